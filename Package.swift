@@ -1,0 +1,76 @@
+// swift-tools-version:6.1
+import PackageDescription
+
+/// Every target compiles in Swift 6 language mode with strict concurrency.
+let settings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+let log: Target.Dependency = .product(name: "Logging", package: "swift-log")
+let metrics: Target.Dependency = .product(name: "Metrics", package: "swift-metrics")
+
+let package = Package(
+    name: "bootstrap",
+    products: [
+        .executable(name: "bootstrap", targets: ["bootstrap"]),
+        .library(name: "Streams", targets: ["Streams"]),
+        .library(name: "MeshIdentity", targets: ["MeshIdentity"]),
+        .library(name: "SSHSignal", targets: ["SSHSignal"]),
+        .library(name: "H2Transport", targets: ["H2Transport"]),
+        .library(name: "MeshNode", targets: ["MeshNode"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+    ],
+    targets: [
+        // C libraries, each behind one Swift wrapper that owns its pointers.
+        .systemLibrary(name: "CLinux"),
+        .systemLibrary(name: "COpenSSL", pkgConfig: "libssl", providers: [.apt(["libssl-dev"])]),
+        .systemLibrary(name: "CNGHTTP2", pkgConfig: "libnghttp2", providers: [.apt(["libnghttp2-dev"])]),
+        .systemLibrary(name: "CLibSSH2", pkgConfig: "libssh2", providers: [.apt(["libssh2-1-dev"])]),
+        .systemLibrary(name: "CLibYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
+
+        // Imports point down only: Streams ← MeshIdentity ← {H2Transport, SSHSignal} ← MeshNode ← bootstrap.
+        .target(name: "Streams", dependencies: ["CLinux"], swiftSettings: settings),
+        .target(name: "MeshIdentity", dependencies: ["COpenSSL"], swiftSettings: settings),
+        .target(
+            name: "H2Transport",
+            dependencies: ["Streams", "MeshIdentity", "COpenSSL", "CNGHTTP2", log, metrics],
+            swiftSettings: settings
+        ),
+        .target(
+            name: "SSHSignal",
+            dependencies: ["Streams", "MeshIdentity", "CLibSSH2", log],
+            swiftSettings: settings
+        ),
+        .target(
+            name: "MeshNode",
+            dependencies: ["Streams", "MeshIdentity", "H2Transport", "SSHSignal", "CLibYAML", log, metrics],
+            swiftSettings: settings
+        ),
+        .executableTarget(
+            name: "bootstrap",
+            dependencies: [
+                "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "MeshNode", log,
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+            ],
+            swiftSettings: settings
+        ),
+
+        // What several test targets need: real servers on loopback, temporary directories, test certificates.
+        .target(name: "TestPeers", dependencies: ["Streams", "MeshIdentity"], path: "Tests/TestPeers", swiftSettings: settings),
+        .testTarget(name: "StreamsTests", dependencies: ["Streams", "TestPeers"], swiftSettings: settings),
+        .testTarget(name: "MeshIdentityTests", dependencies: ["MeshIdentity", "TestPeers"], swiftSettings: settings),
+        .testTarget(name: "H2TransportTests", dependencies: ["H2Transport", "TestPeers"], swiftSettings: settings),
+        .testTarget(name: "SSHSignalTests", dependencies: ["SSHSignal", "TestPeers"], swiftSettings: settings),
+        .testTarget(name: "MeshNodeTests", dependencies: ["MeshNode", "TestPeers"], swiftSettings: settings),
+        .testTarget(name: "EndToEnd", dependencies: ["MeshNode", "TestPeers"], swiftSettings: settings),
+    ]
+)

@@ -1,0 +1,51 @@
+/// Why a stream or a connection attempt failed, with a message that a person can act on.
+public struct StreamError: Error, Hashable, Sendable, CustomStringConvertible {
+    /// What kind of failure this is; new kinds may be added.
+    public struct Code: Hashable, Sendable, CustomStringConvertible {
+        package enum Kind: String {
+            case closed, refused, unreachable, timedOut, reset, truncated, protocolViolation, authentication, denied
+            case badRequest, limit, draining, addressInUse, system
+        }
+        package let kind: Kind
+        public var description: String { kind.rawValue }
+
+        /// This side closed the stream before it had ended.
+        public static let closed = Code(kind: .closed)
+        /// Nothing listens there.
+        public static let refused = Code(kind: .refused)
+        /// No route, or the name does not resolve.
+        public static let unreachable = Code(kind: .unreachable)
+        /// No answer in time.
+        public static let timedOut = Code(kind: .timedOut)
+        /// The peer aborted.
+        public static let reset = Code(kind: .reset)
+        /// The transport ended before the peer said it was done: bytes may be missing.
+        public static let truncated = Code(kind: .truncated)
+        /// The peer broke the protocol.
+        public static let protocolViolation = Code(kind: .protocolViolation)
+        /// A certificate, host key or credential was not accepted. Never a reason to try another path.
+        public static let authentication = Code(kind: .authentication)
+        /// Policy says no.
+        public static let denied = Code(kind: .denied)
+        /// The request makes no sense to the peer (a malformed authority).
+        public static let badRequest = Code(kind: .badRequest)
+        /// A limit was reached.
+        public static let limit = Code(kind: .limit)
+        /// The connection is going away and takes no new streams; another connection can carry them.
+        public static let draining = Code(kind: .draining)
+        /// The address to listen on is taken.
+        public static let addressInUse = Code(kind: .addressInUse)
+        /// Any other error of the operating system.
+        public static let system = Code(kind: .system)
+    }
+
+    public var code: Code
+    public var message: String
+
+    public init(_ code: Code, _ message: String) {
+        self.code = code
+        self.message = message
+    }
+
+    public var description: String { message }
+}
