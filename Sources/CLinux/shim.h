@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -13,6 +14,16 @@
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+// The two below are GNU extensions, which need _GNU_SOURCE where Swift's importer does not define it.
+extern int accept4(int socket, struct sockaddr *address, socklen_t *length, int flags);
+extern int pthread_setname_np(pthread_t thread, const char *name);
+
+// A non-blocking, close-on-exec connection from a listening socket, or -1.
+static inline int clinux_accept(int socket) {
+    return accept4(socket, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+static inline void clinux_name_thread(const char *name) { pthread_setname_np(pthread_self(), name); }
 
 // EPOLLET is 1u << 31 inside an enum, which Swift imports as a signed value.
 static inline uint32_t clinux_EPOLLIN(void) { return EPOLLIN; }

@@ -1,3 +1,5 @@
+import Glibc
+
 /// Why a stream or a connection attempt failed, with a message that a person can act on.
 public struct StreamError: Error, Hashable, Sendable, CustomStringConvertible {
     /// What kind of failure this is; new kinds may be added.
@@ -48,4 +50,28 @@ public struct StreamError: Error, Hashable, Sendable, CustomStringConvertible {
     }
 
     public var description: String { message }
+}
+
+extension StreamError {
+    /// The C library's text for an error number, with its name where people search for it by name.
+    package static func describe(errno number: Int32) -> String {
+        String(cString: strerror(number))
+    }
+
+    /// What an error number of a system call means for a stream.
+    package static func system(_ number: Int32, _ what: String) -> StreamError {
+        let text = "\(what): \(describe(errno: number))"
+        return switch number {
+        case ECONNREFUSED: StreamError(.refused, text)
+        case ENETUNREACH, EHOSTUNREACH, EHOSTDOWN, ENETDOWN, EADDRNOTAVAIL: StreamError(.unreachable, text)
+        case ETIMEDOUT: StreamError(.timedOut, text)
+        case ECONNRESET, EPIPE, ECONNABORTED: StreamError(.reset, text)
+        case EADDRINUSE: StreamError(.addressInUse, text)
+        default: StreamError(.system, text)
+        }
+    }
+
+    package static func closed(_ stream: ByteStream) -> StreamError {
+        StreamError(.closed, "the stream to \(stream.peerDescription) is closed")
+    }
 }

@@ -1,10 +1,144 @@
 import CLinux
 
-/// One direction of a relay: moves bytes from a source to a sink until the source ends or either fails.
+/// One direction of a ``Relay``: moves bytes from a source to a sink until the source ends or either fails.
 ///
 /// Where the source or the sink has a direct path (``ByteStream/push(to:for:)``, ``ByteStream/pull(from:for:)``), that path
-/// moves the bytes. Otherwise the pump copies through a pooled buffer that it holds only while the sink refuses bytes.
-public final class Pump {
+/// moves the bytes. Otherwise the pump copies through a pooled buffer, which it keeps only while the sink refuses bytes.
+public final class Pump: TurnTask {
+    private enum Path {
+        case copy
+        /// The source writes into the sink.
+        case push
+        /// The sink reads from the source.
+        case pull
+    }
+
+    let source: ByteStream
+    let sink: ByteStream
+    private unowned let relay: Relay
+    private var path = Path.copy
+    /// Bytes read from the source that the sink has not taken.
+    private var pending: Buffer?
+    private var size = BufferSize.medium
+    private var isScheduled = false
+    private(set) var isDone = false
+
     /// Bytes the sink has accepted.
     public private(set) var bytesMoved: UInt64 = 0
+
+    /// After this many bytes a pump lets the other streams of its loop have a turn.
+    private static let bytesPerTurn = 1 << 20
+
+    init(from source: ByteStream, to sink: ByteStream, relay: Relay) {
+        self.source = source
+        self.sink = sink
+        self.relay = relay
+    }
+
+    func start() {
+        if source.push(to: sink, for: self) {
+            path = .push
+        } else if sink.pull(from: source, for: self) {
+            path = .pull
+        } else {
+            move()
+        }
+    }
+
+    func sourceReadable() {
+        guard !isDone else { return }
+        switch path {
+        case .copy: move()
+        case .pull: sink.sourceBecameReadable()
+        case .push: break
+        }
+    }
+
+    func sinkWritable() {
+        guard !isDone else { return }
+        switch path {
+        case .copy: move()
+        case .push: source.sinkBecameWritable()
+        case .pull: break
+        }
+    }
+
+    public func runTurn() {
+        isScheduled = false
+        if !isDone { move() }
+    }
+
+    // MARK: Called by the direct paths
+
+    /// The sink accepted `count` more bytes.
+    public func moved(_ count: Int) {
+        guard !isDone else { return }
+        bytesMoved &+= UInt64(count)
+        relay.bytesMoved()
+    }
+
+    /// The source ended, all its bytes were accepted, and the sink was told to finish.
+    public func sourceEnded() {
+        guard !isDone else { return }
+        stop()
+        relay.pumpEnded(self)
+    }
+
+    /// This direction cannot go on.
+    public func failed(_ error: StreamError) {
+        guard !isDone else { return }
+        stop()
+        relay.pumpFailed(self, error)
+    }
+
+    func stop() {
+        isDone = true
+        if let buffer = pending {
+            pending = nil
+            source.loop.buffers.give(buffer)
+        }
+    }
+
+    // MARK: Copying
+
+    private func move() {
+        guard !isScheduled else { return }
+        var budget = Self.bytesPerTurn
+        while !isDone {
+            if let buffer = pending {
+                switch sink.write(buffer.readable) {
+                case .bytes(let count):
+                    buffer.readIndex += count
+                    moved(count)
+                    guard buffer.readableBytes == 0 else { return }
+                    pending = nil
+                    source.loop.buffers.give(buffer)
+                case .wouldBlock: return
+                case .failed: return failed(sink.failure ?? .closed(sink))
+                }
+            }
+            guard budget > 0 else {
+                isScheduled = true
+                return source.loop.nextTurn(self)
+            }
+            let buffer = source.loop.buffers.take(size)
+            switch source.read(into: buffer.writable) {
+            case .bytes(let count):
+                buffer.writeIndex = count
+                pending = buffer
+                budget -= count
+                // Full reads are a sign of bulk: larger batches. A small one goes back to small.
+                size = count == buffer.capacity ? .large : (count < 16384 ? .medium : size)
+            case .wouldBlock:
+                return source.loop.buffers.give(buffer)
+            case .end:
+                source.loop.buffers.give(buffer)
+                sink.finish()
+                return sourceEnded()
+            case .failed:
+                source.loop.buffers.give(buffer)
+                return failed(source.failure ?? .closed(source))
+            }
+        }
+    }
 }

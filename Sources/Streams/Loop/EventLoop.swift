@@ -1,0 +1,297 @@
+import CLinux
+import Glibc
+import Synchronization
+
+/// Work that an event loop runs later in its turn. The loop retains it until then.
+///
+/// The owner keeps a flag where it must not be scheduled twice; the loop does not look for duplicates.
+public protocol TurnTask: AnyObject {
+    /// Runs on the loop, never inside another callback.
+    func runTurn()
+}
+
+/// One thread that waits for readiness with epoll and runs everything that is confined to it: sockets, streams, timers, and
+/// the actors that name it as their executor.
+///
+/// A turn is: fetch events, call their handlers, fire timers, run what was submitted and what asked for its next turn, then
+/// run the end-of-turn work, where connections flush what the turn has written: one system call per connection and turn.
+public final class EventLoop: SerialExecutor, @unchecked Sendable {
+    // @unchecked Sendable, the proof: `inbox` is a mutex and `wakeup` an immutable descriptor, which any thread may use.
+    // Every other variable is touched only on the loop's own thread: by `run()`, and by methods that check it with
+    // `preconditionInLoop()`. `thread` is written before the thread runs anything and read-only afterwards.
+
+    private struct Inbox {
+        var jobs: [UnownedJob] = []
+        var work: [@Sendable () -> Void] = []
+        var isSignalled = false
+        var isStopping = false
+        var stopped: (@Sendable () -> Void)?
+
+        /// Returns true when the caller must wake the loop: nobody has since it last looked.
+        mutating func markSignalled() -> Bool {
+            defer { isSignalled = true }
+            return !isSignalled
+        }
+    }
+
+    /// For logs and thread lists; the kernel shows its first 15 bytes.
+    public let name: String
+
+    /// Monotonic nanoseconds, read once per turn. Loop only.
+    public private(set) var now: UInt64
+
+    /// Buffers shared by everything on this loop. Loop only.
+    public let buffers = BufferPool()
+
+    private let inbox = Mutex(Inbox())
+    private let wakeup: Wakeup
+    private var poller = Poller()
+    private var timers = TimerQueue()
+    private var turnTasks: ContiguousArray<any TurnTask> = []
+    private var runningTasks: ContiguousArray<any TurnTask> = []
+    private var endOfTurnTasks: ContiguousArray<any TurnTask> = []
+    private var thread = pthread_t()
+
+    /// Starts the loop's thread.
+    public init(name: String) {
+        self.name = name
+        now = Self.readClock()
+        wakeup = Wakeup()
+        do {
+            try poller.add(wakeup.descriptor, handler: wakeup, edgeTriggered: false)
+        } catch {
+            preconditionFailure("cannot watch an eventfd: \(error)")
+        }
+        let started = Started()
+        let context = Unmanaged.passRetained(ThreadContext(loop: self, started: started))
+        var thread = pthread_t()
+        let result = pthread_create(&thread, nil, EventLoop.threadMain, context.toOpaque())
+        precondition(result == 0, "pthread_create failed: \(StreamError.describe(errno: result))")
+        pthread_detach(thread)
+        started.wait()
+    }
+
+    // MARK: From any thread
+
+    /// Whether the caller runs on this loop's thread.
+    public var isCurrent: Bool { pthread_equal(pthread_self(), thread) != 0 }
+
+    /// Traps when the caller is not on this loop's thread.
+    @inline(__always)
+    public func preconditionInLoop() {
+        precondition(isCurrent, "must be called on event loop \(name)")
+    }
+
+    /// Runs `work` on the loop, soon, in the order of submission. From any thread. Dropped once the loop has shut down.
+    public func submit(_ work: @escaping @Sendable () -> Void) {
+        let mustSignal = inbox.withLock { inbox in
+            inbox.work.append(work)
+            return inbox.markSignalled()
+        }
+        if mustSignal { wakeup.signal() }
+    }
+
+    /// Runs `work` on the loop and returns its result. From any thread or task; must not be called after ``shutDown()``.
+    public func execute<Success: Sendable>(
+        _ work: @escaping @Sendable () throws -> Success
+    ) async throws -> Success {
+        try await withCheckedThrowingContinuation { continuation in
+            submit { continuation.resume(with: Result { try work() }) }
+        }
+    }
+
+    /// Stops the thread after the current turn. Streams that are still open are abandoned to the kernel, which closes them
+    /// when the process ends: close what matters first.
+    public func shutDown() async {
+        await withCheckedContinuation { continuation in
+            let mustSignal = inbox.withLock { inbox in
+                inbox.isStopping = true
+                inbox.stopped = { continuation.resume() }
+                return inbox.markSignalled()
+            }
+            if mustSignal { wakeup.signal() }
+        }
+    }
+
+    // MARK: On the loop
+
+    /// Runs `task` once, outside of any callback, before the loop sleeps. What a task schedules meanwhile runs after the
+    /// loop has looked at its sockets again: a task that goes on for long stays fair by rescheduling itself.
+    public func nextTurn(_ task: any TurnTask) {
+        preconditionInLoop()
+        turnTasks.append(task)
+    }
+
+    /// Runs `task` once when everything else of this turn is done: the place to flush.
+    public func atEndOfTurn(_ task: any TurnTask) {
+        preconditionInLoop()
+        endOfTurnTasks.append(task)
+    }
+
+    func register(_ descriptor: Int32, handler: any PollHandler, edgeTriggered: Bool) throws(StreamError) {
+        preconditionInLoop()
+        try poller.add(descriptor, handler: handler, edgeTriggered: edgeTriggered)
+    }
+
+    func unregister(_ descriptor: Int32) {
+        preconditionInLoop()
+        poller.remove(descriptor)
+    }
+
+    func schedule(_ timer: LoopTimer, at deadline: UInt64) {
+        preconditionInLoop()
+        timers.insert(timer, deadline: deadline)
+    }
+
+    func cancel(_ timer: LoopTimer) {
+        preconditionInLoop()
+        timers.remove(timer)
+    }
+
+    // MARK: SerialExecutor
+
+    public func enqueue(_ job: consuming ExecutorJob) {
+        let job = UnownedJob(job)
+        let mustSignal = inbox.withLock { inbox in
+            inbox.jobs.append(job)
+            return inbox.markSignalled()
+        }
+        if mustSignal { wakeup.signal() }
+    }
+
+    public func checkIsolated() { preconditionInLoop() }
+
+    // MARK: The turn
+
+    private func run() {
+        var isStopping = false
+        while !isStopping {
+            let count = poller.wait(
+                milliseconds: turnTasks.isEmpty ? timers.millisecondsToNext(now: Self.readClock()) : 0
+            )
+            now = Self.readClock()
+            for index in 0..<count {
+                if let ready = poller.handler(ofEvent: index) { ready.handler.pollReady(ready.events) }
+            }
+            while let timer = timers.popExpired(now: now) { timer.fire() }
+            isStopping = runInbox()
+            runTurnTasks()
+            runEndOfTurnTasks()
+        }
+        let stopped = inbox.withLock { inbox in
+            inbox.work.removeAll()
+            return inbox.stopped
+        }
+        stopped?()
+    }
+
+    private func runInbox() -> Bool {
+        guard wakeup.wasSignalled else { return false }
+        wakeup.wasSignalled = false
+        let (jobs, work, isStopping) = inbox.withLock { inbox in
+            inbox.isSignalled = false
+            defer {
+                inbox.jobs.removeAll()
+                inbox.work.removeAll()
+            }
+            return (inbox.jobs, inbox.work, inbox.isStopping)
+        }
+        for item in work { item() }
+        for job in jobs { job.runSynchronously(on: asUnownedSerialExecutor()) }
+        return isStopping
+    }
+
+    private func runTurnTasks() {
+        guard !turnTasks.isEmpty else { return }
+        swap(&turnTasks, &runningTasks)
+        for task in runningTasks { task.runTurn() }
+        runningTasks.removeAll(keepingCapacity: true)
+    }
+
+    /// A flush may schedule the flush of the stream below it (HTTP/2 inside HTTP/2), hence the loop; its bound is the depth
+    /// to which streams sensibly stack, and what is left over waits for the next turn.
+    private func runEndOfTurnTasks() {
+        for _ in 0..<16 where !endOfTurnTasks.isEmpty {
+            swap(&endOfTurnTasks, &runningTasks)
+            for task in runningTasks { task.runTurn() }
+            runningTasks.removeAll(keepingCapacity: true)
+        }
+        if !endOfTurnTasks.isEmpty {
+            turnTasks.append(contentsOf: endOfTurnTasks)
+            endOfTurnTasks.removeAll(keepingCapacity: true)
+        }
+    }
+
+    private static func readClock() -> UInt64 {
+        var time = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
+    }
+
+    // MARK: The thread
+
+    private static let threadMain: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = { argument in
+        guard let argument else { return nil }
+        let context = Unmanaged<ThreadContext>.fromOpaque(argument).takeRetainedValue()
+        let loop = context.loop
+        loop.thread = pthread_self()
+        // The kernel refuses names of more than 15 bytes.
+        String(decoding: loop.name.utf8.prefix(15), as: UTF8.self).withCString { clinux_name_thread($0) }
+        context.started.signal()
+        loop.run()
+        return nil
+    }
+
+    private final class ThreadContext {
+        let loop: EventLoop
+        let started: Started
+
+        init(loop: EventLoop, started: Started) {
+            self.loop = loop
+            self.started = started
+        }
+    }
+}
+
+/// An eventfd that wakes a sleeping loop.
+private final class Wakeup: PollHandler {
+    let descriptor: Int32
+    /// Set by the poller, cleared by the loop. Loop only.
+    var wasSignalled = false
+
+    init() {
+        descriptor = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
+        precondition(descriptor >= 0, "eventfd failed: \(StreamError.describe(errno: errno))")
+    }
+
+    deinit { _ = Glibc.close(descriptor) }
+
+    func signal() {
+        var one: UInt64 = 1
+        _ = Glibc.write(descriptor, &one, 8)
+    }
+
+    func pollReady(_ events: PollEvents) {
+        var count: UInt64 = 0
+        _ = Glibc.read(descriptor, &count, 8)
+        wasSignalled = true
+    }
+}
+
+/// Blocks the creator until the thread knows who it is.
+private final class Started {
+    private let semaphore = UnsafeMutablePointer<sem_t>.allocate(capacity: 1)
+
+    init() { sem_init(semaphore, 0, 0) }
+
+    deinit {
+        sem_destroy(semaphore)
+        semaphore.deallocate()
+    }
+
+    func signal() { sem_post(semaphore) }
+
+    func wait() {
+        while sem_wait(semaphore) != 0 {}
+    }
+}

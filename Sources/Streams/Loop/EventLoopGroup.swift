@@ -1,0 +1,43 @@
+import Synchronization
+
+/// A fixed set of event loops, one thread each.
+public final class EventLoopGroup: Sendable {
+    public let loops: [EventLoop]
+    private let turn = Atomic<Int>(0)
+
+    /// - Parameter count: how many loops, at least one.
+    public init(count: Int) {
+        precondition(count >= 1, "an event loop group needs at least one loop")
+        loops = (0..<count).map { EventLoop(name: "loop-\($0)") }
+    }
+
+    /// The next loop, round robin.
+    public func next() -> EventLoop {
+        loops[(turn.wrappingAdd(1, ordering: .relaxed).oldValue & Int.max) % loops.count]
+    }
+
+    /// Stops every loop. See ``EventLoop/shutDown()``.
+    public func shutDown() async {
+        for loop in loops { await loop.shutDown() }
+    }
+}
+
+/// Carries an object that is confined to an event loop through `@Sendable` closures.
+public struct LoopBound<Value>: @unchecked Sendable {
+    // @unchecked Sendable, the proof: the value is reachable only through `withValue`, which traps off the loop, so only one
+    // thread ever touches it. (Its reference count is atomic, so the last release may happen anywhere; types whose deinit
+    // touches loop state must be closed on the loop first.)
+    public let loop: EventLoop
+    private let value: Value
+
+    public init(_ value: Value, on loop: EventLoop) {
+        self.value = value
+        self.loop = loop
+    }
+
+    /// Traps when not called on the loop.
+    public func withValue<Result>(_ body: (Value) throws -> Result) rethrows -> Result {
+        loop.preconditionInLoop()
+        return try body(value)
+    }
+}

@@ -1,0 +1,106 @@
+/// Calls a handler once, on its event loop, after a delay. Confined to the loop.
+///
+/// A scheduled timer is retained by its loop, so its handler should not retain the owner.
+public final class LoopTimer {
+    private let loop: EventLoop
+    private let handler: () -> Void
+    fileprivate var deadline: UInt64 = 0
+    /// The place in the queue's heap; −1 when not scheduled.
+    fileprivate var heapIndex = -1
+
+    public init(on loop: EventLoop, _ handler: @escaping () -> Void) {
+        self.loop = loop
+        self.handler = handler
+    }
+
+    public var isScheduled: Bool { heapIndex >= 0 }
+
+    /// Replaces an earlier schedule. `delay` counts from the start of the loop's turn; the handler runs no earlier.
+    public func schedule(after delay: Duration) {
+        loop.cancel(self)
+        // At least one nanosecond, so that a handler that reschedules itself with no delay lets the turn end.
+        loop.schedule(self, at: loop.now &+ max(1, delay.nanoseconds))
+    }
+
+    public func cancel() { loop.cancel(self) }
+
+    func fire() { handler() }
+}
+
+extension Duration {
+    /// Whole nanoseconds, clamped to what 64 bits hold; negative durations are zero.
+    package var nanoseconds: UInt64 {
+        let (seconds, attoseconds) = components
+        guard seconds >= 0, attoseconds >= 0 else { return 0 }
+        // Half of the range is 146 years, and leaves room to add to the clock.
+        guard seconds < Int64.max / 2_000_000_000 else { return UInt64(Int64.max / 2) }
+        return UInt64(seconds) * 1_000_000_000 + UInt64(attoseconds / 1_000_000_000)
+    }
+}
+
+/// A binary heap of timers that knows where each one is, so that rescheduling an idle timeout costs O(log n).
+struct TimerQueue {
+    private var heap: ContiguousArray<LoopTimer> = []
+
+    /// For epoll: rounded up, so that a timer never fires early; −1 without timers.
+    func millisecondsToNext(now: UInt64) -> Int32 {
+        guard let first = heap.first else { return -1 }
+        guard first.deadline > now else { return 0 }
+        return Int32(clamping: (first.deadline - now + 999_999) / 1_000_000)
+    }
+
+    mutating func insert(_ timer: LoopTimer, deadline: UInt64) {
+        timer.deadline = deadline
+        timer.heapIndex = heap.count
+        heap.append(timer)
+        siftUp(heap.count - 1)
+    }
+
+    mutating func remove(_ timer: LoopTimer) {
+        let index = timer.heapIndex
+        guard index >= 0 else { return }
+        timer.heapIndex = -1
+        let last = heap.removeLast()
+        guard index < heap.count else { return }
+        heap[index] = last
+        last.heapIndex = index
+        siftDown(index)
+        siftUp(index)
+    }
+
+    mutating func popExpired(now: UInt64) -> LoopTimer? {
+        guard let first = heap.first, first.deadline <= now else { return nil }
+        remove(first)
+        return first
+    }
+
+    private mutating func siftUp(_ start: Int) {
+        var index = start
+        while index > 0 {
+            let parent = (index - 1) / 2
+            guard heap[index].deadline < heap[parent].deadline else { return }
+            exchange(index, parent)
+            index = parent
+        }
+    }
+
+    private mutating func siftDown(_ start: Int) {
+        var index = start
+        while true {
+            var smallest = index
+            for child in [2 * index + 1, 2 * index + 2]
+            where child < heap.count && heap[child].deadline < heap[smallest].deadline {
+                smallest = child
+            }
+            guard smallest != index else { return }
+            exchange(index, smallest)
+            index = smallest
+        }
+    }
+
+    private mutating func exchange(_ a: Int, _ b: Int) {
+        heap.swapAt(a, b)
+        heap[a].heapIndex = a
+        heap[b].heapIndex = b
+    }
+}

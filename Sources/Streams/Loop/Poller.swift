@@ -1,0 +1,87 @@
+import CLinux
+import Glibc
+
+/// Which kinds of readiness a file descriptor reported.
+struct PollEvents: OptionSet {
+    let rawValue: UInt32
+
+    static let readable = PollEvents(rawValue: clinux_EPOLLIN())
+    static let writable = PollEvents(rawValue: clinux_EPOLLOUT())
+    /// The peer shut down its writing half (or the connection is gone): a read returns what is left, then the end.
+    static let readHangup = PollEvents(rawValue: clinux_EPOLLRDHUP())
+    static let hangup = PollEvents(rawValue: clinux_EPOLLHUP())
+    static let error = PollEvents(rawValue: clinux_EPOLLERR())
+}
+
+/// Told by the event loop when its file descriptor is ready.
+protocol PollHandler: AnyObject {
+    func pollReady(_ events: PollEvents)
+}
+
+/// The one place that knows how readiness is learnt from the kernel. epoll today; kqueue or io_uring would replace this type.
+///
+/// Handlers are retained from ``add(_:handler:edgeTriggered:)`` to ``remove(_:)``. An event that was already fetched for a
+/// descriptor closed meanwhile is recognised by its generation and dropped, also when the number was given out again.
+struct Poller: ~Copyable {
+    private struct Entry {
+        var handler: (any PollHandler)?
+        var generation: UInt32 = 0
+    }
+
+    private let epoll: Int32
+    private let events: UnsafeMutablePointer<epoll_event>
+    private var entries = ContiguousArray<Entry>()
+    /// 256 events fill one wake-up of a busy gateway; more only delays the flush at the end of the turn.
+    private static var capacity: Int { 256 }
+
+    init() {
+        epoll = epoll_create1(Int32(EPOLL_CLOEXEC))
+        precondition(epoll >= 0, "epoll_create1 failed: \(StreamError.describe(errno: errno))")
+        events = .allocate(capacity: Self.capacity)
+        events.initialize(repeating: epoll_event(), count: Self.capacity)
+    }
+
+    deinit {
+        events.deallocate()
+        _ = Glibc.close(epoll)
+    }
+
+    mutating func add(_ descriptor: Int32, handler: any PollHandler, edgeTriggered: Bool) throws(StreamError) {
+        let index = Int(descriptor)
+        while entries.count <= index { entries.append(Entry()) }
+        let interest =
+            edgeTriggered
+            ? clinux_EPOLLIN() | clinux_EPOLLOUT() | clinux_EPOLLRDHUP() | clinux_EPOLLET()
+            : clinux_EPOLLIN()
+        let data = UInt64(entries[index].generation) << 32 | UInt64(UInt32(descriptor))
+        var event = clinux_epoll_event(interest, data)
+        guard epoll_ctl(epoll, EPOLL_CTL_ADD, descriptor, &event) == 0 else {
+            throw StreamError(.system, "epoll_ctl: \(StreamError.describe(errno: errno))")
+        }
+        entries[index].handler = handler
+    }
+
+    /// Must be called before the descriptor is closed.
+    mutating func remove(_ descriptor: Int32) {
+        let index = Int(descriptor)
+        guard index < entries.count, entries[index].handler != nil else { return }
+        _ = epoll_ctl(epoll, EPOLL_CTL_DEL, descriptor, nil)
+        entries[index].handler = nil
+        entries[index].generation &+= 1
+    }
+
+    /// Sleeps until something is ready or `milliseconds` passed (−1: no limit). Returns the number of events fetched.
+    func wait(milliseconds: Int32) -> Int {
+        let count = epoll_wait(epoll, events, Int32(Self.capacity), milliseconds)
+        return count > 0 ? Int(count) : 0  // EINTR: the loop comes round again
+    }
+
+    /// The handler of one fetched event, if it is still the one the event was meant for.
+    func handler(ofEvent index: Int) -> (handler: any PollHandler, events: PollEvents)? {
+        let event = events + index
+        let data = clinux_epoll_data(event)
+        let entry = entries[Int(UInt32(truncatingIfNeeded: data))]
+        guard entry.generation == UInt32(data >> 32), let handler = entry.handler else { return nil }
+        return (handler, PollEvents(rawValue: event.pointee.events))
+    }
+}

@@ -1,0 +1,136 @@
+/// How a relay ended.
+public struct RelayResult: Sendable {
+    /// Bytes that went from the first stream to the second.
+    public var bytesForward: UInt64
+    /// Bytes that went from the second stream to the first.
+    public var bytesBackward: UInt64
+    /// Why the relay was cut; nil when both directions ended cleanly.
+    public var failure: StreamError?
+}
+
+/// Joins two byte streams of one event loop, with back-pressure and half-close: each direction ends on its own, and an abort
+/// of either stream aborts the other.
+///
+/// ```
+///            pump →
+///   first  ──────────  second          started ─┬─ both pumps ended ──────→ both closed
+///            ← pump                             └─ one failed ─────────────→ both reset
+/// ```
+///
+/// A started relay keeps itself and both streams alive until it is done.
+public final class Relay: StreamObserver {
+    private let first: ByteStream
+    private let second: ByteStream
+    private var forward: Pump?
+    private var backward: Pump?
+    private var completion: ((RelayResult) -> Void)?
+    private var keepAlive: Relay?
+    private var idleTimer: LoopTimer?
+    private let idleTimeout: Duration?
+    private var isActive = false
+
+    /// - Parameters:
+    ///   - first: A stream; the relay becomes its observer.
+    ///   - second: Another stream on the same loop.
+    ///   - idleTimeout: Cut the relay when nothing moved for this long; nil, the default, waits for ever.
+    ///   - completion: Called once on the loop, after both streams were closed or reset.
+    public init(
+        _ first: ByteStream,
+        _ second: ByteStream,
+        idleTimeout: Duration? = nil,
+        completion: @escaping (RelayResult) -> Void = { _ in }
+    ) {
+        precondition(first.loop === second.loop, "a relay joins streams of one event loop")
+        self.first = first
+        self.second = second
+        self.idleTimeout = idleTimeout
+        self.completion = completion
+    }
+
+    /// Starts moving bytes. Call once, on the loop.
+    public func start() {
+        precondition(forward == nil, "a relay starts once")
+        keepAlive = self
+        first.observer = self
+        second.observer = self
+        let forward = Pump(from: first, to: second, relay: self)
+        let backward = Pump(from: second, to: first, relay: self)
+        self.forward = forward
+        self.backward = backward
+        startIdleTimer()
+        forward.start()
+        if !backward.isDone && completion != nil { backward.start() }
+    }
+
+    /// Aborts both streams.
+    public func cut(_ reason: StreamError) { end(failure: reason) }
+
+    /// Bytes moved so far in each direction.
+    public var progress: (forward: UInt64, backward: UInt64) {
+        (forward?.bytesMoved ?? 0, backward?.bytesMoved ?? 0)
+    }
+
+    // MARK: StreamObserver
+
+    public func streamReadable(_ stream: ByteStream) {
+        (stream === first ? forward : backward)?.sourceReadable()
+    }
+
+    public func streamWritable(_ stream: ByteStream) {
+        (stream === first ? backward : forward)?.sinkWritable()
+    }
+
+    public func streamFailed(_ stream: ByteStream) {
+        end(failure: stream.failure ?? .closed(stream))
+    }
+
+    // MARK: Pumps
+
+    func bytesMoved() { isActive = true }
+
+    func pumpEnded(_ pump: Pump) {
+        if forward?.isDone == true && backward?.isDone == true { end(failure: nil) }
+    }
+
+    func pumpFailed(_ pump: Pump, _ error: StreamError) {
+        let other = pump === forward ? backward : forward
+        // The peer has ended its direction cleanly and reads no more: what this side would still send has no reader, as
+        // after a TCP close. Closing tells this side so without spoiling what it has yet to read.
+        if error.code == .closed && other?.isDone == true {
+            return end(failure: nil)
+        }
+        end(failure: error)
+    }
+
+    private func end(failure: StreamError?) {
+        guard let completion else { return }
+        self.completion = nil
+        idleTimer?.cancel()
+        forward?.stop()
+        backward?.stop()
+        if let failure {
+            first.reset(failure)
+            second.reset(failure)
+        } else {
+            first.close()
+            second.close()
+        }
+        let (bytesForward, bytesBackward) = progress
+        completion(RelayResult(bytesForward: bytesForward, bytesBackward: bytesBackward, failure: failure))
+        keepAlive = nil
+    }
+
+    private func startIdleTimer() {
+        guard let idleTimeout else { return }
+        let timer = LoopTimer(on: first.loop) { [unowned self] in
+            if isActive {
+                isActive = false
+                idleTimer?.schedule(after: idleTimeout)
+            } else {
+                end(failure: StreamError(.timedOut, "nothing moved for \(idleTimeout)"))
+            }
+        }
+        idleTimer = timer
+        timer.schedule(after: idleTimeout)
+    }
+}

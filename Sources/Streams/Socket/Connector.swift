@@ -1,0 +1,125 @@
+import CLinux
+import Glibc
+
+extension Socket {
+    /// Two connected sockets of one loop, for tests and bridges.
+    public static func pair(on loop: EventLoop) throws(StreamError) -> (Socket, Socket) {
+        var descriptors: [Int32] = [-1, -1]
+        let type = Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue)
+        guard socketpair(AF_UNIX, type, 0, &descriptors) == 0 else { throw .system(errno, "socketpair") }
+        let first: Socket
+        do {
+            first = try Socket(descriptor: descriptors[0], on: loop)
+        } catch {
+            _ = Glibc.close(descriptors[1])
+            throw error
+        }
+        return (first, try Socket(descriptor: descriptors[1], on: loop))
+    }
+
+    /// Connects to a numeric address. Loop only.
+    ///
+    /// - Parameters:
+    ///   - timeout: How long the kernel may try.
+    ///   - completion: Called once, on the loop, never from inside this call.
+    public static func connect(
+        to address: SocketAddress,
+        on loop: EventLoop,
+        timeout: Duration = .seconds(10),
+        completion: @escaping (Result<Socket, StreamError>) -> Void
+    ) {
+        Connector(address: address, loop: loop, completion: completion).start(timeout: timeout)
+    }
+
+    /// Connects to a numeric address and hands the socket to `body` on the loop. From any task.
+    public static func connect<Success: Sendable>(
+        to address: SocketAddress,
+        on loop: EventLoop,
+        timeout: Duration = .seconds(10),
+        body: @escaping @Sendable (Socket) throws -> Success
+    ) async throws -> Success {
+        try await withCheckedThrowingContinuation { continuation in
+            loop.submit {
+                connect(to: address, on: loop, timeout: timeout) { result in
+                    continuation.resume(with: Result { try body(result.get()) })
+                }
+            }
+        }
+    }
+}
+
+/// One connection attempt: waits for the socket to become writable, or for the timeout. Retained by the loop until then.
+private final class Connector: PollHandler, TurnTask {
+    private let address: SocketAddress
+    private let loop: EventLoop
+    private var completion: ((Result<Socket, StreamError>) -> Void)?
+    private var descriptor: Int32 = -1
+    private var timer: LoopTimer?
+    private var outcome: StreamError?
+
+    init(address: SocketAddress, loop: EventLoop, completion: @escaping (Result<Socket, StreamError>) -> Void) {
+        self.address = address
+        self.loop = loop
+        self.completion = completion
+    }
+
+    func start(timeout: Duration) {
+        let type = Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue)
+        descriptor = socket(address.family, type, 0)
+        guard descriptor >= 0 else { return deferFailure(.system(errno, "socket")) }
+        let result = address.withSockaddr { Glibc.connect(descriptor, $0, $1) }
+        // A Unix socket whose backlog is full answers EAGAIN and will not report readiness: that is a failure.
+        guard result == 0 || errno == EINPROGRESS || errno == EINTR else {
+            return deferFailure(.system(errno, "connecting to \(address)"))
+        }
+        do {
+            try loop.register(descriptor, handler: self, edgeTriggered: true)
+        } catch {
+            return deferFailure(error)
+        }
+        let timer = LoopTimer(on: loop) { [self] in
+            end(.failure(StreamError(.timedOut, "connecting to \(address): no answer within \(timeout)")))
+        }
+        self.timer = timer
+        timer.schedule(after: timeout)
+    }
+
+    func pollReady(_ events: PollEvents) {
+        guard !events.isDisjoint(with: [.writable, .error, .hangup]) else { return }
+        var number: Int32 = 0
+        var length = socklen_t(MemoryLayout<Int32>.size)
+        getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &number, &length)
+        guard number == 0 else { return end(.failure(.system(number, "connecting to \(address)"))) }
+        let connected = descriptor
+        loop.unregister(descriptor)
+        descriptor = -1
+        do {
+            end(.success(try Socket(descriptor: connected, on: loop)))
+        } catch {
+            end(.failure(error))
+        }
+    }
+
+    func runTurn() {
+        if let outcome { end(.failure(outcome)) }
+    }
+
+    /// The completion is never called from inside `connect`.
+    private func deferFailure(_ error: StreamError) {
+        outcome = error
+        loop.nextTurn(self)
+    }
+
+    private func end(_ result: Result<Socket, StreamError>) {
+        guard let completion else { return }
+        self.completion = nil
+        timer?.cancel()
+        timer = nil
+        if descriptor >= 0 {
+            loop.unregister(descriptor)
+            _ = Glibc.close(descriptor)
+            descriptor = -1
+        }
+        completion(result)
+    }
+}

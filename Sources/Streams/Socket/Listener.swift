@@ -1,0 +1,149 @@
+import CLinux
+import Glibc
+
+/// Accepts stream connections on one address. Confined to its event loop.
+///
+/// Accepted sockets live on the listener's own loop, or are handed round robin to the loops it spreads over: with few
+/// long-lived connections an even spread matters more than saving the hand-over (SO_REUSEPORT spreads by hash, unevenly).
+public final class Listener: PollHandler {
+    public let loop: EventLoop
+    /// Where it listens; the port is the kernel's choice when 0 was asked for.
+    public let localAddress: SocketAddress
+    private var descriptor: Int32
+    private let targets: [EventLoop]
+    private var turn = 0
+    private let accept: @Sendable (Socket) -> Void
+    private var retry: LoopTimer?
+    /// A spare descriptor, closed to accept and refuse one connection when the process has no descriptors left.
+    private var reserve: Int32
+
+    /// Starts listening. Loop only.
+    ///
+    /// - Parameters:
+    ///   - address: Port 0 lets the kernel choose. An existing Unix socket nobody listens on is replaced.
+    ///   - targets: Loops that accepted sockets are spread over; by default the listener's own.
+    ///   - accept: Called on the socket's loop for each connection; the socket is the callee's to own.
+    /// - Throws: ``StreamError``; ``StreamError/Code/addressInUse`` names the address and how to find its owner.
+    public init(
+        bind address: SocketAddress,
+        on loop: EventLoop,
+        spreadOver targets: [EventLoop] = [],
+        accept: @escaping @Sendable (Socket) -> Void
+    ) throws(StreamError) {
+        loop.preconditionInLoop()
+        self.loop = loop
+        self.targets = targets.isEmpty ? [loop] : targets
+        self.accept = accept
+        descriptor = try Self.listen(on: address)
+        localAddress = Socket.address(of: descriptor, getsockname) ?? address
+        reserve = open("/dev/null", O_RDONLY | O_CLOEXEC)
+        do {
+            try loop.register(descriptor, handler: self, edgeTriggered: false)
+        } catch {
+            _ = Glibc.close(descriptor)
+            throw error
+        }
+        retry = LoopTimer(on: loop) { [weak self] in self?.resume() }
+    }
+
+    /// Stops accepting; accepted sockets live on. Idempotent.
+    public func close() {
+        loop.preconditionInLoop()
+        guard descriptor >= 0 else { return }
+        retry?.cancel()
+        loop.unregister(descriptor)
+        _ = Glibc.close(descriptor)
+        descriptor = -1
+        if reserve >= 0 { _ = Glibc.close(reserve) }
+        if localAddress.isUnix { unlink(localAddress.ip) }
+    }
+
+    func pollReady(_ events: PollEvents) {
+        // Bounded, so that a flood of connections leaves the established ones their turn; what waits is reported again.
+        for _ in 0..<64 {
+            let connection = clinux_accept(descriptor)
+            guard connection >= 0 else {
+                switch errno {
+                case EAGAIN: return
+                case EMFILE, ENFILE, ENOMEM, ENOBUFS: return pause()
+                default: continue  // the connection died in the queue (ECONNABORTED and network errors, accept(2))
+                }
+            }
+            hand(connection)
+        }
+    }
+
+    private func hand(_ connection: Int32) {
+        let target = targets[turn % targets.count]
+        turn &+= 1
+        let accept = accept
+        if target === loop {
+            if let socket = try? Socket(descriptor: connection, on: target) { accept(socket) }
+        } else {
+            target.submit {
+                if let socket = try? Socket(descriptor: connection, on: target) { accept(socket) }
+            }
+        }
+    }
+
+    /// Out of descriptors: refuse one connection with the spare one, so that its client learns at once, and take a break.
+    private func pause() {
+        if reserve >= 0 {
+            _ = Glibc.close(reserve)
+            let connection = clinux_accept(descriptor)
+            if connection >= 0 { _ = Glibc.close(connection) }
+            reserve = open("/dev/null", O_RDONLY | O_CLOEXEC)
+        }
+        loop.unregister(descriptor)
+        retry?.schedule(after: .milliseconds(100))
+    }
+
+    private func resume() {
+        guard descriptor >= 0 else { return }
+        do {
+            try loop.register(descriptor, handler: self, edgeTriggered: false)
+        } catch {
+            retry?.schedule(after: .milliseconds(100))
+        }
+    }
+
+    private static func listen(on address: SocketAddress) throws(StreamError) -> Int32 {
+        let type = Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue)
+        let descriptor = socket(address.family, type, 0)
+        guard descriptor >= 0 else { throw .system(errno, "socket") }
+        if !address.isUnix { Socket.set(descriptor, SOL_SOCKET, SO_REUSEADDR, 1) }
+        var result = address.withSockaddr { Glibc.bind(descriptor, $0, $1) }
+        if result != 0, errno == EADDRINUSE, address.isUnix, isAbandoned(address) {
+            unlink(address.ip)
+            result = address.withSockaddr { Glibc.bind(descriptor, $0, $1) }
+        }
+        if result == 0 { result = Glibc.listen(descriptor, 1024) }
+        guard result == 0 else {
+            let number = errno
+            _ = Glibc.close(descriptor)
+            if number == EADDRINUSE {
+                throw StreamError(
+                    .addressInUse,
+                    "cannot listen on \(address): another process does. "
+                        + "`ss -ltnp 'sport = :\(address.port)'` names it; stop it or choose another port"
+                )
+            }
+            if number == EACCES {
+                throw StreamError(
+                    .system,
+                    "cannot listen on \(address): permission denied. Ports below 1024 need root or CAP_NET_BIND_SERVICE"
+                )
+            }
+            throw .system(number, "cannot listen on \(address)")
+        }
+        return descriptor
+    }
+
+    /// Whether a Unix socket is left over from a process that is gone.
+    private static func isAbandoned(_ address: SocketAddress) -> Bool {
+        let probe = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        guard probe >= 0 else { return false }
+        defer { _ = Glibc.close(probe) }
+        return address.withSockaddr { Glibc.connect(probe, $0, $1) } != 0 && errno == ECONNREFUSED
+    }
+}

@@ -1,0 +1,77 @@
+import CLinux
+import Glibc
+
+/// Turns names into addresses with the system's resolver, off the event loops.
+public enum Resolver {
+    /// The stream addresses of a host, in the order of preference of RFC 6724 as getaddrinfo returns them.
+    ///
+    /// A numeric host is answered at once. A statically linked binary resolves names only where the same glibc is present;
+    /// devices are therefore given numeric addresses.
+    ///
+    /// - Throws: ``StreamError`` with code ``StreamError/Code/unreachable`` when there is no such name.
+    public static func resolve(host: String, port: UInt16) async throws -> [SocketAddress] {
+        if let address = try? SocketAddress(ip: host, port: port) { return [address] }
+        return try await withCheckedThrowingContinuation { continuation in
+            let request = Request(host: host, port: port) { continuation.resume(with: $0) }
+            var thread = pthread_t()
+            let context = Unmanaged.passRetained(request)
+            let result = pthread_create(&thread, nil, threadMain, context.toOpaque())
+            guard result == 0 else {
+                context.release()
+                continuation.resume(throwing: StreamError.system(result, "starting the resolver"))
+                return
+            }
+            pthread_detach(thread)
+        }
+    }
+
+    /// getaddrinfo blocks for seconds: it gets a thread of its own, which is rare enough not to need a pool.
+    private static let threadMain: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = { argument in
+        guard let argument else { return nil }
+        let request = Unmanaged<Request>.fromOpaque(argument).takeRetainedValue()
+        request.completion(Result { try lookUp(request.host, request.port) })
+        return nil
+    }
+
+    private static func lookUp(_ host: String, _ port: UInt16) throws(StreamError) -> [SocketAddress] {
+        var hints = addrinfo()
+        hints.ai_family = AF_UNSPEC
+        hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+        hints.ai_flags = AI_ADDRCONFIG
+        var list: UnsafeMutablePointer<addrinfo>?
+        let result = getaddrinfo(host, String(port), &hints, &list)
+        guard result == 0 else {
+            throw StreamError(.unreachable, "'\(host)' does not resolve: \(String(cString: gai_strerror(result)))")
+        }
+        defer { freeaddrinfo(list) }
+        var addresses: [SocketAddress] = []
+        var next = list
+        while let entry = next {
+            var storage = sockaddr_storage()
+            if let address = entry.pointee.ai_addr {
+                withUnsafeMutableBytes(of: &storage) {
+                    $0.copyMemory(from: UnsafeRawBufferPointer(start: address, count: Int(entry.pointee.ai_addrlen)))
+                }
+                if let address = SocketAddress(storage), !addresses.contains(address) { addresses.append(address) }
+            }
+            next = entry.pointee.ai_next
+        }
+        return addresses
+    }
+
+    private final class Request: Sendable {
+        let host: String
+        let port: UInt16
+        let completion: @Sendable (Result<[SocketAddress], any Error>) -> Void
+
+        init(
+            host: String,
+            port: UInt16,
+            completion: @escaping @Sendable (Result<[SocketAddress], any Error>) -> Void
+        ) {
+            self.host = host
+            self.port = port
+            self.completion = completion
+        }
+    }
+}

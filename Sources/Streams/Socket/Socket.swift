@@ -1,0 +1,206 @@
+public import CLinux
+import Glibc
+
+/// A connected TCP or Unix stream socket.
+///
+/// Registered once with edge-triggered epoll; what is known of its readiness saves the system calls that would find nothing.
+/// TCP_NODELAY is always set.
+public final class Socket: ByteStream, PollHandler {
+    /// −1 once closed.
+    private(set) var descriptor: Int32
+    public let localAddress: SocketAddress?
+    public let peerAddress: SocketAddress?
+
+    private var canRead = true
+    private var canWrite = true
+    private var sawReadHangup = false
+    private var readEnded = false
+    private var isFinished = false
+
+    /// Takes over a connected, non-blocking descriptor.
+    init(descriptor: Int32, on loop: EventLoop) throws(StreamError) {
+        self.descriptor = descriptor
+        localAddress = Self.address(of: descriptor, getsockname)
+        peerAddress = Self.address(of: descriptor, getpeername)
+        super.init(loop: loop)
+        if peerAddress?.isUnix == false {
+            Self.set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
+        }
+        do {
+            try loop.register(descriptor, handler: self, edgeTriggered: true)
+        } catch {
+            _ = Glibc.close(descriptor)
+            self.descriptor = -1
+            throw error
+        }
+    }
+
+    public override var peerDescription: String { peerAddress?.description ?? "a socket" }
+
+    // MARK: Options
+
+    /// Limits what the kernel queues unsent, so that a keystroke does not wait behind a full socket buffer of bulk
+    /// (TCP_NOTSENT_LOWAT). Leave SO_SNDBUF alone: a small one halves the throughput.
+    public func limitUnsent(to bytes: Int) {
+        guard peerAddress?.isUnix == false else { return }
+        Self.set(descriptor, Int32(IPPROTO_TCP), TCP_NOTSENT_LOWAT, Int32(clamping: bytes))
+    }
+
+    /// Fails the socket when sent data stays unacknowledged for this long (TCP_USER_TIMEOUT, RFC 5482), and probes an idle
+    /// peer after `idle` (SO_KEEPALIVE).
+    public func detectDeadPeer(unacknowledgedFor timeout: Duration, idle: Duration = .seconds(180)) {
+        guard peerAddress?.isUnix == false else { return }
+        Self.set(descriptor, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, Int32(clamping: timeout.nanoseconds / 1_000_000))
+        Self.set(descriptor, SOL_SOCKET, SO_KEEPALIVE, 1)
+        Self.set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPIDLE, Int32(clamping: idle.nanoseconds / 1_000_000_000))
+        Self.set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPINTVL, Int32(clamping: idle.nanoseconds / 1_000_000_000))
+    }
+
+    // MARK: ByteStream
+
+    public override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
+        guard failure == nil, descriptor >= 0 else { return failed() }
+        guard !readEnded else { return .end }
+        guard canRead else { return .wouldBlock }
+        while true {
+            let count = recv(descriptor, buffer.baseAddress, buffer.count, 0)
+            if count > 0 {
+                // A short read means drained; the next byte is a new edge. Not so once the peer shut down: no edge follows.
+                if count < buffer.count && !sawReadHangup { canRead = false }
+                return .bytes(count)
+            }
+            if count == 0 {
+                readEnded = true
+                return .end
+            }
+            switch errno {
+            case EINTR: continue
+            case EAGAIN:
+                canRead = false
+                return .wouldBlock
+            case let number:
+                fail(.system(number, "reading from \(peerDescription)"))
+                return .failed
+            }
+        }
+    }
+
+    public override func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
+        guard failure == nil, descriptor >= 0 else { return failedWriting() }
+        guard !isFinished else {
+            fail(StreamError(.closed, "write after the end of the stream to \(peerDescription)"))
+            return .failed
+        }
+        guard canWrite else { return .wouldBlock }
+        var offered = 0
+        for vector in vectors { offered += vector.iov_len }
+        guard offered > 0 else { return .bytes(0) }
+        while true {
+            let count = send(vectors)
+            if count >= 0 {
+                if count < offered { canWrite = false }
+                return .bytes(count)
+            }
+            switch errno {
+            case EINTR: continue
+            case EAGAIN:
+                canWrite = false
+                return .wouldBlock
+            case let number:
+                fail(.system(number, "writing to \(peerDescription)"))
+                return .failed
+            }
+        }
+    }
+
+    public override func finish() {
+        guard descriptor >= 0, !isFinished else { return }
+        isFinished = true
+        _ = shutdown(descriptor, Int32(SHUT_WR))
+    }
+
+    public override func reset(_ reason: StreamError) {
+        guard descriptor >= 0 else { return }
+        fail(reason)
+        var linger = linger(l_onoff: 1, l_linger: 0)
+        setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &linger, socklen_t(MemoryLayout<linger>.size))
+        release()
+    }
+
+    public override func close() {
+        guard descriptor >= 0 else { return }
+        // Without finish() the peer must not take the close for a clean end.
+        guard isFinished || failure != nil else { return reset(.closed(self)) }
+        fail(.closed(self))
+        release()
+    }
+
+    // MARK: PollHandler
+
+    func pollReady(_ events: PollEvents) {
+        if events.contains(.error) {
+            var number: Int32 = 0
+            var length = socklen_t(MemoryLayout<Int32>.size)
+            getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &number, &length)
+            if number != 0 {
+                fail(.system(number, "connection to \(peerDescription)"))
+                observer?.streamFailed(self)
+                return
+            }
+        }
+        if !events.isDisjoint(with: [.readHangup, .hangup]) { sawReadHangup = true }
+        if !events.isDisjoint(with: [.readable, .readHangup, .hangup]) && !canRead {
+            canRead = true
+            observer?.streamReadable(self)
+        }
+        if events.contains(.writable) && !canWrite && descriptor >= 0 {
+            canWrite = true
+            observer?.streamWritable(self)
+        }
+    }
+
+    // MARK: -
+
+    private func send(_ vectors: UnsafeBufferPointer<iovec>) -> Int {
+        if vectors.count == 1 {
+            return Glibc.send(descriptor, vectors[0].iov_base, vectors[0].iov_len, Int32(MSG_NOSIGNAL))
+        }
+        var message = msghdr()
+        message.msg_iov = UnsafeMutablePointer(mutating: vectors.baseAddress)
+        message.msg_iovlen = min(vectors.count, 1024)  // IOV_MAX; the rest is a short write
+        return sendmsg(descriptor, &message, Int32(MSG_NOSIGNAL))
+    }
+
+    private func failed() -> ReadResult {
+        fail(.closed(self))
+        return .failed
+    }
+
+    private func failedWriting() -> WriteResult {
+        fail(.closed(self))
+        return .failed
+    }
+
+    private func release() {
+        loop.unregister(descriptor)
+        _ = Glibc.close(descriptor)
+        descriptor = -1
+    }
+
+    static func set(_ descriptor: Int32, _ level: Int32, _ option: Int32, _ value: Int32) {
+        var value = value
+        setsockopt(descriptor, level, option, &value, socklen_t(MemoryLayout<Int32>.size))
+    }
+
+    static func address(
+        of descriptor: Int32,
+        _ query: (Int32, UnsafeMutablePointer<sockaddr>, UnsafeMutablePointer<socklen_t>) -> Int32
+    ) -> SocketAddress? {
+        var storage = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        let result = withUnsafeMutablePointer(to: &storage) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { query(descriptor, $0, &length) }
+        }
+        return result == 0 ? SocketAddress(storage) : nil
+    }
+}
