@@ -65,7 +65,13 @@ let package = Package(
         ),
 
         // What several test targets need: real servers on loopback, temporary directories, test certificates.
-        .target(name: "TestPeers", dependencies: ["Streams", "MeshIdentity"], path: "Tests/TestPeers", swiftSettings: settings),
+        .target(
+            name: "TestPeers",
+            dependencies: ["Streams", "MeshIdentity", "COpenSSL"],
+            path: "Tests/TestPeers",
+            swiftSettings: settings
+        ),
+        .testTarget(name: "TestPeersTests", dependencies: ["TestPeers"], swiftSettings: settings),
         .testTarget(name: "StreamsTests", dependencies: ["Streams", "TestPeers"], swiftSettings: settings),
         .testTarget(name: "MeshIdentityTests", dependencies: ["MeshIdentity", "TestPeers"], swiftSettings: settings),
         .testTarget(name: "H2TransportTests", dependencies: ["H2Transport", "TestPeers"], swiftSettings: settings),

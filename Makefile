@@ -1,0 +1,59 @@
+# Every target works from a clean clone: what is missing is installed first (scripts/install-dependencies.sh).
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+ARCH := $(shell uname -m)
+CACHE := $(or $(BOOTSTRAP_TESTS_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bootstrap-tests)
+BINARY := .build/release/bootstrap
+STATIC := dist/bootstrap-linux-$(ARCH)
+SWIFT ?= swift
+# Tests that call `python3` get the environment that holds their packages.
+export PATH := $(CACHE)/venv/bin:$(PATH)
+export BOOTSTRAP_TESTS_CACHE := $(CACHE)
+
+.PHONY: help deps build static test test-sanitizers demo bench lint format docs clean
+
+help: ## This list
+	@echo "make TARGET, where TARGET is one of"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
+
+deps: ## Install what building and testing need (Debian packages, Python packages, Envoy)
+	@scripts/install-dependencies.sh build test
+
+build: ## Build the release binary: .build/release/bootstrap
+	@scripts/install-dependencies.sh build
+	$(SWIFT) build -c release --product bootstrap
+	@ls -l $(BINARY)
+
+static: ## Build the static, stripped binary that is uploaded to devices: dist/bootstrap-linux-ARCH
+	@scripts/install-dependencies.sh build
+	@scripts/build-static.sh $(STATIC)
+
+test: deps lint ## Install what is needed, build, and run every test
+	$(SWIFT) build --build-tests
+	$(SWIFT) test --skip-build
+
+test-sanitizers: deps ## Run the tests under Thread Sanitizer, then Address Sanitizer (FILTER=regex narrows)
+	$(SWIFT) test --sanitize=thread --scratch-path .build-thread $(if $(FILTER),--filter '$(FILTER)')
+	$(SWIFT) test --sanitize=address --scratch-path .build-address $(if $(FILTER),--filter '$(FILTER)')
+
+demo: deps static ## Show the main job against a real sshd, start to finish (SHORT=1: with fewer bytes)
+	@scripts/demo.sh $(if $(SHORT),--short) --binary $(STATIC)
+
+bench: build ## Measure against ssh -L, Envoy and others; writes docs/benchmarks.md (QUICK=1: fewer rounds)
+	@scripts/install-dependencies.sh test bench
+	@python3 Benchmarks/run.py $(if $(QUICK),--quick) --binary $(BINARY)
+
+lint: ## Check the format and the rules of CONTRIBUTING.md
+	@scripts/lint.sh
+
+format: ## Format every Swift file in place
+	$(SWIFT) format -i -r Package.swift Sources Tests Benchmarks
+
+docs: deps ## Check that the documentation comments build
+	@scripts/build-docs.sh
+
+clean: ## Remove everything that was built
+	rm -rf .build .build-* dist Benchmarks/.build

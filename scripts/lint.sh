@@ -1,0 +1,56 @@
+#!/bin/bash
+# Checks what review would otherwise have to find: format, forbidden imports, file size, import direction, leftovers.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+failed=0
+fail() {
+    printf 'lint: %s\n' "$*" >&2
+    failed=1
+}
+
+# What a grep finds is a mistake; the reason is the first argument, the rest goes to grep.
+forbid() {
+    local reason=$1 found
+    shift
+    found=$(grep -rnE "$@" 2>/dev/null)
+    [ -z "$found" ] || fail "$reason"$'\n'"$found"
+}
+
+swift format lint --strict --parallel -r Package.swift Sources Tests || fail "run 'make format'"
+
+forbid "Sources must not import Foundation: its ICU alone is 44 MB in the static binary" \
+    '^[^/]*\bimport +(struct +|class +|enum +|func +)?(Foundation|FoundationNetworking|FoundationInternationalization|FoundationXML)\b' \
+    --include='*.swift' Sources
+forbid "finish it or file an issue; the code keeps no notes to self" \
+    '\b(TODO|FIXME|XXX)\b' --include='*.swift' --include='*.h' --include='*.sh' --include='*.py' \
+    --exclude=lint.sh Sources Tests Benchmarks scripts
+forbid "no absolute paths of one machine in Sources" '"(/tmp/|/root/|/home/)' --include='*.swift' Sources
+
+while IFS= read -r file; do
+    lines=$(wc -l <"$file")
+    [ "$lines" -le 600 ] || fail "$file has $lines lines; split it by responsibility (600 at most, about 400 in general)"
+done < <(find Sources -name '*.swift')
+
+# Imports point down only: Streams <- MeshIdentity <- {H2Transport, SSHSignal} <- MeshNode <- bootstrap.
+not_above() {
+    local module=$1
+    shift
+    local pattern
+    pattern=$(IFS='|' && printf '%s' "$*")
+    forbid "$module must not import $*: imports point down only (docs/architecture.md)" \
+        "^[^/]*\bimport +(struct +|class +|enum +|func +)?($pattern)\b" --include='*.swift' "Sources/$module"
+}
+not_above Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CLibYAML
+not_above MeshIdentity H2Transport SSHSignal MeshNode CNGHTTP2 CLibSSH2 CLibYAML
+not_above H2Transport SSHSignal MeshNode CLibSSH2 CLibYAML
+not_above SSHSignal H2Transport MeshNode COpenSSL CNGHTTP2 CLibYAML
+not_above MeshNode CLibSSH2 CNGHTTP2
+not_above bootstrap CLibSSH2 CNGHTTP2 COpenSSL CLibYAML
+
+# Commands that README.md promises exist.
+while IFS= read -r target; do
+    grep -qE "^$target:" Makefile || fail "README.md names 'make $target', which the Makefile does not have"
+done < <(grep -ohE '\bmake [a-z-]+' README.md 2>/dev/null | grep -vE 'make (sure|it|an?|the)$' | awk '{print $2}' | sort -u)
+
+[ "$failed" = 0 ] && echo "lint: clean"
+exit "$failed"
