@@ -46,7 +46,8 @@ let package = Package(
         ),
         .target(
             name: "SSHSignal",
-            dependencies: ["Streams", "MeshIdentity", "CLibSSH2", log],
+            // COpenSSL: hashed host names (HMAC-SHA1), fingerprints and the check sum of an upload (SHA-256).
+            dependencies: ["Streams", "MeshIdentity", "CLibSSH2", "COpenSSL", log],
             swiftSettings: settings
         ),
         .target(

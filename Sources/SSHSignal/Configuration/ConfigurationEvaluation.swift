@@ -1,0 +1,232 @@
+import Glibc
+
+/// Reads `ssh_config(5)` files for one destination. As in `ssh`, reading and deciding are one pass, because a `Match` depends on what
+/// the lines before it set.
+struct ConfigurationEvaluation {
+    /// What has been set so far; the first value stays.
+    struct Options {
+        var hostName: ConfigurationValue?
+        var user: String?
+        var port: UInt16?
+        /// The one option whose lines add up.
+        var identityFiles: [ConfigurationValue] = []
+        var identitiesOnly: Bool?
+        var userKnownHostsFiles: [ConfigurationValue]?
+        var globalKnownHostsFiles: [ConfigurationValue]?
+        var hostKeyAlias: String?
+        var hashKnownHosts: Bool?
+        var strictHostKeyChecking: StrictHostKeyChecking?
+        var proxyJump: ConfigurationValue?
+        /// Seconds; the inner nil is an explicit `none`.
+        var connectTimeout: Int??
+    }
+
+    /// Where a line stands.
+    struct Place {
+        var file: String?
+        var line: Int?
+        /// Relative `Include`s of the user's file are below `~/.ssh`, those of the system's below `/etc/ssh`.
+        var isUserFile = true
+        var depth = 0
+    }
+
+    let destination: Destination
+    let account: LocalAccount
+    var options = Options()
+    var notes: [SSHClientConfiguration.Note] = []
+
+    /// As in OpenSSH.
+    private static let maximumIncludeDepth = 16
+
+    init(destination: Destination, account: LocalAccount) {
+        self.destination = destination
+        self.account = account
+        options.user = destination.user
+        options.port = destination.port
+    }
+
+    mutating func apply(_ arguments: SSHArguments) throws(SSHConfigurationError) {
+        options.port = options.port ?? arguments.port
+        options.identityFiles = arguments.identityFiles.map { ConfigurationValue(text: $0) }
+        if let jump = arguments.jump { options.proxyJump = ConfigurationValue(text: jump) }
+        var active = true
+        for option in arguments.options {
+            do throws(SSHConfigurationError) {
+                guard let line = try ConfigurationLine(parsing: option) else {
+                    throw SSHConfigurationError("it is empty")
+                }
+                guard !["host", "match", "include"].contains(line.keyword.lowercased()) else {
+                    throw SSHConfigurationError("\(line.keyword) stands in a file only")
+                }
+                try apply(line, at: Place(), active: &active, neverActive: false)
+            } catch {
+                throw SSHConfigurationError("option -o '\(option)': \(error.message)")
+            }
+        }
+        if let file = arguments.configurationFile {
+            guard file.lowercased() != "none" else { return }
+            guard try read(Place(file: file), active: true) else {
+                throw SSHConfigurationError("the configuration file \(file) does not exist")
+            }
+        } else {
+            let file = account.home + "/.ssh/config"
+            try checkPermissions(file)
+            _ = try read(Place(file: file), active: true)
+            _ = try read(Place(file: "/etc/ssh/ssh_config", isUserFile: false), active: true)
+        }
+    }
+
+    /// The name to dial, as far as it is known by now.
+    func hostName() throws(SSHConfigurationError) -> String {
+        guard let value = options.hostName else { return destination.host }
+        let expansion = TokenExpansion(
+            account: account,
+            hostName: destination.host,
+            originalHost: destination.host,
+            port: 22,
+            user: ""
+        )
+        return try expansion.tokens(value, allowed: "h")
+    }
+
+    // MARK: Files
+
+    /// False when there is no such file.
+    private mutating func read(
+        _ place: Place,
+        active: Bool,
+        neverActive: Bool = false
+    ) throws(SSHConfigurationError) -> Bool {
+        let path = place.file ?? ""
+        let contents: [UInt8]?
+        do {
+            contents = try LocalFile.read(path)
+        } catch {
+            throw SSHConfigurationError(file: path, "cannot be read: \(error.reason)")
+        }
+        guard let contents else { return false }
+        var active = active
+        for (number, text) in LocalFile.lines(of: contents) {
+            var place = place
+            place.line = number
+            do throws(SSHConfigurationError) {
+                guard let line = try ConfigurationLine(parsing: text) else { continue }
+                try apply(line, at: place, active: &active, neverActive: neverActive)
+            } catch {
+                // An error of an included file keeps its own place.
+                if error.file != nil { throw error }
+                throw SSHConfigurationError(file: path, line: number, error.message)
+            }
+        }
+        return true
+    }
+
+    /// As `ssh`: a configuration that others can change decides whom we trust, so it is not read.
+    private func checkPermissions(_ file: String) throws(SSHConfigurationError) {
+        var status = stat()
+        guard stat(file, &status) == 0 else { return }
+        guard status.st_uid == 0 || status.st_uid == account.userID, status.st_mode & 0o022 == 0 else {
+            throw SSHConfigurationError(
+                file: file,
+                "bad owner or permissions: only its owner may write to it (chmod 600 \(file))"
+            )
+        }
+    }
+
+    private mutating func include(
+        _ line: ConfigurationLine,
+        at place: Place,
+        active: Bool
+    ) throws(SSHConfigurationError) {
+        guard !line.arguments.isEmpty else { throw SSHConfigurationError("Include has no file") }
+        guard place.depth < Self.maximumIncludeDepth else {
+            throw SSHConfigurationError("more than \(Self.maximumIncludeDepth) files include each other")
+        }
+        for argument in line.arguments {
+            var pattern = argument
+            if pattern.hasPrefix("~/") {
+                pattern = account.home + pattern.dropFirst()
+            } else if !pattern.hasPrefix("/") {
+                pattern = (place.isUserFile ? account.home + "/.ssh/" : "/etc/ssh/") + pattern
+            }
+            for file in Self.glob(pattern) {
+                let inner = Place(file: file, isUserFile: place.isUserFile, depth: place.depth + 1)
+                // Below a block that is not in effect, no line of the file can be, whatever its own Host lines say.
+                _ = try read(inner, active: active, neverActive: !active)
+            }
+        }
+    }
+
+    private static func glob(_ pattern: String) -> [String] {
+        var result = glob_t()
+        defer { globfree(&result) }
+        guard Glibc.glob(pattern, 0, nil, &result) == 0 else { return [] }
+        return (0..<Int(result.gl_pathc)).compactMap { index in result.gl_pathv[index].map { String(cString: $0) } }
+    }
+
+    // MARK: Lines
+
+    private mutating func apply(
+        _ line: ConfigurationLine,
+        at place: Place,
+        active: inout Bool,
+        neverActive: Bool
+    ) throws(SSHConfigurationError) {
+        switch line.keyword.lowercased() {
+        case "host":
+            guard !line.arguments.isEmpty else { throw SSHConfigurationError("Host has no pattern") }
+            active = !neverActive && HostPattern.matches(destination.host, list: line.arguments)
+        case "match":
+            let matches = try match(line.arguments, at: place)
+            active = !neverActive && matches
+        case "include":
+            try include(line, at: place, active: active)
+        default:
+            try set(line, at: place, active: active)
+        }
+    }
+
+    private mutating func match(_ arguments: [String], at place: Place) throws(SSHConfigurationError) -> Bool {
+        guard !arguments.isEmpty else { throw SSHConfigurationError("Match has no criterion") }
+        var matches = true
+        var rest = arguments[...]
+        while let word = rest.popFirst() {
+            let negated = word.hasPrefix("!")
+            let criterion = (negated ? String(word.dropFirst()) : word).lowercased()
+            if criterion == "all" {
+                guard arguments.count == 1, !negated else {
+                    throw SSHConfigurationError("Match all stands alone")
+                }
+                return true
+            }
+            if criterion == "canonical" || criterion == "final" {
+                // Names are not canonicalised here, so there is no second pass that could match.
+                note("Match \(criterion)", at: place, changesConnection: true)
+                if !negated { matches = false }
+                continue
+            }
+            guard let value = rest.popFirst() else { throw SSHConfigurationError("Match \(criterion) has no value") }
+            let subject: String
+            switch criterion {
+            case "host": subject = try hostName().lowercased()
+            case "originalhost": subject = destination.host.lowercased()
+            case "user": subject = options.user ?? account.user
+            case "localuser": subject = account.user
+            case "exec", "localnetwork", "tagged", "version", "sessiontype", "command":
+                // Running a command, or guessing its outcome, is not for a program that only reads the file.
+                note("Match \(criterion)", at: place, changesConnection: true)
+                matches = false
+                continue
+            default: throw SSHConfigurationError("Match has an unknown criterion '\(word)'")
+            }
+            let ignoresCase = criterion == "host" || criterion == "originalhost"
+            let list = (ignoresCase ? value.lowercased() : value).split(separator: ",")
+            if HostPattern.matches(subject, list: list) == negated { matches = false }
+        }
+        return matches
+    }
+
+    mutating func note(_ keyword: String, at place: Place, changesConnection: Bool) {
+        notes.append(.init(keyword: keyword, file: place.file, line: place.line, changesConnection: changesConnection))
+    }
+}

@@ -1,0 +1,143 @@
+extension ConfigurationEvaluation {
+    /// Keywords that decide which machine is reached, which keys it may have or which ones are offered to it.
+    private static let connectionKeywords: Set<String> = [
+        "addkeystoagent", "addressfamily", "bindaddress", "bindinterface", "canonicalizehostname", "certificatefile",
+        "checkhostip",
+        "ciphers", "hostbasedauthentication", "hostkeyalgorithms", "identityagent", "kexalgorithms",
+        "knownhostscommand",
+        "macs", "pkcs11provider", "preferredauthentications", "proxycommand", "proxyusefdpass",
+        "pubkeyacceptedalgorithms", "pubkeyauthentication", "revokedhostkeys", "securitykeyprovider",
+        "verifyhostkeydns",
+    ]
+
+    /// Checks the value even where the block is not in effect, as `ssh` does, so that a mistake is found at once.
+    mutating func set(
+        _ line: ConfigurationLine,
+        at place: Place,
+        active: Bool
+    ) throws(SSHConfigurationError) {
+        let name = line.keyword.lowercased()
+        func first(_ value: @autoclosure () -> Bool) -> Bool { active && value() }
+        switch name {
+        case "hostname":
+            let value = try single(line, at: place)
+            if first(options.hostName == nil) { options.hostName = value }
+        case "user":
+            let value = try single(line, at: place)
+            if first(options.user == nil) { options.user = value.text }
+        case "port":
+            let value = try single(line, at: place)
+            guard let port = Destination.decimalPort(value.text) else {
+                throw SSHConfigurationError("Port '\(value.text)' is not a number from 1 to 65535")
+            }
+            if first(options.port == nil) { options.port = port }
+        case "identityfile":
+            let value = try single(line, at: place)
+            if first(!options.identityFiles.contains { $0.text == value.text }) { options.identityFiles.append(value) }
+        case "identitiesonly":
+            let value = try flag(line, at: place)
+            if first(options.identitiesOnly == nil) { options.identitiesOnly = value }
+        case "hashknownhosts":
+            let value = try flag(line, at: place)
+            if first(options.hashKnownHosts == nil) { options.hashKnownHosts = value }
+        case "userknownhostsfile":
+            let values = try several(line, at: place)
+            if first(options.userKnownHostsFiles == nil) { options.userKnownHostsFiles = values }
+        case "globalknownhostsfile":
+            let values = try several(line, at: place)
+            if first(options.globalKnownHostsFiles == nil) { options.globalKnownHostsFiles = values }
+        case "hostkeyalias":
+            let value = try single(line, at: place)
+            if first(options.hostKeyAlias == nil) { options.hostKeyAlias = value.text }
+        case "stricthostkeychecking":
+            let value = try strictHostKeyChecking(line, at: place)
+            if first(options.strictHostKeyChecking == nil) { options.strictHostKeyChecking = value }
+        case "proxyjump":
+            let value = try single(line, at: place)
+            if first(options.proxyJump == nil) { options.proxyJump = value }
+        case "connecttimeout":
+            let value = try single(line, at: place)
+            let seconds: Int?
+            if value.text.lowercased() == "none" {
+                seconds = nil
+            } else if let parsed = Self.seconds(value.text), parsed > 0 {
+                seconds = parsed
+            } else {
+                throw SSHConfigurationError("ConnectTimeout '\(value.text)' is not a time (30, 1m30s)")
+            }
+            if first(options.connectTimeout == nil) { options.connectTimeout = .some(seconds) }
+        default:
+            if active { note(line.keyword, at: place, changesConnection: Self.connectionKeywords.contains(name)) }
+        }
+    }
+
+    private func single(_ line: ConfigurationLine, at place: Place) throws(SSHConfigurationError) -> ConfigurationValue
+    {
+        guard let value = line.arguments.first, !value.isEmpty else {
+            throw SSHConfigurationError("\(line.keyword) has no value")
+        }
+        guard line.arguments.count == 1 else {
+            throw SSHConfigurationError("\(line.keyword) takes one value, and '\(line.arguments[1])' follows it")
+        }
+        return ConfigurationValue(text: value, file: place.file, line: place.line)
+    }
+
+    private func several(
+        _ line: ConfigurationLine,
+        at place: Place
+    ) throws(SSHConfigurationError) -> [ConfigurationValue] {
+        guard !line.arguments.isEmpty, !line.arguments.contains("") else {
+            throw SSHConfigurationError("\(line.keyword) has no value")
+        }
+        return line.arguments.map { ConfigurationValue(text: $0, file: place.file, line: place.line) }
+    }
+
+    private func flag(_ line: ConfigurationLine, at place: Place) throws(SSHConfigurationError) -> Bool {
+        let value = try single(line, at: place).text
+        switch value.lowercased() {
+        case "yes", "true": return true
+        case "no", "false": return false
+        default: throw SSHConfigurationError("\(line.keyword) is yes or no, not '\(value)'")
+        }
+    }
+
+    private func strictHostKeyChecking(
+        _ line: ConfigurationLine,
+        at place: Place
+    ) throws(SSHConfigurationError) -> StrictHostKeyChecking {
+        let value = try single(line, at: place).text
+        switch value.lowercased() {
+        case "yes", "true": return .yes
+        case "ask": return .ask
+        case "accept-new": return .acceptNew
+        case "no", "false", "off": return .no
+        default: throw SSHConfigurationError("\(line.keyword) is yes, ask, accept-new or no, not '\(value)'")
+        }
+    }
+
+    /// `sshd_config(5)`, TIME FORMATS: a sum of numbers, each with a unit (s, m, h, d, w) or, in seconds, without.
+    static func seconds(_ text: String) -> Int? {
+        var total = 0
+        var number: Int?
+        func add(_ factor: Int) -> Bool {
+            guard let value = number else { return false }
+            let (product, overflow) = value.multipliedReportingOverflow(by: factor)
+            guard !overflow, product <= Int(Int32.max) - total else { return false }
+            total += product
+            number = nil
+            return true
+        }
+        for character in text.lowercased() {
+            if let digit = character.wholeNumberValue, character.isASCII {
+                let value = (number ?? 0) * 10 + digit
+                guard value <= Int(Int32.max) else { return nil }
+                number = value
+                continue
+            }
+            let factors: [Character: Int] = ["s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800]
+            guard let factor = factors[character], add(factor) else { return nil }
+        }
+        if number != nil, !add(1) { return nil }
+        return text.isEmpty ? nil : total
+    }
+}

@@ -1,0 +1,50 @@
+import Glibc
+
+/// The local facts that `ssh_config(5)` refers to: who runs this, and where their files are.
+public struct LocalAccount: Hashable, Sendable {
+    /// The login name: what `%u` stands for, and the remote user where none is named.
+    public var user: String
+    public var userID: UInt32
+    /// Absolute. What `~` and `%d` stand for.
+    public var home: String
+    /// What `${NAME}` stands for in a path.
+    public var environment: [String: String]
+
+    public init(user: String, userID: UInt32, home: String, environment: [String: String] = [:]) {
+        self.user = user
+        self.userID = userID
+        self.home = home
+        self.environment = environment
+    }
+
+    /// The account of this process. As `ssh` does, the home directory is the account database's; `$HOME` only where that
+    /// has none, so that `sudo -E` does not mix two users' files.
+    public static func current() -> LocalAccount {
+        let userID = getuid()
+        var entry = passwd()
+        var found: UnsafeMutablePointer<passwd>?
+        // 16 KiB: what sysconf(_SC_GETPW_R_SIZE_MAX) suggests, with room for directory services.
+        var buffer = [CChar](repeating: 0, count: 16_384)
+        let environment = currentEnvironment()
+        var user = environment["USER"] ?? "\(userID)"
+        var home = environment["HOME"] ?? "/"
+        if getpwuid_r(userID, &entry, &buffer, buffer.count, &found) == 0, found != nil {
+            user = String(cString: entry.pw_name)
+            home = String(cString: entry.pw_dir)
+        }
+        return LocalAccount(user: user, userID: userID, home: home, environment: environment)
+    }
+
+    private static func currentEnvironment() -> [String: String] {
+        var result: [String: String] = [:]
+        var cursor = environ
+        while let entry = cursor.pointee {
+            let text = String(cString: entry)
+            if let equals = text.firstIndex(of: "=") {
+                result[String(text[..<equals])] = String(text[text.index(after: equals)...])
+            }
+            cursor += 1
+        }
+        return result
+    }
+}

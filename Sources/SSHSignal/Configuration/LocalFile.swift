@@ -1,0 +1,45 @@
+import Glibc
+
+/// Small text files of the local user, read whole.
+enum LocalFile {
+    /// Generous for a configuration or known_hosts file; a larger one is a mistake (a device, a log).
+    static let sizeLimit = 64 << 20
+
+    struct Failure: Error {
+        var number: Int32
+        var reason: String { number == EFBIG ? "larger than 64 MiB" : String(cString: strerror(number)) }
+    }
+
+    /// nil when there is no such file.
+    static func read(_ path: String) throws(Failure) -> [UInt8]? {
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else {
+            if errno == ENOENT || errno == ENOTDIR { return nil }
+            throw Failure(number: errno)
+        }
+        defer { close(descriptor) }
+        var contents: [UInt8] = []
+        var chunk = [UInt8](repeating: 0, count: 65_536)
+        while true {
+            let count = Glibc.read(descriptor, &chunk, chunk.count)
+            if count < 0 {
+                if errno == EINTR { continue }
+                throw Failure(number: errno)
+            }
+            if count == 0 { return contents }
+            contents += chunk[..<count]
+            if contents.count > sizeLimit { throw Failure(number: EFBIG) }
+        }
+    }
+
+    /// The lines of a text file, each with its number from 1; the ending `\n` or `\r\n` is removed. Bytes that are no
+    /// UTF-8 are replaced, so that a stray one in a comment does not hide the rest.
+    static func lines(of contents: [UInt8]) -> [(number: Int, text: String)] {
+        contents.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false).enumerated().map {
+            index,
+            line in
+            let line = line.last == UInt8(ascii: "\r") ? line.dropLast() : line
+            return (index + 1, String(decoding: line, as: UTF8.self))
+        }
+    }
+}

@@ -1,0 +1,36 @@
+import COpenSSL
+
+/// The two hash functions that known_hosts and the agent's upload need.
+enum Digest {
+    static func sha256(_ bytes: [UInt8]) -> [UInt8] {
+        var result = [UInt8](repeating: 0, count: 32)
+        var length: UInt32 = 0
+        let done = EVP_Digest(bytes, bytes.count, &result, &length, EVP_sha256(), nil)
+        precondition(done == 1 && length == 32, "SHA-256 is part of every OpenSSL")
+        return result
+    }
+
+    /// HMAC-SHA1, which hashed host names are made with (`sshd(8)`, SSH_KNOWN_HOSTS FILE FORMAT). It hides names from a casual
+    /// reader; nothing is authenticated by it.
+    static func hmacSHA1(key: [UInt8], _ text: String) -> [UInt8] {
+        var result = [UInt8](repeating: 0, count: 20)
+        var length = 0
+        let bytes = Array(text.utf8)
+        let done = EVP_Q_mac(
+            nil,
+            "HMAC",
+            nil,
+            "SHA1",
+            nil,
+            key,
+            key.count,
+            bytes,
+            bytes.count,
+            &result,
+            result.count,
+            &length
+        )
+        precondition(done != nil && length == 20, "HMAC-SHA1 is part of OpenSSL's default provider")
+        return result
+    }
+}

@@ -1,0 +1,166 @@
+/// A host key that was not accepted. Nothing had been sent but the key exchange.
+public struct HostKeyError: Error, Hashable, Sendable, CustomStringConvertible {
+    public enum Reason: Hashable, Sendable {
+        case changed
+        case revoked
+        case unknown
+        case rejected
+    }
+    public var reason: Reason
+    public var message: String
+    public var description: String { message }
+}
+
+/// What a person is asked about a host seen for the first time.
+public struct HostKeyQuestion: Hashable, Sendable {
+    /// As the user knows it.
+    public var host: String
+    public var key: HostKey
+    /// Key types the host is recorded with, when it now shows another one.
+    public var knownAlgorithms: [String]
+
+    /// In OpenSSH's words.
+    public var text: String {
+        var text = "The authenticity of host '\(host)' can't be established.\n"
+        if !knownAlgorithms.isEmpty {
+            text +=
+                "It is known with another type of key (\(knownAlgorithms.joined(separator: ", "))); it now shows a new one.\n"
+        }
+        return text + "\(key.algorithm) key fingerprint is \(key.fingerprint).\n"
+            + "Are you sure you want to continue connecting (yes/no/[fingerprint])? "
+    }
+
+    /// What an answer means: "yes" or the fingerprint accepts, "no" refuses, anything else (nil) is to be asked again.
+    public func accepts(_ answer: String) -> Bool? {
+        let answer = answer.split { $0 == " " || $0 == "\t" || $0 == "\r" || $0 == "\n" }.joined(separator: " ")
+        if answer.lowercased() == "yes" || answer == key.fingerprint { return true }
+        if answer.lowercased() == "no" || answer.hasPrefix("SHA256:") { return false }
+        return nil
+    }
+}
+
+/// Decides about the key a host has shown: known_hosts, then `StrictHostKeyChecking`, then a person.
+public struct HostKeyPolicy: Sendable {
+    /// Asks a person and returns whether the key is accepted. nil where nobody can be asked.
+    public typealias Ask = @Sendable (HostKeyQuestion) async -> Bool
+
+    private let host: String
+    private let name: String
+    /// Set when ``name`` has a port: `ssh` then also takes a key that is recorded for the host without one.
+    private let nameWithoutPort: String?
+    private let mode: StrictHostKeyChecking
+    private let recordFile: String?
+    private let hashKnownHosts: Bool
+    private let knownHosts: KnownHosts
+    private let ask: Ask?
+    private let warn: @Sendable (String) -> Void
+
+    /// Reads the known_hosts files of `configuration`.
+    public init(
+        _ configuration: SSHClientConfiguration,
+        ask: Ask? = nil,
+        warn: @escaping @Sendable (String) -> Void
+    ) throws(SSHConfigurationError) {
+        knownHosts = try KnownHosts(files: configuration.userKnownHostsFiles + configuration.globalKnownHostsFiles)
+        host = configuration.destination.host
+        name =
+            configuration.hostKeyAlias?.lowercased()
+            ?? KnownHosts.name(host: configuration.hostName, port: configuration.port)
+        nameWithoutPort =
+            configuration.hostKeyAlias == nil && configuration.port != 22 ? configuration.hostName.lowercased() : nil
+        mode = configuration.strictHostKeyChecking
+        recordFile = configuration.userKnownHostsFiles.first
+        hashKnownHosts = configuration.hashKnownHosts
+        self.ask = ask
+        self.warn = warn
+    }
+
+    /// The key types to ask for first: see ``KnownHosts/algorithms(for:)``.
+    public var preferredAlgorithms: [String] {
+        let own = knownHosts.algorithms(for: name)
+        return own.isEmpty ? nameWithoutPort.map { knownHosts.algorithms(for: $0) } ?? [] : own
+    }
+
+    /// Returns when `key` is accepted (recorded, if it was new).
+    ///
+    /// - Throws: ``HostKeyError``; ``SSHConfigurationError`` when a new key was accepted and cannot be recorded.
+    public func check(_ key: HostKey) async throws {
+        var verdict = knownHosts.verdict(for: key, of: name)
+        if case .unknown = verdict, let nameWithoutPort {
+            switch knownHosts.verdict(for: key, of: nameWithoutPort) {
+            case let other where other.isMatchOrRevoked: verdict = other
+            default: break
+            }
+        }
+        switch verdict {
+        case .match:
+            return
+        case .revoked(let file, let line):
+            throw HostKeyError(
+                reason: .revoked,
+                message: "REVOKED HOST KEY for \(host): \(key) is marked @revoked at \(file):\(line); nothing was sent"
+            )
+        case .changed(let expected, let file, let line):
+            throw HostKeyError(
+                reason: .changed,
+                message: """
+                    HOST KEY CHANGED for \(host): expected \(expected) (\(key.algorithm), \(file):\(line)), \
+                    got \(key.fingerprint); nothing was sent. Somebody may be listening in. If the machine was \
+                    re-installed, compare the new fingerprint on its console, then: ssh-keygen -R '\(name)' -f '\(file)'
+                    """
+            )
+        case .unknown(let algorithms):
+            try await decideUnknown(key, algorithms)
+        }
+    }
+
+    private func decideUnknown(_ key: HostKey, _ algorithms: [String]) async throws {
+        switch mode {
+        case .yes:
+            throw unknown(key, algorithms, why: "StrictHostKeyChecking is yes")
+        case .ask:
+            guard let ask else { throw unknown(key, algorithms, why: "there is no terminal to ask on") }
+            guard await ask(HostKeyQuestion(host: host, key: key, knownAlgorithms: algorithms)) else {
+                throw HostKeyError(reason: .rejected, message: "the host key of \(host), \(key), was not accepted")
+            }
+        case .acceptNew, .no:
+            guard algorithms.isEmpty else {
+                throw unknown(key, algorithms, why: "only a host without any recorded key is new")
+            }
+            if mode == .no {
+                warn(
+                    "\(host): StrictHostKeyChecking no: the new key \(key) is taken on trust; a changed one would be refused"
+                )
+            }
+        }
+        guard let recordFile else { return }
+        let hashed = hashKnownHosts || knownHosts.isHashed(recordFile)
+        try KnownHostsFile.append(key, name: name, hashed: hashed, to: recordFile)
+        warn("\(host): recorded the host key \(key) in \(recordFile)")
+    }
+
+    private func unknown(_ key: HostKey, _ algorithms: [String], why: String) -> HostKeyError {
+        var message = "host key of \(host) is unknown: \(key), and \(why); nothing was sent. "
+        if !algorithms.isEmpty {
+            message += "The host is recorded with \(algorithms.joined(separator: ", ")) only. "
+        }
+        if knownHosts.hasCertificateAuthority(for: name) {
+            message += "A @cert-authority line covers it, but this build cannot check host certificates. "
+        }
+        message += """
+            Compare the fingerprint with the host's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub there), then either \
+            connect once from a terminal and answer yes, or add the line of ssh-keyscan to \
+            \(recordFile ?? "known_hosts"), or, on a network you trust, use -o StrictHostKeyChecking=accept-new
+            """
+        return HostKeyError(reason: .unknown, message: message)
+    }
+}
+
+extension KnownHosts.Verdict {
+    fileprivate var isMatchOrRevoked: Bool {
+        switch self {
+        case .match, .revoked: true
+        case .unknown, .changed: false
+        }
+    }
+}

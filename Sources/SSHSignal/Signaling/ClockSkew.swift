@@ -1,0 +1,90 @@
+/// How far a device's clock is from the operator's.
+public struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
+    /// The device's clock minus the operator's, in milliseconds; negative: the device is behind.
+    public var milliseconds: Int64
+
+    /// Worth a warning: logs of the two sides no longer line up, and NotBefore (two minutes back) has little room left.
+    public static let warningThreshold: Int64 = 30_000
+
+    public init(milliseconds: Int64) {
+        self.milliseconds = milliseconds
+    }
+
+    /// Both in milliseconds since 1970. A nonsensical clock of a peer saturates instead of trapping.
+    public init(device: Int64, operator here: Int64) {
+        let (difference, overflow) = device.subtractingReportingOverflow(here)
+        milliseconds = overflow ? (device < here ? -Int64.max : Int64.max) : max(difference, -Int64.max)
+    }
+
+    public var isWorthWarning: Bool { abs(milliseconds) >= Self.warningThreshold }
+
+    /// "device clock is 3 h 12 min behind".
+    public var description: String {
+        "device clock is \(Self.text(milliseconds: abs(milliseconds))) \(milliseconds < 0 ? "behind" : "ahead")"
+    }
+
+    /// Why a certificate with this validity would not be valid by the device's clock; nil when it would.
+    ///
+    /// - Parameters:
+    ///   - notBefore: seconds since 1970, as `notAfter`.
+    ///   - device: the device's clock, milliseconds since 1970.
+    func refusal(notBefore: Int64, notAfter: Int64, device: Int64) -> SignalError? {
+        let seconds = device / 1000
+        let mend = "set the device's clock (date -u -s, or time synchronisation), then enroll again"
+        if seconds < notBefore {
+            return SignalError(
+                .clock,
+                "\(description); certificate would not be valid yet there (valid from \(Timestamp.text(notBefore))): \(mend)"
+            )
+        }
+        if seconds >= notAfter {
+            return SignalError(
+                .clock,
+                "\(description); certificate would have expired there (valid until \(Timestamp.text(notAfter))): \(mend)"
+            )
+        }
+        return nil
+    }
+
+    /// The two largest units: "3 h 12 min", "2 d 0 h", "45 s".
+    static func text(milliseconds: Int64) -> String {
+        let seconds = milliseconds / 1000
+        switch seconds {
+        case ..<60: return "\(seconds) s"
+        case ..<3600: return "\(seconds / 60) min \(seconds % 60) s"
+        case ..<86_400: return "\(seconds / 3600) h \(seconds % 3600 / 60) min"
+        default: return "\(seconds / 86_400) d \(seconds % 86_400 / 3600) h"
+        }
+    }
+}
+
+/// Points in time for people.
+public enum Timestamp {
+    /// RFC 3339 in UTC, `2026-11-22T13:00:00Z`.
+    public static func text(_ secondsSince1970: Int64) -> String {
+        // Beyond the year 9999 and before the year 0 the format has no notation.
+        let seconds = min(max(secondsSince1970, -62_167_219_200), 253_402_300_799)
+        var days = seconds / 86_400
+        var rest = seconds % 86_400
+        if rest < 0 {
+            rest += 86_400
+            days -= 1
+        }
+        // Days to civil date, proleptic Gregorian, counting years from March so that the leap day comes last.
+        let shifted = days + 719_468
+        let era = (shifted >= 0 ? shifted : shifted - 146_096) / 146_097
+        let dayOfEra = shifted - era * 146_097
+        let yearOfEra = (dayOfEra - dayOfEra / 1460 + dayOfEra / 36_524 - dayOfEra / 146_096) / 365
+        let dayOfYear = dayOfEra - (365 * yearOfEra + yearOfEra / 4 - yearOfEra / 100)
+        let monthFromMarch = (5 * dayOfYear + 2) / 153
+        let day = dayOfYear - (153 * monthFromMarch + 2) / 5 + 1
+        let month = monthFromMarch < 10 ? monthFromMarch + 3 : monthFromMarch - 9
+        let year = yearOfEra + era * 400 + (month <= 2 ? 1 : 0)
+        func pad(_ value: Int64, _ width: Int) -> String {
+            let text = String(value)
+            return String(repeating: "0", count: max(0, width - text.count)) + text
+        }
+        return
+            "\(pad(year, 4))-\(pad(month, 2))-\(pad(day, 2))T\(pad(rest / 3600, 2)):\(pad(rest / 60 % 60, 2)):\(pad(rest % 60, 2))Z"
+    }
+}

@@ -1,0 +1,257 @@
+import Glibc
+
+/// The operator's side of an enrolment or a renewal: what happened in, what to do out.
+///
+///     started ─hello→ awaitingHello ─(hello) enroll|renew→ awaitingRequest ─(csr) issue→ issuing ─certificate→ awaitingAck ─(ack) bye→ over
+///
+/// Every other message in a state, and every failure, leads to `over`; the device is told why, so that it drops the key it made.
+public struct EnrollmentOperator: Sendable {
+    /// What the conversation is for.
+    public enum Purpose: Hashable, Sendable {
+        case enroll(SignalMessage.Enroll)
+        /// Renews the certificate of this SPIFFE ID.
+        case renew(id: String)
+
+        var id: String {
+            switch self {
+            case .enroll(let order): order.id
+            case .renew(let id): id
+            }
+        }
+    }
+
+    public enum Event: Hashable, Sendable {
+        /// The channel is open.
+        case started
+        case message(SignalMessage)
+        /// Answer to ``Action/issue(csr:)``.
+        case issued(SignalMessage.IssuedCertificate)
+        /// The other answer to it.
+        case issueFailed(String)
+        /// What arrived is no message.
+        case invalid(SignalError)
+        /// The channel ended; nil: between two messages.
+        case ended(SignalError?)
+        /// Nothing arrived for this long.
+        case timedOut(Duration)
+    }
+
+    public enum Action: Hashable, Sendable {
+        case send(SignalMessage)
+        /// Have this signing request (PEM, from the device: to be checked) signed for the purpose's SPIFFE ID.
+        case issue(csr: String)
+        /// For the user.
+        case warn(String)
+        /// The device is enrolled.
+        case succeeded(SignalMessage.Acknowledgement)
+        /// The device was not enrolled, or, after the certificate was sent, it is not known whether it was.
+        case failed(SignalError)
+        /// Close the channel. The last action.
+        case close
+    }
+
+    private enum State {
+        case idle
+        case awaitingHello
+        case awaitingRequest(ClockSkew)
+        case issuing(ClockSkew)
+        case awaitingAck
+        case over
+
+        var text: String {
+            switch self {
+            case .idle: "nothing was asked"
+            case .awaitingHello: "its hello was awaited"
+            case .awaitingRequest: "its certificate request was awaited"
+            case .issuing: "the certificate was being signed"
+            case .awaitingAck: "its acknowledgement was awaited"
+            case .over: "the conversation was over"
+            }
+        }
+    }
+
+    private let purpose: Purpose
+    private let software: String
+    private let validity: Validity
+    private var state = State.idle
+
+    /// What a certificate will span, relative to now, in seconds: known before it is signed, so that a hopeless clock is
+    /// found before anything changes on the device.
+    public struct Validity: Hashable, Sendable {
+        public var backdate: Int64
+        public var lifetime: Int64
+
+        public init(backdate: Int64 = 120, lifetime: Int64 = 86_400) {
+            self.backdate = backdate
+            self.lifetime = lifetime
+        }
+    }
+
+    public init(_ purpose: Purpose, validity: Validity = Validity(), software: String) {
+        self.purpose = purpose
+        self.validity = validity
+        self.software = software
+    }
+
+    /// - Parameter now: the operator's clock, milliseconds since 1970.
+    public mutating func handle(_ event: Event, now: Int64) -> [Action] {
+        if case .over = state { return [] }
+        switch event {
+        case .started:
+            guard case .idle = state else { return [] }
+            state = .awaitingHello
+            return [.send(SignalProtocol.hello(software: software, now: now))]
+        case .message(let message):
+            return receive(message, now: now)
+        case .issued(let certificate):
+            guard case .issuing(let skew) = state else { return [] }
+            if let refusal = skew.refusal(
+                notBefore: certificate.notBefore,
+                notAfter: certificate.notAfter,
+                device: now.addingSaturating(skew.milliseconds)
+            ) {
+                return fail(refusal)
+            }
+            state = .awaitingAck
+            return [.send(.certificate(certificate))]
+        case .invalid(let error):
+            return fail(error)
+        case .issueFailed(let reason):
+            return fail(SignalError(.credential, reason))
+        case .ended(let error):
+            let after = isCertificateSent ? "; whether it holds the new certificate is not known: enroll again" : ""
+            let error =
+                error ?? SignalError(.truncated, "the device ended the conversation while \(state.text)\(after)")
+            state = .over
+            return [.failed(error), .close]
+        case .timedOut(let duration):
+            return fail(
+                SignalError(
+                    .timedOut,
+                    "the device sent nothing for \(duration.components.seconds) s while \(state.text)"
+                )
+            )
+        }
+    }
+
+    private var isCertificateSent: Bool {
+        if case .awaitingAck = state { true } else { false }
+    }
+
+    private mutating func receive(_ message: SignalMessage, now: Int64) -> [Action] {
+        switch (message, state) {
+        case (.unknown, _):
+            return []
+        case (.error(let failure), _):
+            state = .over
+            return [.failed(SignalProtocol.error(from: failure, peer: "device")), .close]
+        case (.hello(let hello), .awaitingHello):
+            return receive(hello, now: now)
+        case (.csr(let request), .awaitingRequest(let skew)):
+            guard request.id == purpose.id else {
+                return fail(
+                    SignalError(
+                        .refused,
+                        "the device asks for \(Printable.clean(request.id, limit: 300)) instead of \(purpose.id)"
+                    )
+                )
+            }
+            state = .issuing(skew)
+            return [.issue(csr: request.csr)]
+        case (.ack(let ack), .awaitingAck):
+            if let error = check(ack) { return fail(error) }
+            state = .over
+            return [.send(.bye(.init())), .succeeded(ack), .close]
+        default:
+            return fail(SignalProtocol.unexpected(message, from: "device", while: state.text))
+        }
+    }
+
+    private mutating func receive(_ hello: SignalMessage.Hello, now: Int64) -> [Action] {
+        if let error = SignalProtocol.incompatibility(hello, peer: "device") { return fail(error) }
+        let question: SignalMessage
+        switch purpose {
+        case .enroll(let order): question = .enroll(order)
+        case .renew: question = .renew(.init())
+        }
+        guard hello.capabilities.contains(question.type) else {
+            return fail(SignalError(.version, "the device's agent cannot \(question.type); upload a newer one"))
+        }
+        let skew = ClockSkew(device: hello.clock, operator: now)
+        var actions: [Action] = []
+        if let refusal = skew.refusal(
+            notBefore: now / 1000 - validity.backdate,
+            notAfter: now / 1000 + validity.lifetime,
+            device: hello.clock
+        ) {
+            return fail(refusal)
+        }
+        if skew.isWorthWarning { actions.append(.warn(skew.description)) }
+        state = .awaitingRequest(skew)
+        return actions + [.send(question)]
+    }
+
+    /// The device's word about itself goes into a file and is dialled later: it has to be what it claims.
+    private func check(_ ack: SignalMessage.Acknowledgement) -> SignalError? {
+        guard ack.id == purpose.id else {
+            return SignalError(
+                .unexpected,
+                "the device acknowledges \(Printable.clean(ack.id, limit: 300)) instead of \(purpose.id)"
+            )
+        }
+        // A machine with more addresses than this does not need them all.
+        guard ack.hbone.count <= 64 else {
+            return SignalError(.malformed, "the device names \(ack.hbone.count) addresses; 64 are allowed")
+        }
+        for address in ack.hbone + [ack.listener] where !NumericAddress.isValid(address) {
+            return SignalError(
+                .malformed,
+                "the device names '\(Printable.clean(address, limit: 80))', which is no numeric address and port"
+            )
+        }
+        return nil
+    }
+
+    private mutating func fail(_ error: SignalError) -> [Action] {
+        state = .over
+        let notice = SignalMessage.error(.init(code: error.code.rawValue, message: error.message))
+        return [.send(notice), .failed(error), .close]
+    }
+}
+
+extension Int64 {
+    func addingSaturating(_ other: Int64) -> Int64 {
+        let (sum, overflow) = addingReportingOverflow(other)
+        return overflow ? (other < 0 ? .min : .max) : sum
+    }
+}
+
+/// `address:port` with a numeric address, IPv6 in brackets.
+enum NumericAddress {
+    static func isValid(_ text: String) -> Bool { split(text) != nil }
+
+    static func split(_ text: String) -> (address: String, port: UInt16)? {
+        guard let colon = text.lastIndex(of: ":"), let port = Destination.decimalPort(text[text.index(after: colon)...])
+        else {
+            return nil
+        }
+        var address = String(text[..<colon])
+        var storage = in6_addr()
+        if address.hasPrefix("["), address.hasSuffix("]") {
+            address = String(address.dropFirst().dropLast())
+            // A zone (fe80::1%eth0) means something on that machine only.
+            guard !address.contains("%") else { return nil }
+            return inet_pton(AF_INET6, address, &storage) == 1 ? (address, port) : nil
+        }
+        return inet_pton(AF_INET, address, &storage) == 1 ? (address, port) : nil
+    }
+
+    static func isNumeric(_ address: String) -> Bool {
+        var storage = in6_addr()
+        return inet_pton(AF_INET, address, &storage) == 1 || inet_pton(AF_INET6, address, &storage) == 1
+    }
+
+    static func text(_ address: String, _ port: UInt16) -> String {
+        address.contains(":") ? "[\(address)]:\(port)" : "\(address):\(port)"
+    }
+}

@@ -1,0 +1,38 @@
+/// Text from a peer, made harmless for a terminal, a log and an error message.
+public enum Printable {
+    /// Control characters (and what is no UTF-8) become `?`, runs of white space one space; the rest is cut after `limit`
+    /// characters.
+    public static func clean(_ text: some StringProtocol, limit: Int = 500) -> String {
+        var result = ""
+        var count = 0
+        var pendingSpace = false
+        for scalar in text.unicodeScalars {
+            if scalar == " " || scalar == "\n" || scalar == "\t" || scalar == "\r" {
+                pendingSpace = count > 0
+                continue
+            }
+            guard count < limit else { return result + "…" }
+            if pendingSpace {
+                result.unicodeScalars.append(" ")
+                count += 1
+                pendingSpace = false
+            }
+            result.unicodeScalars.append(isHarmless(scalar) ? scalar : "?")
+            count += 1
+        }
+        return result
+    }
+
+    /// The same for bytes of unknown encoding.
+    public static func clean(_ bytes: some Collection<UInt8>, limit: Int = 500) -> String {
+        clean(String(decoding: bytes, as: UTF8.self), limit: limit)
+    }
+
+    private static func isHarmless(_ scalar: Unicode.Scalar) -> Bool {
+        switch scalar.properties.generalCategory {
+        // Format characters turn the direction of text around or hide parts of it.
+        case .control, .format, .surrogate, .privateUse, .unassigned, .lineSeparator, .paragraphSeparator: false
+        default: scalar != "\u{FFFD}"
+        }
+    }
+}

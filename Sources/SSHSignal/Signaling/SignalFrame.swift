@@ -1,0 +1,156 @@
+import FoundationEssentials
+
+/// Puts messages on the wire: four bytes of length, big endian, then that many bytes of JSON.
+public enum SignalFrame {
+    /// Of the JSON. A certificate chain is some kilobytes; this leaves room for large bundles and bounds what a peer can make
+    /// us keep.
+    public static let maximumLength = 1 << 20
+
+    /// - Throws: ``SignalError`` when the message is longer than ``maximumLength``.
+    public static func encode(_ message: SignalMessage) throws(SignalError) -> [UInt8] {
+        let json: Data
+        do {
+            let encoder = JSONEncoder()
+            encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+            json = try encoder.encode(Envelope(message: message))
+        } catch {
+            throw SignalError(.malformed, "a \(message.type) message cannot be encoded: \(error)")
+        }
+        guard json.count <= maximumLength else {
+            throw SignalError(
+                .tooLong,
+                "a \(message.type) message of \(json.count) bytes is over the limit of \(maximumLength)"
+            )
+        }
+        let length = UInt32(json.count)
+        return (0..<4).map { UInt8(truncatingIfNeeded: length >> (24 - 8 * $0)) } + json
+    }
+
+    /// - Throws: ``SignalError`` with ``SignalError/Code/malformed``.
+    static func decode(_ json: some Collection<UInt8>) throws(SignalError) -> SignalMessage {
+        do {
+            return try JSONDecoder().decode(Envelope.self, from: Data(json)).message
+        } catch let error as DecodingError {
+            throw SignalError(.malformed, "malformed message: \(describe(error))")
+        } catch {
+            throw SignalError(.malformed, "malformed message: not JSON")
+        }
+    }
+
+    private static func describe(_ error: DecodingError) -> String {
+        func place(_ context: DecodingError.Context, _ key: (any CodingKey)? = nil) -> String {
+            let path = (context.codingPath + (key.map { [$0] } ?? [])).map {
+                $0.intValue.map { "[\($0)]" } ?? $0.stringValue
+            }
+            return path.isEmpty ? "the message" : "'\(Printable.clean(path.joined(separator: "."), limit: 100))'"
+        }
+        switch error {
+        case .keyNotFound(let key, let context): return "\(place(context, key)) is missing"
+        case .valueNotFound(_, let context): return "\(place(context)) is null"
+        case .typeMismatch(_, let context): return "\(place(context)) is of the wrong type"
+        case .dataCorrupted(let context):
+            return context.codingPath.isEmpty ? "not JSON" : "\(place(context)) has a value that is not possible"
+        @unknown default: return "not readable"
+        }
+    }
+
+    /// A message with its type beside its fields.
+    private struct Envelope: Codable {
+        var message: SignalMessage
+
+        private enum Key: String, CodingKey { case type }
+
+        init(message: SignalMessage) { self.message = message }
+
+        init(from decoder: any Decoder) throws {
+            let type = try decoder.container(keyedBy: Key.self).decode(String.self, forKey: .type)
+            switch type {
+            case "hello": message = .hello(try .init(from: decoder))
+            case "enroll": message = .enroll(try .init(from: decoder))
+            case "renew": message = .renew(try .init(from: decoder))
+            case "csr": message = .csr(try .init(from: decoder))
+            case "certificate": message = .certificate(try .init(from: decoder))
+            case "ack": message = .ack(try .init(from: decoder))
+            case "endpoints": message = .endpoints(try .init(from: decoder))
+            case "probe": message = .probe(try .init(from: decoder))
+            case "bye": message = .bye(try .init(from: decoder))
+            case "error": message = .error(try .init(from: decoder))
+            default: message = .unknown(type: type)
+            }
+        }
+
+        func encode(to encoder: any Encoder) throws {
+            var container = encoder.container(keyedBy: Key.self)
+            try container.encode(message.type, forKey: .type)
+            switch message {
+            case .hello(let payload): try payload.encode(to: encoder)
+            case .enroll(let payload): try payload.encode(to: encoder)
+            case .renew(let payload): try payload.encode(to: encoder)
+            case .csr(let payload): try payload.encode(to: encoder)
+            case .certificate(let payload): try payload.encode(to: encoder)
+            case .ack(let payload): try payload.encode(to: encoder)
+            case .endpoints(let payload): try payload.encode(to: encoder)
+            case .probe(let payload): try payload.encode(to: encoder)
+            case .bye(let payload): try payload.encode(to: encoder)
+            case .error(let payload): try payload.encode(to: encoder)
+            case .unknown: break
+            }
+        }
+    }
+}
+
+/// Takes messages off the wire, however the bytes are cut.
+public struct SignalFrameDecoder: Sendable {
+    private var buffer: [UInt8] = []
+    /// Bytes of ``buffer`` that have been decoded.
+    private var consumed = 0
+    private var failure: SignalError?
+
+    public init() {}
+
+    /// Adds what has arrived.
+    public mutating func append(_ bytes: some Sequence<UInt8>) {
+        if consumed > 0 {
+            buffer.removeFirst(consumed)
+            consumed = 0
+        }
+        buffer.append(contentsOf: bytes)
+    }
+
+    /// The next message; nil when more bytes are needed. After an error the stream has no frames any more: every further call
+    /// throws the same.
+    public mutating func next() throws(SignalError) -> SignalMessage? {
+        if let failure { throw failure }
+        let available = buffer.count - consumed
+        guard available >= 4 else { return nil }
+        let length = buffer[consumed..<consumed + 4].reduce(0) { $0 << 8 | Int($1) }
+        do throws(SignalError) {
+            guard length <= SignalFrame.maximumLength else {
+                throw SignalError(
+                    .tooLong,
+                    "a message of \(length) bytes is over the limit of \(SignalFrame.maximumLength)"
+                )
+            }
+            guard available >= 4 + length else { return nil }
+            let message = try SignalFrame.decode(buffer[consumed + 4..<consumed + 4 + length])
+            consumed += 4 + length
+            return message
+        } catch {
+            failure = error
+            throw error
+        }
+    }
+
+    /// To be called at the end of the input, after ``next()`` returned nil.
+    ///
+    /// - Throws: ``SignalError`` with ``SignalError/Code/truncated`` when the input ended inside a frame.
+    public func finish() throws(SignalError) {
+        if let failure { throw failure }
+        guard buffer.count == consumed else {
+            throw SignalError(
+                .truncated,
+                "the channel ended inside a message (\(buffer.count - consumed) bytes of it arrived)"
+            )
+        }
+    }
+}
