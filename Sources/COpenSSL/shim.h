@@ -50,6 +50,9 @@ static inline X509_EXTENSION *copenssl_sk_X509_EXTENSION_find(STACK_OF(X509_EXTE
     return index < 0 ? NULL : X509v3_get_ext(extensions, index);
 }
 
+// A macro of masks that Swift does not evaluate.
+static inline unsigned long copenssl_XN_FLAG_RFC2253(void) { return XN_FLAG_RFC2253; }
+
 // A new key on a named curve; EVP_EC_gen is a macro over a variadic function.
 static inline EVP_PKEY *copenssl_EVP_EC_gen(const char *curve) { return EVP_EC_gen(curve); }
 static inline long copenssl_BIO_get_mem_data(BIO *bio, char **data) { return BIO_get_mem_data(bio, data); }

@@ -1,0 +1,61 @@
+/// An identity that can be used: the key, the certificate that binds it to a SPIFFE ID, and the roots to verify peers with.
+public struct Credential: Sendable {
+    public let id: SPIFFEID
+    public let key: PrivateKey
+    /// The leaf first, then the CA certificates between it and a root, if any.
+    public let chain: [Certificate]
+    /// The roots of this identity's own trust domain.
+    public let bundle: TrustBundle
+
+    /// The certificate of this identity.
+    public var leaf: Certificate { chain[0] }
+
+    /// Seconds since 1970.
+    public var notBefore: Int64 { leaf.notBefore }
+
+    /// Seconds since 1970.
+    public var notAfter: Int64 { leaf.notAfter }
+
+    /// Fails if the key is not the certificate's, or the certificate does not keep the rules of `TrustBundle.verify`:
+    /// whoever presented it would be refused by every peer.
+    ///
+    /// - Parameter now: seconds since 1970; nil is the clock.
+    public init(
+        key: PrivateKey,
+        chain: [Certificate],
+        roots: [Certificate],
+        at now: Int64? = nil
+    ) throws(IdentityError) {
+        guard let leaf = chain.first else { throw IdentityError(.invalidCertificate, "there is no certificate") }
+        guard key.matches(leaf) else {
+            throw IdentityError(.keyMismatch, "the private key and the certificate do not belong together")
+        }
+        let trustDomain: TrustDomain
+        do throws(SVIDError) {
+            trustDomain = try leaf.spiffeID().trustDomain
+        } catch {
+            throw IdentityError(error)
+        }
+        bundle = try TrustBundle(trustDomain: trustDomain, roots: roots)
+        do throws(SVIDError) {
+            id = try bundle.verify(leaf: leaf, intermediates: Array(chain.dropFirst()), at: now)
+        } catch {
+            throw IdentityError(error)
+        }
+        self.key = key
+        self.chain = chain
+    }
+}
+
+extension Credential {
+    /// A credential that nobody has verified, with whatever ID it claims: for tests that show how peers refuse it.
+    ///
+    /// - Parameter chain: at least one certificate.
+    package init(unverified key: PrivateKey, chain: [Certificate], bundle: TrustBundle, claiming id: SPIFFEID) {
+        precondition(!chain.isEmpty)
+        self.key = key
+        self.chain = chain
+        self.bundle = bundle
+        self.id = id
+    }
+}

@@ -1,0 +1,106 @@
+import Glibc
+
+/// A directory with `key.pem` (0600), `cert-chain.pem` (leaf first) and `root-cert.pem`: Istio's names.
+///
+/// The three change together, the way Kubernetes' projected volumes do:
+///
+///     key.pem        -> ..data/key.pem          links that never change
+///     cert-chain.pem -> ..data/cert-chain.pem
+///     root-cert.pem  -> ..data/root-cert.pem
+///     ..data         -> ..version-5f3a          replaced by one rename(2): the moment of change
+///     ..version-5f3a/{key,cert-chain,root-cert}.pem
+///
+/// A reader that opens `..data` once sees one version, however many writers there are, and a crash leaves the old version
+/// or the new one. Plain files that another tool put there are read too, and taken over by the first write.
+public struct CredentialDirectory: Sendable {
+    public let path: String
+
+    /// Called before each step of a write that a crash could interrupt, so that tests can crash there.
+    package var willTake: @Sendable (WriteStep) -> Void = { _ in }
+
+    static let dataLink = "..data"
+    static let versionPrefix = "..version-"
+
+    public init(_ path: String) { self.path = path }
+
+    /// Reads and verifies the credential.
+    ///
+    /// Fails with `notFound` if there is none, `permissions` if others can read the key, `keyMismatch`,
+    /// `expired` or `notYetValid`, and `invalidCertificate` if peers would refuse it for another reason.
+    ///
+    /// - Parameter now: seconds since 1970; nil is the clock.
+    public func load(at now: Int64? = nil) throws(IdentityError) -> Credential {
+        // A version can be removed between opening and reading it, but only because a newer one is there: look again.
+        for _ in 0..<100 {
+            let before = currentVersion
+            do throws(IdentityError) {
+                return try read().credential(path: path, at: now)
+            } catch {
+                guard [.notFound, .keyMismatch].contains(error.code), currentVersion != before else { throw error }
+            }
+        }
+        throw IdentityError(.file, "credential directory \(path): it changes faster than it can be read")
+    }
+
+    /// Makes a new key and a request for a certificate. What is in the directory stays as it is until
+    /// `PendingCredential.commit`.
+    ///
+    /// The key is written at once, so that a full or read-only disk shows itself before anybody signs anything.
+    public func prepare(id: SPIFFEID) throws(IdentityError) -> PendingCredential {
+        try PendingCredential(directory: self, id: id, key: PrivateKey.generate())
+    }
+
+    /// Replaces what is in the directory with a credential made elsewhere.
+    public func write(_ credential: Credential) throws(IdentityError) {
+        let pending = try PendingCredential(directory: self, id: credential.id, key: credential.key)
+        _ = try pending.commit(chain: credential.chain, roots: credential.bundle.roots)
+    }
+
+    private func read() throws(IdentityError) -> CredentialFiles {
+        let source = usesVersions ? "\(path)/\(Self.dataLink)" : path
+        let directory = open(source, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard directory >= 0 else {
+            if errno == ENOENT {
+                throw IdentityError(.notFound, "there is no credential in \(path); `bootstrap enroll` or `ca issue` makes one")
+            }
+            throw AtomicFile.failure("open", source)
+        }
+        defer { close(directory) }
+        return try CredentialFiles(directory: directory, path: path)
+    }
+
+    /// Whether `..data` is what counts, and not plain files.
+    private var usesVersions: Bool {
+        switch link(CredentialFiles.key) {
+        case .target(let target): target == "\(Self.dataLink)/\(CredentialFiles.key)"
+        case .missing: true
+        case .other: false
+        }
+    }
+
+    /// The name of the version directory that `..data` points to.
+    var currentVersion: String? {
+        if case .target(let target) = link(Self.dataLink) { target } else { nil }
+    }
+
+    enum Link {
+        case target(String)
+        case other
+        case missing
+    }
+
+    func link(_ name: String) -> Link {
+        var target = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let count = readlink("\(path)/\(name)", &target, target.count)
+        guard count >= 0 else { return errno == EINVAL ? .other : .missing }
+        return .target(String(decoding: target.prefix(count).map(UInt8.init(bitPattern:)), as: UTF8.self))
+    }
+}
+
+/// What a write does, in this order; a crash can come before each.
+package enum WriteStep: String, CaseIterable, Sendable {
+    case createVersion, writeKey, writeChain, writeRoots
+    case adoptPlainFiles, linkAdopted
+    case linkChain, linkRoots, linkKey
+    case swap, synchronize, removeStale
+}

@@ -1,0 +1,62 @@
+import Glibc
+
+/// The three files of a credential, under the names that Istio's agents use.
+struct CredentialFiles {
+    static let key = "key.pem"
+    static let chain = "cert-chain.pem"
+    static let roots = "root-cert.pem"
+    static let all = [key, chain, roots]
+
+    let keyPEM: [UInt8]
+    let chainPEM: [UInt8]
+    let rootsPEM: [UInt8]
+
+    /// Reads them all from one directory.
+    ///
+    /// - Parameters:
+    ///   - directory: an open descriptor: the files of one version, whatever is renamed meanwhile.
+    ///   - path: for messages.
+    init(directory: Int32, path: String) throws(IdentityError) {
+        let mode: UInt32
+        (keyPEM, mode) = try Self.named(path) { () throws(IdentityError) in
+            try AtomicFile.readWithMode(Self.key, at: directory)
+        }
+        try Self.requirePrivate(mode, path: "\(path)/\(Self.key)")
+        chainPEM = try Self.named(path) { () throws(IdentityError) in try AtomicFile.read(Self.chain, at: directory) }
+        rootsPEM = try Self.named(path) { () throws(IdentityError) in try AtomicFile.read(Self.roots, at: directory) }
+    }
+
+    func credential(path: String, at now: Int64?) throws(IdentityError) -> Credential {
+        try Self.named(path) { () throws(IdentityError) in
+            try Credential(
+                key: PrivateKey(pem: keyPEM),
+                chain: Certificate.all(pem: chainPEM),
+                roots: Certificate.all(pem: rootsPEM),
+                at: now
+            )
+        }
+    }
+
+    /// Refuses a private key that anybody but its owner can read.
+    static func requirePrivate(_ mode: UInt32, path: String) throws(IdentityError) {
+        guard mode & 0o077 == 0 else {
+            throw IdentityError(
+                .permissions,
+                "the private key \(path) has permissions 0\(String(mode, radix: 8)): others can read or change it. "
+                    + "Make it private with: chmod 600 \(path), and replace it if others may have read it"
+            )
+        }
+    }
+
+    /// Adds the directory to whatever `body` throws.
+    private static func named<Result>(
+        _ path: String,
+        _ body: () throws(IdentityError) -> Result
+    ) throws(IdentityError) -> Result {
+        do throws(IdentityError) {
+            return try body()
+        } catch {
+            throw IdentityError(error.code, "credential directory \(path): \(error.message)")
+        }
+    }
+}

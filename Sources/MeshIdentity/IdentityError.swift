@@ -1,0 +1,67 @@
+/// Why something about keys, certificates or their files failed, with a message that says how to mend it.
+///
+/// A message never contains key material or a passphrase.
+public struct IdentityError: Error, Hashable, Sendable, CustomStringConvertible {
+    /// What kind of failure this is; new kinds may be added.
+    public struct Code: Hashable, Sendable, CustomStringConvertible {
+        package enum Kind: String {
+            case invalidKey, passphraseRequired, wrongPassphrase, invalidCertificate, expired, notYetValid, invalidRequest
+            case keyMismatch
+            case refused, alreadyExists, notFound, permissions, issuer, timedOut, file, crypto
+        }
+        package let kind: Kind
+        public var description: String { kind.rawValue }
+
+        /// The text is no private key, or one of a kind that is not supported.
+        public static let invalidKey = Code(kind: .invalidKey)
+        /// The key is encrypted and no passphrase was given.
+        public static let passphraseRequired = Code(kind: .passphraseRequired)
+        /// The passphrase does not open the key.
+        public static let wrongPassphrase = Code(kind: .wrongPassphrase)
+        /// The text is no certificate, or the certificate may not be used here.
+        public static let invalidCertificate = Code(kind: .invalidCertificate)
+        /// A certificate, good otherwise, is past its time.
+        public static let expired = Code(kind: .expired)
+        /// A certificate, good otherwise, is before its time: a clock is wrong.
+        public static let notYetValid = Code(kind: .notYetValid)
+        /// The text is no certificate request, or its signature or key is not acceptable.
+        public static let invalidRequest = Code(kind: .invalidRequest)
+        /// Key and certificate do not belong together.
+        public static let keyMismatch = Code(kind: .keyMismatch)
+        /// The issuer's rules do not allow it.
+        public static let refused = Code(kind: .refused)
+        /// Something is there already that must not be overwritten.
+        public static let alreadyExists = Code(kind: .alreadyExists)
+        /// The file or directory is not there.
+        public static let notFound = Code(kind: .notFound)
+        /// A private key can be read by others.
+        public static let permissions = Code(kind: .permissions)
+        /// An external issuer failed.
+        public static let issuer = Code(kind: .issuer)
+        /// No answer in time.
+        public static let timedOut = Code(kind: .timedOut)
+        /// A file operation failed: no space, read-only, no access.
+        public static let file = Code(kind: .file)
+        /// OpenSSL failed for a reason that is not the input's fault.
+        public static let crypto = Code(kind: .crypto)
+    }
+
+    public var code: Code
+    public var message: String
+
+    public init(_ code: Code, _ message: String) {
+        self.code = code
+        self.message = message
+    }
+
+    /// A certificate of our own side that does not keep the rules.
+    init(_ error: SVIDError) {
+        switch error.code {
+        case .expired: self.init(.expired, error.message)
+        case .notYetValid: self.init(.notYetValid, error.message)
+        default: self.init(.invalidCertificate, error.message)
+        }
+    }
+
+    public var description: String { message }
+}

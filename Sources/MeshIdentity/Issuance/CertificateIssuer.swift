@@ -1,0 +1,79 @@
+/// Whoever signs certificates: the embedded CA, a program, or a service.
+///
+/// The issuer is told the identity; what the request itself asks for is a wish and never decides.
+public protocol CertificateIssuer: Sendable {
+    /// Signs a certificate for the key of `request` that carries `id`.
+    ///
+    /// Whoever implements this checks the request's signature, and that the outcome keeps the rules
+    /// (`IssuedCertificate.verify`).
+    func issue(
+        _ request: CertificateRequest,
+        id: SPIFFEID,
+        options: IssuanceOptions
+    ) async throws(IdentityError) -> IssuedCertificate
+}
+
+/// What a certificate is to have besides its identity.
+public struct IssuanceOptions: Hashable, Sendable {
+    /// How long the certificate is valid from now on. The shorter, the less a stolen key is worth.
+    public var lifetime: Duration
+    /// DNS names for clients that know no SPIFFE IDs (browsers, curl).
+    public var dnsNames: [String]
+    /// IP addresses in text form, for the same clients.
+    public var ipAddresses: [String]
+
+    /// 24 hours: long enough to survive a night without the CA, as Istio's.
+    public static let defaultLifetime = Duration.seconds(24 * 60 * 60)
+
+    public init(
+        lifetime: Duration = IssuanceOptions.defaultLifetime,
+        dnsNames: [String] = [],
+        ipAddresses: [String] = []
+    ) {
+        self.lifetime = lifetime
+        self.dnsNames = dnsNames
+        self.ipAddresses = ipAddresses
+    }
+}
+
+/// What an issuer answers with.
+public struct IssuedCertificate: Sendable {
+    /// The leaf first, then the CA certificates between it and a root, if any.
+    public let chain: [Certificate]
+    /// The roots that the identity's trust domain is verified with now; more than one while a root is replaced.
+    public let roots: [Certificate]
+
+    public init(chain: [Certificate], roots: [Certificate]) {
+        self.chain = chain
+        self.roots = roots
+    }
+
+    public var leaf: Certificate? { chain.first }
+
+    /// Checks that this is a certificate for the request's key and the identity that was asked for, keeps every rule, and
+    /// that its own roots vouch for it.
+    ///
+    /// - Parameter now: seconds since 1970; nil is the clock.
+    public func verify(
+        for request: CertificateRequest,
+        id: SPIFFEID,
+        at now: Int64? = nil
+    ) throws(IdentityError) {
+        guard let leaf else { throw IdentityError(.invalidCertificate, "the issuer answered without a certificate") }
+        guard request.matches(leaf) else {
+            throw IdentityError(.keyMismatch, "the issuer's certificate for \(id) is for another key than was asked for")
+        }
+        let bundle = try TrustBundle(trustDomain: id.trustDomain, roots: roots)
+        do throws(SVIDError) {
+            let found = try bundle.verify(leaf: leaf, intermediates: Array(chain.dropFirst()), at: now)
+            guard found == id else {
+                throw SVIDError(.wrongID, "the issuer's certificate is for \(found), not for \(id)")
+            }
+        } catch {
+            throw IdentityError(error)
+        }
+    }
+
+    /// Chain, then roots: what an issuing program prints and `ca sign` does.
+    public var pem: [UInt8] { (chain + roots).flatMap(\.pem) }
+}

@@ -1,0 +1,215 @@
+import COpenSSL
+import Glibc
+
+/// A certificate authority in a directory: `ca-key.pem` (0600, may be encrypted), `ca-cert.pem`, and `root-cert.pem` with
+/// every root that its trust domain is verified with.
+///
+/// Signing takes microseconds and touches no file, so one object serves any number of tasks at once.
+public struct EmbeddedCA: CertificateIssuer {
+    public let trustDomain: TrustDomain
+    public let certificate: Certificate
+    /// The CA's own certificate, and former or future ones while a root is replaced.
+    public let roots: [Certificate]
+    private let key: PrivateKey
+
+    package static let keyFile = "ca-key.pem"
+    package static let certificateFile = "ca-cert.pem"
+    package static let rootsFile = "root-cert.pem"
+
+    /// Ten years, as Istio's: replacing a root means visiting every device.
+    public static let defaultLifetime = Duration.seconds(10 * 365 * 24 * 60 * 60)
+
+    /// How far back NotBefore is set, in seconds: clocks of devices differ by that much.
+    static let backdating: Int64 = 120
+
+    /// Makes a CA: a new key and a self-signed certificate that carries `spiffe://TRUST-DOMAIN`.
+    ///
+    /// The directory appears whole or not at all. Fails with `alreadyExists` if there is something in it already.
+    public static func create(
+        directory: String,
+        trustDomain: TrustDomain,
+        passphrase: Passphrase? = nil,
+        lifetime: Duration = EmbeddedCA.defaultLifetime
+    ) throws(IdentityError) -> EmbeddedCA {
+        let ca = try EmbeddedCA(trustDomain: trustDomain, lifetime: lifetime, now: currentTime())
+        let (parent, name) = AtomicFile.split(directory)
+        try AtomicFile.createDirectory(parent, mode: 0o700)
+        let temporary = "\(parent)/.\(name).\(AtomicFile.randomName())"
+        let keyPEM = if let passphrase { try ca.key.pem(encryptedWith: passphrase) } else { try ca.key.pem() }
+        let files = [
+            (keyFile, keyPEM, 0o600 as UInt32), (certificateFile, ca.certificate.pem, 0o644),
+            (rootsFile, ca.certificate.pem, 0o644),
+        ]
+        do throws(IdentityError) {
+            try AtomicFile.createDirectory(temporary, mode: 0o700)
+            for (file, bytes, mode) in files { try AtomicFile.create(bytes, at: "\(temporary)/\(file)", mode: mode) }
+            try AtomicFile.synchronize(directory: temporary)
+            // rename(2) replaces an empty directory and refuses one with anything in it: no CA is ever lost to a second init.
+            guard rename(temporary, directory) == 0 else {
+                if [ENOTEMPTY, EEXIST, ENOTDIR].contains(errno) {
+                    throw IdentityError(
+                        .alreadyExists,
+                        "\(directory) is there already and is not overwritten: certificates that its CA signed would be "
+                            + "worth nothing. Choose another directory, or move it away first"
+                    )
+                }
+                throw AtomicFile.failure("create", directory)
+            }
+            try AtomicFile.synchronize(directory: parent)
+        } catch {
+            for (file, _, _) in files { unlink("\(temporary)/\(file)") }
+            rmdir(temporary)
+            throw error
+        }
+        return ca
+    }
+
+    /// Opens a CA that `create` made.
+    ///
+    /// Fails with `passphraseRequired` or `wrongPassphrase` if its key is encrypted.
+    public static func load(directory: String, passphrase: Passphrase? = nil) throws(IdentityError) -> EmbeddedCA {
+        let certificate: Certificate
+        do throws(IdentityError) {
+            certificate = try Certificate(pem: AtomicFile.read("\(directory)/\(certificateFile)"))
+        } catch {
+            guard error.code == .notFound else { throw error }
+            throw IdentityError(
+                .notFound,
+                "there is no CA in \(directory); make one with: bootstrap ca init --trust-domain TD"
+            )
+        }
+        let (keyPEM, mode) = try AtomicFile.readWithMode("\(directory)/\(keyFile)")
+        try CredentialFiles.requirePrivate(mode, path: "\(directory)/\(keyFile)")
+        let key: PrivateKey
+        do throws(IdentityError) {
+            key = try PrivateKey(pem: keyPEM, passphrase: passphrase)
+        } catch {
+            throw IdentityError(error.code, "\(directory)/\(keyFile): \(error.message)")
+        }
+        let roots = try Certificate.all(pem: AtomicFile.read("\(directory)/\(rootsFile)"))
+        return try EmbeddedCA(certificate: certificate, roots: roots, key: key, directory: directory)
+    }
+
+    private init(certificate: Certificate, roots: [Certificate], key: PrivateKey, directory: String) throws(IdentityError) {
+        guard key.matches(certificate) else {
+            throw IdentityError(.keyMismatch, "\(Self.keyFile) and \(Self.certificateFile) in \(directory) do not belong together")
+        }
+        guard certificate.isCA else {
+            throw IdentityError(.invalidCertificate, "\(directory)/\(Self.certificateFile) is no CA certificate (CA:TRUE)")
+        }
+        do throws(SVIDError) {
+            trustDomain = try certificate.spiffeID().trustDomain
+        } catch {
+            throw IdentityError(.invalidCertificate, "\(directory)/\(Self.certificateFile): \(error.message)")
+        }
+        self.certificate = certificate
+        self.roots = try TrustBundle(trustDomain: trustDomain, roots: [certificate] + roots).roots
+        self.key = key
+    }
+
+    /// A CA in memory only.
+    package init(trustDomain: TrustDomain, lifetime: Duration = EmbeddedCA.defaultLifetime, now: Int64) throws(IdentityError) {
+        let key = try PrivateKey.generate()
+        var template = CertificateTemplate(
+            notBefore: now - Self.backdating,
+            notAfter: now + lifetime.components.seconds,
+            extensions: CertificateTemplate.authority
+        )
+        template.names.uris = [Array(trustDomain.id.description.utf8)]
+        // X.520 allows 64 characters in an organization's name. The URI has the full one.
+        if trustDomain.name.utf8.count <= 64 { template.subject.append(("O", trustDomain.name)) }
+        template.subject.append(("CN", "bootstrap CA"))
+        certificate = try template.sign(publicKey: key.pointer, issuer: nil, key: key)
+        self.trustDomain = trustDomain
+        self.key = key
+        roots = [certificate]
+    }
+
+    /// Refuses another trust domain, a request that asks for another identity, one without proof of possession or with
+    /// a weak key, and a lifetime beyond the CA's own.
+    public func issue(
+        _ request: CertificateRequest,
+        id: SPIFFEID,
+        options: IssuanceOptions = IssuanceOptions()
+    ) throws(IdentityError) -> IssuedCertificate {
+        try issue(request, id: id, options: options, now: currentTime())
+    }
+
+    package func issue(
+        _ request: CertificateRequest,
+        id: SPIFFEID,
+        options: IssuanceOptions,
+        now: Int64
+    ) throws(IdentityError) -> IssuedCertificate {
+        guard id.trustDomain == trustDomain else {
+            throw IdentityError(.refused, "this CA is for \(trustDomain); it does not vouch for \(id)")
+        }
+        try request.verify()
+        try checkWish(of: request, id: id)
+        let lifetime = options.lifetime.components.seconds
+        guard lifetime > 0 else { throw IdentityError(.refused, "the lifetime \(options.lifetime) is not at least one second") }
+        let notAfter = now.addingReportingOverflow(lifetime)
+        guard !notAfter.overflow, notAfter.partialValue <= certificate.notAfter else {
+            throw IdentityError(
+                .refused,
+                "a lifetime of \(describe(seconds: lifetime)) goes beyond the CA's own, which ends at "
+                    + describe(time: certificate.notAfter)
+            )
+        }
+        guard let publicKey = X509_REQ_get0_pubkey(request.pointer) else {
+            throw IdentityError(.invalidRequest, "the certificate request has no readable public key")
+        }
+        var template = CertificateTemplate(
+            notBefore: now - Self.backdating,
+            notAfter: notAfter.partialValue,
+            extensions: CertificateTemplate.workload
+        )
+        template.names.uris = [Array(id.description.utf8)]
+        template.names.dnsNames = try options.dnsNames.map(Self.checked(dnsName:))
+        template.names.ipAddresses = try options.ipAddresses.map(Self.bytes(ofIPAddress:))
+        let leaf = try template.sign(publicKey: publicKey, issuer: certificate, key: key)
+        let issued = IssuedCertificate(chain: [leaf], roots: roots)
+        try issued.verify(for: request, id: id, at: now)
+        return issued
+    }
+
+    /// A request may ask for nothing, or for what was approved. Anything else is a mistake or an attempt.
+    private func checkWish(of request: CertificateRequest, id: SPIFFEID) throws(IdentityError) {
+        let wish: SPIFFEID?
+        do throws(SVIDError) {
+            wish = try request.requestedID()
+        } catch {
+            throw IdentityError(.invalidRequest, "in the certificate request: \(error.message)")
+        }
+        if let wish, wish != id {
+            throw IdentityError(.refused, "the certificate request asks for \(wish), but \(id) is what was approved")
+        }
+    }
+
+    private static func checked(dnsName name: String) throws(IdentityError) -> String {
+        let labels = name.split(separator: ".", omittingEmptySubsequences: false)
+        let isValid =
+            name.utf8.count <= 253 && !name.isEmpty
+            && labels.enumerated().allSatisfy { index, label in
+                if index == 0, label == "*", labels.count > 1 { return true }
+                return (1...63).contains(label.utf8.count) && label.first != "-" && label.last != "-"
+                    && label.utf8.allSatisfy { byte in
+                        switch byte {
+                        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+                            UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"):
+                            true
+                        default: false
+                        }
+                    }
+            }
+        guard isValid else { throw IdentityError(.refused, "'\(name)' is no DNS name") }
+        return name
+    }
+
+    private static func bytes(ofIPAddress text: String) throws(IdentityError) -> [UInt8] {
+        guard let bytes = SubjectAlternativeNames.bytes(ofIPAddress: text) else {
+            throw IdentityError(.refused, "'\(text)' is no IP address")
+        }
+        return bytes
+    }
+}

@@ -1,0 +1,105 @@
+import COpenSSL
+
+/// The roots of one trust domain: who may vouch for identities in it.
+///
+/// Several roots overlap while a CA is rotated. Roots of two trust domains are never in one bundle: a CA can then vouch
+/// for its own domain only.
+public struct TrustBundle: Sendable {
+    public let trustDomain: TrustDomain
+    /// At least one, without duplicates.
+    public let roots: [Certificate]
+    private let store: RootStore
+
+    /// Fails if a root is no CA, or carries the SPIFFE ID of another trust domain.
+    public init(trustDomain: TrustDomain, roots: [Certificate]) throws(IdentityError) {
+        guard !roots.isEmpty else {
+            throw IdentityError(.invalidCertificate, "there is no root certificate for the trust domain \(trustDomain)")
+        }
+        var unique: [Certificate] = []
+        for root in roots where !unique.contains(root) {
+            guard root.isCA else {
+                throw IdentityError(
+                    .invalidCertificate,
+                    "the certificate \"\(root.subject)\" is no CA certificate, so it cannot be a root of \(trustDomain)"
+                )
+            }
+            if let stranger = Self.foreignTrustDomain(of: root, in: trustDomain) {
+                throw IdentityError(
+                    .invalidCertificate,
+                    "the root certificate \"\(root.subject)\" is bound to \(stranger), so it cannot be a root of \(trustDomain)"
+                )
+            }
+            unique.append(root)
+        }
+        self.trustDomain = trustDomain
+        self.roots = unique
+        store = try RootStore(unique)
+    }
+
+    /// Verifies that a certificate proves a SPIFFE ID of this trust domain, and returns the ID.
+    ///
+    /// - Parameters:
+    ///   - leaf: what the peer proved to have the key of (TLS does that).
+    ///   - intermediates: what the peer sent with it, in any order; trusted in nothing.
+    ///   - now: seconds since 1970; nil is the clock.
+    public func verify(
+        leaf: Certificate,
+        intermediates: [Certificate] = [],
+        at now: Int64? = nil
+    ) throws(SVIDError) -> SPIFFEID {
+        let now = now ?? currentTime()
+        let id = try SVIDRules.check(leaf: leaf, at: now)
+        guard id.trustDomain == trustDomain else {
+            throw SVIDError(
+                .unknownTrustDomain,
+                "\(id) is of the trust domain \(id.trustDomain), which is not trusted here; only \(trustDomain) is"
+            )
+        }
+        try ChainVerifier(id: id, now: now).verify(leaf: leaf, intermediates: intermediates, store: store)
+        return id
+    }
+
+    /// All roots in PEM, as `root-cert.pem` has them.
+    public var pem: [UInt8] { roots.flatMap(\.pem) }
+
+    /// What a CA certificate is bound to, if that is not `trustDomain`.
+    static func foreignTrustDomain(of certificate: Certificate, in trustDomain: TrustDomain) -> String? {
+        guard let names = try? certificate.names() else { return "unreadable names" }
+        for uri in names.uris {
+            guard uri.starts(with: "spiffe:".utf8) else { continue }
+            guard let id = try? SPIFFEID(bytes: uri) else { return "an invalid SPIFFE ID" }
+            if id.trustDomain != trustDomain { return "the trust domain \(id.trustDomain)" }
+        }
+        return nil
+    }
+}
+
+/// The bundles of all trust domains that are trusted: the peer's own trust domain chooses the one that counts.
+public struct TrustBundleSet: Sendable {
+    public private(set) var bundles: [TrustDomain: TrustBundle] = [:]
+
+    public init(_ bundles: TrustBundle...) {
+        for bundle in bundles { insert(bundle) }
+    }
+
+    /// Replaces what was there for the bundle's trust domain.
+    public mutating func insert(_ bundle: TrustBundle) { bundles[bundle.trustDomain] = bundle }
+
+    /// As `TrustBundle.verify`, with the bundle of the leaf's trust domain.
+    public func verify(
+        leaf: Certificate,
+        intermediates: [Certificate] = [],
+        at now: Int64? = nil
+    ) throws(SVIDError) -> SPIFFEID {
+        let now = now ?? currentTime()
+        let id = try SVIDRules.check(leaf: leaf, at: now)
+        guard let bundle = bundles[id.trustDomain] else {
+            let known = bundles.keys.sorted().map(\.name).joined(separator: ", ")
+            throw SVIDError(
+                .unknownTrustDomain,
+                "\(id) is of the trust domain \(id.trustDomain), which is not trusted here; trusted: \(known)"
+            )
+        }
+        return try bundle.verify(leaf: leaf, intermediates: intermediates, at: now)
+    }
+}

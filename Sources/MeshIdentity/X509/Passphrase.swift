@@ -1,0 +1,28 @@
+import COpenSSL
+
+/// The passphrase of a private key. It prints as nothing and is wiped from memory when the last reference goes.
+public final class Passphrase: @unchecked Sendable, CustomStringConvertible {
+    // Sendable: written in init, wiped in deinit, only read between.
+    private let bytes: UnsafeMutableRawBufferPointer
+
+    public init(_ bytes: some Collection<UInt8>) {
+        self.bytes = .allocate(byteCount: bytes.count, alignment: 1)
+        self.bytes.copyBytes(from: bytes)
+    }
+
+    public convenience init(_ text: String) { self.init(text.utf8) }
+
+    deinit {
+        OPENSSL_cleanse(bytes.baseAddress, bytes.count)
+        bytes.deallocate()
+    }
+
+    public var isEmpty: Bool { bytes.isEmpty }
+
+    /// Bytes, not characters.
+    public var count: Int { bytes.count }
+
+    func withBytes<Result>(_ body: (UnsafeRawBufferPointer) -> Result) -> Result { body(UnsafeRawBufferPointer(bytes)) }
+
+    public var description: String { "(passphrase)" }
+}

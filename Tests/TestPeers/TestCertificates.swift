@@ -1,0 +1,232 @@
+import Foundation
+public import MeshIdentity
+import Synchronization
+
+/// Certificates, good and bad, made by Python's `cryptography`: an oracle that shares no code with ours.
+///
+/// Each leaf is a credential directory (`key.pem`, `cert-chain.pem`, `root-cert.pem`) named for its kind. All of them come
+/// from one process, about half a second in all; `shared` makes them once for a test run and removes them at its end.
+public final class TestCertificates: Sendable {
+    /// Holds one directory for each leaf, and `NAME.pem` for each CA.
+    public let directory: String
+    public let trustDomain: String
+
+    public static let shared: TestCertificates = {
+        do {
+            let certificates = try TestCertificates()
+            removedAtExit.withLock { $0 = certificates.directory }
+            atexit { try? FileManager.default.removeItem(atPath: removedAtExit.withLock { $0 }) }
+            return certificates
+        } catch {
+            fatalError("cannot make the test certificates: \(error)")
+        }
+    }()
+
+    /// The leaves that every test needs; their IDs are of `mesh.example` unless said otherwise.
+    public enum Kind: String, CaseIterable, Sendable {
+        /// ns/prod/sa/client and ns/prod/sa/server: the good ones.
+        case client, server
+        /// ns/intruder/sa/client: a good certificate of another namespace.
+        case intruder
+        /// spiffe://other.example/ns/prod/sa/client, by that domain's own CA.
+        case foreign
+        /// The client's ID, signed by a CA that nobody trusts; its root-cert.pem has the right root.
+        case rogue
+        /// The client's ID, signed by other.example's CA; its root-cert.pem has mesh.example's root.
+        case crossSigned
+        /// The client's ID; ended three hours ago.
+        case expired
+        /// The client's ID; begins in five hours.
+        case notYetValid
+        case noSAN
+        /// Two SPIFFE IDs.
+        case twoSANs
+        /// A SPIFFE ID and another URI.
+        case otherURI
+        case isCA
+        case noKeyUsage, keyUsageNotCritical, keyUsageWithoutSignature, keyUsageCertSign
+        case noExtendedKeyUsage, noClientAuth, noServerAuth
+        /// spiffe://mesh.example with no path.
+        case noPath
+        /// spiffe://MESH.example/…
+        case invalidID
+        case weakKey
+        /// The good client behind an intermediate CA, which is in its chain.
+        case intermediate
+        /// The same, without the intermediate.
+        case missingIntermediate
+        /// The client's ID, signed by the next root; its root-cert.pem has both roots.
+        case nextRoot
+        /// The client's ID, signed with the good leaf `server` as if that were a CA.
+        case signedByLeaf
+        /// DNS and IP names beside the SPIFFE ID.
+        case withNames
+    }
+
+    public func path(_ kind: Kind) -> String { "\(directory)/\(kind.rawValue)" }
+
+    /// A CA's certificate file: `root`, `nextRoot`, `rogue`, `other`, `intermediate`.
+    public func caPath(_ name: String) -> String { "\(directory)/\(name).pem" }
+
+    public func ca(_ name: String) throws -> Certificate {
+        try Certificate(pem: [UInt8](Data(contentsOf: URL(fileURLWithPath: caPath(name)))))
+    }
+
+    public func chain(_ kind: Kind) throws -> [Certificate] { try Self.chain(at: path(kind)) }
+
+    /// The credential as it is, verified by nobody: for a peer that is to be refused.
+    package func credential(_ kind: Kind) throws -> Credential { try Self.credential(at: path(kind)) }
+
+    /// The bundle of mesh.example: what a good peer trusts.
+    public func bundle() throws -> TrustBundle {
+        try TrustBundle(trustDomain: TrustDomain(trustDomain), roots: [ca("root")])
+    }
+
+    /// Reads a credential directory without verifying it.
+    package static func credential(at path: String) throws -> Credential {
+        let roots = try Certificate.all(pem: bytes("\(path)/root-cert.pem"))
+        let chain = try chain(at: path)
+        let rootDomain = try roots[0].spiffeID().trustDomain
+        let id = try (try? chain[0].spiffeID()) ?? SPIFFEID("spiffe://\(rootDomain)/ns/none/sa/none")
+        return try Credential(
+            unverified: PrivateKey(pem: bytes("\(path)/key.pem")),
+            chain: chain,
+            bundle: TrustBundle(trustDomain: rootDomain, roots: roots),
+            claiming: id
+        )
+    }
+
+    private static func chain(at path: String) throws -> [Certificate] {
+        try Certificate.all(pem: bytes("\(path)/cert-chain.pem"))
+    }
+
+    private static func bytes(_ path: String) throws -> [UInt8] {
+        try [UInt8](Data(contentsOf: URL(fileURLWithPath: path)))
+    }
+
+    public init(trustDomain: String = "mesh.example") throws {
+        self.trustDomain = trustDomain
+        directory = NSTemporaryDirectory() + "test-certificates-\(UUID().uuidString)"
+        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+        try Self.make(Self.plan(trustDomain: trustDomain), in: directory)
+    }
+
+    /// Makes one more leaf with any ID by one of this object's CAs, in a new directory; returns its path.
+    public func makeLeaf(id: String, issuer: String = "root", configure: (inout Leaf) -> Void = { _ in }) throws -> String {
+        var leaf = Leaf(name: "extra-\(UUID().uuidString)", uris: [id], issuer: issuer)
+        configure(&leaf)
+        try Self.make(Plan(authorities: [], leaves: [leaf]), in: directory)
+        return "\(directory)/\(leaf.name)"
+    }
+
+    // MARK: What Python is told
+
+    public struct Authority: Codable, Sendable {
+        public var name: String
+        public var uris: [String] = []
+        /// Another authority; nil signs itself.
+        public var issuer: String?
+        /// Seconds from now.
+        public var notBefore = -86400
+        public var notAfter = 86400 * 3650
+    }
+
+    public struct Leaf: Codable, Sendable {
+        public var name: String
+        public var uris: [String]
+        public var issuer = "root"
+        public var dnsNames: [String] = []
+        public var ipAddresses: [String] = []
+        /// Seconds from now.
+        public var notBefore = -120
+        public var notAfter = 86400
+        public var isCA: Bool? = false
+        /// Nil leaves the extension out.
+        public var keyUsage: [String]? = ["digital_signature"]
+        public var isKeyUsageCritical = true
+        /// Nil leaves the extension out.
+        public var extendedKeyUsage: [String]? = ["serverAuth", "clientAuth"]
+        /// P-256, P-384, secp256k1, RSA-1024, RSA-2048 or ED25519.
+        public var keyType = "P-256"
+        /// Authorities whose certificates follow the leaf's.
+        public var chain: [String] = []
+        /// Authorities in root-cert.pem.
+        public var roots = ["root"]
+    }
+
+    struct Plan: Codable {
+        var authorities: [Authority]
+        var leaves: [Leaf]
+    }
+
+    private static func plan(trustDomain: String) -> Plan {
+        let domain = "spiffe://\(trustDomain)"
+        let client = "\(domain)/ns/prod/sa/client"
+        var leaves: [Leaf] = []
+        func add(_ kind: Kind, _ uris: [String]? = nil, _ configure: (inout Leaf) -> Void = { _ in }) {
+            var leaf = Leaf(name: kind.rawValue, uris: uris ?? [client])
+            configure(&leaf)
+            leaves.append(leaf)
+        }
+        for kind in Kind.allCases {
+            switch kind {
+            case .client: add(kind)
+            case .server: add(kind, ["\(domain)/ns/prod/sa/server"])
+            case .intruder: add(kind, ["\(domain)/ns/intruder/sa/client"])
+            case .foreign: add(kind, ["spiffe://other.example/ns/prod/sa/client"]) { ($0.issuer, $0.roots) = ("other", ["other"]) }
+            case .rogue: add(kind) { $0.issuer = "rogue" }
+            case .crossSigned: add(kind) { $0.issuer = "other" }
+            case .expired: add(kind) { ($0.notBefore, $0.notAfter) = (-86400, -3 * 3600) }
+            case .notYetValid: add(kind) { ($0.notBefore, $0.notAfter) = (5 * 3600 + 5, 86400) }
+            case .noSAN: add(kind, [])
+            case .twoSANs: add(kind, [client, "\(domain)/ns/prod/sa/server"])
+            case .otherURI: add(kind, [client, "https://example.org/"])
+            case .isCA: add(kind) { $0.isCA = true }
+            case .noKeyUsage: add(kind) { $0.keyUsage = nil }
+            case .keyUsageNotCritical: add(kind) { $0.isKeyUsageCritical = false }
+            case .keyUsageWithoutSignature: add(kind) { $0.keyUsage = ["key_agreement"] }
+            case .keyUsageCertSign: add(kind) { $0.keyUsage = ["digital_signature", "key_cert_sign"] }
+            case .noExtendedKeyUsage: add(kind) { $0.extendedKeyUsage = nil }
+            case .noClientAuth: add(kind) { $0.extendedKeyUsage = ["serverAuth"] }
+            case .noServerAuth: add(kind) { $0.extendedKeyUsage = ["clientAuth"] }
+            case .noPath: add(kind, [domain])
+            case .invalidID: add(kind, ["spiffe://MESH.example/ns/prod/sa/client"])
+            case .weakKey: add(kind) { $0.keyType = "RSA-1024" }
+            case .intermediate: add(kind) { ($0.issuer, $0.chain) = ("intermediate", ["intermediate"]) }
+            case .missingIntermediate: add(kind) { $0.issuer = "intermediate" }
+            case .nextRoot: add(kind) { ($0.issuer, $0.roots) = ("nextRoot", ["root", "nextRoot"]) }
+            case .signedByLeaf: add(kind) { $0.issuer = "server" }
+            case .withNames:
+                add(kind) { ($0.dnsNames, $0.ipAddresses) = (["web.example.org"], ["127.0.0.1", "::1"]) }
+            }
+        }
+        return Plan(
+            authorities: [
+                Authority(name: "root", uris: [domain]),
+                Authority(name: "nextRoot", uris: [domain]),
+                Authority(name: "rogue", uris: [domain]),
+                Authority(name: "other", uris: ["spiffe://other.example"]),
+                Authority(name: "intermediate", uris: [], issuer: "root"),
+            ],
+            leaves: leaves
+        )
+    }
+
+    private static func make(_ plan: Plan, in directory: String) throws {
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+        let json = try String(decoding: JSONEncoder().encode(plan), as: UTF8.self)
+        process.arguments = ["python3", "-W", "ignore", "-c", certificateMaker, directory, json]
+        try process.run()
+        process.waitUntilExit()
+        guard process.terminationStatus == 0 else {
+            throw TestCertificateError(message: "python3 with `cryptography` is needed to make test certificates")
+        }
+    }
+}
+
+struct TestCertificateError: Error {
+    let message: String
+}
+
+private let removedAtExit = Mutex("")
