@@ -5,7 +5,8 @@ public struct IdentityError: Error, Hashable, Sendable, CustomStringConvertible 
     /// What kind of failure this is; new kinds may be added.
     public struct Code: Hashable, Sendable, CustomStringConvertible {
         package enum Kind: String {
-            case invalidKey, passphraseRequired, wrongPassphrase, invalidCertificate, expired, notYetValid, invalidRequest
+            case invalidKey, passphraseRequired, wrongPassphrase, invalidCertificate, expired, notYetValid,
+                invalidRequest
             case keyMismatch
             case refused, alreadyExists, notFound, permissions, issuer, timedOut, file, crypto
         }

@@ -112,7 +112,11 @@ public final class TestCertificates: Sendable {
     }
 
     /// Makes one more leaf with any ID by one of this object's CAs, in a new directory; returns its path.
-    public func makeLeaf(id: String, issuer: String = "root", configure: (inout Leaf) -> Void = { _ in }) throws -> String {
+    public func makeLeaf(
+        id: String,
+        issuer: String = "root",
+        configure: (inout Leaf) -> Void = { _ in }
+    ) throws -> String {
         var leaf = Leaf(name: "extra-\(UUID().uuidString)", uris: [id], issuer: issuer)
         configure(&leaf)
         try Self.make(Plan(authorities: [], leaves: [leaf]), in: directory)
@@ -173,7 +177,8 @@ public final class TestCertificates: Sendable {
             case .client: add(kind)
             case .server: add(kind, ["\(domain)/ns/prod/sa/server"])
             case .intruder: add(kind, ["\(domain)/ns/intruder/sa/client"])
-            case .foreign: add(kind, ["spiffe://other.example/ns/prod/sa/client"]) { ($0.issuer, $0.roots) = ("other", ["other"]) }
+            case .foreign:
+                add(kind, ["spiffe://other.example/ns/prod/sa/client"]) { ($0.issuer, $0.roots) = ("other", ["other"]) }
             case .rogue: add(kind) { $0.issuer = "rogue" }
             case .crossSigned: add(kind) { $0.issuer = "other" }
             case .expired: add(kind) { ($0.notBefore, $0.notAfter) = (-86400, -3 * 3600) }

@@ -61,7 +61,10 @@ public struct CredentialDirectory: Sendable {
         let directory = open(source, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard directory >= 0 else {
             if errno == ENOENT {
-                throw IdentityError(.notFound, "there is no credential in \(path); `bootstrap enroll` or `ca issue` makes one")
+                throw IdentityError(
+                    .notFound,
+                    "there is no credential in \(path); `bootstrap enroll` or `ca issue` makes one"
+                )
             }
             throw AtomicFile.failure("open", source)
         }

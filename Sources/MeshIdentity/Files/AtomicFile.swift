@@ -21,7 +21,9 @@ package enum AtomicFile {
                 guard rename(temporary, path) == 0 else { throw failure("replace", path) }
             } else {
                 guard link(temporary, path) == 0 else {
-                    if errno == EEXIST { throw IdentityError(.alreadyExists, "\(path) exists already; it is not overwritten") }
+                    if errno == EEXIST {
+                        throw IdentityError(.alreadyExists, "\(path) exists already; it is not overwritten")
+                    }
                     throw failure("create", path)
                 }
                 unlink(temporary)
@@ -156,7 +158,9 @@ package enum AtomicFile {
     private static func writeAll(_ bytes: [UInt8], to file: Int32, path: String) throws(IdentityError) {
         var offset = 0
         while offset < bytes.count {
-            let count = bytes.withUnsafeBytes { Glibc.write(file, $0.baseAddress.map { $0 + offset }, $0.count - offset) }
+            let count = bytes.withUnsafeBytes {
+                Glibc.write(file, $0.baseAddress.map { $0 + offset }, $0.count - offset)
+            }
             if count < 0 {
                 if errno == EINTR { continue }
                 throw failure("write", path)

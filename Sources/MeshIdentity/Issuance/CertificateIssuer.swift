@@ -61,7 +61,10 @@ public struct IssuedCertificate: Sendable {
     ) throws(IdentityError) {
         guard let leaf else { throw IdentityError(.invalidCertificate, "the issuer answered without a certificate") }
         guard request.matches(leaf) else {
-            throw IdentityError(.keyMismatch, "the issuer's certificate for \(id) is for another key than was asked for")
+            throw IdentityError(
+                .keyMismatch,
+                "the issuer's certificate for \(id) is for another key than was asked for"
+            )
         }
         let bundle = try TrustBundle(trustDomain: id.trustDomain, roots: roots)
         do throws(SVIDError) {

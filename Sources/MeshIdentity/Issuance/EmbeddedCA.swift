@@ -90,12 +90,23 @@ public struct EmbeddedCA: CertificateIssuer {
         return try EmbeddedCA(certificate: certificate, roots: roots, key: key, directory: directory)
     }
 
-    private init(certificate: Certificate, roots: [Certificate], key: PrivateKey, directory: String) throws(IdentityError) {
+    private init(
+        certificate: Certificate,
+        roots: [Certificate],
+        key: PrivateKey,
+        directory: String
+    ) throws(IdentityError) {
         guard key.matches(certificate) else {
-            throw IdentityError(.keyMismatch, "\(Self.keyFile) and \(Self.certificateFile) in \(directory) do not belong together")
+            throw IdentityError(
+                .keyMismatch,
+                "\(Self.keyFile) and \(Self.certificateFile) in \(directory) do not belong together"
+            )
         }
         guard certificate.isCA else {
-            throw IdentityError(.invalidCertificate, "\(directory)/\(Self.certificateFile) is no CA certificate (CA:TRUE)")
+            throw IdentityError(
+                .invalidCertificate,
+                "\(directory)/\(Self.certificateFile) is no CA certificate (CA:TRUE)"
+            )
         }
         do throws(SVIDError) {
             trustDomain = try certificate.spiffeID().trustDomain
@@ -108,7 +119,11 @@ public struct EmbeddedCA: CertificateIssuer {
     }
 
     /// A CA in memory only.
-    package init(trustDomain: TrustDomain, lifetime: Duration = EmbeddedCA.defaultLifetime, now: Int64) throws(IdentityError) {
+    package init(
+        trustDomain: TrustDomain,
+        lifetime: Duration = EmbeddedCA.defaultLifetime,
+        now: Int64
+    ) throws(IdentityError) {
         let key = try PrivateKey.generate()
         var template = CertificateTemplate(
             notBefore: now - Self.backdating,
@@ -147,7 +162,9 @@ public struct EmbeddedCA: CertificateIssuer {
         try request.verify()
         try checkWish(of: request, id: id)
         let lifetime = options.lifetime.components.seconds
-        guard lifetime > 0 else { throw IdentityError(.refused, "the lifetime \(options.lifetime) is not at least one second") }
+        guard lifetime > 0 else {
+            throw IdentityError(.refused, "the lifetime \(options.lifetime) is not at least one second")
+        }
         let notAfter = now.addingReportingOverflow(lifetime)
         guard !notAfter.overflow, notAfter.partialValue <= certificate.notAfter else {
             throw IdentityError(

@@ -18,10 +18,16 @@ public struct SPIFFEID: Hashable, Sendable, CustomStringConvertible {
     /// Parses the bytes of a URI, as a certificate carries them.
     package init(bytes: [UInt8]) throws(SPIFFEIDError) {
         guard !bytes.isEmpty else {
-            throw SPIFFEIDError(.empty, "the SPIFFE ID is empty; it has the form spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/NAME")
+            throw SPIFFEIDError(
+                .empty,
+                "the SPIFFE ID is empty; it has the form spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/NAME"
+            )
         }
         guard bytes.count <= Self.maximumLength else {
-            throw SPIFFEIDError(.length, "the SPIFFE ID has \(bytes.count) bytes; at most \(Self.maximumLength) are allowed")
+            throw SPIFFEIDError(
+                .length,
+                "the SPIFFE ID has \(bytes.count) bytes; at most \(Self.maximumLength) are allowed"
+            )
         }
         guard bytes.starts(with: Self.scheme.utf8) else {
             throw SPIFFEIDError(.scheme, "the scheme is not spiffe:// (in lower case)")
@@ -96,7 +102,10 @@ public struct SPIFFEID: Hashable, Sendable, CustomStringConvertible {
             for byte in segment where !TrustDomain.isAllowed(byte) {
                 if case UInt8(ascii: "A")...UInt8(ascii: "Z") = byte { continue }
                 if byte == UInt8(ascii: "%") {
-                    throw SPIFFEIDError(.percentEncoding, "there is a '%': percent-encoding is not allowed in a SPIFFE ID")
+                    throw SPIFFEIDError(
+                        .percentEncoding,
+                        "there is a '%': percent-encoding is not allowed in a SPIFFE ID"
+                    )
                 }
                 throw SPIFFEIDError(
                     .character,

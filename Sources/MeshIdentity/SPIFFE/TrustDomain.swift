@@ -19,7 +19,10 @@ public struct TrustDomain: Hashable, Comparable, Sendable, CustomStringConvertib
         for byte in bytes where !Self.isAllowed(byte) {
             switch byte {
             case UInt8(ascii: "@"):
-                throw SPIFFEIDError(.userInfo, "the trust domain has user info (a '@'), which a SPIFFE ID must not have")
+                throw SPIFFEIDError(
+                    .userInfo,
+                    "the trust domain has user info (a '@'), which a SPIFFE ID must not have"
+                )
             case UInt8(ascii: ":"):
                 throw SPIFFEIDError(.port, "the trust domain has a port (a ':'), which a SPIFFE ID must not have")
             case UInt8(ascii: "%"):
@@ -37,7 +40,10 @@ public struct TrustDomain: Hashable, Comparable, Sendable, CustomStringConvertib
             }
         }
         guard bytes.count <= Self.maximumLength else {
-            throw SPIFFEIDError(.length, "the trust domain has \(bytes.count) bytes; at most \(Self.maximumLength) are allowed")
+            throw SPIFFEIDError(
+                .length,
+                "the trust domain has \(bytes.count) bytes; at most \(Self.maximumLength) are allowed"
+            )
         }
         name = String(decoding: bytes, as: UTF8.self)
     }

@@ -32,7 +32,10 @@ enum SVIDRules {
 
     private static func checkUsages(_ pointer: OpaquePointer, flags: UInt32, id: SPIFFEID) throws(SVIDError) {
         guard flags & UInt32(EXFLAG_KUSAGE) != 0 else {
-            throw SVIDError(.keyUsage, "the certificate of \(id) has no key usage; it needs a critical digitalSignature")
+            throw SVIDError(
+                .keyUsage,
+                "the certificate of \(id) has no key usage; it needs a critical digitalSignature"
+            )
         }
         let usage = X509_get_key_usage(pointer)
         guard usage & UInt32(KU_DIGITAL_SIGNATURE) != 0 else {

@@ -61,7 +61,9 @@ public final class Certificate: @unchecked Sendable {
         OpenSSLErrors.clear()
         let (certificates, isDamaged) = MemoryBIO.reading(pem) { bio in
             var certificates: [Certificate] = []
-            while let pointer = PEM_read_bio_X509(bio, nil, nil, nil) { certificates.append(Certificate(owning: pointer)) }
+            while let pointer = PEM_read_bio_X509(bio, nil, nil, nil) {
+                certificates.append(Certificate(owning: pointer))
+            }
             let last = ERR_peek_last_error()
             return (certificates, !(ERR_GET_LIB(last) == ERR_LIB_PEM && ERR_GET_REASON(last) == PEM_R_NO_START_LINE))
         }

@@ -44,7 +44,9 @@ public final class PrivateKey: @unchecked Sendable {
             throw IdentityError(.invalidKey, "this is no private key in PEM form (\(reason))")
         }
         self.init(owning: pointer)
-        if let weakness = PublicKeyRules.weakness(of: pointer) { throw IdentityError(.invalidKey, "the private key \(weakness)") }
+        if let weakness = PublicKeyRules.weakness(of: pointer) {
+            throw IdentityError(.invalidKey, "the private key \(weakness)")
+        }
     }
 
     /// PKCS#8 in PEM, not encrypted: for a file that only its owner can read.
@@ -115,7 +117,9 @@ enum PublicKeyRules {
         if EVP_PKEY_is_a(key, "RSA") == 1 {
             return bits >= 2048 ? nil : "is RSA with \(bits) bits; at least 2048 are needed"
         }
-        guard EVP_PKEY_is_a(key, "EC") == 1 else { return "is of a kind that mesh peers do not accept; use ECDSA P-256" }
+        guard EVP_PKEY_is_a(key, "EC") == 1 else {
+            return "is of a kind that mesh peers do not accept; use ECDSA P-256"
+        }
         var name = [CChar](repeating: 0, count: 64)
         var length = 0
         guard EVP_PKEY_get_group_name(key, &name, name.count, &length) == 1 else {
