@@ -74,7 +74,8 @@ public struct IPAddress: Hashable, Sendable, CustomStringConvertible {
     public var description: String {
         if isIPv4 { return "\(low >> 24 & 255).\(low >> 16 & 255).\(low >> 8 & 255).\(low & 255)" }
         let groups = (0..<4).map { high >> (48 - 16 * $0) & 0xffff } + (0..<4).map { low >> (48 - 16 * $0) & 0xffff }
-        var (bestStart, bestLength) = (8, 1)  // RFC 5952 §4.2: the longest run of at least two zero groups, the first of equals
+        // RFC 5952 §4.2: the longest run of at least two zero groups, the first of equals.
+        var (bestStart, bestLength) = (8, 1)
         var index = 0
         while index < 8 {
             let start = index
@@ -232,4 +233,14 @@ package func printable(_ text: some StringProtocol) -> String {
         }
     }
     return text.unicodeScalars.count > 80 ? result + "…" : result
+}
+
+extension SocketAddress {
+    public init(_ address: IPAddress, port: UInt16) {
+        // The canonical text of an address is always one that inet_pton takes.
+        self = try! SocketAddress(ip: address.description, port: port)
+    }
+
+    /// The address without its port and scope; `nil` for a Unix socket.
+    public var address: IPAddress? { isUnix ? nil : IPAddress(ip.prefix { $0 != "%" }) }
 }

@@ -1,0 +1,142 @@
+public import MeshIdentity
+public import SSHSignal
+public import Streams
+
+extension NodeConfiguration {
+    /// How a destination is reached: one element of `endpoints`.
+    public struct Endpoint: Hashable, Sendable {
+        public var match: EndpointMatch
+        /// What `:authority` (or `x-tun`) carries; `nil`: the destination itself.
+        public var address: Authority?
+        /// Where the HBONE server listens; `nil`: only ``direct`` or ``ssh`` lead there.
+        public var hbone: Authority?
+        /// The peer is one of these; empty: any of the node's own trust domain and namespace.
+        public var identities: [SPIFFEID]
+        /// The label `tun`: an inner mTLS connection through an untrusted proxy; `nil`: plain CONNECT.
+        public var tunnel: TunnelMethod?
+        /// Bearer token for the proxy.
+        public var token: TokenSource?
+        /// Gateways on the way, nearest first.
+        public var via: [Authority]
+        /// Egress: dialled without HBONE.
+        public var direct: Bool
+        /// TLS added to a ``direct`` connection.
+        public var tls: DirectTLS?
+        /// The SSH server through which the fallback goes.
+        public var ssh: SSHAccess?
+        public var path: PathPreference
+        public var position: SourcePosition?
+
+        public init(
+            match: EndpointMatch,
+            address: Authority? = nil,
+            hbone: Authority? = nil,
+            identities: [SPIFFEID] = [],
+            tunnel: TunnelMethod? = nil,
+            token: TokenSource? = nil,
+            via: [Authority] = [],
+            direct: Bool = false,
+            tls: DirectTLS? = nil,
+            ssh: SSHAccess? = nil,
+            path: PathPreference = .automatic,
+            position: SourcePosition? = nil
+        ) {
+            self.match = match
+            self.address = address
+            self.hbone = hbone
+            self.identities = identities
+            self.tunnel = tunnel
+            self.token = token
+            self.via = via
+            self.direct = direct
+            self.tls = tls
+            self.ssh = ssh
+            self.path = path
+            self.position = position
+        }
+    }
+
+    /// The request that opens a stream through an untrusted proxy.
+    public enum TunnelMethod: String, CaseIterable, Hashable, Sendable {
+        case connect = "CONNECT"
+        case post = "POST"
+    }
+
+    /// Where a bearer token is read from, each time one is needed.
+    public struct TokenSource: Hashable, Sendable {
+        public var file: String
+
+        public init(file: String) {
+            self.file = file
+        }
+    }
+
+    public struct DirectTLS: Hashable, Sendable {
+        /// What the server's certificate must be for; `nil`: the host that is dialled.
+        public var serverName: String?
+
+        public init(serverName: String? = nil) {
+            self.serverName = serverName
+        }
+    }
+
+    /// An SSH login on, or next to, the machine of an endpoint.
+    public struct SSHAccess: Hashable, Sendable {
+        /// `[user@]host[:port]`, or a `Host` alias of ``config``.
+        public var destination: Destination
+        /// Private key; `nil`: the agent, then the usual files.
+        public var identityFile: String?
+        /// `nil`: the user's own.
+        public var knownHosts: String?
+        /// ssh_config(5) file; `nil`: the user's own.
+        public var config: String?
+
+        public init(
+            destination: Destination,
+            identityFile: String? = nil,
+            knownHosts: String? = nil,
+            config: String? = nil
+        ) {
+            self.destination = destination
+            self.identityFile = identityFile
+            self.knownHosts = knownHosts
+            self.config = config
+        }
+    }
+
+    /// The key `path`: which transports may carry streams to an endpoint.
+    public enum PathPreference: String, CaseIterable, Hashable, Sendable {
+        /// The best of those the endpoint has the addresses for, changed as they come and go.
+        case automatic = "auto"
+        case h2
+        case h2OverSSH = "h2-over-ssh"
+        case ssh
+    }
+}
+
+extension NodeConfiguration.Endpoint {
+    /// The transports to this endpoint, best first: what ``path`` allows and ``hbone`` and ``ssh`` make possible.
+    /// Empty for a ``direct`` endpoint.
+    public var transports: [Transport] {
+        if direct { return [] }
+        return Transport.allCases.filter { transport in
+            switch transport {
+            case .h2: hbone != nil && (path == .automatic || path == .h2)
+            case .h2OverSSH: hbone != nil && ssh != nil && (path == .automatic || path == .h2OverSSH)
+            case .ssh: ssh != nil && (path == .automatic || path == .ssh)
+            }
+        }
+    }
+}
+
+/// What carries a stream between two nodes, best first.
+public enum Transport: String, CaseIterable, Hashable, Sendable, CustomStringConvertible {
+    /// mTLS HTTP/2 CONNECT.
+    case h2
+    /// The same over an SSH direct-tcpip channel.
+    case h2OverSSH = "h2-over-ssh"
+    /// An SSH direct-tcpip channel alone.
+    case ssh
+
+    public var description: String { rawValue }
+}

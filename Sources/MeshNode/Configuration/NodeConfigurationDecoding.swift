@@ -1,0 +1,278 @@
+import Glibc
+import MeshIdentity
+import SSHSignal
+public import Streams
+
+extension NodeConfiguration {
+    /// Reads and decodes the file at `path`. What it says is not checked against the machine or against itself:
+    /// ``validate(checkingFiles:)`` does that.
+    public static func load(_ path: String) throws(ConfigurationError) -> NodeConfiguration {
+        try parse(try readText(path), file: path)
+    }
+
+    /// Decodes the YAML `text`. `file` is named in errors, and relative paths in `text` are taken from its directory.
+    public static func parse(_ text: String, file: String) throws(ConfigurationError) -> NodeConfiguration {
+        let root = try YAMLDocument.parse(text, file: file)
+        let diagnostics = Diagnostics(file: file)
+        let configuration = NodeConfigurationDecoder(diagnostics: diagnostics, paths: PathResolution(file: file))
+            .decode(root)
+        try diagnostics.throwIfAny()
+        guard let configuration else {
+            throw ConfigurationError(issues: [.init(file: file, position: root.position, message: "cannot be decoded")])
+        }
+        return configuration
+    }
+
+    private static func readText(_ path: String) throws(ConfigurationError) -> String {
+        func failure(_ message: String) -> ConfigurationError {
+            ConfigurationError(issues: [.init(file: path, position: nil, message: message)])
+        }
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { throw failure("cannot be read: \(String(cString: strerror(errno)))") }
+        defer { close(descriptor) }
+        var bytes: [UInt8] = []
+        var chunk = [UInt8](repeating: 0, count: 64 << 10)
+        while true {
+            let count = read(descriptor, &chunk, chunk.count)
+            if count == 0 { break }
+            if count < 0 {
+                if errno == EINTR { continue }
+                throw failure("cannot be read: \(String(cString: strerror(errno)))")
+            }
+            bytes += chunk[..<count]
+            if bytes.count > YAMLDocument.maximumBytes { break }  // the parser says so
+        }
+        guard let text = String(validating: bytes, as: UTF8.self) else {
+            throw failure("is not UTF-8 text: save it as UTF-8")
+        }
+        return text
+    }
+}
+
+/// Turns the paths of a configuration file into paths for the process.
+struct PathResolution {
+    private let directory: String
+    private let home: String?
+
+    init(file: String) {
+        directory = file.lastIndex(of: "/").map { String(file[...$0]) } ?? ""
+        home = getenv("HOME").map { String(cString: $0) }
+    }
+
+    /// Absolute paths stay, `~/` is the home directory, anything else is taken from the file's directory.
+    func resolve(_ path: String) -> String {
+        if path.hasPrefix("/") { return path }
+        if path.hasPrefix("~/"), let home { return home + path.dropFirst() }
+        return directory + path
+    }
+}
+
+private struct NodeConfigurationDecoder {
+    let diagnostics: Diagnostics
+    let paths: PathResolution
+
+    func decode(_ root: YAMLNode) -> NodeConfiguration? {
+        let keys = ["identity", "listeners", "endpoints", "default", "policy", "admin", "metrics"]
+        let required = ["identity", "listeners"]
+        guard
+            let mapping = MappingDecoder(root, what: "the configuration", keys: keys, required: required, diagnostics)
+        else { return nil }
+
+        var configuration = NodeConfiguration(
+            file: diagnostics.file,
+            identity: mapping.string("identity").map(paths.resolve) ?? "",
+            listeners: mapping["listeners"]?.list("'listeners'", diagnostics, listener) ?? [],
+            endpoints: mapping["endpoints"]?.list("'endpoints'", diagnostics, endpoint) ?? [],
+            unmatched: mapping.choice("default", of: NodeConfiguration.Unmatched.self) ?? .deny,
+            policy: mapping["policy"].map { PolicyDecoder(diagnostics: diagnostics).policies($0) },
+            admin: mapping.value("admin", NodeConfiguration.BindAddress.init(parsing:)),
+            metrics: mapping.value("metrics", NodeConfiguration.BindAddress.init(parsing:))
+        )
+        for key in keys where mapping[key] != nil { configuration.positions[key] = mapping.position(of: key) }
+        return configuration
+    }
+
+    private func listener(_ node: YAMLNode) -> NodeConfiguration.Listener? {
+        let keys = ["name", "bind", "protocol", "forwardTo", "credential"]
+        let required = ["name", "bind", "protocol"]
+        guard let mapping = MappingDecoder(node, what: "a listener", keys: keys, required: required, diagnostics) else {
+            return nil
+        }
+        let name = mapping.value("name", Self.listenerName)
+        let bind = mapping.value("bind", NodeConfiguration.BindAddress.init(parsing:))
+        let kind = mapping.choice("protocol", of: NodeConfiguration.ListenerProtocol.self)
+        let forwardTo = mapping.value("forwardTo") { try Authority(parsing: $0) }
+        let credential = mapping.string("credential").map(paths.resolve)
+        guard let name, let bind, let kind else { return nil }
+
+        switch kind {
+        case .tcp, .https:
+            if mapping["forwardTo"] == nil {
+                diagnostics.report(
+                    "listener '\(name)': protocol \(kind.rawValue) needs 'forwardTo', the host:port it leads to",
+                    at: node.position
+                )
+            }
+        case .hbone, .socks5, .httpProxy, .transparent, .sni:
+            if mapping["forwardTo"] != nil {
+                diagnostics.report(
+                    "listener '\(name)': 'forwardTo' means nothing with protocol \(kind.rawValue), whose connections "
+                        + "name their destination: remove it, or use protocol tcp",
+                    at: mapping.position(of: "forwardTo")
+                )
+            }
+        }
+        if mapping["credential"] != nil, kind != .https {
+            diagnostics.report(
+                "listener '\(name)': 'credential' is for protocol https only; others use the node's 'identity'",
+                at: mapping.position(of: "credential")
+            )
+        }
+        return NodeConfiguration.Listener(
+            name: name,
+            bind: bind,
+            protocol: kind,
+            forwardTo: forwardTo,
+            credential: credential,
+            position: node.position
+        )
+    }
+
+    /// A name is one word of the line `ready NAME ADDRESS`.
+    private static func listenerName(_ text: String) throws -> String {
+        let isValid =
+            text.utf8.count <= 63
+            && text.unicodeScalars.allSatisfy {
+                $0.isASCII && ($0.properties.isAlphabetic || "0123456789-_.".unicodeScalars.contains($0))
+            }
+        guard isValid else {
+            throw StreamError(.badRequest, "'\(text.prefix(80))' must be at most 63 letters, digits, '-', '_' or '.'")
+        }
+        return text
+    }
+
+    private func endpoint(_ node: YAMLNode) -> NodeConfiguration.Endpoint? {
+        let keys = ["match", "address", "hbone", "identity", "labels", "token", "via", "direct", "tls", "ssh", "path"]
+        guard let mapping = MappingDecoder(node, what: "an endpoint", keys: keys, required: ["match"], diagnostics)
+        else {
+            return nil
+        }
+        let match = mapping.value("match", EndpointMatch.init(parsing:))
+        let path = mapping.choice("path", of: NodeConfiguration.PathPreference.self) ?? .automatic
+        var endpoint = NodeConfiguration.Endpoint(
+            match: match ?? EndpointMatch(host: .any, port: nil),
+            address: mapping.value("address") { try Authority(parsing: $0) },
+            hbone: mapping.value("hbone") { try Authority(parsing: $0) },
+            identities: mapping["identity"].map(identities) ?? [],
+            direct: mapping.bool("direct") ?? false,
+            path: path,
+            position: node.position
+        )
+        if let labels = mapping["labels"] { endpoint.tunnel = tunnel(labels) }
+        if let token = mapping["token"],
+            let fields = MappingDecoder(token, what: "'token'", keys: ["file"], required: ["file"], diagnostics),
+            let file = fields.string("file")
+        {
+            endpoint.token = .init(file: paths.resolve(file))
+        }
+        if let via = mapping["via"] {
+            endpoint.via =
+                via.list("'via'", diagnostics) { gateway in
+                    gateway.parsed("a gateway of 'via'", diagnostics) { try Authority(parsing: $0) }
+                } ?? []
+        }
+        if let tls = mapping["tls"], let fields = MappingDecoder(tls, what: "'tls'", keys: ["serverName"], diagnostics)
+        {
+            endpoint.tls = .init(serverName: fields.value("serverName") { try Authority(host: $0, port: 1).host })
+        }
+        if let ssh = mapping["ssh"] { endpoint.ssh = sshAccess(ssh) }
+        checkCombination(endpoint, mapping)
+        return match == nil ? nil : endpoint
+    }
+
+    private func identities(_ node: YAMLNode) -> [SPIFFEID] {
+        let one = { (node: YAMLNode) in node.parsed("'identity'", self.diagnostics) { try SPIFFEID($0) } }
+        if case .sequence = node.content { return node.list("'identity'", diagnostics, one) ?? [] }
+        return one(node).map { [$0] } ?? []
+    }
+
+    private func tunnel(_ node: YAMLNode) -> NodeConfiguration.TunnelMethod? {
+        guard let labels = MappingDecoder(node, what: "'labels'", keys: ["tun"], required: ["tun"], diagnostics) else {
+            return nil
+        }
+        return labels.choice("tun", of: NodeConfiguration.TunnelMethod.self)
+    }
+
+    private func sshAccess(_ node: YAMLNode) -> NodeConfiguration.SSHAccess? {
+        let keys = ["destination", "identityFile", "knownHosts", "config"]
+        guard
+            let mapping = MappingDecoder(node, what: "'ssh'", keys: keys, required: ["destination"], diagnostics),
+            let destination = mapping.value("destination", { try Destination(parsing: $0) })
+        else { return nil }
+        return NodeConfiguration.SSHAccess(
+            destination: destination,
+            identityFile: mapping.string("identityFile").map(paths.resolve),
+            knownHosts: mapping.string("knownHosts").map(paths.resolve),
+            config: mapping.string("config").map(paths.resolve)
+        )
+    }
+
+    /// Keys that contradict each other, or mean nothing without another.
+    private func checkCombination(_ endpoint: NodeConfiguration.Endpoint, _ mapping: MappingDecoder) {
+        let has = { mapping[$0] != nil }
+        let report = { (key: String, message: String) in
+            diagnostics.report("endpoint '\(endpoint.match)': \(message)", at: mapping.position(of: key))
+        }
+        if has("direct"), !endpoint.direct {
+            report("direct", "'direct: false' is what holds anyway: remove it")
+        }
+        if endpoint.direct {
+            for key in ["hbone", "identity", "labels", "token", "via", "ssh", "path"] where has(key) {
+                report(key, "'\(key)' means nothing with 'direct: true', which dials without HBONE: remove one")
+            }
+            return
+        }
+        if has("tls") { report("tls", "'tls' is for 'direct: true'; the mesh has its own TLS: remove one") }
+        if !has("hbone"), !has("ssh") {
+            report("match", "needs 'hbone' (where its HBONE server listens), 'ssh' or 'direct: true'")
+        }
+        for key in ["labels", "via"] where has(key) && !has("hbone") {
+            report(key, "'\(key)' needs 'hbone', the server it leads to")
+        }
+        if has("token"), !has("labels") { report("token", "'token' is for the proxy of 'labels: {tun: …}': add that") }
+        let needed: [NodeConfiguration.PathPreference: [String]] = [
+            .h2: ["hbone"], .h2OverSSH: ["hbone", "ssh"], .ssh: ["ssh"],
+        ]
+        for key in needed[endpoint.path] ?? [] where !has(key) {
+            report("path", "'path: \(endpoint.path.rawValue)' needs '\(key)'")
+        }
+    }
+}
+
+extension NodeConfiguration.BindAddress {
+    /// Parses `1.2.3.4:port`, `[v6]:port` or `localhost:port`; the port may be 0.
+    ///
+    /// Throws ``StreamError`` with code `badRequest` and the reason.
+    public init(parsing text: String) throws(StreamError) {
+        let form = "'\(text.prefix(80))' is not an IP address and a port"
+        guard let colon = text.lastIndex(of: ":") else {
+            throw StreamError(.badRequest, "\(form): write 127.0.0.1:PORT, or 0.0.0.0:PORT for every interface")
+        }
+        let portText = text[text.index(after: colon)...]
+        guard let port = UInt16(portText), portText == "\(port)" else {
+            throw StreamError(.badRequest, "\(form): the port must be from 0 (any free one) to 65535")
+        }
+        var host = text[..<colon]
+        let isBracketed = host.first == "[" && host.last == "]"
+        if isBracketed { host = host.dropFirst().dropLast() }
+        if host == "localhost" {
+            self.init(address: .loopbackIPv4, port: port)
+        } else if let address = IPAddress(host), isBracketed == host.contains(":") {
+            self.init(address: address, port: port)
+        } else if host.contains(":") {
+            throw StreamError(.badRequest, "\(form): write an IPv6 address in brackets, [::1]:PORT")
+        } else {
+            throw StreamError(.badRequest, "\(form): write 127.0.0.1:PORT, or 0.0.0.0:PORT for every interface")
+        }
+    }
+}

@@ -1,0 +1,163 @@
+import Glibc
+import MeshIdentity
+import Streams
+
+/// What this build can serve: one list, extended as parts arrive. Whatever a configuration asks for beyond it is an error,
+/// never silence.
+enum BuildFeatures {
+    static let protocols: Set<NodeConfiguration.ListenerProtocol> = [.hbone, .tcp]
+    /// Of the keys of an endpoint that stand for a feature of their own.
+    static let endpointKeys: Set<String> = []
+    /// Of the top-level keys that open a listener of their own.
+    static let services: Set<String> = []
+}
+
+extension NodeConfiguration {
+    /// ``load(_:)`` and ``validate(checkingFiles:)``: what `bootstrap node --check` does.
+    public static func check(_ path: String) throws(ConfigurationError) -> NodeConfiguration {
+        let configuration = try load(path)
+        try configuration.validate()
+        return configuration
+    }
+
+    /// Checks the configuration against itself, against this build and, with `checkingFiles`, against the files it names.
+    ///
+    /// Throws every problem at once. The addresses to listen on are not tried: another process may hold them rightly until
+    /// this one takes over.
+    public func validate(checkingFiles: Bool = true) throws(ConfigurationError) {
+        let diagnostics = Diagnostics(file: file)
+        validateListeners(diagnostics)
+        validateEndpoints(diagnostics)
+        validateForwarding(diagnostics)
+        if checkingFiles { validateFiles(diagnostics) }
+        try diagnostics.throwIfAny()
+    }
+
+    private func validateListeners(_ diagnostics: Diagnostics) {
+        if listeners.isEmpty {
+            diagnostics.report("needs at least one listener, or the node has nothing to do", at: positions["listeners"])
+        }
+        var names: [String: SourcePosition?] = [:]
+        for listener in listeners {
+            if let first = names.updateValue(listener.position, forKey: listener.name) {
+                let place = first.map { ", also at line \($0.line)" } ?? ""
+                diagnostics.report(
+                    "listener '\(listener.name)' is there twice\(place): names must be unique",
+                    at: listener.position
+                )
+            }
+            if !BuildFeatures.protocols.contains(listener.protocol) {
+                let available = BuildFeatures.protocols.map(\.rawValue).sorted().joined(separator: ", ")
+                diagnostics.report(
+                    "listener '\(listener.name)': protocol \(listener.protocol.rawValue) is not available in this build "
+                        + "(available: \(available))",
+                    at: listener.position
+                )
+            }
+        }
+
+        let services = [("admin", admin), ("metrics", metrics)]
+        for (key, bind) in services {
+            guard let bind else { continue }
+            if !BuildFeatures.services.contains(key) {
+                diagnostics.report("'\(key)' is not available in this build: remove it", at: positions[key])
+            }
+            if key == "admin", !bind.address.isLoopback {
+                diagnostics.report(
+                    "'admin' asks nobody who they are and must be on loopback, not \(bind): write 127.0.0.1:\(bind.port)",
+                    at: positions[key]
+                )
+            }
+        }
+
+        var seen: [(what: String, bind: BindAddress)] = []
+        let all =
+            listeners.map { ("listener '\($0.name)'", $0.bind, $0.position) }
+            + services.compactMap { key, bind in bind.map { ("'\(key)'", $0, positions[key]) } }
+        for (what, bind, position) in all {
+            if let other = seen.first(where: { $0.bind.overlaps(bind) }) {
+                diagnostics.report("\(what) would listen on \(bind), which \(other.what) has already", at: position)
+            }
+            seen.append((what, bind))
+        }
+    }
+
+    private func validateEndpoints(_ diagnostics: Diagnostics) {
+        var first: [EndpointMatch: SourcePosition?] = [:]
+        for endpoint in endpoints {
+            let report = { (message: String) in
+                diagnostics.report("endpoint '\(endpoint.match)': \(message)", at: endpoint.position)
+            }
+            if let earlier = first[endpoint.match] {
+                report("is never used, since line \(earlier?.line ?? 0) has the same 'match': remove one")
+            } else {
+                first[endpoint.match] = .some(endpoint.position)
+            }
+            let asked = [
+                ("labels", endpoint.tunnel != nil), ("token", endpoint.token != nil), ("via", !endpoint.via.isEmpty),
+                ("tls", endpoint.tls != nil),
+            ]
+            for (key, isAsked) in asked where isAsked && !BuildFeatures.endpointKeys.contains(key) {
+                report("'\(key)' is not available in this build: remove it")
+            }
+        }
+    }
+
+    /// A `tcp` listener whose destination can never be reached is found here, not by its first user.
+    private func validateForwarding(_ diagnostics: Diagnostics) {
+        let router = Router(configuration: self, policy: PolicyEngine(configuration: self, own: nil), ownAddresses: [])
+        for listener in listeners {
+            guard let forwardTo = listener.forwardTo, let refusal = router.route(forwardTo, from: .local).refusal else {
+                continue
+            }
+            diagnostics.report("listener '\(listener.name)': forwardTo: \(refusal.message)", at: listener.position)
+        }
+    }
+
+    private func validateFiles(_ diagnostics: Diagnostics) {
+        checkCredential(identity, key: "identity", at: positions["identity"], diagnostics)
+        for listener in listeners {
+            if let credential = listener.credential {
+                checkCredential(credential, key: "credential", at: listener.position, diagnostics)
+            }
+        }
+        for endpoint in endpoints {
+            let files = [
+                ("token", endpoint.token?.file), ("ssh identityFile", endpoint.ssh?.identityFile),
+                ("ssh knownHosts", endpoint.ssh?.knownHosts), ("ssh config", endpoint.ssh?.config),
+            ]
+            for (key, file) in files {
+                guard let file, let problem = problemReading(file) else { continue }
+                diagnostics.report("endpoint '\(endpoint.match)': \(key) \(file): \(problem)", at: endpoint.position)
+            }
+        }
+    }
+
+    private func checkCredential(
+        _ directory: String,
+        key: String,
+        at position: SourcePosition?,
+        _ diagnostics: Diagnostics
+    ) {
+        do {
+            _ = try CredentialDirectory(directory).load()
+        } catch {
+            // An expired credential is renewed by the running node; one that was never good is not.
+            guard error.code != .expired else { return }
+            diagnostics.report("'\(key)': \(error)", at: position)
+        }
+    }
+
+    private func problemReading(_ path: String) -> String? {
+        access(path, R_OK) == 0 ? nil : String(cString: strerror(errno))
+    }
+}
+
+extension NodeConfiguration.BindAddress {
+    /// Whether the system refuses to listen on both.
+    fileprivate func overlaps(_ other: NodeConfiguration.BindAddress) -> Bool {
+        guard port == other.port, port != 0 else { return false }
+        return address == other.address
+            || address.isIPv4 == other.address.isIPv4 && (address.isUnspecified || other.address.isUnspecified)
+    }
+}

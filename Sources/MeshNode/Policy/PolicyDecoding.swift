@@ -1,0 +1,142 @@
+import Streams
+
+/// Decodes the key `policy`. Nothing that is empty or unknown is skipped: a rule that lost a field would allow more, or deny
+/// less, than its writer meant.
+struct PolicyDecoder {
+    let diagnostics: Diagnostics
+
+    func policies(_ node: YAMLNode) -> [AuthorizationPolicy] {
+        let policies = node.list("'policy'", diagnostics, policy) ?? []
+        var lines: [String: SourcePosition?] = [:]
+        for policy in policies {
+            if let first = lines.updateValue(policy.position, forKey: policy.name) {
+                let place = first.map { ", also at line \($0.line)" } ?? ""
+                diagnostics.report(
+                    "policy '\(policy.name)' is there twice\(place): names must be unique",
+                    at: policy.position
+                )
+            }
+        }
+        return policies
+    }
+
+    private func policy(_ node: YAMLNode) -> AuthorizationPolicy? {
+        let keys = ["name", "action", "dryRun", "rules"]
+        guard
+            let mapping = MappingDecoder(
+                node,
+                what: "a policy",
+                keys: keys,
+                required: ["name", "action", "rules"],
+                diagnostics
+            )
+        else { return nil }
+        let name = mapping.string("name")
+        let action = mapping.choice("action", of: AuthorizationPolicy.Action.self)
+        let dryRun = mapping.bool("dryRun") ?? false
+        let rules = mapping["rules"]?.list("'rules'", diagnostics, rule)
+        guard let name, let action, let rules else { return nil }
+        return AuthorizationPolicy(name: name, action: action, dryRun: dryRun, rules: rules, position: node.position)
+    }
+
+    private func rule(_ node: YAMLNode) -> AuthorizationPolicy.Rule? {
+        guard let mapping = MappingDecoder(node, what: "a rule", keys: ["from", "to", "when"], diagnostics) else {
+            return nil
+        }
+        return AuthorizationPolicy.Rule(
+            from: mapping["from"]?.list("'from'", diagnostics, source) ?? [],
+            to: mapping["to"]?.list("'to'", diagnostics, operation) ?? [],
+            when: mapping["when"]?.list("'when'", diagnostics, condition) ?? [],
+            position: node.position
+        )
+    }
+
+    private func source(_ node: YAMLNode) -> AuthorizationPolicy.Source? {
+        let keys = ["principals", "notPrincipals", "namespaces", "notNamespaces", "sourceIPs", "notSourceIPs"]
+        guard let mapping = element(node, what: "a source of 'from'", keys: keys) else { return nil }
+        return AuthorizationPolicy.Source(
+            principals: values(mapping, "principals", Self.principal),
+            notPrincipals: values(mapping, "notPrincipals", Self.principal),
+            namespaces: values(mapping, "namespaces") { try StringPattern(parsing: $0) },
+            notNamespaces: values(mapping, "notNamespaces") { try StringPattern(parsing: $0) },
+            sourceIPs: values(mapping, "sourceIPs") { try CIDR(parsing: $0) },
+            notSourceIPs: values(mapping, "notSourceIPs") { try CIDR(parsing: $0) }
+        )
+    }
+
+    private func operation(_ node: YAMLNode) -> AuthorizationPolicy.Operation? {
+        let keys = ["hosts", "notHosts", "ports", "notPorts"]
+        guard let mapping = element(node, what: "an element of 'to'", keys: keys) else { return nil }
+        return AuthorizationPolicy.Operation(
+            hosts: values(mapping, "hosts") { try HostPattern(parsing: $0) },
+            notHosts: values(mapping, "notHosts") { try HostPattern(parsing: $0) },
+            ports: values(mapping, "ports", Self.ports),
+            notPorts: values(mapping, "notPorts", Self.ports)
+        )
+    }
+
+    private func condition(_ node: YAMLNode) -> AuthorizationPolicy.Condition? {
+        guard let mapping = element(node, what: "a condition of 'when'", keys: ["transport", "notAfter"]) else {
+            return nil
+        }
+        if mapping["transport"] != nil, mapping["notAfter"] != nil {
+            diagnostics.report(
+                "a condition of 'when' has one key: write [{transport: …}, {notAfter: …}]; all of them must hold",
+                at: node.position
+            )
+            return nil
+        }
+        if let list = mapping["transport"] {
+            return list.list("'transport'", diagnostics) {
+                $0.choice(of: Transport.self, "a transport", diagnostics)
+            }.map { .transport(Set($0)) }
+        }
+        return mapping.value("notAfter") { .notAfter(try parseTime($0)) }
+    }
+
+    /// A mapping with at least one field that says something.
+    private func element(_ node: YAMLNode, what: String, keys: [String]) -> MappingDecoder? {
+        guard let mapping = MappingDecoder(node, what: what, keys: keys, diagnostics) else { return nil }
+        let says = keys.contains { key in
+            guard let value = mapping[key] else { return false }
+            return !Self.isEmptyExclusion(key, value)
+        }
+        if !says, case .mapping(let entries) = node.content, entries.allSatisfy({ keys.contains($0.key) }) {
+            diagnostics.report("\(what) is empty: fill it, or remove it to match everything", at: node.position)
+            return nil
+        }
+        return mapping
+    }
+
+    /// `notX: []` excludes nothing, which is what it says; `X: []` could mean all or nothing, and is refused.
+    private static func isEmptyExclusion(_ key: String, _ value: YAMLNode) -> Bool {
+        key.hasPrefix("not") && value.content == .sequence([])
+    }
+
+    private func values<Value>(
+        _ mapping: MappingDecoder,
+        _ key: String,
+        _ parse: (String) throws -> Value
+    ) -> [Value] {
+        guard let node = mapping[key], !Self.isEmptyExclusion(key, node) else { return [] }
+        return node.list("'\(key)'", diagnostics) { $0.parsed("'\(key)'", diagnostics, parse) } ?? []
+    }
+
+    private static func principal(_ text: String) throws -> StringPattern {
+        guard !text.hasPrefix("spiffe://") else {
+            let bare = text.dropFirst("spiffe://".count)
+            throw StreamError(.badRequest, "principals are written without spiffe://, as '\(bare)'")
+        }
+        return try StringPattern(parsing: text)
+    }
+
+    /// `22` or `"8000-8010"`.
+    private static func ports(_ text: String) throws -> ClosedRange<UInt16> {
+        let parts = text.split(separator: "-", omittingEmptySubsequences: false).map { part in
+            UInt16(part).flatMap { $0 > 0 && "\($0)" == part ? $0 : nil }
+        }
+        if parts.count == 1, let port = parts[0] { return port...port }
+        if parts.count == 2, let low = parts[0], let high = parts[1], low <= high { return low...high }
+        throw StreamError(.badRequest, "'\(text)' is neither a port from 1 to 65535 nor a range like \"8000-8010\"")
+    }
+}

@@ -1,0 +1,174 @@
+import MeshIdentity
+import Streams
+
+/// The rules of some policies, filed so that a request meets only the few that could match it.
+///
+/// Each rule is filed under its rarest feature: of the fields that it cannot match without (principals, namespaces, source
+/// addresses, hosts, ports), the one whose values the fewest other rules have. A request looks up its own values, and the
+/// prefixes and suffixes of those lengths that occur, in one hash table; the rules found there are then matched in full, so a
+/// collision costs time, never correctness. Rules without such a feature are matched each time.
+struct RuleIndex: Sendable {
+    enum Match {
+        case none
+        case rule(RuleReference)
+        /// No rule matches, but this one would if it were not for its transports.
+        case otherTransport(RuleReference)
+    }
+
+    private struct Entry: Sendable {
+        var policy: Int
+        var index: Int
+        var rule: AuthorizationPolicy.Rule
+    }
+
+    private let policies: [AuthorizationPolicy]
+    private let entries: [Entry]
+    private let buckets: [UInt64: [Int32]]
+    /// In ascending order, as each bucket.
+    private let unfiled: [Int32]
+    private let shapes: FeatureShapes
+
+    var isEmpty: Bool { entries.isEmpty }
+
+    init(_ policies: [AuthorizationPolicy]) {
+        self.policies = policies
+        entries = policies.enumerated().flatMap { policy, value in
+            value.rules.enumerated().map { Entry(policy: policy, index: $0.offset, rule: $0.element) }
+        }
+        let features = entries.map { RuleFeatures($0.rule) }
+        var uses: [UInt64: Int] = [:]
+        for key in features.lazy.flatMap(\.fields).flatMap({ $0 }) { uses[key.hash, default: 0] += 1 }
+
+        var buckets: [UInt64: [Int32]] = [:]
+        var unfiled: [Int32] = []
+        var shapes = FeatureShapes()
+        for (id, feature) in features.enumerated() {
+            let rarest = feature.fields.min { left, right in
+                left.reduce(0) { $0 + uses[$1.hash, default: 0] } < right.reduce(0) { $0 + uses[$1.hash, default: 0] }
+            }
+            guard let rarest else {
+                unfiled.append(Int32(id))
+                continue
+            }
+            for key in Set(rarest) {
+                buckets[key.hash, default: []].append(Int32(id))
+                shapes.insert(key.shape)
+            }
+        }
+        self.buckets = buckets
+        self.unfiled = unfiled
+        self.shapes = shapes
+    }
+
+    /// The first rule, in the order of the file, that matches.
+    func firstMatch(_ request: RequestAttributes) -> Match {
+        var match: Int32?
+        var nearMiss: Int32?
+        func scan(_ ids: [Int32]) {
+            for id in ids {
+                if let match, id >= match { return }
+                switch evaluate(entries[Int(id)].rule, request) {
+                case .no: continue
+                case .yes:
+                    match = id
+                    return
+                case .butForTransport:
+                    nearMiss = min(nearMiss ?? id, id)
+                }
+            }
+        }
+        if entries.isEmpty { return .none }
+        scan(unfiled)
+        shapes.forEachHash(of: request) { hash in
+            if let bucket = buckets[hash] { scan(bucket) }
+        }
+        if let match { return .rule(reference(match)) }
+        if let nearMiss { return .otherTransport(reference(nearMiss)) }
+        return .none
+    }
+
+    /// Every rule that matches, in the order of the file, at most one for each policy.
+    func allMatches(_ request: RequestAttributes) -> [RuleReference] {
+        var ids = Set(unfiled)
+        shapes.forEachHash(of: request) { ids.formUnion(buckets[$0] ?? []) }
+        var policiesSeen: Set<Int> = []
+        return ids.sorted().compactMap { id in
+            let entry = entries[Int(id)]
+            guard case .yes = evaluate(entry.rule, request), policiesSeen.insert(entry.policy).inserted else {
+                return nil
+            }
+            return reference(id)
+        }
+    }
+
+    private func reference(_ id: Int32) -> RuleReference {
+        RuleReference(policy: policies[entries[Int(id)].policy], index: entries[Int(id)].index)
+    }
+}
+
+private enum Evaluation {
+    case no
+    case yes
+    case butForTransport
+}
+
+/// Cheap tests first.
+private func evaluate(_ rule: AuthorizationPolicy.Rule, _ request: RequestAttributes) -> Evaluation {
+    guard rule.to.isEmpty || rule.to.contains(where: { matches($0, request) }) else { return .no }
+    guard rule.from.isEmpty || rule.from.contains(where: { matches($0, request) }) else { return .no }
+    var result = Evaluation.yes
+    for condition in rule.when {
+        switch condition {
+        case .notAfter(let time): if request.now > time { return .no }
+        case .transport(let transports): if !transports.contains(request.transport) { result = .butForTransport }
+        }
+    }
+    return result
+}
+
+private func matches(_ to: AuthorizationPolicy.Operation, _ request: RequestAttributes) -> Bool {
+    let destination = request.destination
+    return (to.ports.isEmpty || to.ports.contains { $0.contains(destination.port) })
+        && !to.notPorts.contains { $0.contains(destination.port) }
+        && (to.hosts.isEmpty || to.hosts.contains { $0.matches(destination) })
+        && !to.notHosts.contains { $0.matches(destination) }
+}
+
+private func matches(_ from: AuthorizationPolicy.Source, _ request: RequestAttributes) -> Bool {
+    func anyMatches(_ patterns: [StringPattern], _ text: String?) -> Bool {
+        guard let text else { return false }
+        return patterns.contains { $0.matches(text) }
+    }
+    return (from.principals.isEmpty || anyMatches(from.principals, request.principal))
+        && !anyMatches(from.notPrincipals, request.principal)
+        && (from.namespaces.isEmpty || anyMatches(from.namespaces, request.namespace))
+        && !anyMatches(from.notNamespaces, request.namespace)
+        && (from.sourceIPs.isEmpty || from.sourceIPs.contains { $0.contains(request.sourceIP) })
+        && !from.notSourceIPs.contains { $0.contains(request.sourceIP) }
+}
+
+/// A request as the rules see it.
+struct RequestAttributes {
+    /// SPIFFE ID without `spiffe://`; `nil` without identity.
+    let principal: String?
+    let namespace: String?
+    let sourceIP: IPAddress
+    let transport: Transport
+    let destination: Authority
+    let now: Int64
+
+    init(_ request: PolicyEngine.Request, own: SPIFFEID?) {
+        let identity: SPIFFEID? =
+            switch request.source {
+            case .peer(let peer): peer
+            case .localUser: own
+            case .unauthenticated: nil
+            }
+        principal = identity.map { $0.trustDomain.name + $0.path }
+        namespace = identity?.namespace
+        sourceIP = request.sourceIP
+        transport = request.transport
+        destination = request.destination
+        now = request.now
+    }
+}

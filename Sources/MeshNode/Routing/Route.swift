@@ -1,0 +1,46 @@
+public import Streams
+
+/// Where a stream goes, and why.
+public struct Route: Hashable, Sendable {
+    public enum Action: Hashable, Sendable {
+        /// To another node, by the transports of its endpoint.
+        case mesh(MeshRoute)
+        /// Dialled from here without HBONE. A name must be resolved, and each address put to
+        /// ``Router/refusal(dialing:port:from:)`` before it is dialled.
+        case direct(Authority, tls: NodeConfiguration.DirectTLS?)
+        /// Not at all; the code is `denied`. The message is for this side's log: it names keys of the configuration.
+        case refused(StreamError)
+    }
+
+    public var action: Action
+    /// One line: which element of the configuration, or which rule, led here.
+    public var reason: String
+    /// Index of the endpoint that matched.
+    public var endpoint: Int?
+
+    public init(action: Action, reason: String, endpoint: Int? = nil) {
+        self.action = action
+        self.reason = reason
+        self.endpoint = endpoint
+    }
+
+    /// The refusal, if it is one.
+    public var refusal: StreamError? {
+        if case .refused(let error) = action { error } else { nil }
+    }
+}
+
+/// A route to another node.
+public struct MeshRoute: Hashable, Sendable {
+    public var endpoint: NodeConfiguration.Endpoint
+    /// What CONNECT's `:authority` (or `x-tun`), or the SSH direct-tcpip request, carries.
+    public var authority: Authority
+    /// Who the peer must be, on the transports that carry a mesh identity.
+    public var expectation: PeerExpectation
+
+    public init(endpoint: NodeConfiguration.Endpoint, authority: Authority, expectation: PeerExpectation) {
+        self.endpoint = endpoint
+        self.authority = authority
+        self.expectation = expectation
+    }
+}

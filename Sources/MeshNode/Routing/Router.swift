@@ -1,0 +1,189 @@
+public import Streams
+
+/// Finds the way to a destination, for streams that peers ask for and for those of local listeners.
+///
+/// In this order: addresses that lead nowhere good are refused; the first endpoint that matches says how; a peer's stream to
+/// this node's own address goes to loopback, if the configuration names the port; the rest is up to `default`. Routing does
+/// not decide who may: ask ``PolicyEngine`` first. Immutable, as the configuration it is made of.
+public struct Router: Sendable {
+    /// Who wants the stream.
+    public enum Origin: Hashable, Sendable {
+        /// A node, by CONNECT or the SSH fallback.
+        case peer
+        /// A local listener.
+        case local
+    }
+
+    private let endpoints: EndpointIndex
+    private let unmatched: NodeConfiguration.Unmatched
+    private let policy: PolicyEngine
+    private let ownAddresses: Set<IPAddress>
+    private let ownNames: Set<String>
+    /// A stream must not be led back into one of these: it would go round in a loop, or act in this node's name.
+    private let guarded: [(what: String, bind: NodeConfiguration.BindAddress)]
+
+    /// - `policy`: names the ports that peers may be led to on this node.
+    /// - `ownAddresses`: the addresses of this machine, ``interfaceAddresses()``; loopback is known without.
+    /// - `ownNames`: normalised host names that mean this machine.
+    /// - `listenerAddresses`: where listeners really listen, by name, for those whose `bind` has port 0.
+    public init(
+        configuration: NodeConfiguration,
+        policy: PolicyEngine,
+        ownAddresses: Set<IPAddress>,
+        ownNames: Set<String> = ["localhost"],
+        listenerAddresses: [String: NodeConfiguration.BindAddress] = [:]
+    ) {
+        endpoints = EndpointIndex(configuration.endpoints)
+        unmatched = configuration.unmatched
+        self.policy = policy
+        self.ownAddresses = ownAddresses
+        self.ownNames = ownNames
+        guarded =
+            configuration.listeners.map { ("listener '\($0.name)'", listenerAddresses[$0.name] ?? $0.bind) }
+            + (configuration.admin.map { [("'admin'", $0)] } ?? [])
+    }
+
+    public func route(_ destination: Authority, from origin: Origin) -> Route {
+        if let address = destination.address, let problem = Self.problem(address) {
+            return refused("\(address) is \(problem), which is never a destination", "guard")
+        }
+        if let index = endpoints.firstMatch(destination) { return route(destination, by: index, from: origin) }
+        if origin == .peer, isOwn(destination) {
+            return loopback(destination.port, why: "\(destination.host) is this node itself", endpoint: nil)
+        }
+        switch unmatched {
+        case .deny:
+            return refused(
+                "no endpoint matches \(destination), and 'default' is deny: add '- match: \"\(destination)\"' with 'hbone' or "
+                    + "'direct: true' under 'endpoints'",
+                "no endpoint matches; default: deny"
+            )
+        case .direct:
+            if origin == .peer, !policy.names(port: destination.port) {
+                return refused(
+                    "no endpoint matches \(destination), and for peers 'default: direct' holds only for ports that an ALLOW "
+                        + "policy, a listener or an endpoint names: add \(destination.port) to the 'ports' of a policy",
+                    "no endpoint matches; port not named"
+                )
+            }
+            return direct(destination, tls: nil, why: "no endpoint matches; default: direct", endpoint: nil)
+        }
+    }
+
+    /// Whether `address`, which a name of a ``Route/Action/direct(_:tls:)`` resolved to, must not be dialled, and why.
+    ///
+    /// A name can be made to resolve to anything; this holds what ``route(_:from:)`` guards for addresses against it. Dial
+    /// the very address that was asked about.
+    public func refusal(dialing address: IPAddress, port: UInt16, from origin: Origin) -> StreamError? {
+        if let problem = Self.problem(address) {
+            return StreamError(.denied, "\(address) is \(problem), which is never a destination")
+        }
+        guard address.isLoopback || ownAddresses.contains(address) else { return nil }
+        if let what = guarded(address, port) {
+            return StreamError(
+                .denied,
+                "\(Authority(address: address, port: port)) is this node's own \(what): that would be a loop"
+            )
+        }
+        if origin == .peer, !policy.names(port: port) {
+            return StreamError(.denied, Self.portNotNamed(port, why: "\(address) is this node itself"))
+        }
+        return nil
+    }
+
+    private func route(_ destination: Authority, by index: Int, from origin: Origin) -> Route {
+        let endpoint = endpoints.endpoints[index]
+        let target = endpoint.address ?? destination
+        let place = endpoint.position.map { " (line \($0.line))" } ?? ""
+        let why = "endpoint '\(endpoint.match)'\(place)"
+        if let address = target.address, let problem = Self.problem(address) {
+            return refused(
+                "\(why): its address \(address) is \(problem), which is never a destination",
+                why,
+                endpoint: index
+            )
+        }
+        if endpoint.direct { return direct(target, tls: endpoint.tls, why: why, endpoint: index) }
+        // One list of endpoints may serve a whole fleet: the one that is this node leads home, not through its own server.
+        if let hbone = endpoint.hbone, let server = hbone.address, isOwn(hbone), guarded(server, hbone.port) != nil {
+            return loopback(target.port, why: "\(why) is this node itself", endpoint: index)
+        }
+        let route = MeshRoute(endpoint: endpoint, authority: target, expectation: PeerExpectation(endpoint))
+        return Route(action: .mesh(route), reason: why, endpoint: index)
+    }
+
+    private func loopback(_ port: UInt16, why: String, endpoint: Int?) -> Route {
+        guard policy.names(port: port) else {
+            return refused(Self.portNotNamed(port, why: why), "\(why); port not named", endpoint: endpoint)
+        }
+        return direct(Authority(address: .loopbackIPv4, port: port), tls: nil, why: why, endpoint: endpoint)
+    }
+
+    private func direct(
+        _ target: Authority,
+        tls: NodeConfiguration.DirectTLS?,
+        why: String,
+        endpoint: Int?
+    ) -> Route {
+        let address = target.address ?? (ownNames.contains(target.host) ? .loopbackIPv4 : nil)
+        if let address, isOwn(target), let what = guarded(address, target.port) {
+            return refused(
+                "\(target) is this node's own \(what): that would be a loop",
+                "loop guard",
+                endpoint: endpoint
+            )
+        }
+        return Route(action: .direct(target, tls: tls), reason: why, endpoint: endpoint)
+    }
+
+    private func refused(_ message: String, _ reason: String, endpoint: Int? = nil) -> Route {
+        Route(action: .refused(StreamError(.denied, message)), reason: reason, endpoint: endpoint)
+    }
+
+    private static func portNotNamed(_ port: UInt16, why: String) -> String {
+        "\(why), and nothing in its configuration names port \(port): add an ALLOW policy with 'ports: [\(port)]'"
+    }
+
+    private func isOwn(_ authority: Authority) -> Bool {
+        guard let address = authority.address else { return ownNames.contains(authority.host) }
+        return address.isLoopback || ownAddresses.contains(address)
+    }
+
+    /// What of this node listens at an own `address` and `port`.
+    private func guarded(_ address: IPAddress, _ port: UInt16) -> String? {
+        guarded.first { $0.bind.port == port && ($0.bind.address == address || $0.bind.address.isUnspecified) }?.what
+    }
+
+    private static func problem(_ address: IPAddress) -> String? {
+        if address.isLinkLocal { return "link-local" }
+        if address.isUnspecified { return "the unspecified address" }
+        if address.isMulticast || address.isBroadcast { return "a group of machines" }
+        return nil
+    }
+}
+
+/// Endpoints by the hosts they match: a table for the exact ones, a list for the patterns.
+private struct EndpointIndex: Sendable {
+    let endpoints: [NodeConfiguration.Endpoint]
+    private var exact: [String: [Int]] = [:]
+    private var patterns: [Int] = []
+
+    init(_ endpoints: [NodeConfiguration.Endpoint]) {
+        self.endpoints = endpoints
+        for (index, endpoint) in endpoints.enumerated() {
+            if case .exact(let host) = endpoint.match.host {
+                exact[host, default: []].append(index)
+            } else {
+                patterns.append(index)
+            }
+        }
+    }
+
+    /// The first, in the order of the file, that matches.
+    func firstMatch(_ destination: Authority) -> Int? {
+        let byName = exact[destination.host]?.first { endpoints[$0].match.matches(destination) }
+        let byPattern = patterns.first { endpoints[$0].match.matches(destination) }
+        guard let byName, let byPattern else { return byName ?? byPattern }
+        return min(byName, byPattern)
+    }
+}
