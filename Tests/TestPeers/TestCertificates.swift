@@ -8,7 +8,8 @@ import Synchronization
 /// from one process, about half a second in all; `shared` makes them once for a test run and removes them at its end.
 public final class TestCertificates: Sendable {
     /// Holds one directory for each leaf, and `NAME.pem` for each CA.
-    public let directory: String
+    public var directory: String { temporary.path }
+    private let temporary: TemporaryDirectory
     public let trustDomain: String
 
     public static let shared: TestCertificates = {
@@ -106,8 +107,7 @@ public final class TestCertificates: Sendable {
 
     public init(trustDomain: String = "mesh.example") throws {
         self.trustDomain = trustDomain
-        directory = NSTemporaryDirectory() + "test-certificates-\(UUID().uuidString)"
-        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+        temporary = TemporaryDirectory()
         try Self.make(Self.plan(trustDomain: trustDomain), in: directory)
     }
 
@@ -220,8 +220,10 @@ public final class TestCertificates: Sendable {
     private static func make(_ plan: Plan, in directory: String) throws {
         let process = Process()
         process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+        let tested = TestTools.python
+        let python = FileManager.default.isExecutableFile(atPath: tested) ? tested : "python3"
         let json = try String(decoding: JSONEncoder().encode(plan), as: UTF8.self)
-        process.arguments = ["python3", "-W", "ignore", "-c", certificateMaker, directory, json]
+        process.arguments = [python, "-W", "ignore", "-c", certificateMaker, directory, json]
         try process.run()
         process.waitUntilExit()
         guard process.terminationStatus == 0 else {

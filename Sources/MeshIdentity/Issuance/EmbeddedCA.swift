@@ -66,55 +66,60 @@ public struct EmbeddedCA: CertificateIssuer {
 
     /// Opens a CA that `create` made.
     ///
-    /// Fails with `passphraseRequired` or `wrongPassphrase` if its key is encrypted.
+    /// Fails with `notFound`, or with `passphraseRequired` or `wrongPassphrase` if its key is encrypted.
     public static func load(directory: String, passphrase: Passphrase? = nil) throws(IdentityError) -> EmbeddedCA {
+        let (certificate, bundle) = try readCertificates(directory: directory)
+        let path = "\(directory)/\(keyFile)"
+        let (keyPEM, mode) = try AtomicFile.readWithMode(path)
+        try CredentialFiles.requirePrivate(mode, path: path)
+        let key: PrivateKey
+        do throws(IdentityError) {
+            key = try PrivateKey(pem: keyPEM, passphrase: passphrase)
+        } catch {
+            throw IdentityError(error.code, "\(path): \(error.message)")
+        }
+        guard key.matches(certificate) else {
+            throw IdentityError(
+                .keyMismatch,
+                "\(keyFile) and \(certificateFile) in \(directory) do not belong together"
+            )
+        }
+        return EmbeddedCA(certificate: certificate, bundle: bundle, key: key)
+    }
+
+    /// The roots of the CA in a directory. Its key is not touched, so no passphrase is needed.
+    public static func bundle(directory: String) throws(IdentityError) -> TrustBundle {
+        try readCertificates(directory: directory).bundle
+    }
+
+    private static func readCertificates(
+        directory: String
+    ) throws(IdentityError) -> (certificate: Certificate, bundle: TrustBundle) {
+        let path = "\(directory)/\(certificateFile)"
         let certificate: Certificate
         do throws(IdentityError) {
-            certificate = try Certificate(pem: AtomicFile.read("\(directory)/\(certificateFile)"))
+            certificate = try Certificate(pem: AtomicFile.read(path))
         } catch {
-            guard error.code == .notFound else { throw error }
+            guard error.code == .notFound else { throw IdentityError(error.code, "\(path): \(error.message)") }
             throw IdentityError(
                 .notFound,
                 "there is no CA in \(directory); make one with: bootstrap ca init --trust-domain TD"
             )
         }
-        let (keyPEM, mode) = try AtomicFile.readWithMode("\(directory)/\(keyFile)")
-        try CredentialFiles.requirePrivate(mode, path: "\(directory)/\(keyFile)")
-        let key: PrivateKey
-        do throws(IdentityError) {
-            key = try PrivateKey(pem: keyPEM, passphrase: passphrase)
-        } catch {
-            throw IdentityError(error.code, "\(directory)/\(keyFile): \(error.message)")
-        }
-        let roots = try Certificate.all(pem: AtomicFile.read("\(directory)/\(rootsFile)"))
-        return try EmbeddedCA(certificate: certificate, roots: roots, key: key, directory: directory)
-    }
-
-    private init(
-        certificate: Certificate,
-        roots: [Certificate],
-        key: PrivateKey,
-        directory: String
-    ) throws(IdentityError) {
-        guard key.matches(certificate) else {
-            throw IdentityError(
-                .keyMismatch,
-                "\(Self.keyFile) and \(Self.certificateFile) in \(directory) do not belong together"
-            )
-        }
-        guard certificate.isCA else {
-            throw IdentityError(
-                .invalidCertificate,
-                "\(directory)/\(Self.certificateFile) is no CA certificate (CA:TRUE)"
-            )
-        }
+        let trustDomain: TrustDomain
         do throws(SVIDError) {
             trustDomain = try certificate.spiffeID().trustDomain
         } catch {
-            throw IdentityError(.invalidCertificate, "\(directory)/\(Self.certificateFile): \(error.message)")
+            throw IdentityError(.invalidCertificate, "\(path): \(error.message)")
         }
+        let roots = try Certificate.all(pem: AtomicFile.read("\(directory)/\(rootsFile)"))
+        return (certificate, try TrustBundle(trustDomain: trustDomain, roots: [certificate] + roots))
+    }
+
+    private init(certificate: Certificate, bundle: TrustBundle, key: PrivateKey) {
         self.certificate = certificate
-        self.roots = try TrustBundle(trustDomain: trustDomain, roots: [certificate] + roots).roots
+        trustDomain = bundle.trustDomain
+        roots = bundle.roots
         self.key = key
     }
 

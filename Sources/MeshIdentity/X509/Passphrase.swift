@@ -1,7 +1,7 @@
 import COpenSSL
 
 /// The passphrase of a private key. It prints as nothing and is wiped from memory when the last reference goes.
-public final class Passphrase: @unchecked Sendable, CustomStringConvertible {
+public final class Passphrase: @unchecked Sendable, Equatable, CustomStringConvertible {
     // Sendable: written in init, wiped in deinit, only read between.
     private let bytes: UnsafeMutableRawBufferPointer
 
@@ -23,6 +23,11 @@ public final class Passphrase: @unchecked Sendable, CustomStringConvertible {
     public var count: Int { bytes.count }
 
     func withBytes<Result>(_ body: (UnsafeRawBufferPointer) -> Result) -> Result { body(UnsafeRawBufferPointer(bytes)) }
+
+    /// Compares in constant time.
+    public static func == (left: Passphrase, right: Passphrase) -> Bool {
+        left.count == right.count && CRYPTO_memcmp(left.bytes.baseAddress, right.bytes.baseAddress, left.count) == 0
+    }
 
     public var description: String { "(passphrase)" }
 }

@@ -1,0 +1,119 @@
+import ArgumentParser
+import MeshIdentity
+
+struct CACommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "ca",
+        abstract: "The certificate authority that vouches for this mesh's identities.",
+        discussion: """
+            A CA is a key and a certificate in a directory on the operator's machine: $BOOTSTRAP_HOME/ca, by default \
+            ~/.bootstrap/ca. Its key never leaves it. Devices make their own keys, and `enroll` has them signed here; \
+            `issue` and `sign` do the same by hand.
+
+              bootstrap ca init --trust-domain mesh.example
+              bootstrap ca issue --id ns/prod/sa/db --out ./db
+              bootstrap ca sign --id ns/prod/sa/db < request.pem > chain.pem
+            """,
+        subcommands: [CAInit.self, CAIssue.self, CASign.self, CABundle.self]
+    )
+}
+
+/// Where the CA is.
+struct CALocation: ParsableArguments {
+    @Option(
+        name: .customLong("ca"),
+        help: ArgumentHelp("Directory of the CA. (default: $BOOTSTRAP_HOME/ca, or ~/.bootstrap/ca)", valueName: "DIR")
+    )
+    var directory: String?
+
+    var path: String { directory ?? Home.ca }
+}
+
+/// The CA whose key is needed.
+struct CAAccess: ParsableArguments {
+    @OptionGroup var location: CALocation
+
+    @Option(
+        help: ArgumentHelp(
+            "File with the passphrase of the CA's key; otherwise the terminal is asked.",
+            valueName: "FILE"
+        )
+    )
+    var passphraseFile: String?
+
+    /// Opens the CA; asks for the passphrase if its key turns out to be encrypted.
+    func load() throws -> EmbeddedCA {
+        do throws(IdentityError) {
+            if let passphraseFile {
+                return try EmbeddedCA.load(directory: location.path, passphrase: Passphrase(file: passphraseFile))
+            }
+            do throws(IdentityError) {
+                return try EmbeddedCA.load(directory: location.path)
+            } catch {
+                guard error.code == .passphraseRequired else { throw error }
+                guard let passphrase = TerminalPrompt.passphrase("Passphrase of the CA in \(location.path): ") else {
+                    throw IdentityError(
+                        .passphraseRequired,
+                        "\(error.message), and there is no terminal to ask on; give it with --passphrase-file"
+                    )
+                }
+                return try EmbeddedCA.load(directory: location.path, passphrase: passphrase)
+            }
+        } catch {
+            throw fail(error)
+        }
+    }
+}
+
+/// An identity on the command line: `ns/NAMESPACE/sa/NAME`, or the whole SPIFFE ID.
+struct IdentityArgument: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "The identity: ns/NAMESPACE/sa/NAME in the CA's trust domain, or a whole SPIFFE ID.",
+            valueName: "ns/NS/sa/NAME"
+        )
+    )
+    var id: String
+
+    func spiffeID(in trustDomain: TrustDomain) throws -> SPIFFEID {
+        do throws(SPIFFEIDError) {
+            return try SPIFFEID(id.contains("://") ? id : "spiffe://\(trustDomain)/\(id)")
+        } catch {
+            throw fail("--id \(id): \(error.message). Example: --id ns/prod/sa/db", .usage)
+        }
+    }
+}
+
+/// What a certificate has besides its identity.
+struct IssuanceArguments: ParsableArguments {
+    @Option(help: ArgumentHelp("A DNS name, for clients that know no SPIFFE IDs. May be repeated.", valueName: "NAME"))
+    var dns: [String] = []
+
+    @Option(help: ArgumentHelp("An IP address, for the same clients. May be repeated.", valueName: "ADDRESS"))
+    var ip: [String] = []
+
+    @Option(help: ArgumentHelp("How long it is valid: 90m, 24h, 7d.", valueName: "TIME"))
+    var ttl = DurationArgument(IssuanceOptions.defaultLifetime)
+
+    var options: IssuanceOptions { IssuanceOptions(lifetime: ttl.duration, dnsNames: dns, ipAddresses: ip) }
+}
+
+/// Ends a command because of an identity error, with the exit code that fits.
+func fail(_ error: IdentityError) -> ExitCode {
+    switch error.code {
+    case .passphraseRequired, .wrongPassphrase: fail(error.message, .authenticationRefused)
+    default: fail(error.message)
+    }
+}
+
+extension Passphrase {
+    /// The first line of a file.
+    convenience init(file: String) throws(IdentityError) {
+        let bytes = try AtomicFile.read(file, limit: 4096)
+        let line = bytes.prefix { $0 != UInt8(ascii: "\n") && $0 != UInt8(ascii: "\r") }
+        guard !line.isEmpty else {
+            throw IdentityError(.wrongPassphrase, "the first line of \(file) is empty: it is the passphrase")
+        }
+        self.init(line)
+    }
+}

@@ -1,0 +1,52 @@
+import ArgumentParser
+import MeshIdentity
+
+struct CAIssue: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "issue",
+        abstract: "Make a key and a certificate on this machine, in a credential directory.",
+        discussion: """
+            The directory gets key.pem, cert-chain.pem and root-cert.pem, the names that Istio uses; Envoy, nginx and \
+            `bootstrap node` read them. One that is there is replaced in a single step, so a running node never sees half \
+            of it.
+
+            For another machine prefer `bootstrap enroll`, or `ca sign`: then the key never travels.
+            """
+    )
+
+    @OptionGroup var identity: IdentityArgument
+    @OptionGroup var issuance: IssuanceArguments
+
+    @Option(help: ArgumentHelp("The credential directory to make or replace.", valueName: "DIR"))
+    var out: String
+
+    @OptionGroup var access: CAAccess
+
+    func run() async throws {
+        let ca = try access.load()
+        let id = try identity.spiffeID(in: ca.trustDomain)
+        do throws(IdentityError) {
+            let pending = try CredentialDirectory(out).prepare(id: id)
+            let issued = try ca.issue(pending.request, id: id, options: issuance.options)
+            let credential = try pending.commit(chain: issued.chain, roots: issued.roots)
+            report(credential)
+        } catch {
+            throw fail(error)
+        }
+    }
+
+    private func report(_ credential: Credential) {
+        print("Issued \(credential.id) in \(out)")
+        print("  key.pem          the private key, readable by you only")
+        print("  cert-chain.pem   serial \(credential.leaf.serialNumber)")
+        print("                   valid until \(describe(time: credential.notAfter))")
+        let names = credential.leaf.dnsNames + credential.leaf.ipAddresses
+        if !names.isEmpty { print("                   also for \(names.joined(separator: ", "))") }
+        print(
+            "  root-cert.pem    who may vouch for peers: \(credential.bundle.roots.count) root(s) of \(credential.id.trustDomain)"
+        )
+        print(
+            "Next: name the directory as `identity: \(out)` in a node's configuration. To renew it, run the same command again."
+        )
+    }
+}

@@ -1,0 +1,36 @@
+import ArgumentParser
+import MeshIdentity
+
+struct CASign: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "sign",
+        abstract: "Sign a certificate request from stdin; the certificate goes to stdout.",
+        discussion: """
+            The request is PKCS#10 in PEM form, as `openssl req -new` makes it. The identity is the one of --id; a request \
+            that asks for another is refused. Stdout gets the certificate first and the root last, in PEM form.
+            """
+    )
+
+    @OptionGroup var identity: IdentityArgument
+    @OptionGroup var issuance: IssuanceArguments
+    @OptionGroup var access: CAAccess
+
+    func run() async throws {
+        let ca = try access.load()
+        let id = try identity.spiffeID(in: ca.trustDomain)
+        guard let input = readStandardInput(limit: CertificateRequest.maximumLength) else {
+            throw fail(
+                "stdin cannot be read, or has more than \(CertificateRequest.maximumLength) bytes: no certificate request"
+            )
+        }
+        let issued: IssuedCertificate
+        do throws(IdentityError) {
+            issued = try ca.issue(CertificateRequest(pem: input), id: id, options: issuance.options)
+        } catch {
+            throw fail(error)
+        }
+        guard writeStandardOutput(issued.pem) else { throw fail("stdout cannot be written") }
+        guard let leaf = issued.leaf else { return }
+        printError("Signed \(id), valid until \(describe(time: leaf.notAfter)), serial \(leaf.serialNumber)")
+    }
+}

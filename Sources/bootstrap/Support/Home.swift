@@ -1,0 +1,19 @@
+import Glibc
+
+/// Where the operator's files are: `$BOOTSTRAP_HOME`, or `~/.bootstrap`.
+enum Home {
+    static var path: String {
+        if let value = getenv("BOOTSTRAP_HOME"), value.pointee != 0 { return String(cString: value) }
+        return "\(user)/.bootstrap"
+    }
+
+    /// The embedded CA's directory.
+    static var ca: String { "\(path)/ca" }
+
+    /// The user's home directory.
+    static var user: String {
+        if let value = getenv("HOME"), value.pointee != 0 { return String(cString: value) }
+        guard let entry = getpwuid(getuid()), let directory = entry.pointee.pw_dir else { return "." }
+        return String(cString: directory)
+    }
+}
