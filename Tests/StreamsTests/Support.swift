@@ -1,0 +1,246 @@
+import Glibc
+import Streams
+import TestPeers
+import Testing
+
+/// Something a test waited for did not happen in time. The deadline is generous: it only ends what would hang.
+struct DeadlinePassed: Error, CustomStringConvertible {
+    let description: String
+}
+
+/// What a test keeps alive on an event loop while it waits for its outcome.
+final class Scenario<Outcome: Sendable> {
+    let loop: EventLoop
+    private var kept: [AnyObject] = []
+    private var completion: ((Result<Outcome, any Error>) -> Void)?
+    private var timer: LoopTimer?
+
+    init(loop: EventLoop, deadline: Duration, completion: @escaping (Result<Outcome, any Error>) -> Void) {
+        self.loop = loop
+        self.completion = completion
+        let timer = LoopTimer(on: loop) { [self] in
+            end(.failure(DeadlinePassed(description: "no outcome within \(deadline)")))
+        }
+        self.timer = timer
+        timer.schedule(after: deadline)
+    }
+
+    @discardableResult
+    func keep<Object: AnyObject>(_ object: Object) -> Object {
+        kept.append(object)
+        return object
+    }
+
+    func complete(_ outcome: Outcome) { end(.success(outcome)) }
+
+    func fail(_ error: any Error) { end(.failure(error)) }
+
+    private func end(_ result: Result<Outcome, any Error>) {
+        guard let completion else { return }
+        self.completion = nil
+        timer?.cancel()
+        timer = nil
+        kept = []
+        completion(result)
+    }
+}
+
+/// Runs `body` on the loop and waits until it has completed or failed its scenario.
+func onLoop<Outcome: Sendable>(
+    _ loop: EventLoop,
+    deadline: Duration = .seconds(60),
+    _ body: @escaping @Sendable (Scenario<Outcome>) throws -> Void
+) async throws -> Outcome {
+    try await withCheckedThrowingContinuation { continuation in
+        loop.submit {
+            let scenario = Scenario<Outcome>(loop: loop, deadline: deadline) { continuation.resume(with: $0) }
+            do {
+                try body(scenario)
+            } catch {
+                scenario.fail(error)
+            }
+        }
+    }
+}
+
+/// Gives `body` an event loop of its own, and then checks that every buffer went back to the pool and every descriptor was
+/// closed.
+func withLoop<Outcome>(
+    _ name: String = #function,
+    sourceLocation: SourceLocation = #_sourceLocation,
+    _ body: (EventLoop) async throws -> Outcome
+) async throws -> Outcome {
+    let loop = EventLoop(name: name)
+    let result: Result<Outcome, any Error>
+    do {
+        result = .success(try await body(loop))
+    } catch {
+        result = .failure(error)
+    }
+    if case .success = result {
+        let inUse = try await loop.execute { loop.buffers.buffersInUse }
+        #expect(inUse == 0, "buffers were not given back", sourceLocation: sourceLocation)
+    }
+    await loop.shutDown()
+    return try result.get()
+}
+
+/// The bytes a ``Talker`` sends and expects: a sequence that no shift, loss or repetition leaves unchanged.
+struct Pattern {
+    private var state: UInt64
+    private var word: UInt64 = 0
+    private var left = 0
+
+    init(seed: UInt64) { state = seed }
+
+    mutating func next() -> UInt8 {
+        if left == 0 {
+            var generator = SplitMix64(state: state)
+            word = generator.next()
+            state = generator.state
+            left = 8
+        }
+        left -= 1
+        defer { word >>= 8 }
+        return UInt8(truncatingIfNeeded: word)
+    }
+
+    mutating func fill(_ bytes: UnsafeMutableRawBufferPointer) {
+        for index in bytes.indices { bytes[index] = next() }
+    }
+}
+
+/// One end of a test connection: sends `sending` bytes of a pattern and then finishes, reads what comes until the end and
+/// checks that it is the pattern of its peer.
+final class Talker: StreamObserver {
+    struct Outcome: Sendable, Equatable {
+        var sent = 0
+        var received = 0
+        /// The position of the first byte that was not the expected one.
+        var firstWrongByte: Int?
+        /// The peer ended its direction.
+        var sawEnd = false
+        var failure: StreamError?
+    }
+
+    let stream: ByteStream
+    private(set) var outcome = Outcome()
+    /// Called once when both directions ended, or when the stream failed.
+    var ended: ((Talker) -> Void)?
+    /// Reads nothing while this is false.
+    var isReading = true
+    /// Closes the stream when both directions ended.
+    var closesAtEnd = true
+    /// Ends its own direction only after the peer's.
+    var finishesAfterPeer = false
+
+    private var toSend: Int
+    private var pattern: Pattern
+    private var expected: Pattern
+    private var unsent: [UInt8] = []
+    private var finished = false
+    private var isOver = false
+    private var buffer = [UInt8](repeating: 0, count: 40_000)
+
+    init(_ stream: ByteStream, sending count: Int, seed: UInt64, expecting peerSeed: UInt64) {
+        self.stream = stream
+        toSend = count
+        pattern = Pattern(seed: seed)
+        expected = Pattern(seed: peerSeed)
+        stream.observer = self
+    }
+
+    func start() {
+        send()
+        receive()
+    }
+
+    /// Reading was off; go on.
+    func resume() {
+        isReading = true
+        receive()
+    }
+
+    func streamReadable(_ stream: ByteStream) { receive() }
+    func streamWritable(_ stream: ByteStream) { send() }
+    func streamFailed(_ stream: ByteStream) { over(stream.failure) }
+
+    func send() {
+        while !finished && !isOver {
+            if unsent.isEmpty {
+                let length = min(toSend, 30_000)
+                guard length > 0 else {
+                    guard !finishesAfterPeer || outcome.sawEnd else { return }
+                    finished = true
+                    stream.finish()
+                    return endIfDone()
+                }
+                unsent = [UInt8](unsafeUninitializedCapacity: length) { bytes, count in
+                    pattern.fill(UnsafeMutableRawBufferPointer(bytes))
+                    count = length
+                }
+            }
+            // Two vectors, so that gathering is exercised too.
+            let result = unsent.withUnsafeMutableBytes { bytes -> WriteResult in
+                let half = bytes.count / 2
+                let vectors = [
+                    iovec(iov_base: bytes.baseAddress, iov_len: half),
+                    iovec(iov_base: bytes.baseAddress.map { $0 + half }, iov_len: bytes.count - half),
+                ]
+                return vectors.withUnsafeBufferPointer { stream.write($0) }
+            }
+            switch result {
+            case .bytes(let count):
+                unsent.removeFirst(count)
+                toSend -= count
+                outcome.sent += count
+            case .wouldBlock: return
+            case .failed: return over(stream.failure)
+            }
+        }
+    }
+
+    private func receive() {
+        while isReading && !outcome.sawEnd && !isOver {
+            switch buffer.withUnsafeMutableBytes({ stream.read(into: $0) }) {
+            case .bytes(let count):
+                for index in 0..<count where buffer[index] != expected.next() {
+                    if outcome.firstWrongByte == nil { outcome.firstWrongByte = outcome.received + index }
+                }
+                outcome.received += count
+            case .wouldBlock: return
+            case .end:
+                outcome.sawEnd = true
+                if finishesAfterPeer { send() }
+                return endIfDone()
+            case .failed: return over(stream.failure)
+            }
+        }
+    }
+
+    private func endIfDone() {
+        if finished && outcome.sawEnd { over(nil) }
+    }
+
+    private func over(_ failure: StreamError?) {
+        guard !isOver else { return }
+        isOver = true
+        outcome.failure = failure
+        if closesAtEnd || failure != nil { stream.close() }
+        ended?(self)
+    }
+}
+
+/// Calls `completion` with every talker's outcome once all have ended.
+func awaitAll(_ talkers: [Talker], completion: @escaping ([Talker.Outcome]) -> Void) {
+    var left = talkers.count
+    for talker in talkers {
+        talker.ended = { [talkers] _ in
+            left -= 1
+            if left == 0 {
+                for talker in talkers { talker.ended = nil }
+                completion(talkers.map(\.outcome))
+            }
+        }
+    }
+}
