@@ -48,7 +48,7 @@ extension ConfigurationEvaluation {
             if first(options.globalKnownHostsFiles == nil) { options.globalKnownHostsFiles = values }
         case "hostkeyalias":
             let value = try single(line, at: place)
-            if first(options.hostKeyAlias == nil) { options.hostKeyAlias = value.text }
+            if first(options.hostKeyAlias == nil) { options.hostKeyAlias = value.text.lowercased() }
         case "stricthostkeychecking":
             let value = try strictHostKeyChecking(line, at: place)
             if first(options.strictHostKeyChecking == nil) { options.strictHostKeyChecking = value }

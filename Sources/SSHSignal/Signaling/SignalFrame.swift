@@ -49,7 +49,9 @@ public enum SignalFrame {
         case .valueNotFound(_, let context): return "\(place(context)) is null"
         case .typeMismatch(_, let context): return "\(place(context)) is of the wrong type"
         case .dataCorrupted(let context):
-            return context.codingPath.isEmpty ? "not JSON" : "\(place(context)) has a value that is not possible"
+            return context.codingPath.isEmpty
+                ? "not valid JSON, or a number that does not fit its field"
+                : "\(place(context)) has a value that is not possible"
         @unknown default: return "not readable"
         }
     }

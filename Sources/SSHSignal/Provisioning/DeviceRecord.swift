@@ -1,0 +1,94 @@
+/// What the operator's side remembers of an enrolled device: enough to reach it, and to notice when it is not the same any more. No secret is
+/// in it.
+public struct DeviceRecord: Hashable, Sendable, Codable {
+    /// The name it was enrolled under; unique in its directory.
+    public var name: String
+    /// As it was given to `enroll`: `[user@]host[:port]` or an alias.
+    public var destination: String
+    /// What `-F`, `-o`, `-i`, `-p` and `-J` said then, so that `connect` reaches it the same way.
+    public var ssh: SSHOptions
+    /// `SHA256:…` of the key it showed, and the key's type.
+    public var hostKey: HostKeyRecord
+    /// Its SPIFFE ID.
+    public var identity: String
+    /// Where its HBONE server can be reached, best first: numeric `address:port`.
+    public var hbone: [String]
+    public var agent: Agent
+    /// When its certificate ends, in seconds since 1970.
+    public var notAfter: Int64
+    /// When it was enrolled last, in seconds since 1970.
+    public var enrolledAt: Int64
+
+    public struct SSHOptions: Hashable, Sendable, Codable {
+        public var configurationFile: String?
+        public var options: [String]
+        public var identityFiles: [String]
+        public var port: UInt16?
+        public var jump: String?
+
+        public init(_ arguments: SSHArguments) {
+            configurationFile = arguments.configurationFile
+            options = arguments.options
+            identityFiles = arguments.identityFiles
+            port = arguments.port
+            jump = arguments.jump
+        }
+
+        public var arguments: SSHArguments {
+            SSHArguments(
+                configurationFile: configurationFile,
+                options: options,
+                identityFiles: identityFiles,
+                port: port,
+                jump: jump
+            )
+        }
+    }
+
+    public struct HostKeyRecord: Hashable, Sendable, Codable {
+        public var algorithm: String
+        public var fingerprint: String
+
+        public init(_ key: HostKey) {
+            algorithm = key.algorithm
+            fingerprint = key.fingerprint
+        }
+    }
+
+    public struct Agent: Hashable, Sendable, Codable {
+        /// On the device, absolute.
+        public var path: String
+        /// On the device, absolute: where credential, configuration and log of its node are.
+        public var state: String
+        /// Lower-case hexadecimal.
+        public var sha256: String
+
+        public init(path: String, state: String, sha256: String) {
+            self.path = path
+            self.state = state
+            self.sha256 = sha256
+        }
+    }
+
+    public init(
+        name: String,
+        destination: String,
+        ssh: SSHOptions,
+        hostKey: HostKeyRecord,
+        identity: String,
+        hbone: [String],
+        agent: Agent,
+        notAfter: Int64,
+        enrolledAt: Int64
+    ) {
+        self.name = name
+        self.destination = destination
+        self.ssh = ssh
+        self.hostKey = hostKey
+        self.identity = identity
+        self.hbone = hbone
+        self.agent = agent
+        self.notAfter = notAfter
+        self.enrolledAt = enrolledAt
+    }
+}

@@ -1,0 +1,312 @@
+import Foundation
+import TestPeers
+import Testing
+
+@testable import SSHSignal
+
+/// An account whose home is a directory of the test's own.
+struct Home {
+    let directory = TemporaryDirectory()
+    var account: LocalAccount
+
+    init(config: String? = nil) throws {
+        account = LocalAccount(user: "me", userID: getuid(), home: directory.path, environment: ["KEYS": "/keys"])
+        try directory.makeDirectory(".ssh", permissions: 0o700)
+        if let config { try directory.write(".ssh/config", config, permissions: 0o600) }
+    }
+
+    func resolve(_ text: String, _ arguments: SSHArguments = SSHArguments()) throws -> SSHClientConfiguration {
+        var arguments = arguments
+        // The system's file is the machine's business, except where a test asks for the user's by name.
+        arguments.configurationFile = arguments.configurationFile ?? directory.path(".ssh/config")
+        return try SSHClientConfiguration(
+            resolving: Destination(parsing: text),
+            arguments: arguments,
+            account: account
+        )
+    }
+}
+
+@Suite struct SSHClientConfigurationTests {
+    @Test func defaults() throws {
+        let home = try Home(config: "")
+        let result = try home.resolve("host")
+        #expect(result.hostName == "host")
+        #expect(result.port == 22)
+        #expect(result.user == "me")
+        #expect(result.identityFiles == ["id_ed25519", "id_ecdsa", "id_rsa"].map { home.directory.path(".ssh/\($0)") })
+        #expect(!result.identityFilesAreExplicit)
+        #expect(!result.identitiesOnly)
+        #expect(
+            result.userKnownHostsFiles == [".ssh/known_hosts", ".ssh/known_hosts2"].map { home.directory.path($0) }
+        )
+        #expect(result.globalKnownHostsFiles == ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"])
+        #expect(result.strictHostKeyChecking == .ask)
+        #expect(result.proxyJump.isEmpty)
+        #expect(result.connectTimeout == nil)
+        #expect(result.notes.isEmpty)
+    }
+
+    @Test func firstValueWinsAndCommandLineComesFirst() throws {
+        let home = try Home(
+            config: """
+                Host dev*
+                    HostName 10.0.0.%h
+                    Port 2200
+                    User file
+                    IdentityFile ~/.ssh/dev
+                Host *
+                    Port 2300
+                    User late
+                    IdentityFile ~/.ssh/all
+                """
+        )
+        let plain = try home.resolve("dev7")
+        #expect(plain.hostName == "10.0.0.dev7")
+        #expect(plain.port == 2200)
+        #expect(plain.user == "file")
+        #expect(plain.identityFiles == [home.directory.path(".ssh/dev"), home.directory.path(".ssh/all")])
+
+        let arguments = SSHArguments(
+            options: ["User=option", "StrictHostKeyChecking accept-new"],
+            identityFiles: ["/k"],
+            port: 2
+        )
+        let overridden = try home.resolve("dev7", arguments)
+        #expect(overridden.port == 2)
+        #expect(overridden.user == "option")
+        #expect(overridden.strictHostKeyChecking == .acceptNew)
+        #expect(overridden.identityFiles.first == "/k")
+
+        let written = try home.resolve("root@dev7:23", arguments)
+        #expect(written.port == 23)
+        #expect(written.user == "root")
+        #expect(try home.resolve("other").port == 2300)
+    }
+
+    @Test func tokensAndVariables() throws {
+        let home = try Home(
+            config: """
+                HostName real.%h
+                Port 2200
+                User ada
+                IdentityFile %d/.ssh/%n-%h-%p-%r-%u-%i-%%
+                IdentityFile ${KEYS}/%k
+                UserKnownHostsFile ~/kh-%n none /x
+                HostKeyAlias alias
+                ProxyJump jump-%h:%p,%r@two
+                """
+        )
+        let result = try home.resolve("dev")
+        #expect(
+            result.identityFiles == [
+                home.directory.path(".ssh/dev-real.dev-2200-ada-me-\(getuid())-%"), "/keys/alias",
+            ]
+        )
+        #expect(result.userKnownHostsFiles == [home.directory.path("kh-dev"), "/x"])
+        #expect(result.hostKeyAlias == "alias")
+        #expect(
+            result.proxyJump == [
+                Destination(host: "jump-real.dev", port: 2200), Destination(user: "ada", host: "two"),
+            ]
+        )
+    }
+
+    @Test func matchSeesWhatWasSetBefore() throws {
+        let config = """
+            Host dev
+                HostName dev.lan
+                User ada
+            Match host *.lan,!web.lan user ada
+                Port 1
+            Match host dev
+                Port 2
+            Match originalhost dev localuser me
+                ConnectTimeout 1m30s
+            Match !user ada
+                HostKeyAlias wrong
+            Match all
+                HostKeyAlias right
+            """
+        let home = try Home(config: config)
+        let result = try home.resolve("dev")
+        #expect(result.port == 1)
+        #expect(result.connectTimeout == .seconds(90))
+        #expect(result.hostKeyAlias == "right")
+        #expect(try home.resolve("bob@dev").hostKeyAlias == "wrong")
+    }
+
+    @Test func includeKeepsTheBlockItStandsIn() throws {
+        let home = try Home(
+            config: """
+                Include conf.d/*.conf
+                Host other
+                    Include inner
+                Host dev
+                    Include inner
+                """
+        )
+        try home.directory.write(".ssh/conf.d/a.conf", "Host dev\nPort 7\n")
+        try home.directory.write(".ssh/conf.d/b.conf", "Port 8\n")
+        try home.directory.write(".ssh/inner", "User inner\nHost *\nHostKeyAlias any\n")
+        let dev = try home.resolve("dev")
+        #expect(dev.port == 7)
+        #expect(dev.user == "inner")
+        #expect(dev.hostKeyAlias == "any")
+        let none = try home.resolve("third")
+        #expect(none.port == 8)
+        #expect(none.user == "me")
+        #expect(none.hostKeyAlias == nil, "a Host line in an included file does not leave the block of its Include")
+    }
+
+    @Test func includeLoopEnds() throws {
+        let home = try Home(config: "Include config")
+        #expect(throws: SSHConfigurationError.self) { try home.resolve("dev") }
+    }
+
+    @Test(arguments: [
+        ("Port 0", ":2: Port '0'"), ("Port x", "Port 'x'"), ("Port", "has no value"), ("Port 1 2", "one value"),
+        ("StrictHostKeyChecking maybe", "accept-new"), ("IdentitiesOnly 1", "yes or no"), ("ConnectTimeout 1x", "time"),
+        ("User \"open", "not closed"), ("Match", "no criterion"), ("Match color red", "unknown criterion"),
+        ("Match host", "no value"), ("Match all host x", "alone"), ("Host", "no pattern"), ("Include", "no file"),
+        ("IdentityFile %q", "%q"), ("IdentityFile ${NOPE}/x", "NOPE"), ("IdentityFile x%", "lone '%'"), ("= x", "'='"),
+        ("HostName bad name", "one value"), ("HostName -x", "not allowed"), ("ProxyJump a,,b", "ProxyJump"),
+        ("IdentityFile ~other/key", "another user"), ("ConnectTimeout 99999999999", "time"),
+    ])
+    func mistakesNameFileAndLine(line: String, reason: String) throws {
+        let home = try Home(config: "# comment\n\(line)\n")
+        let error = #expect(throws: SSHConfigurationError.self) { try home.resolve("dev") }
+        #expect(error?.description.contains(reason) == true, "\(error?.description ?? "")")
+        if line != "HostName -x" {
+            #expect(error?.description.contains(".ssh/config:2: ") == true, "\(error?.description ?? "")")
+        }
+    }
+
+    @Test func mistakeInABlockNotInEffectIsFound() throws {
+        let home = try Home(config: "Host other\nPort x\n")
+        #expect(throws: SSHConfigurationError.self) { try home.resolve("dev") }
+    }
+
+    @Test func badOptionsAreRefused() throws {
+        let home = try Home(config: "")
+        for option in ["", "Port", "Port=x", "Host=x", "Include=/x", "Match all"] {
+            #expect(throws: SSHConfigurationError.self, "\(option)") {
+                try home.resolve("dev", SSHArguments(options: [option]))
+            }
+        }
+    }
+
+    @Test func whatHasNoEffectIsListed() throws {
+        let home = try Home(
+            config: """
+                SendEnv LANG
+                Host other
+                    ProxyCommand nc %h %p
+                Host dev
+                    ProxyCommand nc %h %p
+                Match exec "false"
+                    Port 9
+                """
+        )
+        let result = try home.resolve("dev")
+        #expect(result.port == 22)
+        #expect(result.notes.map(\.keyword) == ["SendEnv", "ProxyCommand", "Match exec"])
+        #expect(result.notes.map(\.changesConnection) == [false, true, true])
+        #expect(result.notes.map(\.line) == [1, 5, 6])
+    }
+
+    @Test func namedFileMustExistAndNoneReadsNothing() throws {
+        let home = try Home(config: "Port 9")
+        #expect(throws: SSHConfigurationError.self) {
+            try home.resolve("dev", SSHArguments(configurationFile: "/nonexistent/config"))
+        }
+        #expect(try home.resolve("dev", SSHArguments(configurationFile: "none")).port == 22)
+    }
+
+    @Test func fileThatOthersCanWriteIsRefused() throws {
+        let home = try Home(config: "Port 9")
+        chmod(home.directory.path(".ssh/config"), 0o666)
+        let error = #expect(throws: SSHConfigurationError.self) {
+            try SSHClientConfiguration(resolving: Destination(host: "dev"), account: home.account)
+        }
+        #expect(error?.message.contains("permissions") == true)
+        chmod(home.directory.path(".ssh/config"), 0o644)
+        #expect(try SSHClientConfiguration(resolving: Destination(host: "dev"), account: home.account).port == 9)
+    }
+}
+
+/// The same files through `ssh -G`: OpenSSH itself says what they mean.
+@Suite struct SSHConfigurationOracleTests {
+    static let config = """
+        # A file with every notation.
+        Host=web   # comment
+          HostName = "web".example
+          Port=2201
+        Host "quoted" 'single' esc\\ aped
+          Port 2202
+        Host dev? !devx *.lan
+          HostName %h.internal
+          User dev
+          IdentityFile /keys/dev
+          IdentityFile "/keys/with space"
+          IdentitiesOnly yes
+        host case
+          pORT 2203
+          StrictHostKeyChecking off
+        Match host *.internal,!dev9.internal user dev,ops
+          Port 2204
+          ConnectTimeout 2m
+        Match host *.INTERNAL
+          HostKeyAlias Alias
+        Match !host *.internal originalhost w*
+          User webuser
+          UserKnownHostsFile /kh/one /kh/two
+        Host jump
+          ProxyJump one@first:2022,[::1]:2023,last
+          StrictHostKeyChecking accept-new
+        Host *
+          User fallback
+          GlobalKnownHostsFile /kh/global
+          HashKnownHosts no
+          StrictHostKeyChecking yes
+          ConnectTimeout none
+        """
+
+    @Test(arguments: [
+        "web", "quoted", "single", "esc", "dev1", "devx", "dev9", "cam.lan", "case", "CASE", "jump", "nothing",
+        "root@dev2", "W1",
+        "ops@x.internal", "10.0.0.1", "::1",
+    ])
+    func sameAsSSH(text: String) async throws {
+        let home = try Home(config: Self.config)
+        let file = home.directory.path(".ssh/config")
+        let output = try await ChildProcess.run("ssh", ["-G", "-F", file, text])
+        #expect(output.succeeded, "\(output.standardError)")
+        var oracle: [String: [String]] = [:]
+        for line in output.standardOutput.split(separator: "\n") {
+            let parts = line.split(separator: " ", maxSplits: 1).map(String.init)
+            oracle[parts[0], default: []].append(parts.count > 1 ? parts[1] : "")
+        }
+        let result = try home.resolve(text)
+        #expect([result.hostName.lowercased()] == oracle["hostname"])
+        #expect(["\(result.port)"] == oracle["port"])
+        #expect([result.user] == oracle["user"])
+        #expect([result.identitiesOnly ? "yes" : "no"] == oracle["identitiesonly"])
+        #expect(result.hostKeyAlias.map { [$0] } == oracle["hostkeyalias"])
+        #expect([result.globalKnownHostsFiles.joined(separator: " ")] == oracle["globalknownhostsfile"])
+        #expect([result.connectTimeout.map { "\($0.components.seconds)" } ?? "none"] == oracle["connecttimeout"])
+        #expect([result.hashKnownHosts ? "yes" : "no"] == oracle["hashknownhosts"])
+        let strict: [StrictHostKeyChecking: String] = [
+            .yes: "true", .no: "false", .acceptNew: "accept-new", .ask: "ask",
+        ]
+        #expect(strict[result.strictHostKeyChecking].map { [$0] } == oracle["stricthostkeychecking"])
+        if result.identityFilesAreExplicit { #expect(result.identityFiles == oracle["identityfile"]) }
+        if text.hasPrefix("w") || text.hasPrefix("W") {
+            #expect([result.userKnownHostsFiles.joined(separator: " ")] == oracle["userknownhostsfile"])
+        }
+        #expect(
+            (result.proxyJump.isEmpty ? nil : [result.proxyJump.map(\.description).joined(separator: ",")])
+                == oracle["proxyjump"]
+        )
+    }
+}

@@ -1,0 +1,71 @@
+import Foundation
+import TestPeers
+import Testing
+
+@testable import SSHSignal
+
+@Suite struct DeviceDirectoryTests {
+    let home = TemporaryDirectory()
+    var devices: DeviceDirectory { DeviceDirectory(home.path("devices")) }
+
+    static func record(_ name: String, destination: String = "root@dev7:2222") throws -> DeviceRecord {
+        let key = try #require(HostKey(blob: [0, 0, 0, 11] + Array("ssh-ed25519".utf8) + [1, 2, 3]))
+        return DeviceRecord(
+            name: name,
+            destination: destination,
+            ssh: .init(
+                SSHArguments(configurationFile: "/c", options: ["A=b"], identityFiles: ["/k"], port: 22, jump: "j")
+            ),
+            hostKey: .init(key),
+            identity: "spiffe://demo.example/ns/default/sa/\(name)",
+            hbone: ["10.0.0.7:15008"],
+            agent: .init(path: "/opt/bootstrap/x/bootstrap", state: "/opt/bootstrap/state", sha256: "00"),
+            notAfter: 1_000_000_000,
+            enrolledAt: 999_000_000
+        )
+    }
+
+    @Test func savedIsFound() throws {
+        #expect(try devices.all() == [])
+        #expect(try devices.record(named: "dev7") == nil)
+        let seven = try Self.record("dev7")
+        let eight = try Self.record("dev8", destination: "dev8")
+        try devices.save(eight)
+        try devices.save(seven)
+        #expect(try devices.record(named: "dev7") == seven)
+        #expect(try devices.all() == [seven, eight])
+        #expect(try devices.device(for: "dev7") == seven)
+        #expect(try devices.device(for: "root@dev7:2222") == seven)
+        #expect(try devices.device(for: "spiffe://demo.example/ns/default/sa/dev8") == eight)
+        #expect(try devices.device(for: "nobody@nowhere") == nil)
+        #expect(seven.ssh.arguments.jump == "j")
+        var changed = seven
+        changed.hbone = []
+        try devices.save(changed)
+        #expect(try devices.record(named: "dev7") == changed)
+        try devices.remove(named: "dev7")
+        try devices.remove(named: "dev7")
+        #expect(try devices.all() == [eight])
+    }
+
+    @Test func sameDestinationTwiceIsAmbiguous() throws {
+        try devices.save(try Self.record("a"))
+        try devices.save(try Self.record("b"))
+        let error = #expect(throws: DeviceDirectoryError.self) { try devices.device(for: "root@dev7:2222") }
+        #expect(error?.message.contains("a, b") == true)
+    }
+
+    @Test(arguments: ["", "../x", "a/b", ".hidden", "a b", "ä", "a\u{0}b"])
+    func namesStayInTheDirectory(name: String) throws {
+        var record = try Self.record("x")
+        record.name = name
+        #expect(throws: DeviceDirectoryError.self) { try devices.save(record) }
+        #expect(throws: DeviceDirectoryError.self) { try devices.record(named: name) }
+    }
+
+    @Test func damageIsNamed() throws {
+        try home.write("devices/dev7.json", "{\"name\":\"dev7\"}")
+        let error = #expect(throws: DeviceDirectoryError.self) { try devices.all() }
+        #expect(error?.message.contains("devices/dev7.json") == true)
+    }
+}
