@@ -41,7 +41,8 @@ public struct DeviceDirectory: Sendable {
         let matches = try all().filter { $0.destination == text || $0.identity == text }
         guard matches.count <= 1 else {
             throw DeviceDirectoryError(
-                message: "'\(text)' is several devices: \(matches.map(\.name).joined(separator: ", ")); use one of these names"
+                message:
+                    "'\(text)' is several devices: \(matches.map(\.name).joined(separator: ", ")); use one of these names"
             )
         }
         return matches.first
@@ -111,7 +112,8 @@ public struct DeviceDirectory: Sendable {
             }
         guard isValid else {
             throw DeviceDirectoryError(
-                message: "'\(Printable.clean(name, limit: 80))' is no device name: letters, digits, '-', '_' and '.' are allowed"
+                message:
+                    "'\(Printable.clean(name, limit: 80))' is no device name: letters, digits, '-', '_' and '.' are allowed"
             )
         }
     }
