@@ -1,0 +1,51 @@
+#!/bin/bash
+# Builds the binary that is uploaded to devices: fully static, stripped, optimised for size. docs/architecture.md says why.
+#
+#   scripts/build-static.sh OUTPUT
+#
+# What it prints at the end (size, compressed sizes, what it needs at run time) is checked too: a shared library that
+# sneaks in, or more than 25 MB, fails the build.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+output=${1:?usage: scripts/build-static.sh OUTPUT}
+limit=$((25 * 1000 * 1000))
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+options=(
+    -c release --product bootstrap --scratch-path .build-static
+    --static-swift-stdlib -Xswiftc -static-executable -Xswiftc -Osize
+    # GNU ld: the only one that can drop a section of one archive and keep it of another (scripts/static.ld).
+    -Xswiftc -use-ld=bfd -Xlinker -T -Xlinker "$PWD/scripts/static.ld"
+    -Xlinker --gc-sections -Xlinker -s
+    # libssh2.a's compression; its .pc file tells only `pkg-config --static`, which the package manager does not ask.
+    -Xlinker -lz
+)
+# A changed linker script alone would not link anew.
+if [ scripts/static.ld -nt .build-static/release/bootstrap ]; then rm -f .build-static/release/bootstrap; fi
+
+if ! swift build "${options[@]}" >"$log" 2>&1; then
+    cat "$log"
+    exit 1
+fi
+# glibc warns that name service modules are looked for at run time (docs/dependencies.md); the rest is shown.
+grep -E '(warning|error):' "$log" | grep -vE "statically linked applications requires|mktemp' is dangerous" || true
+
+mkdir -p "$(dirname "$output")"
+cp .build-static/release/bootstrap "$output.new"
+mv -f "$output.new" "$output"
+
+size=$(stat -c %s "$output")
+printf '%s: %s bytes, %s as gzip, %s as xz\n' "$output" "$size" "$(gzip -9 -c "$output" | wc -c)" "$(xz -9e -T0 -c "$output" | wc -c)"
+file -b "$output"
+if readelf -d "$output" | grep -q NEEDED; then
+    readelf -d "$output" | grep NEEDED
+    echo "error: it needs shared libraries at run time" >&2
+    exit 1
+fi
+printf 'needs at run time: Linux %s or newer, %s; no shared library\n' \
+    "$(readelf -n "$output" | sed -n 's/.*ABI: //p' | head -1)" "$(uname -m)"
+if [ "$size" -gt "$limit" ]; then
+    echo "error: more than $limit bytes" >&2
+    exit 1
+fi
