@@ -1,0 +1,174 @@
+internal import COpenSSL
+public import MeshIdentity
+public import Streams
+
+/// Everything that the TLS connections of one role share: our credential, whom we trust, protocols and time limits.
+///
+/// TLS 1.3 only (RFC 8446), always mutual: a server refuses a client without a certificate. No tickets, no resumption, so
+/// that each connection verifies its peer anew. Immutable: for a renewed credential make a new context; connections that
+/// stand keep the old one.
+// Sendable: the SSL_CTX is configured in init and never changed afterwards. SSL_new only reads it, and counts references
+// atomically; with the session cache off it has no other shared state.
+public final class TLSContext: @unchecked Sendable {
+    public enum Role: Hashable, Sendable {
+        case client
+        case server
+    }
+
+    public struct Options: Hashable, Sendable {
+        /// ALPN (RFC 7301). A client offers these, most wanted first; a server picks its first that the client offers, and
+        /// refuses a client that offers only others. A peer without ALPN is accepted either way.
+        public var applicationProtocols: [String]
+        /// From the start of the handshake to its end.
+        public var handshakeTimeout: Duration = .seconds(10)
+        /// How long a closed stream may take to deliver what it had accepted.
+        public var closeTimeout: Duration = .seconds(30)
+
+        public init(applicationProtocols: [String]) {
+            self.applicationProtocols = applicationProtocols
+        }
+
+        /// `h2`; a server also accepts `istio`.
+        public static func defaults(for role: Role) -> Options {
+            Options(applicationProtocols: role == .client ? ["h2"] : ["h2", "istio"])
+        }
+    }
+
+    public let role: Role
+    public let options: Options
+    /// Who may vouch for peers.
+    public let trust: TrustBundleSet
+
+    let pointer: OpaquePointer
+
+    /// - Throws: ``StreamError`` with code ``StreamError/Code/authentication`` when certificate and key are unusable.
+    public convenience init(
+        role: Role,
+        credential: Credential,
+        trust: TrustBundleSet,
+        options: Options? = nil
+    ) throws(StreamError) {
+        try self.init(role: role, key: credential.key, chain: credential.chain, trust: trust, options: options)
+    }
+
+    /// A credential in parts, not held to any rule. `chain` has the leaf first; empty, no certificate is sent.
+    init(
+        role: Role,
+        key: PrivateKey,
+        chain: [Certificate],
+        trust: TrustBundleSet,
+        options: Options?
+    ) throws(StreamError) {
+        let options = options ?? .defaults(for: role)
+        TLSErrorQueue.clear()
+        guard let pointer = SSL_CTX_new(role == .client ? TLS_client_method() : TLS_server_method()) else {
+            throw StreamError(.system, "cannot set up TLS: \(TLSErrorQueue.drainText())")
+        }
+        self.role = role
+        self.options = options
+        self.trust = trust
+        self.pointer = pointer
+        try configure(options)
+        if !chain.isEmpty { try use(key, chain) }
+    }
+
+    deinit { SSL_CTX_free(pointer) }
+
+    // MARK: -
+
+    private func configure(_ options: Options) throws(StreamError) {
+        try require(copenssl_SSL_CTX_set_min_proto_version(pointer, TLS1_3_VERSION), "TLS 1.3")
+        try require(copenssl_SSL_CTX_set_max_proto_version(pointer, TLS1_3_VERSION), "TLS 1.3")
+        try require(
+            SSL_CTX_set_ciphersuites(pointer, Self.ciphersuites(hasAES: copenssl_cpu_has_aes() != 0)),
+            "ciphers"
+        )
+        try require(copenssl_SSL_CTX_set1_groups_list(pointer, "X25519:P-256:P-384"), "groups")
+        SSL_CTX_set_options(pointer, copenssl_SSL_options())
+        copenssl_SSL_CTX_set_session_cache_mode(pointer, Int(SSL_SESS_CACHE_OFF))
+        try require(SSL_CTX_set_num_tickets(pointer, 0), "no tickets")
+        copenssl_SSL_CTX_set_mode(
+            pointer,
+            SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS
+        )
+        SSL_CTX_set_verify(pointer, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nil)
+        SSL_CTX_set_cert_verify_callback(pointer, EngineBIO.verifyPeer, nil)
+        guard !options.applicationProtocols.isEmpty else { return }
+        switch role {
+        case .client:
+            let list = try Self.wireFormat(options.applicationProtocols)
+            guard SSL_CTX_set_alpn_protos(pointer, list, UInt32(list.count)) == 0 else {
+                throw StreamError(.system, "cannot set up TLS (ALPN): \(TLSErrorQueue.drainText())")
+            }
+        case .server:
+            // The context outlives each of its connections, which retain it.
+            SSL_CTX_set_alpn_select_cb(pointer, Self.selectProtocol, Unmanaged.passUnretained(self).toOpaque())
+        }
+    }
+
+    private func use(_ key: PrivateKey, _ chain: [Certificate]) throws(StreamError) {
+        TLSErrorQueue.clear()
+        guard SSL_CTX_use_certificate(pointer, chain[0].pointer) == 1,
+            chain.dropFirst().allSatisfy({ copenssl_SSL_CTX_add1_chain_cert(pointer, $0.pointer) == 1 }),
+            SSL_CTX_use_PrivateKey(pointer, key.pointer) == 1,
+            SSL_CTX_check_private_key(pointer) == 1
+        else {
+            throw StreamError(
+                .authentication,
+                "the certificate \"\(chain[0].subject)\" and its key cannot be used for TLS: \(TLSErrorQueue.drainText())"
+            )
+        }
+    }
+
+    private func require(_ result: Int32, _ what: String) throws(StreamError) {
+        guard result == 1 else {
+            throw StreamError(.system, "cannot set up TLS (\(what)): \(TLSErrorQueue.drainText())")
+        }
+    }
+
+    /// AES-128-GCM is the fastest where the processor has AES instructions, and strong enough; ChaCha20 is where it has not.
+    /// HBONE peers need not know ChaCha20, so AES is always offered.
+    static func ciphersuites(hasAES: Bool) -> String {
+        let aes = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"
+        let chacha = "TLS_CHACHA20_POLY1305_SHA256"
+        return hasAES ? "\(aes):\(chacha)" : "\(chacha):\(aes)"
+    }
+
+    /// RFC 7301 §3.1: each name with its length in front.
+    static func wireFormat(_ protocols: [String]) throws(StreamError) -> [UInt8] {
+        var list: [UInt8] = []
+        for name in protocols {
+            guard let length = UInt8(exactly: name.utf8.count), length > 0 else {
+                throw StreamError(.badRequest, "'\(name)': the name of an application protocol has 1 to 255 bytes")
+            }
+            list.append(length)
+            list += name.utf8
+        }
+        return list
+    }
+
+    private static let selectProtocol:
+        @convention(c) (
+            OpaquePointer?, UnsafeMutablePointer<UnsafePointer<UInt8>?>?, UnsafeMutablePointer<UInt8>?,
+            UnsafePointer<UInt8>?, UInt32, UnsafeMutableRawPointer?
+        ) -> Int32 = { _, selected, selectedLength, offered, offeredLength, context in
+            guard let context, let selected, let selectedLength else { return SSL_TLSEXT_ERR_ALERT_FATAL }
+            let options = Unmanaged<TLSContext>.fromOpaque(context).takeUnretainedValue().options
+            let offers = UnsafeBufferPointer(start: offered, count: Int(offeredLength))
+            for name in options.applicationProtocols {
+                var index = 0
+                while index < offers.count {
+                    let end = min(index + 1 + Int(offers[index]), offers.count)
+                    let offer = offers[(index + 1)..<end]
+                    if offer.elementsEqual(name.utf8) {
+                        // The answer points into the offer, which lives as long as OpenSSL needs it.
+                        selected.pointee = offered.map { $0 + index + 1 }
+                        selectedLength.pointee = UInt8(offer.count)
+                        return SSL_TLSEXT_ERR_OK
+                    }
+                    index = end
+                }
+            }
+            return SSL_TLSEXT_ERR_ALERT_FATAL
+        }
+}

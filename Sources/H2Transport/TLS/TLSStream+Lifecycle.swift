@@ -1,0 +1,261 @@
+internal import MeshIdentity
+public import Streams
+
+// How a TLS stream begins, fails and ends. Everything that happens while the owner is calling is told later, by `runTurn`.
+
+extension TLSStream {
+    /// How long the peer may take to read our alert and close.
+    private static let alertLinger = Duration.seconds(2)
+
+    // MARK: Handshake
+
+    func continueHandshake() {
+        while phase == .handshaking {
+            let step = engine.handshake()
+            if case .failed(let error) = step { return refuse(error) }
+            guard flush() else { return die(lowerFailure()) }
+            if case .done = step { return handshakeDone() }
+            switch fill() {
+            case .bytes: break
+            case .wouldBlock: return
+            case .end:
+                return die(
+                    StreamError(
+                        .reset,
+                        "\(peerDescription) closed the connection during the TLS handshake; does it speak TLS on that port?"
+                    )
+                )
+            case .failed: return die(lowerFailure())
+            }
+        }
+    }
+
+    private func handshakeDone() {
+        timer?.cancel()
+        timer = nil
+        do {
+            let peer = try engine.peer()
+            self.peer = peer
+            phase = .open
+            engine.releaseIdleBuffers()
+            answerHandshake(.success(peer))
+        } catch {
+            return die(error)
+        }
+        if finishRequested { sendCloseNotify() }
+        // Reads and writes that came too early.
+        if wantsRead { schedule(.readable) }
+        if wantsWrite { schedule(.writable) }
+    }
+
+    func answerHandshake(_ result: Result<TLSPeer, StreamError>) {
+        guard completion != nil, handshakeResult == nil else { return }
+        handshakeResult = result
+        schedule(.handshake)
+    }
+
+    func timeLimitReached() {
+        switch phase {
+        case .handshaking:
+            die(
+                StreamError(
+                    .timedOut,
+                    "no TLS handshake with \(peerDescription) within \(options.handshakeTimeout); does it speak TLS on that port?"
+                )
+            )
+        case .departing:
+            lower.reset(StreamError(.timedOut, "\(peerDescription) did not take the last bytes in time"))
+            release()
+        case .idle, .open, .over: break
+        }
+    }
+
+    // MARK: Half-close
+
+    /// The peer's close_notify has been read.
+    func peerFinished() {
+        readEnded = true
+        // What follows it is ignored (RFC 8446 §6.1); the lower stream's end should still be seen.
+        _ = discardInput()
+    }
+
+    func sendCloseNotify() {
+        engine.closeNotify()
+        guard flush() else {
+            die(lowerFailure())
+            return schedule(.failed)
+        }
+        finishLowerIfFlushed()
+    }
+
+    func finishLowerIfFlushed() {
+        guard finishRequested, phase == .open || phase == .departing, !lowerFinished, engine.output.isEmpty else {
+            return
+        }
+        lowerFinished = true
+        lower.finish()
+    }
+
+    /// Reads and drops what comes. True: nothing more will, or it is too much to wait for.
+    private func discardInput() -> Bool {
+        let scratch = loop.buffers.take(.medium)
+        defer { loop.buffers.give(scratch) }
+        for _ in 0..<16 {
+            guard canReadLower else { return false }
+            switch lower.read(into: scratch.writable) {
+            case .bytes: break
+            case .wouldBlock: canReadLower = false
+            case .end, .failed: return true
+            }
+        }
+        return true
+    }
+
+    // MARK: Failure
+
+    /// Why the lower stream failed us. A peer that refuses our certificate says so and closes; when our next write fails
+    /// because of that, the reason is the alert that is still to be read.
+    func lowerFailure() -> StreamError {
+        if phase == .open, !readEnded {
+            if engine.needsInput { _ = fill() }
+            if let alert = engine.pendingAlert() { return alert }
+        }
+        return lower.failure ?? StreamError(.reset, "the connection to \(peerDescription) failed")
+    }
+
+    /// Both directions are over: the transport failed, bytes are missing, or time is up.
+    func die(_ error: StreamError) {
+        guard phase != .over, phase != .departing else { return }
+        fail(error)
+        answerHandshake(.failure(error))
+        lower.reset(error)
+        release()
+    }
+
+    /// The TLS engine has failed, and has put an alert for the peer into its output unless the peer's own alert was why.
+    func refuse(_ error: StreamError) {
+        guard !engine.failedByAlert, flush() else { return die(error) }
+        fail(error)
+        answerHandshake(.failure(error))
+        finishRequested = true
+        discardsInput = true
+        depart(within: Self.alertLinger)
+    }
+
+    // MARK: Leaving
+
+    /// Delivers what is in the output, ends the lower stream, and then lets go of it, without the owner.
+    func depart(within limit: Duration) {
+        phase = .departing
+        retained = self
+        let timer = LoopTimer(on: loop) { [weak self] in self?.timeLimitReached() }
+        timer.schedule(after: limit)
+        self.timer?.cancel()
+        self.timer = timer
+        continueDeparture()
+    }
+
+    private func continueDeparture() {
+        guard flush() else {
+            lower.close()
+            return release()
+        }
+        finishLowerIfFlushed()
+        guard lowerFinished else { return }
+        if discardsInput && !discardInput() { return }
+        lower.close()
+        release()
+    }
+
+    /// Gives back everything but what the deferred notices need.
+    func release() {
+        phase = .over
+        timer?.cancel()
+        timer = nil
+        lower.observer = nil
+        engine.releaseBuffers()
+        if completion == nil { retained = nil }
+    }
+
+    // MARK: Deferred notices
+
+    func schedule(_ notice: Notices) {
+        deferred.insert(notice)
+        guard !isScheduled else { return }
+        isScheduled = true
+        loop.nextTurn(self)
+    }
+
+    private func notifyReadable() {
+        guard wantsRead, phase == .open else { return }
+        wantsRead = false
+        observer?.streamReadable(self)
+    }
+
+    private func notifyWritable() {
+        guard wantsWrite, phase == .open, engine.output.isEmpty else { return }
+        wantsWrite = false
+        observer?.streamWritable(self)
+    }
+}
+
+extension TLSStream: TurnTask {
+    public func runTurn() {
+        isScheduled = false
+        let notices = deferred
+        deferred = []
+        if notices.contains(.handshake), let completion, let handshakeResult {
+            self.completion = nil
+            if phase != .departing { retained = nil }
+            completion(handshakeResult)
+        }
+        if notices.contains(.failed) { observer?.streamFailed(self) }
+        if notices.contains(.readable) { notifyReadable() }
+        if notices.contains(.writable) { notifyWritable() }
+    }
+}
+
+/// What the lower stream has to say. For it alone to call.
+extension TLSStream: StreamObserver {
+    public func streamReadable(_ stream: ByteStream) {
+        canReadLower = true
+        switch phase {
+        case .handshaking: continueHandshake()
+        case .open where readEnded: _ = discardInput()
+        case .open: notifyReadable()
+        case .departing: continueDeparture()
+        case .idle, .over: break
+        }
+    }
+
+    public func streamWritable(_ stream: ByteStream) {
+        canWriteLower = true
+        guard phase != .departing else { return continueDeparture() }
+        guard flush() else { return lowerDied() }
+        guard engine.output.isEmpty else { return }
+        finishLowerIfFlushed()
+        if readNeedsOutput {
+            readNeedsOutput = false
+            notifyReadable()
+        }
+        notifyWritable()
+    }
+
+    public func streamFailed(_ stream: ByteStream) {
+        switch phase {
+        case .departing:
+            lower.close()
+            release()
+        // Everything has been said and heard.
+        case .open where readEnded && lowerFinished: break
+        case .idle, .handshaking, .open: lowerDied()
+        case .over: break
+        }
+    }
+
+    private func lowerDied() {
+        let wasOpen = phase == .open
+        die(lowerFailure())
+        if wasOpen { observer?.streamFailed(self) }
+    }
+}

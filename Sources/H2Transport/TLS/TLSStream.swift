@@ -1,0 +1,289 @@
+public import CLinux
+internal import MeshIdentity
+public import Streams
+
+/// Mutual TLS 1.3 over any byte stream: a socket, a CONNECT stream through a gateway, an SSH channel.
+///
+///     idle ─ startHandshake ─▶ handshaking ─▶ open ─ close ─▶ closing ─▶ closed
+///                                   └───────────┴─ failed
+///
+/// A half-close is a close_notify followed by the end of the lower stream, both ways (RFC 8446 §6.1). The end of the lower
+/// stream without it is ``StreamError/Code/truncated``, never an end. ``reset(_:)`` resets the lower stream.
+///
+/// ``write(_:)`` turns everything it is offered into full records and sends them with one write of the lower stream: hand it
+/// as much as there is, up to 256 KiB. ``read(into:)`` fills its buffer from as many records as fit. Between calls an idle
+/// stream holds no buffer.
+///
+/// After the handshake the caller reads at once, without waiting for a notice: bytes may have come with its last flight. A
+/// client learns only by that first read that the server refuses its certificate (RFC 8446 §4.4.2.4 comes after the client's
+/// last flight): it fails with ``StreamError/Code/authentication`` and the server's reason.
+public final class TLSStream: ByteStream {
+    enum Phase {
+        case idle
+        case handshaking
+        case open
+        /// A fatal alert is on its way, or what was accepted before ``close()``.
+        case departing
+        case over
+    }
+
+    /// The stream below. Owned by this one: nobody else calls it.
+    public let lower: ByteStream
+
+    /// Who is there; set once the handshake is done.
+    public internal(set) var peer: TLSPeer?
+
+    let engine: TLSEngine
+    let options: TLSContext.Options
+    var phase = Phase.idle
+
+    var completion: ((Result<TLSPeer, StreamError>) -> Void)?
+    var handshakeResult: Result<TLSPeer, StreamError>?
+    var timer: LoopTimer?
+
+    /// What the lower stream said last; its observer call says when to try again.
+    var canReadLower = true
+    var canWriteLower = true
+
+    /// The observer is owed a notice.
+    var wantsRead = false
+    var wantsWrite = false
+    /// The read waits for room in the output, not for input.
+    var readNeedsOutput = false
+
+    var readEnded = false
+    var finishRequested = false
+    var lowerFinished = false
+
+    var isScheduled = false
+    var deferred: Notices = []
+
+    /// Itself, during the handshake and while departing: nobody else may be holding the stream then.
+    var retained: TLSStream?
+    /// While departing: bytes are read and dropped until the peer ends too, so that they do not turn into a TCP RST that
+    /// overtakes our alert.
+    var discardsInput = false
+
+    struct Notices: OptionSet {
+        let rawValue: UInt8
+        static let handshake = Notices(rawValue: 1)
+        static let readable = Notices(rawValue: 2)
+        static let writable = Notices(rawValue: 4)
+        static let failed = Notices(rawValue: 8)
+    }
+
+    /// - Parameters:
+    ///   - lower: An open stream on which nothing has been read or written. The TLS stream takes it over.
+    ///   - expecting: Whom to accept as peer.
+    ///   - serverName: SNI (RFC 6066 §3), sent by a client; nil sends none, as HBONE has it.
+    public convenience init(
+        over lower: ByteStream,
+        context: TLSContext,
+        expecting expectation: PeerExpectation,
+        serverName: String? = nil
+    ) {
+        self.init(
+            over: lower,
+            context: context,
+            expecting: expectation,
+            serverName: serverName,
+            recordsPerKey: TLSEngine.recordsPerKey
+        )
+    }
+
+    init(
+        over lower: ByteStream,
+        context: TLSContext,
+        expecting expectation: PeerExpectation,
+        serverName: String?,
+        recordsPerKey: Int
+    ) {
+        self.lower = lower
+        options = context.options
+        engine = TLSEngine(
+            context: context,
+            expecting: expectation,
+            serverName: context.role == .client ? serverName : nil,
+            peerDescription: lower.peerDescription,
+            pool: lower.loop.buffers,
+            recordsPerKey: recordsPerKey
+        )
+        super.init(loop: lower.loop)
+    }
+
+    public override var peerDescription: String {
+        guard let peer else { return lower.peerDescription }
+        return "\(peer.identity) at \(lower.peerDescription)"
+    }
+
+    /// Starts the handshake. `completion` is called exactly once, from the event loop: when peer and protocol are verified,
+    /// or with why not (wrong peer, refused, timed out). Until then reads and writes are answered `wouldBlock`.
+    public func startHandshake(completion: @escaping (Result<TLSPeer, StreamError>) -> Void) {
+        precondition(phase == .idle, "the handshake has been started already")
+        phase = .handshaking
+        self.completion = completion
+        retained = self
+        lower.observer = self
+        let timer = LoopTimer(on: loop) { [weak self] in self?.timeLimitReached() }
+        timer.schedule(after: options.handshakeTimeout)
+        self.timer = timer
+        continueHandshake()
+    }
+
+    // MARK: Reading
+
+    public override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
+        guard phase == .open else { return readBeforeOrAfter() }
+        var filled = 0
+        while filled < buffer.count && !readEnded {
+            if engine.needsInput {
+                switch fill() {
+                case .bytes: break
+                case .wouldBlock: return blocked(after: filled)
+                case .end:
+                    return failed(
+                        after: filled,
+                        StreamError(
+                            .truncated,
+                            "\(peerDescription) ended the connection without a TLS close_notify: bytes may be missing"
+                        )
+                    )
+                case .failed: return failed(after: filled, lowerFailure())
+                }
+            }
+            switch engine.read(into: UnsafeMutableRawBufferPointer(rebasing: buffer[filled...])) {
+            case .bytes(let count): filled += count
+            case .needsInput: break
+            case .needsOutput:
+                readNeedsOutput = true
+                return blocked(after: filled)
+            case .end: peerFinished()
+            case .failed(let error):
+                refuse(error)
+                return filled > 0 ? .bytes(filled) : .failed
+            }
+        }
+        // Reading can produce an answer to a KeyUpdate.
+        if !engine.output.isEmpty && !flush() { return failed(after: filled, lowerFailure()) }
+        return filled > 0 ? .bytes(filled) : .end
+    }
+
+    private func readBeforeOrAfter() -> ReadResult {
+        switch phase {
+        case .idle, .handshaking:
+            wantsRead = true
+            return .wouldBlock
+        case .open, .departing, .over:
+            fail(.closed(self))
+            return .failed
+        }
+    }
+
+    private func blocked(after filled: Int) -> ReadResult {
+        if !engine.output.isEmpty && !flush() { return failed(after: filled, lowerFailure()) }
+        if filled > 0 { return .bytes(filled) }
+        wantsRead = true
+        return .wouldBlock
+    }
+
+    /// What was read before the failure is delivered first; the next call reports the failure.
+    private func failed(after filled: Int, _ error: StreamError) -> ReadResult {
+        die(error)
+        return filled > 0 ? .bytes(filled) : .failed
+    }
+
+    /// Takes ciphertext from the lower stream. Only where the engine needs it.
+    func fill() -> ReadResult {
+        guard canReadLower else { return .wouldBlock }
+        let result = engine.receive { room in
+            switch lower.read(into: room) {
+            case .bytes(let count): (count, ReadResult.bytes(count))
+            case let other: (0, other)
+            }
+        }
+        if result == .wouldBlock { canReadLower = false }
+        return result
+    }
+
+    // MARK: Writing
+
+    public override func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
+        switch phase {
+        case .open: break
+        case .idle, .handshaking:
+            wantsWrite = true
+            return .wouldBlock
+        case .departing, .over:
+            fail(.closed(self))
+            return .failed
+        }
+        guard !finishRequested else {
+            die(StreamError(.closed, "write after the end of the stream to \(peerDescription)"))
+            return .failed
+        }
+        var offered = 0
+        for vector in vectors { offered += vector.iov_len }
+        guard offered > 0 else { return .bytes(0) }
+        var accepted = 0
+        var position = VectorPosition()
+        while accepted < offered {
+            guard engine.output.isEmpty else {
+                wantsWrite = true
+                break
+            }
+            let length = min(offered - accepted, TLSEngine.batchSize)
+            do {
+                try engine.write(vectors, from: &position, length: length)
+            } catch {
+                refuse(error)
+                return .failed
+            }
+            accepted += length
+            guard flush() else {
+                die(lowerFailure())
+                return .failed
+            }
+        }
+        return accepted > 0 ? .bytes(accepted) : .wouldBlock
+    }
+
+    /// Gives the lower stream the ciphertext there is, as far as it takes it. False: it failed.
+    func flush() -> Bool {
+        guard canWriteLower, !engine.output.isEmpty else { return true }
+        let pending = engine.output.count
+        switch engine.output.withVectors({ lower.write($0) }) {
+        case .bytes(let count):
+            engine.sent(count)
+            if count < pending { canWriteLower = false }
+        case .wouldBlock: canWriteLower = false
+        case .failed: return false
+        }
+        return true
+    }
+
+    // MARK: Ending
+
+    public override func finish() {
+        guard !finishRequested else { return }
+        finishRequested = true
+        if phase == .open { sendCloseNotify() }
+    }
+
+    public override func reset(_ reason: StreamError) {
+        guard phase != .over, phase != .departing else { return }
+        observer = nil
+        fail(reason)
+        answerHandshake(.failure(reason))
+        lower.reset(reason)
+        release()
+    }
+
+    public override func close() {
+        observer = nil
+        switch phase {
+        case .departing, .over: break
+        case .open where finishRequested: depart(within: options.closeTimeout)
+        case .idle, .handshaking, .open: reset(.closed(self))
+        }
+    }
+}
