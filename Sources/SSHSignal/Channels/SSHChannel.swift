@@ -1,0 +1,347 @@
+import CLibSSH2
+public import CLinux
+import Glibc
+public import Streams
+
+/// One channel of an SSH connection (RFC 4254 §5) as a byte stream: a forwarded TCP connection, or the standard input and
+/// output of a command.
+///
+/// Half-close is SSH's EOF, in both directions. SSH has no abort: ``reset(_:)`` closes the channel, and what the server had
+/// connected it to sees an ordinary end. A lost SSH connection is told apart: reading fails with `.truncated` unless the
+/// server's EOF had arrived before.
+///
+/// The receive window follows the reader: the server may send on when bytes were read, not when they arrived.
+public final class SSHChannel: ByteStream {
+    /// RFC 4254 §5.1's usual maximum packet; libssh2 takes no more than 40,000 bytes.
+    static let maximumPacket: UInt32 = 32768
+    /// What libssh2 puts into one packet at most.
+    private static let maximumWrite = 32700
+
+    let raw: OpaquePointer
+    /// The receive window that is kept open.
+    let window: Int
+    /// libssh2 enlarges the window by itself below three quarters of the one it was opened with. It must never: interrupted
+    /// by a re-key, its count and the server's drift apart, and bytes are dropped. So channels open with half of the window,
+    /// ``refill()`` keeps it above that mark, and reads stop short of it.
+    private let ownAdjustmentLimit: Int
+    private let library: LibSSH2Session
+    private var session: SSHSession?
+    private let peer: String
+
+    /// Receives standard error, which would otherwise fill the window.
+    var onExtendedData: ((UnsafeRawBufferPointer) -> Void)?
+    /// Called once when the server has closed the channel or the session has ended.
+    var onClose: ((StreamError?) -> Void)?
+
+    /// Accepted bytes that libssh2 could not take in the middle of a re-key; it must be offered the same bytes again.
+    private var heldBack: [UInt8] = []
+    private var isReadBlocked = true
+    private(set) var isWriteBlocked = false
+    private var endDelivered = false
+    private var finishRequested = false
+    private var finishSent = false
+    private var closedByServer = false
+    private var isReleased = false
+    /// A window adjustment that libssh2 has begun to send; to be repeated with the same number.
+    private var pendingAdjustment: UInt = 0
+
+    init(_ raw: OpaquePointer, session: SSHSession, window: Int, peerDescription: String) {
+        self.raw = raw
+        self.session = session
+        self.window = window
+        ownAdjustmentLimit = window / 2 / 4 * 3
+        library = session.library
+        peer = peerDescription
+        super.init(loop: session.loop)
+        refill()
+    }
+
+    public override var peerDescription: String { peer }
+
+    // MARK: ByteStream
+
+    public override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
+        guard !isReleased else { return failed() }
+        guard !endDelivered else { return .end }
+        let count = readChannel(stream: 0, into: buffer)
+        if count > 0 { return .bytes(count) }
+        if count < 0 && count != LIBSSH2_ERROR_EAGAIN { return failed() }
+        drainExtendedData()
+        if libssh2_channel_eof(raw) == 1 {
+            endDelivered = true
+            return .end
+        }
+        // A lost session ends here once everything that had arrived has been read.
+        if session == nil { return failed() }
+        isReadBlocked = true
+        return .wouldBlock
+    }
+
+    public override func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
+        guard failure == nil, let session, !isReleased, !finishRequested, !closedByServer else {
+            return failedWriting()
+        }
+        guard sendHeldBack() else { return blocked() }
+        var accepted = 0
+        var offered = 0
+        for vector in vectors {
+            offered += vector.iov_len
+            guard accepted == offered - vector.iov_len else { continue }
+            accepted += write(vector, to: session)
+        }
+        session.scheduleFlush()
+        if failure != nil { return .failed }
+        if accepted < offered { isWriteBlocked = true }
+        return accepted > 0 || offered == 0 ? .bytes(accepted) : .wouldBlock
+    }
+
+    public override func finish() {
+        guard !finishRequested, !isReleased else { return }
+        finishRequested = true
+        sendFinish()
+        session?.scheduleFlush()
+    }
+
+    public override func reset(_ reason: StreamError) {
+        guard !isReleased else { return }
+        fail(reason)
+        heldBack = []
+        release()
+    }
+
+    public override func close() {
+        guard !isReleased else { return }
+        fail(.closed(self))
+        if !finishRequested { heldBack = [] }
+        release()
+    }
+
+    // MARK: Writing
+
+    private func write(_ vector: iovec, to session: SSHSession) -> Int {
+        guard var bytes = vector.iov_base else { return 0 }
+        var left = vector.iov_len
+        while left > 0 {
+            if !session.hasRoom {
+                session.flush()
+                guard session.hasRoom else { break }
+            }
+            let result = libssh2_channel_write_ex(raw, 0, bytes.assumingMemoryBound(to: CChar.self), left)
+            if result > 0 {
+                bytes += result
+                left -= result
+                continue
+            }
+            guard result == 0 || result == Int(LIBSSH2_ERROR_EAGAIN) else {
+                broken(Int32(result))
+                break
+            }
+            // With an open window libssh2 waits for a key exchange, has made the packet's header and must be offered the
+            // same bytes again: they are kept here.
+            if libssh2_channel_window_write_ex(raw, nil) > 0 {
+                let count = min(left, Self.maximumWrite)
+                heldBack = Array(UnsafeRawBufferPointer(start: bytes, count: count))
+                left -= count
+            }
+            break
+        }
+        return vector.iov_len - left
+    }
+
+    /// Returns whether nothing is held back any more.
+    private func sendHeldBack() -> Bool {
+        while !heldBack.isEmpty {
+            let result = heldBack.withUnsafeBytes {
+                libssh2_channel_write_ex(raw, 0, $0.bindMemory(to: CChar.self).baseAddress, $0.count)
+            }
+            guard result > 0 else {
+                if result < 0 && result != Int(LIBSSH2_ERROR_EAGAIN) { broken(Int32(result)) }
+                return false
+            }
+            heldBack.removeFirst(result)
+        }
+        return true
+    }
+
+    private func sendFinish() {
+        guard finishRequested, !finishSent, !closedByServer, sendHeldBack() else { return }
+        switch libssh2_channel_send_eof(raw) {
+        case 0: finishSent = true
+        case LIBSSH2_ERROR_EAGAIN: break
+        case let result: broken(result)
+        }
+    }
+
+    private func blocked() -> WriteResult {
+        guard failure == nil else { return .failed }
+        isWriteBlocked = true
+        return .wouldBlock
+    }
+
+    // MARK: Reading
+
+    /// Reads what has arrived for one of the channel's streams (0, or 1 for standard error): a count, 0 at the end, or an
+    /// error of libssh2.
+    private func readChannel(stream: Int32, into buffer: UnsafeMutableRawBufferPointer) -> Int {
+        let open = Int(libssh2_channel_window_read_ex(raw, nil, nil))
+        let limit = min(buffer.count, open - ownAdjustmentLimit)
+        // The window is as good as used up and its refill waits for a key exchange.
+        guard limit > 0 else { return Int(LIBSSH2_ERROR_EAGAIN) }
+        let result = libssh2_channel_read_ex(
+            raw,
+            stream,
+            buffer.baseAddress?.assumingMemoryBound(to: CChar.self),
+            limit
+        )
+        if result > 0 {
+            refill()
+        } else if result < 0 && result != Int(LIBSSH2_ERROR_EAGAIN) {
+            broken(Int32(result))
+        }
+        return result
+    }
+
+    /// Lets the server send as much as has been read, once a quarter of the window is used.
+    private func refill() {
+        guard let session else { return }
+        if pendingAdjustment == 0 {
+            let open = Int(libssh2_channel_window_read_ex(raw, nil, nil))
+            guard open < window / 4 * 3 else { return }
+            pendingAdjustment = UInt(window - open)
+        }
+        switch libssh2_channel_receive_window_adjust2(raw, pendingAdjustment, 1, nil) {
+        case 0: pendingAdjustment = 0
+        case LIBSSH2_ERROR_EAGAIN: break
+        case let result: broken(result)
+        }
+        session.scheduleFlush()
+    }
+
+    private func drainExtendedData() {
+        withUnsafeTemporaryAllocation(byteCount: 4096, alignment: 1) { buffer in
+            while true {
+                let count = readChannel(stream: SSH_EXTENDED_DATA_STDERR, into: buffer)
+                guard count > 0 else { return }
+                onExtendedData?(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
+            }
+        }
+    }
+
+    // MARK: Called by the session
+
+    /// Starts a command or subsystem; libssh2's result.
+    func start(_ type: String, _ argument: String) -> Int32 {
+        libssh2_channel_process_startup(
+            raw,
+            type,
+            UInt32(type.utf8.count),
+            argument,
+            UInt32(argument.utf8.count)
+        )
+    }
+
+    /// Lets libssh2 take in packets (of any channel) on behalf of this one. EAGAIN: everything has been taken in. 0: it would
+    /// not, as the server has ended this channel.
+    func takeIn() -> Int32 {
+        let result = libssh2_channel_wait_eof(raw)
+        return result == 0 ? libssh2_channel_wait_closed(raw) : result
+    }
+
+    /// After packets were taken in: goes on with what had to wait, and tells the observer what is new.
+    func poll() {
+        guard !isReleased else { return }
+        if pendingAdjustment > 0 { refill() }
+        if !heldBack.isEmpty { _ = sendHeldBack() }
+        if finishRequested && !finishSent { sendFinish() }
+        var available: UInt = 0
+        libssh2_channel_window_read_ex(raw, &available, nil)
+        if available > 0 && onExtendedData != nil { drainExtendedData() }
+        let ended = libssh2_channel_wait_eof(raw) == 0
+        if isReadBlocked && (available > 0 || ended) && !endDelivered {
+            isReadBlocked = false
+            observer?.streamReadable(self)
+        }
+        if !isReleased && ended && !closedByServer && libssh2_channel_wait_closed(raw) == 0 {
+            closedByServer = true
+            let onClose = onClose
+            self.onClose = nil
+            onClose?(nil)
+        }
+        if !isReleased && isWriteBlocked && canWrite {
+            isWriteBlocked = false
+            observer?.streamWritable(self)
+        }
+    }
+
+    /// Whether a write would be accepted, or fail: either is worth a call.
+    private var canWrite: Bool {
+        if failure != nil || closedByServer { return true }
+        return heldBack.isEmpty && session?.hasRoom == true && libssh2_channel_window_write_ex(raw, nil) > 0
+    }
+
+    /// The session is over. What has arrived can still be read when the server's end is among it.
+    func sessionEnded(_ error: StreamError) {
+        session = nil
+        heldBack = []
+        let complete = libssh2_channel_wait_eof(raw) == 0
+        let onClose = onClose
+        self.onClose = nil
+        if complete && !endDelivered {
+            if isReadBlocked {
+                isReadBlocked = false
+                observer?.streamReadable(self)
+            }
+        }
+        let wasFinished = endDelivered && finishSent
+        if !isReleased && failure == nil {
+            fail(error)
+            // A channel that had ended both ways has nothing to lose.
+            if !wasFinished && !(complete && finishSent) { observer?.streamFailed(self) }
+        }
+        onClose?(error)
+    }
+
+    /// Goes on with the end of a channel that its owner has released. Returns whether it is over; libssh2 has then freed it.
+    func stepClose() -> Bool {
+        if finishRequested && !finishSent && !closedByServer {
+            sendFinish()
+            // Accepted bytes first, unless the server has ended and takes none.
+            if !finishSent && libssh2_channel_wait_closed(raw) != 0 { return false }
+        }
+        return libssh2_channel_free(raw) != LIBSSH2_ERROR_EAGAIN
+    }
+
+    // MARK: -
+
+    private func release() {
+        isReleased = true
+        onClose = nil
+        onExtendedData = nil
+        observer = nil
+        let session = session
+        self.session = nil
+        session?.release(self)
+    }
+
+    /// libssh2 has given up on the connection.
+    private func broken(_ code: Int32) {
+        guard let session else { return }
+        let error = session.error(code)
+        fail(error.streamError)
+        session.endLater(error)
+    }
+
+    private func failed() -> ReadResult {
+        fail(.closed(self))
+        return .failed
+    }
+
+    private func failedWriting() -> WriteResult {
+        if closedByServer {
+            fail(StreamError(.closed, "\(peer) closed the channel and takes no more bytes"))
+        } else {
+            fail(.closed(self))
+        }
+        return .failed
+    }
+}

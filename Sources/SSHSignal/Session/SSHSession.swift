@@ -1,0 +1,349 @@
+import CLibSSH2
+import Glibc
+public import Streams
+
+/// One SSH connection over any byte stream: key exchange, host key, authentication, then channels.
+///
+/// ```
+///  idle ── establish ──▶ handshaking ──▶ verifyingHostKey ──▶ authenticating ──▶ open ──▶ ended
+///              (any state) ── failure, close() ─────────────────────────────────────────────▲
+/// ```
+///
+/// A turn is: read the lower stream into libssh2, repeat every libssh2 call that had to wait, tell the channels, and flush
+/// what libssh2 wants sent with one write at the end of the loop's turn. Confined to its event loop, with all its channels;
+/// from async code use ``SSHClient``.
+public final class SSHSession {
+    public let loop: EventLoop
+    public let configuration: SSHSessionConfiguration
+
+    /// Why the session ended; nil while it lives.
+    public internal(set) var failure: SSHError?
+    /// Called once when the session has ended, after its channels were told.
+    public var onEnd: ((SSHError) -> Void)?
+    /// The server's key, once the handshake is done.
+    public internal(set) var hostKey: HostKey?
+
+    enum Phase {
+        case idle
+        case handshaking
+        case verifyingHostKey
+        case authenticating
+        case open
+        case ended
+    }
+
+    let lower: ByteStream
+    let verifier: any HostKeyVerifier
+    let library: LibSSH2Session
+    var phase = Phase.idle
+    var established: ((Result<Void, SSHError>) -> Void)?
+    var authenticator: Authenticator?
+    var phaseTimer: LoopTimer?
+
+    /// The libssh2 call of the handshake or the authentication that had to wait, and what follows it.
+    var pendingCall: (call: () -> Int32, then: (Int32) -> Void)?
+
+    var channels: [SSHChannel] = []
+    /// Channels whose owner is done with them, until the server has confirmed.
+    var closingChannels: [SSHChannel] = []
+    /// libssh2 opens one channel at a time.
+    var currentOpening: ChannelOpening?
+    var waitingOpenings: [ChannelOpening] = []
+    var pendingRequests: [ChannelRequest] = []
+    var announcedWindow = 0
+    var keepAlive: KeepAlive?
+
+    /// User code that must not run inside libssh2 or inside a method of a channel.
+    private var deferred: [() -> Void] = []
+    private var endingError: SSHError?
+    private var lowerEnded = false
+    private var isProcessing = false
+    private var driveScheduled = false
+    private var flushScheduled = false
+    private lazy var driveTask = SessionTask(self) { $0.runDrive() }
+    private lazy var flushTask = SessionTask(self) { $0.runFlush() }
+
+    /// At most this much is read in one turn, so that other connections of the loop get theirs: two full buffers.
+    private static let fillsPerTurn = 2
+
+    /// - Parameters:
+    ///   - lower: A connected stream: a socket, or a channel of another session. The session owns it from now on.
+    ///   - hostKeyVerifier: Decides about the server's key.
+    /// - Throws: ``SSHError`` when libssh2 cannot be set up.
+    public init(
+        over lower: ByteStream,
+        configuration: SSHSessionConfiguration,
+        hostKeyVerifier: any HostKeyVerifier
+    ) throws(SSHError) {
+        loop = lower.loop
+        self.lower = lower
+        self.configuration = configuration
+        verifier = hostKeyVerifier
+        library = try LibSSH2Session(pool: lower.loop.buffers)
+    }
+
+    /// Who is at the other end, for messages.
+    public var peerDescription: String { "\(configuration.user)@\(lower.peerDescription)" }
+
+    /// `SSH-2.0-OpenSSH_9.2p1 …`, once known.
+    public var serverVersion: String? { library.serverVersion }
+
+    /// Whether channels can be opened.
+    public var isOpen: Bool { phase == .open && endingError == nil }
+
+    /// Ends the session: channels fail with ``SSHError/Code/closed``, the server is told. Idempotent.
+    public func close() {
+        guard phase != .ended else { return }
+        end(SSHError(.closed, "the SSH session with \(peerDescription) was closed"))
+    }
+
+    // MARK: Driving
+
+    /// Runs the session's turn soon.
+    func scheduleDrive() {
+        guard !driveScheduled else { return }
+        driveScheduled = true
+        driveTask.hold()
+        loop.nextTurn(driveTask)
+    }
+
+    func scheduleFlush() {
+        guard !flushScheduled, !library.outbound.isEmpty else { return }
+        flushScheduled = true
+        flushTask.hold()
+        loop.atEndOfTurn(flushTask)
+    }
+
+    /// Runs `work` once libssh2 and the channels are done with this turn.
+    func later(_ work: @escaping () -> Void) {
+        deferred.append(work)
+        if !isProcessing { scheduleDrive() }
+    }
+
+    /// Ends the session at the end of this turn: what calls this may be inside a method of a channel.
+    func endLater(_ error: SSHError) {
+        guard endingError == nil, phase != .ended else { return }
+        endingError = error
+        scheduleDrive()
+    }
+
+    private func runDrive() {
+        driveScheduled = false
+        drive()
+        if phase == .ended { runDeferred() }
+    }
+
+    func drive() {
+        guard phase != .ended, !isProcessing else { return }
+        if library.hasInbound || lowerEnded { process() } else { fillAndProcess() }
+    }
+
+    private func fillAndProcess() {
+        var fills = 0
+        while phase != .ended && !library.hasInbound {
+            guard fills < Self.fillsPerTurn else { return scheduleDrive() }
+            switch library.fill(from: lower) {
+            case .bytes:
+                fills += 1
+                keepAlive?.received()
+                process()
+            case .wouldBlock:
+                if fills == 0 { process() }
+                return
+            case .end:
+                lowerEnded = true
+                process()
+                return end(connectionLost(nil))
+            case .failed:
+                process()
+                return end(connectionLost(lower.failure))
+            }
+        }
+    }
+
+    /// Repeats every libssh2 call that waits, takes in all packets, then tells the channels.
+    private func process() {
+        guard phase != .ended else { return }
+        isProcessing = true
+        library.mayReceive = true
+        var progress = true
+        while progress && endingError == nil && phase != .ended {
+            progress = stepPendingCall()
+            if phase == .open && endingError == nil {
+                progress = stepOpenings() || progress
+                progress = stepRequests() || progress
+                stepClosing()
+                takeIn()
+                progress = progress || (library.hasInbound && startHousekeeping())
+            }
+        }
+        library.mayReceive = false
+        if phase == .open && endingError == nil {
+            let channels = channels
+            for channel in channels { channel.poll() }
+        }
+        isProcessing = false
+        scheduleFlush()
+        if let endingError { end(endingError) }
+        runDeferred()
+    }
+
+    private func runDeferred() {
+        while !deferred.isEmpty {
+            let work = deferred
+            deferred = []
+            for item in work { item() }
+        }
+    }
+
+    private func stepPendingCall() -> Bool {
+        guard let pending = pendingCall else { return false }
+        let result = pending.call()
+        guard result != LIBSSH2_ERROR_EAGAIN else { return false }
+        pendingCall = nil
+        pending.then(result)
+        return true
+    }
+
+    /// Repeats `call` until it does not say EAGAIN, then hands its result to `then`.
+    func perform(_ call: @escaping () -> Int32, then: @escaping (Int32) -> Void) {
+        precondition(pendingCall == nil, "one call at a time")
+        pendingCall = (call, then)
+        if !isProcessing { scheduleDrive() }
+    }
+
+    /// Lets libssh2 process what has arrived. It reads from the network only on behalf of some channel; any will do that has
+    /// not ended.
+    private func takeIn() {
+        if !takeIn(for: channels) { _ = takeIn(for: closingChannels) }
+    }
+
+    private func takeIn(for channels: [SSHChannel]) -> Bool {
+        for channel in channels {
+            switch channel.takeIn() {
+            case LIBSSH2_ERROR_EAGAIN: return true
+            case let result where LibSSH2.isFatal(result):
+                endLater(error(result))
+                return true
+            default: continue
+            }
+        }
+        return false
+    }
+
+    // MARK: Flushing
+
+    private func runFlush() {
+        flushScheduled = false
+        flush()
+        // Writers that were refused go on once there is room.
+        if phase == .open && hasRoom && channels.contains(where: \.isWriteBlocked) { scheduleDrive() }
+    }
+
+    /// Sends what libssh2 has produced, as far as the lower stream takes it.
+    func flush() {
+        while !library.outbound.isEmpty {
+            switch library.outbound.withVectors({ lower.write($0) }) {
+            case .bytes(let count): library.outbound.consume(count)
+            case .wouldBlock: return
+            case .failed: return endLater(connectionLost(lower.failure))
+            }
+        }
+    }
+
+    /// Whether channels may write: libssh2 itself never says no.
+    var hasRoom: Bool { library.outbound.count < configuration.maximumBacklog }
+
+    // MARK: Ending
+
+    /// What happened to the connection, in words: the server's own where it said something.
+    func connectionLost(_ cause: StreamError?) -> SSHError {
+        if phase == .handshaking && library.serverVersion == nil {
+            return SSHError(
+                .busy,
+                "\(lower.peerDescription) closed the connection before its SSH banner"
+                    + "\(cause.map { " (\($0))" } ?? ""): the server is busy (MaxStartups), refuses this address for a "
+                    + "while (PerSourcePenalties), or is no SSH server. Try again in a minute"
+            )
+        }
+        let why = library.disconnectMessage.map { "the server said: \($0)" } ?? cause?.message ?? "the server closed it"
+        if let authenticator, phase == .authenticating { return authenticator.connectionEnded(why) }
+        return SSHError(.connectionLost, "the SSH connection with \(peerDescription) was lost: \(why)")
+    }
+
+    /// A fatal error of libssh2 in words.
+    func error(_ code: Int32) -> SSHError {
+        if lowerEnded || library.disconnectMessage != nil { return connectionLost(nil) }
+        let text = library.lastErrorMessage
+        return SSHError(.protocolViolation, "SSH with \(peerDescription): \(text) (libssh2 error \(code))")
+    }
+
+    func end(_ error: SSHError) {
+        guard phase != .ended else { return }
+        let wasOpen = phase == .open
+        let isOurs = error.code == .closed || error.code == .hostKeyRefused || error.code == .authenticationRefused
+        if isOurs && !lowerEnded && lower.failure == nil {
+            let reason =
+                error.code == .hostKeyRefused ? SSH_DISCONNECT_HOST_KEY_NOT_VERIFIABLE : SSH_DISCONNECT_BY_APPLICATION
+            libssh2_session_disconnect_ex(library.raw, reason, "", "")
+            flush()
+        }
+        phase = .ended
+        failure = error
+        phaseTimer?.cancel()
+        phaseTimer = nil
+        keepAlive?.stop()
+        keepAlive = nil
+        pendingCall = nil
+        authenticator?.stop()
+        authenticator = nil
+        endChannels(error, wasOpen: wasOpen)
+        library.detach()
+        lower.observer = nil
+        if isOurs {
+            lower.finish()
+            lower.close()
+        } else {
+            lower.reset(error.streamError)
+        }
+        let established = established
+        self.established = nil
+        let onEnd = onEnd
+        self.onEnd = nil
+        established?(.failure(error))
+        onEnd?(error)
+        if !isProcessing { runDeferred() }
+    }
+}
+
+extension SSHSession: StreamObserver {
+    public func streamReadable(_ stream: ByteStream) { drive() }
+
+    public func streamWritable(_ stream: ByteStream) {
+        flush()
+        drive()
+    }
+
+    public func streamFailed(_ stream: ByteStream) { end(connectionLost(stream.failure)) }
+}
+
+/// One of a session's two entries in its loop's turn. Keeps the session alive while it waits for its turn, so that no
+/// completion is lost.
+private final class SessionTask: TurnTask {
+    private weak var session: SSHSession?
+    private var held: SSHSession?
+    private let work: (SSHSession) -> Void
+
+    init(_ session: SSHSession, _ work: @escaping (SSHSession) -> Void) {
+        self.session = session
+        self.work = work
+    }
+
+    func hold() { held = session }
+
+    func runTurn() {
+        guard let session = held else { return }
+        held = nil
+        work(session)
+    }
+}

@@ -1,0 +1,139 @@
+/// How a session authenticates, how long it waits, and how much it buffers.
+public struct SSHSessionConfiguration: Sendable {
+    /// The account on the server.
+    public var user: String
+
+    /// Tried in this order. A key that both a file and the agent hold is used through the agent: no passphrase is needed.
+    public var credentials: [SSHCredential] = []
+
+    /// Of the agent's keys offer only those that a credential file names (`IdentitiesOnly` of ssh_config).
+    public var identitiesOnly = false
+
+    /// How many keys are offered at most. OpenSSH disconnects after 6 attempts (MaxAuthTries), OpenWrt after 3, and newer
+    /// servers punish the address for a while.
+    public var maximumKeyOffers = 3
+
+    /// Asked for the passphrase of an encrypted key file, and only once the server has said that it would take the key. nil
+    /// where nobody can be asked.
+    public var passphrase: PassphrasePrompt?
+
+    /// From the first byte to the host key; the verifier's own time does not count.
+    public var handshakeTimeout: Duration = .seconds(10)
+
+    /// For the server's answers during authentication; the time of a prompt does not count.
+    public var authenticationTimeout: Duration = .seconds(10)
+
+    /// For opening a channel and for starting a command.
+    public var requestTimeout: Duration = .seconds(10)
+
+    /// After this long without a byte from the server it is asked for a sign of life; nil: never.
+    public var keepAliveInterval: Duration? = .seconds(15)
+
+    /// How long the server may take for that sign of life before the connection counts as lost.
+    public var keepAliveTimeout: Duration = .seconds(10)
+
+    /// The receive window of one forwarded stream: what the server may send beyond what has been read. 2 MiB gave the highest
+    /// rate on loopback.
+    public var channelWindow = 2 << 20
+
+    /// The sum of all receive windows, reached by giving later channels smaller ones (at least 128 KiB). Above about 6 MiB
+    /// OpenSSH's server spends its time copying its queue: at 16 MiB a sixth of the throughput is left.
+    public var totalWindow = 6 << 20
+
+    /// Writes wait when this many bytes are queued for the network.
+    public var maximumBacklog = 512 << 10
+
+    /// In the order of preference. aes128-ctr is the fastest of what libssh2 1.10 has. No CBC mode, and no GCM or ChaCha20,
+    /// whose implementations in libssh2 1.11.1 have known memory errors.
+    public var ciphers = ["aes128-ctr", "aes256-ctr", "aes192-ctr"]
+
+    /// In the order of preference; the "etm" variants need libssh2 1.11.
+    public var macs = [
+        "hmac-sha2-256", "hmac-sha2-512", "hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com",
+    ]
+
+    /// In the order of preference; nothing with SHA-1.
+    public var keyExchanges = [
+        "curve25519-sha256", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256", "ecdh-sha2-nistp384",
+        "ecdh-sha2-nistp521", "diffie-hellman-group16-sha512", "diffie-hellman-group18-sha512",
+        "diffie-hellman-group14-sha256", "diffie-hellman-group-exchange-sha256",
+    ]
+
+    /// What is acceptable; the order is the verifier's first. No ssh-rsa (SHA-1); the RSA ones need libssh2 1.11.
+    public var hostKeyAlgorithms = [
+        "ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "rsa-sha2-512",
+        "rsa-sha2-256",
+    ]
+
+    public init(user: String, credentials: [SSHCredential] = []) {
+        self.user = user
+        self.credentials = credentials
+    }
+
+    /// ``hostKeyAlgorithms`` with those of `keyTypes` first: a host recorded with an ed25519 key must be asked for that one,
+    /// or it shows another and looks changed.
+    func hostKeyAlgorithms(preferring keyTypes: [String]) -> [String] {
+        var preferred: [String] = []
+        for type in keyTypes {
+            // One key type, two signature algorithms (RFC 8332).
+            preferred += type == "ssh-rsa" ? ["rsa-sha2-512", "rsa-sha2-256"] : [type]
+        }
+        preferred = preferred.filter(hostKeyAlgorithms.contains)
+        return preferred + hostKeyAlgorithms.filter { !preferred.contains($0) }
+    }
+}
+
+/// Where a private key is.
+public enum SSHCredential: Hashable, Sendable {
+    /// A private key file in OpenSSH's or a PEM format, encrypted or not.
+    case keyFile(path: String)
+    /// The contents of such a file; `name` stands for it in messages.
+    case key([UInt8], name: String)
+    /// The keys of the ssh-agent that listens on this socket (`SSH_AUTH_SOCK`).
+    case agent(socketPath: String)
+}
+
+/// Asks a person for the passphrase of a key; nil when there is no answer. The session wipes its copy after use.
+public typealias PassphrasePrompt = @Sendable (PassphraseRequest) async -> [UInt8]?
+
+/// What a person is asked.
+public struct PassphraseRequest: Hashable, Sendable {
+    /// The key file.
+    public var name: String
+    /// nil where the file hides its public half (an encrypted PEM file without a `.pub` file beside it).
+    public var fingerprint: String?
+    /// 1 for the first time, more after a wrong passphrase; at most 3.
+    public var attempt: Int
+}
+
+/// Decides about the host key before anything secret, or even the user name, is sent.
+///
+/// There is no default: a session cannot be made without one.
+public protocol HostKeyVerifier: Sendable {
+    /// Key types that the host is known with, best first; the server is asked for one of them.
+    var preferredAlgorithms: [String] { get }
+
+    /// Returns when the key is accepted; throws to refuse it, with an error whose description says why. May take its time to
+    /// ask a person.
+    func check(_ key: HostKey) async throws
+}
+
+/// Accepts one key, known by its fingerprint.
+public struct PinnedHostKey: HostKeyVerifier {
+    /// `SHA256:` and base 64 without padding, as `ssh-keygen -l` prints it.
+    public let fingerprint: String
+    public let preferredAlgorithms: [String]
+
+    public init(fingerprint: String, preferredAlgorithms: [String] = []) {
+        self.fingerprint = fingerprint
+        self.preferredAlgorithms = preferredAlgorithms
+    }
+
+    public func check(_ key: HostKey) async throws {
+        guard key.fingerprint == fingerprint else {
+            throw SSHError(.hostKeyRefused, "the host key is \(key), expected \(fingerprint)")
+        }
+    }
+}
+
+extension HostKeyPolicy: HostKeyVerifier {}
