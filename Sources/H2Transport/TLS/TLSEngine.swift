@@ -103,7 +103,8 @@ final class TLSEngine {
     /// Tells the engine that the transport has taken `count` bytes of ``output``.
     func sent(_ count: Int) { output.consume(count) }
 
-    private func releaseInput() {
+    /// Drops what has not been decrypted.
+    func releaseInput() {
         if let input { pool.give(input) }
         input = nil
     }
@@ -257,7 +258,7 @@ final class TLSEngine {
 
     /// New keys for what this side writes (RFC 8446 §4.6.3); the message goes out with the next record.
     private func updateKey() {
-        recordsUnderKey = 0
+        recordsUnderKey = -1  // the message itself is still sealed under the old key
         TLSErrorQueue.clear()
         // Refused only while another KeyUpdate is under way, which then serves as well.
         if SSL_key_update(ssl, SSL_KEY_UPDATE_NOT_REQUESTED) != 1 { TLSErrorQueue.clear() }

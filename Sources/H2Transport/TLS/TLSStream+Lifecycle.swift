@@ -137,6 +137,7 @@ extension TLSStream {
         guard !engine.failedByAlert, flush() else { return die(error) }
         fail(error)
         answerHandshake(.failure(error))
+        engine.releaseInput()
         finishRequested = true
         discardsInput = true
         depart(within: Self.alertLinger)
