@@ -9,7 +9,8 @@ public final class SSHClient: Sendable {
     public let hostKey: HostKey
     /// The server's identification string, safe for a terminal.
     public let serverVersion: String
-    private let session: LoopBound<SSHSession>
+    /// The session itself, for code that runs on ``loop``. Keep the client as long as it is used.
+    package let session: LoopBound<SSHSession>
     /// Carries this connection; kept alive with it.
     private let jump: SSHClient?
 
