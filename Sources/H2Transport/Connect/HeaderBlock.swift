@@ -1,0 +1,90 @@
+import CNGHTTP2
+
+/// Header fields laid out for nghttp2, which copies them.
+struct HeaderBlock {
+    private struct Entry {
+        var nameStart: Int
+        var valueStart: Int
+        var end: Int
+        var flags: UInt8
+    }
+
+    private var bytes: [UInt8] = []
+    private var entries: [Entry] = []
+
+    init(_ request: ConnectRequest) {
+        add(":method", request.method.description)
+        if request.method == .post {
+            add(":scheme", "https")
+            add(":path", request.path)
+        }
+        add(":authority", request.authority)
+        add(request.headers)
+    }
+
+    init(_ response: ConnectResponse) {
+        add(":status", String(response.status))
+        add(response.headers)
+    }
+
+    private mutating func add(_ fields: HeaderFields) {
+        for field in fields {
+            switch field.name {
+            // Never in a table that later requests are compared with (RFC 7541 §7.1.3), and not worth a place in it.
+            case "authorization", "traceparent": add(field.name, field.value, NGHTTP2_NV_FLAG_NO_INDEX)
+            default: add(field.name, field.value)
+            }
+        }
+    }
+
+    private mutating func add(_ name: String, _ value: String, _ flags: nghttp2_nv_flag = NGHTTP2_NV_FLAG_NONE) {
+        let start = bytes.count
+        bytes.append(contentsOf: name.utf8)
+        let middle = bytes.count
+        bytes.append(contentsOf: value.utf8)
+        entries.append(
+            Entry(
+                nameStart: start,
+                valueStart: middle,
+                end: bytes.count,
+                flags: UInt8(truncatingIfNeeded: flags.rawValue)
+            )
+        )
+    }
+
+    /// The first field whose name or value HTTP/2 does not allow (RFC 9113 §8.2.1); its name.
+    func invalidField() -> String? {
+        bytes.withUnsafeBufferPointer { bytes in
+            for (index, entry) in entries.enumerated() {
+                let name = UnsafeBufferPointer(rebasing: bytes[entry.nameStart..<entry.valueStart])
+                let value = UnsafeBufferPointer(rebasing: bytes[entry.valueStart..<entry.end])
+                let isPseudo = index < 4 && name.first == UInt8(ascii: ":")
+                if !(isPseudo || nghttp2_check_header_name(name.baseAddress, name.count) != 0)
+                    || nghttp2_check_header_value(value.baseAddress, value.count) == 0
+                {
+                    return String(decoding: name, as: UTF8.self)
+                }
+            }
+            return nil
+        }
+    }
+
+    func withFields<Result>(_ body: (UnsafePointer<nghttp2_nv>?, Int) -> Result) -> Result {
+        var bytes = bytes
+        return bytes.withUnsafeMutableBufferPointer { bytes in
+            withUnsafeTemporaryAllocation(of: nghttp2_nv.self, capacity: entries.count) { fields in
+                for (index, entry) in entries.enumerated() {
+                    let base = bytes.baseAddress
+                    fields[index] = nghttp2_nv(
+                        name: base.map { $0 + entry.nameStart },
+                        value: base.map { $0 + entry.valueStart },
+                        namelen: entry.valueStart - entry.nameStart,
+                        valuelen: entry.end - entry.valueStart,
+                        flags: entry.flags
+                    )
+                }
+                return body(UnsafePointer(fields.baseAddress), entries.count)
+            }
+        }
+    }
+}

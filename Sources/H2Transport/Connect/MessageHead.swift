@@ -1,0 +1,47 @@
+/// A header block while it is being received, within the connection's limits.
+final class MessageHead {
+    private(set) var method = ""
+    private(set) var authority = ""
+    private(set) var path = ""
+    private(set) var status = 0
+    private(set) var fields = HeaderFields()
+    /// The block is over the limit; what is above it was not kept.
+    private(set) var isTooLarge = false
+    private var bytes = 0
+    private var count = 0
+
+    func add(
+        name: UnsafeBufferPointer<UInt8>,
+        value: UnsafeBufferPointer<UInt8>,
+        limits: H2Configuration.Limits
+    ) {
+        bytes += name.count + value.count + 32
+        count += 1
+        guard bytes <= limits.headerBytes, count <= limits.headerFields else {
+            isTooLarge = true
+            return
+        }
+        let name = String(decoding: name, as: UTF8.self)
+        let value = String(decoding: value, as: UTF8.self)
+        switch name {
+        case ":method": method = value
+        case ":authority": authority = value
+        case ":path": path = value
+        case ":status": status = Int(value) ?? 0
+        case ":scheme", ":protocol": break
+        default: fields.append(name, value)
+        }
+    }
+
+    /// The request, or nil when the method opens no tunnel.
+    var request: ConnectRequest? {
+        switch method {
+        case "CONNECT": return ConnectRequest(authority: authority, headers: fields)
+        case "POST":
+            var request = ConnectRequest(authority: authority, method: .post, headers: fields)
+            request.path = path
+            return request
+        default: return nil
+        }
+    }
+}

@@ -1,0 +1,62 @@
+public import MeshIdentity
+public import Streams
+
+/// A request for a tunnel that waits for its answer. Confined to the connection's loop; answer it exactly once, now or later.
+///
+/// Bytes that the client sends early are held, at most one window of them, and dropped on refusal. Forward nothing and
+/// dial nothing before policy has passed.
+public final class PendingConnect {
+    public let request: ConnectRequest
+    /// Where the tunnel is to end. Checked for syntax only.
+    public let destination: Authority
+    /// The client, as its certificate says; nil where the layer below has no certificate.
+    public let peer: SPIFFEID?
+    /// Called once when the client gives up before the answer, so that a dial can be abandoned. Answering is then pointless
+    /// and harmless.
+    public var cancelled: (() -> Void)?
+    private var stream: H2Stream?
+
+    init(stream: H2Stream, destination: Authority, peer: SPIFFEID?) {
+        self.stream = stream
+        self.request = stream.request
+        self.destination = destination
+        self.peer = peer
+    }
+
+    /// The connection that the request came by; nil once that is over.
+    public var transport: H2Connection? { stream?.connection }
+
+    /// Whether an answer is still awaited.
+    public var isPending: Bool { stream != nil }
+
+    /// Answers 200 and opens the tunnel. The answer is flushed before any byte of the tunnel.
+    ///
+    /// - Returns: The tunnel, which the caller owns; nil when the client has given up meanwhile.
+    public func accept(headers: HeaderFields = [:]) -> H2Stream? {
+        guard let stream = take() else { return nil }
+        stream.connection?.accept(stream, ConnectResponse(status: 200, headers: headers))
+        return stream
+    }
+
+    /// Answers anything but 2xx. The client's upload is stopped (RFC 9113 §8.1).
+    public func reject(_ rejection: ConnectRejection) {
+        guard let stream = take() else { return }
+        stream.connection?.reject(stream, rejection)
+    }
+
+    /// The client gave up, or the connection is gone.
+    func cancel() {
+        guard take() != nil else { return }
+        let cancelled = cancelled
+        self.cancelled = nil
+        cancelled?()
+    }
+
+    private func take() -> H2Stream? {
+        guard let stream else { return nil }
+        self.stream = nil
+        stream.pending = nil
+        stream.connection?.pendingRequests -= 1
+        return stream
+    }
+}

@@ -1,0 +1,116 @@
+public import Streams
+
+/// The settings of an HTTP/2 connection.
+public struct H2Configuration: Hashable, Sendable {
+    /// Flow-control windows granted to the peer.
+    public struct Windows: Hashable, Sendable {
+        /// What one stream may send before its bytes have left here, in bytes, 65,535…2³¹−1. It is also the memory that one
+        /// slow reader can cost. 64 KiB doubles the CPU time of bulk; 16 MiB lets keystrokes wait behind it.
+        public var stream = 1 << 20
+        /// The same for all streams together; a multiple of ``stream``, so that one slow reader does not stop the others.
+        public var connection = 16 << 20
+
+        public init() {}
+    }
+
+    /// Detection of peers that are gone without a word.
+    public struct KeepAlive: Hashable, Sendable {
+        /// After this long without a byte from the peer a PING is sent.
+        public var interval: Duration = .seconds(10)
+        /// After this long without a byte since that PING, the connection is dead.
+        public var timeout: Duration = .seconds(20)
+
+        public init() {}
+    }
+
+    /// What a peer may ask of this side. Every limit has a counter in ``H2ConnectionCounters``.
+    public struct Limits: Hashable, Sendable {
+        /// Streams that the peer may have open at once (SETTINGS_MAX_CONCURRENT_STREAMS).
+        public var concurrentStreams = 1024
+        /// Requests that wait for their answer at once; more are refused with 503.
+        public var pendingRequests = 256
+        /// Bytes of a header block as RFC 9113 §6.5.2 counts them (SETTINGS_MAX_HEADER_LIST_SIZE): each field's length plus 32.
+        public var headerBytes = 16384
+        /// Fields of a header block.
+        public var headerFields = 64
+        /// Resets by the peer of streams that had not been answered yet or were younger than a second (CVE-2023-44487).
+        public var earlyResets = Rate(burst: 2000, perSecond: 500)
+        /// Resets that the peer makes this side send by breaking the rules on a stream (CVE-2025-8671).
+        public var provokedResets = Rate(burst: 200, perSecond: 20)
+        /// PING, SETTINGS and PRIORITY frames, and DATA frames that carry nothing (CVE-2019-9512, 9513, 9515, 9518).
+        public var controlFrames = Rate(burst: 2000, perSecond: 200)
+        /// Frames that wait to be sent; above it the connection is not read.
+        public var outboundFrames = 512
+        /// Bytes received and not yet taken by their readers, over all streams; above it, the connection window is no longer
+        /// replenished. At least ``Windows/connection``.
+        public var queuedBytes = 64 << 20
+
+        public init() {}
+    }
+
+    /// A token bucket: `burst` at once, then so many a second.
+    public struct Rate: Hashable, Sendable {
+        public var burst: Int
+        public var perSecond: Int
+
+        public init(burst: Int, perSecond: Int) {
+            self.burst = burst
+            self.perSecond = perSecond
+        }
+    }
+
+    public var windows = Windows()
+    public var keepAlive = KeepAlive()
+    public var limits = Limits()
+
+    /// The largest DATA frame, in bytes, 16,384…131,072: sent where the peer allows it, and announced as
+    /// SETTINGS_MAX_FRAME_SIZE. Larger frames make keystrokes wait behind bulk.
+    public var frameSize = 65536
+
+    /// Bytes that ``H2Stream`` accepts from a writer beyond what has been sent. Enough for one turn of the loop: what is in
+    /// flight is the window's matter.
+    public var sendQueue = 262_144
+
+    /// How long a request may wait for its answer: the peer dials the destination meanwhile.
+    public var requestTimeout: Duration = .seconds(15)
+
+    /// How many requests are sent before the peer's SETTINGS arrive (RFC 9113 §5.1.2 recommends servers to allow 100).
+    public var assumedPeerStreams = 100
+
+    public init() {}
+
+    public static var defaults: H2Configuration { H2Configuration() }
+
+    /// Throws ``StreamError`` naming the first setting that is out of its range.
+    public func validate() throws(StreamError) {
+        func check(_ holds: Bool, _ message: @autoclosure () -> String) throws(StreamError) {
+            guard holds else { throw StreamError(.badRequest, "HTTP/2 configuration: \(message())") }
+        }
+        let largestWindow = Int(Int32.max)
+        try check(
+            65535...largestWindow ~= windows.stream,
+            "windows.stream is \(windows.stream), not between 65535 and \(largestWindow)"
+        )
+        try check(
+            windows.stream...largestWindow ~= windows.connection,
+            "windows.connection is \(windows.connection), not between windows.stream and \(largestWindow)"
+        )
+        try check(16384...131_072 ~= frameSize, "frameSize is \(frameSize), not between 16384 and 131072")
+        try check(sendQueue >= 16384, "sendQueue is \(sendQueue), less than 16384")
+        try check(
+            keepAlive.interval > .zero && keepAlive.timeout > .zero,
+            "keepAlive has a duration that is not positive"
+        )
+        try check(requestTimeout > .zero, "requestTimeout is not positive")
+        try check(assumedPeerStreams >= 1, "assumedPeerStreams is \(assumedPeerStreams), less than 1")
+        try check(limits.concurrentStreams >= 1, "limits.concurrentStreams is less than 1")
+        try check(limits.pendingRequests >= 1, "limits.pendingRequests is less than 1")
+        try check(limits.headerBytes >= 1024, "limits.headerBytes is \(limits.headerBytes), less than 1024")
+        try check(limits.headerFields >= 8, "limits.headerFields is \(limits.headerFields), less than 8")
+        try check(limits.outboundFrames >= 16, "limits.outboundFrames is \(limits.outboundFrames), less than 16")
+        try check(limits.queuedBytes >= windows.connection, "limits.queuedBytes is less than windows.connection")
+        for rate in [limits.earlyResets, limits.provokedResets, limits.controlFrames] {
+            try check(rate.burst >= 1 && rate.perSecond >= 0, "a rate has a burst below 1 or a negative perSecond")
+        }
+    }
+}

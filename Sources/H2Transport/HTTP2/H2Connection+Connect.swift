@@ -1,0 +1,243 @@
+import CLinux
+import CNGHTTP2
+import Streams
+
+// Opening tunnels, on both sides.
+extension H2Connection {
+    /// Client: asks for a tunnel. `completion` is called once, on the loop and never from inside this call, with the open
+    /// stream when the peer has answered 2xx.
+    ///
+    /// - Returns: The stream that is being opened; its only use before that is `reset`, which gives up without a call of
+    ///   `completion`. Nil when nothing was sent.
+    @discardableResult
+    public func openStream(
+        _ request: ConnectRequest,
+        completion: @escaping (Result<H2Stream, ConnectFailure>) -> Void
+    ) -> H2Stream? {
+        precondition(!isServer, "only an HTTP/2 client opens streams")
+        func refuse(_ failure: ConnectFailure) -> H2Stream? {
+            LoopCall(on: loop) { completion(.failure(failure)) }
+            return nil
+        }
+        guard !isClosed, !isDraining, let nghttp2 else {
+            let message = "the connection to \(peerDescription) takes no more streams"
+            return refuse(ConnectFailure(StreamError(.draining, message), isRetryable: true))
+        }
+        guard availableStreams > 0 else {
+            let message = "\(peerDescription) allows no more than \(streams.count) streams on one connection"
+            return refuse(ConnectFailure(StreamError(.limit, message), isRetryable: true))
+        }
+        let block = HeaderBlock(request)
+        if let field = block.invalidField() {
+            let message = "header field '\(printable(field))' has a name or a value that HTTP/2 does not allow"
+            return refuse(ConnectFailure(StreamError(.badRequest, message)))
+        }
+        let id = nghttp2_session_get_next_stream_id(nghttp2)
+        let stream = H2Stream(id: Int32(bitPattern: id), request: request, connection: self)
+        let result = block.withFields { fields, count in
+            withUnsafePointer(to: stream.dataProvider) {
+                nghttp2_submit_request(nghttp2, nil, fields, count, $0, Unmanaged.passUnretained(stream).toOpaque())
+            }
+        }
+        guard result == stream.id else {
+            // Stream identifiers are used up after 2³⁰ requests (RFC 9113 §5.1.1): another connection has new ones.
+            isDraining = true
+            let message = "HTTP/2 request: \(String(cString: nghttp2_strerror(result)))"
+            return refuse(ConnectFailure(StreamError(.draining, message), isRetryable: true))
+        }
+        stream.completion = completion
+        streams[stream.id] = stream
+        expectAnswer(to: stream)
+        markDirty()
+        return stream
+    }
+
+    /// Ends a request that has no tunnel.
+    func failRequest(_ stream: H2Stream, _ failure: ConnectFailure) {
+        guard stream.phase == .requested, let completion = stream.completion else { return }
+        counters.requestsRefused += 1
+        stream.completion = nil
+        stream.abandon(failure.error, .cancel)
+        completion(.failure(failure))
+    }
+
+    // MARK: Heads of messages
+
+    /// Called by nghttp2.
+    func receivedRequest(_ head: MessageHead, id: Int32, endsStream: Bool) {
+        guard let nghttp2 else { return }
+        let request = head.request ?? ConnectRequest(authority: head.authority)
+        let stream = H2Stream(id: id, request: request, connection: self)
+        stream.head = head
+        streams[id] = stream
+        _ = nghttp2_session_set_stream_user_data(nghttp2, id, Unmanaged.passUnretained(stream).toOpaque())
+        headEvents.append(stream)
+        if endsStream { receivedEnd(stream) }
+    }
+
+    /// Before the bytes of the same batch are delivered, their streams get their owners.
+    func dispatchHeads() {
+        var index = 0
+        while index < headEvents.count && !isClosed {
+            let stream = headEvents[index]
+            index += 1
+            guard let head = stream.head else { continue }
+            stream.head = nil
+            if isServer {
+                dispatchRequest(stream, head)
+            } else {
+                dispatchResponse(stream, head)
+            }
+        }
+        headEvents.removeAll(keepingCapacity: headEvents.capacity <= 64)
+    }
+
+    private func dispatchResponse(_ stream: H2Stream, _ head: MessageHead) {
+        guard stream.phase == .requested else { return }
+        let response = ConnectResponse(status: head.status, headers: head.fields)
+        if head.isTooLarge { counters.headersTooLarge += 1 }
+        guard response.isSuccess, !head.isTooLarge, let completion = stream.completion else {
+            let failure =
+                head.isTooLarge
+                ? ConnectFailure(StreamError(.limit, "\(peerDescription) answered with too large a header"))
+                : ConnectFailure(
+                    response: response,
+                    body: startOfBody(of: stream),
+                    authority: stream.request.authority,
+                    peer: peerDescription
+                )
+            return failRequest(stream, failure)
+        }
+        stream.completion = nil
+        stream.response = response
+        counters.streamsOpened += 1
+        stream.open()
+        completion(.success(stream))
+    }
+
+    /// What of a refusal's body came with it: Envoy's only explanation.
+    private func startOfBody(of stream: H2Stream) -> String {
+        guard stream.firstChunk >= 0 else { return "" }
+        let vector = batch.chunks[Int(stream.firstChunk)].vector
+        return String(
+            decoding: UnsafeRawBufferPointer(start: vector.iov_base, count: min(vector.iov_len, 256)),
+            as: UTF8.self
+        )
+    }
+
+    private func dispatchRequest(_ stream: H2Stream, _ head: MessageHead) {
+        guard !head.isTooLarge else {
+            counters.headersTooLarge += 1
+            return reject(stream, ConnectRejection(status: 431))
+        }
+        guard head.request != nil else {
+            let details = "only CONNECT and POST open a tunnel"
+            return reject(
+                stream,
+                ConnectRejection(status: 405, reason: ProxyStatus(error: "http_request_error", details: details))
+            )
+        }
+        let destination: Authority
+        do throws(StreamError) {
+            destination = try stream.request.destination()
+        } catch {
+            return reject(stream, ConnectRejection(error))
+        }
+        guard pendingRequests < configuration.limits.pendingRequests, let delegate else {
+            return reject(stream, ConnectRejection(StreamError(.limit, "too many requests wait for their answer")))
+        }
+        let pending = PendingConnect(stream: stream, destination: destination, peer: peer)
+        stream.pending = pending
+        pendingRequests += 1
+        delegate.connection(self, received: pending)
+    }
+
+    // MARK: Answers
+
+    func accept(_ stream: H2Stream, _ response: ConnectResponse) {
+        guard let nghttp2, !isClosed else { return }
+        let block = HeaderBlock(response)
+        let result = block.withFields { fields, count in
+            withUnsafePointer(to: stream.dataProvider) {
+                nghttp2_submit_response(nghttp2, stream.id, fields, count, $0)
+            }
+        }
+        guard result == 0, block.invalidField() == nil else {
+            return stream.reset(StreamError(.protocolViolation, "the answer has a header field that is not allowed"))
+        }
+        stream.response = response
+        counters.streamsOpened += 1
+        stream.open()
+        markDirty()
+    }
+
+    func reject(_ stream: H2Stream, _ rejection: ConnectRejection) {
+        counters.requestsRefused += 1
+        stream.refuse()
+        guard let nghttp2, !isClosed else { return }
+        var headers = HeaderFields()
+        if let reason = rejection.reason { headers["proxy-status"] = reason.fieldValue }
+        let response = ConnectResponse(status: rejection.status, headers: headers)
+        stream.response = response
+        let result = HeaderBlock(response).withFields { fields, count in
+            nghttp2_submit_response(nghttp2, stream.id, fields, count, nil)
+        }
+        if result != 0 { submitReset(stream, .internalError) }
+        markDirty()
+    }
+
+    /// Sends RST_STREAM, which cancels whatever else the stream would still have sent.
+    func submitReset(_ stream: H2Stream, _ code: HTTP2ErrorCode) {
+        guard let nghttp2, streams[stream.id] != nil else { return }
+        if nghttp2_submit_rst_stream(nghttp2, UInt8(NGHTTP2_FLAG_NONE.rawValue), stream.id, code.rawValue) == 0 {
+            ownResets += 1
+        }
+        markDirty()
+    }
+
+    // MARK: Ends of streams
+
+    func wasReset(_ stream: H2Stream, _ code: HTTP2ErrorCode) {
+        stream.pending?.cancel()
+        if stream.phase == .requested && !isServer {
+            let isRetryable = code == .refusedStream
+            let message = "\(peerDescription) reset the request for \(printable(stream.request.authority)) (\(code))"
+            return failRequest(
+                stream,
+                ConnectFailure(StreamError(isRetryable ? .draining : .reset, message), isRetryable: isRetryable)
+            )
+        }
+        switch stream.state.received(reset: code) {
+        case .ignored: break
+        case .stopWriting: stream.writingRefused()
+        case .failed(let error): stream.lost(error)
+        }
+    }
+
+    /// nghttp2 has forgotten the stream: both directions ended, or it was reset by either side, or GOAWAY left it out.
+    func closed(_ stream: H2Stream, _ code: HTTP2ErrorCode) {
+        if !stream.wasReset {
+            stream.pending?.cancel()
+            if stream.phase == .requested && !isServer {
+                let isRetryable = code == .refusedStream
+                let message =
+                    "\(peerDescription) did not take the request for \(printable(stream.request.authority)) (\(code))"
+                failRequest(
+                    stream,
+                    ConnectFailure(
+                        StreamError(isRetryable ? .draining : .protocolViolation, message),
+                        isRetryable: isRetryable
+                    )
+                )
+            } else if code != .noError {
+                stream.wasReset = true
+                stream.lost(
+                    StreamError(.protocolViolation, "the stream was reset because of what the peer sent (\(code))")
+                )
+            }
+        }
+        stream.detach()
+        if !isServer { delegate?.connectionHasCapacity(self) }
+        if streams.isEmpty { becameIdle() }
+    }
+}

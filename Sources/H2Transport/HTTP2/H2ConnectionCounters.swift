@@ -1,0 +1,54 @@
+/// What happened on one connection, for metrics and limits.
+public struct H2ConnectionCounters: Hashable, Sendable {
+    /// Bytes of the layer below, framing included.
+    public var bytesReceived: UInt64 = 0
+    public var bytesSent: UInt64 = 0
+    /// Tunnels that opened.
+    public var streamsOpened: UInt64 = 0
+    /// Requests answered, or that failed, with anything but 2xx.
+    public var requestsRefused: UInt64 = 0
+    /// RST_STREAM frames.
+    public var resetsReceived: UInt64 = 0
+    public var resetsSent: UInt64 = 0
+    /// Resets received before the answer or within a second of the request.
+    public var earlyResetsReceived: UInt64 = 0
+    /// Resets that the peer provoked by breaking the protocol on a stream.
+    public var provokedResets: UInt64 = 0
+    /// PING, SETTINGS, PRIORITY frames, and DATA frames without a payload.
+    public var controlFramesReceived: UInt64 = 0
+    /// Frames that broke the protocol and were answered or ignored.
+    public var invalidFramesReceived: UInt64 = 0
+    /// Header blocks over the limit.
+    public var headersTooLarge: UInt64 = 0
+    /// How often reading stopped because the peer did not take what it had asked for.
+    public var inputPauses: UInt64 = 0
+    /// How often the connection window was withheld because readers did not keep up.
+    public var windowStalls: UInt64 = 0
+
+    public init() {}
+}
+
+/// Admits `burst` events at once and then so many a second.
+struct TokenBucket {
+    private let rate: H2Configuration.Rate
+    /// In billionths of a token, so that no time is lost to rounding.
+    private var tokens: UInt64
+    private var filledAt: UInt64
+
+    init(_ rate: H2Configuration.Rate, now: UInt64) {
+        self.rate = rate
+        tokens = UInt64(rate.burst) * 1_000_000_000
+        filledAt = now
+    }
+
+    /// Returns false when the rate is exceeded. `now` is monotonic, in nanoseconds.
+    mutating func take(now: UInt64) -> Bool {
+        let full = UInt64(rate.burst) * 1_000_000_000
+        let (gained, overflow) = (now &- filledAt).multipliedReportingOverflow(by: UInt64(rate.perSecond))
+        tokens = overflow || gained > full - tokens ? full : tokens + gained
+        filledAt = now
+        guard tokens >= 1_000_000_000 else { return false }
+        tokens -= 1_000_000_000
+        return true
+    }
+}
