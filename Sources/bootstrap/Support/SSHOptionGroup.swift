@@ -1,0 +1,77 @@
+import ArgumentParser
+import Glibc
+import MeshIdentity
+import SSHSignal
+
+/// The options that every command with an SSH login has, with OpenSSH's letters and meaning.
+struct SSHOptionGroup: ParsableArguments {
+    @Option(
+        name: [.customShort("i")],
+        help: ArgumentHelp("A private key to log in with; may be given several times.", valueName: "KEY")
+    )
+    var identityFiles: [String] = []
+
+    @Option(
+        name: [.customShort("J")],
+        help: ArgumentHelp("Go through these hosts: [user@]host[:port], separated by commas.", valueName: "JUMP")
+    )
+    var jump: String?
+
+    @Option(name: [.customShort("p")], help: ArgumentHelp("The SSH port.", valueName: "PORT"))
+    var port: UInt16?
+
+    @Option(
+        name: [.customShort("o")],
+        help: ArgumentHelp(
+            "An option as in ssh_config(5): StrictHostKeyChecking=…, UserKnownHostsFile=…, …",
+            valueName: "KEY=VALUE"
+        )
+    )
+    var options: [String] = []
+
+    @Option(
+        name: [.customShort("F")],
+        help: ArgumentHelp("Read this file instead of ~/.ssh/config and the system's.", valueName: "FILE")
+    )
+    var configurationFile: String?
+
+    /// What was given on the command line.
+    var arguments: SSHArguments {
+        SSHArguments(
+            configurationFile: configurationFile,
+            options: options,
+            identityFiles: identityFiles,
+            port: port,
+            jump: jump
+        )
+    }
+
+    /// Nothing was given: what is recorded of a device holds.
+    var isEmpty: Bool { arguments == SSHArguments() }
+}
+
+extension SSHLogin.Prompts {
+    /// Asks the person at the terminal, if there is one; warnings go to stderr.
+    static func terminal() -> SSHLogin.Prompts {
+        SSHLogin.Prompts(
+            hostKey: TerminalPrompt.isAvailable ? { await askHostKey($0) } : nil,
+            passphrase: TerminalPrompt.isAvailable ? { await askPassphrase($0) } : nil,
+            warn: { printError($0) }
+        )
+    }
+
+    private static func askHostKey(_ question: HostKeyQuestion) async -> Bool {
+        for _ in 0..<3 {
+            guard let answer = TerminalPrompt.line(question.text) else { return false }
+            if let accepts = question.accepts(answer) { return accepts }
+            printError("Type 'yes', 'no' or the fingerprint.")
+        }
+        return false
+    }
+
+    private static func askPassphrase(_ request: PassphraseRequest) async -> [UInt8]? {
+        let again = request.attempt > 1 ? "Wrong passphrase. " : ""
+        let key = request.fingerprint.map { "\(request.name) (\($0))" } ?? request.name
+        return TerminalPrompt.passphrase("\(again)Passphrase for \(key): ")?.withBytes { Array($0) }
+    }
+}
