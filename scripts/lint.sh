@@ -16,7 +16,7 @@ forbid() {
     [ -z "$found" ] || fail "$reason"$'\n'"$found"
 }
 
-swift format lint --strict --parallel -r Package.swift Sources Tests || fail "run 'make format'"
+swift format lint --strict --parallel -r Package.swift Sources Tests Benchmarks || fail "run 'make format'"
 
 forbid "Sources must not import Foundation: its ICU alone is 44 MB in the static binary" \
     '^[^/]*\bimport +(struct +|class +|enum +|func +)?(Foundation|FoundationNetworking|FoundationInternationalization|FoundationXML)\b' \

@@ -1,0 +1,321 @@
+"""The proxies that are measured. Each is a pair on loopback: load client -> client proxy == tunnel == server proxy -> load server."""
+
+import getpass
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+
+TRUST_DOMAIN = "bench.example"
+
+
+class PeerUnavailable(Exception):
+    """The program is not installed, or does not start here."""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for_port(port, process, what, seconds=20):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise PeerUnavailable(f"{what} ended with status {process.returncode}")
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise PeerUnavailable(f"{what} does not listen on port {port} after {seconds} s")
+
+
+def make_certificates(directory):
+    """A root, a server and a client with SPIFFE identities, in Istio's file names, by the openssl command line."""
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=directory)
+
+    def key(path):
+        openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", path)
+        os.chmod(os.path.join(directory, path), 0o600)
+
+    key("ca.key")
+    openssl("req", "-x509", "-new", "-key", "ca.key", "-sha256", "-days", "2", "-subj", "/CN=benchmark root",
+            "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
+            "-addext", f"subjectAltName=URI:spiffe://{TRUST_DOMAIN}", "-out", "ca.pem")
+    for name in ("server", "client"):
+        os.mkdir(os.path.join(directory, name), 0o700)
+        key(f"{name}/key.pem")
+        identity = f"spiffe://{TRUST_DOMAIN}/ns/default/sa/{name}"
+        with open(os.path.join(directory, f"{name}.ext"), "w") as extensions:
+            extensions.write("basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n"
+                             "extendedKeyUsage=serverAuth,clientAuth\nauthorityKeyIdentifier=keyid\n"
+                             f"subjectAltName=critical,URI:{identity}\n")
+        openssl("req", "-new", "-key", f"{name}/key.pem", "-subj", "/", "-out", f"{name}.csr")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+                "-sha256", "-days", "1", "-extfile", f"{name}.ext", "-out", f"{name}/cert-chain.pem")
+        with open(os.path.join(directory, "ca.pem")) as root:
+            with open(os.path.join(directory, name, "root-cert.pem"), "w") as copy:
+                copy.write(root.read())
+
+
+class Peer:
+    """One pair. `start` makes `port` accept; `processes` are the two proxies, client side first."""
+
+    name = ""
+
+    def __init__(self, directory, target):
+        self.directory = os.path.join(directory, self.name.replace(" ", "-").replace("/", "-"))
+        self.certificates = os.path.join(directory, "certificates")
+        self.target = target
+        self.port = None
+        self.processes = []
+        os.mkdir(self.directory)
+
+    def start(self):
+        raise NotImplementedError
+
+    def spawn(self, arguments, ready_port=None, **options):
+        log = open(os.path.join(self.directory, f"log-{len(self.processes)}"), "wb")
+        try:
+            process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=options.pop("stdout", log),
+                                       stderr=log, start_new_session=True, **options)
+        except FileNotFoundError as error:
+            raise PeerUnavailable(f"{arguments[0]} is not installed") from error
+        self.processes.append(process)
+        if ready_port is not None:
+            wait_for_port(ready_port, process, self.name)
+        return process
+
+    def write(self, name, text):
+        path = os.path.join(self.directory, name)
+        with open(path, "w") as file:
+            file.write(text)
+        return path
+
+    def stop(self):
+        # Each proxy is the leader of its own session; its children (sshd's) go with it.
+        for process in self.processes:
+            for step in (signal.SIGTERM, signal.SIGKILL):
+                try:
+                    os.killpg(process.pid, step)
+                    process.wait(5)
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
+                except ProcessLookupError:
+                    break
+
+    def logs(self):
+        """The last lines of what the proxies wrote, for the report of a failure."""
+        text = []
+        for index in range(len(self.processes)):
+            with open(os.path.join(self.directory, f"log-{index}"), errors="replace") as log:
+                text += log.read().splitlines()[-5:]
+        return "\n".join(text)
+
+
+class Direct(Peer):
+    """No tunnel at all: what the load tool and the kernel can do."""
+
+    name = "no tunnel"
+
+    def start(self):
+        self.port = self.target
+
+
+class Bootstrap(Peer):
+    name = "bootstrap"
+    binary = None
+
+    def node(self, name, configuration):
+        path = self.write(f"{name}.yaml", configuration)
+        process = self.spawn([self.binary, "node", "--config", path], stdout=subprocess.PIPE)
+        # One line `ready NAME ADDRESS` for each listener, here one.
+        os.set_blocking(process.stdout.fileno(), False)
+        deadline = time.monotonic() + 20
+        seen = b""
+        while b"ready" not in seen or not seen.endswith(b"\n"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise PeerUnavailable(f"bootstrap node ({name}) did not get ready: {self.logs()}")
+            seen += process.stdout.read() or b""
+            time.sleep(0.02)
+
+    def start(self):
+        self.port, tunnel = free_port(), free_port()
+        self.node("server", f"""\
+identity: {self.certificates}/server
+listeners:
+- {{name: hbone, bind: "127.0.0.1:{tunnel}", protocol: hbone}}
+policy:
+- name: benchmark
+  action: ALLOW
+  rules:
+  - from: [{{namespaces: [default]}}]
+    to: [{{ports: [{self.target}]}}]
+""")
+        self.node("client", f"""\
+identity: {self.certificates}/client
+listeners:
+- {{name: in, bind: "127.0.0.1:{self.port}", protocol: tcp, forwardTo: "127.0.0.1:{self.target}"}}
+endpoints:
+- match: "127.0.0.1:{self.target}"
+  address: "127.0.0.1:{self.target}"
+  hbone: "127.0.0.1:{tunnel}"
+  identity: "spiffe://{TRUST_DOMAIN}/ns/default/sa/server"
+""")
+        # The server was started first; the report names the client side first.
+        self.processes.reverse()
+
+
+class Envoy(Peer):
+    """CONNECT over mTLS HTTP/2 between two Envoys, with the windows that Istio sets."""
+
+    name = "envoy"
+    binary = None
+    windows = {"initial_stream_window_size": 4 << 20, "initial_connection_window_size": 16 << 20}
+
+    def transport(self, kind, name, peer):
+        context = {
+            "@type": f"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{kind}",
+            "common_tls_context": {
+                "alpn_protocols": ["h2"],
+                "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+                "tls_certificates": [{
+                    "certificate_chain": {"filename": f"{self.certificates}/{name}/cert-chain.pem"},
+                    "private_key": {"filename": f"{self.certificates}/{name}/key.pem"},
+                }],
+                "validation_context": {
+                    "trusted_ca": {"filename": f"{self.certificates}/ca.pem"},
+                    "match_typed_subject_alt_names": [{
+                        "san_type": "URI", "matcher": {"exact": f"spiffe://{TRUST_DOMAIN}/ns/default/sa/{peer}"}}],
+                },
+            },
+        }
+        if kind == "DownstreamTlsContext":
+            context["require_client_certificate"] = True
+        return {"name": "tls", "typed_config": context}
+
+    @staticmethod
+    def address(port):
+        return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+    def cluster(self, name, port, **more):
+        return {
+            "name": name, "type": "STATIC", "connect_timeout": "5s",
+            "circuit_breakers": {"thresholds": [{
+                "max_connections": 100000, "max_pending_requests": 100000, "max_requests": 100000}]},
+            "load_assignment": {"cluster_name": name, "endpoints": [{
+                "lb_endpoints": [{"endpoint": {"address": self.address(port)}}]}]},
+            **more,
+        }
+
+    def envoy(self, name, listener, clusters, port):
+        admin = os.path.join(self.directory, f"{name}-admin.sock")
+        path = self.write(f"{name}.json", json.dumps({
+            "admin": {"address": {"pipe": {"path": admin}}},
+            "static_resources": {"listeners": [listener], "clusters": clusters},
+        }))
+        self.spawn([self.binary, "-c", path, "--disable-hot-restart", "--log-level", "warn"], port)
+
+    def start(self):
+        self.port, tunnel = free_port(), free_port()
+        manager = {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3."
+                     "HttpConnectionManager",
+            "stat_prefix": "tunnel", "codec_type": "HTTP2", "stream_idle_timeout": "0s",
+            "http2_protocol_options": {"allow_connect": True, **self.windows},
+            "upgrade_configs": [{"upgrade_type": "CONNECT"}],
+            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{
+                "match": {"connect_matcher": {}},
+                "route": {"cluster": "target", "timeout": "0s",
+                          "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}]}}]}]},
+            "http_filters": [{"name": "router", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}],
+        }
+        self.envoy("server", {
+            "name": "tunnel", "address": self.address(tunnel),
+            "filter_chains": [{
+                "transport_socket": self.transport("DownstreamTlsContext", "server", "client"),
+                "filters": [{"name": "http", "typed_config": manager}]}],
+        }, [self.cluster("target", self.target)], tunnel)
+        self.envoy("client", {
+            "name": "in", "address": self.address(self.port),
+            "filter_chains": [{"filters": [{"name": "tcp", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+                "stat_prefix": "in", "cluster": "tunnel", "idle_timeout": "0s",
+                "tunneling_config": {"hostname": f"127.0.0.1:{self.target}"}}}]}],
+        }, [self.cluster("tunnel", tunnel, **{
+            "transport_socket": self.transport("UpstreamTlsContext", "client", "server"),
+            "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {"allow_connect": True, **self.windows}}}},
+        })], self.port)
+        self.processes.reverse()
+
+
+class EnvoyDefaults(Envoy):
+    name = "envoy, default windows"
+    windows = {}
+
+
+class SSH(Peer):
+    """`ssh -L` to an sshd of its own, with the cipher that both choose by themselves."""
+
+    name = "ssh -L"
+    options = []
+
+    def start(self):
+        self.port, tunnel = free_port(), free_port()
+        for name in ("host_key", "user_key"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", os.path.join(self.directory, name)],
+                           check=True)
+        if os.geteuid() == 0:
+            os.makedirs("/run/sshd", exist_ok=True)
+        configuration = self.write("sshd_config", f"""\
+ListenAddress 127.0.0.1:{tunnel}
+HostKey {self.directory}/host_key
+AuthorizedKeysFile {self.directory}/user_key.pub
+PidFile none
+UsePAM no
+StrictModes no
+PermitRootLogin yes
+""")
+        self.spawn(["/usr/sbin/sshd", "-D", "-e", "-f", configuration], tunnel)
+        self.spawn(["ssh", "-F", "none", "-N", "-i", f"{self.directory}/user_key", "-p", str(tunnel),
+                    "-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={self.directory}/known_hosts",
+                    "-o", "ExitOnForwardFailure=yes", "-o", "IdentitiesOnly=yes", *self.options,
+                    "-L", f"127.0.0.1:{self.port}:127.0.0.1:{self.target}", f"{getpass.getuser()}@127.0.0.1"],
+                   self.port)
+        self.processes.reverse()
+
+
+class SSHAESGCM(SSH):
+    name = "ssh -L, aes128-gcm"
+    options = ["-c", "aes128-gcm@openssh.com"]
+
+
+class Stunnel(Peer):
+    """mTLS with a connection for each stream."""
+
+    name = "stunnel"
+
+    def start(self):
+        self.port, tunnel = free_port(), free_port()
+        common = f"foreground = yes\npid =\nCAfile = {self.certificates}/ca.pem\nverifyChain = yes\nsocket = l:TCP_NODELAY=1\n" \
+                 "socket = r:TCP_NODELAY=1\n"
+        for side, accept, connect, client, ready in (("server", tunnel, self.target, "no", tunnel),
+                                                     ("client", self.port, tunnel, "yes", self.port)):
+            path = self.write(f"{side}.conf", common
+                              + f"cert = {self.certificates}/{side}/cert-chain.pem\nkey = {self.certificates}/{side}/key.pem\n"
+                              + f"[tunnel]\nclient = {client}\naccept = 127.0.0.1:{accept}\nconnect = 127.0.0.1:{connect}\n")
+            self.spawn(["stunnel", path], ready)
+        self.processes.reverse()
+
+
+ALL = [Direct, Bootstrap, Envoy, EnvoyDefaults, SSH, SSHAESGCM, Stunnel]

@@ -1,0 +1,133 @@
+"""Turns the results into tables: medians with their spread, and ratios of the same round."""
+
+import statistics
+
+BEGIN, END = "<!-- results: begin (written by make bench) -->", "<!-- results: end -->"
+
+# What is compared: title, measure, how a value is read from the load tool's answer, whether more is better.
+QUANTITIES = [
+    ("up, 1 connection, MB/s", "up 1", lambda v: v["up"], True),
+    ("down, 1 connection, MB/s", "down 1", lambda v: v["down"], True),
+    ("both ways, 1 connection, MB/s added", "both 1", lambda v: v["up"] + v["down"], True),
+    ("up, 8 connections, MB/s", "up 8", lambda v: v["up"], True),
+    ("down, 8 connections, MB/s", "down 8", lambda v: v["down"], True),
+    ("both ways, 8 connections, MB/s added", "both 8", lambda v: v["up"] + v["down"], True),
+    ("CPU-s per GB, up 1, both proxies", "up 1", lambda v: sum(v["cpu"]), False),
+    ("CPU-s per GB, down 1, both proxies", "down 1", lambda v: sum(v["cpu"]), False),
+    ("CPU-s per GB, up 8, both proxies", "up 8", lambda v: sum(v["cpu"]), False),
+    ("CPU-s per GB, down 8, both proxies", "down 8", lambda v: sum(v["cpu"]), False),
+    ("64 B round trip, p50, us", "ping 1", lambda v: v["p50"], False),
+    ("64 B round trip, p99, us", "ping 1", lambda v: v["p99"], False),
+    ("64 connections, round trips per second", "ping 64", lambda v: v["rate"], True),
+    ("opens per second, 16 at a time", "opens 16", lambda v: v["rate"], True),
+    ("keystrokes under bulk up, p50, ms", "keystrokes up", lambda v: v["p50"] / 1000, False),
+    ("keystrokes under bulk up, p99, ms", "keystrokes up", lambda v: v["p99"] / 1000, False),
+    ("keystrokes under bulk down, p50, ms", "keystrokes down", lambda v: v["p50"] / 1000, False),
+    ("keystrokes under bulk down, p99, ms", "keystrokes down", lambda v: v["p99"] / 1000, False),
+]
+
+
+def samples(results, peer, quantity):
+    """One number for each round; None where the round failed or the figure does not exist."""
+    _, measure, read, _ = quantity
+    numbers = []
+    for value in results["peers"].get(peer, {"values": {}})["values"].get(measure, []):
+        try:
+            numbers.append(read(value))
+        except (KeyError, TypeError):
+            numbers.append(None)
+    return numbers
+
+
+def number(value):
+    if value >= 1000:
+        return f"{value:,.0f}"
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def cell(numbers):
+    numbers = [n for n in numbers if n is not None]
+    if not numbers:
+        return "–"
+    return f"{number(statistics.median(numbers))} ({number(min(numbers))}–{number(max(numbers))})"
+
+
+def progress(measure, results):
+    lines = []
+    for quantity in QUANTITIES:
+        if quantity[1] == measure:
+            for peer in results["peers"]:
+                numbers = samples(results, peer, quantity)
+                if any(n is not None for n in numbers):
+                    lines.append(f"{quantity[0]:42} {peer:24} {cell(numbers)}")
+    return "\n".join(lines)
+
+
+def ratios(results, ours="bootstrap"):
+    """For each quantity and peer: the median of our figure divided by the peer's, round by round."""
+    table = {}
+    for quantity in QUANTITIES:
+        mine = samples(results, ours, quantity)
+        row = {}
+        for peer in results["peers"]:
+            if peer in (ours, "no tunnel"):
+                continue
+            pairs = [a / b for a, b in zip(mine, samples(results, peer, quantity)) if a and b]
+            if pairs:
+                row[peer] = statistics.median(pairs)
+        if row:
+            table[quantity[0]] = row
+    return table
+
+
+def table(header, rows):
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def markdown(results):
+    machine = results["machine"]
+    names = list(results["peers"])
+    parts = [
+        f"{machine['processor']}, {machine['cores']} cores, Linux {machine['kernel']}; {machine['openssl']}; "
+        f"{machine['ssh']}; commit {machine['commit']}. {results['rounds']} interleaved rounds of {results['seconds']:g} s "
+        f"after {results['warmUp']:g} s of warm-up. Medians (least–most).",
+    ]
+    rows = []
+    for quantity in QUANTITIES:
+        cells = [cell(samples(results, name, quantity)) for name in names]
+        if any(c != "–" for c in cells):
+            rows.append([quantity[0]] + cells)
+    parts.append(table([""] + names, rows))
+
+    idle = [(name, results["peers"][name]["idle"]) for name in names if results["peers"][name]["idle"]]
+    if idle:
+        def both(numbers, unit):
+            return " + ".join(f"{n / unit:.1f}" for n in numbers)
+        parts.append("Memory of the two proxies (client + server):\n\n" + table(
+            ["", "RSS at rest, MB", f"RSS with {idle[0][1]['count']:,} idle tunnels, MB", "KiB per idle tunnel"],
+            [[name, both(i["base"], 1e6), both(i["with"], 1e6), both(i["perTunnel"], 1024)] for name, i in idle]))
+
+    if results["ratios"]:
+        others = [name for name in names if any(name in row for row in results["ratios"].values())]
+        better = {q[0]: q[3] for q in QUANTITIES}
+        parts.append("bootstrap divided by the peer, medians of the rounds' ratios:\n\n" + table(
+            ["", "better is"] + others,
+            [[title, "more" if better[title] else "less"] + [f"{row[o]:.2f}" if o in row else "–" for o in others]
+             for title, row in results["ratios"].items()]))
+    if results["unavailable"]:
+        parts.append("Left out: " + "; ".join(f"{k} ({v})" for k, v in results["unavailable"].items()) + ".")
+    if results["errors"]:
+        parts.append("Failed: " + "; ".join(results["errors"]) + ".")
+    return "\n\n".join(parts)
+
+
+def insert(path, text):
+    with open(path) as file:
+        document = file.read()
+    head, rest = document.split(BEGIN, 1)
+    _, tail = rest.split(END, 1)
+    with open(path, "w") as file:
+        file.write(head + BEGIN + "\n\n" + text + "\n\n" + END + tail)

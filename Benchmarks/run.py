@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""Measures bootstrap beside other tunnels, on loopback, with one load tool for all, in interleaved rounds.
+
+    Benchmarks/run.py [--quick] [--binary PATH] [--peers NAME;...] [--measures NAME;...] [--rounds N] [--no-write]
+
+Every round measures every peer once, so that what disturbs the machine disturbs all of them; what counts is the ratio to a
+peer of the same round, and CPU time per byte. Results: Benchmarks/results.json and the tables of docs/benchmarks.md.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+import peers
+import report
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TICKS = os.sysconf("SC_CLK_TCK")
+
+# name: the load tool's arguments. Bulk runs also give CPU seconds per gigabyte.
+MEASURES = {
+    "up 1": ["up", "--connections", "1"],
+    "down 1": ["down", "--connections", "1"],
+    "both 1": ["both", "--connections", "1"],
+    "up 8": ["up", "--connections", "8"],
+    "down 8": ["down", "--connections", "8"],
+    "both 8": ["both", "--connections", "8"],
+    "ping 1": ["ping", "--connections", "1"],
+    "ping 64": ["ping", "--connections", "64"],
+    "opens 16": ["opens", "--connections", "16"],
+    "keystrokes up": ["keystrokes", "--direction", "up"],
+    "keystrokes down": ["keystrokes", "--direction", "down"],
+}
+QUICK_MEASURES = ["up 1", "down 1", "up 8", "down 8", "ping 1", "opens 16"]
+QUICK_PEERS = ["bootstrap", "envoy", "ssh -L", "ssh -L, aes128-gcm"]
+
+
+def process_tree(pid):
+    """`pid` and all its descendants."""
+    children = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat") as stat:
+                    parent = int(stat.read().rsplit(")", 1)[1].split()[1])
+            except OSError:
+                continue
+            children.setdefault(parent, []).append(int(entry))
+    tree, queue = [], [pid]
+    while queue:
+        current = queue.pop()
+        tree.append(current)
+        queue += children.get(current, [])
+    return tree
+
+
+def cpu_seconds(pid):
+    """User and system time of a process and its descendants, those that ended included."""
+    total = 0
+    for member in process_tree(pid):
+        try:
+            with open(f"/proc/{member}/stat") as stat:
+                fields = stat.read().rsplit(")", 1)[1].split()
+            total += sum(int(field) for field in fields[11:15])
+        except OSError:
+            pass
+    return total / TICKS
+
+
+def resident_bytes(pid):
+    total = 0
+    for member in process_tree(pid):
+        try:
+            with open(f"/proc/{member}/statm") as statm:
+                total += int(statm.read().split()[1]) * resource.getpagesize()
+        except OSError:
+            pass
+    return total
+
+
+def run_load(load, arguments, port, seconds, warm_up):
+    command = [load, arguments[0], str(port), *arguments[1:], "--seconds", str(seconds), "--warm-up", str(warm_up)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + warm_up + 120)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip() or f"load ended with status {done.returncode}")
+    return json.loads(done.stdout)
+
+
+def measure(load, peer, arguments, seconds, warm_up):
+    before = [cpu_seconds(process.pid) for process in peer.processes]
+    result = run_load(load, arguments, peer.port, seconds, warm_up)
+    if "bytes" in result and peer.processes:
+        after = [cpu_seconds(process.pid) for process in peer.processes]
+        result["cpu"] = [(b - a) / (result["bytes"] / 1e9) for a, b in zip(before, after)]
+    return result
+
+
+def measure_idle(load, peer, count):
+    """RSS of each proxy at rest, and what each idle tunnelled connection adds."""
+    run_load(load, ["ping", "--connections", "1"], peer.port, 0.2, 0)  # the tunnel itself exists
+    before = [resident_bytes(process.pid) for process in peer.processes]
+    holder = subprocess.Popen([load, "idle", str(peer.port), "--connections", str(count)],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        if holder.stdout.readline().strip() != "ready":
+            raise RuntimeError(holder.communicate(timeout=30)[1].strip())
+        time.sleep(0.5)
+        after = [resident_bytes(process.pid) for process in peer.processes]
+    finally:
+        holder.stdin.close()
+        try:
+            holder.wait(30)
+        except subprocess.TimeoutExpired:
+            holder.kill()
+            holder.wait()
+    return {
+        "base": before,
+        "with": after,
+        "perTunnel": [(b - a) / count for a, b in zip(before, after)],
+        "count": count,
+    }
+
+
+def build_load():
+    subprocess.run(["swift", "build", "-c", "release", "--package-path", HERE], check=True, stdout=sys.stderr)
+    return os.path.join(HERE, ".build/release/load")
+
+
+def machine():
+    with open("/proc/cpuinfo") as info:
+        model = next((line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), "unknown")
+
+    def version(*command):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+            return (done.stdout or done.stderr).strip().splitlines()[0]
+        except (OSError, IndexError):
+            return "not installed"
+
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": os.uname().release,
+        "swift": version("swift", "--version"),
+        "openssl": version("openssl", "version"),
+        "ssh": version("ssh", "-V"),
+        "envoy": version(peers.Envoy.binary, "--version") if peers.Envoy.binary else "not installed",
+        "commit": version("git", "-C", HERE, "describe", "--always", "--dirty"),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", default=os.path.join(HERE, "../.build/release/bootstrap"))
+    parser.add_argument("--quick", action="store_true", help="two short rounds of the main measures and peers")
+    parser.add_argument("--peers", help="separated by semicolons; default all: " + "; ".join(kind.name for kind in peers.ALL))
+    parser.add_argument("--measures", help="separated by semicolons; default all: " + "; ".join(MEASURES))
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--warm-up", type=float)
+    parser.add_argument("--idle", type=int, default=1000, help="idle connections held for the memory figures; 0: none")
+    parser.add_argument("--load", help="the load tool, if it is built already")
+    parser.add_argument("--no-write", action="store_true", help="print only; leave docs/benchmarks.md alone")
+    options = parser.parse_args()
+    rounds = options.rounds or (2 if options.quick else 5)
+    seconds = options.seconds or (1.0 if options.quick else 2.0)
+    warm_up = options.warm_up if options.warm_up is not None else (0.3 if options.quick else 0.7)
+
+    def chosen(text, quick, every):
+        names = [name.strip() for name in text.split(";")]
+        unknown = [name for name in names if name not in every]
+        if unknown:
+            parser.error(f"unknown: {'; '.join(unknown)}. There are: {'; '.join(every)}")
+        return [name for name in every if name in names]
+
+    peer_names = chosen(options.peers, QUICK_PEERS, [kind.name for kind in peers.ALL])
+    measure_names = chosen(options.measures, QUICK_MEASURES, list(MEASURES))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    cache = os.environ.get("BOOTSTRAP_TESTS_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "bootstrap-tests")
+    envoy = os.path.join(cache, "envoy-1.40.0/envoy")
+    peers.Envoy.binary = peers.EnvoyDefaults.binary = envoy
+    peers.Bootstrap.binary = os.path.abspath(options.binary)
+    load = options.load or build_load()
+
+    results = {
+        "machine": machine(), "rounds": rounds, "seconds": seconds, "warmUp": warm_up,
+        "peers": {}, "unavailable": {}, "errors": [],
+    }
+    running = []
+    with tempfile.TemporaryDirectory(prefix="bootstrap-bench.") as directory:
+        os.mkdir(os.path.join(directory, "certificates"))
+        peers.make_certificates(os.path.join(directory, "certificates"))
+        target = peers.free_port()
+        server = subprocess.Popen([load, "server", str(target)], stdout=subprocess.PIPE)
+        try:
+            server.stdout.readline()
+            for kind in peers.ALL:
+                if kind.name not in peer_names:
+                    continue
+                peer = kind(directory, target)
+                try:
+                    peer.start()
+                    running.append(peer)
+                    results["peers"][peer.name] = {"values": {name: [] for name in measure_names}, "idle": None}
+                except peers.PeerUnavailable as error:
+                    peer.stop()
+                    results["unavailable"][peer.name] = str(error)
+                    print(f"{peer.name}: left out: {error}", file=sys.stderr)
+
+            def failed(peer, name, error):
+                text = f"{peer.name}: {name}: {error}"
+                results["errors"].append(text)
+                print(f"{text}\n{peer.logs()}", file=sys.stderr)
+
+            if options.idle:
+                for peer in running:
+                    if peer.processes:
+                        try:
+                            results["peers"][peer.name]["idle"] = measure_idle(load, peer, options.idle)
+                        except (RuntimeError, subprocess.TimeoutExpired, ValueError) as error:
+                            failed(peer, "idle", error)
+            for name in measure_names:
+                for number in range(rounds):
+                    # The order turns with the rounds, so that no peer always follows the same one.
+                    for peer in running[number % len(running):] + running[:number % len(running)]:
+                        try:
+                            value = measure(load, peer, MEASURES[name], seconds, warm_up)
+                        except (RuntimeError, subprocess.TimeoutExpired, ValueError) as error:
+                            failed(peer, name, error)
+                            value = None
+                        results["peers"][peer.name]["values"][name].append(value)
+                print(report.progress(name, results), file=sys.stderr, flush=True)
+        finally:
+            for peer in running:
+                peer.stop()
+            server.terminate()
+            server.wait()
+
+    results["ratios"] = report.ratios(results)
+    text = report.markdown(results)
+    print(text)
+    with open(os.path.join(HERE, "results.json"), "w") as file:
+        json.dump(results, file, indent=1)
+    if not options.no_write and not options.quick and not options.peers and not options.measures:
+        report.insert(os.path.join(HERE, "../docs/benchmarks.md"), text)
+    # A peer that failed is a result; bootstrap that failed, or wrong bytes anywhere, is a failure of the run.
+    return 1 if any(error.startswith("bootstrap:") or "wrong bytes" in error for error in results["errors"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
