@@ -11,6 +11,8 @@ public final class PendingConnect {
     public let destination: Authority
     /// The client, as its certificate says; nil where the layer below has no certificate.
     public let peer: SPIFFEID?
+    /// Where the client is, where that is known.
+    public let remoteAddress: SocketAddress?
     /// Called once when the client gives up before the answer, so that a dial can be abandoned. Answering is then pointless
     /// and harmless.
     public var cancelled: (() -> Void)?
@@ -21,6 +23,7 @@ public final class PendingConnect {
         self.request = stream.request
         self.destination = destination
         self.peer = peer
+        remoteAddress = stream.connection?.remoteAddress
     }
 
     /// The connection that the request came by; nil once that is over.

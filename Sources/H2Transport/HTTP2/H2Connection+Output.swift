@@ -53,6 +53,7 @@ extension H2Connection {
             switch lower.write(buffer.readable) {
             case .bytes(let count):
                 counters.bytesSent += UInt64(count)
+                lastSent = loop.now
                 buffer.readIndex += count
                 lowerIsFull = buffer.readableBytes > 0
             case .wouldBlock: lowerIsFull = true

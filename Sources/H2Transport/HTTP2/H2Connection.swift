@@ -57,6 +57,8 @@ public final class H2Connection: StreamObserver, TurnTask {
     /// Who the peer is, as its certificate says; nil where the layer below has no certificate.
     public let peer: SPIFFEID?
     public weak var delegate: (any H2ConnectionDelegate)?
+    /// Where the peer is, where that is known; set by whoever made the layer below.
+    public var remoteAddress: SocketAddress?
 
     public internal(set) var counters = H2ConnectionCounters()
     /// Round-trip time of the last PING.
@@ -87,7 +89,10 @@ public final class H2Connection: StreamObserver, TurnTask {
     var inputIsPaused = false
     /// Nothing more is fed to nghttp2: it has terminated the session, or the peer has ended its side.
     var inputHasEnded = false
-    var lastReceived: UInt64
+    /// When the last byte came from the peer, on the loop's clock.
+    public internal(set) var lastReceived: UInt64
+    /// When the last byte went to it.
+    public internal(set) var lastSent: UInt64
     /// Bytes in the streams' incoming queues.
     var queuedBytes = 0
     /// Credit of the connection window held back while ``queuedBytes`` is over the limit.
@@ -144,6 +149,7 @@ public final class H2Connection: StreamObserver, TurnTask {
         self.delegate = delegate
         let now = lower.loop.now
         lastReceived = now
+        lastSent = now
         earlyResets = TokenBucket(configuration.limits.earlyResets, now: now)
         provokedResets = TokenBucket(configuration.limits.provokedResets, now: now)
         controlFrames = TokenBucket(configuration.limits.controlFrames, now: now)
@@ -171,7 +177,7 @@ public final class H2Connection: StreamObserver, TurnTask {
     public var availableStreams: Int {
         guard !isServer, !isDraining, !isClosed, let nghttp2 else { return 0 }
         let limit = nghttp2_session_get_remote_settings(nghttp2, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS)
-        return max(0, min(Int(limit), configuration.limits.concurrentStreams) - streams.count)
+        return max(0, Int(limit) - streams.count)
     }
 
     // MARK: StreamObserver of the layer below

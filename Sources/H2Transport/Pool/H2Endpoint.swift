@@ -1,0 +1,86 @@
+public import MeshIdentity
+public import Streams
+
+/// How an ``H2ClientPool`` gets a connection to a peer, and what two streams must have in common to share one.
+public struct H2Endpoint {
+    /// Equal keys share connections. It holds whatever decides trust: who we are, whom we expect, and where.
+    public struct Key: Hashable, CustomStringConvertible {
+        /// Our side: the object that holds our credential. A renewed one makes new connections.
+        let credential: ObjectIdentifier
+        public let expectation: PeerExpectation
+        /// An address, or a name for the way there.
+        public let location: String
+
+        public var description: String { "\(expectation) at \(location)" }
+    }
+
+    /// A stream that HTTP/2 can start on.
+    public struct Connected {
+        public let stream: ByteStream
+        public let peer: SPIFFEID?
+        public let remoteAddress: SocketAddress?
+
+        public init(stream: ByteStream, peer: SPIFFEID?, remoteAddress: SocketAddress? = nil) {
+            self.stream = stream
+            self.peer = peer
+            self.remoteAddress = remoteAddress
+        }
+    }
+
+    public typealias Completion<Success> = (Result<Success, StreamError>) -> Void
+
+    public let key: Key
+    let connect: (EventLoop, @escaping Completion<Connected>) -> Void
+
+    /// Mutual TLS over TCP.
+    ///
+    /// - Parameter unsentLimit: Bytes the kernel may hold unsent; see `Socket.limitUnsent`.
+    public static func tcp(
+        _ address: SocketAddress,
+        context: TLSContext,
+        expecting expectation: PeerExpectation,
+        timeout: Duration = .seconds(10),
+        unsentLimit: Int = 128 << 10
+    ) -> H2Endpoint {
+        over(address.description, context: context, expecting: expectation) { loop, completion in
+            Socket.connect(to: address, on: loop, timeout: timeout) { result in
+                if case .success(let socket) = result { socket.limitUnsent(to: unsentLimit) }
+                completion(result.map { $0 })
+            }
+        }
+    }
+
+    /// Mutual TLS over any stream: an SSH channel, a tunnel through a gateway.
+    ///
+    /// - Parameters:
+    ///   - location: Tells one way from another, and names it in errors.
+    ///   - dial: Makes a connected stream on the loop and calls back there once.
+    public static func over(
+        _ location: String,
+        context: TLSContext,
+        expecting expectation: PeerExpectation,
+        dial: @escaping (EventLoop, @escaping Completion<ByteStream>) -> Void
+    ) -> H2Endpoint {
+        let key = Key(credential: ObjectIdentifier(context), expectation: expectation, location: location)
+        return H2Endpoint(key: key) { loop, completion in
+            dial(loop) { result in
+                switch result {
+                case .failure(let error): completion(.failure(error))
+                case .success(let lower):
+                    let stream = TLSStream(over: lower, context: context, expecting: expectation)
+                    stream.startHandshake { result in
+                        completion(
+                            result.map { peer in
+                                Connected(
+                                    stream: stream,
+                                    peer: peer.identity,
+                                    remoteAddress: (lower as? Socket)?.peerAddress
+                                )
+                            }
+                        )
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+public import Logging
+public import Streams
+
+/// Serves HBONE on accepted connections: mutual TLS, HTTP/2, and a call for each tunnel that a verified peer asks for.
+/// Confined to its event loop; a node has one for each loop.
+///
+/// ```
+///   accept ── TLS handshake ──→ H2Connection ── CONNECT ──→ PendingConnect ── accept() ──→ H2Stream
+/// ```
+///
+/// It decides nothing: whoever answers the ``PendingConnect`` sees the peer's identity, the destination and the metadata.
+public final class HBONEServer {
+    /// What the server grants its clients.
+    public struct Configuration: Hashable, Sendable {
+        public var http2 = H2Configuration.defaults
+        /// Connections that are still in their TLS handshake; more are closed at once. Whoever has not proved an identity
+        /// must not cost much.
+        public var handshakesInProgress = 256
+        /// Connections in all.
+        public var connections = 10_000
+
+        public init() {}
+
+        public static var defaults: Configuration { Configuration() }
+    }
+
+    public let loop: EventLoop
+    public let configuration: Configuration
+    /// The credential and the trust that new connections get; those that stand keep theirs.
+    public var context: TLSContext
+    /// Handshakes that failed or were cut off.
+    public private(set) var failedHandshakes = 0
+    /// Connections closed at once because of ``Configuration``'s limits.
+    public private(set) var refusedConnections = 0
+
+    private let logger: Logger
+    private let onRequest: (PendingConnect) -> Void
+    private var handshakes: [ObjectIdentifier: TLSStream] = [:]
+    private var connections: [ObjectIdentifier: H2Connection] = [:]
+    private var isDraining = false
+    private var drained: (() -> Void)?
+
+    /// - Parameters:
+    ///   - context: A server context.
+    ///   - onRequest: Called on the loop for each request; it answers now or later.
+    /// - Throws: ``StreamError`` when the configuration is not valid.
+    public init(
+        on loop: EventLoop,
+        context: TLSContext,
+        configuration: Configuration = .defaults,
+        logger: Logger,
+        onRequest: @escaping (PendingConnect) -> Void
+    ) throws(StreamError) {
+        try configuration.http2.validate()
+        self.loop = loop
+        self.context = context
+        self.configuration = configuration
+        self.logger = logger
+        self.onRequest = onRequest
+    }
+
+    /// Connections that have passed their handshake.
+    public var connectionCount: Int { connections.count }
+
+    /// Takes over a connection on which nothing has been read or written: a socket, or any stream that leads to a client.
+    public func accept(_ lower: ByteStream) {
+        guard !isDraining, handshakes.count < configuration.handshakesInProgress,
+            handshakes.count + connections.count < configuration.connections
+        else {
+            refusedConnections += 1
+            return lower.reset(StreamError(.limit, "the server takes no more connections now"))
+        }
+        let address = (lower as? Socket)?.peerAddress
+        let stream = TLSStream(over: lower, context: context, expecting: .anyTrusted)
+        let id = ObjectIdentifier(stream)
+        handshakes[id] = stream
+        stream.startHandshake { [weak self] result in
+            guard let self else { return stream.reset(StreamError(.closed, "the server is gone")) }
+            handshakes[id] = nil
+            switch result {
+            case .success(let peer): serve(stream, peer, address)
+            case .failure(let error):
+                failedHandshakes += 1
+                logger.info("handshake failed", metadata: ["peer": "\(lower.peerDescription)", "reason": "\(error)"])
+                checkDrained()
+            }
+        }
+    }
+
+    private func serve(_ stream: TLSStream, _ peer: TLSPeer, _ address: SocketAddress?) {
+        guard !isDraining else { return stream.reset(StreamError(.draining, "the server stops")) }
+        do throws(StreamError) {
+            let connection = try H2Connection(
+                over: stream,
+                role: .server,
+                peer: peer.identity,
+                configuration: configuration.http2,
+                delegate: self
+            )
+            connection.remoteAddress = address
+            connections[ObjectIdentifier(connection)] = connection
+            logger.debug("connected", metadata: ["peer": "\(stream.peerDescription)"])
+        } catch {
+            stream.reset(error)
+        }
+    }
+
+    /// Takes no more connections and no more streams, waits for those that are open, and cuts what is left at `deadline`.
+    /// `completion` is called on the loop.
+    public func drain(deadline: Duration, completion: @escaping () -> Void) {
+        isDraining = true
+        drained = completion
+        for stream in handshakes.values { stream.reset(StreamError(.draining, "the server stops")) }
+        handshakes = [:]
+        for connection in connections.values { connection.drain(deadline: deadline) }
+        LoopCall(on: loop) { self.checkDrained() }
+    }
+
+    /// Cuts everything.
+    public func close() {
+        isDraining = true
+        let reason = StreamError(.closed, "the server was closed")
+        for stream in handshakes.values { stream.reset(reason) }
+        handshakes = [:]
+        for connection in connections.values {
+            if connection.streamCount == 0 { connection.close() } else { connection.abort(reason) }
+        }
+    }
+
+    private func checkDrained() {
+        guard isDraining, connections.isEmpty, handshakes.isEmpty, let drained else { return }
+        self.drained = nil
+        drained()
+    }
+}
+
+extension HBONEServer: H2ConnectionDelegate {
+    public func connection(_ connection: H2Connection, received request: PendingConnect) {
+        onRequest(request)
+    }
+
+    public func connection(_ connection: H2Connection, closed reason: StreamError?) {
+        connections[ObjectIdentifier(connection)] = nil
+        logger.debug(
+            "disconnected",
+            metadata: ["peer": "\(connection.peerDescription)", "reason": "\(reason?.message ?? "clean")"]
+        )
+        checkDrained()
+    }
+}
