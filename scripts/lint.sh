@@ -43,7 +43,7 @@ not_above() {
 not_above Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CLibYAML
 not_above MeshIdentity H2Transport SSHSignal MeshNode CNGHTTP2 CLibSSH2 CLibYAML
 not_above H2Transport SSHSignal MeshNode CLibSSH2 CLibYAML
-not_above SSHSignal H2Transport MeshNode COpenSSL CNGHTTP2 CLibYAML
+not_above SSHSignal H2Transport MeshNode CNGHTTP2 CLibYAML
 not_above MeshNode CLibSSH2 CNGHTTP2
 not_above bootstrap CLibSSH2 CNGHTTP2 COpenSSL CLibYAML
 
