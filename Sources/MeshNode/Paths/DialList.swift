@@ -1,0 +1,40 @@
+import Streams
+
+/// Dials the addresses of a peer's HBONE server one after the other until one answers. Confined to its loop.
+final class DialList {
+    private let loop: EventLoop
+    private var rest: ArraySlice<Authority>
+    private let completion: (Result<ByteStream, StreamError>) -> Void
+    private var errors: [StreamError] = []
+
+    init(
+        _ addresses: [Authority],
+        on loop: EventLoop,
+        completion: @escaping (Result<ByteStream, StreamError>) -> Void
+    ) {
+        rest = addresses[...]
+        self.loop = loop
+        self.completion = completion
+    }
+
+    func start() {
+        guard let next = rest.popFirst() else {
+            let reason = errors.map(\.message).joined(separator: "; ")
+            // What one address says is kept; several disagree.
+            let code = errors.count == 1 ? errors[0].code : StreamError.Code.unreachable
+            return completion(.failure(StreamError(code, reason.isEmpty ? "there is no HBONE address" : reason)))
+        }
+        Dialer(next, on: loop, check: { _ in nil }) { [self] result in
+            switch result {
+            case .success(let socket):
+                // A keystroke must not wait behind a full socket buffer of bulk.
+                socket.limitUnsent(to: 128 << 10)
+                socket.detectDeadPeer(unacknowledgedFor: .seconds(10))
+                completion(.success(socket))
+            case .failure(let error):
+                errors.append(error)
+                start()
+            }
+        }.start()
+    }
+}

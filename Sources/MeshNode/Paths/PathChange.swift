@@ -1,0 +1,23 @@
+public import MeshIdentity
+public import Streams
+
+/// What happened to the way to a peer: one clear line for people, one record for programs.
+public enum PathChange: Sendable {
+    /// New streams go over `transport` from now on.
+    case using(Transport, insteadOf: Transport?, reason: String, peer: SPIFFEID?)
+    /// No path works; streams that waited were refused with this.
+    case unreachable(StreamError)
+    /// The peer did not prove who it is. Final, on every path.
+    case refused(StreamError)
+}
+
+extension PathChange: CustomStringConvertible {
+    public var description: String {
+        switch self {
+        case .using(let transport, let before?, let reason, _): "path \(before) → \(transport): \(reason)"
+        case .using(let transport, nil, let reason, _): "path \(transport): \(reason)"
+        case .unreachable(let error): error.message
+        case .refused(let error): "refused: \(error.message)"
+        }
+    }
+}

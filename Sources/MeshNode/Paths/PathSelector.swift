@@ -1,0 +1,225 @@
+import Streams
+
+/// Chooses which transport carries new streams to one peer. No I/O and no clock: events and times go in, actions come out.
+///
+/// Candidates are ordered by preference (design: `h2`, `h2-over-ssh`, `ssh`). Each goes through
+///
+/// ```
+///            connect            came up              stable for 2 s, or nothing better in use
+///     idle ───────────→ trying ──────────→ up(since) ───────────────────────────────────────→ in use
+///      ↑                  │ failed            │ lost                                            │ lost
+///      └── back-off over ─┴───────────────────┴─────────────────────────────────────────────────┘
+/// ```
+///
+/// At the start the best candidate gets a head start over the next one (RFC 8305); the first to come up is used at once.
+/// Later, a better one is taken only after it proved stable, and one that died is left at once. Probing for the better path
+/// never stops. A failed authentication is final for the peer on every path: fallback is for reachability only.
+struct PathSelector {
+    struct Timing: Sendable {
+        /// How long a candidate may try alone before the next one is tried too.
+        var headStart: Duration = .milliseconds(250)
+        /// How long a better path must have been up before streams move to it.
+        var stability: Duration = .seconds(2)
+        /// The first pause before a failed candidate is tried again; doubles up to ``longestPause``.
+        var firstPause: Duration = .seconds(1)
+        var longestPause: Duration = .seconds(30)
+        /// A path that was up for this long is trusted again: earlier failures no longer lengthen the pause.
+        var trust: Duration = .seconds(60)
+    }
+
+    enum Action: Equatable {
+        /// Establish this path; answer with ``PathSelector/cameUp(_:now:)`` or ``PathSelector/wentDown(_:_:now:)``.
+        case connect(Transport)
+        /// New streams go over this path from now on. `instead` is the path used before, and why it was left.
+        case use(Transport, instead: Transport?, reason: String)
+        /// No path is up and none is left to try at once: streams that wait fail with this.
+        case unreachable(StreamError)
+        /// The peer must not be talked to on any path.
+        case refused(StreamError)
+    }
+
+    enum State: Equatable {
+        case idle
+        case trying(since: UInt64)
+        case up(since: UInt64)
+        case waiting(until: UInt64)
+    }
+
+    struct Candidate {
+        let transport: Transport
+        var state = State.idle
+        var failures = 0
+        var lastError: StreamError?
+    }
+
+    private(set) var candidates: [Candidate]
+    private(set) var inUse: Transport?
+    private(set) var refusal: StreamError?
+    private let timing: Timing
+    /// Why the path before was left; becomes the reason of the next ``Action/use(_:instead:reason:)``.
+    private var lost: (Transport, String)?
+
+    /// - Parameter transports: In order of preference; at least one.
+    init(transports: [Transport], timing: Timing = Timing()) {
+        precondition(!transports.isEmpty, "a peer needs at least one path")
+        candidates = transports.map { Candidate(transport: $0) }
+        self.timing = timing
+    }
+
+    /// A stream is wanted: makes sure that something is being tried.
+    mutating func wanted(now: UInt64) -> [Action] {
+        if let refusal { return [.refused(refusal)] }
+        guard inUse == nil else { return [] }
+        guard !candidates.contains(where: \.isTrying) else { return [] }
+        // Nobody is trying: pauses are for background probing, not for somebody who waits.
+        return tryNext(after: nil, now: now)
+    }
+
+    /// A path finished its real handshake.
+    mutating func cameUp(_ transport: Transport, now: UInt64) -> [Action] {
+        guard let index = index(of: transport), refusal == nil else { return [] }
+        candidates[index].state = .up(since: now)
+        candidates[index].lastError = nil
+        guard let current = inUse, let currentIndex = self.index(of: current) else {
+            return use(index, now: now)
+        }
+        // A worse path that comes up late is kept warm as the fallback; a better one waits for its proof.
+        return index < currentIndex && timing.stability == .zero ? use(index, now: now) : []
+    }
+
+    /// A path could not be established, or was lost.
+    mutating func wentDown(_ transport: Transport, _ error: StreamError, now: UInt64) -> [Action] {
+        guard let index = index(of: transport), refusal == nil else { return [] }
+        if error.code == .authentication {
+            refusal = error
+            inUse = nil
+            return [.refused(error)]
+        }
+        if case .up(let since) = candidates[index].state, now >= since &+ timing.trust.nanoseconds {
+            candidates[index].failures = 0
+        }
+        candidates[index].failures += 1
+        candidates[index].lastError = error
+        candidates[index].state = .waiting(until: now &+ pause(after: candidates[index].failures))
+        if inUse == transport {
+            inUse = nil
+            lost = (transport, error.message)
+            if let next = candidates.firstIndex(where: \.isUp) { return use(next, now: now) }
+            // A server that restarted is back at once; the next path follows after the head start, or when this fails.
+            candidates[index].state = .trying(since: now)
+            return [.connect(transport)]
+        }
+        guard inUse == nil else { return [] }
+        let actions = tryNext(after: index, now: now)
+        if actions.isEmpty && !candidates.contains(where: \.isTrying) { return [.unreachable(summary)] }
+        return actions
+    }
+
+    /// Time passed; call when ``nextDeadline`` is reached.
+    mutating func tick(now: UInt64) -> [Action] {
+        guard refusal == nil else { return [] }
+        var actions: [Action] = []
+        // A better path that has been up long enough takes over.
+        if let current = inUse, let currentIndex = index(of: current),
+            let better = candidates[..<currentIndex].indices.first(where: { isStable($0, now: now) })
+        {
+            actions += use(better, now: now)
+        }
+        // The head start of the last one tried is over.
+        if inUse == nil, let trying = candidates.lastIndex(where: \.isTrying),
+            case .trying(let since) = candidates[trying].state, now >= since &+ timing.headStart.nanoseconds
+        {
+            actions += tryNext(after: trying, now: now)
+        }
+        // Better paths are probed again when their pause is over.
+        let limit = inUse.flatMap { index(of: $0) } ?? 0
+        for index in candidates.indices where index < limit {
+            if case .waiting(let until) = candidates[index].state, now >= until {
+                candidates[index].state = .trying(since: now)
+                actions.append(.connect(candidates[index].transport))
+            } else if case .idle = candidates[index].state {
+                candidates[index].state = .trying(since: now)
+                actions.append(.connect(candidates[index].transport))
+            }
+        }
+        return actions
+    }
+
+    /// When ``tick(now:)`` has something to do; nil when only an event can change anything.
+    var nextDeadline: UInt64? {
+        guard refusal == nil else { return nil }
+        var deadline: UInt64?
+        func consider(_ time: UInt64) { deadline = min(deadline ?? time, time) }
+        let limit = inUse.flatMap { index(of: $0) }
+        for (index, candidate) in candidates.enumerated() {
+            switch candidate.state {
+            case .up(let since):
+                if let limit, index < limit { consider(since &+ timing.stability.nanoseconds) }
+            case .trying(let since):
+                if limit == nil, hasUntried(after: index) { consider(since &+ timing.headStart.nanoseconds) }
+            case .waiting(let until):
+                if let limit, index < limit { consider(until) }
+            case .idle:
+                if let limit, index < limit { consider(0) }
+            }
+        }
+        return deadline
+    }
+
+    // MARK: -
+
+    private mutating func use(_ index: Int, now: UInt64) -> [Action] {
+        let transport = candidates[index].transport
+        let previous = inUse ?? lost?.0
+        let reason: String
+        if let lost {
+            reason = lost.1
+        } else if previous == nil {
+            reason = "first path that answered"
+        } else {
+            reason = "\(transport) is back and stable"
+        }
+        lost = nil
+        inUse = transport
+        return [.use(transport, instead: previous == transport ? nil : previous, reason: reason)]
+    }
+
+    /// Starts the next candidate that is not being tried already.
+    private mutating func tryNext(after index: Int?, now: UInt64) -> [Action] {
+        let start = index.map { $0 + 1 } ?? 0
+        guard let next = candidates.indices[start...].first(where: { !candidates[$0].isTrying && !candidates[$0].isUp })
+        else { return [] }
+        candidates[next].state = .trying(since: now)
+        return [.connect(candidates[next].transport)]
+    }
+
+    private func hasUntried(after index: Int) -> Bool {
+        candidates[(index + 1)...].contains { !$0.isTrying && !$0.isUp }
+    }
+
+    private func isStable(_ index: Int, now: UInt64) -> Bool {
+        guard case .up(let since) = candidates[index].state else { return false }
+        return now >= since &+ timing.stability.nanoseconds
+    }
+
+    private func index(of transport: Transport) -> Int? {
+        candidates.firstIndex { $0.transport == transport }
+    }
+
+    private func pause(after failures: Int) -> UInt64 {
+        let doubled = timing.firstPause.nanoseconds << UInt64(min(max(failures - 1, 0), 16))
+        let base = min(doubled, timing.longestPause.nanoseconds)
+        // ±20 %, so that a fleet does not return in step.
+        return base / 10 * UInt64.random(in: 8...12)
+    }
+
+    private var summary: StreamError {
+        let reasons = candidates.map { "\($0.transport): \($0.lastError?.message ?? "not tried")" }
+        return StreamError(.unreachable, "unreachable on every path (\(reasons.joined(separator: "; ")))")
+    }
+}
+
+extension PathSelector.Candidate {
+    var isTrying: Bool { if case .trying = state { true } else { false } }
+    var isUp: Bool { if case .up = state { true } else { false } }
+}

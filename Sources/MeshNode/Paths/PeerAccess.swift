@@ -1,0 +1,75 @@
+public import H2Transport
+import MeshIdentity
+public import SSHSignal
+public import Streams
+
+/// What is known of a peer: where it listens, who it must be, how to log in to its machine.
+public struct PeerAccess: Sendable {
+    /// For messages.
+    public var name: String
+    /// In order of preference; at least one.
+    public var transports: [Transport]
+    /// Where its HBONE server listens; tried in order. Empty: there is none.
+    public var hbone: [Authority]
+    /// Who its certificate must name.
+    public var expectation: H2Transport.PeerExpectation
+    /// nil: there is no SSH login, and neither `h2-over-ssh` nor `ssh`.
+    public var login: SSHLogin?
+
+    public init(
+        name: String,
+        transports: [Transport],
+        hbone: [Authority],
+        expectation: H2Transport.PeerExpectation,
+        login: SSHLogin?
+    ) {
+        precondition(!transports.isEmpty, "a peer needs at least one transport")
+        self.name = name
+        self.transports = transports
+        self.hbone = hbone
+        self.expectation = expectation
+        self.login = login
+    }
+}
+
+extension PeerAccess {
+    /// What an endpoint of the configuration says.
+    ///
+    /// - Parameters:
+    ///   - own: This node's identity: an endpoint that names nobody expects its trust domain and namespace.
+    ///   - warn: Told what the user should know about the SSH configuration.
+    /// - Throws: ``SSHSignal/SSHConfigurationError`` or ``Streams/StreamError`` for the SSH login.
+    init(
+        _ endpoint: NodeConfiguration.Endpoint,
+        own: SPIFFEID,
+        warn: @escaping @Sendable (String) -> Void
+    ) throws {
+        let expectation: H2Transport.PeerExpectation =
+            if !endpoint.identities.isEmpty {
+                .identities(endpoint.identities)
+            } else if let namespace = own.namespace {
+                .namespace(namespace, in: own.trustDomain)
+            } else {
+                .identities([])
+            }
+        let login = try endpoint.ssh.map { access in
+            try SSHLogin(
+                to: try Destination(parsing: access.destination.description),
+                arguments: SSHArguments(
+                    configurationFile: access.config,
+                    options: access.knownHosts.map { ["UserKnownHostsFile=\($0)"] } ?? [],
+                    identityFiles: access.identityFile.map { [$0] } ?? []
+                ),
+                // A daemon has nobody to ask.
+                prompts: SSHLogin.Prompts(warn: warn)
+            )
+        }
+        self.init(
+            name: endpoint.match.description,
+            transports: endpoint.transports,
+            hbone: endpoint.hbone.map { [$0] } ?? [],
+            expectation: expectation,
+            login: login
+        )
+    }
+}

@@ -1,0 +1,293 @@
+public import H2Transport
+public import Logging
+import MeshIdentity
+public import SSHSignal
+public import Streams
+
+/// A stream to a destination behind a peer, and what carries it.
+public struct OpenedStream {
+    public let stream: ByteStream
+    public let transport: Transport
+}
+
+/// The ways to one peer, and the choice among them: keeps what ``PathSelector`` asks for connected, opens streams over the
+/// path in use, and moves to another when it dies. Confined to its event loop.
+///
+/// Streams that are open when their path dies are reset: their bytes may be lost, and a reset says so. Requests that were not
+/// answered yet are repeated on the next path, because no byte of theirs has been sent.
+public final class PeerPaths {
+    /// A stream that somebody waits for.
+    final class Request {
+        let authority: Authority
+        let headers: HeaderFields
+        let permits: (Transport) -> StreamError?
+        var attempts = 0
+        var completion: ((Result<OpenedStream, StreamError>) -> Void)?
+
+        init(
+            authority: Authority,
+            headers: HeaderFields,
+            permits: @escaping (Transport) -> StreamError?,
+            completion: @escaping (Result<OpenedStream, StreamError>) -> Void
+        ) {
+            self.authority = authority
+            self.headers = headers
+            self.permits = permits
+            self.completion = completion
+        }
+
+        func end(_ result: Result<OpenedStream, StreamError>) {
+            guard let completion else { return }
+            self.completion = nil
+            completion(result)
+        }
+    }
+
+    public let access: PeerAccess
+    let loop: EventLoop
+    let logger: Logger
+    private let onChange: (PathChange) -> Void
+    private var context: TLSContext?
+    private var selector: PathSelector
+    private var waiting: [Request] = []
+    private var tunnels: [Transport: TunnelPath] = [:]
+    private let session: SharedSession?
+    private var timer: LoopTimer?
+    private var isShutDown = false
+
+    /// A request is repeated this often when paths die under it; more would be a peer that accepts and dies in a loop.
+    private static let attemptsPerRequest = 4
+
+    /// - Parameters:
+    ///   - context: A client context with the credential to show; nil where `access` names plain `ssh` only.
+    ///   - onChange: Told of each change of path, on the loop.
+    public init(
+        to access: PeerAccess,
+        context: TLSContext?,
+        on loop: EventLoop,
+        logger: Logger,
+        onChange: @escaping (PathChange) -> Void
+    ) {
+        precondition(context != nil || access.transports == [.ssh], "only plain ssh needs no credential")
+        self.access = access
+        self.context = context
+        self.loop = loop
+        self.logger = logger
+        self.onChange = onChange
+        selector = PathSelector(transports: access.transports)
+        session = access.login.map { SharedSession($0, on: loop) }
+        timer = LoopTimer(on: loop) { [weak self] in self?.tick() }
+        session?.onEnd = { [weak self] error in self?.sessionEnded(error) }
+    }
+
+    /// Establishes a path before the first stream asks for one.
+    public func start() { perform(selector.wanted(now: loop.now)) }
+
+    /// Why the last SSH login failed, if it did: tells a refused key or host key from an unreachable server.
+    public var loginError: SSHError? { session?.lastError }
+
+    /// The transport that carries new streams; nil while there is none.
+    public var transportInUse: Transport? { selector.inUse }
+
+    /// Opens a stream to `authority` over the best path, waiting for one where none is up.
+    ///
+    /// - Parameters:
+    ///   - headers: For the CONNECT request; plain SSH carries none.
+    ///   - permits: Returns why a transport may not carry this stream (policy), or nil.
+    ///   - completion: Called once, on the loop, never from inside this call.
+    public func openStream(
+        to authority: Authority,
+        headers: HeaderFields = [:],
+        permits: @escaping (Transport) -> StreamError? = { _ in nil },
+        completion: @escaping (Result<OpenedStream, StreamError>) -> Void
+    ) {
+        let request = Request(authority: authority, headers: headers, permits: permits, completion: completion)
+        guard !isShutDown else {
+            return LoopTimer(on: loop) { request.end(.failure(StreamError(.closed, "\(self.access.name): shut down"))) }
+                .schedule(after: .zero)
+        }
+        dispatch(request)
+    }
+
+    /// New connections show the credential of `context`; established ones keep theirs.
+    public func use(_ context: TLSContext) {
+        self.context = context
+        for tunnel in tunnels.values { tunnel.use(context) }
+    }
+
+    /// Closes every path; streams that are open are reset.
+    public func shutDown() {
+        guard !isShutDown else { return }
+        isShutDown = true
+        timer?.cancel()
+        for tunnel in tunnels.values { tunnel.close() }
+        tunnels = [:]
+        session?.close()
+        failWaiting(StreamError(.closed, "\(access.name): shut down"))
+    }
+
+    // MARK: Requests
+
+    private func dispatch(_ request: Request) {
+        guard let transport = selector.inUse else {
+            waiting.append(request)
+            return perform(selector.wanted(now: loop.now))
+        }
+        request.attempts += 1
+        if let refusal = request.permits(transport) {
+            return later { request.end(.failure(refusal)) }
+        }
+        switch transport {
+        case .h2, .h2OverSSH: openTunnel(request, transport)
+        case .ssh: openChannel(request)
+        }
+    }
+
+    private func openTunnel(_ request: Request, _ transport: Transport) {
+        guard let tunnel = tunnels[transport] else { return again(request, nil) }
+        let losses = tunnel.losses
+        tunnel.open(ConnectRequest(to: request.authority, headers: request.headers)) { [weak self] result in
+            switch result {
+            case .success(let stream): request.end(.success(OpenedStream(stream: stream, transport: transport)))
+            case .failure(let failure):
+                guard let self else { return request.end(.failure(failure.error)) }
+                // Whether the path died under the request is known once the connection has reported its end. Without an
+                // answer none of the stream's bytes has been sent, so that another path may ask again.
+                later {
+                    let pathWasLost = failure.response == nil && tunnel.losses != losses
+                    guard failure.isRetryable || pathWasLost else { return request.end(.failure(failure.error)) }
+                    self.again(request, failure.error)
+                }
+            }
+        }
+    }
+
+    private func openChannel(_ request: Request) {
+        guard let session = session?.open else { return again(request, nil) }
+        session.openDirectTCPIP(host: request.authority.host, port: request.authority.port) { [weak self] result in
+            switch result {
+            case .success(let channel): request.end(.success(OpenedStream(stream: channel, transport: .ssh)))
+            case .failure(let error):
+                guard let self, !session.isOpen else { return request.end(.failure(error)) }
+                again(request, error)
+            }
+        }
+    }
+
+    /// The path died under the request: wait for the next one.
+    private func again(_ request: Request, _ error: StreamError?) {
+        guard !isShutDown, request.attempts < Self.attemptsPerRequest else {
+            let reason = error ?? StreamError(.unreachable, "\(access.name): no path")
+            return later { request.end(.failure(reason)) }
+        }
+        later { [weak self] in self?.dispatch(request) }
+    }
+
+    private func later(_ work: @escaping () -> Void) {
+        LoopTimer(on: loop, work).schedule(after: .zero)
+    }
+
+    private func failWaiting(_ error: StreamError) {
+        let requests = waiting
+        waiting = []
+        for request in requests { request.end(.failure(error)) }
+    }
+
+    // MARK: Paths
+
+    private func tick() { perform(selector.tick(now: loop.now)) }
+
+    private func cameUp(_ transport: Transport) { perform(selector.cameUp(transport, now: loop.now)) }
+
+    private func wentDown(_ transport: Transport, _ error: StreamError) {
+        logger.debug("path down", metadata: ["peer": "\(access.name)", "path": "\(transport)", "reason": "\(error)"])
+        perform(selector.wentDown(transport, error, now: loop.now))
+    }
+
+    private func perform(_ actions: [PathSelector.Action]) {
+        guard !isShutDown else { return }
+        for action in actions {
+            switch action {
+            case .connect(let transport): connect(transport)
+            case .use(let transport, let before, let reason):
+                onChange(.using(transport, insteadOf: before, reason: reason, peer: tunnels[transport]?.peer))
+                let requests = waiting
+                waiting = []
+                for request in requests { dispatch(request) }
+            case .unreachable(let error):
+                onChange(.unreachable(error))
+                failWaiting(error)
+            case .refused(let error):
+                if !waiting.isEmpty || selector.inUse == nil { onChange(.refused(error)) }
+                for tunnel in tunnels.values { tunnel.close() }
+                session?.close()
+                failWaiting(error)
+            }
+        }
+        if let deadline = selector.nextDeadline {
+            timer?.schedule(after: .nanoseconds(Int64(clamping: deadline &- min(deadline, loop.now))))
+        } else {
+            timer?.cancel()
+        }
+    }
+
+    private func connect(_ transport: Transport) {
+        switch transport {
+        case .h2, .h2OverSSH:
+            guard let context else { return }
+            let tunnel = tunnels[transport] ?? makeTunnel(transport, context)
+            tunnels[transport] = tunnel
+            tunnel.connect()
+        case .ssh:
+            session?.connect { [weak self] result in
+                switch result {
+                case .success: self?.cameUp(.ssh)
+                case .failure(let error): self?.wentDown(.ssh, error)
+                }
+            }
+        }
+    }
+
+    private func makeTunnel(_ transport: Transport, _ context: TLSContext) -> TunnelPath {
+        let lower: TunnelPath.LowerDialer =
+            transport == .h2 ? directDialer() : channelDialer()
+        let tunnel = TunnelPath(
+            over: lower,
+            context: context,
+            expecting: access.expectation,
+            on: loop
+        )
+        tunnel.onUp = { [weak self] in self?.cameUp(transport) }
+        tunnel.onDown = { [weak self] error in self?.wentDown(transport, error) }
+        return tunnel
+    }
+
+    private func directDialer() -> TunnelPath.LowerDialer {
+        let (addresses, loop) = (access.hbone, loop)
+        return { completion in
+            DialList(addresses, on: loop, completion: completion).start()
+        }
+    }
+
+    /// The peer's HBONE server as its own machine reaches it.
+    private func channelDialer() -> TunnelPath.LowerDialer {
+        let port = access.hbone.first?.port ?? 15008
+        return { [weak session] completion in
+            guard let session else {
+                return completion(.failure(StreamError(.unreachable, "there is no SSH login")))
+            }
+            session.connect { result in
+                switch result {
+                case .success(let session):
+                    session.openDirectTCPIP(host: "127.0.0.1", port: port) { completion($0.map { $0 as ByteStream }) }
+                case .failure(let error): completion(.failure(error))
+                }
+            }
+        }
+    }
+
+    private func sessionEnded(_ error: StreamError) {
+        // Tunnels inside of it notice by themselves.
+        wentDown(.ssh, error)
+    }
+}

@@ -1,0 +1,101 @@
+import SSHSignal
+import Streams
+
+/// The SSH session to a peer, shared by the paths `h2-over-ssh` and `ssh`: opened when the first of them asks, kept open and
+/// idle afterwards. Confined to its event loop.
+final class SharedSession {
+    private enum State {
+        case idle
+        case connecting
+        case open(SSHClient, SSHSession)
+        case closed
+    }
+
+    typealias Completion = (Result<SSHSession, StreamError>) -> Void
+
+    /// Told when an open session ends by itself.
+    var onEnd: ((StreamError) -> Void)?
+    /// Why the last login failed; tells a refused key from an unreachable server.
+    private(set) var lastError: SSHError?
+
+    private let login: SSHLogin
+    private let loop: EventLoop
+    private var state = State.idle
+    private var waiting: [Completion] = []
+
+    init(_ login: SSHLogin, on loop: EventLoop) {
+        self.login = login
+        self.loop = loop
+    }
+
+    /// The session, when it is open.
+    var open: SSHSession? {
+        if case .open(_, let session) = state, session.isOpen { session } else { nil }
+    }
+
+    /// `completion` is called once, on the loop, and maybe from inside this call.
+    func connect(_ completion: @escaping Completion) {
+        if let open { return completion(.success(open)) }
+        if case .closed = state { return completion(.failure(StreamError(.closed, "the SSH session was shut down"))) }
+        waiting.append(completion)
+        if case .connecting = state { return }
+        state = .connecting
+        let (login, loop) = (login, loop)
+        let bound = LoopBound(self, on: loop)
+        Task {
+            let result: Result<SSHClient, SSHError>
+            do throws(SSHError) {
+                result = .success(try await login.connect(on: loop))
+            } catch {
+                result = .failure(error)
+            }
+            loop.submit { bound.withValue { $0.opened(result) } }
+        }
+    }
+
+    func close() {
+        if case .open(_, let session) = state {
+            session.onEnd = nil
+            session.close()
+        }
+        state = .closed
+        answer(.failure(StreamError(.closed, "the SSH session was shut down")))
+    }
+
+    private func opened(_ result: Result<SSHClient, SSHError>) {
+        let isClosed = if case .closed = state { true } else { false }
+        switch result {
+        case .success(let client):
+            client.session.withValue { session in
+                guard !isClosed else { return session.close() }
+                lastError = nil
+                state = .open(client, session)
+                session.onEnd = { [weak self] error in self?.ended(error) }
+                answer(.success(session))
+            }
+        case .failure(let error):
+            guard !isClosed else { return }
+            lastError = error
+            state = .idle
+            answer(.failure(Self.pathError(error)))
+        }
+    }
+
+    private func ended(_ error: SSHError) {
+        guard case .open = state else { return }
+        state = .idle
+        onEnd?(Self.pathError(error))
+    }
+
+    private func answer(_ result: Result<SSHSession, StreamError>) {
+        let completions = waiting
+        waiting = []
+        for completion in completions { completion(result) }
+    }
+
+    /// A host key that is not accepted condemns the peer on every path. That the peer does not accept *our* key only closes
+    /// this path.
+    private static func pathError(_ error: SSHError) -> StreamError {
+        error.code == .authenticationRefused ? StreamError(.denied, error.message) : error.streamError
+    }
+}

@@ -1,0 +1,117 @@
+import Streams
+import Testing
+
+@testable import MeshNode
+
+@Suite struct PathSelectorTests {
+    let second: UInt64 = 1_000_000_000
+    let lost = StreamError(.timedOut, "no answer to PING")
+
+    @Test func bestPathIsTriedAloneFirst() {
+        var selector = PathSelector(transports: [.h2, .h2OverSSH, .ssh])
+        #expect(selector.wanted(now: 0) == [.connect(.h2)])
+        #expect(selector.wanted(now: 1).isEmpty)
+        #expect(selector.nextDeadline == 250_000_000)
+        #expect(selector.tick(now: 249_999_999).isEmpty)
+        #expect(selector.tick(now: 250_000_000) == [.connect(.h2OverSSH)])
+        #expect(selector.tick(now: 500_000_000) == [.connect(.ssh)])
+        #expect(selector.nextDeadline == nil)
+    }
+
+    @Test func aFailureEndsTheHeadStart() {
+        var selector = PathSelector(transports: [.h2, .ssh])
+        _ = selector.wanted(now: 0)
+        #expect(selector.wentDown(.h2, StreamError(.refused, "refused"), now: 5) == [.connect(.ssh)])
+        #expect(selector.cameUp(.ssh, now: 9) == [.use(.ssh, instead: nil, reason: "first path that answered")])
+    }
+
+    @Test func unreachableNamesEveryReason() {
+        var selector = PathSelector(transports: [.h2, .ssh])
+        _ = selector.wanted(now: 0)
+        _ = selector.wentDown(.h2, StreamError(.refused, "nothing listens"), now: 1)
+        let actions = selector.wentDown(.ssh, StreamError(.timedOut, "no banner"), now: 2)
+        guard case .unreachable(let error) = actions.first else {
+            Issue.record("expected .unreachable, got \(actions)")
+            return
+        }
+        #expect(error.code == .unreachable)
+        #expect(error.message.contains("h2: nothing listens"))
+        #expect(error.message.contains("ssh: no banner"))
+        // Somebody who asks again does not wait for the pause.
+        #expect(selector.wanted(now: 3) == [.connect(.h2)])
+    }
+
+    @Test func aLostPathIsLeftAtOnceForAWarmOne() {
+        var selector = PathSelector(transports: [.h2, .ssh])
+        _ = selector.wanted(now: 0)
+        _ = selector.tick(now: second)
+        _ = selector.cameUp(.h2, now: second)
+        #expect(selector.cameUp(.ssh, now: second).isEmpty, "a worse path does not take over")
+        #expect(
+            selector.wentDown(.h2, lost, now: 2 * second)
+                == [.use(.ssh, instead: .h2, reason: "no answer to PING")]
+        )
+    }
+
+    @Test func aLostPathWithoutAWarmOneIsTriedAgainBesideTheNext() {
+        var selector = PathSelector(transports: [.h2, .ssh])
+        _ = selector.wanted(now: 0)
+        _ = selector.cameUp(.h2, now: 1)
+        #expect(selector.wentDown(.h2, lost, now: second) == [.connect(.h2)])
+        #expect(selector.inUse == nil)
+        #expect(selector.tick(now: second + 250_000_000) == [.connect(.ssh)])
+        #expect(
+            selector.cameUp(.ssh, now: second + 300_000_000)
+                == [.use(.ssh, instead: .h2, reason: "no answer to PING")]
+        )
+    }
+
+    @Test func aBetterPathTakesOverOnlyAfterItProvedStable() {
+        var selector = PathSelector(transports: [.h2, .ssh])
+        _ = selector.wanted(now: 0)
+        _ = selector.wentDown(.h2, lost, now: 1)
+        _ = selector.cameUp(.ssh, now: 2)
+        // Probed again after the pause of 1 s ± 20 %.
+        guard let retry = selector.nextDeadline else {
+            Issue.record("probing for the better path must not stop")
+            return
+        }
+        #expect((800_000_000...1_200_000_001).contains(retry))
+        #expect(selector.tick(now: retry) == [.connect(.h2)])
+        #expect(selector.cameUp(.h2, now: 3 * second).isEmpty)
+        #expect(selector.nextDeadline == 5 * second)
+        #expect(selector.tick(now: 5 * second - 1).isEmpty)
+        #expect(
+            selector.tick(now: 5 * second) == [.use(.h2, instead: .ssh, reason: "h2 is back and stable")]
+        )
+        #expect(selector.inUse == .h2)
+    }
+
+    @Test func flappingLengthensThePause() {
+        var selector = PathSelector(transports: [.h2, .ssh])
+        _ = selector.wanted(now: 0)
+        _ = selector.cameUp(.ssh, now: 1)
+        var now: UInt64 = 2
+        var pauses: [UInt64] = []
+        for _ in 0..<6 {
+            _ = selector.wentDown(.h2, lost, now: now)
+            let retry = selector.nextDeadline ?? 0
+            pauses.append(retry - now)
+            now = retry
+            #expect(selector.tick(now: now) == [.connect(.h2)])
+        }
+        #expect(pauses[1] > pauses[0] && pauses[3] > pauses[2])
+        #expect(pauses.allSatisfy { $0 <= 36 * second })
+    }
+
+    @Test func failedAuthenticationIsFinalOnEveryPath() {
+        var selector = PathSelector(transports: [.h2, .ssh])
+        _ = selector.wanted(now: 0)
+        _ = selector.tick(now: second)
+        let error = StreamError(.authentication, "wrong identity")
+        #expect(selector.wentDown(.h2, error, now: second) == [.refused(error)])
+        #expect(selector.cameUp(.ssh, now: second).isEmpty, "no downgrade to a path that does not check")
+        #expect(selector.wanted(now: 2 * second) == [.refused(error)])
+        #expect(selector.nextDeadline == nil)
+    }
+}
