@@ -1,0 +1,29 @@
+import Glibc
+
+/// Tells whether files have changed since it was taken, by what the kernel says of them: inode, size, time of modification.
+/// Symbolic links are followed, so the atomic swap of a credential directory shows.
+struct FileStamp: Equatable {
+    private struct Entry: Equatable {
+        var device: UInt64 = 0
+        var inode: UInt64 = 0
+        var size: Int64 = 0
+        var seconds: Int = 0
+        var nanoseconds: Int = 0
+    }
+
+    private let entries: [Entry]
+
+    init(of paths: [String]) {
+        entries = paths.map { path in
+            var status = stat()
+            guard stat(path, &status) == 0 else { return Entry() }
+            return Entry(
+                device: UInt64(status.st_dev),
+                inode: UInt64(status.st_ino),
+                size: Int64(status.st_size),
+                seconds: status.st_mtim.tv_sec,
+                nanoseconds: status.st_mtim.tv_nsec
+            )
+        }
+    }
+}

@@ -1,0 +1,64 @@
+import MeshIdentity
+import Streams
+
+/// The relays that run on one event loop, with what policy decided about them: so that a reload can decide again, a drain can
+/// wait, and a status can count. Confined to its loop.
+final class LiveStreams {
+    private struct Entry {
+        let relay: Relay
+        let request: PolicyEngine.Request
+    }
+
+    private var entries: [UInt64: Entry] = [:]
+    private var nextKey: UInt64 = 0
+    private var emptied: [() -> Void] = []
+
+    var count: Int { entries.count }
+
+    /// Joins two streams and keeps track of them until they are done.
+    func relay(
+        _ first: ByteStream,
+        _ second: ByteStream,
+        for request: PolicyEngine.Request,
+        completion: @escaping (RelayResult) -> Void
+    ) {
+        let key = nextKey
+        nextKey += 1
+        let relay = Relay(first, second) { [self] result in
+            entries[key] = nil
+            completion(result)
+            if entries.isEmpty {
+                let waiting = emptied
+                emptied = []
+                for resume in waiting { resume() }
+            }
+        }
+        entries[key] = Entry(relay: relay, request: request)
+        relay.start()
+    }
+
+    /// Cuts every stream that `policy` no longer allows. Returns how many.
+    func recheck(with policy: PolicyEngine) -> Int {
+        let losers = entries.values.filter { !policy.decide($0.request.atPresent).isAllowed }
+        for entry in losers {
+            entry.relay.cut(StreamError(.denied, "policy changed: \(policy.decide(entry.request.atPresent).reason)"))
+        }
+        return losers.count
+    }
+
+    /// Calls `body` on the loop when no stream is left, at once if none is.
+    func whenEmpty(_ body: @escaping () -> Void) {
+        if entries.isEmpty { body() } else { emptied.append(body) }
+    }
+
+    func cutAll(_ reason: StreamError) {
+        for entry in Array(entries.values) { entry.relay.cut(reason) }
+    }
+}
+
+extension PolicyEngine.Request {
+    /// The same request at the present time.
+    fileprivate var atPresent: PolicyEngine.Request {
+        PolicyEngine.Request(source: source, sourceIP: sourceIP, transport: transport, destination: destination)
+    }
+}

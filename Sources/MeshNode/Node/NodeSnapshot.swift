@@ -1,0 +1,42 @@
+import H2Transport
+import MeshIdentity
+import Streams
+
+/// Everything a node decides with: the configuration and what is derived from it and from the credential. Immutable; a reload
+/// makes a new one, which each event loop takes over between two turns.
+struct NodeSnapshot: Sendable {
+    let configuration: NodeConfiguration
+    let credential: Credential
+    let policy: PolicyEngine
+    let router: Router
+    let server: TLSContext
+    let client: TLSContext
+    /// The way to each endpoint that leads to another node.
+    let access: [NodeConfiguration.Endpoint: PeerAccess]
+
+    /// - Throws: What is wrong with the credential, or with the SSH login of an endpoint.
+    init(
+        configuration: NodeConfiguration,
+        credential: Credential,
+        listenerAddresses: [String: NodeConfiguration.BindAddress] = [:],
+        warn: @escaping @Sendable (String) -> Void
+    ) throws {
+        self.configuration = configuration
+        self.credential = credential
+        policy = PolicyEngine(configuration: configuration, own: credential.id)
+        router = Router(
+            configuration: configuration,
+            policy: policy,
+            ownAddresses: interfaceAddresses(),
+            listenerAddresses: listenerAddresses
+        )
+        let trust = TrustBundleSet(credential.bundle)
+        server = try TLSContext(role: .server, credential: credential, trust: trust)
+        client = try TLSContext(role: .client, credential: credential, trust: trust)
+        var access: [NodeConfiguration.Endpoint: PeerAccess] = [:]
+        for endpoint in configuration.endpoints where !endpoint.transports.isEmpty {
+            access[endpoint] = try PeerAccess(endpoint, own: credential.id, warn: warn)
+        }
+        self.access = access
+    }
+}
