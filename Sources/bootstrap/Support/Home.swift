@@ -17,3 +17,8 @@ enum Home {
         return String(cString: directory)
     }
 }
+
+extension Home {
+    /// One record for each enrolled device.
+    static var devices: String { "\(path)/devices" }
+}

@@ -53,11 +53,12 @@ struct SSHOptionGroup: ParsableArguments {
 extension SSHLogin.Prompts {
     /// Asks the person at the terminal, if there is one; warnings go to stderr.
     static func terminal() -> SSHLogin.Prompts {
-        SSHLogin.Prompts(
-            hostKey: TerminalPrompt.isAvailable ? { await askHostKey($0) } : nil,
-            passphrase: TerminalPrompt.isAvailable ? { await askPassphrase($0) } : nil,
-            warn: { printError($0) }
-        )
+        var prompts = SSHLogin.Prompts(warn: { printError($0) })
+        if TerminalPrompt.isAvailable {
+            prompts.hostKey = { question in await askHostKey(question) }
+            prompts.passphrase = { request in await askPassphrase(request) }
+        }
+        return prompts
     }
 
     private static func askHostKey(_ question: HostKeyQuestion) async -> Bool {

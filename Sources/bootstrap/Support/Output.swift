@@ -1,0 +1,16 @@
+import Glibc
+import Logging
+
+/// Prints one line on stdout at once, also when stdout is a file or a pipe that somebody watches.
+func printLine(_ line: String) {
+    _ = writeStandardOutput(Array("\(line)\n".utf8))
+}
+
+/// Logs go to stderr: stdout belongs to results.
+func startLogging(_ level: Logger.Level) {
+    LoggingSystem.bootstrap { label in
+        var handler = StreamLogHandler.standardError(label: label)
+        handler.logLevel = level
+        return handler
+    }
+}
