@@ -64,8 +64,8 @@ enum SVIDRules {
     /// Says by how much: a clock that is off shows itself by it.
     static func checkValidity(of certificate: Certificate, name: String, at now: Int64) throws(SVIDError) {
         let (notBefore, notAfter) = (certificate.notBefore, certificate.notAfter)
-        // RFC 5280 §4.1.2.5: both ends belong to the time of validity.
-        if now > notAfter {
+        // By RFC 5280 §4.1.2.5 the second notAfter still counts; by OpenSSL, and so for every peer that uses it, no more.
+        if now >= notAfter {
             throw SVIDError(
                 .expired,
                 "\(name) expired \(describe(seconds: now - notAfter)) ago (\(describe(time: notAfter))); "

@@ -122,7 +122,10 @@ enum PublicKeyRules {
         }
         var name = [CChar](repeating: 0, count: 64)
         var length = 0
-        guard EVP_PKEY_get_group_name(key, &name, name.count, &length) == 1 else {
+        // RFC 5480 §2.1.1: curves go by name. Spelled-out parameters once let forgeries pass (CVE-2020-0601).
+        var isSpelledOut: Int32 = 0
+        EVP_PKEY_get_int_param(key, OSSL_PKEY_PARAM_EC_DECODED_FROM_EXPLICIT_PARAMS, &isSpelledOut)
+        guard isSpelledOut == 0, EVP_PKEY_get_group_name(key, &name, name.count, &length) == 1 else {
             return "is on a curve without a name; use P-256"
         }
         let curve = String(decoding: name.prefix(length).map(UInt8.init(bitPattern:)), as: UTF8.self)
