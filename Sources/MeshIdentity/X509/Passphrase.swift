@@ -22,7 +22,9 @@ public final class Passphrase: @unchecked Sendable, Equatable, CustomStringConve
     /// Bytes, not characters.
     public var count: Int { bytes.count }
 
-    package func withBytes<Result>(_ body: (UnsafeRawBufferPointer) -> Result) -> Result { body(UnsafeRawBufferPointer(bytes)) }
+    package func withBytes<Result>(_ body: (UnsafeRawBufferPointer) -> Result) -> Result {
+        body(UnsafeRawBufferPointer(bytes))
+    }
 
     /// Compares in constant time.
     public static func == (left: Passphrase, right: Passphrase) -> Bool {
