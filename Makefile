@@ -33,6 +33,7 @@ static: ## Build the static, stripped binary that is uploaded to devices: dist/b
 
 test: deps lint ## Install what is needed, build, and run every test
 	$(SWIFT) build --build-tests
+	@scripts/check-readme.sh .build/debug/bootstrap
 	$(SWIFT) test --skip-build
 
 test-sanitizers: deps ## Run the tests under Thread Sanitizer, then Address Sanitizer (FILTER=regex narrows)

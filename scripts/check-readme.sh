@@ -1,0 +1,33 @@
+#!/bin/bash
+# Every `bootstrap` command and option in README.md's examples exists in the binary.
+#
+#   scripts/check-readme.sh BINARY
+set -euo pipefail
+binary=$1
+cd "$(dirname "$0")/.."
+failed=0
+while read -r line; do
+    words=()
+    options=()
+    for word in $line; do
+        case $word in
+        '#'*) break ;;
+        -*) options+=("$word") ;;
+        # The command is the words before the first option or argument: letters only.
+        *) if [ ${#options[@]} = 0 ] && [[ $word =~ ^[a-z]+$ ]]; then words+=("$word"); fi ;;
+        esac
+    done
+    if ! help=$("$binary" "${words[@]:1}" --help 2>&1); then
+        echo "README.md: '${words[*]}' does not exist" >&2
+        failed=1
+        continue
+    fi
+    for option in "${options[@]}"; do
+        if ! grep -qE -- "(^|[ ,])$option\b" <<<"$help"; then
+            echo "README.md: '${words[*]}' has no option $option" >&2
+            failed=1
+        fi
+    done
+done < <(grep -E '^    bootstrap ' README.md)
+[ "$failed" = 0 ] && echo "README.md: every command and option exists"
+exit "$failed"
