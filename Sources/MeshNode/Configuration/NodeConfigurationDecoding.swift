@@ -159,12 +159,13 @@ private struct NodeConfigurationDecoder {
         }
         let match = mapping.value("match", EndpointMatch.init(parsing:))
         let path = mapping.choice("path", of: NodeConfiguration.PathPreference.self) ?? .automatic
+        let direct = mapping.bool("direct")
         var endpoint = NodeConfiguration.Endpoint(
             match: match ?? EndpointMatch(host: .any, port: nil),
             address: mapping.value("address") { try Authority(parsing: $0) },
             hbone: mapping.value("hbone") { try Authority(parsing: $0) },
             identities: mapping["identity"].map(identities) ?? [],
-            direct: mapping.bool("direct") ?? false,
+            direct: direct ?? false,
             path: path,
             position: node.position
         )
@@ -186,7 +187,7 @@ private struct NodeConfigurationDecoder {
             endpoint.tls = .init(serverName: fields.value("serverName") { try Authority(host: $0, port: 1).host })
         }
         if let ssh = mapping["ssh"] { endpoint.ssh = sshAccess(ssh) }
-        checkCombination(endpoint, mapping)
+        if !mapping.hasUnknownKeys, direct != nil || mapping["direct"] == nil { checkCombination(endpoint, mapping) }
         return match == nil ? nil : endpoint
     }
 

@@ -6,10 +6,12 @@ struct MappingDecoder {
     /// What the mapping describes, for messages: "a listener".
     let what: String
     let diagnostics: Diagnostics
+    /// Keys may be missing because they were misspelt: what follows from that is not worth a second message.
+    let hasUnknownKeys: Bool
     private let values: [String: YAMLNode]
 
     /// Reports and answers `nil` when `node` is no mapping; reports each key that is not in `keys` and each of `required`
-    /// that is missing.
+    /// that is missing, unless an unknown key looks like it.
     init?(_ node: YAMLNode, what: String, keys: [String], required: [String] = [], _ diagnostics: Diagnostics) {
         guard case .mapping(let entries) = node.content else {
             let list = keys.joined(separator: ", ")
@@ -17,22 +19,28 @@ struct MappingDecoder {
             return nil
         }
         var values: [String: YAMLNode] = [:]
+        var unknown = 0
+        var misspelt: [String] = []
         for entry in entries {
             guard keys.contains(entry.key) else {
+                unknown += 1
+                let suggestion = nearest(to: entry.key, in: keys)
+                misspelt += [suggestion].compactMap { $0 }
                 let mend =
-                    nearest(to: entry.key, in: keys).map { "did you mean '\($0)'?" }
+                    suggestion.map { "did you mean '\($0)'?" }
                     ?? "known keys are \(keys.joined(separator: ", "))"
                 diagnostics.report("unknown key '\(entry.key)' in \(what): \(mend)", at: entry.keyPosition)
                 continue
             }
             values[entry.key] = entry.value
         }
-        for key in required where values[key] == nil {
+        for key in required where values[key] == nil && !misspelt.contains(key) {
             diagnostics.report("\(what) needs the key '\(key)'", at: node.position)
         }
         self.node = node
         self.what = what
         self.diagnostics = diagnostics
+        hasUnknownKeys = unknown > 0
         self.values = values
     }
 

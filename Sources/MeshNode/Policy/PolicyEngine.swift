@@ -95,6 +95,15 @@ public struct PolicyEngine: Sendable {
         return decision
     }
 
+    /// Of `transports`, those over which `request` is allowed, in the same order: a path that policy forbids is no fallback.
+    public func permitted(_ transports: [Transport], for request: Request) -> [Transport] {
+        transports.filter { transport in
+            var request = request
+            request.transport = transport
+            return decide(request, RequestAttributes(request, own: own)).isAllowed
+        }
+    }
+
     /// For a destination given by name, once it is resolved: whether a DENY policy names the address. `nil` if none does.
     ///
     /// Without it, a name would lead around a policy that forbids the address it stands for. Dial `address` itself

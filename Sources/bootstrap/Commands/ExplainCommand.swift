@@ -1,0 +1,186 @@
+import ArgumentParser
+import FoundationEssentials
+import MeshIdentity
+import MeshNode
+import Streams
+
+struct ExplainCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "explain",
+        abstract: "Say which policy rule decides about a stream, and which route it takes.",
+        discussion: """
+            Reads the node's configuration and answers as the running node would, without opening anything. Run it on the node: \
+            the node's own identity is read from its credential directory, and its own addresses from its interfaces.
+
+              bootstrap explain --config node.yaml --from spiffe://mesh.example/ns/ops/sa/ann --to 127.0.0.1:22
+              bootstrap explain --config node.yaml --from local --to db.prod:5432
+
+            Exit code: 0 allowed, 5 denied, 2 the command line or the configuration makes no sense.
+            """
+    )
+
+    enum OutputFormat: String, ExpressibleByArgument, CaseIterable {
+        case text
+        case json
+    }
+
+    @Option(help: ArgumentHelp("The node's configuration.", valueName: "FILE"))
+    var config: String
+
+    @Option(
+        help: ArgumentHelp(
+            "Who asks: a SPIFFE ID, ns/NAMESPACE/sa/NAME in the node's own trust domain, 'local' for a user of a local listener, "
+                + "or 'anyone' for a peer without identity.",
+            valueName: "ID"
+        )
+    )
+    var from: String
+
+    @Option(help: ArgumentHelp("Where the stream is to go.", valueName: "HOST:PORT"))
+    var to: String
+
+    @Option(help: ArgumentHelp("The address the peer comes from. (default: 127.0.0.1)", valueName: "ADDRESS"))
+    var sourceIp: String?
+
+    @Option(help: ArgumentHelp("What the stream comes over: h2, h2-over-ssh or ssh.", valueName: "TRANSPORT"))
+    var transport = "h2"
+
+    @Option(
+        help: ArgumentHelp(
+            "The node's own identity, where its credential directory is not at hand. (default: read from there)",
+            valueName: "SPIFFE-ID"
+        )
+    )
+    var node: String?
+
+    @Option(help: "text or json.")
+    var output = OutputFormat.text
+
+    func run() async throws {
+        let configuration: NodeConfiguration
+        do throws(ConfigurationError) {
+            configuration = try NodeConfiguration.load(config)
+        } catch {
+            throw fail(error.description, .usage)
+        }
+        let (own, problem) = try ownIdentity(configuration)
+        let explanation = Explanation(
+            try request(own: own),
+            configuration: configuration,
+            own: own,
+            ownAddresses: interfaceAddresses()
+        )
+        switch output {
+        case .text: print(explanation)
+        case .json: print(try Self.json(explanation))
+        }
+        if explanation.isAllowed { return }
+        if let problem, explanation.decision.rule == nil {
+            printError("the node's own identity is not known (\(problem)); give it with --node SPIFFE-ID")
+        }
+        throw ExitCode.denied
+    }
+
+    private func ownIdentity(_ configuration: NodeConfiguration) throws -> (SPIFFEID?, problem: IdentityError?) {
+        if let node { return (try usage("--node \(node)") { try SPIFFEID(node) }, nil) }
+        do throws(IdentityError) {
+            return (try CredentialDirectory(configuration.identity).load().id, nil)
+        } catch {
+            return (nil, error)
+        }
+    }
+
+    private func request(own: SPIFFEID?) throws -> PolicyEngine.Request {
+        guard let transport = Transport(rawValue: transport) else {
+            throw fail("--transport \(transport): must be h2, h2-over-ssh or ssh", .usage)
+        }
+        guard let sourceIP = IPAddress(sourceIp ?? "127.0.0.1") else {
+            throw fail("--source-ip \(sourceIp ?? ""): is not an IP address", .usage)
+        }
+        return PolicyEngine.Request(
+            source: try source(own: own),
+            sourceIP: sourceIP,
+            transport: transport,
+            destination: try usage("--to \(to)") { try Authority(parsing: to) }
+        )
+    }
+
+    private func source(own: SPIFFEID?) throws -> PolicyEngine.Request.Source {
+        switch from {
+        case "local": return .localUser
+        case "anyone": return .unauthenticated
+        case let id where id.contains("://"): return .peer(try usage("--from \(id)") { try SPIFFEID(id) })
+        default:
+            guard let own else {
+                throw fail("--from \(from): the node's trust domain is not known; write the whole SPIFFE ID", .usage)
+            }
+            return .peer(try usage("--from \(from)") { try SPIFFEID("spiffe://\(own.trustDomain)/\(from)") })
+        }
+    }
+
+    private func usage<Value>(_ argument: String, _ parse: () throws -> Value) throws -> Value {
+        do {
+            return try parse()
+        } catch {
+            throw fail("\(argument): \(error)", .usage)
+        }
+    }
+
+    private static func json(_ explanation: Explanation) throws -> String {
+        struct Report: Encodable {
+            var allowed: Bool
+            var from: String
+            var sourceIP: String
+            var transport: String
+            var to: String
+            var policy: Policy
+            var route: Path
+
+            struct Policy: Encodable {
+                var allowed: Bool
+                /// Absent when the default decided.
+                var name: String?
+                /// Counted from 1.
+                var rule: Int?
+                var place: String?
+                var reason: String
+                var notes: [String]
+            }
+
+            struct Path: Encodable {
+                var kind: String
+                var description: String
+                var authority: String?
+                var transports: [String]?
+            }
+        }
+        let decision = explanation.decision
+        var route = Report.Path(kind: "refused", description: explanation.routeDescription)
+        switch explanation.route.action {
+        case .refused: break
+        case .direct(let target, _): (route.kind, route.authority) = ("direct", target.description)
+        case .mesh(let mesh):
+            (route.kind, route.authority) = ("mesh", mesh.authority.description)
+            route.transports = explanation.transports.map(\.rawValue)
+        }
+        let report = Report(
+            allowed: explanation.isAllowed,
+            from: explanation.sourceDescription,
+            sourceIP: explanation.request.sourceIP.description,
+            transport: explanation.request.transport.rawValue,
+            to: explanation.request.destination.description,
+            policy: .init(
+                allowed: decision.isAllowed,
+                name: decision.rule?.policy.name,
+                rule: decision.rule.map { $0.index + 1 },
+                place: explanation.rulePlace,
+                reason: decision.reason,
+                notes: decision.notes
+            ),
+            route: route
+        )
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+        return String(decoding: try encoder.encode(report), as: UTF8.self)
+    }
+}

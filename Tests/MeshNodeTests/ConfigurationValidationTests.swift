@@ -1,0 +1,136 @@
+import Streams
+import TestPeers
+import Testing
+
+@testable import MeshNode
+
+@Suite struct ValidationTests {
+    /// `expected`: the beginnings of all issues in the order of the file, with '|' between them.
+    private func expectIssues(_ text: String, _ expected: String, checkingFiles: Bool = false) throws {
+        let configuration = try NodeConfiguration.parse(text, file: "f")
+        var issues: [String] = []
+        do {
+            try configuration.validate(checkingFiles: checkingFiles)
+        } catch {
+            issues = error.issues.map(\.description)
+        }
+        let beginnings = expected.split(separator: "|")
+        #expect(issues.count == beginnings.count, "\(issues)")
+        for (issue, beginning) in zip(issues, beginnings) { #expect(issue.hasPrefix(beginning), "\(issue)") }
+    }
+
+    @Test(arguments: [
+        ("- {name: a, bind: '127.0.0.1:1', protocol: hbone}", ""),
+        ("- {name: a, bind: '127.0.0.1:0', protocol: hbone}\n- {name: b, bind: '127.0.0.1:0', protocol: hbone}", ""),
+        ("- {name: a, bind: '127.0.0.1:1', protocol: hbone}\n- {name: b, bind: '127.0.0.2:1', protocol: hbone}", ""),
+        (
+            "- {name: a, bind: '127.0.0.1:1', protocol: hbone}\n- {name: a, bind: '127.0.0.1:2', protocol: hbone}",
+            "f:4:3: listener 'a' is there twice, also at line 3"
+        ),
+        (
+            "- {name: a, bind: '127.0.0.1:1', protocol: hbone}\n- {name: b, bind: '127.0.0.1:1', protocol: hbone}",
+            "f:4:3: listener 'b' would listen on 127.0.0.1:1, which listener 'a' has already"
+        ),
+        (
+            "- {name: a, bind: '0.0.0.0:1', protocol: hbone}\n- {name: b, bind: '127.0.0.1:1', protocol: hbone}",
+            "f:4:3: listener 'b' would listen on 127.0.0.1:1"
+        ),
+        (
+            "- {name: a, bind: '127.0.0.1:1', protocol: hbone}\nmetrics: '0.0.0.0:1'",
+            "f:4:10: 'metrics' is not available|f:4:10: 'metrics' would listen on 0.0.0.0:1, which listener 'a' has"
+        ),
+        (
+            "- {name: a, bind: '127.0.0.1:1', protocol: hbone}\nadmin: '0.0.0.0:2'",
+            "f:4:8: 'admin' is not available in this build|f:4:8: 'admin' asks nobody who they are"
+        ),
+        (
+            "- {name: socks, bind: '127.0.0.1:1', protocol: socks5}",
+            "f:3:3: listener 'socks': protocol socks5 is not available in this build (available: hbone, tcp)"
+        ),
+        (
+            "- {name: a, bind: '127.0.0.1:1', protocol: transparent}\n- {name: b, bind: '127.0.0.1:2', protocol: sni}",
+            "f:3:3: listener 'a': protocol transparent is not|f:4:3: listener 'b': protocol sni is not"
+        ),
+        (
+            "- {name: a, bind: '127.0.0.1:1', protocol: tcp, forwardTo: 'b:1'}",
+            "f:3:3: listener 'a': forwardTo: no endpoint matches b:1, and 'default' is deny: add '- match: \"b:1\"'"
+        ),
+        ("- {name: a, bind: '127.0.0.1:1', protocol: tcp, forwardTo: 'b:1'}\ndefault: direct", ""),
+        (
+            "- {name: a, bind: '127.0.0.1:1', protocol: tcp, forwardTo: 'b:1'}\nendpoints: [{match: b, hbone: 'h:1'}]",
+            ""
+        ),
+        (
+            "- {name: a, bind: '127.0.0.1:1', protocol: tcp, forwardTo: '127.0.0.1:1'}\ndefault: direct",
+            "f:3:3: listener 'a': forwardTo: 127.0.0.1:1 is this node's own listener 'a': that would be a loop"
+        ),
+        (
+            "- {name: a, bind: '127.0.0.1:1', protocol: tcp, forwardTo: '169.254.169.254:1'}\ndefault: direct",
+            "f:3:3: listener 'a': forwardTo: 169.254.169.254 is link-local"
+        ),
+        (
+            "- {name: a, bind: '127.0.0.1:1', protocol: hbone}\nendpoints:\n- {match: b, direct: true}\n- {match: 'B:*', hbone: 'h:1'}",
+            "f:6:3: endpoint 'b': is never used, since line 5 has the same 'match'"
+        ),
+        (
+            "- {name: a, bind: '127.0.0.1:1', protocol: hbone}\nendpoints:\n- {match: b, hbone: 'h:1', labels: {tun: POST}, token: {file: t}, via: ['g:1']}\n- {match: c, direct: true, tls: {}}",
+            "f:5:3: endpoint 'b': 'labels' is not available in this build|f:5:3: endpoint 'b': 'token' is not|f:5:3: endpoint 'b': 'via' is not|f:6:3: endpoint 'c': 'tls' is not"
+        ),
+    ])
+    func checksAgainstItself(_ listeners: String, _ expected: String) throws {
+        try expectIssues("identity: /i\nlisteners:\n\(listeners)\n", expected)
+    }
+
+    @Test func needsAListener() throws {
+        let error = #expect(throws: ConfigurationError.self) {
+            try NodeConfiguration(identity: "/i", listeners: []).validate(checkingFiles: false)
+        }
+        #expect(error?.description == "configuration: needs at least one listener, or the node has nothing to do")
+    }
+
+    @Test func checksTheFilesItNames() throws {
+        let directory = TemporaryDirectory()
+        let good = TestCertificates.shared.path(.server)
+        func text(_ identity: String, _ ssh: String) -> String {
+            """
+            identity: \(identity)
+            listeners: [{name: a, bind: "127.0.0.1:1", protocol: hbone}]
+            endpoints:
+            - {match: b, ssh: {destination: h\(ssh)}}
+            """
+        }
+        try expectIssues(text(good, ""), "", checkingFiles: true)
+        // An expired credential is renewed by the node that runs; it must be able to start.
+        try expectIssues(text(TestCertificates.shared.path(.expired), ""), "", checkingFiles: true)
+        try expectIssues(text(directory.path("none"), ""), "f:1:11: 'identity': ", checkingFiles: true)
+        try expectIssues(text(TestCertificates.shared.path(.twoSANs), ""), "f:1:11: 'identity': ", checkingFiles: true)
+        let missing = directory.path("none")
+        try expectIssues(
+            text(good, ", identityFile: \(missing), knownHosts: \(missing), config: \(missing)"),
+            "f:4:3: endpoint 'b': ssh identityFile \(missing): No such file|f:4:3: endpoint 'b': ssh knownHosts \(missing)|f:4:3: endpoint 'b': ssh config \(missing)",
+            checkingFiles: true
+        )
+        let file = try directory.write("key", "x", permissions: 0o600)
+        try expectIssues(
+            text(good, ", identityFile: key"),
+            "f:4:3: endpoint 'b': ssh identityFile key: No such file",
+            checkingFiles: true
+        )
+        try expectIssues(text(good, ", identityFile: \(file)"), "", checkingFiles: true)
+    }
+
+    @Test func checkReadsAndValidates() throws {
+        let directory = TemporaryDirectory()
+        let good = TestCertificates.shared.path(.server)
+        try directory.write(
+            "good.yaml",
+            "identity: \(good)\nlisteners: [{name: a, bind: '127.0.0.1:1', protocol: hbone}]\n"
+        )
+        #expect(try NodeConfiguration.check(directory.path("good.yaml")).listeners.count == 1)
+        try directory.write(
+            "bad.yaml",
+            "identity: \(good)\nlisteners: [{name: a, bind: '127.0.0.1:1', protocol: sni}]\n"
+        )
+        #expect(throws: ConfigurationError.self) { try NodeConfiguration.check(directory.path("bad.yaml")) }
+    }
+}
