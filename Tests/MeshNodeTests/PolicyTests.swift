@@ -1,3 +1,4 @@
+import H2Transport
 import MeshIdentity
 import Streams
 import Testing
@@ -310,26 +311,22 @@ import Testing
 
     @Test func expectedPeers() throws {
         let own = try SPIFFEID(Self.own)
-        func endpoint(_ identity: String) throws -> NodeConfiguration.Endpoint {
+        func expectation(_ identity: String, _ own: SPIFFEID) throws -> PeerExpectation {
             try NodeConfiguration.parse(
-                "identity: /i\nlisteners: [{name: a, bind: '[::]:1', protocol: hbone}]\nendpoints: [{match: a, hbone: 'a:1'\(identity)}]\n",
+                """
+                identity: /i
+                listeners: [{name: a, bind: "[::]:1", protocol: hbone}]
+                endpoints: [{match: a, hbone: "a:1"\(identity)}]
+                """,
                 file: "f"
-            ).endpoints[0]
+            ).endpoints[0].expectation(own: own)
         }
-        let any = PeerExpectation(try endpoint(""))
-        #expect(try any.accepts(SPIFFEID("spiffe://mesh.example/ns/prod/sa/x"), own: own))
-        for other in [
-            "spiffe://mesh.example/ns/ops/sa/x", "spiffe://other.example/ns/prod/sa/x", "spiffe://mesh.example/prod",
-        ] {
-            #expect(try !any.accepts(SPIFFEID(other), own: own))
-        }
-        #expect(try !any.accepts(SPIFFEID("spiffe://mesh.example/a"), own: SPIFFEID("spiffe://mesh.example/b")))
-        let two = PeerExpectation(
-            try endpoint(", identity: [spiffe://o.example/ns/a/sa/b, spiffe://o.example/ns/a/sa/c]")
+        #expect(try expectation("", own) == .namespace("prod", in: own.trustDomain))
+        #expect(try expectation("", SPIFFEID("spiffe://mesh.example/a")) == .identities([]), "no namespace: nobody")
+        let two = ", identity: [spiffe://o.example/ns/a/sa/b, spiffe://o.example/ns/a/sa/c]"
+        #expect(
+            try expectation(two, own)
+                == .identities([SPIFFEID("spiffe://o.example/ns/a/sa/b"), SPIFFEID("spiffe://o.example/ns/a/sa/c")])
         )
-        #expect(try two.accepts(SPIFFEID("spiffe://o.example/ns/a/sa/c"), own: own))
-        #expect(try !two.accepts(SPIFFEID("spiffe://o.example/ns/a/sa/d"), own: own))
-        #expect(!two.accepts(own, own: own))
-        #expect(two.description == "spiffe://o.example/ns/a/sa/b or spiffe://o.example/ns/a/sa/c")
     }
 }

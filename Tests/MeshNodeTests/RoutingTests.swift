@@ -197,20 +197,6 @@ import Testing
         }
     }
 
-    @Test func carriesTheExpectedPeer() throws {
-        let router = try Self.router(
-            endpoints: "- {match: a, hbone: 'h:1', identity: spiffe://m/ns/a/sa/b}\n- {match: b, hbone: 'h:1'}"
-        )
-        func expectation(_ destination: String) throws -> PeerExpectation? {
-            guard case .mesh(let route) = try router.route(Authority(parsing: destination), from: .local).action else {
-                return nil
-            }
-            return route.expectation
-        }
-        #expect(try expectation("a:1") == .oneOf([SPIFFEID("spiffe://m/ns/a/sa/b")]))
-        #expect(try expectation("b:1") == .sameNamespace)
-    }
-
     @Test func findsTheInterfacesOfThisMachine() {
         #expect(interfaceAddresses().contains(.loopbackIPv4))
     }

@@ -1,3 +1,4 @@
+public import H2Transport
 public import MeshIdentity
 public import SSHSignal
 public import Streams
@@ -126,6 +127,16 @@ extension NodeConfiguration.Endpoint {
             case .ssh: ssh != nil && (path == .automatic || path == .ssh)
             }
         }
+    }
+}
+
+extension NodeConfiguration.Endpoint {
+    /// Who must be at the other end, for a node with the identity `own`: one of ``identities``, or, where none is named, any
+    /// workload of the node's own trust domain and namespace. Nobody, if `own` has no namespace to compare.
+    public func expectation(own: SPIFFEID) -> PeerExpectation {
+        if !identities.isEmpty { return .identities(identities) }
+        guard let namespace = own.namespace else { return .identities([]) }
+        return .namespace(namespace, in: own.trustDomain)
     }
 }
 

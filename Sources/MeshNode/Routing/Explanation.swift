@@ -1,3 +1,4 @@
+import H2Transport
 public import MeshIdentity
 import SSHSignal
 public import Streams
@@ -9,6 +10,8 @@ public struct Explanation: Sendable, CustomStringConvertible {
     public let route: Route
     /// For a route to another node: the transports of its endpoint that policy permits, best first.
     public let transports: [Transport]
+    /// The node's own identity, if it is known.
+    public let own: SPIFFEID?
     /// File of the configuration, for the places in it.
     public let file: String
 
@@ -21,6 +24,7 @@ public struct Explanation: Sendable, CustomStringConvertible {
         ownAddresses: Set<IPAddress>
     ) {
         self.request = request
+        self.own = own
         file = configuration.file
         let policy = PolicyEngine(configuration: configuration, own: own)
         decision = policy.decide(request)
@@ -72,8 +76,9 @@ public struct Explanation: Sendable, CustomStringConvertible {
                 case .ssh: "ssh by \(endpoint.ssh?.destination.description ?? "?")"
                 }
             }
-            return "\(ways.joined(separator: ", then ")), asking for \(mesh.authority), expecting \(mesh.expectation) "
-                + "[\(route.reason)]"
+            let peer = own.map { endpoint.expectation(own: $0).description } ?? "this node's trust domain and namespace"
+            return
+                "\(ways.joined(separator: ", then ")), asking for \(mesh.authority), expecting \(peer) [\(route.reason)]"
         }
     }
 

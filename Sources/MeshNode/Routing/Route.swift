@@ -35,12 +35,9 @@ public struct MeshRoute: Hashable, Sendable {
     public var endpoint: NodeConfiguration.Endpoint
     /// What CONNECT's `:authority` (or `x-tun`), or the SSH direct-tcpip request, carries.
     public var authority: Authority
-    /// Who the peer must be, on the transports that carry a mesh identity.
-    public var expectation: PeerExpectation
 
-    public init(endpoint: NodeConfiguration.Endpoint, authority: Authority, expectation: PeerExpectation) {
+    public init(endpoint: NodeConfiguration.Endpoint, authority: Authority) {
         self.endpoint = endpoint
         self.authority = authority
-        self.expectation = expectation
     }
 }

@@ -108,7 +108,7 @@ public struct Router: Sendable {
         if let hbone = endpoint.hbone, let server = hbone.address, isOwn(hbone), guarded(server, hbone.port) != nil {
             return loopback(target.port, why: "\(why) is this node itself", endpoint: index)
         }
-        let route = MeshRoute(endpoint: endpoint, authority: target, expectation: PeerExpectation(endpoint))
+        let route = MeshRoute(endpoint: endpoint, authority: target)
         return Route(action: .mesh(route), reason: why, endpoint: index)
     }
 
