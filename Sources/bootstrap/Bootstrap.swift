@@ -1,4 +1,5 @@
 import ArgumentParser
+import SSHSignal
 
 @main
 struct Bootstrap: AsyncParsableCommand {
@@ -6,6 +7,10 @@ struct Bootstrap: AsyncParsableCommand {
         commandName: "bootstrap",
         abstract:
             "Turns an SSH login into a mesh identity, and the identity into the fastest stream between two machines.",
-        subcommands: [CACommand.self, ConnectCommand.self, ExplainCommand.self, NodeCommand.self]
+        version: AgentRelease.version,
+        subcommands: [
+            CACommand.self, ConnectCommand.self, EnrollCommand.self, ExplainCommand.self, NodeCommand.self,
+            SignalCommand.self,
+        ]
     )
 }

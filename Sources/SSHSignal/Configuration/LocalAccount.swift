@@ -17,8 +17,8 @@ public struct LocalAccount: Hashable, Sendable {
         self.environment = environment
     }
 
-    /// The account of this process. As `ssh` does, the home directory is the account database's; `$HOME` only where that
-    /// has none, so that `sudo -E` does not mix two users' files.
+    /// The account of this process. The home directory is `$HOME`, as a shell understands `~`, when it is this user's own
+    /// (after `sudo -E` it is not); else the account database's.
     public static func current() -> LocalAccount {
         let userID = getuid()
         var entry = passwd()
@@ -28,9 +28,11 @@ public struct LocalAccount: Hashable, Sendable {
         let environment = currentEnvironment()
         var user = environment["USER"] ?? "\(userID)"
         var home = environment["HOME"] ?? "/"
+        var status = stat()
+        let isOwn = home.hasPrefix("/") && stat(home, &status) == 0 && status.st_uid == userID
         if getpwuid_r(userID, &entry, &buffer, buffer.count, &found) == 0, found != nil {
             user = String(cString: entry.pw_name)
-            home = String(cString: entry.pw_dir)
+            if !isOwn { home = String(cString: entry.pw_dir) }
         }
         return LocalAccount(user: user, userID: userID, home: home, environment: environment)
     }

@@ -7,11 +7,11 @@ enum LocalFile {
 
     struct Failure: Error {
         var number: Int32
-        var reason: String { number == EFBIG ? "larger than 64 MiB" : String(cString: strerror(number)) }
+        var reason: String { number == EFBIG ? "it is too large" : String(cString: strerror(number)) }
     }
 
     /// nil when there is no such file.
-    static func read(_ path: String) throws(Failure) -> [UInt8]? {
+    static func read(_ path: String, limit: Int = sizeLimit) throws(Failure) -> [UInt8]? {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else {
             if errno == ENOENT || errno == ENOTDIR { return nil }
@@ -19,7 +19,7 @@ enum LocalFile {
         }
         defer { close(descriptor) }
         var contents: [UInt8] = []
-        var chunk = [UInt8](repeating: 0, count: 65_536)
+        var chunk = [UInt8](repeating: 0, count: 256 << 10)
         while true {
             let count = Glibc.read(descriptor, &chunk, chunk.count)
             if count < 0 {
@@ -28,7 +28,7 @@ enum LocalFile {
             }
             if count == 0 { return contents }
             contents += chunk[..<count]
-            if contents.count > sizeLimit { throw Failure(number: EFBIG) }
+            if contents.count > limit { throw Failure(number: EFBIG) }
         }
     }
 

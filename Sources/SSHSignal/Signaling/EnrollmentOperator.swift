@@ -2,9 +2,12 @@ import Glibc
 
 /// The operator's side of an enrolment or a renewal: what happened in, what to do out.
 ///
-///     started ─hello→ awaitingHello ─(hello) enroll|renew→ awaitingRequest ─(csr) issue→ issuing ─certificate→ awaitingAck ─(ack) bye→ over
+/// ```
+/// started → awaitingHello ─(hello) hello, enroll|renew→ awaitingRequest ─(csr) issue→ issuing ─certificate→ awaitingAck ─(ack) bye→ over
+/// ```
 ///
-/// Every other message in a state, and every failure, leads to `over`; the device is told why, so that it drops the key it made.
+/// The device speaks first: what is sent before its program runs may be swallowed by the shell that starts it. Every other message in
+/// a state, and every failure, leads to `over`; the device is told why, so that it drops the key it made.
 public struct EnrollmentOperator: Sendable {
     /// What the conversation is for.
     public enum Purpose: Hashable, Sendable {
@@ -100,7 +103,7 @@ public struct EnrollmentOperator: Sendable {
         case .started:
             guard case .idle = state else { return [] }
             state = .awaitingHello
-            return [.send(SignalProtocol.hello(software: software, now: now))]
+            return []
         case .message(let message):
             return receive(message, now: now)
         case .issued(let certificate):
@@ -188,7 +191,7 @@ public struct EnrollmentOperator: Sendable {
         }
         if skew.isWorthWarning { actions.append(.warn(skew.description)) }
         state = .awaitingRequest(skew)
-        return actions + [.send(question)]
+        return actions + [.send(SignalProtocol.hello(software: software, now: now)), .send(question)]
     }
 
     /// The device's word about itself goes into a file and is dialled later: it has to be what it claims.

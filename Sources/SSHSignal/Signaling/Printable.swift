@@ -23,7 +23,16 @@ public enum Printable {
         return result
     }
 
-    /// The same for bytes of unknown encoding.
+    /// One line: spaces stay as they are, everything else that is not harmless becomes `?`.
+    static func cleanLine(_ bytes: some Collection<UInt8>, limit: Int) -> String {
+        var result = ""
+        for scalar in String(decoding: bytes, as: UTF8.self).unicodeScalars.prefix(limit) {
+            result.unicodeScalars.append(isHarmless(scalar) ? scalar : "?")
+        }
+        return result
+    }
+
+    /// ``clean(_:limit:)-(StringProtocol,_)`` for bytes of unknown encoding.
     public static func clean(_ bytes: some Collection<UInt8>, limit: Int = 500) -> String {
         clean(String(decoding: bytes, as: UTF8.self), limit: limit)
     }

@@ -1,0 +1,75 @@
+import Glibc
+
+/// An agent that cannot be used, with the reason.
+public struct AgentBinaryError: Error, Hashable, Sendable, CustomStringConvertible {
+    public var message: String
+    public var description: String { message }
+
+    public init(message: String) { self.message = message }
+}
+
+/// The program that is uploaded: its bytes, and what it says it needs.
+public struct AgentBinary: Sendable {
+    public let path: String
+    /// In bytes.
+    public let size: Int
+    /// Lower-case hexadecimal.
+    public let sha256: String
+    /// As `uname -m` says it: `x86_64`, `aarch64`.
+    public let architecture: String
+    /// The loader it is started with; nil for a static program, which needs nothing but the kernel.
+    public let interpreter: String?
+    /// Shared libraries it needs.
+    public let libraries: [String]
+    /// Where it looks for them first; absolute directories only.
+    public let libraryPaths: [String]
+    /// The newest version of glibc it uses something of: `2.34`.
+    public let glibcVersion: String?
+
+    let bytes: [UInt8]
+
+    /// Bigger than any agent: a wrong file is found before it is read.
+    private static let sizeLimit = 1 << 30
+
+    /// Reads a Linux program.
+    public init(path: String) throws(AgentBinaryError) {
+        let contents: [UInt8]?
+        do {
+            contents = try LocalFile.read(path, limit: Self.sizeLimit)
+        } catch {
+            throw AgentBinaryError(message: "the agent \(path) cannot be read: \(error.reason)")
+        }
+        guard let contents else { throw AgentBinaryError(message: "there is no agent at \(path)") }
+        guard let image = ELFImage(contents) else {
+            throw AgentBinaryError(message: "\(path) is no 64-bit little-endian Linux program (ELF)")
+        }
+        switch image.machine {
+        case 62: architecture = "x86_64"
+        case 183: architecture = "aarch64"
+        default:
+            throw AgentBinaryError(message: "\(path) is for a machine type (\(image.machine)) that is not supported")
+        }
+        self.path = path
+        bytes = contents
+        size = contents.count
+        sha256 = Self.hex(Digest.sha256(contents))
+        interpreter = image.interpreter
+        libraries = image.neededLibraries
+        libraryPaths = image.libraryPaths.filter { $0.hasPrefix("/") }
+        glibcVersion = image.interpreter == nil ? nil : image.newestVersion(prefix: "GLIBC_")
+    }
+
+    /// The directory of this release: version and the beginning of the hash, so that two builds never mix.
+    public var release: String { "\(AgentRelease.version)-\(sha256.prefix(12))" }
+
+    private static func hex(_ bytes: [UInt8]) -> String {
+        bytes.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+    }
+}
+
+/// The version of this program.
+public enum AgentRelease {
+    public static let version = "0.1.0"
+    /// As it introduces itself to the other side.
+    public static let software = "bootstrap \(version)"
+}

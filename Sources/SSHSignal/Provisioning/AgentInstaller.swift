@@ -1,0 +1,145 @@
+/// Puts the agent on a machine, so that at every moment the old release or the new one is whole:
+///
+///     ROOT/.lock/owner                     one installer at a time: its shell's process number and the machine's boot ID
+///     ROOT/RELEASE/bootstrap.part.NONCE    uploaded, its length and hash checked, run once
+///     ROOT/RELEASE/bootstrap               renamed from it
+///     ROOT/current -> RELEASE              replaced by a rename
+///
+/// A cut at any step leaves at worst a `.part` file and a lock whose owner is gone; the next installer removes both.
+struct AgentInstaller: Sendable {
+    let shell: RemoteShell
+    let plan: InstallationPlan
+
+    private var setup: String {
+        """
+        export LC_ALL=C
+        PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        umask 022
+        root=\(ShellScript.quote(plan.root))
+        dir="$root/"\(ShellScript.quote(plan.release))
+        lock="$root/.lock"
+        boot=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)
+        refuse() { echo "error=$1"; exit 1; }
+        """
+    }
+
+    /// Takes the lock, or says who has it, and removes what a cut installation left.
+    ///
+    /// - Returns: whether there was any.
+    func lock() async throws -> Bool {
+        let output = try await step(
+            "lock",
+            """
+            why=$(mkdir -p "$root" 2>&1) || refuse "$root cannot be made: $why"
+            tries=0
+            until mkdir "$lock" 2>/dev/null; do
+              # A directory without its owner's name may have been made just now.
+              pid= ; theirs= ; since=
+              read -r pid theirs since <"$lock/owner" 2>/dev/null
+              if [ -n "$pid" ] && [ "$theirs" = "$boot" ] && [ -d "/proc/$pid" ]; then
+                refuse "another bootstrap (process $pid on the device, since $(( ($(date +%s) - ${since:-0}) / 60 )) min) is installing there; try again when it is done"
+              fi
+              [ -n "$pid" ] || [ $tries -ge 2 ] || { tries=$((tries+1)); sleep 1; continue; }
+              # Only one of several gets to move it away.
+              mv "$lock" "$lock.stale.$$" 2>/dev/null && rm -rf "$lock.stale.$$" && echo "stale=1"
+              tries=$((tries+1))
+              [ $tries -lt 5 ] || refuse "$lock cannot be removed; remove it by hand"
+            done
+            echo "$$ $boot $(date +%s)" >"$lock/owner" || { rm -rf "$lock"; refuse "$lock cannot be written"; }
+            for f in "$root"/*/bootstrap.part.*; do
+              [ -e "$f" ] && rm -f "$f" && echo "recovered=$f"
+            done
+            true
+            """
+        )
+        return output.lines.contains { $0.hasPrefix("stale=") || $0.hasPrefix("recovered=") }
+    }
+
+    /// Has the agent take over the shell's channel as `bootstrap signal`, and the lock end.
+    func startSignaling() async throws {
+        let agent = ShellScript.quote(plan.agentPath)
+        try await shell.replace(
+            by: "\(agent) signal --state \(ShellScript.quote(plan.statePath))",
+            after: "rm -rf \(ShellScript.quote(plan.root + "/.lock"))"
+        )
+    }
+
+    /// Uploads, checks, runs once and puts in place.
+    func install(_ agent: AgentBinary, progress: @escaping @Sendable (Int, Int) -> Void) async throws {
+        let nonce = String(UInt32.random(in: .min ... .max), radix: 16)
+        let script = """
+            \(setup)
+            part="$dir/bootstrap.part.\(nonce)"
+            fail() { rm -f "$part"; rmdir "$dir" 2>/dev/null; rm -rf "$lock"; refuse "$1"; }
+            why=$(mkdir -p "$dir" 2>&1) || fail "$dir cannot be made: $why"
+            why=$( (umask 077; : >"$part") 2>&1) || fail "$part cannot be made: $why"
+            echo "$ready"
+            why=$( { head -c \(agent.size) >"$part"; } 2>&1 )
+            size=$(wc -c <"$part" 2>/dev/null)
+            if [ "${size:-0}" -ne \(agent.size) ]; then
+              free=$(df -Pk "$dir" 2>/dev/null | sed -n '$s/.*[ ]\\([0-9][0-9]*\\)  *[0-9][0-9]*% .*/\\1/p')
+              fail "only ${size:-0} of \(agent.size) bytes arrived or could be written (free: ${free:-unknown} KiB) $why"
+            fi
+            if command -v sha256sum >/dev/null 2>&1; then sum=$(sha256sum <"$part"); else sum=$(openssl dgst -sha256 -r <"$part"); fi
+            [ "${sum%% *}" = \(agent.sha256) ] || fail "the file on the device differs from what was sent (SHA-256 ${sum%% *})"
+            chmod 755 "$part" || fail "$part cannot be made executable"
+            why=$("$part" --version 2>&1 </dev/null)
+            status=$?
+            [ $status = 0 ] || fail "the agent does not run there (status $status): $why"
+            why=$(mv -f "$part" "$dir/bootstrap" 2>&1) || fail "$dir/bootstrap cannot be replaced: $why"
+            \(Self.activate)
+            """
+        let output = try await shell.run(
+            script,
+            sending: Chunks(bytes: agent.bytes),
+            step: "upload",
+            progress: { progress($0, agent.size) }
+        )
+        try check(output, step: "upload")
+    }
+
+    /// Makes the release that is there already the current one.
+    func activate() async throws {
+        try await step("activate", "fail() { refuse \"$1\"; }\n" + Self.activate)
+    }
+
+    /// Replaces the link by a rename; a `mv` without -T would move it into the directory that the old link points to.
+    private static let activate = """
+        name=${dir##*/}
+        if [ "$(readlink "$root/current" 2>/dev/null)" != "$name" ]; then
+          ln -s "$name" "$root/.current.$$" || fail "$root/current cannot be made"
+          mv -Tf "$root/.current.$$" "$root/current" 2>/dev/null || {
+            rm -f "$root/.current.$$"
+            { rm -f "$root/current" && ln -s "$name" "$root/current"; } || fail "$root/current cannot be replaced"
+          }
+        fi
+        true
+        """
+
+    @discardableResult
+    private func step(_ name: String, _ script: String) async throws -> RemoteShell.Output {
+        let output = try await shell.run(setup + "\n" + script, step: name)
+        try check(output, step: name)
+        return output
+    }
+
+    private func check(_ output: RemoteShell.Output, step: String) throws(SignalError) {
+        guard output.status != 0 else { return }
+        let reason = output.values["error"] ?? output.lines.suffix(3).joined(separator: " ")
+        let text = reason.isEmpty ? "it ended with status \(output.status)" : Printable.clean(reason, limit: 400)
+        throw SignalError(.refused, "\(shell.name): \(step): \(text)")
+    }
+
+    /// Pieces that are large enough to cost little and small enough for a smooth progress bar.
+    private struct Chunks: UploadSequence {
+        let bytes: [UInt8]
+        var position = 0
+
+        mutating func next() -> [UInt8]? {
+            guard position < bytes.count else { return nil }
+            let end = min(position + 128 << 10, bytes.count)
+            defer { position = end }
+            return Array(bytes[position..<end])
+        }
+    }
+}

@@ -1,0 +1,137 @@
+import Glibc
+import MeshIdentity
+
+/// What `bootstrap signal` does on the device: key, credential, configuration, node. All files are below one directory:
+///
+///     identity/      the credential directory
+///     node.yaml      the node's configuration
+///     node.pid       its process number
+///     node.ready     its standard output: where it listens
+///     node.log       its log
+struct DeviceInstallation {
+    let state: String
+    let executable: String
+    /// `$SSH_CONNECTION`.
+    let connection: String?
+
+    private var credentials: CredentialDirectory { CredentialDirectory("\(state)/identity") }
+    private var node: NodeProcess { NodeProcess(state: state, executable: executable) }
+
+    /// Makes the directory, readable by its owner only.
+    func prepare() throws(SignalError) {
+        do throws(IdentityError) {
+            try AtomicFile.createDirectory(state, mode: 0o700)
+        } catch {
+            throw SignalError(.credential, error.message)
+        }
+    }
+
+    /// One operator at a time. The lock ends with the process.
+    func lock() throws(SignalError) -> FileLock {
+        do throws(IdentityError) {
+            return try FileLock(directory: state, patience: .seconds(5))
+        } catch {
+            throw SignalError(.refused, "another enrolment of this device is under way (\(error.message))")
+        }
+    }
+
+    /// A new key and a request for `order`'s identity. The credential in use stays as it is.
+    func prepareKey(_ order: EnrollmentDevice.Order) throws(SignalError) -> PendingCredential {
+        do throws(IdentityError) {
+            return try credentials.prepare(id: try identity(of: order))
+        } catch {
+            throw SignalError(.credential, error.message)
+        }
+    }
+
+    private func identity(of order: EnrollmentDevice.Order) throws(IdentityError) -> SPIFFEID {
+        switch order {
+        case .enroll(let enroll):
+            do throws(SPIFFEIDError) {
+                return try SPIFFEID(enroll.id)
+            } catch {
+                throw IdentityError(
+                    .refused,
+                    "the operator's identity '\(Printable.clean(enroll.id, limit: 200))': \(error.message)"
+                )
+            }
+        case .renew:
+            // Not `load`: an expired certificate is exactly what is renewed.
+            let chain = try Certificate.all(pem: AtomicFile.read("\(credentials.path)/cert-chain.pem"))
+            do throws(SVIDError) {
+                guard let leaf = chain.first else { throw SVIDError(.malformed, "it is empty") }
+                return try leaf.spiffeID()
+            } catch {
+                throw IdentityError(.invalidCertificate, "\(credentials.path)/cert-chain.pem: \(error.message)")
+            }
+        }
+    }
+
+    /// Makes `pending` the credential in use, in one step, and has the node run with it and with what `order` says.
+    func install(
+        _ certificate: SignalMessage.IssuedCertificate,
+        _ pending: PendingCredential,
+        for order: EnrollmentDevice.Order
+    ) throws(SignalError) -> SignalMessage.Acknowledgement {
+        do throws(IdentityError) {
+            _ = try pending.commit(
+                chain: Certificate.all(pem: Array(certificate.chain.utf8)),
+                roots: Certificate.all(pem: Array(certificate.roots.utf8))
+            )
+        } catch {
+            throw SignalError(.credential, error.message)
+        }
+        var unchanged: [String] = []
+        if case .enroll(let enroll) = order {
+            if try writeConfiguration(enroll.node, id: pending.id) { unchanged.append("configuration") }
+        } else {
+            unchanged.append("configuration")
+        }
+        do throws(NodeProcess.Failure) {
+            let (listener, outcome) = try run(configurationChanged: unchanged.isEmpty)
+            if outcome == "running" { unchanged.append("node") }
+            return .init(
+                id: pending.id.description,
+                listener: listener,
+                hbone: DeviceAddresses.reachable(listener: listener, connection: connection),
+                node: outcome,
+                unchanged: unchanged
+            )
+        } catch {
+            throw SignalError(.node, "\(error.message). The new credential is stored")
+        }
+    }
+
+    func endpoints() -> SignalMessage.Endpoints {
+        let listener = node.runningProcess == nil ? nil : node.listener
+        return .init(hbone: listener.map { DeviceAddresses.reachable(listener: $0, connection: connection) } ?? [])
+    }
+
+    /// Returns whether the file had this content already.
+    private func writeConfiguration(_ request: SignalMessage.NodeRequest, id: SPIFFEID) throws(SignalError) -> Bool {
+        guard NumericAddress.isNumeric(request.bind) else {
+            throw SignalError(
+                .refused,
+                "'\(Printable.clean(request.bind, limit: 80))' is no numeric address to listen on"
+            )
+        }
+        let text = NodeConfigurationFile.text(identity: credentials.path, id: id, node: request)
+        if let present = try? LocalFile.read(node.configuration), present == Array(text.utf8) { return true }
+        do throws(IdentityError) {
+            try AtomicFile.write(Array(text.utf8), to: node.configuration)
+        } catch {
+            throw SignalError(.node, error.message)
+        }
+        return false
+    }
+
+    /// A healthy node is left alone: it takes up the new credential by itself.
+    private func run(configurationChanged: Bool) throws(NodeProcess.Failure) -> (listener: String, outcome: String) {
+        guard let process = node.runningProcess else { return (try node.start(), "started") }
+        if !configurationChanged, node.isCurrent(process), let listener = node.listener, NodeProcess.accepts(listener) {
+            return (listener, "running")
+        }
+        try node.stop(process)
+        return (try node.start(), "restarted")
+    }
+}

@@ -1,0 +1,209 @@
+import Glibc
+
+/// The `bootstrap node` of this machine: found by its process number file, started detached from whoever starts it.
+struct NodeProcess {
+    /// Where its files are; absolute.
+    let state: String
+    /// The program to run; absolute.
+    let executable: String
+
+    var configuration: String { "\(state)/node.yaml" }
+    private var processFile: String { "\(state)/node.pid" }
+    /// Its standard output: a line `ready NAME ADDRESS` for each listener.
+    private var readyFile: String { "\(state)/node.ready" }
+    private var logFile: String { "\(state)/node.log" }
+
+    /// Long enough for a small device that starts from a slow disk.
+    private static let startLimit = Duration.seconds(20)
+    /// The node drains its streams before it ends.
+    private static let stopLimit = Duration.seconds(15)
+    private static let pollInterval: useconds_t = 10_000
+
+    struct Failure: Error {
+        var message: String
+    }
+
+    /// The process, while it runs: the number in the file, and a command line that is ours (numbers are used again).
+    var runningProcess: pid_t? {
+        guard let text = Self.read(processFile), let process = pid_t(text.prefix { $0.isNumber }), process > 1,
+            let commandLine = Self.read("/proc/\(process)/cmdline")
+        else { return nil }
+        let arguments = commandLine.split(separator: "\0").map(String.init)
+        return arguments.contains("node") && arguments.contains(configuration) ? process : nil
+    }
+
+    /// Whether the process runs this very program: after an upgrade it does not, and after a replacement of the file neither.
+    func isCurrent(_ process: pid_t) -> Bool {
+        var target = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let count = readlink("/proc/\(process)/exe", &target, target.count)
+        guard count > 0 else { return false }
+        return String(decoding: target.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self) == executable
+    }
+
+    /// Where its HBONE listener accepts, by its own word; nil before.
+    var listener: String? {
+        for line in (Self.read(readyFile) ?? "").split(separator: "\n") {
+            let words = line.split(separator: " ")
+            if words.count == 3, words[0] == "ready", words[1] == "hbone" { return String(words[2]) }
+        }
+        return nil
+    }
+
+    /// Whether somebody accepts there.
+    static func accepts(_ listener: String) -> Bool {
+        guard let (bound, port) = NumericAddress.split(listener) else { return false }
+        let address = ["0.0.0.0": "127.0.0.1", "::": "::1"][bound] ?? bound
+        var hints = addrinfo()
+        hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV
+        hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+        var list: UnsafeMutablePointer<addrinfo>?
+        guard getaddrinfo(address, "\(port)", &hints, &list) == 0, let found = list else { return false }
+        defer { freeaddrinfo(list) }
+        let descriptor = socket(
+            found.pointee.ai_family,
+            Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue),
+            0
+        )
+        guard descriptor >= 0 else { return false }
+        defer { close(descriptor) }
+        if connect(descriptor, found.pointee.ai_addr, found.pointee.ai_addrlen) == 0 { return true }
+        guard errno == EINPROGRESS else { return false }
+        var waiting = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
+        guard poll(&waiting, 1, 1000) == 1 else { return false }
+        var failure: Int32 = 0
+        var length = socklen_t(MemoryLayout<Int32>.size)
+        return getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &failure, &length) == 0 && failure == 0
+    }
+
+    /// Starts it in a session of its own, with no file of ours open, and waits for its `ready hbone` line.
+    ///
+    /// - Returns: the listener's address.
+    func start() throws(Failure) -> String {
+        let log = open(logFile, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
+        guard log >= 0 else { throw failure("\(logFile) cannot be opened", errno) }
+        defer { close(log) }
+        let logStart = lseek(log, 0, SEEK_END)
+        // What an earlier process said must not be taken for this one's word.
+        let ready = open(readyFile, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0o600)
+        guard ready >= 0 else { throw failure("\(readyFile) cannot be opened", errno) }
+        defer { close(ready) }
+        let process = try spawn(output: ready, log: log)
+        do throws(Failure) {
+            try writeProcessFile(process)
+            let deadline = ContinuousClock.now + Self.startLimit
+            while true {
+                if let listener { return listener }
+                var status: Int32 = 0
+                if waitpid(process, &status, WNOHANG) == process {
+                    throw Failure(message: "the node ended at once: \(logTail(from: logStart))")
+                }
+                guard ContinuousClock.now < deadline else {
+                    throw Failure(
+                        message:
+                            "the node was not ready within \(Self.startLimit.components.seconds) s: \(logTail(from: logStart))"
+                    )
+                }
+                usleep(Self.pollInterval)
+            }
+        } catch {
+            // One that did not get ready is not left behind.
+            kill(process, SIGKILL)
+            var status: Int32 = 0
+            waitpid(process, &status, 0)
+            unlink(processFile)
+            throw error
+        }
+    }
+
+    /// Ends it: gently, then not.
+    func stop(_ process: pid_t) throws(Failure) {
+        for (signal, limit) in [(SIGTERM, Self.stopLimit), (SIGKILL, .seconds(5))] {
+            guard kill(process, signal) == 0 || errno == ESRCH else {
+                throw failure("the running node (process \(process)) cannot be stopped", errno)
+            }
+            let deadline = ContinuousClock.now + limit
+            while runningProcess == process, ContinuousClock.now < deadline { usleep(Self.pollInterval) }
+            if runningProcess != process { return }
+        }
+        throw Failure(message: "the running node (process \(process)) does not end")
+    }
+
+    private func spawn(output: Int32, log: Int32) throws(Failure) -> pid_t {
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        // The channel of the login must not stay open because the node has it.
+        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+        posix_spawn_file_actions_adddup2(&actions, output, 1)
+        posix_spawn_file_actions_adddup2(&actions, log, 2)
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        var signals = sigset_t()
+        sigfillset(&signals)
+        posix_spawnattr_setsigdefault(&attributes, &signals)
+        sigemptyset(&signals)
+        posix_spawnattr_setsigmask(&attributes, &signals)
+        // POSIX_SPAWN_SETSID, an extension that Swift's Glibc module does not show.
+        let newSession: Int32 = 0x80
+        posix_spawnattr_setflags(
+            &attributes,
+            Int16(newSession | Int32(POSIX_SPAWN_SETSIGDEF) | Int32(POSIX_SPAWN_SETSIGMASK))
+        )
+
+        let arguments = [executable, "node", "--config", configuration]
+        let environment = LocalAccount.current().environment.filter { !$0.key.hasPrefix("SSH_") }.map {
+            "\($0.key)=\($0.value)"
+        }
+        var process: pid_t = 0
+        let result = Self.withCStrings(arguments) { argv in
+            Self.withCStrings(environment) { envp in
+                posix_spawn(&process, executable, &actions, &attributes, argv, envp)
+            }
+        }
+        guard result == 0 else { throw failure("\(executable) cannot be started", result) }
+        return process
+    }
+
+    private func writeProcessFile(_ process: pid_t) throws(Failure) {
+        let temporary = "\(processFile).new"
+        let file = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
+        guard file >= 0 else { throw failure("\(processFile) cannot be written", errno) }
+        let text = Array("\(process)\n".utf8)
+        let written = write(file, text, text.count)
+        close(file)
+        guard written == text.count, rename(temporary, processFile) == 0 else {
+            throw failure("\(processFile) cannot be written", errno)
+        }
+    }
+
+    /// The end of what the node logged since it was started.
+    private func logTail(from start: off_t) -> String {
+        let file = open(logFile, O_RDONLY | O_CLOEXEC)
+        guard file >= 0 else { return "" }
+        defer { close(file) }
+        let end = lseek(file, 0, SEEK_END)
+        var bytes = [UInt8](repeating: 0, count: 2000)
+        let count = pread(file, &bytes, bytes.count, max(start, end - off_t(bytes.count)))
+        let text = count > 0 ? Printable.clean(bytes[..<count], limit: 1000) : ""
+        return text.isEmpty ? "it logged nothing (\(logFile))" : text
+    }
+
+    private func failure(_ what: String, _ code: Int32) -> Failure {
+        Failure(message: "\(what): \(String(cString: strerror(code)))")
+    }
+
+    private static func read(_ path: String) -> String? {
+        guard let bytes = try? LocalFile.read(path, limit: 64 << 10) else { return nil }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
+    private static func withCStrings<Result>(
+        _ strings: [String],
+        _ body: ([UnsafeMutablePointer<CChar>?]) -> Result
+    ) -> Result {
+        let copies = strings.map { strdup($0) }
+        defer { for copy in copies { free(copy) } }
+        return body(copies + [nil])
+    }
+}

@@ -1,0 +1,206 @@
+public import MeshIdentity
+public import Streams
+
+/// Turns an SSH login into a mesh identity: probe, agent, key on the device, certificate, node.
+///
+/// Over one SSH session and one exec channel: a shell that is fed scripts and the agent's bytes, and is then replaced by
+/// `bootstrap signal`. What is there already is left alone, so that a second run renews the certificate and changes nothing else, and a
+/// run after one that was cut goes on where that one ended.
+public struct DeviceEnrollment: Sendable {
+    public struct Options: Sendable {
+        /// What the device is called, by its record and in messages.
+        public var name: String
+        public var id: SPIFFEID
+        public var node: SignalMessage.NodeRequest
+        public var agent: AgentBinary
+        /// Directories to install below, best first; `~/` is the home directory there.
+        public var bases: [String]
+        public var issuance: IssuanceOptions
+        /// This machine's clock, milliseconds since 1970.
+        public var clock: @Sendable () -> Int64
+
+        /// As root for the whole machine, else for the user.
+        public static let defaultBases = ["/opt", "~/.local/share", "~"]
+
+        public init(
+            name: String,
+            id: SPIFFEID,
+            node: SignalMessage.NodeRequest = .init(),
+            agent: AgentBinary,
+            bases: [String] = Options.defaultBases,
+            issuance: IssuanceOptions = IssuanceOptions(),
+            clock: @escaping @Sendable () -> Int64 = EnrollmentService.systemClock
+        ) {
+            self.name = name
+            self.id = id
+            self.node = node
+            self.agent = agent
+            self.bases = bases
+            self.issuance = issuance
+            self.clock = clock
+        }
+    }
+
+    /// What happens meanwhile.
+    public enum Progress: Hashable, Sendable {
+        /// A step is done: "probe", what came of it, and how long it took.
+        case step(String, String, Duration)
+        case warning(String)
+        /// Bytes of the agent that were sent, of how many.
+        case uploading(Int, total: Int)
+    }
+
+    private let options: Options
+    private let issuer: any CertificateIssuer
+    private let report: @Sendable (Progress) -> Void
+
+    public init(
+        _ options: Options,
+        issuer: any CertificateIssuer,
+        report: @escaping @Sendable (Progress) -> Void
+    ) {
+        self.options = options
+        self.issuer = issuer
+        self.report = report
+    }
+
+    /// Logs in and enrols.
+    ///
+    /// - Parameters:
+    ///   - destination: as the user wrote it, for the record.
+    ///   - loop: where the SSH session lives.
+    public func run(
+        _ login: SSHLogin,
+        destination: String,
+        arguments: SSHArguments,
+        on loop: EventLoop
+    ) async throws(EnrollmentError) -> DeviceRecord {
+        do {
+            let start = ContinuousClock.now
+            let client = try await connect(login, on: loop)
+            report(.step("connect", "\(client.serverVersion), host key \(client.hostKey)", .now - start))
+            do {
+                let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
+                let (plan, ack, certificate) = try await enroll(over: channel)
+                await client.close()
+                return DeviceRecord(
+                    name: options.name,
+                    destination: destination,
+                    ssh: .init(arguments),
+                    hostKey: .init(client.hostKey),
+                    identity: ack.id,
+                    hbone: ack.hbone,
+                    agent: .init(path: plan.agentPath, state: plan.statePath, sha256: options.agent.sha256),
+                    notAfter: certificate.notAfter,
+                    enrolledAt: options.clock() / 1000
+                )
+            } catch {
+                await client.close()
+                throw error
+            }
+        } catch {
+            throw EnrollmentError(error, name: options.name)
+        }
+    }
+
+    /// A server that closes before its banner has too many logins under way (MaxStartups), or is angry with this address: both pass.
+    private func connect(_ login: SSHLogin, on loop: EventLoop) async throws -> SSHClient {
+        var delay = Duration.seconds(1)
+        for _ in 0..<4 {
+            do throws(SSHError) {
+                return try await login.connect(on: loop)
+            } catch {
+                guard error.code == .busy else { throw error }
+                report(.warning("\(options.name): \(error.message); trying again"))
+                try await Task.sleep(for: delay * Double.random(in: 0.75...1.25))
+                delay *= 2
+            }
+        }
+        return try await login.connect(on: loop)
+    }
+
+    /// Everything after the login, over a channel on which a shell was started.
+    func enroll(
+        over channel: any RemoteChannel
+    ) async throws -> (InstallationPlan, SignalMessage.Acknowledgement, SignalMessage.IssuedCertificate) {
+        defer { channel.close() }
+        let shell = RemoteShell(channel, name: options.name)
+        let plan = try await timed("probe") { try await probe(shell) }
+        for warning in plan.warnings { report(.warning("\(options.name): \(warning)")) }
+        try await timed("agent") { ((), try await install(plan, shell)) }
+        let start = ContinuousClock.now
+        try await AgentInstaller(shell: shell, plan: plan).startSignaling()
+        let conversation = EnrollmentConversation(
+            channel: channel,
+            name: options.name,
+            id: options.id,
+            issuer: issuer,
+            issuance: options.issuance,
+            clock: options.clock,
+            warn: { [report, name = options.name] in report(.warning("\(name): \($0)")) }
+        )
+        let purpose = EnrollmentOperator.Purpose.enroll(.init(id: options.id.description, node: options.node))
+        let (ack, certificate) = try await conversation.run(purpose)
+        let elapsed = ContinuousClock.now - start
+        report(.step("identity", "\(ack.id), certificate until \(Timestamp.text(certificate.notAfter))", elapsed))
+        let unchanged = ack.unchanged.map { Printable.clean($0, limit: 40) }
+        let remark = unchanged.isEmpty ? "" : " (unchanged: \(unchanged.joined(separator: ", ")))"
+        report(.step("node", "\(Printable.clean(ack.node, limit: 40)), listens on \(ack.listener)\(remark)", elapsed))
+        return (plan, ack, certificate)
+    }
+
+    private func timed<Result>(_ step: String, _ body: () async throws -> (Result, String)) async throws -> Result {
+        let start = ContinuousClock.now
+        let (result, text) = try await body()
+        report(.step(step, text, .now - start))
+        return result
+    }
+
+    private func probe(_ shell: RemoteShell) async throws -> (InstallationPlan, String) {
+        let agent = options.agent
+        let script = ProbeScript.text(
+            bases: options.bases,
+            release: agent.release,
+            interpreter: agent.interpreter,
+            libraries: agent.libraries,
+            libraryPaths: agent.libraryPaths
+        )
+        let facts = try DeviceFacts(try await shell.run(script, step: "probe"), name: options.name)
+        let here = options.clock()
+        let skew = ClockSkew(device: facts.clock.multipliedSaturating(by: 1000), operator: here)
+        // The clock was read somewhere within the round trip; what is this close is for the handshake to decide.
+        let tolerance: Int64 = 60
+        if let refusal = skew.refusal(
+            notBefore: here / 1000 - EnrollmentOperator.Validity().backdate - tolerance,
+            notAfter: here / 1000 + options.issuance.lifetime.components.seconds + tolerance,
+            device: facts.clock.multipliedSaturating(by: 1000)
+        ) {
+            throw SignalError(.clock, "\(options.name): \(refusal.message)")
+        }
+        let plan = try InstallationPlan(facts, agent: agent)
+        let libc = facts.libc.map { ", \($0)" } ?? ""
+        return (
+            plan, "\(facts.operatingSystem) \(facts.architecture)\(libc), user \(facts.user), installs in \(plan.root)"
+        )
+    }
+
+    private func install(_ plan: InstallationPlan, _ shell: RemoteShell) async throws -> String {
+        let installer = AgentInstaller(shell: shell, plan: plan)
+        let recovered = try await installer.lock() ? ", after an installation that was cut" : ""
+        let agent = options.agent
+        let size = "\(agent.size / 1024) KiB, sha256 \(agent.sha256.prefix(12))"
+        if plan.isInstalled {
+            try await installer.activate()
+            return "unchanged, \(size)\(recovered)"
+        }
+        try await installer.install(agent) { [report] in report(.uploading($0, total: $1)) }
+        return "installed \(plan.agentPath), \(size)\(recovered)"
+    }
+}
+
+extension Int64 {
+    func multipliedSaturating(by factor: Int64) -> Int64 {
+        let (product, overflow) = multipliedReportingOverflow(by: factor)
+        return overflow ? ((self < 0) == (factor < 0) ? .max : .min) : product
+    }
+}

@@ -1,0 +1,115 @@
+import MeshIdentity
+
+/// Drives ``EnrollmentOperator`` over a channel: frames in and out, the issuer, the time limits.
+struct EnrollmentConversation: Sendable {
+    let channel: any RemoteChannel
+    /// How the device is called in errors.
+    let name: String
+    let id: SPIFFEID
+    let issuer: any CertificateIssuer
+    let issuance: IssuanceOptions
+    /// Milliseconds since 1970.
+    let clock: @Sendable () -> Int64
+    let warn: @Sendable (String) -> Void
+
+    /// The device answers at once but for one step, the start of its node, which it waits for with a limit of its own.
+    private static let patience = Duration.seconds(60)
+
+    /// - Throws: ``SignalError``.
+    func run(
+        _ purpose: EnrollmentOperator.Purpose
+    ) async throws -> (ack: SignalMessage.Acknowledgement, certificate: SignalMessage.IssuedCertificate) {
+        let validity = EnrollmentOperator.Validity(lifetime: issuance.lifetime.components.seconds)
+        var machine = EnrollmentOperator(purpose, validity: validity, software: AgentRelease.software)
+        var decoder = SignalFrameDecoder()
+        var certificate: SignalMessage.IssuedCertificate?
+        var outcome: Result<SignalMessage.Acknowledgement, SignalError>?
+        var event = EnrollmentOperator.Event.started
+        while true {
+            var next: EnrollmentOperator.Event?
+            for action in machine.handle(event, now: clock()) {
+                switch action {
+                case .send(let message):
+                    do {
+                        let frame = try SignalFrame.encode(message)
+                        try await channel.withDeadline(Self.patience, name) { try await channel.write(frame) }
+                    } catch {
+                        // Why the device is gone stands in what it said last, which is still to be read.
+                    }
+                case .issue(let csr):
+                    next = await issue(csr)
+                    if case .issued(let issued) = next { certificate = issued }
+                case .warn(let text): warn(text)
+                case .succeeded(let ack): outcome = .success(ack)
+                case .failed(let error): outcome = .failure(await explained(error))
+                case .close:
+                    await channel.finish()
+                    channel.close()
+                    guard let outcome else { throw SignalError(.truncated, "\(name): the conversation had no outcome") }
+                    let ack = try outcome.get()
+                    guard let certificate else {
+                        throw SignalError(.unexpected, "\(name): no certificate was asked for")
+                    }
+                    return (ack, certificate)
+                }
+            }
+            event = if let next { next } else { await receive(&decoder) }
+        }
+    }
+
+    private func issue(_ csr: String) async -> EnrollmentOperator.Event {
+        do throws(IdentityError) {
+            let request = try CertificateRequest(pem: Array(csr.utf8))
+            let issued = try await issuer.issue(request, id: id, options: issuance)
+            try issued.verify(for: request, id: id)
+            guard let leaf = issued.leaf else {
+                throw IdentityError(.invalidCertificate, "the issuer sent no certificate")
+            }
+            return .issued(
+                .init(
+                    chain: String(decoding: issued.chain.flatMap(\.pem), as: UTF8.self),
+                    roots: String(decoding: issued.roots.flatMap(\.pem), as: UTF8.self),
+                    notBefore: leaf.notBefore,
+                    notAfter: leaf.notAfter
+                )
+            )
+        } catch {
+            return .issueFailed(error.message)
+        }
+    }
+
+    private func receive(_ decoder: inout SignalFrameDecoder) async -> EnrollmentOperator.Event {
+        while true {
+            do throws(SignalError) {
+                if let message = try decoder.next() { return .message(message) }
+            } catch {
+                return .invalid(error)
+            }
+            let bytes: [UInt8]?
+            do {
+                bytes = try await channel.withDeadline(Self.patience, name) { try await channel.read() }
+            } catch let error as SignalError where error.code == .timedOut {
+                return .timedOut(Self.patience)
+            } catch {
+                return .ended(SignalError(.truncated, "the connection was cut: \(error)"))
+            }
+            guard let bytes else {
+                do throws(SignalError) {
+                    try decoder.finish()
+                    return .ended(nil)
+                } catch {
+                    return .ended(error)
+                }
+            }
+            decoder.append(bytes)
+        }
+    }
+
+    /// With what the agent wrote to its standard error, unless the device told the reason itself.
+    private func explained(_ error: SignalError) async -> SignalError {
+        var error = error
+        let log = error.isFromPeer ? "" : Printable.clean(await channel.standardErrorText(), limit: 600)
+        error.message = "\(name): \(error.message)\(log.isEmpty ? "" : " (the agent said: \(log))")"
+        return error
+    }
+}

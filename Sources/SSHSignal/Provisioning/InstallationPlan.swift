@@ -1,0 +1,112 @@
+/// Where the agent goes on a machine, decided from what the probe found. Pure: nothing is uploaded before it exists.
+public struct InstallationPlan: Hashable, Sendable {
+    /// `BASE/bootstrap`, absolute.
+    public var root: String
+    /// The directory of the release in it.
+    public var release: String
+    /// Whether this very agent is there already.
+    public var isInstalled: Bool
+    /// For the user.
+    public var warnings: [String]
+
+    /// The program, once it is installed.
+    public var agentPath: String { "\(root)/\(release)/bootstrap" }
+    /// Credential, configuration, log and process number of the device's node.
+    public var statePath: String { "\(root)/state" }
+
+    /// A machine that the agent cannot run on, or has no room for it.
+    public struct Refusal: Error, Hashable, Sendable, CustomStringConvertible {
+        public var message: String
+        public var description: String { message }
+    }
+
+    /// - Throws: a text that says what does not fit and what to do. Nothing has been written then.
+    public init(_ facts: DeviceFacts, agent: AgentBinary) throws(Refusal) {
+        try Self.checkFit(facts, agent: agent)
+        release = agent.release
+        let usable = facts.bases.filter { $0.isWritable && $0.isExecutable }
+        if let installed = usable.first(where: { $0.installedHash == agent.sha256 }) {
+            (root, isInstalled, warnings) = (Self.root(installed), true, Self.warnings(installed))
+            return
+        }
+        // While it is uploaded and checked it is there once more, as `.part`; the release before it stays for going back.
+        let needed = UInt64(agent.size) / 1024 * 11 / 10 + 256
+        let roomy = usable.filter { ($0.freeKilobytes ?? .max) >= needed }
+        // Where it was before is where its state is.
+        guard let base = roomy.first(where: { $0.current != nil }) ?? roomy.first else {
+            throw Refusal(message: Self.noPlace(facts, needed: needed))
+        }
+        (root, isInstalled, warnings) = (Self.root(base), false, Self.warnings(base))
+        guard facts.tools.contains("head") else {
+            throw Refusal(message: "the machine has no 'head -c', which the upload needs (coreutils or busybox)")
+        }
+        guard !facts.tools.isDisjoint(with: ["sha256sum", "openssl"]) else {
+            throw Refusal(
+                message: "the machine has neither sha256sum nor openssl to check the upload with (coreutils or busybox)"
+            )
+        }
+    }
+
+    private static func root(_ base: DeviceFacts.Base) -> String {
+        (base.path == "/" ? "" : base.path) + "/bootstrap"
+    }
+
+    private static func warnings(_ base: DeviceFacts.Base) -> [String] {
+        base.isVolatile ? ["\(base.path) is in memory: the agent and its credential are gone after a reboot"] : []
+    }
+
+    private static func checkFit(_ facts: DeviceFacts, agent: AgentBinary) throws(Refusal) {
+        let machine = "the machine is \(facts.operatingSystem) \(facts.architecture)"
+        guard facts.operatingSystem == "Linux" else {
+            throw Refusal(message: "\(machine); the agent runs on Linux only. Nothing was uploaded")
+        }
+        let architecture = ["amd64": "x86_64", "arm64": "aarch64"][facts.architecture] ?? facts.architecture
+        guard architecture == agent.architecture, facts.isLittleEndian != false else {
+            throw Refusal(
+                message: """
+                    \(machine), and \(agent.path) is for \(agent.architecture). Nothing was uploaded; give a build for \
+                    \(facts.architecture) with --agent-binary
+                    """
+            )
+        }
+        guard let interpreter = agent.interpreter else { return }
+        var lacks: [String] = []
+        if let needed = agent.glibcVersion, !provides(facts.libc, glibc: needed) {
+            lacks.append("glibc \(needed) (it has \(facts.libc ?? "no known libc"))")
+        }
+        lacks += facts.missing
+        guard lacks.isEmpty else {
+            throw Refusal(
+                message: """
+                    \(agent.path) is linked dynamically (\(interpreter)) and needs what the machine lacks: \
+                    \(lacks.joined(separator: ", ")). Nothing was uploaded; use the static build: make static, then \
+                    --agent-binary dist/bootstrap-linux-\(agent.architecture)
+                    """
+            )
+        }
+    }
+
+    private static func provides(_ libc: String?, glibc needed: String) -> Bool {
+        guard let libc, libc.hasPrefix("glibc ") else { return false }
+        func numbers(_ text: some StringProtocol) -> [Int] { text.split(separator: ".").map { Int($0) ?? 0 } }
+        return !numbers(libc.dropFirst(6)).lexicographicallyPrecedes(numbers(needed))
+    }
+
+    private static func noPlace(_ facts: DeviceFacts, needed: UInt64) -> String {
+        let reasons = facts.bases.map { base in
+            let reason = base.reason.isEmpty ? "" : " (\(Printable.clean(base.reason, limit: 120)))"
+            if !base.isWritable { return "\(base.path): not writable\(reason)" }
+            if !base.isExecutable { return "\(base.path): programs cannot be run there (noexec?)\(reason)" }
+            return "\(base.path): need \(megabytes(needed)), free \(megabytes(base.freeKilobytes ?? 0))"
+        }
+        return """
+            there is no place for the agent, for user \(facts.user): \(reasons.joined(separator: "; ")). Nothing was uploaded; \
+            make room, or name a directory with --base
+            """
+    }
+
+    private static func megabytes(_ kilobytes: UInt64) -> String {
+        let tenths = kilobytes * 10 / 1024
+        return "\(tenths / 10).\(tenths % 10) MiB"
+    }
+}

@@ -1,0 +1,89 @@
+/// The script that finds out what a machine is and where the agent could live: one round trip, read-only but for a file that is written,
+/// run and removed in each candidate directory.
+enum ProbeScript {
+    /// - Parameters:
+    ///   - bases: candidate directories, best first; `~/` stands for the home directory there.
+    ///   - release: the directory name of the release to be installed (see ``AgentRelease``).
+    ///   - interpreter: what the agent needs to be started with; empty for a static one.
+    ///   - libraries: shared libraries it needs.
+    ///   - libraryPaths: absolute directories it looks in, beside the system's.
+    static func text(
+        bases: [String],
+        release: String,
+        interpreter: String?,
+        libraries: [String],
+        libraryPaths: [String]
+    ) -> String {
+        let candidates = bases.map { base in
+            base == "~" || base.hasPrefix("~/")
+                ? "\"$HOME\"" + ShellScript.quote(String(base.dropFirst())) : ShellScript.quote(base)
+        }
+        return """
+            export LC_ALL=C
+            PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+            umask 077
+            has() { command -v "$1" >/dev/null 2>&1; }
+            say() { echo "$1=$2"; }
+            say os "$(uname -s)"
+            say arch "$(uname -m)"
+            say kernel "$(uname -r)"
+            say uid "$(id -u)"
+            say user "$(id -un 2>/dev/null)"
+            say home "$HOME"
+            say host "$(uname -n)"
+            say epoch "$(date +%s)"
+            say boot "$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)"
+            # The sixth byte of an ELF file: 1 is little endian, 2 big.
+            say endian "$(dd if=/bin/sh bs=1 skip=5 count=1 2>/dev/null | od -An -tu1 2>/dev/null | tr -d ' ')"
+            if has getconf && v=$(getconf GNU_LIBC_VERSION 2>/dev/null); then say libc "$v"
+            else for f in /lib/ld-musl-*; do [ -e "$f" ] && say libc musl; done; fi
+            for t in sha256sum openssl gzip xz zstd; do has $t && say "tool.$t" 1; done
+            [ "$(printf ab | head -c 1 2>/dev/null)" = a ] && say tool.head 1
+            interpreter=\(ShellScript.quote(interpreter ?? ""))
+            if [ -n "$interpreter" ]; then
+              [ -x "$interpreter" ] || echo "missing.interpreter=$interpreter"
+              for l in \(libraries.map(ShellScript.quote).joined(separator: " ")); do
+                found=
+                for d in \((libraryPaths.map(ShellScript.quote)).joined(separator: " ")) /lib /usr/lib /lib64 /usr/lib64 /lib/*-linux-gnu /usr/lib/*-linux-gnu /usr/local/lib; do
+                  [ -e "$d/$l" ] && found=1 && break
+                done
+                [ -n "$found" ] || echo "missing.$l=1"
+              done
+            fi
+            sum() {
+              if has sha256sum; then sha256sum "$1"; elif has openssl; then openssl dgst -sha256 -r "$1"; fi 2>/dev/null | cut -c1-64
+            }
+            n=0
+            for base in \(candidates.joined(separator: " ")); do
+              say "base.$n" "$base"
+              root="$base/bootstrap"
+              # What does not exist yet is made in the nearest directory that does.
+              at="$root"
+              while [ ! -d "$at" ] && [ -n "$at" ]; do
+                [ -e "$at" ] && break
+                at="${at%/*}"
+              done
+              [ -n "$at" ] || at=/
+              say "base.$n.at" "$at"
+              f="$at/.bootstrap-probe.$$"
+              if why=$( { printf '#!/bin/sh\\necho ran\\n' >"$f" && chmod 700 "$f"; } 2>&1 ) && [ -s "$f" ]; then
+                say "base.$n.write" 1
+                why=$("$f" 2>&1)
+                if [ "$why" = ran ]; then say "base.$n.exec" 1; else say "base.$n.why" "$why"; fi
+              else
+                say "base.$n.why" "$why"
+              fi
+              rm -f "$f" 2>/dev/null
+              line=$(df -Pk "$at" 2>/dev/null | sed -n '$p')
+              say "base.$n.free" "$(echo "$line" | sed -n 's/.*[ ]\\([0-9][0-9]*\\)  *[0-9][0-9]*% .*/\\1/p')"
+              case "$line" in tmpfs*|ramfs*) say "base.$n.volatile" 1;; esac
+              agent="$root/"\(ShellScript.quote(release))/bootstrap
+              [ -f "$agent" ] && say "base.$n.agent" "$(sum "$agent")"
+              [ -L "$root/current" ] && say "base.$n.current" "$(readlink "$root/current" 2>/dev/null || echo unknown)"
+              if read -r pid <"$root/state/node.pid" 2>/dev/null && [ -d "/proc/$pid" ]; then say "base.$n.node" "$pid"; fi
+              n=$((n+1))
+            done
+            say done 1
+            """
+    }
+}

@@ -1,0 +1,128 @@
+import ArgumentParser
+import FoundationEssentials
+import Glibc
+import SSHSignal
+import Synchronization
+
+/// What `enroll` shows: a line for each step, a progress bar while there is one device and a terminal, a result for each device.
+final class EnrollmentOutput: Sendable {
+    enum Format: String, ExpressibleByArgument, CaseIterable {
+        case text
+        case json
+    }
+
+    private let format: Format
+    private let nameWidth: Int
+    private let showsBar: Bool
+    /// The percentage that the bar shows; nil while there is no bar on the line.
+    private let bar = Mutex<Int?>(nil)
+
+    init(format: Format, names: [String]) {
+        self.format = format
+        nameWidth = names.map(\.count).max() ?? 0
+        showsBar = names.count == 1 && isatty(STDERR_FILENO) == 1
+    }
+
+    func progress(_ progress: DeviceEnrollment.Progress, of device: String) {
+        switch progress {
+        case .step(let step, let text, let duration):
+            let milliseconds =
+                duration.components.seconds * 1000 + duration.components.attoseconds / 1_000_000_000_000_000
+            line("\(pad(device, nameWidth))  \(pad(step, 8))  \(text)  \(milliseconds) ms")
+        case .warning(let text): warning(text)
+        case .uploading(let sent, let total): draw(sent, total)
+        }
+    }
+
+    /// For people: on stdout, unless that belongs to JSON.
+    func line(_ text: String) {
+        clearBar()
+        if format == .text {
+            _ = writeStandardOutput(Array((text + "\n").utf8))
+        } else {
+            printError(text)
+        }
+    }
+
+    func warning(_ text: String) {
+        clearBar()
+        printError("warning: \(text)")
+    }
+
+    func succeeded(_ record: DeviceRecord, directory: String) {
+        line(
+            "\(pad(record.name, nameWidth))  \(pad("enrolled", 8))  \(record.identity)  recorded in \(directory)/\(record.name).json"
+        )
+        json(Outcome(name: record.name, destination: record.destination, ok: true, record: record))
+    }
+
+    func failed(_ error: EnrollmentError, _ device: EnrollmentTarget) {
+        clearBar()
+        printError("error: \(error.message)")
+        json(
+            Outcome(
+                name: device.name,
+                destination: device.text,
+                ok: false,
+                reason: error.reason.rawValue,
+                error: error.message
+            )
+        )
+    }
+
+    func summary(failed: Int, of count: Int) {
+        guard count > 1 else { return }
+        line(
+            "\(count - failed) of \(count) devices enrolled"
+                + (failed > 0 ? ", \(failed) failed; run it again for those" : "")
+        )
+    }
+
+    private struct Outcome: Encodable {
+        var name: String
+        var destination: String
+        var ok: Bool
+        var reason: String?
+        var error: String?
+        var record: DeviceRecord?
+    }
+
+    private func json(_ outcome: Outcome) {
+        guard format == .json else { return }
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        guard let bytes = try? encoder.encode(outcome) else { return }
+        _ = writeStandardOutput(Array(bytes) + [UInt8(ascii: "\n")])
+    }
+
+    // MARK: Progress bar
+
+    private func draw(_ sent: Int, _ total: Int) {
+        guard showsBar, total > 0 else { return }
+        let percent = sent * 100 / total
+        bar.withLock { shown in
+            guard shown != percent else { return }
+            shown = percent
+            let filled = percent * 30 / 100
+            let picture = String(repeating: "#", count: filled) + String(repeating: ".", count: 30 - filled)
+            put("\r[\(picture)] \(percent) %  \(sent >> 10) of \(total >> 10) KiB ")
+        }
+    }
+
+    private func clearBar() {
+        bar.withLock { shown in
+            guard shown != nil else { return }
+            shown = nil
+            put("\r\u{1B}[K")
+        }
+    }
+
+    private func put(_ text: String) {
+        var text = text
+        _ = text.withUTF8 { write(STDERR_FILENO, $0.baseAddress, $0.count) }
+    }
+
+    private func pad(_ text: String, _ width: Int) -> String {
+        text + String(repeating: " ", count: max(0, width - text.count))
+    }
+}

@@ -1,0 +1,58 @@
+import MeshIdentity
+import SSHSignal
+
+/// A machine to enrol, and what it is to be called.
+struct EnrollmentTarget: Sendable {
+    /// As the user wrote it.
+    let text: String
+    let destination: Destination
+    let name: String
+
+    /// - Parameter name: nil takes the host's, as far as a SPIFFE ID can have its characters.
+    init(_ text: String, name: String? = nil) throws(EnrollmentError) {
+        self.text = text
+        do throws(SSHConfigurationError) {
+            destination = try Destination(parsing: text)
+        } catch {
+            throw EnrollmentError(.usage, "\(error)")
+        }
+        self.name = name ?? Self.name(of: destination.host)
+    }
+
+    /// Letters, digits, `-`, `_` and `.` stay; the rest becomes `-`.
+    private static func name(of host: String) -> String {
+        let kept = host.lowercased().unicodeScalars.map { scalar -> Character in
+            switch scalar {
+            case "a"..."z", "0"..."9", "-", "_", ".": Character(scalar)
+            default: "-"
+            }
+        }
+        let trimmed = String(kept).drop { $0 == "." || $0 == "-" }
+        return trimmed.isEmpty ? "device" : String(trimmed)
+    }
+
+    /// One destination a line, optionally followed by a name; `#` begins a comment.
+    static func inventory(_ file: String) throws(EnrollmentError) -> [EnrollmentTarget] {
+        let bytes: [UInt8]
+        do throws(IdentityError) {
+            bytes = try AtomicFile.read(file, limit: 64 << 20)
+        } catch {
+            throw EnrollmentError(.usage, error.message)
+        }
+        var targets: [EnrollmentTarget] = []
+        let lines = String(decoding: bytes, as: UTF8.self).split(separator: "\n", omittingEmptySubsequences: false)
+        for (index, line) in lines.enumerated() {
+            let words = line.prefix { $0 != "#" }.split(whereSeparator: \.isWhitespace).map(String.init)
+            guard let destination = words.first else { continue }
+            guard words.count <= 2 else {
+                throw EnrollmentError(.usage, "\(file):\(index + 1): a destination and a name are all a line has")
+            }
+            do throws(EnrollmentError) {
+                targets.append(try EnrollmentTarget(destination, name: words.count == 2 ? words[1] : nil))
+            } catch {
+                throw EnrollmentError(.usage, "\(file):\(index + 1): \(error.message)")
+            }
+        }
+        return targets
+    }
+}
