@@ -78,7 +78,7 @@ let package = Package(
         .testTarget(name: "MeshIdentityTests", dependencies: ["MeshIdentity", "TestPeers"], swiftSettings: settings),
         .testTarget(name: "H2TransportTests", dependencies: ["H2Transport", "TestPeers"], swiftSettings: settings),
         .testTarget(name: "SSHSignalTests", dependencies: ["SSHSignal", "TestPeers"], swiftSettings: settings),
-        .testTarget(name: "MeshNodeTests", dependencies: ["MeshNode", "TestPeers"], swiftSettings: settings),
+        .testTarget(name: "MeshNodeTests", dependencies: ["MeshNode", "TestPeers", log], swiftSettings: settings),
         .testTarget(name: "EndToEnd", dependencies: ["MeshNode", "TestPeers"], swiftSettings: settings),
     ]
 )
