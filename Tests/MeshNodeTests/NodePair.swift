@@ -64,11 +64,11 @@ final class NodePair: Sendable {
         entry = try #require(try await client.start().first).address.port
     }
 
-    static func serverYAML(identity: String, ports: [UInt16]) -> String {
+    static func serverYAML(identity: String, ports: [UInt16], bind: UInt16 = 0) -> String {
         """
         identity: \(identity)
         listeners:
-        - {name: hbone, bind: "127.0.0.1:0", protocol: hbone}
+        - {name: hbone, bind: "127.0.0.1:\(bind)", protocol: hbone}
         policy:
         - name: backend
           action: ALLOW
