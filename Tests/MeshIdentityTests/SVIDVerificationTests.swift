@@ -48,6 +48,9 @@ import Testing
         (.invalidID, .invalidID, "upper-case letter 'M'"),
         (.weakKey, .weakKey, "RSA with 1024 bits"),
         (.missingIntermediate, .untrusted, "\"O=intermediate\" is unknown or not trusted"),
+        (.foreignIntermediate, .untrusted, "signed by a CA that is bound to the trust domain other.example"),
+        (.clientsIntermediate, .untrusted, "may not vouch for servers"),
+        (.serversIntermediate, .untrusted, "cannot be verified"),
         (.nextRoot, .untrusted, "spiffe://mesh.example/ns/prod/sa/client"),
         (.signedByLeaf, .untrusted, "spiffe://mesh.example/ns/prod/sa/client"),
     ]

@@ -62,6 +62,8 @@ let certificateMaker = #"""
         if spec["uris"]:
             made = made.add_extension(
                 x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in spec["uris"]]), False)
+        if spec.get("extendedKeyUsage") is not None:
+            made = made.add_extension(x509.ExtendedKeyUsage([PURPOSES[name] for name in spec["extendedKeyUsage"]]), False)
         base = os.path.join(directory, spec["name"])
         write(base + ".key", key_pem(key), 0o600)
         write(base + ".pem", pem(made.sign(signer, hashes.SHA256())))

@@ -56,6 +56,10 @@ public final class TestCertificates: Sendable {
         case intermediate
         /// The same, without the intermediate.
         case missingIntermediate
+        /// The client's ID, by an intermediate of our root that is bound to other.example.
+        case foreignIntermediate
+        /// The client's ID, by an intermediate that may vouch for clients, or servers, only.
+        case clientsIntermediate, serversIntermediate
         /// The client's ID, signed by the next root; its root-cert.pem has both roots.
         case nextRoot
         /// The client's ID, signed with the good leaf `server` as if that were a CA.
@@ -133,6 +137,8 @@ public final class TestCertificates: Sendable {
         /// Seconds from now.
         public var notBefore = -86400
         public var notAfter = 86400 * 3650
+        /// What it may vouch for; nil leaves the extension out.
+        public var extendedKeyUsage: [String]?
     }
 
     public struct Leaf: Codable, Sendable {
@@ -199,6 +205,8 @@ public final class TestCertificates: Sendable {
             case .weakKey: add(kind) { $0.keyType = "RSA-1024" }
             case .intermediate: add(kind) { ($0.issuer, $0.chain) = ("intermediate", ["intermediate"]) }
             case .missingIntermediate: add(kind) { $0.issuer = "intermediate" }
+            case .foreignIntermediate, .clientsIntermediate, .serversIntermediate:
+                add(kind) { ($0.issuer, $0.chain) = ("by-\(kind)", ["by-\(kind)"]) }
             case .nextRoot: add(kind) { ($0.issuer, $0.roots) = ("nextRoot", ["root", "nextRoot"]) }
             case .signedByLeaf: add(kind) { $0.issuer = "server" }
             case .withNames:
@@ -212,6 +220,9 @@ public final class TestCertificates: Sendable {
                 Authority(name: "rogue", uris: [domain]),
                 Authority(name: "other", uris: ["spiffe://other.example"]),
                 Authority(name: "intermediate", uris: [], issuer: "root"),
+                Authority(name: "by-foreignIntermediate", uris: ["spiffe://other.example"], issuer: "root"),
+                Authority(name: "by-clientsIntermediate", issuer: "root", extendedKeyUsage: ["clientAuth"]),
+                Authority(name: "by-serversIntermediate", issuer: "root", extendedKeyUsage: ["serverAuth"]),
             ],
             leaves: leaves
         )
