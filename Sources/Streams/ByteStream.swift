@@ -67,7 +67,7 @@ open class ByteStream {
         fatalError("\(type(of: self)) does not override read(into:)")
     }
 
-    /// Accepts bytes from `vectors`, in order; may accept fewer than offered. The bytes are copied or sent before return.
+    /// Accepts bytes from `vectors`, in order; may accept fewer than offered. `.bytes(0)` only where nothing was offered. The bytes are copied or sent before return.
     open func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
         fatalError("\(type(of: self)) does not override write(_:)")
     }
@@ -90,6 +90,8 @@ open class ByteStream {
     }
 
     // MARK: Direct paths, for relays
+    //
+    // A pump that is told of an end or a failure may close or reset both streams before the call returns.
 
     /// From now on the stream reads from `source` itself whenever it has room, so that the bytes are received where they
     /// are sent from. Returns false where the stream has no such path (the default); the caller then copies.

@@ -4,9 +4,10 @@ public import CLinux
 /// loop; the owner empties it with ``removeAll()`` before letting it go, so that the buffers return to the pool.
 public struct ByteQueue {
     private let pool: BufferPool
+    /// Every buffer here belongs to the queue and, but for a reserved last one, has bytes to read.
     private var buffers: ContiguousArray<Buffer> = []
-    /// Buffers before this index were consumed. Avoids shifting the array for each one.
-    private var first = 0
+    /// The end of the last buffer was lent by ``reserve(expecting:)``, so it must stay where it is.
+    private var isReserved = false
 
     /// Bytes in the queue.
     public private(set) var count = 0
@@ -17,8 +18,9 @@ public struct ByteQueue {
 
     public var isEmpty: Bool { count == 0 }
 
-    /// Copies `bytes` to the end.
+    /// Copies `bytes` to the end. Ends a reservation that was not committed.
     public mutating func append(_ bytes: UnsafeRawBufferPointer) {
+        isReserved = false
         var rest = bytes
         while let source = rest.baseAddress, !rest.isEmpty {
             let buffer = roomForMore(expecting: rest.count)
@@ -30,33 +32,34 @@ public struct ByteQueue {
         }
     }
 
-    /// Free space at the end, for a producer that writes in place; ``commit(_:)`` says how much it wrote.
+    /// Free space at the end, at least one byte, for a producer that writes in place; ``commit(_:)`` says how much it wrote.
+    /// Bytes may be read and consumed meanwhile, but none appended.
     public mutating func reserve(expecting size: Int) -> UnsafeMutableRawBufferPointer {
-        roomForMore(expecting: size).writable
+        let buffer = roomForMore(expecting: size)
+        isReserved = true
+        return buffer.writable
     }
 
-    /// `length` bytes were written at the start of what ``reserve(expecting:)`` returned last.
+    /// `length` bytes were written at the start of what ``reserve(expecting:)`` returned last; 0 gives the space back.
     public mutating func commit(_ length: Int) {
-        guard length > 0 else {
-            if let last = buffers.last, last.readableBytes == 0 { pool.give(buffers.removeLast()) }
-            return
+        if length > 0 {
+            precondition(isReserved, "commit without reserve")
+            let last = buffers[buffers.count - 1]
+            precondition(length <= last.writableBytes, "committing \(length) of \(last.writableBytes) bytes")
+            last.writeIndex += length
+            count += length
         }
-        buffers[buffers.count - 1].writeIndex += length
-        count += length
+        isReserved = false
+        if let last = buffers.last, last.readableBytes == 0 { pool.give(buffers.removeLast()) }
     }
 
     /// Calls `body` with the queue's contents from the front, in at most 64 pieces.
     public func withVectors<Result>(_ body: (UnsafeBufferPointer<iovec>) throws -> Result) rethrows -> Result {
         try withUnsafeTemporaryAllocation(of: iovec.self, capacity: 64) { vectors in
             var used = 0
-            var index = first
-            while index < buffers.count && used < 64 {
-                let buffer = buffers[index]
-                if buffer.readableBytes > 0 {
-                    vectors[used] = iovec(iov_base: buffer.base + buffer.readIndex, iov_len: buffer.readableBytes)
-                    used += 1
-                }
-                index += 1
+            for buffer in buffers.prefix(64) where buffer.readableBytes > 0 {
+                vectors[used] = iovec(iov_base: buffer.base + buffer.readIndex, iov_len: buffer.readableBytes)
+                used += 1
             }
             return try body(UnsafeBufferPointer(rebasing: vectors[..<used]))
         }
@@ -64,12 +67,8 @@ public struct ByteQueue {
 
     /// The first contiguous piece; empty when the queue is.
     public var front: UnsafeRawBufferPointer {
-        var index = first
-        while index < buffers.count {
-            if buffers[index].readableBytes > 0 { return buffers[index].readable }
-            index += 1
-        }
-        return UnsafeRawBufferPointer(start: nil, count: 0)
+        guard count > 0 else { return UnsafeRawBufferPointer(start: nil, count: 0) }
+        return buffers[0].readable
     }
 
     /// Copies bytes from the front into `destination` and consumes them. Returns how many.
@@ -89,39 +88,33 @@ public struct ByteQueue {
 
     /// Drops `length` bytes from the front; `0...count`.
     public mutating func consume(_ length: Int) {
-        precondition(length <= count, "consuming \(length) of \(count) bytes")
+        precondition(length >= 0 && length <= count, "consuming \(length) of \(count) bytes")
         count -= length
         var rest = length
-        while first < buffers.count {
-            let buffer = buffers[first]
+        var emptied = 0
+        for buffer in buffers {
             let taken = min(rest, buffer.readableBytes)
             buffer.readIndex += taken
             rest -= taken
-            guard buffer.readableBytes == 0 else { break }
             // Every buffer that was read to its end goes back, so that an empty queue holds none.
+            guard buffer.readableBytes == 0, !(isReserved && emptied == buffers.count - 1) else { break }
             pool.give(buffer)
-            first += 1
-            if rest == 0 && first < buffers.count && buffers[first].readableBytes > 0 { break }
+            emptied += 1
         }
-        if first == buffers.count {
-            buffers.removeAll(keepingCapacity: false)
-            first = 0
-        } else if first >= 32 {
-            buffers.removeFirst(first)
-            first = 0
-        }
+        // Shifts a pointer for each 4 to 64 KiB that remain, which is nothing beside having moved the bytes.
+        if emptied > 0 { buffers.removeFirst(emptied) }
     }
 
     /// Drops everything.
     public mutating func removeAll() {
-        for buffer in buffers[first...] { pool.give(buffer) }
+        for buffer in buffers { pool.give(buffer) }
         buffers.removeAll(keepingCapacity: false)
-        first = 0
         count = 0
+        isReserved = false
     }
 
     private mutating func roomForMore(expecting size: Int) -> Buffer {
-        if first < buffers.count, let last = buffers.last, last.writableBytes > 0 { return last }
+        if let last = buffers.last, last.writableBytes > 0 { return last }
         let buffer = pool.take(size <= BufferSize.small.rawValue ? .small : .medium)
         buffers.append(buffer)
         return buffer

@@ -25,7 +25,12 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
         var work: [@Sendable () -> Void] = []
         var isSignalled = false
         var isStopping = false
-        var stopped: (@Sendable () -> Void)?
+        /// Set when the loop took its last batch: what is submitted afterwards is dropped.
+        var isStopped = false
+        /// Set when the thread has let go of everything.
+        var isDone = false
+        /// Told when the thread is done.
+        var stopped: [@Sendable () -> Void] = []
 
         /// Returns true when the caller must wake the loop: nobody has since it last looked.
         mutating func markSignalled() -> Bool {
@@ -84,31 +89,47 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
 
     /// Runs `work` on the loop, soon, in the order of submission. From any thread. Dropped once the loop has shut down.
     public func submit(_ work: @escaping @Sendable () -> Void) {
-        let mustSignal = inbox.withLock { inbox in
-            inbox.work.append(work)
-            return inbox.markSignalled()
-        }
-        if mustSignal { wakeup.signal() }
+        _ = submitIfRunning(work)
     }
 
-    /// Runs `work` on the loop and returns its result. From any thread or task; must not be called after ``shutDown()``.
+    /// Returns false when the loop has shut down, so that `work` will not run.
+    private func submitIfRunning(_ work: @escaping @Sendable () -> Void) -> Bool {
+        let (isAccepted, mustSignal) = inbox.withLock { inbox in
+            guard !inbox.isStopped else { return (false, false) }
+            inbox.work.append(work)
+            return (true, inbox.markSignalled())
+        }
+        if mustSignal { wakeup.signal() }
+        return isAccepted
+    }
+
+    /// Runs `work` on the loop and returns its result. From any thread or task.
+    ///
+    /// - Throws: What `work` throws; ``StreamError/Code/closed`` after ``shutDown()``.
     public func execute<Success: Sendable>(
         _ work: @escaping @Sendable () throws -> Success
     ) async throws -> Success {
         try await withCheckedThrowingContinuation { continuation in
-            submit { continuation.resume(with: Result { try work() }) }
+            let isAccepted = submitIfRunning { continuation.resume(with: Result { try work() }) }
+            if !isAccepted {
+                continuation.resume(throwing: StreamError(.closed, "event loop \(name) has shut down"))
+            }
         }
     }
 
-    /// Stops the thread after the current turn. Streams that are still open are abandoned to the kernel, which closes them
-    /// when the process ends: close what matters first.
+    /// Runs what was submitted before, and stops the thread. Idempotent; returns when the thread is done.
+    ///
+    /// Descriptors that are still watched are closed without ceremony and their streams told nothing: close what matters
+    /// first. Actors that name the loop as their executor must not be used any more: their jobs would never run.
     public func shutDown() async {
         await withCheckedContinuation { continuation in
-            let mustSignal = inbox.withLock { inbox in
+            let (isDone, mustSignal) = inbox.withLock { inbox in
+                guard !inbox.isDone else { return (true, false) }
                 inbox.isStopping = true
-                inbox.stopped = { continuation.resume() }
-                return inbox.markSignalled()
+                inbox.stopped.append { continuation.resume() }
+                return (false, inbox.markSignalled())
             }
+            if isDone { continuation.resume() }
             if mustSignal { wakeup.signal() }
         }
     }
@@ -131,6 +152,12 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
     func register(_ descriptor: Int32, handler: any PollHandler, edgeTriggered: Bool) throws(StreamError) {
         preconditionInLoop()
         try poller.add(descriptor, handler: handler, edgeTriggered: edgeTriggered)
+    }
+
+    /// How many sockets, listeners and connection attempts the loop watches, for tests and metrics.
+    var watchedDescriptors: Int {
+        preconditionInLoop()
+        return poller.count - 1  // the wake-up itself
     }
 
     func unregister(_ descriptor: Int32) {
@@ -174,19 +201,52 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
                 if let ready = poller.handler(ofEvent: index) { ready.handler.pollReady(ready.events) }
             }
             while let timer = timers.popExpired(now: now) { timer.fire() }
-            isStopping = runInbox()
+            if wakeup.wasSignalled { isStopping = runInbox() }
             runTurnTasks()
             runEndOfTurnTasks()
         }
+        // What the last turns submitted runs too, and then nothing more is accepted. Bounded, for work that submits itself.
+        var rounds = 0
+        while !stop(evenIfBusy: rounds == 100) {
+            _ = runInbox()
+            runTurnTasks()
+            runEndOfTurnTasks()
+            rounds += 1
+        }
+        letGo()
         let stopped = inbox.withLock { inbox in
-            inbox.work.removeAll()
+            inbox.isDone = true
+            defer { inbox.stopped = [] }
             return inbox.stopped
         }
-        stopped?()
+        for resume in stopped { resume() }
+    }
+
+    private func stop(evenIfBusy: Bool) -> Bool {
+        inbox.withLock { inbox in
+            guard evenIfBusy || (inbox.work.isEmpty && inbox.jobs.isEmpty) else { return false }
+            inbox.isStopped = true
+            return true
+        }
+    }
+
+    /// Breaks the cycles between the loop and what is confined to it. What is released may call back, so nothing is being
+    /// changed while it goes.
+    private func letGo() {
+        let tasks = turnTasks + endOfTurnTasks
+        turnTasks = []
+        endOfTurnTasks = []
+        let timers = timers.removeAll()
+        let handlers = poller.removeAll()
+        for handler in handlers { handler.loopStopped() }
+        let work = inbox.withLock { inbox in
+            defer { inbox.work = [] }
+            return inbox.work
+        }
+        withExtendedLifetime((tasks, timers, handlers, work)) {}
     }
 
     private func runInbox() -> Bool {
-        guard wakeup.wasSignalled else { return false }
         wakeup.wasSignalled = false
         let (jobs, work, isStopping) = inbox.withLock { inbox in
             inbox.isSignalled = false
@@ -270,6 +330,8 @@ private final class Wakeup: PollHandler {
         var one: UInt64 = 1
         _ = Glibc.write(descriptor, &one, 8)
     }
+
+    func loopStopped() {}
 
     func pollReady(_ events: PollEvents) {
         var count: UInt64 = 0

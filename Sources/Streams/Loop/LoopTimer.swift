@@ -5,6 +5,8 @@ public final class LoopTimer {
     private let loop: EventLoop
     private let handler: () -> Void
     fileprivate var deadline: UInt64 = 0
+    /// Orders timers of one deadline by when they were scheduled.
+    fileprivate var sequence: UInt64 = 0
     /// The place in the queue's heap; −1 when not scheduled.
     fileprivate var heapIndex = -1
 
@@ -41,6 +43,7 @@ extension Duration {
 /// A binary heap of timers that knows where each one is, so that rescheduling an idle timeout costs O(log n).
 struct TimerQueue {
     private var heap: ContiguousArray<LoopTimer> = []
+    private var scheduled: UInt64 = 0
 
     /// For epoll: rounded up, so that a timer never fires early; −1 without timers.
     func millisecondsToNext(now: UInt64) -> Int32 {
@@ -50,7 +53,9 @@ struct TimerQueue {
     }
 
     mutating func insert(_ timer: LoopTimer, deadline: UInt64) {
+        scheduled &+= 1
         timer.deadline = deadline
+        timer.sequence = scheduled
         timer.heapIndex = heap.count
         heap.append(timer)
         siftUp(heap.count - 1)
@@ -68,6 +73,13 @@ struct TimerQueue {
         siftUp(index)
     }
 
+    /// Forgets every timer; returns them, so that the caller releases them.
+    mutating func removeAll() -> ContiguousArray<LoopTimer> {
+        defer { heap = [] }
+        for timer in heap { timer.heapIndex = -1 }
+        return heap
+    }
+
     mutating func popExpired(now: UInt64) -> LoopTimer? {
         guard let first = heap.first, first.deadline <= now else { return nil }
         remove(first)
@@ -78,7 +90,7 @@ struct TimerQueue {
         var index = start
         while index > 0 {
             let parent = (index - 1) / 2
-            guard heap[index].deadline < heap[parent].deadline else { return }
+            guard isEarlier(index, parent) else { return }
             exchange(index, parent)
             index = parent
         }
@@ -88,14 +100,17 @@ struct TimerQueue {
         var index = start
         while true {
             var smallest = index
-            for child in [2 * index + 1, 2 * index + 2]
-            where child < heap.count && heap[child].deadline < heap[smallest].deadline {
-                smallest = child
-            }
+            let left = 2 * index + 1
+            if left < heap.count && isEarlier(left, smallest) { smallest = left }
+            if left + 1 < heap.count && isEarlier(left + 1, smallest) { smallest = left + 1 }
             guard smallest != index else { return }
             exchange(index, smallest)
             index = smallest
         }
+    }
+
+    private func isEarlier(_ a: Int, _ b: Int) -> Bool {
+        (heap[a].deadline, heap[a].sequence) < (heap[b].deadline, heap[b].sequence)
     }
 
     private mutating func exchange(_ a: Int, _ b: Int) {

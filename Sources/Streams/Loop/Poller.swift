@@ -16,6 +16,8 @@ struct PollEvents: OptionSet {
 /// Told by the event loop when its file descriptor is ready.
 protocol PollHandler: AnyObject {
     func pollReady(_ events: PollEvents)
+    /// The loop has shut down and let go of the handler: close the descriptor.
+    func loopStopped()
 }
 
 /// The one place that knows how readiness is learnt from the kernel. epoll today; kqueue or io_uring would replace this type.
@@ -31,6 +33,8 @@ struct Poller: ~Copyable {
     private let epoll: Int32
     private let events: UnsafeMutablePointer<epoll_event>
     private var entries = ContiguousArray<Entry>()
+    /// Descriptors that are watched now.
+    private(set) var count = 0
     /// 256 events fill one wake-up of a busy gateway; more only delays the flush at the end of the turn.
     private static var capacity: Int { 256 }
 
@@ -59,6 +63,7 @@ struct Poller: ~Copyable {
             throw StreamError(.system, "epoll_ctl: \(StreamError.describe(errno: errno))")
         }
         entries[index].handler = handler
+        count += 1
     }
 
     /// Must be called before the descriptor is closed.
@@ -68,6 +73,16 @@ struct Poller: ~Copyable {
         _ = epoll_ctl(epoll, EPOLL_CTL_DEL, descriptor, nil)
         entries[index].handler = nil
         entries[index].generation &+= 1
+        count -= 1
+    }
+
+    /// Forgets every handler; returns them, so that the caller releases them.
+    mutating func removeAll() -> [any PollHandler] {
+        defer {
+            entries = []
+            count = 0
+        }
+        return entries.compactMap(\.handler)
     }
 
     /// Sleeps until something is ready or `milliseconds` passed (−1: no limit). Returns the number of events fetched.

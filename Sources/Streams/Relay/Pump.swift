@@ -134,6 +134,8 @@ public final class Pump: TurnTask {
             case .end:
                 source.loop.buffers.give(buffer)
                 sink.finish()
+                // What the sink had accepted may be lost already, and its notice on the way.
+                if let failure = sink.failure { return failed(failure) }
                 return sourceEnded()
             case .failed:
                 source.loop.buffers.give(buffer)

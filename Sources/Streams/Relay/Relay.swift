@@ -17,13 +17,16 @@ public struct RelayResult: Sendable {
 ///            ← pump                             └─ one failed ─────────────→ both reset
 /// ```
 ///
-/// A started relay keeps itself and both streams alive until it is done.
-public final class Relay: StreamObserver {
+/// A started relay keeps itself and both streams alive until it is done, and owns both streams: who wants them closed calls
+/// ``cut(_:)``, since a stream does not tell its observer of its owner's own close.
+public final class Relay: StreamObserver, TurnTask {
     private let first: ByteStream
     private let second: ByteStream
     private var forward: Pump?
     private var backward: Pump?
     private var completion: ((RelayResult) -> Void)?
+    /// Set once both streams were closed or reset.
+    private var result: RelayResult?
     private var keepAlive: Relay?
     private var idleTimer: LoopTimer?
     private let idleTimeout: Duration?
@@ -32,8 +35,10 @@ public final class Relay: StreamObserver {
     /// - Parameters:
     ///   - first: A stream; the relay becomes its observer.
     ///   - second: Another stream on the same loop.
-    ///   - idleTimeout: Cut the relay when nothing moved for this long; nil, the default, waits for ever.
-    ///   - completion: Called once on the loop, after both streams were closed or reset.
+    ///   - idleTimeout: Cut the relay when nothing moved for this long, and at the latest after twice as long; nil, the
+    ///     default, waits for ever.
+    ///   - completion: Called once on the loop, after both streams were closed or reset, never from inside one of the
+    ///     relay's methods.
     public init(
         _ first: ByteStream,
         _ second: ByteStream,
@@ -59,7 +64,7 @@ public final class Relay: StreamObserver {
         self.backward = backward
         startIdleTimer()
         forward.start()
-        if !backward.isDone && completion != nil { backward.start() }
+        if result == nil { backward.start() }
     }
 
     /// Aborts both streams.
@@ -81,7 +86,9 @@ public final class Relay: StreamObserver {
     }
 
     public func streamFailed(_ stream: ByteStream) {
-        end(failure: stream.failure ?? .closed(stream))
+        let error = stream.failure ?? .closed(stream)
+        let fromStream = stream === first ? forward : backward
+        end(failure: error.code == .closed && fromStream?.isDone == true ? nil : error)
     }
 
     // MARK: Pumps
@@ -94,17 +101,17 @@ public final class Relay: StreamObserver {
 
     func pumpFailed(_ pump: Pump, _ error: StreamError) {
         let other = pump === forward ? backward : forward
-        // The peer has ended its direction cleanly and reads no more: what this side would still send has no reader, as
-        // after a TCP close. Closing tells this side so without spoiling what it has yet to read.
-        if error.code == .closed && other?.isDone == true {
-            return end(failure: nil)
-        }
-        end(failure: error)
+        // The sink's peer has ended its direction cleanly and reads no more: what this side would still send has no reader,
+        // as after a TCP close. Closing tells this side so without spoiling what it has yet to read. A source that was
+        // closed before its end is another matter: its bytes are lost.
+        let readsNoMore = error.code == .closed && pump.source.failure == nil && other?.isDone == true
+        end(failure: readsNoMore ? nil : error)
     }
 
     private func end(failure: StreamError?) {
-        guard let completion else { return }
-        self.completion = nil
+        guard result == nil else { return }
+        let (bytesForward, bytesBackward) = progress
+        result = RelayResult(bytesForward: bytesForward, bytesBackward: bytesBackward, failure: failure)
         idleTimer?.cancel()
         forward?.stop()
         backward?.stop()
@@ -115,8 +122,13 @@ public final class Relay: StreamObserver {
             first.close()
             second.close()
         }
-        let (bytesForward, bytesBackward) = progress
-        completion(RelayResult(bytesForward: bytesForward, bytesBackward: bytesBackward, failure: failure))
+        first.loop.nextTurn(self)
+    }
+
+    public func runTurn() {
+        guard let completion, let result else { return }
+        self.completion = nil
+        completion(result)
         keepAlive = nil
     }
 

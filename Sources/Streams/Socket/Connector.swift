@@ -14,7 +14,12 @@ extension Socket {
             _ = Glibc.close(descriptors[1])
             throw error
         }
-        return (first, try Socket(descriptor: descriptors[1], on: loop))
+        do {
+            return (first, try Socket(descriptor: descriptors[1], on: loop))
+        } catch {
+            first.close()
+            throw error
+        }
     }
 
     /// Connects to a numeric address. Loop only.
@@ -31,7 +36,8 @@ extension Socket {
         Connector(address: address, loop: loop, completion: completion).start(timeout: timeout)
     }
 
-    /// Connects to a numeric address and hands the socket to `body` on the loop. From any task.
+    /// Connects to a numeric address and hands the socket to `body` on the loop. From any task. The socket is closed when
+    /// `body` throws, and otherwise the body's to own.
     public static func connect<Success: Sendable>(
         to address: SocketAddress,
         on loop: EventLoop,
@@ -41,7 +47,17 @@ extension Socket {
         try await withCheckedThrowingContinuation { continuation in
             loop.submit {
                 connect(to: address, on: loop, timeout: timeout) { result in
-                    continuation.resume(with: Result { try body(result.get()) })
+                    continuation.resume(
+                        with: Result {
+                            let socket = try result.get()
+                            do {
+                                return try body(socket)
+                            } catch {
+                                socket.close()
+                                throw error
+                            }
+                        }
+                    )
                 }
             }
         }
@@ -68,9 +84,8 @@ private final class Connector: PollHandler, TurnTask {
         descriptor = socket(address.family, type, 0)
         guard descriptor >= 0 else { return deferFailure(.system(errno, "socket")) }
         let result = address.withSockaddr { Glibc.connect(descriptor, $0, $1) }
-        // A Unix socket whose backlog is full answers EAGAIN and will not report readiness: that is a failure.
         guard result == 0 || errno == EINPROGRESS || errno == EINTR else {
-            return deferFailure(.system(errno, "connecting to \(address)"))
+            return deferFailure(failure(errno))
         }
         do {
             try loop.register(descriptor, handler: self, edgeTriggered: true)
@@ -89,7 +104,7 @@ private final class Connector: PollHandler, TurnTask {
         var number: Int32 = 0
         var length = socklen_t(MemoryLayout<Int32>.size)
         getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &number, &length)
-        guard number == 0 else { return end(.failure(.system(number, "connecting to \(address)"))) }
+        guard number == 0 else { return end(.failure(failure(number))) }
         let connected = descriptor
         loop.unregister(descriptor)
         descriptor = -1
@@ -97,6 +112,22 @@ private final class Connector: PollHandler, TurnTask {
             end(.success(try Socket(descriptor: connected, on: loop)))
         } catch {
             end(.failure(error))
+        }
+    }
+
+    func loopStopped() {
+        end(.failure(StreamError(.closed, "connecting to \(address): event loop \(loop.name) has shut down")))
+    }
+
+    private func failure(_ number: Int32) -> StreamError {
+        switch number {
+        case ENOENT where address.isUnix:
+            StreamError(.refused, "connecting to \(address): there is no such socket")
+        // A Unix socket whose backlog is full says so at once, and reports nothing when that changes.
+        case EAGAIN where address.isUnix:
+            StreamError(.limit, "connecting to \(address): too many connections wait there to be accepted")
+        default:
+            .system(number, "connecting to \(address)")
         }
     }
 

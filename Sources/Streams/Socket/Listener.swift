@@ -1,7 +1,7 @@
 import CLinux
 import Glibc
 
-/// Accepts stream connections on one address. Confined to its event loop.
+/// Accepts stream connections on one address. Confined to its event loop, which retains it until ``close()``.
 ///
 /// Accepted sockets live on the listener's own loop, or are handed round robin to the loops it spreads over: with few
 /// long-lived connections an even spread matters more than saving the hand-over (SO_REUSEPORT spreads by hash, unevenly).
@@ -36,11 +36,12 @@ public final class Listener: PollHandler {
         self.accept = accept
         descriptor = try Self.listen(on: address)
         localAddress = Socket.address(of: descriptor, getsockname) ?? address
-        reserve = open("/dev/null", O_RDONLY | O_CLOEXEC)
+        reserve = Self.openReserve()
         do {
             try loop.register(descriptor, handler: self, edgeTriggered: false)
         } catch {
             _ = Glibc.close(descriptor)
+            if reserve >= 0 { _ = Glibc.close(reserve) }
             throw error
         }
         retry = LoopTimer(on: loop) { [weak self] in self?.resume() }
@@ -52,15 +53,25 @@ public final class Listener: PollHandler {
         guard descriptor >= 0 else { return }
         retry?.cancel()
         loop.unregister(descriptor)
+        release()
+    }
+
+    func loopStopped() {
+        if descriptor >= 0 { release() }
+    }
+
+    private func release() {
         _ = Glibc.close(descriptor)
         descriptor = -1
         if reserve >= 0 { _ = Glibc.close(reserve) }
+        reserve = -1
         if localAddress.isUnix { unlink(localAddress.ip) }
     }
 
     func pollReady(_ events: PollEvents) {
         // Bounded, so that a flood of connections leaves the established ones their turn; what waits is reported again.
-        for _ in 0..<64 {
+        // The callee may close the listener.
+        for _ in 0..<64 where descriptor >= 0 {
             let connection = clinux_accept(descriptor)
             guard connection >= 0 else {
                 switch errno {
@@ -92,7 +103,7 @@ public final class Listener: PollHandler {
             _ = Glibc.close(reserve)
             let connection = clinux_accept(descriptor)
             if connection >= 0 { _ = Glibc.close(connection) }
-            reserve = open("/dev/null", O_RDONLY | O_CLOEXEC)
+            reserve = Self.openReserve()
         }
         loop.unregister(descriptor)
         retry?.schedule(after: .milliseconds(100))
@@ -100,6 +111,7 @@ public final class Listener: PollHandler {
 
     private func resume() {
         guard descriptor >= 0 else { return }
+        if reserve < 0 { reserve = Self.openReserve() }
         do {
             try loop.register(descriptor, handler: self, edgeTriggered: false)
         } catch {
@@ -107,20 +119,33 @@ public final class Listener: PollHandler {
         }
     }
 
+    private static func openReserve() -> Int32 { open("/dev/null", O_RDONLY | O_CLOEXEC) }
+
     private static func listen(on address: SocketAddress) throws(StreamError) -> Int32 {
         let type = Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue)
         let descriptor = socket(address.family, type, 0)
         guard descriptor >= 0 else { throw .system(errno, "socket") }
         if !address.isUnix { Socket.set(descriptor, SOL_SOCKET, SO_REUSEADDR, 1) }
         var result = address.withSockaddr { Glibc.bind(descriptor, $0, $1) }
-        if result != 0, errno == EADDRINUSE, address.isUnix, isAbandoned(address) {
+        var number = errno
+        if result != 0, number == EADDRINUSE, address.isUnix, isAbandoned(address) {
             unlink(address.ip)
             result = address.withSockaddr { Glibc.bind(descriptor, $0, $1) }
+            number = errno
         }
-        if result == 0 { result = Glibc.listen(descriptor, 1024) }
+        if result == 0 {
+            result = Glibc.listen(descriptor, 1024)
+            number = errno
+        }
         guard result == 0 else {
-            let number = errno
             _ = Glibc.close(descriptor)
+            if number == EADDRINUSE, address.isUnix {
+                throw StreamError(
+                    .addressInUse,
+                    "cannot listen on \(address): another process does, or it is not a socket. "
+                        + "`ss -lxp src \(address.ip)` names the process; stop it or choose another path"
+                )
+            }
             if number == EADDRINUSE {
                 throw StreamError(
                     .addressInUse,
@@ -128,7 +153,7 @@ public final class Listener: PollHandler {
                         + "`ss -ltnp 'sport = :\(address.port)'` names it; stop it or choose another port"
                 )
             }
-            if number == EACCES {
+            if number == EACCES, !address.isUnix {
                 throw StreamError(
                     .system,
                     "cannot listen on \(address): permission denied. Ports below 1024 need root or CAP_NET_BIND_SERVICE"
@@ -141,7 +166,12 @@ public final class Listener: PollHandler {
 
     /// Whether a Unix socket is left over from a process that is gone.
     private static func isAbandoned(_ address: SocketAddress) -> Bool {
-        let probe = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        // connect(2) refuses a path that is a file just as a socket nobody listens on: a file must never be removed.
+        var status = stat()
+        guard lstat(address.ip, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK else { return false }
+        // Non-blocking: a live owner whose queue is full would keep the loop waiting.
+        let type = Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue)
+        let probe = socket(AF_UNIX, type, 0)
         guard probe >= 0 else { return false }
         defer { _ = Glibc.close(probe) }
         return address.withSockaddr { Glibc.connect(probe, $0, $1) } != 0 && errno == ECONNREFUSED

@@ -4,7 +4,10 @@ import Glibc
 /// A connected TCP or Unix stream socket.
 ///
 /// Registered once with edge-triggered epoll; what is known of its readiness saves the system calls that would find nothing.
-/// TCP_NODELAY is always set.
+/// TCP_NODELAY is always set. The loop retains a socket until it is closed or reset: whoever owns it must do either.
+///
+/// A Unix socket has no reset: the peer of one that was reset, or closed before it had ended, reads an end, unless it had
+/// sent bytes that were not read (unix(7)). Where an end must prove completeness, the bytes have to say so themselves.
 public final class Socket: ByteStream, PollHandler {
     /// −1 once closed.
     private(set) var descriptor: Int32
@@ -47,18 +50,27 @@ public final class Socket: ByteStream, PollHandler {
     }
 
     /// Fails the socket when sent data stays unacknowledged for this long (TCP_USER_TIMEOUT, RFC 5482), and probes an idle
-    /// peer after `idle` (SO_KEEPALIVE).
+    /// peer after `idle` (SO_KEEPALIVE), which then has `timeout` to answer. Milliseconds and seconds respectively count.
     public func detectDeadPeer(unacknowledgedFor timeout: Duration, idle: Duration = .seconds(180)) {
         guard peerAddress?.isUnix == false else { return }
-        Self.set(descriptor, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, Int32(clamping: timeout.nanoseconds / 1_000_000))
+        let milliseconds = Int32(clamping: max(1, timeout.nanoseconds / 1_000_000))  // 0 would mean the default
+        Self.set(descriptor, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, milliseconds)
         Self.set(descriptor, SOL_SOCKET, SO_KEEPALIVE, 1)
-        Self.set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPIDLE, Int32(clamping: idle.nanoseconds / 1_000_000_000))
-        Self.set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPINTVL, Int32(clamping: idle.nanoseconds / 1_000_000_000))
+        Self.set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPIDLE, Self.keepaliveSeconds(idle))
+        // With a user timeout the kernel gives up at the second probe: after `idle` and once more `timeout`.
+        Self.set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPINTVL, Self.keepaliveSeconds(timeout))
+    }
+
+    /// The kernel refuses less than 1 and more than 32767 (MAX_TCP_KEEPIDLE).
+    private static func keepaliveSeconds(_ duration: Duration) -> Int32 {
+        Int32(min(32767, max(1, duration.nanoseconds / 1_000_000_000)))
     }
 
     // MARK: ByteStream
 
     public override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
+        // recv(2) answers 0 to an empty buffer, which would look like the end.
+        precondition(!buffer.isEmpty, "reading into an empty buffer")
         guard failure == nil, descriptor >= 0 else { return failed() }
         guard !readEnded else { return .end }
         guard canRead else { return .wouldBlock }
@@ -92,6 +104,27 @@ public final class Socket: ByteStream, PollHandler {
             return .failed
         }
         guard canWrite else { return .wouldBlock }
+        guard vectors.count > Self.vectorsPerCall else { return writeOnce(vectors) }
+        // A short count promises a notice, which comes only when the kernel had no room: so offer it everything.
+        var total = 0
+        var start = 0
+        while start < vectors.count {
+            let piece = UnsafeBufferPointer(rebasing: vectors[start..<min(start + Self.vectorsPerCall, vectors.count)])
+            switch writeOnce(piece) {
+            case .bytes(let count): total += count
+            case .wouldBlock: return total > 0 ? .bytes(total) : .wouldBlock
+            case .failed: return .failed
+            }
+            guard canWrite else { break }
+            start += piece.count
+        }
+        return .bytes(total)
+    }
+
+    /// IOV_MAX: more in one call is EMSGSIZE.
+    private static var vectorsPerCall: Int { 1024 }
+
+    private func writeOnce(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
         var offered = 0
         for vector in vectors { offered += vector.iov_len }
         guard offered > 0 else { return .bytes(0) }
@@ -131,8 +164,18 @@ public final class Socket: ByteStream, PollHandler {
         guard descriptor >= 0 else { return }
         // Without finish() the peer must not take the close for a clean end.
         guard isFinished || failure != nil else { return reset(.closed(self)) }
+        let mayStillSend = failure == nil && !readEnded
         fail(.closed(self))
-        release()
+        // The peer may send on, and the kernel answers bytes for a closed socket with a reset that destroys what the peer
+        // has yet to be sent: linger until it has everything.
+        if mayStillSend, peerAddress?.isUnix == false, LingeringClose.unacknowledgedBytes(of: descriptor) > 0 {
+            let descriptor = descriptor
+            loop.unregister(descriptor)
+            self.descriptor = -1
+            LingeringClose(descriptor, on: loop).start()
+        } else {
+            release()
+        }
     }
 
     // MARK: PollHandler
@@ -159,6 +202,13 @@ public final class Socket: ByteStream, PollHandler {
         }
     }
 
+    func loopStopped() {
+        guard descriptor >= 0 else { return }
+        fail(.closed(self))
+        _ = Glibc.close(descriptor)
+        descriptor = -1
+    }
+
     // MARK: -
 
     private func send(_ vectors: UnsafeBufferPointer<iovec>) -> Int {
@@ -167,7 +217,7 @@ public final class Socket: ByteStream, PollHandler {
         }
         var message = msghdr()
         message.msg_iov = UnsafeMutablePointer(mutating: vectors.baseAddress)
-        message.msg_iovlen = min(vectors.count, 1024)  // IOV_MAX; the rest is a short write
+        message.msg_iovlen = vectors.count
         return sendmsg(descriptor, &message, Int32(MSG_NOSIGNAL))
     }
 

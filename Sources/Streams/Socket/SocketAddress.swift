@@ -17,12 +17,14 @@ public struct SocketAddress: Hashable, Sendable, CustomStringConvertible {
     ///   - port: 0 lets the kernel choose, when listening.
     /// - Throws: ``StreamError`` with code ``StreamError/Code/badRequest`` when `ip` is not a numeric address.
     public init(ip: String, port: UInt16) throws(StreamError) {
+        // The C functions below would stop at a NUL and accept what stands before it.
+        guard !ip.utf8.contains(0) else { throw StreamError(.badRequest, "an IP address contains a NUL character") }
         var v4 = in_addr()
         if inet_pton(AF_INET, ip, &v4) == 1 {
             self.init(kind: .ipv4(UInt32(bigEndian: v4.s_addr), port: port))
             return
         }
-        let parts = ip.split(separator: "%", maxSplits: 1)
+        let parts = ip.split(separator: "%", maxSplits: 1, omittingEmptySubsequences: false)
         var v6 = in6_addr()
         guard let address = parts.first, inet_pton(AF_INET6, String(address), &v6) == 1 else {
             throw StreamError(.badRequest, "'\(ip)' is not an IP address")
@@ -32,7 +34,7 @@ public struct SocketAddress: Hashable, Sendable, CustomStringConvertible {
             scope = UInt32(parts[1]) ?? if_nametoindex(String(parts[1]))
             guard scope != 0 else { throw StreamError(.badRequest, "'\(ip)': there is no interface '\(parts[1])'") }
         }
-        self.init(v6, scope: scope, port: port)
+        self = SocketAddress(v6, scope: scope, port: port).canonical
     }
 
     /// - Parameter unixPath: At most 107 bytes.
@@ -40,17 +42,27 @@ public struct SocketAddress: Hashable, Sendable, CustomStringConvertible {
         guard !unixPath.isEmpty, unixPath.utf8.count < MemoryLayout.size(ofValue: sockaddr_un().sun_path) else {
             throw StreamError(.badRequest, "'\(unixPath)': a socket path has 1 to 107 bytes")
         }
+        guard !unixPath.utf8.contains(0) else {
+            throw StreamError(.badRequest, "a socket path contains a NUL character")
+        }
         self.init(kind: .unix(unixPath))
     }
 
     /// `IP:port` with brackets around IPv6, as configuration files write it.
     public init(parsing text: String) throws(StreamError) {
-        guard let colon = text.lastIndex(of: ":"), let port = UInt16(text[text.index(after: colon)...]) else {
+        // UInt16 would accept a sign.
+        guard let colon = text.lastIndex(of: ":"),
+            text[text.index(after: colon)...].utf8.allSatisfy({ (48...57).contains($0) }),
+            let port = UInt16(text[text.index(after: colon)...])
+        else {
             throw StreamError(.badRequest, "'\(text)' is not IP:PORT")
         }
         var host = text[..<colon]
         if host.hasPrefix("["), host.hasSuffix("]") {
             host = host.dropFirst().dropLast()
+            guard host.contains(":") else {
+                throw StreamError(.badRequest, "'\(text)': only an IPv6 address has brackets")
+            }
         } else if host.contains(":") {
             throw StreamError(.badRequest, "'\(text)': write an IPv6 address in brackets, [::1]:80")
         }
