@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 import Streams
 import TestPeers
@@ -65,6 +66,7 @@ func onLoop<Outcome: Sendable>(
 
 /// Gives `body` an event loop of its own, and then checks that every buffer went back to the pool and every descriptor was
 /// closed.
+@discardableResult
 func withLoop<Outcome>(
     _ name: String = #function,
     sourceLocation: SourceLocation = #_sourceLocation,

@@ -1,0 +1,409 @@
+import CLinux
+import Glibc
+import TestPeers
+import Testing
+
+@testable import Streams
+
+@Suite("Relay", .timeLimit(.minutes(2)))
+struct RelayTests {
+    /// What runs below the relay's two streams, and between it and its users.
+    enum Kind: CaseIterable {
+        case tcpToTCP
+        case tcpToUnix
+        case memory
+        case hostile
+        case oneByte
+        case push
+        case hostileOverTCP
+
+        /// The outer ends, which the users have, and the inner ends, which the relay joins.
+        func streams(
+            on loop: EventLoop
+        ) throws -> (user: ByteStream, first: ByteStream, second: ByteStream, server: ByteStream) {
+            switch self {
+            case .tcpToTCP:
+                let (a, b) = try tcpPair(on: loop)
+                let (c, d) = try tcpPair(on: loop)
+                return (a, b, c, d)
+            case .tcpToUnix:
+                let (a, b) = try tcpPair(on: loop)
+                let (c, d) = try Socket.pair(on: loop)
+                return (a, b, c, d)
+            case .memory:
+                let (a, b) = MemoryStream.pair(on: loop)
+                let (c, d) = MemoryStream.pair(on: loop, capacity: 10)
+                return (a, b, c, d)
+            case .hostile, .oneByte:
+                let behavior: HostileStream.Behavior = self == .hostile ? .ragged(seed: 5) : .oneByte(seed: 6)
+                let (a, b) = MemoryStream.pair(on: loop)
+                let (c, d) = MemoryStream.pair(on: loop, capacity: 999)
+                return (a, HostileStream(over: b, behavior), HostileStream(over: c, behavior), d)
+            case .push:
+                let (a, b) = MemoryStream.pair(on: loop)
+                let (c, d) = try tcpPair(on: loop)
+                return (a, DirectStream(over: b), c, d)
+            case .hostileOverTCP:
+                let (a, b) = try tcpPair(on: loop)
+                let (c, d) = try tcpPair(on: loop)
+                return (a, HostileStream(over: b, .ragged(seed: 8)), HostileStream(over: c, .ragged(seed: 9)), d)
+            }
+        }
+
+        var volume: Int {
+            switch self {
+            case .tcpToTCP, .tcpToUnix, .push: 3_000_000
+            case .memory: 200_000
+            case .hostile, .hostileOverTCP: 500_000
+            case .oneByte: 10_000
+            }
+        }
+    }
+
+    @Test(
+        "both directions at once, byte for byte, and every buffer and descriptor back at the end",
+        arguments: Kind.allCases
+    )
+    func bothWays(kind: Kind) async throws {
+        try await withLoop { loop in
+            let volume = kind.volume
+            let (outcomes, result): ([Talker.Outcome], RelayResult) = try await onLoop(loop) { scenario in
+                let (user, first, second, server) = try kind.streams(on: loop)
+                let talkers = [
+                    scenario.keep(Talker(user, sending: volume, seed: 1, expecting: 2)),
+                    scenario.keep(Talker(server, sending: volume + 1, seed: 2, expecting: 1)),
+                ]
+                var outcomes: [Talker.Outcome]?
+                var result: RelayResult?
+                func check() {
+                    if let outcomes, let result { scenario.complete((outcomes, result)) }
+                }
+                awaitAll(talkers) {
+                    outcomes = $0
+                    check()
+                }
+                let relay = Relay(first, second) {
+                    result = $0
+                    check()
+                }
+                relay.start()
+                for talker in talkers { talker.start() }
+                if kind == .push { #expect((first as? DirectStream)?.usedPush == true) }
+                if kind == .push { #expect((first as? DirectStream)?.usedPull == true) }
+            }
+            #expect(outcomes[0] == .init(sent: volume, received: volume + 1, sawEnd: true))
+            #expect(outcomes[1] == .init(sent: volume + 1, received: volume, sawEnd: true))
+            #expect(result.failure == nil)
+            #expect(result.bytesForward == UInt64(volume))
+            #expect(result.bytesBackward == UInt64(volume + 1))
+            #expect(try await loop.execute { loop.watchedDescriptors } == 0)
+        }
+    }
+
+    @Test(
+        "half-close passes through in both orders",
+        arguments: [Kind.tcpToTCP, .tcpToUnix, .hostile, .push],
+        [true, false]
+    )
+    func halfClose(kind: Kind, userEndsFirst: Bool) async throws {
+        try await withLoop { loop in
+            let outcomes: [Talker.Outcome] = try await onLoop(loop) { scenario in
+                let (user, first, second, server) = try kind.streams(on: loop)
+                let talkers = [
+                    scenario.keep(Talker(user, sending: userEndsFirst ? 10 : 300_000, seed: 1, expecting: 2)),
+                    scenario.keep(Talker(server, sending: userEndsFirst ? 300_000 : 10, seed: 2, expecting: 1)),
+                ]
+                talkers[userEndsFirst ? 1 : 0].finishesAfterPeer = true
+                awaitAll(talkers) { scenario.complete($0) }
+                Relay(first, second).start()
+                for talker in talkers { talker.start() }
+            }
+            #expect(outcomes.allSatisfy { $0.sawEnd && $0.failure == nil && $0.firstWrongByte == nil })
+            #expect(outcomes.map(\.received).sorted() == [10, 300_000])
+        }
+    }
+
+    @Test("a reset on either side resets the other, and the result says so", arguments: Kind.allCases)
+    func resets(kind: Kind) async throws {
+        for userResets in [true, false] {
+            try await withLoop { loop in
+                let (seen, result): (Talker.Outcome, RelayResult) = try await onLoop(loop) { scenario in
+                    let (user, first, second, server) = try kind.streams(on: loop)
+                    // A Unix socket cannot pass a reset on: there the reset comes from the Unix side only.
+                    let resetting = userResets && kind != .tcpToUnix ? user : server
+                    let other = resetting === user ? server : user
+                    let talker = scenario.keep(Talker(other, sending: 1000, seed: 1, expecting: 2))
+                    talker.finishesAfterPeer = true
+                    var outcome: Talker.Outcome?
+                    var result: RelayResult?
+                    func check() {
+                        if let outcome, let result { scenario.complete((outcome, result)) }
+                    }
+                    talker.ended = {
+                        outcome = $0.outcome
+                        check()
+                    }
+                    Relay(first, second) {
+                        result = $0
+                        check()
+                    }
+                    .start()
+                    talker.start()
+                    // Reset with input unread, which a Unix peer is told about.
+                    func resetWhenFull() {
+                        guard talker.outcome.sent == 1000 else { return afterTurns(1, on: loop, resetWhenFull) }
+                        afterTurns(kind == .oneByte ? 3000 : 100, on: loop) {
+                            resetting.reset(StreamError(.limit, "test"))
+                        }
+                    }
+                    resetWhenFull()
+                }
+                #expect(seen.failure?.code == .reset)
+                #expect(!seen.sawEnd)
+                #expect(result.failure?.code == .reset)
+            }
+        }
+    }
+
+    @Test("a reader that does not read costs one buffer, and the writer is stopped")
+    func backPressure() async throws {
+        try await withLoop { loop in
+            let (pushed, inUse, received): (Int, Int, Int) = try await onLoop(loop) { scenario in
+                let (user, first) = MemoryStream.pair(on: loop, capacity: 65536)
+                let (second, server) = MemoryStream.pair(on: loop, capacity: 65536)
+                Relay(first, second).start()
+                let observer = scenario.keep(Observer())
+                user.observer = observer
+                var pushed = user.fill()
+                observer.writable = { pushed += user.fill() }
+                _ = user.readBytes()
+                afterTurns(100, on: loop) {
+                    // What waits in the two pipes is the test's own memory: 64 KiB in each, 16 to 17 buffers of 4 to 64 KiB.
+                    let inPipes = first.unreadBytes + server.unreadBytes
+                    let inRelay = pushed - inPipes
+                    #expect(inPipes == 131_072)
+                    #expect(inRelay <= BufferSize.large.rawValue)
+                    let inUse = loop.buffers.buffersInUse
+                    observer.writable = nil
+                    let reader = scenario.keep(Observer())
+                    server.observer = reader
+                    var received = 0
+                    func receive() {
+                        while true {
+                            switch server.readBytes().result {
+                            case .bytes(let count): received += count
+                            case .wouldBlock: return
+                            case .end:
+                                server.finish()
+                                server.close()
+                                return afterTurns(5, on: loop) {
+                                    #expect(user.readBytes().result == .end)
+                                    user.close()
+                                    scenario.complete((pushed, inUse, received))
+                                }
+                            case .failed: return scenario.fail(server.failure ?? .closed(server))
+                            }
+                        }
+                    }
+                    reader.readable = receive
+                    user.finish()
+                    receive()
+                }
+            }
+            #expect(pushed == received)
+            #expect(pushed <= 2 * 65536 + BufferSize.large.rawValue)
+            #expect(inUse <= 5)
+        }
+    }
+
+    @Test("an idle relay holds no buffer")
+    func idleHoldsNothing() async throws {
+        try await withLoop { loop in
+            let inUse: Int = try await onLoop(loop) { scenario in
+                let (user, first, second, server) = try Kind.tcpToTCP.streams(on: loop)
+                let relay = Relay(first, second)
+                relay.start()
+                _ = user.write("hello")
+                afterTurns(50, on: loop) {
+                    let inUse = loop.buffers.buffersInUse
+                    #expect(relay.progress.forward == 5)
+                    relay.cut(StreamError(.limit, "test over"))
+                    user.close()
+                    server.close()
+                    scenario.complete(inUse)
+                }
+            }
+            #expect(inUse == 0)
+        }
+    }
+
+    @Test("cut by silence: not while bytes move, then with a time-out, as a reset to both")
+    func idleTimeout() async throws {
+        try await withLoop { loop in
+            let (result, failures): (RelayResult, [StreamError.Code?]) = try await onLoop(loop) { scenario in
+                let (user, first) = MemoryStream.pair(on: loop)
+                let (second, server) = MemoryStream.pair(on: loop)
+                let start = loop.now
+                var writes = 0
+                var timer: LoopTimer?
+                // Ten writes, each within the limit of the one before; together they last longer than it.
+                timer = scenario.keep(
+                    LoopTimer(on: loop) {
+                        _ = user.write("x")
+                        writes += 1
+                        if writes < 10 { timer?.schedule(after: .milliseconds(10)) } else { timer = nil }
+                    }
+                )
+                timer?.schedule(after: .milliseconds(10))
+                Relay(first, second, idleTimeout: .milliseconds(60)) { result in
+                    #expect(writes == 10)
+                    #expect(loop.now - start >= 100_000_000)
+                    afterTurns(1, on: loop) {
+                        let failures = [user.failure?.code, server.failure?.code]
+                        user.close()
+                        server.close()
+                        scenario.complete((result, failures))
+                    }
+                }
+                .start()
+            }
+            #expect(result.failure?.code == .timedOut)
+            #expect(result.bytesForward == 10)
+            #expect(failures == [.reset, .reset])
+        }
+    }
+
+    @Test("the completion comes once, never from inside start() or cut(), and then the relay is gone")
+    func completion() async throws {
+        try await withLoop { loop in
+            let calls: Int = try await onLoop(loop) { scenario in
+                var calls = 0
+                weak var released: Relay?
+                var isInside = true
+                do {
+                    let (first, second) = (ScriptedStream(loop: loop), ScriptedStream(loop: loop))
+                    // Both ended before the relay starts.
+                    first.reads = [.end]
+                    second.reads = [.end]
+                    let relay = Relay(first, second) { result in
+                        #expect(!isInside)
+                        #expect(result.failure == nil)
+                        #expect(first.events == ["finish", "close"])
+                        #expect(second.events == ["finish", "close"])
+                        calls += 1
+                    }
+                    released = relay
+                    relay.start()
+                    relay.cut(StreamError(.limit, "too late"))
+                    let (third, fourth) = (ScriptedStream(loop: loop), ScriptedStream(loop: loop))
+                    let other = Relay(third, fourth) { result in
+                        #expect(!isInside)
+                        #expect(result.failure?.code == .limit)
+                        #expect(third.events == ["reset limit"])
+                        calls += 1
+                    }
+                    other.start()
+                    other.cut(StreamError(.limit, "first"))
+                    other.cut(StreamError(.denied, "second"))
+                    isInside = false
+                }
+                afterTurns(3, on: loop) {
+                    #expect(released == nil)
+                    scenario.complete(calls)
+                }
+            }
+            #expect(calls == 2)
+        }
+    }
+
+    @Test("a relay of endless bytes lets other streams of the loop have their turn")
+    func fairness() async throws {
+        try await withLoop { loop in
+            let readsBefore: Int = try await onLoop(loop) { scenario in
+                let (first, second) = (ScriptedStream(loop: loop), ScriptedStream(loop: loop))
+                var reads = 0
+                first.onRead = {
+                    reads += 1
+                    first.reads = [.bytes(.max)]
+                }
+                let (near, far) = try Socket.pair(on: loop)
+                let observer = scenario.keep(Observer())
+                near.observer = observer
+                _ = near.readBytes()
+                let relay = Relay(first, second)
+                observer.readable = {
+                    relay.cut(StreamError(.limit, "test over"))
+                    near.reset(.closed(near))
+                    far.reset(.closed(far))
+                    scenario.complete(reads)
+                }
+                relay.start()
+                _ = far.write("x")
+            }
+            // 1 MiB a turn in reads of 64 and 256 KiB, for the turn that starts it and the one that serves the socket.
+            #expect(readsBefore <= 16)
+        }
+    }
+
+    @Test("a source that was closed by its owner is not a clean end, whatever the other direction did")
+    func closedSource() async throws {
+        try await withLoop { loop in
+            let (result, events): (RelayResult, [String]) = try await onLoop(loop) { scenario in
+                let (first, second) = (ScriptedStream(loop: loop), ScriptedStream(loop: loop))
+                second.reads = [.end]
+                first.reads = [.bytes(10), .wouldBlock, .failed]
+                first.readFailure = StreamError(.closed, "closed before it had ended")
+                let relay = Relay(first, second) { scenario.complete(($0, second.events)) }
+                relay.start()
+                relay.streamReadable(first)
+            }
+            #expect(result.failure?.code == .closed)
+            #expect(events == ["reset closed"])
+        }
+    }
+
+    @Test("a sink that has ended its own direction and reads no more closes the relay without spoiling what it said")
+    func sinkReadsNoMore() async throws {
+        for toldByObserver in [true, false] {
+            try await withLoop { loop in
+                let (result, events): (RelayResult, [String]) = try await onLoop(loop) { scenario in
+                    let (first, second) = (ScriptedStream(loop: loop), ScriptedStream(loop: loop))
+                    second.reads = [.bytes(20), .end]
+                    first.reads = [.bytes(10)]
+                    let relay = Relay(first, second) { scenario.complete(($0, first.events)) }
+                    relay.start()
+                    second.fail(StreamError(.closed, "the peer reads no more"))
+                    if toldByObserver {
+                        relay.streamFailed(second)
+                    } else {
+                        second.writes = [.failed]
+                        first.reads = [.bytes(10)]
+                        relay.streamReadable(first)
+                    }
+                }
+                #expect(result.failure == nil)
+                #expect(result.bytesBackward == 20)
+                #expect(events == ["finish", "close"])
+            }
+        }
+    }
+
+    @Test("the end of a source does not make the loss in its sink look clean")
+    func failedSinkAtEnd() async throws {
+        try await withLoop { loop in
+            let (result, events): (RelayResult, [String]) = try await onLoop(loop) { scenario in
+                let (first, second) = (ScriptedStream(loop: loop), ScriptedStream(loop: loop))
+                second.reads = [.end]
+                first.reads = [.bytes(10)]
+                let relay = Relay(first, second) { scenario.complete(($0, first.events)) }
+                relay.start()
+                // The sink has failed, and its notice is on the way; the source ends first.
+                second.fail(StreamError(.reset, "the peer is gone"))
+                first.reads = [.end]
+                relay.streamReadable(first)
+            }
+            #expect(result.failure?.code == .reset)
+            #expect(events == ["finish", "reset reset"])
+        }
+    }
+}

@@ -1,0 +1,574 @@
+import CLinux
+import Foundation
+import Glibc
+import TestPeers
+import Testing
+
+@testable import Streams
+
+@Suite("Socket", .timeLimit(.minutes(2)))
+struct SocketTests {
+    @Test("TCP and Unix sockets carry both directions at once, byte for byte", arguments: [true, false])
+    func bothWays(isTCP: Bool) async throws {
+        try await withLoop { loop in
+            let outcomes: [Talker.Outcome] = try await onLoop(loop) { scenario in
+                let (first, second) = try isTCP ? tcpPair(on: loop) : Socket.pair(on: loop)
+                let talkers = [
+                    scenario.keep(Talker(first, sending: 3_000_000, seed: 1, expecting: 2)),
+                    scenario.keep(Talker(second, sending: 2_000_001, seed: 2, expecting: 1)),
+                ]
+                awaitAll(talkers) { scenario.complete($0) }
+                for talker in talkers { talker.start() }
+            }
+            #expect(outcomes[0] == .init(sent: 3_000_000, received: 2_000_001, sawEnd: true))
+            #expect(outcomes[1] == .init(sent: 2_000_001, received: 3_000_000, sawEnd: true))
+        }
+    }
+
+    @Test("short reads, short writes and refusals over TCP lose nothing", arguments: 0..<6)
+    func hostile(seed: UInt64) async throws {
+        try await withLoop { loop in
+            let outcomes: [Talker.Outcome] = try await onLoop(loop) { scenario in
+                let (first, second) = try tcpPair(on: loop)
+                let behavior: HostileStream.Behavior = seed % 2 == 0 ? .oneByte(seed: seed) : .ragged(seed: seed)
+                let count = seed % 2 == 0 ? 5000 : 500_000
+                let talkers = [
+                    scenario.keep(Talker(HostileStream(over: first, behavior), sending: count, seed: 1, expecting: 2)),
+                    scenario.keep(Talker(HostileStream(over: second, behavior), sending: count, seed: 2, expecting: 1)),
+                ]
+                awaitAll(talkers) { scenario.complete($0) }
+                for talker in talkers { talker.start() }
+            }
+            let count = seed % 2 == 0 ? 5000 : 500_000
+            #expect(outcomes == Array(repeating: .init(sent: count, received: count, sawEnd: true), count: 2))
+        }
+    }
+
+    @Test("half-close in both orders: the other direction goes on", arguments: [true, false])
+    func halfClose(firstEndsFirst: Bool) async throws {
+        try await withLoop { loop in
+            let outcomes: [Talker.Outcome] = try await onLoop(loop) { scenario in
+                let (first, second) = try tcpPair(on: loop)
+                let talkers = [
+                    scenario.keep(Talker(first, sending: firstEndsFirst ? 0 : 900_000, seed: 1, expecting: 2)),
+                    scenario.keep(Talker(second, sending: firstEndsFirst ? 900_000 : 0, seed: 2, expecting: 1)),
+                ]
+                talkers[0].finishesAfterPeer = !firstEndsFirst
+                talkers[1].finishesAfterPeer = firstEndsFirst
+                awaitAll(talkers) { scenario.complete($0) }
+                for talker in talkers { talker.start() }
+            }
+            #expect(outcomes.allSatisfy { $0.sawEnd && $0.failure == nil && $0.firstWrongByte == nil })
+            #expect(outcomes.map(\.received).sorted() == [0, 900_000])
+        }
+    }
+
+    @Test("a peer's reset is told to an idle stream, once, and read and write then fail")
+    func resetWhileIdle() async throws {
+        try await withLoop { loop in
+            let code: StreamError.Code? = try await onLoop(loop) { scenario in
+                let (client, server) = try tcpDescriptors()
+                let socket = try Socket.adopting(client, on: loop)
+                let observer = scenario.keep(Observer())
+                socket.observer = observer
+                #expect(socket.readBytes().result == .wouldBlock)
+                observer.failed = {
+                    #expect(socket.readBytes().result == .failed)
+                    #expect(socket.write("x") == .failed)
+                    afterTurns(3, on: loop) {
+                        #expect(observer.failedCount == 1)
+                        socket.close()
+                        scenario.complete(socket.failure?.code)
+                    }
+                }
+                closeWithReset(server)
+            }
+            #expect(code == .reset)
+        }
+    }
+
+    @Test("bytes followed by a reset never read as a clean end")
+    func resetAfterBytes() async throws {
+        try await withLoop { loop in
+            let failure: StreamError? = try await onLoop(loop) { scenario in
+                let (client, server) = try tcpDescriptors()
+                let socket = try Socket.adopting(client, on: loop)
+                let observer = scenario.keep(Observer())
+                socket.observer = observer
+                var bytes = [UInt8](repeating: 7, count: 1000)
+                Glibc.write(server, &bytes, 1000)
+                closeWithReset(server)
+                func drain() {
+                    while true {
+                        let (result, _) = socket.readBytes(100)
+                        switch result {
+                        case .bytes: continue
+                        case .wouldBlock: return
+                        case .end: return scenario.fail(StreamError(.truncated, "a reset read as an end"))
+                        case .failed:
+                            socket.close()
+                            return scenario.complete(socket.failure)
+                        }
+                    }
+                }
+                observer.readable = drain
+                observer.failed = drain
+                drain()
+            }
+            #expect(failure?.code == .reset)
+        }
+    }
+
+    @Test("reset() shows as a reset at a TCP peer, close() without finish() too")
+    func ownReset() async throws {
+        try await withLoop { loop in
+            for usesReset in [true, false] {
+                let peer = try await loop.execute {
+                    let (client, server) = try tcpDescriptors()
+                    let socket = try Socket.adopting(client, on: loop)
+                    _ = socket.write("partial")
+                    if usesReset {
+                        socket.reset(StreamError(.limit, "enough"))
+                        #expect(socket.failure?.code == .limit)
+                    } else {
+                        socket.close()
+                        #expect(socket.failure?.code == .closed)
+                    }
+                    socket.close()
+                    socket.reset(.closed(socket))
+                    #expect(socket.descriptor == -1)
+                    #expect(socket.readBytes().result == .failed)
+                    #expect(socket.write("x") == .failed)
+                    return server
+                }
+                var buffer = [UInt8](repeating: 0, count: 100)
+                var result = read(peer, &buffer, 100)
+                if result > 0 { result = read(peer, &buffer, 100) }
+                #expect(result == -1 && errno == ECONNRESET)
+                close(peer)
+            }
+        }
+    }
+
+    @Test("a gathered write of more vectors than the kernel takes at once arrives whole")
+    func manyVectors() async throws {
+        try await withLoop { loop in
+            let received: [UInt8] = try await onLoop(loop, deadline: .seconds(10)) { scenario in
+                let (first, second) = try tcpPair(on: loop)
+                let bytes = (0..<5000).map { UInt8(truncatingIfNeeded: $0) }
+                var sent = 0
+                func send() {
+                    let isWhole = bytes.withUnsafeBytes { all in
+                        while sent < all.count {
+                            let vectors = (sent..<all.count).map { index in
+                                iovec(iov_base: UnsafeMutableRawPointer(mutating: all.baseAddress! + index), iov_len: 1)
+                            }
+                            let offered = all.count - sent
+                            switch vectors.withUnsafeBufferPointer({ first.write($0) }) {
+                            // As the contract says: cut short means that a notice follows.
+                            case .bytes(let count) where count < offered:
+                                sent += count
+                                return false
+                            case .bytes(let count): sent += count
+                            case .wouldBlock: return false
+                            case .failed:
+                                scenario.fail(first.failure ?? .closed(first))
+                                return false
+                            }
+                        }
+                        return true
+                    }
+                    if isWhole { first.finish() }
+                }
+                let writer = scenario.keep(Observer())
+                writer.writable = send
+                first.observer = writer
+                var received: [UInt8] = []
+                let reader = scenario.keep(Observer())
+                second.observer = reader
+                func receive() {
+                    while true {
+                        let (result, piece) = second.readBytes()
+                        received += piece
+                        switch result {
+                        case .bytes: continue
+                        case .wouldBlock: return
+                        case .end:
+                            second.finish()
+                            second.close()
+                            first.close()
+                            return scenario.complete(received)
+                        case .failed: return scenario.fail(second.failure ?? .closed(second))
+                        }
+                    }
+                }
+                reader.readable = receive
+                send()
+                receive()
+            }
+            #expect(received == (0..<5000).map { UInt8(truncatingIfNeeded: $0) })
+        }
+    }
+
+    @Test(
+        "a writer is stopped by a reader that does not read, and told once when it may go on",
+        arguments: [true, false]
+    )
+    func backPressure(isTCP: Bool) async throws {
+        try await withLoop { loop in
+            let (pushed, received): (Int, Int) = try await onLoop(loop) { scenario in
+                let (writer, reader) = try isTCP ? tcpPair(on: loop) : Socket.pair(on: loop)
+                let observer = scenario.keep(Observer())
+                let readObserver = scenario.keep(Observer())
+                writer.observer = observer
+                reader.observer = readObserver
+                var pushed = writer.fill()
+                // The kernel moves bytes from one socket's buffer to the other's: fill up until nothing moves any more.
+                var quietTurns = 0
+                func fillUp() {
+                    let more = observer.writableCount > 0 ? writer.fill() : 0
+                    pushed += more
+                    quietTurns = more == 0 ? quietTurns + 1 : 0
+                    guard quietTurns > 200 else { return afterTurns(1, on: loop, fillUp) }
+                    #expect(writer.write("x") == .wouldBlock)
+                    let noticesBefore = observer.writableCount
+                    var received = 0
+                    observer.writable = {
+                        #expect(observer.writableCount == noticesBefore + 1)
+                        writer.finish()
+                    }
+                    func receive() {
+                        while true {
+                            switch reader.readBytes().result {
+                            case .bytes(let count): received += count
+                            case .wouldBlock: return
+                            case .end:
+                                reader.finish()
+                                reader.close()
+                                writer.close()
+                                return scenario.complete((pushed, received))
+                            case .failed: return scenario.fail(reader.failure ?? .closed(reader))
+                            }
+                        }
+                    }
+                    readObserver.readable = receive
+                    receive()
+                }
+                fillUp()
+            }
+            #expect(pushed == received)
+            // The kernel's own limits (tcp_wmem and tcp_rmem, 4 and 6 MiB by default), not what the writer has.
+            #expect(pushed < 32 << 20)
+        }
+    }
+
+    @Test("close() after finish() delivers what was accepted, although the peer is still sending and slow to read")
+    func closeDelivers() async throws {
+        try await withLoop { loop in
+            let (peer, accepted) = try await loop.execute {
+                let (client, server) = try tcpDescriptors()
+                let socket = try Socket.adopting(client, on: loop)
+                let accepted = socket.fill()
+                // Unread input: a plain close(2) would answer it with a reset that destroys what is still queued.
+                var byte: UInt8 = 1
+                Glibc.write(server, &byte, 1)
+                socket.finish()
+                socket.close()
+                #expect(socket.descriptor == -1)
+                return (server, accepted)
+            }
+            let received = await Task.detached {
+                var total = 0
+                var buffer = [UInt8](repeating: 0, count: 65536)
+                while true {
+                    let count = read(peer, &buffer, buffer.count)
+                    guard count > 0 else { return count == 0 ? total : -Int(errno) }
+                    total += count
+                }
+            }.value
+            #expect(received == accepted)
+            close(peer)
+            // The descriptor goes once all is delivered.
+            try await until { try await loop.execute { loop.watchedDescriptors == 0 } }
+        }
+    }
+
+    @Test("a lingering close ends when its peer dies")
+    func lingeringPeerDies() async throws {
+        try await withLoop { loop in
+            let peer = try await loop.execute {
+                let (client, server) = try tcpDescriptors()
+                let socket = try Socket.adopting(client, on: loop)
+                _ = socket.fill()
+                socket.finish()
+                socket.close()
+                return server
+            }
+            closeWithReset(peer)
+            try await until { try await loop.execute { loop.watchedDescriptors == 0 } }
+        }
+    }
+
+    @Test("a stream may be closed inside each of its callbacks")
+    func closedInCallbacks() async throws {
+        try await withLoop { loop in
+            let done: Int = try await onLoop(loop) { scenario in
+                var left = 3
+                func one() {
+                    left -= 1
+                    if left == 0 { afterTurns(3, on: loop) { scenario.complete(loop.watchedDescriptors) } }
+                }
+                // Readable and writable in one event: closed in the first callback, the second must not come.
+                let (near, far) = try tcpPair(on: loop)
+                let observer = scenario.keep(Observer())
+                near.observer = observer
+                _ = near.fill()
+                _ = near.readBytes()
+                observer.readable = {
+                    near.reset(.closed(near))
+                    far.reset(.closed(far))
+                    one()
+                }
+                observer.writable = { #expect(near.descriptor >= 0) }
+                _ = far.write("x")
+                _ = far.readBytes(1 << 20)
+                // Writable.
+                let (writer, reader) = try tcpPair(on: loop)
+                let writeObserver = scenario.keep(Observer())
+                writer.observer = writeObserver
+                _ = writer.fill()
+                writeObserver.writable = {
+                    writer.reset(.closed(writer))
+                    reader.reset(.closed(reader))
+                    one()
+                }
+                func drain() {
+                    while case .bytes = reader.readBytes(1 << 20).result {}
+                    if reader.descriptor >= 0 { afterTurns(1, on: loop, drain) }
+                }
+                drain()
+                // Failed.
+                let (client, server) = try tcpDescriptors()
+                let failing = try Socket.adopting(client, on: loop)
+                let failObserver = scenario.keep(Observer())
+                failing.observer = failObserver
+                failObserver.failed = {
+                    failing.close()
+                    one()
+                }
+                closeWithReset(server)
+            }
+            #expect(done == 0)
+        }
+    }
+
+    @Test("an event fetched for a closed socket does not reach the one that got its descriptor")
+    func staleEvents() async throws {
+        try await withLoop { loop in
+            let notices: Int = try await onLoop(loop) { scenario in
+                // Two sockets become readable in the same turn; whichever is served first closes the other and opens
+                // new ones in its place.
+                let (a, farA) = try Socket.pair(on: loop)
+                let (b, farB) = try Socket.pair(on: loop)
+                let observers = [a, b].map { socket -> Observer in
+                    let observer = scenario.keep(Observer())
+                    socket.observer = observer
+                    #expect(socket.readBytes().result == .wouldBlock)
+                    return observer
+                }
+                let newObserver = scenario.keep(Observer())
+                var replaced = false
+                func replace(_ victim: Socket) {
+                    guard !replaced else { return }
+                    replaced = true
+                    let number = victim.descriptor
+                    victim.reset(.closed(victim))
+                    do {
+                        let (c, d) = try Socket.pair(on: loop)
+                        #expect(c.descriptor == number)
+                        c.observer = newObserver
+                        #expect(c.readBytes().result == .wouldBlock)
+                        afterTurns(5, on: loop) {
+                            for socket in [a, b, c, d, farA, farB] { socket.reset(.closed(socket)) }
+                            scenario.complete(newObserver.readableCount + newObserver.failedCount)
+                        }
+                    } catch {
+                        scenario.fail(error)
+                    }
+                }
+                observers[0].readable = { replace(b) }
+                observers[1].readable = { replace(a) }
+                _ = farA.write("x")
+                _ = farB.write("x")
+            }
+            #expect(notices == 0)
+        }
+    }
+
+    @Test("a write after finish() fails and says so")
+    func writeAfterFinish() async throws {
+        try await withLoop { loop in
+            let failure = try await loop.execute {
+                let (first, second) = try tcpPair(on: loop)
+                first.finish()
+                first.finish()
+                #expect(first.write("x") == .failed)
+                first.close()
+                second.close()
+                return first.failure
+            }
+            #expect(failure?.code == .closed)
+            #expect(failure?.message.contains("after the end") == true)
+        }
+    }
+
+    @Test("nothing to write is not an error, and asks for no notice")
+    func emptyWrite() async throws {
+        try await withLoop { loop in
+            try await loop.execute {
+                let (first, second) = try tcpPair(on: loop)
+                #expect(first.write("") == .bytes(0))
+                #expect(first.write(UnsafeBufferPointer<iovec>(start: nil, count: 0)) == .bytes(0))
+                first.close()
+                second.close()
+            }
+        }
+    }
+
+    @Test("reading into no space is a programming error, not an end")
+    func emptyRead() async {
+        await #expect(processExitsWith: .failure) {
+            let loop = EventLoop(name: "empty read")
+            try await loop.execute {
+                let (first, _) = try Socket.pair(on: loop)
+                _ = first.read(into: UnsafeMutableRawBufferPointer(start: nil, count: 0))
+            }
+        }
+    }
+
+    @Test("dead peer detection reaches the kernel, also with odd durations")
+    func deadPeerOptions() async throws {
+        try await withLoop { loop in
+            try await loop.execute {
+                let (first, second) = try tcpPair(on: loop)
+                func option(_ level: Int32, _ name: Int32) -> Int32 {
+                    var value: Int32 = -1
+                    var length = socklen_t(MemoryLayout<Int32>.size)
+                    getsockopt(first.descriptor, level, name, &value, &length)
+                    return value
+                }
+                let tcp = Int32(IPPROTO_TCP)
+                #expect(option(tcp, TCP_NODELAY) == 1)
+                first.detectDeadPeer(unacknowledgedFor: .seconds(20), idle: .seconds(60))
+                #expect(option(tcp, TCP_USER_TIMEOUT) == 20_000)
+                #expect(option(SOL_SOCKET, SO_KEEPALIVE) == 1)
+                #expect(option(tcp, TCP_KEEPIDLE) == 60)
+                #expect(option(tcp, TCP_KEEPINTVL) == 20)
+                // Less than the kernel's units must not mean "never", nor more than its limits the default.
+                first.detectDeadPeer(unacknowledgedFor: .microseconds(10), idle: .milliseconds(10))
+                #expect(option(tcp, TCP_USER_TIMEOUT) == 1)
+                #expect(option(tcp, TCP_KEEPIDLE) == 1)
+                first.detectDeadPeer(unacknowledgedFor: .seconds(1 << 40), idle: .seconds(1 << 40))
+                #expect(option(tcp, TCP_USER_TIMEOUT) == Int32.max)
+                #expect(option(tcp, TCP_KEEPIDLE) == 32767)
+                first.limitUnsent(to: 131_072)
+                #expect(option(tcp, TCP_NOTSENT_LOWAT) == 131_072)
+                first.close()
+                second.close()
+            }
+        }
+    }
+
+    @Test("a Unix peer that closes with unread bytes is a reset; one that was reset reads an end, as documented")
+    func unixResets() async throws {
+        try await withLoop { loop in
+            let (unread, reset): (ReadResult, ReadResult) = try await loop.execute {
+                let (a, b) = try Socket.pair(on: loop)
+                _ = a.write("never read")
+                b.reset(.closed(b))
+                let unread = a.readBytes().result
+                let (c, d) = try Socket.pair(on: loop)
+                d.reset(.closed(d))
+                let reset = c.readBytes().result
+                a.close()
+                c.close()
+                return (unread, reset)
+            }
+            #expect(unread == .failed)
+            #expect(reset == .end)
+        }
+    }
+
+    @Test("a killed peer process: a clean end only where it had read everything", arguments: [true, false])
+    func killedPeer(hadReadAll: Bool) async throws {
+        let listener = try listeningDescriptor()
+        let port = try #require(Socket.address(of: listener, getsockname)).port
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+        // It says "go", reads one byte where told to, and then waits to be killed.
+        process.arguments = [
+            "python3", "-c",
+            """
+            import socket, time
+            s = socket.create_connection(("127.0.0.1", \(port)))
+            s.sendall(b"go")
+            \(hadReadAll ? "s.recv(1); s.sendall(b'!')" : "s.recv(1, socket.MSG_PEEK); s.sendall(b'!')")
+            time.sleep(600)
+            """,
+        ]
+        try process.run()
+        let pid = process.processIdentifier
+        defer {
+            process.terminate()
+            process.waitUntilExit()
+        }
+        let connection = accept(listener, nil, nil)
+        close(listener)
+        try await withLoop { loop in
+            let (bytes, result, code): ([UInt8], ReadResult, StreamError.Code?) = try await onLoop(loop) { scenario in
+                let socket = try Socket.adopting(connection, on: loop)
+                let observer = scenario.keep(Observer())
+                socket.observer = observer
+                var received: [UInt8] = []
+                _ = socket.write("?")
+                func receive() {
+                    while true {
+                        let (result, bytes) = socket.readBytes()
+                        received += bytes
+                        switch result {
+                        case .bytes:
+                            if received.last == UInt8(ascii: "!") { kill(pid, SIGKILL) }
+                        case .wouldBlock: return
+                        case .end, .failed:
+                            let code = socket.failure?.code
+                            socket.close()
+                            return scenario.complete((received, result, code))
+                        }
+                    }
+                }
+                observer.readable = receive
+                observer.failed = receive
+                receive()
+            }
+            #expect(bytes == Array("go!".utf8))
+            #expect(result == (hadReadAll ? .end : .failed))
+            #expect(code == (hadReadAll ? nil : .reset))
+        }
+    }
+}
+
+/// Waits until `condition` holds.
+func until(
+    deadline: Duration = .seconds(30),
+    sourceLocation: SourceLocation = #_sourceLocation,
+    _ condition: () async throws -> Bool
+) async throws {
+    let end = ContinuousClock.now + deadline
+    while try await !condition() {
+        guard ContinuousClock.now < end else {
+            Issue.record("the condition did not come true in \(deadline)", sourceLocation: sourceLocation)
+            return
+        }
+        try await Task.sleep(for: .milliseconds(5))
+    }
+}
