@@ -47,12 +47,12 @@ let package = Package(
         .target(
             name: "SSHSignal",
             // COpenSSL: hashed host names (HMAC-SHA1), fingerprints and the check sum of an upload (SHA-256).
-            dependencies: ["Streams", "MeshIdentity", "CLibSSH2", "COpenSSL", log],
+            dependencies: ["Streams", "MeshIdentity", "CLinux", "CLibSSH2", "COpenSSL", log],
             swiftSettings: settings
         ),
         .target(
             name: "MeshNode",
-            dependencies: ["Streams", "MeshIdentity", "H2Transport", "SSHSignal", "CLibYAML", log, metrics],
+            dependencies: ["Streams", "MeshIdentity", "H2Transport", "SSHSignal", "CLinux", "CLibYAML", log, metrics],
             swiftSettings: settings
         ),
         .executableTarget(

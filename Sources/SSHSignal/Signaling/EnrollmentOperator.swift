@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// The operator's side of an enrolment or a renewal: what happened in, what to do out.
