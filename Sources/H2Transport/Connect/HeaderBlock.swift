@@ -11,6 +11,8 @@ struct HeaderBlock {
 
     private var bytes: [UInt8] = []
     private var entries: [Entry] = []
+    /// Pseudo-header fields come first; only this type adds them.
+    private var pseudoFields = 0
 
     init(_ request: ConnectRequest) {
         add(":method", request.method.description)
@@ -19,11 +21,13 @@ struct HeaderBlock {
             add(":path", request.path)
         }
         add(":authority", request.authority)
+        pseudoFields = entries.count
         add(request.headers)
     }
 
     init(_ response: ConnectResponse) {
         add(":status", String(response.status))
+        pseudoFields = entries.count
         add(response.headers)
     }
 
@@ -58,10 +62,10 @@ struct HeaderBlock {
             for (index, entry) in entries.enumerated() {
                 let name = UnsafeBufferPointer(rebasing: bytes[entry.nameStart..<entry.valueStart])
                 let value = UnsafeBufferPointer(rebasing: bytes[entry.valueStart..<entry.end])
-                let isPseudo = index < 4 && name.first == UInt8(ascii: ":")
-                if !(isPseudo || nghttp2_check_header_name(name.baseAddress, name.count) != 0)
-                    || nghttp2_check_header_value(value.baseAddress, value.count) == 0
-                {
+                let hasName =
+                    index < pseudoFields
+                    || name.first != UInt8(ascii: ":") && nghttp2_check_header_name(name.baseAddress, name.count) != 0
+                if !hasName || nghttp2_check_header_value(value.baseAddress, value.count) == 0 {
                     return String(decoding: name, as: UTF8.self)
                 }
             }

@@ -37,7 +37,8 @@ public struct H2Configuration: Hashable, Sendable {
         public var earlyResets = Rate(burst: 2000, perSecond: 500)
         /// Resets that the peer makes this side send by breaking the rules on a stream (CVE-2025-8671).
         public var provokedResets = Rate(burst: 200, perSecond: 20)
-        /// PING, SETTINGS and PRIORITY frames, and DATA frames that carry nothing (CVE-2019-9512, 9513, 9515, 9518).
+        /// PING and SETTINGS frames, and DATA frames that carry nothing (CVE-2019-9512, 9515, 9518). PRIORITY is
+        /// ignored.
         public var controlFrames = Rate(burst: 2000, perSecond: 200)
         /// Frames that wait to be sent; above it the connection is not read.
         public var outboundFrames = 512

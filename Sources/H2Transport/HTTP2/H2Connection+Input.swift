@@ -33,6 +33,12 @@ extension H2Connection {
         while !isClosed && !inputHasEnded && !inputIsPaused {
             guard batches < Self.batchesPerTurn else { return scheduleInput() }
             batches += 1
+            // Before the next batch, so that WINDOW_UPDATE does not wait for the end of the turn, and so that nghttp2 is not
+            // fed when it has terminated the session.
+            if batches > 1 && isDirty {
+                flush()
+                guard !isClosed, !inputHasEnded else { return }
+            }
             let buffer = loop.buffers.take(.large)
             let result = lower.read(into: buffer.writable)
             if case .bytes(let count) = result { process(buffer.base, count) }
@@ -55,6 +61,7 @@ extension H2Connection {
     /// Without GOAWAY or END_STREAM, the end of the transport is a truncation for every stream that is open.
     private func lowerEnded() {
         inputHasEnded = true
+        lowerHasEnded = true
         let wasClean = streams.values.allSatisfy { $0.state.isOver }
         end(wasClean ? nil : StreamError(.truncated, "\(peerDescription) closed the connection with streams open"))
     }
@@ -86,14 +93,7 @@ extension H2Connection {
             let reason = String(cString: nghttp2_strerror(Int32(result)))
             return end(StreamError(.protocolViolation, "HTTP/2 from \(peerDescription): \(reason)"))
         }
-        if nghttp2_session_want_read(nghttp2) == 0 {
-            // nghttp2 has found the connection broken and queued GOAWAY, or it is drained. It must be fed no more.
-            inputHasEnded = true
-            closesWhenFlushed = true
-            markDirty()
-        } else if nghttp2_session_want_write(nghttp2) != 0 {
-            markDirty()
-        }
+        if nghttp2_session_want_write(nghttp2) != 0 { markDirty() }
         if lowerIsFull && nghttp2_session_get_outbound_queue_size(nghttp2) > configuration.limits.outboundFrames {
             counters.inputPauses += 1
             inputIsPaused = true
@@ -188,7 +188,6 @@ extension H2Connection {
         case NGHTTP2_SETTINGS:
             countControlFrame()
             if header.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) == 0 && !isServer { events.append(.settings) }
-        case NGHTTP2_PRIORITY: countControlFrame()
         default: break
         }
     }

@@ -34,6 +34,7 @@ extension H2Connection {
         guard let nghttp2, !closesWhenFlushed else { return }
         isDraining = true
         closesWhenFlushed = true
+        inputHasEnded = true
         closeReason = StreamError(.limit, "\(peerDescription) was cut off: \(reason)")
         _ = nghttp2_session_terminate_session(nghttp2, HTTP2ErrorCode.enhanceYourCalm.rawValue)
     }

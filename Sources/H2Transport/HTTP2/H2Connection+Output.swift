@@ -42,8 +42,13 @@ extension H2Connection {
             isDirty = true
             return loop.nextTurn(self)
         }
+        if let nghttp2, !closesWhenFlushed, nghttp2_session_want_read(nghttp2) == 0 {
+            // nghttp2 has found the connection broken and sent GOAWAY. It must be fed no more.
+            inputHasEnded = true
+            closesWhenFlushed = true
+        }
+        if closesWhenFlushed { return finishClosing() }
         resumeInput()
-        if closesWhenFlushed { finishClosing() }
     }
 
     /// Writes what is staged with one call. Returns false when the layer below has no room or failed.

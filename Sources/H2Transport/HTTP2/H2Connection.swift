@@ -89,6 +89,8 @@ public final class H2Connection: StreamObserver, TurnTask {
     var inputIsPaused = false
     /// Nothing more is fed to nghttp2: it has terminated the session, or the peer has ended its side.
     var inputHasEnded = false
+    /// The peer has closed its side of the layer below.
+    var lowerHasEnded = false
     /// When the last byte came from the peer, on the loop's clock.
     public internal(set) var lastReceived: UInt64
     /// When the last byte went to it.
@@ -271,9 +273,11 @@ public final class H2Connection: StreamObserver, TurnTask {
         lower.observer = nil
         if let reason, abortsLower {
             lower.reset(reason)
-        } else {
+        } else if lowerHasEnded {
             lower.finish()
             lower.close()
+        } else {
+            _ = Departure(of: lower)
         }
         let loss =
             reason.map {

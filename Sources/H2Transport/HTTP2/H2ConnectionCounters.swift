@@ -14,7 +14,7 @@ public struct H2ConnectionCounters: Hashable, Sendable {
     public var earlyResetsReceived: UInt64 = 0
     /// Resets that the peer provoked by breaking the protocol on a stream.
     public var provokedResets: UInt64 = 0
-    /// PING, SETTINGS, PRIORITY frames, and DATA frames without a payload.
+    /// PING and SETTINGS frames, and DATA frames without a payload.
     public var controlFramesReceived: UInt64 = 0
     /// Frames that broke the protocol and were answered or ignored.
     public var invalidFramesReceived: UInt64 = 0

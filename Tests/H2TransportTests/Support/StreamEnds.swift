@@ -16,8 +16,7 @@ final class StreamEnd: StreamObserver {
     private(set) var written = 0
     private(set) var writeFailed = false
     private(set) var writeBlocked = false
-    private var checksum = [UInt8]()
-    private var keepsBytes: Bool
+    private let keepsBytes: Bool
     private var digest: RunningDigest?
 
     private var pattern: Pattern?
@@ -26,9 +25,10 @@ final class StreamEnd: StreamObserver {
     private var chunkOffset = 0
     private var finishes = false
 
-    init(_ stream: ByteStream, keepsBytes: Bool = true) {
+    init(_ stream: ByteStream, keepsBytes: Bool = true, readLimit: Int = .max) {
         self.stream = stream
         self.keepsBytes = keepsBytes
+        self.readLimit = readLimit
         digest = RunningDigest()
         stream.observer = self
         read()
@@ -146,6 +146,15 @@ struct OnLoop<Value> {
         self.loop = loop
         bound = try await loop.execute { LoopBound(try make(), on: loop) }
     }
+
+    /// What others have put on the loop.
+    init(_ bound: LoopBound<Value>) {
+        self.bound = bound
+        loop = bound.loop
+    }
+
+    /// On the loop only.
+    func value<Result>(_ body: (Value) throws -> Result) rethrows -> Result { try bound.withValue(body) }
 
     func callAsFunction<Result: Sendable>(
         _ body: @escaping @Sendable (Value) throws -> Result

@@ -1,0 +1,48 @@
+import Streams
+
+/// Lets a stream go whose last words matter (GOAWAY): finishes it, and drops what still comes until the peer has closed too.
+/// Closing a socket with bytes unread would turn into a reset that overtakes the words. Keeps itself alive meanwhile.
+final class Departure: StreamObserver {
+    private let stream: ByteStream
+    private var timer: LoopTimer?
+    private var rest = 1 << 20
+
+    /// How long the peer may take. Whoever is told to go away has no reason to stay.
+    private static let patience = Duration.seconds(1)
+
+    init(of stream: ByteStream) {
+        self.stream = stream
+        stream.observer = self
+        let timer = LoopTimer(on: stream.loop) { [self] in end() }
+        self.timer = timer
+        timer.schedule(after: Self.patience)
+        stream.finish()
+        LoopCall(on: stream.loop) { [self] in discard() }
+    }
+
+    func streamReadable(_ stream: ByteStream) { discard() }
+    func streamWritable(_ stream: ByteStream) {}
+    func streamFailed(_ stream: ByteStream) { end() }
+
+    private func discard() {
+        guard timer != nil else { return }
+        let scratch = stream.loop.buffers.take(.medium)
+        defer { stream.loop.buffers.give(scratch) }
+        while rest > 0 {
+            switch stream.read(into: scratch.writable) {
+            case .bytes(let count): rest -= count
+            case .wouldBlock: return
+            case .end, .failed: return end()
+            }
+        }
+        end()
+    }
+
+    private func end() {
+        guard let timer else { return }
+        self.timer = nil
+        timer.cancel()
+        stream.observer = nil
+        stream.close()
+    }
+}
