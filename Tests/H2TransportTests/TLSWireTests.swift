@@ -151,6 +151,21 @@ struct TLSWireTests {
         }
     }
 
+    /// A record that is read in small pieces is there to the last byte, though nothing more arrives.
+    @Test func aRecordIsReadInPieces() async throws {
+        try await withPair { wire in
+            try await wire.step { pair in
+                #expect(pair.client.writeNext(of: Endpoint.pattern, at: 0, limit: 10_000, pieces: 1) == .bytes(10_000))
+                var piece = [UInt8](repeating: 0, count: 1000)
+                for index in 0..<10 {
+                    #expect(piece.withUnsafeMutableBytes { pair.server.read(into: $0) } == .bytes(1000))
+                    #expect(piece[...] == Endpoint.pattern[(index * 1000)..<((index + 1) * 1000)])
+                }
+                #expect(piece.withUnsafeMutableBytes { pair.server.read(into: $0) } == .wouldBlock)
+            }
+        }
+    }
+
     // MARK: ClientHello
 
     @Test(arguments: [nil, "gateway.example"])
@@ -198,6 +213,28 @@ struct TLSWireTests {
                 wire.atClient.writable.load(ordering: .relaxed) == 1
                     && wire.atClient.readable.load(ordering: .relaxed) == 1
             }
+        }
+    }
+
+    // MARK: Refusal
+
+    /// The one who refuses keeps the transport open until the other has had time to read why: a socket closed over unread
+    /// bytes would send a RST, which may overtake the alert.
+    @Test func aRefusalWaitsForTheOtherToLeave() async throws {
+        try await withPair(client: .client.with { $0.credential = .rogue }, connect: false) { wire in
+            try await wire.startHandshakes()
+            try await eventually("refused") {
+                try await wire.step { $0.server.failure != nil && $0.client.peer != nil }
+            }
+            try await wire.step { pair in
+                pair.server.close()
+                #expect(pair.client.writeNext(of: Endpoint.pattern, at: 0, limit: 50_000, pieces: 1) == .bytes(50_000))
+                #expect(pair.client.hear().result == .failed)
+                #expect(pair.client.failure?.message.contains("unknown_ca") == true)
+                #expect(!pair.far.isClosed)
+                #expect(pair.near.wasReset)
+            }
+            try await eventually("left") { try await wire.step { $0.far.isClosed } }
         }
     }
 
