@@ -299,26 +299,30 @@ struct TLSWireTests {
         _ answer: @escaping @Sendable (MemoryStream) -> Void
     ) async throws -> Result<TLSPeer, StreamError> {
         try await withLoop { loop in
+            let (near, far) = try await loop.execute {
+                let (near, far) = MemoryStream.pair(on: loop)
+                return (LoopBound(near, on: loop), LoopBound(far, on: loop))
+            }
             let result: Result<TLSPeer, StreamError> = try await withCheckedThrowingContinuation { continuation in
                 loop.submit {
                     do {
-                        let (near, far) = MemoryStream.pair(on: loop)
                         var options = TLSContext.Options.defaults(for: .client)
                         options.handshakeTimeout = timeout
-                        let stream = try TLSSide.client.with { $0.options = options }.stream(over: near, .client)
+                        let side = TLSSide.client.with { $0.options = options }
+                        let stream = try near.withValue { try side.stream(over: $0, .client) }
                         stream.startHandshake { result in
                             stream.close()
-                            _ = far
                             continuation.resume(returning: result)
                         }
-                        answer(far)
+                        far.withValue { answer($0) }
                     } catch {
                         continuation.resume(throwing: error)
                     }
                 }
             }
-            try await eventually("all buffers are back") {
-                try await loop.execute { loop.buffers.buffersInUse == 0 }
+            try await loop.execute { far.withValue { $0.finish() } }
+            try await eventually("left") {
+                try await loop.execute { near.withValue { $0.isClosed } && loop.buffers.buffersInUse == 0 }
             }
             return result
         }
