@@ -172,6 +172,8 @@ def main():
     warm_up = options.warm_up if options.warm_up is not None else (0.3 if options.quick else 0.7)
 
     def chosen(text, quick, every):
+        if text is None:
+            return [name for name in every if not options.quick or name in quick]
         names = [name.strip() for name in text.split(";")]
         unknown = [name for name in names if name not in every]
         if unknown:
