@@ -2,8 +2,8 @@
 /// address it stands for, so that one machine cannot be named in two ways.
 public struct IPAddress: Hashable, Sendable, CustomStringConvertible {
     /// The address as a 128-bit number, high half first; an IPv4 address occupies the low 32 bits of `low`.
-    let high: UInt64
-    let low: UInt64
+    package let high: UInt64
+    package let low: UInt64
     public let isIPv4: Bool
 
     private init(high: UInt64, low: UInt64, isIPv4: Bool) {

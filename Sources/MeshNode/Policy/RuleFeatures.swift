@@ -199,9 +199,13 @@ private struct TextHash {
 private func portHash(_ port: UInt16) -> UInt64 { UInt64(port) | 0xff << 56 }
 
 private func blockHash(_ field: AddressField, _ address: IPAddress, _ length: Int) -> UInt64 {
-    var hasher = Hasher()
-    hasher.combine(field)
-    hasher.combine(length)
-    hasher.combine(address.masked(length))
-    return UInt64(bitPattern: Int64(hasher.finalize()))
+    let network = address.masked(length)
+    var hash = field.rawValue << 8 | UInt64(length) | (network.isIPv4 ? 1 << 16 : 0)
+    for half in [network.high, network.low] {
+        // The finalizer of MurmurHash3: every bit of the input reaches every bit of the result.
+        hash = (hash ^ half) &* 0xff51_afd7_ed55_8ccd
+        hash = (hash ^ hash >> 33) &* 0xc4ce_b9fe_1a85_ec53
+        hash ^= hash >> 33
+    }
+    return hash
 }

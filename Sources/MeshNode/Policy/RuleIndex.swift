@@ -7,7 +7,9 @@ import Streams
 /// addresses, hosts, ports), the one whose values the fewest other rules have. A request looks up its own values, and the
 /// prefixes and suffixes of those lengths that occur, in one hash table; the rules found there are then matched in full, so a
 /// collision costs time, never correctness. Rules without such a feature are matched each time.
-struct RuleIndex: Sendable {
+///
+/// A class, so that a decision retains one object and not each of its tables.
+final class RuleIndex: Sendable {
     enum Match {
         case none
         case rule(RuleReference)
