@@ -127,7 +127,9 @@ import Testing
         let pair = try await NodePair(to: backend.port)
         async let conversation = TCPClient.exchange(port: pair.entry, sending: [1], staysOpen: true)
         // An idle echo connection: wait until it is there, then close the port to everybody.
-        try await eventually("the backend is connected", within: .seconds(20)) { backend.accepted == 1 && backend.open == 1 }
+        try await eventually("the backend is connected", within: .seconds(20)) {
+            backend.accepted == 1 && backend.open == 1
+        }
         try pair.directory.write(
             "server.yaml",
             NodePair.serverYAML(identity: TestCertificates.shared.path(.server), ports: [1])

@@ -46,9 +46,12 @@ final class OutboundStreams {
             }.start()
         case .mesh(let mesh):
             let policy = snapshot.policy
-            open(mesh, headers: [:], permits: { Self.refusal(by: policy, request, over: $0) }) { [self] result in
-                join(socket, result, request)
-            }
+            open(
+                mesh,
+                headers: [:],
+                permits: { Self.refusal(by: policy, request, over: $0) },
+                completion: { [self] result in join(socket, result, request) }
+            )
         }
     }
 
