@@ -63,13 +63,20 @@ def read_line(connection):
 
 def serve_one(connection):
     with connection:
-        verb, _, argument = read_line(connection).partition(" ")
-        if verb == "up":
-            connection.sendall(f"{receive(connection, int(argument))}\n".encode())
-        elif verb == "down":
-            connection.sendall(f"{send(connection, int(argument))}\n".encode())
-        elif verb == "echo":
-            connection.sendall(f"{argument}\n".encode())
+        try:
+            answer(connection)
+        except (OSError, SystemExit):
+            pass  # the client is gone, which it knows best itself
+
+
+def answer(connection):
+    verb, _, argument = read_line(connection).partition(" ")
+    if verb == "up":
+        connection.sendall(f"{receive(connection, int(argument))}\n".encode())
+    elif verb == "down":
+        connection.sendall(f"{send(connection, int(argument))}\n".encode())
+    elif verb == "echo":
+        connection.sendall(f"{argument}\n".encode())
 
 
 def serve(port_file):

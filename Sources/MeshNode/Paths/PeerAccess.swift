@@ -12,7 +12,7 @@ public struct PeerAccess: Sendable {
     /// Where its HBONE server listens; tried in order. Empty: there is none.
     public var hbone: [Authority]
     /// Who its certificate must name.
-    public var expectation: H2Transport.PeerExpectation
+    public var expectation: PeerExpectation
     /// nil: there is no SSH login, and neither `h2-over-ssh` nor `ssh`.
     public var login: SSHLogin?
 
@@ -20,7 +20,7 @@ public struct PeerAccess: Sendable {
         name: String,
         transports: [Transport],
         hbone: [Authority],
-        expectation: H2Transport.PeerExpectation,
+        expectation: PeerExpectation,
         login: SSHLogin?
     ) {
         precondition(!transports.isEmpty, "a peer needs at least one transport")
@@ -44,14 +44,6 @@ extension PeerAccess {
         own: SPIFFEID,
         warn: @escaping @Sendable (String) -> Void
     ) throws {
-        let expectation: H2Transport.PeerExpectation =
-            if !endpoint.identities.isEmpty {
-                .identities(endpoint.identities)
-            } else if let namespace = own.namespace {
-                .namespace(namespace, in: own.trustDomain)
-            } else {
-                .identities([])
-            }
         let login = try endpoint.ssh.map { access in
             try SSHLogin(
                 to: try Destination(parsing: access.destination.description),
@@ -68,7 +60,7 @@ extension PeerAccess {
             name: endpoint.match.description,
             transports: endpoint.transports,
             hbone: endpoint.hbone.map { [$0] } ?? [],
-            expectation: expectation,
+            expectation: endpoint.expectation(own: own),
             login: login
         )
     }

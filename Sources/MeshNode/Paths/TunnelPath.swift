@@ -41,7 +41,7 @@ final class TunnelPath: H2ConnectionDelegate {
     private(set) var losses = 0
 
     private let dialLower: LowerDialer
-    private let expectation: H2Transport.PeerExpectation
+    private let expectation: PeerExpectation
     private let configuration: H2Configuration
     private let loop: EventLoop
     private var context: TLSContext
@@ -63,7 +63,7 @@ final class TunnelPath: H2ConnectionDelegate {
     init(
         over dialLower: @escaping LowerDialer,
         context: TLSContext,
-        expecting expectation: H2Transport.PeerExpectation,
+        expecting expectation: PeerExpectation,
         configuration: H2Configuration = .defaults,
         on loop: EventLoop
     ) {

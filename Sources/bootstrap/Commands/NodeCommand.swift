@@ -18,7 +18,7 @@ struct NodeCommand: AsyncParsableCommand {
             A renewed credential or a changed file is taken over by itself, and at once with SIGHUP. SIGTERM and SIGINT let \
             open streams end, for as long as --drain says.
 
-            Minimal configuration of a server that lets peers of its own namespace reach port 5432 of its machine:
+            Minimal configuration of a server that lets peers of the namespace prod reach port 5432 of its machine:
 
                 identity: /etc/bootstrap/identity
                 listeners:
@@ -27,7 +27,8 @@ struct NodeCommand: AsyncParsableCommand {
                 - name: db
                   action: ALLOW
                   rules:
-                  - to: [{hosts: ["127.0.0.1"], ports: [5432]}]
+                  - from: [{namespaces: [prod]}]
+                    to: [{hosts: ["127.0.0.1"], ports: [5432]}]
             """
     )
 
