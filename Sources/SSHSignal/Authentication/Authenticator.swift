@@ -58,22 +58,25 @@ final class Authenticator {
     func start() {
         startTimer()
         let length = UInt32(user.utf8.count)
-        session.perform({ [unowned self] in
+        let list = { [unowned self] () -> Int32 in
             if let list = libssh2_userauth_list(raw, user, length) {
                 methods = String(cString: list).split(separator: ",").map { Printable.clean(String($0)) }
                 return 0
             }
             // A server that takes anyone.
             return libssh2_userauth_authenticated(raw) == 1 ? 1 : session.library.lastError
-        }) { [unowned self] result in
-            switch result {
-            case 1: completion(nil)
-            case 0 where methods.contains("publickey"): listAgent()
-            case 0:
-                notes.append("the server does not take public keys")
-                refuse()
-            default: completion(session.error(result))
-            }
+        }
+        session.perform(list, then: { [unowned self] in listed($0) })
+    }
+
+    private func listed(_ result: Int32) {
+        switch result {
+        case 1: completion(nil)
+        case 0 where methods.contains("publickey"): listAgent()
+        case 0:
+            notes.append("the server does not take public keys")
+            refuse()
+        default: completion(session.error(result))
         }
     }
 
@@ -225,16 +228,14 @@ final class Authenticator {
     }
 
     private func authenticate(with key: HostKey, then: @escaping (Int32) -> Void) {
-        session.perform(
-            { [unowned self] in
-                let result = key.blob.withUnsafeBufferPointer {
-                    libssh2_userauth_publickey(raw, user, $0.baseAddress, $0.count, signCallback, abstract)
-                }
-                if case .asked(let data) = signature { sign(data, with: key) }
-                return result
-            },
-            then: then
-        )
+        let call = { [unowned self] () -> Int32 in
+            let result = key.blob.withUnsafeBufferPointer {
+                libssh2_userauth_publickey(raw, user, $0.baseAddress, $0.count, signCallback, abstract)
+            }
+            if case .asked(let data) = signature { sign(data, with: key) }
+            return result
+        }
+        session.perform(call, then: then)
     }
 
     private func ask(_ file: PrivateKeyFile, _ name: String, attempt: Int) {
@@ -269,7 +270,7 @@ final class Authenticator {
     private func use(_ file: PrivateKeyFile, _ name: String, passphrase: [UInt8], attempt: Int) {
         var passphrase = passphrase + [0]
         let length = user.utf8.count
-        session.perform({ [unowned self] in
+        let authenticate = { [unowned self] () -> Int32 in
             file.contents.withUnsafeBytes { key in
                 passphrase.withUnsafeBytes { passphrase in
                     libssh2_userauth_publickey_frommemory(
@@ -284,23 +285,31 @@ final class Authenticator {
                     )
                 }
             }
-        }) { [unowned self] result in
-            passphrase.withUnsafeMutableBytes { if let base = $0.baseAddress { explicit_bzero(base, $0.count) } }
-            switch result {
-            case LIBSSH2_ERROR_FILE, LIBSSH2_ERROR_PROTO, LIBSSH2_ERROR_DECRYPT, LIBSSH2_ERROR_KEYFILE_AUTH_FAILED,
-                LIBSSH2_ERROR_METHOD_NONE:
-                guard file.isEncrypted else {
-                    notes.append("\(name): cannot be used: \(session.library.lastErrorMessage)")
-                    return offerNext()
-                }
-                if attempt < 3 { return ask(file, name, attempt: attempt + 1) }
-                notes.append("\(name): wrong passphrase")
-                offerNext()
-            case LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED:
-                notes.append("\(name): its signature was not accepted (\(session.library.lastErrorMessage))")
-                offerNext()
-            default: decide(result, name)
+        }
+        session.perform(
+            authenticate,
+            then: { [unowned self] result in
+                passphrase.withUnsafeMutableBytes { if let base = $0.baseAddress { explicit_bzero(base, $0.count) } }
+                used(file, name, attempt: attempt, result)
             }
+        )
+    }
+
+    private func used(_ file: PrivateKeyFile, _ name: String, attempt: Int, _ result: Int32) {
+        switch result {
+        case LIBSSH2_ERROR_FILE, LIBSSH2_ERROR_PROTO, LIBSSH2_ERROR_DECRYPT, LIBSSH2_ERROR_KEYFILE_AUTH_FAILED,
+            LIBSSH2_ERROR_METHOD_NONE:
+            guard file.isEncrypted else {
+                notes.append("\(name): cannot be used: \(session.library.lastErrorMessage)")
+                return offerNext()
+            }
+            if attempt < 3 { return ask(file, name, attempt: attempt + 1) }
+            notes.append("\(name): wrong passphrase")
+            offerNext()
+        case LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED:
+            notes.append("\(name): its signature was not accepted (\(session.library.lastErrorMessage))")
+            offerNext()
+        default: decide(result, name)
         }
     }
 

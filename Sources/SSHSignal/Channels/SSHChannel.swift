@@ -30,8 +30,14 @@ public final class SSHChannel: ByteStream {
 
     /// Receives standard error, which would otherwise fill the window.
     var onExtendedData: ((UnsafeRawBufferPointer) -> Void)?
-    /// Called once when the server has closed the channel or the session has ended.
-    var onClose: ((StreamError?) -> Void)?
+    /// How the channel ended for good.
+    enum Closure {
+        case byServer
+        case sessionEnded(StreamError)
+    }
+    private(set) var closure: Closure?
+    /// Called once when ``closure`` is set.
+    var onClose: (() -> Void)?
 
     /// Accepted bytes that libssh2 could not take in the middle of a re-key; it must be offered the same bytes again.
     private var heldBack: [UInt8] = []
@@ -40,7 +46,7 @@ public final class SSHChannel: ByteStream {
     private var endDelivered = false
     private var finishRequested = false
     private var finishSent = false
-    private var closedByServer = false
+    private var closedByServer: Bool { if case .byServer = closure { true } else { false } }
     private var isReleased = false
     /// A window adjustment that libssh2 has begun to send; to be repeated with the same number.
     private var pendingAdjustment: UInt = 0
@@ -262,10 +268,7 @@ public final class SSHChannel: ByteStream {
             observer?.streamReadable(self)
         }
         if !isReleased && ended && !closedByServer && libssh2_channel_wait_closed(raw) == 0 {
-            closedByServer = true
-            let onClose = onClose
-            self.onClose = nil
-            onClose?(nil)
+            closed(.byServer)
         }
         if !isReleased && isWriteBlocked && canWrite {
             isWriteBlocked = false
@@ -284,8 +287,6 @@ public final class SSHChannel: ByteStream {
         session = nil
         heldBack = []
         let complete = libssh2_channel_wait_eof(raw) == 0
-        let onClose = onClose
-        self.onClose = nil
         if complete && !endDelivered {
             if isReadBlocked {
                 isReadBlocked = false
@@ -298,7 +299,14 @@ public final class SSHChannel: ByteStream {
             // A channel that had ended both ways has nothing to lose.
             if !wasFinished && !(complete && finishSent) { observer?.streamFailed(self) }
         }
-        onClose?(error)
+        if closure == nil { closed(.sessionEnded(error)) }
+    }
+
+    private func closed(_ closure: Closure) {
+        self.closure = closure
+        let onClose = onClose
+        self.onClose = nil
+        onClose?()
     }
 
     /// Goes on with the end of a channel that its owner has released. Returns whether it is over; libssh2 has then freed it.

@@ -49,7 +49,12 @@ public final class SSHProcess {
         self.session = session
         stream = channel
         channel.onExtendedData = { [weak self] in self?.receivedStandardError($0) }
-        channel.onClose = { [weak self] in self?.closed($0) }
+        // A short command may have ended already: its answer and its end arrive together.
+        if channel.closure == nil {
+            channel.onClose = { [weak self] in self?.closed() }
+        } else {
+            closed()
+        }
     }
 
     deinit { channel.close() }
@@ -57,7 +62,9 @@ public final class SSHProcess {
     /// Standard error's end as text, safe for a terminal.
     public var standardErrorText: String {
         let text = String(decoding: standardErrorTail, as: UTF8.self)
-        return text.split(whereSeparator: \.isNewline).map { Printable.clean(String($0)) }.joined(separator: "\n")
+        return text.split(whereSeparator: \.isNewline).map { Printable.clean($0, limit: Self.tailLength) }.joined(
+            separator: "\n"
+        )
     }
 
     /// Ends the channel. A command that still runs sees its standard input end, and often SIGHUP.
@@ -71,8 +78,13 @@ public final class SSHProcess {
         onStandardError?(bytes)
     }
 
-    private func closed(_ failure: StreamError?) {
-        let result: Result<SSHExit, StreamError> = failure.map { .failure($0) } ?? .success(exit())
+    private func closed() {
+        let result: Result<SSHExit, StreamError>
+        if case .sessionEnded(let failure) = channel.closure {
+            result = .failure(failure)
+        } else {
+            result = .success(exit())
+        }
         self.result = result
         onExit?(result)
     }

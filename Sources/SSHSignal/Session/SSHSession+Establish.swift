@@ -23,9 +23,10 @@ extension SSHSession {
         for method in [LIBSSH2_METHOD_MAC_CS, LIBSSH2_METHOD_MAC_SC] { library.prefer(method, configuration.macs) }
         startPhaseTimer(configuration.handshakeTimeout, "the SSH handshake")
         let raw = library.raw
-        perform({ libssh2_session_handshake(raw, LibSSH2Session.unusedDescriptor) }) { [unowned self] result in
-            handshakeEnded(result)
-        }
+        perform(
+            { libssh2_session_handshake(raw, LibSSH2Session.unusedDescriptor) },
+            then: { [unowned self] in handshakeEnded($0) }
+        )
     }
 
     private func handshakeEnded(_ result: Int32) {

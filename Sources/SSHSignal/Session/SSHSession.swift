@@ -258,11 +258,13 @@ public final class SSHSession {
 
     /// What happened to the connection, in words: the server's own where it said something.
     func connectionLost(_ cause: StreamError?) -> SSHError {
-        if phase == .handshaking && library.serverVersion == nil {
+        if phase == .handshaking && library.serverVersion?.hasPrefix("SSH-") != true {
+            // sshd answers "Exceeded MaxStartups" or "Not allowed at this time" where its banner would be.
+            let said = library.serverVersion.map { "'\($0)'" } ?? cause?.message
             return SSHError(
                 .busy,
                 "\(lower.peerDescription) closed the connection before its SSH banner"
-                    + "\(cause.map { " (\($0))" } ?? ""): the server is busy (MaxStartups), refuses this address for a "
+                    + "\(said.map { " (\($0))" } ?? ""): the server is busy (MaxStartups), refuses this address for a "
                     + "while (PerSourcePenalties), or is no SSH server. Try again in a minute"
             )
         }
@@ -283,9 +285,11 @@ public final class SSHSession {
         let wasOpen = phase == .open
         let isOurs = error.code == .closed || error.code == .hostKeyRefused || error.code == .authenticationRefused
         if isOurs && !lowerEnded && lower.failure == nil {
-            let reason =
-                error.code == .hostKeyRefused ? SSH_DISCONNECT_HOST_KEY_NOT_VERIFIABLE : SSH_DISCONNECT_BY_APPLICATION
-            libssh2_session_disconnect_ex(library.raw, reason, "", "")
+            let (reason, text) =
+                error.code == .hostKeyRefused
+                ? (SSH_DISCONNECT_HOST_KEY_NOT_VERIFIABLE, "Host key verification failed")
+                : (SSH_DISCONNECT_BY_APPLICATION, "disconnected by user")
+            libssh2_session_disconnect_ex(library.raw, reason, text, "")
             flush()
         }
         phase = .ended

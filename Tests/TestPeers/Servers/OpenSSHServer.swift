@@ -41,8 +41,10 @@ public final class OpenSSHServer: Sendable {
         lines += [
             "AuthorizedKeysFile \(directory.path("authorized_keys"))", "PasswordAuthentication no",
             "KbdInteractiveAuthentication no", "PermitRootLogin prohibit-password", "AllowTcpForwarding yes",
-            "MaxStartups 100:30:200", "SetEnv HOME=\(directory.path("home"))",
+            "SetEnv HOME=\(directory.path("home"))",
         ]
+        // The one keyword whose last line wins.
+        if !configuration.contains(where: { $0.hasPrefix("MaxStartups") }) { lines.append("MaxStartups 100:30:200") }
         if sftp { lines.append("Subsystem sftp internal-sftp") }
         let file = try directory.write("sshd_config", lines.joined(separator: "\n") + "\n")
         // Debian's sshd wants its privilege separation directory, which the service would make.
@@ -103,6 +105,14 @@ public final class OpenSSHServer: Sendable {
     /// kernel's.
     public func killSessions() {
         for pid in sessionProcesses { kill(pid, SIGKILL) }
+    }
+
+    /// Kills sshd's own processes only: commands lose their connection and run on.
+    public func killConnections() {
+        for pid in sessionProcesses {
+            let name = try? String(contentsOfFile: "/proc/\(pid)/comm", encoding: .utf8)
+            if name == "sshd\n" { kill(pid, SIGKILL) }
+        }
     }
 
     public func stop() async {

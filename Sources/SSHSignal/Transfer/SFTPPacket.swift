@@ -1,0 +1,144 @@
+/// The part of SFTP version 3 (draft-ietf-secsh-filexfer-02, what OpenSSH speaks) that an upload needs.
+enum SFTPPacket {
+    enum Kind {
+        static let initialise: UInt8 = 1
+        static let version: UInt8 = 2
+        static let open: UInt8 = 3
+        static let close: UInt8 = 4
+        static let write: UInt8 = 6
+        static let fstat: UInt8 = 8
+        static let fsetstat: UInt8 = 10
+        static let remove: UInt8 = 13
+        static let status: UInt8 = 101
+        static let handle: UInt8 = 102
+        static let attributes: UInt8 = 105
+        static let extended: UInt8 = 200
+    }
+
+    private enum Flags {
+        static let writeCreateTruncate: UInt32 = 0x02 | 0x08 | 0x10
+        static let attributeSize: UInt32 = 0x01
+        static let attributePermissions: UInt32 = 0x04
+    }
+
+    static let posixRename = "posix-rename@openssh.com"
+
+    /// A message of the server.
+    enum Answer: Equatable {
+        case version(UInt32, extensions: Set<String>)
+        case status(id: UInt32, code: UInt32, message: String)
+        case handle(id: UInt32, [UInt8])
+        case size(id: UInt32, UInt64)
+    }
+
+    /// Decodes a message without its length; nil when it is malformed or not one of those that were asked for.
+    static func decode(_ bytes: some Collection<UInt8>) -> Answer? {
+        var reader = SSHWireReader(bytes)
+        guard let kind = reader.byte(), let id = reader.uint32() else { return nil }
+        switch kind {
+        case Kind.version:
+            var extensions: Set<String> = []
+            while let name = reader.text(), reader.string() != nil { extensions.insert(name) }
+            return .version(id, extensions: extensions)
+        case Kind.status:
+            guard let code = reader.uint32() else { return nil }
+            return .status(id: id, code: code, message: Printable.clean(reader.text() ?? ""))
+        case Kind.handle:
+            guard let handle = reader.string(), handle.count <= 256 else { return nil }
+            return .handle(id: id, Array(handle))
+        case Kind.attributes:
+            guard let flags = reader.uint32(), flags & Flags.attributeSize != 0, let size = reader.uint64() else {
+                return nil
+            }
+            return .size(id: id, size)
+        default: return nil
+        }
+    }
+
+    static func initialise() -> [UInt8] {
+        frame { writer in
+            writer.byte(Kind.initialise)
+            writer.uint32(3)
+        }
+    }
+
+    /// Creates the file, or empties it.
+    static func open(id: UInt32, path: String, permissions: UInt32) -> [UInt8] {
+        request(Kind.open, id) { writer in
+            writer.string(path)
+            writer.uint32(Flags.writeCreateTruncate)
+            writer.uint32(Flags.attributePermissions)
+            writer.uint32(permissions)
+        }
+    }
+
+    /// What precedes `count` bytes of data in a write.
+    static func writeHeader(id: UInt32, handle: [UInt8], offset: UInt64, count: Int) -> [UInt8] {
+        var writer = SSHWireWriter()
+        writer.uint32(UInt32(1 + 4 + 4 + handle.count + 8 + 4 + count))
+        writer.byte(Kind.write)
+        writer.uint32(id)
+        writer.string(handle)
+        writer.uint64(offset)
+        writer.uint32(UInt32(count))
+        return writer.bytes
+    }
+
+    /// Sets the permissions, which ``open(id:path:permissions:)`` leaves to the server's umask.
+    static func setPermissions(id: UInt32, handle: [UInt8], permissions: UInt32) -> [UInt8] {
+        request(Kind.fsetstat, id) { writer in
+            writer.string(handle)
+            writer.uint32(Flags.attributePermissions)
+            writer.uint32(permissions)
+        }
+    }
+
+    static func status(id: UInt32, handle: [UInt8]) -> [UInt8] {
+        request(Kind.fstat, id) { $0.string(handle) }
+    }
+
+    static func close(id: UInt32, handle: [UInt8]) -> [UInt8] {
+        request(Kind.close, id) { $0.string(handle) }
+    }
+
+    static func remove(id: UInt32, path: String) -> [UInt8] {
+        request(Kind.remove, id) { $0.string(path) }
+    }
+
+    /// An atomic replacement, where the server announces it; SFTP's own rename refuses to replace.
+    static func rename(id: UInt32, from: String, to: String) -> [UInt8] {
+        request(Kind.extended, id) { writer in
+            writer.string(posixRename)
+            writer.string(from)
+            writer.string(to)
+        }
+    }
+
+    /// What a status code means.
+    static func describe(_ code: UInt32, _ message: String) -> String {
+        switch code {
+        case 2: "no such file or directory"
+        case 3: "permission denied"
+        case 4:
+            "\(message.isEmpty ? "failure" : message) (SFTP does not say why: most often the disk is full or read-only)"
+        case 8: "operation not supported"
+        default: message.isEmpty ? "SFTP error \(code)" : message
+        }
+    }
+
+    private static func request(_ kind: UInt8, _ id: UInt32, _ body: (inout SSHWireWriter) -> Void) -> [UInt8] {
+        frame { writer in
+            writer.byte(kind)
+            writer.uint32(id)
+            body(&writer)
+        }
+    }
+
+    private static func frame(_ body: (inout SSHWireWriter) -> Void) -> [UInt8] {
+        var inner = SSHWireWriter()
+        body(&inner)
+        var outer = SSHWireWriter()
+        outer.string(inner.bytes)
+        return outer.bytes
+    }
+}

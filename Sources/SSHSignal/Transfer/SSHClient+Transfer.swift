@@ -1,0 +1,135 @@
+import Streams
+
+/// How a file gets to the server.
+public enum UploadMethod: Hashable, Sendable {
+    /// SFTP where the server has it, otherwise `cat`.
+    case automatic
+    /// The server's `sftp` subsystem.
+    case sftp
+    /// `cat > FILE` in the account's shell, for servers without SFTP (dropbear). Needs `sh`, `wc`, `chmod` and `mv`.
+    case cat
+}
+
+extension SSHClient {
+    /// Copies `source` to `path` on the server: first under a part name, then, once the server has counted as many bytes as
+    /// were sent, renamed over what was there. A reader of `path` sees the old file or the new one; an upload that was cut
+    /// leaves the part only. A failed write (a full disk) removes it.
+    ///
+    /// - Parameters:
+    ///   - partPath: In the same file system as `path`; `path` with ".part" by default.
+    ///   - permissions: Of the new file, `0o000...0o7777`. Nobody else can read the part while it is written, whatever they
+    ///     are.
+    ///   - progress: Bytes that the server has (SFTP) or that were sent (`cat`), and the total. Called on the event loop.
+    /// - Returns: How it was sent: never ``UploadMethod/automatic``.
+    @discardableResult
+    public func upload(
+        _ source: UploadSource,
+        to path: String,
+        partPath: String? = nil,
+        permissions: UInt32 = 0o600,
+        method: UploadMethod = .automatic,
+        progress: (@Sendable (UInt64, UInt64) -> Void)? = nil
+    ) async throws(SSHError) -> UploadMethod {
+        let part = partPath ?? path + ".part"
+        if method != .cat {
+            switch try await sendBySFTP(source, part, path, permissions, progress) {
+            case .done: return .sftp
+            case .renameOtherwise:
+                let move = "mv -f -- \(shellQuoted(part)) \(shellQuoted(path))"
+                try Self.check(try await run(move), "renaming \(part) to \(path)")
+                return .sftp
+            case .unavailable:
+                if method == .sftp {
+                    throw SSHError(.requestDenied, "the server has no SFTP (no Subsystem sftp in its sshd_config)")
+                }
+            }
+        }
+        try await sendByCat(source, part, path, permissions, progress)
+        return .cat
+    }
+
+    /// Reads a file of the server, at most `limit` bytes.
+    public func download(_ path: String, limit: Int = 1 << 20) async throws(SSHError) -> [UInt8] {
+        let size = try await run("wc -c < \(shellQuoted(path))")
+        try Self.check(size, "reading \(path)")
+        let result = try await run("cat < \(shellQuoted(path))", outputLimit: limit)
+        try Self.check(result, "reading \(path)")
+        guard Int(size.text.filter { !$0.isWhitespace }) == result.output.count else {
+            throw SSHError(
+                .transferFailed,
+                "\(path): got \(result.output.count) bytes of \(Printable.clean(size.text))"
+            )
+        }
+        return result.output
+    }
+
+    private func sendBySFTP(
+        _ source: UploadSource,
+        _ part: String,
+        _ path: String,
+        _ permissions: UInt32,
+        _ progress: (@Sendable (UInt64, UInt64) -> Void)?
+    ) async throws(SSHError) -> SFTPUpload.Outcome {
+        try await perform { (session, completion: @escaping (Result<SFTPUpload.Outcome, SSHError>) -> Void) in
+            do throws(SSHError) {
+                let reader = try source.open()
+                let state = SFTPUploadState(size: reader.size, part: part, target: path, permissions: permissions)
+                SFTPUpload.start(on: session, reader, state, progress: progress, completion: completion)
+            } catch {
+                completion(.failure(error))
+            }
+        }
+    }
+
+    private func sendByCat(
+        _ source: UploadSource,
+        _ part: String,
+        _ path: String,
+        _ permissions: UInt32,
+        _ progress: (@Sendable (UInt64, UInt64) -> Void)?
+    ) async throws(SSHError) {
+        let result = try await perform {
+            (session, completion: @escaping (Result<SSHCommandResult, SSHError>) -> Void) in
+            do throws(SSHError) {
+                let reader = try source.open()
+                CommandRun.start(
+                    Self.catCommand(part: part, path: path, size: reader.size, permissions: permissions),
+                    on: session,
+                    input: reader,
+                    outputLimit: 64 << 10,
+                    timeout: nil,
+                    progress: progress,
+                    completion: completion
+                )
+            } catch {
+                completion(.failure(error))
+            }
+        }
+        try Self.check(result, "uploading to \(path)")
+        // libssh2 cannot tell a missing exit status from 0.
+        guard result.text.contains("upload complete") else {
+            throw SSHError(
+                .transferFailed,
+                "uploading to \(path): the server's shell did not confirm it: \(Printable.clean(result.text))"
+            )
+        }
+    }
+
+    /// A connection that is cut looks to `cat` like the end of the file: only the count decides whether the part is renamed.
+    static func catCommand(part: String, path: String, size: UInt64, permissions: UInt32) -> String {
+        let (part, path) = (shellQuoted(part), shellQuoted(path))
+        let script = """
+            umask 077; cat > \(part) || { rm -f \(part); exit 71; }; n=$(wc -c < \(part)); \
+            [ "$n" -eq \(size) ] || { echo "received $n of \(size) bytes" >&2; exit 72; }; \
+            chmod \(String(permissions, radix: 8)) \(part) && mv -f \(part) \(path) && echo upload complete
+            """
+        // Whatever the login shell is, sh runs it.
+        return "exec sh -c \(shellQuoted(script))"
+    }
+
+    private static func check(_ result: SSHCommandResult, _ what: String) throws(SSHError) {
+        guard !result.exit.isSuccess else { return }
+        let said = result.standardErrorText.isEmpty ? "" : ": \(result.standardErrorText)"
+        throw SSHError(.transferFailed, "\(what) failed (\(result.exit))\(said)")
+    }
+}
