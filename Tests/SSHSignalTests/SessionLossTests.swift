@@ -67,7 +67,8 @@ import Testing
     @Test func aConnectionCutAtEveryStep() async throws {
         let server = try await OpenSSHServer()
         let loop = testLoops.next()
-        let total = try await runOverHostile(server, loop) { _ in }
+        // A signature or a padding may be a few bytes shorter the next time: the last bytes are left out.
+        let total = try await runOverHostile(server, loop) { _ in } - 200
         var failures: [SSHError.Code: Int] = [:]
         for kind in [HostileStream.Behavior.Cut.Kind.reset, .end] {
             for position in stride(from: 0, to: total, by: max(1, total / 25)) {
