@@ -33,17 +33,24 @@ struct AgentInstaller: Sendable {
             why=$(mkdir -p "$root" 2>&1) || refuse "$root cannot be made: $why"
             tries=0
             until mkdir "$lock" 2>/dev/null; do
-              # A directory without its owner's name may have been made just now.
+              # A directory without its owner's name may have been made just now, and an owner whose connection was cut may be
+              # about to notice: both get some seconds.
               pid= ; theirs= ; since=
               read -r pid theirs since <"$lock/owner" 2>/dev/null
-              if [ -n "$pid" ] && [ "$theirs" = "$boot" ] && [ -d "/proc/$pid" ]; then
+              alive=
+              [ -n "$pid" ] && [ "$theirs" = "$boot" ] && [ -d "/proc/$pid" ] && alive=1
+              if [ $tries -lt 3 ] && { [ -z "$pid" ] || [ -n "$alive" ]; }; then
+                tries=$((tries+1))
+                sleep 1
+                continue
+              fi
+              if [ -n "$alive" ]; then
                 refuse "another bootstrap (process $pid on the device, since $(( ($(date +%s) - ${since:-0}) / 60 )) min) is installing there; try again when it is done"
               fi
-              [ -n "$pid" ] || [ $tries -ge 2 ] || { tries=$((tries+1)); sleep 1; continue; }
               # Only one of several gets to move it away.
               mv "$lock" "$lock.stale.$$" 2>/dev/null && rm -rf "$lock.stale.$$" && echo "stale=1"
               tries=$((tries+1))
-              [ $tries -lt 5 ] || refuse "$lock cannot be removed; remove it by hand"
+              [ $tries -lt 8 ] || refuse "$lock cannot be removed; remove it by hand"
             done
             echo "$$ $boot $(date +%s)" >"$lock/owner" || { rm -rf "$lock"; refuse "$lock cannot be written"; }
             for f in "$root"/*/bootstrap.part.*; do

@@ -47,8 +47,9 @@ final class RemoteShell: Sendable {
     /// - Parameter step: for errors: "probe".
     func run(_ script: String, step: String, timeout: Duration = .seconds(30)) async throws -> Output {
         let nonce = Self.nonce()
+        // A shell that is gone does not take the script; why it is gone stands in what it said, which is read all the same.
         return try await channel.withDeadline(timeout, "\(name): \(step)") {
-            try await channel.write(Self.block(script, nonce: nonce))
+            try? await channel.write(Self.block(script, nonce: nonce))
             var reader = Reader(nonce: nonce)
             return try await receive(&reader, until: { $0.output() }, step: step)
         }
@@ -70,7 +71,7 @@ final class RemoteShell: Sendable {
         let patience = Duration.seconds(60)
         var reader = Reader(nonce: nonce)
         let early = try await channel.withDeadline(patience, "\(name): \(step)") {
-            try await channel.write(Self.block(script, nonce: nonce, readsInput: true))
+            try? await channel.write(Self.block(script, nonce: nonce, readsInput: true))
             return try await receive(&reader, until: { $0.isReady ? .some(nil) : $0.output().map { $0 } }, step: step)
         }
         if let early { return early }

@@ -1,0 +1,186 @@
+import Foundation
+import Synchronization
+import TestPeers
+import Testing
+
+@testable import SSHSignal
+
+/// `/bin/true` plays the agent: it is a program, and `true --version` succeeds. `false --version` does not.
+@Suite struct AgentInstallerTests {
+    let base = TemporaryDirectory()
+
+    private func agent(_ path: String = "/bin/true") throws -> AgentBinary { try AgentBinary(path: path) }
+
+    private func plan(_ agent: AgentBinary, base: String? = nil) throws -> InstallationPlan {
+        var plan = try InstallationPlan(
+            ProbeTests.facts(["base.0=\(base ?? self.base.path)", "arch=\(agent.architecture)"]),
+            agent: agent
+        )
+        plan.root = (base ?? self.base.path) + "/bootstrap"
+        return plan
+    }
+
+    /// One visit: lock, install, unlock by the shell's end.
+    private func install(
+        _ agent: AgentBinary,
+        over channel: any RemoteChannel,
+        base: String? = nil
+    ) async throws -> Bool {
+        defer { channel.close() }
+        let installer = AgentInstaller(shell: RemoteShell(channel, name: "dev"), plan: try plan(agent, base: base))
+        let recovered = try await installer.lock()
+        try await installer.install(agent) { _, _ in }
+        return recovered
+    }
+
+    private func shell(_ kind: FarShell = .dash, setup: String = "") throws -> LocalChannel {
+        try LocalChannel.shell(kind.command, home: base.path, setup: setup)
+    }
+
+    private func expectInstalled(_ agent: AgentBinary) throws {
+        let release = base.path("bootstrap/\(agent.release)")
+        let file = release + "/bootstrap"
+        #expect(try Checksum.of(Array(Data(contentsOf: URL(fileURLWithPath: file)))) == agent.sha256)
+        var status = stat()
+        stat(file, &status)
+        #expect(status.st_mode & 0o777 == 0o755)
+        #expect(try FileManager.default.contentsOfDirectory(atPath: release) == ["bootstrap"], "no part is left")
+        #expect(
+            try FileManager.default.destinationOfSymbolicLink(atPath: base.path("bootstrap/current")) == agent.release
+        )
+    }
+
+    private func parts() -> [String] {
+        (try? FileManager.default.subpathsOfDirectory(atPath: base.path))?.filter { $0.contains(".part.") } ?? []
+    }
+
+    private func error(_ body: () async throws -> Void) async -> SignalError? {
+        await #expect(throws: SignalError.self) { try await body() }
+    }
+
+    @Test(arguments: FarShell.allCases)
+    func installsAndUpgrades(kind: FarShell) async throws {
+        let first = try agent()
+        #expect(try await install(first, over: shell(kind)) == false)
+        try expectInstalled(first)
+        // Another release beside it; the old one stays for going back.
+        let second = try agent("/bin/uname")
+        #expect(
+            try await install(second, over: shell(kind)) == true,
+            "the first visit ended without taking its lock away"
+        )
+        try expectInstalled(second)
+        #expect(FileManager.default.fileExists(atPath: base.path("bootstrap/\(first.release)/bootstrap")))
+        let left = try FileManager.default.contentsOfDirectory(atPath: base.path("bootstrap")).filter {
+            $0.hasPrefix(".lock.")
+        }
+        #expect(left == [])
+    }
+
+    @Test func uploadCutInTheMiddleIsRecovered() async throws {
+        let agent = try agent()
+        for cut in [2500, 10_000, agent.size] {
+            let channel = CutChannel(try shell(), sendLimit: cut)
+            await #expect(throws: (any Error).self) { _ = try await install(agent, over: channel) }
+            #expect(!FileManager.default.fileExists(atPath: base.path("bootstrap/\(agent.release)/bootstrap")))
+            #expect(!FileManager.default.fileExists(atPath: base.path("bootstrap/current")))
+        }
+        // What a machine that lost its power leaves: a part, and the lock of an earlier boot.
+        try base.write("bootstrap/\(agent.release)/bootstrap.part.dead", "half")
+        try base.write("bootstrap/.lock/owner", "1 00000000-0000-0000-0000-000000000000 0\n")
+        #expect(try await install(agent, over: shell()) == true)
+        try expectInstalled(agent)
+        #expect(parts() == [])
+    }
+
+    @Test func changedBytesAreFound() async throws {
+        final class Corrupting: RemoteChannel {
+            let lower: LocalChannel
+            let seen = Atomic(0)
+            init(_ lower: LocalChannel) { self.lower = lower }
+            func read() async throws -> [UInt8]? { try await lower.read() }
+            func write(_ bytes: [UInt8]) async throws {
+                var bytes = bytes
+                // The first two writes are scripts.
+                if seen.wrappingAdd(1, ordering: .relaxed).oldValue >= 2 { bytes[bytes.count / 2] ^= 1 }
+                try await lower.write(bytes)
+            }
+            func finish() async { await lower.finish() }
+            func close() { lower.close() }
+            func standardErrorText() async -> String { await lower.standardErrorText() }
+        }
+        let agent = try agent()
+        let error = await error { _ = try await install(agent, over: Corrupting(try shell())) }
+        #expect(error?.message.contains("differs from what was sent") == true, "\(error?.message ?? "")")
+        #expect(parts() == [])
+        #expect(!FileManager.default.fileExists(atPath: base.path("bootstrap/current")))
+    }
+
+    @Test func agentThatDoesNotRunIsNotPutInPlace() async throws {
+        let good = try agent()
+        _ = try await install(good, over: shell())
+        let bad = try agent("/bin/false")
+        let error = await error { _ = try await install(bad, over: try shell()) }
+        #expect(error?.message.contains("the agent does not run there (status 1)") == true, "\(error?.message ?? "")")
+        try expectInstalled(good)
+        #expect(!FileManager.default.fileExists(atPath: base.path("bootstrap/\(bad.release)")))
+    }
+
+    @Test func fullDiskIsSaidAndCleanedUp() async throws {
+        let agent = try agent()
+        let mount = try base.makeDirectory("small")
+        for kind in FarShell.allCases {
+            let channel = try shell(kind, setup: "mount -t tmpfs -o size=16k tmpfs \(mount)")
+            let error = await error {
+                defer { channel.close() }
+                let shell = RemoteShell(channel, name: "dev")
+                let installer = AgentInstaller(shell: shell, plan: try plan(agent, base: mount))
+                _ = try await installer.lock()
+                try await installer.install(agent) { _, _ in }
+            }
+            #expect(
+                error?.message.contains("of \(agent.size) bytes arrived or could be written") == true,
+                "\(error?.message ?? "")"
+            )
+            #expect(error?.message.contains("KiB") == true)
+        }
+    }
+
+    @Test func readOnlyIsSaid() async throws {
+        let agent = try agent()
+        let channel = try shell(setup: "mount --bind \(base.path) \(base.path); mount -o remount,ro,bind \(base.path)")
+        let error = await error { _ = try await install(agent, over: channel) }
+        #expect(error?.message.contains("Read-only file system") == true, "\(error?.message ?? "")")
+    }
+
+    @Test func secondInstallerIsToldWhoHasTheLock() async throws {
+        let agent = try agent()
+        let first = try shell()
+        defer { first.close() }
+        let holder = AgentInstaller(shell: RemoteShell(first, name: "dev"), plan: try plan(agent))
+        #expect(try await holder.lock() == false)
+        let error = await error { _ = try await install(agent, over: try shell()) }
+        #expect(
+            error?.message.contains("another bootstrap (process \(first.process.pid)") == true,
+            "\(error?.message ?? "")"
+        )
+        // It gives way once its shell is gone.
+        first.close()
+        try await eventually("the first shell ends") { !first.process.isRunning }
+        #expect(try await install(agent, over: shell()) == true)
+        try expectInstalled(agent)
+    }
+
+    @Test func presentReleaseIsMadeCurrentAgain() async throws {
+        let agent = try agent()
+        _ = try await install(agent, over: shell())
+        try FileManager.default.removeItem(atPath: base.path("bootstrap/current"))
+        try FileManager.default.createSymbolicLink(atPath: base.path("bootstrap/current"), withDestinationPath: "gone")
+        for kind in FarShell.allCases {
+            let channel = try shell(kind)
+            defer { channel.close() }
+            try await AgentInstaller(shell: RemoteShell(channel, name: "dev"), plan: try plan(agent)).activate()
+            try expectInstalled(agent)
+        }
+    }
+}

@@ -1,0 +1,338 @@
+import Foundation
+import MeshIdentity
+import Synchronization
+import TestPeers
+import Testing
+
+@testable import SSHSignal
+
+/// A device on this machine: a directory, the real agent's `signal`, and the real node that it starts.
+final class LocalDevice: Sendable {
+    let directory = TemporaryDirectory()
+    var state: String { directory.path("state") }
+    let trustDomain: TrustDomain
+    let ca: EmbeddedCA
+    let id: SPIFFEID
+
+    init() throws {
+        trustDomain = try TrustDomain("test.example")
+        ca = try EmbeddedCA.create(directory: directory.path("ca"), trustDomain: trustDomain)
+        id = try SPIFFEID(trustDomain: trustDomain, namespace: "default", name: "dev")
+    }
+
+    deinit { Self.stopNode(state: state) }
+
+    /// Ends the node that runs there. It is no child of the tests: only its process number is known.
+    static func stopNode(state: String) {
+        guard let text = try? String(contentsOfFile: state + "/node.pid", encoding: .utf8),
+            let process = Int32(text.trimmingCharacters(in: .whitespacesAndNewlines)),
+            let commandLine = try? String(contentsOfFile: "/proc/\(process)/cmdline", encoding: .utf8),
+            commandLine.contains(state)
+        else { return }
+        kill(process, SIGKILL)
+    }
+
+    func startSignal() throws -> LocalChannel {
+        try LocalChannel(TestTools.bootstrap, ["signal", "--state", state])
+    }
+
+    var nodeProcess: String? { try? directory.read("state/node.pid") }
+
+    /// The credential as any reader finds it; nil where there is none yet.
+    func credential() throws -> Credential? {
+        do {
+            return try CredentialDirectory(state + "/identity").load()
+        } catch let error where error.code == .notFound {
+            return nil
+        }
+    }
+
+    func conversation(
+        over channel: any RemoteChannel,
+        clock: @escaping @Sendable () -> Int64 = EnrollmentService.systemClock
+    ) -> EnrollmentConversation {
+        EnrollmentConversation(
+            channel: channel,
+            name: "dev",
+            id: id,
+            issuer: ca,
+            issuance: IssuanceOptions(),
+            clock: clock,
+            warn: { _ in }
+        )
+    }
+
+    func order(ports: [UInt16] = [22]) -> EnrollmentOperator.Purpose {
+        .enroll(.init(id: id.description, node: .init(bind: "127.0.0.1", port: 0, allowPorts: ports)))
+    }
+}
+
+@Suite struct EnrollmentServiceTests {
+    private func error(_ body: () async throws -> Void) async -> SignalError? {
+        await #expect(throws: SignalError.self) { try await body() }
+    }
+
+    @Test func enrolsRenewsAndReports() async throws {
+        let device = try LocalDevice()
+        let (ack, certificate) = try await device.conversation(over: device.startSignal()).run(device.order())
+        #expect(ack.node == "started")
+        #expect(ack.unchanged == [])
+        #expect(ack.hbone == [ack.listener])
+        let first = try #require(try device.credential())
+        #expect(first.id == device.id)
+        #expect(first.notAfter == certificate.notAfter)
+        #expect(NodeProcess.accepts(ack.listener))
+        var status = stat()
+        stat(device.state, &status)
+        #expect(status.st_mode & 0o777 == 0o700)
+        for file in ["node.log", "node.ready"] {
+            stat(device.state + "/" + file, &status)
+            #expect(status.st_mode & 0o777 == 0o600)
+        }
+        stat(device.state + "/identity/key.pem", &status)
+        #expect(status.st_mode & 0o777 == 0o600)
+
+        // Again: a new certificate and key, the same node.
+        let process = device.nodeProcess
+        let (again, _) = try await device.conversation(over: device.startSignal()).run(device.order())
+        #expect(again.node == "running")
+        #expect(again.unchanged == ["configuration", "node"])
+        #expect(again.listener == ack.listener)
+        #expect(device.nodeProcess == process)
+        let second = try #require(try device.credential())
+        #expect(second.leaf.serialNumber != first.leaf.serialNumber)
+
+        // Another configuration: another process.
+        let (changed, _) = try await device.conversation(over: device.startSignal()).run(device.order(ports: [22, 80]))
+        #expect(changed.node == "restarted")
+        #expect(device.nodeProcess != process)
+        #expect(try device.directory.read("state/node.yaml").contains("ports: [22, 80]"))
+
+        // A renewal needs no order.
+        let (renewed, _) = try await device.conversation(over: device.startSignal()).run(
+            .renew(id: device.id.description)
+        )
+        #expect(renewed.node == "running")
+        #expect(renewed.id == device.id.description)
+
+        // A node that died is started again.
+        LocalDevice.stopNode(state: device.state)
+        let (revived, _) = try await device.conversation(over: device.startSignal()).run(device.order(ports: [22, 80]))
+        #expect(revived.node == "started")
+    }
+
+    /// Wherever the channel is cut, the credential is the old one or the new one, and the next enrolment works.
+    @Test func cutAtEveryStepLeavesTheOldCredentialOrTheNewOne() async throws {
+        let device = try LocalDevice()
+        // Frames in each direction: device: hello, csr, ack; operator: hello and enroll, certificate, bye.
+        let complete = CutChannel(try device.startSignal())
+        _ = try await device.conversation(over: complete).run(device.order())
+        var last = try #require(try device.credential())
+        // In the middle of each frame, and around each end of one.
+        var cuts: [(send: Int, receive: Int)] = []
+        for part in 0...10 {
+            cuts.append((complete.sent * part / 10, .max))
+            cuts.append((.max, complete.received * part / 10))
+        }
+        var replaced = 0
+        for (send, receive) in cuts {
+            let channel = CutChannel(try device.startSignal(), sendLimit: send, receiveLimit: receive)
+            let outcome = await Result { try await device.conversation(over: channel).run(device.order()) }
+            let process = channel
+            withExtendedLifetime(process) {}
+            // The device finishes what it does; only then it can be looked at.
+            try await device.settled()
+            let now = try #require(try device.credential(), "the credential is gone after a cut at \(send)/\(receive)")
+            #expect(now.id == device.id)
+            if case .success = outcome { #expect(now.leaf.serialNumber != last.leaf.serialNumber) }
+            if now.leaf.serialNumber != last.leaf.serialNumber { replaced += 1 }
+            last = now
+            let versions = try FileManager.default.contentsOfDirectory(atPath: device.state + "/identity")
+                .filter { $0.hasPrefix("..version-") }
+            #expect(versions.count == 1, "a key that was not used is left behind after a cut at \(send)/\(receive)")
+        }
+        #expect(replaced > 0 && replaced < cuts.count, "the cuts were all before, or all after the change")
+        let (ack, _) = try await device.conversation(over: device.startSignal()).run(device.order())
+        #expect(ack.node == "running")
+    }
+
+    @Test func firstEnrolmentThatIsCutLeavesNothingHalf() async throws {
+        for cut in [50, 400, 900] {
+            let device = try LocalDevice()
+            let channel = CutChannel(try device.startSignal(), sendLimit: cut)
+            await #expect(throws: (any Error).self) {
+                _ = try await device.conversation(over: channel).run(device.order())
+            }
+            try await device.settled()
+            #expect(try device.credential() == nil)
+            #expect(device.nodeProcess == nil)
+            _ = try await device.conversation(over: device.startSignal()).run(device.order())
+            #expect(try device.credential() != nil)
+        }
+    }
+
+    @Test(arguments: [-3, 3])
+    func clockThatIsDaysOffIsSaid(days: Int64) async throws {
+        let device = try LocalDevice()
+        let clock: @Sendable () -> Int64 = { EnrollmentService.systemClock() + days * 86_400_000 }
+        let error = await error {
+            _ = try await device.conversation(over: try device.startSignal(), clock: clock).run(device.order())
+        }
+        #expect(error?.code == .clock)
+        let text = "device clock is \(days > 0 ? "3 d 0 h behind" : "2 d 23 h ahead")"
+        let other = "device clock is \(days > 0 ? "2 d 23 h behind" : "3 d 0 h ahead")"
+        #expect(
+            error?.message.contains(text) == true || error?.message.contains(other) == true,
+            "\(error?.message ?? "")"
+        )
+        #expect(try device.credential() == nil)
+    }
+
+    @Test func certificateThatIsNotForTheKeyIsRefused() async throws {
+        struct WrongKey: CertificateIssuer {
+            let ca: EmbeddedCA
+            func issue(
+                _ request: CertificateRequest,
+                id: SPIFFEID,
+                options: IssuanceOptions
+            ) async throws(IdentityError) -> IssuedCertificate {
+                try ca.issue(
+                    try CertificateRequest.create(key: PrivateKey.generate(), id: id),
+                    id: id,
+                    options: options
+                )
+            }
+        }
+        let device = try LocalDevice()
+        var conversation = device.conversation(over: try device.startSignal())
+        conversation = EnrollmentConversation(
+            channel: conversation.channel,
+            name: "dev",
+            id: device.id,
+            issuer: WrongKey(ca: device.ca),
+            issuance: IssuanceOptions(),
+            clock: EnrollmentService.systemClock,
+            warn: { _ in }
+        )
+        let error = await error { _ = try await conversation.run(device.order()) }
+        #expect(error?.code == .credential, "\(error?.message ?? "")")
+        try await device.settled()
+        #expect(try device.credential() == nil)
+    }
+
+    @Test func nodeThatDoesNotComeUpIsReportedWithItsLog() async throws {
+        let device = try LocalDevice()
+        let taken = try LoopbackPort()
+        let order = EnrollmentOperator.Purpose.enroll(
+            .init(id: device.id.description, node: .init(bind: "127.0.0.1", port: taken.port))
+        )
+        let error = await error { _ = try await device.conversation(over: try device.startSignal()).run(order) }
+        #expect(error?.code == .node)
+        #expect(error?.isFromPeer == true)
+        #expect(error?.message.contains("the node ended at once") == true, "\(error?.message ?? "")")
+        #expect(error?.message.contains("\(taken.port)") == true, "\(error?.message ?? "")")
+        #expect(try device.credential() != nil, "the credential was stored before")
+        #expect(device.nodeProcess == nil)
+    }
+
+    @Test func secondOperatorIsTold() async throws {
+        let device = try LocalDevice()
+        // Holds the lock as an enrolment that is under way does.
+        try FileManager.default.createDirectory(atPath: device.state, withIntermediateDirectories: true)
+        let lock = try FileLock(directory: device.state, patience: .zero)
+        let error = await error {
+            _ = try await device.conversation(over: try device.startSignal()).run(device.order())
+        }
+        withExtendedLifetime(lock) {}
+        #expect(error?.code == .refused)
+        #expect(error?.message.contains("another enrolment") == true)
+    }
+
+    /// What is wrong with a message is told to the one who sent it, and nothing was made.
+    @Test(
+        arguments: [
+            ([0x00, 0x20, 0x00, 0x00], "too-long"), (Sample.frame("[]"), "malformed"),
+            (Sample.frame("{\"type\":\"csr\"}"), "malformed"),
+            (Sample.frame("{\"type\":\"bye\"}"), "unexpected"), (Sample.frame("nonsense"), "malformed"),
+        ] as [([UInt8], String)]
+    )
+    func badMessages(frame: [UInt8], code: String) async throws {
+        let device = try LocalDevice()
+        let channel = try device.startSignal()
+        try await channel.write(frame)
+        var decoder = SignalFrameDecoder()
+        var messages: [SignalMessage] = []
+        while let bytes = try await channel.read() {
+            decoder.append(bytes)
+            while let message = try decoder.next() { messages.append(message) }
+        }
+        #expect(messages.first?.type == "hello")
+        guard case .error(let failure) = messages.last else {
+            Issue.record("there is no error message: \(messages)")
+            return
+        }
+        #expect(failure.code == code)
+        #expect(try await channel.process.exit() == .exited(1))
+        #expect(!FileManager.default.fileExists(atPath: device.state))
+    }
+
+    @Test func inputThatEndsInsideAMessage() async throws {
+        let device = try LocalDevice()
+        let channel = try device.startSignal()
+        try await channel.write([0, 0, 1])
+        await channel.finish()
+        #expect(try await channel.process.exit() == .exited(1))
+        #expect(await channel.standardErrorText().contains("inside a message"))
+    }
+}
+
+extension LocalDevice {
+    /// Waits until no `signal` runs on this state any more: it holds the lock while it works.
+    func settled() async throws {
+        try await eventually("the device's signal process is done", within: .seconds(40)) {
+            let processes = try FileManager.default.contentsOfDirectory(atPath: "/proc").compactMap { Int32($0) }
+            return !processes.contains { process in
+                guard let line = try? String(contentsOfFile: "/proc/\(process)/cmdline", encoding: .utf8) else {
+                    return false
+                }
+                let words = line.split(separator: "\0")
+                return words.contains("signal") && words.contains(Substring(state))
+            }
+        }
+    }
+}
+
+/// A TCP port on which something else listens.
+final class LoopbackPort {
+    let port: UInt16
+    private let descriptor: Int32
+
+    init() throws {
+        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        self.descriptor = descriptor
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let bound = withUnsafeMutablePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { address in
+                bind(descriptor, address, length) == 0 && listen(descriptor, 1) == 0
+                    && getsockname(descriptor, address, &length) == 0
+            }
+        }
+        guard bound else { throw DeadlineExceeded("no port to listen on") }
+        port = UInt16(bigEndian: address.sin_port)
+    }
+
+    deinit { close(descriptor) }
+}
+
+extension Result where Failure == any Error {
+    init(_ body: () async throws -> Success) async {
+        do {
+            self = .success(try await body())
+        } catch {
+            self = .failure(error)
+        }
+    }
+}

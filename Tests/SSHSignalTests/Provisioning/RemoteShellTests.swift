@@ -1,0 +1,151 @@
+import Foundation
+import Synchronization
+import TestPeers
+import Testing
+
+@testable import SSHSignal
+
+@Suite struct RemoteShellTests {
+    let home = TemporaryDirectory()
+
+    private struct Bytes: UploadSequence {
+        var rest: [UInt8]
+        var pieceLength = 10_000
+
+        mutating func next() -> [UInt8]? {
+            guard !rest.isEmpty else { return nil }
+            defer { rest.removeFirst(min(pieceLength, rest.count)) }
+            return Array(rest.prefix(pieceLength))
+        }
+    }
+
+    private func error(_ body: () async throws -> Void) async -> SignalError? {
+        await #expect(throws: SignalError.self) { try await body() }
+    }
+
+    @Test(arguments: FarShell.allCases)
+    func blocksRunOneAfterTheOther(kind: FarShell) async throws {
+        let channel = try LocalChannel.shell(kind.command, home: home.path)
+        defer { channel.close() }
+        let shell = RemoteShell(channel, name: "dev")
+        let first = try await shell.run("echo a=1; echo 'b=2 = 3'; echo a=9; exit 3", step: "one")
+        #expect(first.status == 3)
+        #expect(first.values == ["a": "1", "b": "2 = 3"])
+        // A command that reads its input gets none of the conversation.
+        let second = try await shell.run("cat; wc -c; printf 'x\\033[31my\\n'", step: "two")
+        #expect(second.status == 0)
+        #expect(second.lines == ["0", "x?[31my"])
+    }
+
+    @Test(arguments: FarShell.allCases)
+    func uploadArrivesAsItWasSent(kind: FarShell) async throws {
+        let channel = try LocalChannel.shell(kind.command, home: home.path)
+        defer { channel.close() }
+        let shell = RemoteShell(channel, name: "dev")
+        // Text that would do harm, were it taken for commands, and every byte there is.
+        let payload =
+            Array("exit 1\n}\ntouch \(home.path)/harm\n".utf8)
+            + (0..<300_000).map { UInt8(truncatingIfNeeded: $0 &* 31) }
+        let progress = Mutex<[Int]>([])
+        let output = try await shell.run(
+            "echo \"$ready\"; head -c \(payload.count) >\(home.path)/file",
+            sending: Bytes(rest: payload),
+            step: "upload",
+            progress: { count in progress.withLock { $0.append(count) } }
+        )
+        #expect(output.status == 0)
+        #expect(Array(try Data(contentsOf: URL(fileURLWithPath: home.path("file")))) == payload)
+        #expect(progress.withLock { $0.last } == payload.count)
+        // The shell is still there for the next block, and nothing was run.
+        #expect(try await shell.run("echo on=1", step: "next").values == ["on": "1"])
+        #expect(!FileManager.default.fileExists(atPath: home.path("harm")))
+    }
+
+    @Test(arguments: FarShell.allCases)
+    func refusedUploadIsNeverRun(kind: FarShell) async throws {
+        let channel = try LocalChannel.shell(kind.command, home: home.path)
+        defer { channel.close() }
+        let shell = RemoteShell(channel, name: "dev")
+        let payload = Array(String(repeating: "touch \(home.path)/harm\n", count: 40_000).utf8)
+        // Reads a part, then gives up, as when the disk is full.
+        let output = try await shell.run(
+            "echo \"$ready\"; head -c 1000 >/dev/null; echo error=full; exit 1",
+            sending: Bytes(rest: payload),
+            step: "upload",
+            progress: { _ in }
+        )
+        #expect(output.status == 1)
+        #expect(output.values["error"] == "full")
+        try await eventually("the shell ends") { !channel.process.isRunning }
+        #expect(!FileManager.default.fileExists(atPath: home.path("harm")))
+    }
+
+    @Test func refusalBeforeTheUploadSendsNothing() async throws {
+        let channel = try LocalChannel.shell(["dash"], home: home.path)
+        defer { channel.close() }
+        let sent = Mutex(0)
+        let output = try await RemoteShell(channel, name: "dev").run(
+            "echo error=no; exit 1",
+            sending: Bytes(rest: [1, 2, 3]),
+            step: "upload",
+            progress: { count in sent.withLock { $0 = count } }
+        )
+        #expect(output.status == 1)
+        #expect(sent.withLock { $0 } == 0)
+    }
+
+    @Test func noiseBeforeTheShellIsSkipped() async throws {
+        let channel = try LocalChannel("sh", ["-c", "echo Welcome; printf 'no newline'; exec sh -s"])
+        defer { channel.close() }
+        #expect(try await RemoteShell(channel, name: "dev").run("echo a=1", step: "x").values == ["a": "1"])
+    }
+
+    @Test(arguments: [
+        (["cat"], "nothing"),
+        (["sh", "-c", "echo 'This account is \u{1B}[5mnot available.'; exit 1"], "This account is ?[5mnot available."),
+        (["sh", "-c", "echo denied >&2; exit 1"], "denied"),
+    ])
+    func noShell(command: [String], said: String) async throws {
+        let channel = try LocalChannel(command[0], Array(command.dropFirst()))
+        // An echo would go on for ever; it ends with its input.
+        let shell = RemoteShell(channel, name: "dev")
+        let error = await error {
+            if command == ["cat"] {
+                _ = try await shell.run("echo a", step: "x", timeout: .milliseconds(500))
+            } else {
+                _ = try await shell.run("echo a", step: "x")
+            }
+        }
+        if command == ["cat"] {
+            #expect(error?.code == .timedOut)
+        } else {
+            #expect(error?.code == .refused)
+            #expect(error?.message.contains("ForceCommand") == true)
+            #expect(error?.message.contains(said) == true, "\(error?.message ?? "")")
+        }
+    }
+
+    @Test func endlessOutputIsCut() async throws {
+        for command in ["yes", "sh"] {
+            let channel = try LocalChannel(command, command == "sh" ? ["-s"] : [])
+            let error = await error { _ = try await RemoteShell(channel, name: "dev").run("yes", step: "x") }
+            #expect(error?.code == .tooLong)
+            try await eventually("\(command) ends") { !channel.process.isRunning }
+        }
+    }
+
+    @Test func silenceIsCut() async throws {
+        let channel = try LocalChannel.shell(["dash"], home: home.path)
+        let error = await error {
+            _ = try await RemoteShell(channel, name: "dev").run("sleep 100", step: "probe", timeout: .milliseconds(300))
+        }
+        #expect(error?.code == .timedOut)
+        #expect(error?.message.contains("dev: probe") == true)
+    }
+
+    @Test func cutInABlockSaysSo() async throws {
+        let channel = try LocalChannel.shell(["dash"], home: home.path)
+        let error = await error { _ = try await RemoteShell(channel, name: "dev").run("kill -9 $$", step: "probe") }
+        #expect(error?.code == .truncated)
+    }
+}
