@@ -150,11 +150,12 @@ final class RemoteShell: Sendable {
         step: String
     ) async throws -> Result {
         while true {
-            if let result = try done(&reader) { return result }
+            let result = try done(&reader)
             guard reader.bytes.count <= (reader.hasBegun ? Self.outputLimit : Self.noiseLimit) else {
                 channel.close()
                 throw SignalError(.tooLong, "\(name): \(step): the far side prints without end")
             }
+            if let result { return result }
             guard let bytes = try await channel.read() else { throw await ended(reader, step: step) }
             reader.bytes += bytes
         }
