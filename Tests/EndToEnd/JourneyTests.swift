@@ -1,0 +1,95 @@
+import Foundation
+import TestPeers
+import Testing
+
+/// What the README promises, with the real binary and real servers.
+@Suite(.timeLimit(.minutes(5))) struct JourneyTests {
+    @Test func anSSHLoginBecomesAMeshTunnelThatFallsBackAndReturns() async throws {
+        let journey = try await Journey()
+        let backend = try EchoServer()
+        try await journey.makeAuthority()
+        let enrolled = try await journey.enroll(allow: backend.port)
+        #expect(enrolled.succeeded, "\(enrolled.standardOutput)\(enrolled.standardError)")
+        #expect(enrolled.standardOutput.contains("spiffe://journey.example/ns/default/sa/device1"))
+
+        let port = FreePort.next()
+        let connect = try journey.start(["connect", "device1", "-L", "\(port):localhost:\(backend.port)"])
+        _ = try await connect.standardOutput.line(containing: "path h2: ")
+        let identities = try await connect.standardOutput.line(containing: "identities: ")
+        #expect(identities.contains("local spiffe://journey.example/ns/default/sa/operator"))
+        #expect(identities.contains("peer spiffe://journey.example/ns/default/sa/device1"))
+        try await exchange(port, seed: 1)
+
+        let node = try #require(journey.node)
+        kill(node, SIGSTOP)
+        try await exchange(port, seed: 2)
+        _ = try await connect.standardOutput.line(containing: "path h2 → ")
+        kill(node, SIGCONT)
+        _ = try await connect.standardOutput.line(containing: "→ h2: h2 is back and stable", within: .seconds(60))
+        try await exchange(port, seed: 3)
+
+        connect.signal(SIGTERM)
+        #expect(try await connect.exit() == .exited(0))
+        await journey.stop()
+    }
+
+    @Test func enrollingAgainRenewsAndRestartsNothing() async throws {
+        let journey = try await Journey()
+        try await journey.makeAuthority()
+        #expect(try await journey.enroll(allow: 1).succeeded)
+        let node = journey.node
+        let again = try await journey.enroll(allow: 1)
+        #expect(again.succeeded, "\(again.standardError)")
+        #expect(node != nil && journey.node == node)
+        await journey.stop()
+    }
+
+    @Test func anExpiredCertificateIsRefusedAndSSHIsTheWayBackIn() async throws {
+        let journey = try await Journey()
+        let backend = try EchoServer()
+        try await journey.makeAuthority()
+        let enrolled = try await journey.enroll(allow: backend.port, extra: ["--ttl", "3s"])
+        #expect(enrolled.succeeded, "\(enrolled.standardError)")
+        let record = try journey.directory.read("home/.bootstrap/devices/device1.json")
+        let notAfter = try #require(
+            (try JSONSerialization.jsonObject(with: Data(record.utf8)) as? [String: Any])?["notAfter"] as? Double
+        )
+        try await eventually("the certificate has expired", within: .seconds(20)) {
+            Date().timeIntervalSince1970 > notAfter
+        }
+        let refused = try await journey.run(
+            ["connect", "device1", "-L", "0:localhost:\(backend.port)"]
+        )
+        #expect(refused.status == .exited(4), "\(refused.standardOutput)\(refused.standardError)")
+        #expect(refused.standardError.contains("expired"))
+
+        let repaired = try await journey.enroll(allow: backend.port)
+        #expect(repaired.succeeded, "\(repaired.standardError)")
+        let port = FreePort.next()
+        let connect = try journey.start(["connect", "device1", "-L", "\(port):localhost:\(backend.port)"])
+        _ = try await connect.standardOutput.line(containing: "path h2: ")
+        try await exchange(port, seed: 4)
+        await connect.stop()
+        await journey.stop()
+    }
+
+    @Test func aMachineThatIsNotEnrolledIsReachedByPlainSSH() async throws {
+        let journey = try await Journey()
+        let backend = try EchoServer()
+        let port = FreePort.next()
+        let connect = try journey.start(
+            ["connect", journey.destination, "-L", "\(port):localhost:\(backend.port)"] + journey.sshOptions
+        )
+        _ = try await connect.standardOutput.line(containing: "path ssh: ")
+        try await exchange(port, seed: 5)
+        await connect.stop()
+        await journey.stop()
+    }
+
+    private func exchange(_ port: UInt16, seed: UInt64) async throws {
+        let sent = Pattern.bytes(1_000_000, seed: seed)
+        let (received, ending) = try await TCPClient.exchange(port: port, sending: sent)
+        #expect(ending == .endOfStream)
+        #expect(received == sent)
+    }
+}
