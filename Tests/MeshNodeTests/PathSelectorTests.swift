@@ -104,14 +104,28 @@ import Testing
         #expect(pauses.allSatisfy { $0 <= 36 * second })
     }
 
-    @Test func failedAuthenticationIsFinalOnEveryPath() {
+    @Test func failedAuthenticationRefusesThePeerOnEveryPath() {
         var selector = PathSelector(transports: [.h2, .ssh])
         _ = selector.wanted(now: 0)
         _ = selector.tick(now: second)
         let error = StreamError(.authentication, "wrong identity")
         #expect(selector.wentDown(.h2, error, now: second) == [.refused(error)])
         #expect(selector.cameUp(.ssh, now: second).isEmpty, "no downgrade to a path that does not check")
-        #expect(selector.wanted(now: 2 * second) == [.refused(error)])
+        #expect(selector.wanted(now: 2 * second - 1) == [.refused(error)])
         #expect(selector.nextDeadline == nil)
+
+        // Asked again later, only the path that failed is tried, and only its success lifts the refusal.
+        #expect(selector.wanted(now: 2 * second) == [.connect(.h2)])
+        #expect(selector.tick(now: 4 * second).isEmpty)
+        #expect(selector.cameUp(.ssh, now: 4 * second).isEmpty)
+        #expect(
+            selector.wentDown(.h2, StreamError(.timedOut, "no answer"), now: 4 * second) == [.refused(error)],
+            "silence does not make the peer another one"
+        )
+        #expect(selector.wanted(now: 5 * second) == [.connect(.h2)])
+        #expect(
+            selector.cameUp(.h2, now: 6 * second) == [.use(.h2, instead: nil, reason: "first path that answered")]
+        )
+        #expect(selector.inUse == .h2)
     }
 }

@@ -13,7 +13,10 @@ import Streams
 ///
 /// At the start the best candidate gets a head start over the next one (RFC 8305); the first to come up is used at once.
 /// Later, a better one is taken only after it proved stable, and one that died is left at once. Probing for the better path
-/// never stops. A failed authentication is final for the peer on every path: fallback is for reachability only.
+/// never stops.
+///
+/// A failed authentication refuses the peer on every path: fallback is for reachability only. The refusal holds until the very
+/// path that failed has authenticated the peer after all (its certificate was renewed); no other path is tried meanwhile.
 struct PathSelector {
     struct Timing: Sendable {
         /// How long a candidate may try alone before the next one is tried too.
@@ -45,6 +48,13 @@ struct PathSelector {
         case waiting(until: UInt64)
     }
 
+    private struct Refusal {
+        var error: StreamError
+        var transport: Transport
+        /// Asking again and again is of no use to anybody.
+        var retryAt: UInt64
+    }
+
     struct Candidate {
         let transport: Transport
         var state = State.idle
@@ -54,7 +64,8 @@ struct PathSelector {
 
     private(set) var candidates: [Candidate]
     private(set) var inUse: Transport?
-    private(set) var refusal: StreamError?
+    /// The peer failed to prove who it is, on this path.
+    private var refusal: Refusal?
     private let timing: Timing
     /// Why the path before was left; becomes the reason of the next ``Action/use(_:instead:reason:)``.
     private var lost: (Transport, String)?
@@ -68,7 +79,7 @@ struct PathSelector {
 
     /// A stream is wanted: makes sure that something is being tried.
     mutating func wanted(now: UInt64) -> [Action] {
-        if let refusal { return [.refused(refusal)] }
+        if let refusal { return retry(refusal, now: now) }
         guard inUse == nil else { return [] }
         guard !candidates.contains(where: \.isTrying) else { return [] }
         // Nobody is trying: pauses are for background probing, not for somebody who waits.
@@ -77,7 +88,8 @@ struct PathSelector {
 
     /// A path finished its real handshake.
     mutating func cameUp(_ transport: Transport, now: UInt64) -> [Action] {
-        guard let index = index(of: transport), refusal == nil else { return [] }
+        guard let index = index(of: transport), refusal == nil || refusal?.transport == transport else { return [] }
+        refusal = nil
         candidates[index].state = .up(since: now)
         candidates[index].lastError = nil
         guard let current = inUse, let currentIndex = self.index(of: current) else {
@@ -89,12 +101,11 @@ struct PathSelector {
 
     /// A path could not be established, or was lost.
     mutating func wentDown(_ transport: Transport, _ error: StreamError, now: UInt64) -> [Action] {
-        guard let index = index(of: transport), refusal == nil else { return [] }
-        if error.code == .authentication {
-            refusal = error
-            inUse = nil
-            return [.refused(error)]
+        guard let index = index(of: transport) else { return [] }
+        if error.code == .authentication || refusal?.transport == transport {
+            return refuse(transport, error.code == .authentication ? error : refusal?.error ?? error, now: now)
         }
+        guard refusal == nil else { return [] }
         if case .up(let since) = candidates[index].state, now >= since &+ timing.trust.nanoseconds {
             candidates[index].failures = 0
         }
@@ -167,6 +178,20 @@ struct PathSelector {
     }
 
     // MARK: -
+
+    private mutating func refuse(_ transport: Transport, _ error: StreamError, now: UInt64) -> [Action] {
+        for index in candidates.indices { candidates[index].state = .idle }
+        refusal = Refusal(error: error, transport: transport, retryAt: now &+ timing.firstPause.nanoseconds)
+        inUse = nil
+        return [.refused(error)]
+    }
+
+    private mutating func retry(_ refusal: Refusal, now: UInt64) -> [Action] {
+        guard let index = index(of: refusal.transport), !candidates[index].isTrying else { return [] }
+        guard now >= refusal.retryAt else { return [.refused(refusal.error)] }
+        candidates[index].state = .trying(since: now)
+        return [.connect(refusal.transport)]
+    }
 
     private mutating func use(_ index: Int, now: UInt64) -> [Action] {
         let transport = candidates[index].transport

@@ -218,9 +218,11 @@ public final class PeerPaths {
                 onChange(.unreachable(error))
                 failWaiting(error)
             case .refused(let error):
-                if !waiting.isEmpty || selector.inUse == nil { onChange(.refused(error)) }
+                onChange(.refused(error))
+                // Whatever else is up leads to the same peer.
                 for tunnel in tunnels.values { tunnel.close() }
-                session?.close()
+                tunnels = [:]
+                session?.disconnect()
                 failWaiting(error)
             }
         }

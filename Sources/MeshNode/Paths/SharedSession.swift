@@ -53,6 +53,14 @@ final class SharedSession {
         }
     }
 
+    /// Ends the session; the next ``connect(_:)`` opens another.
+    func disconnect() {
+        guard case .open(_, let session) = state else { return }
+        session.onEnd = nil
+        session.close()
+        state = .idle
+    }
+
     func close() {
         if case .open(_, let session) = state {
             session.onEnd = nil

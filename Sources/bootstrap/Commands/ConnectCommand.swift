@@ -197,6 +197,10 @@ private struct Connection: Sendable {
                     throw fail(error.message, .unreachable)
                 }
             case .refused(let error):
+                guard !hasBeenUp else {
+                    printError("refused: \(error.message)")
+                    continue
+                }
                 let login = try await loginError(paths)
                 throw fail(error.message, login?.code == .hostKeyRefused ? .hostKeyRefused : .authenticationRefused)
             }

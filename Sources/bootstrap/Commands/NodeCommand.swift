@@ -99,10 +99,12 @@ private struct NodeService: Service {
     let logger: Logger
 
     func run() async throws {
+        // Before anybody can know that the node runs: an untrapped SIGHUP would end it.
+        let hangups = await UnixSignalsSequence(trapping: .sighup)
         for listener in try await node.start() { printLine("ready \(listener.name) \(listener.address)") }
         await withTaskGroup(of: Void.self) { group in
             group.addTask {
-                for await _ in await UnixSignalsSequence(trapping: .sighup).cancelOnGracefulShutdown() {
+                for await _ in hangups.cancelOnGracefulShutdown() {
                     do { try await node.reload() } catch { logger.error("not reloaded: \(error)") }
                 }
             }

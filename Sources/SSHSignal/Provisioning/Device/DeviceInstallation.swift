@@ -129,6 +129,7 @@ struct DeviceInstallation {
     private func run(configurationChanged: Bool) throws(NodeProcess.Failure) -> (listener: String, outcome: String) {
         guard let process = node.runningProcess else { return (try node.start(), "started") }
         if !configurationChanged, node.isCurrent(process), let listener = node.listener, NodeProcess.accepts(listener) {
+            node.reload(process)
             return (listener, "running")
         }
         try node.stop(process)

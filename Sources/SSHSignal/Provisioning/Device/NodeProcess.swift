@@ -115,6 +115,9 @@ struct NodeProcess {
         }
     }
 
+    /// Has it take over the new credential now rather than when it looks the next time.
+    func reload(_ process: pid_t) { kill(process, SIGHUP) }
+
     /// Ends it: gently, then not.
     func stop(_ process: pid_t) throws(Failure) {
         for (signal, limit) in [(SIGTERM, Self.stopLimit), (SIGKILL, .seconds(5))] {
