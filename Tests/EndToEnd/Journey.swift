@@ -65,6 +65,11 @@ final class Journey: Sendable {
         return nil
     }
 
+    /// Also when a test ends early: the node is nobody's child.
+    deinit {
+        if let node { kill(node, SIGKILL) }
+    }
+
     func stop() async {
         if let node { kill(node, SIGKILL) }
         await sshd.stop()
