@@ -62,6 +62,11 @@ public final class HBONEServer {
     /// Connections that have passed their handshake.
     public var connectionCount: Int { connections.count }
 
+    /// Calls `body` with each of them.
+    public func forEachConnection(_ body: (H2Connection) -> Void) {
+        for connection in Array(connections.values) { body(connection) }
+    }
+
     /// Takes over a connection on which nothing has been read or written: a socket, or any stream that leads to a client.
     public func accept(_ lower: ByteStream) {
         guard !isDraining, handshakes.count < configuration.handshakesInProgress,

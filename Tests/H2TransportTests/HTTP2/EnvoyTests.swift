@@ -1,0 +1,213 @@
+import H2Transport
+import MeshIdentity
+import Streams
+import TestPeers
+import Testing
+
+/// Envoy 1.40 as HBONE server of our client, and as HBONE client of our server.
+@Suite struct EnvoyTests {
+    private static let bytes = 50_000_000
+
+    // MARK: Envoy is the server
+
+    private func withTerminator(
+        credential: TestCertificates.Kind = .client,
+        streams: Int = 100,
+        _ body: (OnLoop<PoolUser>, Envoy) async throws -> Void
+    ) async throws {
+        let port = FreePort.next()
+        let envoy = try await Envoy.start(
+            "terminator",
+            [
+                "PORT": String(port), "STREAMS": String(streams),
+                "CREDENTIAL": TestCertificates.shared.path(.server),
+            ]
+        )
+        try await withLoop { loop in
+            let user = try await OnLoop(loop) { try PoolUser(on: loop, port: port, credential: credential) }
+            try await body(user, envoy)
+            try await user { $0.close() }
+        }
+        await envoy.stop()
+    }
+
+    @Test("up through Envoy, the client ends first", arguments: [ConnectRequest.Method.connect, .post])
+    func up(_ method: ConnectRequest.Method) async throws {
+        let sink = try SinkServer()
+        try await withTerminator { user, _ in
+            try await user { $0.open(sink.authority, method: method, keepsBytes: true) }
+            try await user.until("the tunnel opens") { $0.streams.count == 1 || !$0.failures.isEmpty }
+            try await user { $0.streams.first?.send(Self.bytes) }
+            try await user.until("the answer is read", within: .seconds(60)) { $0.streams.first?.readEnded == true }
+            let text = try await user { $0.streams[0].text }
+            #expect(text == "\(Pattern.checksum(Self.bytes)) \(Self.bytes)\n")
+        }
+        sink.close()
+    }
+
+    @Test(
+        "down through Envoy, the server ends first: a clean end although Envoy resets (NO_ERROR) what we might still send"
+    )
+    func down() async throws {
+        let source = try SourceServer(count: Self.bytes)
+        try await withTerminator { user, _ in
+            try await user { $0.open(source.authority) }
+            try await user.until("everything is read", within: .seconds(60)) { $0.streams.first?.readEnded == true }
+            let checksum = try await user { $0.streams[0].takeChecksum() }
+            #expect(checksum == Pattern.checksum(Self.bytes))
+        }
+        source.close()
+    }
+
+    @Test("a refused backend is 503, a refused identity 403, each with Envoy's reason")
+    func refusals() async throws {
+        let refused = FreePort.next()
+        try await withTerminator { user, _ in
+            try await user { $0.open("127.0.0.1:\(refused)") }
+            try await user.until("the request fails") { $0.failures.count == 1 }
+            let failure = try await user { $0.failures[0] }
+            #expect(failure.response?.status == 503)
+            #expect(failure.error.code == .unreachable)
+            #expect(failure.error.message.contains("upstream connect error"))
+        }
+        try await withTerminator(credential: .intruder) { user, _ in
+            try await user { $0.open("127.0.0.1:\(refused)") }
+            try await user.until("the request fails") { $0.failures.count == 1 }
+            let failure = try await user { $0.failures[0] }
+            #expect(failure.response?.status == 403)
+            #expect(failure.error.code == .denied)
+            #expect(failure.error.message.contains("RBAC"))
+        }
+    }
+
+    @Test("an abort by the backend comes through Envoy as a reset")
+    func backendAborts() async throws {
+        try await withTerminator { user, _ in
+            let backend = try await OnLoop(user.loop) { try AbortingServer(on: user.loop) }
+            let port = try await backend { $0.port }
+            try await user { $0.open("127.0.0.1:\(port)") }
+            try await user.until("the tunnel opens") { $0.streams.count == 1 }
+            try await user { $0.streams[0].send("hello") }
+            try await backend.until("the bytes arrive") { $0.reads == 5 }
+            try await backend { $0.abort() }
+            try await user.until("the stream fails") { $0.streams[0].failed }
+            let code = try await user { $0.streams[0].stream.failure?.code }
+            #expect(code == .reset)
+            try await backend { $0.close() }
+        }
+    }
+
+    @Test("more streams than Envoy allows on one connection take a second one")
+    func streamLimit() async throws {
+        let echo = try EchoServer()
+        try await withTerminator(streams: 10) { user, _ in
+            try await user { user in for _ in 0..<25 { user.open(echo.authority) } }
+            try await user.until("all tunnels open") { $0.streams.count == 25 }
+            let (connected, failures) = try await user { ($0.connected, $0.failures) }
+            #expect(connected >= 3)
+            #expect(failures == [])
+        }
+        echo.close()
+    }
+
+    @Test("when Envoy dies, open streams fail as truncated or reset, never as ended")
+    func killed() async throws {
+        let echo = try EchoServer()
+        try await withTerminator { user, envoy in
+            try await user { $0.open(echo.authority) }
+            try await user.until("the tunnel opens") { $0.streams.count == 1 }
+            envoy.process.signal(9)
+            try await user.until("the stream fails") { $0.streams[0].failed }
+            let (ended, reason) = try await user { ($0.streams[0].readEnded, $0.streams[0].stream.failure?.code) }
+            #expect(!ended)
+            #expect(reason == .truncated || reason == .reset)
+        }
+        echo.close()
+    }
+
+    // MARK: Envoy is the client
+
+    /// A TCP application beside Envoy.
+    final class Application {
+        private(set) var ends: [StreamEnd] = []
+
+        func connect(_ port: UInt16, on loop: EventLoop) throws {
+            Socket.connect(to: try SocketAddress(ip: "127.0.0.1", port: port), on: loop) { result in
+                if case .success(let socket) = result { self.ends.append(StreamEnd(socket)) }
+            }
+        }
+    }
+
+    private func withOriginator(
+        to authority: String,
+        _ body: (OnLoop<RelayingServer>, OnLoop<Application>, _ connect: UInt16, _ post: UInt16) async throws -> Void
+    ) async throws {
+        try await withLoop { loop in
+            let server = try await OnLoop(loop) { try RelayingServer(on: loop) }
+            let application = try await OnLoop(loop) { Application() }
+            let (connect, post) = (FreePort.next(), FreePort.next())
+            let envoy = try await Envoy.start(
+                "originator",
+                [
+                    "SERVER": String(try await server { $0.port }), "CONNECT": String(connect), "POST": String(post),
+                    "AUTHORITY": authority, "CREDENTIAL": TestCertificates.shared.path(.client),
+                ]
+            )
+            try await body(server, application, connect, post)
+            try await application { for end in $0.ends { end.stream.close() } }
+            await envoy.stop()
+            try await server { $0.close() }
+        }
+    }
+
+    @Test("up from Envoy by CONNECT and by POST, with its metadata")
+    func fromEnvoyUp() async throws {
+        let sink = try SinkServer()
+        try await withOriginator(to: sink.authority) { server, application, connect, post in
+            for (index, port) in [connect, post].enumerated() {
+                try await application { try $0.connect(port, on: server.loop) }
+                try await application.until("Envoy accepts") { $0.ends.count == index + 1 }
+                try await application { $0.ends[index].send(Self.bytes) }
+                try await application.until("the answer is read", within: .seconds(60)) { $0.ends[index].readEnded }
+                let text = try await application { $0.ends[index].text }
+                #expect(text == "\(Pattern.checksum(Self.bytes)) \(Self.bytes)\n")
+            }
+            let requests = try await server { $0.requests }
+            #expect(requests.map(\.method) == [.connect, .post])
+            #expect(requests[0].baggage?.contains("service.name=client") == true)
+            #expect(requests[0].forwarded?.hasPrefix("for=\"127.0.0.1") == true)
+            #expect(requests[1].tunnelDestination == sink.authority)
+            let peer = try await server { $0.peers[0]?.description }
+            #expect(peer == "spiffe://mesh.example/ns/prod/sa/client")
+        }
+        sink.close()
+    }
+
+    @Test("down to Envoy, our server ends first, and what its client sends afterwards still arrives")
+    func fromEnvoyDown() async throws {
+        let source = try SourceServer(count: Self.bytes)
+        try await withOriginator(to: source.authority) { server, application, connect, _ in
+            try await application { try $0.connect(connect, on: server.loop) }
+            try await application.until("everything is read", within: .seconds(60)) { $0.ends.first?.readEnded == true }
+            let count = try await application { $0.ends[0].receivedCount }
+            #expect(count == Self.bytes)
+            try await application { $0.ends[0].send("late words", finish: true) }
+            let transfer = try await source.transfers(1)[0]
+            #expect(transfer.received == 10)
+            #expect(transfer.ending == .endOfStream)
+        }
+        source.close()
+    }
+
+    @Test("a request that our server refuses resets Envoy's client")
+    func fromEnvoyRefused() async throws {
+        try await withOriginator(to: "127.0.0.1:\(FreePort.next())") { server, application, connect, _ in
+            try await application { try $0.connect(connect, on: server.loop) }
+            try await application.until("the connection is cut") {
+                $0.ends.first?.failed == true || $0.ends.first?.readEnded == true
+            }
+            let requests = try await server { $0.requests.count }
+            #expect(requests >= 1)
+        }
+    }
+}
