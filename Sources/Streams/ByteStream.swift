@@ -67,7 +67,11 @@ open class ByteStream {
         fatalError("\(type(of: self)) does not override read(into:)")
     }
 
-    /// Accepts bytes from `vectors`, in order; may accept fewer than offered. `.bytes(0)` only where nothing was offered. The bytes are copied or sent before return.
+    /// Accepts bytes from `vectors`, in order; may accept fewer than offered. `.bytes(0)` only where nothing was offered. The
+    /// bytes are copied or sent before return.
+    ///
+    /// Fails with ``StreamError/Code/closed`` where the peer reads no more by its own choice, without harm to what it sends
+    /// (RST_STREAM with NO_ERROR, RFC 9113 §8.1): a relay then lets the other direction go on to its end.
     open func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
         fatalError("\(type(of: self)) does not override write(_:)")
     }

@@ -1,6 +1,5 @@
 import CLinux
 import Glibc
-import Synchronization
 
 /// Work that an event loop runs later in its turn. The loop retains it until then.
 ///
@@ -16,11 +15,11 @@ public protocol TurnTask: AnyObject {
 /// A turn is: fetch events, call their handlers, fire timers, run what was submitted and what asked for its next turn, then
 /// run the end-of-turn work, where connections flush what the turn has written: one system call per connection and turn.
 public final class EventLoop: SerialExecutor, @unchecked Sendable {
-    // @unchecked Sendable, the proof: `inbox` is a mutex and `wakeup` an immutable descriptor, which any thread may use.
+    // @unchecked Sendable, the proof: `inbox` is a lock and `wakeup` an immutable descriptor, which any thread may use.
     // Every other variable is touched only on the loop's own thread: by `run()`, and by methods that check it with
     // `preconditionInLoop()`. `thread` is written before the thread runs anything and read-only afterwards.
 
-    private struct Inbox {
+    private struct Inbox: Sendable {
         var jobs: [UnownedJob] = []
         var work: [@Sendable () -> Void] = []
         var isSignalled = false
@@ -48,7 +47,7 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
     /// Buffers shared by everything on this loop. Loop only.
     public let buffers = BufferPool()
 
-    private let inbox = Mutex(Inbox())
+    private let inbox = Lock(Inbox())
     private let wakeup: Wakeup
     private var poller = Poller()
     private var timers = TimerQueue()
@@ -93,7 +92,7 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
     }
 
     /// Returns false when the loop has shut down, so that `work` will not run.
-    private func submitIfRunning(_ work: @escaping @Sendable () -> Void) -> Bool {
+    func submitIfRunning(_ work: @escaping @Sendable () -> Void) -> Bool {
         let (isAccepted, mustSignal) = inbox.withLock { inbox in
             guard !inbox.isStopped else { return (false, false) }
             inbox.work.append(work)

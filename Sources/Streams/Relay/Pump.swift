@@ -134,8 +134,9 @@ public final class Pump: TurnTask {
             case .end:
                 source.loop.buffers.give(buffer)
                 sink.finish()
-                // What the sink had accepted may be lost already, and its notice on the way.
-                if let failure = sink.failure { return failed(failure) }
+                // What the sink had accepted may be lost already, and its notice on the way. (One that reads no more lost
+                // nothing that it wanted.)
+                if let failure = sink.failure, failure.code != .closed { return failed(failure) }
                 return sourceEnded()
             case .failed:
                 source.loop.buffers.give(buffer)

@@ -100,12 +100,11 @@ public final class Relay: StreamObserver, TurnTask {
     }
 
     func pumpFailed(_ pump: Pump, _ error: StreamError) {
-        let other = pump === forward ? backward : forward
-        // The sink's peer has ended its direction cleanly and reads no more: what this side would still send has no reader,
-        // as after a TCP close. Closing tells this side so without spoiling what it has yet to read. A source that was
-        // closed before its end is another matter: its bytes are lost.
-        let readsNoMore = error.code == .closed && pump.source.failure == nil && other?.isDone == true
-        end(failure: readsNoMore ? nil : error)
+        // The sink's peer reads no more, by its own choice: what this side would still send has no reader, as after a TCP
+        // close. That is the end of this direction; the other is not spoilt by it. A source that was closed before its end
+        // is another matter: its bytes are lost.
+        if error.code == .closed && pump.source.failure == nil { return pumpEnded(pump) }
+        end(failure: error)
     }
 
     private func end(failure: StreamError?) {

@@ -45,7 +45,7 @@ extension Socket {
         body: @escaping @Sendable (Socket) throws -> Success
     ) async throws -> Success {
         try await withCheckedThrowingContinuation { continuation in
-            loop.submit {
+            let isAccepted = loop.submitIfRunning {
                 connect(to: address, on: loop, timeout: timeout) { result in
                     continuation.resume(
                         with: Result {
@@ -59,6 +59,9 @@ extension Socket {
                         }
                     )
                 }
+            }
+            if !isAccepted {
+                continuation.resume(throwing: StreamError(.closed, "event loop \(loop.name) has shut down"))
             }
         }
     }

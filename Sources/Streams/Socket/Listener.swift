@@ -91,9 +91,10 @@ public final class Listener: PollHandler {
         if target === loop {
             if let socket = try? Socket(descriptor: connection, on: target) { accept(socket) }
         } else {
-            target.submit {
+            let isAccepted = target.submitIfRunning {
                 if let socket = try? Socket(descriptor: connection, on: target) { accept(socket) }
             }
+            if !isAccepted { _ = Glibc.close(connection) }
         }
     }
 
