@@ -4,7 +4,7 @@ import Testing
 
 @testable import Streams
 
-@Suite("ByteQueue and BufferPool", .timeLimit(.minutes(1)))
+@Suite("ByteQueue and BufferPool", .timeLimit(.minutes(5)))
 struct ByteQueueTests {
     @Test("behaves like an array under random operations, and an empty queue holds no buffer", arguments: 0..<6)
     func model(seed: UInt64) {
@@ -65,9 +65,11 @@ struct ByteQueueTests {
                     model = []
                 }
             }
-            #expect(queue.count == model.count)
-            #expect(queue.front.first == model.first)
-            if model.isEmpty { #expect(pool.buffersInUse == 0) }
+            // #expect is too slow for every step.
+            if queue.count != model.count || queue.front.first != model.first {
+                Issue.record("the queue has \(queue.count) bytes, the model \(model.count)")
+            }
+            if model.isEmpty && pool.buffersInUse != 0 { Issue.record("an empty queue holds a buffer") }
         }
         queue.removeAll()
         #expect(pool.buffersInUse == 0)

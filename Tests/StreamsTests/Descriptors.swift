@@ -117,3 +117,14 @@ func afterTurns(_ turns: Int, on loop: EventLoop, _ body: @escaping () -> Void) 
         }
     )
 }
+
+/// CLONE_FILES: a descriptor table of its own; CLONE_NEWNET: an empty network namespace, for which root is needed.
+let cloneFiles: Int32 = 0x400
+let cloneNewNet: Int32 = 0x4000_0000
+
+/// Separates the calling thread from its process. unshare(2) is a GNU extension that Swift does not import.
+func unshareThread(_ flags: Int32) -> Bool {
+    typealias Unshare = @convention(c) (Int32) -> Int32
+    guard let symbol = dlsym(nil, "unshare") else { return false }
+    return unsafeBitCast(symbol, to: Unshare.self)(flags) == 0
+}

@@ -5,13 +5,13 @@ import Testing
 
 @testable import Streams
 
-@Suite("EventLoop", .timeLimit(.minutes(1)))
+@Suite("EventLoop", .timeLimit(.minutes(5)))
 struct EventLoopTests {
     @Test("runs submitted work in order, on its own thread")
     func submission() async throws {
         try await withLoop { loop in
             #expect(!loop.isCurrent)
-            let order = Mutex<[Int]>([])
+            let order = Lock<[Int]>([])
             for index in 0..<1000 {
                 loop.submit {
                     #expect(loop.isCurrent)
@@ -212,6 +212,12 @@ struct EventLoopTests {
         #expect(hasRun)
         await #expect {
             try await loop.execute {}
+        } throws: {
+            ($0 as? StreamError)?.code == .closed
+        }
+        let address = try SocketAddress(ip: "127.0.0.1", port: 1)
+        await #expect {
+            try await Socket.connect(to: address, on: loop) { $0.close() }
         } throws: {
             ($0 as? StreamError)?.code == .closed
         }

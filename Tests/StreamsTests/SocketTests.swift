@@ -6,7 +6,7 @@ import Testing
 
 @testable import Streams
 
-@Suite("Socket", .timeLimit(.minutes(2)))
+@Suite("Socket", .timeLimit(.minutes(5)))
 struct SocketTests {
     @Test("TCP and Unix sockets carry both directions at once, byte for byte", arguments: [true, false])
     func bothWays(isTCP: Bool) async throws {
@@ -365,43 +365,54 @@ struct SocketTests {
     @Test("an event fetched for a closed socket does not reach the one that got its descriptor")
     func staleEvents() async throws {
         try await withLoop { loop in
-            let notices: Int = try await onLoop(loop) { scenario in
-                // Two sockets become readable in the same turn; whichever is served first closes the other and opens
-                // new ones in its place.
-                let (a, farA) = try Socket.pair(on: loop)
-                let (b, farB) = try Socket.pair(on: loop)
-                let observers = [a, b].map { socket -> Observer in
-                    let observer = scenario.keep(Observer())
-                    socket.observer = observer
-                    #expect(socket.readBytes().result == .wouldBlock)
-                    return observer
-                }
-                let newObserver = scenario.keep(Observer())
-                var replaced = false
-                func replace(_ victim: Socket) {
-                    guard !replaced else { return }
-                    replaced = true
-                    let number = victim.descriptor
-                    victim.reset(.closed(victim))
-                    do {
-                        let (c, d) = try Socket.pair(on: loop)
-                        #expect(c.descriptor == number)
-                        c.observer = newObserver
-                        #expect(c.readBytes().result == .wouldBlock)
-                        afterTurns(5, on: loop) {
-                            for socket in [a, b, c, d, farA, farB] { socket.reset(.closed(socket)) }
-                            scenario.complete(newObserver.readableCount + newObserver.failedCount)
-                        }
-                    } catch {
-                        scenario.fail(error)
-                    }
-                }
-                observers[0].readable = { replace(b) }
-                observers[1].readable = { replace(a) }
-                _ = farA.write("x")
-                _ = farB.write("x")
-            }
+            // Another test may take the number in between: then once more.
+            var notices: Int?
+            for _ in 0..<50 where notices == nil { notices = try await Self.noticesOfReplacement(on: loop) }
             #expect(notices == 0)
+        }
+    }
+
+    /// Two sockets become readable in the same turn; whichever is served first closes the other and opens a new one with
+    /// its number. Returns how many notices the new one got; nil when it got another number.
+    private static func noticesOfReplacement(on loop: EventLoop) async throws -> Int? {
+        try await onLoop(loop) { scenario in
+            let (a, farA) = try Socket.pair(on: loop)
+            let (b, farB) = try Socket.pair(on: loop)
+            let observers = [a, b].map { socket -> Observer in
+                let observer = scenario.keep(Observer())
+                socket.observer = observer
+                #expect(socket.readBytes().result == .wouldBlock)
+                return observer
+            }
+            let newObserver = scenario.keep(Observer())
+            var replaced = false
+            func replace(_ victim: Socket) {
+                guard !replaced else { return }
+                replaced = true
+                let number = victim.descriptor
+                var descriptors: [Int32] = [-1, -1]
+                socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0, &descriptors)
+                victim.reset(.closed(victim))
+                let again = fcntl(descriptors[0], F_DUPFD_CLOEXEC, number)
+                close(descriptors[0])
+                do {
+                    let new = try Socket.adopting(again, on: loop)
+                    new.observer = newObserver
+                    #expect(new.readBytes().result == .wouldBlock)
+                    afterTurns(5, on: loop) {
+                        for socket in [a, b, new, farA, farB] { socket.reset(.closed(socket)) }
+                        close(descriptors[1])
+                        let count = newObserver.readableCount + newObserver.failedCount
+                        scenario.complete(again == number ? count : nil)
+                    }
+                } catch {
+                    scenario.fail(error)
+                }
+            }
+            observers[0].readable = { replace(b) }
+            observers[1].readable = { replace(a) }
+            _ = farA.write("x")
+            _ = farB.write("x")
         }
     }
 
@@ -559,7 +570,7 @@ struct SocketTests {
 
 /// Waits until `condition` holds.
 func until(
-    deadline: Duration = .seconds(30),
+    deadline: Duration = .seconds(120),
     sourceLocation: SourceLocation = #_sourceLocation,
     _ condition: () async throws -> Bool
 ) async throws {

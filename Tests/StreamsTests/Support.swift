@@ -49,7 +49,7 @@ final class Scenario<Outcome: Sendable> {
 /// Runs `body` on the loop and waits until it has completed or failed its scenario.
 func onLoop<Outcome: Sendable>(
     _ loop: EventLoop,
-    deadline: Duration = .seconds(60),
+    deadline: Duration = .seconds(240),
     _ body: @escaping @Sendable (Scenario<Outcome>) throws -> Void
 ) async throws -> Outcome {
     try await withCheckedThrowingContinuation { continuation in
@@ -87,28 +87,44 @@ func withLoop<Outcome>(
     return try result.get()
 }
 
-/// The bytes a ``Talker`` sends and expects: a sequence that no shift, loss or repetition leaves unchanged.
+/// The bytes a ``Talker`` sends and expects: a random block over and over, whose length is a prime, so that no loss,
+/// repetition or exchange of whole buffers leaves the sequence unchanged.
 struct Pattern {
-    private var state: UInt64
-    private var word: UInt64 = 0
-    private var left = 0
+    private let block: [UInt8]
+    private var position = 0
 
-    init(seed: UInt64) { state = seed }
+    init(seed: UInt64) {
+        var random = SplitMix64(state: seed)
+        block = (0..<16381).map { _ in UInt8(truncatingIfNeeded: random.next()) }
+    }
 
-    mutating func next() -> UInt8 {
-        if left == 0 {
-            var generator = SplitMix64(state: state)
-            word = generator.next()
-            state = generator.state
-            left = 8
+    /// Calls `body` with the next pieces of the sequence, `count` bytes in all, and where each belongs.
+    private mutating func advance(_ count: Int, _ body: (Int, UnsafeRawBufferPointer) -> Void) {
+        var done = 0
+        while done < count {
+            let length = min(count - done, block.count - position)
+            block.withUnsafeBytes { body(done, UnsafeRawBufferPointer(rebasing: $0[position..<position + length])) }
+            position = (position + length) % block.count
+            done += length
         }
-        left -= 1
-        defer { word >>= 8 }
-        return UInt8(truncatingIfNeeded: word)
     }
 
     mutating func fill(_ bytes: UnsafeMutableRawBufferPointer) {
-        for index in bytes.indices { bytes[index] = next() }
+        advance(bytes.count) { offset, piece in
+            UnsafeMutableRawBufferPointer(rebasing: bytes[offset..<offset + piece.count]).copyMemory(from: piece)
+        }
+    }
+
+    /// The index of the first byte that is not the next of the sequence.
+    mutating func firstDifference(in bytes: UnsafeRawBufferPointer) -> Int? {
+        var first: Int?
+        advance(bytes.count) { offset, piece in
+            let part = UnsafeRawBufferPointer(rebasing: bytes[offset..<offset + piece.count])
+            if first == nil, memcmp(part.baseAddress!, piece.baseAddress!, piece.count) != 0 {
+                first = zip(part, piece).enumerated().first { $0.element.0 != $0.element.1 }.map { offset + $0.offset }
+            }
+        }
+        return first
     }
 }
 
@@ -206,8 +222,11 @@ final class Talker: StreamObserver {
         while isReading && !outcome.sawEnd && !isOver {
             switch buffer.withUnsafeMutableBytes({ stream.read(into: $0) }) {
             case .bytes(let count):
-                for index in 0..<count where buffer[index] != expected.next() {
-                    if outcome.firstWrongByte == nil { outcome.firstWrongByte = outcome.received + index }
+                let difference = buffer.withUnsafeBytes {
+                    expected.firstDifference(in: UnsafeRawBufferPointer(rebasing: $0[..<count]))
+                }
+                if let difference, outcome.firstWrongByte == nil {
+                    outcome.firstWrongByte = outcome.received + difference
                 }
                 outcome.received += count
             case .wouldBlock: return
