@@ -39,7 +39,11 @@ finish() {
     trap - EXIT INT TERM
     for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
     rm -rf "$work"
-    [ "$status" = 0 ] || echo "demo: failed (exit $status); everything was removed" >&2
+    case $status in
+    0) ;;
+    130 | 143) echo "demo: interrupted; everything was removed" >&2 ;;
+    *) echo "demo: failed (exit $status); everything was removed" >&2 ;;
+    esac
     exit "$status"
 }
 trap finish EXIT
