@@ -221,7 +221,10 @@ struct TLSWireTests {
     /// The one who refuses keeps the transport open until the other has had time to read why: a socket closed over unread
     /// bytes would send a RST, which may overtake the alert.
     @Test func aRefusalWaitsForTheOtherToLeave() async throws {
-        try await withPair(client: .client.with { $0.credential = .rogue }, connect: false) { wire in
+        var options = TLSContext.Options.defaults(for: .server)
+        options.refusalTimeout = .seconds(60)
+        let server = TLSSide.server.with { [options] in $0.options = options }
+        try await withPair(client: .client.with { $0.credential = .rogue }, server: server, connect: false) { wire in
             try await wire.startHandshakes()
             try await eventually("refused") {
                 try await wire.step { $0.server.failure != nil && $0.client.peer != nil }

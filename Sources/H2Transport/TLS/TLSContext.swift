@@ -23,6 +23,8 @@ public final class TLSContext: @unchecked Sendable {
         public var handshakeTimeout: Duration = .seconds(10)
         /// How long a closed stream may take to deliver what it had accepted.
         public var closeTimeout: Duration = .seconds(30)
+        /// How long a peer that is refused may take to read why and leave.
+        public var refusalTimeout: Duration = .seconds(2)
 
         public init(applicationProtocols: [String]) {
             self.applicationProtocols = applicationProtocols

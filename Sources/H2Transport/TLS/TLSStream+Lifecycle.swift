@@ -4,9 +4,6 @@ public import Streams
 // How a TLS stream begins, fails and ends. Everything that happens while the owner is calling is told later, by `runTurn`.
 
 extension TLSStream {
-    /// How long the peer may take to read our alert and close.
-    private static let alertLinger = Duration.seconds(2)
-
     // MARK: Handshake
 
     func continueHandshake() {
@@ -140,7 +137,7 @@ extension TLSStream {
         engine.releaseInput()
         finishRequested = true
         discardsInput = true
-        depart(within: Self.alertLinger)
+        depart(within: options.refusalTimeout)
     }
 
     // MARK: Leaving
