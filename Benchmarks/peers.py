@@ -68,6 +68,8 @@ class Peer:
     """One pair. `start` makes `port` accept; `processes` are the two proxies, client side first."""
 
     name = ""
+    # What the load client adds: nothing, or the CONNECT request that the proxy wants.
+    load_options = ()
 
     def __init__(self, directory, target):
         self.directory = os.path.join(directory, self.name.replace(" ", "-").replace("/", "-"))
@@ -318,4 +320,32 @@ class Stunnel(Peer):
         self.processes.reverse()
 
 
-ALL = [Direct, Bootstrap, Envoy, EnvoyDefaults, SSH, SSHAESGCM, Stunnel]
+class Nghttpx(Peer):
+    """HTTP/2 proxies at both ends, on the same two libraries as bootstrap. The load client speaks HTTP/1.1 CONNECT to it, and
+    the load server is the HTTP/1 proxy behind it, so its opens carry one more round trip."""
+
+    name = "nghttpx"
+
+    def start(self):
+        self.port, tunnel = free_port(), free_port()
+        self.load_options = ("--connect", f"127.0.0.1:{self.target}")
+        common = ["nghttpx", "--conf=/dev/null", "--http2-proxy", "--workers=1", "--errorlog-file=/dev/stderr",
+                  "--accesslog-file=/dev/null", "--stream-read-timeout=1h", "--stream-write-timeout=1h",
+                  "--frontend-http2-window-size=4M", "--frontend-http2-connection-window-size=16M",
+                  "--backend-http2-window-size=4M", "--backend-http2-connection-window-size=16M",
+                  # Its limits of 8 and 100 are lower than the loads.
+                  "--backend-connections-per-host=100000", "--frontend-http2-max-concurrent-streams=100000",
+                  "--backend-http2-max-concurrent-streams=100000"]
+        server, client = f"{self.certificates}/server", f"{self.certificates}/client"
+        self.spawn([*common, f"--frontend=127.0.0.1,{tunnel}", f"--backend=127.0.0.1,{self.target}",
+                    "--verify-client", f"--verify-client-cacert={server}/root-cert.pem",
+                    f"{server}/key.pem", f"{server}/cert-chain.pem"], tunnel)
+        # It can check a backend's certificate by DNS name only, which a SPIFFE identity does not have.
+        self.spawn([*common, f"--frontend=127.0.0.1,{self.port};no-tls",
+                    f"--backend=127.0.0.1,{tunnel};;proto=h2;tls", "--insecure",
+                    f"--client-private-key-file={client}/key.pem", f"--client-cert-file={client}/cert-chain.pem"],
+                   self.port)
+        self.processes.reverse()
+
+
+ALL = [Direct, Bootstrap, Envoy, EnvoyDefaults, SSH, SSHAESGCM, Stunnel, Nghttpx]

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -83,8 +84,8 @@ def resident_bytes(pid):
     return total
 
 
-def run_load(load, arguments, port, seconds, warm_up):
-    command = [load, arguments[0], str(port), *arguments[1:], "--seconds", str(seconds), "--warm-up", str(warm_up)]
+def run_load(load, arguments, peer, seconds, warm_up):
+    command = [load, arguments[0], str(peer.port), *arguments[1:], *peer.load_options, "--seconds", str(seconds), "--warm-up", str(warm_up)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + warm_up + 120)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip() or f"load ended with status {done.returncode}")
@@ -93,7 +94,7 @@ def run_load(load, arguments, port, seconds, warm_up):
 
 def measure(load, peer, arguments, seconds, warm_up):
     before = [cpu_seconds(process.pid) for process in peer.processes]
-    result = run_load(load, arguments, peer.port, seconds, warm_up)
+    result = run_load(load, arguments, peer, seconds, warm_up)
     if "bytes" in result and peer.processes:
         after = [cpu_seconds(process.pid) for process in peer.processes]
         result["cpu"] = [(b - a) / (result["bytes"] / 1e9) for a, b in zip(before, after)]
@@ -102,9 +103,9 @@ def measure(load, peer, arguments, seconds, warm_up):
 
 def measure_idle(load, peer, count):
     """RSS of each proxy at rest, and what each idle tunnelled connection adds."""
-    run_load(load, ["ping", "--connections", "1"], peer.port, 0.2, 0)  # the tunnel itself exists
+    run_load(load, ["ping", "--connections", "1"], peer, 0.2, 0)  # the tunnel itself exists
     before = [resident_bytes(process.pid) for process in peer.processes]
-    holder = subprocess.Popen([load, "idle", str(peer.port), "--connections", str(count)],
+    holder = subprocess.Popen([load, "idle", str(peer.port), "--connections", str(count), *peer.load_options],
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         if holder.stdout.readline().strip() != "ready":
@@ -192,6 +193,9 @@ def main():
     peers.Bootstrap.binary = os.path.abspath(options.binary)
     load = options.load or build_load()
 
+    # Ended by a signal, it still ends what it started.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     results = {
         "machine": machine(), "rounds": rounds, "seconds": seconds, "warmUp": warm_up,
         "peers": {}, "unavailable": {}, "errors": [],

@@ -45,7 +45,7 @@ struct Bulk {
             case .both: Poller.readable | Poller.writable
             }
         for _ in 0..<connections {
-            let socket = connect(port: port)
+            let socket = open(port: port)
             var mode = direction.rawValue.utf8.first!
             guard send(socket, &mode, 1, Int32(MSG_NOSIGNAL)) == 1 else { fail("cannot send: \(errorText())") }
             setNonBlocking(socket)
@@ -67,9 +67,9 @@ struct Bulk {
         let deadline = measureTo + 60_000_000_000
         var from: (at: UInt64, sums: (up: UInt64, down: UInt64))?
         var result: Result?
-        var open = connections
+        var left = connections
 
-        while open > 0 {
+        while left > 0 {
             poller.wait(100) { descriptor, events in
                 guard let connection = all[descriptor] else { return }
                 if direction != .down, events & Poller.writable != 0 {
@@ -83,7 +83,7 @@ struct Bulk {
                     if connection.isDone {
                         poller.remove(descriptor)
                         close(descriptor)
-                        open -= 1
+                        left -= 1
                     }
                 }
             }

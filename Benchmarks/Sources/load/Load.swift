@@ -10,6 +10,7 @@ struct Load {
                load opens PORT [--connections N] [--seconds S] [--warm-up S]
                load keystrokes PORT [--direction up|down] [--seconds S] [--warm-up S]
                load idle PORT --connections N       until standard input ends
+        --connect HOST:PORT: each connection starts with an HTTP/1.1 CONNECT
         """
 
     static func main() {
@@ -30,6 +31,9 @@ struct Load {
         let seconds = Double(options["--seconds"] ?? "3") ?? 3
         let warmUp = Double(options["--warm-up"] ?? "1") ?? 1
         _ = pattern
+        if let authority = options["--connect"] {
+            connectRequest = Array("CONNECT \(authority) HTTP/1.1\r\nHost: \(authority)\r\n\r\n".utf8)
+        }
 
         switch arguments[1] {
         case "server":

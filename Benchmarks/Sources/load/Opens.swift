@@ -10,13 +10,25 @@ struct Opens {
     func run() -> Double {
         let poller = Poller()
         var opened: UInt32 = 0
-        var hasSent: [Int32: Bool] = [:]
+        /// How far each connection is.
+        enum Step {
+            case connecting
+            /// CONNECT is sent; the start of the answer.
+            case tunnelling([UInt8])
+            case sent
+        }
+        var steps: [Int32: Step] = [:]
         func open() {
             // Sixty addresses to come from: the closed connections of the last minute do not run out of ports.
             let socket = connect(port: port, source: 2 + opened % 60, nonBlocking: true)
             opened += 1
-            hasSent[socket] = false
+            steps[socket] = .connecting
             poller.add(socket, Poller.writable)
+        }
+        func sendByte(_ socket: Int32) {
+            var byte = UInt8(ascii: "e")
+            guard send(socket, &byte, 1, Int32(MSG_NOSIGNAL)) == 1 else { fail("open: \(errorText())") }
+            steps[socket] = .sent
         }
         for _ in 0..<concurrency {
             open()
@@ -27,12 +39,27 @@ struct Opens {
         var last = now()
         while now() < measureTo {
             poller.wait(100) { socket, _ in
-                if hasSent[socket] == false {
-                    var byte = UInt8(ascii: "e")
-                    guard send(socket, &byte, 1, Int32(MSG_NOSIGNAL)) == 1 else { fail("open: \(errorText())") }
-                    hasSent[socket] = true
+                switch steps[socket] {
+                case .connecting:
                     poller.change(socket, Poller.readable)
-                } else {
+                    if connectRequest.isEmpty {
+                        sendByte(socket)
+                    } else {
+                        send(socket, connectRequest, connectRequest.count, Int32(MSG_NOSIGNAL))
+                        steps[socket] = .tunnelling([])
+                    }
+                case .tunnelling(var response):
+                    var chunk = [UInt8](repeating: 0, count: 1024)
+                    let count = recv(socket, &chunk, chunk.count, 0)
+                    guard count > 0 else { fail("open: no answer to CONNECT") }
+                    response += chunk[..<count]
+                    if response.ends(with: "\r\n\r\n") {
+                        guard response.isSuccess else { fail("open: CONNECT was refused") }
+                        sendByte(socket)
+                    } else {
+                        steps[socket] = .tunnelling(response)
+                    }
+                case .sent:
                     var byte: UInt8 = 0
                     let count = recv(socket, &byte, 1, 0)
                     guard count == 1, byte == UInt8(ascii: "e") else {
@@ -40,19 +67,21 @@ struct Opens {
                     }
                     poller.remove(socket)
                     close(socket)
-                    hasSent[socket] = nil
+                    steps[socket] = nil
                     last = now()
                     if last >= measureFrom {
                         done += 1
                     }
                     open()
+                case nil:
+                    break
                 }
             }
             if now() > last + 30_000_000_000 {
                 fail("open: nothing came back for 30 s")
             }
         }
-        for socket in hasSent.keys {
+        for socket in steps.keys {
             close(socket)
         }
         return Double(done) / seconds
@@ -63,9 +92,7 @@ struct Opens {
 func holdIdle(port: UInt16, count: Int) {
     var sockets: [Int32] = []
     for index in 0..<count {
-        let socket = connect(port: port, source: 2 + UInt32(index % 60))
-        var limit = timeval(tv_sec: 30, tv_usec: 0)
-        setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+        let socket = open(port: port, source: 2 + UInt32(index % 60))
         var byte = UInt8(ascii: "e")
         guard send(socket, &byte, 1, Int32(MSG_NOSIGNAL)) == 1, recv(socket, &byte, 1, 0) == 1 else {
             fail("idle: connection \(index + 1) of \(count): \(errorText())")

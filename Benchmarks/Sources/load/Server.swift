@@ -3,11 +3,14 @@ import Glibc
 
 /// The far end of every measurement. What a connection is for is its first byte:
 /// `e` sends everything back, the `e` too; `u` receives blocks and answers with their byte count; `d` sends blocks until one
-/// more byte comes; `b` does both at once and ends when the received blocks end.
+/// more byte comes; `b` does both at once and ends when the received blocks end. An HTTP/1.1 CONNECT before it is answered
+/// with 200, for peers that are HTTP proxies.
 final class Server {
     private final class Connection {
         let socket: Int32
         var mode: UInt8 = 0
+        /// A CONNECT request as far as it has come.
+        var head: [UInt8] = []
         var reader = BlockReader()
         var writer = BlockWriter()
         /// Bytes to send back, or the count at the end.
@@ -82,6 +85,14 @@ final class Server {
     private func received(_ connection: Connection, _ bytes: UnsafeRawBufferPointer) {
         var bytes = bytes
         if connection.mode == 0 {
+            if bytes[0] == UInt8(ascii: "C") || !connection.head.isEmpty {
+                connection.head += bytes
+                if connection.head.ends(with: "\r\n\r\n") {
+                    connection.head = []
+                    connection.pending += Array("HTTP/1.1 200 OK\r\n\r\n".utf8)
+                }
+                return
+            }
             connection.mode = bytes[0]
             if connection.mode != UInt8(ascii: "e") {
                 bytes = UnsafeRawBufferPointer(rebasing: bytes[1...])

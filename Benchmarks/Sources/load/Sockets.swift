@@ -55,6 +55,39 @@ func listen(port: UInt16) -> Int32 {
     return listener
 }
 
+/// The request that a connection opens with where the proxy is an HTTP/1 one; empty for all others. Written once, before the
+/// first connection.
+nonisolated(unsafe) var connectRequest: [UInt8] = []
+
+/// A connection to 127.0.0.1:`port`, through the proxy's CONNECT where it wants one.
+func open(port: UInt16, source: UInt32 = 1) -> Int32 {
+    let descriptor = connect(port: port, source: source)
+    // A path that hangs ends the measurement instead of blocking it.
+    var limit = timeval(tv_sec: 30, tv_usec: 0)
+    setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+    guard !connectRequest.isEmpty else { return descriptor }
+    guard send(descriptor, connectRequest, connectRequest.count, Int32(MSG_NOSIGNAL)) == connectRequest.count else {
+        fail("cannot send CONNECT: \(errorText())")
+    }
+    var response: [UInt8] = []
+    while !response.ends(with: "\r\n\r\n") {
+        var byte: UInt8 = 0
+        guard recv(descriptor, &byte, 1, 0) == 1 else { fail("no answer to CONNECT") }
+        response.append(byte)
+    }
+    guard response.isSuccess else { fail("CONNECT was refused: \(String(decoding: response, as: UTF8.self))") }
+    return descriptor
+}
+
+extension [UInt8] {
+    func ends(with text: String) -> Bool {
+        suffix(text.utf8.count).elementsEqual(text.utf8)
+    }
+
+    /// Whether an HTTP/1.1 response says 200.
+    var isSuccess: Bool { starts(with: "HTTP/1.1 200".utf8) }
+}
+
 /// Starts a connection to 127.0.0.1:`port`.
 ///
 /// - Parameter source: which address of 127.0.0.0/8 to come from, so that many short connections do not run out of ports.
