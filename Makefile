@@ -9,6 +9,8 @@ CACHE := $(or $(BOOTSTRAP_TESTS_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bo
 BINARY := .build/release/bootstrap
 STATIC := dist/bootstrap-linux-$(ARCH)
 SWIFT ?= swift
+# How many tests run at once. Without it all of them start together, and their deadlines run while they wait for a core.
+TEST_WIDTH := --experimental-maximum-parallelization-width 4
 # Tests that call `python3` get the environment that holds their packages.
 export PATH := $(CACHE)/venv/bin:$(PATH)
 export BOOTSTRAP_TESTS_CACHE := $(CACHE)
@@ -34,11 +36,11 @@ static: ## Build the static, stripped binary that is uploaded to devices: dist/b
 test: deps lint ## Install what is needed, build, and run every test
 	$(SWIFT) build --build-tests
 	@scripts/check-readme.sh .build/debug/bootstrap
-	$(SWIFT) test --skip-build
+	$(SWIFT) test --skip-build $(TEST_WIDTH)
 
 test-sanitizers: deps ## Run the tests under Thread Sanitizer, then Address Sanitizer (FILTER=regex narrows)
-	$(SWIFT) test --sanitize=thread --scratch-path .build-thread $(if $(FILTER),--filter '$(FILTER)')
-	$(SWIFT) test --sanitize=address --scratch-path .build-address $(if $(FILTER),--filter '$(FILTER)')
+	$(SWIFT) test --sanitize=thread --scratch-path .build-thread $(TEST_WIDTH) $(if $(FILTER),--filter '$(FILTER)')
+	$(SWIFT) test --sanitize=address --scratch-path .build-address $(TEST_WIDTH) $(if $(FILTER),--filter '$(FILTER)')
 
 demo: deps static ## Show the main job against a real sshd, start to finish (SHORT=1: with fewer bytes)
 	@scripts/demo.sh $(if $(SHORT),--short) --binary $(STATIC)

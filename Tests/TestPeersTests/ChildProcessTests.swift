@@ -17,6 +17,11 @@ import Testing
         #expect(output.standardOutput.hasPrefix(Checksum.of(bytes)))
     }
 
+    @Test func inputThatIsNotReadIsNoError() async throws {
+        let output = try await ChildProcess.run("true", input: Pattern.bytes(1_000_000))
+        #expect(output.succeeded)
+    }
+
     @Test func waitsForALine() async throws {
         let child = try ChildProcess(
             "sh",

@@ -146,7 +146,7 @@ extension ChildProcess {
         public var succeeded: Bool { status == .exited(0) }
     }
 
-    /// Runs a program to its end and returns what it printed, whatever its status.
+    /// Runs a program to its end and returns what it printed, whatever its status and however much of `input` it read.
     public static func run(
         _ command: String,
         _ arguments: [String] = [],
@@ -163,7 +163,11 @@ extension ChildProcess {
             keepsInputOpen: input != nil
         )
         if let input {
-            try child.write(input)
+            do {
+                try child.write(input)
+            } catch let error as POSIXError where error.code == .EPIPE {
+                // It ended, or closed its input, without reading all of it: what it printed and its status tell the rest.
+            }
             child.closeInput()
         }
         let status = try await child.exit(within: limit)
