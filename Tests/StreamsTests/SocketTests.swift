@@ -87,6 +87,39 @@ struct SocketTests {
         }
     }
 
+    @Test(
+        "what a peer said before its reset can still be read, also when a write finds the reset",
+        arguments: [true, false]
+    )
+    func lastWords(foundByWriting: Bool) async throws {
+        try await withLoop { loop in
+            let (words, end): (String, ReadResult) = try await onLoop(loop) { scenario in
+                let (socket, peer) = try tcpPair(on: loop)
+                let observer = scenario.keep(FailureObserver())
+                func readOn() {
+                    var bytes = [UInt8](repeating: 0, count: 64)
+                    guard case .bytes(let count) = bytes.withUnsafeMutableBytes({ socket.read(into: $0) }) else {
+                        return scenario.fail(StreamError(.truncated, "the last words are lost"))
+                    }
+                    let end = bytes.withUnsafeMutableBytes { socket.read(into: $0) }
+                    scenario.complete((String(decoding: bytes[..<count], as: UTF8.self), end))
+                    socket.reset(.closed(socket))
+                }
+                if !foundByWriting { socket.observer = observer }
+                observer.onFailure = readOn
+                _ = Array("last words".utf8).withUnsafeBytes { peer.write($0) }
+                peer.reset(StreamError(.limit, "enough"))
+                guard foundByWriting else { return }
+                // On loopback the reset has arrived when reset() returns; the write is what finds it.
+                let result = [UInt8(1)].withUnsafeBytes { socket.write($0) }
+                #expect(result == .failed)
+                readOn()
+            }
+            #expect(words == "last words")
+            #expect(end == .failed)
+        }
+    }
+
     @Test("bytes followed by a reset never read as a clean end")
     func resetAfterBytes() async throws {
         try await withLoop { loop in
@@ -582,4 +615,12 @@ func until(
         }
         try await Task.sleep(for: .milliseconds(5))
     }
+}
+
+/// Calls back when its stream fails.
+private final class FailureObserver: StreamObserver {
+    var onFailure: () -> Void = {}
+    func streamReadable(_ stream: ByteStream) {}
+    func streamWritable(_ stream: ByteStream) {}
+    func streamFailed(_ stream: ByteStream) { onFailure() }
 }

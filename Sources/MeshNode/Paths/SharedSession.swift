@@ -81,6 +81,9 @@ final class SharedSession {
                 session.onEnd = { [weak self] error in self?.ended(error) }
                 answer(.success(session))
             }
+            // OpenSSH's server sets TCP_NODELAY with the first session channel only; without one, the end of a short stream
+            // waits 40 ms for a delayed acknowledgement. Where commands are not allowed, streams are merely slower.
+            Task { _ = try? await client.run(":", timeout: .seconds(10)) }
         case .failure(let error):
             guard !isClosed else { return }
             lastError = error

@@ -18,6 +18,8 @@ public final class Socket: ByteStream, PollHandler {
     private var canWrite = true
     private var sawReadHangup = false
     private var readEnded = false
+    /// The stream has failed, and bytes that arrived before can still be read.
+    private var hasUnread = false
     private var isFinished = false
 
     /// Takes over a connected, non-blocking descriptor.
@@ -71,7 +73,8 @@ public final class Socket: ByteStream, PollHandler {
     public override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
         // recv(2) answers 0 to an empty buffer, which would look like the end.
         precondition(!buffer.isEmpty, "reading into an empty buffer")
-        guard failure == nil, descriptor >= 0 else { return failed() }
+        guard descriptor >= 0 else { return failed() }
+        guard failure == nil else { return readUnread(into: buffer) }
         guard !readEnded else { return .end }
         guard canRead else { return .wouldBlock }
         while true {
@@ -140,10 +143,25 @@ public final class Socket: ByteStream, PollHandler {
                 canWrite = false
                 return .wouldBlock
             case let number:
-                fail(.system(number, "writing to \(peerDescription)"))
+                broken(.system(number, "writing to \(peerDescription)"))
                 return .failed
             }
         }
+    }
+
+    /// The connection is broken, but the kernel may still hold what the peer said before: the last words of a TLS peer are
+    /// the alert that says why.
+    private func broken(_ error: StreamError) {
+        fail(error)
+        var byte: UInt8 = 0
+        hasUnread = recv(descriptor, &byte, 1, Int32(MSG_PEEK) | Int32(MSG_DONTWAIT)) > 0
+    }
+
+    private func readUnread(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
+        guard hasUnread else { return .failed }
+        let count = recv(descriptor, buffer.baseAddress, buffer.count, Int32(MSG_DONTWAIT))
+        hasUnread = count > 0
+        return count > 0 ? .bytes(count) : .failed
     }
 
     public override func finish() {
@@ -186,7 +204,7 @@ public final class Socket: ByteStream, PollHandler {
             var length = socklen_t(MemoryLayout<Int32>.size)
             getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &number, &length)
             if number != 0 {
-                fail(.system(number, "connection to \(peerDescription)"))
+                broken(.system(number, "connection to \(peerDescription)"))
                 observer?.streamFailed(self)
                 return
             }
