@@ -115,7 +115,7 @@ struct ConnectorTests {
             #expect(notASocket?.code == .refused)
 
             let address = try SocketAddress(unixPath: directory + "/busy")
-            let busy = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+            let busy = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
             #expect(address.withSockaddr { bind(busy, $0, $1) } == 0)
             listen(busy, 0)
             let waiting = fillQueue(of: address)

@@ -232,7 +232,8 @@ struct EventLoopTests {
             witness.watch(loop)
             far = try await loop.execute {
                 var descriptors: [Int32] = [-1, -1]
-                socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &descriptors)
+                // Not for the children that other tests spawn meanwhile: they would keep the near end open.
+                socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0, &descriptors)
                 _ = try Socket.adopting(descriptors[0], on: loop)
                 let timer = LoopTimer(on: loop) {}
                 timer.schedule(after: .seconds(1000))

@@ -84,7 +84,7 @@ struct ListenerTests {
                 try await loop.execute { live.withValue { $0.close() } }
 
                 // Left over from a process that died.
-                let dead = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+                let dead = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
                 #expect(address.withSockaddr { bind(dead, $0, $1) } == 0)
                 close(dead)
                 #expect(access(directory + "/s", F_OK) == 0)
@@ -108,7 +108,7 @@ struct ListenerTests {
     func unixPathOfBusyOwner() async throws {
         try await withDirectory { directory in
             let address = try SocketAddress(unixPath: directory + "/s")
-            let busy = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+            let busy = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
             #expect(address.withSockaddr { bind(busy, $0, $1) } == 0)
             listen(busy, 0)
             let waiting = fillQueue(of: address)
