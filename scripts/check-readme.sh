@@ -1,9 +1,9 @@
 #!/bin/bash
-# Every `bootstrap` command and option in README.md's examples exists in the binary.
+# Every `bootstrap` command and option in README.md's examples exists in the binary, and its configuration is valid.
 #
 #   scripts/check-readme.sh BINARY
 set -euo pipefail
-binary=$1
+binary=$(realpath "$1")
 cd "$(dirname "$0")/.."
 failed=0
 while read -r line; do
@@ -29,5 +29,19 @@ while read -r line; do
         fi
     done
 done < <(grep -E '^    bootstrap ' README.md)
-[ "$failed" = 0 ] && echo "README.md: every command and option exists"
+
+# The configuration, beside an identity made by the commands above it.
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export BOOTSTRAP_HOME=$work/home
+sed -n '/^```yaml$/,/^```$/{/^```/d;p}' README.md >"$work/node.yaml"
+cd "$work"
+if ! { "$binary" ca init --trust-domain example.org && "$binary" ca issue --id ns/default/sa/web --out identity \
+    && "$binary" node --config node.yaml --check; } >"$work/log" 2>&1 </dev/null; then
+    cat "$work/log" >&2
+    echo "README.md: its configuration is not accepted" >&2
+    failed=1
+fi
+
+[ "$failed" = 0 ] && echo "README.md: every command and option exists, its configuration is valid"
 exit "$failed"
