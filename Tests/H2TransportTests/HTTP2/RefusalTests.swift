@@ -217,6 +217,8 @@ import Testing
             try peer.send("fill 1 3000000")
             // The window is 1 MiB; nothing has been read, so nothing is credited.
             #expect(try await peer.event("filled")["count"] == (1 << 20) - 5)
+            try await peer.roundTrip()
+            #expect(peer.events.allSatisfy { $0.name != "WindowUpdated" || $0["stream_id"] != 1 })
             try await ours { side in
                 if let stream = side.log.requests.removeFirst().accept() { side.streams.append(StreamEnd(stream)) }
             }
