@@ -6,7 +6,7 @@ public struct IPAddress: Hashable, Sendable, CustomStringConvertible {
     package let low: UInt64
     public let isIPv4: Bool
 
-    private init(high: UInt64, low: UInt64, isIPv4: Bool) {
+    init(high: UInt64, low: UInt64, isIPv4: Bool) {
         if !isIPv4, high == 0, low >> 32 == 0xffff {
             self.high = 0
             self.low = low & 0xffff_ffff
@@ -233,14 +233,4 @@ package func printable(_ text: some StringProtocol) -> String {
         }
     }
     return text.unicodeScalars.count > 80 ? result + "…" : result
-}
-
-extension SocketAddress {
-    public init(_ address: IPAddress, port: UInt16) {
-        // The canonical text of an address is always one that inet_pton takes.
-        self = try! SocketAddress(ip: address.description, port: port)
-    }
-
-    /// The address without its port and scope; `nil` for a Unix socket.
-    public var address: IPAddress? { isUnix ? nil : IPAddress(ip.prefix { $0 != "%" }) }
 }

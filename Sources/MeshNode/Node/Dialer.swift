@@ -32,8 +32,8 @@ final class Dialer {
 
     /// The dialer keeps itself alive until it is done or ``cancel()`` is called.
     func start() {
-        if let address = try? SocketAddress(ip: destination.host, port: destination.port) {
-            addresses = [address]
+        if let address = destination.address {
+            addresses = [SocketAddress(address, port: destination.port)]
             dialNext()
             return
         }
@@ -67,7 +67,7 @@ final class Dialer {
         guard let address = addresses.popFirst() else {
             return end(.failure(lastError ?? StreamError(.unreachable, "\(destination) has no address")))
         }
-        if let literal = IPAddress(address.ip), let refusal = check(literal) {
+        if let literal = address.address, let refusal = check(literal) {
             lastError = refusal
             return loop.submit { [bound = LoopBound(self, on: loop)] in bound.withValue { $0.dialNext() } }
         }

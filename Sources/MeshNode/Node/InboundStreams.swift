@@ -27,7 +27,7 @@ final class InboundStreams {
     func handle(_ pending: PendingConnect) {
         let request = PolicyEngine.Request(
             source: pending.peer.map { .peer($0) } ?? .unauthenticated,
-            sourceIP: pending.transport?.remoteAddress.flatMap { IPAddress($0.ip) } ?? .loopbackIPv4,
+            sourceIP: pending.transport?.remoteAddress?.address ?? .loopbackIPv4,
             transport: .h2,
             destination: pending.destination
         )

@@ -78,7 +78,7 @@ public final class Node: Sendable {
         // Port 0 has become a real one, which the loop guard must know.
         let addresses = Dictionary(
             ready.compactMap { listener in
-                IPAddress(listener.address.ip).map {
+                listener.address.address.map {
                     (listener.name, NodeConfiguration.BindAddress(address: $0, port: listener.address.port))
                 }
             },

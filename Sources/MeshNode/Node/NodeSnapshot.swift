@@ -4,7 +4,7 @@ import Streams
 
 /// Everything a node decides with: the configuration and what is derived from it and from the credential. Immutable; a reload
 /// makes a new one, which each event loop takes over between two turns.
-struct NodeSnapshot: Sendable {
+final class NodeSnapshot: Sendable {
     let configuration: NodeConfiguration
     let credential: Credential
     let policy: PolicyEngine

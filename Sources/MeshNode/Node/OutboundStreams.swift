@@ -28,7 +28,7 @@ final class OutboundStreams {
     func carry(_ socket: Socket, to destination: Authority) {
         let request = PolicyEngine.Request(
             source: .localUser,
-            sourceIP: socket.peerAddress.flatMap { IPAddress($0.ip) } ?? .loopbackIPv4,
+            sourceIP: socket.peerAddress?.address ?? .loopbackIPv4,
             transport: .h2,
             destination: destination
         )

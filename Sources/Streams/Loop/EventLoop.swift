@@ -159,9 +159,14 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
         return poller.count - 1  // the wake-up itself
     }
 
-    func unregister(_ descriptor: Int32) {
+    func replaceHandler(of descriptor: Int32, with handler: any PollHandler) {
         preconditionInLoop()
-        poller.remove(descriptor)
+        poller.replaceHandler(of: descriptor, with: handler)
+    }
+
+    func unregister(_ descriptor: Int32, isClosing: Bool = false) {
+        preconditionInLoop()
+        poller.remove(descriptor, isClosing: isClosing)
     }
 
     func schedule(_ timer: LoopTimer, at deadline: UInt64) {

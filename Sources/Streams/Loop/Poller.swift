@@ -66,11 +66,18 @@ struct Poller: ~Copyable {
         count += 1
     }
 
+    /// What is reported from now on goes to `handler`; the registration stays as it is.
+    mutating func replaceHandler(of descriptor: Int32, with handler: any PollHandler) {
+        entries[Int(descriptor)].handler = handler
+    }
+
     /// Must be called before the descriptor is closed.
-    mutating func remove(_ descriptor: Int32) {
+    ///
+    /// - Parameter isClosing: The descriptor is closed next, which makes the kernel forget it without being told.
+    mutating func remove(_ descriptor: Int32, isClosing: Bool = false) {
         let index = Int(descriptor)
         guard index < entries.count, entries[index].handler != nil else { return }
-        _ = epoll_ctl(epoll, EPOLL_CTL_DEL, descriptor, nil)
+        if !isClosing { _ = epoll_ctl(epoll, EPOLL_CTL_DEL, descriptor, nil) }
         entries[index].handler = nil
         entries[index].generation &+= 1
         count -= 1

@@ -109,10 +109,9 @@ private final class Connector: PollHandler, TurnTask {
         getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &number, &length)
         guard number == 0 else { return end(.failure(failure(number))) }
         let connected = descriptor
-        loop.unregister(descriptor)
         descriptor = -1
         do {
-            end(.success(try Socket(descriptor: connected, on: loop)))
+            end(.success(try Socket(descriptor: connected, on: loop, peer: address, isRegistered: true)))
         } catch {
             end(.failure(error))
         }

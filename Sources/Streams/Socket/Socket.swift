@@ -11,7 +11,8 @@ import Glibc
 public final class Socket: ByteStream, PollHandler {
     /// −1 once closed.
     private(set) var descriptor: Int32
-    public let localAddress: SocketAddress?
+    /// Asked of the kernel when it is needed.
+    public var localAddress: SocketAddress? { Self.address(of: descriptor, getsockname) }
     public let peerAddress: SocketAddress?
 
     private var canRead = true
@@ -23,13 +24,25 @@ public final class Socket: ByteStream, PollHandler {
     private var isFinished = false
 
     /// Takes over a connected, non-blocking descriptor.
-    init(descriptor: Int32, on loop: EventLoop) throws(StreamError) {
+    ///
+    /// - Parameters:
+    ///   - peer: Where it is known, which saves asking the kernel.
+    ///   - isRegistered: The loop watches the descriptor already, for another handler.
+    init(
+        descriptor: Int32,
+        on loop: EventLoop,
+        peer: SocketAddress? = nil,
+        isRegistered: Bool = false
+    ) throws(StreamError) {
         self.descriptor = descriptor
-        localAddress = Self.address(of: descriptor, getsockname)
-        peerAddress = Self.address(of: descriptor, getpeername)
+        peerAddress = peer ?? Self.address(of: descriptor, getpeername)
         super.init(loop: loop)
         if peerAddress?.isUnix == false {
             Self.set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
+        }
+        if isRegistered {
+            loop.replaceHandler(of: descriptor, with: self)
+            return
         }
         do {
             try loop.register(descriptor, handler: self, edgeTriggered: true)
@@ -250,7 +263,7 @@ public final class Socket: ByteStream, PollHandler {
     }
 
     private func release() {
-        loop.unregister(descriptor)
+        loop.unregister(descriptor, isClosing: true)
         _ = Glibc.close(descriptor)
         descriptor = -1
     }

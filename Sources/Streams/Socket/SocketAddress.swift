@@ -104,6 +104,22 @@ public struct SocketAddress: Hashable, Sendable, CustomStringConvertible {
 
     private init(kind: Kind) { self.kind = kind }
 
+    public init(_ address: IPAddress, port: UInt16) {
+        kind =
+            address.isIPv4
+            ? .ipv4(UInt32(truncatingIfNeeded: address.low), port: port)
+            : .ipv6(address.high, address.low, scope: 0, port: port)
+    }
+
+    /// The address without its port and scope; `nil` for a Unix socket.
+    public var address: IPAddress? {
+        switch kind {
+        case .ipv4(let address, _): IPAddress(high: 0, low: UInt64(address), isIPv4: true)
+        case .ipv6(let high, let low, _, _): IPAddress(high: high, low: low, isIPv4: false)
+        case .unix: nil
+        }
+    }
+
     /// 0 for a path.
     public var port: UInt16 {
         switch kind {
