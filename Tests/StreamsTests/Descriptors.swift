@@ -11,7 +11,7 @@ func tcpDescriptors() throws -> (client: Int32, server: Int32) {
     let client = socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
     let address = try #require(Socket.address(of: listener, getsockname))
     try #require(address.withSockaddr { connect(client, $0, $1) } == 0)
-    let server = accept(listener, nil, nil)
+    let server = acceptedDescriptor(listener)
     try #require(server >= 0)
     return (client, server)
 }
@@ -23,6 +23,13 @@ func listeningDescriptor(backlog: Int32 = 16) throws -> Int32 {
     try #require(loopback.withSockaddr { bind(listener, $0, $1) } == 0)
     try #require(listen(listener, backlog) == 0)
     return listener
+}
+
+/// The next connection, blocking. Close-on-exec from the start: a process that another test starts must not keep it open.
+func acceptedDescriptor(_ listener: Int32) -> Int32 {
+    let connection = clinux_accept(listener)
+    if connection >= 0 { _ = fcntl(connection, F_SETFL, fcntl(connection, F_GETFL) & ~O_NONBLOCK) }
+    return connection
 }
 
 func setNonBlocking(_ descriptor: Int32) {
@@ -58,6 +65,12 @@ final class Observer: StreamObserver {
     private(set) var readableCount = 0
     private(set) var writableCount = 0
     private(set) var failedCount = 0
+
+    func forget() {
+        readable = nil
+        writable = nil
+        failed = nil
+    }
 
     func streamReadable(_ stream: ByteStream) {
         readableCount += 1

@@ -359,6 +359,7 @@ struct RelayTests {
                 _ = near.readBytes()
                 let relay = Relay(first, second)
                 observer.readable = {
+                    first.onRead = nil
                     relay.cut(StreamError(.limit, "test over"))
                     near.reset(.closed(near))
                     far.reset(.closed(far))

@@ -566,7 +566,7 @@ struct SocketTests {
             process.terminate()
             process.waitUntilExit()
         }
-        let connection = accept(listener, nil, nil)
+        let connection = acceptedDescriptor(listener)
         close(listener)
         try await withLoop { loop in
             let (bytes, result, code): ([UInt8], ReadResult, StreamError.Code?) = try await onLoop(loop) { scenario in

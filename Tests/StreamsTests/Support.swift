@@ -41,6 +41,8 @@ final class Scenario<Outcome: Sendable> {
         self.completion = nil
         timer?.cancel()
         timer = nil
+        // What a closure of an observer holds usually holds the observer.
+        for case let observer as Observer in kept { observer.forget() }
         kept = []
         completion(result)
     }
