@@ -21,7 +21,7 @@ public final class Envoy: Sendable {
         let source = "\(TestTools.repository)/Tests/Peers/envoy/\(template).yaml"
         var text = try String(contentsOfFile: source, encoding: .utf8)
         for (name, value) in values { text = text.replacingOccurrences(of: "@\(name)@", with: value) }
-        directory = try TemporaryDirectory()
+        directory = TemporaryDirectory()
         let file = "\(directory.path)/envoy.yaml"
         try text.write(toFile: file, atomically: true, encoding: .utf8)
         process = try ChildProcess(
