@@ -48,6 +48,43 @@ struct ConnectorTests {
         }
     }
 
+    @Test("a peer that has said all and ended before the connection is noticed: its bytes and its end are read")
+    func endedAtOnce() async throws {
+        try await withLoop { loop in
+            let text: String = try await onLoop(loop, deadline: .seconds(20)) { scenario in
+                let listener = try listeningDescriptor()
+                let address = try #require(Socket.address(of: listener, getsockname))
+                Socket.connect(to: address, on: loop) { result in
+                    guard case .success(let socket) = result else { return scenario.complete("not connected") }
+                    let observer = scenario.keep(Observer())
+                    socket.observer = observer
+                    var text: [UInt8] = []
+                    func receive() {
+                        while true {
+                            let (result, bytes) = socket.readBytes()
+                            text += bytes
+                            switch result {
+                            case .bytes: continue
+                            case .wouldBlock: return
+                            case .end, .failed:
+                                socket.close()
+                                return scenario.complete("\(String(decoding: text, as: UTF8.self)), \(result)")
+                            }
+                        }
+                    }
+                    observer.readable = receive
+                    receive()
+                }
+                // The loop is busy here, so that it learns of everything in one event.
+                let server = acceptedDescriptor(listener)
+                close(listener)
+                #expect(write(server, "hello", 5) == 5)
+                close(server)
+            }
+            #expect(text == "hello, end")
+        }
+    }
+
     @Test("a body that throws leaves no socket behind")
     func throwingBody() async throws {
         try await withLoop { loop in

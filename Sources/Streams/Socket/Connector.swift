@@ -111,7 +111,7 @@ private final class Connector: PollHandler, TurnTask {
         let connected = descriptor
         descriptor = -1
         do {
-            end(.success(try Socket(descriptor: connected, on: loop, peer: address, isRegistered: true)))
+            end(.success(try Socket(descriptor: connected, on: loop, peer: address, reported: events)))
         } catch {
             end(.failure(error))
         }

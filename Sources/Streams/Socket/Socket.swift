@@ -27,12 +27,13 @@ public final class Socket: ByteStream, PollHandler {
     ///
     /// - Parameters:
     ///   - peer: Where it is known, which saves asking the kernel.
-    ///   - isRegistered: The loop watches the descriptor already, for another handler.
+    ///   - reported: The loop watches the descriptor already, for another handler, which was told of these events. No edge
+    ///     follows for what they said.
     init(
         descriptor: Int32,
         on loop: EventLoop,
         peer: SocketAddress? = nil,
-        isRegistered: Bool = false
+        reported: PollEvents? = nil
     ) throws(StreamError) {
         self.descriptor = descriptor
         peerAddress = peer ?? Self.address(of: descriptor, getpeername)
@@ -40,7 +41,8 @@ public final class Socket: ByteStream, PollHandler {
         if peerAddress?.isUnix == false {
             Self.set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
         }
-        if isRegistered {
+        if let reported {
+            sawReadHangup = !reported.isDisjoint(with: [.readHangup, .hangup])
             loop.replaceHandler(of: descriptor, with: self)
             return
         }
