@@ -237,6 +237,8 @@ def main():
                 for number in range(rounds):
                     # The order turns with the rounds, so that no peer always follows the same one.
                     for peer in running[number % len(running):] + running[:number % len(running)]:
+                        if name in peer.skips:
+                            continue
                         try:
                             value = measure(load, peer, MEASURES[name], seconds, warm_up)
                         except (RuntimeError, subprocess.TimeoutExpired, ValueError) as error:
