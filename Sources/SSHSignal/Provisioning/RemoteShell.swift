@@ -112,11 +112,18 @@ final class RemoteShell: Sendable {
                     break
                 }
             } catch {
-                channel.close()
-                // The refusal may have been on its way when the sending failed.
-                while let late = await group.nextResult() {
-                    if case .success(let result?) = late { return result }
+                // A shell that refuses reads no more, so the sending may fail before its refusal has arrived: wait for that.
+                let watch = Task { [channel] in
+                    guard (try? await Task.sleep(for: .seconds(5))) != nil else { return }
+                    channel.close()
                 }
+                defer { watch.cancel() }
+                while let late = await group.nextResult() {
+                    guard case .success(let result?) = late else { continue }
+                    channel.close()
+                    return result
+                }
+                channel.close()
                 throw error
             }
             guard let output else { throw SignalError(.truncated, "\(name): \(step): the far side did not answer") }
