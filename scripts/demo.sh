@@ -113,7 +113,7 @@ printf '\033[2m$ bootstrap connect device1 -L 7000:localhost:%s\033[0m\n' "$serv
 "$bootstrap" connect device1 -L "7000:localhost:$service" >"$work/connect.log" 2>&1 &
 connect=$!
 pids+=("$connect")
-await "$work/connect.log" 'path h2\b'
+await "$work/connect.log" 'path h2: '
 cat "$work/connect.log"
 for direction in up down; do python3 scripts/checksum_service.py "$direction" 127.0.0.1 7000 "$bytes"; done
 
@@ -132,7 +132,7 @@ tail -n +"$((before + 1))" "$work/connect.log"
 step "     … and back, once it runs again"
 before=$(lines "$work/connect.log")
 kill -CONT "$node"
-await "$work/connect.log" '→ h2\b' "$before" 60
+await "$work/connect.log" '→ h2: ' "$before" 90
 new_connection "after it runs again"
 tail -n +"$((before + 1))" "$work/connect.log"
 
@@ -148,7 +148,7 @@ tail -n +"$((before + 1))" "$work/connect.log"
 step "     … and back, once they pass"
 before=$(lines "$work/connect.log")
 nft delete table inet demo
-await "$work/connect.log" '→ h2\b' "$before" 60
+await "$work/connect.log" '→ h2: ' "$before" 90
 new_connection "after they pass again"
 tail -n +"$((before + 1))" "$work/connect.log"
 
