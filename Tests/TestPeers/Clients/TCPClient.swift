@@ -23,16 +23,15 @@ public enum TCPClient {
         try await onThread {
             let descriptor = try connect(port, limit: limit)
             defer { close(descriptor) }
-            let sender = Thread {
-                var rest = bytes[...]
-                while !rest.isEmpty {
-                    let count = rest.withUnsafeBytes { send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
-                    guard count > 0 else { return }
-                    rest = rest.dropFirst(count)
+            if bytes.count <= 64 << 10 {
+                // What fits into the socket is sent here: a reset is told to one call only, and in another thread it would
+                // be that of the sender, while the reader sees an end.
+                if let failure = sendAndFinish(descriptor, bytes, staysOpen: staysOpen) {
+                    return ([], .broken(failure))
                 }
-                if !staysOpen { shutdown(descriptor, Int32(SHUT_WR)) }
+            } else {
+                Thread { _ = sendAndFinish(descriptor, bytes, staysOpen: staysOpen) }.start()
             }
-            sender.start()
             var received: [UInt8] = []
             var chunk = [UInt8](repeating: 0, count: 1 << 18)
             while true {
@@ -42,6 +41,18 @@ public enum TCPClient {
                 received += chunk[..<count]
             }
         }
+    }
+
+    /// Returns the `errno` of a `send` that failed.
+    private static func sendAndFinish(_ descriptor: Int32, _ bytes: [UInt8], staysOpen: Bool) -> Int32? {
+        var rest = bytes[...]
+        while !rest.isEmpty {
+            let count = rest.withUnsafeBytes { send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
+            guard count > 0 else { return errno }
+            rest = rest.dropFirst(count)
+        }
+        if !staysOpen { shutdown(descriptor, Int32(SHUT_WR)) }
+        return nil
     }
 
     private static func connect(_ port: UInt16, limit: Int) throws -> Int32 {
