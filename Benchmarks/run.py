@@ -194,8 +194,16 @@ def main():
     load = options.load or build_load()
 
     # Ended by a signal, it still ends what it started.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+    def leave(received, _):
+        # A second one (timeout(1) passes on what its child had already got) must not interrupt the cleaning up.
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+        sys.exit(128 + received)
+
+    for number in signals:
+        signal.signal(number, leave)
     results = {
         "machine": machine(), "rounds": rounds, "seconds": seconds, "warmUp": warm_up,
         "peers": {}, "unavailable": {}, "errors": [],
