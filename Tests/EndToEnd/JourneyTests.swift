@@ -21,7 +21,7 @@ import Testing
         try await exchange(port, seed: 1)
 
         let node = try #require(journey.node)
-        kill(node, SIGSTOP)
+        try await suspend(node)
         try await exchange(port, seed: 2)
         _ = try await connect.standardOutput.line(containing: "path h2 → ")
         kill(node, SIGCONT)

@@ -76,7 +76,7 @@ import Testing
         try await bench.log.line(containing: "path h2: ")
 
         // The process hangs: its kernel still accepts connections, nobody answers.
-        server.signal(SIGSTOP)
+        try await suspend(server.pid)
         try await bench.exchange(2)
         try await bench.log.line(containing: "path h2 → ssh: ")
 

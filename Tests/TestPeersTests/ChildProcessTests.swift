@@ -60,3 +60,17 @@ import Testing
         #expect(output.status != .exited(0))
     }
 }
+
+@Suite struct SuspendTests {
+    @Test func aSuspendedProcessDoesNothingUntilItMayGoOn() async throws {
+        let child = try ChildProcess("cat", keepsInputOpen: true)
+        try await suspend(child.pid)
+        try child.write("word\n")
+        let state = try String(contentsOfFile: "/proc/\(child.pid)/stat", encoding: .utf8)
+        #expect(state.contains(") T "))
+        #expect(child.standardOutput.text.isEmpty)
+        child.signal(SIGCONT)
+        try await child.standardOutput.line(containing: "word")
+        await child.stop()
+    }
+}
