@@ -10,7 +10,6 @@ let settings: [SwiftSetting] = [
 ]
 
 let log: Target.Dependency = .product(name: "Logging", package: "swift-log")
-let metrics: Target.Dependency = .product(name: "Metrics", package: "swift-metrics")
 
 let package = Package(
     name: "bootstrap",
@@ -25,7 +24,6 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
-        .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
     ],
     targets: [
@@ -41,7 +39,7 @@ let package = Package(
         .target(name: "MeshIdentity", dependencies: ["COpenSSL"], swiftSettings: settings),
         .target(
             name: "H2Transport",
-            dependencies: ["Streams", "MeshIdentity", "COpenSSL", "CNGHTTP2", log, metrics],
+            dependencies: ["Streams", "MeshIdentity", "COpenSSL", "CNGHTTP2", log],
             swiftSettings: settings
         ),
         .target(
@@ -52,7 +50,7 @@ let package = Package(
         ),
         .target(
             name: "MeshNode",
-            dependencies: ["Streams", "MeshIdentity", "H2Transport", "SSHSignal", "CLinux", "CLibYAML", log, metrics],
+            dependencies: ["Streams", "MeshIdentity", "H2Transport", "SSHSignal", "CLinux", "CLibYAML", log],
             swiftSettings: settings
         ),
         .executableTarget(

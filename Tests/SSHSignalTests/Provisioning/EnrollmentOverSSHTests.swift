@@ -44,7 +44,11 @@ struct Operator {
         user: String = OpenSSHServer.user
     ) async throws -> ChildProcess.Output {
         try await run(
-            ["enroll", "\(user)@127.0.0.1:\(port)", "-i", key, "-o", "IdentitiesOnly=yes", "--base", base.path]
+            [
+                "enroll", "\(user)@127.0.0.1:\(port)", "-i", key, "-o", "IdentitiesOnly=yes", "--base", base.path,
+                // Not a static build that `make demo` may have left beside it.
+                "--agent-binary", TestTools.bootstrap,
+            ]
                 + ["--hbone-port", "0", "--hbone-address", "127.0.0.1"] + more
         )
     }
