@@ -36,11 +36,11 @@ static: ## Build the static, stripped binary that is uploaded to devices: dist/b
 test: deps lint ## Install what is needed, build, and run every test
 	$(SWIFT) build --build-tests
 	@scripts/check-readme.sh .build/debug/bootstrap
-	$(SWIFT) test --skip-build $(TEST_WIDTH)
+	@scripts/run-tests.sh .build/test.log $(SWIFT) test --skip-build $(TEST_WIDTH)
 
 test-sanitizers: deps ## Run the tests under Thread Sanitizer, then Address Sanitizer (FILTER=regex narrows)
-	$(SWIFT) test --sanitize=thread --scratch-path .build-thread $(TEST_WIDTH) $(if $(FILTER),--filter '$(FILTER)')
-	$(SWIFT) test --sanitize=address --scratch-path .build-address $(TEST_WIDTH) $(if $(FILTER),--filter '$(FILTER)')
+	@scripts/run-tests.sh .build-thread/test.log $(SWIFT) test --sanitize=thread --scratch-path .build-thread $(TEST_WIDTH) $(if $(FILTER),--filter '$(FILTER)')
+	@scripts/run-tests.sh .build-address/test.log $(SWIFT) test --sanitize=address --scratch-path .build-address $(TEST_WIDTH) $(if $(FILTER),--filter '$(FILTER)')
 
 demo: deps static ## Show the main job against a real sshd, start to finish (SHORT=1: with fewer bytes)
 	@scripts/demo.sh $(if $(SHORT),--short) --binary $(STATIC)

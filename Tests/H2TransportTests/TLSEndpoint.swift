@@ -32,6 +32,8 @@ final class Endpoint: StreamObserver {
         var sendsAfterEnd = false
         /// Never finishes its direction.
         var keepsOpen = false
+        /// Finishes its direction only after it has read so many bytes.
+        var finishesAfterReading = 0
     }
 
     /// Its length is a prime, so that a shift by any buffer size shows.
@@ -85,6 +87,7 @@ final class Endpoint: StreamObserver {
             case .bytes(let count):
                 outcome.received += count
                 checksum?.update(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
+                if sent == job.bytesToSend && !job.sendsAfterEnd { write() }
             case .wouldBlock: return
             case .end:
                 readDone = true
@@ -109,6 +112,7 @@ final class Endpoint: StreamObserver {
             case .failed: return failed()
             }
         }
+        guard outcome.received >= job.finishesAfterReading else { return }
         writeDone = true
         if !job.keepsOpen { stream.finish() }
         completeIfDone()

@@ -3,6 +3,7 @@ import Logging
 import MeshIdentity
 import MeshNode
 import Streams
+import Synchronization
 import TestPeers
 import Testing
 
@@ -110,8 +111,12 @@ import Testing
     @Test func aStreamThatIsOpenWhenItsPathDiesIsResetNeverEnded() async throws {
         let bench = try await Bench()
         let server = try await bench.startServer()
-        async let conversation = TCPClient.exchange(port: bench.entry, sending: [1], staysOpen: true)
-        try await eventually("the echo is connected", within: .seconds(20)) { bench.backend.open == 1 }
+        let received = Mutex(0)
+        async let conversation = TCPClient.exchange(port: bench.entry, sending: [1], staysOpen: true) { count in
+            received.withLock { $0 = count }
+        }
+        // Not sooner: a request that has no answer yet is rightly made again, over SSH.
+        try await eventually("the echo has answered", within: .seconds(20)) { received.withLock { $0 } == 1 }
         server.signal(SIGKILL)
         let (_, ending) = try await conversation
         #expect(ending == .broken(ECONNRESET))

@@ -195,11 +195,11 @@ extension H2Stream {
         connection?.queuedBytes += count
     }
 
-    /// Bytes have left: the peer may send as many more. nghttp2 sends WINDOW_UPDATE at half a window, so it is told no sooner.
+    /// Bytes have left: the peer may send as many more. It is told when that is worth a frame.
     func credit(_ count: Int) {
         guard let connection else { return }
         uncredited += count
-        if uncredited >= connection.configuration.windows.stream / 2 {
+        if uncredited >= connection.leastCredit(ofWindow: window.size) {
             connection.creditStream(self, uncredited)
             uncredited = 0
         }

@@ -36,6 +36,7 @@ public final class H2Stream: ByteStream {
     /// The chunks of the batch being read that belong to this stream: indices of the connection's list; −1 without.
     var firstChunk: Int32 = -1
     var lastChunk: Int32 = -1
+    var window: ReceiveWindow
     /// Taken by the reader and not yet credited to the peer.
     var uncredited = 0
     var sink: ByteStream?
@@ -79,6 +80,7 @@ public final class H2Stream: ByteStream {
         self.connection = connection
         incoming = ByteQueue(pool: connection.loop.buffers)
         outgoing = ByteQueue(pool: connection.loop.buffers)
+        window = ReceiveWindow(size: connection.configuration.windows.stream)
         requestedAt = connection.loop.now
         super.init(loop: connection.loop)
     }

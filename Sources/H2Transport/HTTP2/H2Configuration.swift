@@ -2,13 +2,20 @@ public import Streams
 
 /// The settings of an HTTP/2 connection.
 public struct H2Configuration: Hashable, Sendable {
-    /// Flow-control windows granted to the peer.
+    /// Flow-control windows granted to the peer. They start small and are fitted to the path: a stream's window becomes twice
+    /// what its reader takes within one round trip.
     public struct Windows: Hashable, Sendable {
         /// What one stream may send before its bytes have left here, in bytes, 65,535…2³¹−1. It is also the memory that one
         /// slow reader can cost. 64 KiB doubles the CPU time of bulk; 16 MiB lets keystrokes wait behind it.
         public var stream = 1 << 20
-        /// The same for all streams together; a multiple of ``stream``, so that one slow reader does not stop the others.
+        /// What a stream's window may grow to, in bytes; with anything up to ``stream`` it stays as it is. 32 MiB let one
+        /// stream fill 1 Gbit/s at 100 ms.
+        public var largestStream = 32 << 20
+        /// The window of all streams together; a multiple of ``stream``, so that one slow reader does not stop the others.
         public var connection = 16 << 20
+        /// What it may grow to, in bytes: twice the largest window of its streams, and no more than
+        /// ``Limits/queuedBytes``.
+        public var largestConnection = 64 << 20
 
         public init() {}
     }
@@ -95,6 +102,10 @@ public struct H2Configuration: Hashable, Sendable {
         try check(
             windows.stream...largestWindow ~= windows.connection,
             "windows.connection is \(windows.connection), not between windows.stream and \(largestWindow)"
+        )
+        try check(
+            0...largestWindow ~= windows.largestStream && 0...largestWindow ~= windows.largestConnection,
+            "windows.largestStream or windows.largestConnection is not between 0 and \(largestWindow)"
         )
         try check(16384...131_072 ~= frameSize, "frameSize is \(frameSize), not between 16384 and 131072")
         try check(sendQueue >= 16384, "sendQueue is \(sendQueue), less than 16384")

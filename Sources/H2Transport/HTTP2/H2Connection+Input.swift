@@ -187,7 +187,11 @@ extension H2Connection {
             }
         case NGHTTP2_SETTINGS:
             countControlFrame()
-            if header.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) == 0 && !isServer { events.append(.settings) }
+            if header.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0 {
+                sawRoundTrip(EventLoop.monotonicTime() &- settingsSentAt)
+            } else if !isServer {
+                events.append(.settings)
+            }
         default: break
         }
     }
@@ -230,29 +234,5 @@ extension H2Connection {
         guard !isClosed else { return }
         batch.touched.removeAll(keepingCapacity: true)
         batch.chunks.removeAll(keepingCapacity: batch.chunks.capacity <= 1024)
-    }
-
-    // MARK: Credit
-
-    /// The connection window is replenished at once: each stream is bounded by its own, and a slow one must not stop the
-    /// others (RFC 9113 §5.2.2). Only when the readers together leave too much is it held back.
-    private func creditConnection(_ count: Int) {
-        guard count > 0, let nghttp2 else { return }
-        if queuedBytes > configuration.limits.queuedBytes {
-            if withheldCredit == 0 { counters.windowStalls += 1 }
-            withheldCredit += count
-            return
-        }
-        _ = nghttp2_session_consume_connection(nghttp2, count)
-    }
-
-    func creditStream(_ stream: H2Stream, _ count: Int) {
-        guard let nghttp2 else { return }
-        _ = nghttp2_session_consume_stream(nghttp2, stream.id, count)
-        if withheldCredit > 0 && queuedBytes <= configuration.limits.queuedBytes / 2 {
-            _ = nghttp2_session_consume_connection(nghttp2, withheldCredit)
-            withheldCredit = 0
-        }
-        markDirty()
     }
 }

@@ -43,7 +43,7 @@ extension H2Connection {
         pings.append(
             PingQueue.Entry(
                 id: id,
-                sentAt: loop.now,
+                sentAt: EventLoop.monotonicTime(),
                 acceptsAnyByte: acceptsAnyByte,
                 timer: timer,
                 completion: completion
@@ -61,7 +61,9 @@ extension H2Connection {
 
     func receivedPong(_ id: UInt64) {
         guard let entry = pings.take(id) else { return }
-        let time = Duration.nanoseconds(Int64(clamping: loop.now &- entry.sentAt))
+        let nanoseconds = EventLoop.monotonicTime() &- entry.sentAt
+        sawRoundTrip(nanoseconds)
+        let time = Duration.nanoseconds(Int64(clamping: nanoseconds))
         roundTripTime = time
         entry.completion(.success(time))
     }
@@ -69,7 +71,7 @@ extension H2Connection {
     /// Bytes have arrived: everybody who only wanted to know that is told.
     func answerProbes() {
         while let entry = pings.takeProbe() {
-            entry.completion(.success(.nanoseconds(Int64(clamping: loop.now &- entry.sentAt))))
+            entry.completion(.success(.nanoseconds(Int64(clamping: EventLoop.monotonicTime() &- entry.sentAt))))
         }
     }
 

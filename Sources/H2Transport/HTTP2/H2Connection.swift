@@ -101,6 +101,14 @@ public final class H2Connection: StreamObserver, TurnTask {
     var withheldCredit = 0
     var pendingRequests = 0
 
+    // Windows; see H2Connection+Windows.swift.
+    /// What the peer may send on all streams together, in bytes.
+    var connectionWindow: Int
+    /// In nanoseconds; 0 before the first acknowledgment.
+    var smallestRoundTrip: UInt64 = 0
+    var roundTripIsBeingMeasured = false
+    let settingsSentAt: UInt64
+
     // Output; see H2Connection+Output.swift.
     var schedule = SendSchedule()
     var staging: Buffer?
@@ -152,6 +160,8 @@ public final class H2Connection: StreamObserver, TurnTask {
         let now = lower.loop.now
         lastReceived = now
         lastSent = now
+        settingsSentAt = EventLoop.monotonicTime()
+        connectionWindow = configuration.windows.connection
         earlyResets = TokenBucket(configuration.limits.earlyResets, now: now)
         provokedResets = TokenBucket(configuration.limits.provokedResets, now: now)
         controlFrames = TokenBucket(configuration.limits.controlFrames, now: now)

@@ -24,6 +24,10 @@ public struct H2ConnectionCounters: Hashable, Sendable {
     public var inputPauses: UInt64 = 0
     /// How often the connection window was withheld because readers did not keep up.
     public var windowStalls: UInt64 = 0
+    /// How often a stream's window was made larger to fit the path.
+    public var windowsGrown: UInt64 = 0
+    /// The largest window that a stream was given beyond its first one, in bytes; 0 without.
+    public var largestWindow = 0
 
     public init() {}
 }

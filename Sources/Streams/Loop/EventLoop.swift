@@ -59,7 +59,7 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
     /// Starts the loop's thread.
     public init(name: String) {
         self.name = name
-        now = Self.readClock()
+        now = Self.monotonicTime()
         wakeup = Wakeup()
         do {
             try poller.add(wakeup.descriptor, handler: wakeup, edgeTriggered: false)
@@ -198,9 +198,9 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
         var isStopping = false
         while !isStopping {
             let count = poller.wait(
-                milliseconds: turnTasks.isEmpty ? timers.millisecondsToNext(now: Self.readClock()) : 0
+                milliseconds: turnTasks.isEmpty ? timers.millisecondsToNext(now: Self.monotonicTime()) : 0
             )
-            now = Self.readClock()
+            now = Self.monotonicTime()
             for index in 0..<count {
                 if let ready = poller.handler(ofEvent: index) { ready.handler.pollReady(ready.events) }
             }
@@ -286,7 +286,8 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
         }
     }
 
-    private static func readClock() -> UInt64 {
+    /// Nanoseconds on the clock of ``now``, read now: for what is measured, where a turn may take long. From any thread.
+    public static func monotonicTime() -> UInt64 {
         var time = timespec()
         clock_gettime(CLOCK_MONOTONIC, &time)
         return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)

@@ -13,12 +13,14 @@ public enum TCPClient {
         case broken(Int32)
     }
 
-    /// Sends `bytes`, ends its direction unless `staysOpen`, and reads to the end.
+    /// Sends `bytes`, ends its direction unless `staysOpen`, and reads to the end. `progress` hears how many bytes have been
+    /// read so far, on another thread.
     public static func exchange(
         port: UInt16,
         sending bytes: [UInt8],
         staysOpen: Bool = false,
-        limit: Int = 30
+        limit: Int = 30,
+        progress: (@Sendable (Int) -> Void)? = nil
     ) async throws -> (received: [UInt8], Ending) {
         try await onThread {
             let descriptor = try connect(port, limit: limit)
@@ -39,6 +41,7 @@ public enum TCPClient {
                 if count == 0 { return (received, .endOfStream) }
                 guard count > 0 else { return (received, .broken(errno)) }
                 received += chunk[..<count]
+                progress?(received.count)
             }
         }
     }
