@@ -24,6 +24,7 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
     ],
     targets: [
@@ -39,7 +40,10 @@ let package = Package(
         .target(name: "MeshIdentity", dependencies: ["COpenSSL"], swiftSettings: settings),
         .target(
             name: "H2Transport",
-            dependencies: ["Streams", "MeshIdentity", "COpenSSL", "CNGHTTP2", log],
+            dependencies: [
+                "Streams", "MeshIdentity", "COpenSSL", "CNGHTTP2", log,
+                .product(name: "CoreMetrics", package: "swift-metrics"),
+            ],
             swiftSettings: settings
         ),
         .target(
@@ -74,7 +78,13 @@ let package = Package(
         .testTarget(name: "TestPeersTests", dependencies: ["TestPeers"], swiftSettings: settings),
         .testTarget(name: "StreamsTests", dependencies: ["Streams", "TestPeers"], swiftSettings: settings),
         .testTarget(name: "MeshIdentityTests", dependencies: ["MeshIdentity", "TestPeers"], swiftSettings: settings),
-        .testTarget(name: "H2TransportTests", dependencies: ["H2Transport", "TestPeers"], swiftSettings: settings),
+        .testTarget(
+            name: "H2TransportTests",
+            dependencies: [
+                "H2Transport", "TestPeers", .product(name: "MetricsTestKit", package: "swift-metrics"),
+            ],
+            swiftSettings: settings
+        ),
         .testTarget(name: "SSHSignalTests", dependencies: ["SSHSignal", "TestPeers"], swiftSettings: settings),
         .testTarget(name: "MeshNodeTests", dependencies: ["MeshNode", "TestPeers", log], swiftSettings: settings),
         .testTarget(name: "EndToEnd", dependencies: ["MeshNode", "TestPeers"], swiftSettings: settings),

@@ -52,7 +52,7 @@ extension H2Stream {
                 credit(batch.count)
             } else if batch.count > 0 {
                 batch.append(to: &incoming)
-                connection?.queuedBytes += batch.count
+                updateUsage()
             }
             batch = BatchReader()
         } else {
@@ -73,6 +73,7 @@ extension H2Stream {
     /// The peer reads no more (``ConnectStreamState/ResetOutcome/stopWriting``).
     func writingRefused() {
         outgoing.removeAll()
+        updateUsage()
         fail(StreamError(.closed, "\(peerDescription) has ended the stream and reads no more"))
         if pullPump != nil {
             stopPulling()
@@ -106,9 +107,9 @@ extension H2Stream {
     /// nghttp2 has forgotten the stream, or the connection is gone.
     func detach() {
         guard let connection else { return }
-        connection.queuedBytes -= incoming.count
         if phase != .released && state.writing == .finishing { state.fail() }
         self.connection = nil
+        connection.detached(self)
     }
 
     // MARK: -
@@ -146,10 +147,10 @@ extension H2Stream {
                 return push(vectors, count: offered, to: sink)
             }
             incoming.consume(taken)
-            connection?.queuedBytes -= taken
+            updateUsage()
         }
         if sinkHasFailed { return sinkFailed() }
-        guard let sink, let pump = pushPump, incoming.isEmpty, phase != .released else { return }
+        guard let sink, let pump = pushPump, incoming.isEmpty, firstChunk < 0, phase != .released else { return }
         switch state.reading {
         case .open: return
         case .ended:
@@ -192,11 +193,12 @@ extension H2Stream {
             incoming.append(UnsafeRawBufferPointer(rebasing: piece[skip...]))
             skip = 0
         }
-        connection?.queuedBytes += count
+        updateUsage()
     }
 
     /// Bytes have left: the peer may send as many more. It is told when that is worth a frame.
     func credit(_ count: Int) {
+        usage.progress &+= UInt64(count)
         guard let connection else { return }
         uncredited += count
         if uncredited >= connection.leastCredit(ofWindow: window.size) {
@@ -209,8 +211,8 @@ extension H2Stream {
     func release() {
         phase = .released
         let unread = incoming.count + batch.count
-        connection?.queuedBytes -= incoming.count
         incoming.removeAll()
+        updateUsage()
         batch = BatchReader()
         source = nil
         sink = nil
@@ -221,9 +223,9 @@ extension H2Stream {
     }
 
     func dropQueues() {
-        connection?.queuedBytes -= incoming.count
         incoming.removeAll()
         outgoing.removeAll()
+        updateUsage()
     }
 
     func failedReading() -> ReadResult {

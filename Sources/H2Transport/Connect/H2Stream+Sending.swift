@@ -14,6 +14,7 @@ extension H2Stream {
         var count = 0
         if !outgoing.isEmpty {
             count = outgoing.read(into: space)
+            updateUsage()
             if writerWaits, let connection, outgoing.count <= connection.configuration.sendQueue / 2 {
                 writerWaits = false
                 connection.events.append(.writable(self))
@@ -22,6 +23,7 @@ extension H2Stream {
         if let source, outgoing.isEmpty { count += fill(space, from: count, by: source) }
         let isEnd = outgoing.isEmpty && source == nil && state.writing == .finishing
         if isEnd { state.sentEnd() }
+        usage.progress &+= UInt64(count)
         return count > 0 || isEnd ? Filled(count: count, isEnd: isEnd) : nil
     }
 

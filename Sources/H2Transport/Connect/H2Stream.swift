@@ -22,6 +22,10 @@ public final class H2Stream: ByteStream {
 
     /// Nil once HTTP/2 is done with the stream; it lives on until its bytes were read.
     var connection: H2Connection?
+    /// Who is answerable for what the queues hold, also when HTTP/2 is done with the stream.
+    let account: H2Connection
+    /// What ``account`` was told last; see H2Stream+Usage.swift.
+    var usage = Usage()
     /// The stream identifier.
     let id: Int32
     var phase = Phase.requested
@@ -78,6 +82,7 @@ public final class H2Stream: ByteStream {
         self.id = id
         self.request = request
         self.connection = connection
+        account = connection
         incoming = ByteQueue(pool: connection.loop.buffers)
         outgoing = ByteQueue(pool: connection.loop.buffers)
         window = ReceiveWindow(size: connection.configuration.windows.stream)
@@ -98,7 +103,7 @@ public final class H2Stream: ByteStream {
         var count = 0
         if !incoming.isEmpty {
             count = incoming.read(into: buffer)
-            connection?.queuedBytes -= count
+            updateUsage()
         }
         if count < buffer.count { count += batch.read(into: UnsafeMutableRawBufferPointer(rebasing: buffer[count...])) }
         if count > 0 {
@@ -112,6 +117,11 @@ public final class H2Stream: ByteStream {
             return .wouldBlock
         case .ended:
             guard phase != .released else { return failedReading() }
+            // The end came with bytes that are about to be delivered.
+            guard firstChunk < 0 else {
+                readerWaits = true
+                return .wouldBlock
+            }
             endWasRead = true
             return .end
         case .failed: return failedReading()
@@ -143,7 +153,10 @@ public final class H2Stream: ByteStream {
                 break
             }
         }
-        if accepted > 0 { connection.wantsToSend(self) }
+        if accepted > 0 {
+            updateUsage()
+            connection.wantsToSend(self)
+        }
         return .bytes(accepted)
     }
 
@@ -160,7 +173,7 @@ public final class H2Stream: ByteStream {
         guard phase != .released else { return }
         fail(reason)
         release()
-        outgoing.removeAll()
+        dropQueues()
         guard let connection, !wasReset else { return }
         if !(state.reading == .ended && state.writing == .finished) {
             wasReset = true

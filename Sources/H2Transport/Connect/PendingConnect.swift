@@ -17,6 +17,8 @@ public final class PendingConnect {
     /// and harmless.
     public var cancelled: (() -> Void)?
     private var stream: H2Stream?
+    /// The connection whose limit of pending requests this one counts against.
+    private weak var counted: H2Connection?
 
     init(stream: H2Stream, destination: Authority, peer: SPIFFEID?) {
         self.stream = stream
@@ -24,6 +26,16 @@ public final class PendingConnect {
         self.destination = destination
         self.peer = peer
         remoteAddress = stream.connection?.remoteAddress
+        counted = stream.connection
+        counted?.pendingRequests += 1
+    }
+
+    // Whoever dials holds this object until the dial is over, also when the client has given up: that is what is limited.
+    deinit { uncount() }
+
+    private func uncount() {
+        counted?.pendingRequests -= 1
+        counted = nil
     }
 
     /// The connection that the request came by; nil once that is over.
@@ -36,6 +48,7 @@ public final class PendingConnect {
     ///
     /// - Returns: The tunnel, which the caller owns; nil when the client has given up meanwhile.
     public func accept(headers: HeaderFields = [:]) -> H2Stream? {
+        uncount()
         guard let stream = take() else { return nil }
         stream.connection?.accept(stream, ConnectResponse(status: 200, headers: headers))
         return stream
@@ -43,6 +56,7 @@ public final class PendingConnect {
 
     /// Answers anything but 2xx. The client's upload is stopped (RFC 9113 §8.1).
     public func reject(_ rejection: ConnectRejection) {
+        uncount()
         guard let stream = take() else { return }
         stream.connection?.reject(stream, rejection)
     }
@@ -59,7 +73,6 @@ public final class PendingConnect {
         guard let stream else { return nil }
         self.stream = nil
         stream.pending = nil
-        stream.connection?.pendingRequests -= 1
         return stream
     }
 }

@@ -34,7 +34,8 @@ public struct H2Configuration: Hashable, Sendable {
     public struct Limits: Hashable, Sendable {
         /// Streams that the peer may have open at once (SETTINGS_MAX_CONCURRENT_STREAMS).
         public var concurrentStreams = 1024
-        /// Requests that wait for their answer at once; more are refused with 503.
+        /// Requests that wait for their answer at once, that is, dials in flight; more are refused with 503. A request that its
+        /// client gave up counts until its ``PendingConnect`` was answered or let go.
         public var pendingRequests = 256
         /// Bytes of a header block as RFC 9113 §6.5.2 counts them (SETTINGS_MAX_HEADER_LIST_SIZE): each field's length plus 32.
         public var headerBytes = 16384
@@ -44,14 +45,25 @@ public struct H2Configuration: Hashable, Sendable {
         public var earlyResets = Rate(burst: 2000, perSecond: 500)
         /// Resets that the peer makes this side send by breaking the rules on a stream (CVE-2025-8671).
         public var provokedResets = Rate(burst: 200, perSecond: 20)
-        /// PING and SETTINGS frames, and DATA frames that carry nothing (CVE-2019-9512, 9515, 9518). PRIORITY is
-        /// ignored.
+        /// PING, SETTINGS and GOAWAY frames, 1xx answers, and DATA frames that carry nothing (CVE-2019-9512, 9515, 9518).
+        /// PRIORITY is ignored.
         public var controlFrames = Rate(burst: 2000, perSecond: 200)
+        /// WINDOW_UPDATE frames beyond those that what was sent explains.
+        public var windowUpdates = Rate(burst: 2000, perSecond: 200)
         /// Frames that wait to be sent; above it the connection is not read.
         public var outboundFrames = 512
         /// Bytes received and not yet taken by their readers, over all streams; above it, the connection window is no longer
         /// replenished. At least ``Windows/connection``.
         public var queuedBytes = 64 << 20
+        /// How long readers may stay above ``queuedBytes`` before those that take nothing are reset, so that the others can
+        /// go on. At most twice as long passes.
+        public var overloadGrace: Duration = .seconds(2)
+        /// Memory that all queues of the connection may hold, in bytes, those of writers included; above it the streams that
+        /// hold most are reset. At least ``queuedBytes``. ``H2Configuration/memory`` bounds all connections together.
+        public var memory = 256 << 20
+        /// A stream that has bytes for its reader or its peer, of which nothing is taken for this long, is reset; and so is a
+        /// connection whose peer takes nothing. A quarter of it later at most.
+        public var stallTimeout: Duration = .seconds(600)
 
         public init() {}
     }
@@ -70,6 +82,10 @@ public struct H2Configuration: Hashable, Sendable {
     public var windows = Windows()
     public var keepAlive = KeepAlive()
     public var limits = Limits()
+    /// What the queues of all connections may hold together.
+    public var memory = H2MemoryBudget.process
+    /// Where what happens is counted.
+    public var metrics = H2Metrics.process
 
     /// The largest DATA frame, in bytes, 16,384…131,072: sent where the peer allows it, and announced as
     /// SETTINGS_MAX_FRAME_SIZE. Larger frames make keystrokes wait behind bulk.
@@ -121,7 +137,12 @@ public struct H2Configuration: Hashable, Sendable {
         try check(limits.headerFields >= 8, "limits.headerFields is \(limits.headerFields), less than 8")
         try check(limits.outboundFrames >= 16, "limits.outboundFrames is \(limits.outboundFrames), less than 16")
         try check(limits.queuedBytes >= windows.connection, "limits.queuedBytes is less than windows.connection")
-        for rate in [limits.earlyResets, limits.provokedResets, limits.controlFrames] {
+        try check(limits.memory >= limits.queuedBytes, "limits.memory is less than limits.queuedBytes")
+        try check(
+            limits.stallTimeout > .zero && limits.overloadGrace > .zero,
+            "limits.stallTimeout or limits.overloadGrace is not positive"
+        )
+        for rate in [limits.earlyResets, limits.provokedResets, limits.controlFrames, limits.windowUpdates] {
             try check(rate.burst >= 1 && rate.perSecond >= 0, "a rate has a burst below 1 or a negative perSecond")
         }
     }

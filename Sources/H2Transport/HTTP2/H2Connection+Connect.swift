@@ -128,6 +128,8 @@ extension H2Connection {
     private func dispatchRequest(_ stream: H2Stream, _ head: MessageHead) {
         guard !head.isTooLarge else {
             counters.headersTooLarge += 1
+            // Decoding it was work for nothing, as with a stream that breaks the rules.
+            chargeProvokedWork()
             return reject(stream, ConnectRejection(status: 431))
         }
         guard head.request != nil else {
@@ -144,11 +146,11 @@ extension H2Connection {
             return reject(stream, ConnectRejection(error))
         }
         guard pendingRequests < configuration.limits.pendingRequests, let delegate else {
+            counters.requestsOverLimit += 1
             return reject(stream, ConnectRejection(StreamError(.limit, "too many requests wait for their answer")))
         }
         let pending = PendingConnect(stream: stream, destination: destination, peer: peer)
         stream.pending = pending
-        pendingRequests += 1
         delegate.connection(self, received: pending)
     }
 

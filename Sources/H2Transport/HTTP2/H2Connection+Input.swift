@@ -75,6 +75,7 @@ extension H2Connection {
     private func process(_ bytes: UnsafeMutableRawPointer, _ count: Int) {
         guard let nghttp2 else { return }
         counters.bytesReceived += UInt64(count)
+        if !exported.isScheduled { scheduleMetrics() }
         lastReceived = loop.now
         if !pings.isEmpty { answerProbes() }
         guard !isClosed else { return }
@@ -156,7 +157,12 @@ extension H2Connection {
         let endsStream = header.flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0
         switch nghttp2_frame_type(UInt32(header.type)) {
         case NGHTTP2_DATA:
-            if endsStream { receivedEnd(stream) } else if header.length == 0 { countControlFrame() }
+            // Padding is no payload; `padlen` counts its length field as well.
+            if endsStream {
+                receivedEnd(stream)
+            } else if header.length == frame.pointee.data.padlen {
+                countControlFrame()
+            }
         case NGHTTP2_HEADERS:
             if stream?.head == nil, let head = batch.newHeads.removeValue(forKey: header.stream_id) {
                 receivedRequest(head, id: header.stream_id, endsStream: endsStream)
@@ -164,7 +170,9 @@ extension H2Connection {
                 if stream.head.map({ $0.status >= 200 }) == true {
                     headEvents.append(stream)
                 } else {
+                    // 1xx, of which a server may send any number.
                     stream.head = nil
+                    countControlFrame()
                 }
                 if endsStream { receivedEnd(stream) }
             }
@@ -174,7 +182,10 @@ extension H2Connection {
             countEarlyReset(of: stream)
             events.append(.reset(stream, HTTP2ErrorCode(rawValue: frame.pointee.rst_stream.error_code)))
             stream.wasReset = true
-        case NGHTTP2_GOAWAY: events.append(.goAway)
+        case NGHTTP2_GOAWAY:
+            countControlFrame()
+            events.append(.goAway)
+        case NGHTTP2_WINDOW_UPDATE: countWindowUpdate()
         case NGHTTP2_PING:
             if header.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0 {
                 var id: UInt64 = 0

@@ -60,7 +60,8 @@ extension H2Connection {
     }
 
     func receivedPong(_ id: UInt64) {
-        guard let entry = pings.take(id) else { return }
+        // An answer that nobody asked for.
+        guard let entry = pings.take(id) else { return countControlFrame() }
         let nanoseconds = EventLoop.monotonicTime() &- entry.sentAt
         sawRoundTrip(nanoseconds)
         let time = Duration.nanoseconds(Int64(clamping: nanoseconds))

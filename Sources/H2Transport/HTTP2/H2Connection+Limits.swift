@@ -15,14 +15,38 @@ extension H2Connection {
     }
 
     /// nghttp2 resets a stream on its own when the peer breaks the rules on it: work for nothing as well (CVE-2025-8671).
-    func countProvokedReset() {
-        counters.provokedResets += 1
+    func countProvokedReset(_ code: UInt32) {
+        if HTTP2ErrorCode(rawValue: code) == .refusedStream {
+            counters.streamsRefused += 1
+        } else {
+            counters.provokedResets += 1
+        }
+        chargeProvokedWork()
+    }
+
+    func chargeProvokedWork() {
         if !provokedResets.take(now: loop.now) { refuse("too many streams had to be reset") }
     }
 
     func countControlFrame() {
         counters.controlFramesReceived += 1
         if !controlFrames.take(now: loop.now) { refuse("too many control frames") }
+    }
+
+    /// What was sent lets the peer give credit: for the stream and the connection, and for each KiB where it reads in small
+    /// pieces.
+    func expectWindowUpdates(forBytes count: Int) {
+        expectedWindowUpdates = min(expectedWindowUpdates + 4 + count >> 10, 65536)
+    }
+
+    /// Credit for what was never sent is work for nothing.
+    func countWindowUpdate() {
+        if expectedWindowUpdates > 0 {
+            expectedWindowUpdates -= 1
+            return
+        }
+        counters.excessWindowUpdates += 1
+        if !windowUpdates.take(now: loop.now) { refuse("too many WINDOW_UPDATE frames") }
     }
 
     func receivedInvalidFrame(_ code: Int32) {
@@ -32,6 +56,7 @@ extension H2Connection {
     /// ENHANCE_YOUR_CALM: GOAWAY is queued and nothing more is read.
     private func refuse(_ reason: String) {
         guard let nghttp2, !closesWhenFlushed else { return }
+        counters.floods += 1
         isDraining = true
         closesWhenFlushed = true
         inputHasEnded = true

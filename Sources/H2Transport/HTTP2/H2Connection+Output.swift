@@ -168,8 +168,10 @@ extension H2Connection {
         let endsStream = header.flags & UInt8(NGHTTP2_FLAG_END_STREAM.rawValue) != 0
         switch nghttp2_frame_type(UInt32(header.type)) {
         case NGHTTP2_DATA:
+            expectWindowUpdates(forBytes: header.length)
             if endsStream { stream?.endWasSent() }
         case NGHTTP2_HEADERS:
+            expectWindowUpdates(forBytes: 0)
             // A refusal has been sent: now the client's upload may be stopped. Earlier, the reset would have overtaken it.
             if endsStream && isServer, let stream { stream.refusalWasSent() }
         case NGHTTP2_RST_STREAM:
@@ -177,7 +179,7 @@ extension H2Connection {
             if ownResets > 0 {
                 ownResets -= 1
             } else {
-                countProvokedReset()
+                countProvokedReset(frame.pointee.rst_stream.error_code)
             }
         default: break
         }

@@ -34,10 +34,15 @@ extension H2Connection {
             let flags = UInt8(NGHTTP2_FLAG_NONE.rawValue)
             _ = nghttp2_submit_window_update(nghttp2, flags, stream.id, Int32(clamping: credit))
         }
-        if withheldCredit > 0 && queuedBytes <= configuration.limits.queuedBytes / 2 {
-            _ = nghttp2_session_consume_connection(nghttp2, withheldCredit)
-            withheldCredit = 0
-        }
+        releaseWithheldCredit()
+        markDirty()
+    }
+
+    /// Gives the peer its connection window back once the readers have caught up.
+    func releaseWithheldCredit() {
+        guard let nghttp2, withheldCredit > 0, queuedBytes <= configuration.limits.queuedBytes / 2 else { return }
+        _ = nghttp2_session_consume_connection(nghttp2, withheldCredit)
+        withheldCredit = 0
         markDirty()
     }
 

@@ -49,6 +49,7 @@ public final class H2Connection: StreamObserver, TurnTask {
         case goAway
         case pong(UInt64)
         case settings
+        case overMemory
     }
 
     public let loop: EventLoop
@@ -99,7 +100,11 @@ public final class H2Connection: StreamObserver, TurnTask {
     var queuedBytes = 0
     /// Credit of the connection window held back while ``queuedBytes`` is over the limit.
     var withheldCredit = 0
+    /// Requests whose destination is being dialled, those included that the client has given up meanwhile.
     var pendingRequests = 0
+    /// See H2Connection+Memory.swift.
+    var memory = MemoryAccount()
+    var exported = ExportedMetrics()
 
     // Windows; see H2Connection+Windows.swift.
     /// What the peer may send on all streams together, in bytes.
@@ -125,6 +130,9 @@ public final class H2Connection: StreamObserver, TurnTask {
     var earlyResets: TokenBucket
     var provokedResets: TokenBucket
     var controlFrames: TokenBucket
+    var windowUpdates: TokenBucket
+    /// WINDOW_UPDATE frames that what was sent explains.
+    var expectedWindowUpdates = 0
     /// Frames of type RST_STREAM that this side asked for and that have not been sent yet.
     var ownResets = 0
 
@@ -165,6 +173,7 @@ public final class H2Connection: StreamObserver, TurnTask {
         earlyResets = TokenBucket(configuration.limits.earlyResets, now: now)
         provokedResets = TokenBucket(configuration.limits.provokedResets, now: now)
         controlFrames = TokenBucket(configuration.limits.controlFrames, now: now)
+        windowUpdates = TokenBucket(configuration.limits.windowUpdates, now: now)
         session = NGHTTP2Session(
             isServer: role == .server,
             configuration: configuration,
@@ -174,8 +183,15 @@ public final class H2Connection: StreamObserver, TurnTask {
         let result = session?.submitSettings(isServer: isServer, configuration: configuration) ?? 0
         precondition(result == 0, "nghttp2 refuses SETTINGS: \(String(cString: nghttp2_strerror(result)))")
         startKeepAlive()
+        startWatching()
+        startMetrics()
         markDirty()
         scheduleInput()
+    }
+
+    deinit {
+        // Only what streams held that nobody ever closed.
+        if memory.reported > 0 { configuration.memory.changed(by: -memory.reported, to: 0) }
     }
 
     public var isServer: Bool { role == .server }
@@ -255,6 +271,7 @@ public final class H2Connection: StreamObserver, TurnTask {
         case .goAway: receivedGoAway()
         case .pong(let id): receivedPong(id)
         case .settings: delegate?.connectionHasCapacity(self)
+        case .overMemory: shed()
         }
     }
 
@@ -295,6 +312,8 @@ public final class H2Connection: StreamObserver, TurnTask {
             }
             ?? StreamError(.truncated, "the connection to \(peerDescription) was closed")
         for stream in streams.values { lost(stream, with: loss) }
+        stopWatching()
+        stopMetrics()
         for entry in pings.takeAll() { entry.completion(.failure(loss)) }
         drainCompletion?()
         drainCompletion = nil

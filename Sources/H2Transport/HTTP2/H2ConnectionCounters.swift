@@ -16,6 +16,20 @@ public struct H2ConnectionCounters: Hashable, Sendable {
     public var provokedResets: UInt64 = 0
     /// PING and SETTINGS frames, and DATA frames without a payload.
     public var controlFramesReceived: UInt64 = 0
+    /// WINDOW_UPDATE frames beyond those that what was sent explains.
+    public var excessWindowUpdates: UInt64 = 0
+    /// 1 once the peer was cut off because of a rate in ``H2Configuration/Limits``.
+    public var floods: UInt64 = 0
+    /// Streams refused because the peer had as many open as it may.
+    public var streamsRefused: UInt64 = 0
+    /// Requests answered 503 because too many others waited for their answer.
+    public var requestsOverLimit: UInt64 = 0
+    /// Streams reset because of ``H2Configuration/Limits/stallTimeout``.
+    public var stalledStreams: UInt64 = 0
+    /// 1 once the connection ended because of ``H2Configuration/Limits/stallTimeout``.
+    public var stalledConnections: UInt64 = 0
+    /// Streams reset because what waited in them was over a limit of memory.
+    public var memoryResets: UInt64 = 0
     /// Frames that broke the protocol and were answered or ignored.
     public var invalidFramesReceived: UInt64 = 0
     /// Header blocks over the limit.

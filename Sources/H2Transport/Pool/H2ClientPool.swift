@@ -171,6 +171,7 @@ private final class Member: H2ConnectionDelegate {
             )
             connection.remoteAddress = connected.remoteAddress
             connections.append(connection)
+            pool.configuration.http2.metrics.countHandshake(.client)
             pool.onChange?(endpoint.key, .connected(connection))
             serve()
             watchIdle()
@@ -181,6 +182,7 @@ private final class Member: H2ConnectionDelegate {
     }
 
     private func dialFailed(_ error: StreamError) {
+        pool.configuration.http2.metrics.countHandshake(.client, failure: error)
         pool.onChange?(endpoint.key, .failed(error))
         // Where other connections are up, those who wait get a stream when one ends.
         guard connections.allSatisfy(\.isDraining) else { return }

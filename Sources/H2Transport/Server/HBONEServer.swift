@@ -16,6 +16,8 @@ public final class HBONEServer {
         /// Connections that are still in their TLS handshake; more are closed at once. Whoever has not proved an identity
         /// must not cost much.
         public var handshakesInProgress = 256
+        /// The same for one source address, so that one client leaves room for the others.
+        public var handshakesPerAddress = 64
         /// Connections in all.
         public var connections = 10_000
 
@@ -32,10 +34,13 @@ public final class HBONEServer {
     public private(set) var failedHandshakes = 0
     /// Connections closed at once because of ``Configuration``'s limits.
     public private(set) var refusedConnections = 0
+    /// Of those, the ones because of ``Configuration/handshakesPerAddress``.
+    public private(set) var refusedByAddress = 0
 
     private let logger: Logger
     private let onRequest: (PendingConnect) -> Void
     private var handshakes: [ObjectIdentifier: TLSStream] = [:]
+    private var handshakesByAddress: [IPAddress: Int] = [:]
     private var connections: [ObjectIdentifier: H2Connection] = [:]
     private var isDraining = false
     private var drained: (() -> Void)?
@@ -76,20 +81,36 @@ public final class HBONEServer {
             return lower.reset(StreamError(.limit, "the server takes no more connections now"))
         }
         let address = (lower as? Socket)?.peerAddress
+        if let source = address?.address, handshakesByAddress[source, default: 0] >= configuration.handshakesPerAddress
+        {
+            refusedConnections += 1
+            refusedByAddress += 1
+            return lower.reset(StreamError(.limit, "\(source) has too many connections in their handshake"))
+        }
         let stream = TLSStream(over: lower, context: context, expecting: .anyTrusted)
         let id = ObjectIdentifier(stream)
         handshakes[id] = stream
+        if let source = address?.address { handshakesByAddress[source, default: 0] += 1 }
         stream.startHandshake { [weak self] result in
             guard let self else { return stream.reset(StreamError(.closed, "the server is gone")) }
             handshakes[id] = nil
+            if let source = address?.address { handshakeEnded(source) }
             switch result {
-            case .success(let peer): serve(stream, peer, address)
+            case .success(let peer):
+                configuration.http2.metrics.countHandshake(.server)
+                serve(stream, peer, address)
             case .failure(let error):
                 failedHandshakes += 1
+                configuration.http2.metrics.countHandshake(.server, failure: error)
                 logger.info("handshake failed", metadata: ["peer": "\(lower.peerDescription)", "reason": "\(error)"])
                 checkDrained()
             }
         }
+    }
+
+    private func handshakeEnded(_ source: IPAddress) {
+        guard let count = handshakesByAddress[source] else { return }
+        handshakesByAddress[source] = count > 1 ? count - 1 : nil
     }
 
     private func serve(_ stream: TLSStream, _ peer: TLSPeer, _ address: SocketAddress?) {

@@ -11,6 +11,8 @@ public struct ByteQueue {
 
     /// Bytes in the queue.
     public private(set) var count = 0
+    /// Memory that the queue holds, in bytes: the size of its buffers, however full they are.
+    public private(set) var capacity = 0
 
     public init(pool: BufferPool) {
         self.pool = pool
@@ -50,7 +52,10 @@ public struct ByteQueue {
             count += length
         }
         isReserved = false
-        if let last = buffers.last, last.readableBytes == 0 { pool.give(buffers.removeLast()) }
+        if let last = buffers.last, last.readableBytes == 0 {
+            capacity -= last.capacity
+            pool.give(buffers.removeLast())
+        }
     }
 
     /// Calls `body` with the queue's contents from the front, in at most 64 pieces.
@@ -98,6 +103,7 @@ public struct ByteQueue {
             rest -= taken
             // Every buffer that was read to its end goes back, so that an empty queue holds none.
             guard buffer.readableBytes == 0, !(isReserved && emptied == buffers.count - 1) else { break }
+            capacity -= buffer.capacity
             pool.give(buffer)
             emptied += 1
         }
@@ -110,6 +116,7 @@ public struct ByteQueue {
         for buffer in buffers { pool.give(buffer) }
         buffers.removeAll(keepingCapacity: false)
         count = 0
+        capacity = 0
         isReserved = false
     }
 
@@ -117,6 +124,7 @@ public struct ByteQueue {
         if let last = buffers.last, last.writableBytes > 0 { return last }
         let buffer = pool.take(size <= BufferSize.small.rawValue ? .small : .medium)
         buffers.append(buffer)
+        capacity += buffer.capacity
         return buffer
     }
 }

@@ -70,6 +70,7 @@ import Testing
         configuration.windows.stream = 100_000
         configuration.windows.connection = 150_000
         configuration.limits.queuedBytes = 150_000
+        configuration.limits.overloadGrace = .seconds(3600)
         try await withServer(configuration) { ours, peer in
             for (index, id) in [1, 3, 5].enumerated() {
                 try peer.send("headers \(id) :method=CONNECT :authority=10.0.0.1:80")

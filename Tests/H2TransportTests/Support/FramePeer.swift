@@ -33,12 +33,27 @@ struct FramePeer: Sendable {
     }
 
     private init(_ arguments: [String], _ settings: [String]) throws {
-        let script = TestTools.repository + "/Tests/Peers/h2/remote.py"
+        try self.init(script: "remote.py", arguments + (settings.isEmpty ? [] : ["--settings"] + settings))
+    }
+
+    private init(script: String, _ arguments: [String]) throws {
         process = try ChildProcess(
             TestTools.python,
-            ["-u", script] + arguments + (settings.isEmpty ? [] : ["--settings"] + settings),
+            ["-u", TestTools.repository + "/Tests/Peers/h2/" + script] + arguments,
             keepsInputOpen: true
         )
+    }
+
+    /// A peer without rules that attacks the server on `port`: see `Tests/Peers/h2/hostile.py`. `settings` are NUMBER=VALUE.
+    static func hostileClient(port: UInt16, settings: [String] = []) throws -> FramePeer {
+        try FramePeer(script: "hostile.py", ["client", String(port)] + settings)
+    }
+
+    /// A peer without rules that attacks a client.
+    static func hostileServer(settings: [String] = []) async throws -> (FramePeer, SocketAddress) {
+        let peer = try FramePeer(script: "hostile.py", ["server"] + settings)
+        let port = try await peer.event("listening")["port"] ?? 0
+        return (peer, try SocketAddress(ip: "127.0.0.1", port: UInt16(port)))
     }
 
     func send(_ commands: String...) throws {
