@@ -1,5 +1,5 @@
 public import CoreMetrics
-public import Streams
+import Streams
 
 /// Where the transport counts what happens, as swift-metrics has it. Names and units are in `docs/metrics.md`.
 ///
