@@ -6,7 +6,7 @@ public struct StreamError: Error, Hashable, Sendable, CustomStringConvertible {
     public struct Code: Hashable, Sendable, CustomStringConvertible {
         package enum Kind: String {
             case closed, refused, unreachable, timedOut, reset, truncated, protocolViolation, authentication, denied
-            case badRequest, limit, draining, addressInUse, system
+            case badRequest, limit, draining, addressInUse, cancelled, system
         }
         package let kind: Kind
         public var description: String { kind.rawValue }
@@ -37,6 +37,8 @@ public struct StreamError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let draining = Code(kind: .draining)
         /// The address to listen on is taken.
         public static let addressInUse = Code(kind: .addressInUse)
+        /// The task that waited was cancelled.
+        public static let cancelled = Code(kind: .cancelled)
         /// Any other error of the operating system.
         public static let system = Code(kind: .system)
     }

@@ -106,7 +106,7 @@ struct HTTP2ErrorCode: RawRepresentable, Hashable, CustomStringConvertible {
     /// How a tunnel's abort is told to the peer: a TCP reset is CONNECT_ERROR (RFC 9113 §8.5).
     init(for reason: StreamError) {
         switch reason.code {
-        case .closed: self = .cancel
+        case .closed, .cancelled: self = .cancel
         case .protocolViolation: self = .protocolError
         case .limit: self = .enhanceYourCalm
         default: self = .connectError

@@ -92,7 +92,7 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
     }
 
     /// Returns false when the loop has shut down, so that `work` will not run.
-    func submitIfRunning(_ work: @escaping @Sendable () -> Void) -> Bool {
+    package func submitIfRunning(_ work: @escaping @Sendable () -> Void) -> Bool {
         let (isAccepted, mustSignal) = inbox.withLock { inbox in
             guard !inbox.isStopped else { return (false, false) }
             inbox.work.append(work)

@@ -2,8 +2,8 @@ import Glibc
 
 /// Tells whether files have changed since it was taken, by what the kernel says of them: inode, size, time of modification.
 /// Symbolic links are followed, so the atomic swap of a credential directory shows.
-struct FileStamp: Equatable {
-    private struct Entry: Equatable {
+package struct FileStamp: Equatable, Sendable {
+    private struct Entry: Equatable, Sendable {
         var device: UInt64 = 0
         var inode: UInt64 = 0
         var size: Int64 = 0
@@ -13,7 +13,7 @@ struct FileStamp: Equatable {
 
     private let entries: [Entry]
 
-    init(of paths: [String]) {
+    package init(of paths: [String]) {
         entries = paths.map { path in
             var status = stat()
             guard stat(path, &status) == 0 else { return Entry() }
