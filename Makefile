@@ -15,7 +15,7 @@ TEST_WIDTH := --experimental-maximum-parallelization-width 4
 export PATH := $(CACHE)/venv/bin:$(PATH)
 export BOOTSTRAP_TESTS_CACHE := $(CACHE)
 
-.PHONY: help deps build static test test-sanitizers demo bench lint format docs clean
+.PHONY: help deps build static test test-sanitizers soak soak-sanitizers demo bench lint format docs clean
 
 help: ## This list
 	@echo "make TARGET, where TARGET is one of"
@@ -41,6 +41,16 @@ test: deps lint ## Install what is needed, build, and run every test
 test-sanitizers: deps ## Run the tests under Thread Sanitizer, then Address Sanitizer (FILTER=regex narrows)
 	@scripts/run-tests.sh .build-thread/test.log $(SWIFT) test --sanitize=thread --scratch-path .build-thread $(TEST_WIDTH) $(if $(FILTER),--filter '$(FILTER)')
 	@scripts/run-tests.sh .build-address/test.log $(SWIFT) test --sanitize=address --scratch-path .build-address $(TEST_WIDTH) $(if $(FILTER),--filter '$(FILTER)')
+
+soak: build ## Mixed traffic through two nodes for 10 minutes: sums, descriptors, memory (MINUTES=n: for n minutes)
+	@scripts/soak.py --binary $(BINARY) --minutes $(or $(MINUTES),10)
+
+soak-sanitizers: ## The same for half a minute under Thread Sanitizer, then Address Sanitizer (MINUTES=n: for n minutes each)
+	@scripts/install-dependencies.sh build test
+	$(SWIFT) build --sanitize=thread --scratch-path .build-thread --product bootstrap
+	@scripts/soak.py --binary .build-thread/debug/bootstrap --minutes $(or $(MINUTES),0.5) --sanitizer
+	$(SWIFT) build --sanitize=address --scratch-path .build-address --product bootstrap
+	@scripts/soak.py --binary .build-address/debug/bootstrap --minutes $(or $(MINUTES),0.5) --sanitizer
 
 demo: deps static ## Show the main job against a real sshd, start to finish (SHORT=1: with fewer bytes)
 	@scripts/demo.sh $(if $(SHORT),--short) --binary $(STATIC)
