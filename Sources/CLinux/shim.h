@@ -19,9 +19,10 @@
 extern int accept4(int socket, struct sockaddr *address, socklen_t *length, int flags);
 extern int pthread_setname_np(pthread_t thread, const char *name);
 
-// A non-blocking, close-on-exec connection from a listening socket, or -1.
-static inline int clinux_accept(int socket) {
-    return accept4(socket, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+// A non-blocking, close-on-exec connection from a listening socket, or -1. `peer` gets its address.
+static inline int clinux_accept(int socket, struct sockaddr_storage *peer) {
+    socklen_t length = sizeof *peer;
+    return accept4(socket, (struct sockaddr *)peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
 }
 static inline void clinux_name_thread(const char *name) { pthread_setname_np(pthread_self(), name); }
 

@@ -27,7 +27,8 @@ func listeningDescriptor(backlog: Int32 = 16) throws -> Int32 {
 
 /// The next connection, blocking. Close-on-exec from the start: a process that another test starts must not keep it open.
 func acceptedDescriptor(_ listener: Int32) -> Int32 {
-    let connection = clinux_accept(listener)
+    var peer = sockaddr_storage()
+    let connection = clinux_accept(listener, &peer)
     if connection >= 0 { _ = fcntl(connection, F_SETFL, fcntl(connection, F_GETFL) & ~O_NONBLOCK) }
     return connection
 }

@@ -32,7 +32,9 @@ struct AgentInstaller: Sendable {
             """
             why=$(mkdir -p "$root" 2>&1) || refuse "$root cannot be made: $why"
             tries=0
-            until mkdir "$lock" 2>/dev/null; do
+            why=
+            # An owner before that is just leaving can take the new directory away before there is a name in it: once more then.
+            until mkdir "$lock" 2>/dev/null && why=$( { echo "$$ $boot $(date +%s)" >"$lock/owner"; } 2>&1 ); do
               # A directory without its owner's name may have been made just now, and an owner whose connection was cut may be
               # about to notice: both get some seconds.
               pid= ; theirs= ; since=
@@ -50,9 +52,8 @@ struct AgentInstaller: Sendable {
               # Only one of several gets to move it away.
               mv "$lock" "$lock.stale.$$" 2>/dev/null && rm -rf "$lock.stale.$$" && echo "stale=1"
               tries=$((tries+1))
-              [ $tries -lt 8 ] || refuse "$lock cannot be removed; remove it by hand"
+              [ $tries -lt 8 ] || refuse "$lock cannot be taken${why:+: $why}; remove it by hand"
             done
-            echo "$$ $boot $(date +%s)" >"$lock/owner" || { rm -rf "$lock"; refuse "$lock cannot be written"; }
             for f in "$root"/*/bootstrap.part.*; do
               [ -e "$f" ] && rm -f "$f" && echo "recovered=$f"
             done

@@ -36,6 +36,8 @@ public final class Listener: PollHandler {
         self.accept = accept
         descriptor = try Self.listen(on: address)
         localAddress = Socket.address(of: descriptor, getsockname) ?? address
+        // What it accepts inherits it, without a system call for each.
+        if !localAddress.isUnix { Socket.set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1) }
         reserve = Self.openReserve()
         do {
             try loop.register(descriptor, handler: self, edgeTriggered: false)
@@ -72,7 +74,8 @@ public final class Listener: PollHandler {
         // Bounded, so that a flood of connections leaves the established ones their turn; what waits is reported again.
         // The callee may close the listener.
         for _ in 0..<64 where descriptor >= 0 {
-            let connection = clinux_accept(descriptor)
+            var peer = sockaddr_storage()
+            let connection = clinux_accept(descriptor, &peer)
             guard connection >= 0 else {
                 switch errno {
                 case EAGAIN: return
@@ -80,19 +83,19 @@ public final class Listener: PollHandler {
                 default: continue  // the connection died in the queue (ECONNABORTED and network errors, accept(2))
                 }
             }
-            hand(connection)
+            hand(connection, from: SocketAddress(peer))
         }
     }
 
-    private func hand(_ connection: Int32) {
+    private func hand(_ connection: Int32, from peer: SocketAddress?) {
         let target = targets[turn % targets.count]
         turn &+= 1
         let accept = accept
         if target === loop {
-            if let socket = try? Socket(descriptor: connection, on: target) { accept(socket) }
+            if let socket = try? Socket(accepted: connection, from: peer, on: target) { accept(socket) }
         } else {
             let isAccepted = target.submitIfRunning {
-                if let socket = try? Socket(descriptor: connection, on: target) { accept(socket) }
+                if let socket = try? Socket(accepted: connection, from: peer, on: target) { accept(socket) }
             }
             if !isAccepted { _ = Glibc.close(connection) }
         }
@@ -102,7 +105,8 @@ public final class Listener: PollHandler {
     private func pause() {
         if reserve >= 0 {
             _ = Glibc.close(reserve)
-            let connection = clinux_accept(descriptor)
+            var peer = sockaddr_storage()
+            let connection = clinux_accept(descriptor, &peer)
             if connection >= 0 { _ = Glibc.close(connection) }
             reserve = Self.openReserve()
         }

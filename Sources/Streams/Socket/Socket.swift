@@ -15,7 +15,9 @@ public final class Socket: ByteStream, PollHandler {
     public var localAddress: SocketAddress? { Self.address(of: descriptor, getsockname) }
     public let peerAddress: SocketAddress?
 
-    private var canRead = true
+    /// Not before epoll says so, which it does at once where there is something: trying costs a system call that mostly
+    /// finds nothing.
+    private var canRead = false
     private var canWrite = true
     private var sawReadHangup = false
     private var readEnded = false
@@ -43,14 +45,27 @@ public final class Socket: ByteStream, PollHandler {
         }
         if let reported {
             sawReadHangup = !reported.isDisjoint(with: [.readHangup, .hangup])
+            canRead = sawReadHangup || reported.contains(.readable)
             loop.replaceHandler(of: descriptor, with: self)
-            return
+        } else {
+            try register()
         }
+    }
+
+    /// Takes over what a ``Listener`` accepted, which has the listener's options.
+    init(accepted descriptor: Int32, from peer: SocketAddress?, on loop: EventLoop) throws(StreamError) {
+        self.descriptor = descriptor
+        peerAddress = peer
+        super.init(loop: loop)
+        try register()
+    }
+
+    private func register() throws(StreamError) {
         do {
             try loop.register(descriptor, handler: self, edgeTriggered: true)
         } catch {
             _ = Glibc.close(descriptor)
-            self.descriptor = -1
+            descriptor = -1
             throw error
         }
     }
@@ -88,9 +103,9 @@ public final class Socket: ByteStream, PollHandler {
     public override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
         // recv(2) answers 0 to an empty buffer, which would look like the end.
         precondition(!buffer.isEmpty, "reading into an empty buffer")
-        guard descriptor >= 0 else { return failed() }
-        guard failure == nil else { return readUnread(into: buffer) }
+        guard failure == nil else { return descriptor >= 0 ? readUnread(into: buffer) : failed() }
         guard !readEnded else { return .end }
+        guard descriptor >= 0 else { return failed() }
         guard canRead else { return .wouldBlock }
         while true {
             let count = recv(descriptor, buffer.baseAddress, buffer.count, 0)
@@ -182,7 +197,12 @@ public final class Socket: ByteStream, PollHandler {
     public override func finish() {
         guard descriptor >= 0, !isFinished else { return }
         isFinished = true
-        _ = shutdown(descriptor, Int32(SHUT_WR))
+        if readEnded && failure == nil {
+            // Both directions are over, and closing says so as well as a shutdown would.
+            release()
+        } else {
+            _ = shutdown(descriptor, Int32(SHUT_WR))
+        }
     }
 
     public override func reset(_ reason: StreamError) {
@@ -194,7 +214,7 @@ public final class Socket: ByteStream, PollHandler {
     }
 
     public override func close() {
-        guard descriptor >= 0 else { return }
+        guard descriptor >= 0 else { return fail(.closed(self)) }
         // Without finish() the peer must not take the close for a clean end.
         guard isFinished || failure != nil else { return reset(.closed(self)) }
         let mayStillSend = failure == nil && !readEnded

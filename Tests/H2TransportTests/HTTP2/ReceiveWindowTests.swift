@@ -41,7 +41,7 @@ private let millisecond: UInt64 = 1_000_000
             let byWindow = 100 * millisecond / 2
             now += max(byLink, byWindow)
             if let size = window.took(half, at: now, roundTrip: 100 * millisecond, in: range) {
-                window.resize(to: size)
+                _ = window.resize(to: size)
             }
         }
         #expect((18_000_000...22_000_000).contains(window.size))
