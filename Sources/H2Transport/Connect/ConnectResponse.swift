@@ -24,7 +24,8 @@ public struct ConnectFailure: Error, Hashable, Sendable, CustomStringConvertible
     public var error: StreamError
     /// What the server answered; nil when it did not.
     public var response: ConnectResponse?
-    /// The server did nothing with the request, and another connection may carry it (RFC 9113 §8.7).
+    /// Another connection may carry the request: the server did nothing with it (GOAWAY, REFUSED_STREAM; RFC 9113 §8.7), or
+    /// was lost before it answered. None of the stream's bytes has been sent, so that none can be lost or doubled.
     public var isRetryable: Bool
 
     public init(_ error: StreamError, response: ConnectResponse? = nil, isRetryable: Bool = false) {

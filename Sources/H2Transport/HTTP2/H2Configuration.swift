@@ -16,6 +16,8 @@ public struct H2Configuration: Hashable, Sendable {
         /// What it may grow to, in bytes: twice the largest window of its streams, and no more than
         /// ``Limits/queuedBytes``.
         public var largestConnection = 64 << 20
+        /// A peer whose own window of the connection stays used up for this long gets new streams on another connection.
+        public var stallTime: Duration = .milliseconds(200)
 
         public init() {}
     }
@@ -26,6 +28,17 @@ public struct H2Configuration: Hashable, Sendable {
         public var interval: Duration = .seconds(10)
         /// After this long without a byte since that PING, the connection is dead.
         public var timeout: Duration = .seconds(20)
+
+        public init() {}
+    }
+
+    /// For how long a connection is used.
+    public struct Age: Hashable, Sendable {
+        /// After this time, or up to a fifth earlier, new streams go to another connection; nil: never. So a certificate that
+        /// was renewed, and a peer that lost its own, take effect within it.
+        public var maximum: Duration? = .seconds(3600)
+        /// How long the streams of such a connection may still go on before they are cut; nil: as long as they last.
+        public var drainTimeout: Duration?
 
         public init() {}
     }
@@ -81,6 +94,7 @@ public struct H2Configuration: Hashable, Sendable {
 
     public var windows = Windows()
     public var keepAlive = KeepAlive()
+    public var age = Age()
     public var limits = Limits()
     /// What the queues of all connections may hold together.
     public var memory = H2MemoryBudget.process
@@ -129,6 +143,9 @@ public struct H2Configuration: Hashable, Sendable {
             keepAlive.interval > .zero && keepAlive.timeout > .zero,
             "keepAlive has a duration that is not positive"
         )
+        try check(age.maximum ?? .seconds(1) > .zero, "age.maximum is not positive")
+        try check(age.drainTimeout ?? .zero >= .zero, "age.drainTimeout is negative")
+        try check(windows.stallTime > .zero, "windows.stallTime is not positive")
         try check(requestTimeout > .zero, "requestTimeout is not positive")
         try check(assumedPeerStreams >= 1, "assumedPeerStreams is \(assumedPeerStreams), less than 1")
         try check(limits.concurrentStreams >= 1, "limits.concurrentStreams is less than 1")

@@ -19,7 +19,7 @@ extension H2Connection {
             LoopCall(on: loop) { completion(.failure(failure)) }
             return nil
         }
-        guard !isClosed, !isDraining, let nghttp2 else {
+        guard !isClosed, !isDraining, let nghttp2, nghttp2_session_check_request_allowed(nghttp2) != 0 else {
             let message = "the connection to \(peerDescription) takes no more streams"
             return refuse(ConnectFailure(StreamError(.draining, message), isRetryable: true))
         }
@@ -221,7 +221,8 @@ extension H2Connection {
         if !stream.wasReset {
             stream.pending?.cancel()
             if stream.phase == .requested && !isServer {
-                let isRetryable = code == .refusedStream
+                // A request that GOAWAY overtook before it was sent ends with another code than one that it refused.
+                let isRetryable = code == .refusedStream || !stream.requestWasSent
                 let message =
                     "\(peerDescription) did not take the request for \(printable(stream.request.authority)) (\(code))"
                 failRequest(
@@ -241,5 +242,16 @@ extension H2Connection {
         stream.detach()
         if !isServer { delegate?.connectionHasCapacity(self) }
         if streams.isEmpty { becameIdle() }
+    }
+}
+
+extension StreamError {
+    /// Says something about one connection only: the same request may succeed on another. Not so where the peer is somebody
+    /// else, refuses this side's certificate, or does not speak HTTP/2.
+    var isOfOneConnection: Bool {
+        switch code {
+        case .closed, .draining, .reset, .truncated, .timedOut: true
+        default: false
+        }
     }
 }

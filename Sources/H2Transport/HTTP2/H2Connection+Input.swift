@@ -185,7 +185,9 @@ extension H2Connection {
         case NGHTTP2_GOAWAY:
             countControlFrame()
             events.append(.goAway)
-        case NGHTTP2_WINDOW_UPDATE: countWindowUpdate()
+        case NGHTTP2_WINDOW_UPDATE:
+            countWindowUpdate()
+            if header.stream_id == 0 { windowEmptySince = 0 }
         case NGHTTP2_PING:
             if header.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0 {
                 var id: UInt64 = 0

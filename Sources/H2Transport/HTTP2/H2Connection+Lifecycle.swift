@@ -159,17 +159,25 @@ extension H2Connection {
     /// Takes no more streams and closes when those that are open have ended, or after `deadline` at the latest. In two steps,
     /// so that no request on its way is lost (RFC 9113 §6.8): first a GOAWAY that refuses nothing, and the final one after a
     /// round trip.
-    public func drain(deadline: Duration, completion: (() -> Void)? = nil) {
-        guard !isClosed, let nghttp2, drainTimer == nil else {
+    ///
+    /// Called again, it can only shorten the time.
+    ///
+    /// - Parameter deadline: nil: streams may go on for as long as they last.
+    public func drain(deadline: Duration?, completion: (() -> Void)? = nil) {
+        guard !isClosed, let nghttp2 else {
             if let completion { LoopCall(on: loop, completion) }
             return
         }
-        drainCompletion = completion
-        let timer = LoopTimer(on: loop) { [weak self] in
-            self?.end(StreamError(.draining, "streams were still open when the time to drain was over"))
+        if let completion {
+            let before = drainCompletion
+            drainCompletion = {
+                before?()
+                completion()
+            }
         }
-        drainTimer = timer
-        timer.schedule(after: deadline)
+        if let deadline { limitDraining(to: deadline) }
+        guard !isDrainStarted else { return }
+        isDrainStarted = true
         if isServer {
             _ = nghttp2_submit_shutdown_notice(nghttp2)
             ping { [weak self] _ in self?.sendFinalGoAway() }
@@ -178,6 +186,19 @@ extension H2Connection {
             sendFinalGoAway()
         }
         markDirty()
+    }
+
+    private func limitDraining(to deadline: Duration) {
+        let time = loop.now &+ deadline.nanoseconds
+        guard time < drainDeadline else { return }
+        drainDeadline = time
+        let timer =
+            drainTimer
+            ?? LoopTimer(on: loop) { [weak self] in
+                self?.end(StreamError(.draining, "streams were still open when the time to drain was over"))
+            }
+        drainTimer = timer
+        timer.schedule(after: deadline)
     }
 
     private func sendFinalGoAway() {
@@ -245,5 +266,6 @@ extension H2Connection {
         keepAliveTimer?.cancel()
         requestTimer?.cancel()
         drainTimer?.cancel()
+        ageTimer?.cancel()
     }
 }

@@ -170,10 +170,15 @@ extension H2Connection {
         case NGHTTP2_DATA:
             expectWindowUpdates(forBytes: header.length)
             if endsStream { stream?.endWasSent() }
+            if windowEmptySince == 0, nghttp2_session_get_remote_window_size(nghttp2) <= 0 {
+                windowEmptySince = loop.now
+                counters.sendWindowStalls += 1
+            }
         case NGHTTP2_HEADERS:
             expectWindowUpdates(forBytes: 0)
             // A refusal has been sent: now the client's upload may be stopped. Earlier, the reset would have overtaken it.
             if endsStream && isServer, let stream { stream.refusalWasSent() }
+            if !isServer { stream?.requestWasSent = true }
         case NGHTTP2_RST_STREAM:
             counters.resetsSent += 1
             if ownResets > 0 {

@@ -11,6 +11,9 @@ public protocol H2ConnectionDelegate: AnyObject {
     func connectionIsDraining(_ connection: H2Connection)
     /// A client may open more streams than before: one ended, or the peer raised its limit.
     func connectionHasCapacity(_ connection: H2Connection)
+    /// The connection has reached ``H2Configuration/Age/maximum``. By default it is retired at once; a client may first make
+    /// the one that replaces it, and then call ``H2Connection/retire()``.
+    func connectionIsTooOld(_ connection: H2Connection)
     /// The connection is gone; `reason` is nil when it was closed with nothing left to do. Its streams have been told.
     func connection(_ connection: H2Connection, closed reason: StreamError?)
 }
@@ -18,6 +21,7 @@ public protocol H2ConnectionDelegate: AnyObject {
 extension H2ConnectionDelegate {
     public func connectionIsDraining(_ connection: H2Connection) {}
     public func connectionHasCapacity(_ connection: H2Connection) {}
+    public func connectionIsTooOld(_ connection: H2Connection) { connection.retire() }
 }
 
 /// HTTP/2 (RFC 9113) over any byte stream, for CONNECT tunnels. nghttp2 is the engine: it turns bytes into frames and back
@@ -144,8 +148,19 @@ public final class H2Connection: StreamObserver, TurnTask {
     /// Requests in the order they were sent, from ``firstRequest`` on, for the timeout.
     var requests: ContiguousArray<(id: Int32, sentAt: UInt64)> = []
     var firstRequest = 0
+    var isDrainStarted = false
     var drainTimer: LoopTimer?
+    var drainDeadline = UInt64.max
     var drainCompletion: (() -> Void)?
+
+    // Age; see H2Connection+Age.swift.
+    var ageTimer: LoopTimer?
+    /// When it is too old, on the loop's clock.
+    var agesAt: UInt64?
+    var expiry: Int64?
+    var isRetired = false
+    /// Since when the peer's window of the connection is used up, on the loop's clock; 0 when it is not.
+    var windowEmptySince: UInt64 = 0
 
     /// - Parameters:
     ///   - lower: A connected stream, its handshake done. The connection owns it and becomes its observer.
@@ -185,6 +200,7 @@ public final class H2Connection: StreamObserver, TurnTask {
         startKeepAlive()
         startWatching()
         startMetrics()
+        startAging()
         markDirty()
         scheduleInput()
     }
@@ -204,6 +220,8 @@ public final class H2Connection: StreamObserver, TurnTask {
     /// How many more streams a client may open here now.
     public var availableStreams: Int {
         guard !isServer, !isDraining, !isClosed, let nghttp2 else { return 0 }
+        // A GOAWAY that nghttp2 has read and that has not come up here yet.
+        guard nghttp2_session_check_request_allowed(nghttp2) != 0 else { return 0 }
         let limit = nghttp2_session_get_remote_settings(nghttp2, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS)
         return max(0, Int(limit) - streams.count)
     }
@@ -328,7 +346,8 @@ public final class H2Connection: StreamObserver, TurnTask {
         if let pending = stream.pending {
             pending.cancel()
         } else if stream.phase == .requested {
-            failRequest(stream, ConnectFailure(error))
+            // None of the stream's bytes has been sent, so that asking again cannot double or lose any.
+            failRequest(stream, ConnectFailure(error, isRetryable: error.isOfOneConnection))
         }
         if !over { stream.lost(error) }
         stream.detach()

@@ -42,6 +42,11 @@ public struct H2ConnectionCounters: Hashable, Sendable {
     public var windowsGrown: UInt64 = 0
     /// The largest window that a stream was given beyond its first one, in bytes; 0 without.
     public var largestWindow = 0
+    /// How often the peer's window of the connection was used up.
+    public var sendWindowStalls: UInt64 = 0
+    /// Whether the connection reached its maximum age, or the end of a certificate: 0 or 1.
+    public var retiredForAge: UInt64 = 0
+    public var retiredExpired: UInt64 = 0
 
     public init() {}
 }

@@ -19,11 +19,19 @@ public struct H2Endpoint {
         public let stream: ByteStream
         public let peer: SPIFFEID?
         public let remoteAddress: SocketAddress?
+        /// When the first certificate of the two expires, in seconds since 1970.
+        public let expiresAt: Int64?
 
-        public init(stream: ByteStream, peer: SPIFFEID?, remoteAddress: SocketAddress? = nil) {
+        public init(
+            stream: ByteStream,
+            peer: SPIFFEID?,
+            remoteAddress: SocketAddress? = nil,
+            expiresAt: Int64? = nil
+        ) {
             self.stream = stream
             self.peer = peer
             self.remoteAddress = remoteAddress
+            self.expiresAt = expiresAt
         }
     }
 
@@ -74,7 +82,8 @@ public struct H2Endpoint {
                                 Connected(
                                     stream: stream,
                                     peer: peer.identity,
-                                    remoteAddress: (lower as? Socket)?.peerAddress
+                                    remoteAddress: (lower as? Socket)?.peerAddress,
+                                    expiresAt: stream.certificatesExpireAt
                                 )
                             }
                         )

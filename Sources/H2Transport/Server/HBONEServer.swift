@@ -27,7 +27,8 @@ public final class HBONEServer {
     }
 
     public let loop: EventLoop
-    public let configuration: Configuration
+    /// What new connections get; those that stand keep theirs.
+    public private(set) var configuration: Configuration
     /// The credential and the trust that new connections get; those that stand keep theirs.
     public var context: TLSContext
     /// Handshakes that failed or were cut off.
@@ -43,6 +44,7 @@ public final class HBONEServer {
     private var handshakesByAddress: [IPAddress: Int] = [:]
     private var connections: [ObjectIdentifier: H2Connection] = [:]
     private var isDraining = false
+    private var isClosed = false
     private var drained: (() -> Void)?
 
     /// - Parameters:
@@ -64,6 +66,14 @@ public final class HBONEServer {
         self.onRequest = onRequest
     }
 
+    /// Takes over other settings for new connections.
+    ///
+    /// - Throws: ``StreamError`` when they are not valid; nothing has changed then.
+    public func use(_ configuration: Configuration) throws(StreamError) {
+        try configuration.http2.validate()
+        self.configuration = configuration
+    }
+
     /// Connections that have passed their handshake.
     public var connectionCount: Int { connections.count }
 
@@ -74,7 +84,7 @@ public final class HBONEServer {
 
     /// Takes over a connection on which nothing has been read or written: a socket, or any stream that leads to a client.
     public func accept(_ lower: ByteStream) {
-        guard !isDraining, handshakes.count < configuration.handshakesInProgress,
+        guard !isClosed, handshakes.count < configuration.handshakesInProgress,
             handshakes.count + connections.count < configuration.connections
         else {
             refusedConnections += 1
@@ -114,7 +124,7 @@ public final class HBONEServer {
     }
 
     private func serve(_ stream: TLSStream, _ peer: TLSPeer, _ address: SocketAddress?) {
-        guard !isDraining else { return stream.reset(StreamError(.draining, "the server stops")) }
+        guard !isClosed else { return stream.reset(StreamError(.draining, "the server stops")) }
         do throws(StreamError) {
             let connection = try H2Connection(
                 over: stream,
@@ -124,27 +134,46 @@ public final class HBONEServer {
                 delegate: self
             )
             connection.remoteAddress = address
+            connection.certificatesExpireAt = stream.certificatesExpireAt
             connections[ObjectIdentifier(connection)] = connection
+            // Whoever came late is told to go elsewhere in order, not by a reset: what it asked for meanwhile is served.
+            if isDraining { connection.drain(deadline: nil) }
             logger.debug("connected", metadata: ["peer": "\(stream.peerDescription)"])
         } catch {
             stream.reset(error)
+            checkDrained()
         }
     }
 
-    /// Takes no more connections and no more streams, waits for those that are open, and cuts what is left at `deadline`.
-    /// `completion` is called on the loop.
-    public func drain(deadline: Duration, completion: @escaping () -> Void) {
+    /// Takes no more streams once every client had the time to learn of it (GOAWAY in two steps), waits for those that are
+    /// open, and cuts what is left at `deadline`. Connections that are handed to it all the same are treated alike. Called
+    /// again, it can only shorten the time. `completion` is called on the loop.
+    ///
+    /// - Parameter deadline: nil: streams may go on for as long as they last.
+    public func drain(deadline: Duration?, completion: @escaping () -> Void) {
         isDraining = true
-        drained = completion
-        for stream in handshakes.values { stream.reset(StreamError(.draining, "the server stops")) }
-        handshakes = [:]
+        let before = drained
+        drained = {
+            before?()
+            completion()
+        }
         for connection in connections.values { connection.drain(deadline: deadline) }
+        if let deadline {
+            LoopTimer(on: loop) { [weak self] in self?.abort() }.schedule(after: deadline)
+        }
         LoopCall(on: loop) { self.checkDrained() }
     }
 
-    /// Cuts everything.
+    /// Cuts every connection at once, without a word to its peer.
+    public func abort() {
+        close()
+        for connection in connections.values { connection.abort(StreamError(.closed, "the server was closed")) }
+    }
+
+    /// Cuts every stream, and tells the peers of connections without any to go.
     public func close() {
         isDraining = true
+        isClosed = true
         let reason = StreamError(.closed, "the server was closed")
         for stream in handshakes.values { stream.reset(reason) }
         handshakes = [:]

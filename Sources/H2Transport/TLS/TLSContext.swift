@@ -40,6 +40,8 @@ public final class TLSContext: @unchecked Sendable {
     public let options: Options
     /// Who may vouch for peers.
     public let trust: TrustBundleSet
+    /// When the certificate that this side shows expires, in seconds since 1970; nil when it shows none.
+    public let notAfter: Int64?
 
     let pointer: OpaquePointer
 
@@ -69,6 +71,7 @@ public final class TLSContext: @unchecked Sendable {
         self.role = role
         self.options = options
         self.trust = trust
+        notAfter = chain.first?.notAfter
         self.pointer = pointer
         try configure(options)
         if !chain.isEmpty { try use(key, chain) }

@@ -32,6 +32,7 @@ public final class TLSStream: ByteStream {
 
     /// Who is there; set once the handshake is done.
     public internal(set) var peer: TLSPeer?
+    private let ownNotAfter: Int64?
 
     let engine: TLSEngine
     let options: TLSContext.Options
@@ -100,6 +101,7 @@ public final class TLSStream: ByteStream {
     ) {
         self.lower = lower
         options = context.options
+        ownNotAfter = context.notAfter
         engine = TLSEngine(
             context: context,
             expecting: expectation,
@@ -110,6 +112,9 @@ public final class TLSStream: ByteStream {
         )
         super.init(loop: lower.loop)
     }
+
+    /// When the first of the two certificates expires, in seconds since 1970; nil before the handshake is done.
+    public var certificatesExpireAt: Int64? { peer.map { min($0.notAfter, ownNotAfter ?? .max) } }
 
     public override var peerDescription: String {
         guard let peer else { return lower.peerDescription }

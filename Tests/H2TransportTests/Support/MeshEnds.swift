@@ -64,6 +64,7 @@ final class PoolUser {
     private(set) var streams: [StreamEnd] = []
     private(set) var failures: [ConnectFailure] = []
     private(set) var connected = 0
+    private(set) var draining = 0
     private(set) var dialFailures: [StreamError] = []
     private(set) var disconnected: [StreamError?] = []
     private(set) var relayed: [RelayResult] = []
@@ -86,7 +87,7 @@ final class PoolUser {
             case .connected: connected += 1
             case .failed(let error): dialFailures.append(error)
             case .disconnected(_, let reason): disconnected.append(reason)
-            case .draining: break
+            case .draining: draining += 1
             }
         }
     }
