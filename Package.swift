@@ -62,7 +62,6 @@ let package = Package(
             dependencies: [
                 "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "MeshNode", log,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
-                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
             swiftSettings: settings

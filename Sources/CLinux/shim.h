@@ -8,6 +8,7 @@
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -23,6 +24,64 @@ extern int pthread_setname_np(pthread_t thread, const char *name);
 static inline int clinux_accept(int socket, struct sockaddr_storage *peer) {
     socklen_t length = sizeof *peer;
     return accept4(socket, (struct sockaddr *)peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+
+// Passing a descriptor over a Unix socket (unix(7), SCM_RIGHTS): the CMSG_ macros are not visible to Swift. Both return what
+// sendmsg(2) and recvmsg(2) do; a received descriptor is close-on-exec, -1 when none came. Should more than one come, the
+// others are closed.
+static inline ssize_t clinux_send_descriptor(int socket, const void *bytes, size_t length, int descriptor) {
+    struct iovec vector = {.iov_base = (void *)bytes, .iov_len = length};
+    union { struct cmsghdr header; char space[CMSG_SPACE(sizeof(int))]; } control = {0};
+    struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
+    if (descriptor >= 0) {
+        message.msg_control = control.space;
+        message.msg_controllen = sizeof control.space;
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
+    }
+    return sendmsg(socket, &message, MSG_NOSIGNAL);
+}
+static inline ssize_t clinux_receive_descriptor(int socket, void *bytes, size_t capacity, int *descriptor) {
+    struct iovec vector = {.iov_base = bytes, .iov_len = capacity};
+    union { struct cmsghdr header; char space[CMSG_SPACE(4 * sizeof(int))]; } control;
+    struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1, .msg_control = control.space,
+                             .msg_controllen = sizeof control.space};
+    *descriptor = -1;
+    ssize_t count = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+    if (count < 0) return count;
+    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+        size_t received = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t index = 0; index < received; index++) {
+            int value;
+            memcpy(&value, CMSG_DATA(header) + index * sizeof(int), sizeof(int));
+            if (*descriptor < 0) *descriptor = value; else close(value);
+        }
+    }
+    return count;
+}
+// Who is at the other end of a Unix socket (SO_PEERCRED): 0 or -1.
+static inline int clinux_peer_credentials(int socket, int *process, unsigned int *user) {
+    int values[3];  // struct ucred, a GNU extension: pid, uid, gid
+    socklen_t length = sizeof values;
+    if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, values, &length) != 0) return -1;
+    *process = values[0];
+    *user = (unsigned int)values[1];
+    return 0;
+}
+// Processors that the scheduler may run this process on, at most 1024 are counted; cpu_set_t needs _GNU_SOURCE.
+#ifndef _GNU_SOURCE
+extern int sched_getaffinity(pid_t process, size_t size, void *set);
+#endif
+static inline int clinux_available_processors(void) {
+    unsigned long set[1024 / (8 * sizeof(unsigned long))] = {0};
+    if (sched_getaffinity(0, sizeof set, (void *)set) < 0) return (int)sysconf(_SC_NPROCESSORS_ONLN);
+    int count = 0;
+    for (size_t index = 0; index < sizeof set / sizeof set[0]; index++) count += __builtin_popcountl(set[index]);
+    return count;
 }
 static inline void clinux_name_thread(const char *name) { pthread_setname_np(pthread_self(), name); }
 

@@ -6,7 +6,7 @@ import Testing
 
 /// What the documentation shows must work as it stands there.
 @Suite struct DocumentationTests {
-    @Test(arguments: [("configuration.md", 5), ("policy.md", 1)])
+    @Test(arguments: [("configuration.md", 6), ("policy.md", 1)])
     func everyExampleIsAccepted(_ page: String, _ count: Int) throws {
         let text = try String(contentsOfFile: "\(TestTools.repository)/docs/\(page)", encoding: .utf8)
         let blocks = text.components(separatedBy: "```yaml\n").dropFirst().compactMap {
@@ -34,6 +34,7 @@ import Testing
             "{zzz: 1}", "{identity: i, listeners: [{zzz: 1}]}", "{identity: i, listeners: [{}], endpoints: [{zzz: 1}]}",
             "{identity: i, listeners: [{}], endpoints: [{ssh: {zzz: 1}}]}",
             "{identity: i, listeners: [{}], policy: [{zzz: 1}]}",
+            "{identity: i, listeners: [{}], connections: {zzz: 1}}",
             "{identity: i, listeners: [{}], policy: [{name: a, action: DENY, rules: [{zzz: 1}]}]}",
             "{identity: i, listeners: [{}], policy: [{name: a, action: DENY, rules: [{from: [{zzz: 1}], to: [{zzz: 1}], when: [{zzz: 1}]}]}]}",
         ]

@@ -12,6 +12,8 @@ final class NodePair: Sendable {
     let directory = TemporaryDirectory()
     let server: Node
     let client: Node
+    let serverLog = LogRecorder()
+    let clientLog = LogRecorder()
     /// The client's whitebox listener.
     let entry: UInt16
     /// The server's HBONE listener.
@@ -20,6 +22,7 @@ final class NodePair: Sendable {
     /// - Parameters:
     ///   - backend: The port that the stream leads to.
     ///   - allowed: Ports that the server's policy names; by default the backend's.
+    ///   - serverSettings: More lines for its configuration, as for the client's.
     init(
         to backend: UInt16,
         allowed: [UInt16]? = nil,
@@ -27,18 +30,21 @@ final class NodePair: Sendable {
         client clientKind: TestCertificates.Kind = .client,
         expecting: String? = "spiffe://mesh.example/ns/prod/sa/server",
         ssh: String = "",
-        path: String = "auto"
+        path: String = "auto",
+        serverSettings: String = "",
+        clientSettings: String = ""
     ) async throws {
         let certificates = TestCertificates.shared
         let serverFile = try directory.write(
             "server.yaml",
             Self.serverYAML(identity: certificates.path(serverKind), ports: allowed ?? [backend])
+                + "\n\(serverSettings)\n"
         )
         server = Node(
             try NodeConfiguration.load(serverFile),
             configurationFile: serverFile,
             loops: 1,
-            logger: Logger(label: "server")
+            logger: serverLog.logger
         )
         hbone = try #require(try await server.start().first).address.port
         let clientFile = try directory.write(
@@ -53,13 +59,14 @@ final class NodePair: Sendable {
               path: \(path)
             \(expecting.map { "  identity: \"\($0)\"" } ?? "")
             \(ssh)
+            \(clientSettings)
             """
         )
         client = Node(
             try NodeConfiguration.load(clientFile),
             configurationFile: clientFile,
             loops: 1,
-            logger: Logger(label: "client")
+            logger: clientLog.logger
         )
         entry = try #require(try await client.start().first).address.port
     }

@@ -1,5 +1,5 @@
 public import CoreMetrics
-import Streams
+package import Streams
 
 /// Where the transport counts what happens, as swift-metrics has it. Names and units are in `docs/metrics.md`.
 ///
@@ -26,7 +26,7 @@ public final class H2Metrics: Sendable, Hashable {
     func instruments(_ role: H2Connection.Role) -> Instruments { role == .server ? server : client }
 
     /// A connection got as far as a verified peer, or failed before.
-    func countHandshake(_ role: H2Connection.Role, failure: StreamError? = nil) {
+    package func countHandshake(_ role: H2Connection.Role, failure: StreamError? = nil) {
         guard isEnabled else { return }
         let instruments = instruments(role)
         guard let failure else { return instruments.handshakes.increment() }

@@ -17,6 +17,8 @@ public struct NodeConfiguration: Hashable, Sendable {
     public var admin: BindAddress?
     /// Where metrics are served; `nil`: nowhere.
     public var metrics: BindAddress?
+    /// How long connections live, and what happens on them may take.
+    public var connections: ConnectionSettings
     /// Where the top-level keys stand in ``file``.
     package var positions: [String: SourcePosition] = [:]
 
@@ -28,7 +30,8 @@ public struct NodeConfiguration: Hashable, Sendable {
         unmatched: Unmatched = .deny,
         policy: [AuthorizationPolicy]? = nil,
         admin: BindAddress? = nil,
-        metrics: BindAddress? = nil
+        metrics: BindAddress? = nil,
+        connections: ConnectionSettings = .defaults
     ) {
         self.file = file
         self.identity = identity
@@ -38,6 +41,7 @@ public struct NodeConfiguration: Hashable, Sendable {
         self.policy = policy
         self.admin = admin
         self.metrics = metrics
+        self.connections = connections
     }
 
     /// The key `default`.

@@ -72,7 +72,7 @@ private struct NodeConfigurationDecoder {
     let paths: PathResolution
 
     func decode(_ root: YAMLNode) -> NodeConfiguration? {
-        let keys = ["identity", "listeners", "endpoints", "default", "policy", "admin", "metrics"]
+        let keys = ["identity", "listeners", "endpoints", "default", "policy", "admin", "metrics", "connections"]
         let required = ["identity", "listeners"]
         guard
             let mapping = MappingDecoder(root, what: "the configuration", keys: keys, required: required, diagnostics)
@@ -86,7 +86,9 @@ private struct NodeConfigurationDecoder {
             unmatched: mapping.choice("default", of: NodeConfiguration.Unmatched.self) ?? .deny,
             policy: mapping["policy"].map { PolicyDecoder(diagnostics: diagnostics).policies($0) },
             admin: mapping.value("admin", NodeConfiguration.BindAddress.init(parsing:)),
-            metrics: mapping.value("metrics", NodeConfiguration.BindAddress.init(parsing:))
+            metrics: mapping.value("metrics", NodeConfiguration.BindAddress.init(parsing:)),
+            connections: mapping["connections"].map { ConnectionSettingsDecoder(diagnostics: diagnostics).decode($0) }
+                ?? .defaults
         )
         for key in keys where mapping[key] != nil { configuration.positions[key] = mapping.position(of: key) }
         return configuration

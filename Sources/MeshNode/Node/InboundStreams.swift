@@ -52,7 +52,8 @@ final class InboundStreams {
 
     private func dial(_ target: Authority, for pending: PendingConnect, _ request: PolicyEngine.Request) {
         let snapshot = snapshot
-        let dialer = Dialer(target, on: loop) { address in
+        let timeout = snapshot.configuration.connections.connectTimeout
+        let dialer = Dialer(target, on: loop, timeout: timeout) { address in
             if let refusal = snapshot.router.refusal(dialing: address, port: target.port, from: .peer) {
                 return refusal
             }
@@ -76,9 +77,9 @@ final class InboundStreams {
         pending.cancelled = { isCancelled = true }
         outbound.open(route, headers: pending.request.headers) { [self] result in
             switch result {
-            case .success(let stream):
-                if isCancelled { return stream.reset(StreamError(.closed, "the client gave up")) }
-                open(pending, to: stream, request)
+            case .success(let opened):
+                if isCancelled { return opened.stream.reset(StreamError(.closed, "the client gave up")) }
+                open(pending, to: opened.stream, request)
             case .failure(let error):
                 logger.info("next hop failed", metadata: ["to": "\(route.authority)", "reason": "\(error)"])
                 pending.reject(ConnectRejection(error))

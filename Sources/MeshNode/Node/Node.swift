@@ -1,7 +1,6 @@
 public import Logging
 import MeshIdentity
 public import Streams
-import Synchronization
 
 /// The daemon: listens as its configuration says, and carries streams between its listeners and its peers.
 ///
@@ -18,17 +17,25 @@ public final class Node: Sendable {
         public var address: SocketAddress
     }
 
-    private struct State {
-        var configuration: NodeConfiguration
-        var addresses: [String: NodeConfiguration.BindAddress] = [:]
-        var listeners: [LoopBound<Listener>] = []
-        var workers: [LoopBound<Worker>] = []
-        var stamp: FileStamp
+    struct NamedListener {
+        let name: String
+        let listener: LoopBound<Listener>
     }
 
-    private let group: EventLoopGroup
-    private let logger: Logger
-    private let state: Mutex<State>
+    struct State {
+        var configuration: NodeConfiguration
+        var addresses: [String: NodeConfiguration.BindAddress] = [:]
+        var listeners: [NamedListener] = []
+        var workers: [LoopBound<Worker>] = []
+        var stamp: FileStamp
+        /// Ends when every worker has drained.
+        var drain: Task<Void, Never>?
+        var takeover: LoopBound<TakeoverOffer>?
+    }
+
+    let group: EventLoopGroup
+    let logger: Logger
+    let state: Lock<State>
     /// The file to read again on a reload; nil when the configuration was made by a program.
     private let configurationFile: String?
 
@@ -45,13 +52,14 @@ public final class Node: Sendable {
         group = EventLoopGroup(count: loops)
         self.logger = logger
         self.configurationFile = configurationFile
-        state = Mutex(State(configuration: configuration, stamp: Self.stamp(configuration, configurationFile)))
+        state = Lock(State(configuration: configuration, stamp: Self.stamp(configuration, configurationFile)))
     }
 
     /// Loads the credential and starts every listener.
     ///
+    /// - Parameter inherited: Sockets that listen already. Each goes to the listener that it fits; the others are closed.
     /// - Throws: ``MeshIdentity/IdentityError`` for the credential, ``Streams/StreamError`` for a listener; nothing listens then.
-    public func start() async throws -> [ReadyListener] {
+    public func start(adopting inherited: InheritedSockets = InheritedSockets()) async throws -> [ReadyListener] {
         let configuration = state.withLock { $0.configuration }
         let credential = try CredentialDirectory(configuration.identity).load()
         let warn: @Sendable (String) -> Void = { [logger] in logger.warning("\($0)") }
@@ -64,11 +72,11 @@ public final class Node: Sendable {
             )
         }
         var ready: [ReadyListener] = []
-        var listeners: [LoopBound<Listener>] = []
+        var listeners: [NamedListener] = []
         do {
             for listener in configuration.listeners {
-                let bound = try await listen(listener, workers)
-                listeners.append(bound)
+                let bound = try await listen(listener, workers, inherited)
+                listeners.append(NamedListener(name: listener.name, listener: bound))
                 ready.append(ReadyListener(name: listener.name, address: try await localAddress(of: bound)))
             }
         } catch {
@@ -91,6 +99,12 @@ public final class Node: Sendable {
             warn: warn
         )
         try await hand(snapshot, to: workers)
+        for address in inherited.closeRest() {
+            logger.notice(
+                "no listener of the configuration uses the inherited socket; it is closed",
+                metadata: ["address": "\(address)"]
+            )
+        }
         state.withLock { state in
             state.workers = workers
             state.listeners = listeners
@@ -111,6 +125,7 @@ public final class Node: Sendable {
         let (old, addresses, workers) = state.withLock { ($0.configuration, $0.addresses, $0.workers) }
         let stamp = Self.stamp(old, configurationFile)
         let configuration = try configurationFile.map { try NodeConfiguration.load($0) } ?? old
+        guard !workers.isEmpty else { throw StreamError(.closed, "the node has not started") }
         let credential = try CredentialDirectory(configuration.identity).load()
         if Set(configuration.listeners.map(\.withoutPosition)) != Set(old.listeners.map(\.withoutPosition)) {
             logger.warning("'listeners' have changed in \(configuration.file): that takes effect with a restart only")
@@ -141,42 +156,25 @@ public final class Node: Sendable {
         }
     }
 
-    /// Accepts nothing new, lets live streams end for up to `deadline`, then cuts them and stops.
-    public func drain(deadline: Duration) async {
-        let (listeners, workers) = state.withLock { state in
-            defer { state.listeners = [] }
-            return (state.listeners, state.workers)
-        }
-        await close(listeners)
-        await withTaskGroup(of: Void.self) { group in
-            for worker in workers {
-                group.addTask {
-                    await withCheckedContinuation { continuation in
-                        worker.loop.submit {
-                            worker.withValue { $0.drain(deadline: deadline) { continuation.resume() } }
-                        }
-                    }
-                }
-            }
-        }
-        await group.shutDown()
-    }
-
     // MARK: -
 
     private func listen(
         _ listener: NodeConfiguration.Listener,
-        _ workers: [LoopBound<Worker>]
+        _ workers: [LoopBound<Worker>],
+        _ inherited: InheritedSockets
     ) async throws -> LoopBound<Listener> {
         let address = try SocketAddress(ip: listener.bind.address.description, port: listener.bind.port)
         let (first, loops) = (group.loops[0], group.loops)
+        let socket = inherited.take(name: listener.name, bind: address)
         return try await first.execute {
-            LoopBound(
-                try Listener(bind: address, on: first, spreadOver: loops) { socket in
-                    workers.first { $0.loop === socket.loop }?.withValue { $0.accept(socket, by: listener) }
-                },
-                on: first
-            )
+            let accept: @Sendable (Socket) -> Void = { socket in
+                workers.first { $0.loop === socket.loop }?.withValue { $0.accept(socket, by: listener) }
+            }
+            let started =
+                if let socket { try Listener(adopting: socket, on: first, spreadOver: loops, accept: accept) } else {
+                    try Listener(bind: address, on: first, spreadOver: loops, accept: accept)
+                }
+            return LoopBound(started, on: first)
         }
     }
 
@@ -184,8 +182,8 @@ public final class Node: Sendable {
         try await listener.loop.execute { listener.withValue(\.localAddress) }
     }
 
-    private func close(_ listeners: [LoopBound<Listener>]) async {
-        for listener in listeners {
+    func close(_ listeners: [NamedListener]) async {
+        for listener in listeners.map(\.listener) {
             try? await listener.loop.execute { listener.withValue { $0.close() } }
         }
     }

@@ -31,8 +31,19 @@ final class NodeSnapshot: Sendable {
             listenerAddresses: listenerAddresses
         )
         let trust = TrustBundleSet(credential.bundle)
-        server = try TLSContext(role: .server, credential: credential, trust: trust)
-        client = try TLSContext(role: .client, credential: credential, trust: trust)
+        let settings = configuration.connections
+        server = try TLSContext(
+            role: .server,
+            credential: credential,
+            trust: trust,
+            options: settings.tls(for: .server)
+        )
+        client = try TLSContext(
+            role: .client,
+            credential: credential,
+            trust: trust,
+            options: settings.tls(for: .client)
+        )
         var access: [NodeConfiguration.Endpoint: PeerAccess] = [:]
         for endpoint in configuration.endpoints where !endpoint.transports.isEmpty {
             access[endpoint] = try PeerAccess(endpoint, own: credential.id, warn: warn)

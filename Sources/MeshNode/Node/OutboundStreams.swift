@@ -12,7 +12,10 @@ final class OutboundStreams {
     private let logger: Logger
     private let live: LiveStreams
     var snapshot: NodeSnapshot {
-        didSet { if snapshot.client !== oldValue.client { for peer in peers.values { peer.use(snapshot.client) } } }
+        didSet {
+            guard snapshot.client !== oldValue.client else { return }
+            for peer in peers.values { peer.use(snapshot.client, settings: snapshot.configuration.connections) }
+        }
     }
     /// The ways to each endpoint in use.
     private var peers: [NodeConfiguration.Endpoint: PeerPaths] = [:]
@@ -39,7 +42,7 @@ final class OutboundStreams {
             let decision = snapshot.policy.decide(request)
             guard decision.isAllowed else { return refuse(socket, destination, StreamError(.denied, decision.reason)) }
             let router = snapshot.router
-            Dialer(target, on: loop) {
+            Dialer(target, on: loop, timeout: snapshot.configuration.connections.connectTimeout) {
                 router.refusal(dialing: $0, port: target.port, from: .local)
             } completion: { [self] result in
                 join(socket, result.map { $0 as ByteStream }, request)
@@ -50,7 +53,12 @@ final class OutboundStreams {
                 mesh,
                 headers: [:],
                 permits: { Self.refusal(by: policy, request, over: $0) },
-                completion: { [self] result in join(socket, result, request) }
+                completion: { [self] result in
+                    // Policy is asked again about the way that the stream really takes.
+                    var request = request
+                    if case .success(let opened) = result { request.transport = opened.transport }
+                    join(socket, result.map(\.stream), request)
+                }
             )
         }
     }
@@ -60,13 +68,13 @@ final class OutboundStreams {
         _ route: MeshRoute,
         headers: HeaderFields,
         permits: @escaping (Transport) -> StreamError? = { _ in nil },
-        completion: @escaping (Result<ByteStream, StreamError>) -> Void
+        completion: @escaping (Result<OpenedStream, StreamError>) -> Void
     ) {
         guard let paths = paths(to: route.endpoint) else {
             // Between a route of the old configuration and the access of the new one lies a reload.
             return completion(.failure(StreamError(.unreachable, "the endpoint for \(route.authority) is gone")))
         }
-        paths.openStream(to: route.authority, headers: headers, permits: permits) { completion($0.map(\.stream)) }
+        paths.openStream(to: route.authority, headers: headers, permits: permits, completion: completion)
     }
 
     /// Drops peers that no stream uses any more after a reload.
@@ -102,6 +110,7 @@ final class OutboundStreams {
         let paths = PeerPaths(
             to: access,
             context: snapshot.client,
+            settings: snapshot.configuration.connections,
             on: loop,
             logger: logger
         ) { change in

@@ -12,6 +12,8 @@ final class Worker {
     private let inbound: InboundStreams
     private let server: HBONEServer
     private let logger: Logger
+    private var limit: LoopTimer?
+    private var drainDeadline = UInt64.max
 
     init(on loop: EventLoop, snapshot: NodeSnapshot, logger: Logger) throws(StreamError) {
         self.loop = loop
@@ -20,9 +22,20 @@ final class Worker {
         let inbound = InboundStreams(loop: loop, snapshot: snapshot, live: live, outbound: outbound, logger: logger)
         self.outbound = outbound
         self.inbound = inbound
-        server = try HBONEServer(on: loop, context: snapshot.server, logger: logger) { pending in
+        server = try HBONEServer(
+            on: loop,
+            context: snapshot.server,
+            configuration: Self.serverConfiguration(snapshot),
+            logger: logger
+        ) { pending in
             inbound.handle(pending)
         }
+    }
+
+    private static func serverConfiguration(_ snapshot: NodeSnapshot) -> HBONEServer.Configuration {
+        var configuration = HBONEServer.Configuration.defaults
+        configuration.http2 = snapshot.configuration.connections.http2(for: .server)
+        return configuration
     }
 
     /// Takes over a connection that a listener accepted.
@@ -47,22 +60,41 @@ final class Worker {
         outbound.forgetPeers(except: snapshot.configuration.endpoints)
         inbound.snapshot = snapshot
         server.context = snapshot.server
+        do {
+            try server.use(Self.serverConfiguration(snapshot))
+        } catch {
+            logger.error("the settings of connections stay as they were: \(error)")
+        }
         let cut = live.recheck(with: snapshot.policy)
         if cut > 0 { logger.notice("policy changed: \(cut) streams cut") }
     }
 
-    /// Lets live streams end for up to `deadline`, then cuts them. `completion` is called on the loop.
-    func drain(deadline: Duration, completion: @escaping () -> Void) {
-        let timer = LoopTimer(on: loop) { [live] in
-            live.cutAll(StreamError(.draining, "the node stopped before the stream ended"))
-        }
-        timer.schedule(after: deadline)
-        server.drain(deadline: deadline) { [live, outbound] in
-            live.whenEmpty {
-                timer.cancel()
+    /// Lets live streams end, for as long as they last unless ``limitDraining(to:)`` says otherwise. `completion` is called on
+    /// the loop.
+    func drain(completion: @escaping () -> Void) {
+        server.drain(deadline: nil) { [self] in
+            live.whenEmpty { [self] in
+                limit?.cancel()
                 outbound.shutDown()
                 completion()
             }
         }
+    }
+
+    /// Cuts whatever is open after `deadline`; an earlier one that was set before holds.
+    func limitDraining(to deadline: Duration) {
+        let time = loop.now &+ deadline.nanoseconds
+        guard time < drainDeadline else { return }
+        drainDeadline = time
+        let timer =
+            limit
+            ?? LoopTimer(on: loop) { [live, server] in
+                live.cutAll(StreamError(.draining, "the node stopped before the stream ended"))
+                server.close()
+                // A peer that does not read must not hold up the end.
+                LoopTimer(on: server.loop) { server.abort() }.schedule(after: .seconds(1))
+            }
+        limit = timer
+        timer.schedule(after: deadline)
     }
 }

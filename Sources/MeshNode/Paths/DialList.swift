@@ -3,6 +3,7 @@ import Streams
 /// Dials the addresses of a peer's HBONE server one after the other until one answers. Confined to its loop.
 final class DialList {
     private let loop: EventLoop
+    private let timeout: Duration
     private var rest: ArraySlice<Authority>
     private let completion: (Result<ByteStream, StreamError>) -> Void
     private var errors: [StreamError] = []
@@ -10,10 +11,12 @@ final class DialList {
     init(
         _ addresses: [Authority],
         on loop: EventLoop,
+        timeout: Duration,
         completion: @escaping (Result<ByteStream, StreamError>) -> Void
     ) {
         rest = addresses[...]
         self.loop = loop
+        self.timeout = timeout
         self.completion = completion
     }
 
@@ -24,7 +27,7 @@ final class DialList {
             let code = errors.count == 1 ? errors[0].code : StreamError.Code.unreachable
             return completion(.failure(StreamError(code, reason.isEmpty ? "there is no HBONE address" : reason)))
         }
-        Dialer(next, on: loop, check: { _ in nil }) { [self] result in
+        Dialer(next, on: loop, timeout: timeout, check: { _ in nil }) { [self] result in
             switch result {
             case .success(let socket):
                 // A keystroke must not wait behind a full socket buffer of bulk.

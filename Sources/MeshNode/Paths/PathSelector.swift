@@ -126,6 +126,14 @@ struct PathSelector {
         return actions
     }
 
+    /// Nobody has used any path for a while, and all were let go: the next stream starts anew.
+    mutating func released() {
+        guard refusal == nil else { return }
+        for index in candidates.indices where candidates[index].isUp { candidates[index].state = .idle }
+        inUse = nil
+        lost = nil
+    }
+
     /// Time passed; call when ``nextDeadline`` is reached.
     mutating func tick(now: UInt64) -> [Action] {
         guard refusal == nil else { return [] }

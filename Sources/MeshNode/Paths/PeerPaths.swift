@@ -48,10 +48,13 @@ public final class PeerPaths {
     let logger: Logger
     private let onChange: (PathChange) -> Void
     private var context: TLSContext?
+    private var settings: ConnectionSettings
     private var selector: PathSelector
     private var waiting: [Request] = []
     private var tunnels: [Transport: TunnelPath] = [:]
     private let session: SharedSession?
+    /// Streams that plain SSH carries, for as long as somebody has them.
+    private var channels: [WeakStream] = []
     private var timer: LoopTimer?
     private var isShutDown = false
 
@@ -60,10 +63,12 @@ public final class PeerPaths {
 
     /// - Parameters:
     ///   - context: A client context with the credential to show; nil where `access` names plain `ssh` only.
+    ///   - settings: Timeouts and ages of the connections.
     ///   - onChange: Told of each change of path, on the loop.
     public init(
         to access: PeerAccess,
         context: TLSContext?,
+        settings: ConnectionSettings = .defaults,
         on loop: EventLoop,
         logger: Logger,
         onChange: @escaping (PathChange) -> Void
@@ -71,6 +76,7 @@ public final class PeerPaths {
         precondition(context != nil || access.transports == [.ssh], "only plain ssh needs no credential")
         self.access = access
         self.context = context
+        self.settings = settings
         self.loop = loop
         self.logger = logger
         self.onChange = onChange
@@ -110,9 +116,11 @@ public final class PeerPaths {
     }
 
     /// New connections show the credential of `context`; established ones keep theirs.
-    public func use(_ context: TLSContext) {
+    public func use(_ context: TLSContext, settings: ConnectionSettings? = nil) {
+        let settings = settings ?? self.settings
         self.context = context
-        for tunnel in tunnels.values { tunnel.use(context) }
+        self.settings = settings
+        for tunnel in tunnels.values { tunnel.use(context, settings) }
     }
 
     /// Closes every path; streams that are open are reset.
@@ -166,7 +174,10 @@ public final class PeerPaths {
         guard let session = session?.open else { return again(request, nil) }
         session.openDirectTCPIP(host: request.authority.host, port: request.authority.port) { [weak self] result in
             switch result {
-            case .success(let channel): request.end(.success(OpenedStream(stream: channel, transport: .ssh)))
+            case .success(let channel):
+                self?.channels.removeAll { $0.stream == nil }
+                self?.channels.append(WeakStream(channel))
+                request.end(.success(OpenedStream(stream: channel, transport: .ssh)))
             case .failure(let error):
                 guard let self, !session.isOpen else { return request.end(.failure(error)) }
                 again(request, error)
@@ -251,28 +262,40 @@ public final class PeerPaths {
     }
 
     private func makeTunnel(_ transport: Transport, _ context: TLSContext) -> TunnelPath {
-        let lower: TunnelPath.LowerDialer =
-            transport == .h2 ? directDialer() : channelDialer()
+        let lower = transport == .h2 ? directDialer() : channelDialer()
         let tunnel = TunnelPath(
             over: lower,
             context: context,
             expecting: access.expectation,
+            settings: settings,
             on: loop
         )
         tunnel.onUp = { [weak self] in self?.cameUp(transport) }
         tunnel.onDown = { [weak self] error in self?.wentDown(transport, error) }
+        tunnel.onIdle = { [weak self] in self?.releaseIfIdle() }
         return tunnel
     }
 
-    private func directDialer() -> TunnelPath.LowerDialer {
-        let (addresses, loop) = (access.hbone, loop)
+    /// Peers that nobody talks to cost no connection, and no PING every few seconds.
+    private func releaseIfIdle() {
+        channels.removeAll { $0.stream == nil }
+        guard waiting.isEmpty, channels.isEmpty, tunnels.values.allSatisfy({ $0.streamCount == 0 }) else { return }
+        selector.released()
+        for tunnel in tunnels.values { tunnel.release() }
+        session?.disconnect()
+        logger.debug("released", metadata: ["peer": "\(access.name)", "idle for": "\(settings.idleTimeout ?? .zero)"])
+        perform([])
+    }
+
+    private func directDialer() -> TunnelDial.LowerDialer {
+        let (addresses, loop, timeout) = (access.hbone, loop, settings.connectTimeout)
         return { completion in
-            DialList(addresses, on: loop, completion: completion).start()
+            DialList(addresses, on: loop, timeout: timeout, completion: completion).start()
         }
     }
 
     /// The peer's HBONE server as its own machine reaches it.
-    private func channelDialer() -> TunnelPath.LowerDialer {
+    private func channelDialer() -> TunnelDial.LowerDialer {
         let port = access.hbone.first?.port ?? 15008
         return { [weak session] completion in
             guard let session else {
@@ -292,4 +315,11 @@ public final class PeerPaths {
         // Tunnels inside of it notice by themselves.
         wentDown(.ssh, error)
     }
+}
+
+/// A stream that somebody else keeps.
+private struct WeakStream {
+    private(set) weak var stream: ByteStream?
+
+    init(_ stream: ByteStream) { self.stream = stream }
 }

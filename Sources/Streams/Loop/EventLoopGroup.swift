@@ -1,3 +1,4 @@
+import CLinux
 import Synchronization
 
 /// A fixed set of event loops, one thread each.
@@ -10,6 +11,9 @@ public final class EventLoopGroup: Sendable {
         precondition(count >= 1, "an event loop group needs at least one loop")
         loops = (0..<count).map { EventLoop(name: "loop-\($0)") }
     }
+
+    /// Processors that this process may use: fewer than there are where it is confined (taskset, cpuset). At least one.
+    public static var availableProcessors: Int { max(1, Int(clinux_available_processors())) }
 
     /// The next loop, round robin.
     public func next() -> EventLoop {

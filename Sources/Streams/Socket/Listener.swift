@@ -24,18 +24,48 @@ public final class Listener: PollHandler {
     ///   - targets: Loops that accepted sockets are spread over; by default the listener's own.
     ///   - accept: Called on the socket's loop for each connection; the socket is the callee's to own.
     /// - Throws: ``StreamError``; ``StreamError/Code/addressInUse`` names the address and how to find its owner.
-    public init(
+    public convenience init(
         bind address: SocketAddress,
         on loop: EventLoop,
         spreadOver targets: [EventLoop] = [],
         accept: @escaping @Sendable (Socket) -> Void
     ) throws(StreamError) {
         loop.preconditionInLoop()
+        let descriptor = try Self.listen(on: address)
+        let localAddress = Socket.address(of: descriptor, getsockname) ?? address
+        try self.init(descriptor, localAddress, on: loop, spreadOver: targets, accept: accept)
+    }
+
+    /// Goes on with a socket that listens already: one that another process has handed over. Loop only.
+    ///
+    /// - Parameters:
+    ///   - socket: Used up by this call, also when it fails.
+    ///   - targets: As for ``init(bind:on:spreadOver:accept:)``.
+    ///   - accept: As there.
+    /// - Throws: ``StreamError``.
+    public convenience init(
+        adopting socket: ListeningSocket,
+        on loop: EventLoop,
+        spreadOver targets: [EventLoop] = [],
+        accept: @escaping @Sendable (Socket) -> Void
+    ) throws(StreamError) {
+        loop.preconditionInLoop()
+        try self.init(socket.take(), socket.address, on: loop, spreadOver: targets, accept: accept)
+    }
+
+    /// `descriptor` is closed when this fails.
+    private init(
+        _ descriptor: Int32,
+        _ localAddress: SocketAddress,
+        on loop: EventLoop,
+        spreadOver targets: [EventLoop],
+        accept: @escaping @Sendable (Socket) -> Void
+    ) throws(StreamError) {
         self.loop = loop
         self.targets = targets.isEmpty ? [loop] : targets
         self.accept = accept
-        descriptor = try Self.listen(on: address)
-        localAddress = Socket.address(of: descriptor, getsockname) ?? address
+        self.descriptor = descriptor
+        self.localAddress = localAddress
         // What it accepts inherits it, without a system call for each.
         if !localAddress.isUnix { Socket.set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1) }
         reserve = Self.openReserve()
@@ -56,6 +86,16 @@ public final class Listener: PollHandler {
         retry?.cancel()
         loop.unregister(descriptor)
         release()
+    }
+
+    /// The same socket for another process: connections that wait in its queue are not lost when this listener is closed.
+    ///
+    /// - Throws: ``StreamError`` when the listener is closed, or no descriptor is left.
+    public func duplicate(named name: String) throws(StreamError) -> ListeningSocket {
+        loop.preconditionInLoop()
+        let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
+        guard copy >= 0 else { throw .system(errno, "cannot duplicate the listener on \(localAddress)") }
+        return ListeningSocket(descriptor: copy, name: name, address: localAddress)
     }
 
     func loopStopped() {

@@ -137,7 +137,16 @@ private struct Connection: Sendable {
         let paths: LoopBound<PeerPaths>
         do {
             paths = try await loop.execute { [access] in
-                let paths = PeerPaths(to: access, context: context, on: loop, logger: Logger(label: "connect")) {
+                // Whoever runs the command waits for streams: a login that asked for a passphrase must not have to ask again.
+                var settings = ConnectionSettings.defaults
+                settings.idleTimeout = nil
+                let paths = PeerPaths(
+                    to: access,
+                    context: context,
+                    settings: settings,
+                    on: loop,
+                    logger: Logger(label: "connect")
+                ) {
                     events.continuation.yield($0)
                 }
                 return LoopBound(paths, on: loop)

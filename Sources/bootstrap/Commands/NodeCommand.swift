@@ -3,9 +3,7 @@ import Glibc
 public import Logging
 import MeshIdentity
 import MeshNode
-import ServiceLifecycle
 import Streams
-import UnixSignals
 
 struct NodeCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -16,7 +14,10 @@ struct NodeCommand: AsyncParsableCommand {
             line `ready NAME ADDRESS` goes to stdout once it accepts connections; logs go to stderr.
 
             A renewed credential or a changed file is taken over by itself, and at once with SIGHUP. SIGTERM and SIGINT let \
-            open streams end, for as long as --drain says.
+            open streams end, for as long as --drain says; a second one ends them at once.
+
+            Started again with the same --runtime directory, the new process takes the listening sockets over from the \
+            running one, which ends with its last stream: no connection attempt is refused in between.
 
             Minimal configuration of a server that lets peers of the namespace prod reach port 5432 of its machine:
 
@@ -44,6 +45,14 @@ struct NodeCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("How long open streams may take to end when the node is stopped.", valueName: "TIME"))
     var drain = DurationArgument(.seconds(5))
 
+    @Option(
+        help: ArgumentHelp(
+            "Directory for the socket over which the next process takes over; $RUNTIME_DIRECTORY by default, else none.",
+            valueName: "DIR"
+        )
+    )
+    var runtime: String?
+
     @Option(help: ArgumentHelp("trace, debug, info, notice, warning, error or critical.", valueName: "LEVEL"))
     var logLevel: Logger.Level = .notice
 
@@ -69,56 +78,27 @@ struct NodeCommand: AsyncParsableCommand {
             node: Node(
                 configuration,
                 configurationFile: config,
-                loops: loops ?? max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))),
+                loops: loops ?? EventLoopGroup.availableProcessors,
                 logger: logger
             ),
+            runtimeDirectory: runtimeDirectory,
             drain: drain.duration,
+            drainAfterTakeover: configuration.connections.drainTimeout,
             logger: logger
         )
-        let group = ServiceGroup(
-            configuration: .init(
-                services: [.init(service: service, successTerminationBehavior: .gracefullyShutdownGroup)],
-                gracefulShutdownSignals: [.sigterm, .sigint],
-                logger: logger
-            )
-        )
         do {
-            try await group.run()
+            try await service.run()
+        } catch let code as ExitCode {
+            throw code
         } catch {
             throw fail("\(error)")
         }
     }
+
+    /// The directory where a running node hands over: named here, or made by systemd (RuntimeDirectory=).
+    private var runtimeDirectory: String? {
+        runtime ?? getenv("RUNTIME_DIRECTORY").map { String(cString: $0) }?.split(separator: ":").first.map(String.init)
+    }
 }
 
 extension Logger.Level: @retroactive ExpressibleByArgument {}
-
-/// Runs a node until it is told to stop.
-private struct NodeService: Service {
-    let node: Node
-    let drain: Duration
-    let logger: Logger
-
-    func run() async throws {
-        // Before anybody can know that the node runs: an untrapped SIGHUP would end it.
-        let hangups = await UnixSignalsSequence(trapping: .sighup)
-        for listener in try await node.start() { printLine("ready \(listener.name) \(listener.address)") }
-        await withTaskGroup(of: Void.self) { group in
-            group.addTask {
-                for await _ in hangups.cancelOnGracefulShutdown() {
-                    do { try await node.reload() } catch { logger.error("not reloaded: \(error)") }
-                }
-            }
-            group.addTask {
-                // Two seconds bound how long an expired certificate is still shown after its renewal.
-                while !Task.isCancelled, !Task.isShuttingDownGracefully {
-                    try? await Task.sleep(for: .seconds(2))
-                    await node.reloadIfChanged()
-                }
-            }
-            try? await gracefulShutdown()
-            group.cancelAll()
-        }
-        logger.notice("draining", metadata: ["for at most": "\(drain)"])
-        await node.drain(deadline: drain)
-    }
-}

@@ -47,7 +47,7 @@ public enum TCPClient {
     }
 
     /// Returns the `errno` of a `send` that failed.
-    private static func sendAndFinish(_ descriptor: Int32, _ bytes: [UInt8], staysOpen: Bool) -> Int32? {
+    static func sendAndFinish(_ descriptor: Int32, _ bytes: [UInt8], staysOpen: Bool) -> Int32? {
         var rest = bytes[...]
         while !rest.isEmpty {
             let count = rest.withUnsafeBytes { send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
@@ -58,7 +58,7 @@ public enum TCPClient {
         return nil
     }
 
-    private static func connect(_ port: UInt16, limit: Int) throws -> Int32 {
+    static func connect(_ port: UInt16, limit: Int) throws -> Int32 {
         let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
@@ -79,7 +79,7 @@ public enum TCPClient {
         return descriptor
     }
 
-    private static func onThread<Success: Sendable>(
+    static func onThread<Success: Sendable>(
         _ body: @escaping @Sendable () throws -> Success
     ) async throws -> Success {
         try await withCheckedThrowingContinuation { continuation in

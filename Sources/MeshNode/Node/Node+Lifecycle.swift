@@ -1,0 +1,83 @@
+import Logging
+public import Streams
+
+// The end of a node: by its own, or because another process takes its place.
+extension Node {
+    /// Accepts nothing new, tells peers to go elsewhere (GOAWAY), lets live streams end for up to `deadline`, then cuts them and
+    /// stops. Called again, it can only shorten the time, and returns when the node has stopped.
+    ///
+    /// - Parameter deadline: nil: streams may go on for as long as they last.
+    public func drain(deadline: Duration?) async {
+        let task = state.withLock { state in
+            if let task = state.drain { return task }
+            let (listeners, workers, takeover) = (state.listeners, state.workers, state.takeover)
+            state.listeners = []
+            state.takeover = nil
+            let task = Task {
+                await close(listeners)
+                if let takeover { try? await takeover.loop.execute { takeover.withValue { $0.close() } } }
+                await drain(workers)
+                await group.shutDown()
+            }
+            state.drain = task
+            return task
+        }
+        if let deadline {
+            for worker in state.withLock({ $0.workers }) {
+                worker.loop.submit { worker.withValue { $0.limitDraining(to: deadline) } }
+            }
+        }
+        await task.value
+    }
+
+    private func drain(_ workers: [LoopBound<Worker>]) async {
+        await withTaskGroup(of: Void.self) { group in
+            for worker in workers {
+                group.addTask {
+                    await withCheckedContinuation { continuation in
+                        worker.loop.submit { worker.withValue { $0.drain { continuation.resume() } } }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whatever is still going on, for a message.
+    public func liveStreams() async -> Int {
+        var count = 0
+        for worker in state.withLock({ $0.workers }) {
+            count += (try? await worker.loop.execute { worker.withValue { $0.live.count } }) ?? 0
+        }
+        return count
+    }
+
+    /// Lets another process take over the listening sockets; see ``Takeover``. To be called once the node has started.
+    ///
+    /// - Returns: The number of the process that has them now: this node accepts nothing more, and is to be drained. It never
+    ///   returns when no process comes, other than by an error or by cancellation.
+    /// - Throws: ``Streams/StreamError`` when nothing can listen there, `CancellationError`.
+    public func takenOver(at path: String) async throws -> Int32 {
+        let heirs = AsyncStream<Int32>.makeStream()
+        let loop = group.loops[0]
+        let logger = logger
+        let offer = try await loop.execute { [self] in
+            let offer = try TakeoverOffer(at: path, on: loop, logger: logger) { [self] in
+                try state.withLock { $0.listeners }.map { listener in
+                    try listener.listener.withValue { try $0.duplicate(named: listener.name) }
+                }
+            } onTaken: { [self] process, released in
+                let listeners = state.withLock { state in
+                    defer { state.listeners = [] }
+                    return state.listeners
+                }
+                for listener in listeners { listener.listener.withValue { $0.close() } }
+                released()
+                heirs.continuation.yield(process)
+            }
+            return LoopBound(offer, on: loop)
+        }
+        state.withLock { $0.takeover = offer }
+        for await process in heirs.stream { return process }
+        throw CancellationError()
+    }
+}

@@ -1,0 +1,129 @@
+import ArgumentParser
+import Glibc
+import Logging
+import MeshNode
+import Streams
+import UnixSignals
+
+/// Runs a node until it is told to stop, or until another process has taken its place.
+///
+/// ```
+///   start ──→ running ── SIGTERM, SIGINT ──→ draining, for --drain ── ended ──→ 0
+///                │                               │ a second signal ───────────→ 1
+///                └─ taken over ──→ draining, for connections.drainTimeout, and shorter with a signal
+/// ```
+struct NodeService: Sendable {
+    let node: Node
+    let runtimeDirectory: String?
+    let drain: Duration
+    let drainAfterTakeover: Duration?
+    let logger: Logger
+
+    private enum End: Sendable {
+        case signal
+        case takenOver(by: Int32)
+        case drained
+    }
+
+    func run() async throws {
+        // Before anybody can know that the node runs: an untrapped signal would end it.
+        let hangups = await UnixSignalsSequence(trapping: .sighup)
+        let stops = await UnixSignalsSequence(trapping: .sigterm, .sigint)
+        try await start()
+        let ends = AsyncStream<End>.makeStream()
+        let background = [
+            Task { for await _ in stops { ends.continuation.yield(.signal) } },
+            Task {
+                for await _ in hangups {
+                    do { try await node.reload() } catch { logger.error("not reloaded: \(error)") }
+                }
+            },
+            Task {
+                // Two seconds bound how long an expired certificate is still shown after its renewal.
+                while !Task.isCancelled {
+                    try? await Task.sleep(for: .seconds(2))
+                    await node.reloadIfChanged()
+                }
+            },
+            Task { await offerTakeover { ends.continuation.yield(.takenOver(by: $0)) } },
+        ]
+        defer { for task in background { task.cancel() } }
+        try await follow(ends.stream) { deadline in
+            Task {
+                await node.drain(deadline: deadline)
+                ends.continuation.yield(.drained)
+            }
+        }
+    }
+
+    /// Starts the node, with the sockets of the process that runs already, if there is one, and lets that one know.
+    private func start() async throws {
+        var takeover: Takeover?
+        if let runtimeDirectory {
+            try Takeover.prepare(runtimeDirectory)
+            takeover = try Takeover.begin(in: runtimeDirectory)
+        }
+        let activated = InheritedSockets.fromSystemd { logger.warning("\($0)") }
+        let inherited = takeover?.sockets.adding(activated) ?? activated
+        let count = inherited.count
+        let listeners = try await node.start(adopting: inherited)
+        if let takeover {
+            do throws(StreamError) {
+                try takeover.finish()
+            } catch {
+                logger.warning("process \(takeover.process) did not say that it has released its listeners: \(error)")
+            }
+            logger.notice(
+                "took over \(count) listeners from process \(takeover.process), which ends with its last stream"
+            )
+        } else if count > 0 {
+            logger.notice("took over \(count) listeners from systemd")
+        }
+        for listener in listeners { printLine("ready \(listener.name) \(listener.address)") }
+    }
+
+    private func offerTakeover(_ taken: (Int32) -> Void) async {
+        guard let runtimeDirectory else { return }
+        do {
+            taken(try await node.takenOver(at: Takeover.path(in: runtimeDirectory)))
+        } catch is CancellationError {
+            return
+        } catch {
+            logger.error("no process can take over from this one: \(error)")
+        }
+    }
+
+    private func follow(_ ends: AsyncStream<End>, _ drain: (Duration?) -> Void) async throws {
+        var signals = 0
+        for await end in ends {
+            switch end {
+            case .drained: return
+            case .takenOver(let process):
+                let streams = await node.liveStreams()
+                logger.notice(
+                    "process \(process) has taken over the listeners; this one ends with its last stream",
+                    metadata: ["streams": "\(streams)"]
+                )
+                drain(drainAfterTakeover)
+            case .signal:
+                signals += 1
+                guard signals == 1 else { return try await endAtOnce() }
+                logger.notice("draining", metadata: ["for at most": "\(self.drain)"])
+                drain(self.drain)
+            }
+        }
+    }
+
+    /// Streams are cut, so that nobody takes their ends for clean; but nothing is waited for.
+    private func endAtOnce() async throws {
+        // Whatever hangs must not keep the process.
+        Task {
+            try? await Task.sleep(for: .seconds(2))
+            _exit(ExitCode.failed.rawValue)
+        }
+        let streams = await node.liveStreams()
+        logger.warning("ended by a second signal", metadata: ["streams cut": "\(streams)"])
+        await node.drain(deadline: .zero)
+        throw ExitCode.failed
+    }
+}
