@@ -9,9 +9,10 @@
 set -euo pipefail
 
 build_packages=(libssh2-1-dev libssl-dev libnghttp2-dev libyaml-dev zlib1g-dev pkg-config binutils file xz-utils)
-test_packages=(openssh-server openssh-client dropbear-bin busybox-static iproute2 nftables openssl python3 python3-venv unzip procps)
+test_packages=(openssh-server openssh-client dropbear-bin busybox-static iproute2 nftables openssl python3 python3-venv unzip procps
+    haproxy golang-go golang-golang-x-net-dev)
 bench_packages=(stunnel4 nghttp2-proxy)
-python_packages=(h2==4.4.1 cryptography==48.0.0)
+python_packages=(h2==4.4.1 cryptography==48.0.0 pycurl==7.49.0)
 envoy_version=1.40.0
 
 cache=${BOOTSTRAP_TESTS_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/bootstrap-tests}
@@ -94,6 +95,19 @@ install_envoy() {
     rm -rf "$work"
 }
 
+# Node 18 or newer. Where somebody else's packages have installed it, Debian's would be in conflict with them.
+install_node() {
+    command -v node >/dev/null || install_debian_packages nodejs
+    [ "$(node -p 'process.versions.node.split(".")[0] >= 18')" = true ] \
+        || die "node $(node --version) is too old for the tests: install 18 or newer"
+}
+
+# Compiled here, so that no test waits for it.
+build_go_peer() {
+    BOOTSTRAP_TESTS_CACHE=$cache "$(dirname "$0")/../Tests/Peers/go/build.sh" >/dev/null \
+        || die "Tests/Peers/go/peer.go does not compile with $(go version)"
+}
+
 mkdir -p "$cache"
 exec 9>"$cache/.lock"
 flock 9 # two runs at once take turns
@@ -107,8 +121,10 @@ for group in "$@"; do
         ;;
     test)
         install_debian_packages "${test_packages[@]}"
+        install_node
         install_python_packages
         install_envoy
+        build_go_peer
         ;;
     bench) install_debian_packages "${bench_packages[@]}" ;;
     *) die "unknown group '$group': build, test or bench" ;;

@@ -119,6 +119,63 @@ struct TLSInteropTests {
         #expect(outcome.refusal?.message.contains(reason) == true, "\(outcome.refusal?.message ?? "")")
     }
 
+    /// Certificates that each side refuses, with the start of its reason and the alert that the other is told.
+    static let refused: [(TestCertificates.Kind, String, String)] = [
+        (.rogue, "is not signed by a root of mesh.example", "alert unknown ca"),
+        (.foreign, "trust domain other.example, which is not trusted here", "alert unknown ca"),
+        (.twoSANs, "2 URI", "alert bad certificate"),
+        (.expired, "expired 3 h", "alert certificate expired"),
+        (.notYetValid, "is not valid before", "alert certificate expired"),
+        (.nextRoot, "is not signed by a root of mesh.example", "alert unknown ca"),
+    ]
+
+    @Test(arguments: refused)
+    func opensslClientHasABadCertificate(kind: TestCertificates.Kind, reason: String, alert: String) async throws {
+        let outcome = try await serve { port in
+            let client = try ChildProcess(
+                "openssl",
+                ["s_client", "-connect", "127.0.0.1:\(port)", "-alpn", "h2"] + files(kind) + trust,
+                keepsInputOpen: true
+            )
+            try await eventually("the alert arrives") { client.standardError.text.contains(alert) }
+            client.closeInput()
+            try await client.exit()
+        }
+        #expect(outcome.refusal?.code == .authentication)
+        #expect(outcome.refusal?.message.contains(reason) == true, "\(outcome.refusal?.message ?? "")")
+    }
+
+    /// While a root is replaced, both are trusted, on both sides.
+    @Test func twoRootsOverlap() async throws {
+        let overlap = try TrustBundleSet(
+            TrustBundle(
+                trustDomain: TrustDomain("mesh.example"),
+                roots: [certificates.ca("root"), certificates.ca("nextRoot")]
+            )
+        )
+        let outcome = try await serve(.server.with { ($0.trust, $0.job.keepsOpen) = (overlap, true) }) { port in
+            let client = try ChildProcess(
+                "openssl",
+                ["s_client", "-connect", "127.0.0.1:\(port)", "-alpn", "h2"] + files(.nextRoot) + trust,
+                keepsInputOpen: true
+            )
+            try client.write("hello\n")
+            _ = try await client.standardOutput.line(containing: "Verification: OK")
+            client.closeInput()
+            #expect(try await client.exit() == .exited(0))
+        }
+        #expect(outcome.endpoint?.received == 6)
+        #expect(outcome.endpoint?.ending == .end)
+
+        // The other way round: our client trusts both and meets a server that has the new one already.
+        let roots = ["-CAfile", "\(certificates.path(.nextRoot))/root-cert.pem"]
+        let (server, port) = try await opensslServer(files(.nextRoot) + roots)
+        let dialled = try await dial(port, .client.with { $0.trust = overlap })
+        #expect(dialled.peer?.identity.description == "spiffe://mesh.example/ns/prod/sa/client")
+        #expect(dialled.failure == nil)
+        await server.stop()
+    }
+
     // MARK: openssl s_server
 
     /// Starts a server that sends each line back reversed.
@@ -174,10 +231,24 @@ struct TLSInteropTests {
         await server.stop()
     }
 
+    @Test(arguments: refused)
+    func opensslServerHasABadCertificate(kind: TestCertificates.Kind, reason: String, alert: String) async throws {
+        let (server, port) = try await opensslServer(files(kind))
+        let outcome = try await dial(port)
+        #expect(outcome.refusal?.code == .authentication)
+        #expect(outcome.refusal?.message.contains(reason) == true, "\(outcome.refusal?.message ?? "")")
+        try await eventually("the alert arrives") { server.standardError.text.contains(alert) }
+        await server.stop()
+    }
+
     /// The client has finished its handshake when the server refuses its certificate; the reason comes with the first read.
     @Test(arguments: [
         (TestCertificates.Kind.rogue, "refused our certificate: unknown_ca ("),
+        (.foreign, "refused our certificate: unknown_ca ("),
         (.expired, "refused our certificate: certificate_expired ("),
+        // OpenSSL's word for a certificate that is not valid yet.
+        (.notYetValid, "refused our certificate: bad_certificate ("),
+        (.nextRoot, "refused our certificate: unknown_ca ("),
     ])
     func opensslServerRefusesUs(kind: TestCertificates.Kind, reason: String) async throws {
         let (server, port) = try await opensslServer(files(.server))

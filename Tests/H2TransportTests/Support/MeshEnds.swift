@@ -92,10 +92,16 @@ final class PoolUser {
         }
     }
 
-    func open(_ authority: String, method: ConnectRequest.Method = .connect, keepsBytes: Bool = false) {
+    func open(
+        _ authority: String,
+        method: ConnectRequest.Method = .connect,
+        keepsBytes: Bool = false,
+        readLimit: Int = .max
+    ) {
         pool.openStream(ConnectRequest(authority: authority, method: method), to: endpoint) { result in
             switch result {
-            case .success(let stream): self.streams.append(StreamEnd(stream, keepsBytes: keepsBytes))
+            case .success(let stream):
+                self.streams.append(StreamEnd(stream, keepsBytes: keepsBytes, readLimit: readLimit))
             case .failure(let failure): self.failures.append(failure)
             }
         }

@@ -13,6 +13,7 @@ import Testing
     private func withTerminator(
         credential: TestCertificates.Kind = .client,
         streams: Int = 100,
+        requests: Int = 0,
         pool: H2ClientPool.Configuration = .defaults,
         _ body: (OnLoop<PoolUser>, Envoy) async throws -> Void
     ) async throws {
@@ -20,7 +21,7 @@ import Testing
         let envoy = try await Envoy.start(
             "terminator",
             [
-                "PORT": String(port), "STREAMS": String(streams),
+                "PORT": String(port), "STREAMS": String(streams), "REQUESTS": String(requests),
                 "CREDENTIAL": TestCertificates.shared.path(.server),
             ]
         )
@@ -120,15 +121,79 @@ import Testing
         }
     }
 
-    @Test("more streams than Envoy allows on one connection take a second one")
-    func streamLimit() async throws {
+    @Test("more streams than Envoy allows on one connection take a second one", arguments: [10, 100])
+    func streamLimit(_ limit: Int) async throws {
         let echo = try EchoServer()
-        try await withTerminator(streams: 10) { user, _ in
-            try await user { user in for _ in 0..<25 { user.open(echo.authority) } }
-            try await user.until("all tunnels open") { $0.streams.count == 25 }
+        let count = limit * 5 / 2
+        try await withTerminator(streams: limit) { user, _ in
+            try await user { user in for _ in 0..<count { user.open(echo.authority) } }
+            try await user.until("all tunnels open", within: .seconds(60)) {
+                $0.streams.count == count || !$0.failures.isEmpty
+            }
             let (connected, failures) = try await user { ($0.connected, $0.failures) }
             #expect(connected >= 3)
             #expect(failures == [])
+        }
+        echo.close()
+    }
+
+    @Test("Envoy's two GOAWAYs: open streams live on, the next request takes a new connection, none fails")
+    func goAway() async throws {
+        let echo = try EchoServer()
+        // Each connection is drained at its second request.
+        try await withTerminator(requests: 2) { user, _ in
+            for index in 0..<6 {
+                try await user { $0.open(echo.authority) }
+                try await user.until("tunnel \(index) opens") { $0.streams.count > index || !$0.failures.isEmpty }
+                if index % 2 == 1 { try await user.until("GOAWAY") { $0.draining == (index + 1) / 2 } }
+            }
+            let (connected, failures) = try await user { ($0.connected, $0.failures) }
+            #expect(connected == 3)
+            #expect(failures == [])
+            // The second GOAWAY, with the last stream's identifier, comes after drain_timeout (200 ms): whichever is first.
+            try await user { user in
+                for (index, end) in user.streams.enumerated() { end.send(500_000, seed: UInt64(index)) }
+            }
+            try await user.until("all echoes are back") { $0.streams.allSatisfy { $0.readEnded || $0.failed } }
+            let checksums = try await user { $0.streams.map { $0.takeChecksum() } }
+            #expect(checksums == (0..<6).map { Pattern.checksum(500_000, seed: $0) })
+            try await user.until("the drained connections are gone") { $0.disconnected.count == 3 }
+            let reasons = try await user { $0.disconnected }
+            #expect(reasons == [nil, nil, nil])
+        }
+        echo.close()
+    }
+
+    @Test("a tunnel that is not read does not stop the others through Envoy")
+    func stalled() async throws {
+        let (source, sink) = (try SourceServer(count: Self.bytes), try SinkServer())
+        try await withTerminator { user, _ in
+            try await user { $0.open(source.authority, readLimit: 1000) }
+            try await user.until("the first tunnel stalls") { $0.streams.first?.receivedCount == 1000 }
+            try await user { $0.open(sink.authority, keepsBytes: true) }
+            try await user.until("the second tunnel opens") { $0.streams.count == 2 }
+            try await user { $0.streams[1].send(Self.bytes) }
+            try await user.until("the answer is read", within: .seconds(60)) { $0.streams[1].readEnded }
+            let (text, stalled) = try await user { ($0.streams[1].text, $0.streams[0].receivedCount) }
+            #expect(text == "\(Pattern.checksum(Self.bytes)) \(Self.bytes)\n")
+            #expect(stalled == 1000)
+        }
+        source.close()
+        sink.close()
+    }
+
+    /// Envoy closes its connection to the backend; it does not reset it.
+    @Test("our abort ends the connection of the backend behind Envoy")
+    func weAbort() async throws {
+        let echo = try EchoServer()
+        try await withTerminator { user, _ in
+            try await user { $0.open(echo.authority) }
+            try await user.until("the tunnel opens") { $0.streams.count == 1 }
+            try await user { $0.streams[0].send("hello") }
+            try await user.until("the echo comes") { $0.streams[0].receivedCount == 5 }
+            try await user { $0.streams[0].stream.reset(StreamError(.reset, "the client aborts")) }
+            let transfer = try await echo.transfers(1)[0]
+            #expect(transfer.received == 5)
         }
         echo.close()
     }
@@ -231,6 +296,74 @@ import Testing
             }
             let requests = try await server { $0.requests.count }
             #expect(requests >= 1)
+        }
+    }
+
+    @Test("Envoy's tunnels share one connection; its PINGs are answered; our GOAWAY costs none of them")
+    func fromEnvoyDraining() async throws {
+        let echo = try EchoServer()
+        try await withOriginator(to: echo.authority) { server, application, connect, post in
+            for (index, port) in [connect, post, connect].enumerated() {
+                try await application { try $0.connect(port, on: server.loop) }
+                try await application.until("Envoy accepts") { $0.ends.count == index + 1 }
+                try await application { $0.ends[index].send("hello") }
+                try await application.until("the echo comes") { $0.ends[index].receivedCount == 5 }
+            }
+            let connections = try await server { $0.server?.connectionCount }
+            #expect(connections == 1)
+            try await server.until("several PINGs have come") { server in
+                var frames: UInt64 = 0
+                server.server?.forEachConnection { frames += $0.counters.controlFramesReceived }
+                return frames >= 5
+            }
+            try await server { server in server.server?.forEachConnection { $0.drain(deadline: .seconds(60)) } }
+            try await application { try $0.connect(connect, on: server.loop) }
+            try await application.until("Envoy accepts") { $0.ends.count == 4 }
+            try await application { $0.ends[3].send("hello") }
+            try await application.until("the echo comes by a new connection") { $0.ends[3].receivedCount == 5 }
+            try await server.until("two connections") { $0.server?.connectionCount == 2 }
+            try await application { application in
+                for end in application.ends { end.send(100_000) }
+            }
+            try await application.until("all echoes are back") { $0.ends.allSatisfy(\.readEnded) }
+            let counts = try await application { $0.ends.map(\.receivedCount) }
+            #expect(counts == [100_005, 100_005, 100_005, 100_005])
+        }
+        echo.close()
+    }
+
+    /// Envoy 1.40 makes an end of our RST_STREAM(CONNECT_ERROR), by CONNECT and by POST: its application learns no more than that.
+    @Test("an abort by Envoy's application resets our backend; one by our backend ends Envoy's application")
+    func fromEnvoyAborts() async throws {
+        let echo = try EchoServer()
+        try await withOriginator(to: echo.authority) { server, application, connect, post in
+            for (index, port) in [connect, post].enumerated() {
+                try await application { try $0.connect(port, on: server.loop) }
+                try await application.until("Envoy accepts") { $0.ends.count == index + 1 }
+                try await application { $0.ends[index].send("hello") }
+                try await application.until("the echo comes") { $0.ends[index].receivedCount == 5 }
+                try await application { $0.ends[index].stream.reset(StreamError(.reset, "the application aborts")) }
+                let transfer = try await echo.transfers(index + 1)[index]
+                #expect(transfer.ending == .broken(104))
+            }
+        }
+        echo.close()
+        try await withLoop { loop in
+            let backend = try await OnLoop(loop) { try AbortingServer(on: loop) }
+            let address = "127.0.0.1:\(try await backend { $0.port })"
+            try await withOriginator(to: address) { server, application, connect, post in
+                for (index, port) in [connect, post].enumerated() {
+                    try await application { try $0.connect(port, on: server.loop) }
+                    try await application.until("Envoy accepts") { $0.ends.count == index + 1 }
+                    try await application { $0.ends[index].send("hello") }
+                    try await backend.until("the bytes arrive") { $0.reads == 5 * (index + 1) }
+                    try await backend { $0.abort() }
+                    try await application.until("the application knows") {
+                        $0.ends[index].failed || $0.ends[index].readEnded
+                    }
+                }
+            }
+            try await backend { $0.close() }
         }
     }
 }
