@@ -75,14 +75,20 @@ import Testing
             clientSettings: "connections: {maximumAge: 100ms}"
         )
         let conversation = try await TCPConversation(port: pair.entry)
-        for round in 0..<40 {
-            let sent = Pattern.bytes(5000, seed: UInt64(round))
+        func connections() -> Int {
+            pair.serverLog.lines.count { $0.contains("connected") && !$0.contains("disconnected") }
+        }
+        let deadline = ContinuousClock.now + .seconds(60)
+        var round: UInt64 = 0
+        while connections() < 5, ContinuousClock.now < deadline {
+            round += 1
+            let sent = Pattern.bytes(5000, seed: round)
             let (received, ending) = try await TCPClient.exchange(port: pair.entry, sending: sent)
             #expect(ending == .endOfStream)
             #expect(Checksum.of(received) == Checksum.of(sent))
             #expect(Checksum.of(try await conversation.echo(sent)) == Checksum.of(sent))
         }
-        #expect(pair.serverLog.lines.count { $0.contains("connected") && !$0.contains("disconnected") } >= 3)
+        #expect(connections() >= 5)
         let (_, ending) = try await conversation.end()
         #expect(ending == .endOfStream)
         await pair.stop()
