@@ -59,6 +59,11 @@ bench: build ## Measure against ssh -L, Envoy and others; writes docs/benchmarks
 	@scripts/install-dependencies.sh test bench
 	@python3 Benchmarks/run.py $(if $(QUICK),--quick) --binary $(BINARY)
 
+instructions: deps ## Count the user instructions of the H2 path for each byte and hop; fails above the target of 3.6
+	$(SWIFT) build --product bootstrap
+	@scripts/install-dependencies.sh bench
+	@python3 Benchmarks/Instructions/run.py --binary .build/debug/bootstrap --limit 3.6 --profile
+
 lint: ## Check the format and the rules of CONTRIBUTING.md
 	@scripts/lint.sh
 

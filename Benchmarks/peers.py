@@ -9,6 +9,7 @@ import subprocess
 import time
 
 TRUST_DOMAIN = "bench.example"
+LONG_PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../Tests/Peers/network/delay.py")
 
 
 class PeerUnavailable(Exception):
@@ -72,6 +73,9 @@ class Peer:
     load_options = ()
     # Measures that would not compare like with like.
     skips = ()
+    # Whether its tunnel can be led over a long path; see `reach`.
+    can_be_distant = False
+    is_distant = False
 
     def __init__(self, directory, target):
         self.directory = os.path.join(directory, self.name.replace(" ", "-").replace("/", "-"))
@@ -79,6 +83,7 @@ class Peer:
         self.target = target
         self.port = None
         self.processes = []
+        self.path = None
         os.mkdir(self.directory)
 
     def start(self):
@@ -95,6 +100,14 @@ class Peer:
         if ready_port is not None:
             wait_for_port(ready_port, process, self.name)
         return process
+
+    def reach(self, port):
+        """The port by which the client proxy reaches the server proxy: itself, or a path of 100 ms and 1 Gbit/s to it."""
+        if not self.is_distant:
+            return port
+        self.path = subprocess.Popen(["python3", "-u", LONG_PATH, f"127.0.0.1:{port}", "--round-trip", "100", "--rate", "125e6"],
+                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        return int(self.path.stdout.readline())
 
     def write(self, name, text):
         path = os.path.join(self.directory, name)
@@ -114,6 +127,9 @@ class Peer:
                     continue
                 except ProcessLookupError:
                     break
+        if self.path:
+            self.path.stdin.close()
+            self.path.wait()
 
     def logs(self):
         """The last lines of what the proxies wrote, for the report of a failure."""
@@ -136,6 +152,7 @@ class Direct(Peer):
 class Bootstrap(Peer):
     name = "bootstrap"
     binary = None
+    can_be_distant = True
 
     def node(self, name, configuration):
         path = self.write(f"{name}.yaml", configuration)
@@ -170,7 +187,7 @@ listeners:
 endpoints:
 - match: "127.0.0.1:{self.target}"
   address: "127.0.0.1:{self.target}"
-  hbone: "127.0.0.1:{tunnel}"
+  hbone: "127.0.0.1:{self.reach(tunnel)}"
   identity: "spiffe://{TRUST_DOMAIN}/ns/default/sa/server"
 """)
         # The server was started first; the report names the client side first.
@@ -182,6 +199,7 @@ class Envoy(Peer):
 
     name = "envoy"
     binary = None
+    can_be_distant = True
     windows = {"initial_stream_window_size": 4 << 20, "initial_connection_window_size": 16 << 20}
 
     def transport(self, kind, name, peer):
@@ -254,7 +272,7 @@ class Envoy(Peer):
                 "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
                 "stat_prefix": "in", "cluster": "tunnel", "idle_timeout": "0s",
                 "tunneling_config": {"hostname": f"127.0.0.1:{self.target}"}}}]}],
-        }, [self.cluster("tunnel", tunnel, **{
+        }, [self.cluster("tunnel", self.reach(tunnel), **{
             "transport_socket": self.transport("UpstreamTlsContext", "client", "server"),
             "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
@@ -273,6 +291,7 @@ class SSH(Peer):
 
     name = "ssh -L"
     options = []
+    can_be_distant = True
 
     def start(self):
         self.port, tunnel = free_port(), free_port()
@@ -291,7 +310,7 @@ StrictModes no
 PermitRootLogin yes
 """)
         self.spawn(["/usr/sbin/sshd", "-D", "-e", "-f", configuration], tunnel)
-        self.spawn(["ssh", "-F", "none", "-N", "-i", f"{self.directory}/user_key", "-p", str(tunnel),
+        self.spawn(["ssh", "-F", "none", "-N", "-i", f"{self.directory}/user_key", "-p", str(self.reach(tunnel)),
                     "-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={self.directory}/known_hosts",
                     "-o", "ExitOnForwardFailure=yes", "-o", "IdentitiesOnly=yes", *self.options,
                     "-L", f"127.0.0.1:{self.port}:127.0.0.1:{self.target}", f"{getpass.getuser()}@127.0.0.1"],

@@ -24,6 +24,8 @@ QUANTITIES = [
     ("keystrokes under bulk up, p99, ms", "keystrokes up", lambda v: v["p99"] / 1000, False),
     ("keystrokes under bulk down, p50, ms", "keystrokes down", lambda v: v["p50"] / 1000, False),
     ("keystrokes under bulk down, p99, ms", "keystrokes down", lambda v: v["p99"] / 1000, False),
+    ("up, 1 connection at 100 ms and 125 MB/s, MB/s", "long up", lambda v: v["up"], True),
+    ("down, 1 connection at 100 ms and 125 MB/s, MB/s", "long down", lambda v: v["down"], True),
 ]
 
 
@@ -61,7 +63,7 @@ def progress(measure, results):
             for peer in results["peers"]:
                 numbers = samples(results, peer, quantity)
                 if any(n is not None for n in numbers):
-                    lines.append(f"{quantity[0]:42} {peer:24} {cell(numbers)}")
+                    lines.append(f"{quantity[0]:48} {peer:24} {cell(numbers)}")
     return "\n".join(lines)
 
 

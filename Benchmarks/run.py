@@ -36,7 +36,11 @@ MEASURES = {
     "opens 16": ["opens", "--connections", "16"],
     "keystrokes up": ["keystrokes", "--direction", "up"],
     "keystrokes down": ["keystrokes", "--direction", "down"],
+    "long up": ["up", "--connections", "1"],
+    "long down": ["down", "--connections", "1"],
 }
+# Over a path of 100 ms and 1 Gbit/s, made in user space; with time for the windows to open.
+LONG_MEASURES, LONG_SECONDS, LONG_WARM_UP, LONG_ROUNDS = ("long up", "long down"), 6, 4, 3
 QUICK_MEASURES = ["up 1", "down 1", "up 8", "down 8", "ping 1", "opens 16"]
 QUICK_PEERS = ["bootstrap", "envoy", "ssh -L", "ssh -L, aes128-gcm"]
 
@@ -208,7 +212,7 @@ def main():
         "machine": machine(), "rounds": rounds, "seconds": seconds, "warmUp": warm_up,
         "peers": {}, "unavailable": {}, "errors": [],
     }
-    running = []
+    running, distant = [], []
     with tempfile.TemporaryDirectory(prefix="bootstrap-bench.") as directory:
         os.mkdir(os.path.join(directory, "certificates"))
         peers.make_certificates(os.path.join(directory, "certificates"))
@@ -229,6 +233,17 @@ def main():
                     results["unavailable"][peer.name] = str(error)
                     print(f"{peer.name}: left out: {error}", file=sys.stderr)
 
+            if any(name in LONG_MEASURES for name in measure_names):
+                os.mkdir(os.path.join(directory, "long"))
+                os.symlink("../certificates", os.path.join(directory, "long/certificates"))
+                for peer in running:
+                    if not peer.can_be_distant:
+                        continue
+                    twin = type(peer)(os.path.join(directory, "long"), target)
+                    twin.is_distant = True
+                    distant.append(twin)
+                    twin.start()
+
             def failed(peer, name, error):
                 text = f"{peer.name}: {name}: {error}"
                 results["errors"].append(text)
@@ -242,20 +257,23 @@ def main():
                         except (RuntimeError, subprocess.TimeoutExpired, ValueError) as error:
                             failed(peer, "idle", error)
             for name in measure_names:
-                for number in range(rounds):
+                is_long = name in LONG_MEASURES
+                measured = distant if is_long else running
+                duration = (LONG_SECONDS, LONG_WARM_UP) if is_long else (seconds, warm_up)
+                for number in range(min(rounds, LONG_ROUNDS) if is_long else rounds):
                     # The order turns with the rounds, so that no peer always follows the same one.
-                    for peer in running[number % len(running):] + running[:number % len(running)]:
+                    for peer in measured[number % len(measured):] + measured[:number % len(measured)]:
                         if name in peer.skips:
                             continue
                         try:
-                            value = measure(load, peer, MEASURES[name], seconds, warm_up)
+                            value = measure(load, peer, MEASURES[name], *duration)
                         except (RuntimeError, subprocess.TimeoutExpired, ValueError) as error:
                             failed(peer, name, error)
                             value = None
                         results["peers"][peer.name]["values"][name].append(value)
                 print(report.progress(name, results), file=sys.stderr, flush=True)
         finally:
-            for peer in running:
+            for peer in running + distant:
                 peer.stop()
             server.terminate()
             server.wait()
