@@ -287,7 +287,13 @@ class Node:
             return next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
 
     def reports(self):
-        return [open(path, errors="replace").read() for path in glob.glob(f"{self.directory}/{self.name}.[ta]san.*")]
+        """Of leaks, the roots first: what they hold is reported as leaked as well."""
+        found = []
+        for path in glob.glob(f"{self.directory}/{self.name}.[ta]san.*"):
+            with open(path, errors="replace") as file:
+                pieces = file.read().split("\n\n")
+            found.append("\n\n".join(sorted(pieces, key=lambda piece: piece.startswith("Indirect leak"))))
+        return found
 
     def stop(self):
         """SIGTERM, and its exit status."""
@@ -417,7 +423,7 @@ endpoints:
             if status != 0:
                 state.fail(f"the {node.name} ended with status {status}:\n{node.log()}")
             for report in node.reports():
-                state.fail(f"the {node.name}'s sanitizer says:\n{report[:8000]}")
+                state.fail(f"the {node.name}'s sanitizer says:\n{report[:options.report]}")
     finally:
         state.stopping.set()
         for node in nodes:
@@ -434,6 +440,7 @@ def main():
     parser.add_argument("--binary", help="the bootstrap binary")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--sanitizer", action="store_true")
+    parser.add_argument("--report", type=int, default=8000, help="how much of a sanitizer's report is shown, in characters")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:

@@ -1,10 +1,11 @@
 import Streams
 
 /// Lets a stream go whose last words matter (GOAWAY): finishes it, and drops what still comes until the peer has closed too.
-/// Closing a socket with bytes unread would turn into a reset that overtakes the words. Keeps itself alive meanwhile.
+/// Closing a socket with bytes unread would turn into a reset that overtakes the words. Its timer, which the loop holds, keeps
+/// it alive meanwhile; a loop that stops lets it go.
 final class Departure: StreamObserver {
     private let stream: ByteStream
-    private var timer: LoopTimer?
+    private weak var timer: LoopTimer?
     private var rest = 1 << 20
 
     /// How long the peer may take. Whoever is told to go away has no reason to stay.
