@@ -168,6 +168,8 @@ def main():
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--warm-up", type=float)
+    parser.add_argument("--idle-many", type=int, default=10_000,
+                        help="idle connections held through bootstrap alone, for the memory of each; 0: none")
     parser.add_argument("--idle", type=int, default=1000, help="idle connections held for the memory figures; 0: none")
     parser.add_argument("--load", help="the load tool, if it is built already")
     parser.add_argument("--no-write", action="store_true", help="print only; leave docs/benchmarks.md alone")
@@ -256,6 +258,17 @@ def main():
                             results["peers"][peer.name]["idle"] = measure_idle(load, peer, options.idle)
                         except (RuntimeError, subprocess.TimeoutExpired, ValueError) as error:
                             failed(peer, "idle", error)
+            for peer in running:
+                if peer.name != "bootstrap" or not options.idle_many:
+                    continue
+                try:
+                    many = measure_idle(load, peer, options.idle_many)
+                    results["idleMany"] = many
+                    client, proxy = (bytes_each / 1024 for bytes_each in many["perTunnel"])
+                    print(f"bootstrap: {many['count']:,} idle tunnels: {client:.2f} KiB each at the client, {proxy:.2f} at the server",
+                          file=sys.stderr, flush=True)
+                except (RuntimeError, subprocess.TimeoutExpired, ValueError) as error:
+                    failed(peer, "idle-many", error)
             for name in measure_names:
                 is_long = name in LONG_MEASURES
                 measured = distant if is_long else running

@@ -73,6 +73,7 @@ struct NodeCommand: AsyncParsableCommand {
             return
         }
         startLogging(logLevel)
+        raiseDescriptorLimit()
         let logger = Logger(label: "node")
         let service = NodeService(
             node: Node(
