@@ -63,8 +63,6 @@ public final class H2Stream: ByteStream {
     var isScheduled = false
     /// Sent since the stream last waited for its turn.
     var sentInTurn = 0
-    /// Client: the request has gone out, to the layer below at least.
-    var requestWasSent = false
     /// Some RST_STREAM was submitted or received.
     var wasReset = false
     /// For the limit on early resets.

@@ -221,8 +221,8 @@ extension H2Connection {
         if !stream.wasReset {
             stream.pending?.cancel()
             if stream.phase == .requested && !isServer {
-                // A request that GOAWAY overtook before it was sent ends with another code than one that it refused.
-                let isRetryable = code == .refusedStream || !stream.requestWasSent
+                // Also where GOAWAY came before the request could be sent: nghttp2 ends it with this code.
+                let isRetryable = code == .refusedStream
                 let message =
                     "\(peerDescription) did not take the request for \(printable(stream.request.authority)) (\(code))"
                 failRequest(

@@ -178,7 +178,6 @@ extension H2Connection {
             expectWindowUpdates(forBytes: 0)
             // A refusal has been sent: now the client's upload may be stopped. Earlier, the reset would have overtaken it.
             if endsStream && isServer, let stream { stream.refusalWasSent() }
-            if !isServer { stream?.requestWasSent = true }
         case NGHTTP2_RST_STREAM:
             counters.resetsSent += 1
             if ownResets > 0 {
