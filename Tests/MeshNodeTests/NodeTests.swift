@@ -143,6 +143,25 @@ import Testing
         await pair.stop()
     }
 
+    /// The fallback must not be a way around policy, not even for a stream that took it before.
+    @Test func aPolicyChangeCutsStreamsThatTookAWayThatIsNowForbidden() async throws {
+        let backend = try EchoServer()
+        let sshd = try await OpenSSHServer()
+        let pair = try await NodePair(to: backend.port, ssh: try await sshd.endpointYAML(), path: "ssh")
+        let conversation = try await TCPConversation(port: pair.entry)
+        #expect(try await conversation.echo([1, 2, 3]) == [1, 2, 3])
+        let configuration = try pair.directory.read("client.yaml")
+        try pair.directory.write(
+            "client.yaml",
+            configuration + "\npolicy: [{name: native, action: DENY, rules: [{when: [{transport: [ssh]}]}]}]\n"
+        )
+        try await pair.client.reload()
+        let (_, ending) = try await conversation.end(finishing: false)
+        #expect(ending == .broken(ECONNRESET))
+        await pair.stop()
+        await sshd.stop()
+    }
+
     @Test func aBrokenConfigurationIsNotTakenOver() async throws {
         let backend = try EchoServer()
         let pair = try await NodePair(to: backend.port)

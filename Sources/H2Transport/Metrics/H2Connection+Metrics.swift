@@ -60,6 +60,9 @@ extension H2Connection {
         add(to.windowStalls) { $0.windowStalls }
         add(to.inputPauses) { $0.inputPauses }
         add(to.floods) { $0.floods }
+        add(to.sendWindowStalls) { $0.sendWindowStalls }
+        add(to.retiredForAge) { $0.retiredForAge }
+        add(to.retiredExpired) { $0.retiredExpired }
         move(to.streams, from: &exported.streams, to: streams.count)
         move(to.queuedBytes, from: &exported.queued, to: isClosed ? 0 : queuedBytes)
         if let time = roundTripTime, time != exported.roundTripTime {

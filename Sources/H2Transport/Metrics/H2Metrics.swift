@@ -25,6 +25,12 @@ public final class H2Metrics: Sendable, Hashable {
 
     func instruments(_ role: H2Connection.Role) -> Instruments { role == .server ? server : client }
 
+    /// A client asked again for a stream, on another connection.
+    func countRepeatedRequest() {
+        guard isEnabled else { return }
+        instruments(.client).repeatedRequests.increment()
+    }
+
     /// A connection got as far as a verified peer, or failed before.
     package func countHandshake(_ role: H2Connection.Role, failure: StreamError? = nil) {
         guard isEnabled else { return }
@@ -54,6 +60,10 @@ extension H2Metrics {
         let windowStalls: Counter
         let inputPauses: Counter
         let floods: Counter
+        let sendWindowStalls: Counter
+        let retiredForAge: Counter
+        let retiredExpired: Counter
+        let repeatedRequests: Counter
         let queuedBytes: Meter
         let roundTripTime: Timer
 
@@ -96,6 +106,10 @@ extension H2Metrics {
             windowStalls = counter("window_stalls_total")
             inputPauses = counter("input_pauses_total")
             floods = counter("floods_total")
+            sendWindowStalls = counter("send_window_stalls_total")
+            retiredForAge = counter("retired_total", ("reason", "age"))
+            retiredExpired = counter("retired_total", ("reason", "expired"))
+            repeatedRequests = counter("repeated_requests_total")
             queuedBytes = meter("queued_bytes")
             roundTripTime = Timer(
                 label: "bootstrap_h2_round_trip_time",

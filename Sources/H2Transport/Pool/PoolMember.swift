@@ -88,6 +88,7 @@ final class PoolMember: H2ConnectionDelegate {
             again.attempts += 1
             again.refuser = connection
             pool.counters.repeatedRequests += 1
+            pool.configuration.http2.metrics.countRepeatedRequest()
             waiting.append(again)
             // Not from inside of what the connection is telling: it may be about to say that it is gone.
             LoopCall(on: pool.loop) { self.serve(mayDial: true) }

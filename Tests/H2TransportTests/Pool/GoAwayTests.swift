@@ -1,3 +1,4 @@
+import MetricsTestKit
 import Streams
 import TestPeers
 import Testing
@@ -9,7 +10,10 @@ import Testing
 @Suite(.timeLimit(.minutes(5))) struct GoAwayTests {
     @Test("a GOAWAY that refuses the request: it is repeated on a new connection")
     func refusedByGoAway() async throws {
-        try await withPeers(2) { ours, peers in
+        let metrics = TestMetrics()
+        var configuration = H2ClientPool.Configuration.defaults
+        configuration.http2.metrics = H2Metrics(factory: metrics)
+        try await withPeers(2, configuration: configuration) { ours, peers in
             try await ours { $0.open() }
             try await peers[0].event("RequestReceived")
             try peers[0].send("goaway 0 0")
@@ -17,6 +21,8 @@ import Testing
             let repeated = try await ours { $0.pool.counters.repeatedRequests }
             #expect(repeated == 1)
         }
+        let label = "bootstrap_h2_repeated_requests_total"
+        #expect(metrics.counterTotal(label: label, dimensions: [("role", "client")]) == 1)
     }
 
     @Test("a GOAWAY that covers the request, and an abort before the answer: it is repeated")

@@ -1,4 +1,5 @@
 import Glibc
+import MetricsTestKit
 import Streams
 import TestPeers
 import Testing
@@ -26,8 +27,10 @@ import Testing
 
     @Test("a connection that is too old is replaced first, and then ends with its last stream")
     func age() async throws {
+        let metrics = TestMetrics()
         var pool = H2ClientPool.Configuration.defaults
         pool.http2.age.maximum = .milliseconds(300)
+        pool.http2.metrics = H2Metrics(factory: metrics)
         try await withMesh(pool: pool) { server, user, echo in
             try await user { $0.open(echo.authority, keepsBytes: true) }
             try await user.until("the tunnel opens") { $0.streams.count == 1 }
@@ -45,6 +48,8 @@ import Testing
             #expect(reason == nil)
             #expect(replacements >= 1)
         }
+        let dimensions = [("role", "client"), ("reason", "age")]
+        #expect(metrics.counterTotal(label: "bootstrap_h2_retired_total", dimensions: dimensions) >= 1)
     }
 
     @Test("streams that are opened all the time while connections are replaced again and again: none fails")
@@ -142,6 +147,8 @@ import Testing
     func stalledWindow() async throws {
         var configuration = H2ClientPool.Configuration.defaults
         configuration.http2.windows.stallTime = .milliseconds(20)
+        let metrics = TestMetrics()
+        configuration.http2.metrics = H2Metrics(factory: metrics)
         try await withPeers(2, configuration: configuration) { ours, peers in
             try await ours { $0.open() }
             try await serve(peers[0], ours)
@@ -161,6 +168,8 @@ import Testing
             try await ours { $0.open() }
             try await serve(peers[0], ours, count: 3, stream: 3)
         }
+        let dimensions = [("role", "client")]
+        #expect(metrics.counterTotal(label: "bootstrap_h2_send_window_stalls_total", dimensions: dimensions) >= 1)
     }
 
     @Test("a certificate that the server refuses fails the request, and is not tried again")
