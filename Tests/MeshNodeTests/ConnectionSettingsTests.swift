@@ -67,12 +67,13 @@ import Testing
     }
 
     /// A connection to the server is replaced many times while streams are opened all the time; one stream lasts throughout.
-    @Test func connectionsThatGrowOldAreReplacedWithoutHarm() async throws {
+    @Test(arguments: ["client", "server", "both"])
+    func connectionsThatGrowOldAreReplacedWithoutHarm(impatient: String) async throws {
         let backend = try EchoServer()
         let pair = try await NodePair(
             to: backend.port,
-            serverSettings: "connections: {maximumAge: 130ms}",
-            clientSettings: "connections: {maximumAge: 100ms}"
+            serverSettings: impatient == "client" ? "" : "connections: {maximumAge: 130ms}",
+            clientSettings: impatient == "server" ? "" : "connections: {maximumAge: 100ms}"
         )
         let conversation = try await TCPConversation(port: pair.entry)
         func connections() -> Int {
