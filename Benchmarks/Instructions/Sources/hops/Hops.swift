@@ -28,7 +28,8 @@ import Streams
                 fail("\(error)")
             }
         }
-        let port = ports.fileHandleForReading.readData(ofLength: 2).withUnsafeBytes { $0.loadUnaligned(as: UInt16.self) }
+        let announced = ports.fileHandleForReading.readData(ofLength: 2)
+        let port = announced.withUnsafeBytes { $0.loadUnaligned(as: UInt16.self) }
         Thread { pour(total, into: connected(to: port)) }.start()
         let sink = accept(backend.descriptor, nil, nil)
         let received = drain(sink)
