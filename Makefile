@@ -9,13 +9,15 @@ CACHE := $(or $(BOOTSTRAP_TESTS_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bo
 BINARY := .build/release/bootstrap
 STATIC := dist/bootstrap-linux-$(ARCH)
 SWIFT ?= swift
+# Swift outside of Sources and Tests. Named one by one: each package has a .build that is not ours.
+OTHER_SWIFT := Benchmarks Examples/Package.swift Examples/Sources Examples/NIO/Package.swift Examples/NIO/Sources $(addprefix Bridges/H2TransportNIO/,Package.swift Sources Tests)
 # How many tests run at once. Without it all of them start together, and their deadlines run while they wait for a core.
 TEST_WIDTH := --experimental-maximum-parallelization-width 4
 # Tests that call `python3` get the environment that holds their packages.
 export PATH := $(CACHE)/venv/bin:$(PATH)
 export BOOTSTRAP_TESTS_CACHE := $(CACHE)
 
-.PHONY: help deps build static test test-sanitizers soak soak-sanitizers demo bench lint format docs clean
+.PHONY: help deps build static test test-sanitizers soak soak-sanitizers demo examples bench lint format docs clean
 
 help: ## This list
 	@echo "make TARGET, where TARGET is one of"
@@ -55,6 +57,10 @@ soak-sanitizers: ## The same for half a minute under Thread Sanitizer, then Addr
 demo: deps static ## Show the main job against a real sshd, start to finish (SHORT=1: with fewer bytes)
 	@scripts/demo.sh $(if $(SHORT),--short) --binary $(STATIC)
 
+examples: deps ## Run the programs of Examples against each other, SwiftNIO's too (CORE=1: without those, which take minutes to build)
+	$(SWIFT) build --product bootstrap
+	@scripts/run-examples.sh .build/debug/bootstrap core $(if $(CORE),,nio)
+
 bench: build ## Measure against ssh -L, Envoy and others; writes docs/benchmarks.md (QUICK=1: fewer rounds)
 	@scripts/install-dependencies.sh test bench
 	@python3 Benchmarks/run.py $(if $(QUICK),--quick) --binary $(BINARY)
@@ -68,10 +74,10 @@ lint: ## Check the format and the rules of CONTRIBUTING.md
 	@scripts/lint.sh
 
 format: ## Format every Swift file in place
-	$(SWIFT) format -i -r Package.swift Sources Tests Benchmarks
+	$(SWIFT) format -i -r Package.swift Sources Tests $(OTHER_SWIFT)
 
-docs: deps ## Check that the documentation comments build
+docs: deps ## Build the documentation of the libraries with DocC; a warning is an error
 	@scripts/build-docs.sh
 
 clean: ## Remove everything that was built
-	rm -rf .build .build-* dist Benchmarks/.build
+	rm -rf .build .build-* dist Benchmarks/.build Examples/.build Examples/NIO/.build Bridges/H2TransportNIO/.build

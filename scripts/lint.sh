@@ -16,14 +16,19 @@ forbid() {
     [ -z "$found" ] || fail "$reason"$'\n'"$found"
 }
 
-swift format lint --strict --parallel -r Package.swift Sources Tests Benchmarks || fail "run 'make format'"
+# Packages beside the main one, without their .build folders.
+others=(Examples/Package.swift Examples/Sources Examples/NIO/Package.swift Examples/NIO/Sources
+    Bridges/H2TransportNIO/Package.swift Bridges/H2TransportNIO/Sources Bridges/H2TransportNIO/Tests)
+swift format lint --strict --parallel -r Package.swift Sources Tests Benchmarks "${others[@]}" || fail "run 'make format'"
 
 forbid "Sources must not import Foundation: its ICU alone is 44 MB in the static binary" \
     '^[^/]*\bimport +(struct +|class +|enum +|func +)?(Foundation|FoundationNetworking|FoundationInternationalization|FoundationXML)\b' \
     --include='*.swift' Sources
 forbid "finish it or file an issue; the code keeps no notes to self" \
     '\b(TODO|FIXME|XXX)\b' --include='*.swift' --include='*.h' --include='*.sh' --include='*.py' \
-    --exclude=lint.sh Sources Tests Benchmarks scripts
+    --exclude=lint.sh Sources Tests Benchmarks scripts "${others[@]}"
+forbid "the core must not import SwiftNIO: the bridge is a package of its own (docs/dependencies.md)" \
+    '^[^/]*\bimport +(struct +|class +|enum +|func +)?_?NIO' --include='*.swift' Sources
 forbid "no absolute paths of one machine in Sources" '"(/tmp/|/root/|/home/)' --include='*.swift' Sources
 
 while IFS= read -r file; do
@@ -50,7 +55,7 @@ not_above bootstrap CLibSSH2 CNGHTTP2 COpenSSL CLibYAML
 # Files and folders that the documents name exist.
 while IFS=: read -r document path; do
     [ -e "$path" ] || git check-ignore -q "$path" || fail "$document names $path, which does not exist"
-done < <(grep -oE '`(Sources|Tests|Benchmarks|scripts|docs)/[A-Za-z0-9_./-]+`' ./*.md docs/*.md 2>/dev/null | tr -d '`' | sort -u)
+done < <(grep -oE '`(Sources|Tests|Benchmarks|Bridges|Examples|scripts|docs)/[A-Za-z0-9_./-]+`' ./*.md docs/*.md 2>/dev/null | tr -d '`' | sort -u)
 
 # Commands that README.md promises exist.
 while IFS= read -r target; do

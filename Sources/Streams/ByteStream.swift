@@ -12,7 +12,7 @@ public enum ReadResult: Equatable, Sendable {
     case failed
 }
 
-/// The outcome of ``ByteStream/write(_:)``.
+/// The outcome of ``ByteStream/write(_:)-(UnsafeBufferPointer<iovec>)``.
 public enum WriteResult: Equatable, Sendable {
     /// This many bytes (at least one) were accepted, in order, from the start of the vectors. When fewer than offered were
     /// accepted, ``StreamObserver/streamWritable(_:)`` follows when there is room again.
@@ -87,7 +87,7 @@ open class ByteStream {
         fatalError("\(type(of: self)) does not override reset(_:)")
     }
 
-    /// Release resources after both directions ended; before that it is ``reset(_:)`` with ``StreamError/closed``. Accepted
+    /// Release resources after both directions ended; before that it is ``reset(_:)`` with ``StreamError/Code/closed``. Accepted
     /// bytes are still delivered when ``finish()`` was called. Idempotent.
     open func close() {
         fatalError("\(type(of: self)) does not override close()")
@@ -126,7 +126,7 @@ open class ByteStream {
 }
 
 extension ByteStream {
-    /// Writes one contiguous piece. See ``write(_:)``.
+    /// Writes one contiguous piece. See ``write(_:)-(UnsafeBufferPointer<iovec>)``.
     @inlinable
     public final func write(_ bytes: UnsafeRawBufferPointer) -> WriteResult {
         guard let base = bytes.baseAddress, !bytes.isEmpty else { return .bytes(0) }

@@ -42,6 +42,7 @@ public final class HBONEListener: Sendable {
     ///   - credentials: Who we are; a directory is followed when its files are renewed.
     ///   - configuration: What clients are granted.
     ///   - loops: Loops that connections are spread over; they stay the caller's to shut down. nil, the default, starts one.
+    ///   - logger: Told of refusals, failed handshakes and streams, and renewed credentials.
     /// - Throws: ``MeshIdentity/IdentityError`` for the credential; ``Streams/StreamError`` for the address (`addressInUse`) and
     ///   the configuration.
     public init(
@@ -120,6 +121,7 @@ public final class HBONEListener: Sendable {
     ///
     /// - Parameter onStream: Called on the stream's loop right after 200 was answered, before any byte was read. It must not
     ///   block, and from then on owns the stream.
+    /// - Parameter admit: See ``serve(admit:handler:)``.
     public func serveOnLoop(
         admit: HBONEAdmissionHook? = nil,
         onStream: @escaping @Sendable (H2Stream, HBONERequest) -> Void

@@ -72,7 +72,7 @@ public struct ConnectRequest: Hashable, Sendable {
 
     /// Where the tunnel ends: `x-tun` where the request has one, else `:authority`.
     ///
-    /// Throws ``StreamError`` with code ``StreamError/Code/badRequest`` when that is not `host:port`.
+    /// Throws ``Streams/StreamError`` with code ``Streams/StreamError/Code/badRequest`` when that is not `host:port`.
     public func destination() throws(StreamError) -> Authority {
         try Authority(parsing: tunnelDestination ?? authority)
     }

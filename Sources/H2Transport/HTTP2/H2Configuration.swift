@@ -119,7 +119,7 @@ public struct H2Configuration: Hashable, Sendable {
 
     public static var defaults: H2Configuration { H2Configuration() }
 
-    /// Throws ``StreamError`` naming the first setting that is out of its range.
+    /// Throws ``Streams/StreamError`` naming the first setting that is out of its range.
     public func validate() throws(StreamError) {
         func check(_ holds: Bool, _ message: @autoclosure () -> String) throws(StreamError) {
             guard holds else { throw StreamError(.badRequest, "HTTP/2 configuration: \(message())") }

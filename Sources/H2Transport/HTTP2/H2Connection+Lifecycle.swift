@@ -162,7 +162,9 @@ extension H2Connection {
     ///
     /// Called again, it can only shorten the time.
     ///
-    /// - Parameter deadline: nil: streams may go on for as long as they last.
+    /// - Parameters:
+    ///   - deadline: nil: streams may go on for as long as they last.
+    ///   - completion: Called once on the loop, when the connection is gone.
     public func drain(deadline: Duration?, completion: (() -> Void)? = nil) {
         guard !isClosed, let nghttp2 else {
             if let completion { LoopCall(on: loop, completion) }

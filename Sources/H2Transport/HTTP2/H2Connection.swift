@@ -165,7 +165,10 @@ public final class H2Connection: StreamObserver, TurnTask {
     /// - Parameters:
     ///   - lower: A connected stream, its handshake done. The connection owns it and becomes its observer.
     ///   - peer: Who the layer below has verified.
-    /// - Throws: ``StreamError`` when the configuration is not valid.
+    ///   - role: Which side of HTTP/2 this is.
+    ///   - configuration: Windows, limits, time-outs.
+    ///   - delegate: Told of requests and of the end; not retained.
+    /// - Throws: ``Streams/StreamError`` when the configuration is not valid.
     public init(
         over lower: ByteStream,
         role: Role,

@@ -64,7 +64,7 @@ public final class H2ClientPool {
     public internal(set) var counters = Counters()
     private var members: [H2Endpoint.Key: PoolMember] = [:]
 
-    /// - Throws: ``StreamError`` when the configuration is not valid.
+    /// - Throws: ``Streams/StreamError`` when the configuration is not valid.
     public init(on loop: EventLoop, configuration: Configuration = .defaults) throws(StreamError) {
         try configuration.http2.validate()
         self.loop = loop

@@ -43,6 +43,10 @@ public struct H2Endpoint {
     /// Mutual TLS over TCP.
     ///
     /// - Parameter unsentLimit: Bytes the kernel may hold unsent; see `Socket.limitUnsent`.
+    /// - Parameter expectation: Whose certificate the server must show.
+    /// - Parameter context: Our credential and whom we trust; a client context.
+    /// - Parameter timeout: For the TCP connection; the handshake has its own.
+    /// - Parameter address: Where the server listens.
     public static func tcp(
         _ address: SocketAddress,
         context: TLSContext,
@@ -63,6 +67,8 @@ public struct H2Endpoint {
     /// - Parameters:
     ///   - location: Tells one way from another, and names it in errors.
     ///   - dial: Makes a connected stream on the loop and calls back there once.
+    ///   - expectation: Whose certificate the server must show.
+    ///   - context: Our credential and whom we trust; a client context.
     public static func over(
         _ location: String,
         context: TLSContext,

@@ -50,7 +50,10 @@ public final class HBONEServer {
     /// - Parameters:
     ///   - context: A server context.
     ///   - onRequest: Called on the loop for each request; it answers now or later.
-    /// - Throws: ``StreamError`` when the configuration is not valid.
+    ///   - configuration: What clients are granted.
+    ///   - logger: Told of connections, and of handshakes that failed.
+    ///   - loop: Where it lives.
+    /// - Throws: ``Streams/StreamError`` when the configuration is not valid.
     public init(
         on loop: EventLoop,
         context: TLSContext,
@@ -68,7 +71,7 @@ public final class HBONEServer {
 
     /// Takes over other settings for new connections.
     ///
-    /// - Throws: ``StreamError`` when they are not valid; nothing has changed then.
+    /// - Throws: ``Streams/StreamError`` when they are not valid; nothing has changed then.
     public func use(_ configuration: Configuration) throws(StreamError) {
         try configuration.http2.validate()
         self.configuration = configuration
@@ -149,7 +152,9 @@ public final class HBONEServer {
     /// open, and cuts what is left at `deadline`. Connections that are handed to it all the same are treated alike. Called
     /// again, it can only shorten the time. `completion` is called on the loop.
     ///
-    /// - Parameter deadline: nil: streams may go on for as long as they last.
+    /// - Parameters:
+    ///   - deadline: nil: streams may go on for as long as they last.
+    ///   - completion: Called once, when no connection is left.
     public func drain(deadline: Duration?, completion: @escaping () -> Void) {
         isDraining = true
         let before = drained

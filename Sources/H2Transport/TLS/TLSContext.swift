@@ -45,7 +45,7 @@ public final class TLSContext: @unchecked Sendable {
 
     let pointer: OpaquePointer
 
-    /// - Throws: ``StreamError`` with code ``StreamError/Code/authentication`` when certificate and key are unusable.
+    /// - Throws: ``Streams/StreamError`` with code ``Streams/StreamError/Code/authentication`` when certificate and key are unusable.
     public convenience init(
         role: Role,
         credential: Credential,

@@ -8,7 +8,7 @@ public import Streams
 ///                                   └───────────┴─ failed
 ///
 /// A half-close is a close_notify followed by the end of the lower stream, both ways (RFC 8446 §6.1). The end of the lower
-/// stream without it is ``StreamError/Code/truncated``, never an end. ``reset(_:)`` resets the lower stream.
+/// stream without it is ``Streams/StreamError/Code/truncated``, never an end. ``reset(_:)`` resets the lower stream.
 ///
 /// ``write(_:)`` turns everything it is offered into full records and sends them with one write of the lower stream: hand it
 /// as much as there is, up to 256 KiB. ``read(into:)`` fills its buffer from as many records as fit. Between calls an idle
@@ -16,7 +16,7 @@ public import Streams
 ///
 /// After the handshake the caller reads at once, without waiting for a notice: bytes may have come with its last flight. A
 /// client learns only by that first read that the server refuses its certificate (RFC 8446 §4.4.2.4 comes after the client's
-/// last flight): it fails with ``StreamError/Code/authentication`` and the server's reason.
+/// last flight): it fails with ``Streams/StreamError/Code/authentication`` and the server's reason.
 public final class TLSStream: ByteStream {
     enum Phase {
         case idle
@@ -75,8 +75,9 @@ public final class TLSStream: ByteStream {
 
     /// - Parameters:
     ///   - lower: An open stream on which nothing has been read or written. The TLS stream takes it over.
-    ///   - expecting: Whom to accept as peer.
+    ///   - expectation: Whom to accept as peer.
     ///   - serverName: SNI (RFC 6066 §3), sent by a client; nil sends none, as HBONE has it.
+    ///   - context: Our credential, whom we trust, and the role.
     public convenience init(
         over lower: ByteStream,
         context: TLSContext,

@@ -20,6 +20,9 @@ public struct Credential: Sendable {
     /// whoever presented it would be refused by every peer.
     ///
     /// - Parameter now: seconds since 1970; nil is the clock.
+    /// - Parameter chain: The leaf first, then what is between it and a root.
+    /// - Parameter roots: The roots of the identity's own trust domain.
+    /// - Parameter key: The leaf's private key.
     public init(
         key: PrivateKey,
         chain: [Certificate],

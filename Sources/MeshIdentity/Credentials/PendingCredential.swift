@@ -45,6 +45,7 @@ public final class PendingCredential: Sendable {
     /// - Parameters:
     ///   - chain: the leaf first.
     ///   - now: seconds since 1970; nil is the clock.
+    ///   - roots: Whom to trust from now on.
     public func commit(
         chain: [Certificate],
         roots: [Certificate],

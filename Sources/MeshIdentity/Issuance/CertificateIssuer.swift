@@ -54,6 +54,8 @@ public struct IssuedCertificate: Sendable {
     /// that its own roots vouch for it.
     ///
     /// - Parameter now: seconds since 1970; nil is the clock.
+    /// - Parameter id: What the leaf must say.
+    /// - Parameter request: What the leaf must have been made for.
     public func verify(
         for request: CertificateRequest,
         id: SPIFFEID,

@@ -24,7 +24,7 @@ public struct EndpointMatch: Hashable, Sendable, CustomStringConvertible {
         self.port = port
     }
 
-    /// Throws ``StreamError`` with code `badRequest` and the reason.
+    /// Throws ``Streams/StreamError`` with code `badRequest` and the reason.
     public init(parsing text: String) throws(StreamError) {
         // The port stands after the last colon, unless that belongs to an IPv6 address: those need brackets, except in
         // a CIDR block, where the '/' tells.

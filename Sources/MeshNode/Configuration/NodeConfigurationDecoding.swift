@@ -255,7 +255,7 @@ private struct NodeConfigurationDecoder {
 extension NodeConfiguration.BindAddress {
     /// Parses `1.2.3.4:port`, `[v6]:port` or `localhost:port`; the port may be 0.
     ///
-    /// Throws ``StreamError`` with code `badRequest` and the reason.
+    /// Throws ``Streams/StreamError`` with code `badRequest` and the reason.
     public init(parsing text: String) throws(StreamError) {
         let form = "'\(text.prefix(80))' is not an IP address and a port"
         guard let colon = text.lastIndex(of: ":") else {

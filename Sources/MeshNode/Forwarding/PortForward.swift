@@ -15,7 +15,7 @@ public struct PortForward: Hashable, Sendable, CustomStringConvertible {
     /// Parses `-L`'s argument (ssh(1)): without a bind address, or with `localhost`, the loopback address; with an empty one
     /// or `*`, every address. IPv6 addresses stand in brackets.
     ///
-    /// - Throws: ``StreamError`` with code ``StreamError/Code/badRequest`` that shows the form.
+    /// - Throws: ``Streams/StreamError`` with code ``Streams/StreamError/Code/badRequest`` that shows the form.
     public init(parsing text: String) throws(StreamError) {
         let fields = Self.split(text)
         guard fields.count == 3 || fields.count == 4 else {

@@ -9,7 +9,7 @@ public import Streams
 /// tcp listener   ─→ OutboundStreams ─┴─→ PeerPaths ─→ another node
 /// ```
 ///
-/// Safe to use from any task. Each event loop has a ``Worker``; the loops share an immutable snapshot.
+/// Safe to use from any task. Each event loop has a `Worker`; the loops share an immutable snapshot.
 public final class Node: Sendable {
     /// A listener that accepts connections.
     public struct ReadyListener: Hashable, Sendable {
@@ -43,6 +43,7 @@ public final class Node: Sendable {
     ///   - configuration: Validated.
     ///   - configurationFile: Read again by ``reload()``.
     ///   - loops: Event loops, one thread each.
+    ///   - logger: Told of what the node does, and of what fails.
     public init(
         _ configuration: NodeConfiguration,
         configurationFile: String? = nil,

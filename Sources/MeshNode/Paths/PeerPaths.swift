@@ -10,7 +10,7 @@ public struct OpenedStream {
     public let transport: Transport
 }
 
-/// The ways to one peer, and the choice among them: keeps what ``PathSelector`` asks for connected, opens streams over the
+/// The ways to one peer, and the choice among them: keeps what `PathSelector` asks for connected, opens streams over the
 /// path in use, and moves to another when it dies. Confined to its event loop.
 ///
 /// Streams that are open when their path dies are reset: their bytes may be lost, and a reset says so. Requests that were not
@@ -65,6 +65,9 @@ public final class PeerPaths {
     ///   - context: A client context with the credential to show; nil where `access` names plain `ssh` only.
     ///   - settings: Timeouts and ages of the connections.
     ///   - onChange: Told of each change of path, on the loop.
+    ///   - loop: Where it lives.
+    ///   - logger: Told of what each path does.
+    ///   - access: The ways to the peer, and whom it must be.
     public init(
         to access: PeerAccess,
         context: TLSContext?,
@@ -101,6 +104,7 @@ public final class PeerPaths {
     ///   - headers: For the CONNECT request; plain SSH carries none.
     ///   - permits: Returns why a transport may not carry this stream (policy), or nil.
     ///   - completion: Called once, on the loop, never from inside this call.
+    ///   - authority: Where the stream is to end.
     public func openStream(
         to authority: Authority,
         headers: HeaderFields = [:],

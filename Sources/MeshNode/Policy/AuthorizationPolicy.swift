@@ -114,7 +114,7 @@ public enum StringPattern: Hashable, Sendable, CustomStringConvertible {
     case prefix(String)
     case suffix(String)
 
-    /// Throws ``StreamError`` with code `badRequest` when `text` is empty or has a `*` in the middle.
+    /// Throws ``Streams/StreamError`` with code `badRequest` when `text` is empty or has a `*` in the middle.
     public init(parsing text: String) throws(StreamError) {
         guard !text.isEmpty else { throw StreamError(.badRequest, "a pattern is empty") }
         let stars = text.utf8.count { $0 == UInt8(ascii: "*") }
@@ -159,7 +159,7 @@ public enum HostPattern: Hashable, Sendable, CustomStringConvertible {
     case wildcard(prefix: String, suffix: String)
     case block(CIDR)
 
-    /// Throws ``StreamError`` with code `badRequest` and the reason.
+    /// Throws ``Streams/StreamError`` with code `badRequest` and the reason.
     public init(parsing text: String) throws(StreamError) {
         if text == "*" {
             self = .any

@@ -5,7 +5,7 @@ public import Streams
 ///
 /// The default allows a peer of the node's own trust domain and namespace to reach what the configuration's listeners and
 /// endpoints name, and nothing else. Immutable: a reload makes a new engine, and live streams are decided again with it.
-/// Decisions take microseconds whatever the number of rules: see ``RuleIndex``.
+/// Decisions take microseconds whatever the number of rules: see `RuleIndex`.
 public struct PolicyEngine: Sendable {
     /// A stream that somebody wants to open.
     public struct Request: Hashable, Sendable {

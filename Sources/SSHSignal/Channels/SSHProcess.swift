@@ -107,6 +107,7 @@ extension SSHSession {
     ///
     /// - Parameter completion: Called once, on the loop, never from inside this call, when the server has started it. The
     ///   process ends when it is released.
+    /// - Parameter command: A command line for the account's shell.
     public func execute(_ command: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
         startProcess("exec", command, window: 1 << 20) { [unowned self] result in
             completion(result.map { SSHProcess($0, session: self) })

@@ -15,6 +15,7 @@ extension SSHSession {
     ///   - host: A name or address as the server knows it.
     ///   - completion: Called once, on the loop, never from inside this call. The failure's code is `.denied` where the
     ///     server's configuration forbids it, `.refused` where nothing listens, `.timedOut` without an answer.
+    ///   - port: 1–65535.
     public func openDirectTCPIP(
         host: String,
         port: UInt16,

@@ -69,6 +69,8 @@ public struct DeviceEnrollment: Sendable {
     /// - Parameters:
     ///   - destination: as the user wrote it, for the record.
     ///   - loop: where the SSH session lives.
+    ///   - login: how to reach the device and who to be there.
+    ///   - arguments: the SSH flags of the command line.
     public func run(
         _ login: SSHLogin,
         destination: String,

@@ -34,6 +34,10 @@ public final class SSHClient: Sendable {
     /// - Parameters:
     ///   - loop: Where the session and its streams will live; what is relayed to them must be there too.
     ///   - connectTimeout: For each address.
+    ///   - hostKeyVerifier: Decides about the server's key before anything secret is sent.
+    ///   - configuration: Time-outs and windows.
+    ///   - host: A name or an address.
+    ///   - port: 1–65535.
     public static func connect(
         host: String,
         port: UInt16 = 22,
@@ -74,6 +78,9 @@ public final class SSHClient: Sendable {
     /// Connects over a stream that is already there.
     ///
     /// - Parameter lower: Lives on `loop`; the session owns it from now on.
+    /// - Parameter loop: Where it lives.
+    /// - Parameter hostKeyVerifier: Decides about the server's key before anything secret is sent.
+    /// - Parameter configuration: Time-outs and windows.
     public static func connect(
         over lower: LoopBound<ByteStream>,
         configuration: SSHSessionConfiguration,
@@ -182,6 +189,7 @@ public final class SSHClient: Sendable {
     ///   - input: Its standard input.
     ///   - outputLimit: More output in bytes is a failure (``SSHError/Code/limit``).
     ///   - timeout: For the whole run; nil waits for ever.
+    ///   - command: A command line for the account's shell.
     /// - Returns: Also when the exit status is not 0.
     public func run(
         _ command: String,

@@ -69,6 +69,7 @@ public final class SSHSession {
     /// - Parameters:
     ///   - lower: A connected stream: a socket, or a channel of another session. The session owns it from now on.
     ///   - hostKeyVerifier: Decides about the server's key.
+    ///   - configuration: Time-outs and windows.
     /// - Throws: ``SSHError`` when libssh2 cannot be set up.
     public init(
         over lower: ByteStream,

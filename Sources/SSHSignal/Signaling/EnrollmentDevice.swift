@@ -82,6 +82,7 @@ public struct EnrollmentDevice: Sendable {
     }
 
     /// - Parameter now: the device's clock, milliseconds since 1970.
+    /// - Parameter event: What has come, or has been done.
     public mutating func handle(_ event: Event, now: Int64) -> [Action] {
         switch (event, state) {
         case (_, .over):

@@ -98,6 +98,7 @@ public struct EnrollmentOperator: Sendable {
     }
 
     /// - Parameter now: the operator's clock, milliseconds since 1970.
+    /// - Parameter event: What has come, or has been done.
     public mutating func handle(_ event: Event, now: Int64) -> [Action] {
         if case .over = state { return [] }
         switch event {

@@ -42,6 +42,8 @@ extension Socket {
     /// - Parameters:
     ///   - timeout: How long the kernel may try.
     ///   - completion: Called once, on the loop, never from inside this call.
+    ///   - loop: Where the socket will live.
+    ///   - address: Where to.
     public static func connect(
         to address: SocketAddress,
         on loop: EventLoop,

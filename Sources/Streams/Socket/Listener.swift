@@ -23,6 +23,7 @@ public final class Listener: PollHandler {
     ///   - address: Port 0 lets the kernel choose. An existing Unix socket nobody listens on is replaced.
     ///   - targets: Loops that accepted sockets are spread over; by default the listener's own.
     ///   - accept: Called on the socket's loop for each connection; the socket is the callee's to own.
+    ///   - loop: Where it lives.
     /// - Throws: ``StreamError``; ``StreamError/Code/addressInUse`` names the address and how to find its owner.
     public convenience init(
         bind address: SocketAddress,
@@ -40,6 +41,7 @@ public final class Listener: PollHandler {
     ///
     /// - Parameters:
     ///   - socket: Used up by this call, also when it fails.
+    ///   - loop: Where it lives.
     ///   - targets: As for ``init(bind:on:spreadOver:accept:)``.
     ///   - accept: As there.
     /// - Throws: ``StreamError``.

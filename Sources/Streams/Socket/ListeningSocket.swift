@@ -85,7 +85,9 @@ public final class ListeningSocketReceiver: Sendable {
 
     /// Connects to the Unix socket at `path`; nil when nobody listens there.
     ///
-    /// - Parameter timeout: For each call.
+    /// - Parameters:
+    ///   - path: Of the socket that the other process listens on.
+    ///   - timeout: For each call.
     /// - Throws: ``StreamError``: `denied` when another user listens there.
     public init?(path: String, timeout: Duration) throws(StreamError) {
         let address = try SocketAddress(unixPath: path)
