@@ -57,3 +57,29 @@ func connected(to port: UInt16) -> Int32 {
     guard result == 0 else { fail("connect: \(String(cString: strerror(errno)))") }
     return descriptor
 }
+
+/// Opens so many connections, one after the other; each carries a byte there and back.
+func open(_ count: Int, port: UInt16) {
+    var byte: UInt8 = 1
+    for _ in 0..<count {
+        let descriptor = connected(to: port)
+        guard send(descriptor, &byte, 1, Int32(MSG_NOSIGNAL)) == 1, recv(descriptor, &byte, 1, 0) == 1 else {
+            fail("no echo: \(String(cString: strerror(errno)))")
+        }
+        close(descriptor)
+    }
+}
+
+/// Accepts connections for ever, one after the other, and sends back what comes.
+func echo(_ listener: Int32) {
+    var chunk = [UInt8](repeating: 0, count: 4096)
+    while true {
+        let descriptor = accept(listener, nil, nil)
+        while true {
+            let count = recv(descriptor, &chunk, chunk.count, 0)
+            guard count > 0 else { break }
+            _ = send(descriptor, chunk, count, Int32(MSG_NOSIGNAL))
+        }
+        close(descriptor)
+    }
+}
