@@ -15,6 +15,7 @@ trap 'rm -f "$log"' EXIT
 options=(
     -c release --product bootstrap --scratch-path .build-static
     --static-swift-stdlib -Xswiftc -static-executable -Xswiftc -Osize
+    -Xswiftc -enforce-exclusivity=unchecked
     # GNU ld: the only one that can drop a section of one archive and keep it of another (scripts/static.ld).
     -Xswiftc -use-ld=bfd -Xlinker -T -Xlinker "$PWD/scripts/static.ld"
     -Xlinker --gc-sections -Xlinker -s

@@ -71,7 +71,8 @@ def main():
     parser.add_argument("--profile", action="store_true", help="print where they are spent")
     parser.add_argument("--top", type=int, default=25, help="how many functions")
     arguments = parser.parse_args()
-    build = ["swift", "build", "-c", "release", "--package-path", str(HERE)]
+    # As the Makefile builds the binary.
+    build = ["swift", "build", "-c", "release", "-Xswiftc", "-enforce-exclusivity=unchecked", "--package-path", str(HERE)]
     subprocess.run(build, check=True, stdout=sys.stderr)
     hops = subprocess.run(build + ["--show-bin-path"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip() + "/hops"
 

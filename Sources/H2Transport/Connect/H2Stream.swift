@@ -186,7 +186,7 @@ public final class H2Stream: ByteStream {
         guard phase != .released else { return }
         switch state.writing {
         case .finishing where source == nil, .finished, .refused:
-            fail(StreamError(.closed, "the stream to \(peerDescription) was closed"))
+            fail(.closedByOwner)
             let hadEnded = state.reading != .open
             release()
             // What was accepted is still sent; then the peer is asked to stop (see `endWasSent`).

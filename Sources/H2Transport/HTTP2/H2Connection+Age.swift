@@ -1,5 +1,5 @@
 import Glibc
-public import Streams
+import Streams
 
 // How long a connection takes new streams. Whatever a peer once proved about itself grows old with its connection: a new
 // connection verifies it anew, and shows this side's present credential.

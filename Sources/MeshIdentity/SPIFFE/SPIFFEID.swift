@@ -5,6 +5,12 @@ public struct SPIFFEID: Hashable, Sendable, CustomStringConvertible {
     public let trustDomain: TrustDomain
     /// Empty (the ID of the trust domain itself), or `/` and segments.
     public let path: String
+    /// `NAMESPACE`, if the path is `/ns/NAMESPACE/sa/NAME`. Kept, because every request asks for it.
+    public let namespace: String?
+    /// `NAME`, if the path is `/ns/NAMESPACE/sa/NAME`.
+    public let serviceAccount: String?
+    /// The ID without its scheme, as policies name it.
+    package let principal: String
 
     /// The longest ID, in bytes (SPIFFE-ID specification, §2.3).
     package static let maximumLength = 2048
@@ -50,6 +56,8 @@ public struct SPIFFEID: Hashable, Sendable, CustomStringConvertible {
         trustDomain = try TrustDomain(validating: rest[..<slash])
         if slash < rest.endIndex { try Self.validate(path: rest[slash...]) }
         path = String(decoding: rest[slash...], as: UTF8.self)
+        principal = trustDomain.name + path
+        (namespace, serviceAccount) = Self.workload(in: path)
     }
 
     /// The ID of a workload in the form that Istio and ztunnel know.
@@ -70,21 +78,21 @@ public struct SPIFFEID: Hashable, Sendable, CustomStringConvertible {
     init(trustDomain: TrustDomain) {
         self.trustDomain = trustDomain
         path = ""
+        principal = trustDomain.name
+        (namespace, serviceAccount) = (nil, nil)
     }
 
-    /// `NAMESPACE`, if the path is `/ns/NAMESPACE/sa/NAME`.
-    public var namespace: String? { workload?.namespace }
-
-    /// `NAME`, if the path is `/ns/NAMESPACE/sa/NAME`.
-    public var serviceAccount: String? { workload?.name }
-
-    private var workload: (namespace: String, name: String)? {
+    private static func workload(in path: String) -> (namespace: String?, name: String?) {
         let segments = path.utf8.split(separator: UInt8(ascii: "/"))
-        guard segments.count == 4, String(segments[0]) == "ns", String(segments[2]) == "sa" else { return nil }
-        return (String(segments[1]) ?? "", String(segments[3]) ?? "")
+        guard segments.count == 4, String(segments[0]) == "ns", String(segments[2]) == "sa" else { return (nil, nil) }
+        return (String(segments[1]), String(segments[3]))
     }
 
-    public var description: String { "\(Self.scheme)\(trustDomain.name)\(path)" }
+    public static func == (first: SPIFFEID, second: SPIFFEID) -> Bool { first.principal == second.principal }
+
+    public func hash(into hasher: inout Hasher) { hasher.combine(principal) }
+
+    public var description: String { Self.scheme + principal }
 
     /// Checks `/segment/segment…` (SPIFFE-ID specification, §2.2).
     private static func validate(path: ArraySlice<UInt8>) throws(SPIFFEIDError) {

@@ -166,7 +166,7 @@ struct RequestAttributes {
             case .localUser: own
             case .unauthenticated: nil
             }
-        principal = identity.map { $0.trustDomain.name + $0.path }
+        principal = identity?.principal
         namespace = identity?.namespace
         sourceIP = request.sourceIP
         transport = request.transport

@@ -214,11 +214,11 @@ public final class Socket: ByteStream, PollHandler {
     }
 
     public override func close() {
-        guard descriptor >= 0 else { return fail(.closed(self)) }
+        guard descriptor >= 0 else { return fail(.closedByOwner) }
         // Without finish() the peer must not take the close for a clean end.
         guard isFinished || failure != nil else { return reset(.closed(self)) }
         let mayStillSend = failure == nil && !readEnded
-        fail(.closed(self))
+        fail(.closedByOwner)
         // The peer may send on, and the kernel answers bytes for a closed socket with a reset that destroys what the peer
         // has yet to be sent: linger until it has everything.
         if mayStillSend, peerAddress?.isUnix == false, LingeringClose.unacknowledgedBytes(of: descriptor) > 0 {
