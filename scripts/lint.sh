@@ -17,16 +17,17 @@ forbid() {
 }
 
 # Packages beside the main one, without their .build folders.
-others=(Examples/Package.swift Examples/Sources Examples/NIO/Package.swift Examples/NIO/Sources
+others=(Benchmarks/Package.swift Benchmarks/Sources Benchmarks/Instructions/Package.swift Benchmarks/Instructions/Sources
+    Examples/Package.swift Examples/Sources Examples/NIO/Package.swift Examples/NIO/Sources
     Bridges/H2TransportNIO/Package.swift Bridges/H2TransportNIO/Sources Bridges/H2TransportNIO/Tests)
-swift format lint --strict --parallel -r Package.swift Sources Tests Benchmarks "${others[@]}" || fail "run 'make format'"
+swift format lint --strict --parallel -r Package.swift Sources Tests "${others[@]}" || fail "run 'make format'"
 
 forbid "Sources must not import Foundation: its ICU alone is 44 MB in the static binary" \
     '^[^/]*\bimport +(struct +|class +|enum +|func +)?(Foundation|FoundationNetworking|FoundationInternationalization|FoundationXML)\b' \
     --include='*.swift' Sources
 forbid "finish it or file an issue; the code keeps no notes to self" \
     '\b(TODO|FIXME|XXX)\b' --include='*.swift' --include='*.h' --include='*.sh' --include='*.py' \
-    --exclude=lint.sh Sources Tests Benchmarks scripts "${others[@]}"
+    --exclude=lint.sh --exclude-dir='.build*' Sources Tests Benchmarks scripts "${others[@]}"
 forbid "the core must not import SwiftNIO: the bridge is a package of its own (docs/dependencies.md)" \
     '^[^/]*\bimport +(struct +|class +|enum +|func +)?_?NIO' --include='*.swift' Sources
 forbid "no absolute paths of one machine in Sources" '"(/tmp/|/root/|/home/)' --include='*.swift' Sources
