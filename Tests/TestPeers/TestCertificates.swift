@@ -1,6 +1,6 @@
 import Foundation
 public import MeshIdentity
-import Synchronization
+import Streams
 
 /// Certificates, good and bad, made by Python's `cryptography`: an oracle that shares no code with ours.
 ///
@@ -247,4 +247,4 @@ struct TestCertificateError: Error {
     let message: String
 }
 
-private let removedAtExit = Mutex("")
+private let removedAtExit = Lock("")

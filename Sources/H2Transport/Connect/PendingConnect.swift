@@ -31,7 +31,13 @@ public final class PendingConnect {
     }
 
     // Whoever dials holds this object until the dial is over, also when the client has given up: that is what is limited.
-    deinit { uncount() }
+    // The last to let go of it may be on another thread.
+    deinit {
+        guard let counted else { return }
+        guard !counted.loop.isCurrent else { return uncount() }
+        let connection = LoopBound(counted, on: counted.loop)
+        counted.loop.submit { connection.withValue { $0.pendingRequests -= 1 } }
+    }
 
     private func uncount() {
         counted?.pendingRequests -= 1

@@ -168,7 +168,7 @@ extension H2Connection {
     /// Readers that have not kept up withhold the connection's window from everybody. Those that took nothing since the last
     /// look go, the largest first, until the others can go on.
     private func resetSlowReaders() {
-        let isOverloaded = withheldCredit > 0
+        let isOverloaded = !isClosed && withheldCredit > 0
         var idle: [H2Stream] = []
         for stream in holders where stream.takeSample() && stream.usage.queued > 0 { idle.append(stream) }
         // Whoever holds nothing is looked at as well: its progress counts from now.

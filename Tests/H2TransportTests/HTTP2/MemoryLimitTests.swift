@@ -268,6 +268,26 @@ import Testing
         }
     }
 
+    @Test("a request that the client gave up, let go by another thread, counts no more")
+    func requestLetGoElsewhere() async throws {
+        let dials = Dials()
+        try await withAttackedServer(configuration) { server, peer in
+            try await server { server in server.onRequest = { dials.append($0) } }
+            for stream in [1, 3, 5] { try peer.send("request \(stream) 10.0.0.1:80") }
+            try await server.until("the requests arrive") { $0.attacker?.pendingRequests == 3 }
+            for stream in [1, 3, 5] { try peer.send("flood 1 3:\(stream):0:00000008") }
+            try await server.until("the client gives up") { $0.attacker?.streamCount == 0 }
+            let pending = try await server { $0.attacker?.pendingRequests }
+            #expect(pending == 3)
+            let loop = server.loop
+            do {
+                let requests = try await server { _ in dials.takeAll().map { LoopBound($0, on: loop) } }
+                #expect(requests.count == 3)
+            }
+            try await server.until("none is pending") { $0.attacker?.pendingRequests == 0 }
+        }
+    }
+
     @Test("early data is held, at most one window, and dropped with the refusal (CVE-2025-64763)")
     func earlyData() async throws {
         let dials = Dials()
@@ -331,5 +351,9 @@ import Testing
         var first: PendingConnect? { requests.first }
         func append(_ request: PendingConnect) { requests.append(request) }
         func removeAll() { requests.removeAll() }
+        func takeAll() -> [PendingConnect] {
+            defer { requests = [] }
+            return requests
+        }
     }
 }

@@ -1,5 +1,5 @@
 import Foundation
-import Synchronization
+import Streams
 
 /// What passed over one accepted connection, seen from the server.
 public struct Transfer: Equatable, Sendable {
@@ -38,7 +38,7 @@ public class LoopbackServer: @unchecked Sendable {
     public var authority: String { "127.0.0.1:\(port)" }
 
     private let listener: Int32
-    private let state = Mutex(State())
+    private let state = Lock(State())
 
     /// - Parameter port: 0 for any free one.
     public init(port wanted: UInt16 = 0) throws {

@@ -1,5 +1,5 @@
 import Foundation
-import Synchronization
+import Streams
 
 /// How a process ended.
 public enum ExitStatus: Equatable, Sendable {
@@ -16,8 +16,8 @@ public final class ChildProcess: Sendable {
     public let standardError: OutputLog
 
     private let command: String
-    private let input: Mutex<Int32?>
-    private let status: Mutex<ExitStatus?>
+    private let input: Lock<Int32?>
+    private let status: Lock<ExitStatus?>
 
     /// Starts `command` (found in `PATH` unless it has a slash) with its outputs captured.
     ///
@@ -45,8 +45,8 @@ public final class ChildProcess: Sendable {
         )
         self.command = command
         pid = started.pid
-        input = Mutex(started.input)
-        status = Mutex(nil)
+        input = Lock(started.input)
+        status = Lock(nil)
         standardOutput = OutputLog()
         standardError = OutputLog()
         standardOutput.follow(started.output)

@@ -1,9 +1,9 @@
 import Foundation
-import Synchronization
+import Streams
 
 /// TCP ports on 127.0.0.1 for servers that must be told their port.
 public enum FreePort {
-    private static let given = Mutex<Set<UInt16>>([])
+    private static let given = Lock<Set<UInt16>>([])
 
     /// A port that was free a moment ago and is given to no one else in this process.
     ///

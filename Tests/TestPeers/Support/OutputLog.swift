@@ -1,5 +1,5 @@
 import Foundation
-import Synchronization
+import Streams
 
 /// What a process wrote to one of its outputs so far, with a way to wait for more.
 public final class OutputLog: Sendable {
@@ -8,7 +8,7 @@ public final class OutputLog: Sendable {
         var isComplete = false
     }
 
-    private let state = Mutex(State())
+    private let state = Lock(State())
 
     init() {}
 

@@ -1,5 +1,5 @@
 import Foundation
-import Synchronization
+import Streams
 
 /// Starts every child from one thread that lives as long as the process.
 ///
@@ -15,7 +15,7 @@ final class Spawner: Sendable {
         var error: Int32
     }
 
-    private let work = Mutex<[@Sendable () -> Void]>([])
+    private let work = Lock<[@Sendable () -> Void]>([])
     private let wakeUp = DispatchSemaphore(value: 0)
 
     private init() {
@@ -41,7 +41,7 @@ final class Spawner: Sendable {
     ) throws -> Started {
         let inDirectory = directory.map { ["env", "--chdir", $0] } ?? []
         let done = DispatchSemaphore(value: 0)
-        let result = Mutex<Result<Started, any Error>?>(nil)
+        let result = Lock<Result<Started, any Error>?>(nil)
         work.withLock {
             $0.append {
                 let outcome = Result {
