@@ -67,9 +67,7 @@ extension H2Connection {
     }
 
     private static var secondsSince1970: Int64 {
-        var time = timespec()
-        clock_gettime(CLOCK_REALTIME, &time)
-        return Int64(time.tv_sec)
+        Int64(time(nil))
     }
 
     // MARK: Flow control

@@ -1,4 +1,4 @@
-public import H2Transport
+import H2Transport
 
 /// For how long connections between nodes live, and how long whatever happens on them may take: the key `connections`.
 public struct ConnectionSettings: Hashable, Sendable {

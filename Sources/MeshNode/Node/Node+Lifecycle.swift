@@ -1,5 +1,5 @@
 import Logging
-public import Streams
+import Streams
 
 // The end of a node: by its own, or because another process takes its place.
 extension Node {

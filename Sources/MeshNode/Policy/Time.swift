@@ -3,9 +3,7 @@ import Streams
 
 /// Seconds since 1970-01-01T00:00:00Z by the wall clock.
 package func currentTime() -> Int64 {
-    var time = timespec()
-    clock_gettime(CLOCK_REALTIME, &time)
-    return Int64(time.tv_sec)
+    Int64(time(nil))
 }
 
 /// Parses a date and time of RFC 3339 §5.6, with `Z` or an offset; fractions of a second are dropped.
