@@ -94,6 +94,8 @@ import Testing
                     end.resume()
                 }
             }
+            // The credit has arrived when this is answered; `fill` sends only what the windows allow at once.
+            try await peer.roundTrip("caughtup")
             for id in [1, 3, 5] {
                 let missing = 100_000 - (peer.events.first { $0.name == "filled" && $0["stream"] == id }?["count"] ?? 0)
                 if missing > 0 { try peer.send("fill \(id) \(missing)") }
