@@ -17,8 +17,9 @@ if [ "$status" -ne 0 ]; then
     grep -A 6 -E '^✘ .*recorded an issue|^✘ .* failed|error:|Fatal error|Sanitizer|signal code' "$log" | grep -Ev '^◇ |^✔ |^--$' | tail -n 60
     # A suite that fails among all others and passes alone has a race of its own, which is told, and not one of the product. It gets
     # one more try, by itself.
-    suites=$(grep -oE '^✘ Suite [A-Za-z0-9_]+ failed' "$log" | cut -d' ' -f3 | sort -u | paste -sd'|')
-    if [ -z "$suites" ] || grep -qE '^✘ Suite "|Fatal error|Sanitizer' "$log" || [ "$(tr '|' '\n' <<<"$suites" | wc -l)" -gt 3 ]; then
+    # (Each is named as its file.)
+    suites=$(grep -oE 'recorded an issue .*at [A-Za-z0-9_+]+\.swift' "$log" | sed -E 's/.* at ([A-Za-z0-9_]+).*/\1/' | sort -u | paste -sd'|')
+    if [ -z "$suites" ] || grep -qE 'Fatal error|Sanitizer' "$log" || [ "$(tr '|' '\n' <<<"$suites" | wc -l)" -gt 3 ]; then
         exit "$status"
     fi
     printf '\n=== Once more, alone: %s\n' "$suites"
