@@ -31,6 +31,35 @@ struct EnrollmentTarget: Sendable {
         return trimmed.isEmpty ? "device" : String(trimmed)
     }
 
+    /// The destinations of the command line and of the inventory, each with its name.
+    ///
+    /// - Throws: the exit code, when they make no sense or two have the same name; why was printed.
+    static func all(_ destinations: [String], name: String?, inventory file: String?) throws -> [EnrollmentTarget] {
+        do throws(EnrollmentError) {
+            var targets = try destinations.map { text throws(EnrollmentError) in try EnrollmentTarget(text, name: name)
+            }
+            if let file { targets += try inventory(file) }
+            if name != nil, targets.count > 1 {
+                throw EnrollmentError(
+                    .usage,
+                    "--name is for one device; give names in an inventory, one a line: DEST NAME"
+                )
+            }
+            var seen: [String: EnrollmentTarget] = [:]
+            for target in targets {
+                if let other = seen.updateValue(target, forKey: target.name) {
+                    throw EnrollmentError(
+                        .usage,
+                        "'\(other.text)' and '\(target.text)' would both be '\(target.name)'; give them names in an inventory"
+                    )
+                }
+            }
+            return targets
+        } catch {
+            throw fail(error.message, error.reason.exitCode)
+        }
+    }
+
     /// One destination a line, optionally followed by a name; `#` begins a comment.
     static func inventory(_ file: String) throws(EnrollmentError) -> [EnrollmentTarget] {
         let bytes: [UInt8]

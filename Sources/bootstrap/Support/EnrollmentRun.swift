@@ -1,0 +1,127 @@
+import ArgumentParser
+import MeshIdentity
+import SSHSignal
+import Streams
+
+/// Enrols many devices, some at a time: what `enroll` does once its command line is understood.
+struct EnrollmentRun: Sendable {
+    /// Of the identities.
+    var namespace: String
+    var node: SignalMessage.NodeRequest
+    /// Directories to install below, best first.
+    var bases: [String]
+    var agent: AgentBinary
+    var issuer: any CertificateIssuer
+    /// The issuer's.
+    var trustDomain: TrustDomain
+    var issuance: IssuanceOptions
+    /// The SSH flags of the command line.
+    var arguments: SSHArguments
+    var records: DeviceDirectory
+    var report: EnrollmentOutput
+
+    /// - Parameter parallel: How many devices at a time.
+    /// - Throws: the exit code, when a device was not enrolled. Why was reported.
+    func callAsFunction(_ targets: [EnrollmentTarget], parallel: Int) async throws {
+        report.line(
+            "agent \(agent.path), \(agent.size / 1024) KiB, needs "
+                + (agent.interpreter.map { "\($0), glibc \(agent.glibcVersion ?? "?")" }
+                    ?? "nothing but Linux \(agent.architecture)")
+        )
+        let loops = EventLoopGroup(count: min(targets.count, parallel, Executable.processors))
+        let failures = await withTaskGroup(of: EnrollmentError.Reason?.self) { group in
+            var failures: [EnrollmentError.Reason] = []
+            var waiting = targets[...]
+            func startNext() {
+                guard let target = waiting.popFirst() else { return }
+                group.addTask { await enroll(target, on: loops.next()) }
+            }
+            for _ in 0..<parallel { startNext() }
+            while let failure = await group.next() {
+                if let failure { failures.append(failure) }
+                startNext()
+            }
+            return failures
+        }
+        await loops.shutDown()
+        report.summary(failed: failures.count, of: targets.count)
+        guard let first = failures.first else { return }
+        // One kind of failure has its own exit code; a mixture is just a failure.
+        throw failures.allSatisfy { $0 == first } ? first.exitCode : ExitCode.failed
+    }
+
+    /// - Returns: why it failed; what happened was reported.
+    private func enroll(_ target: EnrollmentTarget, on loop: EventLoop) async -> EnrollmentError.Reason? {
+        do throws(EnrollmentError) {
+            let enrollment = DeviceEnrollment(try options(for: target), issuer: issuer) {
+                report.progress($0, of: target.name)
+            }
+            let record = try await enrollment.run(
+                try login(to: target),
+                destination: target.text,
+                arguments: arguments.withAbsolutePaths,
+                on: loop
+            )
+            do throws(DeviceDirectoryError) {
+                try records.save(record)
+            } catch {
+                throw EnrollmentError(.failed, "\(target.name) is enrolled, but not recorded: \(error.message)")
+            }
+            report.succeeded(record, directory: records.path)
+            return nil
+        } catch {
+            report.failed(error, target)
+            return error.reason
+        }
+    }
+
+    private func options(for target: EnrollmentTarget) throws(EnrollmentError) -> DeviceEnrollment.Options {
+        let id: SPIFFEID
+        do throws(SPIFFEIDError) {
+            id = try SPIFFEID(trustDomain: trustDomain, namespace: namespace, name: target.name)
+        } catch {
+            throw EnrollmentError(.usage, "\(target.name): \(error.message); choose another --name or --namespace")
+        }
+        return DeviceEnrollment.Options(
+            name: target.name,
+            id: id,
+            node: node,
+            agent: agent,
+            bases: bases,
+            issuance: issuance
+        )
+    }
+
+    private func login(to target: EnrollmentTarget) throws(EnrollmentError) -> SSHLogin {
+        do throws(SSHConfigurationError) {
+            var prompts = SSHLogin.Prompts.terminal()
+            prompts.warn = { report.warning("\(target.name): \($0)") }
+            return try SSHLogin(to: target.destination, arguments: arguments, prompts: prompts)
+        } catch {
+            throw EnrollmentError(.usage, "\(error)")
+        }
+    }
+}
+
+extension EnrollmentError.Reason {
+    var exitCode: ExitCode {
+        switch self {
+        case .usage: .usage
+        case .hostKeyRefused: .hostKeyRefused
+        case .authenticationRefused: .authenticationRefused
+        case .unreachable: .unreachable
+        case .unfit, .failed: .failed
+        }
+    }
+}
+
+extension SSHArguments {
+    /// For a record that is used from anywhere. What begins with `~`, `%` or `$` is expanded then.
+    var withAbsolutePaths: SSHArguments {
+        func absolute(_ path: String) -> String { "~%$".contains(path.first ?? "~") ? path : absolutePath(path) }
+        var result = self
+        result.identityFiles = identityFiles.map(absolute)
+        result.configurationFile = configurationFile.map { $0.lowercased() == "none" ? $0 : absolute($0) }
+        return result
+    }
+}
