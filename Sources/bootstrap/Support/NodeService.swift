@@ -31,8 +31,7 @@ struct NodeService: Sendable {
         let stops = await UnixSignalsSequence(trapping: .sigterm, .sigint)
         try await start()
         let ends = AsyncStream<End>.makeStream()
-        let background = [
-            Task { for await _ in stops { ends.continuation.yield(.signal) } },
+        let reloads = [
             Task {
                 for await _ in hangups {
                     do { try await node.reload() } catch { logger.error("not reloaded: \(error)") }
@@ -40,20 +39,29 @@ struct NodeService: Sendable {
             },
             Task {
                 // Two seconds bound how long an expired certificate is still shown after its renewal.
-                while !Task.isCancelled {
-                    try? await Task.sleep(for: .seconds(2))
-                    await node.reloadIfChanged()
-                }
+                while (try? await Task.sleep(for: .seconds(2))) != nil { await node.reloadIfChanged() }
             },
+        ]
+        let others = [
+            Task { for await _ in stops { ends.continuation.yield(.signal) } },
             Task { await offerTakeover { ends.continuation.yield(.takenOver(by: $0)) } },
         ]
-        defer { for task in background { task.cancel() } }
-        try await follow(ends.stream) { deadline in
-            Task {
-                await node.drain(deadline: deadline)
-                ends.continuation.yield(.drained)
+        let result: Result<Void, any Error>
+        do {
+            try await follow(ends.stream) { deadline in
+                Task {
+                    await node.drain(deadline: deadline)
+                    ends.continuation.yield(.drained)
+                }
             }
+            result = .success(())
+        } catch {
+            result = .failure(error)
         }
+        for task in reloads + others { task.cancel() }
+        // The process ends when this returns. One that reads a credential meanwhile would use OpenSSL while that is taken down.
+        for task in reloads { await task.value }
+        try result.get()
     }
 
     /// Starts the node, with the sockets of the process that runs already, if there is one, and lets that one know.
