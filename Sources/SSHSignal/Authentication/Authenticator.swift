@@ -36,6 +36,8 @@ final class Authenticator {
     private var signature = Signature.none
     /// What was tried and what came of it, for the error.
     private var notes: [String] = []
+    /// Keys that could not be offered.
+    private var limits: [EngineLimit] = []
     /// Set by ``stop()``: the session may be gone.
     private var isStopped = false
     /// What libssh2's signing callback gets; points to this object.
@@ -164,8 +166,9 @@ final class Authenticator {
     private func offerNext() {
         while let candidate = candidates.popFirst() {
             let name = describe(candidate)
-            if let reason = Self.unusable(candidate) {
-                notes.append("\(name): not offered, \(reason)")
+            if let limit = Self.limit(candidate, name) {
+                notes.append("\(name): not offered, \(limit.reason)")
+                limits.append(limit)
                 continue
             }
             guard offers < session.configuration.maximumKeyOffers else {
@@ -188,22 +191,13 @@ final class Authenticator {
     }
 
     /// Why a key cannot work with this libssh2; nil when it can.
-    private static func unusable(_ candidate: Candidate) -> String? {
+    private static func limit(_ candidate: Candidate, _ name: String) -> EngineLimit? {
         let algorithm: String?
         switch candidate {
         case .agent(let identity): algorithm = identity.key.algorithm
         case .file(let file): algorithm = file.isRSA ? "ssh-rsa" : file.publicKey?.algorithm
         }
-        switch algorithm {
-        case nil, "ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521": return nil
-        case "ssh-rsa":
-            return LibSSH2.supportsRSA
-                ? nil
-                : "libssh2 \(LibSSH2.version) signs with RSA only in ways that servers refuse: this needs libssh2 >= 1.11, "
-                    + "or an ed25519 or ECDSA key (ssh-keygen -t ed25519)"
-        case let other?:
-            return "keys of type \(other) cannot be used (ed25519 and ECDSA ones can)"
-        }
+        return EngineCapabilities.current.limit(forUserKey: algorithm, name: name)
     }
 
     private func offer(_ identity: AgentClient.Identity, _ name: String) {
@@ -330,7 +324,8 @@ final class Authenticator {
         completion(
             SSHError(
                 .authenticationRefused,
-                "\(session.peerDescription) refused the login. It offers: \(offered). Keys: \(notes.joined(separator: "; "))"
+                "\(session.peerDescription) refused the login. It offers: \(offered). Keys: \(notes.joined(separator: "; "))",
+                limits: limits
             )
         )
     }

@@ -19,6 +19,20 @@ struct ConfigurationEvaluation {
         var proxyJump: ConfigurationValue?
         /// Seconds; the inner nil is an explicit `none`.
         var connectTimeout: Int??
+        /// Lines add up, too.
+        var certificateFiles: [ConfigurationValue] = []
+        var identityAgent: ConfigurationValue?
+        var preferredAuthentications: [String]?
+        var publicKey: Bool?
+        var password: Bool?
+        var keyboardInteractive: Bool?
+        var singleSignOn: Bool?
+        var batchMode: Bool?
+        var passwordPrompts: Int?
+        var serverAliveInterval: Int?
+        var serverAliveCountMax: Int?
+        var addressFamily: AddressFamily?
+        var bindAddress: String?
     }
 
     /// Where a line stands.
@@ -28,12 +42,16 @@ struct ConfigurationEvaluation {
         /// Relative `Include`s of the user's file are below `~/.ssh`, those of the system's below `/etc/ssh`.
         var isUserFile = true
         var depth = 0
+
+        /// `FILE:LINE: `, or nothing.
+        var description: String { file.map { file in line.map { "\(file):\($0): " } ?? "\(file): " } ?? "" }
     }
 
     let destination: Destination
     let account: LocalAccount
     var options = Options()
     var notes: [SSHClientConfiguration.Note] = []
+    var limits: [EngineLimit] = []
 
     /// As in OpenSSH.
     private static let maximumIncludeDepth = 16
@@ -177,7 +195,7 @@ struct ConfigurationEvaluation {
             guard !line.arguments.isEmpty else { throw SSHConfigurationError("Host has no pattern") }
             active = !neverActive && HostPattern.matches(destination.host, list: line.arguments)
         case "match":
-            let matches = try match(line.arguments, at: place)
+            let matches = try match(line.arguments, at: place, neverActive: neverActive)
             active = !neverActive && matches
         case "include":
             try include(line, at: place, active: active)
@@ -186,7 +204,11 @@ struct ConfigurationEvaluation {
         }
     }
 
-    private mutating func match(_ arguments: [String], at place: Place) throws(SSHConfigurationError) -> Bool {
+    private mutating func match(
+        _ arguments: [String],
+        at place: Place,
+        neverActive: Bool
+    ) throws(SSHConfigurationError) -> Bool {
         guard !arguments.isEmpty else { throw SSHConfigurationError("Match has no criterion") }
         var matches = true
         var rest = arguments[...]
@@ -201,7 +223,7 @@ struct ConfigurationEvaluation {
             }
             if criterion == "canonical" || criterion == "final" {
                 // Names are not canonicalised here, so there is no second pass that could match.
-                note("Match \(criterion)", at: place, changesConnection: true)
+                if matches, !neverActive { limit(.match, "Match \(criterion)", at: place) }
                 if !negated { matches = false }
                 continue
             }
@@ -214,7 +236,7 @@ struct ConfigurationEvaluation {
             case "localuser": subject = account.user
             case "exec", "localnetwork", "tagged", "version", "sessiontype", "command":
                 // Running a command, or guessing its outcome, is not for a program that only reads the file.
-                note("Match \(criterion)", at: place, changesConnection: true)
+                if matches, !neverActive { limit(.match, "Match \(criterion)", at: place) }
                 matches = false
                 continue
             default: throw SSHConfigurationError("Match has an unknown criterion '\(word)'")
@@ -224,6 +246,15 @@ struct ConfigurationEvaluation {
             if HostPattern.matches(subject, list: list) == negated { matches = false }
         }
         return matches
+    }
+
+    /// A line that only `ssh` itself can follow.
+    mutating func limit(_ kind: EngineLimit.Kind, _ text: String, at place: Place) {
+        notes.append(
+            .init(keyword: text, file: place.file, line: place.line, changesConnection: true, isForSSHOnly: true)
+        )
+        let limit = EngineLimit(kind, "\(place.description)\(text) is for ssh alone", isDecisive: true)
+        if !limits.contains(limit) { limits.append(limit) }
     }
 
     mutating func note(_ keyword: String, at place: Place, changesConnection: Bool) {

@@ -1,14 +1,22 @@
 extension ConfigurationEvaluation {
     /// Keywords that decide which machine is reached, which keys it may have or which ones are offered to it.
     private static let connectionKeywords: Set<String> = [
-        "addkeystoagent", "addressfamily", "bindaddress", "bindinterface", "canonicalizehostname", "certificatefile",
-        "checkhostip",
-        "ciphers", "hostbasedauthentication", "hostkeyalgorithms", "identityagent", "kexalgorithms",
-        "knownhostscommand",
-        "macs", "pkcs11provider", "preferredauthentications", "proxycommand", "proxyusefdpass",
-        "pubkeyacceptedalgorithms", "pubkeyauthentication", "revokedhostkeys", "securitykeyprovider",
-        "verifyhostkeydns",
+        "checkhostip", "ciphers", "hostkeyalgorithms", "kexalgorithms", "macs", "proxyusefdpass",
+        "pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes", "requiredrsasize", "rekeylimit", "securitykeyprovider",
+        "hostbasedauthentication", "casignaturealgorithms", "hostbasedacceptedalgorithms", "hostbasedkeytypes",
+        "fingerprinthash", "verifyhostkeydns", "updatehostkeys",
     ]
+
+    /// Keywords whose effect only `ssh` itself can have, unless they are switched off.
+    private static let limitingKeywords: [String: EngineLimit.Kind] = [
+        "bindinterface": .keyword, "canonicalizehostname": .keyword, "knownhostscommand": .keyword,
+        "pkcs11provider": .smartCard, "proxycommand": .proxyCommand, "revokedhostkeys": .keyword,
+    ]
+
+    /// `none` and `no` are the defaults of what they stand behind.
+    private static func isOff(_ line: ConfigurationLine) -> Bool {
+        ["none", "no", "false", ""].contains(line.arguments.first?.lowercased() ?? "")
+    }
 
     /// Checks the value even where the block is not in effect, as `ssh` does, so that a mistake is found at once.
     mutating func set(
@@ -66,13 +74,43 @@ extension ConfigurationEvaluation {
                 throw SSHConfigurationError("ConnectTimeout '\(value.text)' is not a time (30, 1m30s)")
             }
             if first(options.connectTimeout == nil) { options.connectTimeout = .some(seconds) }
+        case "serveraliveinterval":
+            let value = try single(line, at: place)
+            guard let seconds = Self.seconds(value.text) else {
+                throw SSHConfigurationError("ServerAliveInterval '\(value.text)' is not a time (30, 1m30s)")
+            }
+            if first(options.serverAliveInterval == nil) { options.serverAliveInterval = seconds }
+        case "serveralivecountmax":
+            let value = try number(line, at: place)
+            if first(options.serverAliveCountMax == nil) { options.serverAliveCountMax = value }
+        case "addressfamily":
+            let value = try single(line, at: place)
+            guard let family = AddressFamily(rawValue: value.text.lowercased()) else {
+                throw SSHConfigurationError("AddressFamily is any, inet or inet6, not '\(value.text)'")
+            }
+            if first(options.addressFamily == nil) { options.addressFamily = family }
+        case "bindaddress":
+            let value = try single(line, at: place)
+            if first(options.bindAddress == nil) { options.bindAddress = value.text }
         default:
-            if active { note(line.keyword, at: place, changesConnection: Self.connectionKeywords.contains(name)) }
+            if try setAuthentication(name, line, at: place, active: active) { return }
+            guard active else { return }
+            if let kind = Self.limitingKeywords[name], !Self.isOff(line) {
+                limit(kind, line.keyword, at: place)
+            } else {
+                note(line.keyword, at: place, changesConnection: Self.connectionKeywords.contains(name))
+            }
         }
     }
 
-    private func single(_ line: ConfigurationLine, at place: Place) throws(SSHConfigurationError) -> ConfigurationValue
-    {
+    func number(_ line: ConfigurationLine, at place: Place) throws(SSHConfigurationError) -> Int {
+        let value = try single(line, at: place).text
+        guard value.utf8.allSatisfy({ (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }), let number = Int32(value)
+        else { throw SSHConfigurationError("\(line.keyword) '\(value)' is not a number") }
+        return Int(number)
+    }
+
+    func single(_ line: ConfigurationLine, at place: Place) throws(SSHConfigurationError) -> ConfigurationValue {
         guard let value = line.arguments.first, !value.isEmpty else {
             throw SSHConfigurationError("\(line.keyword) has no value")
         }
@@ -92,7 +130,7 @@ extension ConfigurationEvaluation {
         return line.arguments.map { ConfigurationValue(text: $0, file: place.file, line: place.line) }
     }
 
-    private func flag(_ line: ConfigurationLine, at place: Place) throws(SSHConfigurationError) -> Bool {
+    func flag(_ line: ConfigurationLine, at place: Place) throws(SSHConfigurationError) -> Bool {
         let value = try single(line, at: place).text
         switch value.lowercased() {
         case "yes", "true": return true

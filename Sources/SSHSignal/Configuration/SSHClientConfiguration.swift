@@ -1,3 +1,5 @@
+import Glibc
+
 /// What a new host key does to a connection: `StrictHostKeyChecking` of `ssh_config(5)`. A changed or revoked key is refused in
 /// every mode.
 public enum StrictHostKeyChecking: String, Hashable, Sendable, CaseIterable {
@@ -47,8 +49,11 @@ public struct SSHArguments: Hashable, Sendable {
 ///
 /// The subset in effect: `Host` (with `*`, `?`, `!`), `Match` with `host`, `originalhost`, `user`, `localuser` and `all`,
 /// `Include`, `HostName`, `Port`, `User`, `IdentityFile`, `IdentitiesOnly`, `UserKnownHostsFile`, `GlobalKnownHostsFile`,
-/// `HostKeyAlias`, `HashKnownHosts`, `StrictHostKeyChecking`, `ProxyJump`, `ConnectTimeout`; the tokens
-/// `%% %d %h %i %k %n %p %r %u`, `~` and `${NAME}`. Whatever else stands in the files is listed in ``notes``.
+/// `HostKeyAlias`, `HashKnownHosts`, `StrictHostKeyChecking`, `ProxyJump`, `ConnectTimeout`, `ServerAliveInterval`,
+/// `ServerAliveCountMax`, `AddressFamily`, `BindAddress`, `CertificateFile`, `IdentityAgent`, `PreferredAuthentications`,
+/// `PubkeyAuthentication`, `PasswordAuthentication`, `KbdInteractiveAuthentication`, `BatchMode`, `NumberOfPasswordPrompts`;
+/// the tokens `%% %d %h %i %k %n %p %r %u`, `~` and `${NAME}`. Whatever else stands in the files is listed in ``notes``, and
+/// what only `ssh` itself can do in ``limits``.
 public struct SSHClientConfiguration: Hashable, Sendable {
     /// As the user wrote it.
     public var destination: Destination
@@ -76,6 +81,21 @@ public struct SSHClientConfiguration: Hashable, Sendable {
     public var connectTimeout: Duration?
     /// Lines in effect for this host that have none here.
     public var notes: [Note]
+    /// `CertificateFile`: certificates to log in with besides those beside the keys (`id-cert.pub`).
+    public var certificateFiles: [String]
+    public var authentication: AuthenticationPreferences
+    /// After this long without a byte the server is asked for a sign of life (`ServerAliveInterval`): zero never, nil leaves
+    /// it to the caller.
+    public var serverAliveInterval: Duration?
+    /// How many intervals the sign of life may take (`ServerAliveCountMax`).
+    public var serverAliveCountMax: Int
+    public var addressFamily: AddressFamily
+    /// The local address to dial from.
+    public var bindAddress: String?
+    /// The socket of the ssh-agent whose keys are offered; nil: none.
+    public var agentSocket: String?
+    /// What in the files needs `ssh` itself.
+    public var limits: [EngineLimit]
 
     /// A line of the configuration that is valid for `ssh` and has no effect here.
     public struct Note: Hashable, Sendable, CustomStringConvertible {
@@ -86,6 +106,8 @@ public struct SSHClientConfiguration: Hashable, Sendable {
         /// Whether `ssh` would, because of it, reach another machine, trust other keys or offer other ones: worth telling
         /// the user at every connection.
         public var changesConnection: Bool
+        /// Whether it is one of ``SSHClientConfiguration/limits``: only `ssh` itself can do what the line says.
+        public var isForSSHOnly = false
 
         public var description: String {
             let place = file.map { file in line.map { "\(file):\($0): " } ?? "\(file): " } ?? ""
@@ -161,7 +183,36 @@ extension SSHClientConfiguration {
         }
         connectTimeout = options.connectTimeout.flatMap { $0.map { .seconds($0) } }
         notes = evaluation.notes
+        limits = evaluation.limits
+        certificateFiles = try Self.paths(options.certificateFiles, expansion, default: [])
+        authentication = AuthenticationPreferences(options)
+        serverAliveInterval = options.serverAliveInterval.map { .seconds($0) }
+        serverAliveCountMax = options.serverAliveCountMax ?? 3
+        addressFamily = options.addressFamily ?? .any
+        bindAddress = options.bindAddress
+        agentSocket = try Self.agentSocket(options.identityAgent, expansion)
     }
+
+    /// ``identityFiles`` without the default ones that do not exist: one that the user named is worth an error.
+    var existingIdentityFiles: [String] {
+        identityFiles.filter { identityFilesAreExplicit || access($0, F_OK) == 0 }
+    }
+
+    /// `IdentityAgent`: a path, `none`, `SSH_AUTH_SOCK` or `$VARIABLE`; without it, what `SSH_AUTH_SOCK` says.
+    private static func agentSocket(
+        _ value: ConfigurationValue?,
+        _ expansion: TokenExpansion
+    ) throws(SSHConfigurationError) -> String? {
+        let environment = expansion.account.environment
+        guard let value, value.text != "SSH_AUTH_SOCK" else { return environment["SSH_AUTH_SOCK"].flatMap(nonEmpty) }
+        if value.text.lowercased() == "none" { return nil }
+        if value.text.hasPrefix("$"), !value.text.hasPrefix("${") {
+            return environment[String(value.text.dropFirst())].flatMap(nonEmpty)
+        }
+        return try expansion.path(value)
+    }
+
+    private static func nonEmpty(_ text: String) -> String? { text.isEmpty ? nil : text }
 
     private static func paths(
         _ values: [ConfigurationValue]?,

@@ -81,6 +81,28 @@ public struct HostKeyPolicy: Sendable {
         return own.isEmpty ? nameWithoutPort.map { knownHosts.algorithms(for: $0) } ?? [] : own
     }
 
+    /// Why the host's key cannot be verified though known_hosts has what it takes; empty: nothing speaks against it.
+    func limits(_ capabilities: EngineCapabilities) -> [EngineLimit] {
+        let algorithms = preferredAlgorithms
+        if algorithms == ["ssh-rsa"], !capabilities.signsRSAWithSHA2 {
+            return [
+                EngineLimit(
+                    .rsaHostKey,
+                    "\(host) is known by its RSA host key, which \(capabilities.name) cannot verify"
+                )
+            ]
+        }
+        if algorithms.isEmpty, knownHosts.hasCertificateAuthority(for: name), !capabilities.negotiatesHostCertificates {
+            return [
+                EngineLimit(
+                    .hostCertificate,
+                    "\(host) is known by a @cert-authority line, and \(capabilities.name) cannot ask for host certificates"
+                )
+            ]
+        }
+        return []
+    }
+
     /// Returns when `key` is accepted (recorded, if it was new).
     ///
     /// - Throws: ``HostKeyError``; ``SSHConfigurationError`` when a new key was accepted and cannot be recorded.

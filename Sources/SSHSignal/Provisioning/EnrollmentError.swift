@@ -35,7 +35,7 @@ public struct EnrollmentError: Error, Hashable, Sendable, CustomStringConvertibl
                 switch error.code {
                 case .hostKeyRefused: .hostKeyRefused
                 case .authenticationRefused: .authenticationRefused
-                case .connectionFailed, .timedOut, .busy, .negotiationFailed: .unreachable
+                case .connectionFailed, .timedOut, .busy, .negotiationFailed, .unsupported: .unreachable
                 default: .failed
                 }
             self.init(reason, "\(name): \(error.message)")

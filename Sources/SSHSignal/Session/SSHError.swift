@@ -7,7 +7,7 @@ public struct SSHError: Error, Hashable, Sendable, CustomStringConvertible {
         package enum Kind: String {
             case hostKeyRefused, authenticationRefused, connectionFailed, timedOut, busy, negotiationFailed
             case connectionLost, closed, sessionLimit, prohibited, refused, requestDenied, commandFailed, transferFailed
-            case limit, protocolViolation, system
+            case limit, protocolViolation, system, unsupported
         }
         package let kind: Kind
         public var description: String { kind.rawValue }
@@ -46,14 +46,19 @@ public struct SSHError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let protocolViolation = Code(kind: .protocolViolation)
         /// An error of the local operating system or library.
         public static let system = Code(kind: .system)
+        /// The login needs what libssh2 cannot do; ``SSHError/limits`` says what. `ssh` can.
+        public static let unsupported = Code(kind: .unsupported)
     }
 
     public var code: Code
     public var message: String
+    /// What libssh2 cannot do and `ssh` can that may be behind a failed login; empty: `ssh` would fail as well.
+    public var limits: [EngineLimit]
 
-    public init(_ code: Code, _ message: String) {
+    public init(_ code: Code, _ message: String, limits: [EngineLimit] = []) {
         self.code = code
         self.message = message
+        self.limits = limits
     }
 
     public var description: String { message }
@@ -63,7 +68,7 @@ public struct SSHError: Error, Hashable, Sendable, CustomStringConvertible {
         let streamCode: StreamError.Code =
             switch code.kind {
             case .hostKeyRefused, .authenticationRefused: .authentication
-            case .connectionFailed: .unreachable
+            case .connectionFailed, .unsupported: .unreachable
             case .timedOut: .timedOut
             case .busy, .sessionLimit: .draining
             case .connectionLost: .truncated

@@ -1,4 +1,3 @@
-import Glibc
 public import Streams
 
 /// A login as `ssh` would do it: a resolved configuration, the hosts on the way, the keys to offer, and who is asked.
@@ -32,6 +31,9 @@ public struct SSHLogin: Sendable {
 
     /// The machine that is logged in to.
     public let configuration: SSHClientConfiguration
+    /// Why libssh2 cannot do this login, as far as it is known before anything is dialled, for all hosts on the way; empty:
+    /// nothing speaks against it. Where there is a reason, `ssh` is the better engine.
+    public let limits: [EngineLimit]
     private let hops: [Hop]
     private let prompts: Prompts
 
@@ -44,7 +46,7 @@ public struct SSHLogin: Sendable {
         prompts: Prompts
     ) throws(SSHConfigurationError) {
         let configuration = try SSHClientConfiguration(resolving: destination, arguments: arguments)
-        for note in configuration.notes where note.changesConnection { prompts.warn("\(note)") }
+        for note in configuration.notes where note.changesConnection && !note.isForSSHOnly { prompts.warn("\(note)") }
         var hops: [Hop] = []
         for jump in configuration.proxyJump {
             let hop = try SSHClientConfiguration(resolving: jump, arguments: arguments.forJumpHosts)
@@ -54,12 +56,37 @@ public struct SSHLogin: Sendable {
         self.configuration = configuration
         self.hops = hops
         self.prompts = prompts
+        limits = hops.flatMap { Self.limits($0.configuration, $0.policy) }
+    }
+
+    /// - Parameter capabilities: what the engine can do.
+    private static func limits(
+        _ configuration: SSHClientConfiguration,
+        _ policy: HostKeyPolicy,
+        _ capabilities: EngineCapabilities = .current
+    ) -> [EngineLimit] {
+        var limits = configuration.limits + policy.limits(capabilities)
+        // Nobody knows yet which keys the agent has; without one, the files are all there is.
+        guard configuration.agentSocket == nil else { return limits }
+        let files = configuration.existingIdentityFiles.compactMap { try? PrivateKeyFile(path: $0) }
+        let unusable = files.compactMap { file in
+            capabilities.limit(forUserKey: file.isRSA ? "ssh-rsa" : file.publicKey?.algorithm, name: file.name)
+        }
+        if !files.isEmpty && unusable.count == files.count { limits += unusable }
+        return limits
     }
 
     /// Connects, through the jump hosts, and authenticates.
     ///
     /// - Parameter loop: Where the session and its streams will live.
     public func connect(on loop: EventLoop) async throws(SSHError) -> SSHClient {
+        if let limit = limits.first(where: \.isDecisive) {
+            throw SSHError(
+                .unsupported,
+                "\(configuration.destination): \(limit.reason); `ssh` can make this connection",
+                limits: limits
+            )
+        }
         var client: SSHClient?
         for hop in hops {
             let host = hop.configuration.hostName
@@ -97,14 +124,8 @@ public struct SSHLogin: Sendable {
 
     private func sessionConfiguration(_ configuration: SSHClientConfiguration) -> SSHSessionConfiguration {
         var credentials: [SSHCredential] = []
-        if let agent = getenv("SSH_AUTH_SOCK"), agent.pointee != 0 {
-            credentials.append(.agent(socketPath: String(cString: agent)))
-        }
-        for path in configuration.identityFiles {
-            // The default names need not exist; one that the user named is worth an error.
-            guard configuration.identityFilesAreExplicit || access(path, F_OK) == 0 else { continue }
-            credentials.append(.keyFile(path: path))
-        }
+        if let agent = configuration.agentSocket { credentials.append(.agent(socketPath: agent)) }
+        credentials += configuration.existingIdentityFiles.map(SSHCredential.keyFile)
         var session = SSHSessionConfiguration(user: configuration.user, credentials: credentials)
         session.identitiesOnly = configuration.identitiesOnly
         session.passphrase = prompts.passphrase
@@ -117,6 +138,8 @@ private struct HostKeyCheck: HostKeyVerifier {
     let policy: HostKeyPolicy
 
     var preferredAlgorithms: [String] { policy.preferredAlgorithms }
+
+    var limits: [EngineLimit] { policy.limits }
 
     func check(_ key: HostKey) async throws { try await policy.check(key) }
 }

@@ -46,7 +46,7 @@ extension SSHSession {
                 try await verifier.check(key)
                 verdict = nil
             } catch {
-                verdict = SSHError(.hostKeyRefused, "\(error)")
+                verdict = SSHError(.hostKeyRefused, "\(error)", limits: verifier.limits)
             }
             loop.submit { session.withValue { $0.hostKeyChecked(refusal: verdict) } }
         }
@@ -63,7 +63,13 @@ extension SSHSession {
                 \(library.lastErrorMessage). Most often the server has only RSA host keys, which libssh2 \
                 \(LibSSH2.version) \(LibSSH2.supportsRSA ? "takes with SHA-2 only" : "cannot verify (1.11 can)"): \
                 give it an ed25519 or ECDSA host key (ssh-keygen -A there)
-                """
+                """,
+                limits: [
+                    EngineLimit(
+                        .algorithms,
+                        "\(EngineCapabilities.current.name) has no algorithm in common with the server"
+                    )
+                ]
             )
         case LIBSSH2_ERROR_SOCKET_DISCONNECT, LIBSSH2_ERROR_SOCKET_RECV, LIBSSH2_ERROR_BANNER_RECV:
             return connectionLost(nil)

@@ -113,9 +113,16 @@ public protocol HostKeyVerifier: Sendable {
     /// Key types that the host is known with, best first; the server is asked for one of them.
     var preferredAlgorithms: [String] { get }
 
+    /// What libssh2 cannot do that keeps the key from being verified; told with a refusal.
+    var limits: [EngineLimit] { get }
+
     /// Returns when the key is accepted; throws to refuse it, with an error whose description says why. May take its time to
     /// ask a person.
     func check(_ key: HostKey) async throws
+}
+
+extension HostKeyVerifier {
+    public var limits: [EngineLimit] { [] }
 }
 
 /// Accepts one key, known by its fingerprint.
@@ -136,4 +143,6 @@ public struct PinnedHostKey: HostKeyVerifier {
     }
 }
 
-extension HostKeyPolicy: HostKeyVerifier {}
+extension HostKeyPolicy: HostKeyVerifier {
+    public var limits: [EngineLimit] { limits(.current) }
+}

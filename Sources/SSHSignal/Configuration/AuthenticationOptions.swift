@@ -1,0 +1,89 @@
+extension ConfigurationEvaluation {
+    /// The keywords about who logs in and how. False for any other keyword.
+    mutating func setAuthentication(
+        _ name: String,
+        _ line: ConfigurationLine,
+        at place: Place,
+        active: Bool
+    ) throws(SSHConfigurationError) -> Bool {
+        func first(_ value: @autoclosure () -> Bool) -> Bool { active && value() }
+        switch name {
+        case "certificatefile":
+            let value = try single(line, at: place)
+            if first(!options.certificateFiles.contains { $0.text == value.text }) {
+                options.certificateFiles.append(value)
+            }
+        case "identityagent":
+            let value = try single(line, at: place)
+            if first(options.identityAgent == nil) { options.identityAgent = value }
+        case "preferredauthentications":
+            let value = try single(line, at: place)
+            if first(options.preferredAuthentications == nil) {
+                options.preferredAuthentications = value.text.lowercased().split(separator: ",").map(String.init)
+            }
+        case "pubkeyauthentication":
+            let value = try single(line, at: place).text.lowercased()
+            // What OpenSSH 8.9 added are ways of saying yes.
+            let isOn = if ["unbound", "host-bound"].contains(value) { true } else { try flag(line, at: place) }
+            if first(options.publicKey == nil) { options.publicKey = isOn }
+        case "passwordauthentication":
+            let value = try flag(line, at: place)
+            if first(options.password == nil) { options.password = value }
+        case "kbdinteractiveauthentication", "challengeresponseauthentication", "skeyauthentication",
+            "tisauthentication":
+            let value = try flag(line, at: place)
+            if first(options.keyboardInteractive == nil) { options.keyboardInteractive = value }
+        case "gssapiauthentication", "hostbasedauthentication":
+            let value = try flag(line, at: place)
+            // On by default in Debian's ssh_config: worth a word only when nothing else works.
+            if active, value { options.singleSignOn = true }
+        case "batchmode":
+            let value = try flag(line, at: place)
+            if first(options.batchMode == nil) { options.batchMode = value }
+        case "numberofpasswordprompts":
+            let value = try number(line, at: place)
+            if first(options.passwordPrompts == nil) { options.passwordPrompts = value }
+        default:
+            return false
+        }
+        return true
+    }
+}
+
+/// Which of a host's addresses are dialled: `AddressFamily` of `ssh_config(5)`.
+public enum AddressFamily: String, Hashable, Sendable {
+    case any
+    case inet
+    case inet6
+}
+
+/// How `ssh_config(5)` wants a user authenticated.
+public struct AuthenticationPreferences: Hashable, Sendable {
+    /// `publickey`, `keyboard-interactive` and `password` in the order of preference; what is left out is not used.
+    public var methods = ["publickey", "keyboard-interactive", "password"]
+    /// Nobody is asked anything (`BatchMode`).
+    public var isBatch = false
+    /// How often a person is asked for a password (`NumberOfPasswordPrompts`), at most 3.
+    public var passwordPrompts = 3
+    /// GSSAPI or host-based authentication is on, which only `ssh` can do.
+    public var wantsSingleSignOn = false
+
+    public init() {}
+
+    /// - Parameter options: as evaluated.
+    init(_ options: ConfigurationEvaluation.Options) {
+        let order = options.preferredAuthentications ?? methods
+        let switches = [
+            "publickey": options.publicKey, "keyboard-interactive": options.keyboardInteractive,
+            "password": options.password,
+        ]
+        let known = methods
+        methods = order.filter { known.contains($0) && (switches[$0]?.flatMap { $0 } ?? true) }
+        isBatch = options.batchMode ?? false
+        passwordPrompts = min(3, options.passwordPrompts ?? 3)
+        let preferred = ["gssapi-with-mic", "gssapi-keyex", "hostbased"]
+        let isPreferred =
+            options.preferredAuthentications.map { order in preferred.contains(where: order.contains) } ?? true
+        wantsSingleSignOn = (options.singleSignOn ?? false) && isPreferred
+    }
+}

@@ -1,0 +1,105 @@
+/// Something that a login needs, that `ssh` can do and libssh2 cannot: a reason to leave the login to the user's `ssh`.
+///
+/// ``SSHLogin/limits`` has what is known before anything is dialled: with one of these libssh2 is sure, or as good as sure, to
+/// fail. ``SSHError/limits`` has what may have made a login fail that was tried.
+public struct EngineLimit: Hashable, Sendable, CustomStringConvertible {
+    /// What it is about; new kinds may be added.
+    public struct Kind: Hashable, Sendable, CustomStringConvertible {
+        package enum Name: String {
+            case proxyCommand, match, keyword, smartCard, singleSignOn, rsaUserKey, securityKey, userCertificate
+            case rsaHostKey, hostCertificate, algorithms
+        }
+        package let name: Name
+        public var description: String { name.rawValue }
+
+        /// A program makes the connection (`ProxyCommand`).
+        public static let proxyCommand = Kind(name: .proxyCommand)
+        /// A `Match` of ssh_config that only `ssh` can decide (`exec`, `final`, `localnetwork`, …).
+        public static let match = Kind(name: .match)
+        /// Another keyword of ssh_config that decides which machine is reached, or whom to trust.
+        public static let keyword = Kind(name: .keyword)
+        /// Keys on a smart card (`PKCS11Provider`).
+        public static let smartCard = Kind(name: .smartCard)
+        /// GSSAPI (Kerberos) or host-based authentication.
+        public static let singleSignOn = Kind(name: .singleSignOn)
+        /// RSA user keys with SHA-2 signatures need libssh2 1.11.
+        public static let rsaUserKey = Kind(name: .rsaUserKey)
+        /// FIDO keys (`sk-…`).
+        public static let securityKey = Kind(name: .securityKey)
+        /// User certificates of another key type than ECDSA.
+        public static let userCertificate = Kind(name: .userCertificate)
+        /// RSA host keys with SHA-2 signatures need libssh2 1.11.
+        public static let rsaHostKey = Kind(name: .rsaHostKey)
+        /// A host that is known by its certificate only (`@cert-authority`).
+        public static let hostCertificate = Kind(name: .hostCertificate)
+        /// A server that shares no other algorithm with libssh2.
+        public static let algorithms = Kind(name: .algorithms)
+    }
+
+    public var kind: Kind
+    /// What libssh2 cannot do and for what, with file and line where there is one; no full stop at the end.
+    public var reason: String
+    /// libssh2 must not even try: it would reach another machine, or trust a key that `ssh` refuses.
+    public var isDecisive: Bool
+
+    public init(_ kind: Kind, _ reason: String, isDecisive: Bool = false) {
+        self.kind = kind
+        self.reason = reason
+        self.isDecisive = isDecisive
+    }
+
+    public var description: String { reason }
+}
+
+/// What the libssh2 of this process can do.
+struct EngineCapabilities: Hashable, Sendable {
+    /// For messages: "libssh2 1.10.0".
+    var name: String
+    /// RSA with SHA-2 (RFC 8332), for user and host keys; OpenSSH has refused SHA-1 since 8.8.
+    var signsRSAWithSHA2: Bool
+    /// Host certificates of ed25519 keys: negotiated, but for the application to verify.
+    var negotiatesHostCertificates: Bool
+
+    /// - Parameter version: such as "1.10.0" or "1.11.2_DEV".
+    init(version: String) {
+        name = "libssh2 \(version)"
+        let numbers = version.split { !$0.isASCII || !$0.isNumber }.compactMap { Int($0) }
+        let isAtLeast = { (wanted: [Int]) in !numbers.lexicographicallyPrecedes(wanted) }
+        signsRSAWithSHA2 = isAtLeast([1, 11, 0])
+        // Negotiated first by what comes after 1.11.1, and for ed25519 keys only.
+        negotiatesHostCertificates = false
+    }
+
+    static let current = EngineCapabilities(version: LibSSH2.version)
+
+    /// Why a user key or certificate of this type cannot be offered; nil when it can.
+    ///
+    /// - Parameter algorithm: the first string of the public key; nil where it is not known yet.
+    func limit(forUserKey algorithm: String?, name key: String) -> EngineLimit? {
+        switch algorithm {
+        case nil, "ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521",
+            "ecdsa-sha2-nistp256-cert-v01@openssh.com", "ecdsa-sha2-nistp384-cert-v01@openssh.com",
+            "ecdsa-sha2-nistp521-cert-v01@openssh.com":
+            return nil
+        case "ssh-rsa":
+            guard !signsRSAWithSHA2 else { return nil }
+            return EngineLimit(
+                .rsaUserKey,
+                "\(name) signs with the RSA key \(key) only in ways that servers refuse (it needs libssh2 >= 1.11, or an "
+                    + "ed25519 or ECDSA key: ssh-keygen -t ed25519)"
+            )
+        case let type? where type.hasPrefix("sk-"):
+            return EngineLimit(.securityKey, "\(name) cannot sign with the security key \(key) (\(type))")
+        case let type? where type.contains("-cert-v0"):
+            return EngineLimit(
+                .userCertificate,
+                "\(name) can log in with certificates of ECDSA keys only, not with \(key) (\(type))"
+            )
+        case let type?:
+            return EngineLimit(
+                .algorithms,
+                "\(name) cannot use \(key): keys of type \(type) are not supported (ed25519 and ECDSA ones are)"
+            )
+        }
+    }
+}
