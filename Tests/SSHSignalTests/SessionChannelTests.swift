@@ -35,7 +35,7 @@ import Testing
     }
 
     /// Reads to the end, and only then sends `size` bytes and the end. Returns how much was read.
-    private func sendAfterEnd(_ channel: LoopBound<SSHChannel>, on loop: EventLoop, size: Int) async throws -> Int {
+    private func sendAfterEnd(_ channel: LoopBound<ByteStream>, on loop: EventLoop, size: Int) async throws -> Int {
         let received = try await exchangeReading(channel, on: loop)
         _ = try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<Void, any Error>) in
             loop.submit {
@@ -231,7 +231,7 @@ struct RelayListener: Sendable {
 
     static func start(_ client: SSHClient, to target: UInt16) async throws -> RelayListener {
         let loop = client.loop
-        return try await client.withSession { session in
+        return try await client.withConnection { session in
             let bound = LoopBound(session, on: loop)
             let listener = try Listener(bind: SocketAddress(ip: "127.0.0.1", port: 0), on: loop) { socket in
                 bound.withValue { session in

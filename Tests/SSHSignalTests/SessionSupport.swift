@@ -179,7 +179,7 @@ final class StreamExchange: StreamObserver {
 
 /// Runs a ``StreamExchange`` over a channel to its end.
 func exchange(
-    _ channel: LoopBound<SSHChannel>,
+    _ channel: LoopBound<ByteStream>,
     on loop: EventLoop,
     send size: Int,
     seed: UInt64 = 1,
@@ -209,7 +209,7 @@ func exchange(
 }
 
 /// Reads a channel to its end without finishing or closing it. Returns how many bytes came.
-func exchangeReading(_ channel: LoopBound<SSHChannel>, on loop: EventLoop) async throws -> Int {
+func exchangeReading(_ channel: LoopBound<ByteStream>, on loop: EventLoop) async throws -> Int {
     try await withCheckedThrowingContinuation { continuation in
         loop.submit {
             channel.withValue { EndReader($0) { continuation.resume(with: $0) }.read() }

@@ -308,7 +308,7 @@ public final class PeerPaths {
             session.connect { result in
                 switch result {
                 case .success(let session):
-                    session.openDirectTCPIP(host: "127.0.0.1", port: port) { completion($0.map { $0 as ByteStream }) }
+                    session.openDirectTCPIP(host: "127.0.0.1", port: port, completion: completion)
                 case .failure(let error): completion(.failure(error))
                 }
             }

@@ -7,11 +7,11 @@ final class SharedSession {
     private enum State {
         case idle
         case connecting
-        case open(SSHClient, SSHSession)
+        case open(SSHClient, SSHConnection)
         case closed
     }
 
-    typealias Completion = (Result<SSHSession, StreamError>) -> Void
+    typealias Completion = (Result<SSHConnection, StreamError>) -> Void
 
     /// Told when an open session ends by itself.
     var onEnd: ((StreamError) -> Void)?
@@ -29,7 +29,7 @@ final class SharedSession {
     }
 
     /// The session, when it is open.
-    var open: SSHSession? {
+    var open: SSHConnection? {
         if case .open(_, let session) = state, session.isOpen { session } else { nil }
     }
 
@@ -74,7 +74,7 @@ final class SharedSession {
         let isClosed = if case .closed = state { true } else { false }
         switch result {
         case .success(let client):
-            client.session.withValue { session in
+            client.connection.withValue { session in
                 guard !isClosed else { return session.close() }
                 lastError = nil
                 state = .open(client, session)
@@ -98,7 +98,7 @@ final class SharedSession {
         onEnd?(Self.pathError(error))
     }
 
-    private func answer(_ result: Result<SSHSession, StreamError>) {
+    private func answer(_ result: Result<SSHConnection, StreamError>) {
         let completions = waiting
         waiting = []
         for completion in completions { completion(result) }

@@ -45,14 +45,14 @@ final class CommandRun: StreamObserver {
     /// - Parameter timeout: For the whole run; nil waits for ever.
     static func start(
         _ command: String,
-        on session: SSHSession,
+        on connection: SSHConnection,
         input: UploadReader,
         outputLimit: Int,
         timeout: Duration?,
         progress: ((UInt64, UInt64) -> Void)? = nil,
         completion: @escaping (Result<SSHCommandResult, SSHError>) -> Void
     ) {
-        session.execute(command) { result in
+        connection.execute(command) { result in
             switch result {
             case .failure(let error): completion(.failure(error))
             case .success(let process):

@@ -20,34 +20,71 @@ public enum SSHExit: Hashable, Sendable, CustomStringConvertible {
     public var isSuccess: Bool { self == .status(0) }
 }
 
-/// A command or subsystem that runs on the server. Confined to the session's event loop.
-public final class SSHProcess {
+/// A command or subsystem that runs on the server. Confined to its connection's event loop.
+public class SSHProcess {
     /// Writes to the command's standard input, reads its standard output. Its end says nothing about the exit status.
-    public let stream: ByteStream
+    public final let stream: ByteStream
 
-    /// How the command ended, or why that is not known: the session was lost. nil while it runs.
-    public private(set) var result: Result<SSHExit, StreamError>?
+    /// How the command ended, or why that is not known: the connection was lost. nil while it runs.
+    public final private(set) var result: Result<SSHExit, StreamError>?
 
     /// Called once, on the loop, when ``result`` is known. Output may still be unread then.
-    public var onExit: ((Result<SSHExit, StreamError>) -> Void)? {
-        didSet { if let result, let onExit { session?.later { onExit(result) } } }
+    public final var onExit: ((Result<SSHExit, StreamError>) -> Void)? {
+        didSet { if let result, let onExit { later { onExit(result) } } }
     }
 
     /// Sees standard error as it arrives, besides ``standardErrorTail``.
-    public var onStandardError: ((UnsafeRawBufferPointer) -> Void)?
+    public final var onStandardError: ((UnsafeRawBufferPointer) -> Void)?
 
     /// The last 16 KiB of standard error.
-    public private(set) var standardErrorTail: [UInt8] = []
-
-    private let channel: SSHChannel
-    private weak var session: SSHSession?
+    public final private(set) var standardErrorTail: [UInt8] = []
 
     private static let tailLength = 16 << 10
+
+    init(stream: ByteStream) {
+        self.stream = stream
+    }
+
+    /// Standard error's end as text, safe for a terminal.
+    public final var standardErrorText: String {
+        let text = String(decoding: standardErrorTail, as: UTF8.self)
+        return text.split(whereSeparator: \.isNewline).map { Printable.clean($0, limit: Self.tailLength) }.joined(
+            separator: "\n"
+        )
+    }
+
+    /// Lets go of the command. One that still runs sees its standard input end, and often SIGHUP.
+    public func close() { fatalError("\(type(of: self)) does not override close()") }
+
+    // MARK: For the engines
+
+    /// Runs `work` on the loop, from inside no method of the process or its stream.
+    func later(_ work: @escaping () -> Void) { LoopTimer(on: stream.loop) { work() }.schedule(after: .zero) }
+
+    final func receivedStandardError(_ bytes: UnsafeRawBufferPointer) {
+        standardErrorTail.append(contentsOf: bytes.suffix(Self.tailLength))
+        if standardErrorTail.count > Self.tailLength {
+            standardErrorTail.removeFirst(standardErrorTail.count - Self.tailLength)
+        }
+        onStandardError?(bytes)
+    }
+
+    final func ended(_ result: Result<SSHExit, StreamError>) {
+        guard self.result == nil else { return }
+        self.result = result
+        onExit?(result)
+    }
+}
+
+/// A process on a channel of libssh2.
+final class SSHChannelProcess: SSHProcess {
+    private let channel: SSHChannel
+    private weak var session: SSHSession?
 
     init(_ channel: SSHChannel, session: SSHSession) {
         self.channel = channel
         self.session = session
-        stream = channel
+        super.init(stream: channel)
         channel.onExtendedData = { [weak self] in self?.receivedStandardError($0) }
         // A short command may have ended already: its answer and its end arrive together.
         if channel.closure == nil {
@@ -59,34 +96,16 @@ public final class SSHProcess {
 
     deinit { channel.close() }
 
-    /// Standard error's end as text, safe for a terminal.
-    public var standardErrorText: String {
-        let text = String(decoding: standardErrorTail, as: UTF8.self)
-        return text.split(whereSeparator: \.isNewline).map { Printable.clean($0, limit: Self.tailLength) }.joined(
-            separator: "\n"
-        )
-    }
+    override func close() { channel.close() }
 
-    /// Ends the channel. A command that still runs sees its standard input end, and often SIGHUP.
-    public func close() { channel.close() }
-
-    private func receivedStandardError(_ bytes: UnsafeRawBufferPointer) {
-        standardErrorTail.append(contentsOf: bytes.suffix(Self.tailLength))
-        if standardErrorTail.count > Self.tailLength {
-            standardErrorTail.removeFirst(standardErrorTail.count - Self.tailLength)
-        }
-        onStandardError?(bytes)
-    }
+    override func later(_ work: @escaping () -> Void) { session?.later(work) }
 
     private func closed() {
-        let result: Result<SSHExit, StreamError>
         if case .sessionEnded(let failure) = channel.closure {
-            result = .failure(failure)
+            ended(.failure(failure))
         } else {
-            result = .success(exit())
+            ended(.success(exit()))
         }
-        self.result = result
-        onExit?(result)
     }
 
     private func exit() -> SSHExit {
@@ -99,26 +118,6 @@ public final class SSHProcess {
             return .signal(Printable.clean(String(cString: name)))
         }
         return .status(libssh2_channel_get_exit_status(channel.raw))
-    }
-}
-
-extension SSHSession {
-    /// Runs `command` with the account's login shell (RFC 4254 §6.5).
-    ///
-    /// - Parameter completion: Called once, on the loop, never from inside this call, when the server has started it. The
-    ///   process ends when it is released.
-    /// - Parameter command: A command line for the account's shell.
-    public func execute(_ command: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
-        startProcess("exec", command, window: 1 << 20) { [unowned self] result in
-            completion(result.map { SSHProcess($0, session: self) })
-        }
-    }
-
-    /// Starts a subsystem, such as `sftp`.
-    public func startSubsystem(_ name: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
-        startProcess("subsystem", name, window: 256 << 10) { [unowned self] result in
-            completion(result.map { SSHProcess($0, session: self) })
-        }
     }
 }
 

@@ -3,7 +3,7 @@ import Glibc
 public import Streams
 
 extension SSHSession {
-    /// Has the server connect to `host:port` (RFC 4254 §7.2) and returns the connection as a byte stream.
+    /// Has the server connect to `host:port` (RFC 4254 §7.2).
     ///
     /// libssh2 opens one channel at a time: behind a destination that does not answer, others wait, each at most its own
     /// ``SSHSessionConfiguration/requestTimeout``.
@@ -16,8 +16,8 @@ extension SSHSession {
     ///   - completion: Called once, on the loop, never from inside this call. The failure's code is `.denied` where the
     ///     server's configuration forbids it, `.refused` where nothing listens, `.timedOut` without an answer.
     ///   - port: 1–65535.
-    public func openDirectTCPIP(
-        host: String,
+    func openChannel(
+        toHost host: String,
         port: UInt16,
         completion: @escaping (Result<SSHChannel, StreamError>) -> Void
     ) {
@@ -42,12 +42,15 @@ extension SSHSession {
         _ type: String,
         _ argument: String,
         window: Int,
-        completion: @escaping (Result<SSHChannel, SSHError>) -> Void
+        completion: @escaping (Result<SSHProcess, SSHError>) -> Void
     ) {
         let opening = ChannelOpening(.session, type: "session", window: window) { [unowned self] result in
             switch result {
             case .failure(let error): completion(.failure(error))
-            case .success(let channel): request(type, argument, on: channel, completion)
+            case .success(let channel):
+                request(type, argument, on: channel) { [unowned self] result in
+                    completion(result.map { SSHChannelProcess($0, session: self) })
+                }
             }
         }
         open(opening, "opening an SSH session")

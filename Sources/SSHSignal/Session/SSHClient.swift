@@ -1,30 +1,30 @@
 import Glibc
 public import Streams
 
-/// An authenticated SSH connection for async code: a handle on an ``SSHSession``, which lives on one event loop with all its
-/// streams. Closed when it is released.
+/// An authenticated SSH connection for async code: a handle on an ``SSHConnection``, which lives on one event loop with all its
+/// streams, whichever engine drives it. Closed when it is released.
 public final class SSHClient: Sendable {
     public let loop: EventLoop
-    /// The key that the verifier accepted.
+    /// The key that the server proved to have, and that was accepted.
     public let hostKey: HostKey
     /// The server's identification string, safe for a terminal.
     public let serverVersion: String
-    /// The session itself, for code that runs on ``loop``. Keep the client as long as it is used.
-    package let session: LoopBound<SSHSession>
+    /// The connection itself, for code that runs on ``loop``. Keep the client as long as it is used.
+    package let connection: LoopBound<SSHConnection>
     /// Carries this connection; kept alive with it.
     private let jump: SSHClient?
 
     private init(_ established: Established, on loop: EventLoop, jump: SSHClient?) {
         self.loop = loop
         self.jump = jump
-        session = established.session
+        connection = established.connection
         hostKey = established.hostKey
         serverVersion = established.serverVersion
     }
 
     deinit {
-        let session = session
-        loop.submit { session.withValue { $0.close() } }
+        let connection = connection
+        loop.submit { connection.withValue { $0.close() } }
     }
 
     // MARK: Connecting
@@ -99,20 +99,15 @@ public final class SSHClient: Sendable {
     ) async throws(SSHError) -> SSHClient {
         let lower: LoopBound<ByteStream>
         do {
-            let channel = try await openDirectTCPIP(host: host, port: port)
-            lower = try await loop.execute { [loop] in
-                channel.withValue { LoopBound<ByteStream>($0, on: loop) }
-            }
-        } catch let error as StreamError {
-            throw SSHError(error.code == .timedOut ? .timedOut : .connectionFailed, error.message)
+            lower = try await openDirectTCPIP(host: host, port: port)
         } catch {
-            throw SSHError(.connectionFailed, "\(error)")
+            throw SSHError(error.code == .timedOut ? .timedOut : .connectionFailed, error.message)
         }
         return try await Self.establish(lower, configuration, hostKeyVerifier, loop, jump: self)
     }
 
     private struct Established: Sendable {
-        var session: LoopBound<SSHSession>
+        var connection: LoopBound<SSHConnection>
         var hostKey: HostKey
         var serverVersion: String
     }
@@ -145,7 +140,7 @@ public final class SSHClient: Sendable {
                             }
                             return .success(
                                 Established(
-                                    session: LoopBound(session, on: loop),
+                                    connection: LoopBound(session, on: loop),
                                     hostKey: hostKey,
                                     serverVersion: session.serverVersion ?? ""
                                 )
@@ -160,23 +155,23 @@ public final class SSHClient: Sendable {
 
     // MARK: Using
 
-    /// Runs `body` on the session's event loop.
-    public func withSession<Success: Sendable>(
-        _ body: @escaping @Sendable (SSHSession) throws -> Success
+    /// Runs `body` on the connection's event loop.
+    public func withConnection<Success: Sendable>(
+        _ body: @escaping @Sendable (SSHConnection) throws -> Success
     ) async throws -> Success {
-        let session = session
-        return try await loop.execute { try session.withValue(body) }
+        let connection = connection
+        return try await loop.execute { try connection.withValue(body) }
     }
 
-    /// Runs `body` on the session's event loop; its result is what `body` hands to the completion, once.
+    /// Runs `body` on the connection's event loop; its result is what `body` hands to the completion, once.
     func perform<Success: Sendable, Failure: Error>(
-        _ body: @escaping @Sendable (SSHSession, @escaping (Result<Success, Failure>) -> Void) -> Void
+        _ body: @escaping @Sendable (SSHConnection, @escaping (Result<Success, Failure>) -> Void) -> Void
     ) async throws(Failure) -> Success {
-        let session = session
+        let connection = connection
         let result: Result<Success, Failure> = await withCheckedContinuation { continuation in
             loop.submit {
-                session.withValue { session in
-                    body(session) { continuation.resume(returning: $0) }
+                connection.withValue { connection in
+                    body(connection) { continuation.resume(returning: $0) }
                 }
             }
         }
@@ -197,11 +192,11 @@ public final class SSHClient: Sendable {
         outputLimit: Int = 1 << 20,
         timeout: Duration? = nil
     ) async throws(SSHError) -> SSHCommandResult {
-        try await perform { (session, completion: @escaping (Result<SSHCommandResult, SSHError>) -> Void) in
+        try await perform { (connection, completion: @escaping (Result<SSHCommandResult, SSHError>) -> Void) in
             do throws(SSHError) {
                 CommandRun.start(
                     command,
-                    on: session,
+                    on: connection,
                     input: try input.open(),
                     outputLimit: outputLimit,
                     timeout: timeout,
@@ -215,28 +210,29 @@ public final class SSHClient: Sendable {
 
     /// Starts `command` and returns once it runs; for a conversation over its standard input and output.
     public func execute(_ command: String) async throws(SSHError) -> LoopBound<SSHProcess> {
-        try await perform { [loop] (session, completion: @escaping (Result<LoopBound<SSHProcess>, SSHError>) -> Void) in
-            session.execute(command) { completion($0.map { LoopBound($0, on: loop) }) }
-        }
-    }
-
-    /// Has the server connect to `host:port`. See ``SSHSession/openDirectTCPIP(host:port:completion:)``.
-    public func openDirectTCPIP(host: String, port: UInt16) async throws(StreamError) -> LoopBound<SSHChannel> {
         try await perform {
-            [loop] (session, completion: @escaping (Result<LoopBound<SSHChannel>, StreamError>) -> Void) in
-            session.openDirectTCPIP(host: host, port: port) { completion($0.map { LoopBound($0, on: loop) }) }
+            [loop] (connection, completion: @escaping (Result<LoopBound<SSHProcess>, SSHError>) -> Void) in
+            connection.execute(command) { completion($0.map { LoopBound($0, on: loop) }) }
         }
     }
 
-    /// Returns why the session ended, once it has.
+    /// Has the server connect to `host:port`. See ``SSHConnection/openDirectTCPIP(host:port:completion:)``.
+    public func openDirectTCPIP(host: String, port: UInt16) async throws(StreamError) -> LoopBound<ByteStream> {
+        try await perform {
+            [loop] (connection, completion: @escaping (Result<LoopBound<ByteStream>, StreamError>) -> Void) in
+            connection.openDirectTCPIP(host: host, port: port) { completion($0.map { LoopBound($0, on: loop) }) }
+        }
+    }
+
+    /// Returns why the connection ended, once it has.
     public func ended() async -> SSHError {
-        let session = session
+        let connection = connection
         return await withCheckedContinuation { continuation in
             loop.submit {
-                session.withValue { session in
-                    if let failure = session.failure { return continuation.resume(returning: failure) }
-                    let previous = session.onEnd
-                    session.onEnd = { error in
+                connection.withValue { connection in
+                    if let failure = connection.failure { return continuation.resume(returning: failure) }
+                    let previous = connection.onEnd
+                    connection.onEnd = { error in
                         previous?(error)
                         continuation.resume(returning: error)
                     }
@@ -245,12 +241,12 @@ public final class SSHClient: Sendable {
         }
     }
 
-    /// Ends the session and everything on it.
+    /// Ends the connection and everything on it.
     public func close() async {
-        let session = session
+        let connection = connection
         await withCheckedContinuation { (continuation: CheckedContinuation<Void, Never>) in
             loop.submit {
-                session.withValue { $0.close() }
+                connection.withValue { $0.close() }
                 continuation.resume()
             }
         }

@@ -2,7 +2,7 @@ import CLibSSH2
 import Glibc
 public import Streams
 
-/// One SSH connection over any byte stream: key exchange, host key, authentication, then channels.
+/// One SSH connection that libssh2 drives over any byte stream: key exchange, host key, authentication, then channels.
 ///
 /// ```
 ///  idle ── establish ──▶ handshaking ──▶ verifyingHostKey ──▶ authenticating ──▶ open ──▶ ended
@@ -12,16 +12,8 @@ public import Streams
 /// A turn is: read the lower stream into libssh2, repeat every libssh2 call that had to wait, tell the channels, and flush
 /// what libssh2 wants sent with one write at the end of the loop's turn. Confined to its event loop, with all its channels;
 /// from async code use ``SSHClient``.
-public final class SSHSession {
-    public let loop: EventLoop
+public final class SSHSession: SSHConnection {
     public let configuration: SSHSessionConfiguration
-
-    /// Why the session ended; nil while it lives.
-    public internal(set) var failure: SSHError?
-    /// Called once when the session has ended, after its channels were told.
-    public var onEnd: ((SSHError) -> Void)?
-    /// The server's key, once the handshake is done.
-    public internal(set) var hostKey: HostKey?
 
     enum Phase {
         case idle
@@ -76,26 +68,44 @@ public final class SSHSession {
         configuration: SSHSessionConfiguration,
         hostKeyVerifier: any HostKeyVerifier
     ) throws(SSHError) {
-        loop = lower.loop
         self.lower = lower
         self.configuration = configuration
         verifier = hostKeyVerifier
         library = try LibSSH2Session(pool: lower.loop.buffers)
+        super.init(loop: lower.loop)
     }
 
-    /// Who is at the other end, for messages.
-    public var peerDescription: String { "\(configuration.user)@\(lower.peerDescription)" }
+    // MARK: SSHConnection
 
-    /// `SSH-2.0-OpenSSH_9.2p1 …`, once known.
-    public var serverVersion: String? { library.serverVersion }
+    public override var peerDescription: String { "\(configuration.user)@\(lower.peerDescription)" }
 
-    /// Whether channels can be opened.
-    public var isOpen: Bool { phase == .open && endingError == nil }
+    public override var serverVersion: String? { library.serverVersion }
 
-    /// Ends the session: channels fail with ``SSHError/Code/closed``, the server is told. Idempotent.
-    public func close() {
+    public override var isOpen: Bool { phase == .open && endingError == nil }
+
+    public override func close() {
         guard phase != .ended else { return }
         end(SSHError(.closed, "the SSH session with \(peerDescription) was closed"))
+    }
+
+    /// See ``openChannel(toHost:port:completion:)``.
+    public override func openDirectTCPIP(
+        host: String,
+        port: UInt16,
+        completion: @escaping (Result<ByteStream, StreamError>) -> Void
+    ) {
+        openChannel(toHost: host, port: port) { completion($0.map { $0 }) }
+    }
+
+    public override func execute(_ command: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
+        startProcess("exec", command, window: 1 << 20, completion: completion)
+    }
+
+    public override func startSubsystem(
+        _ name: String,
+        completion: @escaping (Result<SSHProcess, SSHError>) -> Void
+    ) {
+        startProcess("subsystem", name, window: 256 << 10, completion: completion)
     }
 
     // MARK: Driving

@@ -36,13 +36,13 @@ final class SFTPUpload: StreamObserver {
     }
 
     static func start(
-        on session: SSHSession,
+        on connection: SSHConnection,
         _ reader: UploadReader,
         _ state: SFTPUploadState,
         progress: ((UInt64, UInt64) -> Void)?,
         completion: @escaping (Result<Outcome, SSHError>) -> Void
     ) {
-        session.startSubsystem("sftp") { result in
+        connection.startSubsystem("sftp") { result in
             switch result {
             case .success(let process):
                 SFTPUpload(process, reader, state, progress: progress, completion: completion).begin()

@@ -73,11 +73,11 @@ extension SSHClient {
         _ permissions: UInt32,
         _ progress: (@Sendable (UInt64, UInt64) -> Void)?
     ) async throws(SSHError) -> SFTPUpload.Outcome {
-        try await perform { (session, completion: @escaping (Result<SFTPUpload.Outcome, SSHError>) -> Void) in
+        try await perform { (connection, completion: @escaping (Result<SFTPUpload.Outcome, SSHError>) -> Void) in
             do throws(SSHError) {
                 let reader = try source.open()
                 let state = SFTPUploadState(size: reader.size, part: part, target: path, permissions: permissions)
-                SFTPUpload.start(on: session, reader, state, progress: progress, completion: completion)
+                SFTPUpload.start(on: connection, reader, state, progress: progress, completion: completion)
             } catch {
                 completion(.failure(error))
             }
@@ -92,12 +92,12 @@ extension SSHClient {
         _ progress: (@Sendable (UInt64, UInt64) -> Void)?
     ) async throws(SSHError) {
         let result = try await perform {
-            (session, completion: @escaping (Result<SSHCommandResult, SSHError>) -> Void) in
+            (connection, completion: @escaping (Result<SSHCommandResult, SSHError>) -> Void) in
             do throws(SSHError) {
                 let reader = try source.open()
                 CommandRun.start(
                     Self.catCommand(part: part, path: path, size: reader.size, permissions: permissions),
-                    on: session,
+                    on: connection,
                     input: reader,
                     outputLimit: 64 << 10,
                     timeout: nil,
