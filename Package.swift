@@ -33,6 +33,7 @@ let package = Package(
         .systemLibrary(name: "COpenSSL", pkgConfig: "libssl", providers: [.apt(["libssl-dev"])]),
         .systemLibrary(name: "CNGHTTP2", pkgConfig: "libnghttp2", providers: [.apt(["libnghttp2-dev"])]),
         .systemLibrary(name: "CLibSSH2", pkgConfig: "libssh2", providers: [.apt(["libssh2-1-dev"])]),
+        .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .systemLibrary(name: "CLibYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
 
         // Imports point down only: Streams ← MeshIdentity ← {H2Transport, SSHSignal} ← MeshNode ← bootstrap.
@@ -48,8 +49,8 @@ let package = Package(
         ),
         .target(
             name: "SSHSignal",
-            // COpenSSL: hashed host names (HMAC-SHA1), fingerprints and the check sum of an upload (SHA-256).
-            dependencies: ["Streams", "MeshIdentity", "CLinux", "CLibSSH2", "COpenSSL", log],
+            // COpenSSL: hashed host names (HMAC-SHA1), fingerprints and the check sum of an upload (SHA-256). CZlib: its compression.
+            dependencies: ["Streams", "MeshIdentity", "CLinux", "CLibSSH2", "COpenSSL", "CZlib", log],
             swiftSettings: settings
         ),
         .target(

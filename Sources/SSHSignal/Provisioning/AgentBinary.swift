@@ -27,6 +27,8 @@ public struct AgentBinary: Sendable {
     public let glibcVersion: String?
 
     let bytes: [UInt8]
+    /// ``bytes`` as they travel to machines that have gzip.
+    let compressed: CompressedAgent
 
     /// Bigger than any agent: a wrong file is found before it is read.
     private static let sizeLimit = 1 << 30
@@ -51,6 +53,7 @@ public struct AgentBinary: Sendable {
         }
         self.path = path
         bytes = contents
+        compressed = CompressedAgent(contents)
         size = contents.count
         sha256 = Self.hex(Digest.sha256(contents))
         interpreter = image.interpreter

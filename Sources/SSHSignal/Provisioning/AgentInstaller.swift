@@ -73,16 +73,27 @@ struct AgentInstaller: Sendable {
     }
 
     /// Uploads, checks, runs once and puts in place.
+    ///
+    /// Compressed where that pays: what comes out of the decompression is cut one byte behind the size that is expected, and its hash
+    /// checked like that of plain bytes.
     func install(_ agent: AgentBinary, progress: @escaping @Sendable (Int, Int) -> Void) async throws {
+        let payload = plan.compressesUpload ? await agent.compressed.bytes() : agent.bytes
+        let decompression = plan.compressesUpload ? " | gzip -dc | head -c \(agent.size + 1)" : ""
         let nonce = String(UInt32.random(in: .min ... .max), radix: 16)
         let script = """
             \(setup)
             part="$dir/bootstrap.part.\(nonce)"
-            fail() { rm -f "$part"; rmdir "$dir" 2>/dev/null; rm -rf "$lock"; refuse "$1"; }
+            # After a cut somebody else may be at work by now: what is not ours any more is left alone.
+            fail() {
+              rm -f "$part"
+              read -r owner theirs since <"$lock/owner" 2>/dev/null
+              [ "$owner" = "$$" ] && { rmdir "$dir" 2>/dev/null; rm -rf "$lock"; }
+              refuse "$1"
+            }
             why=$(mkdir -p "$dir" 2>&1) || fail "$dir cannot be made: $why"
             why=$( (umask 077; : >"$part") 2>&1) || fail "$part cannot be made: $why"
             echo "$ready"
-            why=$( { head -c \(agent.size) >"$part"; } 2>&1 )
+            why=$( { head -c \(payload.count)\(decompression) >"$part"; } 2>&1 )
             size=$(wc -c <"$part" 2>/dev/null)
             if [ "${size:-0}" -ne \(agent.size) ]; then
               free=$(df -Pk "$dir" 2>/dev/null | sed -n '$s/.*[ ]\\([0-9][0-9]*\\)  *[0-9][0-9]*% .*/\\1/p')
@@ -99,9 +110,9 @@ struct AgentInstaller: Sendable {
             """
         let output = try await shell.run(
             script,
-            sending: Chunks(bytes: agent.bytes),
+            sending: Chunks(bytes: payload),
             step: "upload",
-            progress: { progress($0, agent.size) }
+            progress: { progress($0, payload.count) }
         )
         try check(output, step: "upload")
     }

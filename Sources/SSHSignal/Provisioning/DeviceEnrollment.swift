@@ -180,10 +180,11 @@ public struct DeviceEnrollment: Sendable {
             throw SignalError(.clock, "\(options.name): \(refusal.message)")
         }
         let plan = try InstallationPlan(facts, agent: agent)
-        let libc = facts.libc.map { ", \($0)" } ?? ""
-        return (
-            plan, "\(facts.operatingSystem) \(facts.architecture)\(libc), user \(facts.user), installs in \(plan.root)"
-        )
+        let words = [
+            "\(facts.operatingSystem) \(facts.architecture)", facts.surroundings.distribution, facts.libc,
+            "user \(facts.user)", facts.surroundings.summary, "installs in \(plan.root)",
+        ]
+        return (plan, words.compactMap(\.self).joined(separator: ", "))
     }
 
     private func install(_ plan: InstallationPlan, _ shell: RemoteShell) async throws -> String {

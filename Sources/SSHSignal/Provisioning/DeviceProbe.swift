@@ -16,8 +16,10 @@ public struct DeviceFacts: Hashable, Sendable {
     public var clock: Int64
     /// Changes with every start of the machine; nil where the kernel has none.
     public var bootID: String?
-    /// `sha256sum`, `openssl`, `gzip`, `xz`, `zstd`, `head`: those that are there.
+    /// `sha256sum`, `openssl`, `ssh-keygen`, `base64`, `gzip`, `xz`, `zstd`, `crontab`, `timeout`, `head`: those that are there.
     public var tools: Set<String>
+    /// What would start a service there, and with which rights.
+    public var surroundings: Surroundings
     /// What the agent needs and the machine does not have.
     public var missing: [String]
     public var bases: [Base]
@@ -71,6 +73,7 @@ public struct DeviceFacts: Hashable, Sendable {
         self.clock = clock
         bootID = values["boot"].flatMap { $0.isEmpty ? nil : String($0.prefix(64)) }
         tools = Set(values.keys.filter { $0.hasPrefix("tool.") }.map { String($0.dropFirst(5)) })
+        surroundings = Surroundings(values)
         missing = values.keys.filter { $0.hasPrefix("missing.") }.sorted().map { key in
             key == "missing.interpreter" ? values[key] ?? "" : String(key.dropFirst(8))
         }

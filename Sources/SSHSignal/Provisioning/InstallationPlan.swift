@@ -6,6 +6,8 @@ public struct InstallationPlan: Hashable, Sendable {
     public var release: String
     /// Whether this very agent is there already.
     public var isInstalled: Bool
+    /// Whether the upload is worth compressing: the machine can undo it, and is not this one.
+    public var compressesUpload: Bool
     /// For the user.
     public var warnings: [String]
 
@@ -24,6 +26,7 @@ public struct InstallationPlan: Hashable, Sendable {
     public init(_ facts: DeviceFacts, agent: AgentBinary) throws(Refusal) {
         try Self.checkFit(facts, agent: agent)
         release = agent.release
+        compressesUpload = facts.tools.contains("gzip") && !facts.surroundings.isLoopback
         let usable = facts.bases.filter { $0.isWritable && $0.isExecutable }
         if let installed = usable.first(where: { $0.installedHash == agent.sha256 }) {
             (root, isInstalled, warnings) = (Self.root(installed), true, Self.warnings(installed))

@@ -37,8 +37,9 @@ enum ProbeScript {
             say endian "$(dd if=/bin/sh bs=1 skip=5 count=1 2>/dev/null | od -An -tu1 2>/dev/null | tr -d ' ')"
             if has getconf && v=$(getconf GNU_LIBC_VERSION 2>/dev/null); then say libc "$v"
             else for f in /lib/ld-musl-*; do [ -e "$f" ] && say libc musl; done; fi
-            for t in sha256sum openssl gzip xz zstd; do has $t && say "tool.$t" 1; done
+            for t in sha256sum openssl ssh-keygen base64 gzip xz zstd crontab timeout; do has $t && say "tool.$t" 1; done
             [ "$(printf ab | head -c 1 2>/dev/null)" = a ] && say tool.head 1
+            \(SurroundingsScript.text)
             interpreter=\(ShellScript.quote(interpreter ?? ""))
             if [ -n "$interpreter" ]; then
               [ -x "$interpreter" ] || echo "missing.interpreter=$interpreter"

@@ -11,12 +11,13 @@ import Testing
 
     private func agent(_ path: String = "/bin/true") throws -> AgentBinary { try AgentBinary(path: path) }
 
-    private func plan(_ agent: AgentBinary, base: String? = nil) throws -> InstallationPlan {
+    private func plan(_ agent: AgentBinary, base: String? = nil, compresses: Bool = false) throws -> InstallationPlan {
         var plan = try InstallationPlan(
             ProbeTests.facts(["base.0=\(base ?? self.base.path)", "arch=\(agent.architecture)"]),
             agent: agent
         )
         plan.root = (base ?? self.base.path) + "/bootstrap"
+        plan.compressesUpload = compresses
         return plan
     }
 
@@ -24,10 +25,12 @@ import Testing
     private func install(
         _ agent: AgentBinary,
         over channel: any RemoteChannel,
-        base: String? = nil
+        base: String? = nil,
+        compresses: Bool = false
     ) async throws -> Bool {
         defer { channel.close() }
-        let installer = AgentInstaller(shell: RemoteShell(channel, name: "dev"), plan: try plan(agent, base: base))
+        let plan = try plan(agent, base: base, compresses: compresses)
+        let installer = AgentInstaller(shell: RemoteShell(channel, name: "dev"), plan: plan)
         let recovered = try await installer.lock()
         try await installer.install(agent) { _, _ in }
         return recovered
@@ -75,6 +78,74 @@ import Testing
             $0.hasPrefix(".lock.")
         }
         #expect(left == [])
+    }
+
+    @Test(arguments: FarShell.allCases)
+    func compressedUploadIsTheSameFile(kind: FarShell) async throws {
+        let agent = try agent()
+        // A shell that nobody refers to any more is collected: only then it does not count as alive.
+        func visit(_ agent: AgentBinary, sendLimit: Int) async -> Result<Int, any Error> {
+            await Result {
+                let counter = CutChannel(try shell(kind), sendLimit: sendLimit)
+                _ = try await install(agent, over: counter, compresses: true)
+                return counter.sent
+            }
+        }
+        let sent = try await visit(agent, sendLimit: .max).get()
+        try expectInstalled(agent)
+        #expect(sent < agent.size * 2 / 3, "\(sent) of \(agent.size) bytes")
+        // A cut leaves what a cut of a plain upload leaves.
+        let second = try self.agent("/bin/uname")
+        let cut = await visit(second, sendLimit: 8000)
+        #expect(throws: (any Error).self) { try cut.get() }
+        #expect(!FileManager.default.fileExists(atPath: base.path("bootstrap/\(second.release)/bootstrap")))
+        _ = try await install(second, over: shell(kind), compresses: true)
+        try expectInstalled(second)
+    }
+
+    /// Bytes that unpack to far more than was announced, as an operator's damaged memory would send them: the device's disk is safe.
+    @Test(arguments: FarShell.allCases)
+    func decompressionIsBounded(kind: FarShell) async throws {
+        final class Bomb: RemoteChannel {
+            let lower: LocalChannel
+            let seen = Atomic(0)
+            let payload: [UInt8]
+            init(_ lower: LocalChannel, _ payload: [UInt8]) { (self.lower, self.payload) = (lower, payload) }
+            func read() async throws -> [UInt8]? { try await lower.read() }
+            func write(_ bytes: [UInt8]) async throws {
+                // The first two writes are scripts; the first piece of the file is the bomb's beginning.
+                let isPayload = seen.wrappingAdd(1, ordering: .relaxed).oldValue == 2
+                try await lower.write(isPayload ? Array(payload.prefix(bytes.count)) : bytes)
+            }
+            func finish() async { await lower.finish() }
+            func close() { lower.close() }
+            func standardErrorText() async -> String { await lower.standardErrorText() }
+        }
+        let agent = try agent()
+        let bomb = CompressedAgent.gzip([UInt8](repeating: 0, count: 64 << 20))
+        let mount = try base.makeDirectory("small")
+        let channel = try shell(kind, setup: "mount -t tmpfs -o size=1m tmpfs \(mount)")
+        let error = await error {
+            _ = try await install(agent, over: Bomb(channel, bomb), base: mount, compresses: true)
+        }
+        #expect(
+            error?.message.contains("only \(agent.size + 1) of \(agent.size) bytes arrived") == true,
+            "\(error?.message ?? "")"
+        )
+    }
+
+    @Test func compressionIsDoneOnceForAll() async throws {
+        let agent = try agent()
+        let all = await withTaskGroup(of: [UInt8].self) { group in
+            for _ in 0..<50 { group.addTask { await agent.compressed.bytes() } }
+            return await group.reduce(into: [[UInt8]]()) { $0.append($1) }
+        }
+        // One and the same memory, not fifty.
+        let addresses = Set(all.map { $0.withUnsafeBytes { UInt(bitPattern: $0.baseAddress) } })
+        #expect(addresses.count == 1)
+        let file = try base.write("agent.gz", all[0])
+        let unpacked = try await ChildProcess.run("sh", ["-c", "gzip -dc '\(file)' | sha256sum"])
+        #expect(unpacked.standardOutput.hasPrefix(agent.sha256))
     }
 
     @Test func uploadCutInTheMiddleIsRecovered() async throws {

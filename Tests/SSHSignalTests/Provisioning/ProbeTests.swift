@@ -56,6 +56,85 @@ import Testing
         )
     }
 
+    /// Stand-ins: nothing here can start systemd, and sudo would be the tester's.
+    @Test(arguments: FarShell.allCases)
+    func findsWhatIsAround(kind: FarShell) async throws {
+        let tools = try home.makeDirectory("tools")
+        let path =
+            "export PATH='\(tools)':\"$PATH\" XDG_RUNTIME_DIR='\(home.path)' SSH_CONNECTION='10.0.0.1 4711 10.0.0.7 22'"
+        try await home.writeProgram(
+            "tools/systemctl",
+            "[ \"$1\" = is-system-running ] && cat \(home.path("state")); exit 1"
+        )
+        try await home.writeProgram("tools/crontab", "exit 0")
+        try home.write("state", "degraded\n")
+        let nothing = try await probe(kind, setup: path).surroundings
+        #expect(nothing.initSystem == .systemd)
+        #expect(nothing.systemdState == "degraded")
+        #expect(!nothing.hasUserBus && !nothing.isLoopback)
+        #expect(nothing.privilege == .root)
+        #expect(nothing.opensslVersion?.hasPrefix("3.") == true)
+        #expect(nothing.hasSFTP)
+        #expect(nothing.distribution?.isEmpty == false)
+        let machine = try String(contentsOfFile: "/etc/machine-id", encoding: .utf8)
+        #expect(nothing.machineID == machine.trimmingCharacters(in: .whitespacesAndNewlines))
+
+        try home.write("state", "offline\n")
+        try FileManager.default.copyItem(atPath: "/bin/sleep", toPath: home.path("crond"))
+        let cron = try ChildProcess(home.path("crond"), ["600"])
+        let bus = try ChildProcess(
+            "python3",
+            [
+                "-c",
+                "import socket,sys;s=socket.socket(socket.AF_UNIX);s.bind('\(home.path)/bus');print('on',flush=True);sys.stdin.read()",
+            ],
+            keepsInputOpen: true
+        )
+        try await eventually("both run") {
+            bus.standardOutput.text == "on\n"
+                && (try? String(contentsOfFile: "/proc/\(cron.pid)/comm", encoding: .utf8)) == "crond\n"
+        }
+        let some = try await probe(kind, setup: path.replacingOccurrences(of: "10.0.0.7", with: "10.0.0.1"))
+            .surroundings
+        #expect(some.systemdState == "offline")
+        #expect(some.initSystem != .systemd)
+        #expect(some.runsCron && some.hasUserBus && some.isLoopback)
+        #expect(some.summary.contains("cron, sftp, openssl 3."), "\(some.summary)")
+    }
+
+    /// sudo is a stand-in that agrees, then one that wants a password.
+    @Test func findsWhoTheAccountCanBe() async throws {
+        try await home.writeProgram("tools/sudo", "[ \"$*\" = '-n true' ]")
+        chmod(home.path, 0o755)
+        chmod(home.path("tools"), 0o755)
+        func privilege() async throws -> DeviceFacts.Surroundings.Privilege {
+            let channel = try LocalChannel(
+                "setpriv",
+                ["--reuid=65534", "--regid=65534", "--clear-groups", "dash", "-s"],
+                environment: ["HOME": home.path, "PATH": "\(home.path("tools")):/usr/bin:/bin"]
+            )
+            defer { channel.close() }
+            let script = ProbeScript.text(bases: ["~"], release: "x", interpreter: nil, libraries: [], libraryPaths: [])
+            let output = try await RemoteShell(channel, name: "dev").run(script, step: "probe")
+            let facts = try DeviceFacts(output, name: "dev")
+            #expect(facts.userID == 65534)
+            return facts.surroundings.privilege
+        }
+        #expect(try await privilege() == .sudo)
+        try await home.writeProgram("tools/sudo", "echo 'a password is required' >&2; exit 1")
+        #expect(try await privilege() == .none)
+        try await home.writeProgram("tools/doas", "[ \"$*\" = '-n true' ]")
+        #expect(try await privilege() == .doas)
+    }
+
+    /// A bus that never answers costs five seconds, not the enrolment.
+    @Test func hangingInitSystemDoesNotHangTheProbe() async throws {
+        try await home.writeProgram("tools/systemctl", "[ $# = 0 ] || exec sleep 600")
+        let facts = try await probe(setup: "export PATH='\(home.path("tools"))':\"$PATH\"")
+        #expect(facts.surroundings.initSystem != .systemd)
+        #expect(facts.surroundings.systemdState == nil)
+    }
+
     @Test func findsWhatIsInstalled() async throws {
         try home.write("bootstrap/0.1.0-abc/bootstrap", "agent")
         try home.write("bootstrap/state/node.pid", "\(getpid())\n")
@@ -129,6 +208,18 @@ import Testing
     ])
     func nonsenseIsRefused(line: String) {
         #expect(throws: SignalError.self) { try Self.facts([line]) }
+    }
+
+    @Test func surroundingsAreWordsOfTheirList() throws {
+        let facts = try Self.facts([
+            "uid=7", "init=evil", "privilege=god", "distribution=\u{1B}[2J\(String(repeating: "x", count: 500))",
+            "connection=a b c",
+        ])
+        #expect(facts.surroundings.initSystem == .other)
+        #expect(facts.surroundings.privilege == .none)
+        #expect(facts.surroundings.distribution?.count ?? 0 < 100)
+        #expect(facts.surroundings.distribution?.contains("\u{1B}") == false)
+        #expect(!facts.surroundings.isLoopback)
     }
 
     @Test func whatIsNotKnownIsIgnored() throws {

@@ -37,6 +37,23 @@ import Testing
         #expect(second.lines == ["0", "x?[31my"])
     }
 
+    /// What sshd does with an account that has this login shell; those that are not installed are left out.
+    @Test(arguments: ["bash", "dash", "fish", "tcsh", "zsh", "ksh"])
+    func anyLoginShellStartsIt(login: String) async throws {
+        guard try await ChildProcess.run("sh", ["-c", "command -v \(login)"]).succeeded else { return }
+        let channel = try LocalChannel(login, ["-c", RemoteShell.command], environment: ["HOME": home.path])
+        defer { channel.close() }
+        let script = ProbeScript.text(
+            bases: ["~"],
+            release: "0.1.0-abc",
+            interpreter: nil,
+            libraries: [],
+            libraryPaths: []
+        )
+        let facts = try DeviceFacts(try await RemoteShell(channel, name: "dev").run(script, step: "probe"), name: "dev")
+        #expect(facts.bases.first?.isExecutable == true)
+    }
+
     @Test(arguments: FarShell.allCases)
     func uploadArrivesAsItWasSent(kind: FarShell) async throws {
         let channel = try LocalChannel.shell(kind.command, home: home.path)
