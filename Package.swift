@@ -34,11 +34,12 @@ let package = Package(
         .systemLibrary(name: "CNGHTTP2", pkgConfig: "libnghttp2", providers: [.apt(["libnghttp2-dev"])]),
         .systemLibrary(name: "CLibSSH2", pkgConfig: "libssh2", providers: [.apt(["libssh2-1-dev"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
+        .systemLibrary(name: "CSQLite", pkgConfig: "sqlite3", providers: [.apt(["libsqlite3-dev"])]),
         .systemLibrary(name: "CLibYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
 
         // Imports point down only: Streams ← MeshIdentity ← {H2Transport, SSHSignal} ← MeshNode ← bootstrap.
         .target(name: "Streams", dependencies: ["CLinux"], swiftSettings: settings),
-        .target(name: "MeshIdentity", dependencies: ["COpenSSL"], swiftSettings: settings),
+        .target(name: "MeshIdentity", dependencies: ["COpenSSL", "CSQLite"], swiftSettings: settings),
         .target(
             name: "H2Transport",
             dependencies: [

@@ -21,6 +21,8 @@ options=(
     -Xlinker --gc-sections -Xlinker -s
     # libssh2.a's compression; its .pc file tells only `pkg-config --static`, which the package manager does not ask.
     -Xlinker -lz
+    # libsqlite3.a's SQL functions of mathematics.
+    -Xlinker -lm
 )
 # A changed linker script alone would not link anew.
 if [ scripts/static.ld -nt .build-static/release/bootstrap ]; then rm -f .build-static/release/bootstrap; fi
@@ -29,7 +31,8 @@ if ! swift build "${options[@]}" >"$log" 2>&1; then
     cat "$log"
     exit 1
 fi
-# glibc warns that name service modules are looked for at run time (docs/dependencies.md); the rest is shown.
+# glibc warns that name service modules, and SQLite's extensions (which nobody loads), are looked for at run time
+# (docs/dependencies.md); the rest is shown.
 grep -E '(warning|error):' "$log" | grep -vE "statically linked applications requires|mktemp' is dangerous" || true
 
 mkdir -p "$(dirname "$output")"

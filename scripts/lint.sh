@@ -46,12 +46,12 @@ not_above() {
     forbid "$module must not import $*: imports point down only (docs/architecture.md)" \
         "^[^/]*\bimport +(struct +|class +|enum +|func +)?($pattern)\b" --include='*.swift' "Sources/$module"
 }
-not_above Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CLibYAML
+not_above Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite
 not_above MeshIdentity H2Transport SSHSignal MeshNode CNGHTTP2 CLibSSH2 CLibYAML
-not_above H2Transport SSHSignal MeshNode CLibSSH2 CLibYAML
-not_above SSHSignal H2Transport MeshNode CNGHTTP2 CLibYAML
-not_above MeshNode CLibSSH2 CNGHTTP2
-not_above bootstrap CLibSSH2 CNGHTTP2 COpenSSL CLibYAML
+not_above H2Transport SSHSignal MeshNode CLibSSH2 CLibYAML CSQLite
+not_above SSHSignal H2Transport MeshNode CNGHTTP2 CLibYAML CSQLite
+not_above MeshNode CLibSSH2 CNGHTTP2 CSQLite
+not_above bootstrap CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CSQLite
 
 # Files and folders that the documents name exist.
 while IFS=: read -r document path; do

@@ -50,10 +50,9 @@ import Testing
         try await journey.makeAuthority()
         let enrolled = try await journey.enroll(allow: backend.port, extra: ["--ttl", "3s"])
         #expect(enrolled.succeeded, "\(enrolled.standardError)")
-        let record = try journey.directory.read("home/.bootstrap/devices/device1.json")
-        let notAfter = try #require(
-            (try JSONSerialization.jsonObject(with: Data(record.utf8)) as? [String: Any])?["notAfter"] as? Double
-        )
+        let status = try await journey.run(["status", "device1", "--output", "json"])
+        let devices = try JSONSerialization.jsonObject(with: Data(status.standardOutput.utf8)) as? [[String: Any]]
+        let notAfter = try #require((devices?.first?["device"] as? [String: Any])?["notAfter"] as? Double)
         try await eventually("the certificate has expired", within: .seconds(20)) {
             Date().timeIntervalSince1970 > notAfter
         }

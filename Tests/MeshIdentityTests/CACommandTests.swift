@@ -80,7 +80,7 @@ import Testing
         let id = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/db")
         let issuer = ExecIssuer(command: [
             "sh", "-c",
-            "exec '\(TestTools.bootstrap)' ca sign --ca '\(directory.path("home/ca"))' --id \"$BOOTSTRAP_SPIFFE_ID\"",
+            "BOOTSTRAP_HOME='\(directory.path("home"))' exec '\(TestTools.bootstrap)' ca sign --ca '\(directory.path("home/ca"))' --id \"$BOOTSTRAP_SPIFFE_ID\"",
         ])
         let pending = try CredentialDirectory(directory.path("out")).prepare(id: id)
         let issued = try await issuer.issue(pending.request, id: id, options: IssuanceOptions())

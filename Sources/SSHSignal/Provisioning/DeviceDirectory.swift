@@ -1,28 +1,43 @@
 import FoundationEssentials
 import Glibc
-import MeshIdentity
+public import MeshIdentity
 
 /// A record that cannot be read, written or found.
 public struct DeviceDirectoryError: Error, Hashable, Sendable, CustomStringConvertible {
     public var message: String
     public var description: String { message }
+
+    public init(message: String) { self.message = message }
 }
 
-/// The enrolled devices: one `NAME.json` each in a directory, `$BOOTSTRAP_HOME/devices` of the operator.
+/// The enrolled devices, as the ledger has them.
 public struct DeviceDirectory: Sendable {
-    public let path: String
+    public let ledger: Ledger
+    /// Where earlier releases had one `NAME.json` for each device. They are taken over once, and left as they are.
+    private let files: String
 
-    public init(_ path: String) { self.path = path }
+    /// - Parameter path: `$BOOTSTRAP_HOME/devices`: the ledger is the file `ledger.sqlite` beside it.
+    public init(_ path: String) {
+        files = path
+        ledger = Ledger("\(AtomicFile.split(path).directory)/ledger.sqlite")
+    }
 
-    /// Adds or replaces a record; a reader sees the old one or the new one.
-    public func save(_ record: DeviceRecord) throws(DeviceDirectoryError) {
-        let file = try file(of: record.name)
+    /// Adds a device or replaces what is known of it, and has its earlier certificates count as superseded.
+    ///
+    /// - Parameters:
+    ///   - command: What did it, for the ledger's events.
+    ///   - what: The same.
+    ///   - reason: Revokes the earlier certificates instead, for this reason.
+    public func save(
+        _ record: DeviceRecord,
+        by command: String = "enroll",
+        _ what: String = "enrolled",
+        revokingEarlier reason: String? = nil
+    ) throws(DeviceDirectoryError) {
+        try Self.check(name: record.name)
         do {
-            let encoder = JSONEncoder()
-            encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-            let json = try encoder.encode(record)
-            try AtomicFile.createDirectory(path, mode: 0o700)
-            try AtomicFile.write(Array(json) + [UInt8(ascii: "\n")], to: file)
+            try importFiles()
+            try ledger.save(try record.forLedger, by: command, what, revokingEarlier: reason)
         } catch {
             throw DeviceDirectoryError(message: "the device \(record.name) cannot be recorded: \(error)")
         }
@@ -30,7 +45,10 @@ public struct DeviceDirectory: Sendable {
 
     /// nil when there is no device of this name.
     public func record(named name: String) throws(DeviceDirectoryError) -> DeviceRecord? {
-        try read(try file(of: name))
+        try Self.check(name: name)
+        return try reading { () throws(LedgerError) in
+            try ledger.device(named: name).map { [$0] } ?? []
+        }.first
     }
 
     /// The device that `text` means: its name, the destination it was enrolled with, or its SPIFFE ID. nil when there is none.
@@ -38,7 +56,7 @@ public struct DeviceDirectory: Sendable {
     /// - Throws: an error when several devices were enrolled with that destination.
     public func device(for text: String) throws(DeviceDirectoryError) -> DeviceRecord? {
         if (try? Self.check(name: text)) != nil, let record = try record(named: text) { return record }
-        let matches = try all().filter { $0.destination == text || $0.identity == text }
+        let matches = try reading { () throws(LedgerError) in try ledger.devices(matching: text) }
         guard matches.count <= 1 else {
             throw DeviceDirectoryError(
                 message:
@@ -50,9 +68,61 @@ public struct DeviceDirectory: Sendable {
 
     /// Every record, ordered by name.
     public func all() throws(DeviceDirectoryError) -> [DeviceRecord] {
-        guard let directory = opendir(path) else {
-            if errno == ENOENT { return [] }
-            throw DeviceDirectoryError(message: "\(path) cannot be read: \(String(cString: strerror(errno)))")
+        try reading { () throws(LedgerError) in try ledger.devices() }
+    }
+
+    /// Forgets a device; nothing happens when there is none of this name. The ledger goes on to know its certificates.
+    public func remove(named name: String, by command: String = "unenroll") throws(DeviceDirectoryError) {
+        try Self.check(name: name)
+        do throws(LedgerError) {
+            try importFiles()
+            try ledger.removeDevice(named: name, by: command)
+        } catch {
+            throw DeviceDirectoryError(message: error.message)
+        }
+    }
+
+    private func reading(
+        _ body: () throws(LedgerError) -> [LedgerDevice]
+    ) throws(DeviceDirectoryError) -> [DeviceRecord] {
+        do {
+            try importFiles()
+            var records: [DeviceRecord] = []
+            for device in try body() { records.append(try DeviceRecord(device, ledger: ledger.path)) }
+            return records
+        } catch let error as LedgerError {
+            throw DeviceDirectoryError(message: error.message)
+        } catch {
+            throw DeviceDirectoryError(message: "\(error)")
+        }
+    }
+
+    // MARK: Records of earlier releases
+
+    private func importFiles() throws(LedgerError) {
+        guard access(files, F_OK) == 0 else { return }
+        try ledger.importOnce(from: "devices") { () throws(LedgerError) in
+            var devices: [LedgerDevice] = []
+            for file in try fileNames() {
+                let bytes: [UInt8]
+                do throws(IdentityError) {
+                    bytes = try AtomicFile.read(file)
+                } catch {
+                    throw LedgerError(.file, error.message)
+                }
+                do {
+                    devices.append(try JSONDecoder().decode(DeviceRecord.self, from: Data(bytes)).forLedger)
+                } catch {
+                    throw LedgerError(.invalid, "\(file) is damaged; remove it and enroll the device again")
+                }
+            }
+            return devices
+        }
+    }
+
+    private func fileNames() throws(LedgerError) -> [String] {
+        guard let directory = opendir(files) else {
+            throw LedgerError(.file, "\(files) cannot be read: \(String(cString: strerror(errno)))")
         }
         defer { closedir(directory) }
         var names: [String] = []
@@ -60,45 +130,13 @@ public struct DeviceDirectory: Sendable {
             let name = withUnsafePointer(to: &entry.pointee.d_name) {
                 $0.withMemoryRebound(to: CChar.self, capacity: Int(NAME_MAX) + 1) { String(cString: $0) }
             }
-            // A dot file is one that is being written.
-            if name.hasSuffix(".json"), !name.hasPrefix(".") { names.append(name) }
+            // A dot file is one that was being written.
+            if name.hasSuffix(".json"), !name.hasPrefix(".") { names.append("\(files)/\(name)") }
         }
-        var records: [DeviceRecord] = []
-        for name in names.sorted() {
-            if let record = try read("\(path)/\(name)") { records.append(record) }
-        }
-        return records
+        return names.sorted()
     }
 
-    /// Forgets a device; nothing happens when there is none of this name.
-    public func remove(named name: String) throws(DeviceDirectoryError) {
-        let file = try file(of: name)
-        guard unlink(file) == 0 || errno == ENOENT else {
-            throw DeviceDirectoryError(message: "\(file) cannot be removed: \(String(cString: strerror(errno)))")
-        }
-    }
-
-    private func read(_ file: String) throws(DeviceDirectoryError) -> DeviceRecord? {
-        let bytes: [UInt8]
-        do {
-            bytes = try AtomicFile.read(file)
-        } catch {
-            if error.code == .notFound { return nil }
-            throw DeviceDirectoryError(message: error.message)
-        }
-        do {
-            return try JSONDecoder().decode(DeviceRecord.self, from: Data(bytes))
-        } catch {
-            throw DeviceDirectoryError(message: "\(file) is damaged; remove it and enroll the device again")
-        }
-    }
-
-    private func file(of name: String) throws(DeviceDirectoryError) -> String {
-        try Self.check(name: name)
-        return "\(path)/\(name).json"
-    }
-
-    /// The characters of a SPIFFE path segment, which a device's name is; they keep it inside the directory, too.
+    /// The characters of a SPIFFE path segment, which a device's name is.
     static func check(name: String) throws(DeviceDirectoryError) {
         let isValid =
             !name.isEmpty && name.utf8.count <= 200 && !name.hasPrefix(".")
@@ -116,5 +154,49 @@ public struct DeviceDirectory: Sendable {
                     "'\(Printable.clean(name, limit: 80))' is no device name: letters, digits, '-', '_' and '.' are allowed"
             )
         }
+    }
+}
+
+extension DeviceRecord {
+    /// The record, and beside it what the ledger looks for.
+    fileprivate var forLedger: LedgerDevice {
+        get throws {
+            let encoder = JSONEncoder()
+            encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+            return LedgerDevice(
+                name: name,
+                identity: identity,
+                destination: destination,
+                hostKeyAlgorithm: hostKey.algorithm,
+                hostKey: hostKey.fingerprint,
+                keyOrigin: (keyOrigin ?? .device).rawValue,
+                agent: agent.release,
+                serial: serial,
+                notAfter: notAfter,
+                enrolledAt: enrolledAt,
+                renewedAt: renewedAt,
+                revokedAt: revokedAt,
+                revocationReason: revocationReason,
+                record: String(decoding: try encoder.encode(self), as: UTF8.self)
+            )
+        }
+    }
+
+    fileprivate init(_ device: LedgerDevice, ledger: String) throws(LedgerError) {
+        do {
+            self = try JSONDecoder().decode(DeviceRecord.self, from: Data(device.record.utf8))
+        } catch {
+            throw LedgerError(
+                .invalid,
+                "the record of \(device.name) in \(ledger) cannot be read (a later release may have written it): "
+                    + "use that release, or enroll the device again"
+            )
+        }
+        // What the ledger itself changes.
+        serial = device.serial
+        notAfter = device.notAfter
+        renewedAt = device.renewedAt
+        revokedAt = device.revokedAt
+        revocationReason = device.revocationReason
     }
 }

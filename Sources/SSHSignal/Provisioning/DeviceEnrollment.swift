@@ -18,6 +18,8 @@ public struct DeviceEnrollment: Sendable {
         public var issuance: IssuanceOptions
         /// This machine's clock, milliseconds since 1970.
         public var clock: @Sendable () -> Int64
+        /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
+        public var refusal: @Sendable (HostKey) -> EnrollmentError? = { _ in nil }
 
         /// As root for the whole machine, else for the user.
         public static let defaultBases = ["/opt", "~/.local/share", "~"]
@@ -82,6 +84,7 @@ public struct DeviceEnrollment: Sendable {
             let client = try await connect(login, on: loop)
             report(.step("connect", "\(client.serverVersion), host key \(client.hostKey)", .now - start))
             do {
+                if let refusal = options.refusal(client.hostKey) { throw refusal }
                 let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
                 let (plan, ack, certificate) = try await enroll(over: channel)
                 await client.close()
@@ -94,7 +97,10 @@ public struct DeviceEnrollment: Sendable {
                     hbone: ack.hbone,
                     agent: .init(path: plan.agentPath, state: plan.statePath, sha256: options.agent.sha256),
                     notAfter: certificate.notAfter,
-                    enrolledAt: options.clock() / 1000
+                    enrolledAt: options.clock() / 1000,
+                    serial: try? Certificate.all(pem: Array(certificate.chain.utf8)).first?.serialNumber,
+                    lifetime: options.issuance.lifetime.components.seconds,
+                    roots: try? Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)
                 )
             } catch {
                 await client.close()

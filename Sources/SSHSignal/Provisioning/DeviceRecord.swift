@@ -18,6 +18,28 @@ public struct DeviceRecord: Hashable, Sendable, Codable {
     public var notAfter: Int64
     /// When it was enrolled last, in seconds since 1970.
     public var enrolledAt: Int64
+    /// The certificate's serial number in lower-case hexadecimal; nil in records of earlier releases.
+    public var serial: String?
+    /// Where its private key was made; nil is on the device, by the agent.
+    public var keyOrigin: KeyOrigin?
+    /// How long its certificates are valid, in seconds; nil is the default.
+    public var lifetime: Int64?
+    /// SHA-256 fingerprints of the roots it has, by its own word, in lower-case hexadecimal; nil when it did not say.
+    public var roots: [String]?
+    /// When its certificate was renewed last since it was enrolled, in seconds since 1970.
+    public var renewedAt: Int64?
+    /// When it was revoked, in seconds since 1970; nil: it is not.
+    public var revokedAt: Int64?
+    public var revocationReason: String?
+
+    public enum KeyOrigin: String, Hashable, Sendable, Codable {
+        /// On the device, by the agent.
+        case device
+        /// On the device, by its own OpenSSL: no agent fits there.
+        case openssl
+        /// Elsewhere: it was sent there, because somebody asked for it by name.
+        case pushed
+    }
 
     public struct SSHOptions: Hashable, Sendable, Codable {
         public var configurationFile: String?
@@ -63,6 +85,12 @@ public struct DeviceRecord: Hashable, Sendable, Codable {
         /// Lower-case hexadecimal.
         public var sha256: String
 
+        /// Version and beginning of the hash: the directory it is in.
+        public var release: String? {
+            let parts = path.split(separator: "/")
+            return parts.count >= 2 ? String(parts[parts.count - 2]) : nil
+        }
+
         public init(path: String, state: String, sha256: String) {
             self.path = path
             self.state = state
@@ -79,7 +107,10 @@ public struct DeviceRecord: Hashable, Sendable, Codable {
         hbone: [String],
         agent: Agent,
         notAfter: Int64,
-        enrolledAt: Int64
+        enrolledAt: Int64,
+        serial: String? = nil,
+        lifetime: Int64? = nil,
+        roots: [String]? = nil
     ) {
         self.name = name
         self.destination = destination
@@ -90,5 +121,8 @@ public struct DeviceRecord: Hashable, Sendable, Codable {
         self.agent = agent
         self.notAfter = notAfter
         self.enrolledAt = enrolledAt
+        self.serial = serial
+        self.lifetime = lifetime
+        self.roots = roots
     }
 }

@@ -11,6 +11,8 @@ public struct EnrollmentError: Error, Hashable, Sendable, CustomStringConvertibl
         case unreachable
         /// The machine cannot run the agent, or has no place for it. Nothing was uploaded.
         case unfit
+        /// The ledger says that it must not have a certificate.
+        case denied
         /// Anything that went wrong afterwards.
         case failed
     }

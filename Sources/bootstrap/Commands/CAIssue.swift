@@ -27,7 +27,8 @@ struct CAIssue: AsyncParsableCommand {
         let id = try identity.spiffeID(in: ca.trustDomain)
         do throws(IdentityError) {
             let pending = try CredentialDirectory(out).prepare(id: id)
-            let issued = try ca.issue(pending.request, id: id, options: issuance.options)
+            let issuer = RecordingIssuer(ca, ledger: Ledger(Home.ledger), command: "ca issue")
+            let issued = try await issuer.issue(pending.request, id: id, options: issuance.options)
             let credential = try pending.commit(chain: issued.chain, roots: issued.roots)
             report(credential)
         } catch {

@@ -25,7 +25,8 @@ struct CASign: AsyncParsableCommand {
         }
         let issued: IssuedCertificate
         do throws(IdentityError) {
-            issued = try ca.issue(CertificateRequest(pem: input), id: id, options: issuance.options)
+            let issuer = RecordingIssuer(ca, ledger: Ledger(Home.ledger), command: "ca sign")
+            issued = try await issuer.issue(CertificateRequest(pem: input), id: id, options: issuance.options)
         } catch {
             throw fail(error)
         }

@@ -67,6 +67,14 @@ struct EnrollCommand: AsyncParsableCommand {
     )
     var base: String?
 
+    @Flag(
+        help: "Take a machine with another host key than the ledger has for its name; its old certificate is revoked."
+    )
+    var acceptNewHostKey = false
+
+    @Flag(help: "Trust a device again that was revoked.")
+    var reinstate = false
+
     @OptionGroup var issuance: IssuanceArguments
     @OptionGroup var access: CAAccess
     @OptionGroup var ssh: SSHOptionGroup
@@ -97,6 +105,7 @@ struct EnrollCommand: AsyncParsableCommand {
             issuance: issuance.options,
             arguments: ssh.arguments,
             records: DeviceDirectory(Home.devices),
+            admission: EnrollmentAdmission(acceptsNewHostKey: acceptNewHostKey, reinstates: reinstate),
             report: EnrollmentOutput(format: output, names: targets.map(\.name))
         )
         try await run(targets, parallel: parallel)

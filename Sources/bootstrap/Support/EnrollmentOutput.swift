@@ -49,9 +49,9 @@ final class EnrollmentOutput: Sendable {
         printError("warning: \(text)")
     }
 
-    func succeeded(_ record: DeviceRecord, directory: String) {
+    func succeeded(_ record: DeviceRecord) {
         line(
-            "\(pad(record.name, nameWidth))  \(pad("enrolled", 8))  \(record.identity)  recorded in \(directory)/\(record.name).json"
+            "\(pad(record.name, nameWidth))  \(pad("enrolled", 8))  \(record.identity), in the ledger; see: bootstrap status \(record.name)"
         )
         json(Outcome(name: record.name, destination: record.destination, ok: true, record: record))
     }

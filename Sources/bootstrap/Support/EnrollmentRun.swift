@@ -18,6 +18,7 @@ struct EnrollmentRun: Sendable {
     /// The SSH flags of the command line.
     var arguments: SSHArguments
     var records: DeviceDirectory
+    var admission = EnrollmentAdmission()
     var report: EnrollmentOutput
 
     /// - Parameter parallel: How many devices at a time.
@@ -53,25 +54,45 @@ struct EnrollmentRun: Sendable {
     /// - Returns: why it failed; what happened was reported.
     private func enroll(_ target: EnrollmentTarget, on loop: EventLoop) async -> EnrollmentError.Reason? {
         do throws(EnrollmentError) {
-            let enrollment = DeviceEnrollment(try options(for: target), issuer: issuer) {
-                report.progress($0, of: target.name)
+            let known = try record(of: target)
+            let (admission, destination) = (admission, target.text)
+            var options = try options(for: target)
+            options.refusal = { key in
+                let verdict = admission.decide(known, destination: destination, hostKey: .init(key))
+                if case .refused(let error) = verdict { return error }
+                return nil
             }
+            let recording = RecordingIssuer(issuer, ledger: records.ledger, command: "enroll", device: target.name)
+            let enrollment = DeviceEnrollment(options, issuer: recording) { report.progress($0, of: target.name) }
             let record = try await enrollment.run(
                 try login(to: target),
-                destination: target.text,
+                destination: destination,
                 arguments: arguments.withAbsolutePaths,
                 on: loop
             )
+            var reason: String?
+            if case .replaces(let change) = admission.decide(known, destination: destination, hostKey: record.hostKey) {
+                reason = change
+            }
             do throws(DeviceDirectoryError) {
-                try records.save(record)
+                try records.save(record, revokingEarlier: reason)
             } catch {
                 throw EnrollmentError(.failed, "\(target.name) is enrolled, but not recorded: \(error.message)")
             }
-            report.succeeded(record, directory: records.path)
+            if let reason { report.warning("\(target.name): earlier certificates are revoked: \(reason)") }
+            report.succeeded(record)
             return nil
         } catch {
             report.failed(error, target)
             return error.reason
+        }
+    }
+
+    private func record(of target: EnrollmentTarget) throws(EnrollmentError) -> DeviceRecord? {
+        do throws(DeviceDirectoryError) {
+            return try records.record(named: target.name)
+        } catch {
+            throw EnrollmentError(.failed, error.message)
         }
     }
 
@@ -110,6 +131,7 @@ extension EnrollmentError.Reason {
         case .hostKeyRefused: .hostKeyRefused
         case .authenticationRefused: .authenticationRefused
         case .unreachable: .unreachable
+        case .denied: .denied
         case .unfit, .failed: .failed
         }
     }

@@ -19,6 +19,9 @@ enum Home {
 }
 
 extension Home {
-    /// One record for each enrolled device.
+    /// What was enrolled, issued and revoked.
+    static var ledger: String { "\(path)/ledger.sqlite" }
+
+    /// Where earlier releases had one record for each device; the ledger takes them over.
     static var devices: String { "\(path)/devices" }
 }

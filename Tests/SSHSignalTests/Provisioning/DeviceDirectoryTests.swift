@@ -63,9 +63,22 @@ import Testing
         #expect(throws: DeviceDirectoryError.self) { try devices.record(named: name) }
     }
 
-    @Test func damageIsNamed() throws {
+    /// Earlier releases had a file for each device: they are taken over once, and left as they are.
+    @Test func filesOfEarlierReleasesAreImportedOnce() throws {
+        let seven = try Self.record("dev7")
+        try home.write("devices/dev7.json", JSONEncoder().encode(seven).map { $0 })
+        try home.write("devices/.dev8.json.1234", "half of a file")
+        #expect(try devices.all() == [seven])
+        try devices.remove(named: "dev7")
+        #expect(try devices.all() == [])
+        #expect(FileManager.default.fileExists(atPath: home.path("devices/dev7.json")))
+    }
+
+    @Test func aDamagedFileOfAnEarlierReleaseIsNamed() throws {
         try home.write("devices/dev7.json", "{\"name\":\"dev7\"}")
         let error = #expect(throws: DeviceDirectoryError.self) { try devices.all() }
         #expect(error?.message.contains("devices/dev7.json") == true)
+        try FileManager.default.removeItem(atPath: home.path("devices/dev7.json"))
+        #expect(try devices.all() == [])
     }
 }

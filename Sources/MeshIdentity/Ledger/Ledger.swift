@@ -1,0 +1,121 @@
+import Glibc
+
+/// What was enrolled, issued and revoked: one SQLite file of the operator's, safe with several operators at once.
+///
+/// A value without state: each call opens the file, does its work in one transaction and closes it again. Calls block for
+/// milliseconds, while another process writes for at most some seconds.
+public struct Ledger: Sendable {
+    public let path: String
+    /// Who writes, for the events: `user@host`.
+    public var operatorName: String
+    /// Seconds since 1970.
+    package var clock: @Sendable () -> Int64 = currentTime
+
+    /// The file is made with the first use, as is its directory.
+    public init(_ path: String) {
+        self.path = path
+        operatorName = Self.currentOperator
+    }
+
+    private static var currentOperator: String {
+        var host = [CChar](repeating: 0, count: 256)
+        gethostname(&host, host.count - 1)
+        let name = String(decoding: host.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
+        let user = getpwuid(getuid()).flatMap { $0.pointee.pw_name }.map { String(cString: $0) } ?? "\(getuid())"
+        return "\(user)@\(name)"
+    }
+
+    /// Runs `body` with a connection to a file that has the present tables.
+    func read<Result>(
+        _ body: (borrowing SQLiteDatabase) throws(LedgerError) -> Result
+    ) throws(LedgerError) -> Result {
+        let database = try open()
+        return try body(database)
+    }
+
+    /// The same in one transaction, which no other writer interrupts.
+    func write<Result>(
+        _ body: (borrowing SQLiteDatabase) throws(LedgerError) -> Result
+    ) throws(LedgerError) -> Result {
+        let database = try open()
+        return try database.transaction { () throws(LedgerError) in try body(database) }
+    }
+
+    private func open() throws(LedgerError) -> SQLiteDatabase {
+        do throws(IdentityError) {
+            try AtomicFile.createDirectory(AtomicFile.split(path).directory, mode: 0o700)
+        } catch {
+            throw LedgerError(.file, error.message)
+        }
+        let database = try SQLiteDatabase(path: path)
+        try LedgerSchema.prepare(database, path: path)
+        return database
+    }
+}
+
+/// One entry of what happened, for people.
+public struct LedgerEvent: Hashable, Sendable {
+    /// Seconds since 1970.
+    public var at: Int64
+    /// `user@host` of who did it.
+    public var operatorName: String
+    /// The command: `enroll`, `renew`, `revoke`, `ca issue`.
+    public var command: String
+    public var device: String?
+    public var identity: String?
+    public var serial: String?
+    public var what: String
+}
+
+extension Ledger {
+    /// The latest events first.
+    ///
+    /// - Parameter device: nil is everything.
+    public func events(of device: String? = nil, limit: Int = 100) throws(LedgerError) -> [LedgerEvent] {
+        try read { (database) throws(LedgerError) in
+            try database.rows(
+                """
+                SELECT at, operator, command, device, identity, serial, what FROM events
+                WHERE ?1 IS NULL OR device = ?1 ORDER BY id DESC LIMIT ?2
+                """,
+                [SQLiteValue(device), .integer(Int64(limit))]
+            ) { row in
+                LedgerEvent(
+                    at: row.integer(0),
+                    operatorName: row.text(1),
+                    command: row.text(2),
+                    device: row.textIfAny(3),
+                    identity: row.textIfAny(4),
+                    serial: row.textIfAny(5),
+                    what: row.text(6)
+                )
+            }
+        }
+    }
+
+    func note(
+        _ what: String,
+        by command: String,
+        device: String? = nil,
+        identity: String? = nil,
+        serial: String? = nil,
+        in database: borrowing SQLiteDatabase
+    ) throws(LedgerError) {
+        try database.execute(
+            "INSERT INTO events (at, operator, command, device, identity, serial, what) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                .integer(clock()), .text(operatorName), .text(command), SQLiteValue(device), SQLiteValue(identity),
+                SQLiteValue(serial), .text(what),
+            ]
+        )
+    }
+
+    /// A value that is kept under a name.
+    func value(_ key: String, in database: borrowing SQLiteDatabase) throws(LedgerError) -> String? {
+        try database.rows("SELECT value FROM notes WHERE key = ?", [.text(key)]) { $0.text(0) }.first
+    }
+
+    func setValue(_ key: String, _ value: String, in database: borrowing SQLiteDatabase) throws(LedgerError) {
+        try database.execute("INSERT OR REPLACE INTO notes (key, value) VALUES (?, ?)", [.text(key), .text(value)])
+    }
+}

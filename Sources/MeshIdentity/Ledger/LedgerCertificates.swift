@@ -1,0 +1,196 @@
+/// A certificate that was issued.
+public struct LedgerCertificate: Hashable, Sendable {
+    public enum State: String, Hashable, Sendable {
+        /// Given out, and to be accepted until it ends.
+        case issued
+        /// Its device has a newer one. It is accepted, too, until it ends.
+        case superseded
+        /// To be refused.
+        case revoked
+    }
+
+    /// The issuing key's identifier (the certificate's authority key identifier) in hexadecimal: serial numbers are unique for each
+    /// issuer only. Empty when the certificate does not say.
+    public var issuer: String
+    /// Lower-case hexadecimal.
+    public var serial: String
+    /// The SPIFFE ID it carries.
+    public var identity: String
+    /// The name of the device it was made for; nil for one made by hand.
+    public var device: String?
+    /// Seconds since 1970.
+    public var notBefore: Int64
+    /// Seconds since 1970.
+    public var notAfter: Int64
+    /// Seconds since 1970.
+    public var issuedAt: Int64
+    /// By which command.
+    public var command: String
+    public var state: State
+    /// When it became superseded or revoked, in seconds since 1970.
+    public var changedAt: Int64?
+    /// Why it was revoked.
+    public var reason: String?
+
+    public init(
+        _ certificate: Certificate,
+        identity: SPIFFEID,
+        device: String?,
+        command: String,
+        issuedAt: Int64
+    ) {
+        issuer = certificate.authorityKeyIdentifier ?? ""
+        serial = certificate.serialNumber
+        self.identity = identity.description
+        self.device = device
+        notBefore = certificate.notBefore
+        notAfter = certificate.notAfter
+        self.issuedAt = issuedAt
+        self.command = command
+        state = .issued
+    }
+
+    fileprivate init(_ row: borrowing SQLiteRow) {
+        issuer = row.text(0)
+        serial = row.text(1)
+        identity = row.text(2)
+        device = row.textIfAny(3)
+        notBefore = row.integer(4)
+        notAfter = row.integer(5)
+        issuedAt = row.integer(6)
+        command = row.text(7)
+        // The table's CHECK allows these three only.
+        state = State(rawValue: row.text(8)) ?? .revoked
+        changedAt = row.integerIfAny(9)
+        reason = row.textIfAny(10)
+    }
+}
+
+extension Ledger {
+    private static let certificateColumns =
+        "issuer, serial, identity, device, not_before, not_after, issued_at, command, state, changed_at, reason"
+
+    /// Writes down a certificate before anybody gets it: there is none that the ledger does not know.
+    public func record(_ certificate: LedgerCertificate) throws(LedgerError) {
+        try write { (database) throws(LedgerError) in
+            try database.execute(
+                "INSERT INTO certificates (\(Self.certificateColumns)) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    .text(certificate.issuer), .text(certificate.serial), .text(certificate.identity),
+                    SQLiteValue(certificate.device), .integer(certificate.notBefore), .integer(certificate.notAfter),
+                    .integer(certificate.issuedAt), .text(certificate.command), .text(certificate.state.rawValue),
+                    SQLiteValue(certificate.changedAt), SQLiteValue(certificate.reason),
+                ]
+            )
+            try note(
+                "issued until \(describe(time: certificate.notAfter))",
+                by: certificate.command,
+                device: certificate.device,
+                identity: certificate.identity,
+                serial: certificate.serial,
+                in: database
+            )
+        }
+    }
+
+    /// Those of a device, or all; the latest first.
+    public func certificates(of device: String? = nil) throws(LedgerError) -> [LedgerCertificate] {
+        try read { (database) throws(LedgerError) in
+            try certificates(where: "?1 IS NULL OR device = ?1", [SQLiteValue(device)], in: database)
+        }
+    }
+
+    func certificates(
+        where condition: String,
+        _ values: [SQLiteValue],
+        in database: borrowing SQLiteDatabase
+    ) throws(LedgerError) -> [LedgerCertificate] {
+        try database.rows(
+            "SELECT \(Self.certificateColumns) FROM certificates WHERE \(condition) ORDER BY issued_at DESC, rowid DESC",
+            values
+        ) { LedgerCertificate($0) }
+    }
+
+    /// Revokes those that `condition` means, are not revoked and have not ended. Returns them.
+    @discardableResult
+    func revoke(
+        where condition: String,
+        _ values: [SQLiteValue],
+        reason: String,
+        by command: String,
+        in database: borrowing SQLiteDatabase
+    ) throws(LedgerError) -> [LedgerCertificate] {
+        let now = clock()
+        let found = try certificates(
+            where: "\(condition) AND state <> 'revoked' AND not_after > ?",
+            values + [.integer(now)],
+            in: database
+        )
+        for certificate in found {
+            try database.execute(
+                "UPDATE certificates SET state = 'revoked', changed_at = ?, reason = ? WHERE issuer = ? AND serial = ?",
+                [.integer(now), .text(reason), .text(certificate.issuer), .text(certificate.serial)]
+            )
+            try note(
+                "revoked: \(reason)",
+                by: command,
+                device: certificate.device,
+                identity: certificate.identity,
+                serial: certificate.serial,
+                in: database
+            )
+        }
+        return found
+    }
+
+    func supersede(
+        certificatesOf device: String,
+        except serial: String,
+        in database: borrowing SQLiteDatabase
+    ) throws(LedgerError) {
+        try database.execute(
+            "UPDATE certificates SET state = 'superseded', changed_at = ? WHERE device = ? AND serial <> ? AND state = 'issued'",
+            [.integer(clock()), .text(device), .text(serial)]
+        )
+    }
+}
+
+/// An issuer whose certificates are written down before they are handed out.
+public struct RecordingIssuer: CertificateIssuer {
+    private let issuer: any CertificateIssuer
+    private let ledger: Ledger
+    private let command: String
+    private let device: String?
+
+    /// - Parameters:
+    ///   - command: The command that asks: `enroll`, `ca issue`.
+    ///   - device: The device's name, where it is for one.
+    ///   - issuer: Whoever signs.
+    ///   - ledger: Where it is written down.
+    public init(_ issuer: any CertificateIssuer, ledger: Ledger, command: String, device: String? = nil) {
+        self.issuer = issuer
+        self.ledger = ledger
+        self.command = command
+        self.device = device
+    }
+
+    /// Fails, and hands nothing out, when the ledger cannot be written.
+    public func issue(
+        _ request: CertificateRequest,
+        id: SPIFFEID,
+        options: IssuanceOptions
+    ) async throws(IdentityError) -> IssuedCertificate {
+        let issued = try await issuer.issue(request, id: id, options: options)
+        guard let leaf = issued.leaf else {
+            throw IdentityError(.invalidCertificate, "the issuer answered without a certificate")
+        }
+        do throws(LedgerError) {
+            try ledger.record(
+                LedgerCertificate(leaf, identity: id, device: device, command: command, issuedAt: ledger.clock())
+            )
+        } catch {
+            throw IdentityError(.file, error.message)
+        }
+        return issued
+    }
+}

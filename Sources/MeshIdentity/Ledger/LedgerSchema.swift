@@ -1,0 +1,108 @@
+/// The tables, and how an older file becomes a present one.
+enum LedgerSchema {
+    /// "BSTL" in the file's header says that it is ours (PRAGMA application_id).
+    static let applicationID: Int64 = 0x4253_544C
+
+    /// Step n takes a file from version n to n + 1 (PRAGMA user_version). A step that was released is never changed.
+    private static let steps: [[String]] = [
+        [
+            """
+            CREATE TABLE devices (
+                name               TEXT PRIMARY KEY,
+                identity           TEXT NOT NULL,
+                destination        TEXT NOT NULL,
+                host_key_algorithm TEXT NOT NULL,
+                host_key           TEXT NOT NULL,
+                key_origin         TEXT NOT NULL,
+                agent              TEXT,
+                serial             TEXT,
+                not_after          INTEGER NOT NULL,
+                enrolled_at        INTEGER NOT NULL,
+                renewed_at         INTEGER,
+                revoked_at         INTEGER,
+                revocation_reason  TEXT,
+                record             TEXT NOT NULL
+            )
+            """,
+            "CREATE INDEX devices_destination ON devices (destination)",
+            "CREATE INDEX devices_identity ON devices (identity)",
+            """
+            CREATE TABLE certificates (
+                issuer      TEXT NOT NULL,
+                serial      TEXT NOT NULL,
+                identity    TEXT NOT NULL,
+                device      TEXT,
+                not_before  INTEGER NOT NULL,
+                not_after   INTEGER NOT NULL,
+                issued_at   INTEGER NOT NULL,
+                command     TEXT NOT NULL,
+                state       TEXT NOT NULL CHECK (state IN ('issued', 'superseded', 'revoked')),
+                changed_at  INTEGER,
+                reason      TEXT,
+                PRIMARY KEY (issuer, serial)
+            )
+            """,
+            "CREATE INDEX certificates_serial ON certificates (serial)",
+            "CREATE INDEX certificates_device ON certificates (device)",
+            "CREATE INDEX certificates_identity ON certificates (identity)",
+            """
+            CREATE TABLE events (
+                id       INTEGER PRIMARY KEY AUTOINCREMENT,
+                at       INTEGER NOT NULL,
+                operator TEXT NOT NULL,
+                command  TEXT NOT NULL,
+                device   TEXT,
+                identity TEXT,
+                serial   TEXT,
+                what     TEXT NOT NULL
+            )
+            """,
+            "CREATE INDEX events_device ON events (device)",
+            "CREATE TABLE notes (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+        ]
+    ]
+
+    static var version: Int64 { Int64(steps.count) }
+
+    /// Makes sure that the file has the present tables.
+    static func prepare(_ database: borrowing SQLiteDatabase, path: String) throws(LedgerError) {
+        if try isCurrent(database, path: path) { return }
+        try database.transaction { () throws(LedgerError) in
+            // Another process may have been faster.
+            if try isCurrent(database, path: path) { return }
+            let found = try number(database, "user_version")
+            for statements in steps[Int(found)...] {
+                for statement in statements { try database.execute(statement) }
+            }
+            try database.execute("PRAGMA application_id = \(applicationID)")
+            try database.execute("PRAGMA user_version = \(version)")
+        }
+    }
+
+    private static func isCurrent(_ database: borrowing SQLiteDatabase, path: String) throws(LedgerError) -> Bool {
+        let found = try number(database, "user_version")
+        let owner = try number(database, "application_id")
+        if found == 0, owner == 0 {
+            let tables = try database.rows("SELECT count(*) FROM sqlite_schema") { $0.integer(0) }
+            guard tables.first == 0 else { throw foreign(path) }
+            return false
+        }
+        guard owner == applicationID, found > 0 else { throw foreign(path) }
+        guard found <= version else {
+            throw LedgerError(
+                .newer,
+                "the ledger \(path) was written by a later release of bootstrap (format \(found); this one knows up to "
+                    + "\(version)); use that release"
+            )
+        }
+        return found == version
+    }
+
+    private static func foreign(_ path: String) -> LedgerError {
+        LedgerError(.damaged, "\(path) is a SQLite file, but no ledger of bootstrap; move it away")
+    }
+
+    private static func number(_ database: borrowing SQLiteDatabase, _ pragma: String) throws(LedgerError) -> Int64 {
+        try database.rows("PRAGMA \(pragma)") { $0.integer(0) }.first ?? 0
+    }
+}

@@ -1,0 +1,86 @@
+import MeshIdentity
+import SSHSignal
+
+/// What `status` says of a device.
+struct DeviceStatus: Encodable {
+    enum State: String, Encodable {
+        case valid
+        /// Past two thirds of its time: whoever renews it has not done so.
+        case expiring
+        case expired
+        case revoked
+    }
+
+    var state: State
+    /// Seconds until its certificate ends; negative: since it ended.
+    var secondsLeft: Int64
+    var device: DeviceRecord
+
+    init(_ record: DeviceRecord, at now: Int64) {
+        device = record
+        secondsLeft = record.notAfter - now
+        let lifetime = record.lifetime ?? IssuanceOptions.defaultLifetime.components.seconds
+        state =
+            if record.revokedAt != nil {
+                .revoked
+            } else if secondsLeft <= 0 {
+                .expired
+            } else if secondsLeft < lifetime / 3 {
+                .expiring
+            } else {
+                .valid
+            }
+    }
+
+    /// Aligned columns, with a heading.
+    static func table(_ devices: [DeviceStatus], at now: Int64) -> [String] {
+        var rows = [["NAME", "STATE", "CERTIFICATE", "RENEWED", "HOST KEY", "AGENT", "IDENTITY", "DESTINATION"]]
+        for status in devices {
+            let device = status.device
+            rows.append([
+                device.name, status.state == .valid ? "valid" : status.state.rawValue.uppercased(), status.timeLeft,
+                device.renewedAt.map { "\(describe(seconds: now - $0)) ago" } ?? "-", device.hostKey.short,
+                device.agent.release ?? "-", device.identity, device.destination,
+            ])
+        }
+        let widths = rows[0].indices.map { column in rows.map { $0[column].count }.max() ?? 0 }
+        return rows.map { row in
+            // The last column is not padded.
+            zip(row.dropLast(), widths).map { text, width in
+                text + String(repeating: " ", count: width - text.count)
+            }.joined(separator: "  ") + "  " + row[row.count - 1]
+        }
+    }
+
+    private var timeLeft: String {
+        secondsLeft > 0 ? "\(describe(seconds: secondsLeft)) left" : "ended \(describe(seconds: -secondsLeft)) ago"
+    }
+
+    /// Everything that is known, one thing a line.
+    func details(at now: Int64) -> [String] {
+        var lines = ["\(device.name)  \(device.identity)"]
+        func line(_ name: String, _ text: String) {
+            lines.append("  \(name)\(String(repeating: " ", count: max(0, 14 - name.count)))\(text)")
+        }
+        line("state", state.rawValue)
+        if let revokedAt = device.revokedAt {
+            line("revoked", describe(time: revokedAt) + (device.revocationReason.map { ": \($0)" } ?? ""))
+        }
+        line("certificate", "until \(describe(time: device.notAfter)), \(timeLeft)")
+        if let serial = device.serial { line("serial", serial) }
+        line("enrolled", describe(time: device.enrolledAt))
+        if let renewedAt = device.renewedAt { line("renewed", describe(time: renewedAt)) }
+        line("destination", device.destination)
+        line("host key", "\(device.hostKey.algorithm) \(device.hostKey.fingerprint)")
+        line("key made", (device.keyOrigin ?? .device).rawValue)
+        line("hbone", device.hbone.isEmpty ? "-" : device.hbone.joined(separator: ", "))
+        line("agent", "\(device.agent.path), sha256 \(device.agent.sha256.prefix(12))")
+        line("state kept in", device.agent.state)
+        return lines
+    }
+}
+
+extension DeviceRecord.HostKeyRecord {
+    /// Enough to tell two apart by eye; `status DEST` has all of it.
+    fileprivate var short: String { String(fingerprint.prefix(15)) }
+}

@@ -1,0 +1,221 @@
+import Foundation
+import TestPeers
+import Testing
+
+@testable import MeshIdentity
+
+/// What was enrolled, issued and revoked, in one file that several processes write at once.
+@Suite struct LedgerTests {
+    private let home = TemporaryDirectory()
+    private var path: String { home.path("state/ledger.sqlite") }
+    private var ledger: Ledger { Ledger(path) }
+
+    private func device(_ name: String, serial: String? = nil, hostKey: String = "SHA256:a") -> LedgerDevice {
+        LedgerDevice(
+            name: name,
+            identity: "spiffe://mesh.example/ns/prod/sa/\(name)",
+            destination: "root@\(name)",
+            hostKeyAlgorithm: "ssh-ed25519",
+            hostKey: hostKey,
+            keyOrigin: "device",
+            agent: "0.1.0-abc",
+            serial: serial,
+            notAfter: 2_000_000_000,
+            enrolledAt: 1_000_000_000,
+            record: "{}"
+        )
+    }
+
+    private func issue(_ name: String, ca: EmbeddedCA) async throws -> Certificate {
+        let id = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/\(name)")
+        let request = try CertificateRequest.create(key: PrivateKey.generate(), id: id)
+        let issuer = RecordingIssuer(ca, ledger: ledger, command: "enroll", device: name)
+        return try #require(try await issuer.issue(request, id: id, options: IssuanceOptions()).leaf)
+    }
+
+    private func makeCA() throws -> EmbeddedCA {
+        try EmbeddedCA(trustDomain: TrustDomain("mesh.example"), now: Int64(Date().timeIntervalSince1970))
+    }
+
+    @Test func aDeviceIsFoundByItsNameDestinationOrIdentity() throws {
+        #expect(try ledger.devices() == [])
+        let seven = device("dev7")
+        try ledger.save(device("dev8"), by: "enroll", "enrolled")
+        try ledger.save(seven, by: "enroll", "enrolled")
+        #expect(try ledger.devices().map(\.name) == ["dev7", "dev8"])
+        #expect(try ledger.device(named: "dev7") == seven)
+        #expect(try ledger.devices(matching: "root@dev7") == [seven])
+        #expect(try ledger.devices(matching: seven.identity) == [seven])
+        #expect(try ledger.device(named: "dev9") == nil)
+        try ledger.removeDevice(named: "dev7", by: "unenroll")
+        #expect(try ledger.devices().map(\.name) == ["dev8"])
+        #expect(try ledger.events(of: "dev7").map(\.what) == ["removed", "enrolled"])
+    }
+
+    @Test func onlyItsOwnerReadsIt() throws {
+        try ledger.save(device("dev7"), by: "enroll", "enrolled")
+        let permissions = { (path: String) throws in
+            try FileManager.default.attributesOfItem(atPath: path)[.posixPermissions] as? Int
+        }
+        #expect(try permissions(path) == 0o600)
+        #expect(try permissions(home.path("state")) == 0o700)
+        #expect(try FileManager.default.contentsOfDirectory(atPath: home.path("state")) == ["ledger.sqlite"])
+    }
+
+    @Test func certificatesAreKnownBeforeAnybodyHasThem() async throws {
+        let ca = try makeCA()
+        let first = try await issue("dev7", ca: ca)
+        #expect(first.authorityKeyIdentifier == ca.certificate.subjectKeyIdentifier)
+        var known = try #require(try ledger.certificates(of: "dev7").first)
+        #expect(known.serial == first.serialNumber)
+        #expect(known.issuer == ca.certificate.subjectKeyIdentifier)
+        #expect(known.notAfter == first.notAfter)
+        #expect(known.command == "enroll")
+        #expect(known.state == .issued)
+        let second = try await issue("dev7", ca: ca)
+        _ = try await issue("dev8", ca: ca)
+        try ledger.save(device("dev7", serial: second.serialNumber), by: "renew", "renewed")
+        let states = Dictionary(
+            uniqueKeysWithValues: try ledger.certificates().map { ($0.serial, $0.state) }
+        )
+        #expect(states[first.serialNumber] == .superseded)
+        #expect(states[second.serialNumber] == .issued)
+        #expect(states.values.filter { $0 == .issued }.count == 2, "another device's certificate stays as it is")
+        known = try #require(try ledger.certificates(of: "dev7").last)
+        #expect(known.changedAt != nil)
+    }
+
+    @Test func aReplacedDeviceLosesItsEarlierCertificates() async throws {
+        let ca = try makeCA()
+        let old = try await issue("dev7", ca: ca)
+        let new = try await issue("dev7", ca: ca)
+        try ledger.save(
+            device("dev7", serial: new.serialNumber),
+            by: "enroll",
+            "enrolled",
+            revokingEarlier: "host key replaced"
+        )
+        let known = try ledger.certificates(of: "dev7")
+        #expect(known.first { $0.serial == old.serialNumber }?.state == .revoked)
+        #expect(known.first { $0.serial == old.serialNumber }?.reason == "host key replaced")
+        #expect(known.first { $0.serial == new.serialNumber }?.state == .issued)
+    }
+
+    /// An issuer that cannot write down what it issues hands nothing out.
+    @Test func nothingIsIssuedThatCannotBeRecorded() async throws {
+        try home.write(
+            "state/ledger.sqlite",
+            "this is no database, but it is long enough to be taken for one. " + String(repeating: "x", count: 4096)
+        )
+        let ca = try makeCA()
+        let error = await #expect(throws: IdentityError.self) { try await issue("dev7", ca: ca) }
+        #expect(error?.message.contains("is damaged") == true)
+    }
+
+    @Test func whatIsDamagedForeignOrNewerIsNamed() throws {
+        try home.write("state/ledger.sqlite", String(repeating: "garbage ", count: 1000))
+        var error = #expect(throws: LedgerError.self) { try ledger.devices() }
+        #expect(error?.code == .damaged)
+        #expect(error?.message.contains(path) == true && error?.message.contains("enroll the devices again") == true)
+
+        try FileManager.default.removeItem(atPath: path)
+        try sqlite("CREATE TABLE mine (x)")
+        error = #expect(throws: LedgerError.self) { try ledger.devices() }
+        #expect(error?.message.contains("no ledger of bootstrap") == true)
+
+        try FileManager.default.removeItem(atPath: path)
+        _ = try ledger.devices()
+        try sqlite("PRAGMA user_version = 99")
+        error = #expect(throws: LedgerError.self) { try ledger.devices() }
+        #expect(error?.code == .newer)
+        #expect(error?.message.contains("later release") == true)
+    }
+
+    @Test func aDirectoryThatCannotBeWrittenIsNamed() throws {
+        try home.write("state", "a file")
+        let error = #expect(throws: LedgerError.self) { try ledger.devices() }
+        #expect(error?.code == .file)
+        #expect(error?.message.contains("is no directory") == true, "\(String(describing: error))")
+    }
+
+    @Test func importHappensOnce() throws {
+        try ledger.importOnce(from: "devices") { [device("dev7")] }
+        try ledger.removeDevice(named: "dev7", by: "unenroll")
+        try ledger.importOnce(from: "devices") {
+            Issue.record("asked again")
+            return [device("dev7")]
+        }
+        #expect(try ledger.devices() == [])
+    }
+
+    /// Another process holds the file in the middle of a transaction: we wait. It is killed: what it had not committed is gone.
+    @Test func twoProcessesTakeTurnsAndAKilledOneLeavesNothing() async throws {
+        try ledger.save(device("dev7"), by: "enroll", "enrolled")
+        let script = """
+            import sqlite3, sys
+            db = sqlite3.connect(sys.argv[1], isolation_level=None)
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("DELETE FROM devices")
+            print("holding", flush=True)
+            if sys.stdin.readline().strip() == "commit":
+                db.execute("COMMIT")
+            else:
+                sys.stdin.readline()
+            """
+        let committing = try ChildProcess("python3", ["-c", script, path], keepsInputOpen: true)
+        _ = try await committing.standardOutput.line(containing: "holding")
+        let (ledger, other) = (ledger, device("dev8"))
+        let waiting = Task.detached { try ledger.save(other, by: "enroll", "enrolled") }
+        try committing.write("commit\n")
+        try await waiting.value
+        #expect(try await committing.exit() == .exited(0))
+        #expect(try ledger.devices().map(\.name) == ["dev8"])
+
+        let killed = try ChildProcess("python3", ["-c", script, path], keepsInputOpen: true)
+        _ = try await killed.standardOutput.line(containing: "holding")
+        killed.signal(SIGKILL)
+        _ = try await killed.exit()
+        #expect(try ledger.devices().map(\.name) == ["dev8"])
+        try ledger.save(device("dev9"), by: "enroll", "enrolled")
+        #expect(try ledger.devices().map(\.name) == ["dev8", "dev9"])
+    }
+
+    /// Two operators, the real command: every certificate that was given out is known, whoever was faster.
+    @Test func twoOperatorsAtOnceLoseNothing() async throws {
+        let environment = ["BOOTSTRAP_HOME": home.path("state")]
+        let made = try await ChildProcess.run(
+            TestTools.bootstrap,
+            ["ca", "init", "--trust-domain", "mesh.example"],
+            environment: environment
+        )
+        try #require(made.succeeded, "\(made.standardError)")
+        let serials = try await withThrowingTaskGroup(of: [String].self) { group in
+            for worker in 0..<2 {
+                group.addTask {
+                    var serials: [String] = []
+                    for round in 0..<4 {
+                        let out = home.path("out\(worker)-\(round)")
+                        let output = try await ChildProcess.run(
+                            TestTools.bootstrap,
+                            ["ca", "issue", "--id", "ns/prod/sa/x", "--out", out],
+                            environment: environment
+                        )
+                        try #require(output.succeeded, "\(output.standardError)")
+                        serials.append(try CredentialDirectory(out).load().leaf.serialNumber)
+                    }
+                    return serials
+                }
+            }
+            return try await group.reduce(into: Set<String>()) { $0.formUnion($1) }
+        }
+        #expect(serials.count == 8)
+        #expect(Set(try ledger.certificates().map(\.serial)) == serials)
+        #expect(try ledger.events().count == 8)
+    }
+
+    private func sqlite(_ statement: String) throws {
+        try home.makeDirectory("state", permissions: 0o700)
+        let database = try SQLiteDatabase(path: path)
+        try database.execute(statement)
+    }
+}
