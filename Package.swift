@@ -86,7 +86,11 @@ let package = Package(
             ],
             swiftSettings: settings
         ),
-        .testTarget(name: "SSHSignalTests", dependencies: ["SSHSignal", "TestPeers"], swiftSettings: settings),
+        .testTarget(
+            name: "SSHSignalTests",
+            dependencies: ["SSHSignal", "TestPeers", "COpenSSL"],
+            swiftSettings: settings
+        ),
         .testTarget(name: "MeshNodeTests", dependencies: ["MeshNode", "TestPeers", log], swiftSettings: settings),
         .testTarget(name: "EndToEnd", dependencies: ["MeshNode", "TestPeers"], swiftSettings: settings),
     ]

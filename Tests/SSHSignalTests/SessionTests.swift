@@ -104,8 +104,8 @@ import Testing
     @Test func aSilentServerIsFoundDead() async throws {
         let server = try await OpenSSHServer()
         let client = try await server.connect([.keyFile(path: server.userKey)]) {
-            $0.keepAliveInterval = .milliseconds(200)
-            $0.keepAliveTimeout = .milliseconds(300)
+            $0.keepAlive.interval = .milliseconds(200)
+            $0.keepAlive.timeout = .milliseconds(300)
         }
         // Answers keep it alive for several intervals.
         try await Task.sleep(for: .seconds(1))
@@ -115,6 +115,34 @@ import Testing
         #expect(error.code == .connectionLost)
         #expect(error.message.contains("dead"))
         for pid in server.sessionProcesses { kill(pid, SIGCONT) }
+    }
+
+    @Test func aServerThatOwesAnAnswerIsFoundDeadLongBeforeAnIdleOne() async throws {
+        let server = try await OpenSSHServer()
+        let client = try await server.connect([.keyFile(path: server.userKey)]) {
+            $0.keepAlive.interval = .seconds(3600)
+            $0.keepAlive.timeout = .seconds(3600)
+            $0.keepAlive.whileWaiting?.interval = .milliseconds(300)
+            $0.keepAlive.whileWaiting?.timeout = .seconds(2)
+        }
+        let echo = try EchoServer()
+        let channel = try await client.openDirectTCPIP(host: "127.0.0.1", port: echo.port)
+        let pids = server.sessionProcesses
+        for pid in pids { try await suspend(pid) }
+        // The stream is told why, and never ends cleanly.
+        let result = try await exchange(channel, on: client.loop, send: 1000)
+        #expect(result.failure?.code == .truncated)
+        #expect(result.failure?.message.contains("dead") == true)
+        #expect(await client.ended().code == .connectionLost)
+        for pid in pids { kill(pid, SIGCONT) }
+    }
+
+    @Test func serverAliveCountsAsInSSHConfig() {
+        let thrice = SSHSessionConfiguration.KeepAlive(interval: .seconds(20), count: 3)
+        #expect(thrice.interval == .seconds(20))
+        #expect(thrice.timeout == .seconds(60))
+        #expect(thrice.whileWaiting == nil)
+        #expect(SSHSessionConfiguration.KeepAlive(interval: .zero, count: 3).interval == nil)
     }
 
     @Test func surviveShortReadsAndWritesBelow() async throws {

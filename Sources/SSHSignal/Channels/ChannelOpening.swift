@@ -16,7 +16,7 @@ final class ChannelOpening {
     let kind: Kind
     let type: String
     let message: [UInt8]
-    /// The receive window to reach; the channel opens with half of it.
+    /// The receive window to begin with; the channel opens with half of it.
     var window: Int
     var completion: ((Result<SSHChannel, SSHError>) -> Void)?
     var timer: LoopTimer?

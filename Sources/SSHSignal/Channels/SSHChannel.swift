@@ -18,8 +18,9 @@ public final class SSHChannel: ByteStream {
     private static let maximumWrite = 32700
 
     let raw: OpaquePointer
-    /// The receive window that is kept open.
-    let window: Int
+    private var window: ChannelWindow
+    /// What the server may send, and what has arrived and was not read: this channel's part of the session's budget.
+    private(set) var announced = 0
     /// libssh2 enlarges the window by itself below three quarters of the one it was opened with. It must never: interrupted
     /// by a re-key, its count and the server's drift apart, and bytes are dropped. So channels open with half of the window,
     /// ``refill()`` keeps it above that mark, and reads stop short of it.
@@ -54,11 +55,12 @@ public final class SSHChannel: ByteStream {
     init(_ raw: OpaquePointer, session: SSHSession, window: Int, peerDescription: String) {
         self.raw = raw
         self.session = session
-        self.window = window
+        self.window = ChannelWindow(size: window)
         ownAdjustmentLimit = window / 2 / 4 * 3
         library = session.library
         peer = peerDescription
         super.init(loop: session.loop)
+        account(for: window / 2)
         refill()
     }
 
@@ -128,9 +130,9 @@ public final class SSHChannel: ByteStream {
         guard var bytes = vector.iov_base else { return 0 }
         var left = vector.iov_len
         while left > 0 {
-            if !session.hasRoom {
+            if !session.hasRoom(for: left) {
                 session.flush()
-                guard session.hasRoom else { break }
+                guard session.hasRoom(for: left) else { break }
             }
             let result = libssh2_channel_write_ex(raw, 0, bytes.assumingMemoryBound(to: CChar.self), left)
             if result > 0 {
@@ -200,6 +202,7 @@ public final class SSHChannel: ByteStream {
             limit
         )
         if result > 0 {
+            fit(taken: result)
             refill()
         } else if result < 0 && result != Int(LIBSSH2_ERROR_EAGAIN) {
             broken(Int32(result))
@@ -207,20 +210,45 @@ public final class SSHChannel: ByteStream {
         return result
     }
 
+    /// Fits the window to what the reader takes, within the session's budget.
+    private func fit(taken count: Int) {
+        guard let session else { return }
+        let now = loop.now
+        let fitting = window.took(count, at: now, roundTrip: session.roundTripTime)
+        if let fitting, fitting > window.size {
+            let more = session.windows.grant(fitting - window.size, at: now)
+            window.resize(to: window.size + more)
+        } else if let fitting {
+            window.resize(to: fitting)
+        }
+        if let share = session.windows.share(of: session.channels.count, at: now), window.size > share {
+            window.resize(to: share)
+        }
+    }
+
     /// Lets the server send as much as has been read, once a quarter of the window is used.
     private func refill() {
         guard let session else { return }
+        let open = Int(libssh2_channel_window_read_ex(raw, nil, nil))
+        account(for: open)
         if pendingAdjustment == 0 {
-            let open = Int(libssh2_channel_window_read_ex(raw, nil, nil))
-            guard open < window / 4 * 3 else { return }
-            pendingAdjustment = UInt(window - open)
+            guard open < window.size / 4 * 3 else { return }
+            pendingAdjustment = UInt(window.size - open)
         }
+        let more = Int(pendingAdjustment)
         switch libssh2_channel_receive_window_adjust2(raw, pendingAdjustment, 1, nil) {
-        case 0: pendingAdjustment = 0
+        case 0:
+            pendingAdjustment = 0
+            account(for: open + more)
         case LIBSSH2_ERROR_EAGAIN: break
         case let result: broken(result)
         }
         session.scheduleFlush()
+    }
+
+    private func account(for open: Int) {
+        session?.windows.change(by: open - announced)
+        announced = open
     }
 
     private func drainExtendedData() {
@@ -286,6 +314,8 @@ public final class SSHChannel: ByteStream {
     func sessionEnded(_ error: StreamError) {
         session = nil
         heldBack = []
+        // Nothing of it is sent any more; it lets libssh2 hand out everything that has arrived.
+        _ = libssh2_channel_receive_window_adjust2(raw, UInt(window.size), 1, nil)
         let complete = libssh2_channel_wait_eof(raw) == 0
         if complete && !endDelivered {
             if isReadBlocked {

@@ -32,7 +32,7 @@ extension SSHSession {
             .directTCPIP(destination: destination),
             type: "direct-tcpip",
             message: message.bytes,
-            window: configuration.channelWindow
+            window: ChannelWindow.initial
         ) { completion($0.mapError(\.streamError)) }
         open(opening, "the connection to \(destination)")
     }
@@ -94,10 +94,13 @@ extension SSHSession {
     /// Returns whether one was answered.
     func stepOpenings() -> Bool {
         if currentOpening == nil && !waitingOpenings.isEmpty {
-            currentOpening = waitingOpenings.removeFirst()
-            if let currentOpening { currentOpening.window = grant(currentOpening.window) }
+            let next = waitingOpenings.removeFirst()
+            next.window = windows.opening(next.window)
+            currentOpening = next
+            openingSince = 0
         }
         guard let opening = currentOpening else { return false }
+        if openingSince == 0 { openingSince = loop.now }
         let raw = opening.message.withUnsafeBytes { message in
             libssh2_channel_open_ex(
                 library.raw,
@@ -111,6 +114,7 @@ extension SSHSession {
         }
         if let raw {
             currentOpening = nil
+            measuredRoundTrip(loop.now &- openingSince)
             accept(raw, for: opening)
             return true
         }
@@ -118,6 +122,7 @@ extension SSHSession {
         guard code != LIBSSH2_ERROR_EAGAIN else { return false }
         currentOpening = nil
         opening.timer?.cancel()
+        if code == LIBSSH2_ERROR_CHANNEL_FAILURE { measuredRoundTrip(loop.now &- openingSince) }
         guard !LibSSH2.isFatal(code) else {
             let error = error(code)
             if let completion = opening.completion { later { completion(.failure(error)) } }
@@ -143,7 +148,6 @@ extension SSHSession {
             description = peerDescription
         }
         let channel = SSHChannel(raw, session: self, window: opening.window, peerDescription: description)
-        announcedWindow += opening.window
         guard let completion = opening.completion else {
             // Nobody waits any more.
             closingChannels.append(channel)
@@ -153,10 +157,9 @@ extension SSHSession {
         later { completion(.success(channel)) }
     }
 
-    /// The receive window for a channel that wants `wanted`: at most half of what is left of the total, so that later
-    /// channels get something too, but never under 128 KiB.
-    private func grant(_ wanted: Int) -> Int {
-        min(wanted, max(128 << 10, (configuration.totalWindow - announcedWindow) / 2))
+    /// The server may be busy, or have to connect somewhere first: the shortest answer is the nearest to the truth.
+    private func measuredRoundTrip(_ time: UInt64) {
+        if roundTripTime == 0 || time < roundTripTime { roundTripTime = time }
     }
 
     // MARK: Requests
@@ -236,7 +239,7 @@ extension SSHSession {
         guard !closingChannels.isEmpty else { return }
         closingChannels.removeAll { channel in
             guard channel.stepClose() else { return false }
-            announcedWindow -= channel.window
+            windows.change(by: -channel.announced)
             return true
         }
     }

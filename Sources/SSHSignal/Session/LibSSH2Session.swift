@@ -142,7 +142,10 @@ final class LibSSH2Session {
 /// libssh2 as a library.
 enum LibSSH2 {
     /// 0 once libssh2 is ready. Initialised once per process: libssh2_init is not thread-safe.
-    static let initialised: Int32 = libssh2_init(0)
+    static let initialised: Int32 = {
+        _ = KeystreamProvider.isInstalled
+        return libssh2_init(0)
+    }()
 
     /// 1.11 signs with RSA and SHA-2; older versions only with SHA-1, which OpenSSH has refused since 8.8.
     static let supportsRSA = libssh2_version(0x010B00) != nil

@@ -58,6 +58,8 @@ public final class SSHClient: Sendable {
             do {
                 socket = try await Socket.connect(to: address, on: loop, timeout: connectTimeout) { socket in
                     socket.detectDeadPeer(unacknowledgedFor: .seconds(30))
+                    // A keystroke must not wait behind a full socket buffer of bulk.
+                    socket.limitUnsent(to: 128 << 10)
                     return LoopBound<ByteStream>(socket, on: loop)
                 }
             } catch {

@@ -129,6 +129,9 @@ public struct SSHLogin: Sendable {
         var session = SSHSessionConfiguration(user: configuration.user, credentials: credentials)
         session.identitiesOnly = configuration.identitiesOnly
         session.passphrase = prompts.passphrase
+        if let interval = configuration.serverAliveInterval {
+            session.keepAlive = .init(interval: interval, count: configuration.serverAliveCountMax)
+        }
         return session
     }
 }

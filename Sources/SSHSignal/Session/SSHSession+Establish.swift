@@ -95,9 +95,7 @@ extension SSHSession {
         authenticator?.stop()
         authenticator = nil
         phase = .open
-        if let interval = configuration.keepAliveInterval {
-            keepAlive = KeepAlive(self, interval: interval, timeout: configuration.keepAliveTimeout)
-        }
+        keepAlive = KeepAlive(self, configuration.keepAlive)
         guard let established else { return }
         self.established = nil
         later { established(.success(())) }

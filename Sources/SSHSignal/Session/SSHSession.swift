@@ -42,7 +42,12 @@ public final class SSHSession: SSHConnection {
     var currentOpening: ChannelOpening?
     var waitingOpenings: [ChannelOpening] = []
     var pendingRequests: [ChannelRequest] = []
-    var announcedWindow = 0
+    /// What the receive windows of the channels have in common.
+    var windows: WindowBudget
+    /// The shortest answer to the opening of a channel, in nanoseconds; 0 before the first.
+    package internal(set) var roundTripTime: UInt64 = 0
+    /// When the current opening was first tried; on the loop's clock.
+    var openingSince: UInt64 = 0
     var keepAlive: KeepAlive?
 
     /// User code that must not run inside libssh2 or inside a method of a channel.
@@ -55,6 +60,8 @@ public final class SSHSession: SSHConnection {
     private lazy var driveTask = SessionTask(self) { $0.runDrive() }
     private lazy var flushTask = SessionTask(self) { $0.runFlush() }
 
+    /// Where the round of the channels begins.
+    private var firstPolled = 0
     /// At most this much is read in one turn, so that other connections of the loop get theirs: two full buffers.
     private static let fillsPerTurn = 2
 
@@ -71,6 +78,7 @@ public final class SSHSession: SSHConnection {
         self.lower = lower
         self.configuration = configuration
         verifier = hostKeyVerifier
+        windows = WindowBudget(total: configuration.totalWindow)
         library = try LibSSH2Session(pool: lower.loop.buffers)
         super.init(loop: lower.loop)
     }
@@ -189,10 +197,7 @@ public final class SSHSession: SSHConnection {
             }
         }
         library.mayReceive = false
-        if phase == .open && endingError == nil {
-            let channels = channels
-            for channel in channels { channel.poll() }
-        }
+        if phase == .open && endingError == nil { pollChannels() }
         isProcessing = false
         scheduleFlush()
         if let endingError { end(endingError) }
@@ -242,6 +247,15 @@ public final class SSHSession: SSHConnection {
         return false
     }
 
+    /// Tells the channels what is new. A different one is the first each time: one that always has something to send does not
+    /// take all of the room.
+    private func pollChannels() {
+        let channels = channels
+        guard !channels.isEmpty else { return }
+        firstPolled = (firstPolled &+ 1) % channels.count
+        for index in channels.indices { channels[(firstPolled + index) % channels.count].poll() }
+    }
+
     // MARK: Flushing
 
     private func runFlush() {
@@ -255,7 +269,9 @@ public final class SSHSession: SSHConnection {
     func flush() {
         while !library.outbound.isEmpty {
             switch library.outbound.withVectors({ lower.write($0) }) {
-            case .bytes(let count): library.outbound.consume(count)
+            case .bytes(let count):
+                library.outbound.consume(count)
+                keepAlive?.sent()
             case .wouldBlock: return
             case .failed: return endLater(connectionLost(lower.failure))
             }
@@ -264,6 +280,15 @@ public final class SSHSession: SSHConnection {
 
     /// Whether channels may write: libssh2 itself never says no.
     var hasRoom: Bool { library.outbound.count < configuration.maximumBacklog }
+
+    /// Whether a few bytes may be written: a keystroke need not wait for the room that bulk has used up.
+    func hasRoom(for count: Int) -> Bool {
+        hasRoom || count <= Self.keystroke && library.outbound.count < configuration.maximumBacklog + Self.keystrokes
+    }
+
+    private static let keystroke = 4096
+    /// All of them together, so that many small writes are not a way around the limit.
+    private static let keystrokes = 64 << 10
 
     // MARK: Ending
 

@@ -26,22 +26,46 @@ public struct SSHSessionConfiguration: Sendable {
     /// For opening a channel and for starting a command.
     public var requestTimeout: Duration = .seconds(10)
 
-    /// After this long without a byte from the server it is asked for a sign of life; nil: never.
-    public var keepAliveInterval: Duration? = .seconds(15)
+    /// When a server that says nothing is asked for a sign of life, and when it counts as lost.
+    public var keepAlive = KeepAlive()
 
-    /// How long the server may take for that sign of life before the connection counts as lost.
-    public var keepAliveTimeout: Duration = .seconds(10)
+    /// Durations are counted from the last byte that came from the server; any byte is a sign of life.
+    public struct KeepAlive: Hashable, Sendable {
+        /// After this long without a byte from the server it is asked; nil: never. `ServerAliveInterval` of ssh_config(5).
+        public var interval: Duration? = .seconds(15)
 
-    /// The receive window of one forwarded stream: what the server may send beyond what has been read. 2 MiB gave the highest
-    /// rate on loopback.
-    public var channelWindow = 2 << 20
+        /// How long the server may take for that sign of life before the connection counts as lost: `ServerAliveInterval` times
+        /// `ServerAliveCountMax`.
+        public var timeout: Duration = .seconds(10)
 
-    /// The sum of all receive windows, reached by giving later channels smaller ones (at least 128 KiB). Above about 6 MiB
-    /// OpenSSH's server spends its time copying its queue: at 16 MiB a sixth of the throughput is left.
+        /// The same while streams are open and something was sent since the server was last heard; nil: as ever. The server
+        /// may be busy connecting somewhere, and the path long: four round trips are waited at least.
+        public var whileWaiting: Waiting? = Waiting()
+
+        public struct Waiting: Hashable, Sendable {
+            public var interval: Duration = .seconds(3)
+            public var timeout: Duration = .milliseconds(3500)
+
+            public init() {}
+        }
+
+        public init() {}
+
+        /// As `ServerAliveInterval` and `ServerAliveCountMax` say: an interval of zero asks never.
+        public init(interval: Duration, count: Int) {
+            self.interval = interval > .zero ? interval : nil
+            timeout = interval * max(1, count)
+            whileWaiting = nil
+        }
+    }
+
+    /// The sum of all receive windows in bytes: what the server may send beyond what has been read. Each channel begins with 256
+    /// KiB and gets what its reader and the round trip need. Above about 6 MiB OpenSSH's server spends its time copying its
+    /// queue: at 16 MiB a sixth of the throughput is left.
     public var totalWindow = 6 << 20
 
-    /// Writes wait when this many bytes are queued for the network.
-    public var maximumBacklog = 512 << 10
+    /// Writes wait when this many bytes are queued for the network: a keystroke waits behind them.
+    public var maximumBacklog = 256 << 10
 
     /// In the order of preference. aes128-ctr is the fastest of what libssh2 1.10 has. No CBC mode, and no GCM or ChaCha20,
     /// whose implementations in libssh2 1.11.1 have known memory errors.

@@ -1,0 +1,142 @@
+import Foundation
+import Streams
+import TestPeers
+import Testing
+
+@testable import SSHSignal
+
+/// Windows and turns of several streams over one session, to real sshds at the end of long and of narrow links.
+@Suite(.serialized, .timeLimit(.minutes(5))) struct SessionWindowTests {
+    /// A link in user space to a server's port (Tests/Peers/network/delay.py).
+    private final class Link: Sendable {
+        let process: ChildProcess
+        let port: UInt16
+
+        /// - Parameters:
+        ///   - roundTrip: In milliseconds.
+        ///   - rate: Bytes per second, each way.
+        init(to port: UInt16, roundTrip: Int, rate: Int) async throws {
+            process = try ChildProcess(
+                TestTools.python,
+                [
+                    "-u", TestTools.repository + "/Tests/Peers/network/delay.py", "127.0.0.1:\(port)",
+                    "--round-trip", "\(roundTrip)", "--rate", "\(rate)",
+                ],
+                keepsInputOpen: true
+            )
+            let output = process.standardOutput
+            try await eventually("the link listens") { output.bytes.contains(UInt8(ascii: "\n")) }
+            self.port = try #require(UInt16(output.lines[0]))
+        }
+    }
+
+    private func connect(_ server: OpenSSHServer, through link: Link) async throws -> SSHClient {
+        try await SSHClient.connect(
+            host: "127.0.0.1",
+            port: link.port,
+            configuration: server.configuration,
+            hostKeyVerifier: AnyHostKey(),
+            on: testLoops.next()
+        )
+    }
+
+    /// What has been announced at most, of a session that is looked at while its streams run.
+    private final class Peak: Sendable {
+        private let most = Lock(0)
+        func note(_ announced: Int) { most.withLock { $0 = max($0, announced) } }
+        var value: Int { most.withLock { $0 } }
+    }
+
+    @Test func aDistantStreamGetsAWindowThatFitsThePath() async throws {
+        let server = try await OpenSSHServer()
+        let link = try await Link(to: server.port, roundTrip: 60, rate: 100_000_000)
+        let client = try await connect(server, through: link)
+        let size = 24 << 20
+        let source = try SourceServer(count: size)
+        let channel = try await client.openDirectTCPIP(host: "127.0.0.1", port: source.port)
+        let before = try await client.withConnection { ($0.announced, ($0 as? SSHSession)?.roundTripTime ?? 0) }
+        #expect(before.0 <= ChannelWindow.initial)
+        #expect(before.1 >= 60_000_000)
+        let peak = Peak()
+        let connection = client.connection
+        let result = try await exchange(channel, on: client.loop, send: 0) { _ in
+            peak.note(connection.withValue { $0.announced })
+        }
+        #expect(result.checksum == Pattern.checksum(size))
+        #expect(peak.value > 2 << 20)
+        #expect(peak.value <= server.configuration.totalWindow)
+        await client.close()
+    }
+
+    @Test func bulkStreamsShareTheBudgetAndALateOneGetsItsPart() async throws {
+        let server = try await OpenSSHServer()
+        let link = try await Link(to: server.port, roundTrip: 40, rate: 60_000_000)
+        let client = try await connect(server, through: link)
+        let size = 12 << 20
+        let source = try SourceServer(count: size)
+        let peak = Peak()
+        let connection = client.connection
+        try await withThrowingTaskGroup(of: Exchange.self) { group in
+            for _ in 0..<6 {
+                let channel = try await client.openDirectTCPIP(host: "127.0.0.1", port: source.port)
+                group.addTask {
+                    try await exchange(channel, on: client.loop, send: 0) { _ in
+                        peak.note(connection.withValue { $0.announced })
+                    }
+                }
+            }
+            for try await result in group { #expect(result.checksum == Pattern.checksum(size)) }
+        }
+        #expect(peak.value <= server.configuration.totalWindow)
+        // Everything is given back when the channels are gone.
+        try await eventually("nothing is announced") {
+            try await client.withConnection { $0.announced } == 0
+        }
+        await client.close()
+    }
+
+    // MARK: The arithmetic
+
+    @Test func aWindowFollowsItsReader() {
+        var window = ChannelWindow(size: ChannelWindow.initial)
+        let roundTrip: UInt64 = 100_000_000
+        var now: UInt64 = 1
+        #expect(window.took(1000, at: now, roundTrip: roundTrip) == nil)
+        // Not before a round trip is over.
+        now += roundTrip / 2
+        #expect(window.took(200_000, at: now, roundTrip: roundTrip) == nil)
+        now += roundTrip / 2
+        #expect(window.took(200_000, at: now, roundTrip: roundTrip) == 800_000)
+        window.resize(to: 800_000)
+        // As much as fits changes nothing, little makes it smaller, none makes it smaller than it began.
+        now += roundTrip
+        #expect(window.took(300_000, at: now, roundTrip: roundTrip) == nil)
+        now += roundTrip
+        #expect(window.took(1000, at: now, roundTrip: roundTrip) == ChannelWindow.initial)
+        window.resize(to: 1)
+        #expect(window.size == ChannelWindow.initial)
+    }
+
+    @Test func theBudgetKeepsSomethingForTheNextOne() {
+        var budget = WindowBudget(total: 1 << 20)
+        let now: UInt64 = 5_000_000_000
+        budget.change(by: 256 << 10)
+        #expect(budget.share(of: 2, at: now) == nil)
+        #expect(budget.grant(100_000, at: now) == 100_000)
+        #expect(budget.share(of: 2, at: now) == nil)
+        // Half of what is left, and the others are to shrink for a while.
+        #expect(budget.grant(10 << 20, at: now) == 384 << 10)
+        #expect(budget.share(of: 2, at: now) == 512 << 10)
+        #expect(budget.share(of: 100, at: now) == ChannelWindow.smallest)
+        #expect(budget.share(of: 2, at: now + 2_000_000_000) == nil)
+        budget.change(by: 512 << 10)
+        #expect(budget.opening(256 << 10) == ChannelWindow.smallest)
+        budget.change(by: 1 << 20)
+        #expect(budget.grant(1, at: now) == 0)
+    }
+}
+
+extension SSHConnection {
+    /// What the server may send now; -1 where another engine than libssh2 drives the connection.
+    fileprivate var announced: Int { (self as? SSHSession)?.windows.announced ?? -1 }
+}
