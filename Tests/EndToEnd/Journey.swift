@@ -50,6 +50,8 @@ final class Journey: Sendable {
                 "enroll", destination, "--name", "device1", "--allow-port", "\(port)", "--base",
                 directory.path("device"),
                 "--hbone-port", "\(hbonePort)", "--hbone-address", "127.0.0.1", "--agent-binary", TestTools.bootstrap,
+                // Not a service of the machine that the tests run on.
+                "--service", "none",
             ] + sshOptions + extra
         )
     }

@@ -44,6 +44,43 @@ import Testing
         await journey.stop()
     }
 
+    /// Another release of the agent takes the sockets over: the stream that is open goes on, the next one is the new node's.
+    @Test func anUpgradeCutsNoStream() async throws {
+        let journey = try await Journey()
+        let backend = try EchoServer()
+        try await journey.makeAuthority()
+        #expect(try await journey.enroll(allow: backend.port).succeeded)
+        let old = try #require(journey.node)
+        let port = FreePort.next()
+        let connect = try journey.start(["connect", "device1", "-L", "\(port):localhost:\(backend.port)"])
+        _ = try await connect.standardOutput.line(containing: "path h2: ")
+        let conversation = try await TCPConversation(port: port)
+        let first = Pattern.bytes(300_000, seed: 1)
+        #expect(Checksum.of(try await conversation.echo(first)) == Checksum.of(first))
+
+        // The same program with another hash.
+        let release = journey.directory.path("release")
+        let copied = try await ChildProcess.run(
+            "sh",
+            ["-c", "cp '\(TestTools.bootstrap)' '\(release)' && echo >>'\(release)'"]
+        )
+        #expect(copied.succeeded)
+        let upgraded = try await journey.enroll(allow: backend.port, extra: ["--agent-binary", release])
+        #expect(upgraded.succeeded, "\(upgraded.standardOutput)\(upgraded.standardError)")
+        #expect(upgraded.standardOutput.contains("restarted"))
+        #expect(journey.node != old)
+        #expect(kill(old, 0) == 0, "it ends with its last stream")
+        let second = Pattern.bytes(300_000, seed: 2)
+        #expect(Checksum.of(try await conversation.echo(second)) == Checksum.of(second))
+        let (_, ending) = try await conversation.end()
+        #expect(ending == .endOfStream)
+        try await exchange(port, seed: 3)
+        try await eventually("the old node has ended") { kill(old, 0) != 0 }
+        #expect(!connect.standardOutput.text.contains("path h2 →"), "\(connect.standardOutput.text)")
+        await connect.stop()
+        await journey.stop()
+    }
+
     @Test func anExpiredCertificateIsRefusedAndSSHIsTheWayBackIn() async throws {
         let journey = try await Journey()
         let backend = try EchoServer()

@@ -3,7 +3,8 @@
 ///     ROOT/.lock/owner                     one installer at a time: its shell's process number and the machine's boot ID
 ///     ROOT/RELEASE/bootstrap.part.NONCE    uploaded, its length and hash checked, run once
 ///     ROOT/RELEASE/bootstrap               renamed from it
-///     ROOT/current -> RELEASE              replaced by a rename
+///
+/// Which release is in use is decided by the agent itself, once its node is up (``AgentReleases``).
 ///
 /// A cut at any step leaves at worst a `.part` file and a lock whose owner is gone; the next installer removes both.
 struct AgentInstaller: Sendable {
@@ -72,7 +73,7 @@ struct AgentInstaller: Sendable {
         )
     }
 
-    /// Uploads, checks, runs once and puts in place.
+    /// Uploads, checks, runs once and puts in place, beside what is in use.
     ///
     /// Compressed where that pays: what comes out of the decompression is cut one byte behind the size that is expected, and its hash
     /// checked like that of plain bytes.
@@ -106,7 +107,6 @@ struct AgentInstaller: Sendable {
             status=$?
             [ $status = 0 ] || fail "the agent does not run there (status $status): $why"
             why=$(mv -f "$part" "$dir/bootstrap" 2>&1) || fail "$dir/bootstrap cannot be replaced: $why"
-            \(Self.activate)
             """
         let output = try await shell.run(
             script,
@@ -116,24 +116,6 @@ struct AgentInstaller: Sendable {
         )
         try check(output, step: "upload")
     }
-
-    /// Makes the release that is there already the current one.
-    func activate() async throws {
-        try await step("activate", "fail() { refuse \"$1\"; }\n" + Self.activate)
-    }
-
-    /// Replaces the link by a rename; a `mv` without -T would move it into the directory that the old link points to.
-    private static let activate = """
-        name=${dir##*/}
-        if [ "$(readlink "$root/current" 2>/dev/null)" != "$name" ]; then
-          ln -s "$name" "$root/.current.$$" || fail "$root/current cannot be made"
-          mv -Tf "$root/.current.$$" "$root/current" 2>/dev/null || {
-            rm -f "$root/.current.$$"
-            { rm -f "$root/current" && ln -s "$name" "$root/current"; } || fail "$root/current cannot be replaced"
-          }
-        fi
-        true
-        """
 
     @discardableResult
     private func step(_ name: String, _ script: String) async throws -> RemoteShell.Output {

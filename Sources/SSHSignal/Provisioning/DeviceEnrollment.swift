@@ -16,6 +16,8 @@ public struct DeviceEnrollment: Sendable {
         /// Directories to install below, best first; `~/` is the home directory there.
         public var bases: [String]
         public var issuance: IssuanceOptions
+        /// A ``ServiceKind``, `auto` for the best the device has; nil leaves what is there.
+        public var service: String?
         /// This machine's clock, milliseconds since 1970.
         public var clock: @Sendable () -> Int64
         /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
@@ -147,13 +149,25 @@ public struct DeviceEnrollment: Sendable {
             clock: options.clock,
             warn: { [report, name = options.name] in report(.warning("\(name): \($0)")) }
         )
-        let purpose = EnrollmentOperator.Purpose.enroll(.init(id: options.id.description, node: options.node))
+        let purpose = EnrollmentOperator.Purpose.enroll(
+            .init(id: options.id.description, node: options.node, service: options.service)
+        )
         let (ack, certificate) = try await conversation.run(purpose)
         let elapsed = ContinuousClock.now - start
         report(.step("identity", "\(ack.id), certificate until \(Timestamp.text(certificate.notAfter))", elapsed))
         let unchanged = ack.unchanged.map { Printable.clean($0, limit: 40) }
         let remark = unchanged.isEmpty ? "" : " (unchanged: \(unchanged.joined(separator: ", ")))"
         report(.step("node", "\(Printable.clean(ack.node, limit: 40)), listens on \(ack.listener)\(remark)", elapsed))
+        if let service = ack.service {
+            let place = service.place.map { ", \(Printable.clean($0, limit: 200))" } ?? ""
+            let text =
+                "\(Printable.clean(service.kind, limit: 40))\(place), \(Printable.clean(service.change, limit: 40))"
+            report(.step("service", service.kind == "none" ? "none: a reboot ends the node" : text, elapsed))
+        }
+        // The device's words: so many, and so long.
+        for warning in (ack.warnings ?? []).prefix(8) {
+            report(.warning("\(options.name): \(Printable.clean(warning, limit: 600))"))
+        }
         return (plan, ack, certificate)
     }
 
@@ -199,7 +213,6 @@ public struct DeviceEnrollment: Sendable {
         let agent = options.agent
         let size = "\(agent.size / 1024) KiB, sha256 \(agent.sha256.prefix(12))"
         if plan.isInstalled {
-            try await installer.activate()
             return "unchanged, \(size)\(recovered)"
         }
         try await installer.install(agent) { [report] in report(.uploading($0, total: $1)) }

@@ -12,8 +12,9 @@ struct EnrollmentConversation: Sendable {
     let clock: @Sendable () -> Int64
     let warn: @Sendable (String) -> Void
 
-    /// The device answers at once but for one step, the start of its node, which it waits for with a limit of its own.
-    private static let patience = Duration.seconds(60)
+    /// The device answers at once but for one step, the start of its node: with limits of its own for the service, the new node, and
+    /// the old one where the new one does not come up.
+    private static let patience = Duration.seconds(120)
 
     /// - Throws: ``SignalError``.
     func run(

@@ -49,10 +49,13 @@ public enum SignalMessage: Hashable, Sendable {
         /// The SPIFFE ID to ask for in the signing request.
         public var id: String
         public var node: NodeRequest
+        /// What is to start the node again: a ``ServiceKind``, `auto` for the best there is; nil leaves what is there.
+        public var service: String?
 
-        public init(id: String, node: NodeRequest) {
+        public init(id: String, node: NodeRequest, service: String? = nil) {
             self.id = id
             self.node = node
+            self.service = service
         }
     }
 
@@ -115,13 +118,43 @@ public enum SignalMessage: Hashable, Sendable {
         public var node: String
         /// What was there already: `configuration`, `node`.
         public var unchanged: [String]
+        /// Answer to a request for one.
+        public var service: Service?
+        /// For the user.
+        public var warnings: [String]?
 
-        public init(id: String, listener: String, hbone: [String], node: String, unchanged: [String]) {
+        public init(
+            id: String,
+            listener: String,
+            hbone: [String],
+            node: String,
+            unchanged: [String],
+            service: Service? = nil,
+            warnings: [String]? = nil
+        ) {
+            self.service = service
+            self.warnings = warnings
             self.id = id
             self.listener = listener
             self.hbone = hbone
             self.node = node
             self.unchanged = unchanged
+        }
+    }
+
+    /// What starts the node again after a crash or a reboot.
+    public struct Service: Hashable, Sendable, Codable {
+        /// A ``ServiceKind``.
+        public var kind: String
+        /// Where it is defined; for people.
+        public var place: String?
+        /// `installed`, `unchanged` or `none`.
+        public var change: String
+
+        public init(kind: String, place: String?, change: String) {
+            self.kind = kind
+            self.place = place
+            self.change = change
         }
     }
 

@@ -75,6 +75,7 @@ struct EnrollCommand: AsyncParsableCommand {
     @Flag(help: "Trust a device again that was revoked.")
     var reinstate = false
 
+    @OptionGroup var device: DeviceOptions
     @OptionGroup var issuance: IssuanceArguments
     @OptionGroup var access: CAAccess
     @OptionGroup var ssh: SSHOptionGroup
@@ -100,6 +101,7 @@ struct EnrollCommand: AsyncParsableCommand {
             node: .init(bind: hboneAddress, port: hbonePort, allowPorts: allowPort),
             bases: base.map { [$0] } ?? DeviceEnrollment.Options.defaultBases,
             agent: try agent(),
+            device: device,
             issuer: issuer,
             trustDomain: issuer.trustDomain,
             issuance: issuance.options,

@@ -11,6 +11,7 @@ struct EnrollmentRun: Sendable {
     /// Directories to install below, best first.
     var bases: [String]
     var agent: AgentBinary
+    var device: DeviceOptions
     var issuer: any CertificateIssuer
     /// The issuer's.
     var trustDomain: TrustDomain
@@ -103,7 +104,7 @@ struct EnrollmentRun: Sendable {
         } catch {
             throw EnrollmentError(.usage, "\(target.name): \(error.message); choose another --name or --namespace")
         }
-        return DeviceEnrollment.Options(
+        var options = DeviceEnrollment.Options(
             name: target.name,
             id: id,
             node: node,
@@ -111,6 +112,8 @@ struct EnrollmentRun: Sendable {
             bases: bases,
             issuance: issuance
         )
+        options.service = device.service
+        return options
     }
 
     private func login(to target: EnrollmentTarget) throws(EnrollmentError) -> SSHLogin {

@@ -49,7 +49,7 @@ struct Operator {
                 // Not a static build that `make demo` may have left beside it.
                 "--agent-binary", TestTools.bootstrap,
             ]
-                + ["--hbone-port", "0", "--hbone-address", "127.0.0.1"] + more
+                + ["--hbone-port", "0", "--hbone-address", "127.0.0.1", "--service", "none"] + more
         )
     }
 
@@ -247,7 +247,7 @@ struct Operator {
                 "enroll", "--inventory", inventory, "-i", server.userKey, "-o", "IdentitiesOnly=yes", "--base",
                 owner.base.path,
             ]
-                + ["--hbone-port", "0", "--hbone-address", "127.0.0.1"]
+                + ["--hbone-port", "0", "--hbone-address", "127.0.0.1", "--service", "none"]
         )
         #expect(output.status == .exited(6), "\(output.standardError)")
         #expect(output.standardOutput.contains("1 of 2 devices enrolled, 1 failed"))

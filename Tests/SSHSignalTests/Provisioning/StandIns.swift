@@ -2,14 +2,20 @@ import Foundation
 import TestPeers
 
 extension TemporaryDirectory {
-    /// Writes a shell script that stands in for a program of the machine, and waits until it can be run: while another test starts a process,
-    /// that may still hold the file open for writing (ETXTBSY). It is run once without arguments.
+    /// Writes a shell script that stands in for a program of the machine. Another process makes the file: what this one has open for writing, a
+    /// child that another test starts at that moment inherits, and the file cannot be run as long as it lives (ETXTBSY).
     @discardableResult
     func writeProgram(_ name: String, _ text: String) async throws -> String {
-        let file = try write(name, "#!/bin/sh\n\(text)\n", permissions: 0o755)
-        try await eventually("\(name) can be run") {
-            try await ChildProcess.run("sh", ["-c", "'\(file)' </dev/null"]).status != .exited(126)
-        }
+        let source = try write(name + ".text", "#!/bin/sh\n\(text)\n")
+        let file = path(name)
+        let made = try await ChildProcess.run(
+            "sh",
+            [
+                "-c",
+                "cp '\(source)' '\(file).new' && chmod 755 '\(file).new' && mv '\(file).new' '\(file)' && rm '\(source)'",
+            ]
+        )
+        guard made.succeeded else { throw DeadlineExceeded(made.standardError) }
         return file
     }
 }

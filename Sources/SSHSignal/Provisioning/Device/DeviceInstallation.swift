@@ -8,6 +8,8 @@ import MeshIdentity
 ///     node.pid       its process number
 ///     node.ready     its standard output: where it listens
 ///     node.log       its log
+///     run/           where one node hands its sockets to the next
+///     service        which kind of service keeps it; absent for none
 struct DeviceInstallation {
     let state: String
     let executable: String
@@ -16,6 +18,7 @@ struct DeviceInstallation {
 
     private var credentials: CredentialDirectory { CredentialDirectory("\(state)/identity") }
     private var node: NodeProcess { NodeProcess(state: state, executable: executable) }
+    private var deviceNode: DeviceNode { DeviceNode(state: state, executable: executable) }
 
     /// Makes the directory, readable by its owner only.
     func prepare() throws(SignalError) {
@@ -82,22 +85,29 @@ struct DeviceInstallation {
             throw SignalError(.credential, error.message)
         }
         var unchanged: [String] = []
+        var (service, former) = (String?.none, [UInt8]?.none)
         if case .enroll(let enroll) = order {
+            service = enroll.service
+            former = try? LocalFile.read(node.configuration)
             if try writeConfiguration(enroll.node, id: pending.id) { unchanged.append("configuration") }
         } else {
             unchanged.append("configuration")
         }
         do throws(NodeProcess.Failure) {
-            let (listener, outcome) = try run(configurationChanged: unchanged.isEmpty)
-            if outcome == "running" { unchanged.append("node") }
+            let report = try deviceNode.bringUp(configurationChanged: unchanged.isEmpty, service: service)
+            if report.outcome == "running" { unchanged.append("node") }
             return .init(
                 id: pending.id.description,
-                listener: listener,
-                hbone: DeviceAddresses.reachable(listener: listener, connection: connection),
-                node: outcome,
-                unchanged: unchanged
+                listener: report.listener,
+                hbone: DeviceAddresses.reachable(listener: report.listener, connection: connection),
+                node: report.outcome,
+                unchanged: unchanged,
+                service: report.service,
+                warnings: report.warnings
             )
         } catch {
+            // What the node that runs was started with is what the next start finds, too.
+            if unchanged.isEmpty, let former { try? AtomicFile.write(former, to: node.configuration) }
             throw SignalError(.node, "\(error.message). The new credential is stored")
         }
     }
@@ -123,16 +133,5 @@ struct DeviceInstallation {
             throw SignalError(.node, error.message)
         }
         return false
-    }
-
-    /// A healthy node is left alone: it takes up the new credential by itself.
-    private func run(configurationChanged: Bool) throws(NodeProcess.Failure) -> (listener: String, outcome: String) {
-        guard let process = node.runningProcess else { return (try node.start(), "started") }
-        if !configurationChanged, node.isCurrent(process), let listener = node.listener, NodeProcess.accepts(listener) {
-            node.reload(process)
-            return (listener, "running")
-        }
-        try node.stop(process)
-        return (try node.start(), "restarted")
     }
 }

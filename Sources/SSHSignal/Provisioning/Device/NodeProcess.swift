@@ -8,15 +8,17 @@ struct NodeProcess {
     let executable: String
 
     var configuration: String { "\(state)/node.yaml" }
+    /// Where one node hands its sockets to the next.
+    private var runtime: String { "\(state)/run" }
     private var processFile: String { "\(state)/node.pid" }
     /// Its standard output: a line `ready NAME ADDRESS` for each listener.
     private var readyFile: String { "\(state)/node.ready" }
     private var logFile: String { "\(state)/node.log" }
 
     /// Long enough for a small device that starts from a slow disk.
-    private static let startLimit = Duration.seconds(20)
+    static let startLimit = Duration.seconds(20)
     /// The node drains its streams before it ends.
-    private static let stopLimit = Duration.seconds(15)
+    static let stopLimit = Duration.seconds(15)
     private static let pollInterval: useconds_t = 10_000
 
     struct Failure: Error {
@@ -24,25 +26,30 @@ struct NodeProcess {
     }
 
     /// The process, while it runs: the number in the file, and a command line that is ours (numbers are used again).
-    var runningProcess: pid_t? {
-        guard let text = Self.read(processFile), let process = pid_t(text.prefix { $0.isNumber }), process > 1,
-            let commandLine = Self.read("/proc/\(process)/cmdline")
-        else { return nil }
-        let arguments = commandLine.split(separator: "\0").map(String.init)
-        return arguments.contains("node") && arguments.contains(configuration) ? process : nil
+    var runningProcess: pid_t? { ProcessList.process(in: processFile, with: ["node", configuration]) }
+
+    /// Also those that were taken over and end with their last stream.
+    static func all(state: String) -> [pid_t] {
+        ProcessList.all.filter { process in
+            let arguments = ProcessList.arguments(of: process)
+            return arguments.contains("node") && arguments.contains("\(state)/node.yaml")
+        }
     }
 
     /// Whether the process runs this very program: after an upgrade it does not, and after a replacement of the file neither.
-    func isCurrent(_ process: pid_t) -> Bool {
-        var target = [CChar](repeating: 0, count: Int(PATH_MAX))
-        let count = readlink("/proc/\(process)/exe", &target, target.count)
-        guard count > 0 else { return false }
-        return String(decoding: target.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self) == executable
+    func isCurrent(_ process: pid_t) -> Bool { ProcessList.program(of: process) == Self.resolved(executable) }
+
+    private static func resolved(_ path: String) -> String? {
+        guard let resolved = realpath(path, nil) else { return nil }
+        defer { free(resolved) }
+        return String(cString: resolved)
     }
 
     /// Where its HBONE listener accepts, by its own word; nil before.
-    var listener: String? {
-        for line in (Self.read(readyFile) ?? "").split(separator: "\n") {
+    var listener: String? { Self.listener(in: readyFile) }
+
+    private static func listener(in file: String) -> String? {
+        for line in (read(file) ?? "").split(separator: "\n") {
             let words = line.split(separator: " ")
             if words.count == 3, words[0] == "ready", words[1] == "hbone" { return String(words[2]) }
         }
@@ -75,29 +82,43 @@ struct NodeProcess {
         return getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &failure, &length) == 0 && failure == 0
     }
 
-    /// Starts it in a session of its own, with no file of ours open, and waits for its `ready hbone` line.
+    /// Starts it in a session of its own, with no file of ours open, and waits for its `ready hbone` line. It takes the sockets over from the
+    /// one that runs, which goes on until then, and ends with its last stream. Where that one cannot hand over it is to be stopped before.
     ///
-    /// - Returns: the listener's address.
-    func start() throws(Failure) -> String {
+    /// - Parameter goesOn: asked while it is waited for; false gives up.
+    /// - Returns: the listener's address, and the process, a child of this one.
+    /// - Throws: when it does not get ready. It is gone then, and what ran before runs on.
+    func start(while goesOn: () -> Bool = { true }) throws(Failure) -> (listener: String, process: pid_t) {
         let log = open(logFile, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
         guard log >= 0 else { throw failure("\(logFile) cannot be opened", errno) }
         defer { close(log) }
         let logStart = lseek(log, 0, SEEK_END)
-        // What an earlier process said must not be taken for this one's word.
-        let ready = open(readyFile, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0o600)
-        guard ready >= 0 else { throw failure("\(readyFile) cannot be opened", errno) }
+        // The one that runs keeps its word until this one has given its own.
+        let newReadyFile = "\(readyFile).new"
+        unlink(newReadyFile)
+        let ready = open(newReadyFile, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0o600)
+        guard ready >= 0 else { throw failure("\(newReadyFile) cannot be opened", errno) }
         defer { close(ready) }
-        let process = try spawn(output: ready, log: log)
+        // The name of a Unix socket has at most 107 bytes; without one the next node has to wait for the end of this.
+        let handover = runtime.utf8.count <= 90 ? ["--runtime", runtime] : []
+        let arguments = [executable, "node", "--config", configuration] + handover
+        let process = try Self.spawn(arguments, output: ready, log: log)
         do throws(Failure) {
-            try writeProcessFile(process)
             let deadline = ContinuousClock.now + Self.startLimit
             while true {
-                if let listener { return listener }
+                if let listener = Self.listener(in: newReadyFile), Self.accepts(listener) {
+                    // Who waits looks at the process first.
+                    guard rename(newReadyFile, readyFile) == 0 else {
+                        throw failure("\(readyFile) cannot be written", errno)
+                    }
+                    try writeProcessFile(process)
+                    return (listener, process)
+                }
                 var status: Int32 = 0
                 if waitpid(process, &status, WNOHANG) == process {
                     throw Failure(message: "the node ended at once: \(logTail(from: logStart))")
                 }
-                guard ContinuousClock.now < deadline else {
+                guard ContinuousClock.now < deadline, goesOn() else {
                     throw Failure(
                         message:
                             "the node was not ready within \(Self.startLimit.components.seconds) s: \(logTail(from: logStart))"
@@ -110,9 +131,14 @@ struct NodeProcess {
             kill(process, SIGKILL)
             var status: Int32 = 0
             waitpid(process, &status, 0)
-            unlink(processFile)
+            unlink(newReadyFile)
             throw error
         }
+    }
+
+    /// Whether the process can hand its sockets over: one of an older release may not.
+    func handsOver(_ process: pid_t) -> Bool {
+        ProcessList.arguments(of: process).contains(runtime) && access("\(runtime)/takeover.sock", F_OK) == 0
     }
 
     /// Has it take over the new credential now rather than when it looks the next time.
@@ -120,18 +146,13 @@ struct NodeProcess {
 
     /// Ends it: gently, then not.
     func stop(_ process: pid_t) throws(Failure) {
-        for (signal, limit) in [(SIGTERM, Self.stopLimit), (SIGKILL, .seconds(5))] {
-            guard kill(process, signal) == 0 || errno == ESRCH else {
-                throw failure("the running node (process \(process)) cannot be stopped", errno)
-            }
-            let deadline = ContinuousClock.now + limit
-            while runningProcess == process, ContinuousClock.now < deadline { usleep(Self.pollInterval) }
-            if runningProcess != process { return }
+        guard ProcessList.end(process, patience: Self.stopLimit, isOurs: { runningProcess == $0 }) else {
+            throw Failure(message: "the running node (process \(process)) cannot be stopped")
         }
-        throw Failure(message: "the running node (process \(process)) does not end")
     }
 
-    private func spawn(output: Int32, log: Int32) throws(Failure) -> pid_t {
+    /// Starts a program in a session of its own that outlives whoever starts it.
+    static func spawn(_ arguments: [String], output: Int32, log: Int32) throws(Failure) -> pid_t {
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }
@@ -154,17 +175,18 @@ struct NodeProcess {
             Int16(newSession | Int32(POSIX_SPAWN_SETSIGDEF) | Int32(POSIX_SPAWN_SETSIGMASK))
         )
 
-        let arguments = [executable, "node", "--config", configuration]
         let environment = LocalAccount.current().environment.filter { !$0.key.hasPrefix("SSH_") }.map {
             "\($0.key)=\($0.value)"
         }
         var process: pid_t = 0
-        let result = Self.withCStrings(arguments) { argv in
-            Self.withCStrings(environment) { envp in
-                posix_spawn(&process, executable, &actions, &attributes, argv, envp)
+        let result = withCStrings(arguments) { argv in
+            withCStrings(environment) { envp in
+                posix_spawn(&process, arguments[0], &actions, &attributes, argv, envp)
             }
         }
-        guard result == 0 else { throw failure("\(executable) cannot be started", result) }
+        guard result == 0 else {
+            throw Failure(message: "\(arguments[0]) cannot be started: \(String(cString: strerror(result)))")
+        }
         return process
     }
 

@@ -1,0 +1,77 @@
+import Glibc
+import MeshIdentity
+
+/// The releases beside the one that runs, and the link that says which is in use:
+///
+///     ROOT/current -> RELEASE      replaced by a rename
+///     ROOT/RELEASE/bootstrap
+///     ROOT/state/
+struct AgentReleases {
+    let root: String
+    /// Of the program that runs.
+    let own: String
+
+    /// nil when the program is not one that `enroll` installed beside this state.
+    init?(state: String, executable: String) {
+        let (directory, name) = AtomicFile.split(executable)
+        let (root, release) = AtomicFile.split(directory)
+        guard name == "bootstrap", Self.isRelease(release), AtomicFile.split(state).directory == root else {
+            return nil
+        }
+        self.root = root
+        own = release
+    }
+
+    /// What a service starts.
+    var program: String { "\(root)/current/bootstrap" }
+
+    func program(of release: String) -> String { "\(root)/\(release)/bootstrap" }
+
+    /// The release in use; nil when there is none, or it is gone.
+    var current: String? {
+        var target = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let count = readlink("\(root)/current", &target, target.count)
+        guard count > 0 else { return nil }
+        let release = String(decoding: target.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        return Self.isRelease(release) && access(program(of: release), X_OK) == 0 ? release : nil
+    }
+
+    func use(_ release: String) throws(IdentityError) {
+        guard current != release else { return }
+        try AtomicFile.replaceLink(at: "\(root)/current", target: release)
+        try AtomicFile.synchronize(directory: root)
+    }
+
+    /// Removes all but the two that are named and those that somebody may just be installing.
+    ///
+    /// - Returns: the releases that are gone.
+    func removeOthers(keeping kept: [String?]) -> [String] {
+        guard let directory = opendir(root) else { return [] }
+        defer { closedir(directory) }
+        var removed: [String] = []
+        while let entry = readdir(directory) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: Int(NAME_MAX) + 1) { String(cString: $0) }
+            }
+            guard Self.isRelease(name), !kept.contains(name) else { continue }
+            var status = stat()
+            guard stat("\(root)/\(name)", &status) == 0, status.st_mode & S_IFMT == S_IFDIR,
+                time(nil) - status.st_mtim.tv_sec > Self.installationLimit
+            else { continue }
+            unlink(program(of: name))
+            // With anything else in it, it is not ours alone.
+            if rmdir("\(root)/\(name)") == 0 { removed.append(name) }
+        }
+        return removed.sorted()
+    }
+
+    /// Seconds. Longer than there is between an upload and its use.
+    private static let installationLimit = 600
+
+    /// `VERSION-SHA12`.
+    private static func isRelease(_ name: String) -> Bool {
+        guard let dash = name.lastIndex(of: "-"), name.first?.isNumber == true else { return false }
+        let hash = name[name.index(after: dash)...]
+        return hash.utf8.count == 12 && hash.allSatisfy(\.isHexDigit) && !name.contains("/")
+    }
+}

@@ -1,0 +1,96 @@
+import Glibc
+import MeshIdentity
+
+/// What starts the node on a device again after a crash or a reboot.
+public enum ServiceKind: String, Hashable, Sendable, CaseIterable {
+    /// A system unit; for root.
+    case systemd
+    /// A unit of the user's own systemd, which lingers.
+    case systemdUser = "systemd-user"
+    /// An OpenRC script; for root.
+    case openrc
+    /// A procd script (OpenWrt); for root.
+    case procd
+    /// A background process that watches over the node, and an `@reboot` line in the account's crontab.
+    case cron
+    /// A background process; a reboot ends it.
+    case none
+
+    /// In the order in which they are tried.
+    static let preferred: [ServiceKind] = [.systemd, .systemdUser, .openrc, .procd, .cron]
+
+    /// What `--service auto` means on the wire.
+    public static let automatic = "auto"
+}
+
+/// What a service runs, and how it is called: one for each installation, so that several on a machine do not meet.
+struct ServiceDescription: Hashable {
+    /// `bootstrap-node`, for the usual places; else with the beginning of the root's hash behind it.
+    let name: String
+    /// Absolute: `ROOT/current/bootstrap`.
+    let program: String
+    /// Absolute.
+    let state: String
+
+    var arguments: [String] { [program, "supervise", "--state", state] }
+
+    /// - Parameter state: absolute; its parent is what the installation's name is made of.
+    init(program: String, state: String) {
+        self.program = program
+        self.state = state
+        name = Self.name(state: state)
+    }
+
+    /// The shell computes the same when nothing else is left to ask (see ``RemovalScript``).
+    static func name(state: String) -> String {
+        if state == "/opt/bootstrap/state" { return "bootstrap-node" }
+        let hash = Digest.sha256(Array(state.utf8)).prefix(4).map { byte in
+            String(byte >> 4, radix: 16) + String(byte & 15, radix: 16)
+        }
+        return "bootstrap-node-\(hash.joined())"
+    }
+
+    /// Unit files, crontabs and scripts each quote in their own way; a path that needs none is the same in all of them.
+    var isPlain: Bool {
+        (program + state).utf8.allSatisfy { byte in
+            switch byte {
+            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+                UInt8(ascii: "0")...UInt8(ascii: "9"):
+                true
+            default: "/._+-@:,".utf8.contains(byte)
+            }
+        }
+    }
+}
+
+/// One way to have a service on this machine. What it does is done already, or done whole, or undone.
+protocol DeviceService {
+    var kind: ServiceKind { get }
+    /// Why it cannot be had here; nil when it can.
+    var obstacle: String? { get }
+    /// Where its definition is, for people.
+    var place: String { get }
+    /// Writes its definition and has it started with the machine.
+    ///
+    /// - Returns: whether anything changed, and warnings.
+    func install() throws(DeviceProgram.Failure) -> (changed: Bool, warnings: [String])
+    /// Starts the supervisor, which does not run.
+    func start() throws(DeviceProgram.Failure)
+    /// Ends the supervisor and its node, and takes the definition away. What is not there is no error.
+    func remove() throws(DeviceProgram.Failure)
+}
+
+extension DeviceService {
+    /// Writes a definition; false when it was there already.
+    func write(_ text: String, to path: String, mode: UInt32 = 0o644) throws(DeviceProgram.Failure) -> Bool {
+        if let present = try? LocalFile.read(path), present == Array(text.utf8) { return false }
+        do {
+            let directory = AtomicFile.split(path).directory
+            try AtomicFile.createDirectory(directory)
+            try AtomicFile.write(Array(text.utf8), to: path, mode: mode)
+            return true
+        } catch {
+            throw DeviceProgram.Failure(message: "\(error)")
+        }
+    }
+}

@@ -1,0 +1,117 @@
+import Foundation
+import MeshIdentity
+import TestPeers
+import Testing
+
+@testable import SSHSignal
+
+/// A device on this machine as `enroll` leaves it, with releases beside each other, on a machine whose init system is a stand-in: nothing
+/// here can be process number 1. The stand-ins record their calls and start what they are told to.
+final class InstalledDevice: Sendable {
+    let device: LocalDevice
+    let directory = TemporaryDirectory()
+    var root: String { directory.path("bootstrap") }
+    var state: String { root + "/state" }
+    /// `/etc` and `/run` of the machine.
+    var etc: String { directory.path("etc") }
+
+    static let first = "0.1.0-aaaaaaaaaaaa"
+    static let second = "0.1.0-bbbbbbbbbbbb"
+
+    init() throws {
+        device = try LocalDevice()
+        try directory.makeDirectory("bootstrap")
+        try directory.makeDirectory("tools")
+        for name in ["etc/systemd/system", "etc/init.d", "run/openrc", "user"] { try directory.makeDirectory(name) }
+        try directory.write("run/openrc/softlevel", "default\n")
+        try directory.write("run/user/bus", "")
+        try directory.write("etc/passwd", String(contentsOfFile: "/etc/passwd", encoding: .utf8))
+        try directory.write("calls", "")
+    }
+
+    deinit {
+        // The supervisor first: it would start the node again.
+        for word in ["supervise", "node"] {
+            for process in ProcessList.all {
+                let arguments = ProcessList.arguments(of: process)
+                if arguments.contains(word), arguments.contains(where: { $0.hasPrefix(state) }) {
+                    kill(process, SIGKILL)
+                }
+            }
+        }
+    }
+
+    /// Puts this program there, under the name of a release.
+    func addRelease(_ name: String) throws {
+        try directory.makeDirectory("bootstrap/\(name)")
+        let path = "\(root)/\(name)/bootstrap"
+        if link(TestTools.bootstrap, path) != 0 {
+            try FileManager.default.copyItem(atPath: TestTools.bootstrap, toPath: path)
+        }
+        // Long ago: nobody is just installing it.
+        utimensat(
+            AT_FDCWD,
+            "\(root)/\(name)",
+            [timespec(tv_sec: 1_000_000_000, tv_nsec: 0), timespec(tv_sec: 1_000_000_000, tv_nsec: 0)],
+            0
+        )
+    }
+
+    func standIn(_ name: String, _ text: String) async throws {
+        try await directory.writeProgram(
+            "tools/\(name)",
+            """
+            d='\(directory.path)'
+            [ $# = 0 ] && exit 0
+            echo "\(name) $*" >>"$d/calls"
+            run() { setsid "$@" >>"$d/journal" 2>&1 </dev/null & echo $! >"$d/main.pid"; }
+            end() { p=$(cat "$d/main.pid") || return 0; kill "$p" 2>/dev/null; while [ -d "/proc/$p" ]; do sleep 0.02; done; }
+            \(text)
+            """
+        )
+    }
+
+    /// Which calls the stand-ins got since the last time.
+    func calls() throws -> [String] {
+        let calls = try directory.read("calls").split(separator: "\n").map(String.init)
+        try directory.write("calls", "")
+        return calls
+    }
+
+    /// The agent of a release as the far end of an SSH session, on this machine.
+    func signal(_ release: String) throws -> LocalChannel {
+        let script = """
+            mount --bind '\(etc)' /etc
+            mount --bind '\(directory.path("run"))' /run
+            export PATH='\(directory.path("tools"))':"$PATH" XDG_RUNTIME_DIR=/run/user XDG_CONFIG_HOME='\(directory.path("user"))'
+            exec "$@"
+            """
+        return try LocalChannel(
+            "unshare",
+            ["--mount", "sh", "-ec", script, "sh", "\(root)/\(release)/bootstrap", "signal", "--state", state],
+            environment: ["HOME": directory.path]
+        )
+    }
+
+    func enroll(
+        _ release: String,
+        service: String?,
+        ports: [UInt16] = [22],
+        channel: LocalChannel? = nil
+    ) async throws -> SignalMessage.Acknowledgement {
+        let order = SignalMessage.Enroll(
+            id: device.id.description,
+            node: .init(bind: "127.0.0.1", port: 0, allowPorts: ports),
+            service: service
+        )
+        return try await device.conversation(over: channel ?? signal(release)).run(.enroll(order)).ack
+    }
+
+    var node: NodeProcess { NodeProcess(state: state, executable: root + "/current/bootstrap") }
+    var current: String? { try? FileManager.default.destinationOfSymbolicLink(atPath: root + "/current") }
+
+    /// The node of this number is one of that release.
+    func release(of process: Int32?) -> String? {
+        process.flatMap(ProcessList.program).map { $0.split(separator: "/").dropLast().last.map(String.init) ?? "" }
+    }
+}

@@ -1,0 +1,247 @@
+import Foundation
+import TestPeers
+import Testing
+
+@testable import SSHSignal
+
+/// Init systems are stand-ins (``InstalledDevice``): systemd, OpenRC and procd want to be the first process of a machine.
+@Suite struct ServiceTests {
+    private static let systemctl = """
+        units=/etc/systemd/system
+        [ "$1" = --user ] && { shift; units="$XDG_CONFIG_HOME/systemd/user"; }
+        case "$1" in
+        is-system-running) echo running;;
+        is-enabled) [ -e "$d/enabled" ];;
+        enable) touch "$d/enabled";;
+        disable) rm "$d/enabled"; end;;
+        restart) end 2>/dev/null; run $(sed -n 's/^ExecStart=//p' "$units/$2");;
+        esac
+        """
+    private static let rcService = """
+        script="/etc/init.d/$1"
+        case "$2" in
+        zap) ;;
+        start) command=; command_args=; . "$script"; run $command $command_args;;
+        stop) end;;
+        esac
+        """
+    private static let rcUpdate = """
+        case "$1" in
+        show) cat "$d/enabled" 2>/dev/null; true;;
+        add) echo " $2 | default" >"$d/enabled";;
+        del) rm "$d/enabled";;
+        esac
+        """
+    /// What `/etc/rc.common` does with `/etc/init.d/NAME COMMAND`, as far as it matters.
+    private static let rcCommon = """
+        d='%'
+        echo "${1##*/} $2" >>"$d/calls"
+        procd_open_instance() { :; }
+        procd_close_instance() { :; }
+        procd_set_param() { [ "$1" = command ] || return 0; shift; setsid "$@" >>"$d/journal" 2>&1 </dev/null & echo $! >"$d/main.pid"; }
+        . "$1"
+        case "$2" in
+        enabled) [ -e "$d/enabled" ];;
+        enable) touch "$d/enabled";;
+        disable) rm "$d/enabled";;
+        start) start_service;;
+        stop) p=$(cat "$d/main.pid"); kill "$p"; while [ -d "/proc/$p" ]; do sleep 0.02; done;;
+        esac
+        """
+
+    private func machine(_ kind: ServiceKind) async throws -> InstalledDevice {
+        let machine = try InstalledDevice()
+        try machine.addRelease(InstalledDevice.first)
+        switch kind {
+        case .systemd, .systemdUser:
+            try await machine.standIn("systemctl", Self.systemctl)
+            try await machine.standIn("loginctl", "exit 0")
+        case .openrc:
+            try await machine.standIn("openrc-run", "exit 0")
+            try await machine.standIn("rc-service", Self.rcService)
+            try await machine.standIn("rc-update", Self.rcUpdate)
+        case .procd:
+            try await machine.standIn("procd", "exit 0")
+            let text = Self.rcCommon.replacingOccurrences(of: "%", with: machine.directory.path)
+            try machine.directory.write("etc/rc.common", text)
+        case .cron:
+            let text =
+                "case \"$1\" in -l) cat \"$d/crontab\";; -) cat >\"$d/crontab.new\"; mv \"$d/crontab.new\" \"$d/crontab\";; esac"
+            try await machine.standIn("crontab", text)
+            try machine.directory.write("crontab", "# mine\n\n0 4 * * * backup %H\n")
+        case .none: break
+        }
+        return machine
+    }
+
+    /// A process that is called crond.
+    private func crond(_ machine: InstalledDevice) async throws -> ChildProcess {
+        try FileManager.default.copyItem(atPath: "/bin/sleep", toPath: machine.directory.path("crond"))
+        let process = try ChildProcess(machine.directory.path("crond"), ["600"])
+        try await eventually("it runs") { ProcessList.name(of: process.pid) == "crond" }
+        return process
+    }
+
+    @Test(arguments: [ServiceKind.systemd, .systemdUser, .openrc, .procd, .cron])
+    func installsOnceAndKeepsTheNodeAlive(kind: ServiceKind) async throws {
+        let machine = try await machine(kind)
+        let cron = kind == .cron ? try await crond(machine) : nil
+        let first = try await machine.enroll(InstalledDevice.first, service: kind.rawValue)
+        #expect(first.node == "started")
+        #expect(first.service?.kind == kind.rawValue)
+        #expect(first.service?.change == "installed")
+        #expect(first.warnings ?? [] == [])
+        #expect(machine.current == InstalledDevice.first)
+        let supervisor = try #require(Supervisor.running(state: machine.state))
+        let node = try #require(machine.node.runningProcess)
+        #expect(machine.release(of: node) == InstalledDevice.first)
+        #expect(NodeProcess.accepts(first.listener))
+        let calls = try machine.calls().joined(separator: "\n")
+        let name = ServiceDescription.name(state: machine.state)
+        switch kind {
+        case .systemd:
+            #expect(calls.contains("systemctl daemon-reload") && calls.contains("systemctl enable \(name).service"))
+        case .systemdUser:
+            #expect(calls.contains("systemctl --user enable \(name).service"))
+            #expect(calls.contains("loginctl enable-linger"))
+        case .openrc: #expect(calls.contains("rc-update add \(name) default"))
+        case .procd: #expect(calls.contains("\(name) enable\n\(name) start"))
+        case .cron, .none:
+            let table = try machine.directory.read("crontab")
+            #expect(
+                table.hasPrefix(
+                    "# mine\n\n0 4 * * * backup %H\n@reboot exec \(machine.root)/current/bootstrap supervise"
+                )
+            )
+        }
+
+        // Again: nothing is written, nothing restarted.
+        let second = try await machine.enroll(InstalledDevice.first, service: kind.rawValue)
+        #expect(second.node == "running")
+        #expect(second.service?.change == "unchanged")
+        #expect(machine.node.runningProcess == node)
+        #expect(Supervisor.running(state: machine.state) == supervisor)
+        let again = try machine.calls().joined(separator: "\n")
+        for word in ["daemon-reload", "restart", "enable ", " add ", " start", "crontab -\n"] {
+            #expect(!again.contains(word), "\(again)")
+        }
+        // `auto` keeps what is there, and another configuration is taken over by a node beside the first.
+        let changed = try await machine.enroll(InstalledDevice.first, service: "auto", ports: [22, 80])
+        #expect(changed.node == "restarted")
+        #expect(changed.service?.kind == kind.rawValue)
+        #expect(changed.listener == first.listener, "the socket was handed over")
+        #expect(Supervisor.running(state: machine.state) == supervisor)
+
+        // A node that dies is started again.
+        let dying = try #require(machine.node.runningProcess)
+        #expect(dying != node)
+        kill(dying, SIGKILL)
+        try await eventually("there is another node") {
+            machine.node.runningProcess.map { $0 != dying && NodeProcess.accepts(machine.node.listener ?? "") } ?? false
+        }
+
+        // And `none` takes it away.
+        let without = try await machine.enroll(InstalledDevice.first, service: "none", ports: [22, 80])
+        #expect(without.service?.kind == "none")
+        #expect(Supervisor.running(state: machine.state) == nil)
+        #expect(machine.node.runningProcess != nil)
+        let left = try FileManager.default.subpathsOfDirectory(atPath: machine.directory.path).filter {
+            $0.contains(name) || $0 == "enabled"
+        }
+        #expect(left == [])
+        if kind == .cron {
+            #expect(try machine.directory.read("crontab") == "# mine\n\n0 4 * * * backup %H\n")
+        }
+        withExtendedLifetime(cron) {}
+    }
+
+    @Test func automaticTakesTheFirstThereIs() async throws {
+        let machine = try await machine(.openrc)
+        #expect(try await machine.enroll(InstalledDevice.first, service: "auto").service?.kind == "openrc")
+    }
+
+    @Test func withoutAnythingTheNodeRunsAndAWarningSaysSo() async throws {
+        let machine = try InstalledDevice()
+        try machine.addRelease(InstalledDevice.first)
+        // Whatever this machine has, it does not run.
+        try await machine.standIn("systemctl", "echo offline; exit 1")
+        try await machine.standIn("crontab", "exit 1")
+        unlink(machine.directory.path("run/openrc/softlevel"))
+        let ack = try await machine.enroll(InstalledDevice.first, service: "auto")
+        guard ack.service?.kind == "none" else {
+            // A cron daemon of the machine that the tests run on.
+            #expect(ack.service?.kind == "cron")
+            return
+        }
+        #expect(ack.warnings?.first?.contains("nothing starts the node again") == true)
+        #expect(ack.warnings?.first?.contains("systemd does not run (offline)") == true, "\(ack.warnings ?? [])")
+        #expect(machine.node.runningProcess != nil)
+        #expect(Supervisor.running(state: machine.state) == nil)
+    }
+
+    @Test func whatIsAskedForAndCannotBeHadIsRefused() async throws {
+        let machine = try InstalledDevice()
+        try machine.addRelease(InstalledDevice.first)
+        for (kind, reason) in [("procd", "there is no procd"), ("launchd", "knows no service 'launchd'")] {
+            let error = await #expect(throws: SignalError.self) {
+                try await machine.enroll(InstalledDevice.first, service: kind)
+            }
+            #expect(error?.code == .node)
+            #expect(error?.message.contains(reason) == true, "\(error?.message ?? "")")
+        }
+    }
+
+    @Test func lingeringThatIsRefusedIsSaid() async throws {
+        let machine = try await machine(.systemdUser)
+        try await machine.standIn("loginctl", "echo 'Access denied' >&2; exit 1")
+        try await machine.standIn("sudo", "exit 1")
+        let ack = try await machine.enroll(InstalledDevice.first, service: "systemd-user")
+        #expect(ack.warnings?.first?.contains("loginctl enable-linger") == true, "\(ack.warnings ?? [])")
+    }
+
+    /// systemd's own opinion of the units. It complains about a program that does not exist, so there is one.
+    @Test(arguments: [true, false])
+    func unitsAreValid(isUser: Bool) async throws {
+        let directory = TemporaryDirectory()
+        let program = try directory.write("current/bootstrap", "#!/bin/sh\n", permissions: 0o755)
+        let service = SystemdService(
+            description: ServiceDescription(program: program, state: directory.path("state")),
+            isUser: isUser
+        )
+        let unit = try directory.write("bootstrap-node.service", service.text)
+        guard try await ChildProcess.run("sh", ["-c", "command -v systemd-analyze"]).succeeded else { return }
+        let output = try await ChildProcess.run(
+            "systemd-analyze",
+            ["verify", isUser ? "--user" : "--system", unit],
+            environment: ["XDG_RUNTIME_DIR": directory.path]
+        )
+        let complaints = output.standardError.split(separator: "\n").filter { $0.contains("bootstrap-node") }
+        #expect(complaints == [], "\(output.standardError)")
+        let broken = try directory.write(
+            "broken.service",
+            service.text.replacingOccurrences(of: "Restart=", with: "Restrat=")
+        )
+        let refused = try await ChildProcess.run(
+            "systemd-analyze",
+            ["verify", isUser ? "--user" : "--system", broken],
+            environment: ["XDG_RUNTIME_DIR": directory.path]
+        )
+        #expect(refused.standardError.contains("Restrat"))
+    }
+
+    @Test func scriptsAreShell() async throws {
+        let directory = TemporaryDirectory()
+        let description = ServiceDescription(program: "/opt/bootstrap/current/bootstrap", state: "/opt/bootstrap/state")
+        #expect(description.name == "bootstrap-node")
+        for isProcd in [true, false] {
+            let service = InitScriptService(description: description, isProcd: isProcd)
+            let file = try directory.write("script", isProcd ? service.procdText : service.openRCText)
+            for shell in FarShell.allCases {
+                #expect(
+                    try await ChildProcess.run(shell.command[0], shell.command.dropFirst() + ["-n", file]).succeeded
+                )
+            }
+        }
+        #expect(!ServiceDescription(program: "/opt/a b/bootstrap", state: "/opt/a b/state").isPlain)
+    }
+}
