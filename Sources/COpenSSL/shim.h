@@ -40,6 +40,12 @@ static inline int copenssl_sk_GENERAL_NAME_push(GENERAL_NAMES *names, GENERAL_NA
     return sk_GENERAL_NAME_push(names, name);
 }
 
+// Revocation lists (RFC 5280 §5).
+static inline int copenssl_sk_X509_REVOKED_num(const STACK_OF(X509_REVOKED) *stack) { return sk_X509_REVOKED_num(stack); }
+static inline X509_REVOKED *copenssl_sk_X509_REVOKED_value(const STACK_OF(X509_REVOKED) *stack, int index) {
+    return sk_X509_REVOKED_value(stack, index);
+}
+
 static inline STACK_OF(X509_EXTENSION) *copenssl_sk_X509_EXTENSION_new(void) { return sk_X509_EXTENSION_new_null(); }
 static inline int copenssl_sk_X509_EXTENSION_push(STACK_OF(X509_EXTENSION) *extensions, X509_EXTENSION *extension) {
     return sk_X509_EXTENSION_push(extensions, extension);

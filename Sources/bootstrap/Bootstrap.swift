@@ -10,7 +10,7 @@ struct Bootstrap: AsyncParsableCommand {
         version: AgentRelease.version,
         subcommands: [
             CACommand.self, ConnectCommand.self, EnrollCommand.self, ExplainCommand.self, NodeCommand.self,
-            SignalCommand.self, StatusCommand.self, SuperviseCommand.self,
+            RenewCommand.self, RevokeCommand.self, SignalCommand.self, StatusCommand.self, SuperviseCommand.self,
         ]
     )
 }

@@ -44,7 +44,7 @@ final class LiveCredential: Sendable {
         var nextLook: ContinuousClock.Instant
     }
 
-    /// One system call for each of three files: often enough for a certificate that lives for a day.
+    /// One system call for each of four files: often enough for a certificate that lives for a day.
     private static let interval = Duration.seconds(1)
 
     private let source: CredentialSource
@@ -108,6 +108,8 @@ final class LiveCredential: Sendable {
 
     private static func stamp(of source: CredentialSource) -> FileStamp? {
         guard case .directory(let directory) = source.kind else { return nil }
-        return FileStamp(of: ["key.pem", "cert-chain.pem", "root-cert.pem"].map { "\(directory.path)/\($0)" })
+        return FileStamp(
+            of: ["key.pem", "cert-chain.pem", "root-cert.pem", "ca-crl.pem"].map { "\(directory.path)/\($0)" }
+        )
     }
 }

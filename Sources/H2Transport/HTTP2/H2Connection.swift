@@ -61,6 +61,8 @@ public final class H2Connection: StreamObserver, TurnTask {
     public let configuration: H2Configuration
     /// Who the peer is, as its certificate says; nil where the layer below has no certificate.
     public let peer: SPIFFEID?
+    /// The certificate that the peer showed; set by whoever made the layer below, nil where there is none.
+    public var peerCertificate: CertificateName?
     public weak var delegate: (any H2ConnectionDelegate)?
     /// Where the peer is, where that is known; set by whoever made the layer below.
     public var remoteAddress: SocketAddress?

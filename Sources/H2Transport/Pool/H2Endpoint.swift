@@ -21,13 +21,17 @@ public struct H2Endpoint {
         public let remoteAddress: SocketAddress?
         /// When the first certificate of the two expires, in seconds since 1970.
         public let expiresAt: Int64?
+        /// Which certificate the peer has shown.
+        public let certificate: CertificateName?
 
         public init(
             stream: ByteStream,
             peer: SPIFFEID?,
             remoteAddress: SocketAddress? = nil,
-            expiresAt: Int64? = nil
+            expiresAt: Int64? = nil,
+            certificate: CertificateName? = nil
         ) {
+            self.certificate = certificate
             self.stream = stream
             self.peer = peer
             self.remoteAddress = remoteAddress
@@ -89,7 +93,8 @@ public struct H2Endpoint {
                                     stream: stream,
                                     peer: peer.identity,
                                     remoteAddress: (lower as? Socket)?.peerAddress,
-                                    expiresAt: stream.certificatesExpireAt
+                                    expiresAt: stream.certificatesExpireAt,
+                                    certificate: peer.certificate
                                 )
                             }
                         )

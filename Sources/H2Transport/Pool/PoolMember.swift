@@ -126,6 +126,7 @@ final class PoolMember: H2ConnectionDelegate {
             )
             connection.remoteAddress = connected.remoteAddress
             connection.certificatesExpireAt = connected.expiresAt
+            connection.peerCertificate = connected.certificate
             pool.counters.connected += 1
             if !aged.isEmpty {
                 pool.counters.replacements += 1

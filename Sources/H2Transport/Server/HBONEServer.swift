@@ -1,4 +1,5 @@
 public import Logging
+import MeshIdentity
 public import Streams
 
 /// Serves HBONE on accepted connections: mutual TLS, HTTP/2, and a call for each tunnel that a verified peer asks for.
@@ -29,8 +30,14 @@ public final class HBONEServer {
     public let loop: EventLoop
     /// What new connections get; those that stand keep theirs.
     public private(set) var configuration: Configuration
-    /// The credential and the trust that new connections get; those that stand keep theirs.
-    public var context: TLSContext
+    /// The credential and the trust that new connections get; those that stand keep theirs, unless their peer's certificate is revoked
+    /// in the new one: they are cut.
+    public var context: TLSContext {
+        didSet {
+            guard !context.trust.hasSameRevocations(as: oldValue.trust) else { return }
+            forEachConnection { $0.end(ifRevokedIn: context.trust) }
+        }
+    }
     /// Handshakes that failed or were cut off.
     public private(set) var failedHandshakes = 0
     /// Connections closed at once because of ``Configuration``'s limits.
@@ -138,7 +145,10 @@ public final class HBONEServer {
             )
             connection.remoteAddress = address
             connection.certificatesExpireAt = stream.certificatesExpireAt
+            connection.peerCertificate = peer.certificate
             connections[ObjectIdentifier(connection)] = connection
+            // Revoked while the handshake ran, which had the trust of its beginning.
+            if connection.end(ifRevokedIn: context.trust) { return }
             // Whoever came late is told to go elsewhere in order, not by a reset: what it asked for meanwhile is served.
             if isDraining { connection.drain(deadline: nil) }
             logger.debug("connected", metadata: ["peer": "\(stream.peerDescription)"])

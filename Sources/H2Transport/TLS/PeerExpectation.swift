@@ -61,6 +61,8 @@ public struct TLSPeer: Hashable, Sendable {
     public let cipher: String
     /// When the peer's certificate expires, in seconds since 1970. A connection should not outlive it for long.
     public let notAfter: Int64
+    /// Which certificate it was: so that a connection ends when that is revoked.
+    public let certificate: CertificateName
 }
 
 /// The peer's certificate on trial: the trust bundles, whom we expect, and what came of it.
@@ -71,13 +73,14 @@ struct PeerVerifier {
     struct Verdict {
         let identity: SPIFFEID
         let notAfter: Int64
+        let certificate: CertificateName
     }
 
     /// `certificates` has the leaf first, then what the peer sent with it.
     func verify(leaf: Certificate, intermediates: [Certificate]) throws(SVIDError) -> Verdict {
         let id = try trust.verify(leaf: leaf, intermediates: intermediates)
         try expectation.check(id)
-        return Verdict(identity: id, notAfter: leaf.notAfter)
+        return Verdict(identity: id, notAfter: leaf.notAfter, certificate: leaf.name)
     }
 
     /// The X.509 error that makes OpenSSL send the fitting alert (RFC 8446 §6.2).
@@ -85,6 +88,8 @@ struct PeerVerifier {
         switch error.code {
         // "expired or is not currently valid" is one alert, certificate_expired.
         case .expired, .notYetValid: X509_V_ERR_CERT_HAS_EXPIRED
+        // certificate_revoked
+        case .revoked: X509_V_ERR_CERT_REVOKED
         // unknown_ca
         case .unknownTrustDomain, .untrusted: X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
         // unsupported_certificate

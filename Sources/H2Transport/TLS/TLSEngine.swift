@@ -168,7 +168,8 @@ final class TLSEngine {
             identity: verdict.identity,
             applicationProtocol: selected,
             cipher: String(cString: SSL_CIPHER_get_name(SSL_get_current_cipher(ssl))),
-            notAfter: verdict.notAfter
+            notAfter: verdict.notAfter,
+            certificate: verdict.certificate
         )
     }
 

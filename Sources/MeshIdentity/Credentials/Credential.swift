@@ -22,11 +22,14 @@ public struct Credential: Sendable {
     /// - Parameter now: seconds since 1970; nil is the clock.
     /// - Parameter chain: The leaf first, then what is between it and a root.
     /// - Parameter roots: The roots of the identity's own trust domain.
+    /// - Parameter revocationLists: What those no longer stand by, in PEM form; nil where there is none. The credential's own certificate
+    ///   may be among it: peers decide about that.
     /// - Parameter key: The leaf's private key.
     public init(
         key: PrivateKey,
         chain: [Certificate],
         roots: [Certificate],
+        revocationLists: [UInt8]? = nil,
         at now: Int64? = nil
     ) throws(IdentityError) {
         guard let leaf = chain.first else { throw IdentityError(.invalidCertificate, "there is no certificate") }
@@ -39,9 +42,10 @@ public struct Credential: Sendable {
         } catch {
             throw IdentityError(error)
         }
-        bundle = try TrustBundle(trustDomain: trustDomain, roots: roots)
+        bundle = try TrustBundle(trustDomain: trustDomain, roots: roots, revocationLists: revocationLists)
+        let vouching = try TrustBundle(trustDomain: trustDomain, roots: roots)
         do throws(SVIDError) {
-            id = try bundle.verify(leaf: leaf, intermediates: Array(chain.dropFirst()), at: now)
+            id = try vouching.verify(leaf: leaf, intermediates: Array(chain.dropFirst()), at: now)
         } catch {
             throw IdentityError(error)
         }

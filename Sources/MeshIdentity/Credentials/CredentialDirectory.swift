@@ -53,8 +53,63 @@ public struct CredentialDirectory: Sendable {
     /// Replaces what is in the directory with a credential made elsewhere.
     public func write(_ credential: Credential) throws(IdentityError) {
         let pending = try PendingCredential(directory: self, id: credential.id, key: credential.key)
-        _ = try pending.commit(chain: credential.chain, roots: credential.bundle.roots)
+        let lists = credential.bundle.revocations.pem
+        _ = try pending.commit(
+            chain: credential.chain,
+            roots: credential.bundle.roots,
+            revocationLists: lists.isEmpty ? nil : lists
+        )
     }
+
+    /// Replaces the revocation lists, and nothing else, in one step. Nothing happens when they are there already.
+    ///
+    /// - Parameter lists: In PEM form.
+    /// - Throws: ``IdentityError`` with `refused` when one of them is older than the one that is there: whoever sends it would take
+    ///   revocations back. `invalidCertificate` when the roots here have not signed them.
+    /// - Returns: whether anything changed.
+    @discardableResult
+    public func write(revocationLists lists: [UInt8]) throws(IdentityError) -> Bool {
+        let writing = try FileLock(directory: path, patience: .seconds(10))
+        defer { withExtendedLifetime(writing) {} }
+        let files = try read()
+        if files.revocationsPEM == lists { return false }
+        _ = try Revocations(pem: lists, roots: Certificate.all(pem: files.rootsPEM))
+        try Self.refuseOlder(lists, than: files.revocationsPEM)
+        removeStaleVersions()
+        willTake(.createVersion)
+        let version = try createVersion()
+        let place = "\(path)/\(version)"
+        willTake(.writeKey)
+        try AtomicFile.create(files.keyPEM, at: "\(place)/\(CredentialFiles.key)", mode: 0o600)
+        willTake(.writeChain)
+        try AtomicFile.write(files.chainPEM, to: "\(place)/\(CredentialFiles.chain)")
+        willTake(.writeRoots)
+        try AtomicFile.write(files.rootsPEM, to: "\(place)/\(CredentialFiles.roots)")
+        try AtomicFile.write(lists, to: "\(place)/\(CredentialFiles.revocations)")
+        try adoptPlainFiles()
+        try linkFiles(with: version)
+        try swap(to: version)
+        return true
+    }
+
+    /// Fails when a list of `lists` has a lower number than that of the same issuer in `present`.
+    static func refuseOlder(_ lists: [UInt8], than present: [UInt8]?) throws(IdentityError) {
+        guard let present else { return }
+        let former = try RevocationList.all(pem: present)
+        for list in try RevocationList.all(pem: lists) {
+            guard let other = former.first(where: { $0.issuer == list.issuer && $0.isNewer(than: list) }) else {
+                continue
+            }
+            throw IdentityError(
+                .refused,
+                "the revocation list number \(list.number) is older than the one in use (number \(other.number)); "
+                    + "it is not taken, because it may lack what was revoked since"
+            )
+        }
+    }
+
+    /// The revocation lists in use, in PEM form; nil without any.
+    var presentRevocationLists: [UInt8]? { (try? read())?.revocationsPEM }
 
     private func read() throws(IdentityError) -> CredentialFiles {
         let source = usesVersions ? "\(path)/\(Self.dataLink)" : path

@@ -5,11 +5,14 @@ struct CredentialFiles {
     static let key = "key.pem"
     static let chain = "cert-chain.pem"
     static let roots = "root-cert.pem"
-    static let all = [key, chain, roots]
+    /// Istio's name, too. Not there: nothing is revoked.
+    static let revocations = "ca-crl.pem"
+    static let all = [key, chain, roots, revocations]
 
     let keyPEM: [UInt8]
     let chainPEM: [UInt8]
     let rootsPEM: [UInt8]
+    let revocationsPEM: [UInt8]?
 
     /// Reads them all from one directory.
     ///
@@ -24,6 +27,14 @@ struct CredentialFiles {
         try Self.requirePrivate(mode, path: "\(path)/\(Self.key)")
         chainPEM = try Self.named(path) { () throws(IdentityError) in try AtomicFile.read(Self.chain, at: directory) }
         rootsPEM = try Self.named(path) { () throws(IdentityError) in try AtomicFile.read(Self.roots, at: directory) }
+        revocationsPEM = try Self.named(path) { () throws(IdentityError) in
+            do throws(IdentityError) {
+                return try AtomicFile.read(Self.revocations, at: directory)
+            } catch {
+                guard error.code == .notFound else { throw error }
+                return nil
+            }
+        }
     }
 
     func credential(path: String, at now: Int64?) throws(IdentityError) -> Credential {
@@ -32,6 +43,7 @@ struct CredentialFiles {
                 key: PrivateKey(pem: keyPEM),
                 chain: Certificate.all(pem: chainPEM),
                 roots: Certificate.all(pem: rootsPEM),
+                revocationLists: revocationsPEM,
                 at: now
             )
         }

@@ -46,16 +46,26 @@ public final class PendingCredential: Sendable {
     ///   - chain: the leaf first.
     ///   - now: seconds since 1970; nil is the clock.
     ///   - roots: Whom to trust from now on.
+    ///   - revocationLists: In PEM form; nil keeps those that are there.
     public func commit(
         chain: [Certificate],
         roots: [Certificate],
+        revocationLists: [UInt8]? = nil,
         at now: Int64? = nil
     ) throws(IdentityError) -> Credential {
-        let credential = try Credential(key: key, chain: chain, roots: roots, at: now)
+        let writing = try FileLock(directory: directory.path, patience: .seconds(10))
+        let present = directory.presentRevocationLists
+        if let revocationLists { try CredentialDirectory.refuseOlder(revocationLists, than: present) }
+        let credential = try Credential(
+            key: key,
+            chain: chain,
+            roots: roots,
+            revocationLists: revocationLists ?? present,
+            at: now
+        )
         guard credential.id == id else {
             throw IdentityError(.refused, "the certificate is for \(credential.id), but \(id) was asked for")
         }
-        let writing = try FileLock(directory: directory.path, patience: .seconds(10))
         guard directory.currentVersion != version else {
             throw IdentityError(.alreadyExists, "this credential was committed before")
         }
@@ -64,14 +74,11 @@ public final class PendingCredential: Sendable {
         try AtomicFile.write(chain.flatMap(\.pem), to: "\(place)/\(CredentialFiles.chain)")
         directory.willTake(.writeRoots)
         try AtomicFile.write(credential.bundle.pem, to: "\(place)/\(CredentialFiles.roots)")
+        let lists = credential.bundle.revocations.pem
+        if !lists.isEmpty { try AtomicFile.write(lists, to: "\(place)/\(CredentialFiles.revocations)") }
         try directory.adoptPlainFiles()
-        try directory.linkFiles()
-        directory.willTake(.swap)
-        try AtomicFile.replaceLink(at: "\(directory.path)/\(CredentialDirectory.dataLink)", target: version)
-        directory.willTake(.synchronize)
-        try AtomicFile.synchronize(directory: directory.path)
-        directory.willTake(.removeStale)
-        directory.removeStaleVersions()
+        try directory.linkFiles(with: version)
+        try directory.swap(to: version)
         withExtendedLifetime(writing) {}
         return credential
     }
@@ -109,17 +116,30 @@ extension CredentialDirectory {
     }
 
     /// Makes the three links; the key's last, for it decides what `load` reads.
-    func linkFiles() throws(IdentityError) {
+    ///
+    /// - Parameter version: What they will lead to: a file that it does not have gets no link.
+    func linkFiles(with version: String) throws(IdentityError) {
         let steps: [(WriteStep, String)] = [
-            (.linkChain, CredentialFiles.chain), (.linkRoots, CredentialFiles.roots), (.linkKey, CredentialFiles.key),
+            (.linkRoots, CredentialFiles.revocations), (.linkChain, CredentialFiles.chain),
+            (.linkRoots, CredentialFiles.roots), (.linkKey, CredentialFiles.key),
         ]
-        for (step, name) in steps {
+        for (step, name) in steps where access("\(path)/\(version)/\(name)", F_OK) == 0 {
             let target = "\(Self.dataLink)/\(name)"
             if case .target(target) = link(name) { continue }
             willTake(step)
             try AtomicFile.replaceLink(at: "\(path)/\(name)", target: target)
         }
         try AtomicFile.synchronize(directory: path)
+    }
+
+    /// The moment of change, and what comes after it.
+    func swap(to version: String) throws(IdentityError) {
+        willTake(.swap)
+        try AtomicFile.replaceLink(at: "\(path)/\(Self.dataLink)", target: version)
+        willTake(.synchronize)
+        try AtomicFile.synchronize(directory: path)
+        willTake(.removeStale)
+        removeStaleVersions()
     }
 
     /// Removes versions that are neither current nor pending in a live process, and what a crash left of a rename.

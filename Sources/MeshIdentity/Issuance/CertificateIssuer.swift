@@ -42,10 +42,13 @@ public struct IssuedCertificate: Sendable {
     public let chain: [Certificate]
     /// The roots that the identity's trust domain is verified with now; more than one while a root is replaced.
     public let roots: [Certificate]
+    /// What those no longer stand by, in PEM form; nil where the issuer does not say.
+    public var revocationLists: [UInt8]?
 
-    public init(chain: [Certificate], roots: [Certificate]) {
+    public init(chain: [Certificate], roots: [Certificate], revocationLists: [UInt8]? = nil) {
         self.chain = chain
         self.roots = roots
+        self.revocationLists = revocationLists
     }
 
     public var leaf: Certificate? { chain.first }

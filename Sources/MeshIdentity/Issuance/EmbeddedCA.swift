@@ -4,17 +4,21 @@ import Glibc
 /// A certificate authority in a directory: `ca-key.pem` (0600, may be encrypted), `ca-cert.pem`, and `root-cert.pem` with
 /// every root that its trust domain is verified with.
 ///
-/// Signing takes microseconds and touches no file, so one object serves any number of tasks at once.
+/// Signing takes microseconds, and reads at most the revocation lists, so one object serves any number of tasks at once.
 public struct EmbeddedCA: CertificateIssuer {
     public let trustDomain: TrustDomain
     public let certificate: Certificate
     /// The CA's own certificate, and former or future ones while a root is replaced.
     public let roots: [Certificate]
-    private let key: PrivateKey
+    let key: PrivateKey
+    /// Where it is; nil for one in memory only.
+    let directory: String?
 
     package static let keyFile = "ca-key.pem"
     package static let certificateFile = "ca-cert.pem"
     package static let rootsFile = "root-cert.pem"
+    /// What it no longer stands by; not there as long as that is nothing.
+    package static let revocationsFile = "ca-crl.pem"
 
     /// Ten years, as Istio's: replacing a root means visiting every device.
     public static let defaultLifetime = Duration.seconds(10 * 365 * 24 * 60 * 60)
@@ -84,7 +88,7 @@ public struct EmbeddedCA: CertificateIssuer {
                 "\(keyFile) and \(certificateFile) in \(directory) do not belong together"
             )
         }
-        return EmbeddedCA(certificate: certificate, bundle: bundle, key: key)
+        return EmbeddedCA(certificate: certificate, bundle: bundle, key: key, directory: directory)
     }
 
     /// The roots of the CA in a directory. Its key is not touched, so no passphrase is needed.
@@ -116,7 +120,8 @@ public struct EmbeddedCA: CertificateIssuer {
         return (certificate, try TrustBundle(trustDomain: trustDomain, roots: [certificate] + roots))
     }
 
-    private init(certificate: Certificate, bundle: TrustBundle, key: PrivateKey) {
+    private init(certificate: Certificate, bundle: TrustBundle, key: PrivateKey, directory: String) {
+        self.directory = directory
         self.certificate = certificate
         trustDomain = bundle.trustDomain
         roots = bundle.roots
@@ -142,6 +147,7 @@ public struct EmbeddedCA: CertificateIssuer {
         certificate = try template.sign(publicKey: key.pointer, issuer: nil, key: key)
         self.trustDomain = trustDomain
         self.key = key
+        directory = nil
         roots = [certificate]
     }
 
@@ -190,9 +196,21 @@ public struct EmbeddedCA: CertificateIssuer {
         template.names.dnsNames = try options.dnsNames.map(Self.checked(dnsName:))
         template.names.ipAddresses = try options.ipAddresses.map(Self.bytes(ofIPAddress:))
         let leaf = try template.sign(publicKey: publicKey, issuer: certificate, key: key)
-        let issued = IssuedCertificate(chain: [leaf], roots: roots)
+        // Read each time: another process may have revoked something meanwhile.
+        let issued = IssuedCertificate(chain: [leaf], roots: roots, revocationLists: try revocationLists())
         try issued.verify(for: request, id: id, at: now)
         return issued
+    }
+
+    /// The lists that `revoke` wrote last, in PEM form; nil as long as nothing was revoked.
+    public func revocationLists() throws(IdentityError) -> [UInt8]? {
+        guard let directory else { return nil }
+        do throws(IdentityError) {
+            return try AtomicFile.read("\(directory)/\(Self.revocationsFile)")
+        } catch {
+            guard error.code == .notFound else { throw error }
+            return nil
+        }
     }
 
     /// A request may ask for nothing, or for what was approved. Anything else is a mistake or an attempt.

@@ -6,7 +6,7 @@ public struct SVIDError: Error, Hashable, Sendable, CustomStringConvertible {
     public struct Code: Hashable, Sendable, CustomStringConvertible {
         package enum Kind: String {
             case noURIName, multipleURINames, invalidID, noPath, isCA, keyUsage, extendedKeyUsage, weakKey
-            case expired, notYetValid, unknownTrustDomain, untrusted, malformed, wrongID
+            case expired, notYetValid, revoked, unknownTrustDomain, untrusted, malformed, wrongID
         }
         package let kind: Kind
         public var description: String { kind.rawValue }
@@ -31,6 +31,8 @@ public struct SVIDError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let expired = Code(kind: .expired)
         /// Before its notBefore.
         public static let notYetValid = Code(kind: .notYetValid)
+        /// Its issuer no longer stands by it.
+        public static let revoked = Code(kind: .revoked)
         /// There is no trust bundle for the peer's trust domain.
         public static let unknownTrustDomain = Code(kind: .unknownTrustDomain)
         /// No chain to a root of the peer's trust domain.

@@ -8,10 +8,22 @@ public struct TrustBundle: Sendable {
     public let trustDomain: TrustDomain
     /// At least one, without duplicates.
     public let roots: [Certificate]
+    /// What these roots no longer stand by.
+    public let revocations: Revocations
     private let store: RootStore
 
-    /// Fails if a root is no CA, or carries the SPIFFE ID of another trust domain.
-    public init(trustDomain: TrustDomain, roots: [Certificate]) throws(IdentityError) {
+    /// Fails if a root is no CA, or carries the SPIFFE ID of another trust domain, or a revocation list says it is of a root that has not
+    /// signed it.
+    ///
+    /// - Parameters:
+    ///   - revocationLists: In PEM form; nil where there is none.
+    ///   - trustDomain: The domain that the roots vouch for.
+    ///   - roots: At least one.
+    public init(
+        trustDomain: TrustDomain,
+        roots: [Certificate],
+        revocationLists: [UInt8]? = nil
+    ) throws(IdentityError) {
         guard !roots.isEmpty else {
             throw IdentityError(.invalidCertificate, "there is no root certificate for the trust domain \(trustDomain)")
         }
@@ -34,6 +46,7 @@ public struct TrustBundle: Sendable {
         self.trustDomain = trustDomain
         self.roots = unique
         store = try RootStore(unique)
+        revocations = if let revocationLists { try Revocations(pem: revocationLists, roots: unique) } else { .none }
     }
 
     /// Verifies that a certificate proves a SPIFFE ID of this trust domain, and returns the ID.
@@ -56,6 +69,13 @@ public struct TrustBundle: Sendable {
             )
         }
         try ChainVerifier(id: id, now: now).verify(leaf: leaf, intermediates: intermediates, store: store)
+        for certificate in [leaf] + intermediates where revocations.contain(certificate.name) {
+            throw SVIDError(
+                .revoked,
+                "the certificate of \(id) (serial \(certificate.serialNumber)) was revoked; an operator who trusts it again "
+                    + "enrolls it anew"
+            )
+        }
         return id
     }
 
@@ -84,6 +104,16 @@ public struct TrustBundleSet: Sendable {
 
     /// Replaces what was there for the bundle's trust domain.
     public mutating func insert(_ bundle: TrustBundle) { bundles[bundle.trustDomain] = bundle }
+
+    /// Whether a certificate that was accepted for an identity would be refused now because it was revoked.
+    public func isRevoked(_ certificate: CertificateName, of id: SPIFFEID) -> Bool {
+        bundles[id.trustDomain]?.revocations.contain(certificate) ?? false
+    }
+
+    /// Whether the same certificates are revoked as in `other`.
+    public func hasSameRevocations(as other: TrustBundleSet) -> Bool {
+        bundles.mapValues(\.revocations) == other.bundles.mapValues(\.revocations)
+    }
 
     /// As `TrustBundle.verify`, with the bundle of the leaf's trust domain.
     public func verify(

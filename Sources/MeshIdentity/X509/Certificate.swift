@@ -156,7 +156,7 @@ public final class Certificate: @unchecked Sendable {
         return SubjectAlternativeNames(reading: names)
     }
 
-    private static func unixTime(_ time: UnsafePointer<ASN1_TIME>?) -> Int64 {
+    static func unixTime(_ time: UnsafePointer<ASN1_TIME>?) -> Int64 {
         var parts = tm()
         // An unreadable time counts as 1970: long expired, so never trusted. verify() says so before it gets here.
         guard let time, ASN1_TIME_to_tm(time, &parts) == 1 else { return 0 }

@@ -75,6 +75,7 @@ final class TunnelDial: H2ConnectionDelegate {
                 delegate: self
             )
             connection.certificatesExpireAt = stream.certificatesExpireAt
+            connection.peerCertificate = stream.peer?.certificate
             self.connection = connection
             connection.probe(timeout: Self.firstAnswer) { [self] isAlive in
                 guard isAlive else {

@@ -106,10 +106,17 @@ final class TunnelPath: H2ConnectionDelegate {
         }
     }
 
-    /// New connections show the credential of `context`.
+    /// New connections show the credential of `context`. Established ones keep theirs, unless the peer's certificate is revoked in
+    /// `context`: they are cut.
     func use(_ context: TLSContext, _ settings: ConnectionSettings) {
+        let former = self.context
         self.context = context
         self.settings = settings
+        guard !context.trust.hasSameRevocations(as: former.trust) else { return }
+        var connections = retiring
+        if case .up(let connection) = state { connections.append(connection) }
+        overflow?.forEachConnection { connections.append($0) }
+        for connection in connections { connection.end(ifRevokedIn: context.trust) }
     }
 
     /// Streams that are open or being opened.

@@ -83,7 +83,7 @@ public struct DeviceEnrollment: Sendable {
     ) async throws(EnrollmentError) -> DeviceRecord {
         do {
             let start = ContinuousClock.now
-            let client = try await connect(login, on: loop)
+            let client = try await login.connect(on: loop, name: options.name) { report(.warning($0)) }
             report(.step("connect", "\(client.serverVersion), host key \(client.hostKey)", .now - start))
             do {
                 if let refusal = options.refusal(client.hostKey) { throw refusal }
@@ -111,22 +111,6 @@ public struct DeviceEnrollment: Sendable {
         } catch {
             throw EnrollmentError(error, name: options.name)
         }
-    }
-
-    /// A server that closes before its banner has too many logins under way (MaxStartups), or is angry with this address: both pass.
-    private func connect(_ login: SSHLogin, on loop: EventLoop) async throws -> SSHClient {
-        var delay = Duration.seconds(1)
-        for _ in 0..<4 {
-            do throws(SSHError) {
-                return try await login.connect(on: loop)
-            } catch {
-                guard error.code == .busy else { throw error }
-                report(.warning("\(options.name): \(error.message); trying again"))
-                try await Task.sleep(for: delay * Double.random(in: 0.75...1.25))
-                delay *= 2
-            }
-        }
-        return try await login.connect(on: loop)
     }
 
     /// Everything after the login, over a channel on which a shell was started.

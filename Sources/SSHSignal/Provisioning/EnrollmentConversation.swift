@@ -16,15 +16,38 @@ struct EnrollmentConversation: Sendable {
     /// the old one where the new one does not come up.
     private static let patience = Duration.seconds(120)
 
+    /// An enrolment or a renewal.
+    ///
     /// - Throws: ``SignalError``.
     func run(
         _ purpose: EnrollmentOperator.Purpose
     ) async throws -> (ack: SignalMessage.Acknowledgement, certificate: SignalMessage.IssuedCertificate) {
+        guard case .certified(let ack, let certificate) = try await converse(purpose) else {
+            throw SignalError(.unexpected, "\(name): no certificate was asked for")
+        }
+        return (ack, certificate)
+    }
+
+    /// Tells the device what was revoked. Returns whether that was new to it.
+    ///
+    /// - Throws: ``SignalError``.
+    func deliver(revocationLists lists: [UInt8]) async throws -> Bool {
+        guard case .delivered(let changed) = try await converse(.revoke(lists: String(decoding: lists, as: UTF8.self)))
+        else { throw SignalError(.unexpected, "\(name): it did not say whether it took the revocation lists") }
+        return changed
+    }
+
+    private enum Outcome {
+        case certified(SignalMessage.Acknowledgement, SignalMessage.IssuedCertificate)
+        case delivered(changed: Bool)
+    }
+
+    private func converse(_ purpose: EnrollmentOperator.Purpose) async throws -> Outcome {
         let validity = EnrollmentOperator.Validity(lifetime: issuance.lifetime.components.seconds)
         var machine = EnrollmentOperator(purpose, validity: validity, software: AgentRelease.software)
         var decoder = SignalFrameDecoder()
         var certificate: SignalMessage.IssuedCertificate?
-        var outcome: Result<SignalMessage.Acknowledgement, SignalError>?
+        var outcome: Result<Outcome, SignalError>?
         var event = EnrollmentOperator.Event.started
         while true {
             var next: EnrollmentOperator.Event?
@@ -41,17 +64,17 @@ struct EnrollmentConversation: Sendable {
                     next = await issue(csr)
                     if case .issued(let issued) = next { certificate = issued }
                 case .warn(let text): warn(text)
-                case .succeeded(let ack): outcome = .success(ack)
+                case .succeeded(let ack):
+                    outcome =
+                        certificate.map { .success(.certified(ack, $0)) }
+                        ?? .failure(SignalError(.unexpected, "\(name): no certificate was asked for"))
+                case .delivered(let changed): outcome = .success(.delivered(changed: changed))
                 case .failed(let error): outcome = .failure(await explained(error))
                 case .close:
                     await channel.finish()
                     channel.close()
                     guard let outcome else { throw SignalError(.truncated, "\(name): the conversation had no outcome") }
-                    let ack = try outcome.get()
-                    guard let certificate else {
-                        throw SignalError(.unexpected, "\(name): no certificate was asked for")
-                    }
-                    return (ack, certificate)
+                    return try outcome.get()
                 }
             }
             event = if let next { next } else { await receive(&decoder) }
@@ -71,7 +94,8 @@ struct EnrollmentConversation: Sendable {
                     chain: String(decoding: issued.chain.flatMap(\.pem), as: UTF8.self),
                     roots: String(decoding: issued.roots.flatMap(\.pem), as: UTF8.self),
                     notBefore: leaf.notBefore,
-                    notAfter: leaf.notAfter
+                    notAfter: leaf.notAfter,
+                    revocations: issued.revocationLists.map { String(decoding: $0, as: UTF8.self) }
                 )
             )
         } catch {

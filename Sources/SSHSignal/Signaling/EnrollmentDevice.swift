@@ -1,6 +1,7 @@
 /// The device's side: what happened in, what to do out.
 ///
 ///     started ─hello→ awaitingHello ─(hello)→ ready ─(enroll|renew) prepare→ preparing ─csr→ awaitingCertificate ─(certificate) install→ installing
+///                                              ↑ ├(revocations) take→ revoking ─revocations→ ready
 ///                                              ↑ └(endpoints) report→ reporting ─endpoints→ ready                                        │
 ///                                              └───────────────────────────────────ack──────────────────────────────────────────────────┘
 ///
@@ -22,6 +23,8 @@ public struct EnrollmentDevice: Sendable {
         case prepared(SignalMessage.SigningRequest)
         /// Answer to ``Action/install(_:for:)``.
         case installed(SignalMessage.Acknowledgement)
+        /// Answer to ``Action/takeRevocations(_:)``: whether they were new.
+        case tookRevocations(changed: Bool)
         /// Answer to ``Action/reportEndpoints``.
         case endpoints(SignalMessage.Endpoints)
         /// Instead of an answer.
@@ -43,6 +46,8 @@ public struct EnrollmentDevice: Sendable {
         /// Make the credential in use out of the key and this certificate, atomically, and have the node run with it.
         case install(SignalMessage.IssuedCertificate, for: Order)
         case reportEndpoints
+        /// Refuse the certificates of these lists (PEM) from now on, and cut what is open with them.
+        case takeRevocations(String)
         /// Close the channel; nil: the conversation ended well. The last action.
         case close(SignalError?)
     }
@@ -55,6 +60,7 @@ public struct EnrollmentDevice: Sendable {
         case awaitingCertificate(Order)
         case installing(Order)
         case reporting
+        case revoking
         case over
 
         var text: String {
@@ -66,6 +72,7 @@ public struct EnrollmentDevice: Sendable {
             case .awaitingCertificate: "its certificate was awaited"
             case .installing: "the certificate was being installed"
             case .reporting: "the endpoints were being listed"
+            case .revoking: "the revocation lists were being stored"
             case .over: "the conversation was over"
             }
         }
@@ -106,11 +113,16 @@ public struct EnrollmentDevice: Sendable {
             if let end { return over([.close(end)]) }
             state = .ready
             return [.send(.endpoints(endpoints))]
-        case (.prepared, _), (.installed, _), (.endpoints, _):
+        case (.tookRevocations(let changed), .revoking):
+            if let end { return over([.close(end)]) }
+            state = .ready
+            return [.send(.revocations(.init(changed: changed)))]
+        case (.prepared, _), (.installed, _), (.endpoints, _), (.tookRevocations, _):
             return []
         case (.failed(let error), _), (.invalid(let error), _):
             return fail(error)
-        case (.ended(let error), .preparing), (.ended(let error), .installing), (.ended(let error), .reporting):
+        case (.ended(let error), .preparing), (.ended(let error), .installing), (.ended(let error), .reporting),
+            (.ended(let error), .revoking):
             end = error ?? cut()
             return []
         case (.ended(nil), .ready):
@@ -156,6 +168,12 @@ public struct EnrollmentDevice: Sendable {
         case (.endpoints, .ready):
             state = .reporting
             return [.reportEndpoints]
+        case (.revocations(let revocations), .ready):
+            guard let lists = revocations.lists else {
+                return fail(SignalError(.malformed, "the operator sent 'revocations' without lists"))
+            }
+            state = .revoking
+            return [.takeRevocations(lists)]
         case (.bye, .ready):
             return over([.close(nil)])
         case (.bye, .awaitingCertificate):
@@ -173,7 +191,7 @@ public struct EnrollmentDevice: Sendable {
     private func discard() -> [Action] {
         switch state {
         case .preparing, .awaitingCertificate: [.discardKey]
-        case .idle, .awaitingHello, .ready, .installing, .reporting, .over: []
+        case .idle, .awaitingHello, .ready, .installing, .reporting, .revoking, .over: []
         }
     }
 

@@ -5,6 +5,7 @@ import Glibc
 ///
 /// ```
 /// started → awaitingHello ─(hello) hello, enroll|renew→ awaitingRequest ─(csr) issue→ issuing ─certificate→ awaitingAck ─(ack) bye→ over
+///                         └(hello) hello, revocations→ awaitingRevocations ─(revocations) bye→ over
 /// ```
 ///
 /// The device speaks first: what is sent before its program runs may be swallowed by the shell that starts it. Every other message in
@@ -15,11 +16,15 @@ public struct EnrollmentOperator: Sendable {
         case enroll(SignalMessage.Enroll)
         /// Renews the certificate of this SPIFFE ID.
         case renew(id: String)
+        /// Tells the device what was revoked: lists in PEM form.
+        case revoke(lists: String)
 
-        var id: String {
+        /// nil where no certificate is involved.
+        var id: String? {
             switch self {
             case .enroll(let order): order.id
             case .renew(let id): id
+            case .revoke: nil
             }
         }
     }
@@ -48,6 +53,8 @@ public struct EnrollmentOperator: Sendable {
         case warn(String)
         /// The device is enrolled.
         case succeeded(SignalMessage.Acknowledgement)
+        /// The device knows what was revoked; whether that was new to it.
+        case delivered(changed: Bool)
         /// The device was not enrolled, or, after the certificate was sent, it is not known whether it was.
         case failed(SignalError)
         /// Close the channel. The last action.
@@ -60,6 +67,7 @@ public struct EnrollmentOperator: Sendable {
         case awaitingRequest(ClockSkew)
         case issuing(ClockSkew)
         case awaitingAck
+        case awaitingRevocations
         case over
 
         var text: String {
@@ -69,6 +77,7 @@ public struct EnrollmentOperator: Sendable {
             case .awaitingRequest: "its certificate request was awaited"
             case .issuing: "the certificate was being signed"
             case .awaitingAck: "its acknowledgement was awaited"
+            case .awaitingRevocations: "its word on the revocation lists was awaited"
             case .over: "the conversation was over"
             }
         }
@@ -157,7 +166,7 @@ public struct EnrollmentOperator: Sendable {
                 return fail(
                     SignalError(
                         .refused,
-                        "the device asks for \(Printable.clean(request.id, limit: 300)) instead of \(purpose.id)"
+                        "the device asks for \(Printable.clean(request.id, limit: 300)) instead of \(purpose.id ?? "nothing")"
                     )
                 )
             }
@@ -167,6 +176,9 @@ public struct EnrollmentOperator: Sendable {
             if let error = check(ack) { return fail(error) }
             state = .over
             return [.send(.bye(.init())), .succeeded(ack), .close]
+        case (.revocations(let answer), .awaitingRevocations):
+            state = .over
+            return [.send(.bye(.init())), .delivered(changed: answer.changed ?? true), .close]
         default:
             return fail(SignalProtocol.unexpected(message, from: "device", while: state.text))
         }
@@ -178,9 +190,15 @@ public struct EnrollmentOperator: Sendable {
         switch purpose {
         case .enroll(let order): question = .enroll(order)
         case .renew: question = .renew(.init())
+        case .revoke(let lists): question = .revocations(.init(lists: lists))
         }
         guard hello.capabilities.contains(question.type) else {
             return fail(SignalError(.version, "the device's agent cannot \(question.type); upload a newer one"))
+        }
+        if case .revoke = purpose {
+            // However wrong its clock is.
+            state = .awaitingRevocations
+            return [.send(SignalProtocol.hello(software: software, now: now)), .send(question)]
         }
         let skew = ClockSkew(device: hello.clock, operator: now)
         var actions: [Action] = []
@@ -201,7 +219,7 @@ public struct EnrollmentOperator: Sendable {
         guard ack.id == purpose.id else {
             return SignalError(
                 .unexpected,
-                "the device acknowledges \(Printable.clean(ack.id, limit: 300)) instead of \(purpose.id)"
+                "the device acknowledges \(Printable.clean(ack.id, limit: 300)) instead of \(purpose.id ?? "nothing")"
             )
         }
         // A machine with more addresses than this does not need them all.

@@ -15,6 +15,8 @@ public enum SignalMessage: Hashable, Sendable {
     case ack(Acknowledgement)
     /// Operator: where can you be reached? Device: there.
     case endpoints(Endpoints)
+    /// Operator: these certificates are revoked. Device: I know.
+    case revocations(Revocations)
     /// Either: are you there? Answered by the same nonce and the answerer's clock.
     case probe(Probe)
     /// Either: nothing more to say.
@@ -33,7 +35,7 @@ public enum SignalMessage: Hashable, Sendable {
         public var software: String
         /// Milliseconds since 1970 by the sender's clock, when it sent this.
         public var clock: Int64
-        /// Words for what the sender can do beside the mandatory part: `enroll`, `renew`, `endpoints`, `probe`.
+        /// Words for what the sender can do beside the mandatory part: `enroll`, `renew`, `endpoints`, `probe`, `revocations`.
         public var capabilities: [String]
 
         public init(version: Int, minimumVersion: Int, software: String, clock: Int64, capabilities: [String]) {
@@ -99,8 +101,11 @@ public enum SignalMessage: Hashable, Sendable {
         /// Seconds since 1970.
         public var notBefore: Int64
         public var notAfter: Int64
+        /// PEM, the revocation lists of those roots; absent: those that the device has stay.
+        public var revocations: String?
 
-        public init(chain: String, roots: String, notBefore: Int64, notAfter: Int64) {
+        public init(chain: String, roots: String, notBefore: Int64, notAfter: Int64, revocations: String? = nil) {
+            self.revocations = revocations
             self.chain = chain
             self.roots = roots
             self.notBefore = notBefore
@@ -165,6 +170,18 @@ public enum SignalMessage: Hashable, Sendable {
         public init(hbone: [String]? = nil) { self.hbone = hbone }
     }
 
+    public struct Revocations: Hashable, Sendable, Codable {
+        /// PEM, one or more lists. Absent in the answer.
+        public var lists: String?
+        /// In the answer: whether they were new to the device.
+        public var changed: Bool?
+
+        public init(lists: String? = nil, changed: Bool? = nil) {
+            self.lists = lists
+            self.changed = changed
+        }
+    }
+
     public struct Probe: Hashable, Sendable, Codable {
         public var nonce: String
         /// Milliseconds since 1970 by the sender's clock.
@@ -202,6 +219,7 @@ public enum SignalMessage: Hashable, Sendable {
         case .certificate: "certificate"
         case .ack: "ack"
         case .endpoints: "endpoints"
+        case .revocations: "revocations"
         case .probe: "probe"
         case .bye: "bye"
         case .error: "error"

@@ -2,7 +2,7 @@
 enum SignalProtocol {
     static let version = 1
     static let minimumVersion = 1
-    static let capabilities = ["enroll", "renew", "endpoints", "probe"]
+    static let capabilities = ["enroll", "renew", "endpoints", "probe", "revocations"]
 
     static func hello(software: String, now: Int64) -> SignalMessage {
         .hello(

@@ -29,7 +29,11 @@ struct CAIssue: AsyncParsableCommand {
             let pending = try CredentialDirectory(out).prepare(id: id)
             let issuer = RecordingIssuer(ca, ledger: Ledger(Home.ledger), command: "ca issue")
             let issued = try await issuer.issue(pending.request, id: id, options: issuance.options)
-            let credential = try pending.commit(chain: issued.chain, roots: issued.roots)
+            let credential = try pending.commit(
+                chain: issued.chain,
+                roots: issued.roots,
+                revocationLists: issued.revocationLists
+            )
             report(credential)
         } catch {
             throw fail(error)

@@ -17,7 +17,7 @@ import Testing
             minimumVersion: 1,
             software: "test",
             clock: now,
-            capabilities: ["enroll", "renew", "endpoints", "probe"]
+            capabilities: ["enroll", "renew", "endpoints", "probe", "revocations"]
         )
     )
 
@@ -61,6 +61,32 @@ import Testing
             ]
         )
         #expect(machine.handle(.message(.csr(Sample.request)), now: Self.now) == [.issue(csr: Sample.request.csr)])
+    }
+
+    /// However wrong the device's clock is: it has to know all the same.
+    @Test func revocation() {
+        var machine = machine(.revoke(lists: "lists"))
+        _ = machine.handle(.started, now: Self.now)
+        var hello = Sample.hello
+        hello.clock = 0
+        #expect(
+            machine.handle(.message(.hello(hello)), now: Self.now) == [
+                .send(Self.hello), .send(.revocations(.init(lists: "lists"))),
+            ]
+        )
+        #expect(
+            machine.handle(.message(.revocations(.init(changed: true))), now: Self.now) == [
+                .send(.bye(.init())), .delivered(changed: true), .close,
+            ]
+        )
+    }
+
+    @Test func anAgentThatKnowsNoRevocationsIsNamed() {
+        var machine = machine(.revoke(lists: "lists"))
+        _ = machine.handle(.started, now: Self.now)
+        var hello = Sample.hello
+        hello.capabilities = ["enroll", "renew"]
+        #expect(failure(machine.handle(.message(.hello(hello)), now: Self.now))?.code == .version)
     }
 
     @Test func everyOtherMessageInEveryStateIsRefused() {
@@ -228,7 +254,7 @@ import Testing
                             minimumVersion: 1,
                             software: "test",
                             clock: now,
-                            capabilities: ["enroll", "renew", "endpoints", "probe"]
+                            capabilities: ["enroll", "renew", "endpoints", "probe", "revocations"]
                         )
                     )
                 )
@@ -241,6 +267,25 @@ import Testing
         (.installed(Sample.ack), [.send(.ack(Sample.ack))]),
         (.message(.bye(.init())), [.close(nil)]),
     ]
+
+    @Test func revocations() {
+        var machine = machine(after: 2)
+        #expect(
+            machine.handle(.message(.revocations(.init(lists: "lists"))), now: Self.now) == [.takeRevocations("lists")]
+        )
+        #expect(
+            machine.handle(.tookRevocations(changed: false), now: Self.now) == [
+                .send(.revocations(.init(changed: false)))
+            ]
+        )
+        // The channel is cut while they are stored: they are stored to the end.
+        _ = machine.handle(.message(.revocations(.init(lists: "more"))), now: Self.now)
+        #expect(machine.handle(.ended(nil), now: Self.now) == [])
+        guard case .close(.some)? = machine.handle(.tookRevocations(changed: true), now: Self.now).last else {
+            Issue.record("not closed")
+            return
+        }
+    }
 
     private func machine(after steps: Int) -> EnrollmentDevice {
         var machine = EnrollmentDevice(software: "test")
@@ -281,7 +326,8 @@ import Testing
     /// Which messages have a place after so many steps, beside `error`.
     private func allowed(_ message: SignalMessage, after step: Int) -> Bool {
         switch (message, step) {
-        case (.hello, 1), (.enroll, 2), (.enroll, 6), (.renew, 2), (.renew, 6), (.endpoints, 2), (.endpoints, 6),
+        case (.hello, 1), (.enroll, 2), (.enroll, 6), (.revocations, 2), (.revocations, 6), (.renew, 2), (.renew, 6),
+            (.endpoints, 2), (.endpoints, 6),
             (.bye, 2),
             (.bye, 6), (.probe, 2), (.probe, 4), (.probe, 6), (.certificate, 4), (.bye, 4), (.error, _):
             true

@@ -79,7 +79,8 @@ struct DeviceInstallation {
         do throws(IdentityError) {
             _ = try pending.commit(
                 chain: Certificate.all(pem: Array(certificate.chain.utf8)),
-                roots: Certificate.all(pem: Array(certificate.roots.utf8))
+                roots: Certificate.all(pem: Array(certificate.roots.utf8)),
+                revocationLists: certificate.revocations.map { Array($0.utf8) }
             )
         } catch {
             throw SignalError(.credential, error.message)
@@ -109,6 +110,17 @@ struct DeviceInstallation {
             // What the node that runs was started with is what the next start finds, too.
             if unchanged.isEmpty, let former { try? AtomicFile.write(former, to: node.configuration) }
             throw SignalError(.node, "\(error.message). The new credential is stored")
+        }
+    }
+
+    /// Has the node refuse what is on these lists. Returns whether they were new.
+    func takeRevocations(_ lists: String) throws(SignalError) -> Bool {
+        do throws(IdentityError) {
+            let changed = try credentials.write(revocationLists: Array(lists.utf8))
+            if changed, let process = node.runningProcess { node.reload(process) }
+            return changed
+        } catch {
+            throw SignalError(.credential, error.message)
         }
     }
 

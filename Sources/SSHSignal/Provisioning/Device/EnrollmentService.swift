@@ -76,6 +76,9 @@ public struct EnrollmentService {
                         events.append(.installed(try installation.install(certificate, key, for: order)))
                     case .reportEndpoints:
                         events.append(.endpoints(installation.endpoints()))
+                    case .takeRevocations(let lists):
+                        if lock == nil { lock = try installation.lock() }
+                        events.append(.tookRevocations(changed: try installation.takeRevocations(lists)))
                     case .close(let error):
                         if let error { throw error }
                         return

@@ -1,0 +1,59 @@
+extension Ledger {
+    /// Marks a device as revoked, and revokes every certificate of it that has not ended.
+    ///
+    /// - Returns: Those certificates; empty when none is known.
+    public func revokeDevice(
+        named name: String,
+        reason: String,
+        by command: String
+    ) throws(LedgerError) -> [LedgerCertificate] {
+        try write { (database) throws(LedgerError) in
+            let changed = try database.execute(
+                "UPDATE devices SET revoked_at = ?, revocation_reason = ? WHERE name = ?",
+                [.integer(clock()), .text(reason), .text(name)]
+            )
+            guard changed > 0 else { throw LedgerError(.invalid, "there is no device '\(name)' in the ledger") }
+            try note("revoked: \(reason)", by: command, device: name, in: database)
+            return try revoke(where: "device = ?", [.text(name)], reason: reason, by: command, in: database)
+        }
+    }
+
+    /// Revokes one certificate, or those of several issuers with the same number.
+    ///
+    /// - Parameter serial: Lower-case hexadecimal.
+    /// - Returns: What was revoked; empty when there is nothing of this number that is valid and not revoked.
+    public func revokeCertificate(
+        serial: String,
+        reason: String,
+        by command: String
+    ) throws(LedgerError) -> [LedgerCertificate] {
+        try write { (database) throws(LedgerError) in
+            try revoke(where: "serial = ?", [.text(serial)], reason: reason, by: command, in: database)
+        }
+    }
+
+    /// What belongs on an issuer's revocation list: a certificate that has ended is refused for that.
+    ///
+    /// - Parameters:
+    ///   - issuer: The identifier of its key, in hexadecimal.
+    ///   - time: Seconds since 1970. Certificates that ended before then are left out.
+    public func revoked(by issuer: String, endingAfter time: Int64) throws(LedgerError) -> [LedgerCertificate] {
+        try read { (database) throws(LedgerError) in
+            try certificates(
+                where: "issuer = ? AND state = 'revoked' AND not_after > ?",
+                [.text(issuer), .integer(time)],
+                in: database
+            )
+        }
+    }
+
+    /// A number for the next revocation list of an issuer: higher than any before.
+    public func nextListNumber(of issuer: String) throws(LedgerError) -> Int64 {
+        try write { (database) throws(LedgerError) in
+            let key = "revocation list of \(issuer)"
+            let number = (try value(key, in: database).flatMap { Int64($0) } ?? 0) + 1
+            try setValue(key, "\(number)", in: database)
+            return number
+        }
+    }
+}

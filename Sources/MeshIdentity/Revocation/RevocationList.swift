@@ -1,0 +1,202 @@
+import COpenSSL
+import Glibc
+
+/// A certificate revocation list (RFC 5280 §5): what a CA signed and no longer stands by.
+///
+/// Holding one says nothing: ``TrustBundle`` takes only those that one of its roots has signed.
+// Sendable: the X509_CRL is reference counted atomically and never changed after init; what OpenSSL caches in it lazily is filled
+// under the object's own lock.
+public final class RevocationList: @unchecked Sendable {
+    private let pointer: OpaquePointer
+    /// Identifies the key that signed it, in lower-case hexadecimal; nil when the list does not say.
+    public let issuer: String?
+    /// Of the list: a later one has a higher number. Hexadecimal, in lower case and without leading zeros.
+    public let number: String
+    /// When it was made, in seconds since 1970.
+    public let lastUpdate: Int64
+    /// When a later one is to be expected, in seconds since 1970; nil when the list does not say.
+    public let nextUpdate: Int64?
+    /// The numbers of the revoked certificates, in lower-case hexadecimal.
+    public let serials: Set<String>
+
+    /// Takes over one reference.
+    init(owning pointer: OpaquePointer) {
+        self.pointer = pointer
+        issuer = Self.identifier(pointer)
+        number = Self.number(pointer)
+        lastUpdate = X509_CRL_get0_lastUpdate(pointer).map(Certificate.unixTime) ?? 0
+        nextUpdate = X509_CRL_get0_nextUpdate(pointer).map(Certificate.unixTime)
+        let entries = X509_CRL_get_REVOKED(pointer)
+        var serials: Set<String> = []
+        for index in 0..<max(0, copenssl_sk_X509_REVOKED_num(entries)) {
+            guard let entry = copenssl_sk_X509_REVOKED_value(entries, index),
+                let serial = X509_REVOKED_get0_serialNumber(entry)
+            else { continue }
+            serials.insert(Self.hexadecimal(serial))
+        }
+        self.serials = serials
+    }
+
+    deinit { X509_CRL_free(pointer) }
+
+    /// All lists of a PEM text in its order; a damaged one is an error.
+    public static func all(pem: [UInt8]) throws(IdentityError) -> [RevocationList] {
+        OpenSSLErrors.clear()
+        let (lists, isDamaged) = MemoryBIO.reading(pem) { bio in
+            var lists: [RevocationList] = []
+            while let pointer = PEM_read_bio_X509_CRL(bio, nil, nil, nil) {
+                lists.append(RevocationList(owning: pointer))
+            }
+            let last = ERR_peek_last_error()
+            return (lists, !(ERR_GET_LIB(last) == ERR_LIB_PEM && ERR_GET_REASON(last) == PEM_R_NO_START_LINE))
+        }
+        let reason = OpenSSLErrors.drain()
+        guard !isDamaged else {
+            throw IdentityError(
+                .invalidCertificate,
+                "revocation list \(lists.count + 1) of the PEM text is damaged (\(reason))"
+            )
+        }
+        guard !lists.isEmpty else {
+            throw IdentityError(.invalidCertificate, "there is no revocation list in PEM form here")
+        }
+        return lists
+    }
+
+    public var pem: [UInt8] { MemoryBIO.writing { PEM_write_bio_X509_CRL($0, pointer) == 1 } ?? [] }
+
+    /// Whether `root` has signed it.
+    func isSigned(by root: Certificate) -> Bool {
+        OpenSSLErrors.clear()
+        defer { OpenSSLErrors.clear() }
+        guard X509_NAME_cmp(X509_CRL_get_issuer(pointer), X509_get_subject_name(root.pointer)) == 0,
+            let key = X509_get0_pubkey(root.pointer)
+        else { return false }
+        return X509_CRL_verify(pointer, key) == 1
+    }
+
+    /// Whether this list is of a later time than `other`, of the same issuer.
+    public func isNewer(than other: RevocationList) -> Bool {
+        number.count != other.number.count ? number.count > other.number.count : number > other.number
+    }
+
+    private static func identifier(_ pointer: OpaquePointer) -> String? {
+        guard let decoded = X509_CRL_get_ext_d2i(pointer, NID_authority_key_identifier, nil, nil) else { return nil }
+        let identifier = decoded.assumingMemoryBound(to: AUTHORITY_KEYID.self)
+        defer { AUTHORITY_KEYID_free(identifier) }
+        guard let key = identifier.pointee.keyid else { return nil }
+        return MeshIdentity.hexadecimal(
+            UnsafeBufferPointer(start: ASN1_STRING_get0_data(key), count: Int(ASN1_STRING_length(key)))
+        )
+    }
+
+    private static func number(_ pointer: OpaquePointer) -> String {
+        guard let decoded = X509_CRL_get_ext_d2i(pointer, NID_crl_number, nil, nil) else { return "0" }
+        let number = decoded.assumingMemoryBound(to: ASN1_INTEGER.self)
+        defer { ASN1_INTEGER_free(number) }
+        let text = hexadecimal(number).drop { $0 == "0" }
+        return text.isEmpty ? "0" : String(text)
+    }
+
+    private static func hexadecimal(_ number: UnsafePointer<ASN1_INTEGER>) -> String {
+        MeshIdentity.hexadecimal(
+            UnsafeBufferPointer(start: ASN1_STRING_get0_data(number), count: Int(ASN1_STRING_length(number)))
+        )
+    }
+}
+
+/// A certificate on a revocation list.
+public struct RevokedCertificate: Hashable, Sendable {
+    /// Lower-case hexadecimal.
+    public var serial: String
+    /// Seconds since 1970.
+    public var revokedAt: Int64
+
+    public init(serial: String, revokedAt: Int64) {
+        self.serial = serial
+        self.revokedAt = revokedAt
+    }
+}
+
+extension EmbeddedCA {
+    /// A signed list of what this CA revoked.
+    ///
+    /// - Parameters:
+    ///   - revoked: Certificates that this CA's key has signed.
+    ///   - number: Of the list: higher than that of any list before.
+    ///   - nextUpdate: Seconds since 1970.
+    ///   - now: Seconds since 1970.
+    public func revocationList(
+        of revoked: [RevokedCertificate],
+        number: Int64,
+        nextUpdate: Int64,
+        at now: Int64? = nil
+    ) throws(IdentityError) -> RevocationList {
+        OpenSSLErrors.clear()
+        guard let pointer = X509_CRL_new() else { throw OpenSSLErrors.failure("make a revocation list") }
+        var isComplete = false
+        defer { if !isComplete { X509_CRL_free(pointer) } }
+        guard X509_CRL_set_version(pointer, 1) == 1,
+            X509_CRL_set_issuer_name(pointer, X509_get_subject_name(certificate.pointer)) == 1
+        else { throw OpenSSLErrors.failure("fill in a revocation list") }
+        // Set back as certificates are: clocks of devices differ.
+        try setTime((now ?? currentTime()) - Self.backdating) { X509_CRL_set1_lastUpdate(pointer, $0) }
+        try setTime(nextUpdate) { X509_CRL_set1_nextUpdate(pointer, $0) }
+        for entry in revoked { try add(entry, to: pointer) }
+        X509_CRL_sort(pointer)
+        try addExtensions(to: pointer, number: number)
+        guard X509_CRL_sign(pointer, key.pointer, SignatureDigest.of(key.pointer)) > 0 else {
+            throw OpenSSLErrors.failure("sign a revocation list")
+        }
+        isComplete = true
+        return RevocationList(owning: pointer)
+    }
+
+    private func setTime(
+        _ seconds: Int64,
+        _ set: (UnsafePointer<ASN1_TIME>) -> Int32
+    ) throws(IdentityError) {
+        guard let time = ASN1_TIME_set(nil, time_t(seconds)) else { throw OpenSSLErrors.failure("set a time") }
+        defer { ASN1_TIME_free(time) }
+        guard set(time) == 1 else { throw OpenSSLErrors.failure("set a time") }
+    }
+
+    private func add(_ entry: RevokedCertificate, to pointer: OpaquePointer) throws(IdentityError) {
+        var number: OpaquePointer?
+        // BN_hex2bn returns how many digits it has understood.
+        guard !entry.serial.isEmpty, Int(BN_hex2bn(&number, entry.serial)) == entry.serial.utf8.count, let number else {
+            throw IdentityError(.refused, "'\(entry.serial)' is no serial number in hexadecimal")
+        }
+        defer { BN_free(number) }
+        guard let revoked = X509_REVOKED_new(), let serial = BN_to_ASN1_INTEGER(number, nil) else {
+            throw OpenSSLErrors.failure("list a certificate")
+        }
+        defer { ASN1_INTEGER_free(serial) }
+        guard X509_REVOKED_set_serialNumber(revoked, serial) == 1 else {
+            X509_REVOKED_free(revoked)
+            throw OpenSSLErrors.failure("list a certificate")
+        }
+        try setTime(entry.revokedAt) { X509_REVOKED_set_revocationDate(revoked, UnsafeMutablePointer(mutating: $0)) }
+        guard X509_CRL_add0_revoked(pointer, revoked) == 1 else {
+            X509_REVOKED_free(revoked)
+            throw OpenSSLErrors.failure("list a certificate")
+        }
+    }
+
+    private func addExtensions(to pointer: OpaquePointer, number: Int64) throws(IdentityError) {
+        guard let value = ASN1_INTEGER_new() else { throw OpenSSLErrors.failure("number a revocation list") }
+        defer { ASN1_INTEGER_free(value) }
+        guard ASN1_INTEGER_set_int64(value, number) == 1,
+            X509_CRL_add1_ext_i2d(pointer, NID_crl_number, value, 0, 0) == 1
+        else { throw OpenSSLErrors.failure("number a revocation list") }
+        var context = X509V3_CTX()
+        X509V3_set_ctx(&context, certificate.pointer, nil, nil, pointer, 0)
+        guard let identifier = X509V3_EXT_nconf_nid(nil, &context, NID_authority_key_identifier, "keyid:always") else {
+            throw OpenSSLErrors.failure("name the key of a revocation list")
+        }
+        defer { X509_EXTENSION_free(identifier) }
+        guard X509_CRL_add_ext(pointer, identifier, -1) == 1 else {
+            throw OpenSSLErrors.failure("name the key of a revocation list")
+        }
+    }
+}

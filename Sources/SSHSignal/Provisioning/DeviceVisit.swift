@@ -1,0 +1,166 @@
+public import MeshIdentity
+public import Streams
+
+/// A visit to an enrolled device over SSH: to renew its certificate, or to tell it what was revoked. Its agent is there already.
+///
+/// SSH needs no mesh certificate: a device whose certificate has expired is visited like any other.
+public struct DeviceVisit: Sendable {
+    private let record: DeviceRecord
+    private let warn: @Sendable (String) -> Void
+    /// Milliseconds since 1970.
+    private let clock: @Sendable () -> Int64
+
+    /// - Parameter warn: For the user; called from any task.
+    public init(
+        _ record: DeviceRecord,
+        clock: @escaping @Sendable () -> Int64 = EnrollmentService.systemClock,
+        warn: @escaping @Sendable (String) -> Void
+    ) {
+        self.record = record
+        self.clock = clock
+        self.warn = warn
+    }
+
+    /// Has the device make a new key, and `issuer` sign a certificate of the identity it was enrolled with.
+    ///
+    /// - Returns: The record, as it is now.
+    public func renew(
+        _ login: SSHLogin,
+        issuer: any CertificateIssuer,
+        issuance: IssuanceOptions,
+        on loop: EventLoop
+    ) async throws(EnrollmentError) -> DeviceRecord {
+        let id: SPIFFEID
+        do throws(SPIFFEIDError) {
+            id = try SPIFFEID(record.identity)
+        } catch {
+            throw EnrollmentError(.failed, "\(record.name): its record has no usable identity: \(error.message)")
+        }
+        let outcome = try await converse(login, id: id, issuer: issuer, issuance: issuance, on: loop) { conversation in
+            try await conversation.run(.renew(id: id.description))
+        }
+        var renewed = record
+        renewed.notAfter = outcome.certificate.notAfter
+        renewed.renewedAt = clock() / 1000
+        renewed.hbone = outcome.ack.hbone
+        renewed.lifetime = issuance.lifetime.components.seconds
+        renewed.serial =
+            try? Certificate.all(pem: Array(outcome.certificate.chain.utf8)).first?.serialNumber
+        renewed.roots = try? Certificate.all(pem: Array(outcome.certificate.roots.utf8)).map(\.fingerprint)
+        return renewed
+    }
+
+    /// Gives the device the lists of what was revoked. It cuts what it has with those at once.
+    ///
+    /// - Parameter lists: In PEM form.
+    /// - Returns: whether they were new to it.
+    public func deliver(
+        revocationLists lists: [UInt8],
+        _ login: SSHLogin,
+        on loop: EventLoop
+    ) async throws(EnrollmentError) -> Bool {
+        let issuer = NoIssuer()
+        // The identity is not used: nothing is signed.
+        let id: SPIFFEID
+        do throws(SPIFFEIDError) {
+            id = try SPIFFEID(record.identity)
+        } catch {
+            throw EnrollmentError(.failed, "\(record.name): its record has no usable identity: \(error.message)")
+        }
+        return try await converse(login, id: id, issuer: issuer, issuance: IssuanceOptions(), on: loop) {
+            conversation in
+            try await conversation.deliver(revocationLists: lists)
+        }
+    }
+
+    private func converse<Outcome: Sendable>(
+        _ login: SSHLogin,
+        id: SPIFFEID,
+        issuer: any CertificateIssuer,
+        issuance: IssuanceOptions,
+        on loop: EventLoop,
+        _ body: (EnrollmentConversation) async throws -> Outcome
+    ) async throws(EnrollmentError) -> Outcome {
+        do {
+            let client = try await login.connect(on: loop, name: record.name, warn: warn)
+            do {
+                if case .refused(let error) = EnrollmentAdmission().decide(
+                    record,
+                    destination: record.destination,
+                    hostKey: .init(client.hostKey)
+                ) {
+                    throw error
+                }
+                let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
+                defer { channel.close() }
+                let shell = RemoteShell(channel, name: record.name)
+                // Skips what the account's rc files print, and finds an agent that is gone before it is called.
+                let agent = ShellScript.quote(record.agent.path)
+                let found = try await shell.run("[ -x \(agent) ]", step: "agent")
+                guard found.status == 0 else {
+                    throw EnrollmentError(
+                        .failed,
+                        "\(record.name): there is no agent at \(record.agent.path) any more; enroll the device again"
+                    )
+                }
+                try await shell.replace(
+                    by: "\(agent) signal --state \(ShellScript.quote(record.agent.state))",
+                    after: ":"
+                )
+                let conversation = EnrollmentConversation(
+                    channel: channel,
+                    name: record.name,
+                    id: id,
+                    issuer: issuer,
+                    issuance: issuance,
+                    clock: clock,
+                    warn: { [warn, name = record.name] in warn("\(name): \($0)") }
+                )
+                let outcome = try await body(conversation)
+                await client.close()
+                return outcome
+            } catch {
+                await client.close()
+                throw error
+            }
+        } catch {
+            throw EnrollmentError(error, name: record.name)
+        }
+    }
+}
+
+/// For conversations in which nothing is to be signed.
+private struct NoIssuer: CertificateIssuer {
+    func issue(
+        _ request: CertificateRequest,
+        id: SPIFFEID,
+        options: IssuanceOptions
+    ) async throws(IdentityError) -> IssuedCertificate {
+        throw IdentityError(.refused, "no certificate is given out here")
+    }
+}
+
+extension SSHLogin {
+    /// Connects, and tries again where the server is only busy: one that closes before its banner has too many logins under way
+    /// (MaxStartups), or is angry with this address, and both pass.
+    ///
+    /// - Parameter name: How the machine is called in messages.
+    func connect(
+        on loop: EventLoop,
+        name: String,
+        warn: (String) -> Void
+    ) async throws -> SSHClient {
+        var delay = Duration.seconds(1)
+        for _ in 0..<4 {
+            do throws(SSHError) {
+                return try await connect(on: loop)
+            } catch {
+                guard error.code == .busy else { throw error }
+                warn("\(name): \(error.message); trying again")
+                try await Task.sleep(for: delay * Double.random(in: 0.75...1.25))
+                delay *= 2
+            }
+        }
+        return try await connect(on: loop)
+    }
+}

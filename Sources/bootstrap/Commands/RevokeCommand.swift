@@ -1,0 +1,113 @@
+import ArgumentParser
+import MeshIdentity
+import SSHSignal
+import Streams
+
+struct RevokeCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "revoke",
+        abstract: "Have everybody refuse a device from now on, and cut what it has open.",
+        discussion: """
+            Every certificate that the device has goes on the CA's revocation list (ca-crl.pem beside the CA's certificate), and the \
+            list goes to every other device over SSH, at once. Each refuses the revoked device at its next handshake and cuts its \
+            streams. A device that cannot be reached gets the list with its next renewal, or when this command runs again. The \
+            revoked device itself is not visited, and gets no new certificate.
+
+              bootstrap revoke dev7 --reason stolen
+              bootstrap revoke --serial 6f3c…           a certificate that `ca issue` or `ca sign` made
+              bootstrap revoke                          nothing new: brings the list to every device again
+            """
+    )
+
+    @Argument(help: ArgumentHelp("Devices: names, destinations or SPIFFE IDs.", valueName: "DEST"))
+    var destinations: [String] = []
+
+    @Option(help: ArgumentHelp("One certificate, by its serial number. May be repeated.", valueName: "HEX"))
+    var serial: [String] = []
+
+    @Option(help: ArgumentHelp("Why, for the ledger.", valueName: "TEXT"))
+    var reason = "revoked by the operator"
+
+    @Flag(help: "Write the list and bring it to nobody: they get it with their next renewal.")
+    var listOnly = false
+
+    @Option(help: ArgumentHelp("How many devices at a time.", valueName: "N"))
+    var parallel = 16
+
+    @OptionGroup var access: CAAccess
+    @OptionGroup var ssh: SSHOptionGroup
+
+    func validate() throws {
+        guard (1...256).contains(parallel) else { throw ValidationError("--parallel is from 1 to 256") }
+        for number in serial {
+            guard !number.isEmpty, number.allSatisfy({ $0.isHexDigit || $0 == ":" }) else {
+                throw ValidationError("--serial \(number): is no number in hexadecimal")
+            }
+        }
+    }
+
+    func run() async throws {
+        let records = DeviceDirectory(Home.devices)
+        let authority = try access.load()
+        let devices = try FleetSelection.devices(destinations, all: false, in: records)
+        let lists: [UInt8]
+        do throws(LedgerError) {
+            for device in devices { try revoke(device, in: records.ledger) }
+            for number in serial { try revoke(serial: number, in: records.ledger) }
+            lists = try RevocationPublisher(
+                authority: authority,
+                directory: access.location.path,
+                ledger: records.ledger
+            ).publish()
+        } catch {
+            throw fail(error.message)
+        }
+        printLine("Wrote \(access.location.path)/ca-crl.pem")
+        guard !listOnly else { return }
+        let others: [DeviceRecord]
+        do throws(DeviceDirectoryError) {
+            others = try records.all().filter(\.isRenewable)
+        } catch {
+            throw fail(error.message)
+        }
+        let outcome = await FleetRun(parallel: parallel, done: "told")(others) {
+            (device, loop) async throws(EnrollmentError) in
+            let visit = DeviceVisit(device) { printError("warning: \($0)") }
+            let isNew = try await visit.deliver(revocationLists: lists, try device.login(ssh), on: loop)
+            return isNew ? "told" : "knew already"
+        }
+        if let outcome {
+            printError(
+                "\(outcome.failed) devices do not know yet: run `bootstrap revoke` again when they can be reached, "
+                    + "or leave it to their next renewal"
+            )
+            throw outcome.code
+        }
+    }
+
+    private func revoke(_ device: DeviceRecord, in ledger: Ledger) throws(LedgerError) {
+        let revoked = try ledger.revokeDevice(named: device.name, reason: reason, by: "revoke")
+        printLine("Revoked \(device.identity): \(revoked.count) certificates")
+        let now = currentTime()
+        if !revoked.contains(where: { $0.serial == device.serial }), device.serial == nil, device.notAfter > now {
+            printError(
+                "warning: \(device.name) was enrolled before there was a ledger: its certificate's number is not known, and it is "
+                    + "accepted until \(describe(time: device.notAfter))"
+            )
+        }
+    }
+
+    private func revoke(serial text: String, in ledger: Ledger) throws(LedgerError) {
+        // As `openssl x509 -serial` and certificate viewers show it, too.
+        let number = text.filter { $0 != ":" }.lowercased()
+        let revoked = try ledger.revokeCertificate(serial: number, reason: reason, by: "revoke")
+        guard !revoked.isEmpty else {
+            throw LedgerError(
+                .invalid,
+                "no certificate with the serial number \(number) is valid and not yet revoked; "
+                    + "`bootstrap status DEST` shows a device's"
+            )
+        }
+        for certificate in revoked { printLine("Revoked \(certificate.identity), serial \(certificate.serial)") }
+    }
+}

@@ -1,0 +1,64 @@
+import MeshIdentity
+import SSHSignal
+import Streams
+
+/// Renews certificates of devices over SSH.
+struct RenewalRun: Sendable {
+    var issuer: any CertificateIssuer
+    /// nil: as long as each device's was before.
+    var lifetime: Duration?
+    var ssh: SSHOptionGroup
+    var records: DeviceDirectory
+
+    /// - Returns: what came of it, for people.
+    func renew(_ device: DeviceRecord, on loop: EventLoop) async throws(EnrollmentError) -> String {
+        // Not what was known when the command began: another operator may have renewed or revoked it meanwhile.
+        let device = try current(device)
+        if let revokedAt = device.revokedAt {
+            throw EnrollmentError(
+                .denied,
+                "\(device.name): it was revoked at \(Timestamp.text(revokedAt)) and gets no certificate; "
+                    + "`bootstrap enroll --reinstate` trusts it again"
+            )
+        }
+        guard (device.keyOrigin ?? .device) == .device else {
+            throw EnrollmentError(.failed, "\(device.name): it has no agent; run `bootstrap enroll` again to renew it")
+        }
+        let visit = DeviceVisit(device) { printError("warning: \($0)") }
+        let renewed = try await visit.renew(
+            try device.login(ssh),
+            issuer: RecordingIssuer(issuer, ledger: records.ledger, command: "renew", device: device.name),
+            issuance: IssuanceOptions(
+                lifetime: lifetime ?? device.lifetime.map { .seconds($0) } ?? IssuanceOptions.defaultLifetime
+            ),
+            on: loop
+        )
+        do throws(DeviceDirectoryError) {
+            try records.save(renewed, by: "renew", "renewed until \(describe(time: renewed.notAfter))")
+        } catch {
+            throw EnrollmentError(.failed, "\(device.name) is renewed, but not recorded: \(error.message)")
+        }
+        return "renewed  until \(describe(time: renewed.notAfter)), serial \(renewed.serial ?? "?")"
+    }
+
+    private func current(_ device: DeviceRecord) throws(EnrollmentError) -> DeviceRecord {
+        do throws(DeviceDirectoryError) {
+            guard let found = try records.record(named: device.name) else {
+                throw DeviceDirectoryError(message: "\(device.name): it is not enrolled any more")
+            }
+            return found
+        } catch {
+            throw EnrollmentError(.failed, error.message)
+        }
+    }
+}
+
+extension DeviceRecord {
+    /// When its certificate is to be renewed. The same for every process that asks: the random part is made of its serial number.
+    var renewal: RenewalSchedule {
+        let lifetime = lifetime ?? IssuanceOptions.defaultLifetime.components.seconds
+        // Random already, and another one for each certificate.
+        let share = serial.flatMap { UInt16($0.suffix(4), radix: 16) }.map { Double($0) / 65536 } ?? 0.5
+        return RenewalSchedule(notBefore: notAfter - lifetime - 120, notAfter: notAfter, random: share)
+    }
+}

@@ -1,0 +1,192 @@
+import Foundation
+import MeshIdentity
+import TestPeers
+import Testing
+
+@testable import SSHSignal
+
+/// What becomes of a certificate after enrolment: renewed, revoked. With the real command, sshd and nodes.
+extension EnrollmentOverSSHTests {
+    /// Which certificate the device's node shows now, by OpenSSL's client.
+    private func shownSerial(_ address: String) async throws -> String {
+        let shown = try await ChildProcess.run(
+            "sh",
+            [
+                "-c",
+                "openssl s_client -connect \(address) -alpn h2 </dev/null 2>/dev/null | openssl x509 -noout -serial",
+            ]
+        )
+        return shown.standardOutput.split(separator: "=").last.map {
+            $0.trimmingCharacters(in: .whitespacesAndNewlines).lowercased()
+        } ?? ""
+    }
+
+    @Test func renewalIsTakenUpWithoutARestart() async throws {
+        let server = try await OpenSSHServer()
+        let owner = try await Operator()
+        defer { owner.stopNode() }
+        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        let enrolled = try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"])
+        #expect(enrolled.succeeded, "\(enrolled.standardError)")
+        let before = try #require(try owner.devices.record(named: "dev7"))
+        let process = try String(contentsOfFile: owner.state + "/node.pid", encoding: .utf8)
+        let address = try #require(before.hbone.first)
+        #expect(try await shownSerial(address) == before.serial)
+
+        let none = try await owner.run(["renew", "--due"])
+        #expect(none.succeeded && none.standardOutput.contains("No certificate is due"), "\(none.standardError)")
+        let renewed = try await owner.run(["renew", "dev7"])
+        #expect(renewed.succeeded, "\(renewed.standardOutput)\(renewed.standardError)")
+        let after = try #require(try owner.devices.record(named: "dev7"))
+        #expect(after.serial != before.serial && after.renewedAt != nil)
+        #expect(renewed.standardOutput.contains("dev7  renewed  until "))
+        #expect(try CredentialDirectory(owner.state + "/identity").load().leaf.serialNumber == after.serial)
+        try await eventually("the node shows the new certificate") { try await shownSerial(address) == after.serial }
+        #expect(try String(contentsOfFile: owner.state + "/node.pid", encoding: .utf8) == process)
+        let states = try owner.devices.ledger.certificates(of: "dev7").map { "\($0.command) \($0.state.rawValue)" }
+        #expect(states == ["renew issued", "enroll superseded"])
+
+        let unknown = try await owner.run(["renew", "nobody"])
+        #expect(unknown.status == .exited(1) && unknown.standardError.contains("'nobody' is not enrolled"))
+    }
+
+    /// An expired certificate strands nobody: SSH does not ask for it.
+    @Test func anExpiredCertificateIsRenewedOverSSH() async throws {
+        let server = try await OpenSSHServer()
+        let owner = try await Operator()
+        defer { owner.stopNode() }
+        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        let enrolled = try await owner.enroll(
+            port: server.port,
+            key: server.userKey,
+            ["--name", "dev7", "--ttl", "2s"]
+        )
+        #expect(enrolled.succeeded, "\(enrolled.standardError)")
+        let before = try #require(try owner.devices.record(named: "dev7"))
+        try await eventually("the certificate has expired") { Date().timeIntervalSince1970 > Double(before.notAfter) }
+        #expect(try await owner.run(["status"]).standardOutput.contains("EXPIRED"))
+        let renewed = try await owner.run(["renew", "--due", "--ttl", "1h"])
+        #expect(renewed.succeeded, "\(renewed.standardOutput)\(renewed.standardError)")
+        let after = try #require(try owner.devices.record(named: "dev7"))
+        #expect(after.notAfter > before.notAfter + 3000)
+        #expect(try CredentialDirectory(owner.state + "/identity").load().leaf.serialNumber == after.serial)
+    }
+
+    @Test func theWatchRenewsWhatIsDueUntilItIsStopped() async throws {
+        let server = try await OpenSSHServer()
+        let owner = try await Operator()
+        defer { owner.stopNode() }
+        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        let enrolled = try await owner.enroll(
+            port: server.port,
+            key: server.userKey,
+            ["--name", "dev7", "--ttl", "6s"]
+        )
+        #expect(enrolled.succeeded, "\(enrolled.standardError)")
+        let watch = try ChildProcess(
+            TestTools.bootstrap,
+            ["renew", "--watch"],
+            environment: ["HOME": owner.home.path, "BOOTSTRAP_HOME": owner.bootstrapHome, "SSH_AUTH_SOCK": nil]
+        )
+        _ = try await watch.standardOutput.line(containing: "dev7  renewed", within: .seconds(60))
+        // Then the device cannot be reached: it is tried again, and again.
+        await server.stop()
+        _ = try await watch.standardError.line(containing: "trying again in", within: .seconds(60))
+        watch.signal(SIGTERM)
+        #expect(try await watch.exit() == .exited(0))
+        let commands = try owner.devices.ledger.certificates(of: "dev7").map(\.command)
+        #expect(commands.last == "enroll" && commands.dropLast().contains("renew"))
+    }
+
+    /// Two devices, each with a stream to the other. One is revoked: both streams are cut, and no new one opens.
+    @Test func aRevokedDeviceIsCutOffEverywhere() async throws {
+        let server = try await OpenSSHServer()
+        let owner = try await Operator()
+        let backend = try EchoServer()
+        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        let bases = (a: TemporaryDirectory(), b: TemporaryDirectory())
+        defer {
+            LocalDevice.stopNode(state: bases.a.path("bootstrap/state"))
+            LocalDevice.stopNode(state: bases.b.path("bootstrap/state"))
+        }
+        for (name, base) in [("a", bases.a), ("b", bases.b)] {
+            let enrolled = try await owner.enroll(
+                port: server.port,
+                key: server.userKey,
+                ["--name", name, "--base", base.path, "--allow-port", "\(backend.port)"]
+            )
+            #expect(enrolled.succeeded, "\(enrolled.standardError)")
+        }
+        let (a, b) = (
+            try #require(try owner.devices.record(named: "a")), try #require(try owner.devices.record(named: "b"))
+        )
+        // Another node of each device, for what its users ask for.
+        let fromA = try await forward(identity: "\(a.agent.state)/identity", to: b, backend.port)
+        let fromB = try await forward(identity: "\(b.agent.state)/identity", to: a, backend.port)
+        let streams = [
+            try await TCPConversation(port: fromA.port), try await TCPConversation(port: fromB.port),
+        ]
+        for stream in streams { #expect(try await stream.echo(Array("hello".utf8)) == Array("hello".utf8)) }
+
+        let revoked = try await owner.run(["revoke", "a", "--reason", "stolen"])
+        #expect(revoked.succeeded, "\(revoked.standardOutput)\(revoked.standardError)")
+        #expect(revoked.standardOutput.contains("b  told"), "\(revoked.standardOutput)")
+        for stream in streams { #expect(try await stream.end(finishing: false).1 == .broken(ECONNRESET)) }
+        // b's server refuses a, and b's client refuses a.
+        for port in [fromA.port, fromB.port] {
+            let (received, ending) = try await TCPClient.exchange(port: port, sending: Array("hello".utf8))
+            #expect(received.isEmpty && ending == .broken(ECONNRESET))
+        }
+        let log = try String(contentsOfFile: bases.b.path("bootstrap/state/node.log"), encoding: .utf8)
+        #expect(log.contains("reloaded"))
+
+        let again = try await owner.run(["renew", "a"])
+        #expect(again.status == .exited(5) && again.standardError.contains("--reinstate"), "\(again.standardError)")
+        #expect(try owner.devices.ledger.certificates(of: "a").allSatisfy { $0.state == .revoked })
+        #expect(try await owner.run(["status"]).standardOutput.contains("a     REVOKED"))
+        let knew = try await owner.run(["revoke"])
+        #expect(knew.succeeded && knew.standardOutput.contains("b  told"), "\(knew.standardError)")
+
+        // A renewal brings the lists, too; and the device comes back when somebody says so.
+        let refused = try await owner.enroll(
+            port: server.port,
+            key: server.userKey,
+            ["--name", "a", "--base", bases.a.path]
+        )
+        #expect(refused.status == .exited(5))
+        let reinstated = try await owner.enroll(
+            port: server.port,
+            key: server.userKey,
+            ["--name", "a", "--base", bases.a.path, "--allow-port", "\(backend.port)", "--reinstate"]
+        )
+        #expect(reinstated.succeeded, "\(reinstated.standardError)")
+        try await eventually("a reaches b again", within: .seconds(60)) {
+            let (received, _) = try await TCPClient.exchange(port: fromA.port, sending: Array("hello".utf8))
+            return received == Array("hello".utf8)
+        }
+        await fromA.process.stop()
+        await fromB.process.stop()
+    }
+
+    private func forward(
+        identity: String,
+        to device: DeviceRecord,
+        _ backend: UInt16
+    ) async throws -> (process: ChildProcess, port: UInt16, directory: TemporaryDirectory) {
+        let directory = TemporaryDirectory()
+        let hbone = try #require(device.hbone.first)
+        let file = try directory.write(
+            "node.yaml",
+            """
+            identity: \(identity)
+            listeners:
+            - {name: out, bind: "127.0.0.1:0", protocol: tcp, forwardTo: "service:\(backend)"}
+            endpoints:
+            - {match: "service:\(backend)", address: "127.0.0.1:\(backend)", hbone: "\(hbone)", identity: "\(device.identity)"}
+            """
+        )
+        let node = try ChildProcess(TestTools.bootstrap, ["node", "--config", file])
+        let ready = try await node.standardOutput.line(containing: "ready out")
+        return (node, try #require(UInt16(ready.split(separator: ":").last ?? "")), directory)
+    }
+}
