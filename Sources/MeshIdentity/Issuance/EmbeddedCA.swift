@@ -72,7 +72,7 @@ public struct EmbeddedCA: CertificateIssuer {
     ///
     /// Fails with `notFound`, or with `passphraseRequired` or `wrongPassphrase` if its key is encrypted.
     public static func load(directory: String, passphrase: Passphrase? = nil) throws(IdentityError) -> EmbeddedCA {
-        let (certificate, bundle) = try readCertificates(directory: directory)
+        var (certificate, bundle) = try readCertificates(directory: directory)
         let path = "\(directory)/\(keyFile)"
         let (keyPEM, mode) = try AtomicFile.readWithMode(path)
         try CredentialFiles.requirePrivate(mode, path: path)
@@ -81,6 +81,13 @@ public struct EmbeddedCA: CertificateIssuer {
             key = try PrivateKey(pem: keyPEM, passphrase: passphrase)
         } catch {
             throw IdentityError(error.code, "\(path): \(error.message)")
+        }
+        if !key.matches(certificate),
+            let next = try? Certificate(pem: AtomicFile.read("\(directory)/next/\(certificateFile)")),
+            key.matches(next)
+        {
+            // The change from one CA to the next was cut between key and certificate.
+            certificate = next
         }
         guard key.matches(certificate) else {
             throw IdentityError(
@@ -120,7 +127,7 @@ public struct EmbeddedCA: CertificateIssuer {
         return (certificate, try TrustBundle(trustDomain: trustDomain, roots: [certificate] + roots))
     }
 
-    private init(certificate: Certificate, bundle: TrustBundle, key: PrivateKey, directory: String) {
+    init(certificate: Certificate, bundle: TrustBundle, key: PrivateKey, directory: String) {
         self.directory = directory
         self.certificate = certificate
         trustDomain = bundle.trustDomain

@@ -47,6 +47,16 @@ extension Ledger {
         }
     }
 
+    /// When the last of an issuer's certificates ends that is not revoked, in seconds since 1970; nil when there is none.
+    public func lastEnd(ofCertificatesBy issuer: String) throws(LedgerError) -> Int64? {
+        try read { (database) throws(LedgerError) in
+            try database.rows(
+                "SELECT max(not_after) FROM certificates WHERE issuer = ? AND state <> 'revoked'",
+                [.text(issuer)]
+            ) { $0.integerIfAny(0) }.first ?? nil
+        }
+    }
+
     /// A number for the next revocation list of an issuer: higher than any before.
     public func nextListNumber(of issuer: String) throws(LedgerError) -> Int64 {
         try write { (database) throws(LedgerError) in

@@ -17,6 +17,8 @@ public struct NodeConfiguration: Hashable, Sendable {
     public var admin: BindAddress?
     /// Where metrics are served; `nil`: nowhere.
     public var metrics: BindAddress?
+    /// Who renews the node's certificate over the mesh; `nil`: nobody.
+    public var renewal: RenewalSource?
     /// How long connections live, and what happens on them may take.
     public var connections: ConnectionSettings
     /// Where the top-level keys stand in ``file``.
@@ -31,8 +33,10 @@ public struct NodeConfiguration: Hashable, Sendable {
         policy: [AuthorizationPolicy]? = nil,
         admin: BindAddress? = nil,
         metrics: BindAddress? = nil,
+        renewal: RenewalSource? = nil,
         connections: ConnectionSettings = .defaults
     ) {
+        self.renewal = renewal
         self.file = file
         self.identity = identity
         self.listeners = listeners

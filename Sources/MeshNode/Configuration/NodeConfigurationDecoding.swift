@@ -72,7 +72,9 @@ private struct NodeConfigurationDecoder {
     let paths: PathResolution
 
     func decode(_ root: YAMLNode) -> NodeConfiguration? {
-        let keys = ["identity", "listeners", "endpoints", "default", "policy", "admin", "metrics", "connections"]
+        let keys = [
+            "identity", "listeners", "endpoints", "default", "policy", "admin", "metrics", "renewal", "connections",
+        ]
         let required = ["identity", "listeners"]
         guard
             let mapping = MappingDecoder(root, what: "the configuration", keys: keys, required: required, diagnostics)
@@ -87,11 +89,26 @@ private struct NodeConfigurationDecoder {
             policy: mapping["policy"].map { PolicyDecoder(diagnostics: diagnostics).policies($0) },
             admin: mapping.value("admin", NodeConfiguration.BindAddress.init(parsing:)),
             metrics: mapping.value("metrics", NodeConfiguration.BindAddress.init(parsing:)),
+            renewal: mapping["renewal"].flatMap(renewal),
             connections: mapping["connections"].map { ConnectionSettingsDecoder(diagnostics: diagnostics).decode($0) }
                 ?? .defaults
         )
         for key in keys where mapping[key] != nil { configuration.positions[key] = mapping.position(of: key) }
         return configuration
+    }
+
+    private func renewal(_ node: YAMLNode) -> RenewalSource? {
+        guard
+            let mapping = MappingDecoder(
+                node,
+                what: "'renewal'",
+                keys: ["from", "identity"],
+                required: ["from"],
+                diagnostics
+            ),
+            let from = mapping.value("from", { try Authority(parsing: $0) })
+        else { return nil }
+        return RenewalSource(from: from, identity: mapping.value("identity") { try SPIFFEID($0) })
     }
 
     private func listener(_ node: YAMLNode) -> NodeConfiguration.Listener? {

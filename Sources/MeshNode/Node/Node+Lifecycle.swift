@@ -1,4 +1,5 @@
 import Logging
+import MeshIdentity
 import Streams
 
 // The end of a node: by its own, or because another process takes its place.
@@ -40,6 +41,22 @@ extension Node {
                 }
             }
         }
+    }
+
+    /// Keeps the certificate fresh as the configuration's `renewal` says, until the task is cancelled.
+    public func keepCredentialFresh() async {
+        await MeshRenewal(logger: logger) { [self] in
+            state.withLock { state in
+                guard let source = state.configuration.renewal else { return nil }
+                let bind = state.configuration.listeners.first { $0.protocol == .hbone }
+                let listener = bind.map { state.addresses[$0.name] ?? $0.bind }
+                return MeshRenewal.Settings(
+                    source: source,
+                    directory: CredentialDirectory(state.configuration.identity),
+                    listener: listener?.description ?? "127.0.0.1:15008"
+                )
+            }
+        }.run()
     }
 
     /// Whatever is still going on, for a message.

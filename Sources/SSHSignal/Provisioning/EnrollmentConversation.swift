@@ -1,7 +1,7 @@
-import MeshIdentity
+package import MeshIdentity
 
 /// Drives ``EnrollmentOperator`` over a channel: frames in and out, the issuer, the time limits.
-struct EnrollmentConversation: Sendable {
+package struct EnrollmentConversation: Sendable {
     let channel: any RemoteChannel
     /// How the device is called in errors.
     let name: String
@@ -12,6 +12,24 @@ struct EnrollmentConversation: Sendable {
     let clock: @Sendable () -> Int64
     let warn: @Sendable (String) -> Void
 
+    package init(
+        channel: any RemoteChannel,
+        name: String,
+        id: SPIFFEID,
+        issuer: any CertificateIssuer,
+        issuance: IssuanceOptions,
+        clock: @escaping @Sendable () -> Int64,
+        warn: @escaping @Sendable (String) -> Void
+    ) {
+        self.channel = channel
+        self.name = name
+        self.id = id
+        self.issuer = issuer
+        self.issuance = issuance
+        self.clock = clock
+        self.warn = warn
+    }
+
     /// The device answers at once but for one step, the start of its node: with limits of its own for the service, the new node, and
     /// the old one where the new one does not come up.
     private static let patience = Duration.seconds(120)
@@ -19,7 +37,7 @@ struct EnrollmentConversation: Sendable {
     /// An enrolment or a renewal.
     ///
     /// - Throws: ``SignalError``.
-    func run(
+    package func run(
         _ purpose: EnrollmentOperator.Purpose
     ) async throws -> (ack: SignalMessage.Acknowledgement, certificate: SignalMessage.IssuedCertificate) {
         guard case .certified(let ack, let certificate) = try await converse(purpose) else {

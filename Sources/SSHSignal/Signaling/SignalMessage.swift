@@ -69,8 +69,16 @@ public enum SignalMessage: Hashable, Sendable {
         public var port: UInt16
         /// Ports on the device itself that members of the same namespace may reach.
         public var allowPorts: [UInt16]
+        /// `host:port` of who renews certificates over the mesh; absent: nobody does.
+        public var renewFrom: String?
 
-        public init(bind: String = "0.0.0.0", port: UInt16 = 15008, allowPorts: [UInt16] = []) {
+        public init(
+            bind: String = "0.0.0.0",
+            port: UInt16 = 15008,
+            allowPorts: [UInt16] = [],
+            renewFrom: String? = nil
+        ) {
+            self.renewFrom = renewFrom
             self.bind = bind
             self.port = port
             self.allowPorts = allowPorts

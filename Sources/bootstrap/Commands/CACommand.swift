@@ -14,7 +14,7 @@ struct CACommand: AsyncParsableCommand {
               bootstrap ca issue --id ns/prod/sa/db --out ./db
               bootstrap ca sign --id ns/prod/sa/db < request.pem > chain.pem
             """,
-        subcommands: [CAInit.self, CAIssue.self, CASign.self, CABundle.self]
+        subcommands: [CAInit.self, CAIssue.self, CASign.self, CABundle.self, CARotate.self, CAServe.self]
     )
 }
 
@@ -42,13 +42,17 @@ struct CAAccess: ParsableArguments {
     var passphraseFile: String?
 
     /// Opens the CA; asks for the passphrase if its key turns out to be encrypted.
-    func load() throws -> EmbeddedCA {
+    func load() throws -> EmbeddedCA { try loadWithPassphrase().authority }
+
+    /// The same, with the passphrase of its key; nil where that is not encrypted.
+    func loadWithPassphrase() throws -> (authority: EmbeddedCA, passphrase: Passphrase?) {
         do throws(IdentityError) {
             if let passphraseFile {
-                return try EmbeddedCA.load(directory: location.path, passphrase: Passphrase(file: passphraseFile))
+                let passphrase = try Passphrase(file: passphraseFile)
+                return (try EmbeddedCA.load(directory: location.path, passphrase: passphrase), passphrase)
             }
             do throws(IdentityError) {
-                return try EmbeddedCA.load(directory: location.path)
+                return (try EmbeddedCA.load(directory: location.path), nil)
             } catch {
                 guard error.code == .passphraseRequired else { throw error }
                 guard let passphrase = TerminalPrompt.passphrase("Passphrase of the CA in \(location.path): ") else {
@@ -57,7 +61,7 @@ struct CAAccess: ParsableArguments {
                         "\(error.message), and there is no terminal to ask on; give it with --passphrase-file"
                     )
                 }
-                return try EmbeddedCA.load(directory: location.path, passphrase: passphrase)
+                return (try EmbeddedCA.load(directory: location.path, passphrase: passphrase), passphrase)
             }
         } catch {
             throw fail(error)

@@ -1,6 +1,7 @@
 import ArgumentParser
 import MeshIdentity
 import SSHSignal
+import Streams
 
 struct EnrollCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -53,6 +54,15 @@ struct EnrollCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
+            "Have the device renew its certificate over the mesh, from a `bootstrap ca serve` there. Numeric, or a name that the "
+                + "device itself can resolve.",
+            valueName: "HOST:PORT"
+        )
+    )
+    var renewFrom: String?
+
+    @Option(
+        help: ArgumentHelp(
             "The program to upload. (default: the static build beside this one, or this one)",
             valueName: "PATH"
         )
@@ -88,6 +98,9 @@ struct EnrollCommand: AsyncParsableCommand {
             throw ValidationError("name at least one destination, or an --inventory file")
         }
         guard (1...256).contains(parallel) else { throw ValidationError("--parallel is from 1 to 256") }
+        if let renewFrom {
+            do { _ = try Authority(parsing: renewFrom) } catch { throw ValidationError("--renew-from: \(error)") }
+        }
         if let base, !base.hasPrefix("/"), base != "~", !base.hasPrefix("~/") {
             throw ValidationError("--base is absolute, or begins with ~/")
         }
@@ -98,7 +111,7 @@ struct EnrollCommand: AsyncParsableCommand {
         let issuer = try access.load()
         let run = EnrollmentRun(
             namespace: namespace,
-            node: .init(bind: hboneAddress, port: hbonePort, allowPorts: allowPort),
+            node: .init(bind: hboneAddress, port: hbonePort, allowPorts: allowPort, renewFrom: renewFrom),
             bases: base.map { [$0] } ?? DeviceEnrollment.Options.defaultBases,
             agent: try agent(),
             device: device,

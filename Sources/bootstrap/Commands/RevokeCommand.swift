@@ -48,14 +48,20 @@ struct RevokeCommand: AsyncParsableCommand {
 
     func run() async throws {
         let records = DeviceDirectory(Home.devices)
-        let authority = try access.load()
+        let (authority, passphrase) = try access.loadWithPassphrase()
         let devices = try FleetSelection.devices(destinations, all: false, in: records)
+        let authorities: [EmbeddedCA]
+        do throws(IdentityError) {
+            authorities = try [authority] + [authority.previous(passphrase: passphrase)].compactMap { $0 }
+        } catch {
+            throw fail(error)
+        }
         let lists: [UInt8]
         do throws(LedgerError) {
             for device in devices { try revoke(device, in: records.ledger) }
             for number in serial { try revoke(serial: number, in: records.ledger) }
             lists = try RevocationPublisher(
-                authority: authority,
+                authorities: authorities,
                 directory: access.location.path,
                 ledger: records.ledger
             ).publish()

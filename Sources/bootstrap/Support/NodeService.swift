@@ -41,6 +41,7 @@ struct NodeService: Sendable {
                 // Two seconds bound how long an expired certificate is still shown after its renewal.
                 while (try? await Task.sleep(for: .seconds(2))) != nil { await node.reloadIfChanged() }
             },
+            Task { await node.keepCredentialFresh() },
         ]
         let others = [
             Task { for await _ in stops { ends.continuation.yield(.signal) } },

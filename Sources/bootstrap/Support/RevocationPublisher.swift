@@ -3,7 +3,8 @@ import MeshIdentity
 
 /// The file with what the CA no longer stands by: made of the ledger, signed by the CA, kept beside its certificate.
 struct RevocationPublisher {
-    let authority: EmbeddedCA
+    /// The one that signs, and the one before it while a root is replaced.
+    let authorities: [EmbeddedCA]
     let directory: String
     let ledger: Ledger
 
@@ -25,32 +26,37 @@ struct RevocationPublisher {
     }
 
     private func write() throws(IdentityError) -> [UInt8] {
-        let now = currentTime()
-        let issuer = authority.certificate.subjectKeyIdentifier ?? ""
-        let list: RevocationList
-        do throws(LedgerError) {
-            // An hour for clocks that are behind.
-            let revoked = try ledger.revoked(by: issuer, endingAfter: now - 3600)
-            let longest = revoked.map(\.notAfter).max() ?? now
-            let number = try ledger.nextListNumber(of: issuer)
-            do throws(IdentityError) {
-                list = try authority.revocationList(
-                    of: revoked.map { RevokedCertificate(serial: $0.serial, revokedAt: $0.changedAt ?? now) },
-                    number: number,
-                    nextUpdate: max(now + Self.validity, longest + 24 * 60 * 60)
-                )
-            } catch {
-                throw LedgerError(.file, error.message)
+        var made: [RevocationList] = []
+        for authority in authorities { made.append(try list(of: authority)) }
+        var lists = made.flatMap(\.pem)
+        // Whatever else is there stays: lists of roots whose keys are not here.
+        if let present = try authorities.first?.revocationLists() {
+            for other in try RevocationList.all(pem: present) where !made.contains(where: { $0.issuer == other.issuer })
+            {
+                lists += other.pem
             }
-        } catch {
-            throw IdentityError(.file, error.message)
-        }
-        var lists = list.pem
-        // Those of other roots, while a root is replaced.
-        if let present = try authority.revocationLists() {
-            for other in try RevocationList.all(pem: present) where other.issuer != list.issuer { lists += other.pem }
         }
         try AtomicFile.write(lists, to: "\(directory)/ca-crl.pem")
         return lists
+    }
+
+    private func list(of authority: EmbeddedCA) throws(IdentityError) -> RevocationList {
+        let now = currentTime()
+        let issuer = authority.certificate.subjectKeyIdentifier ?? ""
+        let revoked: [LedgerCertificate]
+        let number: Int64
+        do throws(LedgerError) {
+            // An hour for clocks that are behind.
+            revoked = try ledger.revoked(by: issuer, endingAfter: now - 3600)
+            number = try ledger.nextListNumber(of: issuer)
+        } catch {
+            throw IdentityError(.file, error.message)
+        }
+        let longest = revoked.map(\.notAfter).max() ?? now
+        return try authority.revocationList(
+            of: revoked.map { RevokedCertificate(serial: $0.serial, revokedAt: $0.changedAt ?? now) },
+            number: number,
+            nextUpdate: max(now + Self.validity, longest + 24 * 60 * 60)
+        )
     }
 }

@@ -168,7 +168,7 @@ extension EnrollmentOverSSHTests {
         await fromB.process.stop()
     }
 
-    private func forward(
+    func forward(
         identity: String,
         to device: DeviceRecord,
         _ backend: UInt16

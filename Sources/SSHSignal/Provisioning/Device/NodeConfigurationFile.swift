@@ -12,6 +12,7 @@ enum NodeConfigurationFile {
             default: deny
 
             """
+        if let source = node.renewFrom { text += "renewal: {from: \(quote(source))}\n" }
         let ports = Set(node.allowPorts).sorted()
         if !ports.isEmpty, let namespace = id.namespace {
             text += """

@@ -1,0 +1,132 @@
+import Glibc
+
+/// One CA after another, with time for everybody to learn of it.
+///
+/// ```
+/// steady ─ begin → distributing ─ switchSigner → retiring ─ finish → steady
+///                  roots: old, new              roots: old, new      roots: new
+///                  the old one signs            the new one signs
+/// ```
+///
+/// All of it is files beside the CA's: `next/` has the key and certificate of the new one, then `previous/` those of the old one. What is
+/// there says which step comes next, so that a step that was cut is done again.
+public struct RootRotation: Sendable {
+    public enum Phase: String, Sendable {
+        /// One CA, or none that is to come.
+        case steady
+        /// The new root is given out with every certificate; the old one signs.
+        case distributing
+        /// The new one signs; the old root is still given out, for certificates that it has signed.
+        case retiring
+    }
+
+    private let directory: String
+
+    /// - Parameter directory: The CA's.
+    public init(directory: String) { self.directory = directory }
+
+    private var next: String { "\(directory)/next" }
+    private var previous: String { "\(directory)/previous" }
+    private var rootsFile: String { "\(directory)/\(EmbeddedCA.rootsFile)" }
+
+    public var phase: Phase {
+        if access("\(next)/\(EmbeddedCA.certificateFile)", F_OK) == 0 { return .distributing }
+        return access("\(previous)/\(EmbeddedCA.certificateFile)", F_OK) == 0 ? .retiring : .steady
+    }
+
+    /// The certificate of the CA that is to come, or of the one that goes; nil when ``phase`` is steady.
+    public func other() throws(IdentityError) -> Certificate? {
+        switch phase {
+        case .steady: nil
+        case .distributing: try Certificate(pem: AtomicFile.read("\(next)/\(EmbeddedCA.certificateFile)"))
+        case .retiring: try Certificate(pem: AtomicFile.read("\(previous)/\(EmbeddedCA.certificateFile)"))
+        }
+    }
+
+    /// Makes the next CA, and has its root given out from now on.
+    ///
+    /// - Parameters:
+    ///   - present: The CA that signs now.
+    ///   - passphrase: Encrypts the new key; nil as the old one is not encrypted.
+    /// - Returns: The new root.
+    public func begin(_ present: EmbeddedCA, passphrase: Passphrase?) throws(IdentityError) -> Certificate {
+        guard phase == .steady else {
+            throw IdentityError(.alreadyExists, "a root is being replaced in \(directory) already")
+        }
+        let lock = try FileLock(directory: directory, patience: .seconds(10))
+        defer { withExtendedLifetime(lock) {} }
+        let future = try EmbeddedCA.create(
+            directory: "\(directory)/next.making",
+            trustDomain: present.trustDomain,
+            passphrase: passphrase
+        )
+        try writeRoots(present.roots + [future.certificate])
+        // The moment of change: before it, nothing has happened but an additional root.
+        guard rename("\(directory)/next.making", next) == 0 else { throw AtomicFile.failure("create", next) }
+        try AtomicFile.synchronize(directory: directory)
+        return future.certificate
+    }
+
+    /// Removes what a `begin` that was cut has left. Its root was given to nobody who trusts nothing else.
+    public func discardUnfinished() {
+        for name in [EmbeddedCA.keyFile, EmbeddedCA.certificateFile, EmbeddedCA.rootsFile] {
+            unlink("\(directory)/next.making/\(name)")
+        }
+        rmdir("\(directory)/next.making")
+    }
+
+    /// Has the new CA sign from now on. The old key stays, to revoke what it has signed.
+    public func switchSigner() throws(IdentityError) {
+        let lock = try FileLock(directory: directory, patience: .seconds(10))
+        defer { withExtendedLifetime(lock) {} }
+        try keepPrevious()
+        for name in [EmbeddedCA.keyFile, EmbeddedCA.certificateFile] {
+            // Once the key is there, `EmbeddedCA.load` finds the certificate in either place.
+            guard rename("\(next)/\(name)", "\(directory)/\(name)") == 0 || errno == ENOENT else {
+                throw AtomicFile.failure("replace", "\(directory)/\(name)")
+            }
+        }
+        unlink("\(next)/\(EmbeddedCA.rootsFile)")
+        rmdir(next)
+        try AtomicFile.synchronize(directory: directory)
+    }
+
+    private func keepPrevious() throws(IdentityError) {
+        guard access(previous, F_OK) != 0 else { return }
+        let making = "\(previous).making"
+        try AtomicFile.createDirectory(making, mode: 0o700)
+        for (name, mode) in [(EmbeddedCA.keyFile, 0o600 as UInt32), (EmbeddedCA.certificateFile, 0o644)] {
+            try AtomicFile.write(AtomicFile.read("\(directory)/\(name)"), to: "\(making)/\(name)", mode: mode)
+        }
+        try AtomicFile.synchronize(directory: making)
+        guard rename(making, previous) == 0 else { throw AtomicFile.failure("create", previous) }
+    }
+
+    /// Gives the old root out no more, and removes its key.
+    public func finish() throws(IdentityError) {
+        let lock = try FileLock(directory: directory, patience: .seconds(10))
+        defer { withExtendedLifetime(lock) {} }
+        try writeRoots([Certificate(pem: AtomicFile.read("\(directory)/\(EmbeddedCA.certificateFile)"))])
+        for name in [EmbeddedCA.keyFile, EmbeddedCA.certificateFile] { unlink("\(previous)/\(name)") }
+        guard rmdir(previous) == 0 || errno == ENOENT else { throw AtomicFile.failure("remove", previous) }
+        try AtomicFile.synchronize(directory: directory)
+    }
+
+    private func writeRoots(_ roots: [Certificate]) throws(IdentityError) {
+        try AtomicFile.write(roots.flatMap(\.pem), to: rootsFile)
+    }
+}
+
+extension EmbeddedCA {
+    /// The CA that signed before the present one, while its root is still given out; nil at other times.
+    public func previous(passphrase: Passphrase?) throws(IdentityError) -> EmbeddedCA? {
+        guard let directory, RootRotation(directory: directory).phase == .retiring else { return nil }
+        let place = "\(directory)/previous"
+        return EmbeddedCA(
+            certificate: try Certificate(pem: AtomicFile.read("\(place)/\(Self.certificateFile)")),
+            bundle: try TrustBundle(trustDomain: trustDomain, roots: roots),
+            key: try PrivateKey(pem: AtomicFile.read("\(place)/\(Self.keyFile)"), passphrase: passphrase),
+            directory: directory
+        )
+    }
+}

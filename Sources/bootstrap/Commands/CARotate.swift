@@ -1,0 +1,112 @@
+import ArgumentParser
+import MeshIdentity
+import SSHSignal
+
+struct CARotate: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "rotate",
+        abstract: "Replace the CA's key and root, while every node goes on.",
+        discussion: """
+            Run it several times; each run does the step that can be done, and says what comes next:
+
+              1. a new root is made, and given out with every certificate beside the old one: bootstrap renew --all
+              2. once every device has it, the new key signs: bootstrap renew --all
+              3. once every certificate of the old key has ended, its root is given out no more
+
+            At no time does a node meet a certificate whose root it does not have. --status changes nothing.
+            """
+    )
+
+    @Flag(help: "Say how far it is, and change nothing.")
+    var status = false
+
+    @Flag(help: "Take the next step although some have not followed: those that are named will be refused.")
+    var force = false
+
+    @OptionGroup var access: CAAccess
+
+    func run() async throws {
+        let rotation = RootRotation(directory: access.location.path)
+        let records = DeviceDirectory(Home.devices)
+        do {
+            switch rotation.phase {
+            case .steady:
+                if status { return printLine("No root is being replaced. `bootstrap ca rotate` begins it.") }
+                let (authority, passphrase) = try access.loadWithPassphrase()
+                rotation.discardUnfinished()
+                let root = try rotation.begin(authority, passphrase: passphrase)
+                printLine("Made a new root, SHA256 \(root.fingerprint)")
+                printLine("It is given out from now on; the old key goes on signing.")
+                printLine("Next: bootstrap renew --all    then bootstrap ca rotate")
+            case .distributing:
+                guard let root = try rotation.other() else { return }
+                let waiting = try Self.without(root, in: records)
+                for line in waiting { printLine("lacks the new root: \(line)") }
+                guard !status else {
+                    return printLine(
+                        waiting.isEmpty
+                            ? "Everybody has the new root. Next: bootstrap ca rotate"
+                            : "Next: bootstrap renew --all    then bootstrap ca rotate"
+                    )
+                }
+                guard waiting.isEmpty || force else {
+                    throw fail(
+                        "\(waiting.count) do not have the new root yet and would refuse those who have new certificates: "
+                            + "run `bootstrap renew --all`, then this again; --force leaves them behind"
+                    )
+                }
+                try rotation.switchSigner()
+                printLine("The new key signs from now on, SHA256 \(root.fingerprint)")
+                printLine(
+                    "Next: bootstrap renew --all    then, when the old certificates have ended, bootstrap ca rotate"
+                )
+            case .retiring:
+                guard let root = try rotation.other() else { return }
+                let last = try records.ledger.lastEnd(ofCertificatesBy: root.subjectKeyIdentifier ?? "")
+                let isOver = last.map { $0 <= currentTime() } ?? true
+                guard !status else {
+                    return printLine(
+                        isOver
+                            ? "Every certificate of the old key has ended. Next: bootstrap ca rotate"
+                            : "The old root is needed until \(describe(time: last ?? 0)). Then: bootstrap ca rotate"
+                    )
+                }
+                guard isOver || force else {
+                    throw fail(
+                        "certificates of the old key are valid until \(describe(time: last ?? 0)), and would be refused "
+                            + "without its root: run this again then; --force does it now"
+                    )
+                }
+                try rotation.finish()
+                printLine("The old root is given out no more, and its key is removed.")
+                printLine("Devices forget it with their next renewal.")
+            }
+        } catch let error as IdentityError {
+            throw fail(error)
+        } catch let error as LedgerError {
+            throw fail(error.message)
+        } catch let error as DeviceDirectoryError {
+            throw fail(error.message)
+        }
+    }
+
+    /// Who would not know the certificates that the new key signs.
+    private static func without(_ root: Certificate, in records: DeviceDirectory) throws -> [String] {
+        let now = currentTime()
+        let devices = try records.all().filter {
+            $0.revokedAt == nil && $0.notAfter > now && $0.roots?.contains(root.fingerprint) != true
+        }
+        // A certificate that was made by hand went out with the roots of its day.
+        var seen: Set<String> = []
+        let byHand = try records.ledger.certificates().filter {
+            // The latest of each identity: whoever had an earlier one has replaced it.
+            $0.device == nil && seen.insert($0.identity).inserted && $0.state == .issued && $0.notAfter > now
+                && $0.issuedAt < root.notBefore + 120
+        }
+        return devices.map { "\($0.name) (\($0.identity))" }
+            + byHand.map {
+                "\($0.identity), serial \($0.serial.prefix(12))…, made by `\($0.command)`: make it again, or it ends at "
+                    + describe(time: $0.notAfter)
+            }
+    }
+}

@@ -1,0 +1,109 @@
+import ArgumentParser
+import H2Transport
+import Logging
+import MeshIdentity
+import MeshNode
+import SSHSignal
+import Streams
+import UnixSignals
+
+struct CAServe: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "serve",
+        abstract: "Renew certificates of enrolled devices over the mesh.",
+        discussion: """
+            Listens with an identity of its own (ns/bootstrap/sa/issuer) and mutual TLS. A device asks when its certificate is past \
+            half to two thirds of its time; it gets a new one for the identity in the certificate that it shows, and nothing else. \
+            Devices that are not in the ledger, or revoked there, are refused. An expired certificate is refused like any other that \
+            is not valid: `bootstrap renew` over SSH is the way back.
+
+              bootstrap ca serve --listen 0.0.0.0:15012
+              bootstrap enroll dev7 --renew-from 10.0.0.1:15012
+            """
+    )
+
+    @Option(help: ArgumentHelp("Where to listen.", valueName: "ADDRESS:PORT"))
+    var listen = "0.0.0.0:15012"
+
+    @Option(help: ArgumentHelp("How long certificates are valid. (default: as long as before)", valueName: "TIME"))
+    var ttl: DurationArgument?
+
+    @OptionGroup var access: CAAccess
+
+    func run() async throws {
+        startLogging(.notice)
+        let logger = Logger(label: "issuer")
+        let authority = try access.load()
+        let own = OwnCredential(authority: authority, directory: CredentialDirectory("\(Home.path)/issuer"))
+        let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
+        do {
+            try own.renew()
+            let listener = try await HBONEListener(
+                bind: try SocketAddress(parsing: listen),
+                credentials: .directory(own.directory.path),
+                logger: logger
+            )
+            printLine("ready issuer \(listener.localAddress)")
+            let service = IssuerService(
+                issuer: authority,
+                records: DeviceDirectory(Home.devices),
+                lifetime: ttl?.duration,
+                logger: logger
+            )
+            await withTaskGroup(of: Void.self) { group in
+                group.addTask { for await _ in signals { return } }
+                group.addTask { await service.serve(on: listener) }
+                group.addTask { await own.keepFresh(logger) }
+                await group.next()
+                group.cancelAll()
+            }
+            await listener.close()
+        } catch {
+            throw fail("\(error)")
+        }
+    }
+}
+
+/// The issuer's own place in the mesh.
+private struct OwnCredential: Sendable {
+    let authority: EmbeddedCA
+    let directory: CredentialDirectory
+
+    func renew() throws(IdentityError) {
+        let id: SPIFFEID
+        do throws(SPIFFEIDError) {
+            id = try SPIFFEID(
+                trustDomain: authority.trustDomain,
+                namespace: RenewalSource.namespace,
+                name: RenewalSource.name
+            )
+        } catch {
+            throw IdentityError(.refused, error.message)
+        }
+        let pending = try directory.prepare(id: id)
+        let issued = try authority.issue(pending.request, id: id)
+        _ = try pending.commit(
+            chain: issued.chain,
+            roots: issued.roots,
+            revocationLists: issued.revocationLists
+        )
+    }
+
+    /// Until the task is cancelled: a new certificate when it is due, and what was revoked meanwhile.
+    func keepFresh(_ logger: Logger) async {
+        while (try? await Task.sleep(for: .seconds(2))) != nil {
+            do throws(IdentityError) {
+                let credential = try directory.load()
+                let schedule = RenewalSchedule(
+                    notBefore: credential.notBefore,
+                    notAfter: credential.notAfter,
+                    random: 0.5
+                )
+                if schedule.wait(at: MeshIdentity.currentTime()) == 0 { try renew() }
+                if let lists = try authority.revocationLists() { try directory.write(revocationLists: lists) }
+            } catch {
+                logger.error("the issuer's own credential: \(error)")
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+import H2Transport
+import Logging
+import MeshIdentity
+import MeshNode
+import SSHSignal
+import Streams
+
+/// Renews certificates of devices that ask for it over the mesh: what `ca serve` does.
+///
+/// A device shows the certificate it has; what is signed is the identity in that, for a new key of the device's, and nothing else. Who is
+/// not in the ledger, or revoked there, is refused before it can say anything.
+struct IssuerService: Sendable {
+    let issuer: EmbeddedCA
+    let records: DeviceDirectory
+    let lifetime: Duration?
+    let logger: Logger
+
+    func serve(on listener: HBONEListener) async {
+        await listener.serve { request in
+            admission(of: request)
+        } handler: { stream in
+            do {
+                try await renew(stream)
+            } catch {
+                logger.warning("not renewed", metadata: ["peer": "\(stream.peer)", "reason": "\(error)"])
+                throw error
+            }
+        }
+    }
+
+    private func admission(of request: HBONERequest) -> HBONEAdmission {
+        guard request.destination.description == RenewalSource.authority else {
+            return .deny("certificates are renewed here; there is no way to \(request.destination)")
+        }
+        do {
+            let device = try device(request.peer)
+            guard device.revokedAt == nil else { return .deny("\(device.name) is revoked") }
+            return .admit
+        } catch {
+            logger.warning("refused", metadata: ["peer": "\(request.peer)", "reason": "\(error)"])
+            return .deny("\(request.peer) is not enrolled here")
+        }
+    }
+
+    private func device(_ id: SPIFFEID) throws(DeviceDirectoryError) -> DeviceRecord {
+        guard let device = try records.device(for: id.description), device.identity == id.description else {
+            throw DeviceDirectoryError(message: "it is not in the ledger")
+        }
+        return device
+    }
+
+    private func renew(_ stream: HBONEStream) async throws {
+        var device = try device(stream.peer)
+        let lifetime = lifetime ?? device.lifetime.map { .seconds($0) } ?? IssuanceOptions.defaultLifetime
+        let name = device.name
+        let conversation = EnrollmentConversation(
+            channel: HBONEChannel(stream),
+            name: name,
+            id: stream.peer,
+            issuer: RecordingIssuer(issuer, ledger: records.ledger, command: "ca serve", device: name),
+            issuance: IssuanceOptions(lifetime: lifetime),
+            clock: EnrollmentService.systemClock,
+            warn: { [logger] in logger.warning("\(name): \($0)") }
+        )
+        let (_, certificate) = try await conversation.run(.renew(id: stream.peer.description))
+        device.notAfter = certificate.notAfter
+        device.renewedAt = MeshIdentity.currentTime()
+        device.lifetime = lifetime.components.seconds
+        device.serial = try Certificate.all(pem: Array(certificate.chain.utf8)).first?.serialNumber
+        device.roots = try Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)
+        let until = describe(time: certificate.notAfter)
+        try records.save(device, by: "ca serve", "renewed over the mesh until \(until)")
+        logger.notice("renewed", metadata: ["peer": "\(stream.peer)", "until": "\(until)"])
+    }
+}

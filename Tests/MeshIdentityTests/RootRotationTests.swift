@@ -1,0 +1,79 @@
+import Foundation
+import TestPeers
+import Testing
+
+@testable import MeshIdentity
+
+/// The files of a rotation, and what a step that was cut leaves.
+@Suite struct RootRotationTests {
+    private let home = TemporaryDirectory()
+    private var directory: String { home.path("ca") }
+    private var rotation: RootRotation { RootRotation(directory: directory) }
+
+    private func makeCA(passphrase: Passphrase? = nil) throws -> EmbeddedCA {
+        try EmbeddedCA.create(directory: directory, trustDomain: TrustDomain("mesh.example"), passphrase: passphrase)
+    }
+
+    @Test func oneStepAfterTheOther() throws {
+        let old = try makeCA()
+        #expect(rotation.phase == .steady)
+        let root = try rotation.begin(old, passphrase: nil)
+        #expect(rotation.phase == .distributing)
+        var present = try EmbeddedCA.load(directory: directory)
+        #expect(present.certificate == old.certificate)
+        #expect(present.roots == [old.certificate, root])
+        #expect(throws: IdentityError.self) { try rotation.begin(present, passphrase: nil) }
+
+        try rotation.switchSigner()
+        #expect(rotation.phase == .retiring)
+        present = try EmbeddedCA.load(directory: directory)
+        #expect(present.certificate == root)
+        #expect(Set(present.roots) == [old.certificate, root])
+        #expect(try present.previous(passphrase: nil)?.certificate == old.certificate)
+
+        try rotation.finish()
+        #expect(rotation.phase == .steady)
+        present = try EmbeddedCA.load(directory: directory)
+        #expect(present.roots == [root])
+        #expect(try present.previous(passphrase: nil)?.certificate == nil)
+        #expect(
+            try FileManager.default.contentsOfDirectory(atPath: directory).sorted()
+                == ["ca-cert.pem", "ca-key.pem", "root-cert.pem"]
+        )
+    }
+
+    /// Killed between the new key and its certificate: the CA opens, and the step is done again.
+    @Test func aSwitchThatWasCutIsTakenUp() throws {
+        let root = try rotation.begin(makeCA(), passphrase: nil)
+        // What the first half of the step does.
+        try home.makeDirectory("ca/previous", permissions: 0o700)
+        for name in ["ca-key.pem", "ca-cert.pem"] {
+            try home.write("ca/previous/\(name)", try home.read("ca/\(name)"), permissions: 0o600)
+        }
+        #expect(rename("\(directory)/next/ca-key.pem", "\(directory)/ca-key.pem") == 0)
+        #expect(try EmbeddedCA.load(directory: directory).certificate == root)
+        #expect(rotation.phase == .distributing)
+        try rotation.switchSigner()
+        #expect(rotation.phase == .retiring)
+        #expect(try EmbeddedCA.load(directory: directory).certificate == root)
+    }
+
+    /// Killed before the new CA was in place: it begins anew.
+    @Test func aBeginningThatWasCutIsForgotten() throws {
+        let ca = try makeCA()
+        _ = try EmbeddedCA.create(directory: "\(directory)/next.making", trustDomain: ca.trustDomain)
+        #expect(rotation.phase == .steady)
+        rotation.discardUnfinished()
+        _ = try rotation.begin(ca, passphrase: nil)
+        #expect(rotation.phase == .distributing)
+    }
+
+    @Test func anEncryptedKeyIsReplacedByAnEncryptedOne() throws {
+        let passphrase = Passphrase(Array("open sesame".utf8))
+        _ = try rotation.begin(makeCA(passphrase: passphrase), passphrase: passphrase)
+        try rotation.switchSigner()
+        #expect(throws: IdentityError.self) { try EmbeddedCA.load(directory: directory) }
+        let present = try EmbeddedCA.load(directory: directory, passphrase: passphrase)
+        #expect(try present.previous(passphrase: passphrase) != nil)
+    }
+}
