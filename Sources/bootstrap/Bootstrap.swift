@@ -9,8 +9,19 @@ struct Bootstrap: AsyncParsableCommand {
             "Turns an SSH login into a mesh identity, and the identity into the fastest stream between two machines.",
         version: AgentRelease.version,
         subcommands: [
-            CACommand.self, ConnectCommand.self, EnrollCommand.self, ExplainCommand.self, NodeCommand.self,
-            RenewCommand.self, RevokeCommand.self, SignalCommand.self, StatusCommand.self, SuperviseCommand.self,
+            CACommand.self,
+            ConnectCommand.self,
+            CopyCommand.self,
+            DoctorCommand.self,
+            EnrollCommand.self,
+            ExecCommand.self,
+            ExplainCommand.self,
+            NodeCommand.self,
+            RenewCommand.self,
+            RevokeCommand.self,
+            SignalCommand.self,
+            StatusCommand.self,
+            SuperviseCommand.self,
         ]
     )
 }

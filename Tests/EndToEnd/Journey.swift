@@ -29,13 +29,18 @@ final class Journey: Sendable {
     }
 
     /// Runs a command to its end.
-    func run(_ arguments: [String]) async throws -> ChildProcess.Output {
-        try await ChildProcess.run(TestTools.bootstrap, arguments, environment: environment)
+    func run(_ arguments: [String], input: [UInt8]? = nil) async throws -> ChildProcess.Output {
+        try await ChildProcess.run(TestTools.bootstrap, arguments, input: input, environment: environment)
     }
 
     /// Starts a command that goes on.
-    func start(_ arguments: [String]) throws -> ChildProcess {
-        try ChildProcess(TestTools.bootstrap, arguments, environment: environment)
+    func start(_ arguments: [String], keepsInputOpen: Bool = false) throws -> ChildProcess {
+        try ChildProcess(
+            TestTools.bootstrap,
+            arguments,
+            environment: environment,
+            keepsInputOpen: keepsInputOpen
+        )
     }
 
     func makeAuthority() async throws {

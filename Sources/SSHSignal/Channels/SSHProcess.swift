@@ -33,8 +33,12 @@ public class SSHProcess {
         didSet { if let result, let onExit { later { onExit(result) } } }
     }
 
-    /// Sees standard error as it arrives, besides ``standardErrorTail``.
-    public final var onStandardError: ((UnsafeRawBufferPointer) -> Void)?
+    /// Sees standard error as it arrives, besides ``standardErrorTail``; at once, from inside the setter, what the tail holds already.
+    public final var onStandardError: ((UnsafeRawBufferPointer) -> Void)? {
+        didSet {
+            if let onStandardError, !standardErrorTail.isEmpty { standardErrorTail.withUnsafeBytes(onStandardError) }
+        }
+    }
 
     /// The last 16 KiB of standard error.
     public final private(set) var standardErrorTail: [UInt8] = []

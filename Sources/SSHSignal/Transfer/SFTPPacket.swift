@@ -1,21 +1,24 @@
-/// The part of SFTP version 3 (draft-ietf-secsh-filexfer-02, what OpenSSH speaks) that an upload needs.
+/// The part of SFTP version 3 (draft-ietf-secsh-filexfer-02, what OpenSSH speaks) that copying a file needs.
 enum SFTPPacket {
     enum Kind {
         static let initialise: UInt8 = 1
         static let version: UInt8 = 2
         static let open: UInt8 = 3
         static let close: UInt8 = 4
+        static let read: UInt8 = 5
         static let write: UInt8 = 6
         static let fstat: UInt8 = 8
         static let fsetstat: UInt8 = 10
         static let remove: UInt8 = 13
         static let status: UInt8 = 101
         static let handle: UInt8 = 102
+        static let data: UInt8 = 103
         static let attributes: UInt8 = 105
         static let extended: UInt8 = 200
     }
 
     private enum Flags {
+        static let read: UInt32 = 0x01
         static let writeCreateTruncate: UInt32 = 0x02 | 0x08 | 0x10
         static let attributeSize: UInt32 = 0x01
         static let attributePermissions: UInt32 = 0x04
@@ -29,7 +32,11 @@ enum SFTPPacket {
         case status(id: UInt32, code: UInt32, message: String)
         case handle(id: UInt32, [UInt8])
         case size(id: UInt32, UInt64)
+        case data(id: UInt32, [UInt8])
     }
+
+    /// The status code of a read behind the end.
+    static let endOfFile: UInt32 = 1
 
     /// Decodes a message without its length; nil when it is malformed or not one of those that were asked for.
     static func decode(_ bytes: some Collection<UInt8>) -> Answer? {
@@ -46,6 +53,9 @@ enum SFTPPacket {
         case Kind.handle:
             guard let handle = reader.string(), handle.count <= 256 else { return nil }
             return .handle(id: id, Array(handle))
+        case Kind.data:
+            guard let data = reader.string() else { return nil }
+            return .data(id: id, Array(data))
         case Kind.attributes:
             guard let flags = reader.uint32(), flags & Flags.attributeSize != 0, let size = reader.uint64() else {
                 return nil
@@ -69,6 +79,22 @@ enum SFTPPacket {
             writer.uint32(Flags.writeCreateTruncate)
             writer.uint32(Flags.attributePermissions)
             writer.uint32(permissions)
+        }
+    }
+
+    static func openForReading(id: UInt32, path: String) -> [UInt8] {
+        request(Kind.open, id) { writer in
+            writer.string(path)
+            writer.uint32(Flags.read)
+            writer.uint32(0)
+        }
+    }
+
+    static func read(id: UInt32, handle: [UInt8], offset: UInt64, count: Int) -> [UInt8] {
+        request(Kind.read, id) { writer in
+            writer.string(handle)
+            writer.uint64(offset)
+            writer.uint32(UInt32(count))
         }
     }
 

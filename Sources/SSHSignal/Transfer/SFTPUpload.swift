@@ -15,10 +15,7 @@ final class SFTPUpload: StreamObserver {
     private var completion: ((Result<Outcome, SSHError>) -> Void)?
     private var state: SFTPUploadState
     private var outgoing: ByteQueue
-    private var incoming: [UInt8] = []
-
-    /// The answers to an upload are small; what is longer is something else (a login shell's greeting).
-    private static let maximumAnswer = 64 << 10
+    private var answers = SFTPAnswers()
 
     private init(
         _ process: SSHProcess,
@@ -72,7 +69,7 @@ final class SFTPUpload: StreamObserver {
             defer { process.stream.loop.buffers.give(buffer) }
             switch process.stream.read(into: buffer.writable) {
             case .bytes(let count):
-                incoming.append(contentsOf: UnsafeRawBufferPointer(start: buffer.base, count: count))
+                answers.append(UnsafeRawBufferPointer(start: buffer.base, count: count))
                 takeAnswers()
             case .wouldBlock: return
             case .end: return ended()
@@ -82,22 +79,18 @@ final class SFTPUpload: StreamObserver {
     }
 
     private func takeAnswers() {
-        var start = 0
-        while completion != nil && incoming.count - start >= 4 {
-            let length = incoming[start..<start + 4].reduce(0) { $0 << 8 | Int($1) }
-            guard length <= Self.maximumAnswer else {
+        while completion != nil {
+            switch answers.next() {
+            case nil: return
+            case .tooLong(let length)?:
                 perform(state.isSpeaking ? .fail("the SFTP server sent an answer of \(length) bytes") : .unavailable)
-                break
+            case .answer(let answer)?:
+                let before = state.acknowledged
+                let action = state.received(answer)
+                if state.acknowledged != before { progress?(state.acknowledged, state.size) }
+                perform(action)
             }
-            guard incoming.count - start >= 4 + length else { break }
-            let body = incoming[start + 4..<start + 4 + length]
-            start += 4 + length
-            let before = state.acknowledged
-            let action = state.received(SFTPPacket.decode(body))
-            if state.acknowledged != before { progress?(state.acknowledged, state.size) }
-            perform(action)
         }
-        incoming.removeFirst(min(start, incoming.count))
     }
 
     private func perform(_ action: SFTPUploadState.Action) {

@@ -66,6 +66,33 @@ extension SSHClient {
         return result.output
     }
 
+    /// Copies a file of the server to `target` here: over SFTP where the server has it, otherwise by `cat`. The target is replaced when all
+    /// has arrived, and not touched before.
+    ///
+    /// - Parameters:
+    ///   - path: There; relative to the account's home directory.
+    ///   - target: Here.
+    ///   - progress: Bytes that have arrived, and the total. Called on the event loop.
+    public func download(
+        _ path: String,
+        toFile target: String,
+        progress: (@Sendable (UInt64, UInt64) -> Void)? = nil
+    ) async throws(SSHError) {
+        let file = LoopBound(try DownloadFile(target: target), on: loop)
+        let outcome = try await perform {
+            (connection, completion: @escaping (Result<SFTPUpload.Outcome, SSHError>) -> Void) in
+            file.withValue {
+                SFTPDownload.start(on: connection, path, to: $0, progress: progress, completion: completion)
+            }
+        }
+        guard outcome == .unavailable else { return }
+        try await perform { (connection, completion: @escaping (Result<Void, SSHError>) -> Void) in
+            file.withValue {
+                CatDownload.start(on: connection, path, to: $0, progress: progress, completion: completion)
+            }
+        }
+    }
+
     private func sendBySFTP(
         _ source: UploadSource,
         _ part: String,

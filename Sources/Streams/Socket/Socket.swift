@@ -52,6 +52,11 @@ public final class Socket: ByteStream, PollHandler {
         }
     }
 
+    /// Takes over a connected, non-blocking descriptor: one end of a socket pair, what another program handed over.
+    package convenience init(adopting descriptor: Int32, on loop: EventLoop) throws(StreamError) {
+        try self.init(descriptor: descriptor, on: loop)
+    }
+
     /// Takes over what a ``Listener`` accepted, which has the listener's options.
     init(accepted descriptor: Int32, from peer: SocketAddress?, on loop: EventLoop) throws(StreamError) {
         self.descriptor = descriptor

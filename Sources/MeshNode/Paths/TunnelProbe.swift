@@ -1,0 +1,60 @@
+public import H2Transport
+public import MeshIdentity
+public import Streams
+
+/// Tries one address of a peer's HBONE server the way a path would: TCP, mutual TLS, a PING that is answered. A port that merely takes
+/// connections proves nothing.
+public enum TunnelProbe {
+    public struct Answer: Sendable {
+        /// Whom its certificate names.
+        public var peer: SPIFFEID?
+        /// Until the connection could have carried a stream.
+        public var duration: Duration
+        /// When the first certificate of its chain ends, in seconds since 1970.
+        public var certificatesExpireAt: Int64?
+    }
+
+    /// - Parameters:
+    ///   - address: Where the server listens.
+    ///   - context: Our credential, and whom we trust.
+    ///   - expectation: Who the peer must be.
+    ///   - timeout: For the TCP connection.
+    ///   - loop: Where the attempt is made.
+    /// - Throws: ``Streams/StreamError``: `refused` (nobody listens), `timedOut` (a firewall drops it), `authentication` and so on.
+    public static func run(
+        _ address: SocketAddress,
+        context: TLSContext,
+        expecting expectation: PeerExpectation,
+        timeout: Duration = .seconds(5),
+        on loop: EventLoop
+    ) async throws(StreamError) -> Answer {
+        let start = ContinuousClock.now
+        let result: Result<Answer, StreamError> = await withCheckedContinuation { continuation in
+            loop.submit {
+                let dial = TunnelDial(
+                    over: { completion in
+                        Socket.connect(to: address, on: loop, timeout: timeout) { completion($0.map { $0 }) }
+                    },
+                    context: context,
+                    expecting: expectation,
+                    configuration: .defaults,
+                    on: loop
+                )
+                dial.start { result in
+                    continuation.resume(
+                        returning: result.map { connection in
+                            let answer = Answer(
+                                peer: connection.peer,
+                                duration: .now - start,
+                                certificatesExpireAt: connection.certificatesExpireAt
+                            )
+                            connection.close()
+                            return answer
+                        }
+                    )
+                }
+            }
+        }
+        return try result.get()
+    }
+}

@@ -1,0 +1,56 @@
+/// A look at a machine that one is logged in to: what enrolment would find there. Nothing is changed but for a file that is written,
+/// run and removed in each candidate directory.
+public struct DeviceInspection: Sendable {
+    public let facts: DeviceFacts
+    /// From the request to the answer: the start of the login shell, and the probe.
+    public let duration: Duration
+    /// The device's clock minus ours.
+    public let skew: ClockSkew
+
+    /// Runs the probe.
+    ///
+    /// - Parameters:
+    ///   - agent: What would be uploaded; nil leaves open what it needs.
+    ///   - bases: Directories to look at, best first; `~/` is the home directory there.
+    ///   - name: How the device is called in errors.
+    ///   - client: The login.
+    /// - Throws: ``SSHError`` when no command can be started, ``SignalError`` when the shell's answer makes no sense.
+    public static func run(
+        on client: SSHClient,
+        agent: AgentBinary?,
+        bases: [String] = DeviceEnrollment.Options.defaultBases,
+        name: String
+    ) async throws -> DeviceInspection {
+        let start = ContinuousClock.now
+        let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
+        defer { channel.close() }
+        let script = ProbeScript.text(
+            bases: bases,
+            release: agent?.release ?? "none",
+            interpreter: agent?.interpreter,
+            libraries: agent?.libraries ?? [],
+            libraryPaths: agent?.libraryPaths ?? []
+        )
+        let output = try await RemoteShell(channel, name: name).run(script, step: "probe")
+        let facts = try DeviceFacts(output, name: name)
+        return DeviceInspection(
+            facts: facts,
+            duration: .now - start,
+            skew: ClockSkew(
+                device: facts.clock.multipliedSaturating(by: 1000),
+                operator: EnrollmentService.systemClock()
+            )
+        )
+    }
+
+    /// Where `agent` would be installed.
+    ///
+    /// - Throws: ``EnrollmentError`` with ``EnrollmentError/Reason/unfit`` when it cannot be.
+    public func place(for agent: AgentBinary) throws(EnrollmentError) -> String {
+        do throws(InstallationPlan.Refusal) {
+            return try InstallationPlan(facts, agent: agent).root
+        } catch {
+            throw EnrollmentError(.unfit, error.message)
+        }
+    }
+}

@@ -1,0 +1,114 @@
+import ArgumentParser
+import FoundationEssentials
+import MeshIdentity
+import SSHSignal
+import Streams
+import Synchronization
+
+struct DoctorCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "doctor",
+        abstract: "Check every precondition, and say how to mend what fails.",
+        discussion: """
+            Without DEST: what this machine needs. With DEST: also the way there, step by step, as `enroll` and `connect` would go it: \
+            configuration, host key, login, shell, whether the agent fits, the clock, forwarding, the certificate, and the native path with \
+            a real handshake. Nothing is changed there. Warnings cost something and stop nothing; the exit code is that of the first failure.
+
+              bootstrap doctor root@dev7
+            """
+    )
+
+    enum Format: String, ExpressibleByArgument, CaseIterable {
+        case text, json
+    }
+
+    @Argument(help: ArgumentHelp("A device's name, or [user@]host[:port].", valueName: "DEST"))
+    var destination: String?
+
+    @Option(help: ArgumentHelp("The program that would be uploaded.", valueName: "PATH"))
+    var agentBinary: String?
+
+    @Option(help: ArgumentHelp("text, or json: one object a check on stdout.", valueName: "FORMAT"))
+    var output = Format.text
+
+    @OptionGroup var ssh: SSHOptionGroup
+    @OptionGroup var authority: CAAccess
+
+    func run() async throws {
+        let report = DoctorReport(output)
+        let local = LocalChecks(authority: authority, agentBinary: agentBinary)
+        for finding in local.run() { report.add(finding) }
+        if let destination { try await check(destination, agent: try? local.agent(), report) }
+        if let code = report.end() { throw code }
+    }
+
+    private func check(_ destination: String, agent: AgentBinary?, _ report: DoctorReport) async throws {
+        let device: DeviceRecord?
+        do throws(DeviceDirectoryError) {
+            device = try DeviceDirectory(Home.devices).device(for: destination)
+        } catch {
+            throw fail(error.message)
+        }
+        let loop = EventLoop(name: "doctor")
+        let checks = DeviceChecks(
+            destination: destination,
+            device: device,
+            arguments: ssh.isEmpty ? device?.ssh.arguments ?? ssh.arguments : ssh.arguments,
+            agent: agent,
+            identity: { [authority] in try OperatorIdentity(for: $0, authority: authority).issue() },
+            report: { report.add($0) }
+        )
+        await checks.run(on: loop)
+        await loop.shutDown()
+    }
+}
+
+/// Prints findings as they come, and remembers what the command ends with.
+private final class DoctorReport: Sendable {
+    private struct State {
+        var failures = 0
+        var warnings = 0
+        var code: ExitCode?
+    }
+
+    private let format: DoctorCommand.Format
+    private let state = Mutex(State())
+
+    init(_ format: DoctorCommand.Format) { self.format = format }
+
+    func add(_ finding: Finding) {
+        state.withLock { state in
+            if finding.verdict == .warning { state.warnings += 1 }
+            if finding.verdict == .failure {
+                state.failures += 1
+                if state.code == nil { state.code = finding.exitCode }
+            }
+        }
+        switch format {
+        case .json:
+            let encoder = JSONEncoder()
+            encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+            guard let json = try? encoder.encode(finding) else { return }
+            printLine(String(decoding: json, as: UTF8.self))
+        case .text:
+            func padded(_ text: String, _ width: Int) -> String {
+                text + String(repeating: " ", count: max(1, width - text.count))
+            }
+            printLine(padded(finding.verdict.rawValue, 9) + padded(finding.check, 13) + finding.detail)
+            if let mend = finding.mend { printLine(padded("", 9) + padded("", 13) + "→ \(mend)") }
+        }
+    }
+
+    /// - Returns: The code of the first failure.
+    func end() -> ExitCode? {
+        let (failures, warnings, code) = state.withLock { ($0.failures, $0.warnings, $0.code) }
+        if format == .text {
+            printLine(
+                failures + warnings == 0
+                    ? "everything is as it should be"
+                    : "\(failures) failed, \(warnings) \(warnings == 1 ? "warning" : "warnings")"
+            )
+        }
+        return code
+    }
+}

@@ -1,0 +1,289 @@
+import ArgumentParser
+import H2Transport
+import MeshIdentity
+import MeshNode
+import SSHSignal
+import Streams
+
+/// Everything that has to be right for one destination, in the order in which a failure would show; what needs a check that failed is
+/// skipped.
+struct DeviceChecks: Sendable {
+    let destination: String
+    /// nil: it was never enrolled.
+    let device: DeviceRecord?
+    let arguments: SSHArguments
+    let agent: AgentBinary?
+    /// Who we are in the mesh; nil without a CA.
+    let identity: @Sendable (DeviceRecord) throws -> Credential
+    let report: @Sendable (Finding) -> Void
+
+    func run(on loop: EventLoop) async {
+        guard let login = configuration() else {
+            return skip(["login", "shell", "fit", "clock", "forwarding"], because: "a configuration")
+        }
+        if let device {
+            report(.good("record", "\(device.identity), enrolled \(Timestamp.text(device.enrolledAt))"))
+        } else {
+            report(.warning("record", "\(destination) is not enrolled", mend: "bootstrap enroll \(destination)"))
+        }
+        if let client = await connect(login, on: loop) {
+            await look(client)
+            await client.close()
+        } else {
+            skip(["shell", "fit", "clock", "forwarding", "certificate"], because: "a login")
+        }
+        if let device { await nativePath(device, on: loop) }
+    }
+
+    private func skip(_ checks: [String], because other: String) {
+        for check in checks { report(.skipped(check, because: other)) }
+    }
+
+    // MARK: The way there
+
+    private func configuration() -> SSHLogin? {
+        do throws(SSHConfigurationError) {
+            var prompts = SSHLogin.Prompts.terminal()
+            prompts.warn = { [report] in report(.warning("ssh_config", $0, mend: nil)) }
+            let target = try Destination(parsing: device?.destination ?? destination)
+            let login = try SSHLogin(to: target, arguments: arguments, prompts: prompts)
+            let found = login.configuration
+            let way = found.proxyJump.map { "\($0)" }.joined(separator: ", ")
+            let by = way.isEmpty ? "" : ", by way of \(way)"
+            report(.good("ssh_config", "\(found.user)@\(found.hostName), port \(found.port)\(by)"))
+            return login
+        } catch {
+            report(.failure("ssh_config", "\(error)", mend: "correct that line, or name another file with -F", .usage))
+            return nil
+        }
+    }
+
+    private func connect(_ login: SSHLogin, on loop: EventLoop) async -> SSHClient? {
+        let start = ContinuousClock.now
+        do throws(SSHError) {
+            let client = try await login.connect(on: loop)
+            report(.good("host key", "\(client.hostKey)"))
+            let milliseconds = (ContinuousClock.now - start) / .milliseconds(1)
+            report(
+                .good("login", "\(login.configuration.user) at \(client.serverVersion), in \(Int(milliseconds)) ms")
+            )
+            if let device, device.hostKey != .init(client.hostKey) {
+                report(
+                    .failure(
+                        "host key",
+                        "\(device.name) was enrolled with \(device.hostKey.algorithm) \(device.hostKey.fingerprint)",
+                        mend:
+                            "if the machine was installed anew: bootstrap enroll --accept-new-host-key \(device.destination)",
+                        .hostKeyRefused
+                    )
+                )
+            }
+            return client
+        } catch {
+            let explanation = SSHErrorExplanation(error, destination: destination)
+            report(.failure(explanation.check, error.message, mend: explanation.mend, explanation.exitCode))
+            return nil
+        }
+    }
+
+    // MARK: The machine
+
+    private func look(_ client: SSHClient) async {
+        do {
+            let inspection = try await DeviceInspection.run(on: client, agent: agent, name: device?.name ?? destination)
+            shell(inspection)
+            fit(inspection)
+            clock(inspection)
+        } catch let error as SSHError {
+            let explanation = SSHErrorExplanation(error, destination: destination)
+            report(.failure("shell", error.message, mend: explanation.mend, explanation.exitCode))
+            skip(["fit", "clock"], because: "a shell")
+        } catch {
+            report(
+                .failure(
+                    "shell",
+                    "\(error)",
+                    mend:
+                        "`ssh \(destination) 'exec sh -s' </dev/null` must run and print nothing: look at the account's rc files and its shell"
+                )
+            )
+            skip(["fit", "clock"], because: "a shell")
+        }
+        await forwarding(client)
+        await certificate(client)
+    }
+
+    private func shell(_ inspection: DeviceInspection) {
+        let milliseconds = Int(inspection.duration / .milliseconds(1))
+        let facts = inspection.facts
+        let what = "\(facts.operatingSystem) \(facts.architecture), user \(facts.user), answered in \(milliseconds) ms"
+        guard milliseconds > 3000 else { return report(.good("shell", what)) }
+        report(
+            .warning(
+                "shell",
+                what,
+                mend: "the account's rc files are slow (.bashrc); leave them early where $- has no i"
+            )
+        )
+    }
+
+    private func fit(_ inspection: DeviceInspection) {
+        guard let agent else { return report(.skipped("fit", because: "an agent to upload")) }
+        do throws(EnrollmentError) {
+            report(.good("fit", "the agent fits in \(try inspection.place(for: agent))"))
+        } catch {
+            report(
+                .failure(
+                    "fit",
+                    error.message,
+                    mend: "bootstrap enroll --agentless \(destination) needs no program there"
+                )
+            )
+        }
+    }
+
+    private func clock(_ inspection: DeviceInspection) {
+        let skew = inspection.skew
+        let mend = "set it (date -u -s), or have it set (systemd-timesyncd, chrony, ntpd)"
+        switch abs(skew.milliseconds) {
+        case ..<ClockSkew.warningThreshold: report(.good("clock", "\(abs(skew.milliseconds)) ms apart at most"))
+        case ..<300_000: report(.warning("clock", "\(skew)", mend: mend))
+        default: report(.failure("clock", "\(skew): certificates are not valid there", mend: mend))
+        }
+    }
+
+    /// What the path `h2-over-ssh` rests on: a channel to the node's own port.
+    private func forwarding(_ client: SSHClient) async {
+        guard let port = device.flatMap({ try? Authority(parsing: $0.hbone.first ?? "").port }) else {
+            return report(.skipped("forwarding", because: "an enrolled device"))
+        }
+        do throws(StreamError) {
+            let channel = try await client.openDirectTCPIP(host: "127.0.0.1", port: port)
+            client.loop.submit { channel.withValue { $0.reset(StreamError(.closed, "only a test")) } }
+            report(.good("forwarding", "sshd connects to port \(port) there"))
+        } catch {
+            switch error.code {
+            case .denied:
+                report(
+                    .warning(
+                        "forwarding",
+                        error.message,
+                        mend:
+                            "AllowTcpForwarding yes in sshd_config makes the fallback faster; without it streams go through the agent"
+                    )
+                )
+            default:
+                report(
+                    .failure(
+                        "forwarding",
+                        "nothing listens on port \(port) of the machine: its node does not run (\(error.message))",
+                        mend:
+                            "bootstrap enroll \(device?.destination ?? destination) starts it; its log is \(device?.agent.state ?? "")/node.log"
+                    )
+                )
+            }
+        }
+    }
+
+    private func certificate(_ client: SSHClient) async {
+        guard let device else { return report(.skipped("certificate", because: "an enrolled device")) }
+        let file = "\(device.agent.state)/identity/cert-chain.pem"
+        let renew = "bootstrap renew \(device.name)"
+        do {
+            let certificates = try Certificate.all(pem: try await client.download(file, limit: 1 << 20))
+            guard let leaf = certificates.first else {
+                return report(.failure("certificate", "\(file) is empty", mend: renew))
+            }
+            let now = EnrollmentService.systemClock() / 1000
+            let end = Timestamp.text(leaf.notAfter)
+            let lifetime = max(1, leaf.notAfter - leaf.notBefore)
+            if leaf.notAfter <= now {
+                report(.failure("certificate", "it ended at \(end)", mend: renew))
+            } else if leaf.notAfter - now < lifetime / 4 {
+                report(.warning("certificate", "it ends at \(end)", mend: renew))
+            } else {
+                report(.good("certificate", "valid until \(end)"))
+            }
+        } catch {
+            report(.failure("certificate", "\(file): \(error)", mend: "bootstrap enroll \(device.destination)"))
+        }
+    }
+
+    // MARK: The native path
+
+    /// With the real handshake: a port that takes connections proves nothing.
+    private func nativePath(_ device: DeviceRecord, on loop: EventLoop) async {
+        let context: TLSContext
+        let expected: SPIFFEID
+        do {
+            context = try OperatorIdentity.context(try identity(device))
+            expected = try SPIFFEID(device.identity)
+        } catch {
+            return report(.failure("path h2", "there is no credential to show: \(error)", mend: "bootstrap ca init"))
+        }
+        var findings: [Finding] = []
+        for text in device.hbone {
+            let finding = await tryPath(text, context, expected, on: loop)
+            if finding.verdict == .good { return report(finding) }
+            findings.append(finding)
+        }
+        if findings.isEmpty {
+            findings = [
+                .warning("path h2", "no address of it is known", mend: "bootstrap enroll \(device.destination)")
+            ]
+        }
+        for finding in findings { report(finding) }
+    }
+
+    private func tryPath(
+        _ text: String,
+        _ context: TLSContext,
+        _ expected: SPIFFEID,
+        on loop: EventLoop
+    ) async -> Finding {
+        do {
+            let authority = try Authority(parsing: text)
+            let addresses = try await Resolver.resolve(host: authority.host, port: authority.port)
+            guard let address = addresses.first else { throw StreamError(.unreachable, "\(text) has no address") }
+            let answer = try await TunnelProbe.run(
+                address,
+                context: context,
+                expecting: .identities([expected]),
+                on: loop
+            )
+            return .good("path h2", "\(text) is \(expected), in \(Int(answer.duration / .milliseconds(1))) ms")
+        } catch let error as StreamError {
+            return explain(error, text)
+        } catch {
+            return .failure("path h2", "\(text): \(error)", mend: nil)
+        }
+    }
+
+    private func explain(_ error: StreamError, _ address: String) -> Finding {
+        let fallback = "streams go over SSH until then"
+        switch error.code {
+        case .authentication:
+            return .failure(
+                "path h2",
+                "\(address): \(error.message)",
+                mend:
+                    "bootstrap renew \(device?.name ?? destination) gives it a certificate of the present CA; never is another path taken instead",
+                .authenticationRefused
+            )
+        case .timedOut:
+            return .warning(
+                "path h2",
+                "\(address): no answer (filtered): \(error.message)",
+                mend: "open that TCP port in the firewalls on the way; \(fallback)"
+            )
+        case .refused:
+            return .warning(
+                "path h2",
+                "\(address): nobody listens there",
+                mend: "start its node (bootstrap enroll), or open the firewall that refuses it; \(fallback)"
+            )
+        default:
+            return .warning("path h2", "\(address): \(error.message)", mend: fallback)
+        }
+    }
+}
