@@ -1,5 +1,6 @@
 import ArgumentParser
 import Glibc
+import MeshIdentity
 
 /// How `bootstrap` ends: scripts decide by these.
 extension ExitCode {
@@ -20,6 +21,7 @@ extension ExitCode {
 extension Bootstrap {
     /// As the argument parser does it, but a command line that makes no sense ends with 2, as everywhere, and not with 64.
     static func main() async {
+        OpenSSLLifetime.untilTheProcessIsGone()
         do {
             var command = try parseAsRoot()
             if var asynchronous = command as? any AsyncParsableCommand {
