@@ -72,6 +72,45 @@ static inline int clinux_peer_credentials(int socket, int *process, unsigned int
     *user = (unsigned int)values[1];
     return 0;
 }
+// Starts a program with these three descriptors (each above 2) and no other, default signals, in the caller's process group
+// (so that it may ask at the terminal). It is sent SIGTERM when the calling thread ends, which posix_spawn(3) cannot arrange.
+// Returns its process number, or -1 with errno.
+extern pid_t vfork(void);
+// Their headers would make this module the owner of types that Swift finds in Glibc.
+extern int prctl(int option, ...);
+extern pid_t waitpid(pid_t process, int *status, int options);
+static inline pid_t clinux_spawn(const char *path, char *const arguments[], char *const environment[], int input, int output,
+                                 int errors) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);
+    pid_t parent = getpid();
+    volatile int failure = 0;
+    // The child borrows this memory until it has begun the program: it sees no handler of ours, and writes nothing else.
+    pid_t child = vfork();
+    if (child == 0) {
+        struct sigaction action = {.sa_handler = SIG_DFL};
+        for (int number = 1; number <= 64; number++) sigaction(number, &action, NULL);
+        dup2(input, 0);
+        dup2(output, 1);
+        dup2(errors, 2);
+        prctl(1 /* PR_SET_PDEATHSIG */, SIGTERM);
+        sigset_t none;
+        sigemptyset(&none);
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        if (getppid() == parent) execve(path, arguments, environment);
+        failure = errno;
+        _exit(127);
+    }
+    int number = child < 0 ? errno : failure;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (child > 0 && number != 0) {
+        while (waitpid(child, NULL, 0) < 0 && errno == EINTR) {}
+        child = -1;
+    }
+    errno = number;
+    return child;
+}
 // Processors that the scheduler may run this process on, at most 1024 are counted; cpu_set_t needs _GNU_SOURCE.
 #ifndef _GNU_SOURCE
 extern int sched_getaffinity(pid_t process, size_t size, void *set);

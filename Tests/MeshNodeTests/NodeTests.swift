@@ -107,6 +107,24 @@ import Testing
         await sshd.stop()
     }
 
+    /// What only `ssh` can decide is left to it.
+    @Test(arguments: ["h2-over-ssh", "ssh"])
+    func everyPathCarriesTheStreamByWayOfTheSSHProgram(path: String) async throws {
+        let backend = try EchoServer()
+        let sshd = try await OpenSSHServer()
+        let ssh = try await sshd.endpointYAML(sshConfiguration: "Match exec \"true\"\n  Compression no\n")
+        let pair = try await NodePair(to: backend.port, ssh: ssh, path: path)
+        let sent = Pattern.bytes(5_000_000, seed: 12)
+        let (received, ending) = try await TCPClient.exchange(port: pair.entry, sending: sent)
+        #expect(ending == .endOfStream)
+        #expect(Checksum.of(received) == Checksum.of(sent))
+        #expect(sshd.log.contains("Accepted publickey"))
+        let session = try #require(sshd.sessionProcesses.first)
+        await pair.stop()
+        try await eventually("the ssh program has ended") { !sshd.sessionProcesses.contains(session) }
+        await sshd.stop()
+    }
+
     @Test func anUnknownHostKeyIsRefusedWithoutATerminal() async throws {
         let backend = try EchoServer()
         let sshd = try await OpenSSHServer()
@@ -193,10 +211,10 @@ import Testing
 
 extension OpenSSHServer {
     /// The `ssh` key of an endpoint that leads to this server.
-    func endpointYAML(knowsHost: Bool = true) async throws -> String {
+    func endpointYAML(knowsHost: Bool = true, sshConfiguration: String = "") async throws -> String {
         let key = try directory.read("host_ed25519.pub").split(separator: " ").prefix(2).joined(separator: " ")
         let knownHosts = try directory.write("known_hosts", knowsHost ? "[127.0.0.1]:\(port) \(key)\n" : "")
-        let configuration = try directory.write("ssh_config", "")
+        let configuration = try directory.write("ssh_config", sshConfiguration, permissions: 0o600)
         return """
               ssh: {destination: "\(Self.user)@127.0.0.1:\(port)", identityFile: \(userKey), knownHosts: \(knownHosts), config: \(configuration)}
             """

@@ -22,7 +22,8 @@ import Testing
             arguments: SSHArguments(
                 configurationFile: config,
                 options: ["UserKnownHostsFile=\(hosts)", "GlobalKnownHostsFile=none", "IdentityAgent=none"] + options,
-                identityFiles: identities
+                identityFiles: identities,
+                engine: .libssh2
             ),
             prompts: SSHLogin.Prompts(warn: { _ in })
         )

@@ -37,7 +37,10 @@ final class ChannelOpening {
 
     /// What the server's refusal means for this kind of channel: libssh2 1.10 gives MaxSessions and a closed port the same
     /// text.
-    func refusal(_ text: String, peer: String) -> SSHError {
+    func refusal(_ text: String, peer: String) -> SSHError { Self.refusal(of: kind, text, peer: peer) }
+
+    /// The same for either engine: they word it alike.
+    static func refusal(of kind: Kind, _ text: String, peer: String) -> SSHError {
         switch kind {
         case .directTCPIP(let destination):
             if text.contains("prohibited") {

@@ -1,6 +1,6 @@
 import CLibSSH2
 import Glibc
-public import Streams
+import Streams
 
 extension SSHSession {
     /// Has the server connect to `host:port` (RFC 4254 §7.2).

@@ -25,19 +25,23 @@ public struct SSHArguments: Hashable, Sendable {
     public var port: UInt16?
     /// `-J`: comma list of destinations, or `none`.
     public var jump: String?
+    /// What logs in.
+    public var engine: SSHEngine
 
     public init(
         configurationFile: String? = nil,
         options: [String] = [],
         identityFiles: [String] = [],
         port: UInt16? = nil,
-        jump: String? = nil
+        jump: String? = nil,
+        engine: SSHEngine = .automatic
     ) {
         self.configurationFile = configurationFile
         self.options = options
         self.identityFiles = identityFiles
         self.port = port
         self.jump = jump
+        self.engine = engine
     }
 
     /// What a jump host on the way is resolved with: as in `ssh`, the same files, but neither `-i` nor `-o` nor `-p`.

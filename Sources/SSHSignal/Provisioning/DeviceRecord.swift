@@ -47,6 +47,8 @@ public struct DeviceRecord: Hashable, Sendable, Codable {
         public var identityFiles: [String]
         public var port: UInt16?
         public var jump: String?
+        /// nil stands for ``SSHEngine/automatic``.
+        public var engine: SSHEngine?
 
         public init(_ arguments: SSHArguments) {
             configurationFile = arguments.configurationFile
@@ -54,6 +56,7 @@ public struct DeviceRecord: Hashable, Sendable, Codable {
             identityFiles = arguments.identityFiles
             port = arguments.port
             jump = arguments.jump
+            engine = arguments.engine == .automatic ? nil : arguments.engine
         }
 
         public var arguments: SSHArguments {
@@ -62,7 +65,8 @@ public struct DeviceRecord: Hashable, Sendable, Codable {
                 options: options,
                 identityFiles: identityFiles,
                 port: port,
-                jump: jump
+                jump: jump,
+                engine: engine ?? .automatic
             )
         }
     }

@@ -14,12 +14,18 @@ public final class SSHClient: Sendable {
     /// Carries this connection; kept alive with it.
     private let jump: SSHClient?
 
-    private init(_ established: Established, on loop: EventLoop, jump: SSHClient?) {
+    init(
+        _ connection: LoopBound<SSHConnection>,
+        hostKey: HostKey,
+        serverVersion: String,
+        on loop: EventLoop,
+        jump: SSHClient? = nil
+    ) {
         self.loop = loop
         self.jump = jump
-        connection = established.connection
-        hostKey = established.hostKey
-        serverVersion = established.serverVersion
+        self.connection = connection
+        self.hostKey = hostKey
+        self.serverVersion = serverVersion
     }
 
     deinit {
@@ -152,7 +158,14 @@ public final class SSHClient: Sendable {
                 }
             }
         }
-        return SSHClient(try result.get(), on: loop, jump: jump)
+        let established = try result.get()
+        return SSHClient(
+            established.connection,
+            hostKey: established.hostKey,
+            serverVersion: established.serverVersion,
+            on: loop,
+            jump: jump
+        )
     }
 
     // MARK: Using

@@ -1,4 +1,4 @@
-public import Streams
+import Streams
 
 /// A login as `ssh` would do it: a resolved configuration, the hosts on the way, the keys to offer, and who is asked.
 ///
@@ -35,7 +35,8 @@ public struct SSHLogin: Sendable {
     /// nothing speaks against it. Where there is a reason, `ssh` is the better engine.
     public let limits: [EngineLimit]
     private let hops: [Hop]
-    private let prompts: Prompts
+    let arguments: SSHArguments
+    let prompts: Prompts
 
     /// Reads the configuration and the known_hosts files of the destination and of every jump host.
     ///
@@ -55,6 +56,7 @@ public struct SSHLogin: Sendable {
         hops.append(Hop(configuration: configuration, policy: try Self.policy(configuration, prompts)))
         self.configuration = configuration
         self.hops = hops
+        self.arguments = arguments
         self.prompts = prompts
         limits = hops.flatMap { Self.limits($0.configuration, $0.policy) }
     }
@@ -76,10 +78,10 @@ public struct SSHLogin: Sendable {
         return limits
     }
 
-    /// Connects, through the jump hosts, and authenticates.
+    /// Connects with libssh2, through the jump hosts, and authenticates.
     ///
     /// - Parameter loop: Where the session and its streams will live.
-    public func connect(on loop: EventLoop) async throws(SSHError) -> SSHClient {
+    func connectByLibSSH2(on loop: EventLoop) async throws(SSHError) -> SSHClient {
         if let limit = limits.first(where: \.isDecisive) {
             throw SSHError(
                 .unsupported,

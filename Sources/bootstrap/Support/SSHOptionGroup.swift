@@ -35,6 +35,23 @@ struct SSHOptionGroup: ParsableArguments {
     )
     var configurationFile: String?
 
+    @Option(
+        name: [.customLong("ssh-engine")],
+        help: ArgumentHelp(
+            "What logs in: libssh2, openssh (your own ssh program), or auto: libssh2, and ssh for what it cannot do.",
+            valueName: "ENGINE"
+        ),
+        transform: { text in
+            guard let engine = SSHEngine(rawValue: text) else {
+                throw ValidationError(
+                    "the engine is one of \(SSHEngine.allCases.map(\.rawValue).joined(separator: ", "))"
+                )
+            }
+            return engine
+        }
+    )
+    var engine: SSHEngine = .automatic
+
     /// What was given on the command line.
     var arguments: SSHArguments {
         SSHArguments(
@@ -42,7 +59,8 @@ struct SSHOptionGroup: ParsableArguments {
             options: options,
             identityFiles: identityFiles,
             port: port,
-            jump: jump
+            jump: jump,
+            engine: engine
         )
     }
 

@@ -1,0 +1,85 @@
+import CLinux
+import Glibc
+
+/// A private directory for one `ssh` master: its control socket, and the host key that it saw.
+final class ControlDirectory {
+    let path: String
+    private var isRemoved = false
+
+    /// A socket's path has at most 107 bytes, and ssh first binds one with 17 more.
+    private static let maximumPath = 107 - 17 - "/s".utf8.count
+    private static let prefix = "bootstrap-ssh-"
+
+    var socket: String { "\(path)/s" }
+    /// Lines of a key type and base 64, that ``KnownHostsCommand`` writes.
+    var hostKeys: String { "\(path)/k" }
+
+    /// - Throws: ``SSHError/Code/system`` where no directory will do.
+    init() throws(SSHError) {
+        var tried: [String] = []
+        for parent in Self.parents {
+            Self.sweep(parent)
+            let name = "\(parent)/\(Self.prefix)\(getpid())-XXXXXX"
+            guard name.utf8.count <= Self.maximumPath else {
+                tried.append("\(parent) (its path is too long for a socket)")
+                continue
+            }
+            // Mode 0700, whatever the umask.
+            var template = Array(name.utf8CString)
+            if mkdtemp(&template) != nil {
+                path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+                return
+            }
+            tried.append("\(parent) (\(String(cString: strerror(errno))))")
+        }
+        throw SSHError(
+            .system,
+            "there is no directory for the control socket of ssh: tried \(tried.joined(separator: ", ")); set "
+                + "XDG_RUNTIME_DIR to a directory of yours with a short path"
+        )
+    }
+
+    deinit { remove() }
+
+    /// Idempotent.
+    func remove() {
+        guard !isRemoved else { return }
+        isRemoved = true
+        unlink(socket)
+        unlink(hostKeys)
+        rmdir(path)
+    }
+
+    var hasSocket: Bool { access(socket, F_OK) == 0 }
+
+    /// In the order of preference: the session's, the operator's own, the system's for temporary files.
+    private static var parents: [String] {
+        let account = LocalAccount.current()
+        let home =
+            account.environment["BOOTSTRAP_HOME"].flatMap { $0.isEmpty ? nil : $0 } ?? account.home + "/.bootstrap"
+        return [account.environment["XDG_RUNTIME_DIR"], home, account.environment["TMPDIR"], P_tmpdir]
+            .compactMap { $0 }.filter { $0.hasPrefix("/") }
+    }
+
+    /// Removes what processes have left that were killed: more than an hour old, and none of them runs.
+    private static func sweep(_ parent: String) {
+        guard let directory = opendir(parent) else { return }
+        defer { closedir(directory) }
+        while let entry = readdir(directory) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            guard name.hasPrefix(prefix), let owner = pid_t(name.dropFirst(prefix.count).prefix { $0.isNumber }),
+                kill(owner, 0) != 0, errno == ESRCH
+            else { continue }
+            let path = "\(parent)/\(name)"
+            var status = stat()
+            guard lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFDIR, status.st_uid == geteuid(),
+                time(nil) - status.st_mtim.tv_sec > 3600
+            else { continue }
+            unlink("\(path)/s")
+            unlink("\(path)/k")
+            rmdir(path)
+        }
+    }
+}

@@ -1,0 +1,69 @@
+import MeshIdentity
+
+/// Messages of OpenSSH's multiplexing protocol, version 4 (PROTOCOL.mux of its sources): what a program says to an `ssh` master
+/// over its control socket. Each is a length, a type and a body of SSH's data types (RFC 4251 §5).
+///
+/// After ``proxy(id:)`` the connection carries the messages of SSH's connection protocol (RFC 4254) instead, each as a length,
+/// a byte of padding length (0), a type and a body. The master puts its own channel numbers in the place of ours.
+enum MuxMessage {
+    static let version: UInt32 = 4
+
+    private enum Kind {
+        static let hello: UInt32 = 0x0000_0001
+        static let aliveCheck: UInt32 = 0x1000_0004
+        static let proxy: UInt32 = 0x1000_000F
+        static let permissionDenied: UInt32 = 0x8000_0002
+        static let failure: UInt32 = 0x8000_0003
+        static let alive: UInt32 = 0x8000_0005
+        static let proxied: UInt32 = 0x8000_000F
+    }
+
+    /// Both sides begin with it.
+    static var hello: [UInt8] { message(Kind.hello, version) }
+
+    static func aliveCheck(id: UInt32) -> [UInt8] { message(Kind.aliveCheck, id) }
+
+    /// From now on the connection carries channels.
+    static func proxy(id: UInt32) -> [UInt8] { message(Kind.proxy, id) }
+
+    private static func message(_ words: UInt32...) -> [UInt8] {
+        var body = SSHWireWriter()
+        for word in words { body.uint32(word) }
+        var message = SSHWireWriter()
+        message.string(body.bytes)
+        return message.bytes
+    }
+
+    /// What a master answers.
+    enum Answer: Equatable {
+        case hello(version: UInt32)
+        case alive(request: UInt32)
+        case proxied(request: UInt32)
+        case refused(request: UInt32, reason: String)
+        /// Of no interest here.
+        case other(UInt32)
+    }
+
+    /// - Parameter body: Without its length.
+    static func decode(_ body: some Collection<UInt8>) throws(SSHError) -> Answer {
+        var reader = SSHWireReader(body)
+        guard let kind = reader.uint32() else { throw malformed }
+        var answer: Answer?
+        switch kind {
+        case Kind.hello: answer = reader.uint32().map { .hello(version: $0) }
+        case Kind.alive: answer = reader.uint32().map { .alive(request: $0) }
+        case Kind.proxied: answer = reader.uint32().map { .proxied(request: $0) }
+        case Kind.failure, Kind.permissionDenied:
+            if let request = reader.uint32(), let reason = reader.text() {
+                answer = .refused(request: request, reason: Printable.clean(reason))
+            }
+        default: answer = .other(kind)
+        }
+        guard let answer else { throw malformed }
+        return answer
+    }
+
+    static var malformed: SSHError {
+        SSHError(.protocolViolation, "the ssh program's control socket does not speak its multiplexing protocol")
+    }
+}

@@ -1,0 +1,160 @@
+import Glibc
+import Streams
+
+/// A login by the user's own `ssh` program, with everything that it reads and can do: what works with `ssh HOST` works here.
+struct OpenSSHLogin: Sendable {
+    let destination: Destination
+    let arguments: SSHArguments
+    /// Whether ssh may ask at the terminal.
+    let isInteractive: Bool
+    /// Told what ssh says while it logs in: a host key that it has recorded, a security key that waits for a touch.
+    let warn: @Sendable (String) -> Void
+
+    /// For a login that asks nobody, beyond the time to connect.
+    private static let loginTimeout = Duration.seconds(30)
+    /// For one that may ask: sshd itself gives two minutes.
+    private static let interactiveTimeout = Duration.seconds(180)
+    private static let connectTimeout = 10
+    private static let keepAliveInterval = 15
+    /// Faster than ssh's own first choice where the processor has AES instructions.
+    private static let preferredCiphers = ["aes128-gcm@openssh.com", "aes128-ctr"]
+
+    /// Logs in, and returns when ssh has.
+    ///
+    /// - Throws: ``SSHError/Code/unsupported`` where there is no `ssh`.
+    func connect(on loop: EventLoop) async throws(SSHError) -> SSHClient {
+        guard let path = OpenSSHProgram.find() else {
+            throw SSHError(.unsupported, "\(destination): there is no ssh program in PATH (apt install openssh-client)")
+        }
+        let program = try await OpenSSHProgram.load(path, on: loop)
+        let settings = try await program.settings(userArguments, on: loop)
+        let result: Result<Established, SSHError> = await withCheckedContinuation { continuation in
+            loop.submit {
+                do throws(SSHError) {
+                    try start(program, settings, on: loop) { continuation.resume(returning: $0) }
+                } catch {
+                    continuation.resume(returning: .failure(error))
+                }
+            }
+        }
+        let established = try result.get()
+        return SSHClient(
+            established.connection,
+            hostKey: established.hostKey,
+            serverVersion: "by way of \(path) (\(program.name))",
+            on: loop
+        )
+    }
+
+    private struct Established: Sendable {
+        let connection: LoopBound<SSHConnection>
+        let hostKey: HostKey
+    }
+
+    private func start(
+        _ program: OpenSSHProgram,
+        _ settings: OpenSSHSettings,
+        on loop: EventLoop,
+        _ completion: @escaping (Result<Established, SSHError>) -> Void
+    ) throws(SSHError) {
+        let directory = try ControlDirectory()
+        let words = masterArguments(program, settings, directory) + userArguments
+        let process: OpenSSHProcess
+        do {
+            process = try OpenSSHProcess(program.path, words, on: loop)
+        } catch {
+            directory.remove()
+            throw error
+        }
+        let user = destination.user ?? settings["user"] ?? "?"
+        let peer = "\(user)@\(settings["hostname"] ?? destination.host):\(settings["port"] ?? "22")"
+        let start = MasterStart(
+            process,
+            directory: directory,
+            knownHosts: Self.knownHosts(settings),
+            timeout: isInteractive ? Self.interactiveTimeout : Self.loginTimeout,
+            warn: warn,
+            on: loop
+        )
+        start.begin { outcome in
+            switch outcome {
+            case .ready(let ready):
+                let session = OpenSSHSession(
+                    process,
+                    directory: directory,
+                    control: ready.control,
+                    log: ready.log,
+                    hostKey: ready.hostKey,
+                    peer: peer,
+                    version: "by way of \(program.path) (\(program.name))",
+                    on: loop
+                )
+                let connection = LoopBound<SSHConnection>(session, on: loop)
+                completion(.success(Established(connection: connection, hostKey: ready.hostKey)))
+            case .ended(let log):
+                let isDirect = settings["proxycommand"] == nil && settings["proxyjump"] == nil
+                let error = log.loginFailure(of: "\(destination)", isDirect: isDirect, program: program.path)
+                completion(.failure(error))
+            case .failed(let error):
+                completion(.failure(error))
+            }
+        }
+    }
+
+    private static func knownHosts(_ settings: OpenSSHSettings) -> [String] {
+        ["userknownhostsfile", "globalknownhostsfile"].compactMap { settings[$0] }.flatMap { files in
+            // Neither quoted nor escaped: the whole may be one path with spaces.
+            [files] + files.split(separator: " ").map(String.init)
+        }
+    }
+
+    // MARK: Arguments
+
+    /// What the user gave, as ssh takes it. No secret is among it.
+    private var userArguments: [String] {
+        var words: [String] = []
+        if let file = arguments.configurationFile { words += ["-F", file] }
+        for option in arguments.options { words += ["-o", option] }
+        for file in arguments.identityFiles { words += ["-i", file] }
+        if let jump = arguments.jump { words += ["-J", jump] }
+        if let port = destination.port ?? arguments.port { words += ["-p", "\(port)"] }
+        if let user = destination.user { words += ["-l", user] }
+        return words + ["--", destination.host]
+    }
+
+    /// What makes it a master, before the user's own: the first value of an option counts.
+    func masterArguments(
+        _ program: OpenSSHProgram,
+        _ settings: OpenSSHSettings,
+        _ directory: ControlDirectory
+    ) -> [String] {
+        // No terminal, no X11, and no access to the operator's agent for the device.
+        let words = ["-M", "-N", "-T", "-x", "-a", "-S", directory.socket]
+        var options = [
+            // One that stays in the foreground, and nothing of what the user's files have for a terminal session.
+            "ControlPersist=no", "ClearAllForwardings=yes", "RemoteCommand=none", "PermitLocalCommand=no", "Tunnel=no",
+        ]
+        if program.hasForkAfterAuthentication { options.append("ForkAfterAuthentication=no") }
+        if !isInteractive { options.append("BatchMode=yes") }
+        // With `no` ssh goes on with a changed key; here that is refused in every mode.
+        if ["no", "off", "false"].contains(settings["stricthostkeychecking"]) {
+            options.append("StrictHostKeyChecking=accept-new")
+        }
+        if settings["connecttimeout"] == nil { options.append("ConnectTimeout=\(Self.connectTimeout)") }
+        if (settings["serveraliveinterval"] ?? "0") == "0" {
+            options += ["ServerAliveInterval=\(Self.keepAliveInterval)", "ServerAliveCountMax=2"]
+        }
+        let defaults = program.defaultCiphers
+        if settings["ciphers"] == defaults.joined(separator: ","), !defaults.isEmpty {
+            let first = Self.preferredCiphers.filter(defaults.contains)
+            let ciphers = first + defaults.filter { !first.contains($0) }
+            options.append("Ciphers=\(ciphers.joined(separator: ","))")
+        }
+        if program.hasKnownHostsCommand && settings["knownhostscommand"] == nil {
+            options += ["LogLevel=INFO", directory.knownHostsCommand]
+        } else {
+            options.append("LogLevel=DEBUG1")
+        }
+        return words + options.flatMap { ["-o", $0] }
+    }
+}
