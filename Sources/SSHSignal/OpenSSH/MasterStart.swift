@@ -137,9 +137,14 @@ extension ControlDirectory {
     /// An option that has ssh write the host key that it is about to verify into ``hostKeys``: a line with its type and
     /// itself in base 64. Nothing the server says gets into that file but its key, and a master that has logged in has
     /// verified it.
-    var knownHostsCommand: String { Self.knownHostsCommand(writingTo: hostKeys) }
+    ///
+    /// - Parameter pinned: A fingerprint, `SHA256:…`: the command then answers that the host is known with the key that has
+    ///   it. Where ssh reads no other known hosts, it accepts no other key.
+    func knownHostsCommand(pinned: String? = nil) -> String {
+        Self.knownHostsCommand(writingTo: hostKeys, pinned: pinned)
+    }
 
-    static func knownHostsCommand(writingTo file: String) -> String {
+    static func knownHostsCommand(writingTo file: String, pinned: String? = nil) -> String {
         var path = ""
         for character in file {
             switch character {
@@ -148,7 +153,10 @@ extension ControlDirectory {
             default: path.append(character)
             }
         }
-        return "KnownHostsCommand=/bin/sh -c 'umask 077; echo \"$1 $2\" >>\"$0\"' \"\(path)\" %t %K"
+        let record = "umask 077; echo \"$1 $2\" >>\"$0\""
+        guard let pinned else { return "KnownHostsCommand=/bin/sh -c '\(record)' \"\(path)\" %t %K" }
+        let answer = "[ \"$3\" != \"$4\" ] || echo \"$5 $1 $2\""
+        return "KnownHostsCommand=/bin/sh -c '\(record); \(answer)' \"\(path)\" %t %K %f \(pinned) %H"
     }
 
     /// nil where ssh has written none, or more than one.

@@ -5,6 +5,8 @@ import Streams
 struct OpenSSHLogin: Sendable {
     let destination: Destination
     let arguments: SSHArguments
+    /// The fingerprint (`SHA256:…`) of the only host key to accept, whatever known_hosts has.
+    let pinnedHostKey: String?
     /// Whether ssh may ask at the terminal.
     let isInteractive: Bool
     /// Told what ssh says while it logs in: a host key that it has recorded, a security key that waits for a touch.
@@ -27,6 +29,13 @@ struct OpenSSHLogin: Sendable {
             throw SSHError(.unsupported, "\(destination): there is no ssh program in PATH (apt install openssh-client)")
         }
         let program = try await OpenSSHProgram.load(path, on: loop)
+        guard pinnedHostKey == nil || program.hasKnownHostsCommand else {
+            throw SSHError(
+                .unsupported,
+                "\(destination): \(path) (\(program.name)) cannot be held to one host key by its fingerprint: OpenSSH 8.5 or newer "
+                    + "can; or put the key into known_hosts"
+            )
+        }
         let settings = try await program.settings(userArguments, on: loop)
         let result: Result<Established, SSHError> = await withCheckedContinuation { continuation in
             loop.submit {
@@ -136,6 +145,9 @@ struct OpenSSHLogin: Sendable {
         ]
         if program.hasForkAfterAuthentication { options.append("ForkAfterAuthentication=no") }
         if !isInteractive { options.append("BatchMode=yes") }
+        if pinnedHostKey != nil {
+            options += ["StrictHostKeyChecking=yes", "UserKnownHostsFile=/dev/null", "GlobalKnownHostsFile=/dev/null"]
+        }
         // With `no` ssh goes on with a changed key; here that is refused in every mode.
         if ["no", "off", "false"].contains(settings["stricthostkeychecking"]) {
             options.append("StrictHostKeyChecking=accept-new")
@@ -150,8 +162,8 @@ struct OpenSSHLogin: Sendable {
             let ciphers = first + defaults.filter { !first.contains($0) }
             options.append("Ciphers=\(ciphers.joined(separator: ","))")
         }
-        if program.hasKnownHostsCommand && settings["knownhostscommand"] == nil {
-            options += ["LogLevel=INFO", directory.knownHostsCommand]
+        if program.hasKnownHostsCommand && (settings["knownhostscommand"] == nil || pinnedHostKey != nil) {
+            options += ["LogLevel=INFO", directory.knownHostsCommand(pinned: pinnedHostKey)]
         } else {
             options.append("LogLevel=DEBUG1")
         }

@@ -56,6 +56,7 @@ extension SSHLogin {
         try await OpenSSHLogin(
             destination: configuration.destination,
             arguments: arguments,
+            pinnedHostKey: nil,
             isInteractive: prompts.hostKey != nil || prompts.passphrase != nil,
             warn: prompts.warn
         ).connect(on: loop)

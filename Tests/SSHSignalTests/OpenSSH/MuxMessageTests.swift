@@ -1,3 +1,4 @@
+import MeshIdentity
 import TestPeers
 import Testing
 

@@ -119,7 +119,7 @@ import Testing
         let broken = try files.login(
             to: server,
             engine: .automatic,
-            lines: ["ProxyCommand echo no way >&2; exit 1"]
+            lines: ["ProxyCommand sh -c 'echo no way >&2; exit 1'"]
         )
         let error = await sshFailure { try await broken.connect(on: testLoops.next()) }
         #expect(error?.code == .connectionFailed)
@@ -229,6 +229,39 @@ import Testing
         let error = await sshFailure { try await login.connect(on: testLoops.next()) }
         #expect(error?.code == .hostKeyRefused)
         #expect(error?.message.contains("Host key verification failed") == true)
+    }
+
+    /// One fingerprint decides, whatever known_hosts has, and before anything secret is sent.
+    @Test(arguments: [true, false]) func aPinnedHostKey(matches: Bool) async throws {
+        let server = try await OpenSSHServer(hostKeys: ["ed25519"])
+        let own = try await server.hostKeyFingerprint()
+        let other = try await OpenSSHServer.fingerprint(server.directory.path("id_ed25519.pub"))
+        // known_hosts says the contrary.
+        let line = "[127.0.0.1]:\(server.port) "
+        let known = try files.directory.write(
+            "known_hosts",
+            line + server.directory.read(matches ? "id_ed25519.pub" : "host_ed25519.pub")
+        )
+        let login = OpenSSHLogin(
+            destination: Destination(user: OpenSSHServer.user, host: "127.0.0.1", port: server.port),
+            arguments: SSHArguments(
+                configurationFile: "none",
+                options: ["UserKnownHostsFile=\(known)", "IdentityAgent=none"],
+                identityFiles: [server.userKey]
+            ),
+            pinnedHostKey: matches ? own : other,
+            isInteractive: false,
+            warn: { _ in }
+        )
+        if matches {
+            let client = try await login.connect(on: testLoops.next())
+            #expect(client.hostKey.fingerprint == own)
+            await client.close()
+        } else {
+            let error = await sshFailure { try await login.connect(on: testLoops.next()) }
+            #expect(error?.code == .hostKeyRefused)
+            #expect(!server.log.contains("Accepted"))
+        }
     }
 
     @Test func aHostKeyThatIsUnknown() async throws {
