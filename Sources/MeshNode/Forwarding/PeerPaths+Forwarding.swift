@@ -1,14 +1,15 @@
 import Logging
+import SSHSignal
 public import Streams
 
 extension PeerPaths {
     /// Carries an accepted connection to `destination` behind the peer. The connection is reset, and the reason logged, when
     /// there is no stream for it.
-    public func carry(_ socket: Socket, to destination: Authority) {
-        openStream(to: destination) { [logger] result in
+    public func carry(_ socket: Socket, to destination: ForwardDestination) {
+        let join = { [logger] (result: Result<ByteStream, StreamError>) in
             switch result {
-            case .success(let opened):
-                Relay(socket, opened.stream) { result in
+            case .success(let stream):
+                Relay(socket, stream) { result in
                     if let failure = result.failure { logger.warning("stream to \(destination) cut: \(failure)") }
                 }.start()
             case .failure(let error):
@@ -16,5 +17,57 @@ extension PeerPaths {
                 socket.reset(error)
             }
         }
+        switch destination {
+        case .authority(let authority): openStream(to: authority) { join($0.map(\.stream)) }
+        case .unixSocket(let path): openUnixSocket(path, completion: join)
+        }
+    }
+
+    /// Serves an accepted connection as a SOCKS server (versions 5, 4 and 4a): names are resolved on the far side.
+    public func serveSOCKS(_ socket: Socket) {
+        SOCKSConnection(
+            socket,
+            dial: { [weak self] authority, completion in
+                guard let self else { return completion(.failure(StreamError(.closed, "shut down"))) }
+                openStream(to: authority) { completion($0.map(\.stream)) }
+            },
+            ended: { [logger] destination, failure in
+                guard let failure else { return }
+                logger.warning("SOCKS stream to \(destination?.description ?? "an unknown place"): \(failure)")
+            }
+        ).start()
+    }
+
+    /// Connects to a Unix socket of the peer's machine: over SSH, whichever path is in use, since HTTP/2 CONNECT has no name
+    /// for it.
+    ///
+    /// - Parameters:
+    ///   - path: Absolute, on the peer.
+    ///   - completion: Called once, on the loop.
+    public func openUnixSocket(_ path: String, completion: @escaping (Result<ByteStream, StreamError>) -> Void) {
+        withSession("Unix sockets of the far side are reached over SSH") { result in
+            switch result {
+            case .success(let session): session.openDirectStreamLocal(path: path, completion: completion)
+            case .failure(let error): completion(.failure(error))
+            }
+        }
+    }
+
+    /// Has the peer's SSH server listen, and keeps it listening: when the SSH connection was lost, it is asked again.
+    ///
+    /// - Parameter onChange: Told of each change, on the loop.
+    public func forward(_ forward: RemoteForward, onChange: @escaping (RemoteForwarding.Change) -> Void) {
+        let forwarding = RemoteForwarding(
+            forward,
+            on: loop,
+            logger: logger,
+            connect: { [weak self] completion in
+                guard let self else { return completion(.failure(StreamError(.closed, "shut down"))) }
+                withSession("the far side listens over SSH only", completion)
+            },
+            onChange: onChange
+        )
+        remoteForwardings.append(forwarding)
+        forwarding.start()
     }
 }

@@ -57,6 +57,8 @@ public final class PeerPaths {
     private var channels: [WeakStream] = []
     private var timer: LoopTimer?
     private var isShutDown = false
+    /// Ports of the far side that are kept open.
+    var remoteForwardings: [RemoteForwarding] = []
 
     /// A request is repeated this often when paths die under it; more would be a peer that accepts and dies in a loop.
     private static let attemptsPerRequest = 4
@@ -134,6 +136,7 @@ public final class PeerPaths {
         timer?.cancel()
         for tunnel in tunnels.values { tunnel.close() }
         tunnels = [:]
+        for forwarding in remoteForwardings { forwarding.stop() }
         session?.close()
         failWaiting(StreamError(.closed, "\(access.name): shut down"))
     }
@@ -283,7 +286,9 @@ public final class PeerPaths {
     /// Peers that nobody talks to cost no connection, and no PING every few seconds.
     private func releaseIfIdle() {
         channels.removeAll { $0.stream == nil }
-        guard waiting.isEmpty, channels.isEmpty, tunnels.values.allSatisfy({ $0.streamCount == 0 }) else { return }
+        guard waiting.isEmpty, channels.isEmpty, remoteForwardings.isEmpty,
+            tunnels.values.allSatisfy({ $0.streamCount == 0 })
+        else { return }
         selector.released()
         for tunnel in tunnels.values { tunnel.release() }
         session?.disconnect()
@@ -315,7 +320,16 @@ public final class PeerPaths {
         }
     }
 
+    /// Connects the SSH session, whichever path is in use.
+    func withSession(_ why: String, _ completion: @escaping (Result<SSHConnection, StreamError>) -> Void) {
+        guard let session else {
+            return completion(.failure(StreamError(.unreachable, "\(access.name) has no SSH login: \(why)")))
+        }
+        session.connect(completion)
+    }
+
     private func sessionEnded(_ error: StreamError) {
+        for forwarding in remoteForwardings { forwarding.sessionEnded(error) }
         // Tunnels inside of it notice by themselves.
         wentDown(.ssh, error)
     }

@@ -8,6 +8,8 @@ final class ChannelOpening {
         case session
         /// A connection that the server makes to `destination`.
         case directTCPIP(destination: String)
+        /// A connection that the server makes to a Unix socket.
+        case directStreamLocal(path: String)
         /// A type that no server knows. Its refusal is a sign of life, and waiting for it makes libssh2 take in what arrives
         /// while there is no channel.
         case signOfLife
@@ -56,6 +58,19 @@ final class ChannelOpening {
                 return SSHError(.refused, "\(peer) could not connect to \(destination): nothing listens there")
             }
             return SSHError(.refused, "\(peer) did not open \(destination): \(text)")
+        case .directStreamLocal(let path):
+            // OpenSSH gives the same reason for both.
+            if text.contains("connect failed") || text.contains("prohibited") {
+                return SSHError(
+                    .refused,
+                    "\(peer) did not connect to \(path): nobody listens there, or not for this user, or its sshd_config has "
+                        + "AllowStreamLocalForwarding no or DisableForwarding yes"
+                )
+            }
+            return SSHError(
+                .refused,
+                "\(peer) did not open \(path): \(text) (only OpenSSH's server forwards to Unix sockets)"
+            )
         case .session, .signOfLife:
             if text.contains("prohibited") {
                 return SSHError(.requestDenied, "\(peer) allows no session: \(text)")

@@ -52,15 +52,16 @@ public final class SSHChannel: ByteStream {
     /// A window adjustment that libssh2 has begun to send; to be repeated with the same number.
     private var pendingAdjustment: UInt = 0
 
-    init(_ raw: OpaquePointer, session: SSHSession, window: Int, peerDescription: String) {
+    /// - Parameter openedWith: What libssh2 opened the channel with; half of `window` where this side chose.
+    init(_ raw: OpaquePointer, session: SSHSession, window: Int, openedWith: Int? = nil, peerDescription: String) {
         self.raw = raw
         self.session = session
         self.window = ChannelWindow(size: window)
-        ownAdjustmentLimit = window / 2 / 4 * 3
+        ownAdjustmentLimit = (openedWith ?? window / 2) / 4 * 3
         library = session.library
         peer = peerDescription
         super.init(loop: session.loop)
-        account(for: window / 2)
+        account(for: openedWith ?? window / 2)
         refill()
     }
 
@@ -232,7 +233,8 @@ public final class SSHChannel: ByteStream {
         let open = Int(libssh2_channel_window_read_ex(raw, nil, nil))
         account(for: open)
         if pendingAdjustment == 0 {
-            guard open < window.size / 4 * 3 else { return }
+            // Well before reads have to stop.
+            guard open < max(window.size / 4 * 3, (window.size + ownAdjustmentLimit) / 2) else { return }
             pendingAdjustment = UInt(window.size - open)
         }
         let more = Int(pendingAdjustment)

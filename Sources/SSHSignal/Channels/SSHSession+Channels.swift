@@ -37,6 +37,22 @@ extension SSHSession {
         open(opening, "the connection to \(destination)")
     }
 
+    /// Has the server connect to a Unix socket (OpenSSH's PROTOCOL §2.4).
+    func openChannel(toUnixSocket path: String, completion: @escaping (Result<SSHChannel, StreamError>) -> Void) {
+        var message = SSHWireWriter()
+        message.string(path)
+        // Reserved, both.
+        message.string("")
+        message.uint32(0)
+        let opening = ChannelOpening(
+            .directStreamLocal(path: path),
+            type: "direct-streamlocal@openssh.com",
+            message: message.bytes,
+            window: ChannelWindow.initial
+        ) { completion($0.mapError(\.streamError)) }
+        open(opening, "the connection to \(path)")
+    }
+
     /// Opens a session channel and starts a command or subsystem on it.
     func startProcess(
         _ type: String,
@@ -142,10 +158,10 @@ extension SSHSession {
     private func accept(_ raw: OpaquePointer, for opening: ChannelOpening) {
         opening.timer?.cancel()
         let description: String
-        if case .directTCPIP(let destination) = opening.kind {
-            description = "\(destination) through \(peerDescription)"
-        } else {
-            description = peerDescription
+        switch opening.kind {
+        case .directTCPIP(let destination): description = "\(destination) through \(peerDescription)"
+        case .directStreamLocal(let path): description = "\(path) through \(peerDescription)"
+        case .session, .signOfLife: description = peerDescription
         }
         let channel = SSHChannel(raw, session: self, window: opening.window, peerDescription: description)
         guard let completion = opening.completion else {
@@ -249,10 +265,13 @@ extension SSHSession {
         var openings = waitingOpenings
         if let currentOpening { openings.insert(currentOpening, at: 0) }
         let requests = pendingRequests
+        let ports = waitingPorts
         let channels = channels
         waitingOpenings = []
         currentOpening = nil
         pendingRequests = []
+        waitingPorts = []
+        self.ports = []
         self.channels = []
         closingChannels = []
         for opening in openings {
@@ -262,6 +281,10 @@ extension SSHSession {
         for request in requests {
             request.timer.cancel()
             later { request.completion(error) }
+        }
+        for port in ports {
+            port.timer?.cancel()
+            if let completion = port.completion { later { completion(.failure(error)) } }
         }
         for channel in channels { channel.sessionEnded(error.streamError) }
     }

@@ -46,6 +46,37 @@ public class SSHConnection {
         fatalError("\(type(of: self)) does not override openDirectTCPIP(host:port:completion:)")
     }
 
+    /// Has the server connect to a Unix socket of its machine (OpenSSH's PROTOCOL §2.4); dropbear cannot.
+    ///
+    /// - Parameters:
+    ///   - path: Absolute.
+    ///   - completion: As for ``openDirectTCPIP(host:port:completion:)``.
+    public func openDirectStreamLocal(path: String, completion: @escaping (Result<ByteStream, StreamError>) -> Void) {
+        later {
+            completion(.failure(StreamError(.denied, "this SSH engine does not reach the Unix sockets of a server")))
+        }
+    }
+
+    /// Has the server listen on a port (RFC 4254 §7.1), until the connection ends.
+    ///
+    /// - Parameters:
+    ///   - host: Where: `localhost`, an address, or empty for all; what other machines can reach is decided by the server's
+    ///     GatewayPorts.
+    ///   - port: 0 lets the server choose.
+    ///   - accept: Called on the loop with each connection, which is the callee's to own.
+    ///   - completion: Called once, on the loop, never from inside this call: the port. The failure's code is `.denied` where
+    ///     the server does not listen.
+    public func listen(
+        host: String,
+        port: UInt16,
+        accept: @escaping (ByteStream) -> Void,
+        completion: @escaping (Result<UInt16, StreamError>) -> Void
+    ) {
+        later { completion(.failure(StreamError(.denied, "this SSH engine does not have a server listen"))) }
+    }
+
+    private func later(_ work: @escaping () -> Void) { LoopTimer(on: loop, work).schedule(after: .zero) }
+
     /// Runs `command` with the account's login shell (RFC 4254 §6.5).
     ///
     /// - Parameter completion: Called once, on the loop, never from inside this call, when the server has started it. The

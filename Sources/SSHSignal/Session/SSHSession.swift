@@ -42,6 +42,9 @@ public final class SSHSession: SSHConnection {
     var currentOpening: ChannelOpening?
     var waitingOpenings: [ChannelOpening] = []
     var pendingRequests: [ChannelRequest] = []
+    /// Ports that the server was not asked for yet, the first one perhaps, and those where it listens.
+    var waitingPorts: [RemotePort] = []
+    var ports: [RemotePort] = []
     /// What the receive windows of the channels have in common.
     var windows: WindowBudget
     /// The shortest answer to the opening of a channel, in nanoseconds; 0 before the first.
@@ -103,6 +106,24 @@ public final class SSHSession: SSHConnection {
         completion: @escaping (Result<ByteStream, StreamError>) -> Void
     ) {
         openChannel(toHost: host, port: port) { completion($0.map { $0 }) }
+    }
+
+    public override func openDirectStreamLocal(
+        path: String,
+        completion: @escaping (Result<ByteStream, StreamError>) -> Void
+    ) {
+        openChannel(toUnixSocket: path) { completion($0.map { $0 }) }
+    }
+
+    public override func listen(
+        host: String,
+        port: UInt16,
+        accept: @escaping (ByteStream) -> Void,
+        completion: @escaping (Result<UInt16, StreamError>) -> Void
+    ) {
+        startListening(
+            RemotePort(host: host, port: port, accept: accept) { completion($0.mapError(\.streamError)) }
+        )
     }
 
     public override func execute(_ command: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
@@ -191,7 +212,9 @@ public final class SSHSession: SSHConnection {
             if phase == .open && endingError == nil {
                 progress = stepOpenings() || progress
                 progress = stepRequests() || progress
+                progress = stepPorts() || progress
                 stepClosing()
+                acceptConnections()
                 takeIn()
                 progress = progress || (library.hasInbound && startHousekeeping())
             }

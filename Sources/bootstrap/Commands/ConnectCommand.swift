@@ -11,7 +11,7 @@ import UnixSignals
 struct ConnectCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "connect",
-        abstract: "Reach services of a device: like ssh -L, over the fastest path that works.",
+        abstract: "Reach services of a device: like ssh -L, -R, -D and -W, over the fastest path that works.",
         discussion: """
             DEST is the name of an enrolled device, or whatever `ssh` would take. Streams to an enrolled device go over \
             mutual TLS and HTTP/2 (path h2), the same inside of SSH (h2-over-ssh), or plain SSH (ssh): the best one that \
@@ -20,6 +20,10 @@ struct ConnectCommand: AsyncParsableCommand {
 
               bootstrap connect device1 -L 5432:localhost:5432
               psql -h 127.0.0.1 -p 5432
+
+            -R and Unix sockets of the far side need SSH, which is connected for them beside the path in use. -D resolves names \
+            on the far side. -W makes one connection of standard input and output, for ssh's ProxyCommand and the like; each \
+            direction ends on its own.
 
             The device decides by its own policy which ports may be reached: `bootstrap enroll --allow-port` names them.
             """
@@ -31,11 +35,33 @@ struct ConnectCommand: AsyncParsableCommand {
     @Option(
         name: [.customShort("L")],
         help: ArgumentHelp(
-            "Listen here and connect there: [bind_address:]port:host:hostport, as ssh has it. May be repeated.",
+            "Listen here and connect there: [bind_address:]port:host:hostport, as ssh has it; a path in place of either end is "
+                + "a Unix socket. May be repeated.",
             valueName: "FORWARD"
         )
     )
     var forwards: [String] = []
+
+    @Option(
+        name: [.customShort("R")],
+        help: ArgumentHelp(
+            "Listen there and connect here: [bind_address:]port:host:hostport. Port 0: the far side chooses, and it is printed.",
+            valueName: "FORWARD"
+        )
+    )
+    var remoteForwards: [String] = []
+
+    @Option(
+        name: [.customShort("D")],
+        help: ArgumentHelp("Listen here as a SOCKS server (5, 4 and 4a): [bind_address:]port.", valueName: "ADDRESS")
+    )
+    var dynamicForwards: [String] = []
+
+    @Option(
+        name: [.customShort("W")],
+        help: ArgumentHelp("Connect standard input and output to host:port there.", valueName: "HOST:PORT")
+    )
+    var standardForward: String?
 
     @Option(help: ArgumentHelp("auto, h2, h2-over-ssh or ssh.", valueName: "PATH"))
     var path: NodeConfiguration.PathPreference = .automatic
@@ -44,24 +70,39 @@ struct ConnectCommand: AsyncParsableCommand {
     @OptionGroup var authority: CAAccess
 
     func validate() throws {
-        guard !forwards.isEmpty else { throw ValidationError("give at least one -L [bind_address:]port:host:hostport") }
+        guard standardForward != nil || !(forwards + remoteForwards + dynamicForwards).isEmpty else {
+            throw ValidationError(
+                "give at least one of -L [bind_address:]port:host:hostport, -R (the same, listening there), "
+                    + "-D [bind_address:]port and -W host:port"
+            )
+        }
     }
 
     func run() async throws {
         startLogging(.warning)
-        let forwards: [PortForward]
-        do throws(StreamError) {
-            var parsed: [PortForward] = []
-            for text in self.forwards { parsed.append(try PortForward(parsing: text)) }
-            forwards = parsed
-        } catch {
-            throw fail(error.message, .usage)
-        }
+        let forwards = try parseForwards()
         let device = try findDevice()
         let identity = try device.map { try OperatorIdentity(for: $0, authority: authority) }
         let access = try makeAccess(device)
         let connection = Connection(access: access, identity: identity, forwards: forwards, name: destination)
         try await connection.run()
+    }
+
+    private func parseForwards() throws -> Forwards {
+        var parsed = Forwards()
+        do throws(StreamError) {
+            for text in forwards { parsed.local.append(try PortForward(parsing: text)) }
+            for text in remoteForwards { parsed.remote.append(try RemoteForward(parsing: text)) }
+            for text in dynamicForwards { parsed.dynamic.append(try DynamicForward(parsing: text)) }
+        } catch {
+            throw fail(error.message, .usage)
+        }
+        do throws(StreamError) {
+            parsed.standard = try standardForward.map { text throws(StreamError) in try Authority(parsing: text) }
+        } catch {
+            throw fail("-W: \(error.message)", .usage)
+        }
+        return parsed
     }
 
     private func findDevice() throws -> DeviceRecord? {
@@ -122,12 +163,25 @@ extension NodeConfiguration.PathPreference: ExpressibleByArgument {
     }
 }
 
+/// What the command line asks for.
+private struct Forwards: Sendable {
+    var local: [PortForward] = []
+    var remote: [RemoteForward] = []
+    var dynamic: [DynamicForward] = []
+    var standard: Authority?
+}
+
 /// A device, its forwards, and the paths between them, until somebody stops the command.
 private struct Connection: Sendable {
     let access: PeerAccess
     let identity: OperatorIdentity?
-    let forwards: [PortForward]
+    let forwards: Forwards
     let name: String
+
+    /// Standard output belongs to the stream of `-W`.
+    private func report(_ line: String) {
+        if forwards.standard == nil { printLine(line) } else { printError(line) }
+    }
 
     func run() async throws {
         let loop = EventLoop(name: "connect")
@@ -152,6 +206,8 @@ private struct Connection: Sendable {
                 return LoopBound(paths, on: loop)
             }
             try await listen(paths, on: loop)
+        } catch let error as ExitCode {
+            throw error
         } catch {
             throw fail("\(error)")
         }
@@ -162,6 +218,10 @@ private struct Connection: Sendable {
                 for await _ in signals { return }
             }
             group.addTask { try await follow(events.stream, paths, own: credential?.id) }
+            if !forwards.remote.isEmpty { group.addTask { try await listenRemotely(paths, on: loop) } }
+            if let destination = forwards.standard {
+                group.addTask { try await carryStandardStream(to: destination, paths, on: loop) }
+            }
             if let identity, let credential {
                 group.addTask { try await renew(credential, identity, paths) }
             }
@@ -173,14 +233,82 @@ private struct Connection: Sendable {
     }
 
     private func listen(_ paths: LoopBound<PeerPaths>, on loop: EventLoop) async throws {
-        for forward in forwards {
+        // A Unix socket is for this user alone (StreamLocalBindMask of ssh_config(5)).
+        let mask = umask(0o177)
+        defer { _ = umask(mask) }
+        for forward in forwards.local {
             let address = try await loop.execute {
                 let listener = try Listener(bind: forward.bind, on: loop) { socket in
                     paths.withValue { $0.carry(socket, to: forward.destination) }
                 }
                 return listener.localAddress
             }
-            printLine("listening \(address) → \(forward.destination) on \(name)")
+            report("listening \(address) → \(forward.destination) on \(name)")
+        }
+        for forward in forwards.dynamic {
+            let address = try await loop.execute {
+                let listener = try Listener(bind: forward.bind, on: loop) { socket in
+                    paths.withValue { $0.serveSOCKS(socket) }
+                }
+                return listener.localAddress
+            }
+            report("listening \(address) → SOCKS on \(name)")
+        }
+    }
+
+    /// Keeps the far side's ports open; ends when it does not want to listen.
+    private func listenRemotely(_ paths: LoopBound<PeerPaths>, on loop: EventLoop) async throws {
+        let changes = AsyncStream<(RemoteForward, RemoteForwarding.Change)>.makeStream()
+        loop.submit {
+            paths.withValue { paths in
+                for forward in forwards.remote {
+                    paths.forward(forward) { changes.continuation.yield((forward, $0)) }
+                }
+            }
+        }
+        for await (forward, change) in changes.stream {
+            switch change {
+            case .listening(let port):
+                let host = forward.bindHost.isEmpty ? "*" : forward.bindHost
+                report("listening \(host):\(port) on \(name) → \(forward.destination)")
+                if host != "localhost" && host != "127.0.0.1" && host != "::1" {
+                    printError(
+                        "Other machines reach that port only where GatewayPorts in the sshd_config of \(name) allows it."
+                    )
+                }
+            case .refused(let error): throw fail("-R \(forward): \(error.message)", .denied)
+            case .lost(let error): printError("-R \(forward): \(error.message); trying again")
+            }
+        }
+    }
+
+    /// Ends with the stream.
+    private func carryStandardStream(
+        to destination: Authority,
+        _ paths: LoopBound<PeerPaths>,
+        on loop: EventLoop
+    ) async throws {
+        let ends = AsyncStream<StreamError?>.makeStream()
+        let written = try await loop.execute {
+            let standard = try StandardStream(on: loop)
+            paths.withValue { paths in
+                paths.openStream(to: destination) { result in
+                    switch result {
+                    case .success(let opened):
+                        Relay(standard.stream, opened.stream) { ends.continuation.yield($0.failure) }.start()
+                    case .failure(let error):
+                        standard.stream.reset(error)
+                        ends.continuation.yield(error)
+                    }
+                }
+            }
+            return standard.written
+        }
+        for await failure in ends.stream {
+            // The last bytes are on their way to standard output.
+            for await _ in written {}
+            guard let failure else { return }
+            throw fail("\(destination): \(failure.message)", failure.code == .denied ? .denied : .failed)
         }
     }
 
@@ -190,10 +318,10 @@ private struct Connection: Sendable {
         for await event in events {
             switch event {
             case .using(let transport, _, _, let peer):
-                printLine("\(event)")
+                report("\(event)")
                 if !hasBeenUp || peer != nil, let own {
                     let other = peer?.description ?? "by SSH host key only"
-                    if !hasBeenUp || transport == .h2 { printLine("identities: local \(own), peer \(other)") }
+                    if !hasBeenUp || transport == .h2 { report("identities: local \(own), peer \(other)") }
                 }
                 hasBeenUp = true
             case .unreachable(let error):

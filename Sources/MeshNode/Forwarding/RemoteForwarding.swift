@@ -1,0 +1,121 @@
+import Logging
+import SSHSignal
+public import Streams
+
+/// Keeps one port of the far side open for this side (`ssh -R`): asks for it over the peer's SSH connection, connects what
+/// arrives there to this side's destination, and asks again when the connection was lost. Confined to its loop.
+public final class RemoteForwarding {
+    public enum Change: Sendable {
+        /// The far side listens, on this port.
+        case listening(UInt16)
+        /// The far side's server says no: asking again would not help.
+        case refused(StreamError)
+        /// There is no SSH connection now; it is tried again.
+        case lost(StreamError)
+    }
+
+    typealias Connector = (@escaping (Result<SSHConnection, StreamError>) -> Void) -> Void
+
+    private let forward: RemoteForward
+    private let loop: EventLoop
+    private let logger: Logger
+    private let connect: Connector
+    private let onChange: (Change) -> Void
+    private var retry: LoopTimer?
+    private var failures = 0
+    private var isStopped = false
+    /// What the far side chose, to ask for the same one again.
+    private var port: UInt16
+
+    private static let firstPause: Duration = .seconds(1)
+    private static let longestPause: Duration = .seconds(30)
+
+    init(
+        _ forward: RemoteForward,
+        on loop: EventLoop,
+        logger: Logger,
+        connect: @escaping Connector,
+        onChange: @escaping (Change) -> Void
+    ) {
+        self.forward = forward
+        self.loop = loop
+        self.logger = logger
+        self.connect = connect
+        self.onChange = onChange
+        port = forward.port
+        retry = LoopTimer(on: loop) { [weak self] in self?.start() }
+    }
+
+    func start() {
+        guard !isStopped else { return }
+        connect { [weak self] result in
+            switch result {
+            case .success(let session): self?.listen(over: session)
+            case .failure(let error): self?.lost(error)
+            }
+        }
+    }
+
+    func stop() {
+        isStopped = true
+        retry?.cancel()
+    }
+
+    /// The SSH connection is gone, and the port with it.
+    func sessionEnded(_ error: StreamError) {
+        guard retry?.isScheduled == false else { return }
+        lost(error)
+    }
+
+    private func listen(over session: SSHConnection) {
+        session.listen(host: forward.bindHost, port: port) { [weak self] stream in
+            self?.accepted(stream)
+        } completion: { [weak self] result in
+            guard let self, !isStopped else { return }
+            switch result {
+            case .success(let port):
+                self.port = port
+                failures = 0
+                onChange(.listening(port))
+            case .failure(let error) where error.code == .denied:
+                stop()
+                onChange(.refused(error))
+            case .failure(let error): lost(error)
+            }
+        }
+    }
+
+    private func lost(_ error: StreamError) {
+        guard !isStopped else { return }
+        let pause = min(Self.firstPause * (1 << min(failures, 5)), Self.longestPause)
+        failures += 1
+        retry?.schedule(after: pause)
+        onChange(.lost(error))
+    }
+
+    private func accepted(_ stream: ByteStream) {
+        let join = { [logger, forward] (result: Result<Socket, StreamError>) in
+            switch result {
+            case .success(let socket):
+                Relay(stream, socket) { result in
+                    if let failure = result.failure {
+                        logger.warning("stream to \(forward.destination) cut: \(failure)")
+                    }
+                }.start()
+            case .failure(let error):
+                logger.warning("no connection to \(forward.destination) for \(stream.peerDescription): \(error)")
+                stream.reset(error)
+            }
+        }
+        switch forward.destination {
+        case .authority(let authority):
+            Dialer(authority, on: loop, check: { _ in nil }, completion: join).start()
+        case .unixSocket(let path):
+            do throws(StreamError) {
+                Socket.connect(to: try SocketAddress(unixPath: path), on: loop, completion: join)
+            } catch {
+                join(.failure(error))
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+import Streams
+
+/// The server's side of a SOCKS handshake, version 5 without authentication (RFC 1928), and versions 4 and 4a: what a client
+/// wants to be connected to. Names stay names: they are resolved where the stream ends.
+///
+/// ```
+///   version 5:   greeting ──→ (method) ──→ request ──→ connect ──→ (reply)
+///   version 4:   request, user, name of 4a ──────────→ connect ──→ (reply)
+/// ```
+///
+/// No I/O: it says how many bytes it needs next, and what to do with them. Never more than the handshake is asked for, so that
+/// what the client sends early stays in its socket.
+struct SOCKSHandshake {
+    enum Action: Equatable {
+        /// Read exactly this many bytes and hand them to ``SOCKSHandshake/received(_:)``.
+        case read(Int)
+        /// Send these, then read.
+        case send([UInt8], thenRead: Int)
+        /// Connect, and answer with ``SOCKSHandshake/reply(_:)``.
+        case connect(Authority)
+        /// Send these, and close.
+        case refuse([UInt8], StreamError)
+    }
+
+    private enum State {
+        case version
+        case methodCount
+        case methods
+        case request
+        case address(kind: UInt8)
+        case nameLength
+        case request4
+        /// The user's name is read and forgotten, up to its NUL; a name to connect to may follow.
+        case user4(port: UInt16, address: [UInt8], length: Int)
+        case name4(port: UInt16, name: [UInt8])
+        case done
+    }
+
+    private var state = State.version
+    private var isVersion4 = false
+
+    /// What to do first.
+    static let start = Action.read(1)
+
+    /// RFC 1928 §6 limits names to 255 bytes; version 4 has no limit of its own.
+    private static let longestName = 255
+
+    /// - Parameter bytes: As many as were asked for.
+    mutating func received(_ bytes: [UInt8]) -> Action {
+        switch state {
+        case .version:
+            switch bytes[0] {
+            case 5:
+                state = .methodCount
+                return .read(1)
+            case 4:
+                isVersion4 = true
+                state = .request4
+                return .read(7)
+            default:
+                // An HTTP request to the wrong port, most likely: no answer would be understood.
+                return refuse([], "does not speak SOCKS: the first byte is \(bytes[0])")
+            }
+        case .methodCount:
+            guard bytes[0] > 0 else { return refuse([5, 0xFF], "offers no method of authentication") }
+            state = .methods
+            return .read(Int(bytes[0]))
+        case .methods:
+            guard bytes.contains(0) else {
+                return refuse([5, 0xFF], "insists on authentication, which this server does not have")
+            }
+            state = .request
+            return .send([5, 0], thenRead: 4)
+        case .request: return request(bytes)
+        case .nameLength:
+            guard bytes[0] > 0 else { return refuse(Self.reply5(1), "asks for an empty name") }
+            state = .address(kind: 3)
+            return .read(Int(bytes[0]) + 2)
+        case .address(let kind): return address(bytes, kind: kind)
+        case .request4: return request4(bytes)
+        case .user4(let port, let address, let length):
+            guard bytes[0] != 0 else { return userEnded(port: port, address: address) }
+            guard length < Self.longestName else { return refuse(Self.reply4(0x5B), "has a user name without an end") }
+            state = .user4(port: port, address: address, length: length + 1)
+            return .read(1)
+        case .name4(let port, let name):
+            guard bytes[0] != 0 else { return connect(host: String(decoding: name, as: UTF8.self), port: port) }
+            guard name.count < Self.longestName else {
+                return refuse(Self.reply4(0x5B), "asks for a name without an end")
+            }
+            state = .name4(port: port, name: name + bytes)
+            return .read(1)
+        case .done: return refuse([], "goes on after the handshake")
+        }
+    }
+
+    /// What the client is told when the connection is there, or why it is not.
+    func reply(_ failure: StreamError?) -> [UInt8] {
+        guard !isVersion4 else { return Self.reply4(failure == nil ? 0x5A : 0x5B) }
+        let code: UInt8 =
+            switch failure?.code {
+            case nil: 0
+            case .denied?, .authentication?: 2
+            case .unreachable?: 4
+            case .refused?: 5
+            case .timedOut?: 6
+            default: 1
+            }
+        return Self.reply5(code)
+    }
+
+    // MARK: -
+
+    private mutating func request(_ bytes: [UInt8]) -> Action {
+        guard bytes[0] == 5 else { return refuse(Self.reply5(1), "changes its version to \(bytes[0])") }
+        guard bytes[1] == 1 else {
+            return refuse(
+                Self.reply5(7),
+                "asks for command \(bytes[1]); only CONNECT (1) is served, neither BIND nor UDP"
+            )
+        }
+        switch bytes[3] {
+        case 1:
+            state = .address(kind: 1)
+            return .read(4 + 2)
+        case 4:
+            state = .address(kind: 4)
+            return .read(16 + 2)
+        case 3:
+            state = .nameLength
+            return .read(1)
+        default: return refuse(Self.reply5(8), "asks for an address of the unknown kind \(bytes[3])")
+        }
+    }
+
+    private mutating func address(_ bytes: [UInt8], kind: UInt8) -> Action {
+        let host = bytes.dropLast(2)
+        let port = UInt16(bytes[bytes.count - 2]) << 8 | UInt16(bytes[bytes.count - 1])
+        switch kind {
+        case 1: return connect(host: Self.ipv4(host), port: port)
+        case 4: return connect(host: Self.ipv6(host), port: port)
+        default: return connect(host: String(decoding: host, as: UTF8.self), port: port)
+        }
+    }
+
+    private mutating func request4(_ bytes: [UInt8]) -> Action {
+        guard bytes[0] == 1 else {
+            return refuse(Self.reply4(0x5B), "asks for command \(bytes[0]); only CONNECT (1) is served, not BIND")
+        }
+        state = .user4(port: UInt16(bytes[1]) << 8 | UInt16(bytes[2]), address: Array(bytes[3...]), length: 0)
+        return .read(1)
+    }
+
+    private mutating func userEnded(port: UInt16, address: [UInt8]) -> Action {
+        // 0.0.0.x is no address: a name follows (SOCKS 4a).
+        guard address.prefix(3).allSatisfy({ $0 == 0 }), address[3] != 0 else {
+            return connect(host: Self.ipv4(address[...]), port: port)
+        }
+        state = .name4(port: port, name: [])
+        return .read(1)
+    }
+
+    private mutating func connect(host: String, port: UInt16) -> Action {
+        do throws(StreamError) {
+            let authority = try Authority(host: host, port: port)
+            state = .done
+            return .connect(authority)
+        } catch {
+            return refuse(
+                isVersion4 ? Self.reply4(0x5B) : Self.reply5(1),
+                "asks for something impossible: \(error.message)"
+            )
+        }
+    }
+
+    private mutating func refuse(_ reply: [UInt8], _ reason: String) -> Action {
+        state = .done
+        return .refuse(reply, StreamError(.badRequest, "the SOCKS client \(reason)"))
+    }
+
+    /// The address that the server has bound is not told: it is the far side's affair.
+    private static func reply5(_ code: UInt8) -> [UInt8] { [5, code, 0, 1, 0, 0, 0, 0, 0, 0] }
+
+    private static func reply4(_ code: UInt8) -> [UInt8] { [0, code, 0, 0, 0, 0, 0, 0] }
+
+    private static func ipv4(_ bytes: ArraySlice<UInt8>) -> String { bytes.map(String.init).joined(separator: ".") }
+
+    private static func ipv6(_ bytes: ArraySlice<UInt8>) -> String {
+        let bytes = Array(bytes)
+        return stride(from: 0, to: 16, by: 2)
+            .map { String(UInt16(bytes[$0]) << 8 | UInt16(bytes[$0 + 1]), radix: 16) }
+            .joined(separator: ":")
+    }
+}

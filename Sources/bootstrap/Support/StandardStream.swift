@@ -1,0 +1,74 @@
+import CLinux
+import Glibc
+import Streams
+
+/// Standard input and output as one byte stream, whatever they are.
+///
+/// Two threads copy between them and a socket pair: epoll takes no files, and to make an inherited descriptor non-blocking
+/// would change it for every process that has it.
+struct StandardStream {
+    /// Its end is that of standard input; what is written to it goes to standard output.
+    let stream: Socket
+    /// Yields once everything that was written to ``stream`` is in standard output.
+    let written: AsyncStream<Void>
+
+    /// Loop only. The process's standard input and output belong to the stream from now on.
+    init(on loop: EventLoop) throws(StreamError) {
+        let (socket, descriptor) = try Socket.pairWithDescriptor(on: loop)
+        _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) & ~O_NONBLOCK)
+        let written = AsyncStream<Void>.makeStream()
+        stream = socket
+        self.written = written.stream
+        startThread {
+            copy(from: STDIN_FILENO) { send(descriptor, $0, $1, Int32(MSG_NOSIGNAL)) }
+            // The end travels on; the other direction goes on.
+            shutdown(descriptor, Int32(SHUT_WR))
+        }
+        startThread {
+            let isWhole = copy(from: descriptor) { write(STDOUT_FILENO, $0, $1) }
+            // Whoever reads standard output sees its end at once; nobody to read it ends everything.
+            let nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC)
+            if nowhere >= 0 { dup2(nowhere, STDOUT_FILENO) }
+            if !isWhole { shutdown(descriptor, Int32(SHUT_RDWR)) }
+            written.continuation.yield()
+            written.continuation.finish()
+        }
+    }
+}
+
+/// Returns false when the destination takes no more.
+@discardableResult
+private func copy(from source: Int32, to sink: (UnsafeRawPointer, Int) -> Int) -> Bool {
+    withUnsafeTemporaryAllocation(byteCount: 65536, alignment: 16) { buffer in
+        guard let base = buffer.baseAddress else { return false }
+        while true {
+            let count = read(source, base, buffer.count)
+            if count < 0 && errno == EINTR { continue }
+            guard count > 0 else { return true }
+            var done = 0
+            while done < count {
+                let result = sink(base + done, count - done)
+                if result < 0 && errno == EINTR { continue }
+                guard result > 0 else { return false }
+                done += result
+            }
+        }
+    }
+}
+
+private final class ThreadWork: Sendable {
+    let body: @Sendable () -> Void
+    init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+}
+
+private let threadMain: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = { context in
+    if let context { Unmanaged<ThreadWork>.fromOpaque(context).takeRetainedValue().body() }
+    return nil
+}
+
+private func startThread(_ body: @escaping @Sendable () -> Void) {
+    var thread = pthread_t()
+    let result = pthread_create(&thread, nil, threadMain, Unmanaged.passRetained(ThreadWork(body)).toOpaque())
+    precondition(result == 0, "pthread_create failed: error \(result)")
+    pthread_detach(thread)
+}

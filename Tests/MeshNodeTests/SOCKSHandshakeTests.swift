@@ -1,0 +1,104 @@
+import Streams
+import Testing
+
+@testable import MeshNode
+
+@Suite struct SOCKSHandshakeTests {
+    /// Feeds `input` in the pieces that are asked for; returns what was sent, and how it ended.
+    private func run(_ input: [UInt8]) -> (sent: [UInt8], end: SOCKSHandshake.Action?, rest: [UInt8], SOCKSHandshake) {
+        var handshake = SOCKSHandshake()
+        var rest = input[...]
+        var sent: [UInt8] = []
+        var action = SOCKSHandshake.start
+        while true {
+            let count: Int
+            switch action {
+            case .read(let wanted): count = wanted
+            case .send(let bytes, let wanted):
+                sent += bytes
+                count = wanted
+            case .connect, .refuse: return (sent, action, Array(rest), handshake)
+            }
+            guard rest.count >= count else { return (sent, nil, Array(rest), handshake) }
+            action = handshake.received(Array(rest.prefix(count)))
+            rest = rest.dropFirst(count)
+        }
+    }
+
+    private static let greeting: [UInt8] = [5, 2, 2, 0]
+
+    @Test func version5TakesNamesAndAddresses() throws {
+        let name = Array("Db.Prod".utf8)
+        let requests: [([UInt8], String)] = [
+            ([5, 1, 0, 3, UInt8(name.count)] + name + [0x15, 0x38], "db.prod:5432"),
+            ([5, 1, 0, 1, 10, 0, 0, 7, 0, 80], "10.0.0.7:80"),
+            ([5, 1, 0, 4, 0xFD] + [UInt8](repeating: 0, count: 14) + [2, 0, 80], "[fd00::2]:80"),
+        ]
+        for (request, expected) in requests {
+            // What the client sends early is not touched.
+            let result = run(Self.greeting + request + [1, 2, 3])
+            #expect(result.sent == [5, 0])
+            #expect(result.end == .connect(try Authority(parsing: expected)))
+            #expect(result.rest == [1, 2, 3])
+            #expect(result.3.reply(nil) == [5, 0, 0, 1, 0, 0, 0, 0, 0, 0])
+            #expect(result.3.reply(StreamError(.denied, ""))[1] == 2)
+            #expect(result.3.reply(StreamError(.refused, ""))[1] == 5)
+        }
+    }
+
+    @Test func version4TakesAddressesAnd4aNames() throws {
+        let user = Array("me".utf8) + [0]
+        let plain = run([4, 1, 0, 80, 10, 0, 0, 7] + user + [9])
+        #expect(plain.end == .connect(try Authority(parsing: "10.0.0.7:80")))
+        #expect(plain.rest == [9])
+        #expect(plain.3.reply(nil) == [0, 0x5A, 0, 0, 0, 0, 0, 0])
+        #expect(plain.3.reply(StreamError(.refused, ""))[1] == 0x5B)
+        let named = run([4, 1, 0x15, 0x38, 0, 0, 0, 1] + user + Array("db.prod".utf8) + [0])
+        #expect(named.end == .connect(try Authority(parsing: "db.prod:5432")))
+    }
+
+    @Test(
+        arguments: [
+            (Array("GET / HTTP/1.1".utf8), [], "SOCKS"),
+            ([5, 0], [5, 0xFF], "method"),
+            ([5, 1, 2], [5, 0xFF], "authentication"),
+            (greeting + [5, 2, 0, 1, 10, 0, 0, 7, 0, 80], [5, 7, 0, 1, 0, 0, 0, 0, 0, 0], "BIND"),
+            (greeting + [5, 1, 0, 9, 0, 0], [5, 8, 0, 1, 0, 0, 0, 0, 0, 0], "kind"),
+            (greeting + [5, 1, 0, 3, 0], [5, 1, 0, 1, 0, 0, 0, 0, 0, 0], "empty"),
+            (greeting + [5, 1, 0, 3, 3, 0x61, 0x0A, 0x62, 0, 80], [5, 1, 0, 1, 0, 0, 0, 0, 0, 0], "impossible"),
+            (greeting + [5, 1, 0, 1, 10, 0, 0, 7, 0, 0], [5, 1, 0, 1, 0, 0, 0, 0, 0, 0], "impossible"),
+            ([4, 2, 0, 80, 10, 0, 0, 7], [0, 0x5B, 0, 0, 0, 0, 0, 0], "BIND"),
+            (
+                [4, 1, 0, 80, 10, 0, 0, 7] + [UInt8](repeating: 0x61, count: 300), [0, 0x5B, 0, 0, 0, 0, 0, 0],
+                "user name"
+            ),
+            (
+                [4, 1, 0, 80, 0, 0, 0, 7, 0] + [UInt8](repeating: 0x61, count: 300), [0, 0x5B, 0, 0, 0, 0, 0, 0], "name"
+            ),
+        ] as [([UInt8], [UInt8], String)]
+    )
+    func refuses(input: [UInt8], reply: [UInt8], reason: String) {
+        guard case .refuse(reply, let error) = run(input).end else {
+            Issue.record("not refused as it should be: \(run(input))")
+            return
+        }
+        #expect(error.code == .badRequest)
+        #expect(error.message.contains(reason), "\(error)")
+    }
+
+    /// Whatever comes, it ends or asks for a few bytes more, and never traps.
+    @Test func anyBytes() {
+        var state: UInt64 = 42
+        func next() -> UInt8 {
+            state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+            return UInt8(truncatingIfNeeded: state >> 56)
+        }
+        for _ in 0..<20_000 {
+            var input = (0..<Int(next())).map { _ in next() }
+            if !input.isEmpty { input[0] = next() % 2 + 4 }
+            if input.count > 1, input[0] == 5 { input[1] = next() % 4 }
+            let result = run(input)
+            if case .connect(let authority)? = result.end { #expect(authority.port > 0) }
+        }
+    }
+}
