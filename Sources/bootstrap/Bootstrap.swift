@@ -17,6 +17,7 @@ struct Bootstrap: AsyncParsableCommand {
             ExecCommand.self,
             ExplainCommand.self,
             NodeCommand.self,
+            RelayCommand.self,
             RenewCommand.self,
             RevokeCommand.self,
             SignalCommand.self,

@@ -153,4 +153,38 @@ import Testing
         }
         await journey.stop()
     }
+
+    /// The server forbids forwarding: the mesh's streams go through a command of the agent, and identity and policy hold.
+    @Test(arguments: [
+        ["AllowTcpForwarding no"], ["DisableForwarding yes", "MaxSessions 1"], ["PermitOpen 127.0.0.1:1"],
+    ])
+    func aServerThatDoesNotForward(lines: [String]) async throws {
+        let journey = try await Journey(sshd: try await OpenSSHServer(configuration: lines))
+        let backend = try EchoServer()
+        try await journey.makeAuthority()
+        let enrolled = try await journey.enroll(allow: backend.port)
+        #expect(enrolled.succeeded, "\(enrolled.standardError)")
+        let (port, forbidden) = (FreePort.next(), FreePort.next())
+        let connect = try journey.start(
+            [
+                "connect", "device1", "--path", "h2-over-ssh", "-L", "\(port):localhost:\(backend.port)", "-L",
+                "\(forbidden):localhost:1",
+            ]
+        )
+        let line = try await connect.standardOutput.line(containing: "through the agent")
+        #expect(line.contains("AllowTcpForwarding no"))
+        _ = try await connect.standardOutput.line(containing: "path h2-over-ssh: ")
+        _ = try await connect.standardOutput.line(containing: "peer spiffe://journey.example/")
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for seed in 1...4 as ClosedRange<UInt64> { group.addTask { try await exchange(port, seed: seed) } }
+            try await group.waitForAll()
+        }
+        // The device's policy decides, as ever.
+        let (_, ending) = try await TCPClient.exchange(port: forbidden, sending: [])
+        #expect(ending == .broken(ECONNRESET))
+        #expect(connect.standardError.text.contains("no stream to localhost:1"), "\(connect.standardError.text)")
+        connect.signal(SIGTERM)
+        #expect(try await connect.exit() == .exited(0))
+        await journey.stop()
+    }
 }

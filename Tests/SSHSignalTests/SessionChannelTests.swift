@@ -168,6 +168,24 @@ import Testing
         }
     }
 
+    @Test func forwardingThatAKeyOrDropbearForbids() async throws {
+        let echo = try EchoServer()
+        for options in ["restrict", "no-port-forwarding", "permitopen=\"127.0.0.1:1\""] {
+            let server = try await OpenSSHServer(authorizedKeyOptions: options)
+            let client = try await server.connect()
+            let error = await streamFailure { try await client.openDirectTCPIP(host: "127.0.0.1", port: echo.port) }
+            #expect(error?.code == .denied, "\(options)")
+            #expect(error?.message.contains("authorized_keys") == true)
+            await client.close()
+        }
+        let dropbear = try await DropbearServer(arguments: ["-j", "-k"])
+        let client = try await dropbear.connect()
+        let error = await streamFailure { try await client.openDirectTCPIP(host: "127.0.0.1", port: echo.port) }
+        #expect(error?.code == .denied, "\(String(describing: error))")
+        await client.close()
+        await dropbear.stop()
+    }
+
     @Test func aPortWhereNothingListens() async throws {
         let server = try await OpenSSHServer()
         let client = try await server.connect()

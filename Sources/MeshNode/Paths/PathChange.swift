@@ -5,6 +5,8 @@ public import Streams
 public enum PathChange: Sendable {
     /// New streams go over `transport` from now on.
     case using(Transport, insteadOf: Transport?, reason: String, peer: SPIFFEID?)
+    /// The SSH server does not forward, for this reason: `h2-over-ssh` goes through a command of the agent.
+    case relaying(reason: String)
     /// No path works; streams that waited were refused with this.
     case unreachable(StreamError)
     /// The peer did not prove who it is. Final, on every path.
@@ -16,6 +18,7 @@ extension PathChange: CustomStringConvertible {
         switch self {
         case .using(let transport, let before?, let reason, _): "path \(before) → \(transport): \(reason)"
         case .using(let transport, nil, let reason, _): "path \(transport): \(reason)"
+        case .relaying(let reason): "path \(Transport.h2OverSSH) goes through the agent: \(reason)"
         case .unreachable(let error): error.message
         case .refused(let error): "refused: \(error.message)"
         }

@@ -15,13 +15,17 @@ public struct PeerAccess: Sendable {
     public var expectation: PeerExpectation
     /// nil: there is no SSH login, and neither `h2-over-ssh` nor `ssh`.
     public var login: SSHLogin?
+    /// What to run on its machine to be joined to its HBONE server, where the SSH server does not forward; nil: there is no
+    /// agent.
+    public var relayCommand: String?
 
     public init(
         name: String,
         transports: [Transport],
         hbone: [Authority],
         expectation: PeerExpectation,
-        login: SSHLogin?
+        login: SSHLogin?,
+        relayCommand: String? = nil
     ) {
         precondition(!transports.isEmpty, "a peer needs at least one transport")
         self.name = name
@@ -29,6 +33,12 @@ public struct PeerAccess: Sendable {
         self.hbone = hbone
         self.expectation = expectation
         self.login = login
+        self.relayCommand = relayCommand
+    }
+
+    /// The command for ``relayCommand`` where the agent's program is at `program`, and its node's HBONE server at `port`.
+    public static func relayCommand(program: String, port: UInt16) -> String {
+        "\(shellQuoted(program)) relay 127.0.0.1:\(port)"
     }
 }
 

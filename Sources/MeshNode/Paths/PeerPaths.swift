@@ -305,15 +305,20 @@ public final class PeerPaths {
 
     /// The peer's HBONE server as its own machine reaches it.
     private func channelDialer() -> TunnelDial.LowerDialer {
-        let port = access.hbone.first?.port ?? 15008
+        let relay = AgentRelay(
+            port: access.hbone.first?.port ?? 15008,
+            command: access.relayCommand,
+            on: loop,
+            logger: logger
+        )
+        relay.onRelay = { [weak self] reason in self?.onChange(.relaying(reason: reason)) }
         return { [weak session] completion in
             guard let session else {
                 return completion(.failure(StreamError(.unreachable, "there is no SSH login")))
             }
             session.connect { result in
                 switch result {
-                case .success(let session):
-                    session.openDirectTCPIP(host: "127.0.0.1", port: port, completion: completion)
+                case .success(let session): relay.open(over: session, completion: completion)
                 case .failure(let error): completion(.failure(error))
                 }
             }

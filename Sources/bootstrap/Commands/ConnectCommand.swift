@@ -138,12 +138,14 @@ struct ConnectCommand: AsyncParsableCommand {
                     login: login
                 )
             }
+            let hbone = try device.hbone.map { try Authority(parsing: $0) }
             return PeerAccess(
                 name: device.name,
                 transports: path.transports,
-                hbone: try device.hbone.map { try Authority(parsing: $0) },
+                hbone: hbone,
                 expectation: .identities([try SPIFFEID(device.identity)]),
-                login: login
+                login: login,
+                relayCommand: hbone.first.map { PeerAccess.relayCommand(program: device.agent.path, port: $0.port) }
             )
         } catch {
             throw fail("\(error)", .usage)
@@ -324,6 +326,7 @@ private struct Connection: Sendable {
                     if !hasBeenUp || transport == .h2 { report("identities: local \(own), peer \(other)") }
                 }
                 hasBeenUp = true
+            case .relaying: report("\(event)")
             case .unreachable(let error):
                 let login = try await loginError(paths)
                 if hasBeenUp {
