@@ -76,6 +76,8 @@ class Peer:
     # Whether its tunnel can be led over a long path; see `reach`.
     can_be_distant = False
     is_distant = False
+    # Whether several connections over the long path say something: where a connection has a window of its own.
+    measures_long_many = False
 
     def __init__(self, directory, target):
         self.directory = os.path.join(directory, self.name.replace(" ", "-").replace("/", "-"))
@@ -167,8 +169,7 @@ class Bootstrap(Peer):
             seen += process.stdout.read() or b""
             time.sleep(0.02)
 
-    def start(self):
-        self.port, tunnel = free_port(), free_port()
+    def start_node_server(self, tunnel):
         self.node("server", f"""\
 identity: {self.certificates}/server
 listeners:
@@ -180,6 +181,8 @@ policy:
   - from: [{{namespaces: [default]}}]
     to: [{{ports: [{self.target}]}}]
 """)
+
+    def start_node_client(self, tunnel, more=""):
         self.node("client", f"""\
 identity: {self.certificates}/client
 listeners:
@@ -187,9 +190,14 @@ listeners:
 endpoints:
 - match: "127.0.0.1:{self.target}"
   address: "127.0.0.1:{self.target}"
-  hbone: "127.0.0.1:{self.reach(tunnel)}"
+  hbone: "127.0.0.1:{tunnel}"
   identity: "spiffe://{TRUST_DOMAIN}/ns/default/sa/server"
-""")
+{more}""")
+
+    def start(self):
+        self.port, tunnel = free_port(), free_port()
+        self.start_node_server(tunnel)
+        self.start_node_client(self.reach(tunnel))
         # The server was started first; the report names the client side first.
         self.processes.reverse()
 
@@ -292,9 +300,11 @@ class SSH(Peer):
     name = "ssh -L"
     options = []
     can_be_distant = True
+    measures_long_many = True
 
-    def start(self):
-        self.port, tunnel = free_port(), free_port()
+    def start_server(self):
+        """An sshd, and the keys that it takes; returns the port by which a client reaches it."""
+        tunnel = free_port()
         for name in ("host_key", "user_key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", os.path.join(self.directory, name)],
                            check=True)
@@ -310,8 +320,16 @@ StrictModes no
 PermitRootLogin yes
 """)
         self.spawn(["/usr/sbin/sshd", "-D", "-e", "-f", configuration], tunnel)
-        self.spawn(["ssh", "-F", "none", "-N", "-i", f"{self.directory}/user_key", "-p", str(self.reach(tunnel)),
-                    "-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={self.directory}/known_hosts",
+        port = self.reach(tunnel)
+        with open(os.path.join(self.directory, "host_key.pub")) as key:
+            self.write("known_hosts", f"[127.0.0.1]:{port} {key.read()}")
+        return port
+
+    def start(self):
+        self.port = free_port()
+        port = self.start_server()
+        self.spawn(["ssh", "-F", "none", "-N", "-i", f"{self.directory}/user_key", "-p", str(port),
+                    "-o", f"UserKnownHostsFile={self.directory}/known_hosts",
                     "-o", "ExitOnForwardFailure=yes", "-o", "IdentitiesOnly=yes", *self.options,
                     "-L", f"127.0.0.1:{self.port}:127.0.0.1:{self.target}", f"{getpass.getuser()}@127.0.0.1"],
                    self.port)
@@ -321,6 +339,38 @@ PermitRootLogin yes
 class SSHAESGCM(SSH):
     name = "ssh -L, aes128-gcm"
     options = ["-c", "aes128-gcm@openssh.com"]
+
+
+class BootstrapSSH(SSH):
+    """The fallback without an agent: `connect --path ssh`, each connection a channel of an SSH session."""
+
+    name = "bootstrap, ssh"
+
+    def start(self):
+        self.port = free_port()
+        port = self.start_server()
+        self.spawn([Bootstrap.binary, "connect", f"{getpass.getuser()}@127.0.0.1", "--path", "ssh", "-F", "none",
+                    "-i", f"{self.directory}/user_key", "-p", str(port),
+                    "-o", f"UserKnownHostsFile={self.directory}/known_hosts",
+                    "-L", f"127.0.0.1:{self.port}:127.0.0.1:{self.target}"], self.port)
+        self.processes.reverse()
+
+
+class BootstrapOverSSH(SSH, Bootstrap):
+    """The fallback with an agent: mutual TLS and HTTP/2 inside of SSH, between two nodes."""
+
+    name = "bootstrap, h2-over-ssh"
+
+    def start(self):
+        tunnel = free_port()
+        self.port = free_port()
+        self.start_node_server(tunnel)
+        port = self.start_server()
+        self.start_node_client(tunnel, f"""\
+  path: h2-over-ssh
+  ssh: {{destination: "{getpass.getuser()}@127.0.0.1:{port}", identityFile: {self.directory}/user_key, knownHosts: {self.directory}/known_hosts}}
+""")
+        self.processes.reverse()
 
 
 class Stunnel(Peer):
@@ -370,4 +420,4 @@ class Nghttpx(Peer):
         self.processes.reverse()
 
 
-ALL = [Direct, Bootstrap, Envoy, EnvoyDefaults, SSH, SSHAESGCM, Stunnel, Nghttpx]
+ALL = [Direct, Bootstrap, Envoy, EnvoyDefaults, SSH, SSHAESGCM, BootstrapSSH, BootstrapOverSSH, Stunnel, Nghttpx]

@@ -26,7 +26,12 @@ QUANTITIES = [
     ("keystrokes under bulk down, p99, ms", "keystrokes down", lambda v: v["p99"] / 1000, False),
     ("up, 1 connection at 100 ms and 125 MB/s, MB/s", "long up", lambda v: v["up"], True),
     ("down, 1 connection at 100 ms and 125 MB/s, MB/s", "long down", lambda v: v["down"], True),
+    ("up, 8 connections at 100 ms and 125 MB/s, MB/s", "long up 8", lambda v: v["up"], True),
+    ("down, 8 connections at 100 ms and 125 MB/s, MB/s", "long down 8", lambda v: v["down"], True),
 ]
+
+# The paths that are there when HTTP/2 does not get through, and what they are compared with.
+FALLBACKS, SSH_PEERS = ("bootstrap, ssh", "bootstrap, h2-over-ssh"), ("ssh -L", "ssh -L, aes128-gcm")
 
 
 def samples(results, peer, quantity):
@@ -74,7 +79,7 @@ def ratios(results, ours="bootstrap"):
         mine = samples(results, ours, quantity)
         row = {}
         for peer in results["peers"]:
-            if peer in (ours, "no tunnel"):
+            if peer in (ours, "no tunnel") or ours in FALLBACKS and peer not in SSH_PEERS or ours not in FALLBACKS and peer in FALLBACKS:
                 continue
             pairs = [a / b for a, b in zip(mine, samples(results, peer, quantity)) if a and b]
             if pairs:
@@ -112,13 +117,14 @@ def markdown(results):
             ["", "RSS at rest, MB", f"RSS with {idle[0][1]['count']:,} idle tunnels, MB", "KiB per idle tunnel"],
             [[name, both(i["base"], 1e6), both(i["with"], 1e6), both(i["perTunnel"], 1024)] for name, i in idle]))
 
-    if results["ratios"]:
-        others = [name for name in names if any(name in row for row in results["ratios"].values())]
-        better = {q[0]: q[3] for q in QUANTITIES}
-        parts.append("bootstrap divided by the peer, medians of the rounds' ratios:\n\n" + table(
-            ["", "better is"] + others,
-            [[title, "more" if better[title] else "less"] + [f"{row[o]:.2f}" if o in row else "–" for o in others]
-             for title, row in results["ratios"].items()]))
+    better = {q[0]: q[3] for q in QUANTITIES}
+    for ours, ratios_of in [("bootstrap", results["ratios"]), *results.get("fallbackRatios", {}).items()]:
+        others = [name for name in names if any(name in row for row in ratios_of.values())]
+        if others:
+            parts.append(f"{ours} divided by the peer, medians of the rounds' ratios:\n\n" + table(
+                ["", "better is"] + others,
+                [[title, "more" if better[title] else "less"] + [f"{row[o]:.2f}" if o in row else "–" for o in others]
+                 for title, row in ratios_of.items()]))
     if results["unavailable"]:
         parts.append("Left out: " + "; ".join(f"{k} ({v})" for k, v in results["unavailable"].items()) + ".")
     if results["errors"]:

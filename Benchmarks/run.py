@@ -38,9 +38,12 @@ MEASURES = {
     "keystrokes down": ["keystrokes", "--direction", "down"],
     "long up": ["up", "--connections", "1"],
     "long down": ["down", "--connections", "1"],
+    "long up 8": ["up", "--connections", "8"],
+    "long down 8": ["down", "--connections", "8"],
 }
 # Over a path of 100 ms and 1 Gbit/s, made in user space; with time for the windows to open.
-LONG_MEASURES, LONG_SECONDS, LONG_WARM_UP, LONG_ROUNDS = ("long up", "long down"), 6, 4, 3
+LONG_MANY = ("long up 8", "long down 8")
+LONG_MEASURES, LONG_SECONDS, LONG_WARM_UP, LONG_ROUNDS = ("long up", "long down", *LONG_MANY), 6, 4, 3
 QUICK_MEASURES = ["up 1", "down 1", "up 8", "down 8", "ping 1", "opens 16"]
 QUICK_PEERS = ["bootstrap", "envoy", "ssh -L", "ssh -L, aes128-gcm"]
 
@@ -272,6 +275,10 @@ def main():
             for name in measure_names:
                 is_long = name in LONG_MEASURES
                 measured = distant if is_long else running
+                if name in LONG_MANY:
+                    measured = [peer for peer in distant if peer.measures_long_many]
+                if not measured:
+                    continue
                 duration = (LONG_SECONDS, LONG_WARM_UP) if is_long else (seconds, warm_up)
                 for number in range(min(rounds, LONG_ROUNDS) if is_long else rounds):
                     # The order turns with the rounds, so that no peer always follows the same one.
@@ -292,6 +299,7 @@ def main():
             server.wait()
 
     results["ratios"] = report.ratios(results)
+    results["fallbackRatios"] = {name: report.ratios(results, ours=name) for name in report.FALLBACKS if name in results["peers"]}
     text = report.markdown(results)
     print(text)
     with open(os.path.join(HERE, "results.json"), "w") as file:
