@@ -180,6 +180,18 @@ import Testing
         #expect(try ledger.devices().map(\.name) == ["dev8", "dev9"])
     }
 
+    /// What is read and decided on before writing cannot be changed in between: no number is given out twice.
+    @Test func numbersAreGivenOutOnce() async throws {
+        let ledger = ledger
+        let numbers = try await withThrowingTaskGroup(of: [Int64].self) { group in
+            for _ in 0..<6 {
+                group.addTask { try (0..<5).map { _ in try ledger.nextListNumber(of: "issuer") } }
+            }
+            return try await group.reduce(into: []) { $0 += $1 }
+        }
+        #expect(numbers.sorted() == Array(1...30))
+    }
+
     /// Two operators, the real command: every certificate that was given out is known, whoever was faster.
     @Test func twoOperatorsAtOnceLoseNothing() async throws {
         let environment = ["BOOTSTRAP_HOME": home.path("state")]

@@ -58,6 +58,18 @@ import Testing
         #expect(try EmbeddedCA.load(directory: directory).certificate == root)
     }
 
+    /// A process that has the old key open does not go on signing with it.
+    @Test func aRunningIssuerNotices() throws {
+        let running = try makeCA()
+        let id = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/db")
+        let request = try CertificateRequest.create(key: PrivateKey.generate(), id: id)
+        let root = try rotation.begin(running, passphrase: nil)
+        #expect(try running.issue(request, id: id).roots.contains(root), "given out at once")
+        try rotation.switchSigner()
+        let error = #expect(throws: IdentityError.self) { try running.issue(request, id: id) }
+        #expect(error?.message.contains("start it again") == true)
+    }
+
     /// Killed before the new CA was in place: it begins anew.
     @Test func aBeginningThatWasCutIsForgotten() throws {
         let ca = try makeCA()

@@ -65,7 +65,12 @@ public struct EmbeddedCA: CertificateIssuer {
             rmdir(temporary)
             throw error
         }
-        return ca
+        return EmbeddedCA(
+            certificate: ca.certificate,
+            bundle: try TrustBundle(trustDomain: trustDomain, roots: ca.roots),
+            key: ca.key,
+            directory: directory
+        )
     }
 
     /// Opens a CA that `create` made.
@@ -204,9 +209,22 @@ public struct EmbeddedCA: CertificateIssuer {
         template.names.ipAddresses = try options.ipAddresses.map(Self.bytes(ofIPAddress:))
         let leaf = try template.sign(publicKey: publicKey, issuer: certificate, key: key)
         // Read each time: another process may have revoked something meanwhile.
-        let issued = IssuedCertificate(chain: [leaf], roots: roots, revocationLists: try revocationLists())
+        let issued = IssuedCertificate(chain: [leaf], roots: try presentRoots(), revocationLists: try revocationLists())
         try issued.verify(for: request, id: id, at: now)
         return issued
+    }
+
+    /// The roots that are given out now: another process may have begun to replace the root.
+    private func presentRoots() throws(IdentityError) -> [Certificate] {
+        guard let directory else { return roots }
+        let (present, bundle) = try Self.readCertificates(directory: directory)
+        guard present == certificate else {
+            throw IdentityError(
+                .refused,
+                "the CA in \(directory) has another key since this process has opened it (`bootstrap ca rotate`): start it again"
+            )
+        }
+        return bundle.roots
     }
 
     /// The lists that `revoke` wrote last, in PEM form; nil as long as nothing was revoked.

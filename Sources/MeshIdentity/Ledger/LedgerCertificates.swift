@@ -73,8 +73,13 @@ extension Ledger {
     /// Writes down a certificate before anybody gets it: there is none that the ledger does not know.
     public func record(_ certificate: LedgerCertificate) throws(LedgerError) {
         try write { (database) throws(LedgerError) in
-            try database.execute(
-                "INSERT INTO certificates (\(Self.certificateColumns)) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            // A program that signs may have written it down in this very ledger: `ca sign` as the issuer of `enroll`.
+            let changed = try database.execute(
+                """
+                INSERT INTO certificates (\(Self.certificateColumns)) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                ON CONFLICT (issuer, serial) DO UPDATE SET device = excluded.device, command = excluded.command
+                WHERE identity = excluded.identity AND not_after = excluded.not_after AND state = 'issued'
+                """,
                 [
                     .text(certificate.issuer), .text(certificate.serial), .text(certificate.identity),
                     SQLiteValue(certificate.device), .integer(certificate.notBefore), .integer(certificate.notAfter),
@@ -82,6 +87,13 @@ extension Ledger {
                     SQLiteValue(certificate.changedAt), SQLiteValue(certificate.reason),
                 ]
             )
+            guard changed == 1 else {
+                throw LedgerError(
+                    .conflict,
+                    "the issuer gave the serial number \(certificate.serial) to \(certificate.identity), which another certificate "
+                        + "has already: it cannot be revoked by its number; mend the issuer"
+                )
+            }
             try note(
                 "issued until \(describe(time: certificate.notAfter))",
                 by: certificate.command,

@@ -26,6 +26,8 @@ public struct DeviceRecord: Hashable, Sendable, Codable {
     public var lifetime: Int64?
     /// SHA-256 fingerprints of the roots it has, by its own word, in lower-case hexadecimal; nil when it did not say.
     public var roots: [String]?
+    /// What the inventory says of it, for people.
+    public var labels: [String: String]?
     /// When its certificate was renewed last since it was enrolled, in seconds since 1970.
     public var renewedAt: Int64?
     /// When it was revoked, in seconds since 1970; nil: it is not.

@@ -20,6 +20,12 @@ struct EnrollCommand: AsyncParsableCommand {
             An inventory has one destination a line, with a name behind it where the host's is not wanted:
 
               root@10.0.0.7:2222 dev7
+
+            One that ends in .yaml or .yml can say more of each:
+
+              defaults: {user: root, jump: gate.lan}
+              hosts:
+              - {host: 10.0.0.7, name: dev7, namespace: prod, port: 2222, allowPorts: [8080], labels: {site: berlin}}
             """
     )
 
@@ -34,6 +40,12 @@ struct EnrollCommand: AsyncParsableCommand {
 
     @Option(help: ArgumentHelp("A file with more destinations.", valueName: "FILE"))
     var inventory: String?
+
+    @Flag(
+        help:
+            "Leave out devices that are enrolled with this agent already and whose certificates are not due: after a run in which some failed."
+    )
+    var resume = false
 
     @Option(help: ArgumentHelp("How many devices at a time.", valueName: "N"))
     var parallel = 16
@@ -87,6 +99,7 @@ struct EnrollCommand: AsyncParsableCommand {
 
     @OptionGroup var device: DeviceOptions
     @OptionGroup var issuance: IssuanceArguments
+    @OptionGroup var issuers: IssuerOptions
     @OptionGroup var access: CAAccess
     @OptionGroup var ssh: SSHOptionGroup
 
@@ -108,7 +121,7 @@ struct EnrollCommand: AsyncParsableCommand {
 
     func run() async throws {
         let targets = try EnrollmentTarget.all(destinations, name: name, inventory: inventory)
-        let issuer = try access.load()
+        let (issuer, trustDomain) = try issuers.load(access)
         let run = EnrollmentRun(
             namespace: namespace,
             node: .init(bind: hboneAddress, port: hbonePort, allowPorts: allowPort, renewFrom: renewFrom),
@@ -116,11 +129,12 @@ struct EnrollCommand: AsyncParsableCommand {
             agent: try agent(),
             device: device,
             issuer: issuer,
-            trustDomain: issuer.trustDomain,
+            trustDomain: trustDomain,
             issuance: issuance.options,
             arguments: ssh.arguments,
             records: DeviceDirectory(Home.devices),
             admission: EnrollmentAdmission(acceptsNewHostKey: acceptNewHostKey, reinstates: reinstate),
+            resumes: resume,
             report: EnrollmentOutput(format: output, names: targets.map(\.name))
         )
         try await run(targets, parallel: parallel)

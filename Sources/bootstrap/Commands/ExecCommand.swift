@@ -83,7 +83,7 @@ struct ExecCommand: AsyncParsableCommand {
         if let inventory {
             let listed: [EnrollmentTarget]
             do throws(EnrollmentError) {
-                listed = try EnrollmentTarget.inventory(inventory)
+                listed = try InventoryFile.targets(inventory)
             } catch {
                 throw fail(error.message, error.reason.exitCode)
             }

@@ -34,6 +34,7 @@ struct RenewCommand: AsyncParsableCommand {
     )
     var ttl: DurationArgument?
 
+    @OptionGroup var issuers: IssuerOptions
     @OptionGroup var access: CAAccess
     @OptionGroup var ssh: SSHOptionGroup
 
@@ -51,7 +52,12 @@ struct RenewCommand: AsyncParsableCommand {
 
     func run() async throws {
         let records = DeviceDirectory(Home.devices)
-        let run = RenewalRun(issuer: try access.load(), lifetime: ttl?.duration, ssh: ssh, records: records)
+        let run = RenewalRun(
+            issuer: try issuers.load(access).issuer,
+            lifetime: ttl?.duration,
+            ssh: ssh,
+            records: records
+        )
         if watch { return try await RenewalWatch(run: run, parallel: selection.parallel)() }
         let devices = due ? try Self.due(in: records) : try selection.devices(in: records)
         guard !devices.isEmpty else {

@@ -73,6 +73,7 @@ struct DeviceStatus: Encodable {
         line("destination", device.destination)
         line("host key", "\(device.hostKey.algorithm) \(device.hostKey.fingerprint)")
         line("key made", (device.keyOrigin ?? .device).rawValue)
+        for label in (device.labels ?? [:]).sorted(by: { $0.key < $1.key }) { line(label.key, label.value) }
         line("hbone", device.hbone.isEmpty ? "-" : device.hbone.joined(separator: ", "))
         line("agent", "\(device.agent.path), sha256 \(device.agent.sha256.prefix(12))")
         line("state kept in", device.agent.state)

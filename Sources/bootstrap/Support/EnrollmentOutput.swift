@@ -16,11 +16,14 @@ final class EnrollmentOutput: Sendable {
     private let showsBar: Bool
     /// The percentage that the bar shows; nil while there is no bar on the line.
     private let bar = Mutex<Int?>(nil)
+    /// A line for each device that is under way.
+    private let live: LiveLines
 
     init(format: Format, names: [String]) {
         self.format = format
         nameWidth = names.map(\.count).max() ?? 0
         showsBar = names.count == 1 && isatty(STDERR_FILENO) == 1
+        live = LiveLines(isEnabled: names.count > 1)
     }
 
     func progress(_ progress: DeviceEnrollment.Progress, of device: String) {
@@ -28,28 +31,41 @@ final class EnrollmentOutput: Sendable {
         case .step(let step, let text, let duration):
             let milliseconds =
                 duration.components.seconds * 1000 + duration.components.attoseconds / 1_000_000_000_000_000
+            if live.isEnabled { return live.update(pad(device, nameWidth), "\(pad(step, 8))  \(text)") }
             line("\(pad(device, nameWidth))  \(pad(step, 8))  \(text)  \(milliseconds) ms")
         case .warning(let text): warning(text)
-        case .uploading(let sent, let total): draw(sent, total)
+        case .uploading(let sent, let total):
+            guard live.isEnabled, total > 0 else { return draw(sent, total) }
+            live.update(pad(device, nameWidth), "upload    \(sent * 100 / total) % of \(total >> 10) KiB")
         }
+    }
+
+    /// Runs `question`, during which nothing is drawn.
+    func asking<Answer: Sendable>(_ question: () async -> Answer) async -> Answer {
+        live.pause()
+        defer { live.resume() }
+        return await question()
     }
 
     /// For people: on stdout, unless that belongs to JSON.
     func line(_ text: String) {
         clearBar()
-        if format == .text {
-            _ = writeStandardOutput(Array((text + "\n").utf8))
-        } else {
-            printError(text)
+        live.above {
+            if format == .text {
+                _ = writeStandardOutput(Array((text + "\n").utf8))
+            } else {
+                printError(text)
+            }
         }
     }
 
     func warning(_ text: String) {
         clearBar()
-        printError("warning: \(text)")
+        live.above { printError("warning: \(text)") }
     }
 
     func succeeded(_ record: DeviceRecord) {
+        live.end(pad(record.name, nameWidth))
         line(
             "\(pad(record.name, nameWidth))  \(pad("enrolled", 8))  \(record.identity), in the ledger; see: bootstrap status \(record.name)"
         )
@@ -58,7 +74,8 @@ final class EnrollmentOutput: Sendable {
 
     func failed(_ error: EnrollmentError, _ device: EnrollmentTarget) {
         clearBar()
-        printError("error: \(error.message)")
+        live.end(pad(device.name, nameWidth))
+        live.above { printError("error: \(error.message)") }
         json(
             Outcome(
                 name: device.name,
@@ -70,12 +87,17 @@ final class EnrollmentOutput: Sendable {
         )
     }
 
-    func summary(failed: Int, of count: Int) {
+    /// How many, and once more each that failed: the reasons have scrolled away.
+    func summary(_ failures: [EnrollmentFailure], of count: Int) {
         guard count > 1 else { return }
-        line(
-            "\(count - failed) of \(count) devices enrolled"
-                + (failed > 0 ? ", \(failed) failed; run it again for those" : "")
-        )
+        let failed = failures.isEmpty ? "" : ", \(failures.count) failed; --resume tries those again:"
+        line("\(count - failures.count) of \(count) devices enrolled\(failed)")
+        let width = failures.map(\.error.reason.rawValue.count).max() ?? 0
+        for failure in failures.sorted(by: { $0.name < $1.name }) {
+            line(
+                "  \(pad(failure.name, nameWidth))  \(pad(failure.error.reason.rawValue, width))  \(failure.error.message)"
+            )
+        }
     }
 
     private struct Outcome: Encodable {

@@ -20,6 +20,8 @@ struct EnrollmentRun: Sendable {
     var arguments: SSHArguments
     var records: DeviceDirectory
     var admission = EnrollmentAdmission()
+    /// Leaves out what is enrolled already and needs nothing.
+    var resumes = false
     var report: EnrollmentOutput
 
     /// - Parameter parallel: How many devices at a time.
@@ -30,10 +32,15 @@ struct EnrollmentRun: Sendable {
                 + (agent.interpreter.map { "\($0), glibc \(agent.glibcVersion ?? "?")" }
                     ?? "nothing but Linux \(agent.architecture)")
         )
-        let loops = EventLoopGroup(count: min(targets.count, parallel, Executable.processors))
-        let failures = await withTaskGroup(of: EnrollmentError.Reason?.self) { group in
-            var failures: [EnrollmentError.Reason] = []
-            var waiting = targets[...]
+        let begun = try resumes ? targets.filter { try !isDone($0) } : targets
+        if begun.count < targets.count {
+            report.line("\(targets.count - begun.count) devices are enrolled already, and left alone")
+        }
+        guard !begun.isEmpty else { return }
+        let loops = EventLoopGroup(count: min(begun.count, parallel, Executable.processors))
+        let failures = await withTaskGroup(of: EnrollmentFailure?.self) { group in
+            var failures: [EnrollmentFailure] = []
+            var waiting = begun[...]
             func startNext() {
                 guard let target = waiting.popFirst() else { return }
                 group.addTask { await enroll(target, on: loops.next()) }
@@ -46,14 +53,26 @@ struct EnrollmentRun: Sendable {
             return failures
         }
         await loops.shutDown()
-        report.summary(failed: failures.count, of: targets.count)
-        guard let first = failures.first else { return }
+        report.summary(failures, of: begun.count)
+        guard let first = failures.first?.error.reason else { return }
         // One kind of failure has its own exit code; a mixture is just a failure.
-        throw failures.allSatisfy { $0 == first } ? first.exitCode : ExitCode.failed
+        throw failures.allSatisfy { $0.error.reason == first } ? first.exitCode : ExitCode.failed
+    }
+
+    /// Whether the ledger says that there is nothing to do: the same machine with the same agent, and a certificate that is not due.
+    private func isDone(_ target: EnrollmentTarget) throws -> Bool {
+        let known: DeviceRecord?
+        do throws(EnrollmentError) {
+            known = try record(of: target)
+        } catch {
+            throw fail(error.message)
+        }
+        guard let known, known.revokedAt == nil, known.destination == target.text else { return false }
+        return known.agent.sha256 == agent.sha256 && known.renewal.wait(at: MeshIdentity.currentTime()) > 0
     }
 
     /// - Returns: why it failed; what happened was reported.
-    private func enroll(_ target: EnrollmentTarget, on loop: EventLoop) async -> EnrollmentError.Reason? {
+    private func enroll(_ target: EnrollmentTarget, on loop: EventLoop) async -> EnrollmentFailure? {
         do throws(EnrollmentError) {
             let known = try record(of: target)
             let (admission, destination) = (admission, target.text)
@@ -65,12 +84,13 @@ struct EnrollmentRun: Sendable {
             }
             let recording = RecordingIssuer(issuer, ledger: records.ledger, command: "enroll", device: target.name)
             let enrollment = DeviceEnrollment(options, issuer: recording) { report.progress($0, of: target.name) }
-            let record = try await enrollment.run(
+            var record = try await enrollment.run(
                 try login(to: target),
                 destination: destination,
-                arguments: arguments.withAbsolutePaths,
+                arguments: target.arguments(arguments).withAbsolutePaths,
                 on: loop
             )
+            record.labels = target.labels
             var reason: String?
             if case .replaces(let change) = admission.decide(known, destination: destination, hostKey: record.hostKey) {
                 reason = change
@@ -85,7 +105,7 @@ struct EnrollmentRun: Sendable {
             return nil
         } catch {
             report.failed(error, target)
-            return error.reason
+            return EnrollmentFailure(name: target.name, error: error)
         }
     }
 
@@ -100,10 +120,16 @@ struct EnrollmentRun: Sendable {
     private func options(for target: EnrollmentTarget) throws(EnrollmentError) -> DeviceEnrollment.Options {
         let id: SPIFFEID
         do throws(SPIFFEIDError) {
-            id = try SPIFFEID(trustDomain: trustDomain, namespace: namespace, name: target.name)
+            id = try SPIFFEID(
+                trustDomain: trustDomain,
+                namespace: target.namespace ?? namespace,
+                name: target.name
+            )
         } catch {
             throw EnrollmentError(.usage, "\(target.name): \(error.message); choose another --name or --namespace")
         }
+        var node = node
+        if let ports = target.allowPorts { node.allowPorts = ports }
         var options = DeviceEnrollment.Options(
             name: target.name,
             id: id,
@@ -120,11 +146,24 @@ struct EnrollmentRun: Sendable {
         do throws(SSHConfigurationError) {
             var prompts = SSHLogin.Prompts.terminal()
             prompts.warn = { report.warning("\(target.name): \($0)") }
-            return try SSHLogin(to: target.destination, arguments: arguments, prompts: prompts)
+            // While somebody is asked, nothing is drawn over the question.
+            if let ask = prompts.hostKey {
+                prompts.hostKey = { question in await report.asking { await ask(question) } }
+            }
+            if let ask = prompts.passphrase {
+                prompts.passphrase = { request in await report.asking { await ask(request) } }
+            }
+            return try SSHLogin(to: target.destination, arguments: target.arguments(arguments), prompts: prompts)
         } catch {
             throw EnrollmentError(.usage, "\(error)")
         }
     }
+}
+
+/// A device that was not enrolled, and why.
+struct EnrollmentFailure: Sendable {
+    var name: String
+    var error: EnrollmentError
 }
 
 extension EnrollmentError.Reason {

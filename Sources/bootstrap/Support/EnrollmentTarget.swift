@@ -1,12 +1,17 @@
-import MeshIdentity
 import SSHSignal
 
 /// A machine to enrol, and what it is to be called.
 struct EnrollmentTarget: Sendable {
     /// As the user wrote it.
-    let text: String
-    let destination: Destination
+    var text: String
+    var destination: Destination
     let name: String
+    // What an inventory says of this machine alone; nil: as the command line says.
+    var namespace: String?
+    var allowPorts: [UInt16]?
+    var identityFile: String?
+    var jump: String?
+    var labels: [String: String]?
 
     /// - Parameter name: nil takes the host's, as far as a SPIFFE ID can have its characters.
     init(_ text: String, name: String? = nil) throws(EnrollmentError) {
@@ -38,7 +43,7 @@ struct EnrollmentTarget: Sendable {
         do throws(EnrollmentError) {
             var targets = try destinations.map { text throws(EnrollmentError) in try EnrollmentTarget(text, name: name)
             }
-            if let file { targets += try inventory(file) }
+            if let file { targets += try InventoryFile.targets(file) }
             if name != nil, targets.count > 1 {
                 throw EnrollmentError(
                     .usage,
@@ -58,30 +63,5 @@ struct EnrollmentTarget: Sendable {
         } catch {
             throw fail(error.message, error.reason.exitCode)
         }
-    }
-
-    /// One destination a line, optionally followed by a name; `#` begins a comment.
-    static func inventory(_ file: String) throws(EnrollmentError) -> [EnrollmentTarget] {
-        let bytes: [UInt8]
-        do throws(IdentityError) {
-            bytes = try AtomicFile.read(file, limit: 64 << 20)
-        } catch {
-            throw EnrollmentError(.usage, error.message)
-        }
-        var targets: [EnrollmentTarget] = []
-        let lines = String(decoding: bytes, as: UTF8.self).split(separator: "\n", omittingEmptySubsequences: false)
-        for (index, line) in lines.enumerated() {
-            let words = line.prefix { $0 != "#" }.split(whereSeparator: \.isWhitespace).map(String.init)
-            guard let destination = words.first else { continue }
-            guard words.count <= 2 else {
-                throw EnrollmentError(.usage, "\(file):\(index + 1): a destination and a name are all a line has")
-            }
-            do throws(EnrollmentError) {
-                targets.append(try EnrollmentTarget(destination, name: words.count == 2 ? words[1] : nil))
-            } catch {
-                throw EnrollmentError(.usage, "\(file):\(index + 1): \(error.message)")
-            }
-        }
-        return targets
     }
 }
