@@ -11,7 +11,7 @@ while read -r line; do
     options=()
     for word in $line; do
         case $word in
-        '#'*) break ;;
+        '#'* | --) break ;;
         -*) options+=("$word") ;;
         # The command is the words before the first option or argument: letters only.
         *) if [ ${#options[@]} = 0 ] && [[ $word =~ ^[a-z]+$ ]]; then words+=("$word"); fi ;;

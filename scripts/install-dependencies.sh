@@ -1,10 +1,10 @@
 #!/bin/bash
 # Installs what building, testing and measuring need on Debian 12: idempotent, and quick when nothing is missing.
 #
-#   scripts/install-dependencies.sh [build] [test] [bench]     default: build test
+#   scripts/install-dependencies.sh [build] [test] [bench] [fleet]     default: build test
 #
 # build: C libraries with headers and static archives. test: the real servers that the tests run against.
-# bench: the proxies that the benchmark compares with. Python packages and Envoy go into a cache outside the
+# bench: the proxies that the benchmark compares with; fleet: the tools for many machines. Python packages and Envoy go into a cache outside the
 # repository: ${BOOTSTRAP_TESTS_CACHE:-${XDG_CACHE_HOME:-~/.cache}/bootstrap-tests}. The Swift toolchain is not installed.
 set -euo pipefail
 
@@ -13,6 +13,7 @@ test_packages=(openssh-server openssh-client dropbear-bin busybox-static iproute
     haproxy golang-go golang-golang-x-net-dev fish tcsh)
 bench_packages=(stunnel4 nghttp2-proxy valgrind)
 python_packages=(h2==4.4.1 cryptography==48.0.0 pycurl==7.49.0)
+fleet_packages=(ansible-core==2.19.14 parallel-ssh==2.16.0.post1)
 envoy_version=1.40.0
 
 cache=${BOOTSTRAP_TESTS_CACHE:-${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/bootstrap-tests}
@@ -60,15 +61,17 @@ install_debian_packages() {
         || die "apt-get could not install: ${missing[*]}"
 }
 
-# A virtual environment, made anew when the list changes.
+# install_python_packages NAME PACKAGE…: a virtual environment, made anew when the list changes.
 install_python_packages() {
-    local venv=$cache/venv stamp=$cache/venv/.packages wanted="${python_packages[*]}"
+    local venv=$cache/$1 stamp=$cache/$1/.packages
+    shift
+    local wanted="$*"
     [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || return 0
     log "installing Python packages: $wanted"
     rm -rf "$venv"
     mkdir -p "$cache"
     /usr/bin/python3 -m venv "$venv" || die "python3 -m venv failed; is python3-venv installed?"
-    retry "$venv/bin/pip" install --quiet --disable-pip-version-check "${python_packages[@]}" \
+    retry "$venv/bin/pip" install --quiet --disable-pip-version-check "$@" \
         || die "pip could not install: $wanted"
     echo "$wanted" >"$stamp"
 }
@@ -122,11 +125,12 @@ for group in "$@"; do
     test)
         install_debian_packages "${test_packages[@]}"
         install_node
-        install_python_packages
+        install_python_packages venv "${python_packages[@]}"
         install_envoy
         build_go_peer
         ;;
     bench) install_debian_packages "${bench_packages[@]}" ;;
-    *) die "unknown group '$group': build, test or bench" ;;
+    fleet) install_python_packages fleet "${fleet_packages[@]}" ;;
+    *) die "unknown group '$group': build, test, bench or fleet" ;;
     esac
 done
