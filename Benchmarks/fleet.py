@@ -161,26 +161,26 @@ PLAYBOOK = """
   gather_facts: false
   tasks:
   - name: directory
-    file: {path: ~/identity, state: directory, mode: "0700"}
+    file: {path: "{{ home }}/identity", state: directory, mode: "0700"}
   - name: key and request
     shell: >-
-      umask 077 && cd ~/identity && openssl ecparam -name prime256v1 -genkey -noout -out key.pem &&
+      umask 077 && cd {{ home }}/identity && openssl ecparam -name prime256v1 -genkey -noout -out key.pem &&
       openssl req -new -key key.pem -subj /CN={{ inventory_hostname }} -out request.pem
-    args: {creates: ~/identity/request.pem}
+    args: {creates: "{{ home }}/identity/request.pem"}
   - name: fetch the request
-    fetch: {src: ~/identity/request.pem, dest: "WORK/{{ inventory_hostname }}.csr", flat: true}
+    fetch: {src: "{{ home }}/identity/request.pem", dest: "WORK/{{ inventory_hostname }}.csr", flat: true}
   - name: sign
     command: >-
       openssl x509 -req -in WORK/{{ inventory_hostname }}.csr -CA WORK/ca.pem -CAkey WORK/ca.key
       -set_serial 0x{{ 999999999 | random }}{{ inventory_hostname | hash('md5') }} -days 1 -out WORK/{{ inventory_hostname }}.pem
     delegate_to: localhost
   - name: certificate
-    copy: {src: "WORK/{{ inventory_hostname }}.pem", dest: ~/identity/cert-chain.pem, mode: "0644"}
+    copy: {src: "WORK/{{ inventory_hostname }}.pem", dest: "{{ home }}/identity/cert-chain.pem", mode: "0644"}
   - name: bundle
-    copy: {src: WORK/ca.pem, dest: ~/identity/root-cert.pem, mode: "0644"}
+    copy: {src: WORK/ca.pem, dest: "{{ home }}/identity/root-cert.pem", mode: "0644"}
   - name: service
     shell: >-
-      cd ~/identity && (nohup openssl s_server -accept 127.0.0.1:{{ service_port }} -cert cert-chain.pem -key key.pem -CAfile root-cert.pem
+      cd {{ home }}/identity && (nohup openssl s_server -accept 127.0.0.1:{{ service_port }} -cert cert-chain.pem -key key.pem -CAfile root-cert.pem
       -Verify 1 -quiet </dev/null >service.log 2>&1 & echo $! >service.pid)
 """
 
@@ -195,6 +195,7 @@ def ansible_files(servers, directory, names):
         for index in range(names):
             port = servers.ports[index % len(servers.ports)]
             file.write(f"device{index} ansible_host=127.0.0.1 ansible_port={port} ansible_user=root service_port={free_port()} "
+                       f"home={servers.homes[index % len(servers.homes)]} "
                        "ansible_python_interpreter=/usr/bin/python3\n")
     with open(f"{work}/ansible.cfg", "w") as file:
         # As its own documentation advises for speed: many forks, one connection for each host, no temporary files.
