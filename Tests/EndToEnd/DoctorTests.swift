@@ -133,6 +133,28 @@ import Testing
         await journey.stop()
     }
 
+    @Test func onlyOneSessionAtATime() async throws {
+        let sshd = try await OpenSSHServer(configuration: ["MaxSessions 1"])
+        let journey = try await Journey(sshd: sshd)
+        let diagnosis = try await diagnose(journey, journey.destination)
+        #expect(diagnosis.of("sessions")?.verdict == "warning")
+        #expect(diagnosis.of("sessions")?.mend?.contains("MaxSessions") == true)
+        #expect(diagnosis.of("shell")?.verdict == "ok")
+        await journey.stop()
+    }
+
+    @Test func theDeviceWasRevoked() async throws {
+        let journey = try await Journey()
+        try await journey.makeAuthority()
+        #expect(try await journey.enroll(allow: 1).succeeded)
+        let revoked = try await journey.run(["revoke", "device1"])
+        #expect(revoked.succeeded, "\(revoked.standardError)")
+        let diagnosis = try await diagnose(journey, "device1", options: [])
+        #expect(diagnosis.of("record")?.verdict == "failed")
+        #expect(diagnosis.status == .exited(5))
+        await journey.stop()
+    }
+
     @Test func theNodeIsDown() async throws {
         let journey = try await Journey()
         try await journey.makeAuthority()

@@ -19,24 +19,43 @@ struct DeviceChecks: Sendable {
 
     func run(on loop: EventLoop) async {
         guard let login = configuration() else {
-            return skip(["login", "shell", "fit", "clock", "forwarding"], because: "a configuration")
+            return skip(
+                ["login", "shell", "fit", "service", "clock", "sessions", "forwarding"],
+                because: "a configuration"
+            )
         }
-        if let device {
-            report(.good("record", "\(device.identity), enrolled \(Timestamp.text(device.enrolledAt))"))
-        } else {
-            report(.warning("record", "\(destination) is not enrolled", mend: "bootstrap enroll \(destination)"))
-        }
+        record()
         if let client = await connect(login, on: loop) {
             await look(client)
             await client.close()
         } else {
-            skip(["shell", "fit", "clock", "forwarding", "certificate"], because: "a login")
+            skip(["shell", "fit", "service", "clock", "sessions", "forwarding", "certificate"], because: "a login")
         }
         if let device { await nativePath(device, on: loop) }
     }
 
     private func skip(_ checks: [String], because other: String) {
         for check in checks { report(.skipped(check, because: other)) }
+    }
+
+    private func record() {
+        guard let device else {
+            return report(
+                .warning("record", "\(destination) is not enrolled", mend: "bootstrap enroll \(destination)")
+            )
+        }
+        if let revokedAt = device.revokedAt {
+            let why = device.revocationReason.map { ": \($0)" } ?? ""
+            return report(
+                .failure(
+                    "record",
+                    "\(device.name) was revoked \(Timestamp.text(revokedAt))\(why)",
+                    mend: "if that is over: bootstrap enroll \(device.destination) gives it a new key and certificate",
+                    .denied
+                )
+            )
+        }
+        report(.good("record", "\(device.identity), enrolled \(Timestamp.text(device.enrolledAt))"))
     }
 
     // MARK: The way there
@@ -93,11 +112,12 @@ struct DeviceChecks: Sendable {
             let inspection = try await DeviceInspection.run(on: client, agent: agent, name: device?.name ?? destination)
             shell(inspection)
             fit(inspection)
+            service(inspection)
             clock(inspection)
         } catch let error as SSHError {
             let explanation = SSHErrorExplanation(error, destination: destination)
             report(.failure("shell", error.message, mend: explanation.mend, explanation.exitCode))
-            skip(["fit", "clock"], because: "a shell")
+            skip(["fit", "service", "clock"], because: "a shell")
         } catch {
             report(
                 .failure(
@@ -107,8 +127,9 @@ struct DeviceChecks: Sendable {
                         "`ssh \(destination) 'exec sh -s' </dev/null` must run and print nothing: look at the account's rc files and its shell"
                 )
             )
-            skip(["fit", "clock"], because: "a shell")
+            skip(["fit", "service", "clock"], because: "a shell")
         }
+        await sessions(client)
         await forwarding(client)
         await certificate(client)
     }
@@ -142,6 +163,36 @@ struct DeviceChecks: Sendable {
         }
     }
 
+    /// Whether the agent comes back after a reboot.
+    private func service(_ inspection: DeviceInspection) {
+        let found = inspection.facts.surroundings
+        let isRoot = found.privilege == .root
+        switch found.initSystem {
+        case .systemd where isRoot, .openrc where isRoot, .procd where isRoot:
+            report(.good("service", "\(found.initSystem.rawValue) starts it at boot"))
+        case .systemd where found.hasUserBus && found.lingers:
+            report(.good("service", "the account's own systemd starts it at boot"))
+        case .systemd where found.hasUserBus:
+            report(
+                .warning(
+                    "service",
+                    "the account's systemd runs only while somebody is logged in",
+                    mend: "there: loginctl enable-linger (as root: loginctl enable-linger \(inspection.facts.user))"
+                )
+            )
+        case _ where found.runsCron:
+            report(.good("service", "cron starts it at boot (@reboot)"))
+        default:
+            report(
+                .warning(
+                    "service",
+                    "nothing is known there that starts a program at boot: a reboot ends the agent",
+                    mend: "install cron, or log in as root where the machine has systemd, OpenRC or procd"
+                )
+            )
+        }
+    }
+
     private func clock(_ inspection: DeviceInspection) {
         let skew = inspection.skew
         let mend = "set it (date -u -s), or have it set (systemd-timesyncd, chrony, ntpd)"
@@ -149,6 +200,20 @@ struct DeviceChecks: Sendable {
         case ..<ClockSkew.warningThreshold: report(.good("clock", "\(abs(skew.milliseconds)) ms apart at most"))
         case ..<300_000: report(.warning("clock", "\(skew)", mend: mend))
         default: report(.failure("clock", "\(skew): certificates are not valid there", mend: mend))
+        }
+    }
+
+    /// Two commands at once: what `connect` and `renew` at the same time need.
+    private func sessions(_ client: SSHClient) async {
+        do throws(SSHError) {
+            let first = try await client.execute("exec cat")
+            defer { first.loop.submit { first.withValue { $0.close() } } }
+            let second = try await client.execute("exec cat")
+            second.loop.submit { second.withValue { $0.close() } }
+            report(.good("sessions", "more than one at a time"))
+        } catch {
+            let explanation = SSHErrorExplanation(error, destination: destination)
+            report(.warning("sessions", error.message, mend: explanation.mend))
         }
     }
 
