@@ -23,6 +23,7 @@ struct Bootstrap: AsyncParsableCommand {
             SignalCommand.self,
             StatusCommand.self,
             SuperviseCommand.self,
+            UnenrollCommand.self,
         ]
     )
 }

@@ -50,6 +50,15 @@ public struct InstallationPlan: Hashable, Sendable {
         }
     }
 
+    /// For what needs no more than a place.
+    init(root: String) {
+        self.root = root
+        release = ""
+        isInstalled = false
+        compressesUpload = false
+        warnings = []
+    }
+
     private static func root(_ base: DeviceFacts.Base) -> String {
         (base.path == "/" ? "" : base.path) + "/bootstrap"
     }

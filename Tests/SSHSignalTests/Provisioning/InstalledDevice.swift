@@ -80,6 +80,12 @@ final class InstalledDevice: Sendable {
 
     /// The agent of a release as the far end of an SSH session, on this machine.
     func signal(_ release: String) throws -> LocalChannel {
+        try run(["\(root)/\(release)/bootstrap", "signal", "--state", state])
+    }
+
+    func shell(_ kind: FarShell) throws -> LocalChannel { try run(kind.command + ["-s"]) }
+
+    private func run(_ command: [String]) throws -> LocalChannel {
         let script = """
             mount --bind '\(etc)' /etc
             mount --bind '\(directory.path("run"))' /run
@@ -88,7 +94,7 @@ final class InstalledDevice: Sendable {
             """
         return try LocalChannel(
             "unshare",
-            ["--mount", "sh", "-ec", script, "sh", "\(root)/\(release)/bootstrap", "signal", "--state", state],
+            ["--mount", "sh", "-ec", script, "sh"] + command,
             environment: ["HOME": directory.path]
         )
     }

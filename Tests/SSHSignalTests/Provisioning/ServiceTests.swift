@@ -49,7 +49,7 @@ import Testing
         esac
         """
 
-    private func machine(_ kind: ServiceKind) async throws -> InstalledDevice {
+    static func machine(_ kind: ServiceKind) async throws -> InstalledDevice {
         let machine = try InstalledDevice()
         try machine.addRelease(InstalledDevice.first)
         switch kind {
@@ -75,7 +75,7 @@ import Testing
     }
 
     /// A process that is called crond.
-    private func crond(_ machine: InstalledDevice) async throws -> ChildProcess {
+    static func crond(_ machine: InstalledDevice) async throws -> ChildProcess {
         try FileManager.default.copyItem(atPath: "/bin/sleep", toPath: machine.directory.path("crond"))
         let process = try ChildProcess(machine.directory.path("crond"), ["600"])
         try await eventually("it runs") { ProcessList.name(of: process.pid) == "crond" }
@@ -84,8 +84,8 @@ import Testing
 
     @Test(arguments: [ServiceKind.systemd, .systemdUser, .openrc, .procd, .cron])
     func installsOnceAndKeepsTheNodeAlive(kind: ServiceKind) async throws {
-        let machine = try await machine(kind)
-        let cron = kind == .cron ? try await crond(machine) : nil
+        let machine = try await Self.machine(kind)
+        let cron = kind == .cron ? try await Self.crond(machine) : nil
         let first = try await machine.enroll(InstalledDevice.first, service: kind.rawValue)
         #expect(first.node == "started")
         #expect(first.service?.kind == kind.rawValue)
@@ -156,7 +156,7 @@ import Testing
     }
 
     @Test func automaticTakesTheFirstThereIs() async throws {
-        let machine = try await machine(.openrc)
+        let machine = try await Self.machine(.openrc)
         #expect(try await machine.enroll(InstalledDevice.first, service: "auto").service?.kind == "openrc")
     }
 
@@ -192,7 +192,7 @@ import Testing
     }
 
     @Test func lingeringThatIsRefusedIsSaid() async throws {
-        let machine = try await machine(.systemdUser)
+        let machine = try await Self.machine(.systemdUser)
         try await machine.standIn("loginctl", "echo 'Access denied' >&2; exit 1")
         try await machine.standIn("sudo", "exit 1")
         let ack = try await machine.enroll(InstalledDevice.first, service: "systemd-user")

@@ -1,0 +1,78 @@
+public import Streams
+
+/// Takes a device out of the mesh: its service, node, credential and agent go. Nothing of ours needs to work there but a shell.
+public struct DeviceRemoval: Sendable {
+    /// As messages call it.
+    public var name: String
+    /// Where it may be installed; `~/` is the home directory there. All that is found is removed.
+    public var bases: [String]
+    /// The releases stay.
+    public var keepsAgent: Bool
+
+    public init(name: String, bases: [String], keepsAgent: Bool = false) {
+        self.name = name
+        self.bases = bases
+        self.keepsAgent = keepsAgent
+    }
+
+    public struct Outcome: Hashable, Sendable {
+        /// Paths, processes and lines; for people.
+        public var removed: [String] = []
+        /// What is not ours, or could not be removed.
+        public var left: [String] = []
+    }
+
+    /// Logs in and removes.
+    public func run(
+        _ login: SSHLogin,
+        on loop: EventLoop,
+        warn: @Sendable (String) -> Void
+    ) async throws(EnrollmentError) -> Outcome {
+        do {
+            let client = try await login.connect(on: loop, name: name, warn: warn)
+            do {
+                let outcome = try await remove(over: try await SSHProcessChannel(client, command: RemoteShell.command))
+                await client.close()
+                return outcome
+            } catch {
+                await client.close()
+                throw error
+            }
+        } catch {
+            throw EnrollmentError(error, name: name)
+        }
+    }
+
+    /// Everything after the login.
+    func remove(over channel: any RemoteChannel) async throws -> Outcome {
+        defer { channel.close() }
+        let shell = RemoteShell(channel, name: name)
+        let found = try await shell.run(RemovalScript.find(bases: bases), step: "find")
+        var outcome = Outcome()
+        for line in found.lines where line.hasPrefix("root.") && line.hasSuffix("=1") {
+            let root = String(line.dropFirst(5).dropLast(2))
+            // The device's word: never a path that was not asked for.
+            guard root.hasSuffix("/bootstrap"), root.hasPrefix("/"), !root.split(separator: "/").contains(".."),
+                !root.contains("?"), bases.contains(where: { isBelow(root, $0) })
+            else { throw SignalError(.malformed, "\(name): '\(Printable.clean(root, limit: 120))' is no installation") }
+            _ = try await AgentInstaller(shell: shell, plan: InstallationPlan(root: root)).lock()
+            let script = RemovalScript.text(root: root, keepsAgent: keepsAgent)
+            // Nodes may take their time to let streams end.
+            let output = try await shell.run(script, step: "remove", timeout: .seconds(120))
+            guard output.status == 0 else {
+                let said = Printable.clean(output.lines.suffix(3).joined(separator: " "), limit: 300)
+                throw SignalError(.refused, "\(name): remove: it ended with status \(output.status): \(said)")
+            }
+            for line in output.lines {
+                if line.hasPrefix("removed=") { outcome.removed.append(Printable.clean(line.dropFirst(8), limit: 300)) }
+                if line.hasPrefix("left=") { outcome.left.append(Printable.clean(line.dropFirst(5), limit: 300)) }
+            }
+        }
+        return outcome
+    }
+
+    private func isBelow(_ root: String, _ base: String) -> Bool {
+        if base.hasPrefix("~") { return root.hasSuffix(base.dropFirst() + "/bootstrap") }
+        return root == (base == "/" ? "" : base) + "/bootstrap"
+    }
+}
