@@ -312,15 +312,15 @@ def many(arguments, directory):
             shutil.rmtree(f"{directory}/operator", ignore_errors=True)
             environment = bootstrap_environment(directory)
             run(arguments.binary, "ca", "init", "--trust-domain", "bench.example", env=environment)
-            inventory = f"{directory}/many/hosts.yaml"
+            inventory = f"{directory}/many/hosts"
             with open(inventory, "w") as file:
                 for index in range(count):
-                    file.write(f"- {{host: \"root@127.0.0.1:{servers.ports[index % 10]}\", name: m{index}, "
-                               f"credentialDir: \"{servers.homes[index % 10]}/m{index}\"}}\n")
-            command = [arguments.binary, "enroll", "--inventory", inventory, "--parallel", str(arguments.parallel), "--agentless"]
+                    file.write(f"root@127.0.0.1:{servers.ports[index % 10]} m{index}\n")
+            command = [arguments.binary, "enroll", "--inventory", inventory, "--parallel", str(arguments.parallel), "--agentless",
+                       "--credential-dir", f"{directory}/many/devices/{{name}}"]
             seconds, memory = timed(command + ssh_options(servers), environment, f"{directory}/many.log")
             points.append({"hosts": count, "seconds": seconds, "perMinute": count * 60 / seconds, "peak": memory})
-            empty_homes(servers)
+            shutil.rmtree(f"{directory}/many/devices")
         return points
     finally:
         servers.close()

@@ -172,18 +172,18 @@ public struct DeviceEnrollment: Sendable {
             libraryPaths: agent.libraryPaths
         )
         let facts = try DeviceFacts(try await shell.run(script, step: "probe"), name: options.name)
-        let here = options.clock()
-        let skew = ClockSkew(device: facts.clock.multipliedSaturating(by: 1000), operator: here)
-        // The clock was read somewhere within the round trip; what is this close is for the handshake to decide.
-        let tolerance: Int64 = 60
-        if let refusal = skew.refusal(
-            notBefore: here / 1000 - EnrollmentOperator.Validity().backdate - tolerance,
-            notAfter: here / 1000 + options.issuance.lifetime.components.seconds + tolerance,
-            device: facts.clock.multipliedSaturating(by: 1000)
-        ) {
-            throw SignalError(.clock, "\(options.name): \(refusal.message)")
+        try facts.checkClock(now: options.clock(), lifetime: options.issuance.lifetime, name: options.name)
+        let plan: InstallationPlan
+        do throws(InstallationPlan.Refusal) {
+            plan = try InstallationPlan(facts, agent: agent)
+        } catch {
+            let hasOpenSSL = facts.surroundings.opensslVersion != nil
+            let way =
+                hasOpenSSL
+                ? "--agentless has the machine's own openssl make a key, for the software that is there"
+                : "the machine has no openssl for --agentless either; --push-key sends it a key"
+            throw EnrollmentError(.unfit, "\(options.name): \(error.message). Without an agent: \(way)")
         }
-        let plan = try InstallationPlan(facts, agent: agent)
         let words = [
             "\(facts.operatingSystem) \(facts.architecture)", facts.surroundings.distribution, facts.libc,
             "user \(facts.user)", facts.surroundings.summary, "installs in \(plan.root)",

@@ -22,6 +22,8 @@ public struct DeviceRecord: Hashable, Sendable, Codable {
     public var serial: String?
     /// Where its private key was made; nil is on the device, by the agent.
     public var keyOrigin: KeyOrigin?
+    /// What is run on a device without an agent after its credential was replaced.
+    public var after: String?
     /// How long its certificates are valid, in seconds; nil is the default.
     public var lifetime: Int64?
     /// SHA-256 fingerprints of the roots it has, by its own word, in lower-case hexadecimal; nil when it did not say.
@@ -86,7 +88,8 @@ public struct DeviceRecord: Hashable, Sendable, Codable {
     public struct Agent: Hashable, Sendable, Codable {
         /// On the device, absolute.
         public var path: String
-        /// On the device, absolute: where credential, configuration and log of its node are.
+        /// On the device, absolute: where credential, configuration and log of its node are; without an agent (``path`` is empty then) the
+        /// credential directory itself.
         public var state: String
         /// Lower-case hexadecimal.
         public var sha256: String

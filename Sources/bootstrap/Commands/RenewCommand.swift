@@ -83,7 +83,7 @@ struct RenewCommand: AsyncParsableCommand {
 
 extension DeviceRecord {
     /// Whether `renew` looks after it by itself.
-    var isRenewable: Bool { revokedAt == nil && (keyOrigin ?? .device) == .device }
+    var isRenewable: Bool { revokedAt == nil }
 }
 
 /// Renews what is due, again and again, until somebody stops the command.

@@ -63,7 +63,8 @@ struct UnenrollCommand: AsyncParsableCommand {
             let record = try records.device(for: destination)
             let name = record?.name ?? destination
             if !forget {
-                let removal = DeviceRemoval(name: name, bases: bases(record), keepsAgent: keepAgent)
+                var removal = DeviceRemoval(name: name, bases: bases(record), keepsAgent: keepAgent)
+                if let record, record.agent.path.isEmpty { removal.credentialDirectory = record.agent.state }
                 let outcome = try await removal.run(try login(record, destination), on: loop) {
                     printError("warning: \($0)")
                 }

@@ -12,7 +12,46 @@ struct DeviceOptions: ParsableArguments {
     )
     var service = ServiceKind.automatic
 
+    @Flag(
+        help: ArgumentHelp(
+            "Install no agent: the machine's own openssl makes the key, and certificate and bundle are put beside it with Istio's file names, "
+                + "for the software that is there."
+        )
+    )
+    var agentless = false
+
+    @Flag(
+        help: ArgumentHelp(
+            "As --agentless, for a machine without openssl: the private key is made here and sent there. Only where that is acceptable."
+        )
+    )
+    var pushKey = false
+
+    @Option(
+        help: ArgumentHelp(
+            "Without an agent: the directory for key, certificate and bundle. (default: /etc/bootstrap/identity for root, else "
+                + "~/.bootstrap/identity)",
+            valueName: "DIR"
+        )
+    )
+    var credentialDir: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Without an agent: a shell command that is run there after each new certificate, with the directory in $BOOTSTRAP_CREDENTIALS.",
+            valueName: "COMMAND"
+        )
+    )
+    var after: String?
+
+    /// Where the key is made when there is to be no agent; nil when there is.
+    var keyOrigin: DeviceRecord.KeyOrigin? { pushKey ? .pushed : agentless ? .openssl : nil }
+
     func validate() throws {
+        guard keyOrigin != nil || (credentialDir == nil && after == nil) else {
+            throw ValidationError("--credential-dir and --after are for --agentless and --push-key")
+        }
+        guard credentialDir?.hasPrefix("/") ?? true else { throw ValidationError("--credential-dir is absolute") }
         guard service == ServiceKind.automatic || ServiceKind(rawValue: service) != nil else {
             let kinds = ServiceKind.allCases.map(\.rawValue).joined(separator: ", ")
             throw ValidationError("--service is auto, \(kinds)")

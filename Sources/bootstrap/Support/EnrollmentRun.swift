@@ -27,11 +27,7 @@ struct EnrollmentRun: Sendable {
     /// - Parameter parallel: How many devices at a time.
     /// - Throws: the exit code, when a device was not enrolled. Why was reported.
     func callAsFunction(_ targets: [EnrollmentTarget], parallel: Int) async throws {
-        report.line(
-            "agent \(agent.path), \(agent.size / 1024) KiB, needs "
-                + (agent.interpreter.map { "\($0), glibc \(agent.glibcVersion ?? "?")" }
-                    ?? "nothing but Linux \(agent.architecture)")
-        )
+        if device.keyOrigin == nil { describeAgent() }
         let begun = try resumes ? targets.filter { try !isDone($0) } : targets
         if begun.count < targets.count {
             report.line("\(targets.count - begun.count) devices are enrolled already, and left alone")
@@ -68,7 +64,17 @@ struct EnrollmentRun: Sendable {
             throw fail(error.message)
         }
         guard let known, known.revokedAt == nil, known.destination == target.text else { return false }
-        return known.agent.sha256 == agent.sha256 && known.renewal.wait(at: MeshIdentity.currentTime()) > 0
+        return (device.keyOrigin ?? .device) == (known.keyOrigin ?? .device)
+            && (device.keyOrigin != nil || known.agent.sha256 == agent.sha256)
+            && known.renewal.wait(at: MeshIdentity.currentTime()) > 0
+    }
+
+    private func describeAgent() {
+        report.line(
+            "agent \(agent.path), \(agent.size / 1024) KiB, needs "
+                + (agent.interpreter.map { "\($0), glibc \(agent.glibcVersion ?? "?")" }
+                    ?? "nothing but Linux \(agent.architecture)")
+        )
     }
 
     /// - Returns: why it failed; what happened was reported.
@@ -83,13 +89,8 @@ struct EnrollmentRun: Sendable {
                 return nil
             }
             let recording = RecordingIssuer(issuer, ledger: records.ledger, command: "enroll", device: target.name)
-            let enrollment = DeviceEnrollment(options, issuer: recording) { report.progress($0, of: target.name) }
-            var record = try await enrollment.run(
-                try login(to: target),
-                destination: destination,
-                arguments: target.arguments(arguments).withAbsolutePaths,
-                on: loop
-            )
+            let outcome = try await enroll(target, options, recording, on: loop)
+            var record = outcome.record
             record.labels = target.labels
             var reason: String?
             if case .replaces(let change) = admission.decide(known, destination: destination, hostKey: record.hostKey) {
@@ -102,11 +103,40 @@ struct EnrollmentRun: Sendable {
             }
             if let reason { report.warning("\(target.name): earlier certificates are revoked: \(reason)") }
             report.succeeded(record)
+            if let failure = outcome.afterFailure {
+                throw EnrollmentError(.failed, "\(target.name) is enrolled, but \(failure)")
+            }
             return nil
         } catch {
             report.failed(error, target)
             return EnrollmentFailure(name: target.name, error: error)
         }
+    }
+
+    /// - Returns: also how a command failed that was to be run there.
+    private func enroll(
+        _ target: EnrollmentTarget,
+        _ options: DeviceEnrollment.Options,
+        _ issuer: any CertificateIssuer,
+        on loop: EventLoop
+    ) async throws(EnrollmentError) -> (record: DeviceRecord, afterFailure: String?) {
+        let (login, arguments) = (try login(to: target), target.arguments(arguments).withAbsolutePaths)
+        guard let keyOrigin = device.keyOrigin else {
+            let enrollment = DeviceEnrollment(options, issuer: issuer) { report.progress($0, of: target.name) }
+            return (try await enrollment.run(login, destination: target.text, arguments: arguments, on: loop), nil)
+        }
+        var agentless = AgentlessEnrollment.Options(
+            name: target.name,
+            id: options.id,
+            issuance: issuance,
+            keyOrigin: keyOrigin,
+            directory: device.credentialDir.map { FileTransfer.expand($0, for: target.name) },
+            after: device.after
+        )
+        agentless.refusal = options.refusal
+        let enrollment = AgentlessEnrollment(agentless, issuer: issuer) { report.progress($0, of: target.name) }
+        let outcome = try await enrollment.run(login, destination: target.text, arguments: arguments, on: loop)
+        return (outcome.record, outcome.afterFailure)
     }
 
     private func record(of target: EnrollmentTarget) throws(EnrollmentError) -> DeviceRecord? {

@@ -21,22 +21,28 @@ struct RenewalRun: Sendable {
                     + "`bootstrap enroll --reinstate` trusts it again"
             )
         }
-        guard (device.keyOrigin ?? .device) == .device else {
-            throw EnrollmentError(.failed, "\(device.name): it has no agent; run `bootstrap enroll` again to renew it")
-        }
-        let visit = DeviceVisit(device) { printError("warning: \($0)") }
-        let renewed = try await visit.renew(
-            try device.login(ssh),
-            issuer: RecordingIssuer(issuer, ledger: records.ledger, command: "renew", device: device.name),
-            issuance: IssuanceOptions(
-                lifetime: lifetime ?? device.lifetime.map { .seconds($0) } ?? IssuanceOptions.defaultLifetime
-            ),
-            on: loop
+        let issuer = RecordingIssuer(issuer, ledger: records.ledger, command: "renew", device: device.name)
+        let issuance = IssuanceOptions(
+            lifetime: lifetime ?? device.lifetime.map { .seconds($0) } ?? IssuanceOptions.defaultLifetime
         )
+        var (renewed, afterFailure) = (device, String?.none)
+        if (device.keyOrigin ?? .device) == .device {
+            let visit = DeviceVisit(device) { printError("warning: \($0)") }
+            renewed = try await visit.renew(try device.login(ssh), issuer: issuer, issuance: issuance, on: loop)
+        } else {
+            let enrollment = try AgentlessEnrollment(renewing: device, issuer: issuer, issuance: issuance) {
+                if case .warning(let text) = $0 { printError("warning: \(text)") }
+            }
+            let outcome = try await enrollment.renew(device, try device.login(ssh), on: loop)
+            (renewed, afterFailure) = (outcome.record, outcome.afterFailure)
+        }
         do throws(DeviceDirectoryError) {
             try records.save(renewed, by: "renew", "renewed until \(describe(time: renewed.notAfter))")
         } catch {
             throw EnrollmentError(.failed, "\(device.name) is renewed, but not recorded: \(error.message)")
+        }
+        if let afterFailure {
+            throw EnrollmentError(.failed, "\(device.name) is renewed, but \(afterFailure)")
         }
         return "renewed  until \(describe(time: renewed.notAfter)), serial \(renewed.serial ?? "?")"
     }

@@ -8,6 +8,8 @@ public struct DeviceRemoval: Sendable {
     public var bases: [String]
     /// The releases stay.
     public var keepsAgent: Bool
+    /// Of a device that was enrolled without an agent; absolute.
+    public var credentialDirectory: String?
 
     public init(name: String, bases: [String], keepsAgent: Bool = false) {
         self.name = name
@@ -63,12 +65,20 @@ public struct DeviceRemoval: Sendable {
                 let said = Printable.clean(output.lines.suffix(3).joined(separator: " "), limit: 300)
                 throw SignalError(.refused, "\(name): remove: it ended with status \(output.status): \(said)")
             }
-            for line in output.lines {
-                if line.hasPrefix("removed=") { outcome.removed.append(Printable.clean(line.dropFirst(8), limit: 300)) }
-                if line.hasPrefix("left=") { outcome.left.append(Printable.clean(line.dropFirst(5), limit: 300)) }
-            }
+            note(output, in: &outcome)
+        }
+        if let credentialDirectory {
+            let script = AgentlessScript.remove(directory: credentialDirectory)
+            note(try await shell.run(script, step: "remove"), in: &outcome)
         }
         return outcome
+    }
+
+    private func note(_ output: RemoteShell.Output, in outcome: inout Outcome) {
+        for line in output.lines {
+            if line.hasPrefix("removed=") { outcome.removed.append(Printable.clean(line.dropFirst(8), limit: 300)) }
+            if line.hasPrefix("left=") { outcome.left.append(Printable.clean(line.dropFirst(5), limit: 300)) }
+        }
     }
 
     private func isBelow(_ root: String, _ base: String) -> Bool {

@@ -1,0 +1,340 @@
+public import MeshIdentity
+public import Streams
+
+/// Gives a machine an identity where no agent fits: its own OpenSSL makes the key, and the certificate lands in files with Istio's names, for the
+/// Envoy, nginx or HAProxy that is there. Enrolling again renews.
+public struct AgentlessEnrollment: Sendable {
+    public struct Options: Sendable {
+        /// What the device is called, by its record and in messages.
+        public var name: String
+        public var id: SPIFFEID
+        public var issuance: IssuanceOptions
+        /// ``DeviceRecord/KeyOrigin/openssl``, or ``DeviceRecord/KeyOrigin/pushed``: the key is made here and sent.
+        public var keyOrigin: DeviceRecord.KeyOrigin
+        /// Absolute; nil is `/etc/bootstrap/identity` for root, else `.bootstrap/identity` in the home directory.
+        public var directory: String?
+        /// A shell command that is run there once the files are in place.
+        public var after: String?
+        /// This machine's clock, milliseconds since 1970.
+        public var clock: @Sendable () -> Int64 = EnrollmentService.systemClock
+        /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
+        public var refusal: @Sendable (HostKey) -> EnrollmentError? = { _ in nil }
+
+        public init(
+            name: String,
+            id: SPIFFEID,
+            issuance: IssuanceOptions = IssuanceOptions(),
+            keyOrigin: DeviceRecord.KeyOrigin = .openssl,
+            directory: String? = nil,
+            after: String? = nil
+        ) {
+            self.name = name
+            self.id = id
+            self.issuance = issuance
+            self.keyOrigin = keyOrigin
+            self.directory = directory
+            self.after = after
+        }
+    }
+
+    public struct Outcome: Sendable {
+        public var record: DeviceRecord
+        /// The certificate is in place, and ``Options/after`` failed: how.
+        public var afterFailure: String?
+    }
+
+    private let options: Options
+    private let issuer: any CertificateIssuer
+    private let report: @Sendable (DeviceEnrollment.Progress) -> Void
+
+    public init(
+        _ options: Options,
+        issuer: any CertificateIssuer,
+        report: @escaping @Sendable (DeviceEnrollment.Progress) -> Void
+    ) {
+        self.options = options
+        self.issuer = issuer
+        self.report = report
+    }
+
+    /// Logs in and enrols, or renews.
+    ///
+    /// - Parameters:
+    ///   - destination: as the user wrote it, for the record.
+    ///   - arguments: the SSH flags of the command line, for the record.
+    ///   - loop: where the SSH session lives.
+    public func run(
+        _ login: SSHLogin,
+        destination: String,
+        arguments: SSHArguments,
+        on loop: EventLoop
+    ) async throws(EnrollmentError) -> Outcome {
+        do {
+            let start = ContinuousClock.now
+            let client = try await login.connect(on: loop, name: options.name) { report(.warning($0)) }
+            report(.step("connect", "\(client.serverVersion), host key \(client.hostKey)", .now - start))
+            do {
+                if let refusal = options.refusal(client.hostKey) { throw refusal }
+                let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
+                let visit = try await enroll(over: channel)
+                await client.close()
+                var record = DeviceRecord(
+                    name: options.name,
+                    destination: destination,
+                    ssh: .init(arguments),
+                    hostKey: .init(client.hostKey),
+                    identity: options.id.description,
+                    hbone: [],
+                    agent: .init(path: "", state: visit.directory, sha256: ""),
+                    notAfter: visit.leaf.notAfter,
+                    enrolledAt: options.clock() / 1000,
+                    serial: visit.leaf.serialNumber,
+                    lifetime: options.issuance.lifetime.components.seconds,
+                    roots: visit.issued.roots.map(\.fingerprint)
+                )
+                record.keyOrigin = options.keyOrigin
+                record.after = options.after
+                return Outcome(record: record, afterFailure: visit.afterFailure)
+            } catch {
+                await client.close()
+                throw error
+            }
+        } catch {
+            throw EnrollmentError(error, name: options.name)
+        }
+    }
+
+    struct Visit: Sendable {
+        var directory: String
+        var issued: IssuedCertificate
+        var leaf: Certificate
+        var afterFailure: String?
+    }
+
+    /// Everything after the login.
+    func enroll(over channel: any RemoteChannel) async throws -> Visit {
+        defer { channel.close() }
+        let shell = RemoteShell(channel, name: options.name)
+        let directory = try await timed("probe") { try await probe(shell) }
+        _ = try await AgentInstaller(shell: shell, plan: InstallationPlan(root: directory)).lock()
+        let setup = AgentlessScript.setup(directory: directory, version: AtomicFile.randomName())
+        do {
+            let issued = try await timed("key") { try await certify(shell, setup) }
+            guard let leaf = issued.leaf else { throw failure("the issuer sent no certificate") }
+            try await timed("identity") {
+                let script = AgentlessScript.install(
+                    chain: Self.pem(issued.chain),
+                    roots: Self.pem(issued.roots)
+                )
+                try await step("install", setup + "\n" + script, shell)
+                return ((), "\(options.id) in \(directory), certificate until \(Timestamp.text(leaf.notAfter))")
+            }
+            try await unlock(shell, directory)
+            let afterFailure = try await runAfter(shell, directory)
+            return Visit(directory: directory, issued: issued, leaf: leaf, afterFailure: afterFailure)
+        } catch {
+            // What was there before is in use still; the key that was made for nothing goes.
+            _ = try? await shell.run("\(setup)\nrm -rf \"$new\" \"$dir/.lock\"", step: "undo")
+            throw error
+        }
+    }
+
+    private func unlock(_ shell: RemoteShell, _ directory: String) async throws {
+        _ = try await shell.run("rm -rf \(ShellScript.quote(directory + "/.lock"))", step: "unlock")
+    }
+
+    private static func pem(_ certificates: [Certificate]) -> String {
+        String(decoding: certificates.flatMap(\.pem), as: UTF8.self)
+    }
+
+    private func failure(_ text: String) -> SignalError { SignalError(.credential, "\(options.name): \(text)") }
+
+    private func timed<Result>(_ step: String, _ body: () async throws -> (Result, String)) async throws -> Result {
+        let start = ContinuousClock.now
+        let (result, text) = try await body()
+        report(.step(step, text, .now - start))
+        return result
+    }
+
+    private func probe(_ shell: RemoteShell) async throws -> (String, String) {
+        let script = ProbeScript.text(bases: [], release: "", interpreter: nil, libraries: [], libraryPaths: [])
+        let facts = try DeviceFacts(try await shell.run(script, step: "probe"), name: options.name)
+        try facts.checkClock(now: options.clock(), lifetime: options.issuance.lifetime, name: options.name)
+        guard options.keyOrigin == .pushed || facts.surroundings.opensslVersion != nil else {
+            throw EnrollmentError(
+                .unfit,
+                """
+                \(options.name): the machine has no openssl to make a key with. Nothing was changed; --push-key has the key made here and \
+                sent there, if that is acceptable
+                """
+            )
+        }
+        let directory =
+            options.directory
+            ?? (facts.userID == 0 ? "/etc/bootstrap/identity" : "\(facts.home)/.bootstrap/identity")
+        guard directory.hasPrefix("/"), !directory.contains("?"), !directory.split(separator: "/").contains("..") else {
+            throw failure(
+                "'\(Printable.clean(directory, limit: 120))' is no absolute path; give one with --credential-dir"
+            )
+        }
+        let words = [
+            "\(facts.operatingSystem) \(facts.architecture)", facts.surroundings.distribution, facts.libc,
+            "user \(facts.user)", facts.surroundings.summary, "no agent",
+        ]
+        return (directory, words.compactMap(\.self).joined(separator: ", "))
+    }
+
+    private func certify(_ shell: RemoteShell, _ setup: String) async throws -> (IssuedCertificate, String) {
+        if options.keyOrigin == .pushed { return try await push(shell, setup) }
+        let output = try await step("key", setup + "\n" + AgentlessScript.request(id: options.id.description), shell)
+        let lines = output.lines.filter { $0.hasPrefix("csr:") }.map { $0.dropFirst(4) + "\n" }
+        let request = try CertificateRequest(pem: Array(lines.joined().utf8))
+        // The machine's word. What it asks for decides nothing, and asking for something else is no honest mistake.
+        let wish: SPIFFEID?
+        do throws(SVIDError) {
+            wish = try request.requestedID()
+        } catch {
+            throw failure("its certificate request: \(error.message)")
+        }
+        guard wish == options.id else {
+            let asked = wish.map { Printable.clean($0.description, limit: 300) } ?? "no identity"
+            throw failure("the device asks for \(asked) instead of \(options.id)")
+        }
+        try request.verify()
+        return (try await issue(request), "made by the device's openssl, never leaves it")
+    }
+
+    private func issue(_ request: CertificateRequest) async throws -> IssuedCertificate {
+        let issued = try await issuer.issue(request, id: options.id, options: options.issuance)
+        try issued.verify(for: request, id: options.id)
+        return issued
+    }
+
+    private func push(_ shell: RemoteShell, _ setup: String) async throws -> (IssuedCertificate, String) {
+        report(
+            .warning(
+                """
+                \(options.name): ITS PRIVATE KEY IS MADE HERE AND SENT OVER SSH (--push-key). Whoever can read this machine's memory, or \
+                the session, has it, too; a device with openssl makes its own
+                """
+            )
+        )
+        let key = try PrivateKey.generate()
+        let issued = try await issue(try CertificateRequest.create(key: key, id: options.id))
+        let bytes = try key.pem()
+        let output = try await shell.run(
+            setup + "\n" + AgentlessScript.receiveKey(length: bytes.count),
+            sending: OneChunk(bytes: bytes),
+            step: "key",
+            progress: { _ in }
+        )
+        try check(output, "key")
+        return (issued, "PUSHED: made here, sent over SSH")
+    }
+
+    private struct OneChunk: UploadSequence {
+        var bytes: [UInt8]?
+
+        mutating func next() -> [UInt8]? {
+            defer { bytes = nil }
+            return bytes
+        }
+    }
+
+    private func runAfter(_ shell: RemoteShell, _ directory: String) async throws -> String? {
+        guard let after = options.after else { return nil }
+        let start = ContinuousClock.now
+        let script = AgentlessScript.after(after, directory: directory)
+        let output = try await shell.run(script, step: "after", timeout: .seconds(60))
+        let said = Printable.clean(output.lines.suffix(5).joined(separator: " "), limit: 400)
+        if output.status == 0 {
+            report(.step("after", said.isEmpty ? "done" : said, .now - start))
+            return nil
+        }
+        return "the command of --after ended with status \(output.status)\(said.isEmpty ? "" : ": \(said)")"
+    }
+
+    @discardableResult
+    private func step(_ name: String, _ script: String, _ shell: RemoteShell) async throws -> RemoteShell.Output {
+        let output = try await shell.run(script, step: name)
+        try check(output, name)
+        return output
+    }
+
+    private func check(_ output: RemoteShell.Output, _ step: String) throws {
+        guard output.status != 0 else { return }
+        let reason = output.values["error"] ?? output.lines.suffix(3).joined(separator: " ")
+        let text = reason.isEmpty ? "it ended with status \(output.status)" : Printable.clean(reason, limit: 400)
+        throw SignalError(.refused, "\(options.name): \(step): \(text)")
+    }
+}
+
+extension DeviceFacts {
+    /// - Parameter now: the operator's clock, milliseconds since 1970.
+    /// - Throws: when a certificate that is made now would not be valid by the machine's clock.
+    func checkClock(now: Int64, lifetime: Duration, name: String) throws(SignalError) {
+        let skew = ClockSkew(device: clock.multipliedSaturating(by: 1000), operator: now)
+        // The clock was read somewhere within the round trip; what is this close is for the handshake to decide.
+        let tolerance: Int64 = 60
+        if let refusal = skew.refusal(
+            notBefore: now / 1000 - EnrollmentOperator.Validity().backdate - tolerance,
+            notAfter: now / 1000 + lifetime.components.seconds + tolerance,
+            device: clock.multipliedSaturating(by: 1000)
+        ) {
+            throw SignalError(.clock, "\(name): \(refusal.message)")
+        }
+    }
+}
+
+extension AgentlessEnrollment {
+    /// To renew what a record says: the same identity, directory and command.
+    public init(
+        renewing record: DeviceRecord,
+        issuer: any CertificateIssuer,
+        issuance: IssuanceOptions,
+        report: @escaping @Sendable (DeviceEnrollment.Progress) -> Void
+    ) throws(EnrollmentError) {
+        let id: SPIFFEID
+        do throws(SPIFFEIDError) {
+            id = try SPIFFEID(record.identity)
+        } catch {
+            throw EnrollmentError(.failed, "\(record.name): its record has no usable identity: \(error.message)")
+        }
+        var options = Options(
+            name: record.name,
+            id: id,
+            issuance: issuance,
+            keyOrigin: record.keyOrigin ?? .openssl,
+            directory: record.agent.state,
+            after: record.after
+        )
+        options.refusal = { key in
+            let verdict = EnrollmentAdmission().decide(
+                record,
+                destination: record.destination,
+                hostKey: .init(key)
+            )
+            if case .refused(let error) = verdict { return error }
+            return nil
+        }
+        self.init(options, issuer: issuer, report: report)
+    }
+
+    /// - Returns: the record, as it is now.
+    public func renew(
+        _ record: DeviceRecord,
+        _ login: SSHLogin,
+        on loop: EventLoop
+    ) async throws(EnrollmentError) -> Outcome {
+        var outcome = try await run(
+            login,
+            destination: record.destination,
+            arguments: record.ssh.arguments,
+            on: loop
+        )
+        outcome.record.ssh = record.ssh
+        outcome.record.renewedAt = outcome.record.enrolledAt
+        outcome.record.enrolledAt = record.enrolledAt
+        return outcome
+    }
+}

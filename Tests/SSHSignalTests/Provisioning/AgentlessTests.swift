@@ -1,0 +1,307 @@
+import Foundation
+import MeshIdentity
+import Synchronization
+import TestPeers
+import Testing
+
+@testable import SSHSignal
+
+/// A machine with nothing but busybox, and openssl where a test wants it: a directory that a shell is locked into.
+struct BusyboxMachine {
+    let root = TemporaryDirectory()
+
+    init(openssl: Bool) async throws {
+        for name in ["bin", "etc", "dev", "tmp", "root"] { try root.makeDirectory(name) }
+        try root.write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")
+        let copy = """
+            cd '\(root.path)'
+            cp "$(command -v busybox)" bin/busybox
+            for applet in $(bin/busybox --list); do [ $applet = busybox ] || ln -s busybox bin/$applet; done
+            mknod dev/null c 1 3; chmod 666 dev/null
+            mknod dev/urandom c 1 9
+            """
+        let tool = """
+            cp "$(command -v openssl)" bin/
+            for f in $(ldd bin/openssl | grep -o '/[^ )]*'); do mkdir -p ".${f%/*}"; cp "$f" ".$f"; done
+            """
+        let made = try await ChildProcess.run("sh", ["-ec", copy + "\n" + (openssl ? tool : "rm -f bin/openssl")])
+        try #require(made.succeeded, "\(made.standardError)")
+    }
+
+    func shell() throws -> LocalChannel {
+        try LocalChannel(
+            "/usr/sbin/chroot",
+            [root.path, "/bin/sh", "-s"],
+            environment: ["HOME": "/root", "PATH": "/bin", "ENV": nil]
+        )
+    }
+}
+
+@Suite struct AgentlessTests {
+    private let home = TemporaryDirectory()
+    private let ca: EmbeddedCA
+    private let id: SPIFFEID
+
+    init() throws {
+        let domain = try TrustDomain("test.example")
+        ca = try EmbeddedCA.create(directory: home.path("ca"), trustDomain: domain)
+        id = try SPIFFEID(trustDomain: domain, namespace: "default", name: "router")
+    }
+
+    private func enroll(
+        over channel: any RemoteChannel,
+        _ origin: DeviceRecord.KeyOrigin = .openssl,
+        directory: String? = "/etc/mesh",
+        after: String? = nil,
+        warn: @escaping @Sendable (String) -> Void = { _ in }
+    ) async throws -> AgentlessEnrollment.Visit {
+        let options = AgentlessEnrollment.Options(
+            name: "router",
+            id: id,
+            keyOrigin: origin,
+            directory: directory,
+            after: after
+        )
+        let enrollment = AgentlessEnrollment(options, issuer: ca) { progress in
+            if case .warning(let text) = progress { warn(text) }
+        }
+        return try await enrollment.enroll(over: channel)
+    }
+
+    private func versions(_ directory: String) throws -> [String] {
+        try FileManager.default.contentsOfDirectory(atPath: directory).filter { $0.hasPrefix("..version-") }
+    }
+
+    private func mode(_ path: String) -> UInt32 {
+        var status = stat()
+        stat(path, &status)
+        return UInt32(status.st_mode) & 0o777
+    }
+
+    @Test func busyboxWithOpenSSLMakesItsOwnKey() async throws {
+        let machine = try await BusyboxMachine(openssl: true)
+        let directory = machine.root.path("etc/mesh")
+        let first = try await enroll(
+            over: try machine.shell(),
+            after:
+                "cat \"$BOOTSTRAP_CREDENTIALS/cert-chain.pem\" \"$BOOTSTRAP_CREDENTIALS/key.pem\" >/etc/both.pem; echo reloaded"
+        )
+        #expect(first.afterFailure == nil)
+        // The same files that a node or Istio's Envoy reads: verified, private, for this identity.
+        let credential = try CredentialDirectory(directory).load()
+        #expect(credential.id == id)
+        #expect(credential.leaf.serialNumber == first.leaf.serialNumber)
+        #expect(mode(directory + "/key.pem") == 0o600)
+        #expect(mode(directory + "/" + (try versions(directory)[0])) == 0o700)
+        #expect(try machine.root.read("etc/both.pem").contains("PRIVATE KEY"))
+        #expect(
+            try FileManager.default.contentsOfDirectory(atPath: directory).sorted()
+                == [
+                    "..data", try versions(directory)[0], "cert-chain.pem", "key.pem", "root-cert.pem",
+                ].sorted()
+        )
+
+        // Again: another key, and nothing of the first is left.
+        let second = try await enroll(over: try machine.shell(), after: "echo 'no such service' >&2; exit 7")
+        #expect(second.afterFailure?.contains("status 7: no such service") == true, "\(second.afterFailure ?? "")")
+        let renewed = try CredentialDirectory(directory).load()
+        #expect(renewed.leaf.serialNumber == second.leaf.serialNumber)
+        #expect(try versions(directory).count == 1)
+
+        var removal = DeviceRemoval(name: "router", bases: ["/opt"])
+        removal.credentialDirectory = "/etc/mesh"
+        let outcome = try await removal.remove(over: try machine.shell())
+        #expect(outcome.removed.contains("/etc/mesh") && outcome.left == [], "\(outcome)")
+        #expect(!FileManager.default.fileExists(atPath: directory))
+    }
+
+    @Test func withoutOpenSSLOnlyAKeyThatIsAskedForIsPushed() async throws {
+        let machine = try await BusyboxMachine(openssl: false)
+        let error = await #expect(throws: EnrollmentError.self) { try await enroll(over: try machine.shell()) }
+        #expect(error?.reason == .unfit)
+        #expect(error?.message.contains("--push-key") == true)
+        #expect(!FileManager.default.fileExists(atPath: machine.root.path("etc/mesh")))
+        let warnings = Mutex<[String]>([])
+        _ = try await enroll(over: try machine.shell(), .pushed) { text in warnings.withLock { $0.append(text) } }
+        #expect(warnings.withLock { $0.contains { $0.contains("PRIVATE KEY IS MADE HERE") } })
+        #expect(try CredentialDirectory(machine.root.path("etc/mesh")).load().id == id)
+        #expect(mode(machine.root.path("etc/mesh/key.pem")) == 0o600)
+    }
+
+    /// Wherever it is cut, the files are the old ones or the new ones, and the next run finishes.
+    @Test func cutAnywhereLeavesTheOldOrTheNew() async throws {
+        let machine = try await BusyboxMachine(openssl: true)
+        let directory = machine.root.path("etc/mesh")
+        func visit(_ limit: Int) async -> Int {
+            let channel = CutChannel((try? machine.shell())!, sendLimit: limit)
+            _ = try? await enroll(over: channel)
+            return channel.sent
+        }
+        let whole = await visit(.max)
+        var last = try CredentialDirectory(directory).load()
+        for part in 1..<8 {
+            _ = await visit(whole * part / 8)
+            let now = try CredentialDirectory(directory).load()
+            #expect(now.id == id)
+            last = now
+        }
+        // A lock in a directory without /proc is nobody's.
+        _ = try await enroll(over: try machine.shell())
+        #expect(try CredentialDirectory(directory).load().leaf.serialNumber != last.leaf.serialNumber)
+        try await eventually("what was cut is gone") { try versions(directory).count == 1 }
+    }
+
+    /// A request that is not what was ordered, made by a device that replaces its openssl.
+    @Test(arguments: [
+        (
+            "another identity",
+            "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -addext subjectAltName=critical,URI:spiffe://test.example/ns/default/sa/admin",
+            "instead of"
+        ),
+        ("no identity", "-newkey ec -pkeyopt ec_paramgen_curve:P-256", "asks for no identity"),
+        (
+            "two identities",
+            "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -addext subjectAltName=URI:spiffe://test.example/ns/default/sa/router,URI:spiffe://test.example/ns/default/sa/admin",
+            "certificate request"
+        ),
+        (
+            "a weak RSA key",
+            "-newkey rsa:1024 -addext subjectAltName=critical,URI:spiffe://test.example/ns/default/sa/router",
+            "public key"
+        ),
+        (
+            "a weak curve",
+            "-newkey ec -pkeyopt ec_paramgen_curve:prime192v1 -addext subjectAltName=critical,URI:spiffe://test.example/ns/default/sa/router",
+            "public key"
+        ),
+    ])
+    func dishonestRequestsGetNothing(what: String, arguments: String, reason: String) async throws {
+        let made = try await ChildProcess.run(
+            "sh",
+            [
+                "-c",
+                "openssl req -new -nodes -subj / -keyout '\(home.path("key"))' -out '\(home.path("csr"))' -config /dev/null \(arguments)",
+            ]
+        )
+        try #require(made.succeeded, "\(made.standardError)")
+        try await home.writeProgram(
+            "tools/openssl",
+            """
+            out=; while [ $# -gt 1 ]; do [ "$1" = -out ] && out="$2"; case "$1" in version) echo 'OpenSSL 3.0';; esac; shift; done
+            [ "$1" = version ] && echo 'OpenSSL 3.0 evil'
+            case "$out" in */request.pem) cp '\(home.path("csr"))' "$out";; ?*) echo key >"$out";; esac
+            """
+        )
+        let channel = try LocalChannel.shell(
+            FarShell.dash.command,
+            home: home.path,
+            setup: "export PATH='\(home.path("tools"))':\"$PATH\""
+        )
+        let target = home.path("credential")
+        let error = await #expect(throws: (any Error).self) {
+            _ = try await enroll(over: channel, directory: target)
+        }
+        let message = error.map { EnrollmentError($0, name: "router").message } ?? ""
+        #expect(message.contains(reason), "\(what): \(message)")
+        #expect(!FileManager.default.fileExists(atPath: target + "/cert-chain.pem"))
+        #expect(try versions(target) == [], "\(what): the key is left")
+    }
+
+    /// A file system without room for the files.
+    @Test func fullDiskLeavesTheOldOnes() async throws {
+        let mount = try home.makeDirectory("small")
+        let setup = "mount -t tmpfs -o size=16k,nr_inodes=8 tmpfs '\(mount)'"
+        let channel = try LocalChannel.shell(FarShell.dash.command, home: home.path, setup: setup)
+        let error = await #expect(throws: SignalError.self) {
+            _ = try await enroll(over: channel, directory: mount + "/mesh")
+        }
+        #expect(error?.code == .refused, "\(error?.message ?? "")")
+    }
+
+    /// HAProxy serves with what it was given, and serves the next certificate after its reload.
+    @Test func haproxyUsesTheFiles() async throws {
+        guard FileManager.default.isExecutableFile(atPath: "/usr/sbin/haproxy") else { return }
+        let directory = home.path("mesh")
+        let (both, port) = (home.path("both.pem"), FreePort.next())
+        let after = "cat '\(directory)/cert-chain.pem' '\(directory)/key.pem' >'\(both)' && chmod 600 '\(both)'"
+        _ = try await enroll(
+            over: try LocalChannel.shell(FarShell.dash.command, home: home.path),
+            directory: directory,
+            after: after
+        )
+        let configuration = try home.write(
+            "haproxy.cfg",
+            """
+            global
+                stats socket \(home.path("s")) level admin
+            defaults
+                mode http
+                timeout connect 5s
+                timeout client 5s
+                timeout server 5s
+            frontend web
+                bind 127.0.0.1:\(port) ssl crt \(both) ca-file \(directory)/root-cert.pem verify required
+                http-request return status 200 content-type text/plain string hello
+
+            """
+        )
+        let proxy = try ChildProcess("/usr/sbin/haproxy", ["-W", "-db", "-f", configuration])
+        let client = home.path("client")
+        let made = try CredentialDirectory(client).prepare(id: id)
+        let issued = try ca.issue(made.request, id: id)
+        _ = try made.commit(chain: issued.chain, roots: issued.roots)
+        func serial() async throws -> String {
+            let output = try await ChildProcess.run(
+                "sh",
+                [
+                    "-c",
+                    "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | openssl s_client -quiet -verify_return_error -CAfile '\(directory)/root-cert.pem' -cert '\(client)/cert-chain.pem' -key '\(client)/key.pem' -connect 127.0.0.1:\(port) -showcerts 2>&1; "
+                        + "openssl s_client -connect 127.0.0.1:\(port) -cert '\(client)/cert-chain.pem' -key '\(client)/key.pem' </dev/null 2>/dev/null | openssl x509 -noout -serial",
+                ]
+            )
+            let parts = output.standardOutput.components(separatedBy: "helloserial=")
+            return parts.count == 2 ? parts[1].trimmingCharacters(in: .whitespacesAndNewlines).lowercased() : ""
+        }
+        let first = try CredentialDirectory(directory).load().leaf.serialNumber
+        try await eventually("HAProxy serves with it") { try await serial() == first }
+        let second = try await enroll(
+            over: try LocalChannel.shell(FarShell.dash.command, home: home.path),
+            directory: directory,
+            after: after + " && kill -USR2 \(proxy.pid)"
+        )
+        #expect(second.afterFailure == nil)
+        #expect(second.leaf.serialNumber != first)
+        try await eventually("and with the next one") { try await serial() == second.leaf.serialNumber }
+        await proxy.stop()
+    }
+
+    @Test func overSSHItIsRecordedRenewedAndRemoved() async throws {
+        let server = try await OpenSSHServer()
+        let owner = try await Operator()
+        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        let destination = "\(OpenSSHServer.user)@127.0.0.1:\(server.port)"
+        let (directory, note) = (owner.base.path("mesh"), owner.base.path("note"))
+        let output = try await owner.run(
+            [
+                "enroll", destination, "-i", server.userKey, "-o", "IdentitiesOnly=yes", "--name", "router",
+                "--agentless",
+            ]
+                + ["--credential-dir", directory, "--after", "echo again >>'\(note)'"]
+        )
+        #expect(output.succeeded, "\(output.standardOutput)\(output.standardError)")
+        let record = try #require(try owner.devices.record(named: "router"))
+        #expect(record.keyOrigin == .openssl)
+        let first = try CredentialDirectory(directory).load()
+        #expect(first.id.description == record.identity)
+
+        let renewed = try await owner.run(["renew", "router"])
+        #expect(renewed.succeeded, "\(renewed.standardError)")
+        #expect(try CredentialDirectory(directory).load().leaf.serialNumber != first.leaf.serialNumber)
+        #expect(try String(contentsOfFile: note, encoding: .utf8) == "again\nagain\n")
+        #expect(try owner.devices.record(named: "router")?.enrolledAt == record.enrolledAt)
+
+        #expect(try await owner.run(["unenroll", "router"]).succeeded)
+        #expect(!FileManager.default.fileExists(atPath: directory))
+        #expect(try owner.devices.all() == [])
+    }
+}
