@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// The `bootstrap node` of this machine: found by its process number file, started detached from whoever starts it.

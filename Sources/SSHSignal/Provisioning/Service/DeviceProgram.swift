@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// Runs programs of this machine to their end, for `bootstrap signal` on a device: `systemctl`, `crontab` and their like. Blocks.
