@@ -29,8 +29,8 @@ struct DeviceOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "Without an agent: the directory for key, certificate and bundle. (default: /etc/bootstrap/identity for root, else "
-                + "~/.bootstrap/identity)",
+            "Without an agent: the directory for key, certificate and bundle; {name} stands for the device's name. (default: "
+                + "/etc/bootstrap/identity for root, else ~/.bootstrap/identity)",
             valueName: "DIR"
         )
     )

@@ -101,7 +101,11 @@ struct EnrollmentRun: Sendable {
             } catch {
                 throw EnrollmentError(.failed, "\(target.name) is enrolled, but not recorded: \(error.message)")
             }
-            if let reason { report.warning("\(target.name): earlier certificates are revoked: \(reason)") }
+            if let reason {
+                report.warning(
+                    "\(target.name): earlier certificates are revoked: \(reason). The others learn it from `bootstrap revoke`, without a name"
+                )
+            }
             report.succeeded(record)
             if let failure = outcome.afterFailure {
                 throw EnrollmentError(.failed, "\(target.name) is enrolled, but \(failure)")
