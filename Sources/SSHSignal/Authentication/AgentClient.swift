@@ -1,4 +1,5 @@
 import CLinux
+import MeshIdentity
 import Streams
 
 /// Talks to an ssh-agent (draft-miller-ssh-agent) without blocking: one request at a time, answered in order.

@@ -1,4 +1,5 @@
 import Glibc
+import MeshIdentity
 
 /// A private key file, understood as far as needed without its passphrase: whether it is encrypted, and its public half.
 struct PrivateKeyFile {
@@ -68,7 +69,7 @@ struct PrivateKeyFile {
         return HostKey(blob: blob)
     }
 
-    private static func read(_ path: String) throws(Failure) -> [UInt8] {
+    static func read(_ path: String) throws(Failure) -> [UInt8] {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { throw .unreadable("\(path): \(String(cString: strerror(errno)))") }
         defer { close(descriptor) }

@@ -1,5 +1,6 @@
 import CLibSSH2
 import Glibc
+import MeshIdentity
 import Streams
 
 extension SSHSession {

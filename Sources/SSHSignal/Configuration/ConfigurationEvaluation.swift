@@ -53,8 +53,12 @@ struct ConfigurationEvaluation {
     var notes: [SSHClientConfiguration.Note] = []
     var limits: [EngineLimit] = []
 
+    private var included = 0
+
     /// As in OpenSSH.
     private static let maximumIncludeDepth = 16
+    /// A file that includes itself twice would be read 2^16 times.
+    private static let maximumIncludes = 512
 
     init(destination: Destination, account: LocalAccount) {
         self.destination = destination
@@ -168,6 +172,10 @@ struct ConfigurationEvaluation {
                 pattern = (place.isUserFile ? account.home + "/.ssh/" : "/etc/ssh/") + pattern
             }
             for file in Self.glob(pattern) {
+                included += 1
+                guard included <= Self.maximumIncludes else {
+                    throw SSHConfigurationError("more than \(Self.maximumIncludes) files are included")
+                }
                 let inner = Place(file: file, isUserFile: place.isUserFile, depth: place.depth + 1)
                 // Below a block that is not in effect, no line of the file can be, whatever its own Host lines say.
                 _ = try read(inner, active: active, neverActive: !active)

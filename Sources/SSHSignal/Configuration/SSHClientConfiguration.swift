@@ -1,4 +1,5 @@
 import Glibc
+import MeshIdentity
 
 /// What a new host key does to a connection: `StrictHostKeyChecking` of `ssh_config(5)`. A changed or revoked key is refused in
 /// every mode.
@@ -27,6 +28,8 @@ public struct SSHArguments: Hashable, Sendable {
     public var jump: String?
     /// What logs in.
     public var engine: SSHEngine
+    /// `--host-key`: the fingerprint of the one host key to be accepted, whatever known_hosts says; not for jump hosts.
+    public var hostKey: String?
 
     public init(
         configurationFile: String? = nil,
@@ -34,7 +37,8 @@ public struct SSHArguments: Hashable, Sendable {
         identityFiles: [String] = [],
         port: UInt16? = nil,
         jump: String? = nil,
-        engine: SSHEngine = .automatic
+        engine: SSHEngine = .automatic,
+        hostKey: String? = nil
     ) {
         self.configurationFile = configurationFile
         self.options = options
@@ -42,6 +46,7 @@ public struct SSHArguments: Hashable, Sendable {
         self.port = port
         self.jump = jump
         self.engine = engine
+        self.hostKey = hostKey
     }
 
     /// What a jump host on the way is resolved with: as in `ssh`, the same files, but neither `-i` nor `-o` nor `-p`.
@@ -78,6 +83,8 @@ public struct SSHClientConfiguration: Hashable, Sendable {
     /// Looked up in known_hosts instead of the host name, without a port.
     public var hostKeyAlias: String?
     public var hashKnownHosts: Bool
+    /// The one key to be accepted, as `ssh-keygen -l` prints it (`SHA256:…`); nil: known_hosts decides.
+    public var pinnedHostKey: String?
     public var strictHostKeyChecking: StrictHostKeyChecking
     /// The hops on the way, nearest first; empty: dialled directly.
     public var proxyJump: [Destination]
@@ -131,6 +138,16 @@ public struct SSHClientConfiguration: Hashable, Sendable {
         var evaluation = ConfigurationEvaluation(destination: destination, account: account)
         try evaluation.apply(arguments)
         try self.init(evaluation)
+        if let fingerprint = arguments.hostKey {
+            guard fingerprint.hasPrefix("SHA256:"), let digest = Base64.decode(fingerprint.dropFirst(7) + "="),
+                digest.count == 32
+            else {
+                throw SSHConfigurationError(
+                    "--host-key '\(fingerprint)' is not a fingerprint as `ssh-keygen -l` prints it: SHA256: and 43 characters"
+                )
+            }
+            pinnedHostKey = fingerprint
+        }
     }
 }
 

@@ -1,3 +1,5 @@
+import MeshIdentity
+
 /// A host's public key in the wire format of RFC 4253 §6.6.
 public struct HostKey: Hashable, Sendable, CustomStringConvertible {
     /// The key's own name for its type: `ssh-ed25519`, `ecdsa-sha2-nistp256`, `ssh-rsa`.
@@ -14,6 +16,9 @@ public struct HostKey: Hashable, Sendable, CustomStringConvertible {
         algorithm = String(decoding: name, as: UTF8.self)
         self.blob = blob
     }
+
+    /// Whether it is an OpenSSH certificate rather than a plain key.
+    public var isCertificate: Bool { algorithm.hasSuffix("-cert-v01@openssh.com") }
 
     /// As `ssh-keygen -l` prints it: `SHA256:` and base 64 without padding.
     public var fingerprint: String { "SHA256:" + Base64.encode(Digest.sha256(blob), padded: false) }

@@ -1,3 +1,5 @@
+import MeshIdentity
+
 /// A host key that was not accepted. Nothing had been sent but the key exchange.
 public struct HostKeyError: Error, Hashable, Sendable, CustomStringConvertible {
     public enum Reason: Hashable, Sendable {
@@ -5,6 +7,10 @@ public struct HostKeyError: Error, Hashable, Sendable, CustomStringConvertible {
         case revoked
         case unknown
         case rejected
+        /// The host's certificate does not vouch for it.
+        case certificate
+        /// It is not the one that was named.
+        case pinMismatch
     }
     public var reason: Reason
     public var message: String
@@ -46,6 +52,10 @@ public struct HostKeyPolicy: Sendable {
 
     private let host: String
     private let name: String
+    /// What a certificate has to name: the host without a port.
+    private let certificateName: String
+    /// The fingerprint of the only key that will do.
+    let pinned: String?
     /// Set when ``name`` has a port: `ssh` then also takes a key that is recorded for the host without one.
     private let nameWithoutPort: String?
     private let mode: StrictHostKeyChecking
@@ -66,9 +76,11 @@ public struct HostKeyPolicy: Sendable {
         name =
             configuration.hostKeyAlias?.lowercased()
             ?? KnownHosts.name(host: configuration.hostName, port: configuration.port)
+        certificateName = configuration.hostKeyAlias?.lowercased() ?? configuration.hostName.lowercased()
         nameWithoutPort =
             configuration.hostKeyAlias == nil && configuration.port != 22 ? configuration.hostName.lowercased() : nil
         mode = configuration.strictHostKeyChecking
+        pinned = configuration.pinnedHostKey
         recordFile = configuration.userKnownHostsFiles.first
         hashKnownHosts = configuration.hashKnownHosts
         self.ask = ask
@@ -81,8 +93,14 @@ public struct HostKeyPolicy: Sendable {
         return own.isEmpty ? nameWithoutPort.map { knownHosts.algorithms(for: $0) } ?? [] : own
     }
 
+    private var hasCertificateAuthority: Bool {
+        !knownHosts.authorities(for: name).isEmpty
+            || nameWithoutPort.map { !knownHosts.authorities(for: $0).isEmpty } ?? false
+    }
+
     /// Why the host's key cannot be verified though known_hosts has what it takes; empty: nothing speaks against it.
     func limits(_ capabilities: EngineCapabilities) -> [EngineLimit] {
+        guard pinned == nil else { return [] }
         let algorithms = preferredAlgorithms
         if algorithms == ["ssh-rsa"], !capabilities.signsRSAWithSHA2 {
             return [
@@ -92,7 +110,7 @@ public struct HostKeyPolicy: Sendable {
                 )
             ]
         }
-        if algorithms.isEmpty, knownHosts.hasCertificateAuthority(for: name), !capabilities.negotiatesHostCertificates {
+        if algorithms.isEmpty, hasCertificateAuthority, !capabilities.negotiatesHostCertificates {
             return [
                 EngineLimit(
                     .hostCertificate,
@@ -107,12 +125,29 @@ public struct HostKeyPolicy: Sendable {
     ///
     /// - Throws: ``HostKeyError``; ``SSHConfigurationError`` when a new key was accepted and cannot be recorded.
     public func check(_ key: HostKey) async throws {
+        if key.isCertificate {
+            guard let plain = try checkCertificate(key, at: currentTime()) else { return }
+            // No line for its CA: as in ssh, the key in it counts like any other.
+            return try await check(plain)
+        }
         var verdict = knownHosts.verdict(for: key, of: name)
         if case .unknown = verdict, let nameWithoutPort {
             switch knownHosts.verdict(for: key, of: nameWithoutPort) {
             case let other where other.isMatchOrRevoked: verdict = other
             default: break
             }
+        }
+        if let pinned, key.fingerprint == pinned {
+            // A pin overrides what known_hosts has, but for a revocation.
+            if case .revoked = verdict {} else { return }
+        } else if let pinned {
+            throw HostKeyError(
+                reason: .pinMismatch,
+                message: """
+                    HOST KEY MISMATCH for \(host): expected \(pinned) (--host-key), got \(key); nothing was sent. Compare the \
+                    fingerprint with the host's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub there)
+                    """
+            )
         }
         switch verdict {
         case .match:
@@ -134,6 +169,55 @@ public struct HostKeyPolicy: Sendable {
         case .unknown(let algorithms):
             try await decideUnknown(key, algorithms)
         }
+    }
+
+    /// Returns nil when the host's certificate is good, and its plain key when no `@cert-authority` line covers the host.
+    ///
+    /// - Parameter now: seconds since 1970.
+    func checkCertificate(_ key: HostKey, at now: Int64) throws -> HostKey? {
+        let certificate: SSHCertificate
+        do throws(IdentityError) {
+            certificate = try SSHCertificate(blob: key.blob)
+        } catch {
+            throw HostKeyError(
+                reason: .certificate,
+                message: "the certificate of \(host): \(error.message); nothing was sent"
+            )
+        }
+        guard let plain = HostKey(blob: certificate.keyBlob), let authority = HostKey(blob: certificate.authority.blob)
+        else {
+            throw HostKeyError(
+                reason: .certificate,
+                message: "the certificate of \(host) has no usable key; nothing was sent"
+            )
+        }
+        let names = [name] + (nameWithoutPort.map { [$0] } ?? [])
+        for (revocable, what) in [(plain, "its key"), (authority, "its CA")] {
+            for name in names {
+                guard case .revoked(let file, let line) = knownHosts.verdict(for: revocable, of: name) else { continue }
+                throw HostKeyError(
+                    reason: .revoked,
+                    message: """
+                        REVOKED HOST CERTIFICATE of \(host): \(what), \(revocable), is marked @revoked at \(file):\(line); \
+                        nothing was sent
+                        """
+                )
+            }
+        }
+        if let pinned { return plain.fingerprint == pinned ? nil : plain }
+        let authorities = names.flatMap { knownHosts.authorities(for: $0) }
+        guard !authorities.isEmpty else { return plain }
+        let refusal = certificate.refusal(asHost: certificateName, authorities: authorities.map(\.blob), at: now) {
+            HostPattern.matches($0, $1)
+        }
+        if let refusal {
+            throw HostKeyError(
+                reason: .certificate,
+                message: "the certificate of \(host) (ID '\(Printable.clean(certificate.keyID, limit: 80))') "
+                    + "\(Printable.clean(refusal)); nothing was sent"
+            )
+        }
+        return nil
     }
 
     private func decideUnknown(_ key: HostKey, _ algorithms: [String]) async throws {
@@ -166,8 +250,9 @@ public struct HostKeyPolicy: Sendable {
         if !algorithms.isEmpty {
             message += "The host is recorded with \(algorithms.joined(separator: ", ")) only. "
         }
-        if knownHosts.hasCertificateAuthority(for: name) {
-            message += "A @cert-authority line covers it, but this build cannot check host certificates. "
+        if hasCertificateAuthority {
+            message +=
+                "A @cert-authority line covers it, but \(EngineCapabilities.current.name) cannot ask for host certificates. "
         }
         message += """
             Compare the fingerprint with the host's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub there), then either \

@@ -64,10 +64,9 @@ public struct KnownHosts: Sendable {
         return result
     }
 
-    /// Whether a `@cert-authority` line covers `name`. Host certificates cannot be checked with libssh2 1.10, so such a line
-    /// vouches for no key here.
-    public func hasCertificateAuthority(for name: String) -> Bool {
-        entries.contains { $0.marker == .certificateAuthority && $0.matches(name) }
+    /// The keys of the `@cert-authority` lines that cover `name`.
+    public func authorities(for name: String) -> [HostKey] {
+        entries.filter { $0.marker == .certificateAuthority && $0.matches(name) }.map(\.key)
     }
 
     /// What is known about `key` as the key of `name` (see ``name(host:port:)``). A revocation wins over every other line.

@@ -1,3 +1,5 @@
+import MeshIdentity
+
 /// One line of a known_hosts file (`sshd(8)`, SSH_KNOWN_HOSTS FILE FORMAT).
 struct KnownHostsEntry: Hashable, Sendable {
     enum Marker: Hashable, Sendable {

@@ -1,4 +1,5 @@
 import Glibc
+import MeshIdentity
 
 /// Adds entries to a known_hosts file without touching what it holds.
 enum KnownHostsFile {

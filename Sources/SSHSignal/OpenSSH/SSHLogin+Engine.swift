@@ -18,6 +18,16 @@ extension SSHLogin {
     ///
     /// - Parameter loop: Where the session and its streams will live.
     public func connect(on loop: EventLoop) async throws(SSHError) -> SSHClient {
+        // ssh would verify the host by known_hosts instead: a pin must not be lost on the way to another engine.
+        if configuration.pinnedHostKey != nil {
+            guard arguments.engine != .openSSH else {
+                throw SSHError(
+                    .unsupported,
+                    "\(configuration.destination): --host-key is for libssh2; ssh goes by known_hosts alone"
+                )
+            }
+            return try await connectByLibSSH2(on: loop)
+        }
         switch arguments.engine {
         case .libssh2: return try await connectByLibSSH2(on: loop)
         case .openSSH: return try await connectByOpenSSH(on: loop)

@@ -83,7 +83,7 @@ public struct DeviceEnrollment: Sendable {
     ) async throws(EnrollmentError) -> DeviceRecord {
         do {
             let start = ContinuousClock.now
-            let client = try await login.connect(on: loop, name: options.name) { report(.warning($0)) }
+            let client = try await login.connect(on: loop)
             report(.step("connect", "\(client.serverVersion), host key \(client.hostKey)", .now - start))
             do {
                 if let refusal = options.refusal(client.hostKey) { throw refusal }

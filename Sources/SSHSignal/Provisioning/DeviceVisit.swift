@@ -82,7 +82,7 @@ public struct DeviceVisit: Sendable {
         _ body: (EnrollmentConversation) async throws -> Outcome
     ) async throws(EnrollmentError) -> Outcome {
         do {
-            let client = try await login.connect(on: loop, name: record.name, warn: warn)
+            let client = try await login.connect(on: loop)
             do {
                 if case .refused(let error) = EnrollmentAdmission().decide(
                     record,
@@ -137,30 +137,5 @@ private struct NoIssuer: CertificateIssuer {
         options: IssuanceOptions
     ) async throws(IdentityError) -> IssuedCertificate {
         throw IdentityError(.refused, "no certificate is given out here")
-    }
-}
-
-extension SSHLogin {
-    /// Connects, and tries again where the server is only busy: one that closes before its banner has too many logins under way
-    /// (MaxStartups), or is angry with this address, and both pass.
-    ///
-    /// - Parameter name: How the machine is called in messages.
-    func connect(
-        on loop: EventLoop,
-        name: String,
-        warn: (String) -> Void
-    ) async throws -> SSHClient {
-        var delay = Duration.seconds(1)
-        for _ in 0..<4 {
-            do throws(SSHError) {
-                return try await connect(on: loop)
-            } catch {
-                guard error.code == .busy else { throw error }
-                warn("\(name): \(error.message); trying again")
-                try await Task.sleep(for: delay * Double.random(in: 0.75...1.25))
-                delay *= 2
-            }
-        }
-        return try await connect(on: loop)
     }
 }

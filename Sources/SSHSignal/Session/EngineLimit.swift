@@ -72,6 +72,8 @@ struct EngineCapabilities: Hashable, Sendable {
 
     static let current = EngineCapabilities(version: LibSSH2.version)
 
+    func canVerify(hostKey type: String) -> Bool { type != "ssh-rsa" || signsRSAWithSHA2 }
+
     /// Why a user key or certificate of this type cannot be offered; nil when it can.
     ///
     /// - Parameter algorithm: the first string of the public key; nil where it is not known yet.

@@ -25,6 +25,12 @@ final class LibSSH2Session {
     var mayReceive = false
     /// No more bytes will come in or leave; what libssh2 sends now is dropped.
     private(set) var isDetached = false
+    /// Set while the server's answers to authentication are of interest; see ``freed(_:)``.
+    var watchesAuthentication = false
+    /// The server's last refusal. libssh2 says neither what the server would take next nor that a step was right.
+    var authenticationFailure: AuthenticationFailure?
+    /// Answers the server's questions during keyboard-interactive authentication.
+    weak var interactive: KeyboardInteractive?
     /// The server's own words in SSH_MSG_DISCONNECT.
     private(set) var disconnectMessage: String?
 
@@ -32,7 +38,7 @@ final class LibSSH2Session {
         guard LibSSH2.initialised == 0 else {
             throw SSHError(.system, "libssh2 cannot be initialised (error \(LibSSH2.initialised))")
         }
-        guard let raw = libssh2_session_init_ex(nil, nil, nil, nil) else {
+        guard let raw = libssh2_session_init_ex(nil, freeCallback, nil, nil) else {
             throw SSHError(.system, "libssh2 cannot allocate a session: out of memory")
         }
         self.raw = raw
@@ -101,6 +107,15 @@ final class LibSSH2Session {
 
     fileprivate func send(_ bytes: UnsafeRawBufferPointer) {
         if !isDetached { outbound.append(bytes) }
+    }
+
+    /// libssh2 is done with a block of memory. A refusal passes here on its way, and nowhere else.
+    fileprivate func freed(_ block: UnsafeMutableRawPointer) {
+        guard watchesAuthentication else { return }
+        let size = clibssh2_block_size(block)
+        if let failure = AuthenticationFailure(UnsafeRawBufferPointer(start: block, count: size)) {
+            authenticationFailure = failure
+        }
     }
 
     fileprivate func disconnected(_ message: String) {
@@ -173,6 +188,43 @@ private typealias Abstract = UnsafeMutablePointer<UnsafeMutableRawPointer?>
 private func session(_ abstract: Abstract?) -> LibSSH2Session? {
     abstract?.pointee.map { Unmanaged<LibSSH2Session>.fromOpaque($0).takeUnretainedValue() }
 }
+
+/// libssh2's memory comes from malloc.
+private let freeCallback: @convention(c) (UnsafeMutableRawPointer?, Abstract?) -> Void = { block, abstract in
+    // One byte tells nearly all blocks from a refusal, so that traffic does not pay for authentication.
+    if let block, block.load(as: UInt8.self) == AuthenticationFailure.messageNumber { session(abstract)?.freed(block) }
+    free(block)
+}
+
+/// What libssh2 calls when the server asks something; `abstract` is the session's.
+let keyboardInteractiveCallback:
+    @convention(c) (
+        UnsafePointer<CChar>?, Int32, UnsafePointer<CChar>?, Int32, Int32,
+        UnsafePointer<LIBSSH2_USERAUTH_KBDINT_PROMPT>?, UnsafeMutablePointer<LIBSSH2_USERAUTH_KBDINT_RESPONSE>?,
+        UnsafeMutablePointer<UnsafeMutableRawPointer?>?
+    ) -> Void = { _, _, instruction, instructionLength, count, prompts, responses, abstract in
+        guard let interactive = session(abstract)?.interactive else { return }
+        let text = { (start: UnsafeRawPointer?, length: Int) -> String in
+            let bytes = UnsafeRawBufferPointer(start: start, count: start == nil ? 0 : length)
+            return Printable.clean(String(decoding: bytes, as: UTF8.self))
+        }
+        var questions: [(text: String, isSecret: Bool)] = []
+        for index in 0..<Int(count) {
+            guard let prompt = prompts?[index] else { continue }
+            questions.append((text(UnsafeRawPointer(prompt.text), Int(prompt.length)), prompt.echo == 0))
+        }
+        let answers = interactive.answer(
+            questions,
+            instruction: text(UnsafeRawPointer(instruction), Int(instructionLength))
+        )
+        for (index, answer) in answers.enumerated() where index < Int(count) {
+            // libssh2 frees it with the session's allocator, which is malloc's.
+            guard let copy = malloc(max(1, answer.count)) else { continue }
+            answer.withUnsafeBytes { UnsafeMutableRawBufferPointer(start: copy, count: $0.count).copyMemory(from: $0) }
+            responses?[index].text = copy.assumingMemoryBound(to: CChar.self)
+            responses?[index].length = UInt32(answer.count)
+        }
+    }
 
 private let sendCallback: @convention(c) (Int32, UnsafeRawPointer?, Int, Int32, Abstract?) -> Int = {
     _,

@@ -10,16 +10,20 @@ public struct SSHLogin: Sendable {
         public var hostKey: HostKeyPolicy.Ask?
         /// The passphrase of an encrypted key file.
         public var passphrase: PassphrasePrompt?
+        /// A password, or whatever else the server asks.
+        public var authentication: AuthenticationPrompt?
         /// What the user should know: a recorded host key, an option without effect.
         public var warn: @Sendable (String) -> Void
 
         public init(
             hostKey: HostKeyPolicy.Ask? = nil,
             passphrase: PassphrasePrompt? = nil,
+            authentication: AuthenticationPrompt? = nil,
             warn: @escaping @Sendable (String) -> Void
         ) {
             self.hostKey = hostKey
             self.passphrase = passphrase
+            self.authentication = authentication
             self.warn = warn
         }
     }
@@ -46,19 +50,52 @@ public struct SSHLogin: Sendable {
         arguments: SSHArguments = SSHArguments(),
         prompts: Prompts
     ) throws(SSHConfigurationError) {
-        let configuration = try SSHClientConfiguration(resolving: destination, arguments: arguments)
-        for note in configuration.notes where note.changesConnection && !note.isForSSHOnly { prompts.warn("\(note)") }
-        var hops: [Hop] = []
-        for jump in configuration.proxyJump {
-            let hop = try SSHClientConfiguration(resolving: jump, arguments: arguments.forJumpHosts)
-            hops.append(Hop(configuration: hop, policy: try Self.policy(hop, prompts)))
+        let configurations = try Self.chain(to: destination, arguments, below: [])
+        var told: Set<SSHClientConfiguration.Note> = []
+        for note in configurations.flatMap(\.notes) where note.changesConnection && !note.isForSSHOnly {
+            if told.insert(note).inserted { prompts.warn("\(note)") }
         }
-        hops.append(Hop(configuration: configuration, policy: try Self.policy(configuration, prompts)))
-        self.configuration = configuration
-        self.hops = hops
+        hops = try configurations.map { configuration throws(SSHConfigurationError) in
+            Hop(
+                configuration: configuration,
+                policy: try HostKeyPolicy(
+                    configuration,
+                    ask: configuration.authentication.isBatch ? nil : prompts.hostKey,
+                    warn: prompts.warn
+                )
+            )
+        }
+        guard let last = configurations.last else {
+            throw SSHConfigurationError("'\(destination)' resolves to no host")
+        }
+        configuration = last
         self.arguments = arguments
         self.prompts = prompts
         limits = hops.flatMap { Self.limits($0.configuration, $0.policy) }
+    }
+
+    /// The hosts on the way and the destination, nearest first. As in `ssh`, the first host of a ProxyJump list is reached as its own
+    /// configuration says, its ProxyJump included; each later one through the one before it.
+    ///
+    /// - Parameter stack: what is being resolved, to find a circle.
+    private static func chain(
+        to destination: Destination,
+        _ arguments: SSHArguments,
+        below stack: [String]
+    ) throws(SSHConfigurationError) -> [SSHClientConfiguration] {
+        let configuration = try SSHClientConfiguration(resolving: destination, arguments: arguments)
+        let name = "\(configuration.user)@\(KnownHosts.name(host: configuration.hostName, port: configuration.port))"
+        guard !stack.contains(name) else {
+            throw SSHConfigurationError("ProxyJump goes in a circle: \((stack + [name]).joined(separator: " → "))")
+        }
+        guard let nearest = configuration.proxyJump.first else { return [configuration] }
+        var chain = try chain(to: nearest, arguments.forJumpHosts, below: stack + [name])
+        for jump in configuration.proxyJump.dropFirst() {
+            var arguments = arguments.forJumpHosts
+            arguments.jump = "none"
+            chain.append(try SSHClientConfiguration(resolving: jump, arguments: arguments))
+        }
+        return chain + [configuration]
     }
 
     /// - Parameter capabilities: what the engine can do.
@@ -90,47 +127,137 @@ public struct SSHLogin: Sendable {
             )
         }
         var client: SSHClient?
+        var way = ""
         for hop in hops {
-            let host = hop.configuration.hostName
-            let port = hop.configuration.port
-            let verifier = HostKeyCheck(policy: hop.policy)
-            let session = sessionConfiguration(hop.configuration)
-            if let jump = client {
-                client = try await jump.connect(
-                    host: host,
-                    port: port,
-                    configuration: session,
-                    hostKeyVerifier: verifier
-                )
-            } else {
-                client = try await SSHClient.connect(
-                    host: host,
-                    port: port,
-                    configuration: session,
-                    hostKeyVerifier: verifier,
-                    on: loop,
-                    connectTimeout: hop.configuration.connectTimeout ?? .seconds(10)
-                )
+            let jump = client
+            way += "/" + KnownHosts.name(host: hop.configuration.hostName, port: hop.configuration.port)
+            let warning = { [prompts] (error: SSHError) in prompts.warn("\(error.message); trying again") }
+            client = try await DialLimit.shared.runPatiently(to: way, retrying: warning) { () throws(SSHError) in
+                try await connect(hop, through: jump, on: loop)
             }
         }
         guard let client else { throw SSHError(.connectionFailed, "there is no host to connect to") }
         return client
     }
 
-    private static func policy(
-        _ configuration: SSHClientConfiguration,
-        _ prompts: Prompts
-    ) throws(SSHConfigurationError) -> HostKeyPolicy {
-        try HostKeyPolicy(configuration, ask: prompts.hostKey, warn: prompts.warn)
+    private func connect(
+        _ hop: Hop,
+        through jump: SSHClient?,
+        on loop: EventLoop
+    ) async throws(SSHError) -> SSHClient {
+        guard let pinned = hop.policy.pinned else {
+            return try await connect(hop, through: jump, HostKeyCheck(policy: hop.policy), on: loop)
+        }
+        // A fingerprint does not tell its key's type: a server that shows another of its keys is asked for the next one.
+        var types = sessionConfiguration(hop.configuration).hostKeyAlgorithms(
+            preferring: hop.policy.preferredAlgorithms
+        )
+        var refusal: SSHError?
+        while true {
+            let shown = Lock<HostKey?>(nil)
+            let verifier = HostKeyCheck(policy: hop.policy, types: types, shown: shown)
+            do throws(SSHError) {
+                return try await connect(hop, through: jump, verifier, on: loop)
+            } catch {
+                // It has no key of the types that are left: the first one was the answer.
+                if let refusal, error.code == .negotiationFailed { throw refusal }
+                refusal = refusal ?? error
+                guard error.code == .hostKeyRefused, let key = shown.withLock({ $0 }), key.fingerprint != pinned,
+                    let type = types.firstIndex(where: { HostKeyCheck.type($0) == key.algorithm })
+                else { throw error }
+                let first = HostKeyCheck.type(types[type])
+                types.removeAll { HostKeyCheck.type($0) == first }
+                guard types.contains(where: { EngineCapabilities.current.canVerify(hostKey: HostKeyCheck.type($0)) })
+                else {
+                    throw error
+                }
+            }
+        }
     }
+
+    private func connect(
+        _ hop: Hop,
+        through jump: SSHClient?,
+        _ verifier: HostKeyCheck,
+        on loop: EventLoop
+    ) async throws(SSHError) -> SSHClient {
+        var configuration = sessionConfiguration(hop.configuration)
+        if let types = verifier.types { configuration.hostKeyAlgorithms = types }
+        if let jump {
+            return try await jump.connect(
+                host: hop.configuration.hostName,
+                port: hop.configuration.port,
+                configuration: configuration,
+                hostKeyVerifier: verifier
+            )
+        }
+        return try await SSHClient.connect(
+            over: Self.dial(hop.configuration, on: loop),
+            configuration: configuration,
+            hostKeyVerifier: verifier,
+            on: loop
+        )
+    }
+
+    /// Connects over TCP, to whichever of the host's addresses answers first (RFC 8305).
+    private static func dial(
+        _ configuration: SSHClientConfiguration,
+        on loop: EventLoop
+    ) async throws(SSHError) -> LoopBound<ByteStream> {
+        let (host, port) = (configuration.hostName, configuration.port)
+        do {
+            let addresses = try await Resolver.resolve(host: host, port: port).filter { address in
+                switch configuration.addressFamily {
+                case .any: true
+                case .inet: !address.isIPv6
+                case .inet6: address.isIPv6
+                }
+            }
+            guard !addresses.isEmpty else {
+                throw SSHError(
+                    .connectionFailed,
+                    "'\(host)' has no address of the family \(configuration.addressFamily.rawValue) (AddressFamily)"
+                )
+            }
+            var local: [SocketAddress] = []
+            if let text = configuration.bindAddress { local = try await Resolver.resolve(host: text, port: 0) }
+            return try await HappyEyeballs.connect(
+                to: addresses,
+                from: local,
+                on: loop,
+                timeout: configuration.connectTimeout ?? .seconds(10)
+            ) { socket in
+                socket.detectDeadPeer(unacknowledgedFor: .seconds(30))
+                return LoopBound<ByteStream>(socket, on: loop)
+            }
+        } catch let error as SSHError {
+            throw error
+        } catch let error as StreamError {
+            throw SSHError(error.code == .timedOut ? .timedOut : .connectionFailed, "\(error)")
+        } catch {
+            throw SSHError(.connectionFailed, "\(error)")
+        }
+    }
+
+    /// The hosts on the way and the destination, for tests.
+    var hostNames: [String] { hops.map(\.configuration.hostName) }
+
+    /// What the destination's session is made with, for tests.
+    var lastSession: SSHSessionConfiguration { sessionConfiguration(configuration) }
 
     private func sessionConfiguration(_ configuration: SSHClientConfiguration) -> SSHSessionConfiguration {
         var credentials: [SSHCredential] = []
         if let agent = configuration.agentSocket { credentials.append(.agent(socketPath: agent)) }
+        credentials += configuration.certificateFiles.map(SSHCredential.certificateFile)
         credentials += configuration.existingIdentityFiles.map(SSHCredential.keyFile)
         var session = SSHSessionConfiguration(user: configuration.user, credentials: credentials)
         session.identitiesOnly = configuration.identitiesOnly
-        session.passphrase = prompts.passphrase
+        session.authentication = configuration.authentication
+        if !configuration.authentication.isBatch {
+            session.passphrase = prompts.passphrase
+            session.authenticationPrompt = prompts.authentication
+        }
+        if let timeout = configuration.connectTimeout { session.handshakeTimeout = timeout }
         if let interval = configuration.serverAliveInterval {
             session.keepAlive = .init(interval: interval, count: configuration.serverAliveCountMax)
         }
@@ -141,10 +268,20 @@ public struct SSHLogin: Sendable {
 /// known_hosts and StrictHostKeyChecking, as a session asks them.
 private struct HostKeyCheck: HostKeyVerifier {
     let policy: HostKeyPolicy
+    /// The only algorithms to ask for; nil: all.
+    var types: [String]?
+    /// What the server showed, even if it was refused.
+    var shown = Lock<HostKey?>(nil)
 
     var preferredAlgorithms: [String] { policy.preferredAlgorithms }
 
     var limits: [EngineLimit] { policy.limits }
 
-    func check(_ key: HostKey) async throws { try await policy.check(key) }
+    func check(_ key: HostKey) async throws {
+        shown.withLock { $0 = key }
+        try await policy.check(key)
+    }
+
+    /// The type of key that signs with an algorithm (RFC 8332).
+    static func type(_ algorithm: String) -> String { algorithm.hasPrefix("rsa-sha2-") ? "ssh-rsa" : algorithm }
 }

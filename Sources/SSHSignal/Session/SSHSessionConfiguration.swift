@@ -17,6 +17,13 @@ public struct SSHSessionConfiguration: Sendable {
     /// where nobody can be asked.
     public var passphrase: PassphrasePrompt?
 
+    /// Asked for passwords and whatever else the server wants to know, at most as often as ``authentication`` says. nil where
+    /// nobody can be asked.
+    public var authenticationPrompt: AuthenticationPrompt?
+
+    /// Which ways to authenticate, in which order.
+    public var authentication = AuthenticationPreferences()
+
     /// From the first byte to the host key; the verifier's own time does not count.
     public var handshakeTimeout: Duration = .seconds(10)
 
@@ -111,6 +118,8 @@ public struct SSHSessionConfiguration: Sendable {
 public enum SSHCredential: Hashable, Sendable {
     /// A private key file in OpenSSH's or a PEM format, encrypted or not.
     case keyFile(path: String)
+    /// A user certificate for one of the keys (`CertificateFile`); the one beside a key file (`id-cert.pub`) is found by itself.
+    case certificateFile(path: String)
     /// The contents of such a file; `name` stands for it in messages.
     case key([UInt8], name: String)
     /// The keys of the ssh-agent that listens on this socket (`SSH_AUTH_SOCK`).

@@ -85,16 +85,24 @@ extension Socket {
 }
 
 /// One connection attempt: waits for the socket to become writable, or for the timeout. Retained by the loop until then.
-private final class Connector: PollHandler, TurnTask {
+final class Connector: PollHandler, TurnTask {
     private let address: SocketAddress
+    private let local: SocketAddress?
     private let loop: EventLoop
     private var completion: ((Result<Socket, StreamError>) -> Void)?
     private var descriptor: Int32 = -1
     private var timer: LoopTimer?
     private var outcome: StreamError?
 
-    init(address: SocketAddress, loop: EventLoop, completion: @escaping (Result<Socket, StreamError>) -> Void) {
+    /// - Parameter local: What the socket is bound to; nil leaves that to the system.
+    init(
+        address: SocketAddress,
+        from local: SocketAddress? = nil,
+        loop: EventLoop,
+        completion: @escaping (Result<Socket, StreamError>) -> Void
+    ) {
         self.address = address
+        self.local = local
         self.loop = loop
         self.completion = completion
     }
@@ -108,6 +116,9 @@ private final class Connector: PollHandler, TurnTask {
         let type = Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue)
         descriptor = socket(address.family, type, 0)
         guard descriptor >= 0 else { return deferFailure(.system(errno, "socket")) }
+        if let local, local.withSockaddr({ bind(descriptor, $0, $1) }) != 0 {
+            return deferFailure(.system(errno, "connecting from \(local)"))
+        }
         var number = connect()
         // Within this machine the handshake is over by now, and asking again tells, without a turn of the loop in between.
         if number == EINPROGRESS && address.isLoopback { number = connect() }
@@ -169,6 +180,8 @@ private final class Connector: PollHandler, TurnTask {
     }
 
     func runTurn() {
+        // Cancelled in between.
+        guard completion != nil else { return }
         if let outcome { end(.failure(outcome)) } else { connected(reported: nil) }
     }
 
@@ -176,6 +189,18 @@ private final class Connector: PollHandler, TurnTask {
     private func deferFailure(_ error: StreamError) {
         outcome = error
         loop.nextTurn(self)
+    }
+
+    /// Ends the attempt; the completion is not called.
+    func cancel() {
+        completion = nil
+        timer?.cancel()
+        timer = nil
+        if descriptor >= 0 {
+            loop.unregister(descriptor)
+            _ = Glibc.close(descriptor)
+            descriptor = -1
+        }
     }
 
     private func end(_ result: Result<Socket, StreamError>) {

@@ -146,6 +146,8 @@ public struct SocketAddress: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
+    public var isIPv6: Bool { if case .ipv6 = kind { true } else { false } }
+
     public var isUnix: Bool { if case .unix = kind { true } else { false } }
 
     /// 127.0.0.0/8, ::1, or a path.

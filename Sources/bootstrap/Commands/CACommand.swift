@@ -14,7 +14,10 @@ struct CACommand: AsyncParsableCommand {
               bootstrap ca issue --id ns/prod/sa/db --out ./db
               bootstrap ca sign --id ns/prod/sa/db < request.pem > chain.pem
             """,
-        subcommands: [CAInit.self, CAIssue.self, CASign.self, CABundle.self, CARotate.self, CAServe.self]
+        subcommands: [
+            CAInit.self, CAIssue.self, CASign.self, CABundle.self, CARotate.self, CAServe.self,
+            CASSHCommand.self,
+        ]
     )
 }
 

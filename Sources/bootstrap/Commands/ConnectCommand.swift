@@ -126,7 +126,7 @@ struct ConnectCommand: AsyncParsableCommand {
             let login = try SSHLogin(
                 to: try Destination(parsing: device?.destination ?? destination),
                 arguments: arguments,
-                prompts: .terminal()
+                prompts: try ssh.prompts()
             )
             guard let device else {
                 printError("'\(destination)' is not enrolled: plain SSH only. `bootstrap enroll` adds the native path.")

@@ -132,12 +132,21 @@ struct EnrollCommand: AsyncParsableCommand {
             trustDomain: trustDomain,
             issuance: issuance.options,
             arguments: ssh.arguments,
+            prompts: try prompts(),
             records: DeviceDirectory(Home.devices),
             admission: EnrollmentAdmission(acceptsNewHostKey: acceptNewHostKey, reinstates: reinstate),
             resumes: resume,
             report: EnrollmentOutput(format: output, names: targets.map(\.name))
         )
         try await run(targets, parallel: parallel)
+    }
+
+    private func prompts() throws -> SSHLogin.Prompts {
+        do throws(SSHConfigurationError) {
+            return try ssh.prompts()
+        } catch {
+            throw fail("\(error)", .usage)
+        }
     }
 
     private func agent() throws -> AgentBinary {

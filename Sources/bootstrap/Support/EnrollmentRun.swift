@@ -18,6 +18,8 @@ struct EnrollmentRun: Sendable {
     var issuance: IssuanceOptions
     /// The SSH flags of the command line.
     var arguments: SSHArguments
+    /// Who answers what a login asks.
+    var prompts: SSHLogin.Prompts
     var records: DeviceDirectory
     var admission = EnrollmentAdmission()
     /// Leaves out what is enrolled already and needs nothing.
@@ -178,7 +180,7 @@ struct EnrollmentRun: Sendable {
 
     private func login(to target: EnrollmentTarget) throws(EnrollmentError) -> SSHLogin {
         do throws(SSHConfigurationError) {
-            var prompts = SSHLogin.Prompts.terminal()
+            var prompts = prompts
             prompts.warn = { report.warning("\(target.name): \($0)") }
             // While somebody is asked, nothing is drawn over the question.
             if let ask = prompts.hostKey {

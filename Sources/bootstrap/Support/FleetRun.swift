@@ -59,7 +59,7 @@ extension DeviceRecord {
     func login(_ ssh: SSHOptionGroup) throws(EnrollmentError) -> SSHLogin {
         do throws(SSHConfigurationError) {
             let name = name
-            var prompts = SSHLogin.Prompts.terminal()
+            var prompts = try ssh.prompts()
             prompts.warn = { printError("warning: \(name): \($0)") }
             return try SSHLogin(
                 to: try Destination(parsing: destination),

@@ -32,7 +32,7 @@ struct RemoteTarget: Sendable {
         _ options: SSHOptionGroup,
         warn: @escaping @Sendable (String) -> Void
     ) throws(SSHConfigurationError) -> SSHLogin {
-        var prompts = SSHLogin.Prompts.terminal()
+        var prompts = try options.prompts()
         prompts.warn = warn
         let arguments = options.isEmpty ? recorded ?? options.arguments : options.arguments
         return try SSHLogin(to: destination, arguments: arguments, prompts: prompts)
@@ -45,7 +45,7 @@ extension SSHError {
         switch code {
         case .hostKeyRefused: .hostKeyRefused
         case .authenticationRefused: .authenticationRefused
-        case .connectionFailed, .timedOut, .busy, .negotiationFailed: .unreachable
+        case .connectionFailed, .timedOut, .busy, .negotiationFailed, .unsupported: .unreachable
         case .prohibited, .requestDenied: .denied
         default: .failed
         }

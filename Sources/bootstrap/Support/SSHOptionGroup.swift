@@ -52,6 +52,22 @@ struct SSHOptionGroup: ParsableArguments {
     )
     var engine: SSHEngine = .automatic
 
+    @Option(
+        help: ArgumentHelp(
+            "Log in with the password in the first line of FILE, which only you may read; otherwise the terminal is asked.",
+            valueName: "FILE"
+        )
+    )
+    var passwordFile: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Accept this host key and no other, whatever known_hosts says.",
+            valueName: "SHA256:…"
+        )
+    )
+    var hostKey: String?
+
     /// What was given on the command line.
     var arguments: SSHArguments {
         SSHArguments(
@@ -60,8 +76,20 @@ struct SSHOptionGroup: ParsableArguments {
             identityFiles: identityFiles,
             port: port,
             jump: jump,
-            engine: engine
+            engine: engine,
+            hostKey: hostKey
         )
+    }
+
+    /// Who answers what the login asks.
+    ///
+    /// - Throws: ``SSHConfigurationError`` for a password file that is not to be used.
+    func prompts() throws(SSHConfigurationError) -> SSHLogin.Prompts {
+        var prompts = SSHLogin.Prompts.terminal()
+        if let passwordFile {
+            prompts.authentication = try PasswordFile(passwordFile).prompt(else: prompts.authentication)
+        }
+        return prompts
     }
 
     /// Nothing was given: what is recorded of a device holds.
@@ -75,13 +103,17 @@ extension SSHLogin.Prompts {
         if TerminalPrompt.isAvailable {
             prompts.hostKey = { question in await askHostKey(question) }
             prompts.passphrase = { request in await askPassphrase(request) }
+            prompts.authentication = { question in await askAuthentication(question) }
         }
         return prompts
     }
 
     private static func askHostKey(_ question: HostKeyQuestion) async -> Bool {
         for _ in 0..<3 {
-            guard let answer = TerminalPrompt.line(question.text) else { return false }
+            guard
+                let answer = await TerminalPrompt.answer(question.text, isSecret: false)?
+                    .withBytes({ String(decoding: $0, as: UTF8.self) })
+            else { return false }
             if let accepts = question.accepts(answer) { return accepts }
             printError("Type 'yes', 'no' or the fingerprint.")
         }
@@ -91,6 +123,15 @@ extension SSHLogin.Prompts {
     private static func askPassphrase(_ request: PassphraseRequest) async -> [UInt8]? {
         let again = request.attempt > 1 ? "Wrong passphrase. " : ""
         let key = request.fingerprint.map { "\(request.name) (\($0))" } ?? request.name
-        return TerminalPrompt.passphrase("\(again)Passphrase for \(key): ")?.withBytes { Array($0) }
+        return await TerminalPrompt.answer("\(again)Passphrase for \(key): ", isSecret: true)?.withBytes { Array($0) }
+    }
+
+    private static func askAuthentication(_ question: AuthenticationQuestion) async -> [UInt8]? {
+        let again = question.attempt > 1 ? "Permission denied, please try again.\n" : ""
+        let instruction = question.instruction.isEmpty ? "" : question.instruction + "\n"
+        // The server chooses the words; whose they are must be plain.
+        let text = question.method == "password" ? question.text : "(\(question.destination)) \(question.text)"
+        return await TerminalPrompt.answer(again + instruction + text, isSecret: question.isSecret)?
+            .withBytes { Array($0) }
     }
 }

@@ -264,6 +264,22 @@ struct Home {
         Host jump
           ProxyJump one@first:2022,[::1]:2023,last
           StrictHostKeyChecking accept-new
+        Host alive
+          ServerAliveInterval 1m
+          ServerAliveCountMax 5
+          AddressFamily INET6
+          BindAddress 127.0.0.2
+          CertificateFile /certs/one
+          CertificateFile /certs/two
+          IdentityAgent /run/agent
+          PreferredAuthentications password,publickey
+          BatchMode yes
+          NumberOfPasswordPrompts 2
+        Host quiet
+          PubkeyAuthentication no
+          PasswordAuthentication no
+          ChallengeResponseAuthentication no
+          ServerAliveInterval 0
         Host *
           User fallback
           GlobalKnownHostsFile /kh/global
@@ -274,7 +290,7 @@ struct Home {
 
     @Test(arguments: [
         "web", "quoted", "single", "esc", "dev1", "devx", "dev9", "cam.lan", "case", "CASE", "jump", "nothing",
-        "root@dev2", "W1",
+        "root@dev2", "W1", "alive", "quiet",
         "ops@x.internal", "10.0.0.1", "::1",
     ])
     func sameAsSSH(text: String) async throws {
@@ -300,6 +316,24 @@ struct Home {
             .yes: "true", .no: "false", .acceptNew: "accept-new", .ask: "ask",
         ]
         #expect(strict[result.strictHostKeyChecking].map { [$0] } == oracle["stricthostkeychecking"])
+        #expect(["\(result.serverAliveInterval?.components.seconds ?? 0)"] == oracle["serveraliveinterval"])
+        #expect(["\(result.serverAliveCountMax)"] == oracle["serveralivecountmax"])
+        #expect([result.addressFamily.rawValue] == oracle["addressfamily"])
+        #expect(result.bindAddress.map { [$0] } == oracle["bindaddress"])
+        #expect((result.certificateFiles.isEmpty ? nil : result.certificateFiles) == oracle["certificatefile"])
+        if let agent = oracle["identityagent"] { #expect(result.agentSocket.map { [$0] } == agent) }
+        #expect([result.authentication.isBatch ? "yes" : "no"] == oracle["batchmode"])
+        #expect(["\(result.authentication.passwordPrompts)"] == oracle["numberofpasswordprompts"])
+        let switches = [
+            ("publickey", "pubkeyauthentication"), ("password", "passwordauthentication"),
+            ("keyboard-interactive", "kbdinteractiveauthentication"),
+        ]
+        for (method, keyword) in switches where oracle["preferredauthentications"] == nil {
+            #expect(
+                result.authentication.methods.contains(method) == !["no", "false"].contains(oracle[keyword]?.first),
+                "\(keyword)"
+            )
+        }
         if result.identityFilesAreExplicit { #expect(result.identityFiles == oracle["identityfile"]) }
         if text.hasPrefix("w") || text.hasPrefix("W") {
             #expect([result.userKnownHostsFiles.joined(separator: " ")] == oracle["userknownhostsfile"])

@@ -18,11 +18,18 @@ public final class OpenSSHServer: Sendable {
     ///   - configuration: Lines of sshd_config, before the defaults, so that they win.
     ///   - hostKeys: Key types for `ssh-keygen -t`.
     ///   - authorizedKeyOptions: What is put before the key in authorized_keys.
+    ///   - password: The account's password, in a mount namespace of the server's own: its `/etc/shadow` and its PAM service, which has
+    ///     pam_unix of the system. Needs root.
+    ///   - address: Where it listens.
+    ///   - pam: The modules of `auth` in that service.
     public init(
         configuration: [String] = [],
         hostKeys: [String] = ["ed25519", "ecdsa"],
         authorizedKeyOptions: String = "",
-        sftp: Bool = true
+        sftp: Bool = true,
+        password: String? = nil,
+        pam: [String] = ["required pam_unix.so nodelay"],
+        address: String = "127.0.0.1"
     ) async throws {
         let directory = TemporaryDirectory()
         self.directory = directory
@@ -36,7 +43,8 @@ public final class OpenSSHServer: Sendable {
         // A clean home: a login shell that reads the tester's own rc files takes a third of a second.
         try directory.makeDirectory("home", permissions: 0o700)
         var lines = configuration
-        lines += ["ListenAddress 127.0.0.1:\(port)", "PidFile none", "LogLevel VERBOSE", "UsePAM no", "StrictModes no"]
+        let socket = address.contains(":") ? "[\(address)]:\(port)" : "\(address):\(port)"
+        lines += ["ListenAddress \(socket)", "PidFile none", "LogLevel VERBOSE", "UsePAM no", "StrictModes no"]
         lines += hostKeys.map { "HostKey \(directory.path("host_\($0)"))" }
         lines += [
             "AuthorizedKeysFile \(directory.path("authorized_keys"))", "PasswordAuthentication no",
@@ -49,8 +57,27 @@ public final class OpenSSHServer: Sendable {
         let file = try directory.write("sshd_config", lines.joined(separator: "\n") + "\n")
         // Debian's sshd wants its privilege separation directory, which the service would make.
         if getuid() == 0 { mkdir("/run/sshd", 0o755) }
-        process = try ChildProcess("/usr/sbin/sshd", ["-D", "-e", "-f", file])
+        var command = ["/usr/sbin/sshd", "-D", "-e", "-f", file]
+        if let password { command = try await Self.namespace(directory, password: password, pam: pam) + command }
+        process = try ChildProcess(command[0], Array(command.dropFirst()))
         _ = try await process.standardError.line(containing: "Server listening on")
+    }
+
+    /// The command that runs another one where the account has `password`.
+    private static func namespace(
+        _ directory: TemporaryDirectory,
+        password: String,
+        pam: [String]
+    ) async throws -> [String] {
+        let hash = try await ChildProcess.run("openssl", ["passwd", "-6", password]).standardOutput
+        let accounts = try String(contentsOfFile: "/etc/shadow", encoding: .utf8).split(separator: "\n").map { line in
+            line.hasPrefix(user + ":") ? "\(user):\(hash.filter { $0 != "\n" }):19000:0:99999:7:::" : String(line)
+        }
+        let shadow = try directory.write("shadow", accounts.joined(separator: "\n") + "\n", permissions: 0o600)
+        let lines = pam.map { "auth \($0)" } + ["account required pam_permit.so", "session required pam_permit.so"]
+        let service = try directory.write("pam", lines.joined(separator: "\n") + "\n")
+        let script = "mount --bind \"$0\" /etc/shadow && mount --bind \"$1\" /etc/pam.d/sshd && shift && exec \"$@\""
+        return ["unshare", "--mount", "sh", "-c", script, shadow, service]
     }
 
     /// Makes a key pair with ssh-keygen.

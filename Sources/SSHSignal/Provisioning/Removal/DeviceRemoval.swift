@@ -31,7 +31,7 @@ public struct DeviceRemoval: Sendable {
         warn: @Sendable (String) -> Void
     ) async throws(EnrollmentError) -> Outcome {
         do {
-            let client = try await login.connect(on: loop, name: name, warn: warn)
+            let client = try await login.connect(on: loop)
             do {
                 let outcome = try await remove(over: try await SSHProcessChannel(client, command: RemoteShell.command))
                 await client.close()

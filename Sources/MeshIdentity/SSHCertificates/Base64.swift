@@ -1,5 +1,5 @@
 /// Base 64 of RFC 4648 §4, strict: padded, no white space, no stray bits.
-enum Base64 {
+package enum Base64 {
     private static let alphabet = Array("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".utf8)
 
     private static let values: [UInt8] = {
@@ -8,7 +8,7 @@ enum Base64 {
         return values
     }()
 
-    static func encode(_ bytes: some Collection<UInt8>, padded: Bool = true) -> String {
+    package static func encode(_ bytes: some Collection<UInt8>, padded: Bool = true) -> String {
         var output: [UInt8] = []
         output.reserveCapacity((bytes.count + 2) / 3 * 4)
         var rest = bytes[...]
@@ -24,7 +24,7 @@ enum Base64 {
         return String(decoding: output, as: UTF8.self)
     }
 
-    static func decode(_ text: some StringProtocol) -> [UInt8]? {
+    package static func decode(_ text: some StringProtocol) -> [UInt8]? {
         let characters = Array(text.utf8)
         guard characters.count % 4 == 0 else { return nil }
         let padding = characters.suffix(2).reversed().prefix { $0 == UInt8(ascii: "=") }.count

@@ -1,0 +1,440 @@
+import CLibSSH2
+import Glibc
+import MeshIdentity
+import Streams
+
+/// Public keys (RFC 4252 §7): offers keys one at a time, the agent's and those of files, each with its certificate first, at most as
+/// many as configured. Lives on the session's loop.
+///
+/// ```
+///  list the agent's keys ─▶ for each key: offer ─▶ (server agrees: sign, or ask the passphrase and sign)
+/// ```
+final class PublicKeyAuthentication {
+    private struct Candidate {
+        enum Signer {
+            case agent(AgentClient.Identity)
+            case file(PrivateKeyFile)
+        }
+        var signer: Signer
+        /// Offered in the key's place.
+        var certificate: UserCertificate?
+
+        var key: HostKey? {
+            switch signer {
+            case .agent(let identity): identity.key
+            case .file(let file): file.publicKey
+            }
+        }
+
+        /// What the server is shown.
+        var offered: HostKey? { certificate.map { HostKey(blob: $0.certificate.blob) } ?? key }
+    }
+
+    /// Where the signature is that libssh2's callback asks for.
+    private enum Signature {
+        /// The server would take the key, which is all that is wanted: say no to signing.
+        case notWanted(accepted: Bool)
+        case none
+        case asked(data: [UInt8])
+        case underWay
+        case made([UInt8])
+        case refused
+    }
+
+    private unowned let session: SSHSession
+    private let record: AuthenticationRecord
+    private var completion: (AuthenticationOutcome) -> Void = { _ in }
+    private let raw: OpaquePointer
+    private let user: String
+    private var agent: AgentClient?
+    /// nil until the agent was asked.
+    private var candidates: ArraySlice<Candidate>?
+    private var offers = 0
+    private var signature = Signature.none
+    /// Set by ``stop()``: the session may be gone.
+    private var isStopped = false
+    /// What libssh2's signing callback gets; points to this object.
+    private let abstract = UnsafeMutablePointer<UnsafeMutableRawPointer?>.allocate(capacity: 1)
+
+    /// An agent may ask its user to confirm; sshd itself gives up after 120 seconds (LoginGraceTime).
+    private static let agentTimeout: Duration = .seconds(100)
+
+    init(_ session: SSHSession, record: AuthenticationRecord) {
+        self.session = session
+        self.record = record
+        raw = session.library.raw
+        user = session.configuration.user
+        abstract.initialize(to: Unmanaged.passUnretained(self).toOpaque())
+    }
+
+    deinit { abstract.deallocate() }
+
+    /// Offers what has not been offered yet.
+    ///
+    /// - Parameter completion: Called once. Not called after ``stop()``.
+    func run(_ completion: @escaping (AuthenticationOutcome) -> Void) {
+        self.completion = completion
+        startTimer()
+        if candidates == nil { listAgent() } else { offerNext() }
+    }
+
+    func stop() {
+        isStopped = true
+        agent?.close()
+        agent = nil
+    }
+
+    // MARK: Candidates
+
+    private func listAgent() {
+        var path: String?
+        for case .agent(let socketPath) in session.configuration.credentials where path == nil { path = socketPath }
+        guard let path else { return collect([]) }
+        startTimer()
+        AgentClient.connect(socketPath: path, on: session.loop) { [weak self] result in
+            guard let self, !isStopped else { return }
+            switch result {
+            case .failure(let error):
+                record.notes.append(error.message)
+                collect([])
+            case .success(let agent):
+                self.agent = agent
+                agent.identities { [weak self] result in
+                    guard let self, !isStopped else { return }
+                    switch result {
+                    case .failure(let error): record.notes.append(error.message)
+                    case .success(let keys) where keys.isEmpty:
+                        record.notes.append("the ssh-agent at \(path) holds no keys (ssh-add adds one)")
+                    case .success: break
+                    }
+                    collect((try? result.get()) ?? [])
+                }
+            }
+        }
+    }
+
+    private func collect(_ identities: [AgentClient.Identity]) {
+        var keys: [Candidate] = []
+        var files: [PrivateKeyFile] = []
+        var certificates: [UserCertificate] = []
+        for credential in session.configuration.credentials {
+            do throws(PrivateKeyFile.Failure) {
+                switch credential {
+                case .keyFile(let path):
+                    if let beside = try UserCertificate(beside: path) { certificates.append(beside) }
+                    files.append(try PrivateKeyFile(path: path))
+                case .key(let contents, let name): files.append(try PrivateKeyFile(contents: contents, name: name))
+                case .certificateFile(let path):
+                    certificates.append(try UserCertificate(path: path))
+                    continue
+                case .agent:
+                    keys += identities.map { Candidate(signer: .agent($0)) }
+                    continue
+                }
+            } catch {
+                switch error {
+                case .unreadable(let message), .notAKey(let message): record.notes.append(message)
+                }
+                continue
+            }
+            if let file = files.last {
+                let identity = identities.first { $0.key == file.publicKey }
+                keys.append(Candidate(signer: identity.map(Candidate.Signer.agent) ?? .file(file)))
+            }
+        }
+        let named = Set(
+            files.compactMap(\.publicKey) + certificates.compactMap { HostKey(blob: $0.certificate.keyBlob) }
+        )
+        var seen: Set<HostKey> = []
+        var candidates: [Candidate] = []
+        for var candidate in keys {
+            guard let key = candidate.key else {
+                candidates.append(candidate)
+                continue
+            }
+            if case .agent(let identity) = candidate.signer {
+                // An agent may hold a certificate as a key of its own.
+                if let held = try? SSHCertificate(blob: key.blob) {
+                    candidate.certificate = UserCertificate(held, name: "agent, \(identity.comment)")
+                }
+                let certified = candidate.certificate.flatMap { HostKey(blob: $0.certificate.keyBlob) }
+                guard !session.configuration.identitiesOnly || named.contains(certified ?? key) else { continue }
+            }
+            for certificate in certificates where certificate.certificate.keyBlob == key.blob {
+                var certified = candidate
+                certified.certificate = certificate
+                if let offered = certified.offered, seen.insert(offered).inserted { candidates.append(certified) }
+            }
+            if seen.insert(key).inserted { candidates.append(candidate) }
+        }
+        for certificate in certificates where !keys.contains(where: { $0.key?.blob == certificate.certificate.keyBlob })
+        {
+            record.notes.append("\(certificate.name): its key is neither in the files nor in the agent")
+        }
+        self.candidates = candidates[...]
+        if candidates.isEmpty && record.notes.isEmpty { record.notes.append("there was no key to offer") }
+        offerNext()
+    }
+
+    // MARK: Offering
+
+    private func offerNext() {
+        while let candidate = candidates?.popFirst() {
+            let name = describe(candidate)
+            if let limit = Self.limit(candidate, name) {
+                record.notes.append("\(name): not offered, \(limit.reason)")
+                record.limits.append(limit)
+                continue
+            }
+            if let expiry = candidate.certificate?.certificate.expiry(at: currentTime()) {
+                record.notes.append("\(name): not offered, it \(expiry)")
+                continue
+            }
+            guard offers < session.configuration.maximumKeyOffers else {
+                record.notes.append(
+                    "\(name): not offered, \(offers) keys are enough for one connection (name the right one with -i)"
+                )
+                continue
+            }
+            offers += 1
+            startTimer()
+            switch candidate.signer {
+            case .agent(let identity): offer(candidate, identity, name)
+            case .file(let file) where !file.isEncrypted: use(candidate, file, name, passphrase: [], attempt: 1)
+            case .file(let file):
+                if let key = candidate.offered {
+                    probe(key, candidate, file, name)
+                } else {
+                    ask(candidate, file, name, attempt: 1)
+                }
+            }
+            return
+        }
+        completion(.exhausted)
+    }
+
+    /// Why a key cannot work with this libssh2; nil when it can.
+    private static func limit(_ candidate: Candidate, _ name: String) -> EngineLimit? {
+        var algorithm = candidate.offered?.algorithm
+        if candidate.certificate == nil, case .file(let file) = candidate.signer, file.isRSA { algorithm = "ssh-rsa" }
+        return EngineCapabilities.current.limit(forUserKey: algorithm, name: name)
+    }
+
+    private func offer(_ candidate: Candidate, _ identity: AgentClient.Identity, _ name: String) {
+        signature = .none
+        authenticate(with: candidate.offered ?? identity.key, signing: identity.key) { [unowned self] result in
+            if result == LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED, case .refused = signature { return offerNext() }
+            decide(result, name)
+        }
+    }
+
+    /// Finds out whether an encrypted key is worth a passphrase.
+    private func probe(_ key: HostKey, _ candidate: Candidate, _ file: PrivateKeyFile, _ name: String) {
+        signature = .notWanted(accepted: false)
+        authenticate(with: key, signing: key) { [unowned self] result in
+            if case .notWanted(accepted: true) = signature { return ask(candidate, file, name, attempt: 1) }
+            decide(result, name)
+        }
+    }
+
+    private func authenticate(with key: HostKey, signing signer: HostKey, then: @escaping (Int32) -> Void) {
+        session.library.authenticationFailure = nil
+        let call = { [unowned self] () -> Int32 in
+            let result = key.blob.withUnsafeBufferPointer {
+                libssh2_userauth_publickey(raw, user, $0.baseAddress, $0.count, signCallback, abstract)
+            }
+            if case .asked(let data) = signature { sign(data, with: signer) }
+            return result
+        }
+        session.perform(call, then: then)
+    }
+
+    private func ask(_ candidate: Candidate, _ file: PrivateKeyFile, _ name: String, attempt: Int) {
+        guard let prompt = session.configuration.passphrase else {
+            record.notes.append(
+                "\(name): encrypted, and there is no terminal to ask for its passphrase (or add it to an ssh-agent)"
+            )
+            return offerNext()
+        }
+        session.phaseTimer?.cancel()
+        let request = PassphraseRequest(name: file.name, fingerprint: file.publicKey?.fingerprint, attempt: attempt)
+        let loop = session.loop
+        let authentication = LoopBound(self, on: loop)
+        Task {
+            let answer = await prompt(request)
+            loop.submit {
+                authentication.withValue { $0.answered(answer, candidate, file, name, attempt: attempt) }
+            }
+        }
+    }
+
+    private func answered(
+        _ passphrase: [UInt8]?,
+        _ candidate: Candidate,
+        _ file: PrivateKeyFile,
+        _ name: String,
+        attempt: Int
+    ) {
+        guard !isStopped else { return }
+        startTimer()
+        guard let passphrase else {
+            record.notes.append("\(name): no passphrase was given")
+            return offerNext()
+        }
+        use(candidate, file, name, passphrase: passphrase, attempt: attempt)
+    }
+
+    private func use(
+        _ candidate: Candidate,
+        _ file: PrivateKeyFile,
+        _ name: String,
+        passphrase: [UInt8],
+        attempt: Int
+    ) {
+        var passphrase = passphrase + [0]
+        let length = user.utf8.count
+        // Without a public key libssh2 makes it of the private one.
+        let line = candidate.certificate.map { Array($0.certificate.line.utf8) } ?? []
+        session.library.authenticationFailure = nil
+        let authenticate = { [unowned self] () -> Int32 in
+            file.contents.withUnsafeBytes { key in
+                passphrase.withUnsafeBytes { passphrase in
+                    line.withUnsafeBytes { line in
+                        libssh2_userauth_publickey_frommemory(
+                            raw,
+                            user,
+                            length,
+                            line.isEmpty ? nil : line.bindMemory(to: CChar.self).baseAddress,
+                            line.count,
+                            key.bindMemory(to: CChar.self).baseAddress,
+                            key.count,
+                            passphrase.bindMemory(to: CChar.self).baseAddress
+                        )
+                    }
+                }
+            }
+        }
+        session.perform(
+            authenticate,
+            then: { [unowned self] result in
+                passphrase.withUnsafeMutableBytes { if let base = $0.baseAddress { explicit_bzero(base, $0.count) } }
+                used(candidate, file, name, attempt: attempt, result)
+            }
+        )
+    }
+
+    private func used(
+        _ candidate: Candidate,
+        _ file: PrivateKeyFile,
+        _ name: String,
+        attempt: Int,
+        _ result: Int32
+    ) {
+        switch result {
+        case LIBSSH2_ERROR_FILE, LIBSSH2_ERROR_PROTO, LIBSSH2_ERROR_DECRYPT, LIBSSH2_ERROR_KEYFILE_AUTH_FAILED,
+            LIBSSH2_ERROR_METHOD_NONE:
+            guard file.isEncrypted else {
+                record.notes.append("\(name): cannot be used: \(session.library.lastErrorMessage)")
+                return offerNext()
+            }
+            if attempt < 3 { return ask(candidate, file, name, attempt: attempt + 1) }
+            record.notes.append("\(name): wrong passphrase")
+            offerNext()
+        default: decide(result, name)
+        }
+    }
+
+    /// What every way of offering a key ends with.
+    private func decide(_ result: Int32, _ name: String) {
+        switch (result, session.library.authenticationFailure) {
+        case (0, _): completion(.accepted)
+        case (LIBSSH2_ERROR_AUTHENTICATION_FAILED, let failure?) where failure.isPartialSuccess,
+            (LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED, let failure?) where failure.isPartialSuccess:
+            record.notes.append("\(name): accepted as one of several steps")
+            completion(.partial(failure.methods))
+        case (LIBSSH2_ERROR_AUTHENTICATION_FAILED, _):
+            record.notes.append("\(name): refused by the server")
+            offerNext()
+        case (LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED, _):
+            record.notes.append("\(name): its signature was not accepted (\(session.library.lastErrorMessage))")
+            offerNext()
+        default:
+            completion(.failed(session.error(result)))
+        }
+    }
+
+    private func describe(_ candidate: Candidate) -> String {
+        let key =
+            switch candidate.signer {
+            case .agent(let identity): "\(identity.key.fingerprint) (agent, \(identity.comment))"
+            case .file(let file): file.publicKey.map { "\($0.fingerprint) (\(file.name))" } ?? file.name
+            }
+        return candidate.certificate.map { "\($0.description) of the key \(key)" } ?? key
+    }
+
+    private func startTimer() {
+        session.startPhaseTimer(session.configuration.authenticationTimeout, "SSH authentication")
+    }
+
+    // MARK: Signing
+
+    private func sign(_ data: [UInt8], with key: HostKey) {
+        signature = .underWay
+        session.startPhaseTimer(Self.agentTimeout, "the ssh-agent's signature for SSH authentication")
+        guard let agent else { return signed(.refused) }
+        agent.sign(data, with: key) { [weak self] result in
+            switch result {
+            case .success(let value): self?.signed(.made(value))
+            case .failure(let error):
+                self?.record.notes.append(error.message)
+                self?.signed(.refused)
+            }
+        }
+    }
+
+    private func signed(_ signature: Signature) {
+        self.signature = signature
+        startTimer()
+        session.scheduleDrive()
+    }
+
+    /// libssh2 wants `data` signed. Runs inside libssh2: it only notes the wish.
+    fileprivate func signatureWanted(_ data: UnsafeRawBufferPointer) -> Result<[UInt8], SignatureError> {
+        switch signature {
+        case .notWanted:
+            signature = .notWanted(accepted: true)
+            return .failure(.no)
+        case .none:
+            signature = .asked(data: Array(data))
+            return .failure(.later)
+        case .asked, .underWay: return .failure(.later)
+        case .made(let value): return .success(value)
+        case .refused: return .failure(.no)
+        }
+    }
+
+    fileprivate enum SignatureError: Error {
+        case later
+        case no
+    }
+}
+
+private let signCallback:
+    @convention(c) (
+        OpaquePointer?, UnsafeMutablePointer<UnsafeMutablePointer<UInt8>?>?, UnsafeMutablePointer<Int>?,
+        UnsafePointer<UInt8>?, Int, UnsafeMutablePointer<UnsafeMutableRawPointer?>?
+    ) -> Int32 = { _, signature, signatureLength, data, length, abstract in
+        guard let object = abstract?.pointee, let signature, let signatureLength else { return LIBSSH2_ERROR_BAD_USE }
+        let authenticator = Unmanaged<PublicKeyAuthentication>.fromOpaque(object).takeUnretainedValue()
+        switch authenticator.signatureWanted(UnsafeRawBufferPointer(start: data, count: length)) {
+        case .success(let value):
+            // libssh2 frees it with the session's allocator, which is malloc's.
+            guard let copy = malloc(max(1, value.count)) else { return LIBSSH2_ERROR_ALLOC }
+            value.withUnsafeBytes { UnsafeMutableRawBufferPointer(start: copy, count: $0.count).copyMemory(from: $0) }
+            signature.pointee = copy.assumingMemoryBound(to: UInt8.self)
+            signatureLength.pointee = value.count
+            return 0
+        case .failure(.later): return LIBSSH2_ERROR_EAGAIN
+        case .failure(.no): return -1
+        }
+    }
