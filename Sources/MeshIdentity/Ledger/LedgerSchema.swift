@@ -66,9 +66,12 @@ enum LedgerSchema {
 
     /// Makes sure that the file has the present tables.
     static func prepare(_ database: borrowing SQLiteDatabase, path: String) throws(LedgerError) {
-        if try isCurrent(database, path: path) { return }
+        // Version and owner are written together, the version is read first: present ones stay so. Anything else is judged where no other
+        // process can be about to write them.
+        if try number(database, "user_version") == version, try number(database, "application_id") == applicationID {
+            return
+        }
         try database.transaction { () throws(LedgerError) in
-            // Another process may have been faster.
             if try isCurrent(database, path: path) { return }
             let found = try number(database, "user_version")
             for statements in steps[Int(found)...] {

@@ -25,12 +25,13 @@ struct SQLiteDatabase: ~Copyable {
     /// Opens a file, and makes it, readable by its owner only, when it is missing.
     init(path: String) throws(LedgerError) {
         self.path = path
-        // SQLite would make it by the umask. Its journal gets the permissions of this file.
-        let file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
-        guard file >= 0 else {
+        // SQLite would make it by the umask. Its journal gets the permissions of this file. One that is there is not opened here: closing
+        // it would take the locks of this process's other connections away (fcntl(2)), in the middle of their transactions.
+        let file = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+        guard file >= 0 || errno == EEXIST else {
             throw LedgerError(.file, "the ledger \(path) cannot be opened: \(String(cString: strerror(errno)))")
         }
-        close(file)
+        if file >= 0 { close(file) }
         var opened: OpaquePointer?
         let flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX
         let result = sqlite3_open_v2(path, &opened, flags, nil)

@@ -98,7 +98,11 @@ final class SSHChannelProcess: SSHProcess {
         }
     }
 
-    deinit { channel.close() }
+    deinit {
+        // The last reference may go elsewhere than on the loop.
+        let bound = LoopBound(channel, on: channel.loop)
+        if channel.loop.isCurrent { channel.close() } else { channel.loop.submit { bound.withValue { $0.close() } } }
+    }
 
     override func close() { channel.close() }
 

@@ -2,7 +2,7 @@ import CLinux
 import Glibc
 import Streams
 
-/// A program that runs beside the loop: its standard output and errors are read as they come, its end is noticed and reaped.
+/// A program that runs beside the loop: its standard output and errors are read as they come, its end is noticed.
 /// Confined to its loop.
 ///
 /// Its standard input is empty. It keeps the terminal, so that `ssh` can ask there. It is ended when this object is released,
@@ -20,13 +20,9 @@ final class OpenSSHProcess: StreamObserver {
     private let errors: Socket
     /// Whether ``onExit`` was told.
     private(set) var isOver = false
-    /// Whether it is reaped.
-    private var hasEnded = false
-    private var reaper: LoopTimer?
+    private let watch: ChildWatch
     private var killer: LoopTimer?
 
-    /// Between two looks whether a process that has closed its output has ended: it mostly has.
-    private static let reapInterval = Duration.milliseconds(5)
     /// For tidying up after SIGTERM.
     private static let endTimeout = Duration.seconds(5)
 
@@ -67,11 +63,13 @@ final class OpenSSHProcess: StreamObserver {
             throw Self.failure(program, number)
         }
         pid = child
+        watch = ChildWatch(child)
         output = ours[0]
         errors = ours[1]
         output.observer = self
         errors.observer = self
-        reaper = LoopTimer(on: loop) { [weak self] in self?.reap() }
+        let bound = LoopBound(Weak(self), on: loop)
+        watch.start { status in bound.loop.submit { bound.withValue { $0.value?.exited(status) } } }
         // Data may have arrived before there was an observer.
         LoopTimer(on: loop) { [weak self] in
             self?.read(self?.output)
@@ -82,9 +80,12 @@ final class OpenSSHProcess: StreamObserver {
     deinit {
         output.close()
         errors.close()
-        guard !hasEnded else { return }
-        kill(pid, SIGKILL)
-        while waitpid(pid, nil, 0) < 0, errno == EINTR {}
+        watch.signal(SIGKILL)
+    }
+
+    private final class Weak {
+        weak var value: OpenSSHProcess?
+        init(_ value: OpenSSHProcess) { self.value = value }
     }
 
     private static func failure(_ program: String, _ number: Int32) -> SSHError {
@@ -93,15 +94,11 @@ final class OpenSSHProcess: StreamObserver {
 
     /// Asks it to end, and ends it by force when it takes too long. ``onExit`` follows.
     func terminate() {
-        guard !hasEnded, killer == nil else { return }
-        kill(pid, SIGTERM)
-        let killer = LoopTimer(on: loop) { [weak self] in
-            guard let self, !hasEnded else { return }
-            kill(pid, SIGKILL)
-        }
+        guard killer == nil else { return }
+        watch.signal(SIGTERM)
+        let killer = LoopTimer(on: loop) { [watch] in watch.signal(SIGKILL) }
         self.killer = killer
         killer.schedule(after: Self.endTimeout)
-        reaper?.schedule(after: .zero)
     }
 
     func streamReadable(_ stream: ByteStream) { read(stream as? Socket) }
@@ -118,27 +115,15 @@ final class OpenSSHProcess: StreamObserver {
                 let bytes = UnsafeRawBufferPointer(start: buffer.base, count: count)
                 if socket === output { onOutput?(bytes) } else { onErrors?(bytes) }
             case .wouldBlock: return
-            case .end, .failed:
-                // The errors may be held open by what it has started; the output ends with itself.
-                if socket === output { reap() }
-                return
+            case .end, .failed: return
             }
         }
     }
 
-    private func reap() {
-        guard !hasEnded else { return }
-        var status: Int32 = 0
-        let result = waitpid(pid, &status, WNOHANG)
-        if result == 0 || (result < 0 && errno == EINTR) {
-            reaper?.schedule(after: Self.reapInterval)
-            return
-        }
-        hasEnded = true
+    private func exited(_ status: Int32) {
         killer?.cancel()
-        reaper?.cancel()
         // What it has written is in the kernel by now, and the loop is told of it in its next turn at the latest.
-        LoopTimer(on: loop) { self.ended(result < 0 ? 0 : status) }.schedule(after: .zero)
+        LoopTimer(on: loop) { self.ended(status) }.schedule(after: .zero)
     }
 
     private func ended(_ status: Int32) {
