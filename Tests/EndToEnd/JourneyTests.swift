@@ -101,6 +101,11 @@ import Testing
 
         let repaired = try await journey.enroll(allow: backend.port)
         #expect(repaired.succeeded, "\(repaired.standardError)")
+        // The node is told, and reads its new certificate a moment later.
+        try await eventually("the node shows its new certificate") {
+            let diagnosis = try? await journey.run(["doctor", "device1", "--agent-binary", TestTools.bootstrap])
+            return diagnosis?.standardOutput.contains("ok       path h2") == true
+        }
         let port = FreePort.next()
         let connect = try journey.start(["connect", "device1", "-L", "\(port):localhost:\(backend.port)"])
         _ = try await connect.standardOutput.line(containing: "path h2: ")
