@@ -143,18 +143,15 @@ import Testing
     @Test func aPolicyChangeCutsStreamsThatLost() async throws {
         let backend = try EchoServer()
         let pair = try await NodePair(to: backend.port)
-        async let conversation = TCPClient.exchange(port: pair.entry, sending: [1], staysOpen: true)
-        // An idle echo connection: wait until it is there, then close the port to everybody.
-        try await eventually("the backend is connected", within: .seconds(20)) {
-            backend.accepted == 1 && backend.open == 1
-        }
+        let conversation = try await TCPConversation(port: pair.entry)
+        #expect(try await conversation.echo([1]) == [1])
+        // It is idle now: the port is closed to everybody.
         try pair.directory.write(
             "server.yaml",
             NodePair.serverYAML(identity: TestCertificates.shared.path(.server), ports: [1])
         )
         try await pair.server.reload()
-        let (echoed, cut) = try await conversation
-        #expect(echoed == [1])
+        let (_, cut) = try await conversation.end(finishing: false)
         #expect(cut == .broken(ECONNRESET), "a stream that policy no longer allows does not live on")
         let (_, ending) = try await TCPClient.exchange(port: pair.entry, sending: [1])
         #expect(ending == .broken(ECONNRESET))
