@@ -9,11 +9,12 @@ rm -rf "$graphs"
 mkdir -p "$graphs"
 swift build
 bin=$(swift build --show-bin-path)
+# The C modules are found by their module maps, as in a build.
+c_modules=()
+for map in Sources/*/module.modulemap; do c_modules+=(-I "$(dirname "$map")"); done
 for module in "${modules[@]}"; do
-    # The C modules are found by their module maps, as in a build.
     swift symbolgraph-extract -module-name "$module" -minimum-access-level public -skip-synthesized-members \
-        -output-dir "$graphs" -target "$(uname -m)-unknown-linux-gnu" -I "$bin/Modules" \
-        -I Sources/CLinux -I Sources/COpenSSL -I Sources/CNGHTTP2 -I Sources/CLibSSH2 -I Sources/CLibYAML
+        -output-dir "$graphs" -target "$(uname -m)-unknown-linux-gnu" -I "$bin/Modules" "${c_modules[@]}"
 done
 log=.build/docc.log
 if ! docc convert --additional-symbol-graph-dir "$graphs" --fallback-display-name bootstrap \

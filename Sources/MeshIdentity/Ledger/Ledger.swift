@@ -71,6 +71,7 @@ extension Ledger {
     /// The latest events first.
     ///
     /// - Parameter device: nil is everything.
+    /// - Parameter limit: At most so many.
     public func events(of device: String? = nil, limit: Int = 100) throws(LedgerError) -> [LedgerEvent] {
         try read { (database) throws(LedgerError) in
             try database.rows(

@@ -115,6 +115,9 @@ extension Ledger {
     /// Adds a device or replaces what is known of it. Its earlier certificates count as superseded.
     ///
     /// - Parameter reason: Revokes the earlier certificates instead, for this reason.
+    /// - Parameter what: What was done, for the ledger's events.
+    /// - Parameter device: Whose it is, by name.
+    /// - Parameter command: Which command did it.
     public func save(
         _ device: LedgerDevice,
         by command: String,
@@ -157,6 +160,7 @@ extension Ledger {
     /// the ledger has already.
     ///
     /// - Parameter devices: Called at most once, before anything is written.
+    /// - Parameter source: Where they come from, for the ledger's notes.
     public func importOnce(
         from source: String,
         _ devices: () throws(LedgerError) -> [LedgerDevice]

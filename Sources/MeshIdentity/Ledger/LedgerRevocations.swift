@@ -21,6 +21,8 @@ extension Ledger {
     /// Revokes one certificate, or those of several issuers with the same number.
     ///
     /// - Parameter serial: Lower-case hexadecimal.
+    /// - Parameter reason: Why, for people.
+    /// - Parameter command: Which command did it.
     /// - Returns: What was revoked; empty when there is nothing of this number that is valid and not revoked.
     public func revokeCertificate(
         serial: String,

@@ -28,6 +28,7 @@ public struct DeviceDirectory: Sendable {
     ///   - command: What did it, for the ledger's events.
     ///   - what: The same.
     ///   - reason: Revokes the earlier certificates instead, for this reason.
+    ///   - record: What is known of it now.
     public func save(
         _ record: DeviceRecord,
         by command: String = "enroll",

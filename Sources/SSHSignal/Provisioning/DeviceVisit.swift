@@ -11,6 +11,8 @@ public struct DeviceVisit: Sendable {
     private let clock: @Sendable () -> Int64
 
     /// - Parameter warn: For the user; called from any task.
+    /// - Parameter record: The device that is visited.
+    /// - Parameter clock: This machine's clock, milliseconds since 1970.
     public init(
         _ record: DeviceRecord,
         clock: @escaping @Sendable () -> Int64 = EnrollmentService.systemClock,
@@ -53,6 +55,8 @@ public struct DeviceVisit: Sendable {
     /// Gives the device the lists of what was revoked. It cuts what it has with those at once.
     ///
     /// - Parameter lists: In PEM form.
+    /// - Parameter login: How to reach it.
+    /// - Parameter loop: Where the SSH session lives.
     /// - Returns: whether they were new to it.
     public func deliver(
         revocationLists lists: [UInt8],

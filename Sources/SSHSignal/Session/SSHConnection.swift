@@ -3,7 +3,7 @@ public import Streams
 /// An authenticated SSH connection on its event loop, whichever engine drives it: libssh2 (``SSHSession``) or the user's own
 /// `ssh` program. What both can do is here.
 ///
-/// A class rather than a protocol, as ``ByteStream`` is: opening something is one call through its table, and what was opened
+/// A class rather than a protocol, as ``Streams/ByteStream`` is: opening something is one call through its table, and what was opened
 /// is not asked which engine it came from. Confined to ``loop``; from async code use ``SSHClient``.
 public class SSHConnection {
     public final let loop: EventLoop

@@ -99,7 +99,7 @@ public final class SSHSession: SSHConnection {
         end(SSHError(.closed, "the SSH session with \(peerDescription) was closed"))
     }
 
-    /// See ``openChannel(toHost:port:completion:)``.
+    /// Has the server connect to `host:port`; see ``SSHConnection/openDirectTCPIP(host:port:completion:)``.
     public override func openDirectTCPIP(
         host: String,
         port: UInt16,

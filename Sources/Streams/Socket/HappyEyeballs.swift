@@ -27,6 +27,7 @@ public enum HappyEyeballs {
     ///   - loop: Where the socket will live.
     ///   - delay: between two attempts.
     ///   - timeout: for each attempt.
+    ///   - body: Makes of the connected socket what is returned; runs on the loop.
     /// - Throws: ``StreamError``: when no attempt succeeds, the first one's, with what became of the others; it counts as timed out only
     ///   when all were.
     public static func connect<Success: Sendable>(

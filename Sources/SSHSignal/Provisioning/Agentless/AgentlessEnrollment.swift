@@ -63,6 +63,7 @@ public struct AgentlessEnrollment: Sendable {
     ///   - destination: as the user wrote it, for the record.
     ///   - arguments: the SSH flags of the command line, for the record.
     ///   - loop: where the SSH session lives.
+    ///   - login: How to reach the device and who to be there.
     public func run(
         _ login: SSHLogin,
         destination: String,
