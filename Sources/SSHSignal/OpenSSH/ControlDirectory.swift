@@ -19,7 +19,8 @@ final class ControlDirectory {
         var tried: [String] = []
         for parent in Self.parents {
             Self.sweep(parent)
-            let name = "\(parent)/\(Self.prefix)\(getpid())-XXXXXX"
+            // mkdtemp(3) puts something unique in the place of six X.
+            let name = "\(parent)/\(Self.prefix)\(getpid())-" + String(repeating: "X", count: 6)
             guard name.utf8.count <= Self.maximumPath else {
                 tried.append("\(parent) (its path is too long for a socket)")
                 continue

@@ -81,35 +81,26 @@ public struct DeviceEnrollment: Sendable {
         arguments: SSHArguments,
         on loop: EventLoop
     ) async throws(EnrollmentError) -> DeviceRecord {
-        do {
-            let start = ContinuousClock.now
-            let client = try await login.connect(on: loop)
+        let start = ContinuousClock.now
+        return try await login.visit(options.name, on: loop) { client in
             report(.step("connect", "\(client.serverVersion), host key \(client.hostKey)", .now - start))
-            do {
-                if let refusal = options.refusal(client.hostKey) { throw refusal }
-                let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
-                let (plan, ack, certificate) = try await enroll(over: channel)
-                await client.close()
-                return DeviceRecord(
-                    name: options.name,
-                    destination: destination,
-                    ssh: .init(arguments),
-                    hostKey: .init(client.hostKey),
-                    identity: ack.id,
-                    hbone: ack.hbone,
-                    agent: .init(path: plan.agentPath, state: plan.statePath, sha256: options.agent.sha256),
-                    notAfter: certificate.notAfter,
-                    enrolledAt: options.clock() / 1000,
-                    serial: try? Certificate.all(pem: Array(certificate.chain.utf8)).first?.serialNumber,
-                    lifetime: options.issuance.lifetime.components.seconds,
-                    roots: try? Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)
-                )
-            } catch {
-                await client.close()
-                throw error
-            }
-        } catch {
-            throw EnrollmentError(error, name: options.name)
+            if let refusal = options.refusal(client.hostKey) { throw refusal }
+            let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
+            let (plan, ack, certificate) = try await enroll(over: channel)
+            return DeviceRecord(
+                name: options.name,
+                destination: destination,
+                ssh: .init(arguments),
+                hostKey: .init(client.hostKey),
+                identity: ack.id,
+                hbone: ack.hbone,
+                agent: .init(path: plan.agentPath, state: plan.statePath, sha256: options.agent.sha256),
+                notAfter: certificate.notAfter,
+                enrolledAt: options.clock() / 1000,
+                serial: try? Certificate.all(pem: Array(certificate.chain.utf8)).first?.serialNumber,
+                lifetime: options.issuance.lifetime.components.seconds,
+                roots: try? Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)
+            )
         }
     }
 

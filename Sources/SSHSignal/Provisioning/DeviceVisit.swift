@@ -85,50 +85,40 @@ public struct DeviceVisit: Sendable {
         on loop: EventLoop,
         _ body: (EnrollmentConversation) async throws -> Outcome
     ) async throws(EnrollmentError) -> Outcome {
-        do {
-            let client = try await login.connect(on: loop)
-            do {
-                if case .refused(let error) = EnrollmentAdmission().decide(
-                    record,
-                    destination: record.destination,
-                    hostKey: .init(client.hostKey)
-                ) {
-                    throw error
-                }
-                let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
-                defer { channel.close() }
-                let shell = RemoteShell(channel, name: record.name)
-                // Skips what the account's rc files print, and finds an agent that is gone before it is called.
-                let agent = ShellScript.quote(record.agent.path)
-                let found = try await shell.run("[ -x \(agent) ]", step: "agent")
-                guard found.status == 0 else {
-                    throw EnrollmentError(
-                        .failed,
-                        "\(record.name): there is no agent at \(record.agent.path) any more; enroll the device again"
-                    )
-                }
-                try await shell.replace(
-                    by: "\(agent) signal --state \(ShellScript.quote(record.agent.state))",
-                    after: ":"
-                )
-                let conversation = EnrollmentConversation(
-                    channel: channel,
-                    name: record.name,
-                    id: id,
-                    issuer: issuer,
-                    issuance: issuance,
-                    clock: clock,
-                    warn: { [warn, name = record.name] in warn("\(name): \($0)") }
-                )
-                let outcome = try await body(conversation)
-                await client.close()
-                return outcome
-            } catch {
-                await client.close()
+        try await login.visit(record.name, on: loop) { client in
+            if case .refused(let error) = EnrollmentAdmission().decide(
+                record,
+                destination: record.destination,
+                hostKey: .init(client.hostKey)
+            ) {
                 throw error
             }
-        } catch {
-            throw EnrollmentError(error, name: record.name)
+            let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
+            defer { channel.close() }
+            let shell = RemoteShell(channel, name: record.name)
+            // Skips what the account's rc files print, and finds an agent that is gone before it is called.
+            let agent = ShellScript.quote(record.agent.path)
+            let found = try await shell.run("[ -x \(agent) ]", step: "agent")
+            guard found.status == 0 else {
+                throw EnrollmentError(
+                    .failed,
+                    "\(record.name): there is no agent at \(record.agent.path) any more; enroll the device again"
+                )
+            }
+            try await shell.replace(
+                by: "\(agent) signal --state \(ShellScript.quote(record.agent.state))",
+                after: ":"
+            )
+            let conversation = EnrollmentConversation(
+                channel: channel,
+                name: record.name,
+                id: id,
+                issuer: issuer,
+                issuance: issuance,
+                clock: clock,
+                warn: { [warn, name = record.name] in warn("\(name): \($0)") }
+            )
+            return try await body(conversation)
         }
     }
 }

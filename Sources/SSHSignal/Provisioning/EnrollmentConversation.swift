@@ -122,29 +122,11 @@ package struct EnrollmentConversation: Sendable {
     }
 
     private func receive(_ decoder: inout SignalFrameDecoder) async -> EnrollmentOperator.Event {
-        while true {
-            do throws(SignalError) {
-                if let message = try decoder.next() { return .message(message) }
-            } catch {
-                return .invalid(error)
-            }
-            let bytes: [UInt8]?
-            do {
-                bytes = try await channel.withDeadline(Self.patience, name) { try await channel.read() }
-            } catch let error as SignalError where error.code == .timedOut {
-                return .timedOut(Self.patience)
-            } catch {
-                return .ended(SignalError(.truncated, "the connection was cut: \(error)"))
-            }
-            guard let bytes else {
-                do throws(SignalError) {
-                    try decoder.finish()
-                    return .ended(nil)
-                } catch {
-                    return .ended(error)
-                }
-            }
-            decoder.append(bytes)
+        switch await decoder.receive(from: channel, within: Self.patience, name) {
+        case .message(let message): .message(message)
+        case .invalid(let error): .invalid(error)
+        case .timedOut(let patience): .timedOut(patience)
+        case .ended(let error): .ended(error)
         }
     }
 

@@ -80,7 +80,7 @@ extension SSHClient {
     ) async throws(SSHError) {
         let file = LoopBound(try DownloadFile(target: target), on: loop)
         let outcome = try await perform {
-            (connection, completion: @escaping (Result<SFTPUpload.Outcome, SSHError>) -> Void) in
+            (connection, completion: @escaping (Result<SFTPConversation.Outcome, SSHError>) -> Void) in
             file.withValue {
                 SFTPDownload.start(on: connection, path, to: $0, progress: progress, completion: completion)
             }
@@ -99,8 +99,8 @@ extension SSHClient {
         _ path: String,
         _ permissions: UInt32,
         _ progress: (@Sendable (UInt64, UInt64) -> Void)?
-    ) async throws(SSHError) -> SFTPUpload.Outcome {
-        try await perform { (connection, completion: @escaping (Result<SFTPUpload.Outcome, SSHError>) -> Void) in
+    ) async throws(SSHError) -> SFTPConversation.Outcome {
+        try await perform { (connection, completion: @escaping (Result<SFTPConversation.Outcome, SSHError>) -> Void) in
             do throws(SSHError) {
                 let reader = try source.open()
                 let state = SFTPUploadState(size: reader.size, part: part, target: path, permissions: permissions)

@@ -65,9 +65,7 @@ struct UnenrollCommand: AsyncParsableCommand {
             if !forget {
                 var removal = DeviceRemoval(name: name, bases: bases(record), keepsAgent: keepAgent)
                 if let record, record.agent.path.isEmpty { removal.credentialDirectory = record.agent.state }
-                let outcome = try await removal.run(try login(record, destination), on: loop) {
-                    printError("warning: \($0)")
-                }
+                let outcome = try await removal.run(try login(record, destination), on: loop)
                 for text in outcome.removed { printLine("\(name)  removed  \(text)") }
                 for text in outcome.left { printError("warning: \(name): left \(text)") }
                 if outcome.removed.isEmpty { printLine("\(name)  nothing of ours is there") }

@@ -90,30 +90,13 @@ extension EnrollmentOverSSHTests {
 
     /// A new root, with two devices that talk to each other all the time: neither ever refuses the other.
     @Test func aRootIsReplacedWhileNodesGoOn() async throws {
-        let server = try await OpenSSHServer()
-        let owner = try await Operator()
-        let backend = try EchoServer()
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        let bases = (a: TemporaryDirectory(), b: TemporaryDirectory())
-        defer {
-            LocalDevice.stopNode(state: bases.a.path("bootstrap/state"))
-            LocalDevice.stopNode(state: bases.b.path("bootstrap/state"))
-        }
-        for (name, base) in [("a", bases.a), ("b", bases.b)] {
-            let enrolled = try await owner.enroll(
-                port: server.port,
-                key: server.userKey,
-                ["--name", name, "--base", base.path, "--allow-port", "\(backend.port)"]
-            )
-            #expect(enrolled.succeeded, "\(enrolled.standardError)")
-        }
-        let a = try #require(try owner.devices.record(named: "a"))
-        let b = try #require(try owner.devices.record(named: "b"))
+        let devices = try await TwoDevices()
+        let (owner, a, b) = (devices.owner, devices.a, devices.b)
 
         /// A new process each time: a new connection, with the credentials of now, in both directions.
         func bothReachEachOther(_ when: String) async throws {
             for (own, peer) in [(a, b), (b, a)] {
-                let node = try await forward(identity: "\(own.agent.state)/identity", to: peer, backend.port)
+                let node = try await devices.forward(from: own, to: peer)
                 let (received, _) = try await TCPClient.exchange(port: node.port, sending: Array("hello".utf8))
                 #expect(
                     received == Array("hello".utf8),

@@ -100,29 +100,11 @@ extension EnrollmentOverSSHTests {
 
     /// Two devices, each with a stream to the other. One is revoked: both streams are cut, and no new one opens.
     @Test func aRevokedDeviceIsCutOffEverywhere() async throws {
-        let server = try await OpenSSHServer()
-        let owner = try await Operator()
-        let backend = try EchoServer()
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        let bases = (a: TemporaryDirectory(), b: TemporaryDirectory())
-        defer {
-            LocalDevice.stopNode(state: bases.a.path("bootstrap/state"))
-            LocalDevice.stopNode(state: bases.b.path("bootstrap/state"))
-        }
-        for (name, base) in [("a", bases.a), ("b", bases.b)] {
-            let enrolled = try await owner.enroll(
-                port: server.port,
-                key: server.userKey,
-                ["--name", name, "--base", base.path, "--allow-port", "\(backend.port)"]
-            )
-            #expect(enrolled.succeeded, "\(enrolled.standardError)")
-        }
-        let (a, b) = (
-            try #require(try owner.devices.record(named: "a")), try #require(try owner.devices.record(named: "b"))
-        )
+        let devices = try await TwoDevices()
+        let (owner, a, b) = (devices.owner, devices.a, devices.b)
         // Another node of each device, for what its users ask for.
-        let fromA = try await forward(identity: "\(a.agent.state)/identity", to: b, backend.port)
-        let fromB = try await forward(identity: "\(b.agent.state)/identity", to: a, backend.port)
+        let fromA = try await devices.forward(from: a, to: b)
+        let fromB = try await devices.forward(from: b, to: a)
         let streams = [
             try await TCPConversation(port: fromA.port), try await TCPConversation(port: fromB.port),
         ]
@@ -137,7 +119,7 @@ extension EnrollmentOverSSHTests {
             let (received, ending) = try await TCPClient.exchange(port: port, sending: Array("hello".utf8))
             #expect(received.isEmpty && ending == .broken(ECONNRESET))
         }
-        let log = try String(contentsOfFile: bases.b.path("bootstrap/state/node.log"), encoding: .utf8)
+        let log = try String(contentsOfFile: devices.bases.b.path("bootstrap/state/node.log"), encoding: .utf8)
         #expect(log.contains("reloaded"))
 
         let again = try await owner.run(["renew", "a"])
@@ -149,15 +131,15 @@ extension EnrollmentOverSSHTests {
 
         // A renewal brings the lists, too; and the device comes back when somebody says so.
         let refused = try await owner.enroll(
-            port: server.port,
-            key: server.userKey,
-            ["--name", "a", "--base", bases.a.path]
+            port: devices.server.port,
+            key: devices.server.userKey,
+            ["--name", "a", "--base", devices.bases.a.path]
         )
         #expect(refused.status == .exited(5))
         let reinstated = try await owner.enroll(
-            port: server.port,
-            key: server.userKey,
-            ["--name", "a", "--base", bases.a.path, "--allow-port", "\(backend.port)", "--reinstate"]
+            port: devices.server.port,
+            key: devices.server.userKey,
+            ["--name", "a", "--base", devices.bases.a.path, "--allow-port", "\(devices.backend.port)", "--reinstate"]
         )
         #expect(reinstated.succeeded, "\(reinstated.standardError)")
         try await eventually("a reaches b again", within: .seconds(60)) {
@@ -166,27 +148,5 @@ extension EnrollmentOverSSHTests {
         }
         await fromA.process.stop()
         await fromB.process.stop()
-    }
-
-    func forward(
-        identity: String,
-        to device: DeviceRecord,
-        _ backend: UInt16
-    ) async throws -> (process: ChildProcess, port: UInt16, directory: TemporaryDirectory) {
-        let directory = TemporaryDirectory()
-        let hbone = try #require(device.hbone.first)
-        let file = try directory.write(
-            "node.yaml",
-            """
-            identity: \(identity)
-            listeners:
-            - {name: out, bind: "127.0.0.1:0", protocol: tcp, forwardTo: "service:\(backend)"}
-            endpoints:
-            - {match: "service:\(backend)", address: "127.0.0.1:\(backend)", hbone: "\(hbone)", identity: "\(device.identity)"}
-            """
-        )
-        let node = try ChildProcess(TestTools.bootstrap, ["node", "--config", file])
-        let ready = try await node.standardOutput.line(containing: "ready out")
-        return (node, try #require(UInt16(ready.split(separator: ":").last ?? "")), directory)
     }
 }

@@ -70,38 +70,29 @@ public struct AgentlessEnrollment: Sendable {
         arguments: SSHArguments,
         on loop: EventLoop
     ) async throws(EnrollmentError) -> Outcome {
-        do {
-            let start = ContinuousClock.now
-            let client = try await login.connect(on: loop)
+        let start = ContinuousClock.now
+        return try await login.visit(options.name, on: loop) { client in
             report(.step("connect", "\(client.serverVersion), host key \(client.hostKey)", .now - start))
-            do {
-                if let refusal = options.refusal(client.hostKey) { throw refusal }
-                let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
-                let visit = try await enroll(over: channel)
-                await client.close()
-                var record = DeviceRecord(
-                    name: options.name,
-                    destination: destination,
-                    ssh: .init(arguments),
-                    hostKey: .init(client.hostKey),
-                    identity: options.id.description,
-                    hbone: [],
-                    agent: .init(path: "", state: visit.directory, sha256: ""),
-                    notAfter: visit.leaf.notAfter,
-                    enrolledAt: options.clock() / 1000,
-                    serial: visit.leaf.serialNumber,
-                    lifetime: options.issuance.lifetime.components.seconds,
-                    roots: visit.issued.roots.map(\.fingerprint)
-                )
-                record.keyOrigin = options.keyOrigin
-                record.after = options.after
-                return Outcome(record: record, afterFailure: visit.afterFailure)
-            } catch {
-                await client.close()
-                throw error
-            }
-        } catch {
-            throw EnrollmentError(error, name: options.name)
+            if let refusal = options.refusal(client.hostKey) { throw refusal }
+            let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
+            let visit = try await enroll(over: channel)
+            var record = DeviceRecord(
+                name: options.name,
+                destination: destination,
+                ssh: .init(arguments),
+                hostKey: .init(client.hostKey),
+                identity: options.id.description,
+                hbone: [],
+                agent: .init(path: "", state: visit.directory, sha256: ""),
+                notAfter: visit.leaf.notAfter,
+                enrolledAt: options.clock() / 1000,
+                serial: visit.leaf.serialNumber,
+                lifetime: options.issuance.lifetime.components.seconds,
+                roots: visit.issued.roots.map(\.fingerprint)
+            )
+            record.keyOrigin = options.keyOrigin
+            record.after = options.after
+            return Outcome(record: record, afterFailure: visit.afterFailure)
         }
     }
 

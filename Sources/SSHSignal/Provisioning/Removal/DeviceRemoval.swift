@@ -25,23 +25,9 @@ public struct DeviceRemoval: Sendable {
     }
 
     /// Logs in and removes.
-    public func run(
-        _ login: SSHLogin,
-        on loop: EventLoop,
-        warn: @Sendable (String) -> Void
-    ) async throws(EnrollmentError) -> Outcome {
-        do {
-            let client = try await login.connect(on: loop)
-            do {
-                let outcome = try await remove(over: try await SSHProcessChannel(client, command: RemoteShell.command))
-                await client.close()
-                return outcome
-            } catch {
-                await client.close()
-                throw error
-            }
-        } catch {
-            throw EnrollmentError(error, name: name)
+    public func run(_ login: SSHLogin, on loop: EventLoop) async throws(EnrollmentError) -> Outcome {
+        try await login.visit(name, on: loop) { client in
+            try await remove(over: try await SSHProcessChannel(client, command: RemoteShell.command))
         }
     }
 

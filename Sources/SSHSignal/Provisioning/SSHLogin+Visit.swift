@@ -1,0 +1,26 @@
+import Streams
+
+extension SSHLogin {
+    /// Logs in, gives the session to `body`, and closes it however that ends.
+    ///
+    /// - Parameter name: The device's, for errors.
+    func visit<Outcome: Sendable>(
+        _ name: String,
+        on loop: EventLoop,
+        _ body: (SSHClient) async throws -> Outcome
+    ) async throws(EnrollmentError) -> Outcome {
+        do {
+            let client = try await connect(on: loop)
+            do {
+                let outcome = try await body(client)
+                await client.close()
+                return outcome
+            } catch {
+                await client.close()
+                throw error
+            }
+        } catch {
+            throw EnrollmentError(error, name: name)
+        }
+    }
+}
