@@ -95,7 +95,7 @@ import Testing
         assert not usage.value.digital_signature
         names = get(ca, x509.SubjectAlternativeName).value
         assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["spiffe://mesh.example"]
-        assert (ca.not_valid_after_utc - ca.not_valid_before_utc).days == 3650
+        assert (ca.not_valid_after_utc - ca.not_valid_before_utc).days == 3650 + 365
         print("ok")
         """
 
@@ -223,6 +223,25 @@ import Testing
         let issued = try ca.issue(request, id: id, options: IssuanceOptions(lifetime: .seconds(3600)), now: now)
         #expect(issued.chain[0].notAfter == ca.certificate.notAfter)
         #expect(issued.chain[0].notBefore == now - 120)
+    }
+
+    /// For a device whose clock is behind; but no certificate is older than its CA's, which OpenSSL on the device would not take.
+    @Test func notBeforeGoesBackAsFarAsTheCAs() throws {
+        let now = currentTime()
+        let ca = try EmbeddedCA(trustDomain: domain, now: now)
+        #expect(ca.certificate.notBefore == now - 365 * 86_400 && EmbeddedCA.madeAt(ca.certificate) == now)
+        let request = try CertificateRequest.create(key: PrivateKey.generate(), id: id)
+        func issue(_ backdating: Int64, from time: Int64) throws -> IssuedCertificate {
+            try ca.issue(request, id: id, options: IssuanceOptions(backdating: .seconds(backdating)), now: time)
+        }
+        for backdating in [0, 120, 21_660, 365 * 86_400] as [Int64] {
+            let leaf = try issue(backdating, from: now).chain[0]
+            #expect(leaf.notBefore == now - backdating && leaf.notAfter == now + 86_400)
+        }
+        for backdating in [365 * 86_400 + 1, Int64.max, -1] as [Int64] {
+            let error = #expect(throws: IdentityError.self) { try issue(backdating, from: now) }
+            #expect(error?.code == .refused)
+        }
     }
 
     static let badNames: [(dns: [String], ip: [String])] = [

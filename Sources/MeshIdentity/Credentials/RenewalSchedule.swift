@@ -23,7 +23,7 @@ public struct RenewalSchedule: Hashable, Sendable {
     ///   - random: 0 to 1, drawn for each certificate.
     public init(notBefore: Int64, notAfter: Int64, random: Double = .random(in: 0..<1)) {
         let total = max(0, notAfter - notBefore)
-        let backdating = min(EmbeddedCA.backdating, total / 2)
+        let backdating = min(IssuanceOptions.defaultBackdating.components.seconds, total / 2)
         let lifetime = Double(total - backdating)
         let share = Self.fraction * (1 + Self.jitter * (2 * min(max(random, 0), 1) - 1))
         renewAt = notBefore + backdating + Int64(lifetime * share)

@@ -17,6 +17,8 @@ public protocol CertificateIssuer: Sendable {
 public struct IssuanceOptions: Hashable, Sendable {
     /// How long the certificate is valid from now on. The shorter, the less a stolen key is worth.
     public var lifetime: Duration
+    /// How far back from now NotBefore is set. Clocks differ: the certificate is to be valid at once by that of the device, too.
+    public var backdating: Duration
     /// DNS names for clients that know no SPIFFE IDs (browsers, curl).
     public var dnsNames: [String]
     /// IP addresses in text form, for the same clients.
@@ -25,12 +27,17 @@ public struct IssuanceOptions: Hashable, Sendable {
     /// 24 hours: long enough to survive a night without the CA, as Istio's.
     public static let defaultLifetime = Duration.seconds(24 * 60 * 60)
 
+    /// Two minutes.
+    public static let defaultBackdating = Duration.seconds(120)
+
     public init(
         lifetime: Duration = IssuanceOptions.defaultLifetime,
+        backdating: Duration = IssuanceOptions.defaultBackdating,
         dnsNames: [String] = [],
         ipAddresses: [String] = []
     ) {
         self.lifetime = lifetime
+        self.backdating = backdating
         self.dnsNames = dnsNames
         self.ipAddresses = ipAddresses
     }

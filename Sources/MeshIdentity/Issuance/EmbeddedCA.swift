@@ -23,8 +23,14 @@ public struct EmbeddedCA: CertificateIssuer {
     /// Ten years, as Istio's: replacing a root means visiting every device.
     public static let defaultLifetime = Duration.seconds(10 * 365 * 24 * 60 * 60)
 
-    /// How far back NotBefore is set, in seconds: clocks of devices differ by that much.
-    static let backdating: Int64 = 120
+    /// How far back NotBefore of the CA's own certificate is set, in seconds: a device whose clock is behind could use no certificate of a CA
+    /// that is younger than that. Nothing is gained by a date that is closer: whoever trusts a root was given it by hand.
+    static let rootBackdating: Int64 = 365 * 24 * 60 * 60
+
+    /// When the CA was made, in seconds since 1970, for one with the ``defaultLifetime``.
+    public static func madeAt(_ root: Certificate) -> Int64 {
+        root.notAfter - defaultLifetime.components.seconds
+    }
 
     /// Makes a CA: a new key and a self-signed certificate that carries `spiffe://TRUST-DOMAIN`.
     ///
@@ -148,7 +154,7 @@ public struct EmbeddedCA: CertificateIssuer {
     ) throws(IdentityError) {
         let key = try PrivateKey.generate()
         var template = CertificateTemplate(
-            notBefore: now - Self.backdating,
+            notBefore: now - Self.rootBackdating,
             notAfter: now + lifetime.components.seconds,
             extensions: CertificateTemplate.authority
         )
@@ -196,11 +202,12 @@ public struct EmbeddedCA: CertificateIssuer {
                     + describe(time: certificate.notAfter)
             )
         }
+        let notBefore = try notBefore(options.backdating, now: now)
         guard let publicKey = X509_REQ_get0_pubkey(request.pointer) else {
             throw IdentityError(.invalidRequest, "the certificate request has no readable public key")
         }
         var template = CertificateTemplate(
-            notBefore: now - Self.backdating,
+            notBefore: notBefore,
             notAfter: notAfter.partialValue,
             extensions: CertificateTemplate.workload
         )
@@ -212,6 +219,24 @@ public struct EmbeddedCA: CertificateIssuer {
         let issued = IssuedCertificate(chain: [leaf], roots: try presentRoots(), revocationLists: try revocationLists())
         try issued.verify(for: request, id: id, at: now)
         return issued
+    }
+
+    private func notBefore(_ backdating: Duration, now: Int64) throws(IdentityError) -> Int64 {
+        let seconds = backdating.components.seconds
+        let (notBefore, overflow) = now.subtractingReportingOverflow(seconds)
+        guard seconds >= 0, !overflow else {
+            throw IdentityError(.refused, "a certificate cannot be dated back by \(backdating)")
+        }
+        // What is usual does not depend on it: the CA's clock may have been set back meanwhile.
+        guard seconds <= IssuanceOptions.defaultBackdating.components.seconds || notBefore >= certificate.notBefore
+        else {
+            throw IdentityError(
+                .refused,
+                "a certificate that is valid from \(describe(time: notBefore)) on would be older than the CA, whose own is valid from "
+                    + "\(describe(time: certificate.notBefore)) on: set the clock of the device that it is for"
+            )
+        }
+        return notBefore
     }
 
     /// The roots that are given out now: another process may have begun to replace the root.

@@ -2,8 +2,8 @@
 ///
 /// The program gets the certificate request (PKCS#10, PEM) on stdin and prints certificates in PEM form on stdout: the leaf
 /// first, then intermediates, and the root last unless `roots` names it. What it is to sign is in its environment:
-/// `BOOTSTRAP_SPIFFE_ID`, `BOOTSTRAP_LIFETIME_SECONDS`, and, comma-separated, `BOOTSTRAP_DNS_NAMES` and
-/// `BOOTSTRAP_IP_ADDRESSES`. Exit status 0 says that it signed.
+/// `BOOTSTRAP_SPIFFE_ID`, `BOOTSTRAP_LIFETIME_SECONDS`, `BOOTSTRAP_BACKDATE_SECONDS` (how far back NotBefore is to be), and,
+/// comma-separated, `BOOTSTRAP_DNS_NAMES` and `BOOTSTRAP_IP_ADDRESSES`. Exit status 0 says that it signed.
 ///
 /// Its answer is held to the same rules as any peer's certificate.
 public struct ExecIssuer: CertificateIssuer {
@@ -31,6 +31,7 @@ public struct ExecIssuer: CertificateIssuer {
             environment: [
                 "BOOTSTRAP_SPIFFE_ID=\(id)",
                 "BOOTSTRAP_LIFETIME_SECONDS=\(options.lifetime.components.seconds)",
+                "BOOTSTRAP_BACKDATE_SECONDS=\(options.backdating.components.seconds)",
                 "BOOTSTRAP_DNS_NAMES=\(options.dnsNames.joined(separator: ","))",
                 "BOOTSTRAP_IP_ADDRESSES=\(options.ipAddresses.joined(separator: ","))",
             ],

@@ -140,7 +140,8 @@ extension EmbeddedCA {
             X509_CRL_set_issuer_name(pointer, X509_get_subject_name(certificate.pointer)) == 1
         else { throw OpenSSLErrors.failure("fill in a revocation list") }
         // Set back as certificates are: clocks of devices differ.
-        try setTime((now ?? currentTime()) - Self.backdating) { X509_CRL_set1_lastUpdate(pointer, $0) }
+        let backdating = IssuanceOptions.defaultBackdating.components.seconds
+        try setTime((now ?? currentTime()) - backdating) { X509_CRL_set1_lastUpdate(pointer, $0) }
         try setTime(nextUpdate) { X509_CRL_set1_nextUpdate(pointer, $0) }
         for entry in revoked { try add(entry, to: pointer) }
         X509_CRL_sort(pointer)

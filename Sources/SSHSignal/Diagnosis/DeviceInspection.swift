@@ -31,15 +31,13 @@ public struct DeviceInspection: Sendable {
             libraries: agent?.libraries ?? [],
             libraryPaths: agent?.libraryPaths ?? []
         )
+        let asked = EnrollmentService.systemClock()
         let output = try await RemoteShell(channel, name: name).run(script, step: "probe")
         let facts = try DeviceFacts(output, name: name)
         return DeviceInspection(
             facts: facts,
             duration: .now - start,
-            skew: ClockSkew(
-                device: facts.clock.multipliedSaturating(by: 1000),
-                operator: EnrollmentService.systemClock()
-            )
+            skew: facts.skew(asked: asked, answered: EnrollmentService.systemClock())
         )
     }
 

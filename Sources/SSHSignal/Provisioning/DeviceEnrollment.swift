@@ -18,6 +18,8 @@ public struct DeviceEnrollment: Sendable {
         public var issuance: IssuanceOptions
         /// A ``ServiceKind``, `auto` for the best the device has; nil leaves what is there.
         public var service: String?
+        /// Give out a certificate even where the clocks are further apart than a quarter of its lifetime.
+        public var acceptsSkew = false
         /// This machine's clock, milliseconds since 1970.
         public var clock: @Sendable () -> Int64
         /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
@@ -121,6 +123,7 @@ public struct DeviceEnrollment: Sendable {
             id: options.id,
             issuer: issuer,
             issuance: options.issuance,
+            acceptsSkew: options.acceptsSkew,
             clock: options.clock,
             warn: { [report, name = options.name] in report(.warning("\(name): \($0)")) }
         )
@@ -162,8 +165,11 @@ public struct DeviceEnrollment: Sendable {
             libraries: agent.libraries,
             libraryPaths: agent.libraryPaths
         )
+        let asked = options.clock()
         let facts = try DeviceFacts(try await shell.run(script, step: "probe"), name: options.name)
-        try facts.checkClock(now: options.clock(), lifetime: options.issuance.lifetime, name: options.name)
+        // Found before anything is uploaded; the agent's hello says it once more, and more exactly.
+        try facts.skew(asked: asked, answered: options.clock())
+            .check(lifetime: options.issuance.lifetime, isAccepted: options.acceptsSkew, name: options.name)
         let plan: InstallationPlan
         do throws(InstallationPlan.Refusal) {
             plan = try InstallationPlan(facts, agent: agent)
@@ -192,12 +198,5 @@ public struct DeviceEnrollment: Sendable {
         }
         try await installer.install(agent) { [report] in report(.uploading($0, total: $1)) }
         return "installed \(plan.agentPath), \(size)\(recovered)"
-    }
-}
-
-extension Int64 {
-    func multipliedSaturating(by factor: Int64) -> Int64 {
-        let (product, overflow) = multipliedReportingOverflow(by: factor)
-        return overflow ? ((self < 0) == (factor < 0) ? .max : .min) : product
     }
 }

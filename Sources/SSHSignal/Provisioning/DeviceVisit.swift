@@ -25,11 +25,18 @@ public struct DeviceVisit: Sendable {
 
     /// Has the device make a new key, and `issuer` sign a certificate of the identity it was enrolled with.
     ///
+    /// - Parameters:
+    ///   - login: How to reach it.
+    ///   - issuer: Whoever signs.
+    ///   - issuance: What the certificate is to have.
+    ///   - acceptsSkew: Give it one even where the clocks are further apart than a quarter of its lifetime.
+    ///   - loop: Where the SSH session lives.
     /// - Returns: The record, as it is now.
     public func renew(
         _ login: SSHLogin,
         issuer: any CertificateIssuer,
         issuance: IssuanceOptions,
+        acceptsSkew: Bool = false,
         on loop: EventLoop
     ) async throws(EnrollmentError) -> DeviceRecord {
         let id: SPIFFEID
@@ -38,7 +45,14 @@ public struct DeviceVisit: Sendable {
         } catch {
             throw EnrollmentError(.failed, "\(record.name): its record has no usable identity: \(error.message)")
         }
-        let outcome = try await converse(login, id: id, issuer: issuer, issuance: issuance, on: loop) { conversation in
+        let outcome = try await converse(
+            login,
+            id: id,
+            issuer: issuer,
+            issuance: issuance,
+            acceptsSkew: acceptsSkew,
+            on: loop
+        ) { conversation in
             try await conversation.run(.renew(id: id.description))
         }
         var renewed = record
@@ -82,6 +96,7 @@ public struct DeviceVisit: Sendable {
         id: SPIFFEID,
         issuer: any CertificateIssuer,
         issuance: IssuanceOptions,
+        acceptsSkew: Bool = false,
         on loop: EventLoop,
         _ body: (EnrollmentConversation) async throws -> Outcome
     ) async throws(EnrollmentError) -> Outcome {
@@ -115,6 +130,7 @@ public struct DeviceVisit: Sendable {
                 id: id,
                 issuer: issuer,
                 issuance: issuance,
+                acceptsSkew: acceptsSkew,
                 clock: clock,
                 warn: { [warn, name = record.name] in warn("\(name): \($0)") }
             )

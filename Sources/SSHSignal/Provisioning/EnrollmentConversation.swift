@@ -8,6 +8,8 @@ package struct EnrollmentConversation: Sendable {
     let id: SPIFFEID
     let issuer: any CertificateIssuer
     let issuance: IssuanceOptions
+    /// Clocks may be further apart than a quarter of the certificate's lifetime.
+    let acceptsSkew: Bool
     /// Milliseconds since 1970.
     let clock: @Sendable () -> Int64
     let warn: @Sendable (String) -> Void
@@ -18,6 +20,7 @@ package struct EnrollmentConversation: Sendable {
         id: SPIFFEID,
         issuer: any CertificateIssuer,
         issuance: IssuanceOptions,
+        acceptsSkew: Bool = false,
         clock: @escaping @Sendable () -> Int64,
         warn: @escaping @Sendable (String) -> Void
     ) {
@@ -26,6 +29,7 @@ package struct EnrollmentConversation: Sendable {
         self.id = id
         self.issuer = issuer
         self.issuance = issuance
+        self.acceptsSkew = acceptsSkew
         self.clock = clock
         self.warn = warn
     }
@@ -61,7 +65,10 @@ package struct EnrollmentConversation: Sendable {
     }
 
     private func converse(_ purpose: EnrollmentOperator.Purpose) async throws -> Outcome {
-        let validity = EnrollmentOperator.Validity(lifetime: issuance.lifetime.components.seconds)
+        let validity = EnrollmentOperator.Validity(
+            lifetime: issuance.lifetime.components.seconds,
+            acceptsSkew: acceptsSkew
+        )
         var machine = EnrollmentOperator(purpose, validity: validity, software: AgentRelease.software)
         var decoder = SignalFrameDecoder()
         var certificate: SignalMessage.IssuedCertificate?
@@ -78,8 +85,8 @@ package struct EnrollmentConversation: Sendable {
                     } catch {
                         // Why the device is gone stands in what it said last, which is still to be read.
                     }
-                case .issue(let csr):
-                    next = await issue(csr)
+                case .issue(let csr, let skew):
+                    next = await issue(csr, skew)
                     if case .issued(let issued) = next { certificate = issued }
                 case .warn(let text): warn(text)
                 case .succeeded(let ack):
@@ -99,11 +106,11 @@ package struct EnrollmentConversation: Sendable {
         }
     }
 
-    private func issue(_ csr: String) async -> EnrollmentOperator.Event {
+    private func issue(_ csr: String, _ skew: ClockSkew) async -> EnrollmentOperator.Event {
         do throws(IdentityError) {
             let request = try CertificateRequest(pem: Array(csr.utf8))
-            let issued = try await issuer.issue(request, id: id, options: issuance)
-            try issued.verify(for: request, id: id)
+            let issued = try await issuer.issue(request, id: id, options: issuance.covering(skew))
+            try issued.verify(for: request, id: id, skew: skew, now: clock())
             guard let leaf = issued.leaf else {
                 throw IdentityError(.invalidCertificate, "the issuer sent no certificate")
             }

@@ -1,22 +1,93 @@
+import MeshIdentity
+
 /// How far a device's clock is from the operator's.
 public struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
     /// The device's clock minus the operator's, in milliseconds; negative: the device is behind.
     public var milliseconds: Int64
+    /// How far that may be off, in milliseconds: the device has read its clock at some moment of a round trip.
+    public var uncertainty: Int64
 
     /// Worth a warning: logs of the two sides no longer line up, and NotBefore (two minutes back) has little room left.
     public static let warningThreshold: Int64 = 30_000
+    /// Worth saying what follows from it.
+    public static let consequenceThreshold: Int64 = 300_000
 
-    public init(milliseconds: Int64) {
+    public init(milliseconds: Int64, uncertainty: Int64 = 0) {
         self.milliseconds = milliseconds
+        self.uncertainty = uncertainty
     }
 
     /// Both in milliseconds since 1970. A nonsensical clock of a peer saturates instead of trapping.
     public init(device: Int64, operator here: Int64) {
         let (difference, overflow) = device.subtractingReportingOverflow(here)
         milliseconds = overflow ? (device < here ? -Int64.max : Int64.max) : max(difference, -Int64.max)
+        uncertainty = 0
+    }
+
+    /// Of a clock that was read between a question and its answer: taken to be in the middle.
+    ///
+    /// - Parameters:
+    ///   - seconds: The device's clock, whole seconds since 1970.
+    ///   - asked: The operator's clock before, milliseconds since 1970.
+    ///   - answered: The same afterwards.
+    public init(deviceSeconds seconds: Int64, asked: Int64, answered: Int64) {
+        let half = max(0, answered - asked) / 2
+        // What `date +%s` leaves out is half a second on the average.
+        self.init(device: seconds.multipliedSaturating(by: 1000).addingSaturating(500), operator: asked + half)
+        uncertainty = half + 500
     }
 
     public var isWorthWarning: Bool { abs(milliseconds) >= Self.warningThreshold }
+
+    /// For the user, where a certificate is given out all the same; nil where there is nothing to say.
+    var warning: String? {
+        guard isWorthWarning else { return nil }
+        guard abs(milliseconds) > Self.consequenceThreshold else { return description }
+        let consequence =
+            milliseconds < 0
+            ? "its certificate is dated back by \(Self.text(milliseconds: backdating * 1000)) to be valid there, but it refuses peers "
+                + "whose certificates are younger than that"
+            : "it takes certificates, its own too, for expired by so much too early"
+        return "\(description): \(consequence); set its clock (\(Self.mend))"
+    }
+
+    private static let mend = "date -u -s, or time synchronisation"
+
+    /// How far back NotBefore is to be set, in seconds, so that a certificate is valid at once by the device's clock: two minutes, and
+    /// more where the device is behind.
+    var backdating: Int64 {
+        let behind = max(0, (-milliseconds).addingSaturating(uncertainty)) / 1000
+        return max(IssuanceOptions.defaultBackdating.components.seconds, behind + 60)
+    }
+
+    /// Why no certificate is made for a device with such a clock; nil when one is.
+    ///
+    /// What is due, expired or valid is reckoned by clocks: with more than a quarter of the lifetime between them, a device would renew
+    /// all the time, or too late.
+    ///
+    /// - Parameters:
+    ///   - lifetime: Of the certificate, in seconds.
+    ///   - isAccepted: Somebody said that it is to be made all the same.
+    func refusal(lifetime: Int64, isAccepted: Bool) -> SignalError? {
+        let seconds = max(0, abs(milliseconds) - uncertainty) / 1000
+        let longest = max(IssuanceOptions.defaultBackdating.components.seconds, lifetime / 4)
+        guard seconds > longest else { return nil }
+        let set = "set the device's clock (\(Self.mend)), then try again"
+        if milliseconds > 0, seconds >= lifetime {
+            return SignalError(
+                .clock,
+                "\(description); a certificate for \(text(lifetime)) would have expired there: \(set)"
+            )
+        }
+        guard !isAccepted else { return nil }
+        return SignalError(
+            .clock,
+            "\(description), more than a quarter of the \(text(lifetime)) that its certificate is valid: \(set); "
+                + "--skew-ok gives it one all the same"
+        )
+    }
+
+    private func text(_ seconds: Int64) -> String { Self.text(milliseconds: seconds.multipliedSaturating(by: 1000)) }
 
     /// "device clock is 3 h 12 min behind".
     public var description: String {
@@ -30,7 +101,7 @@ public struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
     ///   - device: the device's clock, milliseconds since 1970.
     func refusal(notBefore: Int64, notAfter: Int64, device: Int64) -> SignalError? {
         let seconds = device / 1000
-        let mend = "set the device's clock (date -u -s, or time synchronisation), then enroll again"
+        let mend = "set the device's clock (\(Self.mend)), then enroll again"
         if seconds < notBefore {
             return SignalError(
                 .clock,

@@ -47,8 +47,9 @@ public struct EnrollmentOperator: Sendable {
 
     public enum Action: Hashable, Sendable {
         case send(SignalMessage)
-        /// Have this signing request (PEM, from the device: to be checked) signed for the purpose's SPIFFE ID.
-        case issue(csr: String)
+        /// Have this signing request (PEM, from the device: to be checked) signed for the purpose's SPIFFE ID, so that the
+        /// certificate is valid for a device with such a clock.
+        case issue(csr: String, skew: ClockSkew)
         /// For the user.
         case warn(String)
         /// The device is enrolled.
@@ -88,15 +89,17 @@ public struct EnrollmentOperator: Sendable {
     private let validity: Validity
     private var state = State.idle
 
-    /// What a certificate will span, relative to now, in seconds: known before it is signed, so that a hopeless clock is
-    /// found before anything changes on the device.
+    /// What a certificate will span: known before it is signed, so that a hopeless clock is found before anything changes on the
+    /// device.
     public struct Validity: Hashable, Sendable {
-        public var backdate: Int64
+        /// From now on, in seconds.
         public var lifetime: Int64
+        /// Clocks may be further apart than a quarter of that.
+        public var acceptsSkew: Bool
 
-        public init(backdate: Int64 = 120, lifetime: Int64 = 86_400) {
-            self.backdate = backdate
+        public init(lifetime: Int64 = 86_400, acceptsSkew: Bool = false) {
             self.lifetime = lifetime
+            self.acceptsSkew = acceptsSkew
         }
     }
 
@@ -171,7 +174,7 @@ public struct EnrollmentOperator: Sendable {
                 )
             }
             state = .issuing(skew)
-            return [.issue(csr: request.csr)]
+            return [.issue(csr: request.csr, skew: skew)]
         case (.ack(let ack), .awaitingAck):
             if let error = check(ack) { return fail(error) }
             state = .over
@@ -202,14 +205,10 @@ public struct EnrollmentOperator: Sendable {
         }
         let skew = ClockSkew(device: hello.clock, operator: now)
         var actions: [Action] = []
-        if let refusal = skew.refusal(
-            notBefore: now / 1000 - validity.backdate,
-            notAfter: now / 1000 + validity.lifetime,
-            device: hello.clock
-        ) {
+        if let refusal = skew.refusal(lifetime: validity.lifetime, isAccepted: validity.acceptsSkew) {
             return fail(refusal)
         }
-        if skew.isWorthWarning { actions.append(.warn(skew.description)) }
+        if let warning = skew.warning { actions.append(.warn(warning)) }
         state = .awaitingRequest(skew)
         return actions + [.send(SignalProtocol.hello(software: software, now: now)), .send(question)]
     }

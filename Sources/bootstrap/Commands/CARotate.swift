@@ -101,7 +101,7 @@ struct CARotate: AsyncParsableCommand {
         let byHand = try records.ledger.certificates().filter {
             // The latest of each identity: whoever had an earlier one has replaced it.
             $0.device == nil && seen.insert($0.identity).inserted && $0.state == .issued && $0.notAfter > now
-                && $0.issuedAt < root.notBefore + 120
+                && $0.issuedAt < EmbeddedCA.madeAt(root)
         }
         return devices.map { "\($0.name) (\($0.identity))" }
             + byHand.map {

@@ -28,6 +28,7 @@ struct CAServe: AsyncParsableCommand {
     @Option(help: ArgumentHelp("How long certificates are valid. (default: as long as before)", valueName: "TIME"))
     var ttl: DurationArgument?
 
+    @OptionGroup var clock: ClockOptions
     @OptionGroup var access: CAAccess
 
     func run() async throws {
@@ -48,6 +49,7 @@ struct CAServe: AsyncParsableCommand {
                 issuer: authority,
                 records: DeviceDirectory(Home.devices),
                 lifetime: ttl?.duration,
+                acceptsSkew: clock.skewOk,
                 logger: logger
             )
             await withTaskGroup(of: Void.self) { group in

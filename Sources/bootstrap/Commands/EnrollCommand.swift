@@ -99,6 +99,7 @@ struct EnrollCommand: AsyncParsableCommand {
 
     @OptionGroup var device: DeviceOptions
     @OptionGroup var issuance: IssuanceArguments
+    @OptionGroup var clock: ClockOptions
     @OptionGroup var issuers: IssuerOptions
     @OptionGroup var access: CAAccess
     @OptionGroup var ssh: SSHOptionGroup
@@ -131,6 +132,7 @@ struct EnrollCommand: AsyncParsableCommand {
             issuer: issuer,
             trustDomain: trustDomain,
             issuance: issuance.options,
+            acceptsSkew: clock.skewOk,
             arguments: ssh.arguments,
             prompts: try prompts(),
             records: DeviceDirectory(Home.devices),

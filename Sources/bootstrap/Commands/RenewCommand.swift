@@ -34,6 +34,7 @@ struct RenewCommand: AsyncParsableCommand {
     )
     var ttl: DurationArgument?
 
+    @OptionGroup var clock: ClockOptions
     @OptionGroup var issuers: IssuerOptions
     @OptionGroup var access: CAAccess
     @OptionGroup var ssh: SSHOptionGroup
@@ -55,6 +56,7 @@ struct RenewCommand: AsyncParsableCommand {
         let run = RenewalRun(
             issuer: try issuers.load(access).issuer,
             lifetime: ttl?.duration,
+            acceptsSkew: clock.skewOk,
             ssh: ssh,
             records: records
         )

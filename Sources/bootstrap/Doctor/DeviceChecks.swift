@@ -198,8 +198,16 @@ struct DeviceChecks: Sendable {
         let mend = "set it (date -u -s), or have it set (systemd-timesyncd, chrony, ntpd)"
         switch abs(skew.milliseconds) {
         case ..<ClockSkew.warningThreshold: report(.good("clock", "\(abs(skew.milliseconds)) ms apart at most"))
-        case ..<300_000: report(.warning("clock", "\(skew)", mend: mend))
-        default: report(.failure("clock", "\(skew): certificates are not valid there", mend: mend))
+        case ..<ClockSkew.consequenceThreshold: report(.warning("clock", "\(skew)", mend: mend))
+        case ..<(IssuanceOptions.defaultLifetime.components.seconds * 1000 / 4):
+            report(
+                .warning(
+                    "clock",
+                    "\(skew): certificates are dated back for it, but it refuses new ones of others",
+                    mend: mend
+                )
+            )
+        default: report(.failure("clock", "\(skew): it gets no certificate", mend: mend))
         }
     }
 

@@ -16,6 +16,8 @@ struct EnrollmentRun: Sendable {
     /// The issuer's.
     var trustDomain: TrustDomain
     var issuance: IssuanceOptions
+    /// A device's clock may be far off: `--skew-ok`.
+    var acceptsSkew = false
     /// The SSH flags of the command line.
     var arguments: SSHArguments
     /// Who answers what a login asks.
@@ -139,6 +141,7 @@ struct EnrollmentRun: Sendable {
             directory: device.credentialDir.map { FileTransfer.expand($0, for: target.name) },
             after: device.after
         )
+        agentless.acceptsSkew = acceptsSkew
         agentless.refusal = options.refusal
         let enrollment = AgentlessEnrollment(agentless, issuer: issuer) { report.progress($0, of: target.name) }
         let outcome = try await enrollment.run(login, destination: target.text, arguments: arguments, on: loop)
@@ -175,6 +178,7 @@ struct EnrollmentRun: Sendable {
             issuance: issuance
         )
         options.service = device.service
+        options.acceptsSkew = acceptsSkew
         return options
     }
 

@@ -13,6 +13,7 @@ struct IssuerService: Sendable {
     let issuer: EmbeddedCA
     let records: DeviceDirectory
     let lifetime: Duration?
+    let acceptsSkew: Bool
     let logger: Logger
 
     func serve(on listener: HBONEListener) async {
@@ -59,6 +60,7 @@ struct IssuerService: Sendable {
             id: stream.peer,
             issuer: RecordingIssuer(issuer, ledger: records.ledger, command: "ca serve", device: name),
             issuance: IssuanceOptions(lifetime: lifetime),
+            acceptsSkew: acceptsSkew,
             clock: EnrollmentService.systemClock,
             warn: { [logger] in logger.warning("\(name): \($0)") }
         )

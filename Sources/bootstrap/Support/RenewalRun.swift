@@ -7,6 +7,8 @@ struct RenewalRun: Sendable {
     var issuer: any CertificateIssuer
     /// nil: as long as each device's was before.
     var lifetime: Duration?
+    /// A device's clock may be far off: `--skew-ok`.
+    var acceptsSkew = false
     var ssh: SSHOptionGroup
     var records: DeviceDirectory
 
@@ -28,9 +30,20 @@ struct RenewalRun: Sendable {
         var (renewed, afterFailure) = (device, String?.none)
         if (device.keyOrigin ?? .device) == .device {
             let visit = DeviceVisit(device) { printError("warning: \($0)") }
-            renewed = try await visit.renew(try device.login(ssh), issuer: issuer, issuance: issuance, on: loop)
+            renewed = try await visit.renew(
+                try device.login(ssh),
+                issuer: issuer,
+                issuance: issuance,
+                acceptsSkew: acceptsSkew,
+                on: loop
+            )
         } else {
-            let enrollment = try AgentlessEnrollment(renewing: device, issuer: issuer, issuance: issuance) {
+            let enrollment = try AgentlessEnrollment(
+                renewing: device,
+                issuer: issuer,
+                issuance: issuance,
+                acceptsSkew: acceptsSkew
+            ) {
                 if case .warning(let text) = $0 { printError("warning: \(text)") }
             }
             let outcome = try await enrollment.renew(device, try device.login(ssh), on: loop)

@@ -1,3 +1,4 @@
+import MeshIdentity
 import Testing
 
 @testable import SSHSignal
@@ -25,7 +26,7 @@ import Testing
         // The device speaks first.
         (.started, []),
         (.message(.hello(Sample.hello)), [.send(hello), .send(.enroll(Sample.enroll))]),
-        (.message(.csr(Sample.request)), [.issue(csr: Sample.request.csr)]),
+        (.message(.csr(Sample.request)), [.issue(csr: Sample.request.csr, skew: ClockSkew(milliseconds: 0))]),
         (.issued(Sample.certificate), [.send(.certificate(Sample.certificate))]),
         (.message(.ack(Sample.ack)), [.send(.bye(.init())), .succeeded(Sample.ack), .close]),
     ]
@@ -60,7 +61,11 @@ import Testing
                 .send(Self.hello), .send(.renew(.init())),
             ]
         )
-        #expect(machine.handle(.message(.csr(Sample.request)), now: Self.now) == [.issue(csr: Sample.request.csr)])
+        #expect(
+            machine.handle(.message(.csr(Sample.request)), now: Self.now) == [
+                .issue(csr: Sample.request.csr, skew: ClockSkew(milliseconds: 0))
+            ]
+        )
     }
 
     /// However wrong the device's clock is: it has to know all the same.
@@ -201,31 +206,90 @@ import Testing
     }
 
     @Test func clockSkew() {
-        func handle(_ skew: Int64) -> [EnrollmentOperator.Action] {
+        func handle(
+            _ skew: Int64,
+            _ validity: EnrollmentOperator.Validity = .init()
+        ) -> [EnrollmentOperator.Action] {
             var hello = Sample.hello
             hello.clock = Self.now.addingSaturating(skew)
-            var machine = machine(after: 1)
+            var machine = EnrollmentOperator(.enroll(Sample.enroll), validity: validity, software: "test")
+            _ = machine.handle(.started, now: Self.now)
             return machine.handle(.message(.hello(hello)), now: Self.now)
+        }
+        func warning(_ actions: [EnrollmentOperator.Action]) -> String? {
+            guard actions.count == 3, Array(actions[1...]) == Self.steps[1].1, case .warn(let text) = actions[0] else {
+                return nil
+            }
+            return text
         }
         let go = Self.steps[1].1
         #expect(handle(29_000) == go)
         #expect(handle(-29_000) == go)
         #expect(handle(-60_000) == [.warn("device clock is 1 min 0 s behind")] + go)
-        #expect(handle(3_600_000) == [.warn("device clock is 1 h 0 min ahead")] + go)
-        #expect(handle(-120_000) == [.warn("device clock is 2 min 0 s behind")] + go)
-        let behind = failure(handle(-11_520_000))
-        #expect(behind?.code == .clock)
+        #expect(handle(-300_000) == [.warn("device clock is 5 min 0 s behind")] + go)
+        // Beyond five minutes it is said what follows, and up to a quarter of the lifetime it is covered.
+        let ahead = warning(handle(3_600_000))
+        #expect(ahead?.hasPrefix("device clock is 1 h 0 min ahead: it takes certificates") == true, "\(ahead ?? "")")
+        let behind = warning(handle(-21_600_000))
+        let text = "device clock is 6 h 0 min behind: its certificate is dated back by 6 h 1 min"
+        #expect(behind?.hasPrefix(text) == true, "\(behind ?? "")")
+        #expect(behind?.contains("set its clock (date -u -s") == true, "\(behind ?? "")")
+
+        for skew in [-21_602_000, 21_602_000] as [Int64] {
+            let refused = failure(handle(skew))
+            #expect(refused?.code == .clock)
+            #expect(
+                refused?.message.contains("more than a quarter of the 1 d 0 h") == true,
+                "\(refused?.message ?? "")"
+            )
+            #expect(refused?.message.contains("--skew-ok") == true)
+            #expect(warning(handle(skew, .init(acceptsSkew: true))) != nil)
+        }
+        // Two minutes are always allowed, however short the lifetime.
+        #expect(warning(handle(-119_000, .init(lifetime: 60))) != nil)
+        #expect(failure(handle(-122_000, .init(lifetime: 60)))?.code == .clock)
+        // It would have expired there: nothing to accept.
+        let expired = failure(handle(3 * 86_400_000, .init(acceptsSkew: true)))
         #expect(
-            behind?.message.hasPrefix("device clock is 3 h 12 min behind; certificate would not be valid yet there")
+            expired?.message.hasPrefix("device clock is 3 d 0 h ahead; a certificate for 1 d 0 h would have expired")
                 == true
         )
-        #expect(failure(handle(3 * 86_400_000))?.message.hasPrefix("device clock is 3 d 0 h ahead") == true)
         for clock in [Int64.min, .max, 0] {
             var hello = Sample.hello
             hello.clock = clock
             var machine = machine(after: 1)
             #expect(failure(machine.handle(.message(.hello(hello)), now: Self.now))?.code == .clock)
         }
+    }
+
+    /// NotBefore is two minutes back, and a minute more than the device is behind.
+    @Test(arguments: [(0, 120), (3_600_000, 120), (-60_000, 120), (-61_000, 121), (-3_600_000, 3660)])
+    func backdating(milliseconds: Int64, seconds: Int64) {
+        var hello = Sample.hello
+        hello.clock = Self.now + milliseconds
+        var machine = machine(after: 1)
+        _ = machine.handle(.message(.hello(hello)), now: Self.now)
+        guard case .issue(_, let skew)? = machine.handle(.message(.csr(Sample.request)), now: Self.now).first else {
+            Issue.record("no certificate is asked for")
+            return
+        }
+        #expect(skew.milliseconds == milliseconds)
+        #expect(skew.backdating == seconds)
+        #expect(IssuanceOptions().covering(skew).backdating == .seconds(seconds))
+    }
+
+    /// Whole seconds of the device's clock, read within a round trip: what is not known is not held against it, but is covered.
+    @Test func clockOfAProbe() {
+        let skew = ClockSkew(deviceSeconds: 1000, asked: 1_060_000, answered: 1_064_000)
+        #expect(skew.milliseconds == 1_000_500 - 1_062_000 && skew.uncertainty == 2500)
+        #expect(skew.backdating == 124)
+        #expect(ClockSkew(deviceSeconds: .max, asked: 0, answered: 0).refusal(lifetime: 60, isAccepted: true) != nil)
+        #expect(ClockSkew(deviceSeconds: .min, asked: 0, answered: 0).backdating > 1 << 52)
+        // A minute and a half is the way there and back.
+        #expect(ClockSkew(deviceSeconds: 0, asked: 0, answered: 90_000).refusal(lifetime: 60, isAccepted: false) == nil)
+        let border = ClockSkew(deviceSeconds: 0, asked: 120_000, answered: 130_000)
+        #expect(border.refusal(lifetime: 60, isAccepted: false) == nil)
+        #expect(ClockSkew(milliseconds: border.milliseconds).refusal(lifetime: 60, isAccepted: false) != nil)
     }
 
     @Test func issuedCertificateIsCheckedAgainstTheDevicesClock() {

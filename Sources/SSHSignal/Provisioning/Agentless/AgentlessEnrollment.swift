@@ -15,6 +15,8 @@ public struct AgentlessEnrollment: Sendable {
         public var directory: String?
         /// A shell command that is run there once the files are in place.
         public var after: String?
+        /// Give out a certificate even where the clocks are further apart than a quarter of its lifetime.
+        public var acceptsSkew = false
         /// This machine's clock, milliseconds since 1970.
         public var clock: @Sendable () -> Int64 = EnrollmentService.systemClock
         /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
@@ -107,11 +109,11 @@ public struct AgentlessEnrollment: Sendable {
     func enroll(over channel: any RemoteChannel) async throws -> Visit {
         defer { channel.close() }
         let shell = RemoteShell(channel, name: options.name)
-        let directory = try await timed("probe") { try await probe(shell) }
+        let (directory, skew) = try await timed("probe") { try await probe(shell) }
         _ = try await AgentInstaller(shell: shell, plan: InstallationPlan(root: directory)).lock()
         let setup = AgentlessScript.setup(directory: directory, version: AtomicFile.randomName())
         do {
-            let issued = try await timed("key") { try await certify(shell, setup) }
+            let issued = try await timed("key") { try await certify(shell, setup, skew) }
             guard let leaf = issued.leaf else { throw failure("the issuer sent no certificate") }
             try await timed("identity") {
                 let script = AgentlessScript.install(
@@ -148,10 +150,13 @@ public struct AgentlessEnrollment: Sendable {
         return result
     }
 
-    private func probe(_ shell: RemoteShell) async throws -> (String, String) {
+    private func probe(_ shell: RemoteShell) async throws -> ((directory: String, skew: ClockSkew), String) {
         let script = ProbeScript.text(bases: [], release: "", interpreter: nil, libraries: [], libraryPaths: [])
+        let asked = options.clock()
         let facts = try DeviceFacts(try await shell.run(script, step: "probe"), name: options.name)
-        try facts.checkClock(now: options.clock(), lifetime: options.issuance.lifetime, name: options.name)
+        let skew = facts.skew(asked: asked, answered: options.clock())
+        try skew.check(lifetime: options.issuance.lifetime, isAccepted: options.acceptsSkew, name: options.name)
+        if let warning = skew.warning { report(.warning("\(options.name): \(warning)")) }
         guard options.keyOrigin == .pushed || facts.surroundings.opensslVersion != nil else {
             throw EnrollmentError(
                 .unfit,
@@ -173,11 +178,15 @@ public struct AgentlessEnrollment: Sendable {
             "\(facts.operatingSystem) \(facts.architecture)", facts.surroundings.distribution, facts.libc,
             "user \(facts.user)", facts.surroundings.summary, "no agent",
         ]
-        return (directory, words.compactMap(\.self).joined(separator: ", "))
+        return ((directory, skew), words.compactMap(\.self).joined(separator: ", "))
     }
 
-    private func certify(_ shell: RemoteShell, _ setup: String) async throws -> (IssuedCertificate, String) {
-        if options.keyOrigin == .pushed { return try await push(shell, setup) }
+    private func certify(
+        _ shell: RemoteShell,
+        _ setup: String,
+        _ skew: ClockSkew
+    ) async throws -> (IssuedCertificate, String) {
+        if options.keyOrigin == .pushed { return try await push(shell, setup, skew) }
         let output = try await step("key", setup + "\n" + AgentlessScript.request(id: options.id.description), shell)
         let lines = output.lines.filter { $0.hasPrefix("csr:") }.map { $0.dropFirst(4) + "\n" }
         let request = try CertificateRequest(pem: Array(lines.joined().utf8))
@@ -193,16 +202,20 @@ public struct AgentlessEnrollment: Sendable {
             throw failure("the device asks for \(asked) instead of \(options.id)")
         }
         try request.verify()
-        return (try await issue(request), "made by the device's openssl, never leaves it")
+        return (try await issue(request, skew), "made by the device's openssl, never leaves it")
     }
 
-    private func issue(_ request: CertificateRequest) async throws -> IssuedCertificate {
-        let issued = try await issuer.issue(request, id: options.id, options: options.issuance)
-        try issued.verify(for: request, id: options.id)
+    private func issue(_ request: CertificateRequest, _ skew: ClockSkew) async throws -> IssuedCertificate {
+        let issued = try await issuer.issue(request, id: options.id, options: options.issuance.covering(skew))
+        try issued.verify(for: request, id: options.id, skew: skew, now: options.clock())
         return issued
     }
 
-    private func push(_ shell: RemoteShell, _ setup: String) async throws -> (IssuedCertificate, String) {
+    private func push(
+        _ shell: RemoteShell,
+        _ setup: String,
+        _ skew: ClockSkew
+    ) async throws -> (IssuedCertificate, String) {
         report(
             .warning(
                 """
@@ -212,7 +225,7 @@ public struct AgentlessEnrollment: Sendable {
             )
         )
         let key = try PrivateKey.generate()
-        let issued = try await issue(try CertificateRequest.create(key: key, id: options.id))
+        let issued = try await issue(try CertificateRequest.create(key: key, id: options.id), skew)
         let bytes = try key.pem()
         let output = try await shell.run(
             setup + "\n" + AgentlessScript.receiveKey(length: bytes.count),
@@ -261,29 +274,13 @@ public struct AgentlessEnrollment: Sendable {
     }
 }
 
-extension DeviceFacts {
-    /// - Parameter now: the operator's clock, milliseconds since 1970.
-    /// - Throws: when a certificate that is made now would not be valid by the machine's clock.
-    func checkClock(now: Int64, lifetime: Duration, name: String) throws(SignalError) {
-        let skew = ClockSkew(device: clock.multipliedSaturating(by: 1000), operator: now)
-        // The clock was read somewhere within the round trip; what is this close is for the handshake to decide.
-        let tolerance: Int64 = 60
-        if let refusal = skew.refusal(
-            notBefore: now / 1000 - EnrollmentOperator.Validity().backdate - tolerance,
-            notAfter: now / 1000 + lifetime.components.seconds + tolerance,
-            device: clock.multipliedSaturating(by: 1000)
-        ) {
-            throw SignalError(.clock, "\(name): \(refusal.message)")
-        }
-    }
-}
-
 extension AgentlessEnrollment {
     /// To renew what a record says: the same identity, directory and command.
     public init(
         renewing record: DeviceRecord,
         issuer: any CertificateIssuer,
         issuance: IssuanceOptions,
+        acceptsSkew: Bool = false,
         report: @escaping @Sendable (DeviceEnrollment.Progress) -> Void
     ) throws(EnrollmentError) {
         let id: SPIFFEID
@@ -300,6 +297,7 @@ extension AgentlessEnrollment {
             directory: record.agent.state,
             after: record.after
         )
+        options.acceptsSkew = acceptsSkew
         options.refusal = { key in
             let verdict = EnrollmentAdmission().decide(
                 record,
