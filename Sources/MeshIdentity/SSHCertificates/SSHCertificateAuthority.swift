@@ -18,7 +18,7 @@ public struct SSHCertificateAuthority: Sendable {
     public static let maximumLifetime = Duration.seconds(10 * 365 * 24 * 60 * 60)
 
     /// How far back a certificate's validity begins, in seconds: clocks of devices differ.
-    static let backdating: Int64 = 300
+    package static let backdating: Int64 = 300
 
     /// Opens the SSH CA in a CA's directory, and makes its keys where there are none yet.
     ///

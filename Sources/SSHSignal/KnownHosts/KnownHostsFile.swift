@@ -6,10 +6,23 @@ enum KnownHostsFile {
     /// Appends a line for `key` under `name`, in one write, so that readers see all of it or nothing and two writers do not mix.
     /// Creates the file (0600) and its directory (0700) where they are missing.
     static func append(_ key: HostKey, name: String, hashed: Bool, to path: String) throws(SSHConfigurationError) {
+        _ = try append("\(names(name, hashed: hashed)) \(key.algorithm) \(Base64.encode(key.blob))", to: path) { _ in
+            false
+        }
+    }
+
+    /// Appends `line`, without its end, unless `isThere` finds in the file what it says. Whoever else appends waits meanwhile.
+    ///
+    /// - Returns: Whether it was appended.
+    static func append(
+        _ line: String,
+        to path: String,
+        unless isThere: (KnownHosts) -> Bool
+    ) throws(SSHConfigurationError) -> Bool {
         func failure(_ action: String) -> SSHConfigurationError {
             SSHConfigurationError(
                 file: path,
-                "the host key cannot be recorded: \(action): \(String(cString: strerror(errno)))"
+                "nothing can be recorded there: \(action): \(String(cString: strerror(errno)))"
             )
         }
         if let slash = path.lastIndex(of: "/"), slash != path.startIndex {
@@ -20,7 +33,8 @@ enum KnownHostsFile {
         guard descriptor >= 0 else { throw failure("open") }
         defer { close(descriptor) }
         guard flock(descriptor, LOCK_EX) == 0 else { throw failure("lock") }
-        var line = Array((names(name, hashed: hashed) + " \(key.algorithm) \(Base64.encode(key.blob))\n").utf8)
+        if isThere(try KnownHosts(files: [path])) { return false }
+        var line = Array("\(line)\n".utf8)
         // An editor may have left the last line without its end; ours must not be glued to it.
         var status = stat()
         guard fstat(descriptor, &status) == 0 else { throw failure("stat") }
@@ -38,6 +52,7 @@ enum KnownHostsFile {
             throw failure("write")
         }
         guard fsync(descriptor) == 0 else { throw failure("fsync") }
+        return true
     }
 
     private static func names(_ name: String, hashed: Bool) -> String {

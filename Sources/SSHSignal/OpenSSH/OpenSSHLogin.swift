@@ -120,7 +120,14 @@ struct OpenSSHLogin: Sendable {
     // MARK: Arguments
 
     /// What the user gave, as ssh takes it. No secret is among it.
-    private var userArguments: [String] {
+    private var userArguments: [String] { Self.words(to: destination, arguments) }
+
+    /// The same for a login.
+    static func words(for login: SSHLogin) -> [String] {
+        words(to: login.configuration.destination, login.arguments)
+    }
+
+    private static func words(to destination: Destination, _ arguments: SSHArguments) -> [String] {
         var words: [String] = []
         if let file = arguments.configurationFile { words += ["-F", file] }
         for option in arguments.options { words += ["-o", option] }

@@ -78,13 +78,17 @@ struct OpenSSHProgram: Sendable {
         return OpenSSHSettings(answer.output)
     }
 
-    private struct Answer: Sendable {
+    struct Answer: Sendable {
         var status: Int32
         var output: String
         var errors: String
     }
 
-    private static func run(
+    /// Runs it to its end.
+    ///
+    /// - Parameter path: The program.
+    /// - Parameter arguments: Without its name.
+    static func run(
         _ path: String,
         _ arguments: [String],
         on loop: EventLoop

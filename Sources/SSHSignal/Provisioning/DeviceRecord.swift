@@ -30,6 +30,8 @@ public struct DeviceRecord: Hashable, Sendable, Codable {
     public var roots: [String]?
     /// What the inventory says of it, for people.
     public var labels: [String: String]?
+    /// What was set up in its sshd; nil: nothing.
+    public var sshServer: SSHServerRecord?
     /// When its certificate was renewed last since it was enrolled, in seconds since 1970.
     public var renewedAt: Int64?
     /// When it was revoked, in seconds since 1970; nil: it is not.

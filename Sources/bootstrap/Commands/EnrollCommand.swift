@@ -98,6 +98,7 @@ struct EnrollCommand: AsyncParsableCommand {
     var reinstate = false
 
     @OptionGroup var device: DeviceOptions
+    @OptionGroup var server: SSHServerOptions
     @OptionGroup var issuance: IssuanceArguments
     @OptionGroup var clock: ClockOptions
     @OptionGroup var issuers: IssuerOptions
@@ -129,6 +130,7 @@ struct EnrollCommand: AsyncParsableCommand {
             bases: base.map { [$0] } ?? DeviceEnrollment.Options.defaultBases,
             agent: try agent(),
             device: device,
+            server: try server.load(access),
             issuer: issuer,
             trustDomain: trustDomain,
             issuance: issuance.options,

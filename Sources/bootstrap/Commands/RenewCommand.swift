@@ -34,6 +34,9 @@ struct RenewCommand: AsyncParsableCommand {
     )
     var ttl: DurationArgument?
 
+    @Flag(help: "Renew SSH host certificates, too, that are not past half of their time yet.")
+    var sshHostCert = false
+
     @OptionGroup var clock: ClockOptions
     @OptionGroup var issuers: IssuerOptions
     @OptionGroup var access: CAAccess
@@ -58,7 +61,9 @@ struct RenewCommand: AsyncParsableCommand {
             lifetime: ttl?.duration,
             acceptsSkew: clock.skewOk,
             ssh: ssh,
-            records: records
+            records: records,
+            sshAuthority: { [access] in try access.loadSSH() },
+            renewsHostCertificates: sshHostCert
         )
         if watch { return try await RenewalWatch(run: run, parallel: selection.parallel)() }
         let devices = due ? try Self.due(in: records) : try selection.devices(in: records)
@@ -76,7 +81,7 @@ struct RenewCommand: AsyncParsableCommand {
     static func due(in records: DeviceDirectory) throws -> [DeviceRecord] {
         do throws(DeviceDirectoryError) {
             let now = currentTime()
-            return try records.all().filter { $0.isRenewable && $0.renewal.wait(at: now) == 0 }
+            return try records.all().filter { $0.isRenewable && $0.renewalWait(at: now) == 0 }
         } catch {
             throw fail(error.message)
         }
@@ -86,6 +91,11 @@ struct RenewCommand: AsyncParsableCommand {
 extension DeviceRecord {
     /// Whether `renew` looks after it by itself.
     var isRenewable: Bool { revokedAt == nil }
+
+    /// Seconds until something of it is due: its certificate, or those of its SSH host keys.
+    func renewalWait(at now: Int64) -> Int64 {
+        sshServer?.isDue(at: now) == true ? 0 : renewal.wait(at: now)
+    }
 }
 
 /// Renews what is due, again and again, until somebody stops the command.
@@ -117,7 +127,7 @@ private struct RenewalWatch: Sendable {
             do throws(DeviceDirectoryError) {
                 let devices = try run.records.all().filter(\.isRenewable)
                 let now = currentTime()
-                let due = devices.filter { $0.renewal.wait(at: now) == 0 && (failed[$0.name]?.next ?? 0) <= now }
+                let due = devices.filter { $0.renewalWait(at: now) == 0 && (failed[$0.name]?.next ?? 0) <= now }
                 for (name, error) in await renew(due) {
                     guard let device = due.first(where: { $0.name == name }) else { continue }
                     guard let error else {
@@ -131,7 +141,7 @@ private struct RenewalWatch: Sendable {
                 }
                 let later = currentTime()
                 for device in try run.records.all().filter(\.isRenewable) {
-                    let wait = max(device.renewal.wait(at: later), (failed[device.name]?.next ?? 0) - later)
+                    let wait = max(device.renewalWait(at: later), (failed[device.name]?.next ?? 0) - later)
                     sleep = min(sleep, max(1, wait))
                 }
             } catch {

@@ -65,9 +65,16 @@ struct UnenrollCommand: AsyncParsableCommand {
             if !forget {
                 var removal = DeviceRemoval(name: name, bases: bases(record), keepsAgent: keepAgent)
                 if let record, record.agent.path.isEmpty { removal.credentialDirectory = record.agent.state }
+                removal.sshServer = record?.sshServer
                 let outcome = try await removal.run(try login(record, destination), on: loop)
                 for text in outcome.removed { printLine("\(name)  removed  \(text)") }
                 for text in outcome.left { printError("warning: \(name): left \(text)") }
+                if let failure = outcome.sshServerFailure {
+                    throw EnrollmentError(
+                        failure.reason,
+                        "\(failure.message); it stays recorded, so that unenroll can be run again (--forget gives it up)"
+                    )
+                }
                 if outcome.removed.isEmpty { printLine("\(name)  nothing of ours is there") }
             }
             if let record {

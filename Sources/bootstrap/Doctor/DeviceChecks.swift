@@ -31,7 +31,23 @@ struct DeviceChecks: Sendable {
         } else {
             skip(["shell", "fit", "service", "clock", "sessions", "forwarding", "certificate"], because: "a login")
         }
+        hostCertificates()
         if let device { await nativePath(device, on: loop) }
+    }
+
+    /// Those that the ledger knows of; who has no other way to trust the host is locked out when they end.
+    private func hostCertificates() {
+        guard let device, let server = device.sshServer, let end = server.notAfter else { return }
+        let now = EnrollmentService.systemClock() / 1000
+        let mend = "bootstrap renew --ssh-host-cert \(device.name)"
+        let text = Timestamp.text(end)
+        if end <= now {
+            report(.failure("ssh certificate", "the SSH host certificate ended at \(text)", mend: mend))
+        } else if server.isDue(at: now) {
+            report(.warning("ssh certificate", "the SSH host certificate ends at \(text)", mend: mend))
+        } else {
+            report(.good("ssh certificate", "the SSH host certificate is valid until \(text)"))
+        }
     }
 
     private func skip(_ checks: [String], because other: String) {

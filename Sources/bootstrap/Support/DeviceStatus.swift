@@ -73,6 +73,17 @@ struct DeviceStatus: Encodable {
         line("destination", device.destination)
         line("host key", "\(device.hostKey.algorithm) \(device.hostKey.fingerprint)")
         line("key made", (device.keyOrigin ?? .device).rawValue)
+        for certificate in device.sshServer?.hostCertificates ?? [] {
+            let left = certificate.notAfter - now
+            line(
+                "ssh host",
+                "\(certificate.algorithm) \(certificate.fingerprint) certified \(left > 0 ? "until" : "ENDED") "
+                    + "\(describe(time: certificate.notAfter)), for \(certificate.principals.joined(separator: ", ")), serial \(certificate.serial)"
+            )
+        }
+        if let authority = device.sshServer?.userAuthority {
+            line("ssh users", "those with a certificate of \(authority)")
+        }
         for label in (device.labels ?? [:]).sorted(by: { $0.key < $1.key }) { line(label.key, label.value) }
         line("hbone", device.hbone.isEmpty ? "-" : device.hbone.joined(separator: ", "))
         line("agent", "\(device.agent.path), sha256 \(device.agent.sha256.prefix(12))")

@@ -12,6 +12,8 @@ struct EnrollmentRun: Sendable {
     var bases: [String]
     var agent: AgentBinary
     var device: DeviceOptions
+    /// What is to be done with their sshd; nil: nothing.
+    var server: SSHServerRun?
     var issuer: any CertificateIssuer
     /// The issuer's.
     var trustDomain: TrustDomain
@@ -71,6 +73,7 @@ struct EnrollmentRun: Sendable {
         return (device.keyOrigin ?? .device) == (known.keyOrigin ?? .device)
             && (device.keyOrigin != nil || known.agent.sha256 == agent.sha256)
             && known.renewal.wait(at: MeshIdentity.currentTime()) > 0
+            && (server?.isDone(known.sshServer) ?? true)
     }
 
     private func describeAgent() {
@@ -96,6 +99,7 @@ struct EnrollmentRun: Sendable {
             let outcome = try await enroll(target, options, recording, on: loop)
             var record = outcome.record
             record.labels = target.labels
+            if known?.hostKey == record.hostKey { record.sshServer = known?.sshServer }
             var reason: String?
             if case .replaces(let change) = admission.decide(known, destination: destination, hostKey: record.hostKey) {
                 reason = change
@@ -110,6 +114,7 @@ struct EnrollmentRun: Sendable {
                     "\(target.name): earlier certificates are revoked: \(reason). The others learn it from `bootstrap revoke`, without a name"
                 )
             }
+            if let server { record = try await setUp(server, record, target, on: loop) }
             report.succeeded(record)
             if let failure = outcome.afterFailure {
                 throw EnrollmentError(.failed, "\(target.name) is enrolled, but \(failure)")
@@ -118,6 +123,28 @@ struct EnrollmentRun: Sendable {
         } catch {
             report.failed(error, target)
             return EnrollmentFailure(name: target.name, error: error)
+        }
+    }
+
+    /// Once the device is enrolled and recorded: what becomes of its sshd changes nothing of that.
+    private func setUp(
+        _ server: SSHServerRun,
+        _ record: DeviceRecord,
+        _ target: EnrollmentTarget,
+        on loop: EventLoop
+    ) async throws(EnrollmentError) -> DeviceRecord {
+        do throws(EnrollmentError) {
+            let changed = try await server(
+                record,
+                try login(to: target),
+                on: loop,
+                report: { report.progress($0, of: target.name) },
+                say: { report.line($0) }
+            )
+            try records.save(changed, ssh: changed.sshServer, by: "enroll")
+            return changed
+        } catch {
+            throw EnrollmentError(error.reason, "\(target.name) is enrolled, but: \(error.message)")
         }
     }
 

@@ -11,6 +11,10 @@ struct RenewalRun: Sendable {
     var acceptsSkew = false
     var ssh: SSHOptionGroup
     var records: DeviceDirectory
+    /// Opens the CA for SSH: only where a device has certificates of it.
+    var sshAuthority: @Sendable () throws -> SSHCertificateAuthority
+    /// Renews host certificates that are not due yet as well.
+    var renewsHostCertificates = false
 
     /// - Returns: what came of it, for people.
     func renew(_ device: DeviceRecord, on loop: EventLoop) async throws(EnrollmentError) -> String {
@@ -57,7 +61,45 @@ struct RenewalRun: Sendable {
         if let afterFailure {
             throw EnrollmentError(.failed, "\(device.name) is renewed, but \(afterFailure)")
         }
-        return "renewed  until \(describe(time: renewed.notAfter)), serial \(renewed.serial ?? "?")"
+        let text = "renewed  until \(describe(time: renewed.notAfter)), serial \(renewed.serial ?? "?")"
+        guard let server = device.sshServer, !server.hostCertificates.isEmpty,
+            renewsHostCertificates || server.isDue(at: MeshIdentity.currentTime())
+        else { return text }
+        let changed = try await renewHostCertificates(renewed, on: loop)
+        return "\(text); \(changed.sshServer?.summary ?? "")"
+    }
+
+    /// In a login of its own: the one for the mesh certificate is over.
+    private func renewHostCertificates(
+        _ device: DeviceRecord,
+        on loop: EventLoop
+    ) async throws(EnrollmentError) -> DeviceRecord {
+        let authority: SSHCertificateAuthority
+        do {
+            authority = try sshAuthority()
+        } catch {
+            throw EnrollmentError(
+                .failed,
+                "\(device.name) is renewed, but for its SSH host certificate: the CA cannot be opened"
+            )
+        }
+        do throws(EnrollmentError) {
+            let run = SSHServerRun(authority: authority, certifiesHost: false, trustsUsers: false)
+            let changed = try await run(
+                device,
+                try device.login(ssh),
+                on: loop,
+                report: { if case .warning(let text) = $0 { printError("warning: \(text)") } },
+                say: { _ in }
+            )
+            try records.save(changed, ssh: changed.sshServer, by: "renew")
+            return changed
+        } catch {
+            throw EnrollmentError(
+                error.reason,
+                "\(device.name) is renewed, but for its SSH host certificate: \(error.message)"
+            )
+        }
     }
 
     private func current(_ device: DeviceRecord) throws(EnrollmentError) -> DeviceRecord {

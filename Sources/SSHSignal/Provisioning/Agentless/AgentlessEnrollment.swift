@@ -323,6 +323,8 @@ extension AgentlessEnrollment {
             on: loop
         )
         outcome.record.ssh = record.ssh
+        outcome.record.labels = record.labels
+        outcome.record.sshServer = record.sshServer
         outcome.record.renewedAt = outcome.record.enrolledAt
         outcome.record.enrolledAt = record.enrolledAt
         return outcome

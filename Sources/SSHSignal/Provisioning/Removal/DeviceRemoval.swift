@@ -10,6 +10,8 @@ public struct DeviceRemoval: Sendable {
     public var keepsAgent: Bool
     /// Of a device that was enrolled without an agent; absolute.
     public var credentialDirectory: String?
+    /// What was set up in its sshd.
+    public var sshServer: SSHServerRecord?
 
     public init(name: String, bases: [String], keepsAgent: Bool = false) {
         self.name = name
@@ -22,12 +24,23 @@ public struct DeviceRemoval: Sendable {
         public var removed: [String] = []
         /// What is not ours, or could not be removed.
         public var left: [String] = []
+        /// Why its sshd still has what was set up there; the rest is gone.
+        public var sshServerFailure: EnrollmentError?
     }
 
     /// Logs in and removes.
     public func run(_ login: SSHLogin, on loop: EventLoop) async throws(EnrollmentError) -> Outcome {
         try await login.visit(name, on: loop) { client in
-            try await remove(over: try await SSHProcessChannel(client, command: RemoteShell.command))
+            var outcome = try await remove(over: try await SSHProcessChannel(client, command: RemoteShell.command))
+            guard let sshServer else { return outcome }
+            do {
+                let channel = try await SSHServerSetup.privilegedChannel(client, name: name)
+                try await remove(sshServer, over: channel, &outcome)
+            } catch {
+                // The rest is gone all the same, and a key that is trusted still must not stay unnoticed.
+                outcome.sshServerFailure = EnrollmentError(error, name: name)
+            }
+            return outcome
         }
     }
 
@@ -58,6 +71,21 @@ public struct DeviceRemoval: Sendable {
             note(try await shell.run(script, step: "remove"), in: &outcome)
         }
         return outcome
+    }
+
+    /// Takes what was set up out of sshd again, for the shell of somebody who may.
+    func remove(_ record: SSHServerRecord, over channel: any RemoteChannel, _ outcome: inout Outcome) async throws {
+        defer { channel.close() }
+        let shell = RemoteShell(channel, name: name)
+        let found = try await shell.run(SSHServerScript.find(configuration: record.configuration), step: "sshd")
+        let server = try SSHServerFacts(found, name: name)
+        var changes = record.hostCertificates.map { SSHServerScript.Change.remove(path: $0.path) }
+        if let file = record.userAuthorityFile { changes.append(.remove(path: file)) }
+        // First the lines, then what they name.
+        changes.insert(record.dropIn.map { .remove(path: $0) } ?? .block(nil), at: 0)
+        let output = try await SSHServerSetup.apply(changes, effective: [], server, shell, name: name)
+        try await SSHServerSetup.keep(server, shell)
+        note(output, in: &outcome)
     }
 
     private func note(_ output: RemoteShell.Output, in outcome: inout Outcome) {
