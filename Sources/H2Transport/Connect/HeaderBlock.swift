@@ -25,6 +25,16 @@ struct HeaderBlock {
         add(request.headers)
     }
 
+    /// A gRPC call.
+    init(call path: String, authority: String, fields: HeaderFields) {
+        add(":method", "POST")
+        add(":scheme", "https")
+        add(":path", path)
+        add(":authority", authority)
+        pseudoFields = entries.count
+        add(fields)
+    }
+
     init(_ response: ConnectResponse) {
         add(":status", String(response.status))
         pseudoFields = entries.count

@@ -53,8 +53,8 @@ public struct PeerExpectation: Hashable, Sendable, CustomStringConvertible {
 
 /// What a handshake has established about the other side.
 public struct TLSPeer: Hashable, Sendable {
-    /// Proven by certificate and signature.
-    public let identity: SPIFFEID
+    /// Proven by certificate and signature; nil for a server that was verified by its name, and is no member of a mesh.
+    public let identity: SPIFFEID?
     /// What ALPN chose; nil when the peer did not take part in it.
     public let applicationProtocol: String?
     /// The name in RFC 8446, `TLS_AES_128_GCM_SHA256`.
@@ -69,15 +69,21 @@ public struct TLSPeer: Hashable, Sendable {
 struct PeerVerifier {
     let trust: TrustBundleSet
     let expectation: PeerExpectation
+    /// Instead of both: a server that is verified by its name.
+    let server: ServerVerifier?
 
     struct Verdict {
-        let identity: SPIFFEID
+        let identity: SPIFFEID?
         let notAfter: Int64
         let certificate: CertificateName
     }
 
     /// `certificates` has the leaf first, then what the peer sent with it.
     func verify(leaf: Certificate, intermediates: [Certificate]) throws(SVIDError) -> Verdict {
+        if let server {
+            try server.verify(leaf: leaf, intermediates: intermediates)
+            return Verdict(identity: nil, notAfter: leaf.notAfter, certificate: leaf.name)
+        }
         let id = try trust.verify(leaf: leaf, intermediates: intermediates)
         try expectation.check(id)
         return Verdict(identity: id, notAfter: leaf.notAfter, certificate: leaf.name)

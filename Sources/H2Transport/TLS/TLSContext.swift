@@ -40,6 +40,8 @@ public final class TLSContext: @unchecked Sendable {
     public let options: Options
     /// Who may vouch for peers.
     public let trust: TrustBundleSet
+    /// A client's, for a server that is no member of a mesh; nil everywhere else.
+    let server: ServerVerifier?
     /// When the certificate that this side shows expires, in seconds since 1970; nil when it shows none.
     public let notAfter: Int64?
 
@@ -55,12 +57,18 @@ public final class TLSContext: @unchecked Sendable {
         try self.init(role: role, key: credential.key, chain: credential.chain, trust: trust, options: options)
     }
 
+    /// For a client of a server that is no member of a mesh, and is verified by its name. This side shows no certificate.
+    convenience init(server: ServerVerifier, options: Options) throws(StreamError) {
+        try self.init(role: .client, key: nil, chain: [], trust: TrustBundleSet(), server: server, options: options)
+    }
+
     /// A credential in parts, not held to any rule. `chain` has the leaf first; empty, no certificate is sent.
     init(
         role: Role,
-        key: PrivateKey,
+        key: PrivateKey?,
         chain: [Certificate],
         trust: TrustBundleSet,
+        server: ServerVerifier? = nil,
         options: Options?
     ) throws(StreamError) {
         let options = options ?? .defaults(for: role)
@@ -71,10 +79,11 @@ public final class TLSContext: @unchecked Sendable {
         self.role = role
         self.options = options
         self.trust = trust
+        self.server = server
         notAfter = chain.first?.notAfter
         self.pointer = pointer
         try configure(options)
-        if !chain.isEmpty { try use(key, chain) }
+        if let key, !chain.isEmpty { try use(key, chain) }
     }
 
     deinit { SSL_CTX_free(pointer) }

@@ -57,7 +57,7 @@ final class TLSEngine {
         }
         self.ssl = ssl
         self.context = context
-        verifier = PeerVerifier(trust: context.trust, expectation: expectation)
+        verifier = PeerVerifier(trust: context.trust, expectation: expectation, server: context.server)
         self.peerDescription = peerDescription
         self.pool = pool
         self.recordsPerKey = recordsPerKey

@@ -118,8 +118,8 @@ public final class TLSStream: ByteStream {
     public var certificatesExpireAt: Int64? { peer.map { min($0.notAfter, ownNotAfter ?? .max) } }
 
     public override var peerDescription: String {
-        guard let peer else { return lower.peerDescription }
-        return "\(peer.identity) at \(lower.peerDescription)"
+        guard let identity = peer?.identity else { return lower.peerDescription }
+        return "\(identity) at \(lower.peerDescription)"
     }
 
     /// Starts the handshake. `completion` is called exactly once, from the event loop: when peer and protocol are verified,

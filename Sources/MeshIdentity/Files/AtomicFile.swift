@@ -62,7 +62,7 @@ package enum AtomicFile {
     }
 
     /// As `read`, with the permission bits of the very file that was read.
-    static func readWithMode(
+    package static func readWithMode(
         _ path: String,
         at directory: Int32 = AT_FDCWD,
         limit: Int = 1 << 20

@@ -58,6 +58,38 @@ public struct IssuedCertificate: Sendable {
         self.revocationLists = revocationLists
     }
 
+    /// What somebody else's CA has answered: the leaf first, then the CA certificates, of which those that are their own issuers are roots.
+    ///
+    /// - Parameters:
+    ///   - answer: In the order in which they came.
+    ///   - roots: Those of the trust domain where they are known otherwise; then nothing in the answer is one.
+    ///   - name: The issuer's, for errors.
+    ///   - request: What the leaf must have been made for.
+    ///   - id: What the leaf must say.
+    /// - Throws: ``IdentityError`` unless it keeps every rule (``verify(for:id:at:)``).
+    package init(
+        answer: [Certificate],
+        roots known: [Certificate] = [],
+        of name: String,
+        for request: CertificateRequest,
+        id: SPIFFEID
+    ) throws(IdentityError) {
+        guard !answer.isEmpty else { throw IdentityError(.issuer, "\(name) answered with no certificate") }
+        let roots = answer.dropFirst().filter { $0.isCA && $0.isSelfIssued }
+        self.init(chain: answer.filter { !roots.contains($0) }, roots: known.isEmpty ? roots : known)
+        guard !self.roots.isEmpty else {
+            throw IdentityError(
+                .issuer,
+                "\(name) gave no root certificate after the chain, and none is configured for it"
+            )
+        }
+        do throws(IdentityError) {
+            try verify(for: request, id: id)
+        } catch {
+            throw IdentityError(error.code, "\(name): \(error.message)")
+        }
+    }
+
     public var leaf: Certificate? { chain.first }
 
     /// Checks that this is a certificate for the request's key and the identity that was asked for, keeps every rule, and

@@ -45,22 +45,6 @@ public struct ExecIssuer: CertificateIssuer {
         } catch {
             throw IdentityError(.issuer, "the issuer \(name) printed no usable certificate: \(error.message)")
         }
-        let printedRoots = certificates.dropFirst().filter { $0.isCA && $0.isSelfIssued }
-        let issued = IssuedCertificate(
-            chain: certificates.filter { !printedRoots.contains($0) },
-            roots: roots.isEmpty ? printedRoots : roots
-        )
-        guard !issued.roots.isEmpty else {
-            throw IdentityError(
-                .issuer,
-                "the issuer \(name) printed no root certificate after the chain, and none is configured for it"
-            )
-        }
-        do throws(IdentityError) {
-            try issued.verify(for: request, id: id)
-        } catch {
-            throw IdentityError(error.code, "the issuer \(name): \(error.message)")
-        }
-        return issued
+        return try IssuedCertificate(answer: certificates, roots: roots, of: "the issuer \(name)", for: request, id: id)
     }
 }

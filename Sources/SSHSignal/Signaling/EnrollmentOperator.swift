@@ -33,7 +33,7 @@ public struct EnrollmentOperator: Sendable {
         /// The channel is open.
         case started
         case message(SignalMessage)
-        /// Answer to ``Action/issue(csr:)``.
+        /// Answer to ``Action/issue(csr:skew:)``.
         case issued(SignalMessage.IssuedCertificate)
         /// The other answer to it.
         case issueFailed(String)
