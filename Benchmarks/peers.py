@@ -80,7 +80,8 @@ class Peer:
     measures_long_many = False
 
     def __init__(self, directory, target):
-        self.directory = os.path.join(directory, self.name.replace(" ", "-").replace("/", "-"))
+        # A comma would end a value in the configuration files that name it.
+        self.directory = os.path.join(directory, self.name.replace(", ", "-").replace(" ", "-").replace("/", "-"))
         self.certificates = os.path.join(directory, "certificates")
         self.target = target
         self.port = None
@@ -345,15 +346,23 @@ class BootstrapSSH(SSH):
     """The fallback without an agent: `connect --path ssh`, each connection a channel of an SSH session."""
 
     name = "bootstrap, ssh"
+    more = []
 
     def start(self):
         self.port = free_port()
         port = self.start_server()
-        self.spawn([Bootstrap.binary, "connect", f"{getpass.getuser()}@127.0.0.1", "--path", "ssh", "-F", "none",
+        self.spawn([Bootstrap.binary, "connect", f"{getpass.getuser()}@127.0.0.1", "--path", "ssh", "-F", "none", *self.more,
                     "-i", f"{self.directory}/user_key", "-p", str(port),
                     "-o", f"UserKnownHostsFile={self.directory}/known_hosts",
                     "-L", f"127.0.0.1:{self.port}:127.0.0.1:{self.target}"], self.port)
         self.processes.reverse()
+
+
+class BootstrapSSHEngine(BootstrapSSH):
+    """The same, by the user's own ssh."""
+
+    name = "bootstrap, ssh engine"
+    more = ["--ssh-engine", "openssh"]
 
 
 class BootstrapOverSSH(SSH, Bootstrap):
@@ -420,4 +429,4 @@ class Nghttpx(Peer):
         self.processes.reverse()
 
 
-ALL = [Direct, Bootstrap, Envoy, EnvoyDefaults, SSH, SSHAESGCM, BootstrapSSH, BootstrapOverSSH, Stunnel, Nghttpx]
+ALL = [Direct, Bootstrap, Envoy, EnvoyDefaults, SSH, SSHAESGCM, BootstrapSSH, BootstrapSSHEngine, BootstrapOverSSH, Stunnel, Nghttpx]

@@ -31,6 +31,7 @@ final class NodePair: Sendable {
         expecting: String? = "spiffe://mesh.example/ns/prod/sa/server",
         ssh: String = "",
         path: String = "auto",
+        serverLoops: Int = 1,
         serverSettings: String = "",
         clientSettings: String = ""
     ) async throws {
@@ -43,7 +44,7 @@ final class NodePair: Sendable {
         server = Node(
             try NodeConfiguration.load(serverFile),
             configurationFile: serverFile,
-            loops: 1,
+            loops: serverLoops,
             logger: serverLog.logger
         )
         hbone = try #require(try await server.start().first).address.port

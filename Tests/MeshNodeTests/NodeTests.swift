@@ -208,12 +208,22 @@ import Testing
 
 extension OpenSSHServer {
     /// The `ssh` key of an endpoint that leads to this server.
-    func endpointYAML(knowsHost: Bool = true, sshConfiguration: String = "") async throws -> String {
+    ///
+    /// - Parameters:
+    ///   - through: A port that leads to the server's.
+    ///   - more: Further keys.
+    func endpointYAML(
+        knowsHost: Bool = true,
+        sshConfiguration: String = "",
+        through: UInt16? = nil,
+        more: String = ""
+    ) async throws -> String {
+        let port = through ?? port
         let key = try directory.read("host_ed25519.pub").split(separator: " ").prefix(2).joined(separator: " ")
         let knownHosts = try directory.write("known_hosts", knowsHost ? "[127.0.0.1]:\(port) \(key)\n" : "")
         let configuration = try directory.write("ssh_config", sshConfiguration, permissions: 0o600)
         return """
-              ssh: {destination: "\(Self.user)@127.0.0.1:\(port)", identityFile: \(userKey), knownHosts: \(knownHosts), config: \(configuration)}
+              ssh: {destination: "\(Self.user)@127.0.0.1:\(port)", identityFile: \(userKey), knownHosts: \(knownHosts), config: \(configuration)\(more)}
             """
     }
 }

@@ -7,30 +7,7 @@ import Testing
 
 /// Windows and turns of several streams over one session, to real sshds at the end of long and of narrow links.
 @Suite(.serialized, .timeLimit(.minutes(5))) struct SessionWindowTests {
-    /// A link in user space to a server's port (Tests/Peers/network/delay.py).
-    private final class Link: Sendable {
-        let process: ChildProcess
-        let port: UInt16
-
-        /// - Parameters:
-        ///   - roundTrip: In milliseconds.
-        ///   - rate: Bytes per second, each way.
-        init(to port: UInt16, roundTrip: Int, rate: Int) async throws {
-            process = try ChildProcess(
-                TestTools.python,
-                [
-                    "-u", TestTools.repository + "/Tests/Peers/network/delay.py", "127.0.0.1:\(port)",
-                    "--round-trip", "\(roundTrip)", "--rate", "\(rate)",
-                ],
-                keepsInputOpen: true
-            )
-            let output = process.standardOutput
-            try await eventually("the link listens") { output.bytes.contains(UInt8(ascii: "\n")) }
-            self.port = try #require(UInt16(output.lines[0]))
-        }
-    }
-
-    private func connect(_ server: OpenSSHServer, through link: Link) async throws -> SSHClient {
+    private func connect(_ server: OpenSSHServer, through link: DelayedLink) async throws -> SSHClient {
         try await SSHClient.connect(
             host: "127.0.0.1",
             port: link.port,
@@ -49,7 +26,7 @@ import Testing
 
     @Test func aDistantStreamGetsAWindowThatFitsThePath() async throws {
         let server = try await OpenSSHServer()
-        let link = try await Link(to: server.port, roundTrip: 150, rate: 100_000_000)
+        let link = try await DelayedLink(to: server.port, roundTrip: 150, rate: 100_000_000)
         let client = try await connect(server, through: link)
         let size = 16 << 20
         let source = try SourceServer(count: size)
@@ -70,7 +47,7 @@ import Testing
 
     @Test func bulkStreamsShareTheBudgetAndALateOneGetsItsPart() async throws {
         let server = try await OpenSSHServer()
-        let link = try await Link(to: server.port, roundTrip: 40, rate: 60_000_000)
+        let link = try await DelayedLink(to: server.port, roundTrip: 40, rate: 60_000_000)
         let client = try await connect(server, through: link)
         let size = 12 << 20
         let source = try SourceServer(count: size)

@@ -91,13 +91,20 @@ extension NodeConfiguration {
         public var knownHosts: String?
         /// ssh_config(5) file; `nil`: the user's own.
         public var config: String?
+        /// SSH sessions that each event loop may have with the server at once, `1...16`; the second and later ones only where
+        /// the windows of those before are the limit.
+        public var sessions: Int
+
+        public static let defaultSessions = 4
 
         public init(
             destination: Destination,
             identityFile: String? = nil,
             knownHosts: String? = nil,
-            config: String? = nil
+            config: String? = nil,
+            sessions: Int = Self.defaultSessions
         ) {
+            self.sessions = sessions
             self.destination = destination
             self.identityFile = identityFile
             self.knownHosts = knownHosts

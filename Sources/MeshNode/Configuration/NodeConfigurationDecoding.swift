@@ -224,16 +224,23 @@ private struct NodeConfigurationDecoder {
     }
 
     private func sshAccess(_ node: YAMLNode) -> NodeConfiguration.SSHAccess? {
-        let keys = ["destination", "identityFile", "knownHosts", "config"]
+        let keys = ["destination", "identityFile", "knownHosts", "config", "sessions"]
         guard
             let mapping = MappingDecoder(node, what: "'ssh'", keys: keys, required: ["destination"], diagnostics),
             let destination = mapping.value("destination", { try Destination(parsing: $0) })
         else { return nil }
+        let sessions = mapping.value("sessions") { text -> Int in
+            guard let count = Int(text), (1...16).contains(count), text == "\(count)" else {
+                throw StreamError(.badRequest, "'\(text.prefix(80))' is not a number from 1 to 16")
+            }
+            return count
+        }
         return NodeConfiguration.SSHAccess(
             destination: destination,
             identityFile: mapping.string("identityFile").map(paths.resolve),
             knownHosts: mapping.string("knownHosts").map(paths.resolve),
-            config: mapping.string("config").map(paths.resolve)
+            config: mapping.string("config").map(paths.resolve),
+            sessions: sessions ?? NodeConfiguration.SSHAccess.defaultSessions
         )
     }
 

@@ -26,6 +26,8 @@ public final class RemoteForwarding {
     private var isStopped = false
     /// What the far side chose, to ask for the same one again.
     private var port: UInt16
+    /// Was asked to listen.
+    private weak var session: SSHConnection?
 
     private static let firstPause: Duration = .seconds(1)
     private static let longestPause: Duration = .seconds(30)
@@ -61,13 +63,16 @@ public final class RemoteForwarding {
         retry?.cancel()
     }
 
-    /// The SSH connection is gone, and the port with it.
-    func sessionEnded(_ error: StreamError) {
+    /// An SSH connection is gone: with the port, where it was the one that had it.
+    func sessionEnded(_ session: SSHConnection, _ error: StreamError) {
+        guard self.session === session else { return }
+        self.session = nil
         guard retry?.isScheduled == false else { return }
         lost(error)
     }
 
     private func listen(over session: SSHConnection) {
+        self.session = session
         session.listen(host: forward.bindHost, port: port) { [weak self] stream in
             self?.accepted(stream)
         } completion: { [weak self] result in

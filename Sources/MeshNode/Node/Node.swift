@@ -35,6 +35,7 @@ public final class Node: Sendable {
 
     let group: EventLoopGroup
     let logger: Logger
+    let stripes = StripeDirectory()
     let state: Lock<State>
     /// The file to read again on a reload; nil when the configuration was made by a program.
     private let configurationFile: String?
@@ -67,9 +68,11 @@ public final class Node: Sendable {
         var snapshot = try NodeSnapshot(configuration: configuration, credential: credential, warn: warn)
         var workers: [LoopBound<Worker>] = []
         for loop in group.loops {
-            let (first, logger) = (snapshot, logger)
+            let (first, stripes, logger) = (snapshot, stripes, logger)
             workers.append(
-                try await loop.execute { LoopBound(try Worker(on: loop, snapshot: first, logger: logger), on: loop) }
+                try await loop.execute {
+                    LoopBound(try Worker(on: loop, snapshot: first, stripes: stripes, logger: logger), on: loop)
+                }
             )
         }
         var ready: [ReadyListener] = []

@@ -11,18 +11,29 @@ final class Worker {
     private let outbound: OutboundStreams
     private let inbound: InboundStreams
     private let server: HBONEServer
+    private let stripes: StripeAcceptor
     private let logger: Logger
     private var limit: LoopTimer?
     private var drainDeadline = UInt64.max
 
-    init(on loop: EventLoop, snapshot: NodeSnapshot, logger: Logger) throws(StreamError) {
+    /// - Parameters:
+    ///   - stripes: What all loops of the node have in common.
+    ///   - loop: Where it lives.
+    ///   - snapshot: What holds now.
+    ///   - logger: Told of streams and connections.
+    init(
+        on loop: EventLoop,
+        snapshot: NodeSnapshot,
+        stripes: StripeDirectory,
+        logger: Logger
+    ) throws(StreamError) {
         self.loop = loop
         self.logger = logger
         let outbound = OutboundStreams(loop: loop, snapshot: snapshot, live: live, logger: logger)
         let inbound = InboundStreams(loop: loop, snapshot: snapshot, live: live, outbound: outbound, logger: logger)
         self.outbound = outbound
         self.inbound = inbound
-        server = try HBONEServer(
+        let server = try HBONEServer(
             on: loop,
             context: snapshot.server,
             configuration: Self.serverConfiguration(snapshot),
@@ -30,6 +41,8 @@ final class Worker {
         ) { pending in
             inbound.handle(pending)
         }
+        self.server = server
+        self.stripes = StripeAcceptor(on: loop, directory: stripes) { server.accept($0) }
     }
 
     private static func serverConfiguration(_ snapshot: NodeSnapshot) -> HBONEServer.Configuration {
@@ -44,7 +57,7 @@ final class Worker {
         case .hbone:
             socket.limitUnsent(to: 128 << 10)
             socket.detectDeadPeer(unacknowledgedFor: .seconds(20))
-            server.accept(socket)
+            stripes.accept(socket)
         case .tcp:
             guard let destination = listener.forwardTo else { return socket.reset(.closed(socket)) }
             outbound.carry(socket, to: destination)

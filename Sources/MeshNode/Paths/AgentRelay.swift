@@ -49,6 +49,9 @@ final class AgentRelay {
         }
     }
 
+    /// Whether the connection's server has refused to forward.
+    func isNeeded(for connection: SSHConnection) -> Bool { connection === withoutForwarding }
+
     private func run(_ command: String, on connection: SSHConnection, attempt: Int, _ completion: @escaping Completion)
     {
         connection.execute(command) { [self] result in

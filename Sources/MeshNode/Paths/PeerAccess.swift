@@ -18,6 +18,8 @@ public struct PeerAccess: Sendable {
     /// What to run on its machine to be joined to its HBONE server, where the SSH server does not forward; nil: there is no
     /// agent.
     public var relayCommand: String?
+    /// SSH sessions with it at once, for each ``PeerPaths``; at least 1.
+    public var sessions: Int
 
     public init(
         name: String,
@@ -25,9 +27,11 @@ public struct PeerAccess: Sendable {
         hbone: [Authority],
         expectation: PeerExpectation,
         login: SSHLogin?,
-        relayCommand: String? = nil
+        relayCommand: String? = nil,
+        sessions: Int = NodeConfiguration.SSHAccess.defaultSessions
     ) {
         precondition(!transports.isEmpty, "a peer needs at least one transport")
+        self.sessions = sessions
         self.name = name
         self.transports = transports
         self.hbone = hbone
@@ -71,7 +75,8 @@ extension PeerAccess {
             transports: endpoint.transports,
             hbone: endpoint.hbone.map { [$0] } ?? [],
             expectation: endpoint.expectation(own: own),
-            login: login
+            login: login,
+            sessions: endpoint.ssh?.sessions ?? NodeConfiguration.SSHAccess.defaultSessions
         )
     }
 }

@@ -52,7 +52,8 @@ public final class PeerPaths {
     private var selector: PathSelector
     private var waiting: [Request] = []
     private var tunnels: [Transport: TunnelPath] = [:]
-    private let session: SharedSession?
+    private let sessions: SessionPool?
+    private var striping: Striping?
     /// Streams that plain SSH carries, for as long as somebody has them.
     private var channels: [WeakStream] = []
     private var timer: LoopTimer?
@@ -86,16 +87,21 @@ public final class PeerPaths {
         self.logger = logger
         self.onChange = onChange
         selector = PathSelector(transports: access.transports)
-        session = access.login.map { SharedSession($0, on: loop) }
+        sessions = access.login.map { SessionPool($0, limit: access.sessions, on: loop, logger: logger) }
         timer = LoopTimer(on: loop) { [weak self] in self?.tick() }
-        session?.onEnd = { [weak self] error in self?.sessionEnded(error) }
+        sessions?.onSessionEnd = { [weak self] session, error in
+            for forwarding in self?.remoteForwardings ?? [] { forwarding.sessionEnded(session, error) }
+        }
+        // Tunnels inside of it notice by themselves.
+        sessions?.onEnd = { [weak self] error in self?.wentDown(.ssh, error) }
+        sessions?.onGrowth = { [weak self] in self?.striping?.widen() }
     }
 
     /// Establishes a path before the first stream asks for one.
     public func start() { perform(selector.wanted(now: loop.now)) }
 
     /// Why the last SSH login failed, if it did: tells a refused key or host key from an unreachable server.
-    public var loginError: SSHError? { session?.lastError }
+    public var loginError: SSHError? { sessions?.lastError }
 
     /// The transport that carries new streams; nil while there is none.
     public var transportInUse: Transport? { selector.inUse }
@@ -137,7 +143,7 @@ public final class PeerPaths {
         for tunnel in tunnels.values { tunnel.close() }
         tunnels = [:]
         for forwarding in remoteForwardings { forwarding.stop() }
-        session?.close()
+        sessions?.close()
         failWaiting(StreamError(.closed, "\(access.name): shut down"))
     }
 
@@ -178,7 +184,7 @@ public final class PeerPaths {
     }
 
     private func openChannel(_ request: Request) {
-        guard let session = session?.open else { return again(request, nil) }
+        guard let session = sessions?.leastLoaded else { return again(request, nil) }
         session.openDirectTCPIP(host: request.authority.host, port: request.authority.port) { [weak self] result in
             switch result {
             case .success(let channel):
@@ -240,7 +246,7 @@ public final class PeerPaths {
                 // Whatever else is up leads to the same peer.
                 for tunnel in tunnels.values { tunnel.close() }
                 tunnels = [:]
-                session?.disconnect()
+                sessions?.disconnect()
                 failWaiting(error)
             }
         }
@@ -259,7 +265,7 @@ public final class PeerPaths {
             tunnels[transport] = tunnel
             tunnel.connect()
         case .ssh:
-            session?.connect { [weak self] result in
+            sessions?.connect { [weak self] result in
                 switch result {
                 case .success: self?.cameUp(.ssh)
                 case .failure(let error): self?.wentDown(.ssh, error)
@@ -291,7 +297,7 @@ public final class PeerPaths {
         else { return }
         selector.released()
         for tunnel in tunnels.values { tunnel.release() }
-        session?.disconnect()
+        sessions?.disconnect()
         logger.debug("released", metadata: ["peer": "\(access.name)", "idle for": "\(settings.idleTimeout ?? .zero)"])
         perform([])
     }
@@ -305,20 +311,34 @@ public final class PeerPaths {
 
     /// The peer's HBONE server as its own machine reaches it.
     private func channelDialer() -> TunnelDial.LowerDialer {
+        let port = access.hbone.first?.port ?? 15008
         let relay = AgentRelay(
-            port: access.hbone.first?.port ?? 15008,
+            port: port,
             command: access.relayCommand,
             on: loop,
             logger: logger
         )
         relay.onRelay = { [weak self] reason in self?.onChange(.relaying(reason: reason)) }
-        return { [weak session] completion in
-            guard let session else {
-                return completion(.failure(StreamError(.unreachable, "there is no SSH login")))
+        guard let sessions else {
+            return { $0(.failure(StreamError(.unreachable, "there is no SSH login"))) }
+        }
+        let striping = Striping(port: port, over: sessions, logger: logger)
+        self.striping = striping
+        return { [weak sessions] completion in
+            guard let sessions else {
+                return completion(.failure(StreamError(.closed, "the SSH sessions were shut down")))
             }
-            session.connect { result in
+            sessions.connect { result in
                 switch result {
-                case .success(let session): relay.open(over: session, completion: completion)
+                case .success(let session):
+                    relay.open(over: session) { result in
+                        guard case .success(let stream) = result, !relay.isNeeded(for: session) else {
+                            return completion(result)
+                        }
+                        striping.stripe(stream, over: session, completion) {
+                            relay.open(over: session, completion: completion)
+                        }
+                    }
                 case .failure(let error): completion(.failure(error))
                 }
             }
@@ -327,16 +347,10 @@ public final class PeerPaths {
 
     /// Connects the SSH session, whichever path is in use.
     func withSession(_ why: String, _ completion: @escaping (Result<SSHConnection, StreamError>) -> Void) {
-        guard let session else {
+        guard let sessions else {
             return completion(.failure(StreamError(.unreachable, "\(access.name) has no SSH login: \(why)")))
         }
-        session.connect(completion)
-    }
-
-    private func sessionEnded(_ error: StreamError) {
-        for forwarding in remoteForwardings { forwarding.sessionEnded(error) }
-        // Tunnels inside of it notice by themselves.
-        wentDown(.ssh, error)
+        sessions.connect(completion)
     }
 }
 

@@ -1,8 +1,8 @@
 import SSHSignal
 import Streams
 
-/// The SSH session to a peer, shared by the paths `h2-over-ssh` and `ssh`: opened when the first of them asks, kept open and
-/// idle afterwards. Confined to its event loop.
+/// One of the SSH sessions of a ``SessionPool``: opened when somebody asks for it, kept open and idle afterwards. Confined to
+/// its event loop.
 final class SharedSession {
     private enum State {
         case idle
@@ -14,7 +14,7 @@ final class SharedSession {
     typealias Completion = (Result<SSHConnection, StreamError>) -> Void
 
     /// Told when an open session ends by itself.
-    var onEnd: ((StreamError) -> Void)?
+    var onEnd: ((SSHConnection, StreamError) -> Void)?
     /// Why the last login failed; tells a refused key from an unreachable server.
     private(set) var lastError: SSHError?
 
@@ -93,9 +93,9 @@ final class SharedSession {
     }
 
     private func ended(_ error: SSHError) {
-        guard case .open = state else { return }
+        guard case .open(_, let session) = state else { return }
         state = .idle
-        onEnd?(Self.pathError(error))
+        onEnd?(session, Self.pathError(error))
     }
 
     private func answer(_ result: Result<SSHConnection, StreamError>) {

@@ -217,8 +217,10 @@ public final class SSHChannel: ByteStream {
         let now = loop.now
         let fitting = window.took(count, at: now, roundTrip: session.roundTripTime)
         if let fitting, fitting > window.size {
-            let more = session.windows.grant(fitting - window.size, at: now)
+            let wanted = fitting - window.size
+            let more = session.windows.grant(wanted, at: now)
             window.resize(to: window.size + more)
+            if more < wanted, let onWindowLimit = session.onWindowLimit { session.later(onWindowLimit) }
         } else if let fitting {
             window.resize(to: fitting)
         }

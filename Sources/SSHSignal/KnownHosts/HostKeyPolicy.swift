@@ -62,8 +62,15 @@ public struct HostKeyPolicy: Sendable {
     private let recordFile: String?
     private let hashKnownHosts: Bool
     private let knownHosts: KnownHosts
-    private let ask: Ask?
+    private var ask: Ask?
     private let warn: @Sendable (String) -> Void
+
+    /// The same, which asks nobody.
+    var withoutQuestions: HostKeyPolicy {
+        var policy = self
+        policy.ask = nil
+        return policy
+    }
 
     /// Reads the known_hosts files of `configuration`.
     public init(

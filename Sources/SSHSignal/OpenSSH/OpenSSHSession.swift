@@ -91,6 +91,8 @@ final class OpenSSHSession: SSHConnection {
 
     override var serverVersion: String? { version }
 
+    package override var streamCount: Int { channels.count }
+
     override var isOpen: Bool { failure == nil && !isLosing }
 
     override func close() {

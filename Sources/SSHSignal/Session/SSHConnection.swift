@@ -19,6 +19,14 @@ public class SSHConnection {
         self.loop = loop
     }
 
+    /// Called when streams of this connection are slower than they could be because their windows together may not be larger:
+    /// another connection would have windows of its own. Often; on the loop, not from inside a call.
+    package final var onWindowLimit: (() -> Void)?
+    /// Streams and commands that are open or being opened.
+    package var streamCount: Int { 0 }
+    /// The shortest time in which the server has answered; nil where nothing has been asked, or the engine does not measure it.
+    package var shortestRoundTrip: Duration? { nil }
+
     /// Who is at the other end, for messages: `user@address:port`.
     public var peerDescription: String { fatalError("\(type(of: self)) does not override peerDescription") }
 

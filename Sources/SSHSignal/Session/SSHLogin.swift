@@ -30,7 +30,7 @@ public struct SSHLogin: Sendable {
 
     private struct Hop: Sendable {
         let configuration: SSHClientConfiguration
-        let policy: HostKeyPolicy
+        var policy: HostKeyPolicy
     }
 
     /// The machine that is logged in to.
@@ -38,9 +38,9 @@ public struct SSHLogin: Sendable {
     /// Why libssh2 cannot do this login, as far as it is known before anything is dialled, for all hosts on the way; empty:
     /// nothing speaks against it. Where there is a reason, `ssh` is the better engine.
     public let limits: [EngineLimit]
-    private let hops: [Hop]
+    private var hops: [Hop]
     let arguments: SSHArguments
-    let prompts: Prompts
+    private(set) var prompts: Prompts
 
     /// Reads the configuration and the known_hosts files of the destination and of every jump host.
     ///
@@ -113,6 +113,15 @@ public struct SSHLogin: Sendable {
         }
         if !files.isEmpty && unusable.count == files.count { limits += unusable }
         return limits
+    }
+
+    /// The same login, which asks nobody: for a further session while the first one is in use. It fails where a question would
+    /// be needed.
+    package var withoutQuestions: SSHLogin {
+        var login = self
+        login.prompts = Prompts(warn: prompts.warn)
+        for index in login.hops.indices { login.hops[index].policy = login.hops[index].policy.withoutQuestions }
+        return login
     }
 
     /// Connects with libssh2, through the jump hosts, and authenticates.

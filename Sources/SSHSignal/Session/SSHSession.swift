@@ -94,6 +94,12 @@ public final class SSHSession: SSHConnection {
 
     public override var isOpen: Bool { phase == .open && endingError == nil }
 
+    package override var streamCount: Int { channels.count + waitingOpenings.count + (currentOpening == nil ? 0 : 1) }
+
+    package override var shortestRoundTrip: Duration? {
+        roundTripTime == 0 ? nil : .nanoseconds(Int64(clamping: roundTripTime))
+    }
+
     public override func close() {
         guard phase != .ended else { return }
         end(SSHError(.closed, "the SSH session with \(peerDescription) was closed"))

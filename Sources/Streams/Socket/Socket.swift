@@ -236,6 +236,42 @@ public final class Socket: ByteStream, PollHandler {
         }
     }
 
+    // MARK: Before the stream is used
+
+    /// The first byte that has arrived, which the next read still returns; nil when none has, and the observer is told when one
+    /// does. At the end of the stream, and after a failure, there is nothing to look at: 0 stands for both.
+    package func peek() -> UInt8? {
+        guard failure == nil, descriptor >= 0 else { return 0 }
+        guard canRead else { return nil }
+        var byte: UInt8 = 0
+        let count = recv(descriptor, &byte, 1, Int32(MSG_PEEK) | Int32(MSG_DONTWAIT))
+        if count < 0 && (errno == EAGAIN || errno == EINTR) {
+            // Without an edge for what had come before there would be no other.
+            canRead = errno == EINTR
+            return nil
+        }
+        return byte
+    }
+
+    /// Gives the socket to whoever is called on `target`, with all its bytes. This object is over.
+    ///
+    /// - Parameters:
+    ///   - target: Another loop.
+    ///   - body: Called there with the socket anew; not at all when that loop has shut down, or has no room for it.
+    package func move(to target: EventLoop, _ body: @escaping @Sendable (Socket) -> Void) {
+        loop.preconditionInLoop()
+        guard descriptor >= 0 else { return }
+        let (moved, peer) = (descriptor, peerAddress)
+        loop.unregister(moved)
+        descriptor = -1
+        observer = nil
+        fail(.closedByOwner)
+        let isAccepted = target.submitIfRunning {
+            if let socket = try? Socket(accepted: moved, from: peer, on: target) { body(socket) }
+        }
+        if !isAccepted { _ = Glibc.close(moved) }
+    }
+
     // MARK: PollHandler
 
     func pollReady(_ events: PollEvents) {

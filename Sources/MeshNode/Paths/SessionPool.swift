@@ -1,0 +1,124 @@
+import Logging
+import SSHSignal
+import Streams
+
+/// The SSH sessions to a peer, shared by the paths `h2-over-ssh` and `ssh`. Confined to its event loop.
+///
+/// One is opened when the first stream asks for it, and is enough on a short path. On a long one the receive windows of a
+/// session together bound what its streams can receive (`ChannelWindow`), and TCP's own windows do the same: when
+/// streams want larger ones than the session has left, another is opened, and new streams go to the session that has the fewest.
+final class SessionPool {
+    typealias Completion = (Result<SSHConnection, StreamError>) -> Void
+
+    /// Told when the last open session has ended by itself.
+    var onEnd: ((StreamError) -> Void)?
+    /// Told when any session has ended by itself, before ``onEnd``.
+    var onSessionEnd: ((SSHConnection, StreamError) -> Void)?
+    /// Told when there is another session beside the first.
+    var onGrowth: (() -> Void)?
+    /// Why the last login failed; tells a refused key from an unreachable server.
+    var lastError: SSHError? { first.lastError }
+
+    private let login: SSHLogin
+    private let limit: Int
+    private let loop: EventLoop
+    private let logger: Logger
+    private let first: SharedSession
+    /// Opened because of a limit; no question is asked for them.
+    private var others: [SharedSession] = []
+    private var isGrowing = false
+    /// On the loop's clock.
+    private var growsAgainAt: UInt64 = 0
+    private var isClosed = false
+
+    /// On shorter paths a window of 2 MiB is no limit: that is 420 MB/s, more than a core enciphers.
+    static let longRoundTrip = Duration.milliseconds(5)
+    /// After a server has refused another session.
+    private static let refusalPause = Duration.seconds(60)
+
+    /// - Parameters:
+    ///   - limit: Sessions at once; at least 1.
+    ///   - login: For every session; only the first one asks questions.
+    ///   - loop: Where all of them live.
+    ///   - logger: Told of sessions beside the first.
+    init(_ login: SSHLogin, limit: Int, on loop: EventLoop, logger: Logger) {
+        self.login = login
+        self.limit = limit
+        self.loop = loop
+        self.logger = logger
+        first = SharedSession(login, on: loop)
+        watch(first)
+    }
+
+    /// Sessions that are open.
+    var sessions: [SSHConnection] { ([first] + others).compactMap(\.open) }
+
+    /// The open session with the fewest streams.
+    var leastLoaded: SSHConnection? { sessions.min { $0.streamCount < $1.streamCount } }
+
+    /// A session: the open one with the fewest streams, or the first. `completion` is called once, on the loop, and maybe
+    /// from inside this call.
+    func connect(_ completion: @escaping Completion) {
+        if let open = leastLoaded { return completion(.success(open)) }
+        first.connect { [weak self] result in
+            if case .success(let connection) = result { self?.observe(connection) }
+            completion(result)
+        }
+    }
+
+    /// Ends all sessions; the next ``connect(_:)`` opens another.
+    func disconnect() {
+        first.disconnect()
+        for session in others { session.close() }
+        others = []
+    }
+
+    func close() {
+        isClosed = true
+        first.close()
+        for session in others { session.close() }
+        others = []
+    }
+
+    // MARK: -
+
+    private func observe(_ connection: SSHConnection) {
+        connection.onWindowLimit = { [weak self, weak connection] in
+            guard let self, let connection, connection.streamCount > 1 else { return }
+            grow(beside: connection)
+        }
+    }
+
+    private func watch(_ session: SharedSession) {
+        session.onEnd = { [weak self, weak session] connection, error in
+            guard let self, let session else { return }
+            others.removeAll { $0 === session }
+            onSessionEnd?(connection, error)
+            if sessions.isEmpty { onEnd?(error) }
+        }
+    }
+
+    private func grow(beside connection: SSHConnection) {
+        guard !isClosed, !isGrowing, others.count + 1 < limit, loop.now >= growsAgainAt,
+            let roundTrip = connection.shortestRoundTrip, roundTrip >= Self.longRoundTrip
+        else { return }
+        isGrowing = true
+        let session = SharedSession(login.withoutQuestions, on: loop)
+        watch(session)
+        others.append(session)
+        session.connect { [weak self, weak session] result in
+            guard let self, let session else { return }
+            isGrowing = false
+            switch result {
+            case .success(let connection):
+                observe(connection)
+                logger.debug("another SSH session", metadata: ["peer": "\(connection.peerDescription)"])
+                onGrowth?()
+            case .failure(let error):
+                others.removeAll { $0 === session }
+                growsAgainAt = loop.now &+ UInt64(Self.refusalPause.components.seconds) * 1_000_000_000
+                logger.debug("no further SSH session", metadata: ["reason": "\(error)"])
+            }
+        }
+    }
+}
