@@ -246,10 +246,16 @@ public struct EmbeddedCA: CertificateIssuer {
         guard present == certificate else {
             throw IdentityError(
                 .refused,
-                "the CA in \(directory) has another key since this process has opened it (`bootstrap ca rotate`): start it again"
+                "the CA in \(directory) has another key since it was opened (`bootstrap ca rotate`): open it again"
             )
         }
         return bundle.roots
+    }
+
+    /// Whether this is the CA of its directory still, and not the one before it (`RootRotation`). It costs reading two small files.
+    public func isPresent() throws(IdentityError) -> Bool {
+        guard let directory else { return true }
+        return try Self.readCertificates(directory: directory).certificate == certificate
     }
 
     /// The lists that `revoke` wrote last, in PEM form; nil as long as nothing was revoked.

@@ -34,7 +34,7 @@ struct CAServe: AsyncParsableCommand {
     func run() async throws {
         startLogging(.notice)
         let logger = Logger(label: "issuer")
-        let authority = try access.load()
+        let authority = try access.loadLive()
         let own = OwnCredential(authority: authority, directory: CredentialDirectory("\(Home.path)/issuer"))
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
         do {
@@ -68,7 +68,7 @@ struct CAServe: AsyncParsableCommand {
 
 /// The issuer's own place in the mesh.
 private struct OwnCredential: Sendable {
-    let authority: EmbeddedCA
+    let authority: LiveCA
     let directory: CredentialDirectory
 
     func renew() throws(IdentityError) {
@@ -83,7 +83,7 @@ private struct OwnCredential: Sendable {
             throw IdentityError(.refused, error.message)
         }
         let pending = try directory.prepare(id: id)
-        let issued = try authority.issue(pending.request, id: id)
+        let issued = try authority.sign(pending.request, id: id)
         _ = try pending.commit(
             chain: issued.chain,
             roots: issued.roots,
@@ -101,8 +101,10 @@ private struct OwnCredential: Sendable {
                     notAfter: credential.notAfter,
                     random: 0.5
                 )
-                if schedule.wait(at: MeshIdentity.currentTime()) == 0 { try renew() }
-                if let lists = try authority.revocationLists() { try directory.write(revocationLists: lists) }
+                // A device whose certificate a new root vouches for must find an issuer that knows the root.
+                let hasRoots = Set(credential.bundle.roots) == Set(try authority.roots())
+                if schedule.wait(at: MeshIdentity.currentTime()) == 0 || !hasRoots { try renew() }
+                if let lists = try authority.present().revocationLists() { try directory.write(revocationLists: lists) }
             } catch {
                 logger.error("the issuer's own credential: \(error)")
             }

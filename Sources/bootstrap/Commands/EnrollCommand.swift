@@ -124,6 +124,7 @@ struct EnrollCommand: AsyncParsableCommand {
     func run() async throws {
         let targets = try EnrollmentTarget.all(destinations, name: name, inventory: inventory)
         let (issuer, trustDomain) = try issuers.load(access)
+        let records = DeviceDirectory(Home.devices)
         let run = EnrollmentRun(
             namespace: namespace,
             node: .init(bind: hboneAddress, port: hbonePort, allowPorts: allowPort, renewFrom: renewFrom),
@@ -133,11 +134,12 @@ struct EnrollCommand: AsyncParsableCommand {
             server: try server.load(access),
             issuer: issuer,
             trustDomain: trustDomain,
+            publisher: (issuer as? LiveCA).map { RevocationPublisher(authority: $0, ledger: records.ledger) },
             issuance: issuance.options,
             acceptsSkew: clock.skewOk,
             arguments: ssh.arguments,
             prompts: try prompts(),
-            records: DeviceDirectory(Home.devices),
+            records: records,
             admission: EnrollmentAdmission(acceptsNewHostKey: acceptNewHostKey, reinstates: reinstate),
             resumes: resume,
             report: EnrollmentOutput(format: output, names: targets.map(\.name))

@@ -48,39 +48,26 @@ struct RevokeCommand: AsyncParsableCommand {
 
     func run() async throws {
         let records = DeviceDirectory(Home.devices)
-        let (authority, passphrase) = try access.loadWithPassphrase()
+        let publisher = RevocationPublisher(authority: try access.loadLive(), ledger: records.ledger)
         let devices = try FleetSelection.devices(destinations, all: false, in: records)
-        let authorities: [EmbeddedCA]
-        do throws(IdentityError) {
-            authorities = try [authority] + [authority.previous(passphrase: passphrase)].compactMap { $0 }
-        } catch {
-            throw fail(error)
-        }
         let lists: [UInt8]
         do throws(LedgerError) {
             for device in devices { try revoke(device, in: records.ledger) }
             for number in serial { try revoke(serial: number, in: records.ledger) }
-            lists = try RevocationPublisher(
-                authorities: authorities,
-                directory: access.location.path,
-                ledger: records.ledger
-            ).publish()
+            lists = try publisher.publish()
         } catch {
             throw fail(error.message)
         }
-        printLine("Wrote \(access.location.path)/ca-crl.pem")
+        printLine("Wrote \(publisher.path)")
         guard !listOnly else { return }
-        let others: [DeviceRecord]
+        let delivery = RevocationDelivery(parallel: parallel, records: records) {
+            [ssh] (device) throws(EnrollmentError) in try device.login(ssh)
+        }
+        let outcome: (failed: Int, code: ExitCode)?
         do throws(DeviceDirectoryError) {
-            others = try records.all().filter(\.isRenewable)
+            outcome = try await delivery(lists)
         } catch {
             throw fail(error.message)
-        }
-        let outcome = await FleetRun(parallel: parallel, done: "told")(others) {
-            (device, loop) async throws(EnrollmentError) in
-            let visit = DeviceVisit(device) { printError("warning: \($0)") }
-            let isNew = try await visit.deliver(revocationLists: lists, try device.login(ssh), on: loop)
-            return isNew ? "told" : "knew already"
         }
         if let outcome {
             printError(

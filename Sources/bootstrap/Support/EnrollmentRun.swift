@@ -17,6 +17,8 @@ struct EnrollmentRun: Sendable {
     var issuer: any CertificateIssuer
     /// The issuer's.
     var trustDomain: TrustDomain
+    /// For what is revoked on the way; nil where somebody else's CA signs, who has lists of his own.
+    var publisher: RevocationPublisher?
     var issuance: IssuanceOptions
     /// A device's clock may be far off: `--skew-ok`.
     var acceptsSkew = false
@@ -40,21 +42,23 @@ struct EnrollmentRun: Sendable {
         }
         guard !begun.isEmpty else { return }
         let loops = EventLoopGroup(count: min(begun.count, parallel, Executable.processors))
-        let failures = await withTaskGroup(of: EnrollmentFailure?.self) { group in
-            var failures: [EnrollmentFailure] = []
+        let (failures, replaced) = await withTaskGroup(of: Outcome.self) { group in
+            var (failures, replaced): ([EnrollmentFailure], [String]) = ([], [])
             var waiting = begun[...]
             func startNext() {
                 guard let target = waiting.popFirst() else { return }
                 group.addTask { await enroll(target, on: loops.next()) }
             }
             for _ in 0..<parallel { startNext() }
-            while let failure = await group.next() {
-                if let failure { failures.append(failure) }
+            while let outcome = await group.next() {
+                if let failure = outcome.failure { failures.append(failure) }
+                if let name = outcome.replaced { replaced.append(name) }
                 startNext()
             }
-            return failures
+            return (failures, replaced)
         }
         await loops.shutDown()
+        if !replaced.isEmpty { await publish(replaced, parallel: parallel) }
         report.summary(failures, of: begun.count)
         guard let first = failures.first?.error.reason else { return }
         // One kind of failure has its own exit code; a mixture is just a failure.
@@ -84,8 +88,42 @@ struct EnrollmentRun: Sendable {
         )
     }
 
-    /// - Returns: why it failed; what happened was reported.
-    private func enroll(_ target: EnrollmentTarget, on loop: EventLoop) async -> EnrollmentFailure? {
+    private struct Outcome: Sendable {
+        var failure: EnrollmentFailure?
+        /// The name of a device whose earlier certificates were revoked.
+        var replaced: String?
+    }
+
+    /// Has everybody know what was revoked. The devices are enrolled: what goes wrong here is said, and fails nothing.
+    private func publish(_ names: [String], parallel: Int) async {
+        let mend = "`bootstrap revoke`, without a name, tells them; so does their next renewal"
+        guard let publisher else {
+            return report.warning(
+                "earlier certificates of \(names.joined(separator: ", ")) are to be revoked at the CA that has signed them, too"
+            )
+        }
+        let delivery = RevocationDelivery(
+            parallel: parallel,
+            records: records,
+            login: { [prompts] (device) throws(EnrollmentError) in try device.login(prompts: prompts) },
+            say: { [report] in report.line($0) },
+            warn: { [report] in report.warning($0) },
+            complain: { [report] in report.warning("not told what was revoked: \($0)") }
+        )
+        do {
+            let lists = try publisher.publish()
+            report.line("wrote \(publisher.path)")
+            if let outcome = try await delivery(lists) {
+                report.warning("\(outcome.failed) devices do not know yet what was revoked: \(mend)")
+            }
+        } catch {
+            report.warning("the others do not know yet what was revoked: \(error): \(mend)")
+        }
+    }
+
+    /// What happened was reported.
+    private func enroll(_ target: EnrollmentTarget, on loop: EventLoop) async -> Outcome {
+        var replaced: String?
         do throws(EnrollmentError) {
             let known = try record(of: target)
             let (admission, destination) = (admission, target.text)
@@ -110,19 +148,18 @@ struct EnrollmentRun: Sendable {
                 throw EnrollmentError(.failed, "\(target.name) is enrolled, but not recorded: \(error.message)")
             }
             if let reason {
-                report.warning(
-                    "\(target.name): earlier certificates are revoked: \(reason). The others learn it from `bootstrap revoke`, without a name"
-                )
+                replaced = target.name
+                report.warning("\(target.name): earlier certificates are revoked: \(reason)")
             }
             if let server { record = try await setUp(server, record, target, on: loop) }
             report.succeeded(record)
             if let failure = outcome.afterFailure {
                 throw EnrollmentError(.failed, "\(target.name) is enrolled, but \(failure)")
             }
-            return nil
+            return Outcome(replaced: replaced)
         } catch {
             report.failed(error, target)
-            return EnrollmentFailure(name: target.name, error: error)
+            return Outcome(failure: EnrollmentFailure(name: target.name, error: error), replaced: replaced)
         }
     }
 

@@ -8,6 +8,10 @@ struct FleetRun: Sendable {
     var parallel: Int
     /// Named in the summary: "renewed".
     var done: String
+    /// Where a device's line goes, and the summary.
+    var say: @Sendable (String) -> Void = { printLine($0) }
+    /// Where failures go.
+    var complain: @Sendable (String) -> Void = { printError("error: \($0)") }
 
     /// - Parameters:
     ///   - devices: In the order in which they are begun.
@@ -25,14 +29,14 @@ struct FleetRun: Sendable {
             var waiting = devices[...]
             func startNext() {
                 guard let device = waiting.popFirst() else { return }
-                group.addTask {
+                group.addTask { [say, complain] in
                     do throws(EnrollmentError) {
                         let text = try await body(device, loops.next())
                         let padding = String(repeating: " ", count: max(0, width - device.name.count))
-                        printLine("\(device.name)\(padding)  \(text)")
+                        say("\(device.name)\(padding)  \(text)")
                         return nil
                     } catch {
-                        printError("error: \(error.message)")
+                        complain(error.message)
                         return error.reason
                     }
                 }
@@ -47,7 +51,7 @@ struct FleetRun: Sendable {
         await loops.shutDown()
         if devices.count > 1 {
             let failed = failures.isEmpty ? "" : ", \(failures.count) failed"
-            printLine("\(devices.count - failures.count) of \(devices.count) devices \(done)\(failed)")
+            say("\(devices.count - failures.count) of \(devices.count) devices \(done)\(failed)")
         }
         guard let first = failures.first else { return nil }
         return (failures.count, failures.allSatisfy { $0 == first } ? first.exitCode : .failed)
@@ -58,16 +62,27 @@ extension DeviceRecord {
     /// How to log in to it: as it was recorded, unless the command line says something else.
     func login(_ ssh: SSHOptionGroup) throws(EnrollmentError) -> SSHLogin {
         do throws(SSHConfigurationError) {
-            let name = name
-            var prompts = try ssh.prompts()
-            prompts.warn = { printError("warning: \(name): \($0)") }
-            return try SSHLogin(
-                to: try Destination(parsing: destination),
-                arguments: ssh.isEmpty ? self.ssh.arguments : ssh.arguments,
-                prompts: prompts
-            )
+            return try login(ssh.isEmpty ? self.ssh.arguments : ssh.arguments, try ssh.prompts())
         } catch {
             throw EnrollmentError(.usage, "\(name): \(error)")
         }
+    }
+
+    /// As it was recorded.
+    func login(prompts: SSHLogin.Prompts) throws(EnrollmentError) -> SSHLogin {
+        do throws(SSHConfigurationError) {
+            return try login(ssh.arguments, prompts)
+        } catch {
+            throw EnrollmentError(.usage, "\(name): \(error)")
+        }
+    }
+
+    private func login(
+        _ arguments: SSHArguments,
+        _ prompts: SSHLogin.Prompts
+    ) throws(SSHConfigurationError) -> SSHLogin {
+        var prompts = prompts
+        prompts.warn = { [name] in printError("warning: \(name): \($0)") }
+        return try SSHLogin(to: try Destination(parsing: destination), arguments: arguments, prompts: prompts)
     }
 }

@@ -83,7 +83,7 @@ struct IssuerOptions: ParsableArguments {
     /// - Throws: the exit code; why was printed.
     func load(_ access: CAAccess) throws -> (issuer: any CertificateIssuer, trustDomain: TrustDomain) {
         guard let issuer else {
-            let authority = try access.load()
+            let authority = try access.loadLive()
             return (authority, authority.trustDomain)
         }
         if issuer.hasPrefix("istiod:") { return (try istiod(issuer), try domain(access)) }

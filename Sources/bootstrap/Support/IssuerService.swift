@@ -10,7 +10,7 @@ import Streams
 /// A device shows the certificate it has; what is signed is the identity in that, for a new key of the device's, and nothing else. Who is
 /// not in the ledger, or revoked there, is refused before it can say anything.
 struct IssuerService: Sendable {
-    let issuer: EmbeddedCA
+    let issuer: LiveCA
     let records: DeviceDirectory
     let lifetime: Duration?
     let acceptsSkew: Bool

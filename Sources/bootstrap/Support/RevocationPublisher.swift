@@ -2,11 +2,13 @@ import Glibc
 import MeshIdentity
 
 /// The file with what the CA no longer stands by: made of the ledger, signed by the CA, kept beside its certificate.
-struct RevocationPublisher {
-    /// The one that signs, and the one before it while a root is replaced.
-    let authorities: [EmbeddedCA]
-    let directory: String
+struct RevocationPublisher: Sendable {
+    let authority: LiveCA
     let ledger: Ledger
+
+    private var directory: String { authority.directory }
+    /// The file.
+    var path: String { "\(directory)/ca-crl.pem" }
 
     /// Peers of ours go on with a list that is older; others, such as Envoy, refuse everybody then. Every renewal brings a new one.
     private static let validity: Int64 = 30 * 24 * 60 * 60
@@ -27,6 +29,7 @@ struct RevocationPublisher {
 
     private func write() throws(IdentityError) -> [UInt8] {
         var made: [RevocationList] = []
+        let authorities = try authority.authorities()
         for authority in authorities { made.append(try list(of: authority)) }
         var lists = made.flatMap(\.pem)
         // Whatever else is there stays: lists of roots whose keys are not here.
@@ -36,7 +39,7 @@ struct RevocationPublisher {
                 lists += other.pem
             }
         }
-        try AtomicFile.write(lists, to: "\(directory)/ca-crl.pem")
+        try AtomicFile.write(lists, to: path)
         return lists
     }
 
