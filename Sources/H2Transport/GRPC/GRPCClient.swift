@@ -9,6 +9,8 @@ public struct GRPCClient: Sendable {
     /// Who it must be.
     public let server: ServerVerifier
 
+    private static let refusalTimeout = Duration.milliseconds(250)
+
     public init(_ address: Authority, server: ServerVerifier) {
         self.address = address
         self.server = server
@@ -37,6 +39,8 @@ public struct GRPCClient: Sendable {
             await loop.shutDown()
             return answer
         } catch {
+            // A server that was refused is told why, and its stream is let go of then; both are the loop's.
+            try? await Task.sleep(for: Self.refusalTimeout + .milliseconds(50))
             await loop.shutDown()
             throw error
         }
@@ -55,7 +59,7 @@ public struct GRPCClient: Sendable {
         }
         var options = TLSContext.Options(applicationProtocols: ["h2"])
         options.handshakeTimeout = try left(until: deadline)
-        options.closeTimeout = .seconds(1)
+        options.refusalTimeout = Self.refusalTimeout
         let context = try TLSContext(server: server, options: options)
         return try await withCheckedThrowingContinuation { continuation in
             let isRunning = loop.submitIfRunning {

@@ -12,6 +12,8 @@ public enum TunnelProbe {
         public var duration: Duration
         /// When the first certificate of its chain ends, in seconds since 1970.
         public var certificatesExpireAt: Int64?
+        /// Which certificate it has shown.
+        public var certificate: CertificateName?
     }
 
     /// - Parameters:
@@ -28,13 +30,38 @@ public enum TunnelProbe {
         timeout: Duration = .seconds(5),
         on loop: EventLoop
     ) async throws(StreamError) -> Answer {
+        try await run(context: context, expecting: expectation, on: loop) { completion in
+            Socket.connect(to: address, on: loop, timeout: timeout) { completion($0.map { $0 }) }
+        }
+    }
+
+    /// The same over a stream that stands, such as an SSH channel; it is used up.
+    ///
+    /// - Parameters:
+    ///   - stream: Leads to the peer's HBONE server.
+    ///   - context: Our credential, and whom we trust.
+    ///   - expectation: Who the peer must be.
+    public static func run(
+        over stream: LoopBound<ByteStream>,
+        context: TLSContext,
+        expecting expectation: PeerExpectation
+    ) async throws(StreamError) -> Answer {
+        try await run(context: context, expecting: expectation, on: stream.loop) { completion in
+            stream.withValue { completion(.success($0)) }
+        }
+    }
+
+    private static func run(
+        context: TLSContext,
+        expecting expectation: PeerExpectation,
+        on loop: EventLoop,
+        dial: @escaping @Sendable (@escaping (Result<ByteStream, StreamError>) -> Void) -> Void
+    ) async throws(StreamError) -> Answer {
         let start = ContinuousClock.now
         let result: Result<Answer, StreamError> = await withCheckedContinuation { continuation in
             loop.submit {
                 let dial = TunnelDial(
-                    over: { completion in
-                        Socket.connect(to: address, on: loop, timeout: timeout) { completion($0.map { $0 }) }
-                    },
+                    over: dial,
                     context: context,
                     expecting: expectation,
                     configuration: .defaults,
@@ -46,7 +73,8 @@ public enum TunnelProbe {
                             let answer = Answer(
                                 peer: connection.peer,
                                 duration: .now - start,
-                                certificatesExpireAt: connection.certificatesExpireAt
+                                certificatesExpireAt: connection.certificatesExpireAt,
+                                certificate: connection.peerCertificate
                             )
                             connection.close()
                             return answer

@@ -1,10 +1,14 @@
-import Streams
+public import Streams
 
 extension SSHLogin {
     /// Logs in, gives the session to `body`, and closes it however that ends.
     ///
-    /// - Parameter name: The device's, for errors.
-    func visit<Outcome: Sendable>(
+    /// - Parameters:
+    ///   - name: The device's, for errors.
+    ///   - loop: Where the SSH session lives.
+    ///   - body: Must not keep the session.
+    /// - Throws: ``EnrollmentError``, whatever `body` throws.
+    public func visit<Outcome: Sendable>(
         _ name: String,
         on loop: EventLoop,
         _ body: (SSHClient) async throws -> Outcome

@@ -44,6 +44,9 @@ struct CAAccess: ParsableArguments {
     )
     var passphraseFile: String?
 
+    /// Nothing was given.
+    var isEmpty: Bool { location.directory == nil && passphraseFile == nil }
+
     /// Opens the CA; asks for the passphrase if its key turns out to be encrypted.
     func load() throws -> EmbeddedCA { try loadWithPassphrase().authority }
 

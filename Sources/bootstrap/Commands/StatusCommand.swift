@@ -8,9 +8,16 @@ struct StatusCommand: AsyncParsableCommand {
         commandName: "status",
         abstract: "What was enrolled, and how long its certificates last.",
         discussion: """
-            Reads the ledger, $BOOTSTRAP_HOME/ledger.sqlite, and opens no connection. Without DEST one line for each device; with \
+            Reads the ledger, $BOOTSTRAP_HOME/ledger.sqlite, and opens no connection unless --probe is given. Without DEST one line for each device; with \
             DEST all that is known of it, and what happened to it last. A certificate that is past two thirds of its time and was \
             not renewed is marked.
+
+            With --probe every device is visited, or DEST: whether it answers by SSH, whether its node answers over the mesh, which \
+            certificate it really has and its node shows, which agent runs, how far its clock is off. What needs somebody is said \
+            with what to do, and the exit code is not 0 then (6: what was wrong is that devices cannot be reached).
+
+              bootstrap status --probe
+              bootstrap status --probe dev7 --output json
             """
     )
 
@@ -25,9 +32,26 @@ struct StatusCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("text, or json: an array of objects.", valueName: "FORMAT"))
     var output = OutputFormat.text
 
+    @Flag(help: "Visit the devices, and compare what they have with the ledger.")
+    var probe = false
+
+    @Option(help: ArgumentHelp("With --probe: how many devices at a time. (default: 16)", valueName: "N"))
+    var parallel: Int?
+
+    @OptionGroup var access: CAAccess
+    @OptionGroup var ssh: SSHOptionGroup
+
+    func validate() throws {
+        guard probe || (parallel == nil && ssh.isEmpty && access.isEmpty) else {
+            throw ValidationError("--parallel, and the options of SSH and of the CA, are for --probe")
+        }
+        guard (1...256).contains(parallel ?? 1) else { throw ValidationError("--parallel is from 1 to 256") }
+    }
+
     func run() async throws {
         let records = DeviceDirectory(Home.devices)
         do {
+            if probe { return try await visit(try devices(in: records)) }
             let now = currentTime()
             guard let destination else {
                 let devices = try records.all().map { DeviceStatus($0, at: now) }
@@ -38,12 +62,7 @@ struct StatusCommand: AsyncParsableCommand {
                 }
                 return
             }
-            guard let record = try records.device(for: destination) else {
-                throw fail(
-                    "'\(destination)' is not enrolled; `bootstrap status` lists what is, "
-                        + "`bootstrap enroll \(destination)` changes it"
-                )
-            }
+            let record = try device(destination, in: records)
             let status = DeviceStatus(record, at: now)
             switch output {
             case .json: printJSON([status])
@@ -66,6 +85,49 @@ struct StatusCommand: AsyncParsableCommand {
         }
     }
 
+    private func device(_ destination: String, in records: DeviceDirectory) throws -> DeviceRecord {
+        guard let record = try records.device(for: destination) else {
+            throw fail(
+                "'\(destination)' is not enrolled; `bootstrap status` lists what is, "
+                    + "`bootstrap enroll \(destination)` changes it"
+            )
+        }
+        return record
+    }
+
+    // MARK: --probe
+
+    private func devices(in records: DeviceDirectory) throws -> [DeviceRecord] {
+        if let destination { return [try device(destination, in: records)] }
+        return try records.all()
+    }
+
+    private func visit(_ devices: [DeviceRecord]) async throws {
+        let probing = DeviceProbing(parallel: parallel ?? 16, ssh: ssh, authority: try authority())
+        let found = await probing(devices)
+        let now = currentTime()
+        switch output {
+        case .json: printJSON(found.map { ProbedStatus($0, at: now) })
+        case .text where found.isEmpty: printNothingEnrolled()
+        case .text: DeviceFindings.table(found, at: now).forEach(printLine)
+        }
+        let codes = found.flatMap { $0.attention(at: now).map(\.code) }
+        guard let first = codes.first else { return }
+        // One kind of failure has its own exit code; a mixture is just a failure.
+        throw codes.allSatisfy { $0 == first } ? first : ExitCode.failed
+    }
+
+    /// nil where there is no CA to ask the mesh with.
+    private func authority() throws -> EmbeddedCA? {
+        do throws(IdentityError) {
+            _ = try EmbeddedCA.bundle(directory: access.location.path)
+        } catch {
+            guard error.code == .notFound else { throw fail(error) }
+            return nil
+        }
+        return try access.load()
+    }
+
     private func printNothingEnrolled() {
         printLine("No device is enrolled yet (\(Home.ledger)).")
         if (try? EmbeddedCA.bundle(directory: Home.ca)) == nil {
@@ -74,7 +136,7 @@ struct StatusCommand: AsyncParsableCommand {
         printLine("Next: bootstrap enroll DEST                  give a machine an identity over SSH")
     }
 
-    private func printJSON(_ devices: [DeviceStatus]) {
+    private func printJSON(_ devices: [some Encodable]) {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
         guard let bytes = try? encoder.encode(devices) else { return }

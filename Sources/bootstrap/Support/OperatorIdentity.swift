@@ -25,13 +25,18 @@ struct OperatorIdentity: Sendable {
     /// A new key with its certificate.
     func issue() throws -> Credential {
         do throws(IdentityError) {
-            let key = try PrivateKey.generate()
-            let request = try CertificateRequest.create(key: key, id: id)
-            let issued = try authority.issue(request, id: id, options: IssuanceOptions())
-            return try Credential(key: key, chain: issued.chain, roots: issued.roots)
+            return try Self.issue(id, by: authority)
         } catch {
             throw fail(error)
         }
+    }
+
+    /// A new key with a certificate for `id`.
+    static func issue(_ id: SPIFFEID, by authority: EmbeddedCA) throws(IdentityError) -> Credential {
+        let key = try PrivateKey.generate()
+        let request = try CertificateRequest.create(key: key, id: id)
+        let issued = try authority.issue(request, id: id, options: IssuanceOptions())
+        return try Credential(key: key, chain: issued.chain, roots: issued.roots)
     }
 
     /// What connections need to show a credential.

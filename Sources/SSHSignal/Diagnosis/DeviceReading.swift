@@ -1,0 +1,92 @@
+public import MeshIdentity
+import Streams
+
+/// What an enrolled device really has, read over a login. Nothing is changed there.
+public struct DeviceReading: Sendable {
+    /// The certificate in its credential; nil where that cannot be read.
+    public var certificate: Certificate?
+    /// Why not, for people.
+    public var problem: String?
+    /// The release of the agent in use, `0.1.0-3f1be2c71a90`; nil without an agent.
+    public var release: String?
+    /// The process of its node is there; nil without an agent.
+    public var runsNode: Bool?
+    public var skew: ClockSkew
+
+    /// - Parameters:
+    ///   - record: The device.
+    ///   - client: A login there.
+    /// - Throws: ``EnrollmentError``: the machine is another one than was enrolled, or its shell's answer makes no sense.
+    public static func read(_ record: DeviceRecord, on client: SSHClient) async throws(EnrollmentError) -> DeviceReading
+    {
+        do {
+            if case .refused(let error) = EnrollmentAdmission(reinstates: true).decide(
+                record,
+                destination: record.destination,
+                hostKey: .init(client.hostKey)
+            ) {
+                throw error
+            }
+            let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
+            defer { channel.close() }
+            let asked = EnrollmentService.systemClock()
+            let output = try await RemoteShell(channel, name: record.name).run(script(record), step: "reading")
+            return try DeviceReading(output, record, asked: asked, answered: EnrollmentService.systemClock())
+        } catch {
+            throw EnrollmentError(error, name: record.name)
+        }
+    }
+
+    private static func hasAgent(_ record: DeviceRecord) -> Bool { (record.keyOrigin ?? .device) == .device }
+
+    private static func script(_ record: DeviceRecord) -> String {
+        let state = record.agent.state
+        let directory = hasAgent(record) ? "\(state)/identity" : state
+        // Two directories up from the agent: where the releases are.
+        let root = record.agent.path.split(separator: "/").dropLast(2).joined(separator: "/")
+        let agent = """
+            link=$(readlink \(ShellScript.quote("/\(root)/current") ) 2>/dev/null) && echo "release=${link##*/}"
+            stat=
+            read -r pid 2>/dev/null <\(ShellScript.quote("\(state)/node.pid")) && read -r stat 2>/dev/null <"/proc/$pid/stat"
+            # One that has ended and that nobody has collected is still listed.
+            case "$stat" in ''|*') Z '*|*') X '*) echo node=0;; *) echo node=1;; esac
+            """
+        return """
+            PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+            echo "epoch=$(date +%s)"
+            \(hasAgent(record) ? agent : "")
+            f=\(ShellScript.quote("\(directory)/cert-chain.pem"))
+            if [ ! -e "$f" ]; then echo problem=missing
+            elif [ ! -r "$f" ]; then echo problem=unreadable
+            else while IFS= read -r line || [ -n "$line" ]; do echo "cert:$line"; done <"$f"; fi
+            echo done=1
+            """
+    }
+
+    init(_ output: RemoteShell.Output, _ record: DeviceRecord, asked: Int64, answered: Int64) throws(SignalError) {
+        let values = output.values
+        guard values["done"] == "1", let clock = values["epoch"].flatMap({ Int64($0) }) else {
+            let said = Printable.clean(output.lines.suffix(3).joined(separator: " "), limit: 200)
+            throw SignalError(.malformed, "\(record.name): its shell does not answer as one (\(said))")
+        }
+        skew = ClockSkew(deviceSeconds: clock, asked: asked, answered: answered)
+        if Self.hasAgent(record) {
+            release = values["release"].map { Printable.clean($0, limit: 100) }
+            runsNode = values["node"] == "1"
+        }
+        let file =
+            Self.hasAgent(record)
+            ? "\(record.agent.state)/identity/cert-chain.pem" : "\(record.agent.state)/cert-chain.pem"
+        switch values["problem"] {
+        case "missing": problem = "there is no \(file)"
+        case "unreadable": problem = "\(file) cannot be read by this account"
+        default:
+            let pem = output.lines.filter { $0.hasPrefix("cert:") }.map { $0.dropFirst(5) + "\n" }.joined()
+            do throws(IdentityError) {
+                certificate = try Certificate.all(pem: Array(pem.utf8)).first
+            } catch {
+                problem = "\(file): \(error.message)"
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+import ArgumentParser
+import MeshIdentity
+import SSHSignal
+
+/// What a visit has found out about a device, and what of it needs somebody.
+struct DeviceFindings: Sendable {
+    enum Login: Sendable {
+        case answers(milliseconds: Int)
+        case fails(EnrollmentError)
+    }
+
+    enum Mesh: Sendable {
+        /// Its node answers, and shows the certificate of this serial number.
+        case answers(path: String, serial: String?, remark: String?)
+        /// A refusal: somebody is there, and does not prove to be the device, or does not take us.
+        case fails(String, isRefusal: Bool)
+        /// It cannot be told from here.
+        case unknown(String)
+    }
+
+    var device: DeviceRecord
+    /// nil: it was not visited.
+    var ssh: Login?
+    var mesh: Mesh?
+    var reading: DeviceReading?
+
+    init(device: DeviceRecord) { self.device = device }
+
+    /// What needs somebody, each with what to do; and the exit code for it.
+    func attention(at now: Int64) -> [(text: String, code: ExitCode)] {
+        var found: [(text: String, code: ExitCode)] = []
+        if case .fails(let error) = ssh { found.append((error.message, error.reason.exitCode)) }
+        func add(_ text: String) { found.append(("\(device.name): \(text)", .failed)) }
+        let renew = "bootstrap renew \(device.name)"
+        let enroll = "bootstrap enroll \(device.destination) --name \(device.name)"
+        if let reading {
+            if let problem = reading.problem { add("\(problem): \(enroll)") }
+            if let certificate = reading.certificate { check(certificate, now, renew, add) }
+            if abs(reading.skew.milliseconds) > ClockSkew.consequenceThreshold {
+                add("\(reading.skew): set it, or have it set by time synchronisation")
+            }
+            if let recorded = device.agent.release, let release = reading.release, release != recorded {
+                add("it runs the agent \(release), the ledger has \(recorded): \(enroll)")
+            }
+            if reading.runsNode == false {
+                add("its node does not run (its log is \(device.agent.state)/node.log): \(enroll)")
+            }
+        }
+        switch mesh {
+        case .fails(let reason, let isRefusal) where isRefusal || reading?.runsNode != false:
+            add("its node does not answer over the mesh: \(reason)")
+        case .answers(_, let serial?, _):
+            if let stored = reading?.certificate?.serialNumber, stored != serial {
+                add(
+                    "its node shows the certificate \(serial.prefix(12))…, and its credential is \(stored.prefix(12))…: \(renew)"
+                )
+            }
+        default: break
+        }
+        return found
+    }
+
+    private func check(_ certificate: Certificate, _ now: Int64, _ renew: String, _ add: (String) -> Void) {
+        let left = certificate.notAfter - now
+        let lifetime = device.lifetime ?? IssuanceOptions.defaultLifetime.components.seconds
+        if left <= 0 {
+            add("its certificate ended \(describe(seconds: -left)) ago: \(renew)")
+        } else if left < lifetime / 3 {
+            add("its certificate ends in \(describe(seconds: left)), and nobody has renewed it: \(renew)")
+        }
+        if (try? certificate.spiffeID())?.description != device.identity {
+            add("its certificate is not that of \(device.identity): \(renew)")
+        } else if let serial = device.serial, serial != certificate.serialNumber {
+            add(
+                "it has the certificate \(certificate.serialNumber.prefix(12))…, the ledger \(serial.prefix(12))…: \(renew)"
+            )
+        }
+    }
+
+    // MARK: For people
+
+    /// Aligned columns, with a heading, and below what needs somebody.
+    static func table(_ all: [DeviceFindings], at now: Int64) -> [String] {
+        var rows = [["NAME", "STATE", "SSH", "MESH", "CERTIFICATE", "SERIAL", "AGENT", "DESTINATION"]]
+        for findings in all {
+            rows.append([
+                findings.device.name, findings.state(at: now), findings.login, findings.path,
+                findings.timeLeft(at: now),
+                findings.reading?.certificate.map { String($0.serialNumber.prefix(12)) } ?? "-",
+                findings.reading?.release ?? "-", findings.device.destination,
+            ])
+        }
+        let widths = rows[0].indices.map { column in rows.map { $0[column].count }.max() ?? 0 }
+        let table = rows.map { row in
+            // The last column is not padded.
+            zip(row.dropLast(), widths).map { text, width in
+                text + String(repeating: " ", count: width - text.count)
+            }.joined(separator: "  ") + "  " + row[row.count - 1]
+        }
+        return table + all.flatMap { $0.attention(at: now).map { "attention: \($0.text)" } }
+    }
+
+    private func state(at now: Int64) -> String {
+        if ssh == nil { return "REVOKED" }
+        return attention(at: now).isEmpty ? "ok" : "ATTENTION"
+    }
+
+    private var login: String {
+        switch ssh {
+        case .answers(let milliseconds): "\(milliseconds) ms"
+        case .fails: "NO"
+        case nil: "-"
+        }
+    }
+
+    private var path: String {
+        switch mesh {
+        case .answers(let path, _, _): path
+        case .fails: "NO"
+        case .unknown, nil: "-"
+        }
+    }
+
+    private func timeLeft(at now: Int64) -> String {
+        guard let certificate = reading?.certificate else { return "-" }
+        let left = certificate.notAfter - now
+        return left > 0 ? "\(describe(seconds: left)) left" : "ended \(describe(seconds: -left)) ago"
+    }
+}
