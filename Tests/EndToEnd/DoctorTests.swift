@@ -106,6 +106,31 @@ import Testing
         await journey.stop()
     }
 
+    @Test func thePasswordComesFromAFile() async throws {
+        let sshd = try await OpenSSHServer(
+            configuration: [
+                "PermitRootLogin yes", "PasswordAuthentication yes", "UsePAM yes", "PubkeyAuthentication no",
+            ],
+            password: "correct horse"
+        )
+        let journey = try await Journey(sshd: sshd)
+        for (password, isRight) in [("correct horse", true), ("battery staple", false)] {
+            let file = try journey.directory.write("password", password + "\n", permissions: 0o600)
+            let options = journey.sshOptions + ["--password-file", file]
+            let diagnosis = try await diagnose(journey, journey.destination, options: options)
+            #expect(diagnosis.of("login")?.verdict == (isRight ? "ok" : "failed"), "\(diagnosis)")
+        }
+        chmod(journey.directory.path("password"), 0o644)
+        let open = try await diagnose(
+            journey,
+            journey.destination,
+            options: journey.sshOptions + ["--password-file", journey.directory.path("password")]
+        )
+        #expect(open.status == .exited(2))
+        #expect(open.standardError.contains("others can read the password"))
+        await journey.stop()
+    }
+
     @Test func theAccountMayRunNothing() async throws {
         let sshd = try await OpenSSHServer(authorizedKeyOptions: "command=\"echo go away\"")
         let journey = try await Journey(sshd: sshd)

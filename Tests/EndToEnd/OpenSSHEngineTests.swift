@@ -58,6 +58,24 @@ import Testing
         await journey.stop()
     }
 
+    /// Where libssh2 is left out by itself, the pin goes with the login.
+    @Test func aPinnedHostKeyThroughAProxyCommand() async throws {
+        let journey = try await Journey(knowsHost: false)
+        let proxy = "ProxyCommand bash -c 'exec 3<>/dev/tcp/%h/%p; cat <&3 & exec cat >&3'\n"
+        try journey.directory.write("ssh_config", "IdentityAgent none\n" + proxy, permissions: 0o600)
+        let right = try await journey.sshd.hostKeyFingerprint("ecdsa")
+        let arguments = ["exec", journey.destination] + journey.sshOptions
+        let good = try await journey.run(arguments + ["--host-key", right, "--", "echo", "in"])
+        #expect(good.succeeded && good.standardOutput == "in\n", "\(good.standardError)")
+        #expect(good.standardError.contains("by way of "), "\(good.standardError)")
+        let wrong = try await OpenSSHServer.fingerprint(journey.sshd.userKey)
+        let refused = try await journey.run(arguments + ["--host-key", wrong, "--", "echo", "in"])
+        #expect(refused.status == .exited(3), "\(refused.standardError)")
+        #expect(refused.standardError.contains("HOST KEY MISMATCH"))
+        #expect(try journey.directory.read("home/.ssh/known_hosts") == "")
+        await journey.stop()
+    }
+
     @Test(arguments: ["none", "ssh"]) func anEngineThatDoesNotExist(name: String) async throws {
         let journey = try await Journey()
         let output = try await journey.run(["enroll", "host", "--ssh-engine", name])

@@ -154,35 +154,44 @@ import Testing
         )
     }
 
-    @Test func aPinnedHostKey() async throws {
+    @Test(arguments: [SSHEngine.libssh2, .openSSH]) func aPinnedHostKey(engine: SSHEngine) async throws {
         let server = try await OpenSSHServer()
         let config = host("h", server) + common
+        func pinned(_ fingerprint: String) throws -> SSHLogin {
+            try login("h", config) { ($0.hostKey, $0.engine) = (fingerprint, engine) }
+        }
+        // What known_hosts says does not count, in either direction, and a pinned key is not recorded: it is the caller's to keep.
+        let known = "[127.0.0.1]:\(server.port) " + (try server.directory.read("id_ed25519.pub"))
+        try directory.write("known_hosts", known)
         for type in ["ed25519", "ecdsa"] {
             let fingerprint = try await server.hostKeyFingerprint(type)
-            let client = try await login("h", config) { $0.hostKey = fingerprint }.connect(on: testLoops.next())
+            let client = try await pinned(fingerprint).connect(on: testLoops.next())
             #expect(client.hostKey.fingerprint == fingerprint)
+            #expect(try await client.isOpenSSH == (engine == .openSSH))
             await client.close()
         }
-        // A pinned key is not recorded: it is the caller's to keep.
-        #expect(!FileManager.default.fileExists(atPath: directory.path("known_hosts")))
+        let shown = server.log.components(separatedBy: "publickey").count
         let other = try await OpenSSHServer.fingerprint(server.userKey)
-        let error = await sshFailure {
-            try await login("h", config) { $0.hostKey = other }.connect(on: testLoops.next())
-        }
+        let error = await sshFailure { try await pinned(other).connect(on: testLoops.next()) }
         #expect(error?.code == .hostKeyRefused)
-        #expect(error?.message.contains("HOST KEY MISMATCH") == true)
-        #expect(!server.log.contains("Failed publickey"))
+        #expect(error?.message.contains("HOST KEY MISMATCH") == true, "\(error?.message ?? "")")
+        #expect(error?.message.contains(other) == true)
+        // Refused before anything of the user's was shown.
+        #expect(server.log.components(separatedBy: "publickey").count == shown)
+        #expect(try directory.read("known_hosts") == known)
         #expect(throws: SSHConfigurationError.self) { try login("h", config) { $0.hostKey = "SHA256:short" } }
         await server.stop()
     }
 
-    @Test func aRevokedKeyIsRefusedEvenWhenPinned() async throws {
+    @Test(arguments: [SSHEngine.libssh2, .openSSH])
+    func aRevokedKeyIsRefusedEvenWhenPinned(engine: SSHEngine) async throws {
         let server = try await OpenSSHServer(hostKeys: ["ed25519"])
         let key = try server.directory.read("host_ed25519.pub")
         try directory.write("known_hosts", "@revoked * \(key)")
         let fingerprint = try await server.hostKeyFingerprint()
         let error = await sshFailure {
-            try await login("h", host("h", server) + common) { $0.hostKey = fingerprint }.connect(on: testLoops.next())
+            try await login("h", host("h", server) + common) { ($0.hostKey, $0.engine) = (fingerprint, engine) }
+                .connect(on: testLoops.next())
         }
         #expect(error?.message.contains("REVOKED HOST KEY") == true)
         await server.stop()

@@ -105,6 +105,23 @@ public struct HostKeyPolicy: Sendable {
             || nameWithoutPort.map { !knownHosts.authorities(for: $0).isEmpty } ?? false
     }
 
+    /// Set when known_hosts has the pinned key as revoked for this host.
+    var pinnedRevocation: HostKeyError? {
+        guard let pinned else { return nil }
+        let names = [name] + (nameWithoutPort.map { [$0] } ?? [])
+        let revoked = knownHosts.entries.first { entry in
+            entry.marker == .revoked && entry.key.fingerprint == pinned && names.contains(where: entry.matches)
+        }
+        return revoked.map { Self.revoked(host, $0.key, $0.file, $0.line) }
+    }
+
+    private static func revoked(_ host: String, _ key: HostKey, _ file: String, _ line: Int) -> HostKeyError {
+        HostKeyError(
+            reason: .revoked,
+            message: "REVOKED HOST KEY for \(host): \(key) is marked @revoked at \(file):\(line); nothing was sent"
+        )
+    }
+
     /// Why the host's key cannot be verified though known_hosts has what it takes; empty: nothing speaks against it.
     func limits(_ capabilities: EngineCapabilities) -> [EngineLimit] {
         guard pinned == nil else { return [] }
@@ -160,10 +177,7 @@ public struct HostKeyPolicy: Sendable {
         case .match:
             return
         case .revoked(let file, let line):
-            throw HostKeyError(
-                reason: .revoked,
-                message: "REVOKED HOST KEY for \(host): \(key) is marked @revoked at \(file):\(line); nothing was sent"
-            )
+            throw Self.revoked(host, key, file, line)
         case .changed(let expected, let file, let line):
             throw HostKeyError(
                 reason: .changed,

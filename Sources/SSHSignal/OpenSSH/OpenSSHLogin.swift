@@ -11,6 +11,8 @@ struct OpenSSHLogin: Sendable {
     let isInteractive: Bool
     /// Told what ssh says while it logs in: a host key that it has recorded, a security key that waits for a touch.
     let warn: @Sendable (String) -> Void
+    /// What to ask the server for; nil leaves it to ssh and its configuration.
+    var hostKeyAlgorithms: [String]?
 
     /// For a login that asks nobody, beyond the time to connect.
     private static let loginTimeout = Duration.seconds(30)
@@ -155,6 +157,7 @@ struct OpenSSHLogin: Sendable {
         if pinnedHostKey != nil {
             options += ["StrictHostKeyChecking=yes", "UserKnownHostsFile=/dev/null", "GlobalKnownHostsFile=/dev/null"]
         }
+        if let hostKeyAlgorithms { options.append("HostKeyAlgorithms=\(hostKeyAlgorithms.joined(separator: ","))") }
         // With `no` ssh goes on with a changed key; here that is refused in every mode.
         if ["no", "off", "false"].contains(settings["stricthostkeychecking"]) {
             options.append("StrictHostKeyChecking=accept-new")

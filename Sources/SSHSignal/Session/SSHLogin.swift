@@ -124,6 +124,9 @@ public struct SSHLogin: Sendable {
         return login
     }
 
+    /// Why the destination's pinned key must not be accepted all the same; nil: nothing speaks against it.
+    var revocation: HostKeyError? { hops.last?.policy.pinnedRevocation }
+
     /// Connects with libssh2, through the jump hosts, and authenticates.
     ///
     /// - Parameter loop: Where the session and its streams will live.

@@ -49,11 +49,18 @@ struct DoctorCommand: AsyncParsableCommand {
         } catch {
             throw fail(error.message)
         }
+        let prompts: SSHLogin.Prompts
+        do throws(SSHConfigurationError) {
+            prompts = try ssh.prompts()
+        } catch {
+            throw fail("\(error)", .usage)
+        }
         let loop = EventLoop(name: "doctor")
         let checks = DeviceChecks(
             destination: destination,
             device: device,
             arguments: ssh.isEmpty ? device?.ssh.arguments ?? ssh.arguments : ssh.arguments,
+            prompts: prompts,
             agent: agent,
             identity: { [authority] in try OperatorIdentity(for: $0, authority: authority).issue() },
             report: { report.add($0) }

@@ -106,7 +106,7 @@ struct UnenrollCommand: AsyncParsableCommand {
         try SSHLogin(
             to: try Destination(parsing: record?.destination ?? destination),
             arguments: ssh.isEmpty ? record?.ssh.arguments ?? ssh.arguments : ssh.arguments,
-            prompts: .terminal()
+            prompts: try ssh.prompts()
         )
     }
 }

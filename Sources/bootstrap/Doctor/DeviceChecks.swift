@@ -12,6 +12,8 @@ struct DeviceChecks: Sendable {
     /// nil: it was never enrolled.
     let device: DeviceRecord?
     let arguments: SSHArguments
+    /// Who answers what the login asks.
+    let prompts: SSHLogin.Prompts
     let agent: AgentBinary?
     /// Who we are in the mesh; nil without a CA.
     let identity: @Sendable (DeviceRecord) throws -> Credential
@@ -78,7 +80,7 @@ struct DeviceChecks: Sendable {
 
     private func configuration() -> SSHLogin? {
         do throws(SSHConfigurationError) {
-            var prompts = SSHLogin.Prompts.terminal()
+            var prompts = prompts
             prompts.warn = { [report] in report(.warning("ssh_config", $0, mend: nil)) }
             let target = try Destination(parsing: device?.destination ?? destination)
             let login = try SSHLogin(to: target, arguments: arguments, prompts: prompts)
