@@ -4,8 +4,9 @@
     Benchmarks/fleet.py [--binary PATH] [--agent PATH] [--hosts N] [--names N] [--parallel N] [--rounds N] [--many N] [--no-write]
 
 enrolment   N hosts, each an sshd of its own with a home directory of its own and default limits: make a key and a signing request there,
-            sign it here, push certificate and bundle, start a service that uses them. bootstrap uploads its agent beside that; Ansible
-            starts `openssl s_server`, which is there already.
+            sign it here, push certificate and bundle, start a service that uses them. Once with the service's program there already
+            (bootstrap: its agent, after `unenroll --keep-agent`; Ansible: `openssl s_server`), once with bootstrap's agent uploaded first,
+            by either tool.
 command     N names of one sshd with default limits: run `uname -sm`, push 1 MiB, fetch it back; one process for all of them.
 many        N names of ten sshds are enrolled without an agent by one process: its memory must not grow with their number.
 
@@ -138,7 +139,7 @@ def ssh_options(servers):
     return ["-F", "none", "-i", servers.key, "-o", f"UserKnownHostsFile={servers.known_hosts}", "-o", "IdentitiesOnly=yes"]
 
 
-def enroll_bootstrap(arguments, servers, directory):
+def enroll_bootstrap(arguments, servers, directory, uploads):
     environment = bootstrap_environment(directory)
     shutil.rmtree(f"{directory}/operator", ignore_errors=True)
     run(arguments.binary, "ca", "init", "--trust-domain", "bench.example", env=environment)
@@ -148,7 +149,12 @@ def enroll_bootstrap(arguments, servers, directory):
             file.write(f"root@127.0.0.1:{port} device{index}\n")
     command = [arguments.binary, "enroll", "--inventory", inventory, "--parallel", str(arguments.parallel), "--base", "~/.local/share",
                "--agent-binary", arguments.agent, "--hbone-address", "127.0.0.1", "--hbone-port", "0", "--service", "none"]
-    seconds, memory = timed(command + ssh_options(servers), environment, f"{directory}/bootstrap.log")
+    command += ssh_options(servers)
+    if not uploads:
+        timed(command, environment, f"{directory}/bootstrap.log")
+        names = [f"device{index}" for index in range(len(servers.ports))]
+        run(arguments.binary, "unenroll", "--keep-agent", *names, env=environment)
+    seconds, memory = timed(command, environment, f"{directory}/bootstrap.log")
     enrolled = sum(os.path.exists(f"{home}/.local/share/bootstrap/state/identity/cert-chain.pem") for home in servers.homes)
     end_processes(servers, {"node.pid"})
     return seconds, memory, enrolled
@@ -160,6 +166,7 @@ PLAYBOOK = """
 - hosts: all
   gather_facts: false
   tasks:
+  AGENT
   - name: directory
     file: {path: "{{ home }}/identity", state: directory, mode: "0700"}
   - name: key and request
@@ -183,6 +190,11 @@ PLAYBOOK = """
       cd {{ home }}/identity && (nohup openssl s_server -accept 127.0.0.1:{{ service_port }} -cert cert-chain.pem -key key.pem -CAfile root-cert.pem
       -Verify 1 -quiet </dev/null >service.log 2>&1 & echo $! >service.pid)
 """
+
+
+# What it costs Ansible to bring the same program there.
+AGENT = """- name: agent
+    copy: {src: "PATH", dest: "{{ home }}/bootstrap", mode: "0755"}"""
 
 
 def ansible_files(servers, directory, names):
@@ -221,10 +233,11 @@ def ansible_ended(work):
         subprocess.run(["ssh", "-O", "exit", "-S", f"{work}/cp/{name}", "x"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def enroll_ansible(arguments, servers, directory):
+def enroll_ansible(arguments, servers, directory, uploads):
     work, environment = ansible_files(servers, directory, len(servers.ports))
     with open(f"{work}/site.yaml", "w") as file:
-        file.write(PLAYBOOK.replace("WORK", work))
+        agent = AGENT.replace("PATH", arguments.agent) if uploads else ""
+        file.write(PLAYBOOK.replace("AGENT", agent).replace("WORK", work))
     playbook = os.path.join(arguments.tools, "ansible-playbook")
     seconds, memory = timed([playbook, f"{work}/site.yaml"], environment, f"{directory}/ansible.log")
     ansible_ended(work)
@@ -336,7 +349,8 @@ def markdown(fleet):
              f"(Ansible: 20 for enrolment, 8 for the command), {fleet['rounds']} interleaved rounds; medians. Servers and tools share the machine's "
              f"{os.cpu_count()} cores.", "",
              "| | devices per minute | of the tool's | peak RSS, MB | failures |", "|---|---|---|---|---|"]
-    for title, key in (("whole enrolment", "enrolment"), ("one command, 1 MiB there, 1 MiB back", "command")):
+    for title, key in (("whole enrolment, the service's program is there", "enrolment"),
+                       ("the same with the agent uploaded first", "installation"), ("one command, 1 MiB there, 1 MiB back", "command")):
         if not fleet[key]:
             continue
         ours = fleet[key]["bootstrap"]
@@ -387,14 +401,14 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     measures = arguments.measures.split(",")
     fleet = {"hosts": arguments.hosts, "names": arguments.names, "parallel": arguments.parallel, "rounds": arguments.rounds,
-             "enrolment": {}, "command": {}}
+             "enrolment": {}, "installation": {}, "command": {}}
 
     def note(measure, name, count, seconds, memory, done):
         entry = fleet[measure].setdefault(name, {"perMinute": [], "peak": [], "failures": []})
         entry["perMinute"].append(done * 60 / seconds)
         entry["peak"].append(memory)
         entry["failures"].append(count - done)
-        print(f"{measure:10} {name:14} {seconds:7.2f} s  {done * 60 / seconds:8.1f} per minute  {memory / 1e6:5.0f} MB  "
+        print(f"{measure:12} {name:14} {seconds:7.2f} s  {done * 60 / seconds:8.1f} per minute  {memory / 1e6:5.0f} MB  "
               f"{count - done} failures", flush=True)
 
     with tempfile.TemporaryDirectory(prefix="bootstrap-fleet.") as directory:
@@ -403,9 +417,10 @@ def main():
             servers = Servers(f"{directory}/hosts.d", arguments.hosts)
             try:
                 for _ in range(arguments.rounds):
-                    for name, tool in (("bootstrap", enroll_bootstrap), ("Ansible", enroll_ansible)):
-                        note("enrolment", name, arguments.hosts, *tool(arguments, servers, directory))
-                        empty_homes(servers)
+                    for measure, uploads in (("enrolment", False), ("installation", True)):
+                        for name, tool in (("bootstrap", enroll_bootstrap), ("Ansible", enroll_ansible)):
+                            note(measure, name, arguments.hosts, *tool(arguments, servers, directory, uploads))
+                            empty_homes(servers)
             finally:
                 servers.close()
         if "command" in measures:
