@@ -1,5 +1,5 @@
 package import H2Transport
-package import SSHSignal
+import SSHSignal
 import Streams
 
 /// A stream of the mesh as the channel of a signaling conversation.

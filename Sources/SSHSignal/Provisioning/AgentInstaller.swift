@@ -19,7 +19,7 @@ struct AgentInstaller: Sendable {
         root=\(ShellScript.quote(plan.root))
         dir="$root/"\(ShellScript.quote(plan.release))
         lock="$root/.lock"
-        boot=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)
+        boot=; read -r boot 2>/dev/null </proc/sys/kernel/random/boot_id
         refuse() { echo "error=$1"; exit 1; }
         """
     }
@@ -100,7 +100,7 @@ struct AgentInstaller: Sendable {
               free=$(df -Pk "$dir" 2>/dev/null | sed -n '$s/.*[ ]\\([0-9][0-9]*\\)  *[0-9][0-9]*% .*/\\1/p')
               fail "only ${size:-0} of \(agent.size) bytes arrived or could be written (free: ${free:-unknown} KiB) $why"
             fi
-            if command -v sha256sum >/dev/null 2>&1; then sum=$(sha256sum <"$part"); else sum=$(openssl dgst -sha256 -r <"$part"); fi
+            sum=$( { openssl dgst -sha256 -r <"$part" || sha256sum <"$part"; } 2>/dev/null )
             [ "${sum%% *}" = \(agent.sha256) ] || fail "the file on the device differs from what was sent (SHA-256 ${sum%% *})"
             chmod 755 "$part" || fail "$part cannot be made executable"
             why=$("$part" --version 2>&1 </dev/null)

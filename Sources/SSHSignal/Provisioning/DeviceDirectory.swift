@@ -86,15 +86,13 @@ public struct DeviceDirectory: Sendable {
     private func reading(
         _ body: () throws(LedgerError) -> [LedgerDevice]
     ) throws(DeviceDirectoryError) -> [DeviceRecord] {
-        do {
+        do throws(LedgerError) {
             try importFiles()
             var records: [DeviceRecord] = []
             for device in try body() { records.append(try DeviceRecord(device, ledger: ledger.path)) }
             return records
-        } catch let error as LedgerError {
-            throw DeviceDirectoryError(message: error.message)
         } catch {
-            throw DeviceDirectoryError(message: "\(error)")
+            throw DeviceDirectoryError(message: error.message)
         }
     }
 

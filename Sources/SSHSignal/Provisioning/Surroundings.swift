@@ -85,7 +85,7 @@ extension DeviceFacts {
 
 /// The part of ``ProbeScript`` that looks around. It starts as few programs as it can: on a small device each takes milliseconds.
 enum SurroundingsScript {
-    /// Uses `has` and `say` of the script it is part of.
+    /// Uses `has`, `say`, `uid` and `user` of the script it is part of.
     static let text = """
         say connection "$SSH_CONNECTION"
         # Nothing in there is run: the file is the machine's, its syntax the shell's.
@@ -112,9 +112,8 @@ enum SurroundingsScript {
           esac
         fi
         say init $init
-        uid=$(id -u)
         [ -S "${XDG_RUNTIME_DIR:-/run/user/$uid}/bus" ] && has systemctl && say userbus 1
-        [ -e "/var/lib/systemd/linger/$(id -un 2>/dev/null)" ] && say linger 1
+        [ -e "/var/lib/systemd/linger/$user" ] && say linger 1
         for c in /proc/[0-9]*/comm; do
           name=; read -r name <"$c"
           case "$name" in cron|crond|dcron|fcron) say crond 1; break;; esac

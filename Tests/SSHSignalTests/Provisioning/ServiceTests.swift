@@ -76,7 +76,9 @@ import Testing
 
     /// A process that is called crond.
     static func crond(_ machine: InstalledDevice) async throws -> ChildProcess {
-        try FileManager.default.copyItem(atPath: "/bin/sleep", toPath: machine.directory.path("crond"))
+        // Not a copy: what another thread forks while a copy is being written holds it open for writing, and then it cannot be run.
+        let program = machine.directory.path("crond")
+        try FileManager.default.createSymbolicLink(atPath: program, withDestinationPath: "/bin/sleep")
         let process = try ChildProcess(machine.directory.path("crond"), ["600"])
         try await eventually("it runs") { ProcessList.name(of: process.pid) == "crond" }
         return process
@@ -136,7 +138,7 @@ import Testing
         let dying = try #require(machine.node.runningProcess)
         #expect(dying != node)
         kill(dying, SIGKILL)
-        try await eventually("there is another node") {
+        try await eventually("there is another node", within: .seconds(120)) {
             machine.node.runningProcess.map { $0 != dying && NodeProcess.accepts(machine.node.listener ?? "") } ?? false
         }
 
