@@ -47,7 +47,8 @@ import Testing
         let diagnosis = try await diagnose(journey, "device1", options: [])
         #expect(diagnosis.status == .exited(0), "\(diagnosis.standardError)")
         for check in [
-            "home", "CA", "ssh_config", "record", "host key", "login", "shell", "fit", "clock", "forwarding",
+            "home", "CA", "ssh_config", "record", "host key", "login", "shell", "fit", "installation", "clock",
+            "forwarding",
             "certificate", "path h2",
         ] {
             #expect(diagnosis.of(check)?.verdict == "ok", "\(check): \(String(describing: diagnosis.of(check)))")
@@ -177,6 +178,35 @@ import Testing
         let diagnosis = try await diagnose(journey, "device1", options: [])
         #expect(diagnosis.of("record")?.verdict == "failed")
         #expect(diagnosis.status == .exited(5))
+        await journey.stop()
+    }
+
+    /// What a cut installation leaves, and one that is under way: a lock with the name of its owner, alive or not.
+    @Test func anInstallationIsUnderWayOrWasCut() async throws {
+        let journey = try await Journey()
+        try await journey.makeAuthority()
+        #expect(try await journey.enroll(allow: 1).succeeded)
+        let none = try await diagnose(journey, "device1", options: [])
+        #expect(none.of("installation")?.verdict == "ok", "\(none.findings)")
+
+        let boot = try String(contentsOfFile: "/proc/sys/kernel/random/boot_id", encoding: .utf8)
+        let lock = try journey.directory.makeDirectory("device/bootstrap/.lock")
+        try journey.directory.write("device/bootstrap/.lock/owner", "\(getpid()) \(boot.dropLast()) 0\n")
+        let underWay = try await diagnose(journey, "device1", options: [])
+        #expect(underWay.of("installation")?.verdict == "warning")
+        #expect(underWay.of("installation")?.detail.contains("process \(getpid()) there") == true)
+
+        try journey.directory.write("device/bootstrap/.lock/owner", "\(getpid()) another-boot 0\n")
+        let cut = try await diagnose(journey, "device1", options: [])
+        #expect(cut.of("installation")?.detail.contains("was cut") == true)
+        try FileManager.default.removeItem(atPath: lock)
+        try journey.directory.makeDirectory("device/bootstrap/0.0.0-00")
+        try journey.directory.write("device/bootstrap/0.0.0-00/bootstrap.part.1", "half")
+        #expect(
+            try await diagnose(journey, "device1", options: []).of("installation")?.mend?.contains("enroll") == true
+        )
+        #expect(try await journey.enroll(allow: 1).succeeded)
+        #expect(try await diagnose(journey, "device1", options: []).of("installation")?.verdict == "ok")
         await journey.stop()
     }
 

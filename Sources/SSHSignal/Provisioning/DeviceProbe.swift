@@ -42,6 +42,10 @@ public struct DeviceFacts: Hashable, Sendable {
         public var current: String?
         /// The process of the node that runs there.
         public var nodeProcess: Int32?
+        /// The process of an installation that is under way there.
+        public var installer: Int32?
+        /// An installation there was cut, and left a lock or a part of the agent; the next one removes them. Also true while one is under way.
+        public var hasLeftovers: Bool
     }
 
     /// - Throws: ``SignalError`` when something is missing or cannot be true: the answer decides where a program is written.
@@ -93,7 +97,9 @@ public struct DeviceFacts: Hashable, Sendable {
                     reason: String((values["\(key).why"] ?? "").prefix(200)),
                     installedHash: values["\(key).agent"].flatMap { $0.utf8.count == 64 ? $0 : nil },
                     current: values["\(key).current"],
-                    nodeProcess: values["\(key).node"].flatMap { Int32($0) }
+                    nodeProcess: values["\(key).node"].flatMap { Int32($0) },
+                    installer: values["\(key).installer"].flatMap { Int32($0) },
+                    hasLeftovers: values["\(key).cut"] == "1"
                 )
             )
         }

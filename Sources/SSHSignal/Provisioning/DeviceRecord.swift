@@ -137,3 +137,13 @@ public struct DeviceRecord: Hashable, Sendable, Codable {
         self.roots = roots
     }
 }
+
+extension DeviceRecord {
+    /// The directory that the agent was installed below; nil without an agent.
+    public var base: String? {
+        // BASE/bootstrap/state
+        let parts = agent.state.split(separator: "/")
+        guard !agent.path.isEmpty, parts.count >= 2, parts.suffix(2) == ["bootstrap", "state"] else { return nil }
+        return "/" + parts.dropLast(2).joined(separator: "/")
+    }
+}

@@ -94,12 +94,7 @@ struct UnenrollCommand: AsyncParsableCommand {
 
     private func bases(_ record: DeviceRecord?) -> [String] {
         if let base { return [base] }
-        // BASE/bootstrap/state
-        let parts = record.map { $0.agent.state.split(separator: "/") } ?? []
-        guard parts.count >= 2, parts.suffix(2) == ["bootstrap", "state"] else {
-            return DeviceEnrollment.Options.defaultBases
-        }
-        return ["/" + parts.dropLast(2).joined(separator: "/")]
+        return record?.base.map { [$0] } ?? DeviceEnrollment.Options.defaultBases
     }
 
     private func login(_ record: DeviceRecord?, _ destination: String) throws -> SSHLogin {

@@ -22,7 +22,7 @@ struct DeviceChecks: Sendable {
     func run(on loop: EventLoop) async {
         guard let login = configuration() else {
             return skip(
-                ["login", "shell", "fit", "service", "clock", "sessions", "forwarding"],
+                ["login", "shell", "fit", "installation", "service", "clock", "sessions", "forwarding"],
                 because: "a configuration"
             )
         }
@@ -31,7 +31,10 @@ struct DeviceChecks: Sendable {
             await look(client)
             await client.close()
         } else {
-            skip(["shell", "fit", "service", "clock", "sessions", "forwarding", "certificate"], because: "a login")
+            skip(
+                ["shell", "fit", "installation", "service", "clock", "sessions", "forwarding", "certificate"],
+                because: "a login"
+            )
         }
         hostCertificates()
         if let device { await nativePath(device, on: loop) }
@@ -127,15 +130,19 @@ struct DeviceChecks: Sendable {
 
     private func look(_ client: SSHClient) async {
         do {
-            let inspection = try await DeviceInspection.run(on: client, agent: agent, name: device?.name ?? destination)
+            let usual = DeviceEnrollment.Options.defaultBases
+            let bases = device?.base.map { base in [base] + usual } ?? usual
+            let name = device?.name ?? destination
+            let inspection = try await DeviceInspection.run(on: client, agent: agent, bases: bases, name: name)
             shell(inspection)
             fit(inspection)
+            installation(inspection)
             service(inspection)
             clock(inspection)
         } catch let error as SSHError {
             let explanation = SSHErrorExplanation(error, destination: destination)
             report(.failure("shell", error.message, mend: explanation.mend, explanation.exitCode))
-            skip(["fit", "service", "clock"], because: "a shell")
+            skip(["fit", "installation", "service", "clock"], because: "a shell")
         } catch {
             report(
                 .failure(
@@ -145,7 +152,7 @@ struct DeviceChecks: Sendable {
                         "`ssh \(destination) 'exec sh -s' </dev/null` must run and print nothing: look at the account's rc files and its shell"
                 )
             )
-            skip(["fit", "service", "clock"], because: "a shell")
+            skip(["fit", "installation", "service", "clock"], because: "a shell")
         }
         await sessions(client)
         await forwarding(client)
@@ -178,6 +185,31 @@ struct DeviceChecks: Sendable {
                     mend: "bootstrap enroll --agentless \(destination) needs no program there"
                 )
             )
+        }
+    }
+
+    /// What other installations do there, or have left.
+    private func installation(_ inspection: DeviceInspection) {
+        let bases = inspection.facts.bases
+        if let base = bases.first(where: { $0.installer != nil }), let process = base.installer {
+            report(
+                .warning(
+                    "installation",
+                    "another bootstrap (process \(process) there) is installing in \(base.path)/bootstrap",
+                    mend:
+                        "wait for it; a connection that died holds the lock until the machine's sshd notices (ClientAliveInterval)"
+                )
+            )
+        } else if let base = bases.first(where: \.hasLeftovers) {
+            report(
+                .warning(
+                    "installation",
+                    "one in \(base.path)/bootstrap was cut; nothing of it is in use",
+                    mend: "bootstrap enroll \(device?.destination ?? destination) removes what it left, and finishes"
+                )
+            )
+        } else {
+            report(.good("installation", "none is under way, none was cut"))
         }
     }
 
