@@ -29,7 +29,9 @@ final class LogRecorder: Sendable {
         }
 
         func log(event: LogEvent) {
-            recorder.recorded.withLock { $0.append("\(event.level) \(event.message)") }
+            recorder.recorded.withLock {
+                $0.append("\(event.level) \(event.message)\(event.metadata.map { " \($0)" } ?? "")")
+            }
         }
     }
 }

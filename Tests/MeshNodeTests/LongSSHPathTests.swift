@@ -27,6 +27,29 @@ import Testing
         await sshd.stop()
     }
 
+    @Test func keysChangeUnderAStripedStream() async throws {
+        let backend = try EchoServer()
+        let sshd = try await OpenSSHServer(configuration: ["RekeyLimit 1M", "LogLevel DEBUG1"])
+        let link = try await DelayedLink(to: sshd.port, roundTrip: 20, rate: 100_000_000)
+        let ssh = try await sshd.endpointYAML(through: link.port)
+        let pair = try await NodePair(to: backend.port, ssh: ssh, path: "h2-over-ssh")
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for seed in 1...4 as ClosedRange<UInt64> {
+                group.addTask {
+                    let sent = Pattern.bytes(4_000_000, seed: seed)
+                    let (received, ending) = try await TCPClient.exchange(port: pair.entry, sending: sent, limit: 90)
+                    #expect(ending == .endOfStream)
+                    #expect(Checksum.of(received) == Checksum.of(sent))
+                }
+            }
+            try await group.waitForAll()
+        }
+        #expect(pair.server.stripes.count == 1, "\(pair.clientLog.lines) \(pair.serverLog.lines)")
+        #expect(sshd.log.components(separatedBy: "SSH2_MSG_NEWKEYS received").count > 5)
+        await pair.stop()
+        await sshd.stop()
+    }
+
     /// The subflows come in on any of the server's loops.
     @Test func subflowsAreGatheredFromAllLoops() async throws {
         let backend = try EchoServer()

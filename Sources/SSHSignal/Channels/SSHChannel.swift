@@ -95,7 +95,8 @@ public final class SSHChannel: ByteStream {
         var offered = 0
         for vector in vectors {
             offered += vector.iov_len
-            guard accepted == offered - vector.iov_len else { continue }
+            // What is held back was accepted, but libssh2 must be offered it before anything else.
+            guard accepted == offered - vector.iov_len, heldBack.isEmpty else { continue }
             accepted += write(vector, to: session)
         }
         session.scheduleFlush()
