@@ -50,9 +50,55 @@ import Testing
         }
     }
 
-    @Test func anOpenSSHServerListens() async throws {
+    /// With either engine.
+    private func connect(_ engine: SSHEngine, to server: OpenSSHServer) async throws -> SSHClient {
+        try await files.login(to: server, engine: engine).connect(on: testLoops.next())
+    }
+
+    private let files = UserFiles()
+
+    @Test(arguments: [SSHEngine.libssh2, .openSSH]) func anOpenSSHServerListens(_ engine: SSHEngine) async throws {
         let server = try await OpenSSHServer(configuration: ["RekeyLimit 2M"])
-        try await serves(try await server.connect())
+        try await serves(try await connect(engine, to: server))
+    }
+
+    /// A port that was named, and one that other machines may reach.
+    @Test(arguments: [SSHEngine.libssh2, .openSSH]) func aPortThatWasNamed(_ engine: SSHEngine) async throws {
+        let server = try await OpenSSHServer(configuration: ["GatewayPorts clientspecified"])
+        let client = try await connect(engine, to: server)
+        let port = FreePort.next()
+        #expect(try await listen(client, host: "", port: port) == port)
+        try await exchange(port: port, size: 100_000, seed: 3)
+        await client.close()
+    }
+
+    /// Its end looks like the end of every connection that it carried.
+    @Test func aMasterThatIsKilledEndsNoStreamCleanly() async throws {
+        let server = try await OpenSSHServer()
+        let client = try await connect(.openSSH, to: server)
+        let loop = client.loop
+        let outcome = Lock<StreamError??>(nil)
+        let ready = Lock(false)
+        let port: UInt16 = try await withCheckedThrowingContinuation { continuation in
+            loop.submit {
+                client.connection.withValue { connection in
+                    connection.listen(host: "localhost", port: 0) { stream in
+                        let end = EndOfStream(stream) { error in outcome.withLock { $0 = .some(error) } }
+                        end.start { ready.withLock { $0 = true } }
+                    } completion: {
+                        continuation.resume(with: $0)
+                    }
+                }
+            }
+        }
+        async let conversation = TCPClient.exchange(port: port, sending: [1, 2, 3], staysOpen: true)
+        try await eventually("the first bytes are here") { ready.withLock { $0 } }
+        kill(try await client.master().process, SIGKILL)
+        try await eventually("the stream is over") { outcome.withLock { $0 != nil } }
+        let error = outcome.withLock { $0 } ?? nil
+        #expect(error != nil)
+        _ = try? await conversation
+        await client.close()
     }
 
     @Test func aDropbearServerListens() async throws {
@@ -61,10 +107,11 @@ import Testing
         await server.stop()
     }
 
-    @Test func aServerThatDoesNotListenIsNamedWithItsReasons() async throws {
+    @Test(arguments: [SSHEngine.libssh2, .openSSH])
+    func aServerThatDoesNotListenIsNamedWithItsReasons(_ engine: SSHEngine) async throws {
         for line in ["AllowTcpForwarding no", "AllowTcpForwarding local", "DisableForwarding yes", "PermitListen 1"] {
             let server = try await OpenSSHServer(configuration: [line])
-            let client = try await server.connect()
+            let client = try await connect(engine, to: server)
             let error = await streamFailure { try await listen(client) }
             #expect(error?.code == .denied, "\(line)")
             #expect(error?.message.contains("PermitListen") == true)
@@ -73,7 +120,7 @@ import Testing
         }
         // A port that somebody has.
         let server = try await OpenSSHServer()
-        let client = try await server.connect()
+        let client = try await connect(engine, to: server)
         let taken = try EchoServer()
         let error = await streamFailure { try await listen(client, host: "127.0.0.1", port: taken.port) }
         #expect(error?.code == .denied)
@@ -95,9 +142,9 @@ import Testing
         }
     }
 
-    @Test func unixSocketsOfTheServer() async throws {
+    @Test(arguments: [SSHEngine.libssh2, .openSSH]) func unixSocketsOfTheServer(_ engine: SSHEngine) async throws {
         let server = try await OpenSSHServer()
-        let client = try await server.connect()
+        let client = try await connect(engine, to: server)
         let loop = client.loop
         let path = server.directory.path("echo.sock")
         let listener = try await loop.execute {
@@ -118,7 +165,7 @@ import Testing
         await client.close()
 
         let closed = try await OpenSSHServer(configuration: ["AllowStreamLocalForwarding no"])
-        let other = try await closed.connect()
+        let other = try await connect(engine, to: closed)
         let denied = await streamFailure { try await open(path, other) }
         #expect(denied?.code == .refused)
         #expect(denied?.message.contains("AllowStreamLocalForwarding") == true)
@@ -130,6 +177,51 @@ import Testing
         #expect(unknown?.message.contains("only OpenSSH") == true)
         await small.close()
         await dropbear.stop()
+    }
+}
+
+/// Reads to the end, and says whether it was one. Keeps itself alive until then.
+private final class EndOfStream: StreamObserver {
+    private let stream: ByteStream
+    private let completion: (StreamError?) -> Void
+    private var onFirst: (() -> Void)?
+    private var keep: EndOfStream?
+
+    init(_ stream: ByteStream, _ completion: @escaping (StreamError?) -> Void) {
+        self.stream = stream
+        self.completion = completion
+    }
+
+    func start(onFirst: @escaping () -> Void) {
+        self.onFirst = onFirst
+        keep = self
+        stream.observer = self
+        read()
+    }
+
+    func streamReadable(_ stream: ByteStream) { read() }
+    func streamWritable(_ stream: ByteStream) {}
+    func streamFailed(_ stream: ByteStream) { end(stream.failure) }
+
+    private func read() {
+        var buffer = [UInt8](repeating: 0, count: 4096)
+        while keep != nil {
+            switch buffer.withUnsafeMutableBytes({ stream.read(into: $0) }) {
+            case .bytes:
+                onFirst?()
+                onFirst = nil
+            case .wouldBlock: return
+            case .end: end(nil)
+            case .failed: end(stream.failure)
+            }
+        }
+    }
+
+    private func end(_ error: StreamError?) {
+        guard keep != nil else { return }
+        stream.reset(error ?? StreamError(.closed, "ended"))
+        completion(error)
+        keep = nil
     }
 }
 

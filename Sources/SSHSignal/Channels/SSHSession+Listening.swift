@@ -24,6 +24,19 @@ final class RemotePort {
     }
 
     var description: String { "\(host.isEmpty ? "*" : host):\(port)" }
+
+    /// The server's answer has no reason (RFC 4254 §4): what it can be is said.
+    ///
+    /// - Parameter privileged: Only root may listen there, and it may be that this is not root.
+    static func refusal(of port: String, privileged: Bool, peer: String) -> SSHError {
+        let root = privileged ? ", or only root may listen on ports below 1024" : ""
+        return SSHError(
+            .prohibited,
+            "\(peer) does not listen on \(port): the port is in use there\(root), or its sshd_config "
+                + "has AllowTcpForwarding no or local, DisableForwarding yes or a PermitListen without it (or the key is "
+                + "restricted in authorized_keys)"
+        )
+    }
 }
 
 extension SSHSession {
@@ -73,7 +86,14 @@ extension SSHSession {
         port.timer?.cancel()
         guard let listener else {
             let code = library.lastError
-            let error = LibSSH2.isFatal(code) ? error(code) : refusal(of: port)
+            let error =
+                LibSSH2.isFatal(code)
+                ? error(code)
+                : RemotePort.refusal(
+                    of: port.description,
+                    privileged: port.port > 0 && port.port < 1024 && configuration.user != "root",
+                    peer: peerDescription
+                )
             if let completion = port.completion { later { completion(.failure(error)) } }
             port.completion = nil
             if LibSSH2.isFatal(code) { endLater(error) }
@@ -88,19 +108,6 @@ extension SSHSession {
             later { completion(.success(number)) }
         }
         return true
-    }
-
-    /// The answer has no reason (RFC 4254 §4): what it can be is said.
-    private func refusal(of port: RemotePort) -> SSHError {
-        let privileged =
-            port.port > 0 && port.port < 1024 && configuration.user != "root"
-            ? ", or only root may listen on ports below 1024" : ""
-        return SSHError(
-            .prohibited,
-            "\(peerDescription) does not listen on \(port.description): the port is in use there\(privileged), or its sshd_config "
-                + "has AllowTcpForwarding no or local, DisableForwarding yes or a PermitListen without it (or the key is "
-                + "restricted in authorized_keys)"
-        )
     }
 
     /// Takes the connections that have arrived at the server's ports.

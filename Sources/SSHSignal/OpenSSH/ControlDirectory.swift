@@ -62,6 +62,20 @@ final class ControlDirectory {
             .compactMap { $0 }.filter { $0.hasPrefix("/") }
     }
 
+    /// It is this user's alone, and has no directories.
+    private static func empty(_ path: String) {
+        guard let directory = opendir(path) else { return }
+        defer { closedir(directory) }
+        while let entry = readdir(directory) {
+            unlinkat(
+                dirfd(directory),
+                withUnsafePointer(to: &entry.pointee.d_name) { UnsafeRawPointer($0) }
+                    .assumingMemoryBound(to: CChar.self),
+                0
+            )
+        }
+    }
+
     /// Removes what processes have left that were killed: more than an hour old, and none of them runs.
     private static func sweep(_ parent: String) {
         guard let directory = opendir(parent) else { return }
@@ -78,8 +92,7 @@ final class ControlDirectory {
             guard lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFDIR, status.st_uid == geteuid(),
                 time(nil) - status.st_mtim.tv_sec > 3600
             else { continue }
-            unlink("\(path)/s")
-            unlink("\(path)/k")
+            empty(path)
             rmdir(path)
         }
     }

@@ -22,12 +22,13 @@ final class OpenSSHSession: SSHConnection {
     private var freeConnections: [MuxConnection] = []
     private var openings: [ObjectIdentifier: Opening] = [:]
     private var nextRequest: UInt32 = 1
+    var listening = Listening()
     /// The master has gone; why is being read.
     private var isLosing = false
     private var aliveCheck: (request: UInt32, completion: (Bool) -> Void)?
 
     /// For opening a channel.
-    private static let requestTimeout = Duration.seconds(10)
+    static let requestTimeout = Duration.seconds(10)
     /// For what closed streams have accepted to reach the server when the connection is closed.
     private static let closeTimeout = Duration.seconds(5)
     /// As libssh2 has them: for a forwarded stream, a command, a subsystem.
@@ -71,9 +72,9 @@ final class OpenSSHSession: SSHConnection {
         master.onExit = { [weak self] _ in self?.lost() }
         control.onEnd = { [weak self] in self?.lost() }
         control.onAnswer = { [weak self] answer in
-            guard let self, case .alive(let request) = answer, let check = aliveCheck, check.request == request else {
-                return
-            }
+            guard let self, !takeForwardAnswer(answer), case .alive(let request) = answer, let check = aliveCheck,
+                check.request == request
+            else { return }
             aliveCheck = nil
             check.completion(true)
         }
@@ -116,6 +117,30 @@ final class OpenSSHSession: SSHConnection {
         open(kind, "direct-tcpip", message.bytes, "\(destination) through \(peer)", Self.windows.stream) { result in
             completion(result.map { $0 }.mapError(\.streamError))
         }
+    }
+
+    override func openDirectStreamLocal(
+        path: String,
+        completion: @escaping (Result<ByteStream, StreamError>) -> Void
+    ) {
+        var message = SSHWireWriter()
+        message.string(path)
+        // Reserved, both.
+        message.string("")
+        message.uint32(0)
+        let (kind, type) = (ChannelOpening.Kind.directStreamLocal(path: path), "direct-streamlocal@openssh.com")
+        open(kind, type, message.bytes, "\(path) through \(peer)", Self.windows.stream) { result in
+            completion(result.map { $0 }.mapError(\.streamError))
+        }
+    }
+
+    override func listen(
+        host: String,
+        port: UInt16,
+        accept: @escaping (ByteStream) -> Void,
+        completion: @escaping (Result<UInt16, StreamError>) -> Void
+    ) {
+        startListening(host: host, port: port, accept: accept, completion: completion)
     }
 
     override func execute(_ command: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
@@ -245,19 +270,25 @@ final class OpenSSHSession: SSHConnection {
         completion(result)
     }
 
-    private func takeRequest() -> UInt32 {
+    /// A message for the master itself.
+    func send(_ message: [UInt8]) { control.send(message) }
+
+    /// Where the master connects for the `number`th port that the server listens on.
+    func forwardPath(_ number: Int) -> String { "\(directory.path)/r\(number)" }
+
+    func takeRequest() -> UInt32 {
         defer { nextRequest &+= 1 }
         return nextRequest
     }
 
-    private func later<Success>(
+    func later<Success>(
         _ completion: @escaping (Result<Success, SSHError>) -> Void,
         _ result: Result<Success, SSHError>
     ) {
         LoopTimer(on: loop) { completion(result) }.schedule(after: .zero)
     }
 
-    private static var notOpen: SSHError { SSHError(.closed, "the SSH session is not open") }
+    static var notOpen: SSHError { SSHError(.closed, "the SSH session is not open") }
 
     // MARK: Ending
 
@@ -302,6 +333,7 @@ final class OpenSSHSession: SSHConnection {
         }
         aliveCheck?.completion(false)
         aliveCheck = nil
+        endListening(error)
         control.close()
         stop()
         let onEnd = onEnd
@@ -341,10 +373,10 @@ final class OpenSSHSession: SSHConnection {
 
 extension ChannelOpening.Kind {
     fileprivate var what: String {
-        if case .directTCPIP(let destination) = self {
-            "the connection to \(destination)"
-        } else {
-            "opening an SSH session"
+        switch self {
+        case .directTCPIP(let destination): "the connection to \(destination)"
+        case .directStreamLocal(let path): "the connection to \(path)"
+        case .session, .signOfLife: "opening an SSH session"
         }
     }
 }

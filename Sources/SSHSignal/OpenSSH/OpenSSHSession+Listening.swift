@@ -1,0 +1,109 @@
+import Streams
+
+/// Ports that the server listens on for this side, by way of the master (`ssh -O forward -R`).
+///
+/// In its proxy mode a master does not pass on the server's answer to `tcpip-forward`, nor connections to a port that the server
+/// chose. So it is asked in its own words, and hands connections on to a Unix socket in its private directory.
+extension OpenSSHSession {
+    /// What the forwarded connections of one session have in common.
+    struct Listening {
+        /// Asked for, by the number of the request.
+        var asked: [UInt32: (Result<UInt16, SSHError>) -> Void] = [:]
+        /// Where the master connects to.
+        var listeners: [Listener] = []
+        var streams: [WeakSocket] = []
+        /// Whether the master is alive: who asked.
+        var aliveChecks: [UInt32: (Bool) -> Void] = [:]
+
+        struct WeakSocket { weak var stream: ForwardedSocket? }
+    }
+
+    func startListening(
+        host: String,
+        port: UInt16,
+        accept: @escaping (ByteStream) -> Void,
+        completion: @escaping (Result<UInt16, StreamError>) -> Void
+    ) {
+        loop.preconditionInLoop()
+        let answer = { (result: Result<UInt16, SSHError>) in completion(result.mapError(\.streamError)) }
+        guard isOpen else { return later(answer, .failure(failure ?? Self.notOpen)) }
+        let name = "\(host.isEmpty ? "*" : host):\(port)"
+        let path = forwardPath(listening.listeners.count)
+        let listener: Listener
+        do throws(StreamError) {
+            let bound = LoopBound((self, accept), on: loop)
+            listener = try Listener(bind: SocketAddress(unixPath: path), on: loop) { socket in
+                bound.withValue { $0.0.take(socket, of: name, $0.1) }
+            }
+        } catch {
+            return later(answer, .failure(SSHError(.system, error.message)))
+        }
+        listening.listeners.append(listener)
+        let request = takeRequest()
+        let timer = LoopTimer(on: loop) { [weak self] in
+            guard let self, let waiting = listening.asked.removeValue(forKey: request) else { return }
+            waiting(.failure(SSHError(.timedOut, "\(peerDescription) did not answer whether it listens on \(name)")))
+        }
+        timer.schedule(after: Self.requestTimeout)
+        listening.asked[request] = { [weak self] result in
+            timer.cancel()
+            if case .failure = result {
+                listener.close()
+            } else if self == nil {
+                listener.close()
+            }
+            answer(
+                result.map { $0 == 0 ? port : $0 }.mapError { error in
+                    guard error.code == .prohibited, let self else { return error }
+                    return RemotePort.refusal(of: name, privileged: port > 0 && port < 1024, peer: self.peerDescription)
+                }
+            )
+        }
+        send(MuxMessage.forward(id: request, host: host.isEmpty ? "*" : host, port: port, toUnixSocket: path))
+    }
+
+    private func take(_ socket: Socket, of port: String, _ accept: (ByteStream) -> Void) {
+        guard isOpen else { return socket.reset(.closed(socket)) }
+        let client = "a client of port \(port) of \(peerDescription)"
+        let stream = ForwardedSocket(socket, peerDescription: client) {
+            [weak self] completion in
+            guard let self, isOpen else { return completion(false) }
+            let request = takeRequest()
+            listening.aliveChecks[request] = completion
+            send(MuxMessage.aliveCheck(id: request))
+        }
+        listening.streams.removeAll { $0.stream == nil }
+        listening.streams.append(.init(stream: stream))
+        accept(stream)
+    }
+
+    /// Takes an answer of the master; returns whether it was to a question from here.
+    func takeForwardAnswer(_ answer: MuxMessage.Answer) -> Bool {
+        switch answer {
+        case .alive(let request):
+            guard let check = listening.aliveChecks.removeValue(forKey: request) else { return false }
+            check(true)
+        case .done(let request):
+            guard let asked = listening.asked.removeValue(forKey: request) else { return false }
+            asked(.success(0))
+        case .remotePort(let request, let port):
+            guard let asked = listening.asked.removeValue(forKey: request) else { return false }
+            asked(.success(UInt16(clamping: port)))
+        case .refused(let request, let reason):
+            guard let asked = listening.asked.removeValue(forKey: request) else { return false }
+            asked(.failure(SSHError(.prohibited, reason)))
+        default: return false
+        }
+        return true
+    }
+
+    /// The session is over: nobody listens, and nothing that is open is complete.
+    func endListening(_ error: SSHError) {
+        let ended = listening
+        listening = Listening()
+        for listener in ended.listeners { listener.close() }
+        for waiting in ended.asked.values { waiting(.failure(error)) }
+        for check in ended.aliveChecks.values { check(false) }
+        for stream in ended.streams { stream.stream?.sessionEnded(error.streamError) }
+    }
+}
