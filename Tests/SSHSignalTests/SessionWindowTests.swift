@@ -72,6 +72,39 @@ import Testing
         await client.close()
     }
 
+    /// Whoever writes as fast as it can uses up the room there is: whose turn it is first changes.
+    @Test func streamsThatAllHaveSomethingToSendGetTheSameShare() async throws {
+        let server = try await OpenSSHServer()
+        let link = try await DelayedLink(to: server.port, roundTrip: 2, rate: 10_000_000)
+        let client = try await connect(server, through: link)
+        let echo = try EchoServer()
+        let size = 6 << 20
+        let progress = Lock([UInt64: Int]())
+        let shares = Lock<[Int]?>(nil)
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for seed in 1...4 as ClosedRange<UInt64> {
+                let channel = try await client.openDirectTCPIP(host: "127.0.0.1", port: echo.port)
+                group.addTask {
+                    let result = try await exchange(channel, on: client.loop, send: size, seed: seed) { state in
+                        let all = progress.withLock {
+                            $0[seed] = state.received
+                            return Array($0.values)
+                        }
+                        // Half of all bytes are back.
+                        guard all.reduce(0, +) >= 2 * size else { return }
+                        shares.withLock { if $0 == nil { $0 = all } }
+                    }
+                    #expect(result.checksum == Pattern.checksum(size, seed: seed))
+                }
+            }
+            try await group.waitForAll()
+        }
+        let found = try #require(shares.withLock { $0 })
+        #expect(found.count == 4, "\(found)")
+        #expect((found.min() ?? 0) > size / 4, "\(found)")
+        await client.close()
+    }
+
     // MARK: The arithmetic
 
     @Test func aWindowFollowsItsReader() {

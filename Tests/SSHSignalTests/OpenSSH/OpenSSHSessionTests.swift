@@ -197,6 +197,28 @@ import Testing
         try await eventually("nothing is left") { isGone(master) }
     }
 
+    /// By our side here: libssh2 never asks for new keys, ssh does.
+    @Test func fourChannelsBothWaysWhileKeysChange() async throws {
+        let server = try await OpenSSHServer(configuration: ["LogLevel DEBUG1"])
+        let client = try await files.login(to: server, lines: ["RekeyLimit 1M"]).connect(on: testLoops.next())
+        let echo = try EchoServer()
+        let size = 8 << 20
+        try await withThrowingTaskGroup(of: (UInt64, Exchange).self) { group in
+            for seed in 1...4 as ClosedRange<UInt64> {
+                group.addTask {
+                    let channel = try await client.openDirectTCPIP(host: "127.0.0.1", port: echo.port)
+                    return (seed, try await exchange(channel, on: client.loop, send: size, seed: seed))
+                }
+            }
+            for try await (seed, result) in group {
+                #expect(result.failure == nil)
+                #expect(result.checksum == Pattern.checksum(size, seed: seed))
+            }
+        }
+        #expect(server.log.components(separatedBy: "SSH2_MSG_NEWKEYS received").count > 10)
+        await client.close()
+    }
+
     @Test func aServerThatFallsSilentIsNoticed() async throws {
         let server = try await OpenSSHServer()
         let options = ["ServerAliveInterval=1", "ServerAliveCountMax=1"]

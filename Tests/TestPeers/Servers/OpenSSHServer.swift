@@ -22,6 +22,7 @@ public final class OpenSSHServer: Sendable {
     ///     pam_unix of the system. Needs root.
     ///   - address: Where it listens.
     ///   - pam: The modules of `auth` in that service.
+    ///   - launcher: A command that runs the server, such as `nsenter`.
     public init(
         configuration: [String] = [],
         hostKeys: [String] = ["ed25519", "ecdsa"],
@@ -29,7 +30,8 @@ public final class OpenSSHServer: Sendable {
         sftp: Bool = true,
         password: String? = nil,
         pam: [String] = ["required pam_unix.so nodelay"],
-        address: String = "127.0.0.1"
+        address: String = "127.0.0.1",
+        launcher: [String] = []
     ) async throws {
         let directory = TemporaryDirectory()
         self.directory = directory
@@ -59,6 +61,7 @@ public final class OpenSSHServer: Sendable {
         if getuid() == 0 { mkdir("/run/sshd", 0o755) }
         var command = ["/usr/sbin/sshd", "-D", "-e", "-f", file]
         if let password { command = try await Self.namespace(directory, password: password, pam: pam) + command }
+        command = launcher + command
         process = try ChildProcess(command[0], Array(command.dropFirst()))
         _ = try await process.standardError.line(containing: "Server listening on")
     }
