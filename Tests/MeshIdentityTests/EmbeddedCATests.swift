@@ -238,6 +238,9 @@ import Testing
             let leaf = try issue(backdating, from: now).chain[0]
             #expect(leaf.notBefore == now - backdating && leaf.notAfter == now + 86_400)
         }
+        #expect(ca.optionsForAnyClock(now: now).backdating == .seconds(21_660))
+        #expect(ca.optionsForAnyClock(now: ca.certificate.notBefore + 3600).backdating == .seconds(3600))
+        #expect(ca.optionsForAnyClock(now: ca.certificate.notBefore).backdating == .seconds(120))
         for backdating in [365 * 86_400 + 1, Int64.max, -1] as [Int64] {
             let error = #expect(throws: IdentityError.self) { try issue(backdating, from: now) }
             #expect(error?.code == .refused)

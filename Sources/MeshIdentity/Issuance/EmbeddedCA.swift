@@ -239,6 +239,16 @@ public struct EmbeddedCA: CertificateIssuer {
         return notBefore
     }
 
+    /// For somebody whom every device is to accept at once, however far behind its clock is within what ``IssuanceOptions`` of a device
+    /// cover: the operator, the issuer. NotBefore is back by a quarter of the lifetime, as far as the CA's own certificate allows.
+    package func optionsForAnyClock(now: Int64? = nil) -> IssuanceOptions {
+        var options = IssuanceOptions()
+        let room = (now ?? currentTime()) - certificate.notBefore
+        let wanted = options.lifetime.components.seconds / 4 + 60
+        options.backdating = max(options.backdating, .seconds(min(wanted, room)))
+        return options
+    }
+
     /// The roots that are given out now: another process may have begun to replace the root.
     private func presentRoots() throws(IdentityError) -> [Certificate] {
         guard let directory else { return roots }

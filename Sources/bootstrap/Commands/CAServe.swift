@@ -83,7 +83,8 @@ private struct OwnCredential: Sendable {
             throw IdentityError(.refused, error.message)
         }
         let pending = try directory.prepare(id: id)
-        let issued = try authority.sign(pending.request, id: id)
+        let options = try authority.present().optionsForAnyClock()
+        let issued = try authority.sign(pending.request, id: id, options: options)
         _ = try pending.commit(
             chain: issued.chain,
             roots: issued.roots,

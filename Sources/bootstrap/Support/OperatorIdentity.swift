@@ -35,7 +35,7 @@ struct OperatorIdentity: Sendable {
     static func issue(_ id: SPIFFEID, by authority: EmbeddedCA) throws(IdentityError) -> Credential {
         let key = try PrivateKey.generate()
         let request = try CertificateRequest.create(key: key, id: id)
-        let issued = try authority.issue(request, id: id, options: IssuanceOptions())
+        let issued = try authority.issue(request, id: id, options: authority.optionsForAnyClock())
         return try Credential(key: key, chain: issued.chain, roots: issued.roots)
     }
 
