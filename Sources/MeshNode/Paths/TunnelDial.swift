@@ -15,6 +15,9 @@ final class TunnelDial: H2ConnectionDelegate {
     private let loop: EventLoop
     private var completion: Completion?
     private var connection: H2Connection?
+    /// Itself, until it has called back: the connection does not retain its delegate, and forgets who waits for the PING before it says why it
+    /// has ended.
+    private var retained: TunnelDial?
 
     /// How long the first PING may take; the connection's own keep-alive is too patient for a path on trial.
     private static let firstAnswer: Duration = .seconds(5)
@@ -37,6 +40,7 @@ final class TunnelDial: H2ConnectionDelegate {
     /// delegate, which the owner replaces with itself.
     func start(_ completion: @escaping Completion) {
         self.completion = completion
+        retained = self
         dialLower { [self] result in
             switch result {
             case .success(let stream) where self.completion == nil: Self.drop(stream)
@@ -50,6 +54,7 @@ final class TunnelDial: H2ConnectionDelegate {
         completion = nil
         connection?.close()
         connection = nil
+        retained = nil
     }
 
     private static func drop(_ stream: ByteStream) { stream.reset(StreamError(.closed, "nobody waits for it")) }
@@ -99,6 +104,7 @@ final class TunnelDial: H2ConnectionDelegate {
         case .failure(let error): configuration.metrics.countHandshake(.client, failure: error)
         }
         completion(result)
+        retained = nil
     }
 
     // MARK: H2ConnectionDelegate

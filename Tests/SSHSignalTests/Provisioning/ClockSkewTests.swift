@@ -73,6 +73,10 @@ import Testing
         let accepted = try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7", "--skew-ok"])
         #expect(accepted.succeeded, "\(accepted.standardOutput)\(accepted.standardError)")
         #expect(try CredentialDirectory(owner.state + "/identity").load().notBefore < now() - 36_000)
+        // So far nobody's certificate is dated back but its own: its node refuses the operator, who is told, and does not wait for ever.
+        let probed = try await owner.run(["status", "--probe"])
+        #expect(probed.status == .exited(1), "\(probed.standardOutput)")
+        #expect(probed.standardOutput.contains("its node does not answer over the mesh"), "\(probed.standardOutput)")
         let renewed = try await owner.run(["renew", "dev7"])
         #expect(renewed.status == .exited(1) && renewed.standardError.contains("--skew-ok"), "\(renewed.standardError)")
         let again = try await owner.run(["renew", "dev7", "--skew-ok"])
