@@ -13,7 +13,9 @@ public struct EnrollmentError: Error, Hashable, Sendable, CustomStringConvertibl
         case unfit
         /// The ledger says that it must not have a certificate.
         case denied
-        /// Anything that went wrong afterwards.
+        /// The connection was lost on the way: doing it again finishes it.
+        case interrupted
+        /// Anything else that went wrong afterwards.
         case failed
     }
 

@@ -20,8 +20,11 @@ extension SSHLogin {
                 await client.close()
                 return outcome
             } catch {
+                // Everything on a connection that is lost fails with it, each in its own words.
+                let loss = await client.failure()
                 await client.close()
-                throw error
+                guard let loss, [.connectionLost, .timedOut].contains(loss.code) else { throw error }
+                throw EnrollmentError(.interrupted, EnrollmentError(error, name: name).message)
             }
         } catch {
             throw EnrollmentError(error, name: name)

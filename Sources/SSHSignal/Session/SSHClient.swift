@@ -239,6 +239,14 @@ public final class SSHClient: Sendable {
         }
     }
 
+    /// Why the connection has ended; nil while it stands.
+    func failure() async -> SSHError? {
+        let connection = connection
+        return await withCheckedContinuation { continuation in
+            loop.submit { continuation.resume(returning: connection.withValue(\.failure)) }
+        }
+    }
+
     /// Returns why the connection ended, once it has.
     public func ended() async -> SSHError {
         let connection = connection

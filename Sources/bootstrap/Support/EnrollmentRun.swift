@@ -121,6 +121,26 @@ struct EnrollmentRun: Sendable {
         }
     }
 
+    /// A connection that is lost on the way is made again: every step can be taken twice, and finds what the last attempt has left.
+    private func reconnecting<Outcome>(
+        _ target: EnrollmentTarget,
+        _ enroll: () async throws(EnrollmentError) -> Outcome
+    ) async throws(EnrollmentError) -> Outcome {
+        let attempts = 3
+        for attempt in 1...attempts {
+            do throws(EnrollmentError) {
+                return try await enroll()
+            } catch {
+                // A machine that is starting again is not there for a while.
+                let mayComeBack = error.reason == .interrupted || (attempt > 1 && error.reason == .unreachable)
+                guard mayComeBack else { throw error }
+                report.warning("\(error.message); connecting again (\(attempt) of \(attempts))")
+                try? await Task.sleep(for: .seconds(1 << (attempt - 1)))
+            }
+        }
+        return try await enroll()
+    }
+
     /// What happened was reported.
     private func enroll(_ target: EnrollmentTarget, on loop: EventLoop) async -> Outcome {
         var replaced: String?
@@ -134,7 +154,9 @@ struct EnrollmentRun: Sendable {
                 return nil
             }
             let recording = RecordingIssuer(issuer, ledger: records.ledger, command: "enroll", device: target.name)
-            let outcome = try await enroll(target, options, recording, on: loop)
+            let outcome = try await reconnecting(target) { () throws(EnrollmentError) in
+                try await enroll(target, options, recording, on: loop)
+            }
             var record = outcome.record
             record.labels = target.labels
             if known?.hostKey == record.hostKey { record.sshServer = known?.sshServer }
@@ -278,7 +300,7 @@ extension EnrollmentError.Reason {
         case .authenticationRefused: .authenticationRefused
         case .unreachable: .unreachable
         case .denied: .denied
-        case .unfit, .failed: .failed
+        case .unfit, .interrupted, .failed: .failed
         }
     }
 }

@@ -100,6 +100,31 @@ extension EnrollmentOverSSHTests {
         #expect(try FileManager.default.contentsOfDirectory(atPath: owner.base.path).isEmpty)
     }
 
+    /// The connection is cut while the agent is on its way: once, and the same command finishes; every time, and it gives up and says so.
+    @Test func aConnectionThatIsCutIsMadeAgain() async throws {
+        let server = try await OpenSSHServer()
+        let owner = try await Operator()
+        defer { owner.stopNode() }
+        let relay = try RelayServer(to: server.port)
+        try owner.know(server.directory.path("host_ed25519.pub"), port: relay.port)
+        let arguments = enrollment(owner, relay.port, server, base: owner.base.path)
+
+        @Sendable func cutEach() { relay.watch(until: 200_000) { cutEach() } }
+        cutEach()
+        let never = try await owner.run(arguments)
+        #expect(never.status == .exited(1))
+        #expect(never.standardError.contains("connecting again (3 of 3)"), "\(never.standardError)")
+        #expect(!FileManager.default.fileExists(atPath: owner.state + "/identity"))
+        #expect(try owner.devices.all().isEmpty)
+
+        relay.watch(until: 200_000) { relay.watch() }
+        let once = try await owner.run(arguments)
+        #expect(once.succeeded, "\(once.standardError)")
+        #expect(once.standardError.contains("connecting again (1 of 3)"), "\(once.standardError)")
+        #expect(!once.standardError.contains("(2 of 3)"), "\(once.standardError)")
+        try expectWhole(owner, "after a cut")
+    }
+
     /// Four at once, over and over: whoever is too late is told by whom; what the device has is what the ledger says.
     @Test func operatorsAtTheSameDeviceAtTheSameTime() async throws {
         let server = try await OpenSSHServer()
