@@ -54,11 +54,16 @@ public struct SSHPublicKey: Hashable, Sendable, CustomStringConvertible {
 
     /// As `ssh-keygen -l` prints it.
     public var fingerprint: String {
-        var digest = [UInt8](repeating: 0, count: 32)
+        "SHA256:" + Base64.encode(Self.digest(blob, is512: false), padded: false)
+    }
+
+    /// SHA-256 or SHA-512.
+    static func digest(_ message: [UInt8], is512: Bool) -> [UInt8] {
+        var digest = [UInt8](repeating: 0, count: is512 ? 64 : 32)
         var length: UInt32 = 0
-        let done = EVP_Digest(blob, blob.count, &digest, &length, EVP_sha256(), nil)
-        precondition(done == 1 && length == 32, "SHA-256 is part of every OpenSSL")
-        return "SHA256:" + Base64.encode(digest, padded: false)
+        let done = EVP_Digest(message, message.count, &digest, &length, is512 ? EVP_sha512() : EVP_sha256(), nil)
+        precondition(done == 1 && length == digest.count, "SHA-2 is part of every OpenSSL")
+        return digest
     }
 
     public var description: String { "\(fingerprint) (\(algorithm))" }

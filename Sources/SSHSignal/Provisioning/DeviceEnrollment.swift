@@ -16,6 +16,8 @@ public struct DeviceEnrollment: Sendable {
         /// Directories to install below, best first; `~/` is the home directory there.
         public var bases: [String]
         public var issuance: IssuanceOptions
+        /// Its SSH host key has to sign the certificate request.
+        public var attests = false
         /// A ``ServiceKind``, `auto` for the best the device has; nil leaves what is there.
         public var service: String?
         /// Give out a certificate even where the clocks are further apart than a quarter of its lifetime.
@@ -57,7 +59,7 @@ public struct DeviceEnrollment: Sendable {
     }
 
     private let options: Options
-    private let issuer: any CertificateIssuer
+    private var issuer: any CertificateIssuer
     private let report: @Sendable (Progress) -> Void
 
     public init(
@@ -88,8 +90,11 @@ public struct DeviceEnrollment: Sendable {
             report(.step("connect", "\(client.serverVersion), host key \(client.hostKey)", .now - start))
             if let refusal = options.refusal(client.hostKey) { throw refusal }
             let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
-            let (plan, ack, certificate) = try await enroll(over: channel)
-            return DeviceRecord(
+            let attesting = options.attests ? AttestingIssuer(issuer, options.name, client, report: report) : nil
+            var enrollment = self
+            if let attesting { enrollment.issuer = attesting }
+            let (plan, ack, certificate) = try await enrollment.enroll(over: channel)
+            var record = DeviceRecord(
                 name: options.name,
                 destination: destination,
                 ssh: .init(arguments),
@@ -103,6 +108,8 @@ public struct DeviceEnrollment: Sendable {
                 lifetime: options.issuance.lifetime.components.seconds,
                 roots: try? Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)
             )
+            record.attestation = attesting?.attestation.withLock { $0 }
+            return record
         }
     }
 

@@ -30,6 +30,8 @@ public struct DeviceRecord: Hashable, Sendable, Codable {
     public var roots: [String]?
     /// What the inventory says of it, for people.
     public var labels: [String: String]?
+    /// Its host key's signature over the request of its enrolment; nil: that was not asked for.
+    public var attestation: HostKeyAttestation?
     /// What was set up in its sshd; nil: nothing.
     public var sshServer: SSHServerRecord?
     /// When its certificate was renewed last since it was enrolled, in seconds since 1970.

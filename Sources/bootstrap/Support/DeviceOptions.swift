@@ -1,6 +1,11 @@
 import ArgumentParser
 import SSHSignal
 
+/// How a machine proves that a certificate request is its own, beyond the session that it came in.
+enum AttestationArgument: String, ExpressibleByArgument {
+    case hostKey = "host-key"
+}
+
 /// What `enroll` is to do on a device beside giving it an identity.
 struct DeviceOptions: ParsableArguments {
     @Option(
@@ -44,10 +49,22 @@ struct DeviceOptions: ParsableArguments {
     )
     var after: String?
 
+    @Option(
+        help: ArgumentHelp(
+            "host-key: the machine's SSH host key has to sign the certificate request (ssh-keygen -Y sign; root or sudo there), and the "
+                + "ledger keeps the signature.",
+            valueName: "HOW"
+        )
+    )
+    var attest: AttestationArgument?
+
     /// Where the key is made when there is to be no agent; nil when there is.
     var keyOrigin: DeviceRecord.KeyOrigin? { pushKey ? .pushed : agentless ? .openssl : nil }
 
     func validate() throws {
+        guard attest == nil || !pushKey else {
+            throw ValidationError("--attest says that the machine made its key; with --push-key it did not")
+        }
         guard keyOrigin != nil || (credentialDir == nil && after == nil) else {
             throw ValidationError("--credential-dir and --after are for --agentless and --push-key")
         }

@@ -73,6 +73,15 @@ struct DeviceStatus: Encodable {
         line("destination", device.destination)
         line("host key", "\(device.hostKey.algorithm) \(device.hostKey.fingerprint)")
         line("key made", (device.keyOrigin ?? .device).rawValue)
+        if let attestation = device.attestation {
+            let which =
+                attestation.serial == device.serial ? "the present certificate" : "a certificate that was renewed since"
+            line(
+                "attested",
+                attestation.refusal.map { "THE EVIDENCE IS DAMAGED: \($0)" }
+                    ?? "its host key \(attestation.fingerprint ?? "?") has signed the request for \(which), \(describe(time: attestation.verifiedAt))"
+            )
+        }
         for certificate in device.sshServer?.hostCertificates ?? [] {
             let left = certificate.notAfter - now
             line(

@@ -77,6 +77,7 @@ struct EnrollmentRun: Sendable {
         return (device.keyOrigin ?? .device) == (known.keyOrigin ?? .device)
             && (device.keyOrigin != nil || known.agent.sha256 == agent.sha256)
             && known.renewal.wait(at: MeshIdentity.currentTime()) > 0
+            && (device.attest == nil || known.attestation?.serial == known.serial)
             && (server?.isDone(known.sshServer) ?? true)
     }
 
@@ -165,7 +166,7 @@ struct EnrollmentRun: Sendable {
                 reason = change
             }
             do throws(DeviceDirectoryError) {
-                try records.save(record, revokingEarlier: reason)
+                try records.save(record, by: "enroll", record.enrolmentEvent, revokingEarlier: reason)
             } catch {
                 throw EnrollmentError(.failed, "\(target.name) is enrolled, but not recorded: \(error.message)")
             }
@@ -229,6 +230,7 @@ struct EnrollmentRun: Sendable {
         )
         agentless.acceptsSkew = acceptsSkew
         agentless.refusal = options.refusal
+        agentless.attests = options.attests
         let enrollment = AgentlessEnrollment(agentless, issuer: issuer) { report.progress($0, of: target.name) }
         let outcome = try await enrollment.run(login, destination: target.text, arguments: arguments, on: loop)
         return (outcome.record, outcome.afterFailure)
@@ -264,6 +266,7 @@ struct EnrollmentRun: Sendable {
             issuance: issuance
         )
         options.service = device.service
+        options.attests = device.attest != nil
         options.acceptsSkew = acceptsSkew
         return options
     }
@@ -313,5 +316,12 @@ extension SSHArguments {
         result.identityFiles = identityFiles.map(absolute)
         result.configurationFile = configurationFile.map { $0.lowercased() == "none" ? $0 : absolute($0) }
         return result
+    }
+}
+
+extension DeviceRecord {
+    /// For the ledger's events.
+    fileprivate var enrolmentEvent: String {
+        attestation.map { "enrolled, its request signed by the host key \($0.fingerprint ?? "?")" } ?? "enrolled"
     }
 }

@@ -13,6 +13,8 @@ public struct AgentlessEnrollment: Sendable {
         public var keyOrigin: DeviceRecord.KeyOrigin
         /// Absolute; nil is `/etc/bootstrap/identity` for root, else `.bootstrap/identity` in the home directory.
         public var directory: String?
+        /// Its SSH host key has to sign the certificate request.
+        public var attests = false
         /// A shell command that is run there once the files are in place.
         public var after: String?
         /// Give out a certificate even where the clocks are further apart than a quarter of its lifetime.
@@ -46,7 +48,7 @@ public struct AgentlessEnrollment: Sendable {
     }
 
     private let options: Options
-    private let issuer: any CertificateIssuer
+    private var issuer: any CertificateIssuer
     private let report: @Sendable (DeviceEnrollment.Progress) -> Void
 
     public init(
@@ -77,7 +79,10 @@ public struct AgentlessEnrollment: Sendable {
             report(.step("connect", "\(client.serverVersion), host key \(client.hostKey)", .now - start))
             if let refusal = options.refusal(client.hostKey) { throw refusal }
             let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
-            let visit = try await enroll(over: channel)
+            let attesting = options.attests ? AttestingIssuer(issuer, options.name, client, report: report) : nil
+            var enrollment = self
+            if let attesting { enrollment.issuer = attesting }
+            let visit = try await enrollment.enroll(over: channel)
             var record = DeviceRecord(
                 name: options.name,
                 destination: destination,
@@ -94,6 +99,7 @@ public struct AgentlessEnrollment: Sendable {
             )
             record.keyOrigin = options.keyOrigin
             record.after = options.after
+            record.attestation = attesting?.attestation.withLock { $0 }
             return Outcome(record: record, afterFailure: visit.afterFailure)
         }
     }
@@ -325,6 +331,7 @@ extension AgentlessEnrollment {
         outcome.record.ssh = record.ssh
         outcome.record.labels = record.labels
         outcome.record.sshServer = record.sshServer
+        outcome.record.attestation = record.attestation
         outcome.record.renewedAt = outcome.record.enrolledAt
         outcome.record.enrolledAt = record.enrolledAt
         return outcome

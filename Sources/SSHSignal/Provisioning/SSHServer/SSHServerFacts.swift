@@ -39,7 +39,10 @@ struct SSHServerFacts: Hashable, Sendable {
         }
         switch values["server"] {
         case "dropbear":
-            throw failure(.unfit, "its SSH server is dropbear, which has no certificates; nothing was changed")
+            throw failure(
+                .unfit,
+                "its SSH server is dropbear, which has no certificates and signs nothing but logins; nothing was changed"
+            )
         case "unknown":
             throw failure(
                 .unfit,

@@ -89,7 +89,12 @@ public struct SSHServerSetup: Sendable {
         try await Self.privilegedChannel(client, name: options.name)
     }
 
-    static func privilegedChannel(_ client: SSHClient, name: String) async throws -> any RemoteChannel {
+    /// - Parameter purpose: Why it has to be root's, for the refusal.
+    static func privilegedChannel(
+        _ client: SSHClient,
+        name: String,
+        purpose: String = "sshd's configuration is root's"
+    ) async throws -> any RemoteChannel {
         let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
         let shell = RemoteShell(channel, name: name)
         let privilege: String?
@@ -104,7 +109,7 @@ public struct SSHServerSetup: Sendable {
         guard let privilege, ["sudo", "doas"].contains(privilege) else {
             throw EnrollmentError(
                 .unfit,
-                "\(name): sshd's configuration is root's, and this account is neither root nor has sudo without a password "
+                "\(name): \(purpose), and this account is neither root nor has sudo without a password "
                     + "(NOPASSWD); its sshd is left as it is"
             )
         }
