@@ -59,7 +59,10 @@ import Testing
                   ssh: {destination: "\(OpenSSHServer.user)@\(address):\(sshd.port)", identityFile: \(sshd.userKey), knownHosts: \(known), config: \(config)}
                 """
             )
-            client = try machines.start(.near, [TestTools.bootstrap, "node", "--config", clientFile, "--loops", "1"])
+            client = try machines.start(
+                .near,
+                [TestTools.bootstrap, "node", "--config", clientFile, "--loops", "1", "--log-level", "info"]
+            )
             _ = try await client.standardOutput.line(containing: "ready in")
         }
 
@@ -111,6 +114,8 @@ import Testing
         let conversation = try await site.conversation()
         try await site.machines.drop(site.sshd.port)
         _ = try await conversation.standardOutput.line(containing: "cut", within: .seconds(90))
+        // By the keep-alive: TCP itself would have given up later.
+        try await site.says("a question was not answered")
         try await site.machines.dropNothing()
         try await site.exchange(300_000)
         #expect(site.sshd.log.components(separatedBy: "Accepted publickey").count - 1 >= 2)

@@ -34,7 +34,7 @@ import Testing
             - match: "*.cams.lan"
               hbone: "[fd00::1]:15008"
               identity: [spiffe://example.org/ns/prod/sa/a, spiffe://example.org/ns/prod/sa/b]
-              ssh: {destination: "ops@cam:2222", identityFile: id_ed25519, knownHosts: /kh, config: sub/ssh_config}
+              ssh: {destination: "ops@cam:2222", identityFile: id_ed25519, knownHosts: /kh, config: sub/ssh_config, sessions: 2, engine: openssh}
               path: h2-over-ssh
             default: direct
             policy:
@@ -76,6 +76,8 @@ import Testing
         #expect(cams.identities.count == 2)
         #expect(cams.ssh?.destination.description == "ops@cam:2222")
         #expect(cams.ssh?.identityFile == "/srv/id_ed25519")
+        #expect(cams.ssh?.sessions == 2)
+        #expect(cams.ssh?.engine == .openSSH)
         #expect(cams.ssh?.knownHosts == "/kh")
         #expect(cams.ssh?.config == "/srv/sub/ssh_config")
         #expect(cams.path == .h2OverSSH && cams.transports == [.h2OverSSH])

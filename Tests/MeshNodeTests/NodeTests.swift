@@ -107,6 +107,20 @@ import Testing
         await sshd.stop()
     }
 
+    @Test(arguments: ["libssh2", "openssh"]) func anEndpointNamesItsEngine(_ engine: String) async throws {
+        let backend = try EchoServer()
+        let sshd = try await OpenSSHServer(configuration: ["LogLevel DEBUG1"])
+        let ssh = try await sshd.endpointYAML(more: ", engine: \(engine)")
+        let pair = try await NodePair(to: backend.port, ssh: ssh, path: "ssh")
+        let (received, ending) = try await TCPClient.exchange(port: pair.entry, sending: [1, 2, 3])
+        #expect(ending == .endOfStream)
+        #expect(received == [1, 2, 3])
+        let name = engine == "libssh2" ? "libssh2_" : "OpenSSH_"
+        #expect(sshd.log.contains("remote software version \(name)"))
+        await pair.stop()
+        await sshd.stop()
+    }
+
     /// What only `ssh` can decide is left to it.
     @Test(arguments: ["h2-over-ssh", "ssh"])
     func everyPathCarriesTheStreamByWayOfTheSSHProgram(path: String) async throws {

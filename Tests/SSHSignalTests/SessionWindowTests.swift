@@ -72,7 +72,7 @@ import Testing
         await client.close()
     }
 
-    /// Whoever writes as fast as it can uses up the room there is: whose turn it is first changes.
+    /// Nobody is left behind: their windows, and that they take turns, see to it.
     @Test func streamsThatAllHaveSomethingToSendGetTheSameShare() async throws {
         let server = try await OpenSSHServer()
         let link = try await DelayedLink(to: server.port, roundTrip: 2, rate: 10_000_000)

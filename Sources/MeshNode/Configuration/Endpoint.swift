@@ -94,6 +94,8 @@ extension NodeConfiguration {
         /// SSH sessions that each event loop may have with the server at once, `1...16`; the second and later ones only where
         /// the windows of those before are the limit.
         public var sessions: Int
+        /// What makes the connections.
+        public var engine: SSHEngine
 
         public static let defaultSessions = 4
 
@@ -102,8 +104,10 @@ extension NodeConfiguration {
             identityFile: String? = nil,
             knownHosts: String? = nil,
             config: String? = nil,
-            sessions: Int = Self.defaultSessions
+            sessions: Int = Self.defaultSessions,
+            engine: SSHEngine = .automatic
         ) {
+            self.engine = engine
             self.sessions = sessions
             self.destination = destination
             self.identityFile = identityFile

@@ -224,7 +224,7 @@ private struct NodeConfigurationDecoder {
     }
 
     private func sshAccess(_ node: YAMLNode) -> NodeConfiguration.SSHAccess? {
-        let keys = ["destination", "identityFile", "knownHosts", "config", "sessions"]
+        let keys = ["destination", "identityFile", "knownHosts", "config", "sessions", "engine"]
         guard
             let mapping = MappingDecoder(node, what: "'ssh'", keys: keys, required: ["destination"], diagnostics),
             let destination = mapping.value("destination", { try Destination(parsing: $0) })
@@ -240,7 +240,8 @@ private struct NodeConfigurationDecoder {
             identityFile: mapping.string("identityFile").map(paths.resolve),
             knownHosts: mapping.string("knownHosts").map(paths.resolve),
             config: mapping.string("config").map(paths.resolve),
-            sessions: sessions ?? NodeConfiguration.SSHAccess.defaultSessions
+            sessions: sessions ?? NodeConfiguration.SSHAccess.defaultSessions,
+            engine: mapping.choice("engine", of: SSHEngine.self) ?? .automatic
         )
     }
 

@@ -64,7 +64,8 @@ extension PeerAccess {
                 arguments: SSHArguments(
                     configurationFile: access.config,
                     options: access.knownHosts.map { ["UserKnownHostsFile=\($0)"] } ?? [],
-                    identityFiles: access.identityFile.map { [$0] } ?? []
+                    identityFiles: access.identityFile.map { [$0] } ?? [],
+                    engine: access.engine
                 ),
                 // A daemon has nobody to ask.
                 prompts: SSHLogin.Prompts(warn: warn)
