@@ -65,9 +65,12 @@ import Testing
         let request = try CertificateRequest.create(key: PrivateKey.generate(), id: id)
         let root = try rotation.begin(running, passphrase: nil)
         #expect(try running.issue(request, id: id).roots.contains(root), "given out at once")
+        #expect(try running.isPresent())
         try rotation.switchSigner()
+        #expect(try running.isPresent() == false)
+        #expect(try EmbeddedCA.load(directory: directory).isPresent())
         let error = #expect(throws: IdentityError.self) { try running.issue(request, id: id) }
-        #expect(error?.message.contains("start it again") == true)
+        #expect(error?.message.contains("open it again") == true)
     }
 
     /// Killed before the new CA was in place: it begins anew.
