@@ -1,4 +1,4 @@
-public import H2Transport
+import H2Transport
 public import MeshIdentity
 import SSHSignal
 public import Streams

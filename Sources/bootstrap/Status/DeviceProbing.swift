@@ -87,7 +87,7 @@ struct DeviceProbing: Sendable {
         }
         var failure: StreamError?
         for text in device.hbone {
-            do {
+            do throws(StreamError) {
                 let authority = try Authority(parsing: text)
                 let address = try SocketAddress(ip: authority.host, port: authority.port)
                 let answer = try await TunnelProbe.run(
@@ -98,11 +98,9 @@ struct DeviceProbing: Sendable {
                     on: loop
                 )
                 return .answers(path: "h2", serial: answer.certificate?.serial, remark: nil)
-            } catch let error as StreamError {
+            } catch {
                 if error.code == .authentication { return .fails("\(text): \(error.message)", isRefusal: true) }
                 failure = failure ?? StreamError(error.code, "\(text): \(error.message)")
-            } catch {
-                failure = failure ?? StreamError(.system, "\(text): \(error)")
             }
         }
         return .fails(failure?.message ?? "", isRefusal: false)
