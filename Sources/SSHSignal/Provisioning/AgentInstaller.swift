@@ -31,7 +31,7 @@ struct AgentInstaller: Sendable {
         let output = try await step(
             "lock",
             """
-            why=$(mkdir -p "$root" 2>&1) || refuse "$root cannot be made: $why"
+            [ -d "$root" ] || why=$(mkdir -p "$root" 2>&1) || refuse "$root cannot be made: $why"
             tries=0
             why=
             # An owner before that is just leaving can take the new directory away before there is a name in it: once more then.

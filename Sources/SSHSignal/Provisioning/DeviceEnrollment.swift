@@ -181,7 +181,7 @@ public struct DeviceEnrollment: Sendable {
         do throws(InstallationPlan.Refusal) {
             plan = try InstallationPlan(facts, agent: agent)
         } catch {
-            let hasOpenSSL = facts.surroundings.opensslVersion != nil
+            let hasOpenSSL = facts.surroundings.hasOpenSSL
             let way =
                 hasOpenSSL
                 ? "--agentless has the machine's own openssl make a key, for the software that is there"

@@ -91,7 +91,9 @@ enum ProbeScript {
               line=$(df -Pk "$at" 2>/dev/null)
               line="${line##*
             }"
-              say "base.$n.free" "$(echo "$line" | sed -n 's/.*[ ]\\([0-9][0-9]*\\)  *[0-9][0-9]*% .*/\\1/p')"
+              free="${line%%%*}"; free="${free%[ ]*}"
+              while [ "${free%[ ]}" != "$free" ]; do free="${free%[ ]}"; done
+              say "base.$n.free" "${free##*[ ]}"
               case "$line" in tmpfs*|ramfs*) say "base.$n.volatile" 1;; esac
               agent="$root/"\(ShellScript.quote(release))/bootstrap
               [ -f "$agent" ] && say "base.$n.agent" "$(sum "$agent")"

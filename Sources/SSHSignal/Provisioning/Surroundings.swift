@@ -37,8 +37,7 @@ extension DeviceFacts {
         public var privilege: Privilege
         /// Whether a program for SFTP is where sshd looks for it, or sshd's configuration has its own.
         public var hasSFTP: Bool
-        /// `3.0.13`, from `openssl version`; nil without the program.
-        public var opensslVersion: String?
+        public var hasOpenSSL: Bool
         /// The login comes from this very machine: nothing is slow, and compressing would only cost.
         public var isLoopback: Bool
 
@@ -55,7 +54,7 @@ extension DeviceFacts {
             runsCron = values["crond"] == "1" && values["tool.crontab"] == "1"
             privilege = values["uid"] == "0" ? .root : values["privilege"].flatMap(Privilege.init) ?? .none
             hasSFTP = values["sftp"] == "1"
-            opensslVersion = text("openssl", limit: 40)
+            hasOpenSSL = values["tool.openssl"] == "1"
             isLoopback = Self.isLoopback(values["connection"] ?? "")
         }
 
@@ -77,7 +76,7 @@ extension DeviceFacts {
             if runsCron { parts.append("cron") }
             if privilege == .sudo || privilege == .doas { parts.append("\(privilege.rawValue) without a password") }
             parts.append(hasSFTP ? "sftp" : "no sftp")
-            parts.append(opensslVersion.map { "openssl \($0)" } ?? "no openssl")
+            parts.append(hasOpenSSL ? "openssl" : "no openssl")
             return parts.joined(separator: ", ")
         }
     }
@@ -97,7 +96,8 @@ enum SurroundingsScript {
         limit=; has timeout && limit='timeout 5'
         init=other
         if has systemctl; then
-          state=$($limit systemctl is-system-running 2>/dev/null)
+          # As sd_booted(3): without this directory it is not what runs here, and need not be asked.
+          state=offline; [ -d /run/systemd/system ] && state=$($limit systemctl is-system-running 2>/dev/null)
           say systemd "$state"
           case "$state" in running|degraded|starting|initializing|maintenance) init=systemd;; esac
         fi
@@ -127,8 +127,5 @@ enum SurroundingsScript {
           /usr/lib/sftp-server /usr/lib/misc/sftp-server; do [ -x "$f" ] && sftp=1 && break; done
         [ -n "$sftp" ] || { grep -i '^[[:space:]]*subsystem[[:space:]]*sftp' /etc/ssh/sshd_config >/dev/null 2>&1 && sftp=1; }
         [ -n "$sftp" ] && say sftp 1
-        if has openssl; then
-          v=$(openssl version 2>/dev/null); v=${v#* }; say openssl "${v%% *}"
-        fi
         """
 }

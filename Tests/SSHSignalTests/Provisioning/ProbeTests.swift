@@ -60,8 +60,11 @@ import Testing
     @Test(arguments: FarShell.allCases)
     func findsWhatIsAround(kind: FarShell) async throws {
         let tools = try home.makeDirectory("tools")
+        // The directory that says that systemd is what runs here, in a mount namespace of its own.
+        let booted = "mount -t tmpfs tmpfs /run; mkdir -p /run/systemd/system; "
         let path =
-            "export PATH='\(tools)':\"$PATH\" XDG_RUNTIME_DIR='\(home.path)' SSH_CONNECTION='10.0.0.1 4711 10.0.0.7 22'"
+            booted
+            + "export PATH='\(tools)':\"$PATH\" XDG_RUNTIME_DIR='\(home.path)' SSH_CONNECTION='10.0.0.1 4711 10.0.0.7 22'"
         try await home.writeProgram(
             "tools/systemctl",
             "[ \"$1\" = is-system-running ] && cat \(home.path("state")); exit 1"
@@ -73,14 +76,14 @@ import Testing
         #expect(nothing.systemdState == "degraded")
         #expect(!nothing.hasUserBus && !nothing.isLoopback)
         #expect(nothing.privilege == .root)
-        #expect(nothing.opensslVersion?.hasPrefix("3.") == true)
+        #expect(nothing.hasOpenSSL)
         #expect(nothing.hasSFTP)
         #expect(nothing.distribution?.isEmpty == false)
         let machine = try String(contentsOfFile: "/etc/machine-id", encoding: .utf8)
         #expect(nothing.machineID == machine.trimmingCharacters(in: .whitespacesAndNewlines))
 
         try home.write("state", "offline\n")
-        try FileManager.default.copyItem(atPath: "/bin/sleep", toPath: home.path("crond"))
+        try FileManager.default.createSymbolicLink(atPath: home.path("crond"), withDestinationPath: "/bin/sleep")
         let cron = try ChildProcess(home.path("crond"), ["600"])
         let bus = try ChildProcess(
             "python3",
@@ -99,7 +102,7 @@ import Testing
         #expect(some.systemdState == "offline")
         #expect(some.initSystem != .systemd)
         #expect(some.runsCron && some.hasUserBus && some.isLoopback)
-        #expect(some.summary.contains("cron, sftp, openssl 3."), "\(some.summary)")
+        #expect(some.summary.contains("cron, sftp, openssl"), "\(some.summary)")
     }
 
     /// sudo is a stand-in that agrees, then one that wants a password.
@@ -130,9 +133,14 @@ import Testing
     /// A bus that never answers costs five seconds, not the enrolment.
     @Test func hangingInitSystemDoesNotHangTheProbe() async throws {
         try await home.writeProgram("tools/systemctl", "[ $# = 0 ] || exec sleep 600")
-        let facts = try await probe(setup: "export PATH='\(home.path("tools"))':\"$PATH\"")
+        let path = "export PATH='\(home.path("tools"))':\"$PATH\""
+        let booted = "mount -t tmpfs tmpfs /run; mkdir -p /run/systemd/system; "
+        let facts = try await probe(setup: booted + path)
         #expect(facts.surroundings.initSystem != .systemd)
         #expect(facts.surroundings.systemdState == nil)
+        // Where it does not run it is not asked.
+        let other = try await probe(setup: "mount -t tmpfs tmpfs /run; " + path)
+        #expect(other.surroundings.systemdState == "offline")
     }
 
     @Test func findsWhatIsInstalled() async throws {

@@ -163,7 +163,7 @@ public struct AgentlessEnrollment: Sendable {
         let skew = facts.skew(asked: asked, answered: options.clock())
         try skew.check(lifetime: options.issuance.lifetime, isAccepted: options.acceptsSkew, name: options.name)
         if let warning = skew.warning { report(.warning("\(options.name): \(warning)")) }
-        guard options.keyOrigin == .pushed || facts.surroundings.opensslVersion != nil else {
+        guard options.keyOrigin == .pushed || facts.surroundings.hasOpenSSL else {
             throw EnrollmentError(
                 .unfit,
                 """
