@@ -37,8 +37,10 @@ let package = Package(
         .systemLibrary(name: "CSQLite", pkgConfig: "sqlite3", providers: [.apt(["libsqlite3-dev"])]),
         .systemLibrary(name: "CLibYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
 
-        // Imports point down only: Streams ← MeshIdentity ← {H2Transport, SSHSignal} ← MeshNode ← bootstrap.
+        // Imports point down only: {Streams, YAML} ← MeshIdentity ← {H2Transport, SSHSignal} ← MeshNode ← bootstrap.
         .target(name: "Streams", dependencies: ["CLinux"], swiftSettings: settings),
+        // The reader of configuration and inventory files.
+        .target(name: "YAML", dependencies: ["CLibYAML"], swiftSettings: settings),
         .target(name: "MeshIdentity", dependencies: ["COpenSSL", "CSQLite"], swiftSettings: settings),
         .target(
             name: "H2Transport",
@@ -56,13 +58,13 @@ let package = Package(
         ),
         .target(
             name: "MeshNode",
-            dependencies: ["Streams", "MeshIdentity", "H2Transport", "SSHSignal", "CLinux", "CLibYAML", log],
+            dependencies: ["Streams", "MeshIdentity", "H2Transport", "SSHSignal", "YAML", "CLinux", log],
             swiftSettings: settings
         ),
         .executableTarget(
             name: "bootstrap",
             dependencies: [
-                "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "MeshNode", log,
+                "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "MeshNode", "YAML", log,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
@@ -78,6 +80,7 @@ let package = Package(
         ),
         .testTarget(name: "TestPeersTests", dependencies: ["TestPeers"], swiftSettings: settings),
         .testTarget(name: "StreamsTests", dependencies: ["Streams", "TestPeers"], swiftSettings: settings),
+        .testTarget(name: "YAMLTests", dependencies: ["YAML"], swiftSettings: settings),
         .testTarget(name: "MeshIdentityTests", dependencies: ["MeshIdentity", "TestPeers"], swiftSettings: settings),
         .testTarget(
             name: "H2TransportTests",
@@ -91,7 +94,11 @@ let package = Package(
             dependencies: ["SSHSignal", "TestPeers", "COpenSSL"],
             swiftSettings: settings
         ),
-        .testTarget(name: "MeshNodeTests", dependencies: ["MeshNode", "TestPeers", log], swiftSettings: settings),
+        .testTarget(
+            name: "MeshNodeTests",
+            dependencies: ["MeshNode", "YAML", "TestPeers", log],
+            swiftSettings: settings
+        ),
         .testTarget(name: "EndToEnd", dependencies: ["MeshNode", "TestPeers"], swiftSettings: settings),
     ]
 )

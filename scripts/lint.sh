@@ -47,10 +47,11 @@ not_above() {
         "^[^/]*\bimport +(struct +|class +|enum +|func +)?($pattern)\b" --include='*.swift' "Sources/$module"
 }
 not_above Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite
+not_above YAML Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CSQLite
 not_above MeshIdentity H2Transport SSHSignal MeshNode CNGHTTP2 CLibSSH2 CLibYAML
 not_above H2Transport SSHSignal MeshNode CLibSSH2 CLibYAML CSQLite
 not_above SSHSignal H2Transport MeshNode CNGHTTP2 CLibYAML CSQLite
-not_above MeshNode CLibSSH2 CNGHTTP2 CSQLite
+not_above MeshNode CLibSSH2 CNGHTTP2 CSQLite CLibYAML
 not_above bootstrap CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CSQLite
 
 # Files and folders that the documents name exist.

@@ -1,6 +1,7 @@
 import Foundation
 import TestPeers
 import Testing
+import YAML
 
 @testable import MeshNode
 

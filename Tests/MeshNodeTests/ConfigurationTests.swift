@@ -3,6 +3,7 @@ import SSHSignal
 import Streams
 import TestPeers
 import Testing
+import YAML
 
 @testable import MeshNode
 

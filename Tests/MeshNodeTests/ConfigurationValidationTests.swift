@@ -1,6 +1,7 @@
 import Streams
 import TestPeers
 import Testing
+import YAML
 
 @testable import MeshNode
 

@@ -4,6 +4,7 @@ import Logging
 import Streams
 import TestPeers
 import Testing
+import YAML
 
 @testable import MeshNode
 

@@ -1,5 +1,6 @@
 import TestPeers
 import Testing
+import YAML
 
 @testable import MeshNode
 

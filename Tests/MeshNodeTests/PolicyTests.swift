@@ -2,6 +2,7 @@ import H2Transport
 import MeshIdentity
 import Streams
 import Testing
+import YAML
 
 @testable import MeshNode
 

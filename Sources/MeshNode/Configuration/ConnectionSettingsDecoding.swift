@@ -1,4 +1,5 @@
 import Streams
+import YAML
 
 /// Decodes the key `connections`.
 struct ConnectionSettingsDecoder {

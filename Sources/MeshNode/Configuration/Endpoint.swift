@@ -2,6 +2,7 @@ public import H2Transport
 public import MeshIdentity
 public import SSHSignal
 public import Streams
+public import YAML
 
 extension NodeConfiguration {
     /// How a destination is reached: one element of `endpoints`.

@@ -1,3 +1,5 @@
+package import YAML
+
 /// Machines to enrol, from a YAML file: a list of hosts, or a mapping with `hosts` and what they have in common, `defaults`.
 package struct Inventory: Hashable, Sendable {
     /// One machine. What is nil is up to the command line.

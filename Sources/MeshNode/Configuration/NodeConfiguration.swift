@@ -1,4 +1,5 @@
 public import Streams
+public import YAML
 
 /// What a node is told to do: the YAML file of `bootstrap node --config`, decoded (`docs/configuration.md`).
 public struct NodeConfiguration: Hashable, Sendable {

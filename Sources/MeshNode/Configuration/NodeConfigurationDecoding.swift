@@ -2,6 +2,7 @@ import Glibc
 import MeshIdentity
 import SSHSignal
 public import Streams
+public import YAML
 
 extension NodeConfiguration {
     /// Reads and decodes the file at `path`. What it says is not checked against the machine or against itself:

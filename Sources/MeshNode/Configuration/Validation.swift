@@ -1,6 +1,7 @@
 import Glibc
 import MeshIdentity
 import Streams
+public import YAML
 
 /// What this build can serve: one list, extended as parts arrive. Whatever a configuration asks for beyond it is an error,
 /// never silence.

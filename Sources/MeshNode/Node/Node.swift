@@ -1,6 +1,7 @@
 public import Logging
 import MeshIdentity
 public import Streams
+import YAML
 
 /// The daemon: listens as its configuration says, and carries streams between its listeners and its peers.
 ///

@@ -1,4 +1,5 @@
 public import Streams
+public import YAML
 
 /// Who may reach what: one element of `policy`, in the shape of Istio's AuthorizationPolicy.
 public struct AuthorizationPolicy: Hashable, Sendable {

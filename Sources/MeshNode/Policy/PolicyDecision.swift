@@ -1,5 +1,6 @@
 import MeshIdentity
 import Streams
+public import YAML
 
 /// A rule of the configuration, for messages.
 public struct RuleReference: Hashable, Sendable, CustomStringConvertible {

@@ -1,4 +1,5 @@
 import Streams
+import YAML
 
 /// Decodes the key `policy`. Nothing that is empty or unknown is skipped: a rule that lost a field would allow more, or deny
 /// less, than its writer meant.

@@ -2,6 +2,7 @@ import H2Transport
 public import MeshIdentity
 import SSHSignal
 public import Streams
+import YAML
 
 /// What a node would do with one stream: the policy rule that decides, and the route taken.
 public struct Explanation: Sendable, CustomStringConvertible {

@@ -1,4 +1,5 @@
 public import Streams
+import YAML
 
 /// Finds the way to a destination, for streams that peers ask for and for those of local listeners.
 ///

@@ -3,6 +3,7 @@ import FoundationEssentials
 import MeshIdentity
 import MeshNode
 import Streams
+import YAML
 
 struct ExplainCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

@@ -1,6 +1,7 @@
 import MeshIdentity
 import MeshNode
 import SSHSignal
+import YAML
 
 /// A file with machines to enrol: YAML where its name says so (`.yaml`, `.yml`), else one destination a line.
 enum InventoryFile {

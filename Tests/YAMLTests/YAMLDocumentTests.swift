@@ -1,7 +1,6 @@
-import TestPeers
 import Testing
 
-@testable import MeshNode
+@testable import YAML
 
 @Suite struct YAMLDocumentTests {
     /// The document as nested text, to compare whole shapes at once.

@@ -1,18 +1,18 @@
 /// One mapping being decoded: checks its keys against the known ones and hands out the values.
 ///
 /// Every function that finds something wrong reports it and answers `nil`, so that decoding goes on and finds the rest.
-struct MappingDecoder {
-    let node: YAMLNode
+package struct MappingDecoder {
+    package let node: YAMLNode
     /// What the mapping describes, for messages: "a listener".
-    let what: String
-    let diagnostics: Diagnostics
+    package let what: String
+    package let diagnostics: Diagnostics
     /// Keys may be missing because they were misspelt: what follows from that is not worth a second message.
-    let hasUnknownKeys: Bool
+    package let hasUnknownKeys: Bool
     private let values: [String: YAMLNode]
 
     /// Reports and answers `nil` when `node` is no mapping; reports each key that is not in `keys` and each of `required`
     /// that is missing, unless an unknown key looks like it.
-    init?(_ node: YAMLNode, what: String, keys: [String], required: [String] = [], _ diagnostics: Diagnostics) {
+    package init?(_ node: YAMLNode, what: String, keys: [String], required: [String] = [], _ diagnostics: Diagnostics) {
         guard case .mapping(let entries) = node.content else {
             let list = keys.joined(separator: ", ")
             diagnostics.report("\(what) must be a mapping with the keys \(list), not \(node.kind)", at: node.position)
@@ -44,16 +44,16 @@ struct MappingDecoder {
         self.values = values
     }
 
-    subscript(key: String) -> YAMLNode? { values[key] }
+    package subscript(key: String) -> YAMLNode? { values[key] }
 
-    func position(of key: String) -> SourcePosition { values[key]?.position ?? node.position }
+    package func position(of key: String) -> SourcePosition { values[key]?.position ?? node.position }
 
     /// Text that is not empty and has no control characters.
-    func string(_ key: String) -> String? {
+    package func string(_ key: String) -> String? {
         values[key].flatMap { $0.string("'\(key)'", diagnostics) }
     }
 
-    func bool(_ key: String) -> Bool? {
+    package func bool(_ key: String) -> Bool? {
         guard let value = values[key] else { return nil }
         if case .scalar(let text, isPlain: true) = value.content, text == "true" || text == "false" {
             return text == "true"
@@ -63,19 +63,19 @@ struct MappingDecoder {
     }
 
     /// One of the raw values of an enumeration.
-    func choice<Choice: RawRepresentable & CaseIterable>(_ key: String, of type: Choice.Type) -> Choice?
+    package func choice<Choice: RawRepresentable & CaseIterable>(_ key: String, of type: Choice.Type) -> Choice?
     where Choice.RawValue == String {
         values[key].flatMap { $0.choice(of: type, "'\(key)'", diagnostics) }
     }
 
     /// A value that its own type parses; the error's text becomes the message.
-    func value<Value>(_ key: String, _ parse: (String) throws -> Value) -> Value? {
+    package func value<Value>(_ key: String, _ parse: (String) throws -> Value) -> Value? {
         values[key].flatMap { $0.parsed("'\(key)'", diagnostics, parse) }
     }
 }
 
 extension YAMLNode {
-    func string(_ what: String, _ diagnostics: Diagnostics) -> String? {
+    package func string(_ what: String, _ diagnostics: Diagnostics) -> String? {
         guard case .scalar(let text, _) = content, !isNull else {
             diagnostics.report("\(what) must be text, not \(kind)", at: position)
             return nil
@@ -87,7 +87,7 @@ extension YAMLNode {
         return text
     }
 
-    func choice<Choice: RawRepresentable & CaseIterable>(
+    package func choice<Choice: RawRepresentable & CaseIterable>(
         of type: Choice.Type,
         _ what: String,
         _ diagnostics: Diagnostics
@@ -100,7 +100,8 @@ extension YAMLNode {
         return nil
     }
 
-    func parsed<Value>(_ what: String, _ diagnostics: Diagnostics, _ parse: (String) throws -> Value) -> Value? {
+    package func parsed<Value>(_ what: String, _ diagnostics: Diagnostics, _ parse: (String) throws -> Value) -> Value?
+    {
         guard let text = string(what, diagnostics) else { return nil }
         do {
             return try parse(text)
@@ -111,7 +112,11 @@ extension YAMLNode {
     }
 
     /// A list with at least one element; elements that do not decode were reported and are left out.
-    func list<Element>(_ what: String, _ diagnostics: Diagnostics, _ decode: (YAMLNode) -> Element?) -> [Element]? {
+    package func list<Element>(
+        _ what: String,
+        _ diagnostics: Diagnostics,
+        _ decode: (YAMLNode) -> Element?
+    ) -> [Element]? {
         guard case .sequence(let nodes) = content else {
             diagnostics.report(
                 "\(what) must be a list, not \(kind): write it as [ … ] or with '- ' lines",
@@ -128,7 +133,7 @@ extension YAMLNode {
 }
 
 /// The word of `candidates` that `word` was most likely meant to be: the same but for case, '-' and '_', or few edits away.
-func nearest(to word: String, in candidates: [String]) -> String? {
+package func nearest(to word: String, in candidates: [String]) -> String? {
     func plain(_ text: String) -> [UInt8] {
         text.utf8.filter { $0 != UInt8(ascii: "-") && $0 != UInt8(ascii: "_") }.map {
             (UInt8(ascii: "A")...UInt8(ascii: "Z")).contains($0) ? $0 | 0x20 : $0
