@@ -75,8 +75,4 @@ extension StreamError {
 
     /// What a stream says to an owner who uses it after he has closed it. It names nothing, because every stream is closed.
     package static let closedByOwner = StreamError(.closed, "the stream was closed by its owner before")
-
-    package static func closed(_ stream: ByteStream) -> StreamError {
-        StreamError(.closed, "the stream to \(stream.peerDescription) is closed")
-    }
 }

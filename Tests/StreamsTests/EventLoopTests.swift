@@ -23,6 +23,49 @@ struct EventLoopTests {
         }
     }
 
+    @Test("later: outside of what runs now, in order, after the sockets were asked again")
+    func later() async throws {
+        try await withLoop { loop in
+            let order = Lock<[String]>([])
+            let (near, far) = try await loop.execute {
+                let (near, far) = try Socket.pair(on: loop)
+                return (LoopBound(near, on: loop), LoopBound(far, on: loop))
+            }
+            let reader = try await loop.execute {
+                let reader = Reader { order.withLock { $0.append("bytes") } }
+                near.withValue { $0.observer = reader }
+                return LoopBound(reader, on: loop)
+            }
+            try await withCheckedThrowingContinuation { (done: CheckedContinuation<Void, any Error>) in
+                loop.submit {
+                    loop.later { order.withLock { $0.append("first") } }
+                    loop.later {
+                        order.withLock { $0.append("second") }
+                        done.resume()
+                    }
+                    far.withValue { far in
+                        "x".utf8.withContiguousStorageIfAvailable { _ = far.write(UnsafeRawBufferPointer($0)) }
+                    }
+                    order.withLock { $0.append("now") }
+                }
+            }
+            #expect(order.withLock { $0 } == ["now", "bytes", "first", "second"])
+            try await loop.execute {
+                near.withValue { $0.close() }
+                far.withValue { $0.close() }
+                reader.withValue { _ in }
+            }
+        }
+    }
+
+    private final class Reader: StreamObserver {
+        private let told: () -> Void
+        init(_ told: @escaping () -> Void) { self.told = told }
+        func streamReadable(_ stream: ByteStream) { told() }
+        func streamWritable(_ stream: ByteStream) {}
+        func streamFailed(_ stream: ByteStream) {}
+    }
+
     @Test("work from many threads arrives exactly once")
     func concurrentSubmission() async throws {
         try await withLoop { loop in

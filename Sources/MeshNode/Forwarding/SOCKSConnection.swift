@@ -15,7 +15,7 @@ public final class SOCKSConnection: StreamObserver {
     private var bytes: [UInt8] = []
     private var destination: Authority?
     private var timer: LoopTimer?
-    private var keep: SOCKSConnection?
+    private var retained = Retained<SOCKSConnection>()
 
     /// For the client's part of the handshake.
     private static let timeout: Duration = .seconds(15)
@@ -35,7 +35,7 @@ public final class SOCKSConnection: StreamObserver {
     }
 
     public func start() {
-        keep = self
+        retained.hold(self)
         client.observer = self
         let timer = LoopTimer(on: client.loop) { [weak self] in
             self?.end(StreamError(.timedOut, "the SOCKS client did not say within \(Self.timeout) what it wants"))
@@ -70,7 +70,7 @@ public final class SOCKSConnection: StreamObserver {
     }
 
     private func read() {
-        while keep != nil && needed > 0 {
+        while retained.isHeld && needed > 0 {
             let result = withUnsafeTemporaryAllocation(byteCount: needed, alignment: 1) { buffer in
                 let result = client.read(into: buffer)
                 if case .bytes(let count) = result { bytes.append(contentsOf: buffer[..<count]) }
@@ -91,7 +91,7 @@ public final class SOCKSConnection: StreamObserver {
         destination = authority
         timer?.cancel()
         dial(authority) { [self] result in
-            guard keep != nil else {
+            guard retained.isHeld else {
                 if case .success(let stream) = result {
                     stream.reset(StreamError(.closed, "the SOCKS client has gone"))
                 }
@@ -102,7 +102,7 @@ public final class SOCKSConnection: StreamObserver {
                 guard send(handshake.reply(nil)) else {
                     return stream.reset(StreamError(.closed, "the client has gone"))
                 }
-                keep = nil
+                retained.release()
                 let (ended, destination) = (ended, destination)
                 Relay(client, stream) { ended(destination, $0.failure) }.start()
             case .failure(let error):
@@ -121,11 +121,11 @@ public final class SOCKSConnection: StreamObserver {
     }
 
     private func end(_ error: StreamError?, resets: Bool = true) {
-        guard keep != nil else { return }
+        guard retained.isHeld else { return }
         timer?.cancel()
         let reason = error ?? StreamError(.closed, "the SOCKS client has gone")
         if resets { client.reset(reason) } else { client.close() }
         ended(destination, reason)
-        keep = nil
+        retained.release()
     }
 }

@@ -121,8 +121,7 @@ public final class PeerPaths {
     ) {
         let request = Request(authority: authority, headers: headers, permits: permits, completion: completion)
         guard !isShutDown else {
-            return LoopTimer(on: loop) { request.end(.failure(StreamError(.closed, "\(self.access.name): shut down"))) }
-                .schedule(after: .zero)
+            return loop.later { request.end(.failure(StreamError(.closed, "\(self.access.name): shut down"))) }
         }
         dispatch(request)
     }
@@ -156,7 +155,7 @@ public final class PeerPaths {
         }
         request.attempts += 1
         if let refusal = request.permits(transport) {
-            return later { request.end(.failure(refusal)) }
+            return loop.later { request.end(.failure(refusal)) }
         }
         switch transport {
         case .h2, .h2OverSSH: openTunnel(request, transport)
@@ -174,7 +173,7 @@ public final class PeerPaths {
                 guard let self else { return request.end(.failure(failure.error)) }
                 // Whether the path died under the request is known once the connection has reported its end. Without an
                 // answer none of the stream's bytes has been sent, so that another path may ask again.
-                later {
+                loop.later {
                     let pathWasLost = failure.response == nil && tunnel.losses != losses
                     guard failure.isRetryable || pathWasLost else { return request.end(.failure(failure.error)) }
                     self.again(request, failure.error)
@@ -202,13 +201,9 @@ public final class PeerPaths {
     private func again(_ request: Request, _ error: StreamError?) {
         guard !isShutDown, request.attempts < Self.attemptsPerRequest else {
             let reason = error ?? StreamError(.unreachable, "\(access.name): no path")
-            return later { request.end(.failure(reason)) }
+            return loop.later { request.end(.failure(reason)) }
         }
-        later { [weak self] in self?.dispatch(request) }
-    }
-
-    private func later(_ work: @escaping () -> Void) {
-        LoopTimer(on: loop, work).schedule(after: .zero)
+        loop.later { [weak self] in self?.dispatch(request) }
     }
 
     private func failWaiting(_ error: StreamError) {

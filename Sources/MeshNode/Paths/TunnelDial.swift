@@ -15,9 +15,9 @@ final class TunnelDial: H2ConnectionDelegate {
     private let loop: EventLoop
     private var completion: Completion?
     private var connection: H2Connection?
-    /// Itself, until it has called back: the connection does not retain its delegate, and forgets who waits for the PING before it says why it
+    /// Until it has called back: the connection does not retain its delegate, and forgets who waits for the PING before it says why it
     /// has ended.
-    private var retained: TunnelDial?
+    private var retained = Retained<TunnelDial>()
 
     /// How long the first PING may take; the connection's own keep-alive is too patient for a path on trial.
     private static let firstAnswer: Duration = .seconds(5)
@@ -40,7 +40,7 @@ final class TunnelDial: H2ConnectionDelegate {
     /// delegate, which the owner replaces with itself.
     func start(_ completion: @escaping Completion) {
         self.completion = completion
-        retained = self
+        retained.hold(self)
         dialLower { [self] result in
             switch result {
             case .success(let stream) where self.completion == nil: Self.drop(stream)
@@ -54,7 +54,7 @@ final class TunnelDial: H2ConnectionDelegate {
         completion = nil
         connection?.close()
         connection = nil
-        retained = nil
+        retained.release()
     }
 
     private static func drop(_ stream: ByteStream) { stream.reset(StreamError(.closed, "nobody waits for it")) }
@@ -104,7 +104,7 @@ final class TunnelDial: H2ConnectionDelegate {
         case .failure(let error): configuration.metrics.countHandshake(.client, failure: error)
         }
         completion(result)
-        retained = nil
+        retained.release()
     }
 
     // MARK: H2ConnectionDelegate

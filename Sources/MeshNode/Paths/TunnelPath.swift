@@ -100,9 +100,9 @@ final class TunnelPath: H2ConnectionDelegate {
         case .up(let connection): open(request, on: connection, completion)
         case .dialing: openings.append(Opening(request: request, completion: completion))
         case .idle, .closed:
-            LoopTimer(on: loop) {
+            loop.later {
                 completion(.failure(ConnectFailure(StreamError(.closed, "the path is down"), isRetryable: true)))
-            }.schedule(after: .zero)
+            }
         }
     }
 
@@ -259,7 +259,7 @@ final class TunnelPath: H2ConnectionDelegate {
             }
             pool.openStream(request, to: endpoint, completion: completion)
         } catch {
-            LoopTimer(on: loop) { completion(.failure(ConnectFailure(error))) }.schedule(after: .zero)
+            loop.later { completion(.failure(ConnectFailure(error))) }
         }
     }
 

@@ -36,16 +36,12 @@ final class StripedStream: ByteStream {
     private var nextReceived: UInt32 = 0
     /// The subflow whose frame is being read.
     private var current: Subflow?
-    private var isReadBlocked = true
-    private var readEnded = false
 
     private var nextSent: UInt32 = 0
     private var nextWriter = 0
-    private var isWriteBlocked = false
-    private var finishRequested = false
-    private var isOver = false
-    /// Itself, while accepted bytes are on their way and nobody else may be holding it.
-    private var lingering: StripedStream?
+    private var ends = StreamEnds()
+    /// After ``close()``, while accepted bytes are on their way.
+    private var lingering = Retained<StripedStream>()
 
     init(_ preface: StripePreface, over first: ByteStream, as side: Side) {
         self.preface = preface
@@ -60,7 +56,7 @@ final class StripedStream: ByteStream {
     func establish(_ completion: @escaping (Result<Void, StreamError>) -> Void) {
         precondition(established == nil, "it is established once")
         established = completion
-        LoopTimer(on: loop) { self.awaitAnswer() }.schedule(after: .zero)
+        loop.later { self.awaitAnswer() }
     }
 
     private func awaitAnswer() {
@@ -81,28 +77,28 @@ final class StripedStream: ByteStream {
 
     /// Adds another subflow. One that comes too late, or that is one too many, is reset.
     func add(_ stream: ByteStream) {
-        guard !isOver, failure == nil, subflows.count < Self.maximumSubflows else {
+        guard !ends.isReleased, failure == nil, subflows.count < Self.maximumSubflows else {
             return stream.reset(StreamError(.closed, "the striped stream takes no more subflows"))
         }
         let greeting = side == .client ? preface.bytes : StripePreface.magic
         let subflow = Subflow(stream, greeting: greeting, expectsGreeting: side == .client)
         subflows.append(subflow)
         stream.observer = self
-        if let error = subflow.flush() { return LoopTimer(on: loop) { self.broken(error) }.schedule(after: .zero) }
-        guard !finishRequested else { return subflow.finishIfDone() }
+        if let error = subflow.flush() { return loop.later { self.broken(error) } }
+        guard ends.writing == .open else { return subflow.finishIfDone() }
         // It may bring the room that a writer waits for, and bytes that nobody would be told of any more.
-        LoopTimer(on: loop) {
+        loop.later {
             self.notifyWritable()
             self.notifyReadable()
-        }.schedule(after: .zero)
+        }
     }
 
     // MARK: Reading
 
     override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
-        guard failure == nil, !isOver else { return failed() }
+        guard failure == nil, !ends.isReleased else { return refuseRead() }
         var copied = 0
-        while copied < buffer.count, !readEnded, let subflow = frameInTurn() {
+        while copied < buffer.count, ends.reading == .open, let subflow = frameInTurn() {
             if subflow.finishFrame() {
                 nextReceived &+= 1
                 current = nil
@@ -110,7 +106,7 @@ final class StripedStream: ByteStream {
             }
             switch subflow.readPayload(into: UnsafeMutableRawBufferPointer(rebasing: buffer[copied...])) {
             case .bytes(let count): copied += count
-            case .wouldBlock: return copied > 0 ? .bytes(copied) : blocked()
+            case .wouldBlock: return copied > 0 ? .bytes(copied) : ends.blockReader()
             case .end:
                 fail(subflow.truncated)
                 return copied > 0 ? .bytes(copied) : .failed
@@ -121,7 +117,7 @@ final class StripedStream: ByteStream {
         }
         if copied > 0 { return .bytes(copied) }
         if failure != nil { return .failed }
-        return readEnded ? .end : blocked()
+        return ends.reading == .open ? ends.blockReader() : ends.deliverEnd()
     }
 
     /// The subflow with the frame whose turn it is; nil when it has not come yet, or is the end, or cannot come any more.
@@ -138,7 +134,7 @@ final class StripedStream: ByteStream {
             switch subflow.advance() {
             case .frame(let sequence) where sequence == nextReceived:
                 if case .frame(_, 0) = subflow.head {
-                    readEnded = true
+                    ends.receiveEnd()
                     return nil
                 }
                 current = subflow
@@ -156,18 +152,10 @@ final class StripedStream: ByteStream {
         return nil
     }
 
-    private func blocked() -> ReadResult {
-        isReadBlocked = true
-        return .wouldBlock
-    }
-
     // MARK: Writing
 
     override func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
-        guard failure == nil, !isOver, !finishRequested else {
-            fail(.closed(self))
-            return .failed
-        }
+        guard failure == nil, ends.isWritable else { return refuseWrite() }
         var offered = 0
         for vector in vectors { offered += vector.iov_len }
         guard offered > 0 else { return .bytes(0) }
@@ -189,8 +177,7 @@ final class StripedStream: ByteStream {
                 return .failed
             }
         }
-        if accepted < offered { isWriteBlocked = true }
-        return accepted > 0 ? .bytes(accepted) : .wouldBlock
+        return ends.accept(accepted, of: offered)
     }
 
     /// They take turns, so that all windows are used alike.
@@ -238,8 +225,7 @@ final class StripedStream: ByteStream {
     // MARK: Ending
 
     override func finish() {
-        guard !finishRequested, !isOver, failure == nil, !subflows.isEmpty else { return }
-        finishRequested = true
+        guard failure == nil, !subflows.isEmpty, ends.finish() else { return }
         let subflow = freeSubflow() ?? subflows[0]
         withUnsafeTemporaryAllocation(byteCount: StripeFrame.headerLength, alignment: 8) { header in
             guard let start = header.baseAddress else { return }
@@ -251,31 +237,30 @@ final class StripedStream: ByteStream {
     }
 
     override func reset(_ reason: StreamError) {
-        guard !isOver else { return }
+        guard !ends.isReleased else { return }
         fail(reason)
         observer = nil
         end { $0.reset(reason) }
     }
 
     override func close() {
-        guard !isOver else { return }
+        guard !ends.isReleased else { return }
         observer = nil
-        guard finishRequested, failure == nil else {
+        guard ends.writing != .open, failure == nil else {
             let reason = StreamError.closed(self)
             fail(reason)
             return end { $0.reset(reason) }
         }
         guard subflows.allSatisfy({ $0.unsent.isEmpty }) else {
-            lingering = self
-            return
+            return lingering.hold(self)
         }
         end { $0.close() }
         fail(.closed(self))
     }
 
     private func end(_ body: (Subflow) -> Void) {
-        isOver = true
-        lingering = nil
+        ends.release()
+        lingering.release()
         current = nil
         let subflows = subflows
         self.subflows = []
@@ -287,10 +272,10 @@ final class StripedStream: ByteStream {
 
     /// A subflow has failed while nobody was calling this stream.
     private func broken(_ error: StreamError) {
-        guard !isOver else { return }
+        guard !ends.isReleased else { return }
         let error = failure ?? error
         fail(error)
-        let wasLingering = lingering != nil
+        let wasLingering = lingering.isHeld
         end { $0.reset(error) }
         if let established {
             self.established = nil
@@ -300,20 +285,13 @@ final class StripedStream: ByteStream {
         }
     }
 
-    private func failed() -> ReadResult {
-        fail(.closed(self))
-        return .failed
-    }
-
     private func notifyReadable() {
-        guard isReadBlocked, !isOver, established == nil else { return }
-        isReadBlocked = false
+        guard established == nil, ends.wakeReader() else { return }
         observer?.streamReadable(self)
     }
 
     private func notifyWritable() {
-        guard isWriteBlocked, !isOver, subflows.contains(where: \.isFree) else { return }
-        isWriteBlocked = false
+        guard ends.writerWaits, subflows.contains(where: \.isFree), ends.wakeWriter() else { return }
         observer?.streamWritable(self)
     }
 
@@ -323,15 +301,15 @@ final class StripedStream: ByteStream {
 extension StripedStream: StreamObserver {
     func streamReadable(_ stream: ByteStream) {
         guard let subflow = subflow(of: stream) else { return }
-        subflow.canRead = true
+        subflow.becameReadable()
         if established != nil { awaitAnswer() } else { notifyReadable() }
     }
 
     func streamWritable(_ stream: ByteStream) {
         guard let subflow = subflow(of: stream) else { return }
         if let error = subflow.flush() { return broken(error) }
-        if finishRequested { subflow.finishIfDone() }
-        if lingering != nil {
+        if ends.writing != .open { subflow.finishIfDone() }
+        if lingering.isHeld {
             if subflows.allSatisfy({ $0.unsent.isEmpty }) { close() }
         } else {
             notifyWritable()
@@ -341,7 +319,7 @@ extension StripedStream: StreamObserver {
     func streamFailed(_ stream: ByteStream) {
         guard let subflow = subflow(of: stream) else { return }
         // Both directions are over and everything of it was read: nothing is lost.
-        if readEnded && finishRequested && subflow.unsent.isEmpty { return }
+        if ends.reading != .open && ends.writing != .open && subflow.unsent.isEmpty { return }
         broken(stream.failure ?? subflow.truncated)
     }
 }

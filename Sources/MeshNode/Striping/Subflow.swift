@@ -25,12 +25,8 @@ final class Subflow {
     /// What the stream has not taken yet of a frame that was begun.
     private(set) var unsent: ByteQueue
     private(set) var head: Head
-    /// Whether reading may find something; the observer's call says so.
-    var canRead = true
-    /// The stream took less than it was offered, and will say when it takes more.
-    private(set) var isBlocked = false
-    private(set) var hasEnded = false
-    private var isFinished = false
+    /// Of ``stream``, as its user sees them. It is read at once.
+    private var ends = StreamEnds(readerWaits: false)
     /// The greeting or the header, as far as it has come.
     private var buffer: UInt64 = 0
 
@@ -45,12 +41,20 @@ final class Subflow {
         greeting.withUnsafeBytes { unsent.append($0) }
     }
 
+    /// Whether reading may find something; the observer's call says so.
+    var canRead: Bool { !ends.readerWaits }
+    /// The stream took less than it was offered, and will say when it takes more.
+    var isBlocked: Bool { ends.writerWaits }
+    var hasEnded: Bool { ends.reading == .delivered }
+
     /// Whether another frame can be begun.
     var isFree: Bool { unsent.isEmpty && !isBlocked }
 
     var hasGreeted: Bool { if case .greeting = head { false } else { true } }
 
     // MARK: Reading
+
+    func becameReadable() { _ = ends.wakeReader() }
 
     /// Reads up to the payload of the next frame.
     func advance() -> Progress {
@@ -90,11 +94,11 @@ final class Subflow {
     private func stopped(_ result: ReadResult, isInside: Bool) -> Progress {
         switch result {
         case .bytes, .wouldBlock:
-            canRead = false
+            _ = ends.blockReader()
             return .nothing
         case .end:
-            canRead = false
-            hasEnded = true
+            _ = ends.blockReader()
+            _ = ends.deliverEnd()
             return isInside ? .failed(truncated) : .ended
         case .failed: return .failed(stream.failure ?? truncated)
         }
@@ -106,7 +110,7 @@ final class Subflow {
         let result = stream.read(into: UnsafeMutableRawBufferPointer(rebasing: buffer[..<min(left, buffer.count)]))
         switch result {
         case .bytes(let count): head = .frame(sequence: sequence, left: left - count)
-        case .wouldBlock: canRead = false
+        case .wouldBlock: return ends.blockReader()
         case .end, .failed: break
         }
         return result
@@ -127,11 +131,11 @@ final class Subflow {
         switch stream.write(vectors) {
         case .bytes(count): return .success(true)
         case .bytes(let sent):
-            isBlocked = true
+            _ = ends.accept(sent, of: count)
             keep(vectors, from: sent)
             return .success(true)
         case .wouldBlock:
-            isBlocked = true
+            _ = ends.blockWriter()
             return .success(false)
         case .failed: return .failure(stream.failure ?? truncated)
         }
@@ -152,13 +156,13 @@ final class Subflow {
 
     /// The stream has room again, or never had a reason to wait. Returns why it failed, where it did.
     func flush() -> StreamError? {
-        isBlocked = false
+        _ = ends.wakeWriter()
         while !unsent.isEmpty && !isBlocked {
             switch unsent.withVectors({ stream.write($0) }) {
             case .bytes(let count):
+                _ = ends.accept(count, of: unsent.count)
                 unsent.consume(count)
-                isBlocked = !unsent.isEmpty
-            case .wouldBlock: isBlocked = true
+            case .wouldBlock: _ = ends.blockWriter()
             case .failed: return stream.failure ?? truncated
             }
         }
@@ -167,9 +171,7 @@ final class Subflow {
 
     /// Ends the sending direction, once everything is sent.
     func finishIfDone() {
-        guard !isFinished, unsent.isEmpty else { return }
-        isFinished = true
-        stream.finish()
+        if unsent.isEmpty && ends.finish() { stream.finish() }
     }
 
     func close() {

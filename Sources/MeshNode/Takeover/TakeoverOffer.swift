@@ -109,7 +109,7 @@ private final class Heir: StreamObserver {
 
     func start() {
         socket.observer = self
-        LoopTimer(on: socket.loop) { [weak self] in self?.read() }.schedule(after: .zero)
+        socket.loop.later { [weak self] in self?.read() }
     }
 
     func streamReadable(_ stream: ByteStream) { read() }

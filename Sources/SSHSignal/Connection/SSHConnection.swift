@@ -60,7 +60,7 @@ public class SSHConnection {
     ///   - path: Absolute.
     ///   - completion: As for ``openDirectTCPIP(host:port:completion:)``.
     public func openDirectStreamLocal(path: String, completion: @escaping (Result<ByteStream, StreamError>) -> Void) {
-        later {
+        loop.later {
             completion(.failure(StreamError(.denied, "this SSH engine does not reach the Unix sockets of a server")))
         }
     }
@@ -80,10 +80,8 @@ public class SSHConnection {
         accept: @escaping (ByteStream) -> Void,
         completion: @escaping (Result<UInt16, StreamError>) -> Void
     ) {
-        later { completion(.failure(StreamError(.denied, "this SSH engine does not have a server listen"))) }
+        loop.later { completion(.failure(StreamError(.denied, "this SSH engine does not have a server listen"))) }
     }
-
-    private func later(_ work: @escaping () -> Void) { LoopTimer(on: loop, work).schedule(after: .zero) }
 
     /// Runs `command` with the account's login shell (RFC 4254 §6.5).
     ///

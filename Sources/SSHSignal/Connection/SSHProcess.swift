@@ -63,7 +63,7 @@ public class SSHProcess {
     // MARK: For the engines
 
     /// Runs `work` on the loop, from inside no method of the process or its stream.
-    func later(_ work: @escaping () -> Void) { LoopTimer(on: stream.loop) { work() }.schedule(after: .zero) }
+    func later(_ work: @escaping () -> Void) { stream.loop.later(work) }
 
     final func receivedStandardError(_ bytes: UnsafeRawBufferPointer) {
         standardErrorTail.append(contentsOf: bytes.suffix(Self.tailLength))

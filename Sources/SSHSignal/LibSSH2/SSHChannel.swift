@@ -42,13 +42,9 @@ public final class SSHChannel: ByteStream {
 
     /// Accepted bytes that libssh2 could not take in the middle of a re-key; it must be offered the same bytes again.
     private var heldBack: [UInt8] = []
-    private var isReadBlocked = true
-    private(set) var isWriteBlocked = false
-    private var endDelivered = false
-    private var finishRequested = false
-    private var finishSent = false
+    private var ends = StreamEnds()
+    var writerWaits: Bool { ends.writerWaits }
     private var closedByServer: Bool { if case .byServer = closure { true } else { false } }
-    private var isReleased = false
     /// A window adjustment that libssh2 has begun to send; to be repeated with the same number.
     private var pendingAdjustment: UInt = 0
 
@@ -70,27 +66,25 @@ public final class SSHChannel: ByteStream {
     // MARK: ByteStream
 
     public override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
-        guard !isReleased else { return failed() }
-        guard !endDelivered else { return .end }
+        guard !ends.isReleased else { return refuseRead() }
+        guard ends.reading != .delivered else { return .end }
         let count = readChannel(stream: 0, into: buffer)
         if count > 0 { return .bytes(count) }
-        if count < 0 && count != LIBSSH2_ERROR_EAGAIN { return failed() }
+        if count < 0 && count != LIBSSH2_ERROR_EAGAIN { return refuseRead() }
         drainExtendedData()
-        if libssh2_channel_eof(raw) == 1 {
-            endDelivered = true
-            return .end
-        }
+        if libssh2_channel_eof(raw) == 1 { return ends.deliverEnd() }
         // A lost session ends here once everything that had arrived has been read.
-        if session == nil { return failed() }
-        isReadBlocked = true
-        return .wouldBlock
+        if session == nil { return refuseRead() }
+        return ends.blockReader()
     }
 
     public override func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
-        guard failure == nil, let session, !isReleased, !finishRequested, !closedByServer else {
-            return failedWriting()
+        guard failure == nil, let session, ends.isWritable, !closedByServer else {
+            return refuseWrite(
+                closedByServer ? StreamError(.closed, "\(peer) closed the channel and takes no more bytes") : nil
+            )
         }
-        guard sendHeldBack() else { return blocked() }
+        guard sendHeldBack() else { return failure == nil ? ends.blockWriter() : .failed }
         var accepted = 0
         var offered = 0
         for vector in vectors {
@@ -101,28 +95,26 @@ public final class SSHChannel: ByteStream {
         }
         session.scheduleFlush()
         if failure != nil { return .failed }
-        if accepted < offered { isWriteBlocked = true }
-        return accepted > 0 || offered == 0 ? .bytes(accepted) : .wouldBlock
+        return ends.accept(accepted, of: offered)
     }
 
     public override func finish() {
-        guard !finishRequested, !isReleased else { return }
-        finishRequested = true
+        guard ends.finish() else { return }
         sendFinish()
         session?.scheduleFlush()
     }
 
     public override func reset(_ reason: StreamError) {
-        guard !isReleased else { return }
+        guard ends.release() else { return }
         fail(reason)
         heldBack = []
         release()
     }
 
     public override func close() {
-        guard !isReleased else { return }
+        guard ends.release() else { return }
         fail(.closed(self))
-        if !finishRequested { heldBack = [] }
+        if ends.writing == .open { heldBack = [] }
         release()
     }
 
@@ -174,18 +166,12 @@ public final class SSHChannel: ByteStream {
     }
 
     private func sendFinish() {
-        guard finishRequested, !finishSent, !closedByServer, sendHeldBack() else { return }
+        guard ends.writing == .finishing, !closedByServer, sendHeldBack() else { return }
         switch libssh2_channel_send_eof(raw) {
-        case 0: finishSent = true
+        case 0: ends.sentEnd()
         case LIBSSH2_ERROR_EAGAIN: break
         case let result: broken(result)
         }
-    }
-
-    private func blocked() -> WriteResult {
-        guard failure == nil else { return .failed }
-        isWriteBlocked = true
-        return .wouldBlock
     }
 
     // MARK: Reading
@@ -288,25 +274,21 @@ public final class SSHChannel: ByteStream {
 
     /// After packets were taken in: goes on with what had to wait, and tells the observer what is new.
     func poll() {
-        guard !isReleased else { return }
+        guard !ends.isReleased else { return }
         if pendingAdjustment > 0 { refill() }
         if !heldBack.isEmpty { _ = sendHeldBack() }
-        if finishRequested && !finishSent { sendFinish() }
+        if ends.writing == .finishing { sendFinish() }
         var available: UInt = 0
         libssh2_channel_window_read_ex(raw, &available, nil)
         if available > 0 && onExtendedData != nil { drainExtendedData() }
         let ended = libssh2_channel_wait_eof(raw) == 0
-        if isReadBlocked && (available > 0 || ended) && !endDelivered {
-            isReadBlocked = false
+        if (available > 0 || ended) && ends.reading != .delivered && ends.wakeReader() {
             observer?.streamReadable(self)
         }
-        if !isReleased && ended && !closedByServer && libssh2_channel_wait_closed(raw) == 0 {
+        if !ends.isReleased && ended && !closedByServer && libssh2_channel_wait_closed(raw) == 0 {
             closed(.byServer)
         }
-        if !isReleased && isWriteBlocked && canWrite {
-            isWriteBlocked = false
-            observer?.streamWritable(self)
-        }
+        if ends.writerWaits && canWrite && ends.wakeWriter() { observer?.streamWritable(self) }
     }
 
     /// Whether a write would be accepted, or fail: either is worth a call.
@@ -322,17 +304,12 @@ public final class SSHChannel: ByteStream {
         // Nothing of it is sent any more; it lets libssh2 hand out everything that has arrived.
         _ = libssh2_channel_receive_window_adjust2(raw, UInt(window.size), 1, nil)
         let complete = libssh2_channel_wait_eof(raw) == 0
-        if complete && !endDelivered {
-            if isReadBlocked {
-                isReadBlocked = false
-                observer?.streamReadable(self)
-            }
-        }
-        let wasFinished = endDelivered && finishSent
-        if !isReleased && failure == nil {
+        if complete { ends.receiveEnd() }
+        if ends.reading == .ended && ends.wakeReader() { observer?.streamReadable(self) }
+        if !ends.isReleased && failure == nil {
             fail(error)
             // A channel that had ended both ways has nothing to lose.
-            if !wasFinished && !(complete && finishSent) { observer?.streamFailed(self) }
+            if !ends.areOver { observer?.streamFailed(self) }
         }
         if closure == nil { closed(.sessionEnded(error)) }
     }
@@ -346,10 +323,10 @@ public final class SSHChannel: ByteStream {
 
     /// Goes on with the end of a channel that its owner has released. Returns whether it is over; libssh2 has then freed it.
     func stepClose() -> Bool {
-        if finishRequested && !finishSent && !closedByServer {
+        if ends.writing == .finishing && !closedByServer {
             sendFinish()
             // Accepted bytes first, unless the server has ended and takes none.
-            if !finishSent && libssh2_channel_wait_closed(raw) != 0 { return false }
+            if ends.writing == .finishing && libssh2_channel_wait_closed(raw) != 0 { return false }
         }
         return libssh2_channel_free(raw) != LIBSSH2_ERROR_EAGAIN
     }
@@ -357,7 +334,6 @@ public final class SSHChannel: ByteStream {
     // MARK: -
 
     private func release() {
-        isReleased = true
         onClose = nil
         onExtendedData = nil
         observer = nil
@@ -372,19 +348,5 @@ public final class SSHChannel: ByteStream {
         let error = session.error(code)
         fail(error.streamError)
         session.endLater(error)
-    }
-
-    private func failed() -> ReadResult {
-        fail(.closed(self))
-        return .failed
-    }
-
-    private func failedWriting() -> WriteResult {
-        if closedByServer {
-            fail(StreamError(.closed, "\(peer) closed the channel and takes no more bytes"))
-        } else {
-            fail(.closed(self))
-        }
-        return .failed
     }
 }

@@ -291,7 +291,7 @@ public final class SSHSession: SSHConnection {
         flushScheduled = false
         flush()
         // Writers that were refused go on once there is room.
-        if phase == .open && hasRoom && channels.contains(where: \.isWriteBlocked) { scheduleDrive() }
+        if phase == .open && hasRoom && channels.contains(where: \.writerWaits) { scheduleDrive() }
     }
 
     /// Sends what libssh2 has produced, as far as the lower stream takes it.

@@ -6,17 +6,12 @@ import Streams
 /// When a master dies its sockets end as if their clients had finished. So an end counts only once the master has
 /// answered after it; otherwise bytes may be missing. Confined to its event loop.
 final class ForwardedSocket: ByteStream {
-    private enum End {
-        case none
-        case asked
-        case confirmed
-    }
-
     private let socket: Socket
     private let peer: String
     private let isMasterAlive: (@escaping (Bool) -> Void) -> Void
-    private var end = End.none
-    private var isOver = false
+    private var ends = StreamEnds()
+    /// The socket has ended, and the master was asked whether it lives.
+    private var isAsking = false
 
     /// - Parameters:
     ///   - socket: Its other end is the master.
@@ -37,56 +32,46 @@ final class ForwardedSocket: ByteStream {
     override var peerDescription: String { peer }
 
     override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
-        guard failure == nil, !isOver else { return failed() }
-        switch end {
-        case .confirmed: return .end
-        case .asked: return .wouldBlock
-        case .none: break
-        }
+        guard failure == nil, !ends.isReleased else { return refuseRead() }
+        if ends.reading != .open { return ends.deliverEnd() }
+        if isAsking { return .wouldBlock }
         switch socket.read(into: buffer) {
         case .end:
-            end = .asked
+            isAsking = true
             isMasterAlive { [weak self] isAlive in self?.masterAnswered(isAlive) }
             return .wouldBlock
-        case .failed:
-            fail(socket.failure ?? .closed(self))
-            return .failed
+        case .failed: return refuseRead(socket.failure)
         case let result: return result
         }
     }
 
     private func masterAnswered(_ isAlive: Bool) {
-        guard !isOver, failure == nil else { return }
+        guard !ends.isReleased, failure == nil else { return }
         guard isAlive else { return sessionEnded(StreamError(.truncated, "\(peer): the ssh program has ended")) }
-        end = .confirmed
+        isAsking = false
+        ends.receiveEnd()
         observer?.streamReadable(self)
     }
 
     override func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
-        guard failure == nil, !isOver else {
-            fail(.closed(self))
-            return .failed
-        }
+        guard failure == nil, !ends.isReleased else { return refuseWrite() }
         let result = socket.write(vectors)
-        if case .failed = result { fail(socket.failure ?? .closed(self)) }
-        return result
+        return result == .failed ? refuseWrite(socket.failure) : result
     }
 
     override func finish() {
-        if !isOver && failure == nil { socket.finish() }
+        if failure == nil && ends.finish() { socket.finish() }
     }
 
     override func reset(_ reason: StreamError) {
-        guard !isOver else { return }
-        isOver = true
+        guard ends.release() else { return }
         fail(reason)
         observer = nil
         socket.reset(reason)
     }
 
     override func close() {
-        guard !isOver else { return }
-        isOver = true
+        guard ends.release() else { return }
         observer = nil
         socket.close()
         fail(.closed(self))
@@ -94,15 +79,10 @@ final class ForwardedSocket: ByteStream {
 
     /// The master is gone. What had ended both ways has lost nothing.
     func sessionEnded(_ error: StreamError) {
-        guard !isOver, failure == nil, end != .confirmed else { return }
+        guard !ends.isReleased, failure == nil, ends.reading == .open else { return }
         fail(error)
         socket.reset(error)
         observer?.streamFailed(self)
-    }
-
-    private func failed() -> ReadResult {
-        fail(.closed(self))
-        return .failed
     }
 }
 
@@ -112,7 +92,7 @@ extension ForwardedSocket: StreamObserver {
     func streamWritable(_ stream: ByteStream) { observer?.streamWritable(self) }
 
     func streamFailed(_ stream: ByteStream) {
-        guard !isOver, failure == nil else { return }
+        guard !ends.isReleased, failure == nil else { return }
         fail(stream.failure ?? .closed(self))
         observer?.streamFailed(self)
     }

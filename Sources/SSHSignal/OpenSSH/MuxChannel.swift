@@ -48,13 +48,9 @@ final class MuxChannel: ByteStream {
     private var received: ByteQueue
     /// The server has confirmed it.
     private(set) var isOpen = false
-    private var endReceived = false
+    private var ends = StreamEnds()
     private var closeReceived = false
-    private var finishRequested = false
     private var closeSent = false
-    private var isReleased = false
-    private var isReadBlocked = true
-    private var isWriteBlocked = false
 
     /// Writes wait when this many bytes are queued for the master.
     private static let maximumBacklog = 256 << 10
@@ -118,20 +114,25 @@ final class MuxChannel: ByteStream {
     // MARK: ByteStream
 
     override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
-        guard !isReleased else { return failed() }
+        guard !ends.isReleased else { return .failed }
         let count = received.read(into: buffer)
         if count > 0 {
             giveBack(count)
             return .bytes(count)
         }
-        if endReceived { return .end }
-        guard failure == nil, !closeReceived else { return failed() }
-        isReadBlocked = true
-        return .wouldBlock
+        if ends.reading != .open { return ends.deliverEnd() }
+        guard !closeReceived else {
+            return refuseRead(StreamError(.truncated, "\(peer) closed the channel without an end"))
+        }
+        return failure == nil ? ends.blockReader() : .failed
     }
 
     override func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
-        guard failure == nil, !isReleased, !finishRequested, !closeReceived else { return failedWriting() }
+        guard failure == nil, ends.isWritable, !closeReceived else {
+            return refuseWrite(
+                closeReceived ? StreamError(.closed, "\(peer) closed the channel and takes no more bytes") : nil
+            )
+        }
         var accepted = 0
         var offered = 0
         for vector in vectors {
@@ -140,8 +141,7 @@ final class MuxChannel: ByteStream {
             accepted += write(UnsafeRawBufferPointer(start: vector.iov_base, count: vector.iov_len))
         }
         connection.flush()
-        if accepted < offered { isWriteBlocked = true }
-        return accepted > 0 || offered == 0 ? .bytes(accepted) : .wouldBlock
+        return ends.accept(accepted, of: offered)
     }
 
     /// Returns how many bytes were accepted.
@@ -169,27 +169,26 @@ final class MuxChannel: ByteStream {
     }
 
     override func finish() {
-        guard !finishRequested, !isReleased else { return }
-        finishRequested = true
+        guard ends.finish() else { return }
+        ends.sentEnd()
         if failure == nil && !closeReceived { send(Message.eof) }
     }
 
     /// SSH has no abort: what the server had connected the channel to sees an ordinary end.
     override func reset(_ reason: StreamError) {
-        guard !isReleased else { return }
+        guard ends.release() else { return }
         fail(reason)
         release()
     }
 
     /// What was accepted is in the queue before the message that closes the channel.
     override func close() {
-        guard !isReleased else { return }
+        guard ends.release() else { return }
         fail(.closed(self))
         release()
     }
 
     private func release() {
-        isReleased = true
         observer = nil
         received.removeAll()
         onExtendedData = nil
@@ -213,16 +212,6 @@ final class MuxChannel: ByteStream {
         consumed = 0
     }
 
-    private func failed() -> ReadResult {
-        fail(closeReceived ? StreamError(.truncated, "\(peer) closed the channel without an end") : .closed(self))
-        return .failed
-    }
-
-    private func failedWriting() -> WriteResult {
-        fail(closeReceived ? StreamError(.closed, "\(peer) closed the channel and takes no more bytes") : .closed(self))
-        return .failed
-    }
-
     // MARK: Called by the connection
 
     /// A message of the connection protocol, without the padding's length.
@@ -240,7 +229,7 @@ final class MuxChannel: ByteStream {
         case Message.extendedData:
             guard rest.count >= 8, Self.word(rest, 4) <= rest.count - 8 else { throw MuxMessage.malformed }
             let data = UnsafeRawBufferPointer(rebasing: rest[8..<(8 + Self.word(rest, 4))])
-            if !isReleased { onExtendedData?(data) }
+            if !ends.isReleased { onExtendedData?(data) }
             giveBack(data.count)
         case Message.openConfirmation:
             guard rest.count >= 12, !isOpen else { throw MuxMessage.malformed }
@@ -250,7 +239,7 @@ final class MuxChannel: ByteStream {
             guard maximumPacket > 0 else { throw MuxMessage.malformed }
             isOpen = true
             // Nobody waits any more.
-            if isReleased { return sendClose() }
+            if ends.isReleased { return sendClose() }
             let onOpen = onOpen
             self.onOpen = nil
             onOpen?(nil)
@@ -262,7 +251,7 @@ final class MuxChannel: ByteStream {
             closeReceived = true
             freeIfDone()
         case Message.eof:
-            endReceived = true
+            ends.receiveEnd()
             wakeReader()
         case Message.close: receivedClose()
         case Message.request: receivedRequest(rest)
@@ -277,7 +266,7 @@ final class MuxChannel: ByteStream {
     private func receivedData(_ rest: UnsafeRawBufferPointer) throws(SSHError) {
         guard rest.count >= 4, Self.word(rest, 0) <= rest.count - 4 else { throw MuxMessage.malformed }
         let data = UnsafeRawBufferPointer(rebasing: rest[4..<(4 + Self.word(rest, 0))])
-        guard !isReleased else { return }
+        guard !ends.isReleased else { return }
         // More than the window allows would be memory without bound.
         guard received.count + data.count <= window else { throw MuxMessage.malformed }
         received.append(data)
@@ -326,21 +315,18 @@ final class MuxChannel: ByteStream {
 
     /// There may be room again.
     func connectionWritable() {
-        guard isWriteBlocked, !isReleased else { return }
+        guard ends.writerWaits else { return }
         let hasRoom = remoteWindow > 0 && connection.backlog < Self.maximumBacklog
-        guard hasRoom || closeReceived || failure != nil else { return }
-        isWriteBlocked = false
+        guard hasRoom || closeReceived || failure != nil, ends.wakeWriter() else { return }
         observer?.streamWritable(self)
     }
 
     private func wakeReader() {
-        guard isReadBlocked, !isReleased else { return }
-        isReadBlocked = false
-        observer?.streamReadable(self)
+        if ends.wakeReader() { observer?.streamReadable(self) }
     }
 
     /// The owner is done with it, and the server has not confirmed that.
-    var isClosing: Bool { isReleased && isOpen && !(closeSent && closeReceived) }
+    var isClosing: Bool { ends.isReleased && isOpen && !(closeSent && closeReceived) }
 
     private func freeIfDone() {
         guard closeSent, closeReceived, let onFree else { return }
@@ -362,11 +348,11 @@ final class MuxChannel: ByteStream {
         onFree = nil
         lost = nil
         connection.close()
-        guard !isReleased else { return }
-        let isOver = endReceived && (finishRequested || closeReceived)
+        guard !ends.isReleased else { return }
+        let isOver = ends.areOver || ends.reading != .open && closeReceived
         if failure == nil {
             fail(error)
-            if endReceived { wakeReader() }
+            if ends.reading != .open { wakeReader() }
             if !isOver { observer?.streamFailed(self) }
         }
         let onClose = onClose

@@ -47,7 +47,7 @@ final class MuxConnection: StreamObserver {
         do {
             address = try SocketAddress(unixPath: path)
         } catch {
-            return LoopTimer(on: loop) { completion(.failure(error)) }.schedule(after: .zero)
+            return loop.later { completion(.failure(error)) }
         }
         Socket.connect(to: address, on: loop) { result in
             switch result {

@@ -71,10 +71,10 @@ final class OpenSSHProcess: StreamObserver {
         let bound = LoopBound(Weak(self), on: loop)
         watch.start { status in bound.loop.submit { bound.withValue { $0.value?.exited(status) } } }
         // Data may have arrived before there was an observer.
-        LoopTimer(on: loop) { [weak self] in
+        loop.later { [weak self] in
             self?.read(self?.output)
             self?.read(self?.errors)
-        }.schedule(after: .zero)
+        }
     }
 
     deinit {
@@ -123,7 +123,7 @@ final class OpenSSHProcess: StreamObserver {
     private func exited(_ status: Int32) {
         killer?.cancel()
         // What it has written is in the kernel by now, and the loop is told of it in its next turn at the latest.
-        LoopTimer(on: loop) { self.ended(status) }.schedule(after: .zero)
+        loop.later { self.ended(status) }
     }
 
     private func ended(_ status: Int32) {

@@ -227,9 +227,7 @@ final class OpenSSHSession: SSHConnection {
     /// A connection in proxy mode that carries no channel.
     private func proxy(_ completion: @escaping (Result<MuxConnection, StreamError>) -> Void) {
         if let free = freeConnections.popLast() {
-            return LoopTimer(on: loop) { [weak self] in
-                self?.failure == nil ? completion(.success(free)) : free.close()
-            }.schedule(after: .zero)
+            return loop.later { [weak self] in self?.failure == nil ? completion(.success(free)) : free.close() }
         }
         MuxConnection.open(directory.socket, on: loop) { [weak self] result in
             guard let self, failure == nil else {
@@ -285,7 +283,7 @@ final class OpenSSHSession: SSHConnection {
         _ completion: @escaping (Result<Success, SSHError>) -> Void,
         _ result: Result<Success, SSHError>
     ) {
-        LoopTimer(on: loop) { completion(result) }.schedule(after: .zero)
+        loop.later { completion(result) }
     }
 
     static var notOpen: SSHError { SSHError(.closed, "the SSH session is not open") }
@@ -314,10 +312,10 @@ final class OpenSSHSession: SSHConnection {
         guard failure == nil, !isLosing else { return }
         isLosing = true
         // What ssh has said is there in the next turn at the latest.
-        LoopTimer(on: loop) { [self] in
+        loop.later { [self] in
             let said = (reason ?? log.lastWords).map { ": \($0)" } ?? ""
             end(SSHError(.connectionLost, "the SSH connection with \(peer) was lost\(said)"))
-        }.schedule(after: .zero)
+        }
     }
 
     private func end(_ error: SSHError) {

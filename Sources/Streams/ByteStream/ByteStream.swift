@@ -123,6 +123,24 @@ open class ByteStream {
     public final func fail(_ error: StreamError) {
         if failure == nil { failure = error }
     }
+
+    /// The answer to a read of a stream that is over: the first failure stays, `error` stands where there was none.
+    package final func refuseRead(_ error: @autoclosure () -> StreamError? = nil) -> ReadResult {
+        if failure == nil { fail(error() ?? .closed(self)) }
+        return .failed
+    }
+
+    /// The answer to a write to a stream that is over, as ``refuseRead(_:)``.
+    package final func refuseWrite(_ error: @autoclosure () -> StreamError? = nil) -> WriteResult {
+        if failure == nil { fail(error() ?? .closed(self)) }
+        return .failed
+    }
+}
+
+extension StreamError {
+    package static func closed(_ stream: ByteStream) -> StreamError {
+        StreamError(.closed, "the stream to \(stream.peerDescription) is closed")
+    }
 }
 
 extension ByteStream {

@@ -1,6 +1,12 @@
 import CLinux
 
-/// One direction of a ``Relay``: moves bytes from a source to a sink until the source ends or either fails.
+/// Told how a ``Pump`` ended: one of the two, once.
+protocol PumpOwner: AnyObject {
+    func pumpEnded(_ pump: Pump)
+    func pumpFailed(_ pump: Pump, _ error: StreamError)
+}
+
+/// One direction of a relay: moves bytes from a source to a sink until the source ends or either fails.
 ///
 /// Where the source or the sink has a direct path (``ByteStream/push(to:for:)``, ``ByteStream/pull(from:for:)``), that path
 /// moves the bytes. Otherwise the pump copies through a pooled buffer, which it keeps only while the sink refuses bytes.
@@ -15,7 +21,7 @@ public final class Pump: TurnTask {
 
     let source: ByteStream
     let sink: ByteStream
-    private unowned let relay: Relay
+    private unowned let owner: any PumpOwner
     private var path = Path.copy
     /// Bytes read from the source that the sink has not taken.
     private var pending: Buffer?
@@ -29,10 +35,10 @@ public final class Pump: TurnTask {
     /// After this many bytes a pump lets the other streams of its loop have a turn.
     private static let bytesPerTurn = 1 << 20
 
-    init(from source: ByteStream, to sink: ByteStream, relay: Relay) {
+    init(from source: ByteStream, to sink: ByteStream, for owner: any PumpOwner) {
         self.source = source
         self.sink = sink
-        self.relay = relay
+        self.owner = owner
     }
 
     func start() {
@@ -74,21 +80,20 @@ public final class Pump: TurnTask {
     public func moved(_ count: Int) {
         guard !isDone else { return }
         bytesMoved &+= UInt64(count)
-        relay.bytesMoved()
     }
 
     /// The source ended, all its bytes were accepted, and the sink was told to finish.
     public func sourceEnded() {
         guard !isDone else { return }
         stop()
-        relay.pumpEnded(self)
+        owner.pumpEnded(self)
     }
 
     /// This direction cannot go on.
     public func failed(_ error: StreamError) {
         guard !isDone else { return }
         stop()
-        relay.pumpFailed(self, error)
+        owner.pumpFailed(self, error)
     }
 
     func stop() {

@@ -19,7 +19,7 @@ public struct RelayResult: Sendable {
 ///
 /// A started relay keeps itself and both streams alive until it is done, and owns both streams: who wants them closed calls
 /// ``cut(_:)``, since a stream does not tell its observer of its owner's own close.
-public final class Relay: StreamObserver, TurnTask {
+public final class Relay: StreamObserver, PumpOwner, TurnTask {
     private let first: ByteStream
     private let second: ByteStream
     private var forward: Pump?
@@ -27,10 +27,11 @@ public final class Relay: StreamObserver, TurnTask {
     private var completion: ((RelayResult) -> Void)?
     /// Set once both streams were closed or reset.
     private var result: RelayResult?
-    private var keepAlive: Relay?
+    private var retained = Retained<Relay>()
     private var idleTimer: LoopTimer?
     private let idleTimeout: Duration?
-    private var isActive = false
+    /// What had moved when the idle timer fired last.
+    private var movedBefore: UInt64 = 0
 
     /// - Parameters:
     ///   - first: A stream; the relay becomes its observer.
@@ -55,11 +56,11 @@ public final class Relay: StreamObserver, TurnTask {
     /// Starts moving bytes. Call once, on the loop.
     public func start() {
         precondition(forward == nil, "a relay starts once")
-        keepAlive = self
+        retained.hold(self)
         first.observer = self
         second.observer = self
-        let forward = Pump(from: first, to: second, relay: self)
-        let backward = Pump(from: second, to: first, relay: self)
+        let forward = Pump(from: first, to: second, for: self)
+        let backward = Pump(from: second, to: first, for: self)
         self.forward = forward
         self.backward = backward
         startIdleTimer()
@@ -92,8 +93,6 @@ public final class Relay: StreamObserver, TurnTask {
     }
 
     // MARK: Pumps
-
-    func bytesMoved() { isActive = true }
 
     func pumpEnded(_ pump: Pump) {
         if forward?.isDone == true && backward?.isDone == true { end(failure: nil) }
@@ -128,14 +127,15 @@ public final class Relay: StreamObserver, TurnTask {
         guard let completion, let result else { return }
         self.completion = nil
         completion(result)
-        keepAlive = nil
+        retained.release()
     }
 
     private func startIdleTimer() {
         guard let idleTimeout else { return }
         let timer = LoopTimer(on: first.loop) { [unowned self] in
-            if isActive {
-                isActive = false
+            let moved = progress.forward &+ progress.backward
+            if moved != movedBefore {
+                movedBefore = moved
                 idleTimer?.schedule(after: idleTimeout)
             } else {
                 end(failure: StreamError(.timedOut, "nothing moved for \(idleTimeout)"))

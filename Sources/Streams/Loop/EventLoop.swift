@@ -142,6 +142,10 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
         turnTasks.append(task)
     }
 
+    /// Runs `work` once, in the loop's next turn: outside of whatever runs now, and after the sockets were asked again. What a
+    /// method does that must not call back from inside itself. Not run where the loop shuts down first.
+    package func later(_ work: @escaping () -> Void) { LoopTimer(on: self, work).schedule(after: .zero) }
+
     /// Runs `task` once when everything else of this turn is done: the place to flush.
     public func atEndOfTurn(_ task: any TurnTask) {
         preconditionInLoop()

@@ -15,15 +15,12 @@ public final class Socket: ByteStream, PollHandler {
     public var localAddress: SocketAddress? { Self.address(of: descriptor, getsockname) }
     public let peerAddress: SocketAddress?
 
-    /// Not before epoll says so, which it does at once where there is something: trying costs a system call that mostly
-    /// finds nothing.
-    private var canRead = false
-    private var canWrite = true
+    /// The reader waits from the start: epoll says at once where there is something, and trying costs a system call that
+    /// mostly finds nothing. Nothing is tried while the reader or the writer waits.
+    private var ends = StreamEnds()
     private var sawReadHangup = false
-    private var readEnded = false
     /// The stream has failed, and bytes that arrived before can still be read.
     private var hasUnread = false
-    private var isFinished = false
 
     /// Takes over a connected, non-blocking descriptor.
     ///
@@ -45,7 +42,7 @@ public final class Socket: ByteStream, PollHandler {
         }
         if let reported {
             sawReadHangup = !reported.isDisjoint(with: [.readHangup, .hangup])
-            canRead = sawReadHangup || reported.contains(.readable)
+            if sawReadHangup || reported.contains(.readable) { _ = ends.wakeReader() }
             loop.replaceHandler(of: descriptor, with: self)
         } else {
             try register()
@@ -108,26 +105,21 @@ public final class Socket: ByteStream, PollHandler {
     public override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
         // recv(2) answers 0 to an empty buffer, which would look like the end.
         precondition(!buffer.isEmpty, "reading into an empty buffer")
-        guard failure == nil else { return descriptor >= 0 ? readUnread(into: buffer) : failed() }
-        guard !readEnded else { return .end }
-        guard descriptor >= 0 else { return failed() }
-        guard canRead else { return .wouldBlock }
+        guard failure == nil else { return descriptor >= 0 ? readUnread(into: buffer) : .failed }
+        guard ends.reading == .open else { return .end }
+        guard descriptor >= 0 else { return refuseRead() }
+        guard !ends.readerWaits else { return .wouldBlock }
         while true {
             let count = recv(descriptor, buffer.baseAddress, buffer.count, 0)
             if count > 0 {
                 // A short read means drained; the next byte is a new edge. Not so once the peer shut down: no edge follows.
-                if count < buffer.count && !sawReadHangup { canRead = false }
+                if count < buffer.count && !sawReadHangup { _ = ends.blockReader() }
                 return .bytes(count)
             }
-            if count == 0 {
-                readEnded = true
-                return .end
-            }
+            if count == 0 { return ends.deliverEnd() }
             switch errno {
             case EINTR: continue
-            case EAGAIN:
-                canRead = false
-                return .wouldBlock
+            case EAGAIN: return ends.blockReader()
             case let number:
                 fail(.system(number, "reading from \(peerDescription)"))
                 return .failed
@@ -136,12 +128,11 @@ public final class Socket: ByteStream, PollHandler {
     }
 
     public override func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
-        guard failure == nil, descriptor >= 0 else { return failedWriting() }
-        guard !isFinished else {
-            fail(StreamError(.closed, "write after the end of the stream to \(peerDescription)"))
-            return .failed
+        guard failure == nil, descriptor >= 0 else { return refuseWrite() }
+        guard ends.writing == .open else {
+            return refuseWrite(StreamError(.closed, "write after the end of the stream to \(peerDescription)"))
         }
-        guard canWrite else { return .wouldBlock }
+        guard !ends.writerWaits else { return .wouldBlock }
         guard vectors.count > Self.vectorsPerCall else { return writeOnce(vectors) }
         // A short count promises a notice, which comes only when the kernel had no room: so offer it everything.
         var total = 0
@@ -153,7 +144,7 @@ public final class Socket: ByteStream, PollHandler {
             case .wouldBlock: return total > 0 ? .bytes(total) : .wouldBlock
             case .failed: return .failed
             }
-            guard canWrite else { break }
+            guard !ends.writerWaits else { break }
             start += piece.count
         }
         return .bytes(total)
@@ -168,15 +159,10 @@ public final class Socket: ByteStream, PollHandler {
         guard offered > 0 else { return .bytes(0) }
         while true {
             let count = send(vectors)
-            if count >= 0 {
-                if count < offered { canWrite = false }
-                return .bytes(count)
-            }
+            if count >= 0 { return ends.accept(count, of: offered) }
             switch errno {
             case EINTR: continue
-            case EAGAIN:
-                canWrite = false
-                return .wouldBlock
+            case EAGAIN: return ends.blockWriter()
             case let number:
                 broken(.system(number, "writing to \(peerDescription)"))
                 return .failed
@@ -200,9 +186,9 @@ public final class Socket: ByteStream, PollHandler {
     }
 
     public override func finish() {
-        guard descriptor >= 0, !isFinished else { return }
-        isFinished = true
-        if readEnded && failure == nil {
+        guard descriptor >= 0, ends.finish() else { return }
+        ends.sentEnd()
+        if ends.areOver && failure == nil {
             // Both directions are over, and closing says so as well as a shutdown would.
             release()
         } else {
@@ -221,8 +207,8 @@ public final class Socket: ByteStream, PollHandler {
     public override func close() {
         guard descriptor >= 0 else { return fail(.closedByOwner) }
         // Without finish() the peer must not take the close for a clean end.
-        guard isFinished || failure != nil else { return reset(.closed(self)) }
-        let mayStillSend = failure == nil && !readEnded
+        guard ends.writing == .finished || failure != nil else { return reset(.closed(self)) }
+        let mayStillSend = failure == nil && ends.reading == .open
         fail(.closedByOwner)
         // The peer may send on, and the kernel answers bytes for a closed socket with a reset that destroys what the peer
         // has yet to be sent: linger until it has everything.
@@ -242,12 +228,12 @@ public final class Socket: ByteStream, PollHandler {
     /// does. At the end of the stream, and after a failure, there is nothing to look at: 0 stands for both.
     package func peek() -> UInt8? {
         guard failure == nil, descriptor >= 0 else { return 0 }
-        guard canRead else { return nil }
+        guard !ends.readerWaits else { return nil }
         var byte: UInt8 = 0
         let count = recv(descriptor, &byte, 1, Int32(MSG_PEEK) | Int32(MSG_DONTWAIT))
         if count < 0 && (errno == EAGAIN || errno == EINTR) {
             // Without an edge for what had come before there would be no other.
-            canRead = errno == EINTR
+            if errno == EAGAIN { _ = ends.blockReader() }
             return nil
         }
         return byte
@@ -286,12 +272,10 @@ public final class Socket: ByteStream, PollHandler {
             }
         }
         if !events.isDisjoint(with: [.readHangup, .hangup]) { sawReadHangup = true }
-        if !events.isDisjoint(with: [.readable, .readHangup, .hangup]) && !canRead {
-            canRead = true
+        if !events.isDisjoint(with: [.readable, .readHangup, .hangup]) && ends.wakeReader() {
             observer?.streamReadable(self)
         }
-        if events.contains(.writable) && !canWrite && descriptor >= 0 {
-            canWrite = true
+        if events.contains(.writable) && descriptor >= 0 && ends.wakeWriter() {
             observer?.streamWritable(self)
         }
     }
@@ -313,16 +297,6 @@ public final class Socket: ByteStream, PollHandler {
         message.msg_iov = UnsafeMutablePointer(mutating: vectors.baseAddress)
         message.msg_iovlen = vectors.count
         return sendmsg(descriptor, &message, Int32(MSG_NOSIGNAL))
-    }
-
-    private func failed() -> ReadResult {
-        fail(.closed(self))
-        return .failed
-    }
-
-    private func failedWriting() -> WriteResult {
-        fail(.closed(self))
-        return .failed
     }
 
     private func release() {
