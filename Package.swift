@@ -56,6 +56,8 @@ let package = Package(
             dependencies: ["Streams", "MeshIdentity", "CLinux", "CLibSSH2", "COpenSSL", "CZlib", log],
             swiftSettings: settings
         ),
+        // What runs on the device: the far end of an enrolment, and what keeps the node alive.
+        .target(name: "Agent", dependencies: ["MeshIdentity", "SSHSignal", "CLinux"], swiftSettings: settings),
         .target(
             name: "MeshNode",
             dependencies: ["Streams", "MeshIdentity", "H2Transport", "SSHSignal", "YAML", "CLinux", log],
@@ -64,7 +66,7 @@ let package = Package(
         .executableTarget(
             name: "bootstrap",
             dependencies: [
-                "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "MeshNode", "YAML", log,
+                "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "Agent", "MeshNode", "YAML", log,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
@@ -91,7 +93,19 @@ let package = Package(
         ),
         .testTarget(
             name: "SSHSignalTests",
-            dependencies: ["SSHSignal", "TestPeers", "COpenSSL"],
+            dependencies: ["SSHSignal", "Agent", "TestPeers", "TestDevices", "COpenSSL"],
+            swiftSettings: settings
+        ),
+        // Devices on this machine: what the tests of both ends of an enrolment need.
+        .target(
+            name: "TestDevices",
+            dependencies: ["SSHSignal", "Agent", "MeshIdentity", "TestPeers"],
+            path: "Tests/TestDevices",
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "AgentTests",
+            dependencies: ["Agent", "SSHSignal", "TestPeers", "TestDevices"],
             swiftSettings: settings
         ),
         .testTarget(

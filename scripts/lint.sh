@@ -51,6 +51,7 @@ not_above YAML Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGH
 not_above MeshIdentity H2Transport SSHSignal MeshNode CNGHTTP2 CLibSSH2 CLibYAML
 not_above H2Transport SSHSignal MeshNode CLibSSH2 CLibYAML CSQLite
 not_above SSHSignal H2Transport MeshNode CNGHTTP2 CLibYAML CSQLite
+not_above Agent H2Transport MeshNode CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CSQLite
 not_above MeshNode CLibSSH2 CNGHTTP2 CSQLite CLibYAML
 not_above bootstrap CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CSQLite
 

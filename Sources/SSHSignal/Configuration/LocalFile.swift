@@ -1,17 +1,17 @@
 import Glibc
 
 /// Small text files of the local user, read whole.
-enum LocalFile {
+package enum LocalFile {
     /// Generous for a configuration or known_hosts file; a larger one is a mistake (a device, a log).
-    static let sizeLimit = 64 << 20
+    package static let sizeLimit = 64 << 20
 
-    struct Failure: Error {
-        var number: Int32
-        var reason: String { number == EFBIG ? "it is too large" : String(cString: strerror(number)) }
+    package struct Failure: Error {
+        package var number: Int32
+        package var reason: String { number == EFBIG ? "it is too large" : String(cString: strerror(number)) }
     }
 
     /// nil when there is no such file.
-    static func read(_ path: String, limit: Int = sizeLimit) throws(Failure) -> [UInt8]? {
+    package static func read(_ path: String, limit: Int = sizeLimit) throws(Failure) -> [UInt8]? {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else {
             if errno == ENOENT || errno == ENOTDIR { return nil }

@@ -31,13 +31,13 @@ public struct DeviceInspection: Sendable {
             libraries: agent?.libraries ?? [],
             libraryPaths: agent?.libraryPaths ?? []
         )
-        let asked = EnrollmentService.systemClock()
+        let asked = SystemClock.milliseconds()
         let output = try await RemoteShell(channel, name: name).run(script, step: "probe")
         let facts = try DeviceFacts(output, name: name)
         return DeviceInspection(
             facts: facts,
             duration: .now - start,
-            skew: facts.skew(asked: asked, answered: EnrollmentService.systemClock())
+            skew: facts.skew(asked: asked, answered: SystemClock.milliseconds())
         )
     }
 

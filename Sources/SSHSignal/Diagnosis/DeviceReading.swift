@@ -29,9 +29,9 @@ public struct DeviceReading: Sendable {
             }
             let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
             defer { channel.close() }
-            let asked = EnrollmentService.systemClock()
+            let asked = SystemClock.milliseconds()
             let output = try await RemoteShell(channel, name: record.name).run(script(record), step: "reading")
-            return try DeviceReading(output, record, asked: asked, answered: EnrollmentService.systemClock())
+            return try DeviceReading(output, record, asked: asked, answered: SystemClock.milliseconds())
         } catch {
             throw EnrollmentError(error, name: record.name)
         }

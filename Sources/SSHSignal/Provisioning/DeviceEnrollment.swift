@@ -37,7 +37,7 @@ public struct DeviceEnrollment: Sendable {
             agent: AgentBinary,
             bases: [String] = Options.defaultBases,
             issuance: IssuanceOptions = IssuanceOptions(),
-            clock: @escaping @Sendable () -> Int64 = EnrollmentService.systemClock
+            clock: @escaping @Sendable () -> Int64 = SystemClock.milliseconds
         ) {
             self.name = name
             self.id = id

@@ -15,7 +15,7 @@ public struct DeviceVisit: Sendable {
     /// - Parameter clock: This machine's clock, milliseconds since 1970.
     public init(
         _ record: DeviceRecord,
-        clock: @escaping @Sendable () -> Int64 = EnrollmentService.systemClock,
+        clock: @escaping @Sendable () -> Int64 = SystemClock.milliseconds,
         warn: @escaping @Sendable (String) -> Void
     ) {
         self.record = record

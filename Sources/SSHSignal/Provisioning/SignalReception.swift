@@ -1,5 +1,5 @@
 /// What a channel brought: what both state machines of the signaling protocol take as an event.
-enum SignalReception {
+package enum SignalReception {
     case message(SignalMessage)
     /// What arrived is no message.
     case invalid(SignalError)
@@ -13,7 +13,7 @@ extension SignalFrameDecoder {
     /// The next message, or why there is none.
     ///
     /// - Parameter peer: Who is waited for, in errors.
-    mutating func receive(
+    package mutating func receive(
         from channel: any RemoteChannel,
         within patience: Duration,
         _ peer: String

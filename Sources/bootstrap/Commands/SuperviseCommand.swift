@@ -1,5 +1,5 @@
+import Agent
 import ArgumentParser
-import SSHSignal
 
 struct SuperviseCommand: ParsableCommand {
     static let configuration = CommandConfiguration(

@@ -43,7 +43,7 @@ struct DeviceChecks: Sendable {
     /// Those that the ledger knows of; who has no other way to trust the host is locked out when they end.
     private func hostCertificates() {
         guard let device, let server = device.sshServer, let end = server.notAfter else { return }
-        let now = EnrollmentService.systemClock() / 1000
+        let now = SystemClock.milliseconds() / 1000
         let mend = "bootstrap renew --ssh-host-cert \(device.name)"
         let text = Timestamp.text(end)
         if end <= now {
@@ -317,7 +317,7 @@ struct DeviceChecks: Sendable {
             guard let leaf = certificates.first else {
                 return report(.failure("certificate", "\(file) is empty", mend: renew))
             }
-            let now = EnrollmentService.systemClock() / 1000
+            let now = SystemClock.milliseconds() / 1000
             let end = Timestamp.text(leaf.notAfter)
             let lifetime = max(1, leaf.notAfter - leaf.notBefore)
             if leaf.notAfter <= now {

@@ -61,7 +61,7 @@ struct IssuerService: Sendable {
             issuer: RecordingIssuer(issuer, ledger: records.ledger, command: "ca serve", device: name),
             issuance: IssuanceOptions(lifetime: lifetime),
             acceptsSkew: acceptsSkew,
-            clock: EnrollmentService.systemClock,
+            clock: SystemClock.milliseconds,
             warn: { [logger] in logger.warning("\(name): \($0)") }
         )
         let (_, certificate) = try await conversation.run(.renew(id: stream.peer.description))

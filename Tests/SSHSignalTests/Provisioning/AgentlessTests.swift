@@ -1,6 +1,7 @@
 import Foundation
 import MeshIdentity
 import Synchronization
+import TestDevices
 import TestPeers
 import Testing
 

@@ -1,7 +1,9 @@
+import Agent
 import Foundation
 import MeshIdentity
 import Streams
 import Synchronization
+import TestDevices
 import TestPeers
 import Testing
 

@@ -1,5 +1,6 @@
 import Foundation
 import Synchronization
+import TestDevices
 import TestPeers
 import Testing
 

@@ -1,4 +1,6 @@
+import Agent
 import Foundation
+import TestDevices
 import TestPeers
 import Testing
 
@@ -35,8 +37,8 @@ import Testing
 
     @Test(arguments: [ServiceKind.systemd, .systemdUser, .openrc, .procd, .cron])
     func takesTheServiceAway(kind: ServiceKind) async throws {
-        let machine = try await ServiceTests.machine(kind)
-        let cron = kind == .cron ? try await ServiceTests.crond(machine) : nil
+        let machine = try await InstalledDevice.machine(kind)
+        let cron = kind == .cron ? try await machine.startCronDaemon() : nil
         _ = try await machine.enroll(InstalledDevice.first, service: kind.rawValue)
         let supervisor = try #require(Supervisor.running(state: machine.state))
         // The agent cannot help.
@@ -45,7 +47,7 @@ import Testing
         #expect(outcome.left == [])
         #expect(ProcessList.arguments(of: supervisor) == [])
         #expect(NodeProcess.all(state: machine.state) == [])
-        let name = ServiceDescription.name(state: machine.state)
+        let name = ServiceName(state: machine.state).description
         let left = try FileManager.default.subpathsOfDirectory(atPath: machine.directory.path).filter {
             $0.contains(name) || $0 == "enabled" || $0.hasPrefix("bootstrap")
         }

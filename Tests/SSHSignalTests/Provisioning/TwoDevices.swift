@@ -1,4 +1,5 @@
 import MeshIdentity
+import TestDevices
 import TestPeers
 import Testing
 

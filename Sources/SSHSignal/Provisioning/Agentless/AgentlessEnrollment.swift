@@ -20,7 +20,7 @@ public struct AgentlessEnrollment: Sendable {
         /// Give out a certificate even where the clocks are further apart than a quarter of its lifetime.
         public var acceptsSkew = false
         /// This machine's clock, milliseconds since 1970.
-        public var clock: @Sendable () -> Int64 = EnrollmentService.systemClock
+        public var clock: @Sendable () -> Int64 = SystemClock.milliseconds
         /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
         public var refusal: @Sendable (HostKey) -> EnrollmentError? = { _ in nil }
 

@@ -10,7 +10,7 @@ enum RemovalScript {
         export LC_ALL=C
         PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         root=\(ShellScript.quote(root))
-        name=\(ServiceDescription.name(state: root + "/state"))
+        name=\(ServiceName(state: root + "/state"))
         state="$root/state"
         has() { command -v "$1" >/dev/null 2>&1; }
         remove() {

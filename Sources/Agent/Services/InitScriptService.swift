@@ -1,4 +1,5 @@
 import Glibc
+import SSHSignal
 
 /// A script in `/etc/init.d`, for OpenRC or procd.
 struct InitScriptService: DeviceService {

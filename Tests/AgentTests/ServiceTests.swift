@@ -1,93 +1,17 @@
 import Foundation
+import TestDevices
 import TestPeers
 import Testing
 
+@testable import Agent
 @testable import SSHSignal
 
 /// Init systems are stand-ins (``InstalledDevice``): systemd, OpenRC and procd want to be the first process of a machine.
 @Suite struct ServiceTests {
-    private static let systemctl = """
-        units=/etc/systemd/system
-        [ "$1" = --user ] && { shift; units="$XDG_CONFIG_HOME/systemd/user"; }
-        case "$1" in
-        is-system-running) echo running;;
-        is-enabled) [ -e "$d/enabled" ];;
-        enable) touch "$d/enabled";;
-        disable) rm "$d/enabled"; end;;
-        restart) end 2>/dev/null; run $(sed -n 's/^ExecStart=//p' "$units/$2");;
-        esac
-        """
-    private static let rcService = """
-        script="/etc/init.d/$1"
-        case "$2" in
-        zap) ;;
-        start) command=; command_args=; . "$script"; run $command $command_args;;
-        stop) end;;
-        esac
-        """
-    private static let rcUpdate = """
-        case "$1" in
-        show) cat "$d/enabled" 2>/dev/null; true;;
-        add) echo " $2 | default" >"$d/enabled";;
-        del) rm "$d/enabled";;
-        esac
-        """
-    /// What `/etc/rc.common` does with `/etc/init.d/NAME COMMAND`, as far as it matters.
-    private static let rcCommon = """
-        d='%'
-        echo "${1##*/} $2" >>"$d/calls"
-        procd_open_instance() { :; }
-        procd_close_instance() { :; }
-        procd_set_param() { [ "$1" = command ] || return 0; shift; setsid "$@" >>"$d/journal" 2>&1 </dev/null & echo $! >"$d/main.pid"; }
-        . "$1"
-        case "$2" in
-        enabled) [ -e "$d/enabled" ];;
-        enable) touch "$d/enabled";;
-        disable) rm "$d/enabled";;
-        start) start_service;;
-        stop) p=$(cat "$d/main.pid"); kill "$p"; while [ -d "/proc/$p" ]; do sleep 0.02; done;;
-        esac
-        """
-
-    static func machine(_ kind: ServiceKind) async throws -> InstalledDevice {
-        let machine = try InstalledDevice()
-        try machine.addRelease(InstalledDevice.first)
-        switch kind {
-        case .systemd, .systemdUser:
-            try await machine.standIn("systemctl", Self.systemctl)
-            try await machine.standIn("loginctl", "exit 0")
-        case .openrc:
-            try await machine.standIn("openrc-run", "exit 0")
-            try await machine.standIn("rc-service", Self.rcService)
-            try await machine.standIn("rc-update", Self.rcUpdate)
-        case .procd:
-            try await machine.standIn("procd", "exit 0")
-            let text = Self.rcCommon.replacingOccurrences(of: "%", with: machine.directory.path)
-            try machine.directory.write("etc/rc.common", text)
-        case .cron:
-            let text =
-                "case \"$1\" in -l) cat \"$d/crontab\";; -) cat >\"$d/crontab.new\"; mv \"$d/crontab.new\" \"$d/crontab\";; esac"
-            try await machine.standIn("crontab", text)
-            try machine.directory.write("crontab", "# mine\n\n0 4 * * * backup %H\n")
-        case .none: break
-        }
-        return machine
-    }
-
-    /// A process that is called crond.
-    static func crond(_ machine: InstalledDevice) async throws -> ChildProcess {
-        // Not a copy: what another thread forks while a copy is being written holds it open for writing, and then it cannot be run.
-        let program = machine.directory.path("crond")
-        try FileManager.default.createSymbolicLink(atPath: program, withDestinationPath: "/bin/sleep")
-        let process = try ChildProcess(machine.directory.path("crond"), ["600"])
-        try await eventually("it runs") { ProcessList.name(of: process.pid) == "crond" }
-        return process
-    }
-
     @Test(arguments: [ServiceKind.systemd, .systemdUser, .openrc, .procd, .cron])
     func installsOnceAndKeepsTheNodeAlive(kind: ServiceKind) async throws {
-        let machine = try await Self.machine(kind)
-        let cron = kind == .cron ? try await Self.crond(machine) : nil
+        let machine = try await InstalledDevice.machine(kind)
+        let cron = kind == .cron ? try await machine.startCronDaemon() : nil
         let first = try await machine.enroll(InstalledDevice.first, service: kind.rawValue)
         #expect(first.node == "started")
         #expect(first.service?.kind == kind.rawValue)
@@ -99,7 +23,7 @@ import Testing
         #expect(machine.release(of: node) == InstalledDevice.first)
         #expect(NodeProcess.accepts(first.listener))
         let calls = try machine.calls().joined(separator: "\n")
-        let name = ServiceDescription.name(state: machine.state)
+        let name = ServiceName(state: machine.state).description
         switch kind {
         case .systemd:
             #expect(calls.contains("systemctl daemon-reload") && calls.contains("systemctl enable \(name).service"))
@@ -158,7 +82,7 @@ import Testing
     }
 
     @Test func automaticTakesTheFirstThereIs() async throws {
-        let machine = try await Self.machine(.openrc)
+        let machine = try await InstalledDevice.machine(.openrc)
         #expect(try await machine.enroll(InstalledDevice.first, service: "auto").service?.kind == "openrc")
     }
 
@@ -194,7 +118,7 @@ import Testing
     }
 
     @Test func lingeringThatIsRefusedIsSaid() async throws {
-        let machine = try await Self.machine(.systemdUser)
+        let machine = try await InstalledDevice.machine(.systemdUser)
         try await machine.standIn("loginctl", "echo 'Access denied' >&2; exit 1")
         try await machine.standIn("sudo", "exit 1")
         let ack = try await machine.enroll(InstalledDevice.first, service: "systemd-user")

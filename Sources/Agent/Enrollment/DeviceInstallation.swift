@@ -1,5 +1,6 @@
 import Glibc
 import MeshIdentity
+import SSHSignal
 
 /// What `bootstrap signal` does on the device: key, credential, configuration, node. All files are below one directory:
 ///

@@ -1,4 +1,5 @@
 package import MeshIdentity
+package import SSHSignal
 
 /// The device's side of a renewal without a login: over a stream that has shown the device's certificate.
 ///
@@ -22,7 +23,7 @@ package struct CredentialRenewal: Sendable {
         directory: CredentialDirectory,
         id: SPIFFEID,
         listener: String,
-        clock: @escaping @Sendable () -> Int64 = EnrollmentService.systemClock
+        clock: @escaping @Sendable () -> Int64 = SystemClock.milliseconds
     ) {
         self.directory = directory
         self.id = id

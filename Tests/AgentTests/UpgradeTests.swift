@@ -1,7 +1,9 @@
 import Foundation
+import TestDevices
 import TestPeers
 import Testing
 
+@testable import Agent
 @testable import SSHSignal
 
 @Suite struct UpgradeTests {

@@ -1,12 +1,18 @@
 import CLinux
 import Glibc
+import SSHSignal
 
 /// The `bootstrap node` of this machine: found by its process number file, started detached from whoever starts it.
-struct NodeProcess {
+package struct NodeProcess {
     /// Where its files are; absolute.
     let state: String
     /// The program to run; absolute.
     let executable: String
+
+    package init(state: String, executable: String) {
+        self.state = state
+        self.executable = executable
+    }
 
     var configuration: String { "\(state)/node.yaml" }
     /// Where one node hands its sockets to the next.
@@ -27,10 +33,10 @@ struct NodeProcess {
     }
 
     /// The process, while it runs: the number in the file, and a command line that is ours (numbers are used again).
-    var runningProcess: pid_t? { ProcessList.process(in: processFile, with: ["node", configuration]) }
+    package var runningProcess: Int32? { ProcessList.process(in: processFile, with: ["node", configuration]) }
 
     /// Also those that were taken over and end with their last stream.
-    static func all(state: String) -> [pid_t] {
+    package static func all(state: String) -> [Int32] {
         ProcessList.all.filter { process in
             let arguments = ProcessList.arguments(of: process)
             return arguments.contains("node") && arguments.contains("\(state)/node.yaml")
@@ -58,7 +64,7 @@ struct NodeProcess {
     }
 
     /// Whether somebody accepts there.
-    static func accepts(_ listener: String) -> Bool {
+    package static func accepts(_ listener: String) -> Bool {
         guard let (bound, port) = NumericAddress.split(listener) else { return false }
         let address = ["0.0.0.0": "127.0.0.1", "::": "::1"][bound] ?? bound
         var hints = addrinfo()

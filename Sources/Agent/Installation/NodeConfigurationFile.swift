@@ -1,4 +1,5 @@
 import MeshIdentity
+import SSHSignal
 
 /// The configuration that `enroll` gives a device's node: an HBONE server with the device's identity, open to members of its own namespace
 /// for the ports that the operator named.

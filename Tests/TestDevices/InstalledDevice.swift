@@ -1,24 +1,23 @@
+package import Agent
 import Foundation
 import MeshIdentity
-import TestPeers
-import Testing
-
-@testable import SSHSignal
+package import SSHSignal
+package import TestPeers
 
 /// A device on this machine as `enroll` leaves it, with releases beside each other, on a machine whose init system is a stand-in: nothing
 /// here can be process number 1. The stand-ins record their calls and start what they are told to.
-final class InstalledDevice: Sendable {
-    let device: LocalDevice
-    let directory = TemporaryDirectory()
-    var root: String { directory.path("bootstrap") }
-    var state: String { root + "/state" }
+package final class InstalledDevice: Sendable {
+    package let device: LocalDevice
+    package let directory = TemporaryDirectory()
+    package var root: String { directory.path("bootstrap") }
+    package var state: String { root + "/state" }
     /// `/etc` and `/run` of the machine.
-    var etc: String { directory.path("etc") }
+    package var etc: String { directory.path("etc") }
 
-    static let first = "0.1.0-aaaaaaaaaaaa"
-    static let second = "0.1.0-bbbbbbbbbbbb"
+    package static let first = "0.1.0-aaaaaaaaaaaa"
+    package static let second = "0.1.0-bbbbbbbbbbbb"
 
-    init() throws {
+    package init() throws {
         device = try LocalDevice()
         try directory.makeDirectory("bootstrap")
         try directory.makeDirectory("tools")
@@ -42,7 +41,7 @@ final class InstalledDevice: Sendable {
     }
 
     /// Puts this program there, under the name of a release.
-    func addRelease(_ name: String) throws {
+    package func addRelease(_ name: String) throws {
         try directory.makeDirectory("bootstrap/\(name)")
         let path = "\(root)/\(name)/bootstrap"
         if link(TestTools.bootstrap, path) != 0 {
@@ -57,7 +56,7 @@ final class InstalledDevice: Sendable {
         )
     }
 
-    func standIn(_ name: String, _ text: String) async throws {
+    package func standIn(_ name: String, _ text: String) async throws {
         try await directory.writeProgram(
             "tools/\(name)",
             """
@@ -72,18 +71,18 @@ final class InstalledDevice: Sendable {
     }
 
     /// Which calls the stand-ins got since the last time.
-    func calls() throws -> [String] {
+    package func calls() throws -> [String] {
         let calls = try directory.read("calls").split(separator: "\n").map(String.init)
         try directory.write("calls", "")
         return calls
     }
 
     /// The agent of a release as the far end of an SSH session, on this machine.
-    func signal(_ release: String) throws -> LocalChannel {
+    package func signal(_ release: String) throws -> LocalChannel {
         try run(["\(root)/\(release)/bootstrap", "signal", "--state", state])
     }
 
-    func shell(_ kind: FarShell) throws -> LocalChannel { try run(kind.command + ["-s"]) }
+    package func shell(_ kind: FarShell) throws -> LocalChannel { try run(kind.command + ["-s"]) }
 
     private func run(_ command: [String]) throws -> LocalChannel {
         let script = """
@@ -99,7 +98,7 @@ final class InstalledDevice: Sendable {
         )
     }
 
-    func enroll(
+    package func enroll(
         _ release: String,
         service: String?,
         ports: [UInt16] = [22],
@@ -113,11 +112,11 @@ final class InstalledDevice: Sendable {
         return try await device.conversation(over: channel ?? signal(release)).run(.enroll(order)).ack
     }
 
-    var node: NodeProcess { NodeProcess(state: state, executable: root + "/current/bootstrap") }
-    var current: String? { try? FileManager.default.destinationOfSymbolicLink(atPath: root + "/current") }
+    package var node: NodeProcess { NodeProcess(state: state, executable: root + "/current/bootstrap") }
+    package var current: String? { try? FileManager.default.destinationOfSymbolicLink(atPath: root + "/current") }
 
     /// The node of this number is one of that release.
-    func release(of process: Int32?) -> String? {
+    package func release(of process: Int32?) -> String? {
         process.flatMap(ProcessList.program).map { $0.split(separator: "/").dropLast().last.map(String.init) ?? "" }
     }
 }

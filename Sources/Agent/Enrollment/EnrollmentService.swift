@@ -1,29 +1,30 @@
 import Glibc
 import MeshIdentity
+package import SSHSignal
 
 /// The far end of the signaling channel: `bootstrap signal`, started over SSH on the device. Blocks; every wait has its limit.
-public struct EnrollmentService {
+package struct EnrollmentService {
     /// Absolute: where credential, configuration and node live.
-    public var state: String
+    package var state: String
     /// Absolute: the program that is started as the node, normally this one.
-    public var executable: String
-    public var input: Int32
-    public var output: Int32
+    package var executable: String
+    package var input: Int32
+    package var output: Int32
     /// How long the operator may say nothing.
-    public var patience: Duration
+    package var patience: Duration
     /// `$SSH_CONNECTION`: tells which address of this machine was reached.
-    public var connection: String?
+    package var connection: String?
     /// This machine's clock, milliseconds since 1970.
-    public var clock: () -> Int64
+    package var clock: () -> Int64
 
-    public init(
+    package init(
         state: String,
         executable: String,
         input: Int32 = 0,
         output: Int32 = 1,
         patience: Duration = .seconds(60),
         connection: String? = nil,
-        clock: @escaping () -> Int64 = EnrollmentService.systemClock
+        clock: @escaping () -> Int64 = SystemClock.milliseconds
     ) {
         self.state = state
         self.executable = executable
@@ -34,17 +35,10 @@ public struct EnrollmentService {
         self.clock = clock
     }
 
-    /// Milliseconds since 1970.
-    public static func systemClock() -> Int64 {
-        var now = timespec()
-        clock_gettime(CLOCK_REALTIME, &now)
-        return Int64(now.tv_sec) * 1000 + Int64(now.tv_nsec) / 1_000_000
-    }
-
     /// Serves one conversation to its end.
     ///
     /// - Throws: why it did not end well; the operator has been told, as far as it could be reached.
-    public func run() throws(SignalError) {
+    package func run() throws(SignalError) {
         let installation = DeviceInstallation(state: state, executable: executable, connection: connection)
         var machine = EnrollmentDevice(software: AgentRelease.software)
         var decoder = SignalFrameDecoder()

@@ -1,70 +1,16 @@
 import Foundation
 import MeshIdentity
 import Synchronization
+import TestDevices
 import TestPeers
 import Testing
 
+@testable import Agent
 @testable import SSHSignal
 
-/// A device on this machine: a directory, the real agent's `signal`, and the real node that it starts.
-final class LocalDevice: Sendable {
-    let directory = TemporaryDirectory()
-    var state: String { directory.path("state") }
-    let trustDomain: TrustDomain
-    let ca: EmbeddedCA
-    let id: SPIFFEID
-
-    init() throws {
-        trustDomain = try TrustDomain("test.example")
-        ca = try EmbeddedCA.create(directory: directory.path("ca"), trustDomain: trustDomain)
-        id = try SPIFFEID(trustDomain: trustDomain, namespace: "default", name: "dev")
-    }
-
-    deinit { Self.stopNode(state: state) }
-
-    /// Ends the node that runs there. It is no child of the tests: only its process number is known.
-    static func stopNode(state: String) {
-        guard let text = try? String(contentsOfFile: state + "/node.pid", encoding: .utf8),
-            let process = Int32(text.trimmingCharacters(in: .whitespacesAndNewlines)),
-            let commandLine = try? String(contentsOfFile: "/proc/\(process)/cmdline", encoding: .utf8),
-            commandLine.contains(state)
-        else { return }
-        kill(process, SIGKILL)
-    }
-
-    func startSignal() throws -> LocalChannel {
-        try LocalChannel(TestTools.bootstrap, ["signal", "--state", state])
-    }
-
-    var nodeProcess: String? { try? directory.read("state/node.pid") }
-
-    /// The credential as any reader finds it; nil where there is none yet.
-    func credential() throws -> Credential? {
-        do {
-            return try CredentialDirectory(state + "/identity").load()
-        } catch let error where error.code == .notFound {
-            return nil
-        }
-    }
-
-    func conversation(
-        over channel: any RemoteChannel,
-        clock: @escaping @Sendable () -> Int64 = EnrollmentService.systemClock
-    ) -> EnrollmentConversation {
-        EnrollmentConversation(
-            channel: channel,
-            name: "dev",
-            id: id,
-            issuer: ca,
-            issuance: IssuanceOptions(),
-            clock: clock,
-            warn: { _ in }
-        )
-    }
-
-    func order(ports: [UInt16] = [22]) -> EnrollmentOperator.Purpose {
-        .enroll(.init(id: id.description, node: .init(bind: "127.0.0.1", port: 0, allowPorts: ports)))
-    }
+/// A frame of the signaling protocol with any text in it.
+private func frame(_ json: String) -> [UInt8] {
+    withUnsafeBytes(of: UInt32(json.utf8.count).bigEndian) { Array($0) } + Array(json.utf8)
 }
 
 @Suite struct EnrollmentServiceTests {
@@ -174,7 +120,7 @@ final class LocalDevice: Sendable {
     @Test(arguments: [-3, 3])
     func clockThatIsDaysOffIsSaid(days: Int64) async throws {
         let device = try LocalDevice()
-        let clock: @Sendable () -> Int64 = { EnrollmentService.systemClock() + days * 86_400_000 }
+        let clock: @Sendable () -> Int64 = { SystemClock.milliseconds() + days * 86_400_000 }
         let error = await error {
             _ = try await device.conversation(over: try device.startSignal(), clock: clock).run(device.order())
         }
@@ -211,7 +157,7 @@ final class LocalDevice: Sendable {
             id: device.id,
             issuer: WrongKey(ca: device.ca),
             issuance: IssuanceOptions(),
-            clock: EnrollmentService.systemClock,
+            clock: SystemClock.milliseconds,
             warn: { _ in }
         )
         let error = await error { _ = try await conversation.run(device.order()) }
@@ -251,9 +197,9 @@ final class LocalDevice: Sendable {
     /// What is wrong with a message is told to the one who sent it, and nothing was made.
     @Test(
         arguments: [
-            ([0x00, 0x20, 0x00, 0x00], "too-long"), (Sample.frame("[]"), "malformed"),
-            (Sample.frame("{\"type\":\"csr\"}"), "malformed"),
-            (Sample.frame("{\"type\":\"bye\"}"), "unexpected"), (Sample.frame("nonsense"), "malformed"),
+            ([0x00, 0x20, 0x00, 0x00], "too-long"), (frame("[]"), "malformed"),
+            (frame("{\"type\":\"csr\"}"), "malformed"),
+            (frame("{\"type\":\"bye\"}"), "unexpected"), (frame("nonsense"), "malformed"),
         ] as [([UInt8], String)]
     )
     func badMessages(frame: [UInt8], code: String) async throws {
@@ -286,22 +232,6 @@ final class LocalDevice: Sendable {
     }
 }
 
-extension LocalDevice {
-    /// Waits until no `signal` runs on this state any more: it holds the lock while it works.
-    func settled() async throws {
-        try await eventually("the device's signal process is done", within: .seconds(40)) {
-            let processes = try FileManager.default.contentsOfDirectory(atPath: "/proc").compactMap { Int32($0) }
-            return !processes.contains { process in
-                guard let line = try? String(contentsOfFile: "/proc/\(process)/cmdline", encoding: .utf8) else {
-                    return false
-                }
-                let words = line.split(separator: "\0")
-                return words.contains("signal") && words.contains(Substring(state))
-            }
-        }
-    }
-}
-
 /// A TCP port on which something else listens.
 final class LoopbackPort {
     let port: UInt16
@@ -325,14 +255,4 @@ final class LoopbackPort {
     }
 
     deinit { close(descriptor) }
-}
-
-extension Result where Failure == any Error {
-    init(_ body: () async throws -> Success) async {
-        do {
-            self = .success(try await body())
-        } catch {
-            self = .failure(error)
-        }
-    }
 }

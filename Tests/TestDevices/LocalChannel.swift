@@ -1,21 +1,20 @@
 import Foundation
+package import SSHSignal
 import Synchronization
-import TestPeers
-
-@testable import SSHSignal
+package import TestPeers
 
 /// A command on this machine in place of one at the far end of an SSH session: what the far side does, without the session.
-final class LocalChannel: RemoteChannel {
-    let process: ChildProcess
+package final class LocalChannel: RemoteChannel {
+    package let process: ChildProcess
     private let position = Mutex(0)
     private let isClosed = Atomic(false)
 
-    init(_ command: String, _ arguments: [String] = [], environment: [String: String?] = [:]) throws {
+    package init(_ command: String, _ arguments: [String] = [], environment: [String: String?] = [:]) throws {
         process = try ChildProcess(command, arguments, environment: environment, keepsInputOpen: true)
     }
 
     /// What an SSH server runs for `exec sh -s`, with a shell of choice.
-    static func shell(_ shell: [String], home: String, setup: String = "") throws -> LocalChannel {
+    package static func shell(_ shell: [String], home: String, setup: String = "") throws -> LocalChannel {
         let environment: [String: String?] = ["HOME": home, "ENV": nil, "BASH_ENV": nil]
         guard !setup.isEmpty else {
             return try LocalChannel(shell[0], Array(shell.dropFirst()) + ["-s"], environment: environment)
@@ -28,7 +27,7 @@ final class LocalChannel: RemoteChannel {
         )
     }
 
-    func read() async throws -> [UInt8]? {
+    package func read() async throws -> [UInt8]? {
         while true {
             guard !isClosed.load(ordering: .acquiring) else { throw DeadlineExceeded("the channel is closed") }
             let isComplete = process.standardOutput.isComplete
@@ -43,7 +42,7 @@ final class LocalChannel: RemoteChannel {
         }
     }
 
-    func write(_ bytes: [UInt8]) async throws {
+    package func write(_ bytes: [UInt8]) async throws {
         guard !isClosed.load(ordering: .acquiring) else { throw DeadlineExceeded("the channel is closed") }
         // Blocks while the pipe is full, so not on a thread that the tests run on.
         try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<Void, any Error>) in
@@ -51,9 +50,9 @@ final class LocalChannel: RemoteChannel {
         }
     }
 
-    func finish() async { process.closeInput() }
+    package func finish() async { process.closeInput() }
 
-    func close() {
+    package func close() {
         guard !isClosed.exchange(true, ordering: .acquiringAndReleasing) else { return }
         // As when a connection goes: no more input, and a signal for what waits for none.
         DispatchQueue.global().async { [process] in
@@ -62,7 +61,7 @@ final class LocalChannel: RemoteChannel {
         }
     }
 
-    func standardErrorText() async -> String {
+    package func standardErrorText() async -> String {
         // Over SSH it comes in the order it was written; here it has a thread of its own.
         _ = try? await process.standardError.complete(within: .seconds(1))
         return process.standardError.text
@@ -70,22 +69,22 @@ final class LocalChannel: RemoteChannel {
 }
 
 /// Passes everything on until a limit, then cuts: the far side sees its input end, this side an error.
-final class CutChannel: RemoteChannel {
+package final class CutChannel: RemoteChannel {
     private let lower: any RemoteChannel
     private let sendLimit: Int
     private let receiveLimit: Int
     private let counts = Mutex((sent: 0, received: 0))
 
-    init(_ lower: any RemoteChannel, sendLimit: Int = .max, receiveLimit: Int = .max) {
+    package init(_ lower: any RemoteChannel, sendLimit: Int = .max, receiveLimit: Int = .max) {
         self.lower = lower
         self.sendLimit = sendLimit
         self.receiveLimit = receiveLimit
     }
 
-    var sent: Int { counts.withLock { $0.sent } }
-    var received: Int { counts.withLock { $0.received } }
+    package var sent: Int { counts.withLock { $0.sent } }
+    package var received: Int { counts.withLock { $0.received } }
 
-    func read() async throws -> [UInt8]? {
+    package func read() async throws -> [UInt8]? {
         guard let bytes = try await lower.read() else { return nil }
         let allowed = counts.withLock { counts in
             defer { counts.received += bytes.count }
@@ -98,7 +97,7 @@ final class CutChannel: RemoteChannel {
         return Array(bytes.prefix(allowed))
     }
 
-    func write(_ bytes: [UInt8]) async throws {
+    package func write(_ bytes: [UInt8]) async throws {
         let allowed = counts.withLock { counts in
             defer { counts.sent += bytes.count }
             return max(0, sendLimit - counts.sent)
@@ -110,16 +109,16 @@ final class CutChannel: RemoteChannel {
         throw DeadlineExceeded("cut")
     }
 
-    func finish() async { await lower.finish() }
-    func close() { lower.close() }
-    func standardErrorText() async -> String { await lower.standardErrorText() }
+    package func finish() async { await lower.finish() }
+    package func close() { lower.close() }
+    package func standardErrorText() async -> String { await lower.standardErrorText() }
 }
 
 /// The shells of the far sides there are.
-enum FarShell: String, CaseIterable {
+package enum FarShell: String, CaseIterable {
     case dash
     case bash
     case busybox
 
-    var command: [String] { self == .busybox ? ["busybox", "ash"] : [rawValue] }
+    package var command: [String] { self == .busybox ? ["busybox", "ash"] : [rawValue] }
 }

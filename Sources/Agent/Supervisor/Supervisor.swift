@@ -1,5 +1,6 @@
-import Glibc
+package import Glibc
 import MeshIdentity
+import SSHSignal
 
 /// Watches over a device's node: `bootstrap supervise`, which every kind of service runs, so that they all behave the same.
 ///
@@ -11,23 +12,23 @@ import MeshIdentity
 /// ```
 ///
 /// One thread; it blocks. A node that was taken over ends with its last stream, and is collected then.
-public struct Supervisor {
+package struct Supervisor {
     /// Absolute.
-    public var state: String
+    package var state: String
     /// What is started: a link to the release in use, normally.
-    public var program: String
+    package var program: String
     /// For the journal of the service: a line.
-    public var log: (String) -> Void
+    package var log: (String) -> Void
 
-    public init(state: String, program: String, log: @escaping (String) -> Void) {
+    package init(state: String, program: String, log: @escaping (String) -> Void) {
         self.state = state
         self.program = program
         self.log = log
     }
 
     /// The directory's supervisor did not start, or another one is there.
-    public struct Failure: Error, CustomStringConvertible {
-        public var description: String
+    package struct Failure: Error, CustomStringConvertible {
+        package var description: String
     }
 
     static func processFile(_ state: String) -> String { "\(state)/supervisor.pid" }
@@ -43,7 +44,7 @@ public struct Supervisor {
     static func forgetFailure(state: String) { unlink(failureFile(state)) }
 
     /// The supervisor that runs.
-    static func running(state: String) -> pid_t? {
+    package static func running(state: String) -> pid_t? {
         ProcessList.process(in: processFile(state), with: ["supervise", state])
     }
 
@@ -52,7 +53,7 @@ public struct Supervisor {
     private static let longestPause = Duration.seconds(30)
 
     /// Runs until a signal ends it.
-    public func run() throws(Failure) {
+    package func run() throws(Failure) {
         let lock = try takeLock()
         defer {
             unlink(Self.processFile(state))
@@ -238,7 +239,7 @@ struct ReplacementRequest {
 extension Supervisor {
     /// What a supervisor starts that was itself started as `ROOT/current/bootstrap` or `ROOT/RELEASE/bootstrap`: the release in use, whatever it
     /// will be by then. nil where nothing is installed beside the state.
-    public static func program(state: String) -> String? {
+    package static func program(state: String) -> String? {
         let link = "\(AtomicFile.split(state).directory)/current/bootstrap"
         return access(link, X_OK) == 0 ? link : nil
     }

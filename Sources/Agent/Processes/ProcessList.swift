@@ -1,8 +1,9 @@
-import Glibc
+package import Glibc
+import SSHSignal
 
 /// The processes of this machine, as /proc shows them.
-enum ProcessList {
-    static var all: [pid_t] {
+package enum ProcessList {
+    package static var all: [pid_t] {
         guard let directory = opendir("/proc") else { return [] }
         defer { closedir(directory) }
         var found: [pid_t] = []
@@ -16,17 +17,17 @@ enum ProcessList {
     }
 
     /// The first 15 characters of the program's name.
-    static func name(of process: pid_t) -> String? {
+    package static func name(of process: pid_t) -> String? {
         text("/proc/\(process)/comm").map { String($0.prefix { $0 != "\n" }) }
     }
 
     /// Empty for one that is gone, or was not collected yet.
-    static func arguments(of process: pid_t) -> [String] {
+    package static func arguments(of process: pid_t) -> [String] {
         text("/proc/\(process)/cmdline")?.split(separator: "\0").map(String.init) ?? []
     }
 
     /// The file it was started from; nil when that was replaced or removed since, or may not be seen.
-    static func program(of process: pid_t) -> String? {
+    package static func program(of process: pid_t) -> String? {
         var target = [CChar](repeating: 0, count: Int(PATH_MAX))
         let count = readlink("/proc/\(process)/exe", &target, target.count)
         guard count > 0 else { return nil }

@@ -1,4 +1,5 @@
 import Glibc
+import SSHSignal
 
 /// Where a listener of this machine can be reached, best first.
 enum DeviceAddresses {

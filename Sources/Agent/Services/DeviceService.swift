@@ -1,26 +1,10 @@
 import Glibc
 import MeshIdentity
+import SSHSignal
 
-/// What starts the node on a device again after a crash or a reboot.
-public enum ServiceKind: String, Hashable, Sendable, CaseIterable {
-    /// A system unit; for root.
-    case systemd
-    /// A unit of the user's own systemd, which lingers.
-    case systemdUser = "systemd-user"
-    /// An OpenRC script; for root.
-    case openrc
-    /// A procd script (OpenWrt); for root.
-    case procd
-    /// A background process that watches over the node, and an `@reboot` line in the account's crontab.
-    case cron
-    /// A background process; a reboot ends it.
-    case none
-
+extension ServiceKind {
     /// In the order in which they are tried.
     static let preferred: [ServiceKind] = [.systemd, .systemdUser, .openrc, .procd, .cron]
-
-    /// What `--service auto` means on the wire.
-    public static let automatic = "auto"
 }
 
 /// What a service runs, and how it is called: one for each installation, so that several on a machine do not meet.
@@ -38,16 +22,7 @@ struct ServiceDescription: Hashable {
     init(program: String, state: String) {
         self.program = program
         self.state = state
-        name = Self.name(state: state)
-    }
-
-    /// The shell computes the same when nothing else is left to ask (see ``RemovalScript``).
-    static func name(state: String) -> String {
-        if state == "/opt/bootstrap/state" { return "bootstrap-node" }
-        let hash = Digest.sha256(Array(state.utf8)).prefix(4).map { byte in
-            String(byte >> 4, radix: 16) + String(byte & 15, radix: 16)
-        }
-        return "bootstrap-node-\(hash.joined())"
+        name = ServiceName(state: state).description
     }
 
     /// Unit files, crontabs and scripts each quote in their own way; a path that needs none is the same in all of them.
