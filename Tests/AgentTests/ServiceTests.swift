@@ -88,7 +88,7 @@ import Testing
 
     @Test func withoutAnythingTheNodeRunsAndAWarningSaysSo() async throws {
         let machine = try InstalledDevice()
-        try machine.addRelease(InstalledDevice.first)
+        try await machine.addRelease(InstalledDevice.first)
         // Whatever this machine has, it does not run.
         try await machine.standIn("systemctl", "echo offline; exit 1")
         try await machine.standIn("crontab", "exit 1")
@@ -107,7 +107,7 @@ import Testing
 
     @Test func whatIsAskedForAndCannotBeHadIsRefused() async throws {
         let machine = try InstalledDevice()
-        try machine.addRelease(InstalledDevice.first)
+        try await machine.addRelease(InstalledDevice.first)
         for (kind, reason) in [("procd", "there is no procd"), ("launchd", "knows no service 'launchd'")] {
             let error = await #expect(throws: SignalError.self) {
                 try await machine.enroll(InstalledDevice.first, service: kind)

@@ -26,11 +26,11 @@ import Testing
 
     @Test func newReleaseTakesTheSocketsOver() async throws {
         let machine = try InstalledDevice()
-        try machine.addRelease(InstalledDevice.first)
+        try await machine.addRelease(InstalledDevice.first)
         let before = try await machine.enroll(InstalledDevice.first, service: "none")
         let old = try #require(machine.node.runningProcess)
-        try machine.addRelease(InstalledDevice.second)
-        try machine.addRelease("0.0.9-cccccccccccc")
+        try await machine.addRelease(InstalledDevice.second)
+        try await machine.addRelease("0.0.9-cccccccccccc")
         // Somebody may just be installing this one.
         try machine.directory.write("bootstrap/0.2.0-dddddddddddd/bootstrap", "")
         let after = try await machine.enroll(InstalledDevice.second, service: "none")
@@ -47,14 +47,13 @@ import Testing
     func releaseThatDoesNotComeUpChangesNothing(service: String) async throws {
         let machine = try InstalledDevice()
         try await machine.standIn("crontab", "case \"$1\" in -) cat >/dev/null;; esac")
-        try FileManager.default.copyItem(atPath: "/bin/sleep", toPath: machine.directory.path("crond"))
-        let cron = try ChildProcess(machine.directory.path("crond"), ["600"])
-        try await eventually("it runs") { ProcessList.name(of: cron.pid) == "crond" }
-        try machine.addRelease(InstalledDevice.first)
+        let cron = try await machine.startCronDaemon()
+        defer { withExtendedLifetime(cron) {} }
+        try await machine.addRelease(InstalledDevice.first)
         let before = try await machine.enroll(InstalledDevice.first, service: service)
         let old = try #require(machine.node.runningProcess)
         let configuration = try machine.directory.read("bootstrap/state/node.yaml")
-        try machine.addRelease(InstalledDevice.second)
+        try await machine.addRelease(InstalledDevice.second)
         let channel = try await broken(machine, InstalledDevice.second)
         let error = await #expect(throws: SignalError.self) {
             try await machine.enroll(InstalledDevice.second, service: service, ports: [22, 80], channel: channel)
@@ -70,7 +69,7 @@ import Testing
         #expect(try machine.directory.read("bootstrap/state/node.yaml") == configuration)
         // The next one that works is taken.
         try FileManager.default.removeItem(atPath: "\(machine.root)/\(InstalledDevice.second)")
-        try machine.addRelease(InstalledDevice.second)
+        try await machine.addRelease(InstalledDevice.second)
         let repaired = try await machine.enroll(InstalledDevice.second, service: service, ports: [22, 80])
         #expect(repaired.listener == before.listener)
         #expect(machine.current == InstalledDevice.second)
@@ -78,10 +77,10 @@ import Testing
 
     @Test func nodeThatWasGoneIsStartedFromTheReleaseBefore() async throws {
         let machine = try InstalledDevice()
-        try machine.addRelease(InstalledDevice.first)
+        try await machine.addRelease(InstalledDevice.first)
         _ = try await machine.enroll(InstalledDevice.first, service: "none")
         LocalDevice.stopNode(state: machine.state)
-        try machine.addRelease(InstalledDevice.second)
+        try await machine.addRelease(InstalledDevice.second)
         let channel = try await broken(machine, InstalledDevice.second)
         let error = await #expect(throws: SignalError.self) {
             try await machine.enroll(InstalledDevice.second, service: "none", channel: channel)
@@ -94,7 +93,7 @@ import Testing
     /// One supervisor for each state, and none without its node when it is told to end.
     @Test func supervisorIsAloneAndEndsWithItsNode() async throws {
         let machine = try InstalledDevice()
-        try machine.addRelease(InstalledDevice.first)
+        try await machine.addRelease(InstalledDevice.first)
         _ = try await machine.enroll(InstalledDevice.first, service: "none")
         let plain = try #require(machine.node.runningProcess)
         let supervisor = try ChildProcess("\(machine.root)/current/bootstrap", ["supervise", "--state", machine.state])

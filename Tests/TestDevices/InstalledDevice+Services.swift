@@ -51,7 +51,7 @@ extension InstalledDevice {
     /// With the first release, and an init system of this kind.
     package static func machine(_ kind: ServiceKind) async throws -> InstalledDevice {
         let machine = try InstalledDevice()
-        try machine.addRelease(InstalledDevice.first)
+        try await machine.addRelease(InstalledDevice.first)
         switch kind {
         case .systemd, .systemdUser:
             try await machine.standIn("systemctl", Self.systemctl)

@@ -20,8 +20,8 @@ import Testing
     @Test(arguments: FarShell.allCases)
     func leavesNothing(shell: FarShell) async throws {
         let machine = try InstalledDevice()
-        try machine.addRelease(InstalledDevice.first)
-        try machine.addRelease(InstalledDevice.second)
+        try await machine.addRelease(InstalledDevice.first)
+        try await machine.addRelease(InstalledDevice.second)
         _ = try await machine.enroll(InstalledDevice.first, service: "none")
         let node = try #require(machine.node.runningProcess)
         let outcome = try await remove(machine, shell)
@@ -60,7 +60,7 @@ import Testing
 
     @Test func keepsTheAgentWhenAsked() async throws {
         let machine = try InstalledDevice()
-        try machine.addRelease(InstalledDevice.first)
+        try await machine.addRelease(InstalledDevice.first)
         _ = try await machine.enroll(InstalledDevice.first, service: "none")
         _ = try await remove(machine, keepsAgent: true)
         #expect(
@@ -73,7 +73,7 @@ import Testing
 
     @Test func whatIsNotOursStays() async throws {
         let machine = try InstalledDevice()
-        try machine.addRelease(InstalledDevice.first)
+        try await machine.addRelease(InstalledDevice.first)
         try machine.directory.write("bootstrap/notes.txt", "mine")
         try machine.directory.write("bootstrap/\(InstalledDevice.first)/notes.txt", "mine")
         _ = try await machine.enroll(InstalledDevice.first, service: "none")
@@ -88,7 +88,7 @@ import Testing
 
     @Test func installationUnderWayIsNotDisturbed() async throws {
         let machine = try InstalledDevice()
-        try machine.addRelease(InstalledDevice.first)
+        try await machine.addRelease(InstalledDevice.first)
         let holder = try machine.shell(.dash)
         defer { holder.close() }
         let installer = AgentInstaller(
