@@ -77,11 +77,12 @@ package struct Supervisor {
                     log("\(error.message); next try in \(pause.components.seconds) s")
                 }
             }
-            while let process = current, !SignalPipe.isStopping {
+            while current != nil, !SignalPipe.isStopping {
                 SignalPipe.wait(.seconds(3600))
                 if SignalPipe.takeRequest() { current = answer(current) }
-                for (ended, status) in Self.collect() where ended == process && current == process {
-                    log("node \(process) ended (\(Self.text(status)))")
+                // Also one that has only just taken another's place.
+                for (ended, status) in Self.collect() where ended == current {
+                    log("node \(ended) ended (\(Self.text(status)))")
                     current = nil
                 }
             }
@@ -91,7 +92,7 @@ package struct Supervisor {
             while current == nil, !SignalPipe.isStopping, ContinuousClock.now < until {
                 SignalPipe.wait(until - ContinuousClock.now)
                 if SignalPipe.takeRequest() { current = answer(nil) }
-                _ = Self.collect()
+                for (ended, _) in Self.collect() where ended == current { current = nil }
             }
             pause = min(pause * 2, Self.longestPause)
         }
