@@ -15,6 +15,7 @@ let package = Package(
     name: "bootstrap",
     products: [
         .executable(name: "bootstrap", targets: ["bootstrap"]),
+        .library(name: "Platform", targets: ["Platform"]),
         .library(name: "Streams", targets: ["Streams"]),
         .library(name: "MeshIdentity", targets: ["MeshIdentity"]),
         .library(name: "SSHSignal", targets: ["SSHSignal"]),
@@ -37,15 +38,16 @@ let package = Package(
         .systemLibrary(name: "CSQLite", pkgConfig: "sqlite3", providers: [.apt(["libsqlite3-dev"])]),
         .systemLibrary(name: "CLibYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
 
-        // Imports point down only: {Streams, YAML} ← MeshIdentity ← {H2Transport, SSHSignal} ← MeshNode ← bootstrap.
-        .target(name: "Streams", dependencies: ["CLinux"], swiftSettings: settings),
+        // Imports point down only: Platform ← {Streams, YAML} ← MeshIdentity ← {H2Transport, SSHSignal} ← MeshNode ← bootstrap.
+        .target(name: "Platform", dependencies: ["CLinux"], swiftSettings: settings),
+        .target(name: "Streams", dependencies: ["Platform", "CLinux"], swiftSettings: settings),
         // The reader of configuration and inventory files.
         .target(name: "YAML", dependencies: ["CLibYAML"], swiftSettings: settings),
-        .target(name: "MeshIdentity", dependencies: ["COpenSSL", "CSQLite"], swiftSettings: settings),
+        .target(name: "MeshIdentity", dependencies: ["Platform", "COpenSSL", "CSQLite"], swiftSettings: settings),
         .target(
             name: "H2Transport",
             dependencies: [
-                "Streams", "MeshIdentity", "COpenSSL", "CNGHTTP2", log,
+                "Platform", "Streams", "MeshIdentity", "COpenSSL", "CNGHTTP2", log,
                 .product(name: "CoreMetrics", package: "swift-metrics"),
             ],
             swiftSettings: settings
@@ -53,20 +55,20 @@ let package = Package(
         .target(
             name: "SSHSignal",
             // COpenSSL: hashed host names (HMAC-SHA1), fingerprints and the check sum of an upload (SHA-256). CZlib: its compression.
-            dependencies: ["Streams", "MeshIdentity", "CLinux", "CLibSSH2", "COpenSSL", "CZlib", log],
+            dependencies: ["Platform", "Streams", "MeshIdentity", "CLinux", "CLibSSH2", "COpenSSL", "CZlib", log],
             swiftSettings: settings
         ),
         // What runs on the device: the far end of an enrolment, and what keeps the node alive.
-        .target(name: "Agent", dependencies: ["MeshIdentity", "SSHSignal", "CLinux"], swiftSettings: settings),
+        .target(name: "Agent", dependencies: ["Platform", "MeshIdentity", "SSHSignal", "CLinux"], swiftSettings: settings),
         .target(
             name: "MeshNode",
-            dependencies: ["Streams", "MeshIdentity", "H2Transport", "SSHSignal", "YAML", "CLinux", log],
+            dependencies: ["Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "YAML", "CLinux", log],
             swiftSettings: settings
         ),
         .executableTarget(
             name: "bootstrap",
             dependencies: [
-                "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "Agent", "MeshNode", "YAML", log,
+                "Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "Agent", "MeshNode", "YAML", log,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
@@ -76,11 +78,12 @@ let package = Package(
         // What several test targets need: real servers on loopback, temporary directories, test certificates.
         .target(
             name: "TestPeers",
-            dependencies: ["Streams", "MeshIdentity", "COpenSSL"],
+            dependencies: ["Platform", "Streams", "MeshIdentity", "COpenSSL"],
             path: "Tests/TestPeers",
             swiftSettings: settings
         ),
         .testTarget(name: "TestPeersTests", dependencies: ["TestPeers"], swiftSettings: settings),
+        .testTarget(name: "PlatformTests", dependencies: ["Platform", "TestPeers"], swiftSettings: settings),
         .testTarget(name: "StreamsTests", dependencies: ["Streams", "TestPeers"], swiftSettings: settings),
         .testTarget(name: "YAMLTests", dependencies: ["YAML"], swiftSettings: settings),
         .testTarget(name: "MeshIdentityTests", dependencies: ["MeshIdentity", "TestPeers"], swiftSettings: settings),

@@ -11,6 +11,7 @@ let package = Package(
             dependencies: [
                 .product(name: "H2Transport", package: "bootstrap"),
                 .product(name: "MeshIdentity", package: "bootstrap"),
+                .product(name: "Platform", package: "bootstrap"),
                 .product(name: "Streams", package: "bootstrap"),
             ],
             swiftSettings: [.swiftLanguageMode(.v6)]

@@ -3,7 +3,7 @@
 # warning, which is mostly a link that leads nowhere, is an error.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-modules=(Streams MeshIdentity H2Transport SSHSignal MeshNode)
+modules=(Platform Streams MeshIdentity H2Transport SSHSignal MeshNode)
 graphs=.build/symbol-graphs
 rm -rf "$graphs"
 mkdir -p "$graphs"

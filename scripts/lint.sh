@@ -37,7 +37,7 @@ while IFS= read -r file; do
     [ "$lines" -le 600 ] || fail "$file has $lines lines; split it by responsibility (600 at most, about 400 in general)"
 done < <(find Sources -name '*.swift')
 
-# Imports point down only: Streams <- MeshIdentity <- {H2Transport, SSHSignal} <- MeshNode <- bootstrap.
+# Imports point down only: Platform <- Streams <- MeshIdentity <- {H2Transport, SSHSignal} <- MeshNode <- bootstrap.
 not_above() {
     local module=$1
     shift
@@ -46,6 +46,7 @@ not_above() {
     forbid "$module must not import $*: imports point down only (docs/architecture.md)" \
         "^[^/]*\bimport +(struct +|class +|enum +|func +)?($pattern)\b" --include='*.swift' "Sources/$module"
 }
+not_above Platform Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite
 not_above Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite
 not_above YAML Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CSQLite
 not_above MeshIdentity H2Transport SSHSignal MeshNode CNGHTTP2 CLibSSH2 CLibYAML

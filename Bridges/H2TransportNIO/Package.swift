@@ -23,6 +23,7 @@ let package = Package(
             dependencies: [
                 .product(name: "H2Transport", package: "bootstrap"),
                 .product(name: "MeshIdentity", package: "bootstrap"),
+                .product(name: "Platform", package: "bootstrap"),
                 .product(name: "Streams", package: "bootstrap"),
                 .product(name: "NIOCore", package: "swift-nio"),
                 .product(name: "NIOPosix", package: "swift-nio"),

@@ -5,6 +5,7 @@ let core: [Target.Dependency] = [
     .product(name: "H2Transport", package: "bootstrap"),
     .product(name: "H2TransportNIO", package: "H2TransportNIO"),
     .product(name: "MeshIdentity", package: "bootstrap"),
+    .product(name: "Platform", package: "bootstrap"),
     .product(name: "Streams", package: "bootstrap"),
     .product(name: "NIOCore", package: "swift-nio"),
     .product(name: "NIOPosix", package: "swift-nio"),

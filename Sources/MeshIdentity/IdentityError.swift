@@ -1,3 +1,5 @@
+package import Platform
+
 /// Why something about keys, certificates or their files failed, with a message that says how to mend it.
 ///
 /// A message never contains key material or a passphrase.
@@ -64,5 +66,24 @@ public struct IdentityError: Error, Hashable, Sendable, CustomStringConvertible 
         }
     }
 
+    /// A failure of the files that keys and certificates are in.
+    package init(_ error: FileError) {
+        let code: Code =
+            switch error.code {
+            case .notFound: .notFound
+            case .alreadyExists: .alreadyExists
+            case .timedOut: .timedOut
+            case .file: .file
+            }
+        self.init(code, error.message)
+    }
+
     public var description: String { message }
+}
+
+/// Work on files, whose failure is told as an ``IdentityError``.
+package func fileWork<Result: ~Copyable>(
+    _ work: @autoclosure () throws(FileError) -> Result
+) throws(IdentityError) -> Result {
+    do throws(FileError) { return try work() } catch { throw IdentityError(error) }
 }

@@ -1,4 +1,5 @@
 import Glibc
+package import Platform
 
 /// Why a stream or a connection attempt failed, with a message that a person can act on.
 public struct StreamError: Error, Hashable, Sendable, CustomStringConvertible {
@@ -55,6 +56,16 @@ public struct StreamError: Error, Hashable, Sendable, CustomStringConvertible {
 }
 
 extension StreamError {
+    /// A destination that is none.
+    package init(_ error: AddressError) { self.init(.badRequest, error.message) }
+
+    /// Reads a text that names a destination; one that names none is a bad request.
+    package static func reading<Value>(
+        _ value: @autoclosure () throws(AddressError) -> Value
+    ) throws(StreamError) -> Value {
+        do throws(AddressError) { return try value() } catch { throw StreamError(error) }
+    }
+
     /// The C library's text for an error number, with its name where people search for it by name.
     package static func describe(errno number: Int32) -> String {
         String(cString: strerror(number))

@@ -1,5 +1,6 @@
 import Foundation
 import MeshIdentity
+import Platform
 import TestPeers
 import Testing
 

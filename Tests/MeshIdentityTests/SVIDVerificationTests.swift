@@ -1,4 +1,5 @@
 import MeshIdentity
+import Platform
 import TestPeers
 import Testing
 

@@ -1,3 +1,5 @@
+import Platform
+
 /// Makes the certificates of a plan (argv[2], JSON) in a directory (argv[1]).
 ///
 /// Authorities keep their keys there as `NAME.key`, so that a later run can sign with them.

@@ -1,5 +1,6 @@
 import Foundation
 public import MeshIdentity
+import Platform
 import Streams
 
 /// Certificates, good and bad, made by Python's `cryptography`: an oracle that shares no code with ours.

@@ -1,6 +1,7 @@
 // Talks to echo-server:  echo-client CREDENTIAL-DIRECTORY ADDRESS:PORT [DESTINATION]
 import H2Transport
 import MeshIdentity
+import Platform
 import Streams
 
 let arguments = CommandLine.arguments

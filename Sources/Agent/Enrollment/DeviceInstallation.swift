@@ -1,5 +1,6 @@
 import Glibc
 import MeshIdentity
+import Platform
 import SSHSignal
 
 /// What `bootstrap signal` does on the device: key, credential, configuration, node. All files are below one directory:
@@ -24,7 +25,7 @@ struct DeviceInstallation {
     /// Makes the directory, readable by its owner only.
     func prepare() throws(SignalError) {
         do throws(IdentityError) {
-            try AtomicFile.createDirectory(state, mode: 0o700)
+            try fileWork(AtomicFile.createDirectory(state, mode: 0o700))
         } catch {
             throw SignalError(.credential, error.message)
         }
@@ -33,7 +34,7 @@ struct DeviceInstallation {
     /// One operator at a time. The lock ends with the process.
     func lock() throws(SignalError) -> FileLock {
         do throws(IdentityError) {
-            return try FileLock(directory: state, patience: .seconds(5))
+            return try fileWork(FileLock(directory: state, patience: .seconds(5)))
         } catch {
             throw SignalError(.refused, "another enrolment of this device is under way (\(error.message))")
         }
@@ -61,7 +62,7 @@ struct DeviceInstallation {
             }
         case .renew:
             // Not `load`: an expired certificate is exactly what is renewed.
-            let chain = try Certificate.all(pem: AtomicFile.read("\(credentials.path)/cert-chain.pem"))
+            let chain = try Certificate.all(pem: fileWork(AtomicFile.read("\(credentials.path)/cert-chain.pem")))
             do throws(SVIDError) {
                 guard let leaf = chain.first else { throw SVIDError(.malformed, "it is empty") }
                 return try leaf.spiffeID()
@@ -141,7 +142,7 @@ struct DeviceInstallation {
         let text = NodeConfigurationFile.text(identity: credentials.path, id: id, node: request)
         if let present = try? LocalFile.read(node.configuration), present == Array(text.utf8) { return true }
         do throws(IdentityError) {
-            try AtomicFile.write(Array(text.utf8), to: node.configuration)
+            try fileWork(AtomicFile.write(Array(text.utf8), to: node.configuration))
         } catch {
             throw SignalError(.node, error.message)
         }

@@ -1,5 +1,6 @@
 import Glibc
 import MeshIdentity
+import Platform
 import SSHSignal
 
 /// The node of this machine together with what keeps it alive, and how one release follows the other:

@@ -1,5 +1,6 @@
 import Glibc
 import MeshIdentity
+import Platform
 package import SSHSignal
 
 /// The far end of the signaling channel: `bootstrap signal`, started over SSH on the device. Blocks; every wait has its limit.

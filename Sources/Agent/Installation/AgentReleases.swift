@@ -1,5 +1,6 @@
 import Glibc
 import MeshIdentity
+import Platform
 
 /// The releases beside the one that runs, and the link that says which is in use:
 ///
@@ -38,8 +39,8 @@ struct AgentReleases {
 
     func use(_ release: String) throws(IdentityError) {
         guard current != release else { return }
-        try AtomicFile.replaceLink(at: "\(root)/current", target: release)
-        try AtomicFile.synchronize(directory: root)
+        try fileWork(AtomicFile.replaceLink(at: "\(root)/current", target: release))
+        try fileWork(AtomicFile.synchronize(directory: root))
     }
 
     /// Removes all but the two that are named and those that somebody may just be installing.

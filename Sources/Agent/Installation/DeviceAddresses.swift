@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 import SSHSignal
 
 /// Where a listener of this machine can be reached, best first.

@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Platform
 import SSHSignal
 
 /// The `bootstrap node` of this machine: found by its process number file, started detached from whoever starts it.

@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Platform
 import SSHSignal
 
 /// Runs programs of this machine to their end, for `bootstrap signal` on a device: `systemctl`, `crontab` and their like. Blocks.

@@ -1,4 +1,5 @@
 package import Glibc
+import Platform
 import SSHSignal
 
 /// The processes of this machine, as /proc shows them.

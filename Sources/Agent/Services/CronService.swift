@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 import SSHSignal
 
 /// A supervisor in the background, and a line in the account's crontab that starts it with the machine.

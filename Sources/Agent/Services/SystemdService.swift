@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 import SSHSignal
 
 /// A systemd unit: the machine's for root, else of the user's own systemd.

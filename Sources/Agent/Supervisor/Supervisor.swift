@@ -1,5 +1,6 @@
 package import Glibc
 import MeshIdentity
+import Platform
 import SSHSignal
 
 /// Watches over a device's node: `bootstrap supervise`, which every kind of service runs, so that they all behave the same.
@@ -206,7 +207,7 @@ struct ReplacementRequest {
 
     func write(state: String) throws(IdentityError) {
         unlink(Self.outcomeFile(state))
-        try AtomicFile.write(Array("\(id)\n\(program)\n".utf8), to: Self.requestFile(state), mode: 0o600)
+        try fileWork(AtomicFile.write(Array("\(id)\n\(program)\n".utf8), to: Self.requestFile(state), mode: 0o600))
     }
 
     static func read(state: String) -> ReplacementRequest? {

@@ -1,5 +1,6 @@
 import Logging
 public import MeshIdentity
+import Platform
 import Streams
 
 /// Where a client or a listener has its identity from, and whom it trusts.

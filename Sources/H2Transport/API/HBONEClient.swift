@@ -1,5 +1,6 @@
 public import Logging
 public import MeshIdentity
+public import Platform
 public import Streams
 
 /// Opens streams into the mesh, over connections that it keeps and shares. Safe to use from any task.

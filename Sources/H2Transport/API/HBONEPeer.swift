@@ -1,3 +1,4 @@
+public import Platform
 public import Streams
 
 /// The HBONE server through which a stream goes, and whom it has to be.
@@ -17,6 +18,6 @@ public struct HBONEPeer: Hashable, Sendable {
 
     /// The server on the destination's own host, port 15008: how ambient mesh reaches a workload.
     public static func onHost(of destination: Authority) throws(StreamError) -> HBONEPeer {
-        HBONEPeer(try Authority(host: destination.host, port: defaultPort))
+        HBONEPeer(try StreamError.reading(Authority(host: destination.host, port: defaultPort)))
     }
 }

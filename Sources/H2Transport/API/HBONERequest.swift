@@ -1,4 +1,5 @@
 public import MeshIdentity
+public import Platform
 public import Streams
 
 /// What a peer asks a listener for: who, whereto, and what it says about itself.

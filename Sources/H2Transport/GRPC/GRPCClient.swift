@@ -1,4 +1,5 @@
 public import MeshIdentity
+public import Platform
 public import Streams
 
 /// Makes gRPC calls with one message each way, to a server that is verified by its name. Each call has a connection of its own: this is for

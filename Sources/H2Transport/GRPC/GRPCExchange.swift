@@ -1,4 +1,5 @@
 import CNGHTTP2
+import Platform
 import Streams
 
 /// A gRPC call with one message each way, on a connection of its own: HTTP/2 by nghttp2, whose callbacks record and do nothing else.

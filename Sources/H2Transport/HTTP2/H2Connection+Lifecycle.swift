@@ -1,4 +1,5 @@
 import CNGHTTP2
+import Platform
 public import Streams
 
 // Keeping the connection alive, and ending it.

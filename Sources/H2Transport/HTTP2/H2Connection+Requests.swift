@@ -1,5 +1,6 @@
 import CLinux
 import CNGHTTP2
+import Platform
 import Streams
 
 // Opening tunnels, on both sides.

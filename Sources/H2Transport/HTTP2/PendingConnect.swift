@@ -1,4 +1,5 @@
 public import MeshIdentity
+public import Platform
 public import Streams
 
 /// A request for a tunnel that waits for its answer. Confined to the connection's loop; answer it exactly once, now or later.

@@ -1,3 +1,4 @@
+public import Platform
 public import Streams
 
 /// A request for a tunnel: HTTP/2 CONNECT (RFC 9113 §8.5), or POST where a proxy on the way takes nothing else.
@@ -74,6 +75,6 @@ public struct ConnectRequest: Hashable, Sendable {
     ///
     /// Throws ``Streams/StreamError`` with code ``Streams/StreamError/Code/badRequest`` when that is not `host:port`.
     public func destination() throws(StreamError) -> Authority {
-        try Authority(parsing: tunnelDestination ?? authority)
+        try StreamError.reading(Authority(parsing: tunnelDestination ?? authority))
     }
 }

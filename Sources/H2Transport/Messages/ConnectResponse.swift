@@ -1,3 +1,4 @@
+import Platform
 public import Streams
 
 /// The server's answer to a ``ConnectRequest``.

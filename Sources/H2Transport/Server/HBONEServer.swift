@@ -1,5 +1,6 @@
 public import Logging
 import MeshIdentity
+import Platform
 public import Streams
 
 /// Serves HBONE on accepted connections: mutual TLS, HTTP/2, and a call for each tunnel that a verified peer asks for.

@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 
 /// A directory with `key.pem` (0600), `cert-chain.pem` (leaf first) and `root-cert.pem`: Istio's names.
 ///
@@ -69,7 +70,7 @@ public struct CredentialDirectory: Sendable {
     /// - Returns: whether anything changed.
     @discardableResult
     public func write(revocationLists lists: [UInt8]) throws(IdentityError) -> Bool {
-        let writing = try FileLock(directory: path, patience: .seconds(10))
+        let writing = try fileWork(FileLock(directory: path, patience: .seconds(10)))
         defer { withExtendedLifetime(writing) {} }
         let files = try read()
         if files.revocationsPEM == lists { return false }
@@ -80,12 +81,12 @@ public struct CredentialDirectory: Sendable {
         let version = try createVersion()
         let place = "\(path)/\(version)"
         willTake(.writeKey)
-        try AtomicFile.create(files.keyPEM, at: "\(place)/\(CredentialFiles.key)", mode: 0o600)
+        try fileWork(AtomicFile.create(files.keyPEM, at: "\(place)/\(CredentialFiles.key)", mode: 0o600))
         willTake(.writeChain)
-        try AtomicFile.write(files.chainPEM, to: "\(place)/\(CredentialFiles.chain)")
+        try fileWork(AtomicFile.write(files.chainPEM, to: "\(place)/\(CredentialFiles.chain)"))
         willTake(.writeRoots)
-        try AtomicFile.write(files.rootsPEM, to: "\(place)/\(CredentialFiles.roots)")
-        try AtomicFile.write(lists, to: "\(place)/\(CredentialFiles.revocations)")
+        try fileWork(AtomicFile.write(files.rootsPEM, to: "\(place)/\(CredentialFiles.roots)"))
+        try fileWork(AtomicFile.write(lists, to: "\(place)/\(CredentialFiles.revocations)"))
         try adoptPlainFiles()
         try linkFiles(with: version)
         try swap(to: version)
@@ -121,7 +122,7 @@ public struct CredentialDirectory: Sendable {
                     "there is no credential in \(path); `bootstrap enroll` or `ca issue` makes one"
                 )
             }
-            throw AtomicFile.failure("open", source)
+            throw IdentityError(AtomicFile.failure("open", source))
         }
         defer { close(directory) }
         return try CredentialFiles(directory: directory, path: path)

@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 
 /// The three files of a credential, under the names that Istio's agents use.
 struct CredentialFiles {
@@ -22,14 +23,18 @@ struct CredentialFiles {
     init(directory: Int32, path: String) throws(IdentityError) {
         let mode: UInt32
         (keyPEM, mode) = try Self.named(path) { () throws(IdentityError) in
-            try AtomicFile.readWithMode(Self.key, at: directory)
+            try fileWork(AtomicFile.readWithMode(Self.key, at: directory))
         }
         try Self.requirePrivate(mode, path: "\(path)/\(Self.key)")
-        chainPEM = try Self.named(path) { () throws(IdentityError) in try AtomicFile.read(Self.chain, at: directory) }
-        rootsPEM = try Self.named(path) { () throws(IdentityError) in try AtomicFile.read(Self.roots, at: directory) }
+        chainPEM = try Self.named(path) { () throws(IdentityError) in
+            try fileWork(AtomicFile.read(Self.chain, at: directory))
+        }
+        rootsPEM = try Self.named(path) { () throws(IdentityError) in
+            try fileWork(AtomicFile.read(Self.roots, at: directory))
+        }
         revocationsPEM = try Self.named(path) { () throws(IdentityError) in
             do throws(IdentityError) {
-                return try AtomicFile.read(Self.revocations, at: directory)
+                return try fileWork(AtomicFile.read(Self.revocations, at: directory))
             } catch {
                 guard error.code == .notFound else { throw error }
                 return nil

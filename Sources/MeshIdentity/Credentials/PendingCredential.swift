@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 
 /// A new key that waits for its certificate, in a version directory of its own that nobody reads yet.
 ///
@@ -18,21 +19,22 @@ public final class PendingCredential: Sendable {
         self.id = id
         self.key = key
         request = try CertificateRequest.create(key: key, id: id)
-        try AtomicFile.createDirectory(directory.path)
-        let writing = try FileLock(directory: directory.path, patience: .seconds(10))
+        try fileWork(AtomicFile.createDirectory(directory.path))
+        let writing = try fileWork(FileLock(directory: directory.path, patience: .seconds(10)))
         directory.removeStaleVersions()
         directory.willTake(.createVersion)
         version = try directory.createVersion()
-        lock = try FileLock(directory: "\(directory.path)/\(version)", patience: .zero)
+        lock = try fileWork(FileLock(directory: "\(directory.path)/\(version)", patience: .zero))
         directory.willTake(.writeKey)
-        try AtomicFile.create(key.pem(), at: "\(directory.path)/\(version)/\(CredentialFiles.key)", mode: 0o600)
+        let pem = try key.pem()
+        try fileWork(AtomicFile.create(pem, at: "\(directory.path)/\(version)/\(CredentialFiles.key)", mode: 0o600))
         withExtendedLifetime(writing) {}
     }
 
     deinit {
         lock.unlock()
         // Whoever writes at this moment removes it as well, now or the next time.
-        guard let writing = try? FileLock(directory: directory.path, patience: .zero) else { return }
+        guard let writing = try? fileWork(FileLock(directory: directory.path, patience: .zero)) else { return }
         directory.removeStaleVersions()
         withExtendedLifetime(writing) {}
     }
@@ -53,7 +55,7 @@ public final class PendingCredential: Sendable {
         revocationLists: [UInt8]? = nil,
         at now: Int64? = nil
     ) throws(IdentityError) -> Credential {
-        let writing = try FileLock(directory: directory.path, patience: .seconds(10))
+        let writing = try fileWork(FileLock(directory: directory.path, patience: .seconds(10)))
         let present = directory.presentRevocationLists
         if let revocationLists { try CredentialDirectory.refuseOlder(revocationLists, than: present) }
         let credential = try Credential(
@@ -71,11 +73,11 @@ public final class PendingCredential: Sendable {
         }
         let place = "\(directory.path)/\(version)"
         directory.willTake(.writeChain)
-        try AtomicFile.write(chain.flatMap(\.pem), to: "\(place)/\(CredentialFiles.chain)")
+        try fileWork(AtomicFile.write(chain.flatMap(\.pem), to: "\(place)/\(CredentialFiles.chain)"))
         directory.willTake(.writeRoots)
-        try AtomicFile.write(credential.bundle.pem, to: "\(place)/\(CredentialFiles.roots)")
+        try fileWork(AtomicFile.write(credential.bundle.pem, to: "\(place)/\(CredentialFiles.roots)"))
         let lists = credential.bundle.revocations.pem
-        if !lists.isEmpty { try AtomicFile.write(lists, to: "\(place)/\(CredentialFiles.revocations)") }
+        if !lists.isEmpty { try fileWork(AtomicFile.write(lists, to: "\(place)/\(CredentialFiles.revocations)")) }
         try directory.adoptPlainFiles()
         try directory.linkFiles(with: version)
         try directory.swap(to: version)
@@ -88,7 +90,7 @@ public final class PendingCredential: Sendable {
 extension CredentialDirectory {
     func createVersion() throws(IdentityError) -> String {
         let name = Self.versionPrefix + AtomicFile.randomName()
-        try AtomicFile.createDirectory("\(path)/\(name)")
+        try fileWork(AtomicFile.createDirectory("\(path)/\(name)"))
         return name
     }
 
@@ -102,17 +104,17 @@ extension CredentialDirectory {
         for name in CredentialFiles.all {
             let (bytes, mode): ([UInt8], UInt32)
             do throws(IdentityError) {
-                (bytes, mode) = try AtomicFile.readWithMode("\(path)/\(name)")
+                (bytes, mode) = try fileWork(AtomicFile.readWithMode("\(path)/\(name)"))
             } catch {
                 guard error.code == .notFound else { throw error }
                 continue
             }
-            try AtomicFile.create(bytes, at: "\(path)/\(version)/\(name)", mode: mode)
+            try fileWork(AtomicFile.create(bytes, at: "\(path)/\(version)/\(name)", mode: mode))
         }
-        try AtomicFile.synchronize(directory: "\(path)/\(version)")
+        try fileWork(AtomicFile.synchronize(directory: "\(path)/\(version)"))
         willTake(.linkAdopted)
-        try AtomicFile.replaceLink(at: "\(path)/\(Self.dataLink)", target: version)
-        try AtomicFile.synchronize(directory: path)
+        try fileWork(AtomicFile.replaceLink(at: "\(path)/\(Self.dataLink)", target: version))
+        try fileWork(AtomicFile.synchronize(directory: path))
     }
 
     /// Makes the three links; the key's last, for it decides what `load` reads.
@@ -127,17 +129,17 @@ extension CredentialDirectory {
             let target = "\(Self.dataLink)/\(name)"
             if case .target(target) = link(name) { continue }
             willTake(step)
-            try AtomicFile.replaceLink(at: "\(path)/\(name)", target: target)
+            try fileWork(AtomicFile.replaceLink(at: "\(path)/\(name)", target: target))
         }
-        try AtomicFile.synchronize(directory: path)
+        try fileWork(AtomicFile.synchronize(directory: path))
     }
 
     /// The moment of change, and what comes after it.
     func swap(to version: String) throws(IdentityError) {
         willTake(.swap)
-        try AtomicFile.replaceLink(at: "\(path)/\(Self.dataLink)", target: version)
+        try fileWork(AtomicFile.replaceLink(at: "\(path)/\(Self.dataLink)", target: version))
         willTake(.synchronize)
-        try AtomicFile.synchronize(directory: path)
+        try fileWork(AtomicFile.synchronize(directory: path))
         willTake(.removeStale)
         removeStaleVersions()
     }
@@ -150,7 +152,9 @@ extension CredentialDirectory {
         let leftovers = (CredentialFiles.all + [Self.dataLink]).map { ".\($0)." }
         for name in Self.entries(of: path) {
             if name.hasPrefix(Self.versionPrefix), name != current {
-                guard let lock = try? FileLock(directory: "\(path)/\(name)", patience: .zero) else { continue }
+                guard let lock = try? fileWork(FileLock(directory: "\(path)/\(name)", patience: .zero)) else {
+                    continue
+                }
                 for file in Self.entries(of: "\(path)/\(name)") { unlink("\(path)/\(name)/\(file)") }
                 rmdir("\(path)/\(name)")
                 lock.unlock()

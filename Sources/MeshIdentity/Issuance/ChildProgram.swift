@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 import Synchronization
 
 /// A program that is run once: input on stdin, result on stdout, complaints on stderr.
@@ -76,7 +77,7 @@ private struct RunningProgram: ~Copyable {
             var ends: [Int32] = [-1, -1]
             guard pipe(&ends) == 0 else {
                 for end in pipes.joined() { close(end) }
-                throw AtomicFile.failure("make a pipe for", program)
+                throw IdentityError(AtomicFile.failure("make a pipe for", program))
             }
             for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
             pipes.append(ends)
@@ -111,7 +112,7 @@ private struct RunningProgram: ~Copyable {
         for end in [pipes[0][0], pipes[1][1], pipes[2][1]] { close(end) }
         guard code == 0 else {
             for end in [pipes[0][1], pipes[1][0], pipes[2][0]] { close(end) }
-            throw AtomicFile.failure("run the issuer", program, errno: code)
+            throw IdentityError(AtomicFile.failure("run the issuer", program, errno: code))
         }
         self.pid = pid
         input = pipes[0][1]

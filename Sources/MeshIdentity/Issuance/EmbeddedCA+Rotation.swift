@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 
 /// One CA after another, with time for everybody to learn of it.
 ///
@@ -38,8 +39,8 @@ public struct RootRotation: Sendable {
     public func other() throws(IdentityError) -> Certificate? {
         switch phase {
         case .steady: nil
-        case .distributing: try Certificate(pem: AtomicFile.read("\(next)/\(EmbeddedCA.certificateFile)"))
-        case .retiring: try Certificate(pem: AtomicFile.read("\(previous)/\(EmbeddedCA.certificateFile)"))
+        case .distributing: try Certificate(pem: fileWork(AtomicFile.read("\(next)/\(EmbeddedCA.certificateFile)")))
+        case .retiring: try Certificate(pem: fileWork(AtomicFile.read("\(previous)/\(EmbeddedCA.certificateFile)")))
         }
     }
 
@@ -53,7 +54,7 @@ public struct RootRotation: Sendable {
         guard phase == .steady else {
             throw IdentityError(.alreadyExists, "a root is being replaced in \(directory) already")
         }
-        let lock = try FileLock(directory: directory, patience: .seconds(10))
+        let lock = try fileWork(FileLock(directory: directory, patience: .seconds(10)))
         defer { withExtendedLifetime(lock) {} }
         let future = try EmbeddedCA.create(
             directory: "\(directory)/next.making",
@@ -62,8 +63,10 @@ public struct RootRotation: Sendable {
         )
         try writeRoots(present.roots + [future.certificate])
         // The moment of change: before it, nothing has happened but an additional root.
-        guard rename("\(directory)/next.making", next) == 0 else { throw AtomicFile.failure("create", next) }
-        try AtomicFile.synchronize(directory: directory)
+        guard rename("\(directory)/next.making", next) == 0 else {
+            throw IdentityError(AtomicFile.failure("create", next))
+        }
+        try fileWork(AtomicFile.synchronize(directory: directory))
         return future.certificate
     }
 
@@ -77,43 +80,46 @@ public struct RootRotation: Sendable {
 
     /// Has the new CA sign from now on. The old key stays, to revoke what it has signed.
     public func switchSigner() throws(IdentityError) {
-        let lock = try FileLock(directory: directory, patience: .seconds(10))
+        let lock = try fileWork(FileLock(directory: directory, patience: .seconds(10)))
         defer { withExtendedLifetime(lock) {} }
         try keepPrevious()
         for name in [EmbeddedCA.keyFile, EmbeddedCA.certificateFile] {
             // Once the key is there, `EmbeddedCA.load` finds the certificate in either place.
             guard rename("\(next)/\(name)", "\(directory)/\(name)") == 0 || errno == ENOENT else {
-                throw AtomicFile.failure("replace", "\(directory)/\(name)")
+                throw IdentityError(AtomicFile.failure("replace", "\(directory)/\(name)"))
             }
         }
         unlink("\(next)/\(EmbeddedCA.rootsFile)")
         rmdir(next)
-        try AtomicFile.synchronize(directory: directory)
+        try fileWork(AtomicFile.synchronize(directory: directory))
     }
 
     private func keepPrevious() throws(IdentityError) {
         guard access(previous, F_OK) != 0 else { return }
         let making = "\(previous).making"
-        try AtomicFile.createDirectory(making, mode: 0o700)
+        try fileWork(AtomicFile.createDirectory(making, mode: 0o700))
         for (name, mode) in [(EmbeddedCA.keyFile, 0o600 as UInt32), (EmbeddedCA.certificateFile, 0o644)] {
-            try AtomicFile.write(AtomicFile.read("\(directory)/\(name)"), to: "\(making)/\(name)", mode: mode)
+            let bytes = try fileWork(AtomicFile.read("\(directory)/\(name)"))
+            try fileWork(AtomicFile.write(bytes, to: "\(making)/\(name)", mode: mode))
         }
-        try AtomicFile.synchronize(directory: making)
-        guard rename(making, previous) == 0 else { throw AtomicFile.failure("create", previous) }
+        try fileWork(AtomicFile.synchronize(directory: making))
+        guard rename(making, previous) == 0 else { throw IdentityError(AtomicFile.failure("create", previous)) }
     }
 
     /// Gives the old root out no more, and removes its key.
     public func finish() throws(IdentityError) {
-        let lock = try FileLock(directory: directory, patience: .seconds(10))
+        let lock = try fileWork(FileLock(directory: directory, patience: .seconds(10)))
         defer { withExtendedLifetime(lock) {} }
-        try writeRoots([Certificate(pem: AtomicFile.read("\(directory)/\(EmbeddedCA.certificateFile)"))])
+        try writeRoots([Certificate(pem: fileWork(AtomicFile.read("\(directory)/\(EmbeddedCA.certificateFile)")))])
         for name in [EmbeddedCA.keyFile, EmbeddedCA.certificateFile] { unlink("\(previous)/\(name)") }
-        guard rmdir(previous) == 0 || errno == ENOENT else { throw AtomicFile.failure("remove", previous) }
-        try AtomicFile.synchronize(directory: directory)
+        guard rmdir(previous) == 0 || errno == ENOENT else {
+            throw IdentityError(AtomicFile.failure("remove", previous))
+        }
+        try fileWork(AtomicFile.synchronize(directory: directory))
     }
 
     private func writeRoots(_ roots: [Certificate]) throws(IdentityError) {
-        try AtomicFile.write(roots.flatMap(\.pem), to: rootsFile)
+        try fileWork(AtomicFile.write(roots.flatMap(\.pem), to: rootsFile))
     }
 }
 
@@ -123,9 +129,9 @@ extension EmbeddedCA {
         guard let directory, RootRotation(directory: directory).phase == .retiring else { return nil }
         let place = "\(directory)/previous"
         return EmbeddedCA(
-            certificate: try Certificate(pem: AtomicFile.read("\(place)/\(Self.certificateFile)")),
+            certificate: try Certificate(pem: fileWork(AtomicFile.read("\(place)/\(Self.certificateFile)"))),
             bundle: try TrustBundle(trustDomain: trustDomain, roots: roots),
-            key: try PrivateKey(pem: AtomicFile.read("\(place)/\(Self.keyFile)"), passphrase: passphrase),
+            key: try PrivateKey(pem: fileWork(AtomicFile.read("\(place)/\(Self.keyFile)")), passphrase: passphrase),
             directory: directory
         )
     }

@@ -1,5 +1,6 @@
 import COpenSSL
 import Glibc
+import Platform
 
 /// A certificate authority in a directory: `ca-key.pem` (0600, may be encrypted), `ca-cert.pem`, and `root-cert.pem` with
 /// every root that its trust domain is verified with.
@@ -43,7 +44,7 @@ public struct EmbeddedCA: CertificateIssuer {
     ) throws(IdentityError) -> EmbeddedCA {
         let ca = try EmbeddedCA(trustDomain: trustDomain, lifetime: lifetime, now: currentTime())
         let (parent, name) = AtomicFile.split(directory)
-        try AtomicFile.createDirectory(parent, mode: 0o700)
+        try fileWork(AtomicFile.createDirectory(parent, mode: 0o700))
         let temporary = "\(parent)/.\(name).\(AtomicFile.randomName())"
         let keyPEM = if let passphrase { try ca.key.pem(encryptedWith: passphrase) } else { try ca.key.pem() }
         let files = [
@@ -51,9 +52,11 @@ public struct EmbeddedCA: CertificateIssuer {
             (rootsFile, ca.certificate.pem, 0o644),
         ]
         do throws(IdentityError) {
-            try AtomicFile.createDirectory(temporary, mode: 0o700)
-            for (file, bytes, mode) in files { try AtomicFile.create(bytes, at: "\(temporary)/\(file)", mode: mode) }
-            try AtomicFile.synchronize(directory: temporary)
+            try fileWork(AtomicFile.createDirectory(temporary, mode: 0o700))
+            for (file, bytes, mode) in files {
+                try fileWork(AtomicFile.create(bytes, at: "\(temporary)/\(file)", mode: mode))
+            }
+            try fileWork(AtomicFile.synchronize(directory: temporary))
             // rename(2) replaces an empty directory and refuses one with anything in it: no CA is ever lost to a second init.
             guard rename(temporary, directory) == 0 else {
                 if [ENOTEMPTY, EEXIST, ENOTDIR].contains(errno) {
@@ -63,9 +66,9 @@ public struct EmbeddedCA: CertificateIssuer {
                             + "worth nothing. Choose another directory, or move it away first"
                     )
                 }
-                throw AtomicFile.failure("create", directory)
+                throw IdentityError(AtomicFile.failure("create", directory))
             }
-            try AtomicFile.synchronize(directory: parent)
+            try fileWork(AtomicFile.synchronize(directory: parent))
         } catch {
             for (file, _, _) in files { unlink("\(temporary)/\(file)") }
             rmdir(temporary)
@@ -85,7 +88,7 @@ public struct EmbeddedCA: CertificateIssuer {
     public static func load(directory: String, passphrase: Passphrase? = nil) throws(IdentityError) -> EmbeddedCA {
         var (certificate, bundle) = try readCertificates(directory: directory)
         let path = "\(directory)/\(keyFile)"
-        let (keyPEM, mode) = try AtomicFile.readWithMode(path)
+        let (keyPEM, mode) = try fileWork(AtomicFile.readWithMode(path))
         try CredentialFiles.requirePrivate(mode, path: path)
         let key: PrivateKey
         do throws(IdentityError) {
@@ -94,7 +97,7 @@ public struct EmbeddedCA: CertificateIssuer {
             throw IdentityError(error.code, "\(path): \(error.message)")
         }
         if !key.matches(certificate),
-            let next = try? Certificate(pem: AtomicFile.read("\(directory)/next/\(certificateFile)")),
+            let next = try? Certificate(pem: fileWork(AtomicFile.read("\(directory)/next/\(certificateFile)"))),
             key.matches(next)
         {
             // The change from one CA to the next was cut between key and certificate.
@@ -120,7 +123,7 @@ public struct EmbeddedCA: CertificateIssuer {
         let path = "\(directory)/\(certificateFile)"
         let certificate: Certificate
         do throws(IdentityError) {
-            certificate = try Certificate(pem: AtomicFile.read(path))
+            certificate = try Certificate(pem: fileWork(AtomicFile.read(path)))
         } catch {
             guard error.code == .notFound else { throw IdentityError(error.code, "\(path): \(error.message)") }
             throw IdentityError(
@@ -134,7 +137,7 @@ public struct EmbeddedCA: CertificateIssuer {
         } catch {
             throw IdentityError(.invalidCertificate, "\(path): \(error.message)")
         }
-        let roots = try Certificate.all(pem: AtomicFile.read("\(directory)/\(rootsFile)"))
+        let roots = try Certificate.all(pem: fileWork(AtomicFile.read("\(directory)/\(rootsFile)")))
         return (certificate, try TrustBundle(trustDomain: trustDomain, roots: [certificate] + roots))
     }
 
@@ -272,7 +275,7 @@ public struct EmbeddedCA: CertificateIssuer {
     public func revocationLists() throws(IdentityError) -> [UInt8]? {
         guard let directory else { return nil }
         do throws(IdentityError) {
-            return try AtomicFile.read("\(directory)/\(Self.revocationsFile)")
+            return try fileWork(AtomicFile.read("\(directory)/\(Self.revocationsFile)"))
         } catch {
             guard error.code == .notFound else { throw error }
             return nil

@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 
 /// What was enrolled, issued and revoked: one SQLite file of the operator's, safe with several operators at once.
 ///
@@ -43,7 +44,7 @@ public struct Ledger: Sendable {
 
     private func open() throws(LedgerError) -> SQLiteDatabase {
         do throws(IdentityError) {
-            try AtomicFile.createDirectory(AtomicFile.split(path).directory, mode: 0o700)
+            try fileWork(AtomicFile.createDirectory(AtomicFile.split(path).directory, mode: 0o700))
         } catch {
             throw LedgerError(.file, error.message)
         }

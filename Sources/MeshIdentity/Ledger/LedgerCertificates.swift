@@ -1,3 +1,5 @@
+import Platform
+
 /// A certificate that was issued.
 public struct LedgerCertificate: Hashable, Sendable {
     public enum State: String, Hashable, Sendable {

@@ -1,5 +1,6 @@
 import COpenSSL
 import Glibc
+import Platform
 
 /// A certificate revocation list (RFC 5280 §5): what a CA signed and no longer stands by.
 ///

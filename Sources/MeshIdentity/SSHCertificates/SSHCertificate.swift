@@ -1,3 +1,5 @@
+import Platform
+
 /// An OpenSSH certificate (`PROTOCOL.certkeys`): a CA's word that a key belongs to a host or a user.
 ///
 /// Parsing says nothing about trust: that is ``refusal(asHost:authorities:at:matches:)``. Every length is checked, and nothing may follow
@@ -120,7 +122,7 @@ public struct SSHCertificate: Hashable, Sendable {
     }
 
     private static func describe(_ seconds: UInt64) -> String {
-        Int64(exactly: seconds).map { MeshIdentity.describe(time: $0) } ?? "\(seconds) seconds after 1970"
+        Int64(exactly: seconds).map { Platform.describe(time: $0) } ?? "\(seconds) seconds after 1970"
     }
 
     private static func names(_ bytes: ArraySlice<UInt8>) -> [String]? {

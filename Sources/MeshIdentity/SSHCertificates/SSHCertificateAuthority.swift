@@ -1,5 +1,6 @@
 import COpenSSL
 import Glibc
+import Platform
 
 /// Issues OpenSSH certificates for hosts and for users: two ECDSA keys of their own, in the directory of the X.509 CA.
 ///
@@ -30,7 +31,7 @@ public struct SSHCertificateAuthority: Sendable {
         passphrase: Passphrase? = nil
     ) throws(IdentityError) -> SSHCertificateAuthority {
         // Two operators who begin at once must not each make keys.
-        let lock = try FileLock(directory: directory, patience: .seconds(30))
+        let lock = try fileWork(FileLock(directory: directory, patience: .seconds(30)))
         defer { lock.unlock() }
         return SSHCertificateAuthority(
             user: try key(.user, directory, passphrase),
@@ -54,7 +55,7 @@ public struct SSHCertificateAuthority: Sendable {
         _ kind: SSHCertificate.Kind,
         directory: String
     ) throws(IdentityError) -> SSHPublicKey {
-        try SSHPublicKey(line: AtomicFile.read("\(directory)/\(publicFile(kind))", limit: 16 << 10))
+        try SSHPublicKey(line: fileWork(AtomicFile.read("\(directory)/\(publicFile(kind))", limit: 16 << 10)))
     }
 
     public func publicKey(_ kind: SSHCertificate.Kind) -> SSHPublicKey {
@@ -69,7 +70,7 @@ public struct SSHCertificateAuthority: Sendable {
         let path = "\(directory)/\(keyFile(kind))"
         let key: PrivateKey
         do throws(IdentityError) {
-            let (pem, mode) = try AtomicFile.readWithMode(path)
+            let (pem, mode) = try fileWork(AtomicFile.readWithMode(path))
             try CredentialFiles.requirePrivate(mode, path: path)
             do throws(IdentityError) {
                 key = try PrivateKey(pem: pem, passphrase: passphrase)
@@ -80,14 +81,14 @@ public struct SSHCertificateAuthority: Sendable {
             guard error.code == .notFound else { throw error }
             key = try PrivateKey.generate()
             let pem = if let passphrase { try key.pem(encryptedWith: passphrase) } else { try key.pem() }
-            try AtomicFile.write(pem, to: path, mode: 0o600, overwrite: false)
+            try fileWork(AtomicFile.write(pem, to: path, mode: 0o600, overwrite: false))
         }
         let publicKey = try SSHPublicKey(key)
         let line = Array("\(publicKey.line) bootstrap SSH \(kind.name) CA\n".utf8)
         let publicPath = "\(directory)/\(publicFile(kind))"
         // Also after a crash between the two files.
-        if (try? AtomicFile.read(publicPath, limit: 16 << 10)) != line {
-            try AtomicFile.write(line, to: publicPath, mode: 0o644)
+        if (try? fileWork(AtomicFile.read(publicPath, limit: 16 << 10))) != line {
+            try fileWork(AtomicFile.write(line, to: publicPath, mode: 0o644))
         }
         return (key, publicKey)
     }

@@ -1,4 +1,5 @@
 import COpenSSL
+import Platform
 
 /// The roots of one trust domain: who may vouch for identities in it.
 ///

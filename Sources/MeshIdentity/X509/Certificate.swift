@@ -1,5 +1,6 @@
 import COpenSSL
 import Glibc
+import Platform
 
 /// An X.509 certificate. Holding one says nothing about trust: `TrustBundle.verify` does.
 ///

@@ -1,5 +1,6 @@
 public import H2Transport
 public import MeshIdentity
+public import Platform
 public import SSHSignal
 public import Streams
 public import YAML

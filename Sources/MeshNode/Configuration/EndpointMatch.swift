@@ -1,3 +1,4 @@
+public import Platform
 public import Streams
 
 /// The key `match` of an endpoint: which destinations it is for.
@@ -48,11 +49,11 @@ public struct EndpointMatch: Hashable, Sendable, CustomStringConvertible {
             if hostText.first == "[", let end = hostText.lastIndex(of: "]") {
                 hostText = hostText[..<end].dropFirst() + hostText[hostText.index(after: end)...]
             }
-            host = .block(try CIDR(parsing: String(hostText)))
+            host = .block(try StreamError.reading(CIDR(parsing: String(hostText))))
         } else if hostText == "*" {
             host = .any
         } else if hostText.hasPrefix("*.") {
-            let name = try Authority(host: String(hostText.dropFirst(2)), port: 1)
+            let name = try StreamError.reading(Authority(host: String(hostText.dropFirst(2)), port: 1))
             guard name.address == nil else {
                 throw StreamError(.badRequest, "'\(text)': write a block of addresses as CIDR, like 10.0.0.0/8")
             }
@@ -60,7 +61,7 @@ public struct EndpointMatch: Hashable, Sendable, CustomStringConvertible {
         } else if hostText.contains("*") {
             throw StreamError(.badRequest, "'\(text)': '*' can stand alone, before '.suffix', or for the port")
         } else {
-            host = .exact(try Authority(parsing: "\(hostText):1").host)
+            host = .exact(try StreamError.reading(Authority(parsing: "\(hostText):1")).host)
         }
     }
 

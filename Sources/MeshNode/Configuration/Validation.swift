@@ -1,5 +1,6 @@
 import Glibc
 import MeshIdentity
+import Platform
 import Streams
 public import YAML
 

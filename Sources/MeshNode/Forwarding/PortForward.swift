@@ -1,3 +1,4 @@
+public import Platform
 public import Streams
 
 /// Where a forwarded connection ends: a port, or a Unix socket.

@@ -1,4 +1,5 @@
 import Glibc
+public import Platform
 public import Streams
 
 /// One client of a SOCKS server: does the handshake, has the connection made, and relays. Confined to its loop; keeps itself

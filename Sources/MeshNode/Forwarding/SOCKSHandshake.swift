@@ -1,3 +1,4 @@
+import Platform
 import Streams
 
 /// The server's side of a SOCKS handshake, version 5 without authentication (RFC 1928), and versions 4 and 4a: what a client
@@ -162,7 +163,7 @@ struct SOCKSHandshake {
 
     private mutating func connect(host: String, port: UInt16) -> Action {
         do throws(StreamError) {
-            let authority = try Authority(host: host, port: port)
+            let authority = try StreamError.reading(Authority(host: host, port: port))
             state = .done
             return .connect(authority)
         } catch {

@@ -1,5 +1,6 @@
 import H2Transport
 public import MeshIdentity
+public import Platform
 import SSHSignal
 public import Streams
 
@@ -53,7 +54,7 @@ public struct IstiodIssuer: CertificateIssuer {
             throw IdentityError(.refused, "\(name) gives certificates for SPIFFE IDs only: leave out --dns and --ip")
         }
         let token = try token()
-        let roots = try Certificate.all(pem: AtomicFile.read(rootsFile))
+        let roots = try Certificate.all(pem: fileWork(AtomicFile.read(rootsFile)))
         let client = GRPCClient(address, server: try ServerVerifier(name: serverName, roots: roots))
         let message = IstioCertificateService.Request(
             csr: String(decoding: request.pem, as: UTF8.self),
@@ -80,7 +81,7 @@ public struct IstiodIssuer: CertificateIssuer {
     private var name: String { "the issuer istiod:\(address)" }
 
     private func token() throws(IdentityError) -> String {
-        let (bytes, mode) = try AtomicFile.readWithMode(tokenFile, limit: Self.tokenLimit)
+        let (bytes, mode) = try fileWork(AtomicFile.readWithMode(tokenFile, limit: Self.tokenLimit))
         guard mode & 0o007 == 0 else {
             throw IdentityError(
                 .permissions,

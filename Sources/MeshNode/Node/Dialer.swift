@@ -1,3 +1,4 @@
+import Platform
 import Streams
 
 /// Connects to a destination by name or address, for the last hop of a stream. Confined to its loop.

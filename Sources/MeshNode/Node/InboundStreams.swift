@@ -1,6 +1,7 @@
 import H2Transport
 import Logging
 import MeshIdentity
+import Platform
 import Streams
 
 /// What peers ask this node for: a CONNECT becomes a policy decision, a route, a dial, and a relay. Confined to its loop.

@@ -1,5 +1,6 @@
 import H2Transport
 import MeshIdentity
+import Platform
 import Streams
 
 /// Everything a node decides with: the configuration and what is derived from it and from the credential. Immutable; a reload

@@ -1,6 +1,7 @@
 import H2Transport
 import Logging
 import MeshIdentity
+import Platform
 import Streams
 
 /// What this machine's users ask for: a connection to a local listener becomes a route, a stream over the best path to its

@@ -1,3 +1,4 @@
+import Platform
 import Streams
 
 /// Dials the addresses of a peer's HBONE server one after the other until one answers. Confined to its loop.

@@ -1,3 +1,4 @@
+public import Platform
 public import Streams
 public import YAML
 
@@ -167,7 +168,7 @@ public enum HostPattern: Hashable, Sendable, CustomStringConvertible {
             return
         }
         if text.utf8.contains(UInt8(ascii: "/")) {
-            self = .block(try CIDR(parsing: text))
+            self = .block(try StreamError.reading(CIDR(parsing: text)))
             return
         }
         let bare = text.hasPrefix("[") && text.hasSuffix("]") ? String(text.dropFirst().dropLast()) : text
@@ -176,7 +177,7 @@ public enum HostPattern: Hashable, Sendable, CustomStringConvertible {
             return
         }
         guard let star = text.firstIndex(of: "*") else {
-            self = .name(try Authority(host: text, port: 1).host)
+            self = .name(try StreamError.reading(Authority(host: text, port: 1)).host)
             return
         }
         let prefix = text[..<star].lowercased()

@@ -1,4 +1,5 @@
 public import MeshIdentity
+public import Platform
 public import Streams
 
 /// Decides who may reach what (`docs/policy.md`): DENY policies first, then ALLOW policies, then the default.

@@ -1,4 +1,5 @@
 import MeshIdentity
+import Platform
 import Streams
 
 /// The rules of some policies, filed so that a request meets only the few that could match it.

@@ -2,6 +2,7 @@ import Glibc
 import H2Transport
 package import Logging
 public import MeshIdentity
+public import Platform
 import SSHSignal
 public import Streams
 

@@ -1,5 +1,6 @@
 import H2Transport
 public import MeshIdentity
+public import Platform
 import SSHSignal
 public import Streams
 import YAML

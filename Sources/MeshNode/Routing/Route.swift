@@ -1,3 +1,4 @@
+public import Platform
 public import Streams
 
 /// Where a stream goes, and why.

@@ -1,3 +1,4 @@
+import Platform
 import Streams
 
 /// Where the striped streams of a node live: their subflows are accepted on any of its loops, and belong on one. Shared by

@@ -1,5 +1,6 @@
 import CLinux
 import MeshIdentity
+import Platform
 import Streams
 
 /// Talks to an ssh-agent (draft-miller-ssh-agent) without blocking: one request at a time, answered in order.

@@ -1,5 +1,6 @@
 import Glibc
 import MeshIdentity
+import Platform
 
 /// A private key file, understood as far as needed without its passphrase: whether it is encrypted, and its public half.
 struct PrivateKeyFile {

@@ -1,4 +1,5 @@
 import MeshIdentity
+import Platform
 
 /// A certificate to log in with, and where it is from.
 struct UserCertificate: Sendable {

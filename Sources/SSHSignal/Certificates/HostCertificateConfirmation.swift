@@ -1,5 +1,6 @@
 import Glibc
 import MeshIdentity
+import Platform
 import Streams
 
 /// Sees by a connection of its own that a server shows a host certificate: with the user's `ssh`, which libssh2 1.10 cannot replace here.
@@ -81,7 +82,7 @@ extension ControlDirectory {
     /// Makes the file ``hostKeys`` with this content.
     func writeHostKeys(_ text: String) throws(SSHError) {
         do throws(IdentityError) {
-            try AtomicFile.write(Array(text.utf8), to: hostKeys, mode: 0o600)
+            try fileWork(AtomicFile.write(Array(text.utf8), to: hostKeys, mode: 0o600))
         } catch {
             throw SSHError(.system, error.message)
         }

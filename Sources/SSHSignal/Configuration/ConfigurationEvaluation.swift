@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 
 /// Reads `ssh_config(5)` files for one destination. As in `ssh`, reading and deciding are one pass, because a `Match` depends on what
 /// the lines before it set.

@@ -1,5 +1,6 @@
 import Glibc
 import MeshIdentity
+public import Platform
 
 /// What a new host key does to a connection: `StrictHostKeyChecking` of `ssh_config(5)`. A changed or revoked key is refused in
 /// every mode.

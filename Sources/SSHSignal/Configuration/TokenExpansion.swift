@@ -1,3 +1,5 @@
+import Platform
+
 /// A value as it stands in the configuration, with its place for errors.
 struct ConfigurationValue: Hashable, Sendable {
     var text: String

@@ -1,5 +1,6 @@
 import CLibSSH2
 import Glibc
+import Platform
 public import Streams
 
 /// How a command ended.

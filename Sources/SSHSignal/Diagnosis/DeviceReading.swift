@@ -1,4 +1,5 @@
 public import MeshIdentity
+import Platform
 import Streams
 
 /// What an enrolled device really has, read over a login. Nothing is changed there.

@@ -1,4 +1,5 @@
 import MeshIdentity
+import Platform
 
 /// A host key that was not accepted. Nothing had been sent but the key exchange.
 public struct HostKeyError: Error, Hashable, Sendable, CustomStringConvertible {

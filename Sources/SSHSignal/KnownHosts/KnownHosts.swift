@@ -1,3 +1,5 @@
+import Platform
+
 /// What the known_hosts files say about hosts. libssh2's own reader is not used: it knows neither wildcards nor `@revoked` nor
 /// `@cert-authority`, and it rewrites whole files.
 public struct KnownHosts: Sendable {

@@ -1,5 +1,6 @@
 import CLibSSH2
 import Glibc
+import Platform
 import Streams
 
 /// Authenticates a session: asks what the server takes, and goes through the ways that both sides have, in the user's order, until the

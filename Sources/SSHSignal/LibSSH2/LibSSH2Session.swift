@@ -1,5 +1,6 @@
 import CLibSSH2
 import Glibc
+import Platform
 import Streams
 
 /// Owns one libssh2 session and makes it a machine that turns bytes into bytes: libssh2 never sees a socket.

@@ -1,6 +1,7 @@
 import CLibSSH2
 import Glibc
 import MeshIdentity
+import Platform
 import Streams
 
 /// Public keys (RFC 4252 §7): offers keys one at a time, the agent's and those of files, each with its certificate first, at most as

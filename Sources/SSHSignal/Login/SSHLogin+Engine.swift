@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 public import Streams
 
 /// What makes the SSH connection.

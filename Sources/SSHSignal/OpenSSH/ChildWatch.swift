@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Platform
 import Streams
 
 /// Waits for the end of a child process on a thread of its own, and reaps it, whatever becomes of the event loop that wanted to know: a child

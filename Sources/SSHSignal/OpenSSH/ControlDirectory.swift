@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Platform
 
 /// A private directory for one `ssh` master: its control socket, and the host key that it saw.
 final class ControlDirectory {

@@ -1,5 +1,6 @@
 import CLinux
 import MeshIdentity
+import Platform
 import Streams
 
 /// A channel of SSH's connection protocol (RFC 4254 §5) that an `ssh` master passes on: a forwarded TCP connection, or the

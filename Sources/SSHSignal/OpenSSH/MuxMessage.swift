@@ -1,4 +1,5 @@
 import MeshIdentity
+import Platform
 
 /// Messages of OpenSSH's multiplexing protocol, version 4 (PROTOCOL.mux of its sources): what a program says to an `ssh` master
 /// over its control socket. Each is a length, a type and a body of SSH's data types (RFC 4251 §5).

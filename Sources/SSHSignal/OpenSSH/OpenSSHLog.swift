@@ -1,4 +1,5 @@
 import MeshIdentity
+import Platform
 
 /// What an `ssh` process writes to its standard error: its own complaints, the server's banner, what a `ProxyCommand` says.
 /// Bounded, and safe for a terminal.

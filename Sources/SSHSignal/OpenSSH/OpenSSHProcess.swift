@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Platform
 import Streams
 
 /// A program that runs beside the loop: its standard output and errors are read as they come, its end is noticed.

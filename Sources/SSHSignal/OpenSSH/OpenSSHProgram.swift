@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Platform
 import Streams
 
 /// The `ssh` program of this machine, and what it is able to do.

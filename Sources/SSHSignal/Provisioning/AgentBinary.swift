@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 
 /// An agent that cannot be used, with the reason.
 public struct AgentBinaryError: Error, Hashable, Sendable, CustomStringConvertible {

@@ -1,3 +1,5 @@
+import Platform
+
 /// Puts the agent on a machine, so that at every moment the old release or the new one is whole:
 ///
 ///     ROOT/.lock/owner                     one installer at a time: its shell's process number and the machine's boot ID

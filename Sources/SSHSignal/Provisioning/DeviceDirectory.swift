@@ -1,6 +1,7 @@
 import FoundationEssentials
 import Glibc
 public import MeshIdentity
+import Platform
 
 /// A record that cannot be read, written or found.
 public struct DeviceDirectoryError: Error, Hashable, Sendable, CustomStringConvertible {
@@ -105,7 +106,7 @@ public struct DeviceDirectory: Sendable {
             for file in try fileNames() {
                 let bytes: [UInt8]
                 do throws(IdentityError) {
-                    bytes = try AtomicFile.read(file)
+                    bytes = try fileWork(AtomicFile.read(file))
                 } catch {
                     throw LedgerError(.file, error.message)
                 }

@@ -1,4 +1,5 @@
 public import MeshIdentity
+import Platform
 public import Streams
 
 /// Turns an SSH login into a mesh identity: probe, agent, key on the device, certificate, node.

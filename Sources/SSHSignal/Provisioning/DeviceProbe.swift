@@ -1,3 +1,5 @@
+import Platform
+
 /// What the probe found out about a machine. Everything in it is the machine's own word.
 public struct DeviceFacts: Hashable, Sendable {
     public var operatingSystem: String

@@ -1,4 +1,5 @@
 public import MeshIdentity
+import Platform
 public import Streams
 
 /// A visit to an enrolled device over SSH: to renew its certificate, or to tell it what was revoked. Its agent is there already.

@@ -1,4 +1,5 @@
 package import MeshIdentity
+import Platform
 
 /// Drives ``EnrollmentOperator`` over a channel: frames in and out, the issuer, the time limits.
 package struct EnrollmentConversation: Sendable {

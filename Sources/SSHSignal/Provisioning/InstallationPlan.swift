@@ -1,3 +1,5 @@
+import Platform
+
 /// Where the agent goes on a machine, decided from what the probe found. Pure: nothing is uploaded before it exists.
 public struct InstallationPlan: Hashable, Sendable {
     /// `BASE/bootstrap`, absolute.

@@ -1,3 +1,5 @@
+import Platform
+
 extension DeviceFacts {
     /// What the agent finds around it on a machine: its init system, who the account can be, which programs are there. The
     /// machine's own word, for people and for choices that the agent checks again when it makes them.

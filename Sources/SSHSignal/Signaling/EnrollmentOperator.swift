@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Platform
 
 /// The operator's side of an enrolment or a renewal: what happened in, what to do out.
 ///

@@ -1,4 +1,5 @@
 import FoundationEssentials
+import Platform
 
 /// Puts messages on the wire: four bytes of length, big endian, then that many bytes of JSON.
 public enum SignalFrame {

@@ -1,3 +1,5 @@
+import Platform
+
 /// What both state machines agree on.
 enum SignalProtocol {
     static let version = 1

@@ -1,3 +1,4 @@
+import Platform
 import Streams
 
 /// Fetches a file from a server without SFTP: its size, then its bytes, from the account's shell. Keeps itself alive through the process

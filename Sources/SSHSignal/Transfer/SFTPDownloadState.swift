@@ -1,3 +1,5 @@
+import Platform
+
 /// The order of a download's requests, without any I/O:
 ///
 /// ```

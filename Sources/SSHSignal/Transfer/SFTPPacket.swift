@@ -1,4 +1,5 @@
 import MeshIdentity
+import Platform
 
 /// The part of SFTP version 3 (draft-ietf-secsh-filexfer-02, what OpenSSH speaks) that copying a file needs.
 enum SFTPPacket {

@@ -1,3 +1,5 @@
+import Platform
+
 /// The order of an upload's requests, without any I/O:
 ///
 /// ```

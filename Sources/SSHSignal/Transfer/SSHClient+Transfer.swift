@@ -1,3 +1,4 @@
+import Platform
 import Streams
 
 /// How a file gets to the server.

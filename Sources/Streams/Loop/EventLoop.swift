@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Platform
 
 /// Work that an event loop runs later in its turn. The loop retains it until then.
 ///

@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 
 /// A value that one thread at a time can reach.
 ///

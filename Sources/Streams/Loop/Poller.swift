@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Platform
 
 /// Which kinds of readiness a file descriptor reported.
 struct PollEvents: OptionSet {

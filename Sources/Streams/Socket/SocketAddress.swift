@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+public import Platform
 
 /// An address of a stream socket: IPv4, IPv6 or a path.
 public struct SocketAddress: Hashable, Sendable, CustomStringConvertible {

@@ -1,5 +1,6 @@
 import ArgumentParser
 import MeshIdentity
+import Platform
 
 struct CACommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -119,7 +120,7 @@ func fail(_ error: IdentityError) -> ExitCode {
 extension Passphrase {
     /// The first line of a file.
     convenience init(file: String) throws(IdentityError) {
-        let bytes = try AtomicFile.read(file, limit: 4096)
+        let bytes = try fileWork(AtomicFile.read(file, limit: 4096))
         let line = bytes.prefix { $0 != UInt8(ascii: "\n") && $0 != UInt8(ascii: "\r") }
         guard !line.isEmpty else {
             throw IdentityError(.wrongPassphrase, "the first line of \(file) is empty: it is the passphrase")

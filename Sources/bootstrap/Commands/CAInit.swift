@@ -1,5 +1,6 @@
 import ArgumentParser
 import MeshIdentity
+import Platform
 
 struct CAInit: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

@@ -1,5 +1,6 @@
 import ArgumentParser
 import MeshIdentity
+import Platform
 
 struct CASSHSign: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -60,7 +61,9 @@ struct CASSHSign: AsyncParsableCommand {
                 )
             )
             let line = Array("\(certificate.line) \(id ?? principal[0])\n".utf8)
-            if out != "-" { try AtomicFile.write(line, to: out ?? "\(key.dropLast(4))-cert.pub", mode: 0o644) }
+            if out != "-" {
+                try fileWork(AtomicFile.write(line, to: out ?? "\(key.dropLast(4))-cert.pub", mode: 0o644))
+            }
         } catch {
             throw fail(error)
         }
@@ -75,7 +78,7 @@ struct CASSHSign: AsyncParsableCommand {
 
     private func readKey() throws -> SSHPublicKey {
         do throws(IdentityError) {
-            return try SSHPublicKey(line: AtomicFile.read(key, limit: 64 << 10))
+            return try SSHPublicKey(line: fileWork(AtomicFile.read(key, limit: 64 << 10)))
         } catch {
             throw fail("\(key): \(error.message)")
         }

@@ -3,6 +3,7 @@ import H2Transport
 import Logging
 import MeshIdentity
 import MeshNode
+import Platform
 import SSHSignal
 import Streams
 import UnixSignals
@@ -104,7 +105,7 @@ private struct OwnCredential: Sendable {
                 )
                 // A device whose certificate a new root vouches for must find an issuer that knows the root.
                 let hasRoots = Set(credential.bundle.roots) == Set(try authority.roots())
-                if schedule.wait(at: MeshIdentity.currentTime()) == 0 || !hasRoots { try renew() }
+                if schedule.wait(at: currentTime()) == 0 || !hasRoots { try renew() }
                 if let lists = try authority.present().revocationLists() { try directory.write(revocationLists: lists) }
             } catch {
                 logger.error("the issuer's own credential: \(error)")

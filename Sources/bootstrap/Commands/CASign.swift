@@ -1,5 +1,6 @@
 import ArgumentParser
 import MeshIdentity
+import Platform
 
 struct CASign: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

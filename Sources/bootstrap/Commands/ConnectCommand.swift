@@ -4,6 +4,7 @@ import H2Transport
 import Logging
 import MeshIdentity
 public import MeshNode
+import Platform
 import SSHSignal
 import Streams
 import UnixSignals
@@ -98,7 +99,9 @@ struct ConnectCommand: AsyncParsableCommand {
             throw fail(error.message, .usage)
         }
         do throws(StreamError) {
-            parsed.standard = try standardForward.map { text throws(StreamError) in try Authority(parsing: text) }
+            parsed.standard = try standardForward.map { text throws(StreamError) in
+                try StreamError.reading(Authority(parsing: text))
+            }
         } catch {
             throw fail("-W: \(error.message)", .usage)
         }

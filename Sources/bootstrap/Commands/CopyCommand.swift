@@ -1,6 +1,7 @@
 import ArgumentParser
 import CLinux
 import Glibc
+import Platform
 import SSHSignal
 import Streams
 import Synchronization

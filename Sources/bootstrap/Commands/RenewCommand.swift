@@ -1,6 +1,7 @@
 import ArgumentParser
 import Glibc
 import MeshIdentity
+import Platform
 import SSHSignal
 import Streams
 import UnixSignals

@@ -1,5 +1,6 @@
 import ArgumentParser
 import MeshIdentity
+import Platform
 import SSHSignal
 import Streams
 

@@ -1,6 +1,7 @@
 import ArgumentParser
 import FoundationEssentials
 import MeshIdentity
+import Platform
 import SSHSignal
 
 struct StatusCommand: AsyncParsableCommand {

@@ -2,6 +2,7 @@ import ArgumentParser
 import H2Transport
 import MeshIdentity
 import MeshNode
+import Platform
 import SSHSignal
 import Streams
 
@@ -365,7 +366,7 @@ struct DeviceChecks: Sendable {
         on loop: EventLoop
     ) async -> Finding {
         do {
-            let authority = try Authority(parsing: text)
+            let authority = try StreamError.reading(Authority(parsing: text))
             let addresses = try await Resolver.resolve(host: authority.host, port: authority.port)
             guard let address = addresses.first else { throw StreamError(.unreachable, "\(text) has no address") }
             let answer = try await TunnelProbe.run(

@@ -1,5 +1,6 @@
 import ArgumentParser
 import MeshIdentity
+import Platform
 import SSHSignal
 
 /// What a visit has found out about a device, and what of it needs somebody.

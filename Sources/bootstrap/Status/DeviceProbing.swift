@@ -1,6 +1,7 @@
 import H2Transport
 import MeshIdentity
 import MeshNode
+import Platform
 import SSHSignal
 import Streams
 
@@ -88,7 +89,7 @@ struct DeviceProbing: Sendable {
         var failure: StreamError?
         for text in device.hbone {
             do throws(StreamError) {
-                let authority = try Authority(parsing: text)
+                let authority = try StreamError.reading(Authority(parsing: text))
                 let address = try SocketAddress(ip: authority.host, port: authority.port)
                 let answer = try await TunnelProbe.run(
                     address,

@@ -1,4 +1,5 @@
 import MeshIdentity
+import Platform
 import SSHSignal
 
 /// What `status` says of a device.

@@ -1,5 +1,6 @@
 import ArgumentParser
 import MeshIdentity
+import Platform
 import SSHSignal
 import Streams
 
@@ -76,7 +77,7 @@ struct EnrollmentRun: Sendable {
         guard let known, known.revokedAt == nil, known.destination == target.text else { return false }
         return (device.keyOrigin ?? .device) == (known.keyOrigin ?? .device)
             && (device.keyOrigin != nil || known.agent.sha256 == agent.sha256)
-            && known.renewal.wait(at: MeshIdentity.currentTime()) > 0
+            && known.renewal.wait(at: currentTime()) > 0
             && (device.attest == nil || known.attestation?.serial == known.serial)
             && (server?.isDone(known.sshServer) ?? true)
     }

@@ -1,5 +1,6 @@
 import MeshIdentity
 import MeshNode
+import Platform
 import SSHSignal
 import YAML
 
@@ -8,7 +9,7 @@ enum InventoryFile {
     static func targets(_ file: String) throws(EnrollmentError) -> [EnrollmentTarget] {
         let bytes: [UInt8]
         do throws(IdentityError) {
-            bytes = try AtomicFile.read(file, limit: 64 << 20)
+            bytes = try fileWork(AtomicFile.read(file, limit: 64 << 20))
         } catch {
             throw EnrollmentError(.usage, error.message)
         }

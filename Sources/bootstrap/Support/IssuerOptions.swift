@@ -1,6 +1,7 @@
 import ArgumentParser
 import MeshIdentity
 import MeshNode
+import Platform
 import Streams
 
 /// Who signs certificates: the CA of this machine, a program, or Istio's.
@@ -66,7 +67,7 @@ struct IssuerOptions: ParsableArguments {
     private func istiod(_ issuer: String) throws -> IstiodIssuer {
         let address: Authority
         do throws(StreamError) {
-            address = try Authority(parsing: String(issuer.dropFirst(7)))
+            address = try StreamError.reading(Authority(parsing: String(issuer.dropFirst(7))))
         } catch {
             throw ValidationError(
                 "--issuer \(issuer): is istiod:HOST:PORT, such as istiod:istiod.istio-system.svc:15012 (\(error))"

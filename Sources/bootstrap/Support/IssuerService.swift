@@ -2,6 +2,7 @@ import H2Transport
 import Logging
 import MeshIdentity
 import MeshNode
+import Platform
 import SSHSignal
 import Streams
 
@@ -66,7 +67,7 @@ struct IssuerService: Sendable {
         )
         let (_, certificate) = try await conversation.run(.renew(id: stream.peer.description))
         device.notAfter = certificate.notAfter
-        device.renewedAt = MeshIdentity.currentTime()
+        device.renewedAt = currentTime()
         device.lifetime = lifetime.components.seconds
         device.serial = try Certificate.all(pem: Array(certificate.chain.utf8)).first?.serialNumber
         device.roots = try Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)

@@ -1,4 +1,5 @@
 import MeshIdentity
+import Platform
 import SSHSignal
 import Streams
 
@@ -63,7 +64,7 @@ struct RenewalRun: Sendable {
         }
         let text = "renewed  until \(describe(time: renewed.notAfter)), serial \(renewed.serial ?? "?")"
         guard let server = device.sshServer, !server.hostCertificates.isEmpty,
-            renewsHostCertificates || server.isDue(at: MeshIdentity.currentTime())
+            renewsHostCertificates || server.isDue(at: currentTime())
         else { return text }
         let changed = try await renewHostCertificates(renewed, on: loop)
         return "\(text); \(changed.sshServer?.summary ?? "")"

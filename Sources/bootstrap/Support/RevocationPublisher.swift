@@ -1,5 +1,6 @@
 import Glibc
 import MeshIdentity
+import Platform
 
 /// The file with what the CA no longer stands by: made of the ledger, signed by the CA, kept beside its certificate.
 struct RevocationPublisher: Sendable {
@@ -19,7 +20,7 @@ struct RevocationPublisher: Sendable {
     func publish() throws(LedgerError) -> [UInt8] {
         do throws(IdentityError) {
             // Two operators at once: the list with the higher number is the later one, and has what both revoked.
-            let lock = try FileLock(directory: directory, patience: .seconds(10))
+            let lock = try fileWork(FileLock(directory: directory, patience: .seconds(10)))
             defer { withExtendedLifetime(lock) {} }
             return try write()
         } catch {
@@ -39,7 +40,7 @@ struct RevocationPublisher: Sendable {
                 lists += other.pem
             }
         }
-        try AtomicFile.write(lists, to: path)
+        try fileWork(AtomicFile.write(lists, to: path))
         return lists
     }
 

@@ -1,5 +1,6 @@
 import ArgumentParser
 import MeshIdentity
+import Platform
 import SSHSignal
 import Streams
 
@@ -148,7 +149,7 @@ extension SSHServerRun {
     func isDone(_ record: SSHServerRecord?) -> Bool {
         guard let record else { return false }
         return (!certifiesHost || !record.hostCertificates.isEmpty) && (!trustsUsers || record.userAuthority != nil)
-            && !record.isDue(at: MeshIdentity.currentTime())
+            && !record.isDue(at: currentTime())
     }
 }
 

@@ -1,4 +1,5 @@
 import H2Transport
+import Platform
 import Streams
 import TestPeers
 import Testing

@@ -1,6 +1,7 @@
 import H2Transport
 import Logging
 import MeshIdentity
+import Platform
 import Streams
 import TestPeers
 

@@ -1,6 +1,7 @@
 import Foundation
 import H2Transport
 import MeshIdentity
+import Platform
 import Streams
 import TestPeers
 import Testing

@@ -1,6 +1,7 @@
 import Agent
 import Foundation
 import MeshIdentity
+import Platform
 import Streams
 import Synchronization
 import TestDevices

@@ -3,6 +3,7 @@ public import H2Transport
 import MeshIdentity
 public import NIOCore
 import NIOPosix
+public import Platform
 public import Streams
 
 // A NIO channel for each CONNECT stream, through a socket pair: NIO has one end, a relay on our event loop joins the other with

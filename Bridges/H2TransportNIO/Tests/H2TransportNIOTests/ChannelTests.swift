@@ -7,7 +7,7 @@ import NIOCore
 import NIOPosix
 import Testing
 
-import struct Streams.Authority
+import struct Platform.Authority
 import struct Streams.SocketAddress
 import struct Streams.StreamError
 

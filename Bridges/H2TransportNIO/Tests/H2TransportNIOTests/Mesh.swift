@@ -6,7 +6,7 @@ import MeshIdentity
 import NIOCore
 import NIOPosix
 
-import struct Streams.Authority
+import struct Platform.Authority
 import struct Streams.SocketAddress
 
 typealias ByteChannel = NIOAsyncChannel<ByteBuffer, ByteBuffer>

@@ -8,7 +8,7 @@ import MeshIdentity
 import NIOCore
 import NIOPosix
 
-import struct Streams.Authority
+import struct Platform.Authority
 import struct Streams.SocketAddress
 
 let arguments = CommandLine.arguments

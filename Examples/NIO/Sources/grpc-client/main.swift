@@ -7,7 +7,7 @@ import H2TransportNIO
 import MeshIdentity
 import NIOPosix
 
-import struct Streams.Authority
+import struct Platform.Authority
 
 let arguments = CommandLine.arguments
 guard arguments.count >= 3 else { fatalError("usage: grpc-client CREDENTIAL-DIRECTORY ADDRESS:PORT") }

@@ -6,7 +6,7 @@ import NIOCore
 import NIOHTTP1
 import NIOPosix
 
-import struct Streams.Authority
+import struct Platform.Authority
 
 let arguments = CommandLine.arguments
 guard arguments.count >= 3 else { fatalError("usage: web-client CREDENTIAL-DIRECTORY ADDRESS:PORT") }

@@ -1,4 +1,5 @@
 public import MeshIdentity
+import Platform
 public import Streams
 
 /// Gives a machine an identity where no agent fits: its own OpenSSL makes the key, and the certificate lands in files with Istio's names, for the

@@ -1,3 +1,4 @@
+import Platform
 public import Streams
 
 /// Takes a device out of the mesh: its service, node, credential and agent go. Nothing of ours needs to work there but a shell.

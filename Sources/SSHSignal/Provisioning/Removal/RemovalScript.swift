@@ -1,3 +1,5 @@
+import Platform
+
 /// Takes away what `enroll` put on a machine, with nothing but a shell: the agent may be broken, or gone.
 ///
 /// It says `removed=PATH` for each thing, and `left=PATH` for what could not be removed or is not ours. What is not there is no error.

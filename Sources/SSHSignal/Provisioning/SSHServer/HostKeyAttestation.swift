@@ -1,4 +1,5 @@
 public import MeshIdentity
+import Platform
 import Streams
 
 /// A device's word that a certificate request is its own, signed with its SSH host key: evidence that can be kept and verified by anybody,

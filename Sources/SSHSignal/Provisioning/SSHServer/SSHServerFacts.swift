@@ -1,4 +1,5 @@
 import MeshIdentity
+import Platform
 
 /// The sshd of a device: where its configuration is, and which keys it has. All of it the device's own word.
 struct SSHServerFacts: Hashable, Sendable {

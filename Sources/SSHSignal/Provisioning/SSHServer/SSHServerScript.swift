@@ -1,3 +1,5 @@
+import Platform
+
 /// What a device's root shell is told about its sshd: look, change, keep or take back. POSIX shell, and the tools of busybox.
 ///
 /// A change is made beside a directory that says how to undo it, `.bootstrap-certificates` next to sshd_config:

@@ -1,4 +1,5 @@
 public import MeshIdentity
+import Platform
 public import Streams
 
 /// Gives a device's sshd certificates of our CA for its host keys, and has it trust those of our users: at the user's request, and so that

@@ -1,9 +1,8 @@
 import CLinux
 import Glibc
-public import Streams
 
 /// The IP addresses of this machine's interfaces, as they are now. Empty if the system does not say.
-public func interfaceAddresses() -> Set<IPAddress> {
+package func interfaceAddresses() -> Set<IPAddress> {
     var first: UnsafeMutablePointer<ifaddrs>?
     guard getifaddrs(&first) == 0 else { return [] }
     defer { freeifaddrs(first) }

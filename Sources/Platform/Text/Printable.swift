@@ -1,8 +1,8 @@
 /// Text from a peer, made harmless for a terminal, a log and an error message.
-public enum Printable {
+package enum Printable {
     /// Control characters (and what is no UTF-8) become `?`, runs of white space one space; the rest is cut after `limit`
     /// characters.
-    public static func clean(_ text: some StringProtocol, limit: Int = 500) -> String {
+    package static func clean(_ text: some StringProtocol, limit: Int = 500) -> String {
         var result = ""
         var count = 0
         var pendingSpace = false
@@ -24,7 +24,7 @@ public enum Printable {
     }
 
     /// One line: spaces stay as they are, everything else that is not harmless becomes `?`.
-    static func cleanLine(_ bytes: some Collection<UInt8>, limit: Int) -> String {
+    package static func cleanLine(_ bytes: some Collection<UInt8>, limit: Int) -> String {
         var result = ""
         for scalar in String(decoding: bytes, as: UTF8.self).unicodeScalars.prefix(limit) {
             result.unicodeScalars.append(isHarmless(scalar) ? scalar : "?")
@@ -33,7 +33,7 @@ public enum Printable {
     }
 
     /// ``clean(_:limit:)-(StringProtocol,_)`` for bytes of unknown encoding.
-    public static func clean(_ bytes: some Collection<UInt8>, limit: Int = 500) -> String {
+    package static func clean(_ bytes: some Collection<UInt8>, limit: Int = 500) -> String {
         clean(String(decoding: bytes, as: UTF8.self), limit: limit)
     }
 

@@ -6,7 +6,7 @@ public struct IPAddress: Hashable, Sendable, CustomStringConvertible {
     package let low: UInt64
     public let isIPv4: Bool
 
-    init(high: UInt64, low: UInt64, isIPv4: Bool) {
+    package init(high: UInt64, low: UInt64, isIPv4: Bool) {
         if !isIPv4, high == 0, low >> 32 == 0xffff {
             self.high = 0
             self.low = low & 0xffff_ffff
@@ -188,13 +188,13 @@ public struct CIDR: Hashable, Sendable, CustomStringConvertible {
 
     /// Parses `ADDRESS/LENGTH`, or a lone address as the block of itself.
     ///
-    /// Throws ``StreamError`` with code `badRequest` when it is neither, and when host bits are set (`10.0.0.1/8`): that
+    /// Throws ``AddressError`` when it is neither, and when host bits are set (`10.0.0.1/8`): that
     /// is more often a mistake than meant.
-    public init(parsing text: String) throws(StreamError) {
+    public init(parsing text: String) throws(AddressError) {
         let parts = text.utf8.split(separator: UInt8(ascii: "/"), maxSplits: 1, omittingEmptySubsequences: false)
         let addressText = parts.isEmpty ? "" : String(parts[0]) ?? ""
         guard let address = IPAddress(addressText) else {
-            throw StreamError(.badRequest, "'\(printable(text))' is not an IP address or a CIDR block like 10.0.0.0/8")
+            throw AddressError("'\(printable(text))' is not an IP address or a CIDR block like 10.0.0.0/8")
         }
         guard parts.count == 2 else {
             network = address
@@ -206,12 +206,12 @@ public struct CIDR: Hashable, Sendable, CustomStringConvertible {
         let limit = address.isIPv4 && !mapped ? 32 : 128
         guard let length = IPAddress.parseDecimal(Array(parts[1])[...], upTo: limit), !mapped || length >= 96 else {
             let range = mapped ? "96 to 128" : "0 to \(limit)"
-            throw StreamError(.badRequest, "'\(printable(text))' has no prefix length of \(range) after the '/'")
+            throw AddressError("'\(printable(text))' has no prefix length of \(range) after the '/'")
         }
         prefixLength = mapped ? length - 96 : length
         network = address.masked(prefixLength)
         if network != address {
-            throw StreamError(.badRequest, "'\(printable(text))' has bits set after its prefix: write \(self)")
+            throw AddressError("'\(printable(text))' has bits set after its prefix: write \(self)")
         }
     }
 
@@ -220,17 +220,4 @@ public struct CIDR: Hashable, Sendable, CustomStringConvertible {
     }
 
     public var description: String { "\(network)/\(prefixLength)" }
-}
-
-/// `text` cut and with everything outside printable ASCII escaped, fit for a log line or an error message.
-package func printable(_ text: some StringProtocol) -> String {
-    var result = ""
-    for scalar in text.unicodeScalars.prefix(80) {
-        if (0x20...0x7e).contains(scalar.value) {
-            result.unicodeScalars.append(scalar)
-        } else {
-            result += "\\u{\(String(scalar.value, radix: 16))}"
-        }
-    }
-    return text.unicodeScalars.count > 80 ? result + "…" : result
 }

@@ -12,17 +12,17 @@ package enum AtomicFile {
         to path: String,
         mode: UInt32 = 0o644,
         overwrite: Bool = true
-    ) throws(IdentityError) {
+    ) throws(FileError) {
         let (directory, name) = split(path)
         let temporary = "\(directory)/.\(name).\(randomName())"
-        do throws(IdentityError) {
+        do throws(FileError) {
             try create(bytes, at: temporary, mode: mode)
             if overwrite {
                 guard rename(temporary, path) == 0 else { throw failure("replace", path) }
             } else {
                 guard link(temporary, path) == 0 else {
                     if errno == EEXIST {
-                        throw IdentityError(.alreadyExists, "\(path) exists already; it is not overwritten")
+                        throw FileError(.alreadyExists, "\(path) exists already; it is not overwritten")
                     }
                     throw failure("create", path)
                 }
@@ -36,10 +36,10 @@ package enum AtomicFile {
     }
 
     /// Writes and syncs a new file. On failure nothing is left.
-    package static func create(_ bytes: [UInt8], at path: String, mode: UInt32) throws(IdentityError) {
+    package static func create(_ bytes: [UInt8], at path: String, mode: UInt32) throws(FileError) {
         let file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode_t(mode))
         guard file >= 0 else { throw failure("create", path) }
-        do throws(IdentityError) {
+        do throws(FileError) {
             defer { close(file) }
             guard fchmod(file, mode_t(mode)) == 0 else { throw failure("set the permissions of", path) }
             try writeAll(bytes, to: file, path: path)
@@ -57,7 +57,7 @@ package enum AtomicFile {
         _ path: String,
         at directory: Int32 = AT_FDCWD,
         limit: Int = 1 << 20
-    ) throws(IdentityError) -> [UInt8] {
+    ) throws(FileError) -> [UInt8] {
         try readWithMode(path, at: directory, limit: limit).bytes
     }
 
@@ -66,14 +66,14 @@ package enum AtomicFile {
         _ path: String,
         at directory: Int32 = AT_FDCWD,
         limit: Int = 1 << 20
-    ) throws(IdentityError) -> (bytes: [UInt8], mode: UInt32) {
+    ) throws(FileError) -> (bytes: [UInt8], mode: UInt32) {
         // Non-blocking, so that a named pipe in the file's place cannot hold us.
         let file = openat(directory, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
         guard file >= 0 else { throw failure("read", path) }
         defer { close(file) }
         var status = stat()
         guard fstat(file, &status) == 0 else { throw failure("read", path) }
-        guard status.st_mode & S_IFMT == S_IFREG else { throw IdentityError(.file, "\(path) is not a regular file") }
+        guard status.st_mode & S_IFMT == S_IFREG else { throw FileError(.file, "\(path) is not a regular file") }
         var bytes: [UInt8] = []
         var chunk = [UInt8](repeating: 0, count: 16 * 1024)
         while true {
@@ -84,12 +84,12 @@ package enum AtomicFile {
                 throw failure("read", path)
             }
             bytes.append(contentsOf: chunk[..<count])
-            guard bytes.count <= limit else { throw IdentityError(.file, "\(path) is longer than \(limit) bytes") }
+            guard bytes.count <= limit else { throw FileError(.file, "\(path) is longer than \(limit) bytes") }
         }
     }
 
     /// Makes a directory and those above it that are missing. One that is there keeps its permissions.
-    package static func createDirectory(_ path: String, mode: UInt32 = 0o755) throws(IdentityError) {
+    package static func createDirectory(_ path: String, mode: UInt32 = 0o755) throws(FileError) {
         if mkdir(path, mode_t(mode)) == 0 {
             guard chmod(path, mode_t(mode)) == 0 else { throw failure("set the permissions of", path) }
             return
@@ -98,7 +98,7 @@ package enum AtomicFile {
         case EEXIST:
             var status = stat()
             guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
-                throw IdentityError(.file, "\(path) is there and is no directory")
+                throw FileError(.file, "\(path) is there and is no directory")
             }
         case ENOENT:
             let (parent, _) = split(path)
@@ -111,7 +111,7 @@ package enum AtomicFile {
     }
 
     /// Puts a symbolic link in place of whatever file or link is at `path`.
-    package static func replaceLink(at path: String, target: String) throws(IdentityError) {
+    package static func replaceLink(at path: String, target: String) throws(FileError) {
         let (directory, name) = split(path)
         let temporary = "\(directory)/.\(name).\(randomName())"
         guard symlink(target, temporary) == 0 else { throw failure("create", temporary) }
@@ -123,7 +123,7 @@ package enum AtomicFile {
     }
 
     /// Makes what was renamed or created in a directory last over a power failure.
-    package static func synchronize(directory: String) throws(IdentityError) {
+    package static func synchronize(directory: String) throws(FileError) {
         let file = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard file >= 0 else { throw failure("open", directory) }
         defer { close(file) }
@@ -143,8 +143,8 @@ package enum AtomicFile {
     }
 
     /// An error that names the operation, the path and errno's reason.
-    static func failure(_ verb: String, _ path: String, errno code: Int32 = errno) -> IdentityError {
-        let kind: IdentityError.Code = code == ENOENT ? .notFound : .file
+    package static func failure(_ verb: String, _ path: String, errno code: Int32 = errno) -> FileError {
+        let kind: FileError.Code = code == ENOENT ? .notFound : .file
         let mend =
             switch code {
             case ENOSPC, EDQUOT: "; free some space on its file system"
@@ -152,10 +152,10 @@ package enum AtomicFile {
             case EACCES, EPERM: "; check the owner and permissions of it and the directories above"
             default: ""
             }
-        return IdentityError(kind, "cannot \(verb) \(path): \(String(cString: strerror(code)))\(mend)")
+        return FileError(kind, "cannot \(verb) \(path): \(String(cString: strerror(code)))\(mend)")
     }
 
-    private static func writeAll(_ bytes: [UInt8], to file: Int32, path: String) throws(IdentityError) {
+    private static func writeAll(_ bytes: [UInt8], to file: Int32, path: String) throws(FileError) {
         var offset = 0
         while offset < bytes.count {
             let count = bytes.withUnsafeBytes {

@@ -1,5 +1,4 @@
 import Glibc
-import Streams
 
 /// Seconds since 1970-01-01T00:00:00Z by the wall clock.
 package func currentTime() -> Int64 {
@@ -7,13 +6,12 @@ package func currentTime() -> Int64 {
 }
 
 /// Parses a date and time of RFC 3339 §5.6, with `Z` or an offset; fractions of a second are dropped.
-func parseTime(_ text: String) throws(StreamError) -> Int64 {
-    let failure = StreamError(
-        .badRequest,
+package func parseTime(_ text: String) throws(TimeFormatError) -> Int64 {
+    let failure = TimeFormatError(
         "'\(text.prefix(40))' is not a date and time with time zone like 2026-12-31T00:00:00Z"
     )
     var rest = Array(text.utf8)[...]
-    func number(_ digits: Int, _ range: ClosedRange<Int64>) throws(StreamError) -> Int64 {
+    func number(_ digits: Int, _ range: ClosedRange<Int64>) throws(TimeFormatError) -> Int64 {
         let field = rest.prefix(digits)
         guard field.count == digits, field.allSatisfy({ (0x30...0x39).contains($0) }) else { throw failure }
         rest = rest.dropFirst(digits)
@@ -21,7 +19,7 @@ func parseTime(_ text: String) throws(StreamError) -> Int64 {
         guard range.contains(value) else { throw failure }
         return value
     }
-    func skip(_ allowed: String) throws(StreamError) {
+    func skip(_ allowed: String) throws(TimeFormatError) {
         guard let byte = rest.popFirst(), allowed.utf8.contains(byte) else { throw failure }
     }
     let year = try number(4, 1970...9999)
@@ -57,4 +55,13 @@ func parseTime(_ text: String) throws(StreamError) -> Int64 {
     let dayOfYear = (153 * (month + (month > 2 ? -3 : 9)) + 2) / 5 + day - 1
     let days = shifted * 365 + shifted / 4 - shifted / 100 + shifted / 400 + dayOfYear - 719_468
     return days * 86400 + hour * 3600 + minute * 60 + second - offset
+}
+
+/// Why a text is no date and time.
+package struct TimeFormatError: Error, Hashable, Sendable, CustomStringConvertible {
+    package let message: String
+
+    package init(_ message: String) { self.message = message }
+
+    package var description: String { message }
 }

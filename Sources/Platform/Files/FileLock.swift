@@ -7,7 +7,7 @@ package final class FileLock: Sendable {
     private let file: Atomic<Int32>
 
     /// - Parameter patience: how long to wait for another holder; with zero it fails at once.
-    package init(directory: String, patience: Duration) throws(IdentityError) {
+    package init(directory: String, patience: Duration) throws(FileError) {
         let file = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard file >= 0 else { throw AtomicFile.failure("open", directory) }
         let deadline = ContinuousClock.now + patience
@@ -17,7 +17,7 @@ package final class FileLock: Sendable {
             guard code == EWOULDBLOCK, ContinuousClock.now < deadline else {
                 close(file)
                 guard code == EWOULDBLOCK else { throw AtomicFile.failure("lock", directory, errno: code) }
-                throw IdentityError(.timedOut, "another process is writing in \(directory); try again when it is done")
+                throw FileError(.timedOut, "another process is writing in \(directory); try again when it is done")
             }
             usleep(5000)
         }

@@ -13,18 +13,18 @@ public struct Authority: Hashable, Sendable, CustomStringConvertible {
 
     /// Parses `name:port`, `1.2.3.4:port` or `[v6]:port`.
     ///
-    /// Throws ``StreamError`` with code `badRequest` and the reason when `text` is anything else. The message never
+    /// Throws ``AddressError`` with the reason when `text` is anything else. The message never
     /// repeats more than a short, escaped part of `text`, which comes from a peer.
-    public init(parsing text: String) throws(StreamError) {
+    public init(parsing text: String) throws(AddressError) {
         var text = text
         switch text.withUTF8({ Self.parse($0) }) {
         case .success(let authority): self = authority
-        case .failure(let reason): throw StreamError(.badRequest, "authority '\(printable(text))' \(reason.rawValue)")
+        case .failure(let reason): throw AddressError("authority '\(printable(text))' \(reason.rawValue)")
         }
     }
 
     /// `host` is a name or an IP address without brackets; it is checked and normalised as when parsed.
-    public init(host: String, port: UInt16) throws(StreamError) {
+    public init(host: String, port: UInt16) throws(AddressError) {
         var host = host
         let result: Result<Authority, Refusal>
         if port == 0 {
@@ -36,7 +36,7 @@ public struct Authority: Hashable, Sendable, CustomStringConvertible {
         }
         switch result {
         case .success(let authority): self = authority
-        case .failure(let reason): throw StreamError(.badRequest, "host '\(printable(host))' \(reason.rawValue)")
+        case .failure(let reason): throw AddressError("host '\(printable(host))' \(reason.rawValue)")
         }
     }
 

@@ -1,7 +1,7 @@
 /// POSIX shell text.
-enum ShellScript {
+package enum ShellScript {
     /// `text` as one word, whatever it holds.
-    static func quote(_ text: String) -> String {
+    package static func quote(_ text: String) -> String {
         "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''") + "'"
     }
 }

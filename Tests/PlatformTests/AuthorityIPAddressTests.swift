@@ -1,3 +1,4 @@
+import Platform
 import Streams
 import TestPeers
 import Testing
@@ -48,7 +49,7 @@ import Testing
             #expect(try CIDR(parsing: text).description == "10.0.0.0/32")
             return
         }
-        let error = #expect(throws: StreamError.self) { try CIDR(parsing: text) }
+        let error = #expect(throws: AddressError.self) { try CIDR(parsing: text) }
         #expect(error?.message.contains(reason) == true, "\(error?.message ?? "")")
     }
 

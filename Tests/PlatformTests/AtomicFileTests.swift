@@ -1,5 +1,6 @@
 import Foundation
 import MeshIdentity
+import Platform
 import TestPeers
 import Testing
 
@@ -21,7 +22,7 @@ import Testing
     @Test func whatIsThereCanBeKept() throws {
         let path = directory.path("file")
         try AtomicFile.write([1], to: path, overwrite: false)
-        let error = #expect(throws: IdentityError.self) { try AtomicFile.write([2], to: path, overwrite: false) }
+        let error = #expect(throws: FileError.self) { try AtomicFile.write([2], to: path, overwrite: false) }
         #expect(error?.code == .alreadyExists)
         #expect(try AtomicFile.read(path) == [1])
         #expect(try entries() == ["file"])
@@ -29,9 +30,9 @@ import Testing
 
     @Test func aFailureLeavesNothing() throws {
         try directory.makeDirectory("target/full")
-        #expect(throws: IdentityError.self) { try AtomicFile.write([1], to: directory.path("target")) }
+        #expect(throws: FileError.self) { try AtomicFile.write([1], to: directory.path("target")) }
         #expect(try entries() == ["target"])
-        let missing = #expect(throws: IdentityError.self) { try AtomicFile.write([1], to: directory.path("no/file")) }
+        let missing = #expect(throws: FileError.self) { try AtomicFile.write([1], to: directory.path("no/file")) }
         #expect(missing?.code == .notFound)
         #expect(missing?.message.contains("No such file or directory") == true)
     }
@@ -39,11 +40,11 @@ import Testing
     @Test func onlyRegularFilesOfReasonableSizeAreRead() throws {
         let path = try directory.write("file", [UInt8](repeating: 7, count: 50_000))
         #expect(try AtomicFile.read(path, limit: 50_000).count == 50_000)
-        #expect(throws: IdentityError.self) { try AtomicFile.read(path, limit: 49_999) }
-        #expect(throws: IdentityError.self) { try AtomicFile.read(directory.path) }
+        #expect(throws: FileError.self) { try AtomicFile.read(path, limit: 49_999) }
+        #expect(throws: FileError.self) { try AtomicFile.read(directory.path) }
         try #require(mkfifo(directory.path("pipe"), 0o600) == 0)
         // A pipe that nobody writes to would hold a plain open(2) for ever.
-        #expect(throws: IdentityError.self) { try AtomicFile.read(directory.path("pipe")) }
+        #expect(throws: FileError.self) { try AtomicFile.read(directory.path("pipe")) }
     }
 
     @Test func directoriesAreMadeWithThoseAbove() throws {
@@ -53,8 +54,8 @@ import Testing
         #expect(status.st_mode & 0o777 == 0o700)
         try AtomicFile.createDirectory(directory.path("a/b/c"))
         try directory.write("file", "")
-        #expect(throws: IdentityError.self) { try AtomicFile.createDirectory(directory.path("file")) }
-        #expect(throws: IdentityError.self) { try AtomicFile.createDirectory(directory.path("file/x")) }
+        #expect(throws: FileError.self) { try AtomicFile.createDirectory(directory.path("file")) }
+        #expect(throws: FileError.self) { try AtomicFile.createDirectory(directory.path("file/x")) }
     }
 
     @Test func pathsSplitAsTheShellDoes() {
@@ -65,7 +66,7 @@ import Testing
 
     @Test func aLockHasOneHolder() throws {
         let lock = try FileLock(directory: directory.path, patience: .zero)
-        let error = #expect(throws: IdentityError.self) {
+        let error = #expect(throws: FileError.self) {
             try FileLock(directory: directory.path, patience: .milliseconds(30))
         }
         #expect(error?.code == .timedOut)

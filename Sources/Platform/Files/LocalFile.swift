@@ -34,7 +34,7 @@ package enum LocalFile {
 
     /// The lines of a text file, each with its number from 1; the ending `\n` or `\r\n` is removed. Bytes that are no
     /// UTF-8 are replaced, so that a stray one in a comment does not hide the rest.
-    static func lines(of contents: [UInt8]) -> [(number: Int, text: String)] {
+    package static func lines(of contents: [UInt8]) -> [(number: Int, text: String)] {
         contents.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false).enumerated().map {
             index,
             line in
