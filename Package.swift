@@ -59,7 +59,11 @@ let package = Package(
             swiftSettings: settings
         ),
         // What runs on the device: the far end of an enrolment, and what keeps the node alive.
-        .target(name: "Agent", dependencies: ["Platform", "MeshIdentity", "SSHSignal", "CLinux"], swiftSettings: settings),
+        .target(
+            name: "Agent",
+            dependencies: ["Platform", "MeshIdentity", "SSHSignal", "CLinux"],
+            swiftSettings: settings
+        ),
         .target(
             name: "MeshNode",
             dependencies: ["Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "YAML", "CLinux", log],
