@@ -203,6 +203,13 @@ endpoints:
         self.processes.reverse()
 
 
+class BootstrapBefore(Bootstrap):
+    """Another build of ours, of an earlier commit, beside this one: what a change of the code has changed (`run.py --before PATH`)."""
+
+    name = "bootstrap, before"
+    binary = None
+
+
 class Envoy(Peer):
     """CONNECT over mTLS HTTP/2 between two Envoys, with the windows that Istio sets."""
 
@@ -429,4 +436,4 @@ class Nghttpx(Peer):
         self.processes.reverse()
 
 
-ALL = [Direct, Bootstrap, Envoy, EnvoyDefaults, SSH, SSHAESGCM, BootstrapSSH, BootstrapSSHEngine, BootstrapOverSSH, Stunnel, Nghttpx]
+ALL = [Direct, Bootstrap, BootstrapBefore, Envoy, EnvoyDefaults, SSH, SSHAESGCM, BootstrapSSH, BootstrapSSHEngine, BootstrapOverSSH, Stunnel, Nghttpx]

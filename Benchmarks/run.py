@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures bootstrap beside other tunnels, on loopback, with one load tool for all, in interleaved rounds.
 
-    Benchmarks/run.py [--quick] [--binary PATH] [--peers NAME;...] [--measures NAME;...] [--rounds N] [--no-write]
+    Benchmarks/run.py [--quick] [--binary PATH] [--before PATH] [--peers NAME;...] [--measures NAME;...] [--rounds N] [--no-write]
 
 Every round measures every peer once, so that what disturbs the machine disturbs all of them; what counts is the ratio to a
 peer of the same round, and CPU time per byte. Results: Benchmarks/results.json and the tables of docs/benchmarks.md.
@@ -165,6 +165,7 @@ def machine():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default=os.path.join(HERE, "../.build/release/bootstrap"))
+    parser.add_argument("--before", metavar="BINARY", help="measure this build, too: a change of the code shows as a ratio in one run")
     parser.add_argument("--quick", action="store_true", help="two short rounds of the main measures and peers")
     parser.add_argument("--peers", help="separated by semicolons; default all: " + "; ".join(kind.name for kind in peers.ALL))
     parser.add_argument("--measures", help="separated by semicolons; default all: " + "; ".join(MEASURES))
@@ -190,7 +191,9 @@ def main():
             parser.error(f"unknown: {'; '.join(unknown)}. There are: {'; '.join(every)}")
         return [name for name in every if name in names]
 
+    before = peers.BootstrapBefore.name
     peer_names = chosen(options.peers, QUICK_PEERS, [kind.name for kind in peers.ALL])
+    peer_names = [name for name in peer_names if name != before] + ([before] if options.before else [])
     measure_names = chosen(options.measures, QUICK_MEASURES, list(MEASURES))
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -200,6 +203,7 @@ def main():
     envoy = os.path.join(cache, "envoy-1.40.0/envoy")
     peers.Envoy.binary = peers.EnvoyDefaults.binary = envoy
     peers.Bootstrap.binary = os.path.abspath(options.binary)
+    peers.BootstrapBefore.binary = options.before and os.path.abspath(options.before)
     load = options.load or build_load()
 
     # Ended by a signal, it still ends what it started.
@@ -304,7 +308,7 @@ def main():
     print(text)
     with open(os.path.join(HERE, "results.json"), "w") as file:
         json.dump(results, file, indent=1)
-    if not options.no_write and not options.quick and not options.peers and not options.measures:
+    if not options.no_write and not options.before and not options.quick and not options.peers and not options.measures:
         report.insert(os.path.join(HERE, "../docs/benchmarks.md"), text)
     # A peer that failed is a result; bootstrap that failed, or wrong bytes anywhere, is a failure of the run.
     return 1 if any(error.startswith("bootstrap:") or "wrong bytes" in error for error in results["errors"]) else 0
