@@ -120,6 +120,11 @@ let package = Package(
             dependencies: ["MeshNode", "YAML", "TestPeers", log],
             swiftSettings: settings
         ),
-        .testTarget(name: "EndToEnd", dependencies: ["MeshNode", "TestPeers"], swiftSettings: settings),
+        // Tests that run the `bootstrap` binary.
+        .testTarget(
+            name: "CommandLineTests",
+            dependencies: ["Streams", "MeshIdentity", "SSHSignal", "Agent", "TestPeers", "TestDevices"],
+            swiftSettings: settings
+        ),
     ]
 )

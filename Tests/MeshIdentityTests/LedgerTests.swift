@@ -192,39 +192,6 @@ import Testing
         #expect(numbers.sorted() == Array(1...30))
     }
 
-    /// Two operators, the real command: every certificate that was given out is known, whoever was faster.
-    @Test func twoOperatorsAtOnceLoseNothing() async throws {
-        let environment = ["BOOTSTRAP_HOME": home.path("state")]
-        let made = try await ChildProcess.run(
-            TestTools.bootstrap,
-            ["ca", "init", "--trust-domain", "mesh.example"],
-            environment: environment
-        )
-        try #require(made.succeeded, "\(made.standardError)")
-        let serials = try await withThrowingTaskGroup(of: [String].self) { group in
-            for worker in 0..<2 {
-                group.addTask {
-                    var serials: [String] = []
-                    for round in 0..<4 {
-                        let out = home.path("out\(worker)-\(round)")
-                        let output = try await ChildProcess.run(
-                            TestTools.bootstrap,
-                            ["ca", "issue", "--id", "ns/prod/sa/x", "--out", out],
-                            environment: environment
-                        )
-                        try #require(output.succeeded, "\(output.standardError)")
-                        serials.append(try CredentialDirectory(out).load().leaf.serialNumber)
-                    }
-                    return serials
-                }
-            }
-            return try await group.reduce(into: Set<String>()) { $0.formUnion($1) }
-        }
-        #expect(serials.count == 8)
-        #expect(Set(try ledger.certificates().map(\.serial)) == serials)
-        #expect(try ledger.events().count == 8)
-    }
-
     private func sqlite(_ statement: String) throws {
         try home.makeDirectory("state", permissions: 0o700)
         let database = try SQLiteDatabase(path: path)

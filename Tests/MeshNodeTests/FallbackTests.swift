@@ -25,7 +25,7 @@ import Testing
             hbonePort = FreePort.next()
             try directory.write(
                 "server.yaml",
-                NodePair.serverYAML(
+                NodeFile.server(
                     identity: TestCertificates.shared.path(.server),
                     ports: [backend.port],
                     bind: hbonePort

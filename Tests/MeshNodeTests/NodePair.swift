@@ -38,7 +38,7 @@ final class NodePair: Sendable {
         let certificates = TestCertificates.shared
         let serverFile = try directory.write(
             "server.yaml",
-            Self.serverYAML(identity: certificates.path(serverKind), ports: allowed ?? [backend])
+            NodeFile.server(identity: certificates.path(serverKind), ports: allowed ?? [backend])
                 + "\n\(serverSettings)\n"
         )
         server = Node(
@@ -70,20 +70,6 @@ final class NodePair: Sendable {
             logger: clientLog.logger
         )
         entry = try #require(try await client.start().first).address.port
-    }
-
-    static func serverYAML(identity: String, ports: [UInt16], bind: UInt16 = 0) -> String {
-        """
-        identity: \(identity)
-        listeners:
-        - {name: hbone, bind: "127.0.0.1:\(bind)", protocol: hbone}
-        policy:
-        - name: backend
-          action: ALLOW
-          rules:
-          - from: [{namespaces: [prod]}]
-            to: [{hosts: ["127.0.0.1"], ports: [\(ports.map(String.init).joined(separator: ", "))]}]
-        """
     }
 
     func stop() async {

@@ -162,7 +162,7 @@ import Testing
         // It is idle now: the port is closed to everybody.
         try pair.directory.write(
             "server.yaml",
-            NodePair.serverYAML(identity: TestCertificates.shared.path(.server), ports: [1])
+            NodeFile.server(identity: TestCertificates.shared.path(.server), ports: [1])
         )
         try await pair.server.reload()
         let (_, cut) = try await conversation.end(finishing: false)

@@ -286,20 +286,4 @@ import Testing
         #expect(error?.code == .system)
         #expect(error?.message.lowercased().contains("nosuchkeyword") == true)
     }
-
-    /// The command line, as a script runs it.
-    @Test func thereIsNoSSH() async throws {
-        let owner = try await Operator()
-        let bin = owner.home.path("bin")
-        try owner.home.makeDirectory("bin")
-        let config = try owner.home.write("config", "ProxyCommand none-such\n", permissions: 0o600)
-        let output = try await ChildProcess.run(
-            TestTools.bootstrap,
-            ["enroll", "127.0.0.1", "-F", config, "--name", "x"],
-            environment: ["PATH": bin, "HOME": owner.home.path, "BOOTSTRAP_HOME": owner.bootstrapHome]
-        )
-        #expect(output.status == .exited(6) || output.status == .exited(1), "\(output)")
-        let text = output.standardError + output.standardOutput
-        #expect(text.contains("ProxyCommand") && text.contains("openssh-client"), "\(text)")
-    }
 }

@@ -275,34 +275,4 @@ struct BusyboxMachine {
         try await eventually("and with the next one") { try await serial() == second.leaf.serialNumber }
         await proxy.stop()
     }
-
-    @Test func overSSHItIsRecordedRenewedAndRemoved() async throws {
-        let server = try await OpenSSHServer()
-        let owner = try await Operator()
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        let destination = "\(OpenSSHServer.user)@127.0.0.1:\(server.port)"
-        let (directory, note) = (owner.base.path("mesh"), owner.base.path("note"))
-        let output = try await owner.run(
-            [
-                "enroll", destination, "-i", server.userKey, "-o", "IdentitiesOnly=yes", "--name", "router",
-                "--agentless",
-            ]
-                + ["--credential-dir", directory, "--after", "echo again >>'\(note)'"]
-        )
-        #expect(output.succeeded, "\(output.standardOutput)\(output.standardError)")
-        let record = try #require(try owner.devices.record(named: "router"))
-        #expect(record.keyOrigin == .openssl)
-        let first = try CredentialDirectory(directory).load()
-        #expect(first.id.description == record.identity)
-
-        let renewed = try await owner.run(["renew", "router"])
-        #expect(renewed.succeeded, "\(renewed.standardError)")
-        #expect(try CredentialDirectory(directory).load().leaf.serialNumber != first.leaf.serialNumber)
-        #expect(try String(contentsOfFile: note, encoding: .utf8) == "again\nagain\n")
-        #expect(try owner.devices.record(named: "router")?.enrolledAt == record.enrolledAt)
-
-        #expect(try await owner.run(["unenroll", "router"]).succeeded)
-        #expect(!FileManager.default.fileExists(atPath: directory))
-        #expect(try owner.devices.all() == [])
-    }
 }

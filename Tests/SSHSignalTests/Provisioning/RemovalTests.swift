@@ -125,26 +125,4 @@ import Testing
         }
         #expect(error?.code == .malformed)
     }
-
-    @Test func overSSHWithTheLedger() async throws {
-        let server = try await OpenSSHServer()
-        let owner = try await Operator()
-        defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
-        let output = try await owner.run(["unenroll", "dev7"])
-        #expect(output.succeeded, "\(output.standardError)")
-        #expect(output.standardOutput.contains("removed  \(owner.state)"), "\(output.standardOutput)")
-        #expect(try FileManager.default.contentsOfDirectory(atPath: owner.base.path) == [])
-        #expect(try owner.devices.all() == [])
-        let again = try await owner.run(
-            [
-                "unenroll", "\(OpenSSHServer.user)@127.0.0.1:\(server.port)", "-i", server.userKey, "--base",
-                owner.base.path,
-            ]
-        )
-        #expect(again.succeeded, "\(again.standardError)")
-        #expect(again.standardOutput.contains("nothing of ours is there"))
-        #expect(again.standardOutput.contains("was not recorded"))
-    }
 }

@@ -1,5 +1,4 @@
 import Foundation
-import MeshNode
 import Streams
 import TestPeers
 import Testing
@@ -17,7 +16,7 @@ import Testing
             hbonePort = FreePort.next()
             try directory.write(
                 "server.yaml",
-                NodePair.serverYAML(
+                NodeFile.server(
                     identity: TestCertificates.shared.path(.server),
                     ports: [backend.port],
                     bind: hbonePort

@@ -180,4 +180,33 @@ import Testing
             #expect(output.standardError.contains("bootstrap ca init --trust-domain"))
         }
     }
+
+    /// Two operators, the real command: every certificate that was given out is known, whoever was faster.
+    @Test func twoOperatorsAtOnceLoseNothing() async throws {
+        let environment = ["BOOTSTRAP_HOME": directory.path("home")]
+        try await makeCA()
+        let serials = try await withThrowingTaskGroup(of: [String].self) { group in
+            for worker in 0..<2 {
+                group.addTask {
+                    var serials: [String] = []
+                    for round in 0..<4 {
+                        let out = directory.path("out\(worker)-\(round)")
+                        let output = try await ChildProcess.run(
+                            TestTools.bootstrap,
+                            ["ca", "issue", "--id", "ns/prod/sa/x", "--out", out],
+                            environment: environment
+                        )
+                        try #require(output.succeeded, "\(output.standardError)")
+                        serials.append(try CredentialDirectory(out).load().leaf.serialNumber)
+                    }
+                    return serials
+                }
+            }
+            return try await group.reduce(into: Set<String>()) { $0.formUnion($1) }
+        }
+        let ledger = Ledger(directory.path("home/ledger.sqlite"))
+        #expect(serials.count == 8)
+        #expect(Set(try ledger.certificates().map(\.serial)) == serials)
+        #expect(try ledger.events().count == 8)
+    }
 }

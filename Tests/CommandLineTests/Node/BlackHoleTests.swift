@@ -3,8 +3,6 @@ import Streams
 import TestPeers
 import Testing
 
-@testable import MeshNode
-
 /// Packets that vanish on the way: two machines (network namespaces) with a packet filter between them. Needs root.
 @Suite(.serialized, .timeLimit(.minutes(5)), .enabled(if: getuid() == 0)) struct BlackHoleTests {
     /// A server node, sshd and an echo server on the far machine, a client node on the near one.
@@ -34,7 +32,7 @@ import Testing
             try await eventually("the echo server listens") { output.bytes.contains(UInt8(ascii: "\n")) }
             let backend = try #require(UInt16(output.lines[0]))
             let certificates = TestCertificates.shared
-            let yaml = NodePair.serverYAML(identity: certificates.path(.server), ports: [backend], bind: hbone)
+            let yaml = NodeFile.server(identity: certificates.path(.server), ports: [backend], bind: hbone)
             let serverFile = try directory.write(
                 "server.yaml",
                 yaml.replacingOccurrences(of: "127.0.0.1:\(hbone)", with: "0.0.0.0:\(hbone)")

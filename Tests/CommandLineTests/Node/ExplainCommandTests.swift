@@ -1,0 +1,88 @@
+import TestPeers
+import Testing
+
+/// `bootstrap explain`: what it prints and how it ends.
+@Suite struct ExplainCommandTests {
+    private static let yaml = """
+        identity: /i
+        listeners:
+        - {name: hbone, bind: "0.0.0.0:15008", protocol: hbone}
+        endpoints:
+        - match: "db.prod:5432"
+          address: "10.0.0.8:5432"
+          hbone: "10.0.0.8:15008"
+          identity: spiffe://mesh.example/ns/prod/sa/db
+          ssh: {destination: "ops@eight"}
+        - {match: legacy.lan, direct: true}
+        policy:
+        - name: ssh-ops
+          action: ALLOW
+          rules:
+          - from: [{principals: ["mesh.example/ns/ops/sa/*"]}]
+            to: [{hosts: ["127.0.0.1"], ports: [22]}]
+          - to: [{ports: [5432]}]
+            when: [{transport: [h2, h2-over-ssh]}]
+        - {name: watch, action: AUDIT, rules: [{to: [{ports: [22]}]}]}
+        """
+
+    @Test func command() async throws {
+        let directory = TemporaryDirectory()
+        try directory.write(
+            "node.yaml",
+            Self.yaml.replacing("identity: /i", with: "identity: \(TestCertificates.shared.path(.server))")
+        )
+        func run(_ arguments: String...) async throws -> ChildProcess.Output {
+            try await ChildProcess.run(
+                TestTools.bootstrap,
+                ["explain", "--config", directory.path("node.yaml")] + arguments
+            )
+        }
+        let allowed = try await run("--from", "ns/ops/sa/ann", "--to", "127.0.0.1:22", "--source-ip", "10.0.0.9")
+        #expect(allowed.status == .exited(0), "\(allowed)")
+        #expect(allowed.standardOutput.hasPrefix("from    spiffe://mesh.example/ns/ops/sa/ann at 10.0.0.9, over h2\n"))
+        #expect(allowed.standardOutput.hasSuffix("result  allowed\n"))
+
+        let denied = try await run("--from", "anyone", "--to", "127.0.0.1:22", "--output", "json")
+        #expect(denied.status == .exited(5))
+        #expect(denied.standardOutput.contains("\"allowed\" : false"))
+        #expect(denied.standardOutput.contains("\"kind\" : \"direct\""))
+
+        let downgrade = try await run(
+            "--from",
+            "spiffe://mesh.example/ns/prod/sa/a",
+            "--to",
+            "db.prod:5432",
+            "--transport",
+            "ssh"
+        )
+        #expect(downgrade.status == .exited(5))
+        #expect(downgrade.standardOutput.contains("allows it over h2, h2-over-ssh only, not over ssh"))
+
+        for (arguments, message) in [
+            (["--from", "local", "--to", "db.prod"], "--to db.prod: authority 'db.prod' has no port"),
+            (
+                ["--from", "ns/ops", "--to", "a:1", "--transport", "tcp"],
+                "--transport tcp: must be h2, h2-over-ssh or ssh"
+            ),
+            (["--from", "local", "--to", "a:1", "--source-ip", "127.1"], "--source-ip 127.1: is not an IP address"),
+            (
+                ["--from", "spiffe://A/b", "--to", "a:1"],
+                "--from spiffe://A/b: the trust domain has the upper-case letter"
+            ),
+        ] {
+            let output = try await ChildProcess.run(
+                TestTools.bootstrap,
+                ["explain", "--config", directory.path("node.yaml")] + arguments
+            )
+            #expect(output.status == .exited(2) && output.standardError.contains(message), "\(output)")
+        }
+        try directory.write("node.yaml", "identity: x\nlistners: []\n")
+        let broken = try await run("--from", "local", "--to", "a:1")
+        #expect(broken.status == .exited(2))
+        #expect(
+            broken.standardError.contains(
+                "node.yaml:2:1: unknown key 'listners' in the configuration: did you mean 'listeners'?"
+            )
+        )
+    }
+}
