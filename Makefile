@@ -20,7 +20,7 @@ TEST_WIDTH := --experimental-maximum-parallelization-width 4
 export PATH := $(CACHE)/venv/bin:$(PATH)
 export BOOTSTRAP_TESTS_CACHE := $(CACHE)
 
-.PHONY: help deps build static test test-sanitizers soak soak-sanitizers demo examples bench bench-fleet lint format docs clean
+.PHONY: help deps build static test test-sanitizers soak soak-sanitizers demo examples bench bench-fleet instructions lint api-check api-update format docs clean
 
 help: ## This list
 	@echo "make TARGET, where TARGET is one of"
@@ -79,6 +79,14 @@ instructions: deps ## Count the user instructions of the H2 path for each byte a
 
 lint: ## Check the format and the rules of CONTRIBUTING.md
 	@scripts/lint.sh
+
+api-check: deps ## Compare the public API with docs/api, and count what has no documentation comment
+	$(SWIFT) build
+	@scripts/check-api.sh
+
+api-update: deps ## Write the public API to docs/api, after a change of it that is meant
+	$(SWIFT) build
+	@scripts/check-api.sh --update
 
 format: ## Format every Swift file in place
 	$(SWIFT) format -i -r Package.swift Sources Tests $(OTHER_SWIFT)
