@@ -59,7 +59,12 @@ not_above bootstrap CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CSQLite
 # Files and folders that the documents name exist.
 while IFS=: read -r document path; do
     [ -e "$path" ] || git check-ignore -q "$path" || fail "$document names $path, which does not exist"
-done < <(grep -oE '`(Sources|Tests|Benchmarks|Bridges|Examples|scripts|docs)/[A-Za-z0-9_./-]+`' ./*.md docs/*.md 2>/dev/null | tr -d '`' | sort -u)
+done < <(grep -oE '`(Sources|Tests|Benchmarks|Bridges|Examples|scripts|docs)/[A-Za-z0-9_./-]+`' ./*.md docs/*.md docs/decisions/*.md 2>/dev/null | tr -d '`' | sort -u)
+
+# So do those that they link to.
+while IFS=: read -r document target; do
+    [ -e "$(dirname "$document")/$target" ] || fail "$document links to $target, which does not exist"
+done < <(grep -oE '\]\([A-Za-z0-9_./-]+[)#]' ./*.md docs/*.md docs/decisions/*.md 2>/dev/null | sed -E 's/\]\(//; s/[)#]$//' | sort -u)
 
 # Commands that README.md promises exist.
 while IFS= read -r target; do
