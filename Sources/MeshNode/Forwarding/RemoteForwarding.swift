@@ -14,7 +14,7 @@ public final class RemoteForwarding {
         case lost(StreamError)
     }
 
-    typealias Connector = (@escaping (Result<SSHConnection, StreamError>) -> Void) -> Void
+    typealias Connector = (@escaping (Result<any SSHConnection, StreamError>) -> Void) -> Void
 
     private let forward: RemoteForward
     private let loop: EventLoop
@@ -27,7 +27,7 @@ public final class RemoteForwarding {
     /// What the far side chose, to ask for the same one again.
     private var port: UInt16
     /// Was asked to listen.
-    private weak var session: SSHConnection?
+    private weak var session: (any SSHConnection)?
 
     private static let firstPause: Duration = .seconds(1)
     private static let longestPause: Duration = .seconds(30)
@@ -64,14 +64,14 @@ public final class RemoteForwarding {
     }
 
     /// An SSH connection is gone: with the port, where it was the one that had it.
-    func sessionEnded(_ session: SSHConnection, _ error: StreamError) {
+    func sessionEnded(_ session: any SSHConnection, _ error: StreamError) {
         guard self.session === session else { return }
         self.session = nil
         guard retry?.isScheduled == false else { return }
         lost(error)
     }
 
-    private func listen(over session: SSHConnection) {
+    private func listen(over session: any SSHConnection) {
         self.session = session
         session.listen(host: forward.bindHost, port: port) { [weak self] stream in
             self?.accepted(stream)

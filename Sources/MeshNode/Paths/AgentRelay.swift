@@ -17,7 +17,7 @@ final class AgentRelay {
     private let loop: EventLoop
     private let logger: Logger
     /// The connection whose server has refused to forward: it is not asked again.
-    private weak var withoutForwarding: SSHConnection?
+    private weak var withoutForwarding: (any SSHConnection)?
     /// They end when they are released.
     private var processes: [SSHProcess] = []
 
@@ -35,7 +35,7 @@ final class AgentRelay {
         self.logger = logger
     }
 
-    func open(over connection: SSHConnection, completion: @escaping Completion) {
+    func open(over connection: any SSHConnection, completion: @escaping Completion) {
         if let command, connection === withoutForwarding {
             return run(command, on: connection, attempt: 1, completion)
         }
@@ -50,10 +50,14 @@ final class AgentRelay {
     }
 
     /// Whether the connection's server has refused to forward.
-    func isNeeded(for connection: SSHConnection) -> Bool { connection === withoutForwarding }
+    func isNeeded(for connection: any SSHConnection) -> Bool { connection === withoutForwarding }
 
-    private func run(_ command: String, on connection: SSHConnection, attempt: Int, _ completion: @escaping Completion)
-    {
+    private func run(
+        _ command: String,
+        on connection: any SSHConnection,
+        attempt: Int,
+        _ completion: @escaping Completion
+    ) {
         connection.execute(command) { [self] result in
             switch result {
             case .success(let process):

@@ -342,7 +342,7 @@ public final class PeerPaths {
     }
 
     /// Connects the SSH session, whichever path is in use.
-    func withSession(_ why: String, _ completion: @escaping (Result<SSHConnection, StreamError>) -> Void) {
+    func withSession(_ why: String, _ completion: @escaping (Result<any SSHConnection, StreamError>) -> Void) {
         guard let sessions else {
             return completion(.failure(StreamError(.unreachable, "\(access.name) has no SSH login: \(why)")))
         }

@@ -8,12 +8,12 @@ import Streams
 /// session together bound what its streams can receive (`ChannelWindow`), and TCP's own windows do the same: when
 /// streams want larger ones than the session has left, another is opened, and new streams go to the session that has the fewest.
 final class SessionPool {
-    typealias Completion = (Result<SSHConnection, StreamError>) -> Void
+    typealias Completion = (Result<any SSHConnection, StreamError>) -> Void
 
     /// Told when the last open session has ended by itself.
     var onEnd: ((StreamError) -> Void)?
     /// Told when any session has ended by itself, before ``onEnd``.
-    var onSessionEnd: ((SSHConnection, StreamError) -> Void)?
+    var onSessionEnd: ((any SSHConnection, StreamError) -> Void)?
     /// Told when there is another session beside the first.
     var onGrowth: (() -> Void)?
     /// Why the last login failed; tells a refused key from an unreachable server.
@@ -51,10 +51,10 @@ final class SessionPool {
     }
 
     /// Sessions that are open.
-    var sessions: [SSHConnection] { ([first] + others).compactMap(\.open) }
+    var sessions: [any SSHConnection] { ([first] + others).compactMap(\.open) }
 
     /// The open session with the fewest streams.
-    var leastLoaded: SSHConnection? { sessions.min { $0.streamCount < $1.streamCount } }
+    var leastLoaded: (any SSHConnection)? { sessions.min { $0.streamCount < $1.streamCount } }
 
     /// A session: the open one with the fewest streams, or the first. `completion` is called once, on the loop, and maybe
     /// from inside this call.
@@ -82,7 +82,7 @@ final class SessionPool {
 
     // MARK: -
 
-    private func observe(_ connection: SSHConnection) {
+    private func observe(_ connection: any SSHConnection) {
         connection.onWindowLimit = { [weak self, weak connection] in
             guard let self, let connection, connection.streamCount > 1 else { return }
             grow(beside: connection)
@@ -98,7 +98,7 @@ final class SessionPool {
         }
     }
 
-    private func grow(beside connection: SSHConnection) {
+    private func grow(beside connection: any SSHConnection) {
         guard !isClosed, !isGrowing, others.count + 1 < limit, loop.now >= growsAgainAt,
             let roundTrip = connection.shortestRoundTrip, roundTrip >= Self.longRoundTrip
         else { return }

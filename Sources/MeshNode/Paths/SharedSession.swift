@@ -7,14 +7,14 @@ final class SharedSession {
     private enum State {
         case idle
         case connecting
-        case open(SSHClient, SSHConnection)
+        case open(SSHClient, any SSHConnection)
         case closed
     }
 
-    typealias Completion = (Result<SSHConnection, StreamError>) -> Void
+    typealias Completion = (Result<any SSHConnection, StreamError>) -> Void
 
     /// Told when an open session ends by itself.
-    var onEnd: ((SSHConnection, StreamError) -> Void)?
+    var onEnd: ((any SSHConnection, StreamError) -> Void)?
     /// Why the last login failed; tells a refused key from an unreachable server.
     private(set) var lastError: SSHError?
 
@@ -29,7 +29,7 @@ final class SharedSession {
     }
 
     /// The session, when it is open.
-    var open: SSHConnection? {
+    var open: (any SSHConnection)? {
         if case .open(_, let session) = state, session.isOpen { session } else { nil }
     }
 
@@ -98,7 +98,7 @@ final class SharedSession {
         onEnd?(session, Self.pathError(error))
     }
 
-    private func answer(_ result: Result<SSHConnection, StreamError>) {
+    private func answer(_ result: Result<any SSHConnection, StreamError>) {
         let completions = waiting
         waiting = []
         for completion in completions { completion(result) }

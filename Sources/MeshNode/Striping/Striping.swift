@@ -40,7 +40,7 @@ final class Striping {
     ///   - session: Which has opened it.
     func stripe(
         _ first: ByteStream,
-        over session: SSHConnection,
+        over session: any SSHConnection,
         _ completion: @escaping Completion,
         anew: @escaping () -> Void
     ) {
@@ -76,7 +76,7 @@ final class Striping {
         widen(over: session, to: Self.channelsPerSession + 1)
     }
 
-    private func widen(over session: SSHConnection, to count: Int) {
+    private func widen(over session: any SSHConnection, to count: Int) {
         guard stream != nil else { return }
         for _ in 1..<count {
             session.openDirectTCPIP(host: "127.0.0.1", port: port) { [weak stream, logger] result in

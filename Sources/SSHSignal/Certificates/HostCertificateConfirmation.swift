@@ -68,7 +68,8 @@ struct HostCertificateConfirmation: Sendable {
             "ControlPath=none", "ClearAllForwardings=yes", "PermitLocalCommand=no", "RemoteCommand=none",
             "ConnectTimeout=10", "LogLevel=DEBUG1",
         ]
-        return ["-T", "-x", "-a"] + options.flatMap { ["-o", $0] } + OpenSSHLogin.words(for: login) + ["true"]
+        return ["-T", "-x", "-a"] + options.flatMap { ["-o", $0] }
+            + OpenSSHLogin.words(to: login.configuration.destination, login.arguments) + ["true"]
     }
 
     /// Of an RSA key's certificate by the signature (RFC 8332).

@@ -50,28 +50,10 @@ extension ConfigurationEvaluation {
     }
 }
 
-/// Which of a host's addresses are dialled: `AddressFamily` of `ssh_config(5)`.
-public enum AddressFamily: String, Hashable, Sendable {
-    case any
-    case inet
-    case inet6
-}
-
-/// How `ssh_config(5)` wants a user authenticated.
-public struct AuthenticationPreferences: Hashable, Sendable {
-    /// `publickey`, `keyboard-interactive` and `password` in the order of preference; what is left out is not used.
-    public var methods = ["publickey", "keyboard-interactive", "password"]
-    /// Nobody is asked anything (`BatchMode`).
-    public var isBatch = false
-    /// How often a person is asked for a password (`NumberOfPasswordPrompts`), at most 3.
-    public var passwordPrompts = 3
-    /// GSSAPI or host-based authentication is on, which only `ssh` can do.
-    public var wantsSingleSignOn = false
-
-    public init() {}
-
+extension AuthenticationPreferences {
     /// - Parameter options: as evaluated.
     init(_ options: ConfigurationEvaluation.Options) {
+        self.init()
         let order = options.preferredAuthentications ?? methods
         let switches = [
             "publickey": options.publicKey, "keyboard-interactive": options.keyboardInteractive,

@@ -51,7 +51,7 @@ struct ConfigurationEvaluation {
     let destination: Destination
     let account: LocalAccount
     var options = Options()
-    var notes: [SSHClientConfiguration.Note] = []
+    var notes: [ConfigurationNote] = []
     var limits: [EngineLimit] = []
 
     private var included = 0

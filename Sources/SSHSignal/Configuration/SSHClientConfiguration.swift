@@ -2,58 +2,6 @@ import Glibc
 import MeshIdentity
 public import Platform
 
-/// What a new host key does to a connection: `StrictHostKeyChecking` of `ssh_config(5)`. A changed or revoked key is refused in
-/// every mode.
-public enum StrictHostKeyChecking: String, Hashable, Sendable, CaseIterable {
-    /// Only hosts that known_hosts names.
-    case yes
-    /// Asks on a terminal; refuses where there is none. The default.
-    case ask
-    /// Records the key of a host seen for the first time.
-    case acceptNew = "accept-new"
-    /// As ``acceptNew``, with a warning: unlike `ssh`, a changed key is refused all the same.
-    case no
-}
-
-/// What the SSH flags of the command line ask for, with OpenSSH's letters and meaning.
-public struct SSHArguments: Hashable, Sendable {
-    /// `-F`: read instead of the user's and the system's file; `none` reads no file.
-    public var configurationFile: String?
-    /// `-o Keyword=value`, each as a line of `ssh_config(5)`, `=` or space.
-    public var options: [String]
-    /// `-i`, in order; tried before those of the files.
-    public var identityFiles: [String]
-    /// `-p`: for destinations that name no port of their own.
-    public var port: UInt16?
-    /// `-J`: comma list of destinations, or `none`.
-    public var jump: String?
-    /// What logs in.
-    public var engine: SSHEngine
-    /// `--host-key`: the fingerprint of the one host key to be accepted, whatever known_hosts says; not for jump hosts.
-    public var hostKey: String?
-
-    public init(
-        configurationFile: String? = nil,
-        options: [String] = [],
-        identityFiles: [String] = [],
-        port: UInt16? = nil,
-        jump: String? = nil,
-        engine: SSHEngine = .automatic,
-        hostKey: String? = nil
-    ) {
-        self.configurationFile = configurationFile
-        self.options = options
-        self.identityFiles = identityFiles
-        self.port = port
-        self.jump = jump
-        self.engine = engine
-        self.hostKey = hostKey
-    }
-
-    /// What a jump host on the way is resolved with: as in `ssh`, the same files, but neither `-i` nor `-o` nor `-p`.
-    public var forJumpHosts: SSHArguments { SSHArguments(configurationFile: configurationFile) }
-}
-
 /// Everything that is to be known about an SSH connection before it is dialled: the command line, the user's and the system's
 /// `ssh_config(5)` and the defaults, in this order; the first value wins.
 ///
@@ -109,23 +57,7 @@ public struct SSHClientConfiguration: Hashable, Sendable {
     /// What in the files needs `ssh` itself.
     public var limits: [EngineLimit]
 
-    /// A line of the configuration that is valid for `ssh` and has no effect here.
-    public struct Note: Hashable, Sendable, CustomStringConvertible {
-        /// As it was written.
-        public var keyword: String
-        public var file: String?
-        public var line: Int?
-        /// Whether `ssh` would, because of it, reach another machine, trust other keys or offer other ones: worth telling
-        /// the user at every connection.
-        public var changesConnection: Bool
-        /// Whether it is one of ``SSHClientConfiguration/limits``: only `ssh` itself can do what the line says.
-        public var isForSSHOnly = false
-
-        public var description: String {
-            let place = file.map { file in line.map { "\(file):\($0): " } ?? "\(file): " } ?? ""
-            return "\(place)\(keyword) is not supported and has no effect"
-        }
-    }
+    public typealias Note = ConfigurationNote
 
     /// Reads the files and resolves `destination`.
     ///

@@ -45,7 +45,7 @@ final class CommandRun: StreamObserver {
     /// - Parameter timeout: For the whole run; nil waits for ever.
     static func start(
         _ command: String,
-        on connection: SSHConnection,
+        on connection: any SSHConnection,
         input: UploadReader,
         outputLimit: Int,
         timeout: Duration?,

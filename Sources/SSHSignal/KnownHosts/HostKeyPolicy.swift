@@ -51,7 +51,7 @@ public struct HostKeyPolicy: Sendable {
     /// Asks a person and returns whether the key is accepted. nil where nobody can be asked.
     public typealias Ask = @Sendable (HostKeyQuestion) async -> Bool
 
-    private let host: String
+    let host: String
     private let name: String
     /// What a certificate has to name: the host without a port.
     private let certificateName: String
@@ -101,7 +101,7 @@ public struct HostKeyPolicy: Sendable {
         return own.isEmpty ? nameWithoutPort.map { knownHosts.algorithms(for: $0) } ?? [] : own
     }
 
-    private var hasCertificateAuthority: Bool {
+    var hasCertificateAuthority: Bool {
         !knownHosts.authorities(for: name).isEmpty
             || nameWithoutPort.map { !knownHosts.authorities(for: $0).isEmpty } ?? false
     }
@@ -123,37 +123,15 @@ public struct HostKeyPolicy: Sendable {
         )
     }
 
-    /// Why the host's key cannot be verified though known_hosts has what it takes; empty: nothing speaks against it.
-    func limits(_ capabilities: EngineCapabilities) -> [EngineLimit] {
-        guard pinned == nil else { return [] }
-        let algorithms = preferredAlgorithms
-        if algorithms == ["ssh-rsa"], !capabilities.signsRSAWithSHA2 {
-            return [
-                EngineLimit(
-                    .rsaHostKey,
-                    "\(host) is known by its RSA host key, which \(capabilities.name) cannot verify"
-                )
-            ]
-        }
-        if algorithms.isEmpty, hasCertificateAuthority, !capabilities.negotiatesHostCertificates {
-            return [
-                EngineLimit(
-                    .hostCertificate,
-                    "\(host) is known by a @cert-authority line, and \(capabilities.name) cannot ask for host certificates"
-                )
-            ]
-        }
-        return []
-    }
-
     /// Returns when `key` is accepted (recorded, if it was new).
     ///
+    /// - Parameter engine: Who has asked the server for the key, in messages; it cannot ask for certificates.
     /// - Throws: ``HostKeyError``; ``SSHConfigurationError`` when a new key was accepted and cannot be recorded.
-    public func check(_ key: HostKey) async throws {
+    func check(_ key: HostKey, engine: String) async throws {
         if key.isCertificate {
             guard let plain = try checkCertificate(key, at: currentTime()) else { return }
             // No line for its CA: as in ssh, the key in it counts like any other.
-            return try await check(plain)
+            return try await check(plain, engine: engine)
         }
         var verdict = knownHosts.verdict(for: key, of: name)
         if case .unknown = verdict, let nameWithoutPort {
@@ -189,7 +167,7 @@ public struct HostKeyPolicy: Sendable {
                     """
             )
         case .unknown(let algorithms):
-            try await decideUnknown(key, algorithms)
+            try await decideUnknown(key, algorithms, engine)
         }
     }
 
@@ -242,18 +220,18 @@ public struct HostKeyPolicy: Sendable {
         return nil
     }
 
-    private func decideUnknown(_ key: HostKey, _ algorithms: [String]) async throws {
+    private func decideUnknown(_ key: HostKey, _ algorithms: [String], _ engine: String) async throws {
         switch mode {
         case .yes:
-            throw unknown(key, algorithms, why: "StrictHostKeyChecking is yes")
+            throw unknown(key, algorithms, engine, why: "StrictHostKeyChecking is yes")
         case .ask:
-            guard let ask else { throw unknown(key, algorithms, why: "there is no terminal to ask on") }
+            guard let ask else { throw unknown(key, algorithms, engine, why: "there is no terminal to ask on") }
             guard await ask(HostKeyQuestion(host: host, key: key, knownAlgorithms: algorithms)) else {
                 throw HostKeyError(reason: .rejected, message: "the host key of \(host), \(key), was not accepted")
             }
         case .acceptNew, .no:
             guard algorithms.isEmpty else {
-                throw unknown(key, algorithms, why: "only a host without any recorded key is new")
+                throw unknown(key, algorithms, engine, why: "only a host without any recorded key is new")
             }
             if mode == .no {
                 warn(
@@ -267,14 +245,14 @@ public struct HostKeyPolicy: Sendable {
         warn("\(host): recorded the host key \(key) in \(recordFile)")
     }
 
-    private func unknown(_ key: HostKey, _ algorithms: [String], why: String) -> HostKeyError {
+    private func unknown(_ key: HostKey, _ algorithms: [String], _ engine: String, why: String) -> HostKeyError {
         var message = "host key of \(host) is unknown: \(key), and \(why); nothing was sent. "
         if !algorithms.isEmpty {
             message += "The host is recorded with \(algorithms.joined(separator: ", ")) only. "
         }
         if hasCertificateAuthority {
             message +=
-                "A @cert-authority line covers it, but \(EngineCapabilities.current.name) cannot ask for host certificates. "
+                "A @cert-authority line covers it, but \(engine) cannot ask for host certificates. "
         }
         message += """
             Compare the fingerprint with the host's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub there), then either \

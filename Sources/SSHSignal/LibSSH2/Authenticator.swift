@@ -13,7 +13,7 @@ import Streams
 ///          accepted
 /// ```
 final class Authenticator {
-    private unowned let session: SSHSession
+    private unowned let session: any AuthenticatingSession
     private let completion: (SSHError?) -> Void
     private let preferences: AuthenticationPreferences
     private let record = AuthenticationRecord()
@@ -32,7 +32,7 @@ final class Authenticator {
     private static let maximumSteps = 8
 
     /// - Parameter completion: Called once: nil when the server has accepted the user. Not called after ``stop()``.
-    init(_ session: SSHSession, completion: @escaping (SSHError?) -> Void) {
+    init(_ session: any AuthenticatingSession, completion: @escaping (SSHError?) -> Void) {
         self.session = session
         self.completion = completion
         preferences = session.configuration.authentication
@@ -40,7 +40,7 @@ final class Authenticator {
     }
 
     func start() {
-        startTimer()
+        session.startAuthenticationTimer()
         session.library.watchesAuthentication = true
         let raw = session.library.raw
         let user = session.configuration.user
@@ -150,17 +150,13 @@ final class Authenticator {
         )
     }
 
-    private func startTimer() {
-        session.startPhaseTimer(session.configuration.authenticationTimeout, "SSH authentication")
-    }
-
     // MARK: Keyboard-interactive
 
     private func askInteractively() {
         let method = "keyboard-interactive"
         guard let prompt = prompt(for: method) else { return ended(method, .exhausted) }
         let attempt = attempts
-        startTimer()
+        session.startAuthenticationTimer()
         let interactive = KeyboardInteractive(session, record: record, attempt: attempt, prompt: prompt) {
             [unowned self] result in
             switch result {
@@ -186,7 +182,7 @@ final class Authenticator {
 
     private func askForPassword() {
         guard let prompt = prompt(for: "password") else { return ended("password", .exhausted) }
-        session.phaseTimer?.cancel()
+        session.stopPhaseTimer()
         let question = AuthenticationQuestion(
             method: "password",
             destination: session.peerDescription,
@@ -203,7 +199,7 @@ final class Authenticator {
 
     private func answered(_ password: [UInt8]?) {
         guard !isStopped else { return }
-        startTimer()
+        session.startAuthenticationTimer()
         guard var password else {
             record.notes.append("password: no answer was given")
             return refuse()

@@ -15,7 +15,7 @@ final class KeyboardInteractive {
         case failed(SSHError)
     }
 
-    private unowned let session: SSHSession
+    private unowned let session: any AuthenticatingSession
     private let record: AuthenticationRecord
     private let prompt: AuthenticationPrompt
     private let attempt: Int
@@ -33,7 +33,7 @@ final class KeyboardInteractive {
     private static let maximumQuestions = 16
 
     init(
-        _ session: SSHSession,
+        _ session: any AuthenticatingSession,
         record: AuthenticationRecord,
         attempt: Int,
         prompt: @escaping AuthenticationPrompt,
@@ -52,7 +52,7 @@ final class KeyboardInteractive {
         call = SuspendableCall(again: LIBSSH2_ERROR_EAGAIN) {
             libssh2_userauth_keyboard_interactive_ex(raw, user, UInt32(user.utf8.count), keyboardInteractiveCallback)
         }
-        session.library.interactive = self
+        session.library.answerQuestions = { [weak self] in self?.answer($0, instruction: $1) ?? [] }
         session.library.authenticationFailure = nil
         session.perform({ [unowned self] in step() }, then: { [unowned self] in ended($0) })
     }
@@ -81,7 +81,7 @@ final class KeyboardInteractive {
     }
 
     /// Called by libssh2, on the call's own thread while the loop waits.
-    func answer(_ texts: [(text: String, isSecret: Bool)], instruction: String) -> [[UInt8]] {
+    private func answer(_ texts: [(text: String, isSecret: Bool)], instruction: String) -> [[UInt8]] {
         rounds += 1
         guard !texts.isEmpty else {
             // A message without a question: mostly why the account cannot log in.
@@ -109,7 +109,7 @@ final class KeyboardInteractive {
     private func ask() {
         isWaiting = true
         asked += questions.count
-        session.phaseTimer?.cancel()
+        session.stopPhaseTimer()
         let (questions, prompt, loop) = (questions, prompt, session.loop)
         let attempt = LoopBound(self, on: loop)
         Task {
@@ -131,17 +131,17 @@ final class KeyboardInteractive {
         isWaiting = false
         guard let answers else {
             stop()
-            session.pendingCall = nil
+            session.abandonCall()
             return completion(.abandoned)
         }
         self.answers = answers
-        session.startPhaseTimer(session.configuration.authenticationTimeout, "SSH authentication")
+        session.startAuthenticationTimer()
         session.scheduleDrive()
     }
 
     private func ended(_ result: Int32) {
         call = nil
-        session.library.interactive = nil
+        session.library.answerQuestions = nil
         switch (result, session.library.authenticationFailure) {
         case (0, _): completion(.accepted)
         case (LIBSSH2_ERROR_AUTHENTICATION_FAILED, let failure?) where failure.isPartialSuccess:

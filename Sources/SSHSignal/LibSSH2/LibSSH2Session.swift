@@ -30,8 +30,8 @@ final class LibSSH2Session {
     var watchesAuthentication = false
     /// The server's last refusal. libssh2 says neither what the server would take next nor that a step was right.
     var authenticationFailure: AuthenticationFailure?
-    /// Answers the server's questions during keyboard-interactive authentication.
-    weak var interactive: KeyboardInteractive?
+    /// Answers the server's questions during keyboard-interactive authentication: texts, and what is said beforehand.
+    var answerQuestions: (([(text: String, isSecret: Bool)], _ instruction: String) -> [[UInt8]])?
     /// The server's own words in SSH_MSG_DISCONNECT.
     private(set) var disconnectMessage: String?
 
@@ -204,7 +204,7 @@ let keyboardInteractiveCallback:
         UnsafePointer<LIBSSH2_USERAUTH_KBDINT_PROMPT>?, UnsafeMutablePointer<LIBSSH2_USERAUTH_KBDINT_RESPONSE>?,
         UnsafeMutablePointer<UnsafeMutableRawPointer?>?
     ) -> Void = { _, _, instruction, instructionLength, count, prompts, responses, abstract in
-        guard let interactive = session(abstract)?.interactive else { return }
+        guard let answerQuestions = session(abstract)?.answerQuestions else { return }
         let text = { (start: UnsafeRawPointer?, length: Int) -> String in
             let bytes = UnsafeRawBufferPointer(start: start, count: start == nil ? 0 : length)
             return Printable.clean(String(decoding: bytes, as: UTF8.self))
@@ -214,10 +214,7 @@ let keyboardInteractiveCallback:
             guard let prompt = prompts?[index] else { continue }
             questions.append((text(UnsafeRawPointer(prompt.text), Int(prompt.length)), prompt.echo == 0))
         }
-        let answers = interactive.answer(
-            questions,
-            instruction: text(UnsafeRawPointer(instruction), Int(instructionLength))
-        )
+        let answers = answerQuestions(questions, text(UnsafeRawPointer(instruction), Int(instructionLength)))
         for (index, answer) in answers.enumerated() where index < Int(count) {
             // libssh2 frees it with the session's allocator, which is malloc's.
             guard let copy = malloc(max(1, answer.count)) else { continue }

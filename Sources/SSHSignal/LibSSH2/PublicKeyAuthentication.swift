@@ -42,7 +42,7 @@ final class PublicKeyAuthentication {
         case refused
     }
 
-    private unowned let session: SSHSession
+    private unowned let session: any AuthenticatingSession
     private let record: AuthenticationRecord
     private var completion: (AuthenticationOutcome) -> Void = { _ in }
     private let raw: OpaquePointer
@@ -60,7 +60,7 @@ final class PublicKeyAuthentication {
     /// An agent may ask its user to confirm; sshd itself gives up after 120 seconds (LoginGraceTime).
     private static let agentTimeout: Duration = .seconds(100)
 
-    init(_ session: SSHSession, record: AuthenticationRecord) {
+    init(_ session: any AuthenticatingSession, record: AuthenticationRecord) {
         self.session = session
         self.record = record
         raw = session.library.raw
@@ -75,7 +75,7 @@ final class PublicKeyAuthentication {
     /// - Parameter completion: Called once. Not called after ``stop()``.
     func run(_ completion: @escaping (AuthenticationOutcome) -> Void) {
         self.completion = completion
-        startTimer()
+        session.startAuthenticationTimer()
         if candidates == nil { listAgent() } else { offerNext() }
     }
 
@@ -91,7 +91,7 @@ final class PublicKeyAuthentication {
         var path: String?
         for case .agent(let socketPath) in session.configuration.credentials where path == nil { path = socketPath }
         guard let path else { return collect([]) }
-        startTimer()
+        session.startAuthenticationTimer()
         AgentClient.connect(socketPath: path, on: session.loop) { [weak self] result in
             guard let self, !isStopped else { return }
             switch result {
@@ -198,7 +198,7 @@ final class PublicKeyAuthentication {
                 continue
             }
             offers += 1
-            startTimer()
+            session.startAuthenticationTimer()
             switch candidate.signer {
             case .agent(let identity): offer(candidate, identity, name)
             case .file(let file) where !file.isEncrypted: use(candidate, file, name, passphrase: [], attempt: 1)
@@ -257,7 +257,7 @@ final class PublicKeyAuthentication {
             )
             return offerNext()
         }
-        session.phaseTimer?.cancel()
+        session.stopPhaseTimer()
         let request = PassphraseRequest(name: file.name, fingerprint: file.publicKey?.fingerprint, attempt: attempt)
         let loop = session.loop
         let authentication = LoopBound(self, on: loop)
@@ -277,7 +277,7 @@ final class PublicKeyAuthentication {
         attempt: Int
     ) {
         guard !isStopped else { return }
-        startTimer()
+        session.startAuthenticationTimer()
         guard let passphrase else {
             record.notes.append("\(name): no passphrase was given")
             return offerNext()
@@ -373,10 +373,6 @@ final class PublicKeyAuthentication {
         return candidate.certificate.map { "\($0.description) of the key \(key)" } ?? key
     }
 
-    private func startTimer() {
-        session.startPhaseTimer(session.configuration.authenticationTimeout, "SSH authentication")
-    }
-
     // MARK: Signing
 
     private func sign(_ data: [UInt8], with key: HostKey) {
@@ -395,7 +391,7 @@ final class PublicKeyAuthentication {
 
     private func signed(_ signature: Signature) {
         self.signature = signature
-        startTimer()
+        session.startAuthenticationTimer()
         session.scheduleDrive()
     }
 

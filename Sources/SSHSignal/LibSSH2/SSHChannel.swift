@@ -1,6 +1,7 @@
 import CLibSSH2
 public import CLinux
 import Glibc
+import Platform
 public import Streams
 
 /// One channel of an SSH connection (RFC 4254 §5) as a byte stream: a forwarded TCP connection, or the standard input and
@@ -11,9 +12,7 @@ public import Streams
 /// server's EOF had arrived before.
 ///
 /// The receive window follows the reader: the server may send on when bytes were read, not when they arrived.
-public final class SSHChannel: ByteStream {
-    /// RFC 4254 §5.1's usual maximum packet; libssh2 takes no more than 40,000 bytes.
-    static let maximumPacket: UInt32 = 32768
+public final class SSHChannel: ByteStream, SessionChannel {
     /// What libssh2 puts into one packet at most.
     private static let maximumWrite = 32700
 
@@ -29,15 +28,8 @@ public final class SSHChannel: ByteStream {
     private var session: SSHSession?
     private let peer: String
 
-    /// Receives standard error, which would otherwise fill the window.
     var onExtendedData: ((UnsafeRawBufferPointer) -> Void)?
-    /// How the channel ended for good.
-    enum Closure {
-        case byServer
-        case sessionEnded(StreamError)
-    }
-    private(set) var closure: Closure?
-    /// Called once when ``closure`` is set.
+    private(set) var closure: ChannelClosure?
     var onClose: (() -> Void)?
 
     /// Accepted bytes that libssh2 could not take in the middle of a re-key; it must be offered the same bytes again.
@@ -81,7 +73,7 @@ public final class SSHChannel: ByteStream {
     public override func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
         guard failure == nil, let session, ends.isWritable, !closedByServer else {
             return refuseWrite(
-                closedByServer ? StreamError(.closed, "\(peer) closed the channel and takes no more bytes") : nil
+                closedByServer ? .closedByServer(peer) : nil
             )
         }
         guard sendHeldBack() else { return failure == nil ? ends.blockWriter() : .failed }
@@ -255,14 +247,27 @@ public final class SSHChannel: ByteStream {
     // MARK: Called by the session
 
     /// Starts a command or subsystem; libssh2's result.
-    func start(_ type: String, _ argument: String) -> Int32 {
-        libssh2_channel_process_startup(
+    func start(_ request: ProcessRequest) -> Int32 {
+        let (type, argument) = (request.type, request.argument)
+        return libssh2_channel_process_startup(
             raw,
             type,
             UInt32(type.utf8.count),
             argument,
             UInt32(argument.utf8.count)
         )
+    }
+
+    var exit: SSHExit {
+        var name: UnsafeMutablePointer<CChar>?
+        var length = 0
+        libssh2_channel_get_exit_signal(raw, &name, &length, nil, nil, nil, nil)
+        if let name {
+            // libssh2 allocated it with the session's allocator, which is malloc.
+            defer { free(name) }
+            return .signal(Printable.clean(String(cString: name)))
+        }
+        return .status(libssh2_channel_get_exit_status(raw))
     }
 
     /// Lets libssh2 take in packets (of any channel) on behalf of this one. EAGAIN: everything has been taken in. 0: it would
@@ -314,7 +319,7 @@ public final class SSHChannel: ByteStream {
         if closure == nil { closed(.sessionEnded(error)) }
     }
 
-    private func closed(_ closure: Closure) {
+    private func closed(_ closure: ChannelClosure) {
         self.closure = closure
         let onClose = onClose
         self.onClose = nil

@@ -34,7 +34,7 @@ extension SSHSession {
         guard let key = library.hostKey else {
             return end(SSHError(.protocolViolation, "\(lower.peerDescription) sent no usable host key"))
         }
-        phaseTimer?.cancel()
+        stopPhaseTimer()
         hostKey = key
         phase = .verifyingHostKey
         let verifier = verifier
@@ -90,25 +90,13 @@ extension SSHSession {
     }
 
     private func opened() {
-        phaseTimer?.cancel()
-        phaseTimer = nil
+        stopPhaseTimer()
         authenticator?.stop()
         authenticator = nil
         phase = .open
-        keepAlive = KeepAlive(self, configuration.keepAlive)
+        startDeadPeerDetection()
         guard let established else { return }
         self.established = nil
         later { established(.success(())) }
-    }
-
-    /// Ends the session when `what` takes longer than `timeout`.
-    func startPhaseTimer(_ timeout: Duration, _ what: String) {
-        phaseTimer?.cancel()
-        let timer = LoopTimer(on: loop) { [weak self] in
-            guard let self else { return }
-            end(SSHError(.timedOut, "\(what) with \(lower.peerDescription) got no answer within \(timeout)"))
-        }
-        phaseTimer = timer
-        timer.schedule(after: timeout)
     }
 }

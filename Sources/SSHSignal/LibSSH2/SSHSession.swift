@@ -13,7 +13,12 @@ public import Streams
 /// what libssh2 wants sent with one write at the end of the loop's turn. Confined to its event loop, with all its channels;
 /// from async code use ``SSHClient``.
 public final class SSHSession: SSHConnection {
+    public let loop: EventLoop
     public let configuration: SSHSessionConfiguration
+    public private(set) var failure: SSHError?
+    public var onEnd: ((SSHError) -> Void)?
+    public var onWindowLimit: (() -> Void)?
+    public internal(set) var hostKey: HostKey?
 
     enum Phase {
         case idle
@@ -30,10 +35,10 @@ public final class SSHSession: SSHConnection {
     var phase = Phase.idle
     var established: ((Result<Void, SSHError>) -> Void)?
     var authenticator: Authenticator?
-    var phaseTimer: LoopTimer?
+    private var phaseTimer: LoopTimer?
 
     /// The libssh2 call of the handshake or the authentication that had to wait, and what follows it.
-    var pendingCall: (call: () -> Int32, then: (Int32) -> Void)?
+    private var pendingCall: (call: () -> Int32, then: (Int32) -> Void)?
 
     var channels: [SSHChannel] = []
     /// Channels whose owner is done with them, until the server has confirmed.
@@ -41,17 +46,18 @@ public final class SSHSession: SSHConnection {
     /// libssh2 opens one channel at a time.
     var currentOpening: ChannelOpening?
     var waitingOpenings: [ChannelOpening] = []
-    var pendingRequests: [ChannelRequest] = []
+    var pendingRequests: [PendingRequest] = []
     /// Ports that the server was not asked for yet, the first one perhaps, and those where it listens.
-    var waitingPorts: [RemotePort] = []
-    var ports: [RemotePort] = []
+    var waitingListeners: [RemoteListener] = []
+    var listeners: [RemoteListener] = []
     /// What the receive windows of the channels have in common.
     var windows: WindowBudget
     /// The shortest answer to the opening of a channel, in nanoseconds; 0 before the first.
     package internal(set) var roundTripTime: UInt64 = 0
     /// When the current opening was first tried; on the loop's clock.
     var openingSince: UInt64 = 0
-    var keepAlive: KeepAlive?
+    var deadPeer: DeadPeerDetection?
+    var deadPeerTimer: LoopTimer?
 
     /// User code that must not run inside libssh2 or inside a method of a channel.
     private var deferred: [() -> Void] = []
@@ -78,69 +84,64 @@ public final class SSHSession: SSHConnection {
         configuration: SSHSessionConfiguration,
         hostKeyVerifier: any HostKeyVerifier
     ) throws(SSHError) {
+        loop = lower.loop
         self.lower = lower
         self.configuration = configuration
         verifier = hostKeyVerifier
         windows = WindowBudget(total: configuration.totalWindow)
         library = try LibSSH2Session(pool: lower.loop.buffers)
-        super.init(loop: lower.loop)
     }
 
     // MARK: SSHConnection
 
-    public override var peerDescription: String { "\(configuration.user)@\(lower.peerDescription)" }
+    public var peerDescription: String { "\(configuration.user)@\(lower.peerDescription)" }
 
-    public override var serverVersion: String? { library.serverVersion }
+    public var serverVersion: String? { library.serverVersion }
 
-    public override var isOpen: Bool { phase == .open && endingError == nil }
+    public var isOpen: Bool { phase == .open && endingError == nil }
 
-    package override var streamCount: Int { channels.count + waitingOpenings.count + (currentOpening == nil ? 0 : 1) }
+    public var streamCount: Int { channels.count + waitingOpenings.count + (currentOpening == nil ? 0 : 1) }
 
-    package override var shortestRoundTrip: Duration? {
+    public var shortestRoundTrip: Duration? {
         roundTripTime == 0 ? nil : .nanoseconds(Int64(clamping: roundTripTime))
     }
 
-    public override func close() {
+    public func close() {
         guard phase != .ended else { return }
         end(SSHError(.closed, "the SSH session with \(peerDescription) was closed"))
     }
 
-    /// Has the server connect to `host:port`; see ``SSHConnection/openDirectTCPIP(host:port:completion:)``.
-    public override func openDirectTCPIP(
+    public func openDirectTCPIP(
         host: String,
         port: UInt16,
         completion: @escaping (Result<ByteStream, StreamError>) -> Void
     ) {
-        openChannel(toHost: host, port: port) { completion($0.map { $0 }) }
+        openStream(.directTCPIP(host: host, port: port), completion: completion)
     }
 
-    public override func openDirectStreamLocal(
+    public func openDirectStreamLocal(
         path: String,
         completion: @escaping (Result<ByteStream, StreamError>) -> Void
     ) {
-        openChannel(toUnixSocket: path) { completion($0.map { $0 }) }
+        openStream(.directStreamLocal(path: path), completion: completion)
     }
 
-    public override func listen(
+    public func listen(
         host: String,
         port: UInt16,
         accept: @escaping (ByteStream) -> Void,
         completion: @escaping (Result<UInt16, StreamError>) -> Void
     ) {
-        startListening(
-            RemotePort(host: host, port: port, accept: accept) { completion($0.mapError(\.streamError)) }
-        )
+        let port = RemotePort(host: host, port: port)
+        startListening(RemoteListener(port, accept: accept) { completion($0.mapError(\.streamError)) })
     }
 
-    public override func execute(_ command: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
-        startProcess("exec", command, window: 1 << 20, completion: completion)
+    public func execute(_ command: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
+        startProcess(.command(command), completion: completion)
     }
 
-    public override func startSubsystem(
-        _ name: String,
-        completion: @escaping (Result<SSHProcess, SSHError>) -> Void
-    ) {
-        startProcess("subsystem", name, window: 256 << 10, completion: completion)
+    public func startSubsystem(_ name: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
+        startProcess(.subsystem(name), completion: completion)
     }
 
     // MARK: Driving
@@ -191,7 +192,7 @@ public final class SSHSession: SSHConnection {
             switch library.fill(from: lower) {
             case .bytes:
                 fills += 1
-                keepAlive?.received()
+                noteReceived()
                 process()
             case .wouldBlock:
                 if fills == 0 { process() }
@@ -218,7 +219,7 @@ public final class SSHSession: SSHConnection {
             if phase == .open && endingError == nil {
                 progress = stepOpenings() || progress
                 progress = stepRequests() || progress
-                progress = stepPorts() || progress
+                progress = stepListeners() || progress
                 stepClosing()
                 acceptConnections()
                 takeIn()
@@ -250,12 +251,13 @@ public final class SSHSession: SSHConnection {
         return true
     }
 
-    /// Repeats `call` until it does not say EAGAIN, then hands its result to `then`.
     func perform(_ call: @escaping () -> Int32, then: @escaping (Int32) -> Void) {
         precondition(pendingCall == nil, "one call at a time")
         pendingCall = (call, then)
         if !isProcessing { scheduleDrive() }
     }
+
+    func abandonCall() { pendingCall = nil }
 
     /// Lets libssh2 process what has arrived. It reads from the network only on behalf of some channel; any will do that has
     /// not ended.
@@ -300,7 +302,7 @@ public final class SSHSession: SSHConnection {
             switch library.outbound.withVectors({ lower.write($0) }) {
             case .bytes(let count):
                 library.outbound.consume(count)
-                keepAlive?.sent()
+                noteSent()
             case .wouldBlock: return
             case .failed: return endLater(connectionLost(lower.failure))
             }
@@ -318,6 +320,23 @@ public final class SSHSession: SSHConnection {
     private static let keystroke = 4096
     /// All of them together, so that many small writes are not a way around the limit.
     private static let keystrokes = 64 << 10
+
+    // MARK: Patience
+
+    func startPhaseTimer(_ timeout: Duration, _ what: String) {
+        phaseTimer?.cancel()
+        let timer = LoopTimer(on: loop) { [weak self] in
+            guard let self else { return }
+            end(SSHError(.timedOut, "\(what) with \(lower.peerDescription) got no answer within \(timeout)"))
+        }
+        phaseTimer = timer
+        timer.schedule(after: timeout)
+    }
+
+    func stopPhaseTimer() {
+        phaseTimer?.cancel()
+        phaseTimer = nil
+    }
 
     // MARK: Ending
 
@@ -347,7 +366,6 @@ public final class SSHSession: SSHConnection {
 
     func end(_ error: SSHError) {
         guard phase != .ended else { return }
-        let wasOpen = phase == .open
         let isOurs = error.code == .closed || error.code == .hostKeyRefused || error.code == .authenticationRefused
         if isOurs && !lowerEnded && lower.failure == nil {
             let (reason, text) =
@@ -359,14 +377,12 @@ public final class SSHSession: SSHConnection {
         }
         phase = .ended
         failure = error
-        phaseTimer?.cancel()
-        phaseTimer = nil
-        keepAlive?.stop()
-        keepAlive = nil
+        stopPhaseTimer()
+        stopDeadPeerDetection()
         pendingCall = nil
         authenticator?.stop()
         authenticator = nil
-        endChannels(error, wasOpen: wasOpen)
+        endChannels(error)
         library.detach()
         lower.observer = nil
         if isOurs {
@@ -384,6 +400,8 @@ public final class SSHSession: SSHConnection {
         if !isProcessing { runDeferred() }
     }
 }
+
+extension SSHSession: AuthenticatingSession {}
 
 extension SSHSession: StreamObserver {
     public func streamReadable(_ stream: ByteStream) { drive() }

@@ -9,7 +9,7 @@ import Streams
 /// The master's own forwarding of standard input and output would be less work, but it drops what is sent after the server's
 /// end. Here the two directions end on their own, the end is a message (so that a master that was killed leaves none), and the
 /// receive window follows the reader.
-final class MuxChannel: ByteStream {
+final class MuxChannel: ByteStream, SessionChannel {
     private enum Message {
         static let open: UInt8 = 90
         static let openConfirmation: UInt8 = 91
@@ -26,14 +26,13 @@ final class MuxChannel: ByteStream {
 
     /// Told the outcome of the opening: nil, or the server's reason.
     var onOpen: ((String?) -> Void)?
-    /// Told the answer to ``request(_:_:)``.
+    /// Told the answer to ``ask(_:)``.
     var onReply: ((Bool) -> Void)?
-    /// Receives standard error.
     var onExtendedData: ((UnsafeRawBufferPointer) -> Void)?
-    /// How a command has ended.
-    private(set) var exit: SSHExit?
-    /// Called once when the server has closed the channel, or the connection was lost.
-    var onClose: ((StreamError?) -> Void)?
+    /// A server that tells no status at all has ended the channel for its own reasons.
+    private(set) var exit = SSHExit.signal("unknown")
+    private(set) var closure: ChannelClosure?
+    var onClose: (() -> Void)?
     /// Called once when the connection can carry another channel.
     var onFree: (() -> Void)?
 
@@ -55,8 +54,6 @@ final class MuxChannel: ByteStream {
 
     /// Writes wait when this many bytes are queued for the master.
     private static let maximumBacklog = 256 << 10
-    /// RFC 4254 §5.1's usual maximum packet.
-    private static let packet: UInt32 = 32768
 
     /// - Parameters:
     ///   - connection: A proxy that carries no other channel.
@@ -76,24 +73,22 @@ final class MuxChannel: ByteStream {
     // MARK: Asking
 
     /// Asks for the channel; ``onOpen`` follows.
-    ///
-    /// - Parameter message: What the type has of its own (RFC 4254 §7.2).
-    func open(_ type: String, _ message: [UInt8] = []) {
+    func open(_ kind: ChannelKind) {
         var writer = SSHWireWriter()
-        writer.string(type)
+        writer.string(kind.type)
         writer.uint32(0)
         writer.uint32(UInt32(window))
-        writer.uint32(Self.packet)
-        connection.send(Self.framed(Message.open, writer.bytes + message))
+        writer.uint32(ChannelKind.maximumPacket)
+        connection.send(Self.framed(Message.open, writer.bytes + kind.message))
     }
 
     /// Asks for a command or subsystem (RFC 4254 §6.5); ``onReply`` follows.
-    func request(_ type: String, _ argument: String) {
+    func ask(_ request: ProcessRequest) {
         var writer = SSHWireWriter()
         writer.uint32(remoteID)
-        writer.string(type)
+        writer.string(request.type)
         writer.byte(1)
-        writer.string(argument)
+        writer.string(request.argument)
         connection.send(Self.framed(Message.request, writer.bytes))
     }
 
@@ -131,7 +126,7 @@ final class MuxChannel: ByteStream {
     override func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
         guard failure == nil, ends.isWritable, !closeReceived else {
             return refuseWrite(
-                closeReceived ? StreamError(.closed, "\(peer) closed the channel and takes no more bytes") : nil
+                closeReceived ? .closedByServer(peer) : nil
             )
         }
         var accepted = 0
@@ -236,7 +231,7 @@ final class MuxChannel: ByteStream {
             guard rest.count >= 12, !isOpen else { throw MuxMessage.malformed }
             remoteID = UInt32(Self.word(rest, 0))
             remoteWindow = Self.word(rest, 4)
-            maximumPacket = min(Self.word(rest, 8), Int(Self.packet))
+            maximumPacket = min(Self.word(rest, 8), Int(ChannelKind.maximumPacket))
             guard maximumPacket > 0 else { throw MuxMessage.malformed }
             isOpen = true
             // Nobody waits any more.
@@ -286,9 +281,7 @@ final class MuxChannel: ByteStream {
     private func receivedClose() {
         closeReceived = true
         wakeReader()
-        let onClose = onClose
-        self.onClose = nil
-        onClose?(nil)
+        closed(.byServer)
         connectionWritable()
         sendClose()
         freeIfDone()
@@ -356,8 +349,13 @@ final class MuxChannel: ByteStream {
             if ends.reading != .open { wakeReader() }
             if !isOver { observer?.streamFailed(self) }
         }
+        if closure == nil { closed(.sessionEnded(error)) }
+    }
+
+    private func closed(_ closure: ChannelClosure) {
+        self.closure = closure
         let onClose = onClose
         self.onClose = nil
-        onClose?(error)
+        onClose?()
     }
 }

@@ -58,7 +58,7 @@ struct OpenSSHLogin: Sendable {
     }
 
     private struct Established: Sendable {
-        let connection: LoopBound<SSHConnection>
+        let connection: LoopBound<any SSHConnection>
         let hostKey: HostKey
     }
 
@@ -100,7 +100,7 @@ struct OpenSSHLogin: Sendable {
                     version: "by way of \(program.path) (\(program.name))",
                     on: loop
                 )
-                let connection = LoopBound<SSHConnection>(session, on: loop)
+                let connection = LoopBound<any SSHConnection>(session, on: loop)
                 completion(.success(Established(connection: connection, hostKey: ready.hostKey)))
             case .ended(let log):
                 let isDirect = settings["proxycommand"] == nil && settings["proxyjump"] == nil
@@ -124,12 +124,8 @@ struct OpenSSHLogin: Sendable {
     /// What the user gave, as ssh takes it. No secret is among it.
     private var userArguments: [String] { Self.words(to: destination, arguments) }
 
-    /// The same for a login.
-    static func words(for login: SSHLogin) -> [String] {
-        words(to: login.configuration.destination, login.arguments)
-    }
-
-    private static func words(to destination: Destination, _ arguments: SSHArguments) -> [String] {
+    /// The words that lead to a destination, for any use of `ssh`.
+    static func words(to destination: Destination, _ arguments: SSHArguments) -> [String] {
         var words: [String] = []
         if let file = arguments.configurationFile { words += ["-F", file] }
         for option in arguments.options { words += ["-o", option] }

@@ -19,21 +19,19 @@ extension OpenSSHSession {
     }
 
     func startListening(
-        host: String,
-        port: UInt16,
+        _ port: RemotePort,
         accept: @escaping (ByteStream) -> Void,
         completion: @escaping (Result<UInt16, StreamError>) -> Void
     ) {
         loop.preconditionInLoop()
         let answer = { (result: Result<UInt16, SSHError>) in completion(result.mapError(\.streamError)) }
         guard isOpen else { return later(answer, .failure(failure ?? Self.notOpen)) }
-        let name = "\(host.isEmpty ? "*" : host):\(port)"
         let path = forwardPath(listening.listeners.count)
         let listener: Listener
         do throws(StreamError) {
             let bound = LoopBound((self, accept), on: loop)
             listener = try Listener(bind: SocketAddress(unixPath: path), on: loop) { socket in
-                bound.withValue { $0.0.take(socket, of: name, $0.1) }
+                bound.withValue { $0.0.take(socket, of: port, $0.1) }
             }
         } catch {
             return later(answer, .failure(SSHError(.system, error.message)))
@@ -42,7 +40,7 @@ extension OpenSSHSession {
         let request = takeRequest()
         let timer = LoopTimer(on: loop) { [weak self] in
             guard let self, let waiting = listening.asked.removeValue(forKey: request) else { return }
-            waiting(.failure(SSHError(.timedOut, "\(peerDescription) did not answer whether it listens on \(name)")))
+            waiting(.failure(SSHError(.timedOut, "\(peerDescription) did not answer whether it listens on \(port)")))
         }
         timer.schedule(after: Self.requestTimeout)
         listening.asked[request] = { [weak self] result in
@@ -53,16 +51,17 @@ extension OpenSSHSession {
                 listener.close()
             }
             answer(
-                result.map { $0 == 0 ? port : $0 }.mapError { error in
+                result.map { $0 == 0 ? port.port : $0 }.mapError { error in
                     guard error.code == .prohibited, let self else { return error }
-                    return RemotePort.refusal(of: name, privileged: port > 0 && port < 1024, peer: self.peerDescription)
+                    return port.refusal(by: self.peerDescription)
                 }
             )
         }
-        send(MuxMessage.forward(id: request, host: host.isEmpty ? "*" : host, port: port, toUnixSocket: path))
+        let host = port.host.isEmpty ? "*" : port.host
+        send(MuxMessage.forward(id: request, host: host, port: port.port, toUnixSocket: path))
     }
 
-    private func take(_ socket: Socket, of port: String, _ accept: (ByteStream) -> Void) {
+    private func take(_ socket: Socket, of port: RemotePort, _ accept: (ByteStream) -> Void) {
         guard isOpen else { return socket.reset(.closed(socket)) }
         let client = "a client of port \(port) of \(peerDescription)"
         let stream = ForwardedSocket(socket, peerDescription: client) {

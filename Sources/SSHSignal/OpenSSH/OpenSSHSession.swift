@@ -8,6 +8,13 @@ import Streams
 /// Each channel has a connection to the control socket to itself, in the master's proxy mode: a slow one stops no other, and no
 /// further process runs for it. The master's death is noticed by the end of its standard output and of its connections.
 final class OpenSSHSession: SSHConnection {
+    let loop: EventLoop
+    private(set) var failure: SSHError?
+    var onEnd: ((SSHError) -> Void)?
+    /// Never called: each channel has a window of its own.
+    var onWindowLimit: (() -> Void)?
+    let hostKey: HostKey?
+
     private let master: OpenSSHProcess
     private let directory: ControlDirectory
     /// For questions about the master itself.
@@ -31,8 +38,8 @@ final class OpenSSHSession: SSHConnection {
     static let requestTimeout = Duration.seconds(10)
     /// For what closed streams have accepted to reach the server when the connection is closed.
     private static let closeTimeout = Duration.seconds(5)
-    /// As libssh2 has them: for a forwarded stream, a command, a subsystem.
-    private static let windows = (stream: 2 << 20, command: 1 << 20, subsystem: 256 << 10)
+    /// The receive window of a forwarded stream.
+    private static let streamWindow = 2 << 20
     /// A longer command is more than Linux gives a shell as one argument.
     private static let maximumCommand = 128 << 10
 
@@ -67,7 +74,7 @@ final class OpenSSHSession: SSHConnection {
         self.log = log
         self.peer = peer
         self.version = version
-        super.init(loop: loop)
+        self.loop = loop
         self.hostKey = hostKey
         master.onExit = { [weak self] _ in self?.lost() }
         control.onEnd = { [weak self] in self?.lost() }
@@ -82,7 +89,7 @@ final class OpenSSHSession: SSHConnection {
 
     // MARK: SSHConnection
 
-    override var peerDescription: String { peer }
+    var peerDescription: String { peer }
 
     /// The process that logged in.
     var masterProcess: pid_t { master.pid }
@@ -90,84 +97,59 @@ final class OpenSSHSession: SSHConnection {
     /// Where its files are.
     var controlDirectory: String { directory.path }
 
-    override var serverVersion: String? { version }
+    var serverVersion: String? { version }
 
-    package override var streamCount: Int { channels.count }
+    var streamCount: Int { channels.count }
 
-    override var isOpen: Bool { failure == nil && !isLosing }
+    /// Not measured.
+    var shortestRoundTrip: Duration? { nil }
 
-    override func close() {
+    var isOpen: Bool { failure == nil && !isLosing }
+
+    func close() {
         guard failure == nil else { return }
         end(SSHError(.closed, "the SSH session with \(peer) was closed"))
     }
 
-    override func openDirectTCPIP(
+    func openDirectTCPIP(
         host: String,
         port: UInt16,
         completion: @escaping (Result<ByteStream, StreamError>) -> Void
     ) {
-        let destination = host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
-        var message = SSHWireWriter()
-        message.string(host)
-        message.uint32(UInt32(port))
-        // The originator is for the server's log.
-        message.string("127.0.0.1")
-        message.uint32(0)
-        let kind = ChannelOpening.Kind.directTCPIP(destination: destination)
-        open(kind, "direct-tcpip", message.bytes, "\(destination) through \(peer)", Self.windows.stream) { result in
-            completion(result.map { $0 }.mapError(\.streamError))
-        }
+        openStream(.directTCPIP(host: host, port: port), completion)
     }
 
-    override func openDirectStreamLocal(
-        path: String,
-        completion: @escaping (Result<ByteStream, StreamError>) -> Void
-    ) {
-        var message = SSHWireWriter()
-        message.string(path)
-        // Reserved, both.
-        message.string("")
-        message.uint32(0)
-        let (kind, type) = (ChannelOpening.Kind.directStreamLocal(path: path), "direct-streamlocal@openssh.com")
-        open(kind, type, message.bytes, "\(path) through \(peer)", Self.windows.stream) { result in
-            completion(result.map { $0 }.mapError(\.streamError))
-        }
+    func openDirectStreamLocal(path: String, completion: @escaping (Result<ByteStream, StreamError>) -> Void) {
+        openStream(.directStreamLocal(path: path), completion)
     }
 
-    override func listen(
+    private func openStream(_ kind: ChannelKind, _ completion: @escaping (Result<ByteStream, StreamError>) -> Void) {
+        open(kind, window: Self.streamWindow) { completion($0.map { $0 }.mapError(\.streamError)) }
+    }
+
+    func listen(
         host: String,
         port: UInt16,
         accept: @escaping (ByteStream) -> Void,
         completion: @escaping (Result<UInt16, StreamError>) -> Void
     ) {
-        startListening(host: host, port: port, accept: accept, completion: completion)
+        startListening(RemotePort(host: host, port: port), accept: accept, completion: completion)
     }
 
-    override func execute(_ command: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
+    func execute(_ command: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
         guard command.utf8.count <= Self.maximumCommand else {
             let error = SSHError(.limit, "a command of \(command.utf8.count) bytes is too long for a shell")
             return later(completion, .failure(error))
         }
-        start("exec", command, "run commands", Self.windows.command, completion)
+        start(.command(command), completion)
     }
 
-    override func startSubsystem(
-        _ name: String,
-        completion: @escaping (Result<SSHProcess, SSHError>) -> Void
-    ) {
-        start("subsystem", name, "have the subsystem '\(name)'", Self.windows.subsystem, completion)
+    func startSubsystem(_ name: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
+        start(.subsystem(name), completion)
     }
 
-    private func start(
-        _ type: String,
-        _ argument: String,
-        _ what: String,
-        _ window: Int,
-        _ completion: @escaping (Result<SSHProcess, SSHError>) -> Void
-    ) {
-        open(.session, "session", [], peer, window, request: (type, argument, what)) { result in
-            completion(result.map { MuxProcess($0) })
-        }
+    private func start(_ request: ProcessRequest, _ completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
+        open(.session, window: request.window, request: request) { completion($0.map { SSHProcess($0) }) }
     }
 
     // MARK: Opening
@@ -176,12 +158,9 @@ final class OpenSSHSession: SSHConnection {
     ///   - request: What is asked for once the channel is open; the channel is handed on when it was granted.
     ///   - completion: Called once, on the loop, never from inside this call.
     private func open(
-        _ kind: ChannelOpening.Kind,
-        _ type: String,
-        _ message: [UInt8],
-        _ description: String,
-        _ window: Int,
-        request: (type: String, argument: String, what: String)? = nil,
+        _ kind: ChannelKind,
+        window: Int,
+        request: ProcessRequest? = nil,
         completion: @escaping (Result<MuxChannel, SSHError>) -> Void
     ) {
         loop.preconditionInLoop()
@@ -191,8 +170,7 @@ final class OpenSSHSession: SSHConnection {
         opening.completion = completion
         let timer = LoopTimer(on: loop) { [weak self, weak opening] in
             guard let self, let opening else { return }
-            let timeout = Self.requestTimeout
-            end(opening, .failure(SSHError(.timedOut, "\(kind.what) through \(peer) got no answer within \(timeout)")))
+            end(opening, .failure(kind.timedOut(after: Self.requestTimeout, peer: peer)))
         }
         opening.timer = timer
         timer.schedule(after: Self.requestTimeout)
@@ -202,24 +180,23 @@ final class OpenSSHSession: SSHConnection {
             case .failure(let error):
                 end(opening, .failure(SSHError(.system, "\(kind.what) through \(peer): \(error)")))
             case .success(let connection):
-                let channel = makeChannel(on: connection, window, description)
+                let channel = makeChannel(on: connection, window, kind.peerDescription(through: peer))
                 opening.channel = channel
                 channel.onOpen = { [weak self, weak opening, unowned channel] reason in
                     guard let self, let opening else { return }
                     if let reason {
-                        end(opening, .failure(ChannelOpening.refusal(of: kind, reason, peer: peer)))
+                        end(opening, .failure(kind.refusal(reason, peer: peer)))
                     } else if let request {
                         channel.onReply = { [weak self, weak opening] isGranted in
                             guard let self, let opening else { return }
-                            let denied = SSHError(.requestDenied, "\(peer) does not \(request.what)")
-                            end(opening, isGranted ? .success(channel) : .failure(denied))
+                            end(opening, isGranted ? .success(channel) : .failure(request.denial(by: peer)))
                         }
-                        channel.request(request.type, request.argument)
+                        channel.ask(request)
                     } else {
                         end(opening, .success(channel))
                     }
                 }
-                channel.open(type, message)
+                channel.open(kind)
             }
         }
     }
@@ -365,16 +342,6 @@ final class OpenSSHSession: SSHConnection {
         self.channels = [:]
         for channel in channels {
             channel.sessionEnded(StreamError(.closed, "the SSH session with \(peer) was closed"))
-        }
-    }
-}
-
-extension ChannelOpening.Kind {
-    fileprivate var what: String {
-        switch self {
-        case .directTCPIP(let destination): "the connection to \(destination)"
-        case .directStreamLocal(let path): "the connection to \(path)"
-        case .session, .signOfLife: "opening an SSH session"
         }
     }
 }

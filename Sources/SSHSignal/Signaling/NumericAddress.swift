@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// `address:port` with a numeric address, IPv6 in brackets.

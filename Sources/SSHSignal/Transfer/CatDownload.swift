@@ -31,7 +31,7 @@ final class CatDownload: StreamObserver {
     }
 
     static func start(
-        on connection: SSHConnection,
+        on connection: any SSHConnection,
         _ path: String,
         to file: DownloadFile,
         progress: ((UInt64, UInt64) -> Void)?,

@@ -27,7 +27,7 @@ class SFTPConversation: StreamObserver {
 
     /// Starts the subsystem and what `make` makes of it.
     static func start(
-        on connection: SSHConnection,
+        on connection: any SSHConnection,
         completion: @escaping (Result<Outcome, SSHError>) -> Void,
         _ make: @escaping (SSHProcess) -> SFTPConversation
     ) {

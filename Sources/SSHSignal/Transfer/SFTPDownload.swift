@@ -20,7 +20,7 @@ final class SFTPDownload: SFTPConversation {
     }
 
     static func start(
-        on connection: SSHConnection,
+        on connection: any SSHConnection,
         _ path: String,
         to file: DownloadFile,
         progress: ((UInt64, UInt64) -> Void)?,

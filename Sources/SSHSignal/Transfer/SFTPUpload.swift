@@ -20,7 +20,7 @@ final class SFTPUpload: SFTPConversation {
     }
 
     static func start(
-        on connection: SSHConnection,
+        on connection: any SSHConnection,
         _ reader: UploadReader,
         _ state: SFTPUploadState,
         progress: ((UInt64, UInt64) -> Void)?,

@@ -1,0 +1,6 @@
+/// Which of a host's addresses are dialled: `AddressFamily` of `ssh_config(5)`.
+public enum AddressFamily: String, Hashable, Sendable {
+    case any
+    case inet
+    case inet6
+}

@@ -1,0 +1,137 @@
+public import Streams
+
+/// Connecting with libssh2, for a program that has its own configuration and its own idea of the right host key.
+extension SSHClient {
+    /// Connects over TCP: to each of the host's addresses in turn until one takes the connection.
+    ///
+    /// - Parameters:
+    ///   - loop: Where the session and its streams will live; what is relayed to them must be there too.
+    ///   - connectTimeout: For each address.
+    ///   - hostKeyVerifier: Decides about the server's key before anything secret is sent.
+    ///   - configuration: Time-outs and windows.
+    ///   - host: A name or an address.
+    ///   - port: 1–65535.
+    public static func connect(
+        host: String,
+        port: UInt16 = 22,
+        configuration: SSHSessionConfiguration,
+        hostKeyVerifier: any HostKeyVerifier,
+        on loop: EventLoop,
+        connectTimeout: Duration = .seconds(10)
+    ) async throws(SSHError) -> SSHClient {
+        var failure = SSHError(.connectionFailed, "'\(host)' has no address")
+        let addresses: [SocketAddress]
+        do {
+            addresses = try await Resolver.resolve(host: host, port: port)
+        } catch {
+            throw SSHError(.connectionFailed, "\(error)")
+        }
+        for address in addresses {
+            let socket: LoopBound<ByteStream>
+            do {
+                socket = try await Socket.connect(to: address, on: loop, timeout: connectTimeout) { socket in
+                    socket.detectDeadPeer(unacknowledgedFor: .seconds(30))
+                    // A keystroke must not wait behind a full socket buffer of bulk.
+                    socket.limitUnsent(to: 128 << 10)
+                    return LoopBound<ByteStream>(socket, on: loop)
+                }
+            } catch {
+                let isTimeout = (error as? StreamError)?.code == .timedOut
+                failure = SSHError(isTimeout ? .timedOut : .connectionFailed, "\(error)")
+                continue
+            }
+            return try await connect(
+                over: socket,
+                configuration: configuration,
+                hostKeyVerifier: hostKeyVerifier,
+                on: loop
+            )
+        }
+        throw failure
+    }
+
+    /// Connects over a stream that is already there.
+    ///
+    /// - Parameter lower: Lives on `loop`; the session owns it from now on.
+    /// - Parameter loop: Where it lives.
+    /// - Parameter hostKeyVerifier: Decides about the server's key before anything secret is sent.
+    /// - Parameter configuration: Time-outs and windows.
+    public static func connect(
+        over lower: LoopBound<ByteStream>,
+        configuration: SSHSessionConfiguration,
+        hostKeyVerifier: any HostKeyVerifier,
+        on loop: EventLoop
+    ) async throws(SSHError) -> SSHClient {
+        try await establish(lower, configuration, hostKeyVerifier, loop, jump: nil)
+    }
+
+    /// Connects to a host that this connection's server can reach (`ssh -J`). The new connection keeps this one alive.
+    public func connect(
+        host: String,
+        port: UInt16 = 22,
+        configuration: SSHSessionConfiguration,
+        hostKeyVerifier: any HostKeyVerifier
+    ) async throws(SSHError) -> SSHClient {
+        let lower: LoopBound<ByteStream>
+        do {
+            lower = try await openDirectTCPIP(host: host, port: port)
+        } catch {
+            throw SSHError(error.code == .timedOut ? .timedOut : .connectionFailed, error.message)
+        }
+        return try await Self.establish(lower, configuration, hostKeyVerifier, loop, jump: self)
+    }
+
+    private struct Established: Sendable {
+        var connection: LoopBound<any SSHConnection>
+        var hostKey: HostKey
+        var serverVersion: String
+    }
+
+    private static func establish(
+        _ lower: LoopBound<ByteStream>,
+        _ configuration: SSHSessionConfiguration,
+        _ verifier: any HostKeyVerifier,
+        _ loop: EventLoop,
+        jump: SSHClient?
+    ) async throws(SSHError) -> SSHClient {
+        let result: Result<Established, SSHError> = await withCheckedContinuation { continuation in
+            loop.submit {
+                let made = lower.withValue { lower in
+                    Result { () throws(SSHError) in
+                        try SSHSession(over: lower, configuration: configuration, hostKeyVerifier: verifier)
+                    }
+                }
+                let session: SSHSession
+                switch made {
+                case .success(let made): session = made
+                case .failure(let error): return continuation.resume(returning: .failure(error))
+                }
+                // The completion keeps the session alive until it is established.
+                session.establish { result in
+                    continuation.resume(
+                        returning: result.flatMap {
+                            guard let hostKey = session.hostKey else {
+                                return .failure(SSHError(.protocolViolation, "the server has no host key"))
+                            }
+                            return .success(
+                                Established(
+                                    connection: LoopBound(session as any SSHConnection, on: loop),
+                                    hostKey: hostKey,
+                                    serverVersion: session.serverVersion ?? ""
+                                )
+                            )
+                        }
+                    )
+                }
+            }
+        }
+        let established = try result.get()
+        return SSHClient(
+            established.connection,
+            hostKey: established.hostKey,
+            serverVersion: established.serverVersion,
+            on: loop,
+            jump: jump
+        )
+    }
+}

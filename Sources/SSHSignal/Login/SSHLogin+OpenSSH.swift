@@ -1,0 +1,56 @@
+import Glibc
+import Streams
+
+/// The login with the user's own `ssh`, which reads the configuration itself.
+extension SSHLogin {
+    func connectByOpenSSH(on loop: EventLoop) async throws(SSHError) -> SSHClient {
+        var login = OpenSSHLogin(
+            destination: configuration.destination,
+            arguments: arguments,
+            pinnedHostKey: configuration.pinnedHostKey,
+            isInteractive: prompts.hostKey != nil || prompts.passphrase != nil
+                || (prompts.authentication != nil && Self.hasTerminal),
+            warn: prompts.warn
+        )
+        guard let pinned = configuration.pinnedHostKey else { return try await login.connect(on: loop) }
+        // With a pin ssh reads no known_hosts, where a revocation would stand.
+        if let revocation { throw SSHError(.hostKeyRefused, revocation.message) }
+        // A fingerprint does not tell its key's type, and ssh would ask for the one it likes best.
+        var refusal: SSHError?
+        for types in Self.hostKeyTypes {
+            login.hostKeyAlgorithms = types
+            do throws(SSHError) {
+                return try await login.connect(on: loop)
+            } catch {
+                switch error.code {
+                case .hostKeyRefused: refusal = error
+                // It has no key of this type.
+                case .negotiationFailed: refusal = refusal ?? error
+                default: throw error
+                }
+            }
+        }
+        let said = refusal?.message ?? ""
+        guard refusal?.code == .hostKeyRefused else {
+            throw refusal ?? SSHError(.negotiationFailed, "\(configuration.destination): no host key was shown")
+        }
+        throw SSHError(
+            .hostKeyRefused,
+            "HOST KEY MISMATCH for \(configuration.destination.host): none of its keys is \(pinned) (--host-key); nothing was sent. "
+                + "Compare the fingerprint with the host's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub there). \(said)"
+        )
+    }
+
+    private static let hostKeyTypes = [
+        ["ssh-ed25519"], ["ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"],
+        ["rsa-sha2-512", "rsa-sha2-256"],
+    ]
+
+    /// Without one ssh would answer a question for a password with an empty one.
+    private static var hasTerminal: Bool {
+        let descriptor = open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC)
+        guard descriptor >= 0 else { return false }
+        close(descriptor)
+        return true
+    }
+}
