@@ -1,5 +1,6 @@
 import Foundation
 import MeshIdentity
+import Platform
 import TestPeers
 import Testing
 
@@ -143,7 +144,7 @@ import Testing
 
     @Test func shellWordsAreQuoted() async throws {
         for word in ["plain", "it's", "", "a b$c`d\"e\\f!", "'''", "ü\n"] {
-            let printed = try await ChildProcess.run("sh", ["-c", "printf %s \(shellQuoted(word))"])
+            let printed = try await ChildProcess.run("sh", ["-c", "printf %s \(ShellScript.quote(word))"])
             #expect(printed.standardOutput == word)
         }
     }

@@ -43,7 +43,7 @@ public struct PeerAccess: Sendable {
 
     /// The command for ``relayCommand`` where the agent's program is at `program`, and its node's HBONE server at `port`.
     public static func relayCommand(program: String, port: UInt16) -> String {
-        "\(shellQuoted(program)) relay 127.0.0.1:\(port)"
+        "\(ShellScript.quote(program)) relay 127.0.0.1:\(port)"
     }
 }
 

@@ -81,8 +81,3 @@ public final class SSHProcess {
         onExit?(result)
     }
 }
-
-/// `text` as one word of a POSIX shell.
-package func shellQuoted(_ text: String) -> String {
-    "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''") + "'"
-}

@@ -1,8 +1,8 @@
 import CLibSSH2
-public import CLinux
+import CLinux
 import Glibc
 import Platform
-public import Streams
+import Streams
 
 /// One channel of an SSH connection (RFC 4254 §5) as a byte stream: a forwarded TCP connection, or the standard input and
 /// output of a command.
@@ -12,7 +12,7 @@ public import Streams
 /// server's EOF had arrived before.
 ///
 /// The receive window follows the reader: the server may send on when bytes were read, not when they arrived.
-public final class SSHChannel: ByteStream, SessionChannel {
+final class SSHChannel: ByteStream, SessionChannel {
     /// What libssh2 puts into one packet at most.
     private static let maximumWrite = 32700
 
@@ -53,11 +53,11 @@ public final class SSHChannel: ByteStream, SessionChannel {
         refill()
     }
 
-    public override var peerDescription: String { peer }
+    override var peerDescription: String { peer }
 
     // MARK: ByteStream
 
-    public override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
+    override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
         guard !ends.isReleased else { return refuseRead() }
         guard ends.reading != .delivered else { return .end }
         let count = readChannel(stream: 0, into: buffer)
@@ -70,7 +70,7 @@ public final class SSHChannel: ByteStream, SessionChannel {
         return ends.blockReader()
     }
 
-    public override func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
+    override func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
         guard failure == nil, let session, ends.isWritable, !closedByServer else {
             return refuseWrite(
                 closedByServer ? .closedByServer(peer) : nil
@@ -90,20 +90,20 @@ public final class SSHChannel: ByteStream, SessionChannel {
         return ends.accept(accepted, of: offered)
     }
 
-    public override func finish() {
+    override func finish() {
         guard ends.finish() else { return }
         sendFinish()
         session?.scheduleFlush()
     }
 
-    public override func reset(_ reason: StreamError) {
+    override func reset(_ reason: StreamError) {
         guard ends.release() else { return }
         fail(reason)
         heldBack = []
         release()
     }
 
-    public override func close() {
+    override func close() {
         guard ends.release() else { return }
         fail(.closed(self))
         if ends.writing == .open { heldBack = [] }

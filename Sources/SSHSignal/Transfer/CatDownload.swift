@@ -37,9 +37,9 @@ final class CatDownload: StreamObserver {
         progress: ((UInt64, UInt64) -> Void)?,
         completion: @escaping (Result<Void, SSHError>) -> Void
     ) {
-        let quoted = shellQuoted(path)
+        let quoted = ShellScript.quote(path)
         let script = "n=$(wc -c < \(quoted)) && echo \"size\" $n && cat < \(quoted)"
-        connection.execute("exec sh -c \(shellQuoted(script))") { result in
+        connection.execute("exec sh -c \(ShellScript.quote(script))") { result in
             switch result {
             case .success(let process):
                 let download = CatDownload(process, path, file, progress: progress, completion: completion)

@@ -39,7 +39,7 @@ extension SSHClient {
             switch try await sendBySFTP(source, part, path, permissions, progress) {
             case .done: return .sftp
             case .renameOtherwise:
-                let move = "mv -f -- \(shellQuoted(part)) \(shellQuoted(path))"
+                let move = "mv -f -- \(ShellScript.quote(part)) \(ShellScript.quote(path))"
                 try Self.check(try await run(move), "renaming \(part) to \(path)")
                 return .sftp
             case .unavailable:
@@ -54,9 +54,9 @@ extension SSHClient {
 
     /// Reads a file of the server, at most `limit` bytes.
     public func download(_ path: String, limit: Int = 1 << 20) async throws(SSHError) -> [UInt8] {
-        let size = try await run("wc -c < \(shellQuoted(path))")
+        let size = try await run("wc -c < \(ShellScript.quote(path))")
         try Self.check(size, "reading \(path)")
-        let result = try await run("cat < \(shellQuoted(path))", outputLimit: limit)
+        let result = try await run("cat < \(ShellScript.quote(path))", outputLimit: limit)
         try Self.check(result, "reading \(path)")
         guard Int(size.text.filter { !$0.isWhitespace }) == result.output.count else {
             throw SSHError(
@@ -81,9 +81,10 @@ extension SSHClient {
     ) async throws(SSHError) {
         let file = LoopBound(try DownloadFile(target: target), on: loop)
         let outcome = try await perform {
-            (connection, completion: @escaping (Result<SFTPConversation.Outcome, SSHError>) -> Void) in
+            (connection, completion: @escaping (Result<SFTPOutcome, SSHError>) -> Void) in
             file.withValue {
-                SFTPDownload.start(on: connection, path, to: $0, progress: progress, completion: completion)
+                let download = SFTPDownload(path, to: $0, progress: progress)
+                SFTPConversation.start(download, on: connection, completion: completion)
             }
         }
         guard outcome == .unavailable else { return }
@@ -100,12 +101,13 @@ extension SSHClient {
         _ path: String,
         _ permissions: UInt32,
         _ progress: (@Sendable (UInt64, UInt64) -> Void)?
-    ) async throws(SSHError) -> SFTPConversation.Outcome {
-        try await perform { (connection, completion: @escaping (Result<SFTPConversation.Outcome, SSHError>) -> Void) in
+    ) async throws(SSHError) -> SFTPOutcome {
+        try await perform { (connection, completion: @escaping (Result<SFTPOutcome, SSHError>) -> Void) in
             do throws(SSHError) {
                 let reader = try source.open()
                 let state = SFTPUploadState(size: reader.size, part: part, target: path, permissions: permissions)
-                SFTPUpload.start(on: connection, reader, state, progress: progress, completion: completion)
+                let upload = SFTPUpload(reader, state, buffers: connection.loop.buffers, progress: progress)
+                SFTPConversation.start(upload, on: connection, completion: completion)
             } catch {
                 completion(.failure(error))
             }
@@ -148,14 +150,14 @@ extension SSHClient {
 
     /// A connection that is cut looks to `cat` like the end of the file: only the count decides whether the part is renamed.
     static func catCommand(part: String, path: String, size: UInt64, permissions: UInt32) -> String {
-        let (part, path) = (shellQuoted(part), shellQuoted(path))
+        let (part, path) = (ShellScript.quote(part), ShellScript.quote(path))
         let script = """
             umask 077; cat > \(part) || { rm -f \(part); exit 71; }; n=$(wc -c < \(part)); \
             [ "$n" -eq \(size) ] || { echo "received $n of \(size) bytes" >&2; exit 72; }; \
             chmod \(String(permissions, radix: 8)) \(part) && mv -f \(part) \(path) && echo upload complete
             """
         // Whatever the login shell is, sh runs it.
-        return "exec sh -c \(shellQuoted(script))"
+        return "exec sh -c \(ShellScript.quote(script))"
     }
 
     private static func check(_ result: SSHCommandResult, _ what: String) throws(SSHError) {
