@@ -11,26 +11,6 @@ import Streams
 ///  list the agent's keys ─▶ for each key: offer ─▶ (server agrees: sign, or ask the passphrase and sign)
 /// ```
 final class PublicKeyAuthentication {
-    private struct Candidate {
-        enum Signer {
-            case agent(AgentClient.Identity)
-            case file(PrivateKeyFile)
-        }
-        var signer: Signer
-        /// Offered in the key's place.
-        var certificate: UserCertificate?
-
-        var key: HostKey? {
-            switch signer {
-            case .agent(let identity): identity.key
-            case .file(let file): file.publicKey
-            }
-        }
-
-        /// What the server is shown.
-        var offered: HostKey? { certificate.map { HostKey(blob: $0.certificate.blob) } ?? key }
-    }
-
     /// Where the signature is that libssh2's callback asks for.
     private enum Signature {
         /// The server would take the key, which is all that is wanted: say no to signing.
@@ -49,7 +29,7 @@ final class PublicKeyAuthentication {
     private let user: String
     private var agent: AgentClient?
     /// nil until the agent was asked.
-    private var candidates: ArraySlice<Candidate>?
+    private var candidates: ArraySlice<KeyCandidate>?
     private var offers = 0
     private var signature = Signature.none
     /// Set by ``stop()``: the session may be gone.
@@ -115,65 +95,15 @@ final class PublicKeyAuthentication {
     }
 
     private func collect(_ identities: [AgentClient.Identity]) {
-        var keys: [Candidate] = []
-        var files: [PrivateKeyFile] = []
-        var certificates: [UserCertificate] = []
-        for credential in session.configuration.credentials {
-            do throws(PrivateKeyFile.Failure) {
-                switch credential {
-                case .keyFile(let path):
-                    if let beside = try UserCertificate(beside: path) { certificates.append(beside) }
-                    files.append(try PrivateKeyFile(path: path))
-                case .key(let contents, let name): files.append(try PrivateKeyFile(contents: contents, name: name))
-                case .certificateFile(let path):
-                    certificates.append(try UserCertificate(path: path))
-                    continue
-                case .agent:
-                    keys += identities.map { Candidate(signer: .agent($0)) }
-                    continue
-                }
-            } catch {
-                switch error {
-                case .unreadable(let message), .notAKey(let message): record.notes.append(message)
-                }
-                continue
-            }
-            if let file = files.last {
-                let identity = identities.first { $0.key == file.publicKey }
-                keys.append(Candidate(signer: identity.map(Candidate.Signer.agent) ?? .file(file)))
-            }
-        }
-        let named = Set(
-            files.compactMap(\.publicKey) + certificates.compactMap { HostKey(blob: $0.certificate.keyBlob) }
+        let configuration = session.configuration
+        let found = KeyCandidates(
+            configuration.credentials,
+            identities: identities,
+            identitiesOnly: configuration.identitiesOnly
         )
-        var seen: Set<HostKey> = []
-        var candidates: [Candidate] = []
-        for var candidate in keys {
-            guard let key = candidate.key else {
-                candidates.append(candidate)
-                continue
-            }
-            if case .agent(let identity) = candidate.signer {
-                // An agent may hold a certificate as a key of its own.
-                if let held = try? SSHCertificate(blob: key.blob) {
-                    candidate.certificate = UserCertificate(held, name: "agent, \(identity.comment)")
-                }
-                let certified = candidate.certificate.flatMap { HostKey(blob: $0.certificate.keyBlob) }
-                guard !session.configuration.identitiesOnly || named.contains(certified ?? key) else { continue }
-            }
-            for certificate in certificates where certificate.certificate.keyBlob == key.blob {
-                var certified = candidate
-                certified.certificate = certificate
-                if let offered = certified.offered, seen.insert(offered).inserted { candidates.append(certified) }
-            }
-            if seen.insert(key).inserted { candidates.append(candidate) }
-        }
-        for certificate in certificates where !keys.contains(where: { $0.key?.blob == certificate.certificate.keyBlob })
-        {
-            record.notes.append("\(certificate.name): its key is neither in the files nor in the agent")
-        }
-        self.candidates = candidates[...]
-        if candidates.isEmpty && record.notes.isEmpty { record.notes.append("there was no key to offer") }
+        record.notes += found.notes
+        candidates = found.list[...]
+        if found.list.isEmpty && record.notes.isEmpty { record.notes.append("there was no key to offer") }
         offerNext()
     }
 
@@ -181,7 +111,7 @@ final class PublicKeyAuthentication {
 
     private func offerNext() {
         while let candidate = candidates?.popFirst() {
-            let name = describe(candidate)
+            let name = candidate.description
             if let limit = Self.limit(candidate, name) {
                 record.notes.append("\(name): not offered, \(limit.reason)")
                 record.limits.append(limit)
@@ -215,13 +145,13 @@ final class PublicKeyAuthentication {
     }
 
     /// Why a key cannot work with this libssh2; nil when it can.
-    private static func limit(_ candidate: Candidate, _ name: String) -> EngineLimit? {
+    private static func limit(_ candidate: KeyCandidate, _ name: String) -> EngineLimit? {
         var algorithm = candidate.offered?.algorithm
         if candidate.certificate == nil, case .file(let file) = candidate.signer, file.isRSA { algorithm = "ssh-rsa" }
         return EngineCapabilities.current.limit(forUserKey: algorithm, name: name)
     }
 
-    private func offer(_ candidate: Candidate, _ identity: AgentClient.Identity, _ name: String) {
+    private func offer(_ candidate: KeyCandidate, _ identity: AgentClient.Identity, _ name: String) {
         signature = .none
         authenticate(with: candidate.offered ?? identity.key, signing: identity.key) { [unowned self] result in
             if result == LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED, case .refused = signature { return offerNext() }
@@ -230,7 +160,7 @@ final class PublicKeyAuthentication {
     }
 
     /// Finds out whether an encrypted key is worth a passphrase.
-    private func probe(_ key: HostKey, _ candidate: Candidate, _ file: PrivateKeyFile, _ name: String) {
+    private func probe(_ key: HostKey, _ candidate: KeyCandidate, _ file: PrivateKeyFile, _ name: String) {
         signature = .notWanted(accepted: false)
         authenticate(with: key, signing: key) { [unowned self] result in
             if case .notWanted(accepted: true) = signature { return ask(candidate, file, name, attempt: 1) }
@@ -250,7 +180,7 @@ final class PublicKeyAuthentication {
         session.perform(call, then: then)
     }
 
-    private func ask(_ candidate: Candidate, _ file: PrivateKeyFile, _ name: String, attempt: Int) {
+    private func ask(_ candidate: KeyCandidate, _ file: PrivateKeyFile, _ name: String, attempt: Int) {
         guard let prompt = session.configuration.passphrase else {
             record.notes.append(
                 "\(name): encrypted, and there is no terminal to ask for its passphrase (or add it to an ssh-agent)"
@@ -271,7 +201,7 @@ final class PublicKeyAuthentication {
 
     private func answered(
         _ passphrase: [UInt8]?,
-        _ candidate: Candidate,
+        _ candidate: KeyCandidate,
         _ file: PrivateKeyFile,
         _ name: String,
         attempt: Int
@@ -286,7 +216,7 @@ final class PublicKeyAuthentication {
     }
 
     private func use(
-        _ candidate: Candidate,
+        _ candidate: KeyCandidate,
         _ file: PrivateKeyFile,
         _ name: String,
         passphrase: [UInt8],
@@ -325,7 +255,7 @@ final class PublicKeyAuthentication {
     }
 
     private func used(
-        _ candidate: Candidate,
+        _ candidate: KeyCandidate,
         _ file: PrivateKeyFile,
         _ name: String,
         attempt: Int,
@@ -362,15 +292,6 @@ final class PublicKeyAuthentication {
         default:
             completion(.failed(session.error(result)))
         }
-    }
-
-    private func describe(_ candidate: Candidate) -> String {
-        let key =
-            switch candidate.signer {
-            case .agent(let identity): "\(identity.key.fingerprint) (agent, \(identity.comment))"
-            case .file(let file): file.publicKey.map { "\($0.fingerprint) (\(file.name))" } ?? file.name
-            }
-        return candidate.certificate.map { "\($0.description) of the key \(key)" } ?? key
     }
 
     // MARK: Signing
