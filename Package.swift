@@ -20,6 +20,8 @@ let package = Package(
         .library(name: "MeshIdentity", targets: ["MeshIdentity"]),
         .library(name: "SSHSignal", targets: ["SSHSignal"]),
         .library(name: "H2Transport", targets: ["H2Transport"]),
+        .library(name: "MeshPolicy", targets: ["MeshPolicy"]),
+        .library(name: "MeshPaths", targets: ["MeshPaths"]),
         .library(name: "MeshNode", targets: ["MeshNode"]),
     ],
     dependencies: [
@@ -38,7 +40,7 @@ let package = Package(
         .systemLibrary(name: "CSQLite", pkgConfig: "sqlite3", providers: [.apt(["libsqlite3-dev"])]),
         .systemLibrary(name: "CLibYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
 
-        // Imports point down only: Platform ← {Streams, YAML} ← MeshIdentity ← {H2Transport, SSHSignal} ← MeshNode ← bootstrap.
+        // Imports point down only: Platform ← {Streams, YAML} ← MeshIdentity ← {H2Transport, SSHSignal} ← MeshPaths ← MeshNode ← bootstrap.
         .target(name: "Platform", dependencies: ["CLinux"], swiftSettings: settings),
         .target(name: "Streams", dependencies: ["Platform", "CLinux"], swiftSettings: settings),
         // The reader of configuration and inventory files.
@@ -64,15 +66,28 @@ let package = Package(
             dependencies: ["Platform", "MeshIdentity", "SSHSignal", "CLinux"],
             swiftSettings: settings
         ),
+        .target(name: "MeshPolicy", dependencies: ["Platform", "Streams", "MeshIdentity"], swiftSettings: settings),
+        .target(
+            name: "MeshPaths",
+            dependencies: [
+                "Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "MeshPolicy", "CLinux", log,
+            ],
+            swiftSettings: settings
+        ),
         .target(
             name: "MeshNode",
-            dependencies: ["Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "YAML", "CLinux", log],
+            dependencies: [
+                "Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "MeshPolicy", "MeshPaths", "YAML",
+                "CLinux", log,
+            ],
             swiftSettings: settings
         ),
         .executableTarget(
             name: "bootstrap",
             dependencies: [
-                "Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "Agent", "MeshNode", "YAML", log,
+                "Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "Agent", "MeshPolicy", "MeshPaths",
+                "MeshNode",
+                "YAML", log,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             ],
@@ -115,9 +130,10 @@ let package = Package(
             dependencies: ["Agent", "SSHSignal", "TestPeers", "TestDevices"],
             swiftSettings: settings
         ),
+        .testTarget(name: "MeshPathsTests", dependencies: ["MeshPaths", "TestPeers"], swiftSettings: settings),
         .testTarget(
             name: "MeshNodeTests",
-            dependencies: ["MeshNode", "YAML", "TestPeers", log],
+            dependencies: ["MeshNode", "MeshPaths", "MeshPolicy", "YAML", "TestPeers", log],
             swiftSettings: settings
         ),
         // Tests that run the `bootstrap` binary.

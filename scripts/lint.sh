@@ -37,7 +37,7 @@ while IFS= read -r file; do
     [ "$lines" -le 600 ] || fail "$file has $lines lines; split it by responsibility (600 at most, about 400 in general)"
 done < <(find Sources -name '*.swift')
 
-# Imports point down only: Platform <- Streams <- MeshIdentity <- {H2Transport, SSHSignal} <- MeshNode <- bootstrap.
+# Imports point down only: Platform <- Streams <- MeshIdentity <- {H2Transport, SSHSignal} <- MeshPaths <- MeshNode <- bootstrap.
 not_above() {
     local module=$1
     shift
@@ -53,6 +53,9 @@ not_above MeshIdentity H2Transport SSHSignal MeshNode CNGHTTP2 CLibSSH2 CLibYAML
 not_above H2Transport SSHSignal MeshNode CLibSSH2 CLibYAML CSQLite
 not_above SSHSignal H2Transport MeshNode CNGHTTP2 CLibYAML CSQLite
 not_above Agent H2Transport MeshNode CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CSQLite
+not_above MeshPolicy H2Transport SSHSignal Agent MeshPaths MeshNode YAML Glibc CLinux COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite
+not_above MeshPaths Agent MeshNode YAML COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite
+for module in Streams YAML MeshIdentity H2Transport SSHSignal Agent; do not_above "$module" MeshPolicy MeshPaths; done
 not_above MeshNode CLibSSH2 CNGHTTP2 CSQLite CLibYAML
 not_above bootstrap CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CSQLite
 

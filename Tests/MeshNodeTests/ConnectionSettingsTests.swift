@@ -1,6 +1,7 @@
 import Foundation
 import H2Transport
 import Logging
+import MeshPaths
 import Streams
 import TestPeers
 import Testing

@@ -5,6 +5,7 @@ import TestPeers
 import Testing
 
 @testable import MeshNode
+@testable import MeshPaths
 
 /// The fallback at a distance: striping, and further sessions. Real sshds and nodes at the end of a link that delays.
 @Suite(.serialized, .timeLimit(.minutes(5))) struct LongSSHPathTests {

@@ -2,6 +2,7 @@ import Foundation
 import Logging
 import MeshIdentity
 import MeshNode
+import MeshPolicy
 import Streams
 import TestPeers
 import Testing

@@ -1,3 +1,4 @@
+import MeshPolicy
 import Platform
 import Testing
 import YAML

@@ -1,4 +1,5 @@
 import MeshIdentity
+import MeshPolicy
 import Platform
 import Streams
 import Testing

@@ -1,5 +1,6 @@
 import H2Transport
 import MeshIdentity
+import MeshPolicy
 import Platform
 import Streams
 import Testing

@@ -1,4 +1,5 @@
 import MeshIdentity
+import MeshPolicy
 import Streams
 import TestPeers
 import Testing

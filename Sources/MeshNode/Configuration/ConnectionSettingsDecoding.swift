@@ -1,3 +1,4 @@
+import MeshPaths
 import Streams
 import YAML
 

@@ -1,5 +1,7 @@
 public import H2Transport
 public import MeshIdentity
+public import MeshPaths
+public import MeshPolicy
 public import Platform
 public import SSHSignal
 public import Streams
@@ -99,14 +101,12 @@ extension NodeConfiguration {
         /// What makes the connections.
         public var engine: SSHEngine
 
-        public static let defaultSessions = 4
-
         public init(
             destination: Destination,
             identityFile: String? = nil,
             knownHosts: String? = nil,
             config: String? = nil,
-            sessions: Int = Self.defaultSessions,
+            sessions: Int = PeerAccess.defaultSessions,
             engine: SSHEngine = .automatic
         ) {
             self.engine = engine
@@ -151,16 +151,4 @@ extension NodeConfiguration.Endpoint {
         guard let namespace = own.namespace else { return .identities([]) }
         return .namespace(namespace, in: own.trustDomain)
     }
-}
-
-/// What carries a stream between two nodes, best first.
-public enum Transport: String, CaseIterable, Hashable, Sendable, CustomStringConvertible {
-    /// mTLS HTTP/2 CONNECT.
-    case h2
-    /// The same over an SSH direct-tcpip channel.
-    case h2OverSSH = "h2-over-ssh"
-    /// An SSH direct-tcpip channel alone.
-    case ssh
-
-    public var description: String { rawValue }
 }

@@ -1,3 +1,4 @@
+public import MeshPaths
 public import Platform
 public import Streams
 public import YAML

@@ -1,5 +1,6 @@
 import Glibc
 import MeshIdentity
+import MeshPaths
 import Platform
 import SSHSignal
 public import Streams
@@ -242,7 +243,7 @@ private struct NodeConfigurationDecoder {
             identityFile: mapping.string("identityFile").map(paths.resolve),
             knownHosts: mapping.string("knownHosts").map(paths.resolve),
             config: mapping.string("config").map(paths.resolve),
-            sessions: sessions ?? NodeConfiguration.SSHAccess.defaultSessions,
+            sessions: sessions ?? PeerAccess.defaultSessions,
             engine: mapping.choice("engine", of: SSHEngine.self) ?? .automatic
         )
     }

@@ -1,4 +1,5 @@
 import MeshIdentity
+import MeshPolicy
 import Streams
 
 /// The relays that run on one event loop, with what policy decided about them: so that a reload can decide again, a drain can

@@ -1,5 +1,6 @@
 public import Logging
 import MeshIdentity
+import MeshPaths
 import Platform
 public import Streams
 import YAML

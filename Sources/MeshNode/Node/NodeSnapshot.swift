@@ -1,5 +1,7 @@
 import H2Transport
 import MeshIdentity
+import MeshPaths
+import MeshPolicy
 import Platform
 import Streams
 

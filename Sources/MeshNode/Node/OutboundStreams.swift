@@ -1,6 +1,8 @@
 import H2Transport
 import Logging
 import MeshIdentity
+import MeshPaths
+import MeshPolicy
 import Platform
 import Streams
 

@@ -1,6 +1,7 @@
 import H2Transport
 import Logging
 import MeshIdentity
+import MeshPaths
 import Streams
 
 /// The part of a node that lives on one event loop: its streams, its connections to peers, its HBONE servers. Loops share

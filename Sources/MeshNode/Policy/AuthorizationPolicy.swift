@@ -1,3 +1,4 @@
+public import MeshPolicy
 public import Platform
 public import Streams
 public import YAML

@@ -1,4 +1,5 @@
 public import MeshIdentity
+public import MeshPolicy
 public import Platform
 public import Streams
 

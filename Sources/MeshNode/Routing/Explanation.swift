@@ -1,5 +1,6 @@
 import H2Transport
 public import MeshIdentity
+public import MeshPolicy
 public import Platform
 import SSHSignal
 public import Streams

@@ -4,6 +4,8 @@ import H2Transport
 import Logging
 import MeshIdentity
 public import MeshNode
+import MeshPaths
+import MeshPolicy
 import Platform
 import SSHSignal
 import Streams

@@ -2,6 +2,7 @@ import ArgumentParser
 import FoundationEssentials
 import MeshIdentity
 import MeshNode
+import MeshPolicy
 import Platform
 import Streams
 import YAML

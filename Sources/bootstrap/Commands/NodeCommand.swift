@@ -3,6 +3,7 @@ import Glibc
 public import Logging
 import MeshIdentity
 import MeshNode
+import MeshPaths
 import Streams
 
 struct NodeCommand: AsyncParsableCommand {

@@ -2,6 +2,7 @@ import ArgumentParser
 import H2Transport
 import MeshIdentity
 import MeshNode
+import MeshPaths
 import Platform
 import SSHSignal
 import Streams

@@ -1,6 +1,7 @@
 import H2Transport
 import MeshIdentity
 import MeshNode
+import MeshPaths
 import Platform
 import SSHSignal
 import Streams

@@ -1,4 +1,4 @@
-import MeshNode
+import MeshPaths
 import Streams
 import Testing
 

@@ -1,4 +1,5 @@
 public import MeshIdentity
+public import MeshPolicy
 public import Streams
 
 /// What happened to the way to a peer: one clear line for people, one record for programs.

@@ -1,11 +1,11 @@
-import Platform
-import Streams
+package import Platform
+package import Streams
 
 /// Connects to a destination by name or address, for the last hop of a stream. Confined to its loop.
 ///
 /// Names are resolved off the loop; each address is put to `isAllowed` and then dialled itself, so that a name cannot be made
 /// to lead elsewhere between the check and the connection. Addresses are tried one after the other, in the resolver's order.
-final class Dialer {
+package final class Dialer {
     private let loop: EventLoop
     private let destination: Authority
     private let timeout: Duration
@@ -17,7 +17,7 @@ final class Dialer {
     /// - Parameters:
     ///   - check: Returns why an address must not be dialled, or nil.
     ///   - completion: Called once, on the loop, never from inside ``start()``.
-    init(
+    package init(
         _ destination: Authority,
         on loop: EventLoop,
         timeout: Duration = .seconds(10),
@@ -32,7 +32,7 @@ final class Dialer {
     }
 
     /// The dialer keeps itself alive until it is done or ``cancel()`` is called.
-    func start() {
+    package func start() {
         if let address = destination.address {
             addresses = [SocketAddress(address, port: destination.port)]
             dialNext()
@@ -52,7 +52,7 @@ final class Dialer {
     }
 
     /// Nobody waits any more; a connection that still comes up is closed.
-    func cancel() { completion = nil }
+    package func cancel() { completion = nil }
 
     private func resolved(_ result: Result<[SocketAddress], StreamError>) {
         switch result {

@@ -1,4 +1,4 @@
-import H2Transport
+package import H2Transport
 
 /// For how long connections between nodes live, and how long whatever happens on them may take: the key `connections`.
 public struct ConnectionSettings: Hashable, Sendable {
@@ -29,7 +29,7 @@ public struct ConnectionSettings: Hashable, Sendable {
 
 extension ConnectionSettings {
     /// The settings of an HTTP/2 connection.
-    func http2(for role: TLSContext.Role) -> H2Configuration {
+    package func http2(for role: TLSContext.Role) -> H2Configuration {
         var configuration = H2Configuration.defaults
         configuration.keepAlive.interval = keepAlive
         configuration.keepAlive.timeout = keepAliveTimeout
@@ -39,14 +39,14 @@ extension ConnectionSettings {
         return configuration
     }
 
-    func tls(for role: TLSContext.Role) -> TLSContext.Options {
+    package func tls(for role: TLSContext.Role) -> TLSContext.Options {
         var options = TLSContext.Options.defaults(for: role)
         options.handshakeTimeout = handshakeTimeout
         return options
     }
 
     /// For the connections that a path has beside its first one.
-    var overflow: H2ClientPool.Configuration {
+    package var overflow: H2ClientPool.Configuration {
         var configuration = H2ClientPool.Configuration.defaults
         configuration.http2 = http2(for: .client)
         configuration.idleTimeout = idleTimeout ?? .seconds(300)

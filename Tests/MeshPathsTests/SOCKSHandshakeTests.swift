@@ -2,7 +2,7 @@ import Platform
 import Streams
 import Testing
 
-@testable import MeshNode
+@testable import MeshPaths
 
 @Suite struct SOCKSHandshakeTests {
     /// Feeds `input` in the pieces that are asked for; returns what was sent, and how it ended.

@@ -1,7 +1,8 @@
+import MeshPolicy
 import Streams
 import Testing
 
-@testable import MeshNode
+@testable import MeshPaths
 
 @Suite struct PathSelectorTests {
     let second: UInt64 = 1_000_000_000

@@ -2,7 +2,7 @@ import Streams
 import TestPeers
 import Testing
 
-@testable import MeshNode
+@testable import MeshPaths
 
 /// Striped streams over pipes in memory: order, ends, failures. Nothing here waits for a clock.
 @Suite(.timeLimit(.minutes(2))) struct StripedStreamTests {

@@ -1,3 +1,4 @@
+import MeshPolicy
 import Streams
 
 /// Chooses which transport carries new streams to one peer. No I/O and no clock: events and times go in, actions come out.

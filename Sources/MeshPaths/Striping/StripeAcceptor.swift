@@ -1,9 +1,9 @@
 import Platform
-import Streams
+package import Streams
 
 /// Where the striped streams of a node live: their subflows are accepted on any of its loops, and belong on one. Shared by
 /// all loops.
-final class StripeDirectory: Sendable {
+package final class StripeDirectory: Sendable {
     private let acceptors = Lock<[StripePreface: LoopBound<StripeAcceptor>]>([:])
 
     /// The acceptor that has the stream; `own`, if nobody had it.
@@ -18,7 +18,9 @@ final class StripeDirectory: Sendable {
     func forget(_ preface: StripePreface) { acceptors.withLock { $0[preface] = nil } }
 
     /// Striped streams that are open, for tests.
-    var count: Int { acceptors.withLock(\.count) }
+    package init() {}
+
+    package var count: Int { acceptors.withLock(\.count) }
 }
 
 /// Tells striped connections to an HBONE listener from others, and puts their subflows together. Confined to its event loop.
@@ -26,7 +28,7 @@ final class StripeDirectory: Sendable {
 /// Only for connections from the machine itself, which is where sshd connects from: whoever has not authenticated must not make
 /// this machine hold connections for each other from everywhere. Inside of a striped stream the same TLS handshake
 /// follows, with the same verification, as on any other connection.
-final class StripeAcceptor {
+package final class StripeAcceptor {
     private let loop: EventLoop
     private let directory: StripeDirectory
     private let serve: (ByteStream) -> Void
@@ -41,13 +43,13 @@ final class StripeAcceptor {
     ///   - serve: Told of each connection: one that is not striped with all of its bytes, and a striped stream once.
     ///   - directory: What this loop has in common with the others.
     ///   - loop: Where it lives.
-    init(on loop: EventLoop, directory: StripeDirectory, serve: @escaping (ByteStream) -> Void) {
+    package init(on loop: EventLoop, directory: StripeDirectory, serve: @escaping (ByteStream) -> Void) {
         self.loop = loop
         self.directory = directory
         self.serve = serve
     }
 
-    func accept(_ socket: Socket) {
+    package func accept(_ socket: Socket) {
         guard socket.peerAddress?.address?.isLoopback == true, waiting.count < Self.undecided else {
             return serve(socket)
         }

@@ -1,5 +1,6 @@
 public import H2Transport
 import MeshIdentity
+public import MeshPolicy
 public import Platform
 public import SSHSignal
 public import Streams
@@ -22,6 +23,8 @@ public struct PeerAccess: Sendable {
     /// SSH sessions with it at once, for each ``PeerPaths``; at least 1.
     public var sessions: Int
 
+    public static let defaultSessions = 4
+
     public init(
         name: String,
         transports: [Transport],
@@ -29,7 +32,7 @@ public struct PeerAccess: Sendable {
         expectation: PeerExpectation,
         login: SSHLogin?,
         relayCommand: String? = nil,
-        sessions: Int = NodeConfiguration.SSHAccess.defaultSessions
+        sessions: Int = Self.defaultSessions
     ) {
         precondition(!transports.isEmpty, "a peer needs at least one transport")
         self.sessions = sessions
@@ -44,41 +47,5 @@ public struct PeerAccess: Sendable {
     /// The command for ``relayCommand`` where the agent's program is at `program`, and its node's HBONE server at `port`.
     public static func relayCommand(program: String, port: UInt16) -> String {
         "\(ShellScript.quote(program)) relay 127.0.0.1:\(port)"
-    }
-}
-
-extension PeerAccess {
-    /// What an endpoint of the configuration says.
-    ///
-    /// - Parameters:
-    ///   - own: This node's identity: an endpoint that names nobody expects its trust domain and namespace.
-    ///   - warn: Told what the user should know about the SSH configuration.
-    /// - Throws: ``SSHSignal/SSHConfigurationError`` or ``Streams/StreamError`` for the SSH login.
-    init(
-        _ endpoint: NodeConfiguration.Endpoint,
-        own: SPIFFEID,
-        warn: @escaping @Sendable (String) -> Void
-    ) throws {
-        let login = try endpoint.ssh.map { access in
-            try SSHLogin(
-                to: try Destination(parsing: access.destination.description),
-                arguments: SSHArguments(
-                    configurationFile: access.config,
-                    options: access.knownHosts.map { ["UserKnownHostsFile=\($0)"] } ?? [],
-                    identityFiles: access.identityFile.map { [$0] } ?? [],
-                    engine: access.engine
-                ),
-                // A daemon has nobody to ask.
-                prompts: SSHLogin.Prompts(warn: warn)
-            )
-        }
-        self.init(
-            name: endpoint.match.description,
-            transports: endpoint.transports,
-            hbone: endpoint.hbone.map { [$0] } ?? [],
-            expectation: endpoint.expectation(own: own),
-            login: login,
-            sessions: endpoint.ssh?.sessions ?? NodeConfiguration.SSHAccess.defaultSessions
-        )
     }
 }

@@ -1,6 +1,7 @@
 public import H2Transport
 public import Logging
 import MeshIdentity
+public import MeshPolicy
 public import Platform
 public import SSHSignal
 public import Streams
