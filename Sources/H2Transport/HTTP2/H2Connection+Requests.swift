@@ -1,5 +1,3 @@
-import CLinux
-import CNGHTTP2
 import Platform
 import Streams
 
@@ -20,7 +18,7 @@ extension H2Connection {
             LoopCall(on: loop) { completion(.failure(failure)) }
             return nil
         }
-        guard !isClosed, !isDraining, let nghttp2, nghttp2_session_check_request_allowed(nghttp2) != 0 else {
+        guard !isClosed, !isDraining, session?.allowsRequests == true else {
             let message = "the connection to \(peerDescription) takes no more streams"
             return refuse(ConnectFailure(StreamError(.draining, message), isRetryable: true))
         }
@@ -33,18 +31,11 @@ extension H2Connection {
             let message = "header field '\(printable(field))' has a name or a value that HTTP/2 does not allow"
             return refuse(ConnectFailure(StreamError(.badRequest, message)))
         }
-        let id = nghttp2_session_get_next_stream_id(nghttp2)
-        let stream = H2Stream(id: Int32(bitPattern: id), request: request, connection: self)
-        let result = block.withFields { fields, count in
-            withUnsafePointer(to: stream.dataProvider) {
-                nghttp2_submit_request(nghttp2, nil, fields, count, $0, Unmanaged.passUnretained(stream).toOpaque())
-            }
-        }
-        guard result == stream.id else {
+        let stream = H2Stream(id: session?.nextStreamID ?? 0, request: request, connection: self)
+        if let error = session?.submitRequest(block, for: stream) {
             // Stream identifiers are used up after 2³⁰ requests (RFC 9113 §5.1.1): another connection has new ones.
-            isDraining = true
-            let message = "HTTP/2 request: \(String(cString: nghttp2_strerror(result)))"
-            return refuse(ConnectFailure(StreamError(.draining, message), isRetryable: true))
+            _ = life.refusedMoreStreams()
+            return refuse(ConnectFailure(StreamError(.draining, "HTTP/2 request: \(error)"), isRetryable: true))
         }
         stream.completion = completion
         streams[stream.id] = stream
@@ -66,22 +57,19 @@ extension H2Connection {
 
     /// Called by nghttp2.
     func receivedRequest(_ head: MessageHead, id: Int32, endsStream: Bool) {
-        guard let nghttp2 else { return }
         let request = head.request ?? ConnectRequest(authority: head.authority)
         let stream = H2Stream(id: id, request: request, connection: self)
         stream.head = head
         streams[id] = stream
-        _ = nghttp2_session_set_stream_user_data(nghttp2, id, Unmanaged.passUnretained(stream).toOpaque())
-        headEvents.append(stream)
+        session?.setUserData(stream)
+        heads.record(stream)
         if endsStream { receivedEnd(stream) }
     }
 
     /// Before the bytes of the same batch are delivered, their streams get their owners.
     func dispatchHeads() {
-        var index = 0
-        while index < headEvents.count && !isClosed {
-            let stream = headEvents[index]
-            index += 1
+        guard heads.begin() else { return }
+        while !isClosed, let stream = heads.popFirst() {
             guard let head = stream.head else { continue }
             stream.head = nil
             if isServer {
@@ -90,7 +78,7 @@ extension H2Connection {
                 dispatchResponse(stream, head)
             }
         }
-        headEvents.removeAll(keepingCapacity: headEvents.capacity <= 64)
+        heads.finish()
     }
 
     private func dispatchResponse(_ stream: H2Stream, _ head: MessageHead) {
@@ -118,12 +106,7 @@ extension H2Connection {
 
     /// What of a refusal's body came with it: Envoy's only explanation.
     private func startOfBody(of stream: H2Stream) -> String {
-        guard stream.firstChunk >= 0 else { return "" }
-        let vector = batch.chunks[Int(stream.firstChunk)].vector
-        return String(
-            decoding: UnsafeRawBufferPointer(start: vector.iov_base, count: min(vector.iov_len, 256)),
-            as: UTF8.self
-        )
+        String(decoding: batch.chunks.first(of: stream.chunks).prefix(256), as: UTF8.self)
     }
 
     private func dispatchRequest(_ stream: H2Stream, _ head: MessageHead) {
@@ -158,14 +141,9 @@ extension H2Connection {
     // MARK: Answers
 
     func accept(_ stream: H2Stream, _ response: ConnectResponse) {
-        guard let nghttp2, !isClosed else { return }
+        guard !isClosed, session != nil else { return }
         let block = HeaderBlock(response)
-        let result = block.withFields { fields, count in
-            withUnsafePointer(to: stream.dataProvider) {
-                nghttp2_submit_response(nghttp2, stream.id, fields, count, $0)
-            }
-        }
-        guard result == 0, block.invalidField() == nil else {
+        guard session?.submitResponse(block, openingBodyOf: stream) == true, block.invalidField() == nil else {
             return stream.reset(StreamError(.protocolViolation, "the answer has a header field that is not allowed"))
         }
         stream.response = response
@@ -177,24 +155,21 @@ extension H2Connection {
     func reject(_ stream: H2Stream, _ rejection: ConnectRejection) {
         counters.requestsRefused += 1
         stream.refuse()
-        guard let nghttp2, !isClosed else { return }
+        guard !isClosed, session != nil else { return }
         var headers = HeaderFields()
         if let reason = rejection.reason { headers["proxy-status"] = reason.fieldValue }
         let response = ConnectResponse(status: rejection.status, headers: headers)
         stream.response = response
-        let result = HeaderBlock(response).withFields { fields, count in
-            nghttp2_submit_response(nghttp2, stream.id, fields, count, nil)
+        if session?.submitResponse(HeaderBlock(response), ending: stream.id) != true {
+            submitReset(stream, .internalError)
         }
-        if result != 0 { submitReset(stream, .internalError) }
         markDirty()
     }
 
     /// Sends RST_STREAM, which cancels whatever else the stream would still have sent.
     func submitReset(_ stream: H2Stream, _ code: HTTP2ErrorCode) {
-        guard let nghttp2, streams[stream.id] != nil else { return }
-        if nghttp2_submit_rst_stream(nghttp2, UInt8(NGHTTP2_FLAG_NONE.rawValue), stream.id, code.rawValue) == 0 {
-            ownResets += 1
-        }
+        guard session != nil, streams[stream.id] != nil else { return }
+        if session?.reset(stream.id, code) == true { flood.submittedReset() }
         markDirty()
     }
 

@@ -1,5 +1,4 @@
 import CLinux
-import CNGHTTP2
 public import MeshIdentity
 public import Streams
 
@@ -32,15 +31,12 @@ extension H2ConnectionDelegate {
 ///   streams ─ straight into staging, 256 KiB of frames ─→ one lower.write per turn                           (+Output)
 /// ```
 ///
+/// What it decides is decided by values without I/O, in the folder State: how far its life has come, when it reads, what it
+/// allows the peer. This class joins them to nghttp2, to the layer below and to the loop.
+///
 /// Confined to its event loop. The owner keeps it alive; open streams do as well.
 public final class H2Connection: StreamObserver, TurnTask {
-    /// Which side of HTTP/2 this is, whoever dialled the layer below.
-    public enum Role: Hashable, Sendable {
-        /// Opens tunnels.
-        case client
-        /// Is asked for tunnels.
-        case server
-    }
+    public typealias Role = H2Role
 
     enum Event {
         case writable(H2Stream)
@@ -56,117 +52,71 @@ public final class H2Connection: StreamObserver, TurnTask {
         case overMemory
     }
 
+    /// Timers, each made when it is first needed.
+    struct Timers {
+        var keepAlive: LoopTimer?
+        var request: LoopTimer?
+        var drain: LoopTimer?
+        var age: LoopTimer?
+        var metrics: LoopTimer?
+        /// Looks at the streams; goes on after the end while streams still hold something.
+        var watch: LoopTimer?
+    }
+
     public let loop: EventLoop
     public let role: Role
     public let configuration: H2Configuration
-    /// Who the peer is, as its certificate says; nil where the layer below has no certificate.
-    public let peer: SPIFFEID?
-    /// The certificate that the peer showed; set by whoever made the layer below, nil where there is none.
-    public var peerCertificate: CertificateName?
+    /// What the layer below knows of the peer.
+    let facts: PeerFacts
     public weak var delegate: (any H2ConnectionDelegate)?
-    /// Where the peer is, where that is known; set by whoever made the layer below.
-    public var remoteAddress: SocketAddress?
-
     public internal(set) var counters = H2ConnectionCounters()
-    /// Round-trip time of the last PING.
-    public internal(set) var roundTripTime: Duration?
-    /// The peer takes no more streams here, or this side has been told to drain.
-    public internal(set) var isDraining = false
-    /// Why the connection ended; also nil when it ended cleanly.
-    public private(set) var failure: StreamError?
-    public private(set) var isClosed = false
 
     let lower: ByteStream
-    private var session: NGHTTP2Session?
-    var nghttp2: OpaquePointer? { session?.pointer }
+    /// nil once the connection is closed.
+    var session: NGHTTP2Session?
+    /// nghttp2 is on the stack: it must be neither entered nor freed.
+    var isInLibrary = false
+    var life = ConnectionLife()
+    var drainDeadline = DrainDeadline()
 
     /// Every stream nghttp2 knows, by identifier.
     var streams: [Int32: H2Stream] = [:]
-    /// What callbacks recorded, to be acted on outside of nghttp2. Heads of messages come first, so that the owner of a
-    /// stream is there before its bytes are delivered.
-    var headEvents: ContiguousArray<H2Stream> = []
-    var events: ContiguousArray<Event> = []
-    var isInLibrary = false
-    private var isDispatching = false
-    private var dispatchIsScheduled = false
+    /// Streams that HTTP/2 is done with, and whose last bytes have not been read.
+    var lingering: [ObjectIdentifier: H2Stream] = [:]
+    /// Streams whose head has come. They are served before all other events, so that the owner of a stream is there before its
+    /// bytes are delivered.
+    var heads = EventQueue<H2Stream>()
+    var events = EventQueue<Event>()
 
-    // Input; see H2Connection+Input.swift.
+    var input = InputGate()
     var batch = InputBatch()
-    var inputIsScheduled = false
-    var inputIsPaused = false
-    /// Nothing more is fed to nghttp2: it has terminated the session, or the peer has ended its side.
-    var inputHasEnded = false
-    /// The peer has closed its side of the layer below.
-    var lowerHasEnded = false
+    var output: OutputStaging
+    var schedule = SendSchedule<H2Stream>()
     /// When the last byte came from the peer, on the loop's clock.
     public internal(set) var lastReceived: UInt64
     /// When the last byte went to it.
     public internal(set) var lastSent: UInt64
-    /// Bytes in the streams' incoming queues.
-    var queuedBytes = 0
-    /// Credit of the connection window held back while ``queuedBytes`` is over the limit.
-    var withheldCredit = 0
+
+    var window: ConnectionWindow
+    var peerWindow = PeerWindow()
+    var roundTrip = RoundTrip()
+    let settingsSentAt: UInt64
+    var flood: FloodGuard
+    var memory = MemoryAccount()
+    var stalls: StallWatch
     /// Requests whose destination is being dialled, those included that the client has given up meanwhile.
     var pendingRequests = 0
-    /// See H2Connection+Memory.swift.
-    var memory = MemoryAccount()
-    var exported = ExportedMetrics()
 
-    // Windows; see H2Connection+Windows.swift.
-    /// What the peer may send on all streams together, in bytes.
-    var connectionWindow: Int
-    /// In nanoseconds; 0 before the first acknowledgment.
-    var smallestRoundTrip: UInt64 = 0
-    var roundTripIsBeingMeasured = false
-    let settingsSentAt: UInt64
-
-    // Output; see H2Connection+Output.swift.
-    var schedule = SendSchedule()
-    var staging: Buffer?
-    var stagingIsFull = false
-    /// The rest of a control frame that did not fit; nghttp2 keeps it until the next call of mem_send.
-    var unsentControl = UnsafeRawBufferPointer(start: nil, count: 0)
-    var isDirty = false
-    var lowerIsFull = false
-    var closesWhenFlushed = false
-    /// Why, where something went wrong.
-    var closeReason: StreamError?
-
-    // Limits; see H2Connection+Limits.swift.
-    var earlyResets: TokenBucket
-    var provokedResets: TokenBucket
-    var controlFrames: TokenBucket
-    var windowUpdates: TokenBucket
-    /// WINDOW_UPDATE frames that what was sent explains.
-    var expectedWindowUpdates = 0
-    /// Frames of type RST_STREAM that this side asked for and that have not been sent yet.
-    var ownResets = 0
-
-    // Life cycle; see H2Connection+Lifecycle.swift.
     var pings = PingQueue()
-    var keepAliveTimer: LoopTimer?
-    var keepAlivePing: UInt64?
-    var requestTimer: LoopTimer?
-    /// Requests in the order they were sent, from ``firstRequest`` on, for the timeout.
-    var requests: ContiguousArray<(id: Int32, sentAt: UInt64)> = []
-    var firstRequest = 0
-    var isDrainStarted = false
-    var drainTimer: LoopTimer?
-    var drainDeadline = UInt64.max
-    var drainCompletion: (() -> Void)?
-
-    // Age; see H2Connection+Age.swift.
-    var ageTimer: LoopTimer?
-    /// When it is too old, on the loop's clock.
-    var agesAt: UInt64?
-    var expiry: Int64?
-    var isRetired = false
-    /// Since when the peer's window of the connection is used up, on the loop's clock; 0 when it is not.
-    var windowEmptySince: UInt64 = 0
+    var keepAlive: KeepAlive
+    var deadlines: RequestDeadlines
+    var age: ConnectionAge
+    var timers = Timers()
+    var exported: MetricsExport
 
     /// - Parameters:
-    ///   - lower: A connected stream, its handshake done. The connection owns it and becomes its observer.
-    ///   - peer: Who the layer below has verified.
+    ///   - lower: A connected stream, its handshake done. The connection owns it and becomes its observer. Who the peer is, and
+    ///     when the certificates expire, it says itself; see ``PeerFacts``.
     ///   - role: Which side of HTTP/2 this is.
     ///   - configuration: Windows, limits, time-outs.
     ///   - delegate: Told of requests and of the end; not retained.
@@ -174,38 +124,44 @@ public final class H2Connection: StreamObserver, TurnTask {
     public init(
         over lower: ByteStream,
         role: Role,
-        peer: SPIFFEID? = nil,
         configuration: H2Configuration = .defaults,
         delegate: (any H2ConnectionDelegate)? = nil
     ) throws(StreamError) {
         try configuration.validate()
+        let now = lower.loop.now
         loop = lower.loop
         self.lower = lower
         self.role = role
-        self.peer = peer
         self.configuration = configuration
         self.delegate = delegate
-        let now = lower.loop.now
+        facts = PeerFacts(of: lower)
         lastReceived = now
         lastSent = now
         settingsSentAt = EventLoop.monotonicTime()
-        connectionWindow = configuration.windows.connection
-        earlyResets = TokenBucket(configuration.limits.earlyResets, now: now)
-        provokedResets = TokenBucket(configuration.limits.provokedResets, now: now)
-        controlFrames = TokenBucket(configuration.limits.controlFrames, now: now)
-        windowUpdates = TokenBucket(configuration.limits.windowUpdates, now: now)
+        output = OutputStaging(pool: lower.loop.buffers)
+        window = ConnectionWindow(size: configuration.windows.connection, limit: configuration.limits.queuedBytes)
+        flood = FloodGuard(configuration.limits, now: now)
+        stalls = StallWatch(configuration.limits)
+        keepAlive = KeepAlive(configuration.keepAlive)
+        deadlines = RequestDeadlines(timeout: configuration.requestTimeout)
+        age = ConnectionAge(
+            maximum: configuration.age.maximum,
+            fraction: Double.random(in: 0.8...1),
+            now: now
+        )
+        age.expiry = facts.certificatesExpireAt
+        exported = MetricsExport(isEnabled: configuration.metrics.isEnabled)
         session = NGHTTP2Session(
             isServer: role == .server,
             configuration: configuration,
             connection: Unmanaged.passUnretained(self).toOpaque()
         )
         lower.observer = self
-        let result = session?.submitSettings(isServer: isServer, configuration: configuration) ?? 0
-        precondition(result == 0, "nghttp2 refuses SETTINGS: \(String(cString: nghttp2_strerror(result)))")
+        session?.submitSettings(isServer: isServer, configuration: configuration)
         startKeepAlive()
         startWatching()
         startMetrics()
-        startAging()
+        scheduleAging()
         markDirty()
         scheduleInput()
     }
@@ -216,19 +172,41 @@ public final class H2Connection: StreamObserver, TurnTask {
     }
 
     public var isServer: Bool { role == .server }
+    /// The peer takes no more streams here, or this side has been told to drain.
+    public var isDraining: Bool { life.isDraining }
+    public var isClosed: Bool { life.isClosed }
+    /// Why the connection ended; also nil when it ended cleanly.
+    public var failure: StreamError? { life.failure }
 
+    /// Who the peer is, as its certificate says; nil where the layer below has no certificate.
+    public var peer: SPIFFEID? { facts.identity }
+    /// The certificate that the peer showed; nil where the layer below has none.
+    public var peerCertificate: CertificateName? { facts.certificate }
+    /// Where the peer is, where that is known.
+    public var remoteAddress: SocketAddress? { facts.address }
     public var peerDescription: String { peer?.description ?? lower.peerDescription }
+
+    /// Round-trip time of the last PING.
+    public var roundTripTime: Duration? { roundTrip.last }
+    /// Bytes in the streams' incoming queues.
+    var queuedBytes: Int { window.queued }
+    /// Memory that the queues of this connection's streams hold, in bytes.
+    public var heldBytes: Int { memory.held }
 
     /// Streams that are open or being opened.
     public var streamCount: Int { streams.count }
 
     /// How many more streams a client may open here now.
     public var availableStreams: Int {
-        guard !isServer, !isDraining, !isClosed, let nghttp2 else { return 0 }
-        // A GOAWAY that nghttp2 has read and that has not come up here yet.
-        guard nghttp2_session_check_request_allowed(nghttp2) != 0 else { return 0 }
-        let limit = nghttp2_session_get_remote_settings(nghttp2, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS)
-        return max(0, Int(limit) - streams.count)
+        // nghttp2 may have read a GOAWAY that has not come up here yet.
+        guard !isServer, !isDraining, !isClosed, session?.allowsRequests == true else { return 0 }
+        return max(0, (session?.peerStreamLimit ?? 0) - streams.count)
+    }
+
+    /// Whether the peer has let the window of the connection run out and not opened it for
+    /// ``H2Configuration/Windows/stallTime``: a new stream would wait behind whatever the peer does not read.
+    public var isWindowStalled: Bool {
+        !isClosed && peerWindow.isStalled(for: configuration.windows.stallTime, now: loop.now)
     }
 
     // MARK: StreamObserver of the layer below
@@ -238,7 +216,7 @@ public final class H2Connection: StreamObserver, TurnTask {
     }
 
     public func streamWritable(_ stream: ByteStream) {
-        lowerIsFull = false
+        output.lowerBecameWritable()
         flush()
     }
 
@@ -247,39 +225,23 @@ public final class H2Connection: StreamObserver, TurnTask {
     }
 
     public func runTurn() {
-        if dispatchIsScheduled {
-            dispatchIsScheduled = false
-            dispatch()
-        }
-        if inputIsScheduled {
-            inputIsScheduled = false
-            readInput()
-        }
-        if isDirty { flush() }
+        if events.takeTurn() { dispatch() }
+        if input.takeTurn() { readInput() }
+        if output.isDirty { flush() }
     }
 
     // MARK: Events
 
     /// Records an event from outside of nghttp2; it is dispatched when the loop comes round.
     func addEvent(_ event: Event) {
-        events.append(event)
-        guard !isInLibrary, !isDispatching, !dispatchIsScheduled else { return }
-        dispatchIsScheduled = true
-        loop.nextTurn(self)
+        if events.add(event, isInLibrary: isInLibrary) { loop.nextTurn(self) }
     }
 
     /// Acts on what the callbacks recorded. Whatever is called here may do anything to this connection.
     func dispatch() {
-        guard !isDispatching else { return }
-        isDispatching = true
-        defer { isDispatching = false }
-        var index = 0
-        while index < events.count && !isClosed {
-            let event = events[index]
-            index += 1
-            handle(event)
-        }
-        events.removeAll(keepingCapacity: events.capacity <= 64)
+        guard events.begin() else { return }
+        while !isClosed, let event = events.popFirst() { handle(event) }
+        events.finish()
     }
 
     private func handle(_ event: Event) {
@@ -305,21 +267,17 @@ public final class H2Connection: StreamObserver, TurnTask {
     /// - Parameter abortsLower: Whether the peer sees an abort; false where GOAWAY has told it everything.
     func end(_ reason: StreamError?, abortsLower: Bool = true) {
         precondition(!isInLibrary, "a connection must not end inside of nghttp2")
-        guard !isClosed else { return }
-        isClosed = true
-        isDraining = true
-        failure = reason
+        let lowerHasEnded = input.state == .endedBelow
+        guard life.end(reason) else { return }
         stopTimers()
-        if let staging { loop.buffers.give(staging) }
-        staging = nil
-        unsentControl = UnsafeRawBufferPointer(start: nil, count: 0)
-        schedule.removeAll()
+        output.release()
+        schedule.removeAll { $0.isScheduled = false }
         batch = InputBatch()
         let streams = self.streams
         self.streams = [:]
-        requests.removeAll()
+        deadlines.removeAll()
         events.removeAll()
-        headEvents.removeAll()
+        heads.removeAll()
         lower.observer = nil
         if let reason, abortsLower {
             lower.reset(reason)
@@ -338,8 +296,7 @@ public final class H2Connection: StreamObserver, TurnTask {
         stopWatching()
         stopMetrics()
         for entry in pings.takeAll() { entry.completion(.failure(loss)) }
-        drainCompletion?()
-        drainCompletion = nil
+        for completion in drainDeadline.takeCompletions() { completion() }
         delegate?.connection(self, closed: reason)
         // Streams and callers may hold on to this object; nghttp2's memory need not wait for them.
         session = nil

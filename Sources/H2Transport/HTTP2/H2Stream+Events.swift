@@ -150,7 +150,7 @@ extension H2Stream {
             updateUsage()
         }
         if sinkHasFailed { return sinkFailed() }
-        guard let sink, let pump = pushPump, incoming.isEmpty, firstChunk < 0, phase != .released else { return }
+        guard let sink, let pump = pushPump, incoming.isEmpty, chunks.isEmpty, phase != .released else { return }
         switch state.reading {
         case .open: return
         case .ended:
@@ -201,7 +201,7 @@ extension H2Stream {
         usage.progress &+= UInt64(count)
         guard let connection else { return }
         uncredited += count
-        if uncredited >= connection.leastCredit(ofWindow: window.size) {
+        if uncredited >= window.leastCredit(roundTrip: connection.roundTrip.smallest) {
             connection.creditStream(self, uncredited)
             uncredited = 0
         }

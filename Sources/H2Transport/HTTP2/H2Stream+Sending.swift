@@ -17,7 +17,7 @@ extension H2Stream {
             updateUsage()
             if writerWaits, let connection, outgoing.count <= connection.configuration.sendQueue / 2 {
                 writerWaits = false
-                connection.events.append(.writable(self))
+                connection.events.record(.writable(self))
             }
         }
         if let source, outgoing.isEmpty { count += fill(space, from: count, by: source) }
@@ -37,11 +37,11 @@ extension H2Stream {
             case .end:
                 self.source = nil
                 _ = state.finish()
-                connection?.events.append(.sourceEnded(self))
+                connection?.events.record(.sourceEnded(self))
                 break reading
             case .failed:
                 sourceMayRead = false
-                connection?.events.append(.sourceFailed(self))
+                connection?.events.record(.sourceFailed(self))
                 break reading
             }
         }

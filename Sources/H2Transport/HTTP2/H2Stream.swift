@@ -25,7 +25,7 @@ public final class H2Stream: ByteStream {
     /// Who is answerable for what the queues hold, also when HTTP/2 is done with the stream.
     let account: H2Connection
     /// What ``account`` was told last; see H2Stream+Usage.swift.
-    var usage = Usage()
+    var usage = StreamUsage()
     /// The stream identifier.
     let id: Int32
     var phase = Phase.requested
@@ -37,9 +37,8 @@ public final class H2Stream: ByteStream {
     var incoming: ByteQueue
     /// The part of the batch being delivered that nobody took yet.
     var batch = BatchReader()
-    /// The chunks of the batch being read that belong to this stream: indices of the connection's list; −1 without.
-    var firstChunk: Int32 = -1
-    var lastChunk: Int32 = -1
+    /// The chunks of the batch being read that belong to this stream.
+    var chunks = ChunkRange()
     var window: ReceiveWindow
     /// Taken by the reader and not yet credited to the peer.
     var uncredited = 0
@@ -118,7 +117,7 @@ public final class H2Stream: ByteStream {
         case .ended:
             guard phase != .released else { return failedReading() }
             // The end came with bytes that are about to be delivered.
-            guard firstChunk < 0 else {
+            guard chunks.isEmpty else {
                 readerWaits = true
                 return .wouldBlock
             }

@@ -91,8 +91,8 @@ private let onFrameSent: nghttp2_on_frame_send_callback = { session, frame, user
     return 0
 }
 
-private let onInvalidFrame: nghttp2_on_invalid_frame_recv_callback = { _, _, code, userData in
-    owner(userData).receivedInvalidFrame(code)
+private let onInvalidFrame: nghttp2_on_invalid_frame_recv_callback = { _, _, _, userData in
+    owner(userData).receivedInvalidFrame()
     return 0
 }
 

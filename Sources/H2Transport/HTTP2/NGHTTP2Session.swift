@@ -35,8 +35,12 @@ struct NGHTTP2Session: ~Copyable {
 
     deinit { nghttp2_session_del(pointer) }
 
+    private static var noFlags: UInt8 { UInt8(NGHTTP2_FLAG_NONE.rawValue) }
+
+    private static func describe(_ result: Int32) -> String { String(cString: nghttp2_strerror(result)) }
+
     /// Queues this side's SETTINGS and opens the connection window.
-    func submitSettings(isServer: Bool, configuration: H2Configuration) -> Int32 {
+    func submitSettings(isServer: Bool, configuration: H2Configuration) {
         var entries = [
             entry(NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, configuration.windows.stream),
             entry(NGHTTP2_SETTINGS_MAX_FRAME_SIZE, configuration.frameSize),
@@ -50,19 +54,126 @@ struct NGHTTP2Session: ~Copyable {
             entries.append(entry(NGHTTP2_SETTINGS_ENABLE_PUSH, 0))
             entries.append(entry(NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, 0))
         }
-        let result = nghttp2_submit_settings(pointer, UInt8(NGHTTP2_FLAG_NONE.rawValue), entries, entries.count)
-        guard result == 0 else { return result }
-        return nghttp2_session_set_local_window_size(
-            pointer,
-            UInt8(NGHTTP2_FLAG_NONE.rawValue),
-            0,
-            Int32(clamping: configuration.windows.connection)
-        )
+        let result = nghttp2_submit_settings(pointer, Self.noFlags, entries, entries.count)
+        precondition(result == 0, "nghttp2 refuses SETTINGS: \(Self.describe(result))")
+        setConnectionWindow(configuration.windows.connection)
     }
 
     private func entry(_ id: nghttp2_settings_id, _ value: Int) -> nghttp2_settings_entry {
         nghttp2_settings_entry(settings_id: Int32(bitPattern: id.rawValue), value: UInt32(clamping: value))
     }
+}
+
+// What a connection asks of nghttp2. Nothing is sent by it: frames are queued, and come out of ``nextControl(_:)``.
+extension NGHTTP2Session {
+    /// Whether nghttp2 wants to be fed: not when it has terminated the session.
+    var wantsRead: Bool { nghttp2_session_want_read(pointer) != 0 }
+    var wantsWrite: Bool { nghttp2_session_want_write(pointer) != 0 }
+    /// Frames that wait to be sent.
+    var queuedFrames: Int { nghttp2_session_get_outbound_queue_size(pointer) }
+    /// What the peer lets this side send on all streams together, in bytes.
+    var peerWindow: Int32 { nghttp2_session_get_remote_window_size(pointer) }
+    /// Whether a request can be sent at all; false after GOAWAY.
+    var allowsRequests: Bool { nghttp2_session_check_request_allowed(pointer) != 0 }
+    /// Streams that the peer allows at once.
+    var peerStreamLimit: Int {
+        Int(nghttp2_session_get_remote_settings(pointer, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS))
+    }
+    var nextStreamID: Int32 { Int32(bitPattern: nghttp2_session_get_next_stream_id(pointer)) }
+
+    /// Feeds bytes of the peer; returns what is wrong with them.
+    func receive(_ bytes: UnsafeRawBufferPointer) -> String? {
+        let result = nghttp2_session_mem_recv(
+            pointer,
+            bytes.baseAddress?.assumingMemoryBound(to: UInt8.self),
+            bytes.count
+        )
+        return result < 0 ? Self.describe(Int32(result)) : nil
+    }
+
+    /// Takes out the next frame that is not DATA, valid until the next call of this; DATA goes through the callbacks. Empty
+    /// where there is none, or where a callback has stopped it. Returns what went wrong.
+    func nextControl(_ bytes: inout UnsafeRawBufferPointer) -> String? {
+        var start: UnsafePointer<UInt8>?
+        let count = nghttp2_session_mem_send(pointer, &start)
+        guard count >= 0 else { return Self.describe(Int32(count)) }
+        bytes = UnsafeRawBufferPointer(start: start, count: count)
+        return nil
+    }
+
+    // MARK: Streams
+
+    /// Asks for `stream`; its identifier is the next one. Returns what is wrong.
+    func submitRequest(_ block: HeaderBlock, for stream: H2Stream) -> String? {
+        let result = block.withFields { fields, count in
+            withUnsafePointer(to: stream.dataProvider) {
+                nghttp2_submit_request(pointer, nil, fields, count, $0, Unmanaged.passUnretained(stream).toOpaque())
+            }
+        }
+        return result == stream.id ? nil : Self.describe(result)
+    }
+
+    /// nghttp2 hands `stream` to the callbacks from now on.
+    func setUserData(_ stream: H2Stream) {
+        nghttp2_session_set_stream_user_data(pointer, stream.id, Unmanaged.passUnretained(stream).toOpaque())
+    }
+
+    /// Answers with a head, which the stream's bytes follow. Returns false when nghttp2 does not take it.
+    func submitResponse(_ block: HeaderBlock, openingBodyOf stream: H2Stream) -> Bool {
+        block.withFields { fields, count in
+            withUnsafePointer(to: stream.dataProvider) {
+                nghttp2_submit_response(pointer, stream.id, fields, count, $0)
+            }
+        } == 0
+    }
+
+    /// Answers with a head, and nothing else. Returns false when nghttp2 does not take it.
+    func submitResponse(_ block: HeaderBlock, ending stream: Int32) -> Bool {
+        block.withFields { fields, count in nghttp2_submit_response(pointer, stream, fields, count, nil) } == 0
+    }
+
+    /// Returns whether RST_STREAM was queued.
+    func reset(_ stream: Int32, _ code: HTTP2ErrorCode) -> Bool {
+        nghttp2_submit_rst_stream(pointer, Self.noFlags, stream, code.rawValue) == 0
+    }
+
+    /// A stream that had nothing to send has something.
+    func resume(_ stream: Int32) { _ = nghttp2_session_resume_data(pointer, stream) }
+
+    // MARK: Windows
+
+    /// The peer may send so many bytes more on the connection; it is told when that is worth a frame.
+    func creditConnection(_ count: Int) { _ = nghttp2_session_consume_connection(pointer, count) }
+
+    /// The peer may send so many bytes more on the stream. Not `consume_stream`, which waits for half of the window.
+    func creditStream(_ stream: Int32, _ count: Int) {
+        _ = nghttp2_submit_window_update(pointer, Self.noFlags, stream, Int32(clamping: count))
+    }
+
+    func setConnectionWindow(_ size: Int) {
+        let result = nghttp2_session_set_local_window_size(pointer, Self.noFlags, 0, Int32(clamping: size))
+        assert(result == 0, "a window of \(size) bytes: \(Self.describe(result))")
+    }
+
+    // MARK: The connection
+
+    func ping(_ id: UInt64) {
+        withUnsafeBytes(of: id) { bytes in
+            _ = nghttp2_submit_ping(pointer, Self.noFlags, bytes.baseAddress?.assumingMemoryBound(to: UInt8.self))
+        }
+    }
+
+    /// A GOAWAY that refuses nothing yet (RFC 9113 §6.8).
+    func announceGoAway() { _ = nghttp2_submit_shutdown_notice(pointer) }
+
+    /// GOAWAY: no stream after those that nghttp2 has seen.
+    func goAway() {
+        let last = nghttp2_session_get_last_proc_stream_id(pointer)
+        _ = nghttp2_submit_goaway(pointer, Self.noFlags, last, HTTP2ErrorCode.noError.rawValue, nil, 0)
+    }
+
+    /// GOAWAY with an error; nothing more is read.
+    func terminate(_ code: HTTP2ErrorCode) { _ = nghttp2_session_terminate_session(pointer, code.rawValue) }
 }
 
 /// What the nghttp2 at hand can do beyond 1.52, for `bootstrap doctor`.

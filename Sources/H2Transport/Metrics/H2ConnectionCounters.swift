@@ -50,28 +50,3 @@ public struct H2ConnectionCounters: Hashable, Sendable {
 
     public init() {}
 }
-
-/// Admits `burst` events at once and then so many a second.
-struct TokenBucket {
-    private let rate: H2Configuration.Rate
-    /// In billionths of a token, so that no time is lost to rounding.
-    private var tokens: UInt64
-    private var filledAt: UInt64
-
-    init(_ rate: H2Configuration.Rate, now: UInt64) {
-        self.rate = rate
-        tokens = UInt64(rate.burst) * 1_000_000_000
-        filledAt = now
-    }
-
-    /// Returns false when the rate is exceeded. `now` is monotonic, in nanoseconds.
-    mutating func take(now: UInt64) -> Bool {
-        let full = UInt64(rate.burst) * 1_000_000_000
-        let (gained, overflow) = (now &- filledAt).multipliedReportingOverflow(by: UInt64(rate.perSecond))
-        tokens = overflow || gained > full - tokens ? full : tokens + gained
-        filledAt = now
-        guard tokens >= 1_000_000_000 else { return false }
-        tokens -= 1_000_000_000
-        return true
-    }
-}

@@ -23,7 +23,7 @@ public final class H2Metrics: Sendable, Hashable {
         client = Instruments("client", factory)
     }
 
-    func instruments(_ role: H2Connection.Role) -> Instruments { role == .server ? server : client }
+    func instruments(_ role: H2Role) -> Instruments { role == .server ? server : client }
 
     /// A client asked again for a stream, on another connection.
     func countRepeatedRequest() {
@@ -32,7 +32,7 @@ public final class H2Metrics: Sendable, Hashable {
     }
 
     /// A connection got as far as a verified peer, or failed before.
-    package func countHandshake(_ role: H2Connection.Role, failure: StreamError? = nil) {
+    package func countHandshake(_ role: H2Role, failure: StreamError? = nil) {
         guard isEnabled else { return }
         let instruments = instruments(role)
         guard let failure else { return instruments.handshakes.increment() }

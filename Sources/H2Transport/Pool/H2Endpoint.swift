@@ -1,4 +1,3 @@
-public import MeshIdentity
 public import Streams
 
 /// How an ``H2ClientPool`` gets a connection to a peer, and what two streams must have in common to share one.
@@ -14,35 +13,11 @@ public struct H2Endpoint {
         public var description: String { "\(expectation) at \(location)" }
     }
 
-    /// A stream that HTTP/2 can start on.
-    public struct Connected {
-        public let stream: ByteStream
-        public let peer: SPIFFEID?
-        public let remoteAddress: SocketAddress?
-        /// When the first certificate of the two expires, in seconds since 1970.
-        public let expiresAt: Int64?
-        /// Which certificate the peer has shown.
-        public let certificate: CertificateName?
-
-        public init(
-            stream: ByteStream,
-            peer: SPIFFEID?,
-            remoteAddress: SocketAddress? = nil,
-            expiresAt: Int64? = nil,
-            certificate: CertificateName? = nil
-        ) {
-            self.certificate = certificate
-            self.stream = stream
-            self.peer = peer
-            self.remoteAddress = remoteAddress
-            self.expiresAt = expiresAt
-        }
-    }
-
     public typealias Completion<Success> = (Result<Success, StreamError>) -> Void
 
     public let key: Key
-    let connect: (EventLoop, @escaping Completion<Connected>) -> Void
+    /// Makes a stream that HTTP/2 can start on; it says itself who is at the other end, see ``PeerFacts``.
+    let connect: (EventLoop, @escaping Completion<ByteStream>) -> Void
 
     /// Mutual TLS over TCP.
     ///
@@ -87,17 +62,7 @@ public struct H2Endpoint {
                 case .success(let lower):
                     let stream = TLSStream(over: lower, context: context, expecting: expectation)
                     stream.startHandshake { result in
-                        completion(
-                            result.map { peer in
-                                Connected(
-                                    stream: stream,
-                                    peer: peer.identity,
-                                    remoteAddress: (lower as? Socket)?.peerAddress,
-                                    expiresAt: stream.certificatesExpireAt,
-                                    certificate: peer.certificate
-                                )
-                            }
-                        )
+                        completion(result.map { _ in stream })
                     }
                 }
             }

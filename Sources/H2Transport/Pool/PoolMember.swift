@@ -108,25 +108,21 @@ final class PoolMember: H2ConnectionDelegate {
         endpoint.connect(pool.loop) { [self] result in
             isDialing = false
             switch result {
-            case .success(let connected): use(connected)
+            case .success(let stream): use(stream)
             case .failure(let error): dialFailed(error)
             }
         }
     }
 
-    private func use(_ connected: H2Endpoint.Connected) {
-        guard !isClosed else { return connected.stream.reset(StreamError(.closed, "nobody waits for the connection")) }
+    private func use(_ stream: ByteStream) {
+        guard !isClosed else { return stream.reset(StreamError(.closed, "nobody waits for the connection")) }
         do throws(StreamError) {
             let connection = try H2Connection(
-                over: connected.stream,
+                over: stream,
                 role: .client,
-                peer: connected.peer,
                 configuration: pool.configuration.http2,
                 delegate: self
             )
-            connection.remoteAddress = connected.remoteAddress
-            connection.certificatesExpireAt = connected.expiresAt
-            connection.peerCertificate = connected.certificate
             pool.counters.connected += 1
             if !aged.isEmpty {
                 pool.counters.replacements += 1
@@ -140,7 +136,7 @@ final class PoolMember: H2ConnectionDelegate {
             serve(mayDial: true)
             watchIdle()
         } catch {
-            connected.stream.reset(error)
+            stream.reset(error)
             dialFailed(error)
         }
     }

@@ -117,9 +117,9 @@ public final class HBONEServer {
             handshakes[id] = nil
             if let source = address?.address { handshakeEnded(source) }
             switch result {
-            case .success(let peer):
+            case .success:
                 configuration.http2.metrics.countHandshake(.server)
-                serve(stream, peer, address)
+                serve(stream)
             case .failure(let error):
                 failedHandshakes += 1
                 configuration.http2.metrics.countHandshake(.server, failure: error)
@@ -134,19 +134,15 @@ public final class HBONEServer {
         handshakesByAddress[source] = count > 1 ? count - 1 : nil
     }
 
-    private func serve(_ stream: TLSStream, _ peer: TLSPeer, _ address: SocketAddress?) {
+    private func serve(_ stream: TLSStream) {
         guard !isClosed else { return stream.reset(StreamError(.draining, "the server stops")) }
         do throws(StreamError) {
             let connection = try H2Connection(
                 over: stream,
                 role: .server,
-                peer: peer.identity,
                 configuration: configuration.http2,
                 delegate: self
             )
-            connection.remoteAddress = address
-            connection.certificatesExpireAt = stream.certificatesExpireAt
-            connection.peerCertificate = peer.certificate
             connections[ObjectIdentifier(connection)] = connection
             // Revoked while the handshake ran, which had the trust of its beginning.
             if connection.end(ifRevokedIn: context.trust) { return }

@@ -75,12 +75,9 @@ final class TunnelDial: H2ConnectionDelegate {
             let connection = try H2Connection(
                 over: stream,
                 role: .client,
-                peer: stream.peer?.identity,
                 configuration: configuration,
                 delegate: self
             )
-            connection.certificatesExpireAt = stream.certificatesExpireAt
-            connection.peerCertificate = stream.peer?.certificate
             self.connection = connection
             connection.probe(timeout: Self.firstAnswer) { [self] isAlive in
                 guard isAlive else {

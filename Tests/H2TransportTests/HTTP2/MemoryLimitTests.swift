@@ -136,7 +136,7 @@ import Testing
         try await withAttackedServer(configuration) { server, peer in
             try await fill(server, peer, streams: 6, bytes: 262_144)
             try await server.until("slow readers are reset") { ($0.attacker?.counters.memoryResets ?? 0) >= 1 }
-            try await server.until("the window is given back") { $0.attacker?.withheldCredit == 0 }
+            try await server.until("the window is given back") { $0.attacker?.window.withheld == 0 }
             try await server { $0.readLimit = .max }
             try peer.send("request 1001 10.0.0.1:80", "fill 1001 200000", "flood 1 0:1001:1:")
             try await server.until("another stream is served") { $0.streams.last?.readEnded == true }

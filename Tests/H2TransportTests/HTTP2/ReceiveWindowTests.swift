@@ -128,7 +128,7 @@ private let millisecond: UInt64 = 1_000_000
             // Even where this machine moves 15 MB/s only.
             let window = try await counters(user).largestWindow
             #expect(window >= 3 << 20)
-            let roundTrip = try await user { $0.pool.connections(to: $0.endpoint.key)[0].smallestRoundTrip }
+            let roundTrip = try await user { $0.pool.connections(to: $0.endpoint.key)[0].roundTrip.smallest }
             #expect(roundTrip >= 100 * millisecond)
         }
         source.close()

@@ -31,7 +31,7 @@ final class PoolClient {
             let address = addresses[min(dials, addresses.count - 1)]
             dials += 1
             Socket.connect(to: address, on: loop) { result in
-                completion(result.map { H2Endpoint.Connected(stream: $0, peer: nil) })
+                completion(result.map { $0 })
             }
         }
         pool.openStream(ConnectRequest(authority: "10.0.0.1:80"), to: endpoint) { result in
