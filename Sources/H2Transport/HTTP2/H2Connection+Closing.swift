@@ -104,7 +104,7 @@ extension H2Connection {
     /// Without GOAWAY or END_STREAM, the end of the transport is a truncation for every stream that is open.
     func lowerEnded() {
         input.endBelow()
-        let wasClean = streams.values.allSatisfy { $0.state.isOver }
+        let wasClean = streams.values.allSatisfy { $0.isOver }
         end(wasClean ? nil : StreamError(.truncated, "\(peerDescription) closed the connection with streams open"))
     }
 

@@ -75,7 +75,7 @@ extension H2Connection {
 
     private func keepAliveIsDue() {
         guard !isClosed else { return }
-        switch keepAlive.look(lastReceived: lastReceived, now: loop.now) {
+        switch liveness.look(lastReceived: lastReceived, now: loop.now) {
         case .wait(let time): timers.keepAlive?.schedule(after: time)
         case .ping(let time):
             ping { _ in }
@@ -103,7 +103,7 @@ extension H2Connection {
                 return
             case .expired(let id):
                 guard let stream = streams[id] else { return }
-                let authority = printable(stream.request.authority)
+                let authority = printable(stream.requestHead.authority)
                 let limit = configuration.requestTimeout
                 let message = "\(peerDescription) did not answer the request for \(authority) within \(limit)"
                 failRequest(stream, ConnectFailure(StreamError(.timedOut, message)))

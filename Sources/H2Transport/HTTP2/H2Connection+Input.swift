@@ -14,8 +14,9 @@ extension H2Connection {
         var lastStream: H2Stream?
         /// DATA bytes, to be credited on the connection window.
         var count = 0
-        /// Server: header blocks of streams that do not exist yet.
-        var newHeads: [Int32: MessageHead] = [:]
+        /// The header block that is being received: no other frame comes between its parts (RFC 9113 §4.3). nil where nobody
+        /// wants it.
+        var block: MessageHead?
     }
 
     /// Reads the layer below until it has nothing more, a batch at a time.
@@ -75,31 +76,26 @@ extension H2Connection {
 
     // MARK: Called by nghttp2
 
-    func beginHeaders(id: Int32, category: nghttp2_headers_category, stream: H2Stream?) {
-        if let stream {
-            // A final response after 1xx has the category of trailers.
-            if !isServer && stream.phase == .requested { stream.head = MessageHead() }
-            return
-        }
-        guard isServer, category == NGHTTP2_HCAT_REQUEST else { return }
-        batch.newHeads[id] = MessageHead()
+    func beginHeaders(category: nghttp2_headers_category, stream: H2Stream?) {
+        let isWanted =
+            if let stream {
+                !isServer && (stream.phase == .requested && stream.head == nil || stream.kind == .exchange)
+            } else {
+                isServer && category == NGHTTP2_HCAT_REQUEST
+            }
+        batch.block = isWanted ? MessageHead() : nil
     }
 
-    func receivedHeader(
-        id: Int32,
-        stream: H2Stream?,
-        name: UnsafeBufferPointer<UInt8>,
-        value: UnsafeBufferPointer<UInt8>
-    ) {
-        (stream?.head ?? batch.newHeads[id])?.add(name: name, value: value, limits: configuration.limits)
+    func receivedHeader(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>) {
+        batch.block?.add(name: name, value: value, limits: configuration.limits)
     }
 
     func receivedData(_ bytes: UnsafeMutableRawPointer, _ count: Int, id: Int32) {
         batch.count += count
         guard let stream = batch.lastStream.flatMap({ $0.id == id ? $0 : nil }) ?? streams[id] else { return }
         batch.lastStream = stream
-        if stream.chunks.isEmpty { batch.touched.append(stream) }
-        batch.chunks.append(bytes, count, to: &stream.chunks)
+        if stream.receiving.chunks.isEmpty { batch.touched.append(stream) }
+        batch.chunks.append(bytes, count, to: &stream.receiving.chunks)
     }
 
     func receivedFrame(_ frame: UnsafePointer<nghttp2_frame>, stream: H2Stream?) {
@@ -150,28 +146,30 @@ extension H2Connection {
     }
 
     private func receivedHead(id: Int32, _ stream: H2Stream?, endsStream: Bool) {
-        if stream?.head == nil, let head = batch.newHeads.removeValue(forKey: id) {
-            receivedRequest(head, id: id, endsStream: endsStream)
-        } else if let stream {
-            if stream.head.map({ $0.status >= 200 }) == true {
-                heads.record(stream)
-            } else {
-                // 1xx, of which a server may send any number.
-                stream.head = nil
-                countControlFrame()
-            }
-            if endsStream { receivedEnd(stream) }
+        let block = batch.block
+        batch.block = nil
+        guard let stream else {
+            if let block { receivedRequest(block, id: id, endsStream: endsStream) }
+            return
         }
+        if let block, block.status >= 200 {
+            stream.head = block
+            heads.record(stream)
+        } else {
+            // Trailers, or 1xx, of which a server may send any number.
+            if let block, block.status == 0 { stream.trailers = block }
+            countControlFrame()
+        }
+        if endsStream { receivedEnd(stream) }
     }
 
     func receivedEnd(_ stream: H2Stream?) {
         guard let stream else { return }
-        stream.state.receivedEnd()
+        stream.receiving.state.receivedEnd()
         events.record(.readingEnded(stream))
     }
 
     func streamClosed(id: Int32, code: HTTP2ErrorCode) {
-        batch.newHeads[id] = nil
         guard let stream = streams.removeValue(forKey: id) else { return }
         events.record(.closed(stream, code))
     }
@@ -187,7 +185,7 @@ extension H2Connection {
             // Taken out, so that nothing that the reader does finds the array in use.
             var vectors = ContiguousArray<iovec>()
             swap(&vectors, &batch.vectors)
-            let count = batch.chunks.take(&stream.chunks, into: &vectors)
+            let count = batch.chunks.take(&stream.receiving.chunks, into: &vectors)
             vectors.withUnsafeBufferPointer { stream.deliver($0, count: count) }
             vectors.removeAll(keepingCapacity: true)
             swap(&vectors, &batch.vectors)

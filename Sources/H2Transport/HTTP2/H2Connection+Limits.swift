@@ -11,7 +11,7 @@ extension H2Connection {
         let excess = flood.clientReset(
             requestedAt: stream.requestedAt,
             isAnswered: stream.phase != .requested,
-            hadEnded: stream.phase == .open && stream.state.reading == .ended,
+            hadEnded: stream.phase == .open && stream.receiving.state.hasEnded,
             now: loop.now,
             &counters
         )
@@ -51,7 +51,7 @@ extension H2Connection {
     /// The reader of `stream` has taken `count` bytes more.
     func creditStream(_ stream: H2Stream, _ count: Int) {
         guard session != nil else { return }
-        let credit = stream.window.credit(for: count) + fitWindow(of: stream, taken: count)
+        let credit = stream.receiving.window.credit(for: count) + fitWindow(of: stream, taken: count)
         if credit > 0 { session?.creditStream(stream.id, credit) }
         releaseWithheldCredit()
         markDirty()
@@ -71,14 +71,14 @@ extension H2Connection {
         let windows = configuration.windows
         let largest = window.largestStream(windows)
         guard largest > windows.stream,
-            let size = stream.window.took(
+            let size = stream.receiving.window.took(
                 taken,
                 at: loop.now,
                 roundTrip: roundTrip.smallest,
                 in: windows.stream...largest
             )
         else { return 0 }
-        if size > stream.window.size {
+        if size > stream.receiving.window.size {
             // The acknowledgment of SETTINGS includes the time that a new connection takes to settle: a PING knows better.
             if roundTrip.startMeasuring() { ping { [weak self] _ in self?.roundTrip.endMeasuring() } }
             guard roundTripTime != nil else { return 0 }
@@ -88,7 +88,7 @@ extension H2Connection {
         if let connectionSize = window.grow(forStream: size, largest: windows.largestConnection) {
             session?.setConnectionWindow(connectionSize)
         }
-        return stream.window.resize(to: size)
+        return stream.receiving.window.resize(to: size)
     }
 
     // MARK: Memory
@@ -141,7 +141,7 @@ extension H2Connection {
         stream.wasReset = true
         stream.pending?.cancel()
         stream.lost(error)
-        stream.state.fail()
+        stream.failHalves()
     }
 
     // MARK: Standing still

@@ -11,8 +11,8 @@ extension H2Connection {
 
     /// `stream` has bytes or its end to send.
     func wantsToSend(_ stream: H2Stream) {
-        if stream.isDeferred && !stream.isScheduled {
-            stream.isScheduled = true
+        if stream.sending.isDeferred && !stream.sending.isScheduled {
+            stream.sending.isScheduled = true
             schedule.appendIdle(stream)
         }
         markDirty()
@@ -82,8 +82,8 @@ extension H2Connection {
             } else if output.isFull {
                 return
             } else if let stream = schedule.popFirst() {
-                stream.isScheduled = false
-                stream.isDeferred = false
+                stream.sending.isScheduled = false
+                stream.sending.isDeferred = false
                 if stream.connection != nil { session?.resume(stream.id) }
             } else {
                 return
@@ -101,19 +101,19 @@ extension H2Connection {
     /// Reads the payload of a DATA frame to where it is sent from, behind the place of its header.
     func readData(of stream: H2Stream, length: Int, flags: UnsafeMutablePointer<UInt32>) -> Int {
         guard output.hasRoom() else { return Int(NGHTTP2_ERR_PAUSE.rawValue) }
-        if stream.sentInTurn >= SendSchedule<H2Stream>.quantum && streams.count > 1 {
-            stream.sentInTurn = 0
-            stream.isDeferred = true
-            stream.isScheduled = true
+        if stream.sending.sentInTurn >= SendSchedule<H2Stream>.quantum && streams.count > 1 {
+            stream.sending.sentInTurn = 0
+            stream.sending.isDeferred = true
+            stream.sending.isScheduled = true
             schedule.appendBusy(stream)
             return Int(NGHTTP2_ERR_DEFERRED.rawValue)
         }
         guard let filled = stream.fill(output.payloadSpace(length)) else {
-            stream.sentInTurn = 0
-            stream.isDeferred = true
+            stream.sending.sentInTurn = 0
+            stream.sending.isDeferred = true
             return Int(NGHTTP2_ERR_DEFERRED.rawValue)
         }
-        stream.sentInTurn += filled.count
+        stream.sending.sentInTurn += filled.count
         flags.pointee = NGHTTP2_DATA_FLAG_NO_COPY.rawValue
         if filled.isEnd { flags.pointee |= NGHTTP2_DATA_FLAG_EOF.rawValue }
         return filled.count

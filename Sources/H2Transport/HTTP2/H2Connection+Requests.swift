@@ -13,6 +13,26 @@ extension H2Connection {
         _ request: ConnectRequest,
         completion: @escaping (Result<H2Stream, ConnectFailure>) -> Void
     ) -> H2Stream? {
+        open(RequestHead(request), as: .tunnel, completion)
+    }
+
+    /// Client: asks for anything. The request's body is what is written to the stream from now on, up to its end. `completion`
+    /// is called once, as above, with whatever the peer answers; its body is read from the stream, and trailers come before
+    /// the end.
+    ///
+    /// - Returns: The stream. Nil when nothing was sent.
+    func openExchange(
+        _ head: RequestHead,
+        completion: @escaping (Result<H2Stream, ConnectFailure>) -> Void
+    ) -> H2Stream? {
+        open(head, as: .exchange, completion)
+    }
+
+    private func open(
+        _ head: RequestHead,
+        as kind: H2Stream.Kind,
+        _ completion: @escaping (Result<H2Stream, ConnectFailure>) -> Void
+    ) -> H2Stream? {
         precondition(!isServer, "only an HTTP/2 client opens streams")
         func refuse(_ failure: ConnectFailure) -> H2Stream? {
             LoopCall(on: loop) { completion(.failure(failure)) }
@@ -26,12 +46,12 @@ extension H2Connection {
             let message = "\(peerDescription) allows no more than \(streams.count) streams on one connection"
             return refuse(ConnectFailure(StreamError(.limit, message), isRetryable: true))
         }
-        let block = HeaderBlock(request)
+        let block = HeaderBlock(head)
         if let field = block.invalidField() {
             let message = "header field '\(printable(field))' has a name or a value that HTTP/2 does not allow"
             return refuse(ConnectFailure(StreamError(.badRequest, message)))
         }
-        let stream = H2Stream(id: session?.nextStreamID ?? 0, request: request, connection: self)
+        let stream = H2Stream(id: session?.nextStreamID ?? 0, head, kind: kind, connection: self)
         if let error = session?.submitRequest(block, for: stream) {
             // Stream identifiers are used up after 2³⁰ requests (RFC 9113 §5.1.1): another connection has new ones.
             _ = life.refusedMoreStreams()
@@ -57,8 +77,7 @@ extension H2Connection {
 
     /// Called by nghttp2.
     func receivedRequest(_ head: MessageHead, id: Int32, endsStream: Bool) {
-        let request = head.request ?? ConnectRequest(authority: head.authority)
-        let stream = H2Stream(id: id, request: request, connection: self)
+        let stream = H2Stream(id: id, head.request, kind: .tunnel, connection: self)
         stream.head = head
         streams[id] = stream
         session?.setUserData(stream)
@@ -85,14 +104,15 @@ extension H2Connection {
         guard stream.phase == .requested else { return }
         let response = ConnectResponse(status: head.status, headers: head.fields)
         if head.isTooLarge { counters.headersTooLarge += 1 }
-        guard response.isSuccess, !head.isTooLarge, let completion = stream.completion else {
+        guard response.isSuccess || stream.kind == .exchange, !head.isTooLarge, let completion = stream.completion
+        else {
             let failure =
                 head.isTooLarge
                 ? ConnectFailure(StreamError(.limit, "\(peerDescription) answered with too large a header"))
                 : ConnectFailure(
                     response: response,
                     body: startOfBody(of: stream),
-                    authority: stream.request.authority,
+                    authority: stream.requestHead.authority,
                     peer: peerDescription
                 )
             return failRequest(stream, failure)
@@ -106,7 +126,7 @@ extension H2Connection {
 
     /// What of a refusal's body came with it: Envoy's only explanation.
     private func startOfBody(of stream: H2Stream) -> String {
-        String(decoding: batch.chunks.first(of: stream.chunks).prefix(256), as: UTF8.self)
+        String(decoding: batch.chunks.first(of: stream.receiving.chunks).prefix(256), as: UTF8.self)
     }
 
     private func dispatchRequest(_ stream: H2Stream, _ head: MessageHead) {
@@ -116,7 +136,7 @@ extension H2Connection {
             chargeProvokedWork()
             return reject(stream, ConnectRejection(status: 431))
         }
-        guard head.request != nil else {
+        guard stream.requestHead.opensTunnel else {
             let details = "only CONNECT and POST open a tunnel"
             return reject(
                 stream,
@@ -179,17 +199,14 @@ extension H2Connection {
         stream.pending?.cancel()
         if stream.phase == .requested && !isServer {
             let isRetryable = code == .refusedStream
-            let message = "\(peerDescription) reset the request for \(printable(stream.request.authority)) (\(code))"
+            let message =
+                "\(peerDescription) reset the request for \(printable(stream.requestHead.authority)) (\(code))"
             return failRequest(
                 stream,
                 ConnectFailure(StreamError(isRetryable ? .draining : .reset, message), isRetryable: isRetryable)
             )
         }
-        switch stream.state.received(reset: code) {
-        case .ignored: break
-        case .stopWriting: stream.writingRefused()
-        case .failed(let error): stream.lost(error)
-        }
+        stream.received(reset: code)
     }
 
     /// nghttp2 has forgotten the stream: both directions ended, or it was reset by either side, or GOAWAY left it out.
@@ -200,7 +217,7 @@ extension H2Connection {
                 // Also where GOAWAY came before the request could be sent: nghttp2 ends it with this code.
                 let isRetryable = code == .refusedStream
                 let message =
-                    "\(peerDescription) did not take the request for \(printable(stream.request.authority)) (\(code))"
+                    "\(peerDescription) did not take the request for \(printable(stream.requestHead.authority)) (\(code))"
                 failRequest(
                     stream,
                     ConnectFailure(

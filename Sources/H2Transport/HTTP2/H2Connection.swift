@@ -23,7 +23,7 @@ extension H2ConnectionDelegate {
     public func connectionIsTooOld(_ connection: H2Connection) { connection.retire() }
 }
 
-/// HTTP/2 (RFC 9113) over any byte stream, for CONNECT tunnels. nghttp2 is the engine: it turns bytes into frames and back
+/// HTTP/2 (RFC 9113) over any byte stream: CONNECT tunnels, and requests with a body. nghttp2 is the engine: it turns bytes into frames and back
 /// and never touches a socket.
 ///
 /// ```
@@ -108,7 +108,7 @@ public final class H2Connection: StreamObserver, TurnTask {
     var pendingRequests = 0
 
     var pings = PingQueue()
-    var keepAlive: KeepAlive
+    var liveness: PeerLiveness
     var deadlines: RequestDeadlines
     var age: ConnectionAge
     var timers = Timers()
@@ -142,7 +142,7 @@ public final class H2Connection: StreamObserver, TurnTask {
         window = ConnectionWindow(size: configuration.windows.connection, limit: configuration.limits.queuedBytes)
         flood = FloodGuard(configuration.limits, now: now)
         stalls = StallWatch(configuration.limits)
-        keepAlive = KeepAlive(configuration.keepAlive)
+        liveness = PeerLiveness(configuration.keepAlive)
         deadlines = RequestDeadlines(timeout: configuration.requestTimeout)
         age = ConnectionAge(
             maximum: configuration.age.maximum,
@@ -271,7 +271,7 @@ public final class H2Connection: StreamObserver, TurnTask {
         guard life.end(reason) else { return }
         stopTimers()
         output.release()
-        schedule.removeAll { $0.isScheduled = false }
+        schedule.removeAll { $0.sending.isScheduled = false }
         batch = InputBatch()
         let streams = self.streams
         self.streams = [:]
@@ -304,7 +304,7 @@ public final class H2Connection: StreamObserver, TurnTask {
 
     private func lost(_ stream: H2Stream, with error: StreamError) {
         stream.wasReset = true
-        let over = stream.state.isOver
+        let over = stream.isOver
         if let pending = stream.pending {
             pending.cancel()
         } else if stream.phase == .requested {

@@ -1,15 +1,16 @@
 public import CLinux
 public import Streams
 
-/// A tunnel: an HTTP/2 CONNECT stream as a byte stream (RFC 9113 §8.5), with the back-pressure of HTTP/2's flow control.
+/// A stream of HTTP/2 as a byte stream (RFC 9113 §8.5), with the back-pressure of HTTP/2's flow control: a CONNECT tunnel, or the
+/// bodies of a request and its answer.
 ///
 /// ```
-///   write(), or the source given to pull() ─→ outgoing ─→ fill(), called by the connection's flush, straight into its staging
-///   deliver(), called once for each batch the connection has read ─→ the sink given to push(), or incoming ─→ read()
+///   write(), or the source given to pull() ─→ sending ─→ fill(), called by the connection's flush, straight into its staging
+///   deliver(), called once for each batch the connection has read ─→ the sink given to push(), or receiving ─→ read()
 /// ```
 ///
-/// Credit is returned to the peer when bytes have left this object, so a reader that does not read costs at most the window.
-/// An idle stream holds no buffer.
+/// Two halves, each with a state of its own. Credit is returned to the peer when bytes have left this object, so a reader that
+/// does not read costs at most the window. An idle stream holds no buffer.
 public final class H2Stream: ByteStream {
     /// How far the request has come.
     enum Phase {
@@ -20,52 +21,33 @@ public final class H2Stream: ByteStream {
         case released
     }
 
+    /// What the stream is for.
+    enum Kind {
+        /// Opened by any 2xx, refused by anything else.
+        case tunnel
+        /// A request with a body, which does not wait for the answer; an answer with any status, a body and trailers.
+        case exchange
+    }
+
     /// Nil once HTTP/2 is done with the stream; it lives on until its bytes were read.
     var connection: H2Connection?
     /// Who is answerable for what the queues hold, also when HTTP/2 is done with the stream.
     let account: H2Connection
-    /// What ``account`` was told last; see H2Stream+Usage.swift.
+    /// What ``account`` was told last.
     var usage = StreamUsage()
     /// The stream identifier.
     let id: Int32
-    var phase = Phase.requested
-    var state = ConnectStreamState()
-    /// A header block that is being received.
-    var head: MessageHead?
-
-    // Receiving.
-    var incoming: ByteQueue
-    /// The part of the batch being delivered that nobody took yet.
-    var batch = BatchReader()
-    /// The chunks of the batch being read that belong to this stream.
-    var chunks = ChunkRange()
-    var window: ReceiveWindow
-    /// Taken by the reader and not yet credited to the peer.
-    var uncredited = 0
-    var sink: ByteStream?
-    var pushPump: Pump?
-    var sinkIsFull = false
-    var sinkHasFailed = false
-    var readerWaits = true
-    /// The reader was told that the stream ended.
-    var endWasRead = false
-
-    // Sending.
-    var outgoing: ByteQueue
-    var source: ByteStream?
-    var pullPump: Pump?
-    var sourceMayRead = false
-    var writerWaits = false
-    /// nghttp2 asks for no data until it is resumed (NGHTTP2_ERR_DEFERRED).
-    var isDeferred = false
-    /// Waits for its turn in the connection's schedule.
-    var isScheduled = false
-    /// Sent since the stream last waited for its turn.
-    var sentInTurn = 0
-    /// Some RST_STREAM was submitted or received.
-    var wasReset = false
+    let kind: Kind
+    let requestHead: RequestHead
     /// For the limit on early resets.
     let requestedAt: UInt64
+    var phase = Phase.requested
+    /// The final head of the peer's message, until it is acted on.
+    var head: MessageHead?
+    var receiving: ReceivingHalf
+    var sending: SendingHalf
+    /// Some RST_STREAM was submitted or received.
+    var wasReset = false
 
     /// Client: called once with the outcome of the request.
     var completion: ((Result<H2Stream, ConnectFailure>) -> Void)?
@@ -74,83 +56,70 @@ public final class H2Stream: ByteStream {
 
     /// The other end's answer (client), or what was sent (server); nil before that.
     public internal(set) var response: ConnectResponse?
-    /// What was asked for.
-    public let request: ConnectRequest
+    /// What an exchange's peer said after its body; nil before that, or without.
+    var trailers: MessageHead?
 
-    init(id: Int32, request: ConnectRequest, connection: H2Connection) {
+    init(id: Int32, _ head: RequestHead, kind: Kind, connection: H2Connection) {
         self.id = id
-        self.request = request
+        self.kind = kind
+        requestHead = head
         self.connection = connection
         account = connection
-        incoming = ByteQueue(pool: connection.loop.buffers)
-        outgoing = ByteQueue(pool: connection.loop.buffers)
-        window = ReceiveWindow(size: connection.configuration.windows.stream)
+        receiving = ReceivingHalf(window: connection.configuration.windows.stream, pool: connection.loop.buffers)
+        sending = SendingHalf(isHeld: kind == .tunnel, pool: connection.loop.buffers)
         requestedAt = connection.loop.now
         super.init(loop: connection.loop)
     }
 
+    /// What was asked for.
+    public var request: ConnectRequest { ConnectRequest(requestHead) }
+
     public override var peerDescription: String {
-        "\(request.authority) through \(connection?.peerDescription ?? "a closed connection")"
+        "\(requestHead.authority) through \(connection?.peerDescription ?? "a closed connection")"
     }
 
     /// The connection that carries the stream; nil once that is over.
     public var transport: H2Connection? { connection }
 
-    // MARK: ByteStream
-
-    public override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
-        var count = 0
-        if !incoming.isEmpty {
-            count = incoming.read(into: buffer)
-            updateUsage()
-        }
-        if count < buffer.count { count += batch.read(into: UnsafeMutableRawBufferPointer(rebasing: buffer[count...])) }
-        if count > 0 {
-            credit(count)
-            return .bytes(count)
-        }
-        switch state.reading {
-        case .open:
-            guard phase != .released else { return failedReading() }
-            readerWaits = true
-            return .wouldBlock
-        case .ended:
-            guard phase != .released else { return failedReading() }
-            // The end came with bytes that are about to be delivered.
-            guard chunks.isEmpty else {
-                readerWaits = true
-                return .wouldBlock
-            }
-            endWasRead = true
-            return .end
-        case .failed: return failedReading()
+    /// Both directions ended without loss on this side's account.
+    var isOver: Bool {
+        guard receiving.state != .open else { return false }
+        return switch sending.state {
+        case .finished, .refused, .failed: true
+        case .open, .finishing: false
         }
     }
 
+    // MARK: ByteStream
+
+    public override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
+        let count = receiving.read(into: buffer)
+        if count > 0 {
+            updateUsage()
+            credit(count)
+            return .bytes(count)
+        }
+        guard phase != .released, receiving.state != .failed else { return failedReading() }
+        // The end may have come with bytes that are about to be delivered.
+        guard receiving.state.hasEnded, receiving.isEmpty else {
+            receiving.readerWaits = true
+            return .wouldBlock
+        }
+        receiving.state.deliveredEnd()
+        return .end
+    }
+
     public override func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
-        guard state.isWritable, phase != .released else {
+        guard sending.state == .open, phase != .released else {
             fail(StreamError(.closed, "write after the end of the stream to \(peerDescription)"))
             return .failed
         }
-        guard phase == .open, let connection else {
-            writerWaits = true
+        guard !sending.isHeld, let connection else {
+            sending.writerWaits = true
             return .wouldBlock
         }
-        var room = connection.configuration.sendQueue - outgoing.count
-        guard room > 0 else {
-            writerWaits = true
+        guard let accepted = sending.accept(vectors, limit: connection.configuration.sendQueue) else {
             return .wouldBlock
-        }
-        var accepted = 0
-        for vector in vectors {
-            let length = min(vector.iov_len, room)
-            outgoing.append(UnsafeRawBufferPointer(start: vector.iov_base, count: length))
-            accepted += length
-            room -= length
-            if length < vector.iov_len {
-                writerWaits = true
-                break
-            }
         }
         if accepted > 0 {
             updateUsage()
@@ -160,8 +129,8 @@ public final class H2Stream: ByteStream {
     }
 
     public override func finish() {
-        guard phase != .released, state.finish() else { return }
-        if phase == .open { connection?.wantsToSend(self) }
+        guard phase != .released, sending.state.finish() else { return }
+        if !sending.isHeld { connection?.wantsToSend(self) }
     }
 
     public override func reset(_ reason: StreamError) {
@@ -174,23 +143,23 @@ public final class H2Stream: ByteStream {
         release()
         dropQueues()
         guard let connection, !wasReset else { return }
-        if !(state.reading == .ended && state.writing == .finished) {
+        if !(receiving.state.hasEnded && sending.state == .finished) {
             wasReset = true
             connection.submitReset(self, code)
         }
-        state.fail()
+        failHalves()
     }
 
     public override func close() {
         guard phase != .released else { return }
-        switch state.writing {
-        case .finishing where source == nil, .finished, .refused:
+        switch sending.state {
+        case .finishing where sending.source == nil, .finished, .refused:
             fail(.closedByOwner)
-            let hadEnded = state.reading != .open
+            let hadEnded = receiving.state != .open
             release()
             // What was accepted is still sent; then the peer is asked to stop (see `endWasSent`).
-            if !hadEnded && state.writing == .finished { stopPeer() }
-        default:
+            if !hadEnded && sending.state == .finished { stopPeer() }
+        case .open, .finishing, .failed:
             reset(StreamError(.closed, "the stream to \(peerDescription) was closed before it had ended"))
         }
     }
@@ -198,32 +167,129 @@ public final class H2Stream: ByteStream {
     // MARK: Direct paths
 
     public override func pull(from source: ByteStream, for pump: Pump) -> Bool {
-        guard phase != .released, state.isWritable, outgoing.isEmpty else { return false }
-        self.source = source
-        pullPump = pump
-        sourceMayRead = true
-        if phase == .open { connection?.wantsToSend(self) }
+        guard phase != .released, sending.state == .open, sending.queue.isEmpty else { return false }
+        sending.source = source
+        sending.pump = pump
+        sending.sourceMayRead = true
+        if !sending.isHeld { connection?.wantsToSend(self) }
         return true
     }
 
     public override func sourceBecameReadable() {
-        guard source != nil, !sourceMayRead else { return }
-        sourceMayRead = true
-        if phase == .open { connection?.wantsToSend(self) }
+        guard sending.source != nil, !sending.sourceMayRead else { return }
+        sending.sourceMayRead = true
+        if !sending.isHeld { connection?.wantsToSend(self) }
     }
 
     public override func push(to sink: ByteStream, for pump: Pump) -> Bool {
         guard phase != .released, failure == nil else { return false }
-        self.sink = sink
-        pushPump = pump
-        sinkIsFull = false
+        receiving.sink = ReceivingHalf.Sink(stream: sink, pump: pump)
         // Never from inside this call: what has arrived so far is pushed when the loop comes round.
-        if !incoming.isEmpty || state.reading != .open { LoopCall(on: loop) { [weak self] in self?.drain() } }
+        if !receiving.queue.isEmpty || receiving.state != .open { LoopCall(on: loop) { [weak self] in self?.drain() } }
         return true
     }
 
     public override func sinkBecameWritable() {
-        sinkIsFull = false
+        receiving.sink?.isFull = false
         drain()
+    }
+}
+
+// What the connection tells a stream of its life, outside of nghttp2.
+extension H2Stream {
+    /// The request was answered with 2xx, or accepted.
+    func open() {
+        phase = .open
+        if sending.release() { connection?.wantsToSend(self) }
+        if sending.writerWaits, let connection {
+            sending.writerWaits = false
+            connection.addEvent(.writable(self))
+        }
+    }
+
+    /// RST_STREAM by the peer.
+    func received(reset code: HTTP2ErrorCode) {
+        switch ResetOutcome(code, receiving: receiving.state, sending: sending.state) {
+        case .ignored: break
+        case .stopWriting:
+            sending.state.refuse()
+            writingRefused()
+        case .failed(let error):
+            failHalves()
+            lost(error)
+        }
+    }
+
+    /// The stream is over with loss: a reset, or the connection died.
+    func lost(_ error: StreamError) {
+        guard phase != .released else { return }
+        let wasRequested = phase == .requested
+        fail(error)
+        failHalves()
+        dropQueues()
+        let (reader, writer) = (receiving.sink?.pump, sending.pump)
+        receiving.sink = nil
+        sending.source = nil
+        sending.pump = nil
+        if wasRequested { return }
+        if let pump = reader ?? writer {
+            pump.failed(error)
+            if reader != nil { writer?.failed(error) }
+        } else {
+            observer?.streamFailed(self)
+        }
+    }
+
+    func failHalves() {
+        receiving.state.fail()
+        sending.state.fail()
+    }
+
+    /// The owner has turned the request down.
+    func refuse() {
+        phase = .released
+        dropQueues()
+    }
+
+    /// The owner lets go: nothing that arrives is kept.
+    func release() {
+        phase = .released
+        let unread = receiving.drop()
+        updateUsage()
+        receiving.sink = nil
+        sending.source = nil
+        sending.pump = nil
+        completion = nil
+        if unread > 0 { credit(unread) }
+    }
+
+    /// nghttp2 has forgotten the stream, or the connection is gone.
+    func detach() {
+        guard let connection else { return }
+        if phase != .released && sending.state == .finishing { failHalves() }
+        self.connection = nil
+        connection.detached(self)
+    }
+
+    // MARK: What it costs, for the limits of the connection
+
+    /// To be called after every change of a queue.
+    func updateUsage() {
+        let held = receiving.queue.capacity + sending.queue.capacity
+        guard let change = usage.update(queued: receiving.queue.count, held: held) else { return }
+        account.account(for: self, queued: change.queued, held: change.held)
+    }
+
+    func dropQueues() {
+        _ = receiving.drop()
+        sending.drop()
+        updateUsage()
+    }
+
+    /// Bytes or an end wait here for someone who does not take them.
+    var hasToMove: Bool {
+        guard phase != .requested else { return false }
+        if !receiving.queue.isEmpty { return true }
+        return connection != nil && !wasReset && sending.isBlocked
     }
 }

@@ -42,24 +42,12 @@ private func stream(_ session: OpaquePointer?, _ id: Int32) -> H2Stream? {
 private let onBeginHeaders: nghttp2_on_begin_headers_callback = { session, frame, userData in
     guard let frame else { return 0 }
     let id = cnghttp2_header(frame).pointee.stream_id
-    owner(userData).beginHeaders(id: id, category: frame.pointee.headers.cat, stream: stream(session, id))
+    owner(userData).beginHeaders(category: frame.pointee.headers.cat, stream: stream(session, id))
     return 0
 }
 
-private let onHeader: nghttp2_on_header_callback = {
-    session,
-    frame,
-    name,
-    nameLength,
-    value,
-    valueLength,
-    _,
-    userData in
-    guard let frame else { return 0 }
-    let id = cnghttp2_header(frame).pointee.stream_id
+private let onHeader: nghttp2_on_header_callback = { _, _, name, nameLength, value, valueLength, _, userData in
     owner(userData).receivedHeader(
-        id: id,
-        stream: stream(session, id),
         name: UnsafeBufferPointer(start: name, count: nameLength),
         value: UnsafeBufferPointer(start: value, count: valueLength)
     )

@@ -14,25 +14,13 @@ struct HeaderBlock {
     /// Pseudo-header fields come first; only this type adds them.
     private var pseudoFields = 0
 
-    init(_ request: ConnectRequest) {
-        add(":method", request.method.description)
-        if request.method == .post {
-            add(":scheme", "https")
-            add(":path", request.path)
-        }
-        add(":authority", request.authority)
+    init(_ head: RequestHead) {
+        add(":method", head.method)
+        if let scheme = head.scheme { add(":scheme", scheme) }
+        if let path = head.path { add(":path", path) }
+        add(":authority", head.authority)
         pseudoFields = entries.count
-        add(request.headers)
-    }
-
-    /// A gRPC call.
-    init(call path: String, authority: String, fields: HeaderFields) {
-        add(":method", "POST")
-        add(":scheme", "https")
-        add(":path", path)
-        add(":authority", authority)
-        pseudoFields = entries.count
-        add(fields)
+        add(head.fields)
     }
 
     init(_ response: ConnectResponse) {

@@ -1,8 +1,11 @@
 /// A header block while it is being received, within the connection's limits.
 final class MessageHead {
-    private(set) var method = ""
-    private(set) var authority = ""
-    private(set) var path = ""
+    /// The pseudo-header fields of a request.
+    private var method = ""
+    private var scheme: String?
+    private var authority = ""
+    private var path: String?
+    /// That of an answer; 0 without.
     private(set) var status = 0
     private(set) var fields = HeaderFields()
     /// The block is over the limit; what is above it was not kept.
@@ -28,20 +31,14 @@ final class MessageHead {
         case ":authority": authority = value
         case ":path": path = value
         case ":status": status = Int(value) ?? 0
-        case ":scheme", ":protocol": break
+        case ":scheme": scheme = value
+        case ":protocol": break
         default: fields.append(name, value)
         }
     }
 
-    /// The request, or nil when the method opens no tunnel.
-    var request: ConnectRequest? {
-        switch method {
-        case "CONNECT": return ConnectRequest(authority: authority, headers: fields)
-        case "POST":
-            var request = ConnectRequest(authority: authority, method: .post, headers: fields)
-            request.path = path
-            return request
-        default: return nil
-        }
+    /// What is asked for, where it is a request.
+    var request: RequestHead {
+        RequestHead(method, scheme: scheme, authority: authority, path: path, fields: fields)
     }
 }

@@ -8,69 +8,66 @@ import Testing
     @Suite struct State {
         @Test("each direction ends on its own")
         func halfClose() {
-            var state = ConnectStreamState()
-            let first = state.finish()
-            let second = state.finish()
+            var sending = SendState.open
+            let first = sending.finish()
+            let second = sending.finish()
             #expect(first && !second)
-            #expect(state.writing == .finishing)
-            state.sentEnd()
-            #expect(state.writing == .finished)
-            #expect(!state.isOver)
-            state.receivedEnd()
-            #expect(state.isOver)
+            #expect(sending == .finishing)
+            sending.sentEnd()
+            #expect(sending == .finished)
+            var receiving = ReceiveState.open
+            receiving.deliveredEnd()
+            #expect(receiving == .open)
+            receiving.receivedEnd()
+            #expect(receiving == .ended && receiving.hasEnded)
+            receiving.deliveredEnd()
+            receiving.receivedEnd()
+            #expect(receiving == .delivered && receiving.hasEnded)
         }
 
         @Test("a reset after both ends is ignored")
         func lateReset() {
-            var state = ConnectStreamState()
-            _ = state.finish()
-            state.sentEnd()
-            state.receivedEnd()
             for code in [HTTP2ErrorCode.noError, .cancel, .connectError] {
-                #expect(state.received(reset: code) == .ignored)
+                for receiving in [ReceiveState.ended, .delivered] {
+                    #expect(ResetOutcome(code, receiving: receiving, sending: .finished) == .ignored)
+                }
             }
-            #expect(state.reading == .ended)
         }
 
         @Test("a reset after the peer's end stops the writer only when its code says so")
         func stop() {
             for code in [HTTP2ErrorCode.noError, .cancel] {
-                var state = ConnectStreamState()
-                state.receivedEnd()
-                #expect(state.received(reset: code) == .stopWriting)
-                #expect(state.reading == .ended)
-                #expect(state.writing == .refused)
+                for sending in [SendState.open, .finishing] {
+                    #expect(ResetOutcome(code, receiving: .ended, sending: sending) == .stopWriting)
+                }
             }
-            var state = ConnectStreamState()
-            state.receivedEnd()
-            guard case .failed(let error) = state.received(reset: .connectError) else {
+            guard case .failed(let error) = ResetOutcome(.connectError, receiving: .ended, sending: .open) else {
                 Issue.record("CONNECT_ERROR must fail the stream")
                 return
             }
             #expect(error.code == .reset)
-            #expect(state.reading == .failed)
         }
 
         @Test("a reset before the peer's end fails both directions, but what was sent was sent")
         func reset() {
-            var state = ConnectStreamState()
-            _ = state.finish()
-            state.sentEnd()
-            guard case .failed = state.received(reset: .noError) else {
+            guard case .failed = ResetOutcome(.noError, receiving: .open, sending: .finished) else {
                 Issue.record("truncation must not look clean")
                 return
             }
-            #expect(state.reading == .failed)
-            #expect(state.writing == .finished)
+            var (receiving, sending) = (ReceiveState.open, SendState.finished)
+            receiving.fail()
+            sending.fail()
+            #expect(receiving == .failed)
+            #expect(sending == .finished)
         }
 
         @Test("an end that was not sent is not finished")
         func failWhileFinishing() {
-            var state = ConnectStreamState()
-            _ = state.finish()
-            state.fail()
-            state.sentEnd()
-            #expect(state.writing == .failed)
+            var sending = SendState.open
+            _ = sending.finish()
+            sending.fail()
+            sending.sentEnd()
+            #expect(sending == .failed)
         }
     }
 

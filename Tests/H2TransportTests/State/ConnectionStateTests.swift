@@ -339,14 +339,14 @@ import Testing
         var configuration = H2Configuration.KeepAlive()
         configuration.interval = .seconds(10)
         configuration.timeout = .seconds(20)
-        var keepAlive = KeepAlive(configuration)
+        var liveness = PeerLiveness(configuration)
         let second: UInt64 = 1_000_000_000
-        #expect(keepAlive.look(lastReceived: 6 * second, now: 10 * second) == .wait(.seconds(6)))
-        #expect(keepAlive.look(lastReceived: 6 * second, now: 16 * second) == .ping(.seconds(20)))
-        #expect(keepAlive.look(lastReceived: 6 * second, now: 30 * second) == .wait(.seconds(6)))
-        #expect(keepAlive.look(lastReceived: 6 * second, now: 36 * second) == .dead)
-        #expect(keepAlive.look(lastReceived: 17 * second, now: 36 * second) == .ping(.seconds(20)))
-        #expect(keepAlive.look(lastReceived: 37 * second, now: 38 * second) == .wait(.seconds(9)))
+        #expect(liveness.look(lastReceived: 6 * second, now: 10 * second) == .wait(.seconds(6)))
+        #expect(liveness.look(lastReceived: 6 * second, now: 16 * second) == .ping(.seconds(20)))
+        #expect(liveness.look(lastReceived: 6 * second, now: 30 * second) == .wait(.seconds(6)))
+        #expect(liveness.look(lastReceived: 6 * second, now: 36 * second) == .dead)
+        #expect(liveness.look(lastReceived: 17 * second, now: 36 * second) == .ping(.seconds(20)))
+        #expect(liveness.look(lastReceived: 37 * second, now: 38 * second) == .wait(.seconds(9)))
     }
 
     @Test("of the requests that still wait, the oldest is the first to be late")
@@ -439,6 +439,78 @@ import Testing
                 #expect(Array(output.staged) == Array(repeating: 2, count: 100))
                 output.release()
                 #expect(loop.buffers.buffersInUse == inUse)
+            }
+        }
+    }
+
+    // MARK: Streams
+
+    @Test("a reader gets the queue, then the batch; what it leaves is kept, and credit comes in halves of the window")
+    func receivingHalf() async throws {
+        try await withLoop { loop in
+            try await loop.execute {
+                var half = ReceivingHalf(window: 100, pool: loop.buffers)
+                var bytes = Array(UInt8(0)..<30)
+                var buffer = [UInt8](repeating: 0, count: 8)
+                func read() -> [UInt8] {
+                    let count = buffer.withUnsafeMutableBytes { half.read(into: $0) }
+                    return Array(buffer[..<count])
+                }
+                bytes.withUnsafeMutableBytes { bytes in
+                    guard let base = bytes.baseAddress else { return }
+                    let vectors = [iovec(iov_base: base, iov_len: 10), iovec(iov_base: base + 10, iov_len: 20)]
+                    vectors.withUnsafeBufferPointer { vectors in
+                        half.keep(vectors, from: 26)
+                        half.offer(vectors)
+                    }
+                }
+                #expect(!half.readerWaits && !half.isEmpty)
+                #expect(read() == [26, 27, 28, 29, 0, 1, 2, 3])
+                #expect(read() == [4, 5, 6, 7, 8, 9, 10, 11])
+                #expect(half.endOffer(keeps: true) == 18)
+                #expect(read() == [12, 13, 14, 15, 16, 17, 18, 19])
+                #expect(half.credit(49, roundTrip: 0) == 0)
+                #expect(half.credit(1, roundTrip: 0) == 50)
+                #expect(half.credit(49, roundTrip: 0) == 0)
+                #expect(half.drop() == 10)
+                #expect(half.isEmpty && read() == [])
+                half.readerWaits = true
+                #expect([half.wakeReader(), half.wakeReader()] == [true, false])
+            }
+        }
+    }
+
+    @Test("a writer is accepted up to the limit, waits then, and nothing leaves before the answer")
+    func sendingHalf() async throws {
+        try await withLoop { loop in
+            try await loop.execute {
+                var half = SendingHalf(isHeld: true, pool: loop.buffers)
+                var bytes = [UInt8](repeating: 7, count: 10)
+                func accept() -> Int? {
+                    bytes.withUnsafeMutableBytes { bytes in
+                        let vectors = [
+                            iovec(iov_base: bytes.baseAddress, iov_len: 4),
+                            iovec(iov_base: bytes.baseAddress, iov_len: 6),
+                        ]
+                        return vectors.withUnsafeBufferPointer { half.accept($0, limit: 15) }
+                    }
+                }
+                let nothing = half.release()
+                #expect(!nothing && !half.isHeld)
+                #expect(accept() == 10)
+                #expect(!half.writerWaits)
+                #expect(accept() == 5)
+                #expect(half.writerWaits)
+                #expect(accept() == nil)
+                #expect([half.wakeWriter(), half.wakeWriter()] == [true, false])
+                #expect(half.hasMore && half.isBlocked)
+                #expect(bytes.withUnsafeMutableBytes { half.read(into: $0) } == 10)
+                half.drop()
+                #expect(!half.hasMore && !half.isBlocked)
+                _ = half.state.finish()
+                #expect(half.hasMore && half.isBlocked)
+                half.isDeferred = true
+                #expect(!half.isBlocked)
             }
         }
     }

@@ -1,7 +1,7 @@
 import Streams
 
 /// Finds a peer that is gone without a word: silence, then a PING, then silence.
-struct KeepAlive: Hashable {
+struct PeerLiveness: Hashable {
     enum Action: Hashable {
         /// Look again after this time.
         case wait(Duration)
