@@ -59,6 +59,9 @@ for module in Streams YAML MeshIdentity H2Transport SSHSignal Agent; do not_abov
 not_above MeshNode CLibSSH2 CNGHTTP2 CSQLite CLibYAML
 not_above bootstrap CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CSQLite
 
+# The folders inside a module point one way, too.
+found=$(python3 scripts/check-rooms.py 2>&1) || fail "a folder must not know those above or beside it (scripts/rooms.txt)"$'\n'"$found"
+
 # Files and folders that the documents name exist.
 while IFS=: read -r document path; do
     [ -e "$path" ] || git check-ignore -q "$path" || fail "$document names $path, which does not exist"
