@@ -45,7 +45,7 @@ let package = Package(
         .target(name: "Streams", dependencies: ["Platform", "CLinux"], swiftSettings: settings),
         // The reader of configuration and inventory files.
         .target(name: "YAML", dependencies: ["CLibYAML"], swiftSettings: settings),
-        .target(name: "MeshIdentity", dependencies: ["Platform", "COpenSSL", "CSQLite"], swiftSettings: settings),
+        .target(name: "MeshIdentity", dependencies: ["Platform", "COpenSSL"], swiftSettings: settings),
         .target(
             name: "H2Transport",
             dependencies: [
@@ -56,8 +56,18 @@ let package = Package(
         ),
         .target(
             name: "SSHSignal",
-            // COpenSSL: hashed host names (HMAC-SHA1), fingerprints and the check sum of an upload (SHA-256). CZlib: its compression.
-            dependencies: ["Platform", "Streams", "MeshIdentity", "CLinux", "CLibSSH2", "COpenSSL", "CZlib", log],
+            // COpenSSL: hashed host names (HMAC-SHA1), fingerprints and the check sum of an upload (SHA-256).
+            dependencies: ["Platform", "Streams", "MeshIdentity", "CLinux", "CLibSSH2", "COpenSSL", log],
+            swiftSettings: settings
+        ),
+        // What runs at the operator. CSQLite: the ledger. CZlib: the upload's compression.
+        .target(
+            name: "Fleet",
+            dependencies: [
+                "Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "MeshPaths", "YAML", "CLinux",
+                "CSQLite",
+                "CZlib", log,
+            ],
             swiftSettings: settings
         ),
         // What runs on the device: the far end of an enrolment, and what keeps the node alive.
@@ -85,7 +95,8 @@ let package = Package(
         .executableTarget(
             name: "bootstrap",
             dependencies: [
-                "Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "Agent", "MeshPolicy", "MeshPaths",
+                "Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "Fleet", "Agent", "MeshPolicy",
+                "MeshPaths",
                 "MeshNode",
                 "YAML", log,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
@@ -115,14 +126,19 @@ let package = Package(
         ),
         .testTarget(
             name: "SSHSignalTests",
-            dependencies: ["SSHSignal", "Agent", "TestPeers", "TestDevices", "COpenSSL"],
+            dependencies: ["SSHSignal", "Fleet", "Agent", "TestPeers", "TestDevices", "COpenSSL"],
             swiftSettings: settings
         ),
         // Devices on this machine: what the tests of both ends of an enrolment need.
         .target(
             name: "TestDevices",
-            dependencies: ["SSHSignal", "Agent", "MeshIdentity", "TestPeers"],
+            dependencies: ["SSHSignal", "Fleet", "Agent", "MeshIdentity", "TestPeers"],
             path: "Tests/TestDevices",
+            swiftSettings: settings
+        ),
+        .testTarget(
+            name: "FleetTests",
+            dependencies: ["Fleet", "Agent", "H2Transport", "SSHSignal", "YAML", "TestPeers", "TestDevices"],
             swiftSettings: settings
         ),
         .testTarget(
@@ -139,7 +155,7 @@ let package = Package(
         // Tests that run the `bootstrap` binary.
         .testTarget(
             name: "CommandLineTests",
-            dependencies: ["Streams", "MeshIdentity", "SSHSignal", "Agent", "TestPeers", "TestDevices"],
+            dependencies: ["Streams", "MeshIdentity", "SSHSignal", "Fleet", "Agent", "TestPeers", "TestDevices"],
             swiftSettings: settings
         ),
     ]

@@ -49,10 +49,11 @@ not_above() {
 not_above Platform Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite
 not_above Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite
 not_above YAML Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CSQLite
-not_above MeshIdentity H2Transport SSHSignal MeshNode CNGHTTP2 CLibSSH2 CLibYAML
+not_above MeshIdentity H2Transport SSHSignal MeshNode CNGHTTP2 CLibSSH2 CLibYAML CSQLite
 not_above H2Transport SSHSignal MeshNode CLibSSH2 CLibYAML CSQLite
-not_above SSHSignal H2Transport MeshNode CNGHTTP2 CLibYAML CSQLite
-not_above Agent H2Transport MeshNode CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CSQLite
+not_above SSHSignal Fleet H2Transport MeshNode CNGHTTP2 CLibYAML CSQLite
+not_above Fleet Agent MeshNode CLibSSH2 CNGHTTP2 COpenSSL CLibYAML
+not_above Agent Fleet H2Transport MeshNode CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CSQLite
 not_above MeshPolicy H2Transport SSHSignal Agent MeshPaths MeshNode YAML Glibc CLinux COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite
 not_above MeshPaths Agent MeshNode YAML COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite
 for module in Streams YAML MeshIdentity H2Transport SSHSignal Agent; do not_above "$module" MeshPolicy MeshPaths; done

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Fleet
 import Glibc
 import MeshIdentity
 
@@ -16,6 +17,19 @@ extension ExitCode {
     static let denied = ExitCode(5)
     /// No path leads there.
     static let unreachable = ExitCode(6)
+}
+
+extension HostError.Reason {
+    var exitCode: ExitCode {
+        switch self {
+        case .usage: .usage
+        case .hostKeyRefused: .hostKeyRefused
+        case .authenticationRefused: .authenticationRefused
+        case .unreachable: .unreachable
+        case .denied: .denied
+        case .unfit, .interrupted, .failed: .failed
+        }
+    }
 }
 
 extension Bootstrap {
@@ -42,6 +56,9 @@ func fail(_ message: String, _ code: ExitCode = .failed) -> ExitCode {
     printError("error: \(message)")
     return code
 }
+
+/// The same for what a host has failed with.
+func fail(_ error: HostError) -> ExitCode { fail(error.message, error.reason.exitCode) }
 
 /// Prints a line on stderr: whatever is not the result that a script reads.
 func printError(_ line: String) {

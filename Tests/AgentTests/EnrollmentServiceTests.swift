@@ -7,6 +7,7 @@ import TestPeers
 import Testing
 
 @testable import Agent
+@testable import Fleet
 @testable import SSHSignal
 
 /// A frame of the signaling protocol with any text in it.

@@ -4,6 +4,7 @@ import TestDevices
 import TestPeers
 import Testing
 
+@testable import Fleet
 @testable import SSHSignal
 
 /// `/bin/true` plays the agent: it is a program, and `true --version` succeeds. `false --version` does not.

@@ -5,6 +5,7 @@ import TestDevices
 import TestPeers
 import Testing
 
+@testable import Fleet
 @testable import SSHSignal
 
 /// A machine with nothing but busybox, and openssl where a test wants it: a directory that a shell is locked into.
@@ -118,7 +119,7 @@ struct BusyboxMachine {
 
     @Test func withoutOpenSSLOnlyAKeyThatIsAskedForIsPushed() async throws {
         let machine = try await BusyboxMachine(openssl: false)
-        let error = await #expect(throws: EnrollmentError.self) { try await enroll(over: try machine.shell()) }
+        let error = await #expect(throws: HostError.self) { try await enroll(over: try machine.shell()) }
         #expect(error?.reason == .unfit)
         #expect(error?.message.contains("--push-key") == true)
         #expect(!FileManager.default.fileExists(atPath: machine.root.path("etc/mesh")))
@@ -202,7 +203,7 @@ struct BusyboxMachine {
         let error = await #expect(throws: (any Error).self) {
             _ = try await enroll(over: channel, directory: target)
         }
-        let message = error.map { EnrollmentError($0, name: "router").message } ?? ""
+        let message = error.map { HostError($0, name: "router").message } ?? ""
         #expect(message.contains(reason), "\(what): \(message)")
         #expect(!FileManager.default.fileExists(atPath: target + "/cert-chain.pem"))
         #expect(try versions(target) == [], "\(what): the key is left")

@@ -2,6 +2,7 @@ import Foundation
 import TestPeers
 import Testing
 
+@testable import Fleet
 @testable import SSHSignal
 
 @Suite struct DeviceDirectoryTests {

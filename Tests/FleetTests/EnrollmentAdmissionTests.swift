@@ -3,6 +3,7 @@ import MeshIdentity
 import TestPeers
 import Testing
 
+@testable import Fleet
 @testable import SSHSignal
 
 /// A name stays with the host key it was given to.

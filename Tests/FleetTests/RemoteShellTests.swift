@@ -4,6 +4,7 @@ import TestDevices
 import TestPeers
 import Testing
 
+@testable import Fleet
 @testable import SSHSignal
 
 @Suite struct RemoteShellTests {

@@ -4,6 +4,7 @@ import TestDevices
 import TestPeers
 import Testing
 
+@testable import Fleet
 @testable import SSHSignal
 
 /// What a device's root shell does with its sshd: the real scripts and a real sshd, in the shells of the far sides there are.
@@ -88,7 +89,7 @@ import Testing
     @Test(arguments: FarShell.allCases) func aConfigurationThatSSHDRefuses(kind: FarShell) async throws {
         let server = try await server()
         let shell = try shell(kind)
-        let error = await #expect(throws: EnrollmentError.self) {
+        let error = await #expect(throws: HostError.self) {
             try await SSHServerSetup.apply(
                 [.write(path: included.path("50-bootstrap.conf"), content: "Nonsense yes\n")],
                 effective: [],
@@ -110,7 +111,7 @@ import Testing
         let server = try await server()
         try included.write("10-site.conf", "MaxSessions 7\n")
         let shell = try shell()
-        let error = await #expect(throws: EnrollmentError.self) {
+        let error = await #expect(throws: HostError.self) {
             try await SSHServerSetup.apply(
                 [.write(path: included.path("50-bootstrap.conf"), content: "MaxSessions 3\n")],
                 effective: ["maxsessions 3"],
@@ -130,7 +131,7 @@ import Testing
         let server = try await server()
         for (place, words) in [(included.path, "cannot be written"), (server.directory.path, "cannot be made")] {
             let shell = try shell(setup: "mount --bind \(place) \(place); mount -o remount,ro,bind \(place)")
-            let error = await #expect(throws: EnrollmentError.self) {
+            let error = await #expect(throws: HostError.self) {
                 try await SSHServerSetup.apply(
                     [.write(path: included.path("50-bootstrap.conf"), content: "MaxSessions 3\n")],
                     effective: [],
@@ -163,7 +164,7 @@ import Testing
         // Somebody is at it.
         try server.directory.write("\(work)/pid", "\(getpid()) \(boot)")
         let busy = try shell()
-        let error = await #expect(throws: EnrollmentError.self) {
+        let error = await #expect(throws: HostError.self) {
             try await SSHServerSetup.apply([change], effective: [], facts, busy, name: "dev7")
         }
         #expect(error?.message.contains("another bootstrap (process \(getpid()))") == true, "\(error?.message ?? "")")
@@ -186,7 +187,7 @@ import Testing
 
     @Test func factsThatCannotBeTrue() {
         func refusal(_ lines: [String]) -> String? {
-            do throws(EnrollmentError) {
+            do throws(HostError) {
                 _ = try SSHServerFacts(.init(status: 0, lines: lines), name: "dev7")
                 return nil
             } catch {

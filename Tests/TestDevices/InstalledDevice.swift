@@ -1,4 +1,5 @@
 package import Agent
+import Fleet
 import Foundation
 import MeshIdentity
 package import SSHSignal

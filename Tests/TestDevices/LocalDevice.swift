@@ -1,3 +1,4 @@
+package import Fleet
 import Foundation
 package import MeshIdentity
 package import SSHSignal

@@ -1,31 +1,32 @@
-public import MeshIdentity
+package import MeshIdentity
 import Platform
-public import Streams
+package import SSHSignal
+package import Streams
 
 /// Gives a machine an identity where no agent fits: its own OpenSSL makes the key, and the certificate lands in files with Istio's names, for the
 /// Envoy, nginx or HAProxy that is there. Enrolling again renews.
-public struct AgentlessEnrollment: Sendable {
-    public struct Options: Sendable {
+package struct AgentlessEnrollment: Sendable {
+    package struct Options: Sendable {
         /// What the device is called, by its record and in messages.
-        public var name: String
-        public var id: SPIFFEID
-        public var issuance: IssuanceOptions
+        package var name: String
+        package var id: SPIFFEID
+        package var issuance: IssuanceOptions
         /// ``DeviceRecord/KeyOrigin/openssl``, or ``DeviceRecord/KeyOrigin/pushed``: the key is made here and sent.
-        public var keyOrigin: DeviceRecord.KeyOrigin
+        package var keyOrigin: DeviceRecord.KeyOrigin
         /// Absolute; nil is `/etc/bootstrap/identity` for root, else `.bootstrap/identity` in the home directory.
-        public var directory: String?
+        package var directory: String?
         /// Its SSH host key has to sign the certificate request.
-        public var attests = false
+        package var attests = false
         /// A shell command that is run there once the files are in place.
-        public var after: String?
+        package var after: String?
         /// Give out a certificate even where the clocks are further apart than a quarter of its lifetime.
-        public var acceptsSkew = false
+        package var acceptsSkew = false
         /// This machine's clock, milliseconds since 1970.
-        public var clock: @Sendable () -> Int64 = SystemClock.milliseconds
+        package var clock: @Sendable () -> Int64 = SystemClock.milliseconds
         /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
-        public var refusal: @Sendable (HostKey) -> EnrollmentError? = { _ in nil }
+        package var refusal: @Sendable (HostKey) -> HostError? = { _ in nil }
 
-        public init(
+        package init(
             name: String,
             id: SPIFFEID,
             issuance: IssuanceOptions = IssuanceOptions(),
@@ -42,17 +43,17 @@ public struct AgentlessEnrollment: Sendable {
         }
     }
 
-    public struct Outcome: Sendable {
-        public var record: DeviceRecord
+    package struct Outcome: Sendable {
+        package var record: DeviceRecord
         /// The certificate is in place, and ``Options/after`` failed: how.
-        public var afterFailure: String?
+        package var afterFailure: String?
     }
 
     private let options: Options
     private var issuer: any CertificateIssuer
     private let report: @Sendable (DeviceEnrollment.Progress) -> Void
 
-    public init(
+    package init(
         _ options: Options,
         issuer: any CertificateIssuer,
         report: @escaping @Sendable (DeviceEnrollment.Progress) -> Void
@@ -69,12 +70,12 @@ public struct AgentlessEnrollment: Sendable {
     ///   - arguments: the SSH flags of the command line, for the record.
     ///   - loop: where the SSH session lives.
     ///   - login: How to reach the device and who to be there.
-    public func run(
+    package func run(
         _ login: SSHLogin,
         destination: String,
         arguments: SSHArguments,
         on loop: EventLoop
-    ) async throws(EnrollmentError) -> Outcome {
+    ) async throws(HostError) -> Outcome {
         let start = ContinuousClock.now
         return try await login.visit(options.name, on: loop) { client in
             report(.step("connect", "\(client.serverVersion), host key \(client.hostKey)", .now - start))
@@ -165,7 +166,7 @@ public struct AgentlessEnrollment: Sendable {
         try skew.check(lifetime: options.issuance.lifetime, isAccepted: options.acceptsSkew, name: options.name)
         if let warning = skew.warning { report(.warning("\(options.name): \(warning)")) }
         guard options.keyOrigin == .pushed || facts.surroundings.hasOpenSSL else {
-            throw EnrollmentError(
+            throw HostError(
                 .unfit,
                 """
                 \(options.name): the machine has no openssl to make a key with. Nothing was changed; --push-key has the key made here and \
@@ -283,18 +284,18 @@ public struct AgentlessEnrollment: Sendable {
 
 extension AgentlessEnrollment {
     /// To renew what a record says: the same identity, directory and command.
-    public init(
+    package init(
         renewing record: DeviceRecord,
         issuer: any CertificateIssuer,
         issuance: IssuanceOptions,
         acceptsSkew: Bool = false,
         report: @escaping @Sendable (DeviceEnrollment.Progress) -> Void
-    ) throws(EnrollmentError) {
+    ) throws(HostError) {
         let id: SPIFFEID
         do throws(SPIFFEIDError) {
             id = try SPIFFEID(record.identity)
         } catch {
-            throw EnrollmentError(.failed, "\(record.name): its record has no usable identity: \(error.message)")
+            throw HostError(.failed, "\(record.name): its record has no usable identity: \(error.message)")
         }
         var options = Options(
             name: record.name,
@@ -318,11 +319,11 @@ extension AgentlessEnrollment {
     }
 
     /// - Returns: the record, as it is now.
-    public func renew(
+    package func renew(
         _ record: DeviceRecord,
         _ login: SSHLogin,
         on loop: EventLoop
-    ) async throws(EnrollmentError) -> Outcome {
+    ) async throws(HostError) -> Outcome {
         var outcome = try await run(
             login,
             destination: record.destination,

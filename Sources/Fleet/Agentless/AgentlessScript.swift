@@ -1,4 +1,5 @@
 import Platform
+import SSHSignal
 
 /// What a machine without an agent is told: make a key and a request with its own OpenSSL, take a certificate. Its files are those of
 /// ``MeshIdentity/CredentialDirectory``, which change together:

@@ -1,31 +1,32 @@
 import Glibc
 import Platform
+import SSHSignal
 
 /// An agent that cannot be used, with the reason.
-public struct AgentBinaryError: Error, Hashable, Sendable, CustomStringConvertible {
-    public var message: String
-    public var description: String { message }
+package struct AgentBinaryError: Error, Hashable, Sendable, CustomStringConvertible {
+    package var message: String
+    package var description: String { message }
 
-    public init(message: String) { self.message = message }
+    package init(message: String) { self.message = message }
 }
 
 /// The program that is uploaded: its bytes, and what it says it needs.
-public struct AgentBinary: Sendable {
-    public let path: String
+package struct AgentBinary: Sendable {
+    package let path: String
     /// In bytes.
-    public let size: Int
+    package let size: Int
     /// Lower-case hexadecimal.
-    public let sha256: String
+    package let sha256: String
     /// As `uname -m` says it: `x86_64`, `aarch64`.
-    public let architecture: String
+    package let architecture: String
     /// The loader it is started with; nil for a static program, which needs nothing but the kernel.
-    public let interpreter: String?
+    package let interpreter: String?
     /// Shared libraries it needs.
-    public let libraries: [String]
+    package let libraries: [String]
     /// Where it looks for them first; absolute directories only.
-    public let libraryPaths: [String]
+    package let libraryPaths: [String]
     /// The newest version of glibc it uses something of: `2.34`.
-    public let glibcVersion: String?
+    package let glibcVersion: String?
 
     let bytes: [UInt8]
     /// ``bytes`` as they travel to machines that have gzip.
@@ -35,7 +36,7 @@ public struct AgentBinary: Sendable {
     private static let sizeLimit = 1 << 30
 
     /// Reads a Linux program.
-    public init(path: String) throws(AgentBinaryError) {
+    package init(path: String) throws(AgentBinaryError) {
         let contents: [UInt8]?
         do {
             contents = try LocalFile.read(path, limit: Self.sizeLimit)
@@ -64,16 +65,9 @@ public struct AgentBinary: Sendable {
     }
 
     /// The directory of this release: version and the beginning of the hash, so that two builds never mix.
-    public var release: String { "\(AgentRelease.version)-\(sha256.prefix(12))" }
+    package var release: String { "\(AgentRelease.version)-\(sha256.prefix(12))" }
 
     private static func hex(_ bytes: [UInt8]) -> String {
         bytes.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
     }
-}
-
-/// The version of this program.
-public enum AgentRelease {
-    public static let version = "0.1.0"
-    /// As it introduces itself to the other side.
-    public static let software = "bootstrap \(version)"
 }

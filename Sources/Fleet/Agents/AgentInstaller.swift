@@ -1,4 +1,5 @@
 import Platform
+import SSHSignal
 
 /// Puts the agent on a machine, so that at every moment the old release or the new one is whole:
 ///

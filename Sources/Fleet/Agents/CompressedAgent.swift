@@ -1,4 +1,5 @@
 import CZlib
+import SSHSignal
 import Streams
 
 /// A program's bytes in the gzip format. They are made when they are first asked for, and once, however many devices they are for.

@@ -1,31 +1,32 @@
 import Platform
+import SSHSignal
 
 /// Where the agent goes on a machine, decided from what the probe found. Pure: nothing is uploaded before it exists.
-public struct InstallationPlan: Hashable, Sendable {
+package struct InstallationPlan: Hashable, Sendable {
     /// `BASE/bootstrap`, absolute.
-    public var root: String
+    package var root: String
     /// The directory of the release in it.
-    public var release: String
+    package var release: String
     /// Whether this very agent is there already.
-    public var isInstalled: Bool
+    package var isInstalled: Bool
     /// Whether the upload is worth compressing: the machine can undo it, and is not this one.
-    public var compressesUpload: Bool
+    package var compressesUpload: Bool
     /// For the user.
-    public var warnings: [String]
+    package var warnings: [String]
 
     /// The program, once it is installed.
-    public var agentPath: String { "\(root)/\(release)/bootstrap" }
+    package var agentPath: String { "\(root)/\(release)/bootstrap" }
     /// Credential, configuration, log and process number of the device's node.
-    public var statePath: String { "\(root)/state" }
+    package var statePath: String { "\(root)/state" }
 
     /// A machine that the agent cannot run on, or has no room for it.
-    public struct Refusal: Error, Hashable, Sendable, CustomStringConvertible {
-        public var message: String
-        public var description: String { message }
+    package struct Refusal: Error, Hashable, Sendable, CustomStringConvertible {
+        package var message: String
+        package var description: String { message }
     }
 
     /// - Throws: a text that says what does not fit and what to do. Nothing has been written then.
-    public init(_ facts: DeviceFacts, agent: AgentBinary) throws(Refusal) {
+    package init(_ facts: DeviceFacts, agent: AgentBinary) throws(Refusal) {
         try Self.checkFit(facts, agent: agent)
         release = agent.release
         compressesUpload = facts.tools.contains("gzip") && !facts.surroundings.isLoopback

@@ -1,24 +1,25 @@
 import FoundationEssentials
 import Glibc
-public import MeshIdentity
+import MeshIdentity
 import Platform
+import SSHSignal
 
 /// A record that cannot be read, written or found.
-public struct DeviceDirectoryError: Error, Hashable, Sendable, CustomStringConvertible {
-    public var message: String
-    public var description: String { message }
+package struct DeviceDirectoryError: Error, Hashable, Sendable, CustomStringConvertible {
+    package var message: String
+    package var description: String { message }
 
-    public init(message: String) { self.message = message }
+    package init(message: String) { self.message = message }
 }
 
 /// The enrolled devices, as the ledger has them.
-public struct DeviceDirectory: Sendable {
-    public let ledger: Ledger
+package struct DeviceDirectory: Sendable {
+    package let ledger: Ledger
     /// Where earlier releases had one `NAME.json` for each device. They are taken over once, and left as they are.
     private let files: String
 
     /// - Parameter path: `$BOOTSTRAP_HOME/devices`: the ledger is the file `ledger.sqlite` beside it.
-    public init(_ path: String) {
+    package init(_ path: String) {
         files = path
         ledger = Ledger("\(AtomicFile.split(path).directory)/ledger.sqlite")
     }
@@ -30,7 +31,7 @@ public struct DeviceDirectory: Sendable {
     ///   - what: The same.
     ///   - reason: Revokes the earlier certificates instead, for this reason.
     ///   - record: What is known of it now.
-    public func save(
+    package func save(
         _ record: DeviceRecord,
         by command: String = "enroll",
         _ what: String = "enrolled",
@@ -46,7 +47,7 @@ public struct DeviceDirectory: Sendable {
     }
 
     /// nil when there is no device of this name.
-    public func record(named name: String) throws(DeviceDirectoryError) -> DeviceRecord? {
+    package func record(named name: String) throws(DeviceDirectoryError) -> DeviceRecord? {
         try Self.check(name: name)
         return try reading { () throws(LedgerError) in
             try ledger.device(named: name).map { [$0] } ?? []
@@ -56,7 +57,7 @@ public struct DeviceDirectory: Sendable {
     /// The device that `text` means: its name, the destination it was enrolled with, or its SPIFFE ID. nil when there is none.
     ///
     /// - Throws: an error when several devices were enrolled with that destination.
-    public func device(for text: String) throws(DeviceDirectoryError) -> DeviceRecord? {
+    package func device(for text: String) throws(DeviceDirectoryError) -> DeviceRecord? {
         if (try? Self.check(name: text)) != nil, let record = try record(named: text) { return record }
         let matches = try reading { () throws(LedgerError) in try ledger.devices(matching: text) }
         guard matches.count <= 1 else {
@@ -69,12 +70,12 @@ public struct DeviceDirectory: Sendable {
     }
 
     /// Every record, ordered by name.
-    public func all() throws(DeviceDirectoryError) -> [DeviceRecord] {
+    package func all() throws(DeviceDirectoryError) -> [DeviceRecord] {
         try reading { () throws(LedgerError) in try ledger.devices() }
     }
 
     /// Forgets a device; nothing happens when there is none of this name. The ledger goes on to know its certificates.
-    public func remove(named name: String, by command: String = "unenroll") throws(DeviceDirectoryError) {
+    package func remove(named name: String, by command: String = "unenroll") throws(DeviceDirectoryError) {
         try Self.check(name: name)
         do throws(LedgerError) {
             try importFiles()

@@ -1,46 +1,48 @@
+package import SSHSignal
+
 /// What the operator's side remembers of an enrolled device: enough to reach it, and to notice when it is not the same any more. No secret is
 /// in it.
-public struct DeviceRecord: Hashable, Sendable, Codable {
+package struct DeviceRecord: Hashable, Sendable, Codable {
     /// The name it was enrolled under; unique in its directory.
-    public var name: String
+    package var name: String
     /// As it was given to `enroll`: `[user@]host[:port]` or an alias.
-    public var destination: String
+    package var destination: String
     /// What `-F`, `-o`, `-i`, `-p` and `-J` said then, so that `connect` reaches it the same way.
-    public var ssh: SSHOptions
+    package var ssh: SSHOptions
     /// `SHA256:…` of the key it showed, and the key's type.
-    public var hostKey: HostKeyRecord
+    package var hostKey: HostKeyRecord
     /// Its SPIFFE ID.
-    public var identity: String
+    package var identity: String
     /// Where its HBONE server can be reached, best first: numeric `address:port`.
-    public var hbone: [String]
-    public var agent: Agent
+    package var hbone: [String]
+    package var agent: Agent
     /// When its certificate ends, in seconds since 1970.
-    public var notAfter: Int64
+    package var notAfter: Int64
     /// When it was enrolled last, in seconds since 1970.
-    public var enrolledAt: Int64
+    package var enrolledAt: Int64
     /// The certificate's serial number in lower-case hexadecimal; nil in records of earlier releases.
-    public var serial: String?
+    package var serial: String?
     /// Where its private key was made; nil is on the device, by the agent.
-    public var keyOrigin: KeyOrigin?
+    package var keyOrigin: KeyOrigin?
     /// What is run on a device without an agent after its credential was replaced.
-    public var after: String?
+    package var after: String?
     /// How long its certificates are valid, in seconds; nil is the default.
-    public var lifetime: Int64?
+    package var lifetime: Int64?
     /// SHA-256 fingerprints of the roots it has, by its own word, in lower-case hexadecimal; nil when it did not say.
-    public var roots: [String]?
+    package var roots: [String]?
     /// What the inventory says of it, for people.
-    public var labels: [String: String]?
+    package var labels: [String: String]?
     /// Its host key's signature over the request of its enrolment; nil: that was not asked for.
-    public var attestation: HostKeyAttestation?
+    package var attestation: HostKeyAttestation?
     /// What was set up in its sshd; nil: nothing.
-    public var sshServer: SSHServerRecord?
+    package var sshServer: SSHServerRecord?
     /// When its certificate was renewed last since it was enrolled, in seconds since 1970.
-    public var renewedAt: Int64?
+    package var renewedAt: Int64?
     /// When it was revoked, in seconds since 1970; nil: it is not.
-    public var revokedAt: Int64?
-    public var revocationReason: String?
+    package var revokedAt: Int64?
+    package var revocationReason: String?
 
-    public enum KeyOrigin: String, Hashable, Sendable, Codable {
+    package enum KeyOrigin: String, Hashable, Sendable, Codable {
         /// On the device, by the agent.
         case device
         /// On the device, by its own OpenSSL: no agent fits there.
@@ -49,16 +51,16 @@ public struct DeviceRecord: Hashable, Sendable, Codable {
         case pushed
     }
 
-    public struct SSHOptions: Hashable, Sendable, Codable {
-        public var configurationFile: String?
-        public var options: [String]
-        public var identityFiles: [String]
-        public var port: UInt16?
-        public var jump: String?
+    package struct SSHOptions: Hashable, Sendable, Codable {
+        package var configurationFile: String?
+        package var options: [String]
+        package var identityFiles: [String]
+        package var port: UInt16?
+        package var jump: String?
         /// nil stands for ``SSHEngine/automatic``.
-        public var engine: SSHEngine?
+        package var engine: SSHEngine?
 
-        public init(_ arguments: SSHArguments) {
+        package init(_ arguments: SSHArguments) {
             configurationFile = arguments.configurationFile
             options = arguments.options
             identityFiles = arguments.identityFiles
@@ -67,7 +69,7 @@ public struct DeviceRecord: Hashable, Sendable, Codable {
             engine = arguments.engine == .automatic ? nil : arguments.engine
         }
 
-        public var arguments: SSHArguments {
+        package var arguments: SSHArguments {
             SSHArguments(
                 configurationFile: configurationFile,
                 options: options,
@@ -79,39 +81,39 @@ public struct DeviceRecord: Hashable, Sendable, Codable {
         }
     }
 
-    public struct HostKeyRecord: Hashable, Sendable, Codable {
-        public var algorithm: String
-        public var fingerprint: String
+    package struct HostKeyRecord: Hashable, Sendable, Codable {
+        package var algorithm: String
+        package var fingerprint: String
 
-        public init(_ key: HostKey) {
+        package init(_ key: HostKey) {
             algorithm = key.algorithm
             fingerprint = key.fingerprint
         }
     }
 
-    public struct Agent: Hashable, Sendable, Codable {
+    package struct Agent: Hashable, Sendable, Codable {
         /// On the device, absolute.
-        public var path: String
+        package var path: String
         /// On the device, absolute: where credential, configuration and log of its node are; without an agent (``path`` is empty then) the
         /// credential directory itself.
-        public var state: String
+        package var state: String
         /// Lower-case hexadecimal.
-        public var sha256: String
+        package var sha256: String
 
         /// Version and beginning of the hash: the directory it is in.
-        public var release: String? {
+        package var release: String? {
             let parts = path.split(separator: "/")
             return parts.count >= 2 ? String(parts[parts.count - 2]) : nil
         }
 
-        public init(path: String, state: String, sha256: String) {
+        package init(path: String, state: String, sha256: String) {
             self.path = path
             self.state = state
             self.sha256 = sha256
         }
     }
 
-    public init(
+    package init(
         name: String,
         destination: String,
         ssh: SSHOptions,
@@ -142,7 +144,7 @@ public struct DeviceRecord: Hashable, Sendable, Codable {
 
 extension DeviceRecord {
     /// The directory that the agent was installed below; nil without an agent.
-    public var base: String? {
+    package var base: String? {
         // BASE/bootstrap/state
         let parts = agent.state.split(separator: "/")
         guard !agent.path.isEmpty, parts.count >= 2, parts.suffix(2) == ["bootstrap", "state"] else { return nil }

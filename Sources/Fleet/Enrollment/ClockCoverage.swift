@@ -1,4 +1,5 @@
 import MeshIdentity
+import SSHSignal
 
 extension IssuanceOptions {
     /// For a device with such a clock: NotBefore so far back that the certificate is valid there at once.
@@ -55,12 +56,5 @@ extension ClockSkew {
     func check(lifetime: Duration, isAccepted: Bool, name: String) throws(SignalError) {
         guard let refusal = refusal(lifetime: lifetime.components.seconds, isAccepted: isAccepted) else { return }
         throw SignalError(.clock, "\(name): \(refusal.message)")
-    }
-}
-
-extension Int64 {
-    func multipliedSaturating(by factor: Int64) -> Int64 {
-        let (product, overflow) = multipliedReportingOverflow(by: factor)
-        return overflow ? ((self < 0) == (factor < 0) ? .max : .min) : product
     }
 }

@@ -1,37 +1,38 @@
-public import MeshIdentity
+package import MeshIdentity
 import Platform
-public import Streams
+package import SSHSignal
+package import Streams
 
 /// Turns an SSH login into a mesh identity: probe, agent, key on the device, certificate, node.
 ///
 /// Over one SSH session and one exec channel: a shell that is fed scripts and the agent's bytes, and is then replaced by
 /// `bootstrap signal`. What is there already is left alone, so that a second run renews the certificate and changes nothing else, and a
 /// run after one that was cut goes on where that one ended.
-public struct DeviceEnrollment: Sendable {
-    public struct Options: Sendable {
+package struct DeviceEnrollment: Sendable {
+    package struct Options: Sendable {
         /// What the device is called, by its record and in messages.
-        public var name: String
-        public var id: SPIFFEID
-        public var node: SignalMessage.NodeRequest
-        public var agent: AgentBinary
+        package var name: String
+        package var id: SPIFFEID
+        package var node: SignalMessage.NodeRequest
+        package var agent: AgentBinary
         /// Directories to install below, best first; `~/` is the home directory there.
-        public var bases: [String]
-        public var issuance: IssuanceOptions
+        package var bases: [String]
+        package var issuance: IssuanceOptions
         /// Its SSH host key has to sign the certificate request.
-        public var attests = false
+        package var attests = false
         /// A ``ServiceKind``, `auto` for the best the device has; nil leaves what is there.
-        public var service: String?
+        package var service: String?
         /// Give out a certificate even where the clocks are further apart than a quarter of its lifetime.
-        public var acceptsSkew = false
+        package var acceptsSkew = false
         /// This machine's clock, milliseconds since 1970.
-        public var clock: @Sendable () -> Int64
+        package var clock: @Sendable () -> Int64
         /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
-        public var refusal: @Sendable (HostKey) -> EnrollmentError? = { _ in nil }
+        package var refusal: @Sendable (HostKey) -> HostError? = { _ in nil }
 
         /// As root for the whole machine, else for the user.
-        public static let defaultBases = ["/opt", "~/.local/share", "~"]
+        package static let defaultBases = ["/opt", "~/.local/share", "~"]
 
-        public init(
+        package init(
             name: String,
             id: SPIFFEID,
             node: SignalMessage.NodeRequest = .init(),
@@ -51,7 +52,7 @@ public struct DeviceEnrollment: Sendable {
     }
 
     /// What happens meanwhile.
-    public enum Progress: Hashable, Sendable {
+    package enum Progress: Hashable, Sendable {
         /// A step is done: "probe", what came of it, and how long it took.
         case step(String, String, Duration)
         case warning(String)
@@ -63,7 +64,7 @@ public struct DeviceEnrollment: Sendable {
     private var issuer: any CertificateIssuer
     private let report: @Sendable (Progress) -> Void
 
-    public init(
+    package init(
         _ options: Options,
         issuer: any CertificateIssuer,
         report: @escaping @Sendable (Progress) -> Void
@@ -80,12 +81,12 @@ public struct DeviceEnrollment: Sendable {
     ///   - loop: where the SSH session lives.
     ///   - login: how to reach the device and who to be there.
     ///   - arguments: the SSH flags of the command line.
-    public func run(
+    package func run(
         _ login: SSHLogin,
         destination: String,
         arguments: SSHArguments,
         on loop: EventLoop
-    ) async throws(EnrollmentError) -> DeviceRecord {
+    ) async throws(HostError) -> DeviceRecord {
         let start = ContinuousClock.now
         return try await login.visit(options.name, on: loop) { client in
             report(.step("connect", "\(client.serverVersion), host key \(client.hostKey)", .now - start))
@@ -187,7 +188,7 @@ public struct DeviceEnrollment: Sendable {
                 hasOpenSSL
                 ? "--agentless has the machine's own openssl make a key, for the software that is there"
                 : "the machine has no openssl for --agentless either; --push-key sends it a key"
-            throw EnrollmentError(.unfit, "\(options.name): \(error.message). Without an agent: \(way)")
+            throw HostError(.unfit, "\(options.name): \(error.message). Without an agent: \(way)")
         }
         let words = [
             "\(facts.operatingSystem) \(facts.architecture)", facts.surroundings.distribution, facts.libc,

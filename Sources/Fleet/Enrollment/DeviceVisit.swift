@@ -1,11 +1,12 @@
-public import MeshIdentity
+package import MeshIdentity
 import Platform
-public import Streams
+package import SSHSignal
+package import Streams
 
 /// A visit to an enrolled device over SSH: to renew its certificate, or to tell it what was revoked. Its agent is there already.
 ///
 /// SSH needs no mesh certificate: a device whose certificate has expired is visited like any other.
-public struct DeviceVisit: Sendable {
+package struct DeviceVisit: Sendable {
     private let record: DeviceRecord
     private let warn: @Sendable (String) -> Void
     /// Milliseconds since 1970.
@@ -14,7 +15,7 @@ public struct DeviceVisit: Sendable {
     /// - Parameter warn: For the user; called from any task.
     /// - Parameter record: The device that is visited.
     /// - Parameter clock: This machine's clock, milliseconds since 1970.
-    public init(
+    package init(
         _ record: DeviceRecord,
         clock: @escaping @Sendable () -> Int64 = SystemClock.milliseconds,
         warn: @escaping @Sendable (String) -> Void
@@ -33,18 +34,18 @@ public struct DeviceVisit: Sendable {
     ///   - acceptsSkew: Give it one even where the clocks are further apart than a quarter of its lifetime.
     ///   - loop: Where the SSH session lives.
     /// - Returns: The record, as it is now.
-    public func renew(
+    package func renew(
         _ login: SSHLogin,
         issuer: any CertificateIssuer,
         issuance: IssuanceOptions,
         acceptsSkew: Bool = false,
         on loop: EventLoop
-    ) async throws(EnrollmentError) -> DeviceRecord {
+    ) async throws(HostError) -> DeviceRecord {
         let id: SPIFFEID
         do throws(SPIFFEIDError) {
             id = try SPIFFEID(record.identity)
         } catch {
-            throw EnrollmentError(.failed, "\(record.name): its record has no usable identity: \(error.message)")
+            throw HostError(.failed, "\(record.name): its record has no usable identity: \(error.message)")
         }
         let outcome = try await converse(
             login,
@@ -73,18 +74,18 @@ public struct DeviceVisit: Sendable {
     /// - Parameter login: How to reach it.
     /// - Parameter loop: Where the SSH session lives.
     /// - Returns: whether they were new to it.
-    public func deliver(
+    package func deliver(
         revocationLists lists: [UInt8],
         _ login: SSHLogin,
         on loop: EventLoop
-    ) async throws(EnrollmentError) -> Bool {
+    ) async throws(HostError) -> Bool {
         let issuer = NoIssuer()
         // The identity is not used: nothing is signed.
         let id: SPIFFEID
         do throws(SPIFFEIDError) {
             id = try SPIFFEID(record.identity)
         } catch {
-            throw EnrollmentError(.failed, "\(record.name): its record has no usable identity: \(error.message)")
+            throw HostError(.failed, "\(record.name): its record has no usable identity: \(error.message)")
         }
         return try await converse(login, id: id, issuer: issuer, issuance: IssuanceOptions(), on: loop) {
             conversation in
@@ -100,7 +101,7 @@ public struct DeviceVisit: Sendable {
         acceptsSkew: Bool = false,
         on loop: EventLoop,
         _ body: (EnrollmentConversation) async throws -> Outcome
-    ) async throws(EnrollmentError) -> Outcome {
+    ) async throws(HostError) -> Outcome {
         try await login.visit(record.name, on: loop) { client in
             if case .refused(let error) = EnrollmentAdmission().decide(
                 record,
@@ -116,7 +117,7 @@ public struct DeviceVisit: Sendable {
             let agent = ShellScript.quote(record.agent.path)
             let found = try await shell.run("[ -x \(agent) ]", step: "agent")
             guard found.status == 0 else {
-                throw EnrollmentError(
+                throw HostError(
                     .failed,
                     "\(record.name): there is no agent at \(record.agent.path) any more; enroll the device again"
                 )

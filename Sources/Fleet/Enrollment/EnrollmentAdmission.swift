@@ -1,32 +1,34 @@
+import SSHSignal
+
 /// Whether a machine may have the name it is to be enrolled under: decided once its host key has been proven, before anything is uploaded
 /// and before a certificate is signed.
 ///
 /// The login has shown that the machine has the host key, and that known_hosts trusts it. That says nothing about the name: behind an
 /// address may be another machine today, whose key was accepted for another reason. So a name stays with the host key it was given to.
-public struct EnrollmentAdmission: Sendable {
+package struct EnrollmentAdmission: Sendable {
     /// What the user said: `--accept-new-host-key`.
-    public var acceptsNewHostKey: Bool
+    package var acceptsNewHostKey: Bool
     /// What the user said: `--reinstate`.
-    public var reinstates: Bool
+    package var reinstates: Bool
 
-    public init(acceptsNewHostKey: Bool = false, reinstates: Bool = false) {
+    package init(acceptsNewHostKey: Bool = false, reinstates: Bool = false) {
         self.acceptsNewHostKey = acceptsNewHostKey
         self.reinstates = reinstates
     }
 
     /// What is to become of the certificates that the name has.
-    public enum Verdict: Hashable, Sendable {
+    package enum Verdict: Hashable, Sendable {
         case admitted
         /// They are to be revoked, for this reason, once the new one is in place.
         case replaces(String)
-        case refused(EnrollmentError)
+        case refused(HostError)
     }
 
     /// - Parameters:
     ///   - known: What is recorded under the name; nil when there is nothing.
     ///   - destination: As the user wrote it.
     ///   - hostKey: What the machine has proven to have.
-    public func decide(
+    package func decide(
         _ known: DeviceRecord?,
         destination: String,
         hostKey: DeviceRecord.HostKeyRecord
@@ -35,7 +37,7 @@ public struct EnrollmentAdmission: Sendable {
         if let revokedAt = known.revokedAt, !reinstates {
             let reason = known.revocationReason.map { " (\($0))" } ?? ""
             return .refused(
-                EnrollmentError(
+                HostError(
                     .denied,
                     "\(known.name): it was revoked at \(Timestamp.text(revokedAt))\(reason) and gets no certificate. "
                         + "If it is to be trusted again: enroll it with --reinstate"
@@ -51,7 +53,7 @@ public struct EnrollmentAdmission: Sendable {
             "\(known.hostKey.algorithm) \(known.hostKey.fingerprint), enrolled at \(Timestamp.text(known.enrolledAt))"
         if known.destination == destination {
             return .refused(
-                EnrollmentError(
+                HostError(
                     .hostKeyRefused,
                     "\(known.name): HOST KEY CHANGED since it was enrolled: \(destination) shows \(shown), the ledger has "
                         + "\(recorded). Nothing was uploaded. If the machine was installed anew, enroll it with "
@@ -60,7 +62,7 @@ public struct EnrollmentAdmission: Sendable {
             )
         }
         return .refused(
-            EnrollmentError(
+            HostError(
                 .hostKeyRefused,
                 "\(known.name): this name belongs to \(known.destination) (host key \(recorded)), and \(destination) shows "
                     + "another, \(shown). Nothing was uploaded. Give the machine another --name; if it takes the place of the "

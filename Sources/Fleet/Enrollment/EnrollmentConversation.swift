@@ -1,5 +1,6 @@
 package import MeshIdentity
 import Platform
+package import SSHSignal
 
 /// Drives ``EnrollmentOperator`` over a channel: frames in and out, the issuer, the time limits.
 package struct EnrollmentConversation: Sendable {

@@ -1,3 +1,4 @@
+import MeshIdentity
 import Streams
 
 /// The messages of `istio.v1.auth.IstioCertificateService` (istio/api, security/v1alpha1/ca.proto).

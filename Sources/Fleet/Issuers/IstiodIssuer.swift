@@ -1,25 +1,25 @@
 import H2Transport
-public import MeshIdentity
-public import Platform
+package import MeshIdentity
+package import Platform
 import SSHSignal
-public import Streams
+import Streams
 
 /// An issuer that is Istio's CA, or another that speaks its protocol: `CreateCertificate` of `istio.v1.auth.IstioCertificateService`, by
 /// gRPC over TLS.
 ///
 /// The CA decides who is asking by a token, and gives that identity a certificate: a token is good for one device. Its answer is held to the
 /// same rules as any peer's certificate, and to the identity that is wanted here.
-public struct IstiodIssuer: CertificateIssuer {
+package struct IstiodIssuer: CertificateIssuer {
     /// Where it listens: port 15012 in Istio.
-    public var address: Authority
+    package var address: Authority
     /// Whose certificate it must show: a DNS name, such as `istiod.istio-system.svc`.
-    public var serverName: String
+    package var serverName: String
     /// A JWT that the CA accepts. Read for each certificate: such tokens are short-lived, and somebody replaces them.
-    public var tokenFile: String
+    package var tokenFile: String
     /// Who vouches for the CA's own certificate, in PEM form. Read for each certificate.
-    public var rootsFile: String
+    package var rootsFile: String
     /// For one certificate.
-    public var timeout: Duration
+    package var timeout: Duration
 
     /// A JWT of some kilobytes is large, and a header block has room for 16 KiB.
     private static let tokenLimit = 12 << 10
@@ -30,7 +30,7 @@ public struct IstiodIssuer: CertificateIssuer {
     ///   - tokenFile: A JWT, which others must not be able to read.
     ///   - rootsFile: Who vouches for the CA's own certificate, in PEM form.
     ///   - timeout: For one certificate.
-    public init(
+    package init(
         _ address: Authority,
         serverName: String? = nil,
         tokenFile: String,
@@ -44,7 +44,7 @@ public struct IstiodIssuer: CertificateIssuer {
         self.timeout = timeout
     }
 
-    public func issue(
+    package func issue(
         _ request: CertificateRequest,
         id: SPIFFEID,
         options: IssuanceOptions

@@ -1,11 +1,11 @@
-import MeshIdentity
+package import MeshIdentity
 import Streams
 
 /// The CA of a directory, as it is at each moment: opened again when another process has put another key in its place (`bootstrap ca
 /// rotate`), so that a daemon need not be started again.
-final class LiveCA: CertificateIssuer {
-    let trustDomain: TrustDomain
-    let directory: String
+package final class LiveCA: CertificateIssuer {
+    package let trustDomain: TrustDomain
+    package let directory: String
     private let passphrase: Passphrase?
     private let opened: Lock<EmbeddedCA>
 
@@ -13,7 +13,7 @@ final class LiveCA: CertificateIssuer {
     ///   - authority: As it was opened.
     ///   - directory: Where.
     ///   - passphrase: Of its key, and so of the next one; nil where that is not encrypted. It stays in memory.
-    init(_ authority: EmbeddedCA, directory: String, passphrase: Passphrase?) {
+    package init(_ authority: EmbeddedCA, directory: String, passphrase: Passphrase?) {
         trustDomain = authority.trustDomain
         self.directory = directory
         self.passphrase = passphrase
@@ -21,7 +21,7 @@ final class LiveCA: CertificateIssuer {
     }
 
     /// The one that signs now.
-    func present() throws(IdentityError) -> EmbeddedCA {
+    package func present() throws(IdentityError) -> EmbeddedCA {
         let authority = opened.withLock { $0 }
         if try authority.isPresent() { return authority }
         let next = try EmbeddedCA.load(directory: directory, passphrase: passphrase)
@@ -30,15 +30,15 @@ final class LiveCA: CertificateIssuer {
     }
 
     /// The one that signs now, and the one before it while a root is replaced: whoever may have something to revoke.
-    func authorities() throws(IdentityError) -> [EmbeddedCA] {
+    package func authorities() throws(IdentityError) -> [EmbeddedCA] {
         let present = try present()
         return try [present] + [present.previous(passphrase: passphrase)].compactMap { $0 }
     }
 
     /// The roots that are given out now.
-    func roots() throws(IdentityError) -> [Certificate] { try EmbeddedCA.bundle(directory: directory).roots }
+    package func roots() throws(IdentityError) -> [Certificate] { try EmbeddedCA.bundle(directory: directory).roots }
 
-    func issue(
+    package func issue(
         _ request: CertificateRequest,
         id: SPIFFEID,
         options: IssuanceOptions
@@ -46,7 +46,7 @@ final class LiveCA: CertificateIssuer {
         try sign(request, id: id, options: options)
     }
 
-    func sign(
+    package func sign(
         _ request: CertificateRequest,
         id: SPIFFEID,
         options: IssuanceOptions = IssuanceOptions()
@@ -59,13 +59,5 @@ final class LiveCA: CertificateIssuer {
             guard error.code == .refused, try !authority.isPresent() else { throw error }
             return try present().issue(request, id: id, options: options)
         }
-    }
-}
-
-extension CAAccess {
-    /// Opens the CA, for as long as the process runs; asks for the passphrase if its key turns out to be encrypted.
-    func loadLive() throws -> LiveCA {
-        let (authority, passphrase) = try loadWithPassphrase()
-        return LiveCA(authority, directory: location.path, passphrase: passphrase)
     }
 }

@@ -1,3 +1,4 @@
+import MeshIdentity
 import Streams
 
 /// Writes a message in the wire format of Protocol Buffers. As in proto3, a field with its default value is left out.

@@ -1,19 +1,20 @@
 import Glibc
+import MeshIdentity
 import Platform
 
 /// What was enrolled, issued and revoked: one SQLite file of the operator's, safe with several operators at once.
 ///
 /// A value without state: each call opens the file, does its work in one transaction and closes it again. Calls block for
 /// milliseconds, while another process writes for at most some seconds.
-public struct Ledger: Sendable {
-    public let path: String
+package struct Ledger: Sendable {
+    package let path: String
     /// Who writes, for the events: `user@host`.
-    public var operatorName: String
+    package var operatorName: String
     /// Seconds since 1970.
     package var clock: @Sendable () -> Int64 = currentTime
 
     /// The file is made with the first use, as is its directory.
-    public init(_ path: String) {
+    package init(_ path: String) {
         self.path = path
         operatorName = Self.currentOperator
     }
@@ -55,17 +56,17 @@ public struct Ledger: Sendable {
 }
 
 /// One entry of what happened, for people.
-public struct LedgerEvent: Hashable, Sendable {
+package struct LedgerEvent: Hashable, Sendable {
     /// Seconds since 1970.
-    public var at: Int64
+    package var at: Int64
     /// `user@host` of who did it.
-    public var operatorName: String
+    package var operatorName: String
     /// The command: `enroll`, `renew`, `revoke`, `ca issue`.
-    public var command: String
-    public var device: String?
-    public var identity: String?
-    public var serial: String?
-    public var what: String
+    package var command: String
+    package var device: String?
+    package var identity: String?
+    package var serial: String?
+    package var what: String
 }
 
 extension Ledger {
@@ -73,7 +74,7 @@ extension Ledger {
     ///
     /// - Parameter device: nil is everything.
     /// - Parameter limit: At most so many.
-    public func events(of device: String? = nil, limit: Int = 100) throws(LedgerError) -> [LedgerEvent] {
+    package func events(of device: String? = nil, limit: Int = 100) throws(LedgerError) -> [LedgerEvent] {
         try read { (database) throws(LedgerError) in
             try database.rows(
                 """

@@ -1,8 +1,9 @@
+package import MeshIdentity
 import Platform
 
 /// A certificate that was issued.
-public struct LedgerCertificate: Hashable, Sendable {
-    public enum State: String, Hashable, Sendable {
+package struct LedgerCertificate: Hashable, Sendable {
+    package enum State: String, Hashable, Sendable {
         /// Given out, and to be accepted until it ends.
         case issued
         /// Its device has a newer one. It is accepted, too, until it ends.
@@ -13,28 +14,28 @@ public struct LedgerCertificate: Hashable, Sendable {
 
     /// The issuing key's identifier (the certificate's authority key identifier) in hexadecimal: serial numbers are unique for each
     /// issuer only. Empty when the certificate does not say.
-    public var issuer: String
+    package var issuer: String
     /// Lower-case hexadecimal.
-    public var serial: String
+    package var serial: String
     /// The SPIFFE ID it carries.
-    public var identity: String
+    package var identity: String
     /// The name of the device it was made for; nil for one made by hand.
-    public var device: String?
+    package var device: String?
     /// Seconds since 1970.
-    public var notBefore: Int64
+    package var notBefore: Int64
     /// Seconds since 1970.
-    public var notAfter: Int64
+    package var notAfter: Int64
     /// Seconds since 1970.
-    public var issuedAt: Int64
+    package var issuedAt: Int64
     /// By which command.
-    public var command: String
-    public var state: State
+    package var command: String
+    package var state: State
     /// When it became superseded or revoked, in seconds since 1970.
-    public var changedAt: Int64?
+    package var changedAt: Int64?
     /// Why it was revoked.
-    public var reason: String?
+    package var reason: String?
 
-    public init(
+    package init(
         _ certificate: Certificate,
         identity: SPIFFEID,
         device: String?,
@@ -73,7 +74,7 @@ extension Ledger {
         "issuer, serial, identity, device, not_before, not_after, issued_at, command, state, changed_at, reason"
 
     /// Writes down a certificate before anybody gets it: there is none that the ledger does not know.
-    public func record(_ certificate: LedgerCertificate) throws(LedgerError) {
+    package func record(_ certificate: LedgerCertificate) throws(LedgerError) {
         try write { (database) throws(LedgerError) in
             // A program that signs may have written it down in this very ledger: `ca sign` as the issuer of `enroll`.
             let changed = try database.execute(
@@ -108,7 +109,7 @@ extension Ledger {
     }
 
     /// Those of a device, or all; the latest first.
-    public func certificates(of device: String? = nil) throws(LedgerError) -> [LedgerCertificate] {
+    package func certificates(of device: String? = nil) throws(LedgerError) -> [LedgerCertificate] {
         try read { (database) throws(LedgerError) in
             try certificates(where: "?1 IS NULL OR device = ?1", [SQLiteValue(device)], in: database)
         }
@@ -170,7 +171,7 @@ extension Ledger {
 }
 
 /// An issuer whose certificates are written down before they are handed out.
-public struct RecordingIssuer: CertificateIssuer {
+package struct RecordingIssuer: CertificateIssuer {
     private let issuer: any CertificateIssuer
     private let ledger: Ledger
     private let command: String
@@ -181,7 +182,7 @@ public struct RecordingIssuer: CertificateIssuer {
     ///   - device: The device's name, where it is for one.
     ///   - issuer: Whoever signs.
     ///   - ledger: Where it is written down.
-    public init(_ issuer: any CertificateIssuer, ledger: Ledger, command: String, device: String? = nil) {
+    package init(_ issuer: any CertificateIssuer, ledger: Ledger, command: String, device: String? = nil) {
         self.issuer = issuer
         self.ledger = ledger
         self.command = command
@@ -189,7 +190,7 @@ public struct RecordingIssuer: CertificateIssuer {
     }
 
     /// Fails, and hands nothing out, when the ledger cannot be written.
-    public func issue(
+    package func issue(
         _ request: CertificateRequest,
         id: SPIFFEID,
         options: IssuanceOptions

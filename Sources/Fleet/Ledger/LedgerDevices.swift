@@ -1,34 +1,34 @@
 /// A device as the ledger knows it. No secret is in it.
-public struct LedgerDevice: Hashable, Sendable {
+package struct LedgerDevice: Hashable, Sendable {
     /// Unique in the ledger.
-    public var name: String
+    package var name: String
     /// Its SPIFFE ID.
-    public var identity: String
+    package var identity: String
     /// As it was given to `enroll`.
-    public var destination: String
+    package var destination: String
     /// The type of its SSH host key: `ssh-ed25519`.
-    public var hostKeyAlgorithm: String
+    package var hostKeyAlgorithm: String
     /// `SHA256:…`.
-    public var hostKey: String
+    package var hostKey: String
     /// Where its private key was made: `device`, `openssl` (on the device, by its own OpenSSL) or `pushed`.
-    public var keyOrigin: String
+    package var keyOrigin: String
     /// The release it runs; nil without an agent.
-    public var agent: String?
+    package var agent: String?
     /// Of its certificate; nil when it was enrolled before there was a ledger.
-    public var serial: String?
+    package var serial: String?
     /// When its certificate ends, in seconds since 1970.
-    public var notAfter: Int64
+    package var notAfter: Int64
     /// Seconds since 1970.
-    public var enrolledAt: Int64
+    package var enrolledAt: Int64
     /// Seconds since 1970; nil when it was not renewed since it was enrolled.
-    public var renewedAt: Int64?
+    package var renewedAt: Int64?
     /// Seconds since 1970; nil when it is not revoked.
-    public var revokedAt: Int64?
-    public var revocationReason: String?
+    package var revokedAt: Int64?
+    package var revocationReason: String?
     /// All the rest, in JSON: how to log in, where it is reached, what it runs.
-    public var record: String
+    package var record: String
 
-    public init(
+    package init(
         name: String,
         identity: String,
         destination: String,
@@ -68,15 +68,15 @@ extension Ledger {
         """
 
     /// Every device, ordered by name.
-    public func devices() throws(LedgerError) -> [LedgerDevice] { try devices(where: "1", []) }
+    package func devices() throws(LedgerError) -> [LedgerDevice] { try devices(where: "1", []) }
 
     /// nil when there is none of this name.
-    public func device(named name: String) throws(LedgerError) -> LedgerDevice? {
+    package func device(named name: String) throws(LedgerError) -> LedgerDevice? {
         try devices(where: "name = ?", [.text(name)]).first
     }
 
     /// Those that were enrolled with this destination, or have this SPIFFE ID.
-    public func devices(matching text: String) throws(LedgerError) -> [LedgerDevice] {
+    package func devices(matching text: String) throws(LedgerError) -> [LedgerDevice] {
         try devices(where: "destination = ?1 OR identity = ?1", [.text(text)])
     }
 
@@ -118,7 +118,7 @@ extension Ledger {
     /// - Parameter what: What was done, for the ledger's events.
     /// - Parameter device: Whose it is, by name.
     /// - Parameter command: Which command did it.
-    public func save(
+    package func save(
         _ device: LedgerDevice,
         by command: String,
         _ what: String,
@@ -149,7 +149,7 @@ extension Ledger {
     }
 
     /// Forgets a device; nothing happens when there is none of this name. Its certificates stay known.
-    public func removeDevice(named name: String, by command: String) throws(LedgerError) {
+    package func removeDevice(named name: String, by command: String) throws(LedgerError) {
         try write { (database) throws(LedgerError) in
             guard try database.execute("DELETE FROM devices WHERE name = ?", [.text(name)]) > 0 else { return }
             try note("removed", by: command, device: name, in: database)
@@ -161,7 +161,7 @@ extension Ledger {
     ///
     /// - Parameter devices: Called at most once, before anything is written.
     /// - Parameter source: Where they come from, for the ledger's notes.
-    public func importOnce(
+    package func importOnce(
         from source: String,
         _ devices: () throws(LedgerError) -> [LedgerDevice]
     ) throws(LedgerError) {

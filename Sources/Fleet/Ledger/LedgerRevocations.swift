@@ -1,8 +1,10 @@
+import MeshIdentity
+
 extension Ledger {
     /// Marks a device as revoked, and revokes every certificate of it that has not ended.
     ///
     /// - Returns: Those certificates; empty when none is known.
-    public func revokeDevice(
+    package func revokeDevice(
         named name: String,
         reason: String,
         by command: String
@@ -24,7 +26,7 @@ extension Ledger {
     /// - Parameter reason: Why, for people.
     /// - Parameter command: Which command did it.
     /// - Returns: What was revoked; empty when there is nothing of this number that is valid and not revoked.
-    public func revokeCertificate(
+    package func revokeCertificate(
         serial: String,
         reason: String,
         by command: String
@@ -39,7 +41,7 @@ extension Ledger {
     /// - Parameters:
     ///   - issuer: The identifier of its key, in hexadecimal.
     ///   - time: Seconds since 1970. Certificates that ended before then are left out.
-    public func revoked(by issuer: String, endingAfter time: Int64) throws(LedgerError) -> [LedgerCertificate] {
+    package func revoked(by issuer: String, endingAfter time: Int64) throws(LedgerError) -> [LedgerCertificate] {
         try read { (database) throws(LedgerError) in
             try certificates(
                 where: "issuer = ? AND state = 'revoked' AND not_after > ?",
@@ -50,7 +52,7 @@ extension Ledger {
     }
 
     /// When the last of an issuer's certificates ends that is not revoked, in seconds since 1970; nil when there is none.
-    public func lastEnd(ofCertificatesBy issuer: String) throws(LedgerError) -> Int64? {
+    package func lastEnd(ofCertificatesBy issuer: String) throws(LedgerError) -> Int64? {
         try read { (database) throws(LedgerError) in
             try database.rows(
                 "SELECT max(not_after) FROM certificates WHERE issuer = ? AND state <> 'revoked'",
@@ -60,7 +62,7 @@ extension Ledger {
     }
 
     /// A number for the next revocation list of an issuer: higher than any before.
-    public func nextListNumber(of issuer: String) throws(LedgerError) -> Int64 {
+    package func nextListNumber(of issuer: String) throws(LedgerError) -> Int64 {
         try write { (database) throws(LedgerError) in
             let key = "revocation list of \(issuer)"
             let number = (try value(key, in: database).flatMap { Int64($0) } ?? 0) + 1

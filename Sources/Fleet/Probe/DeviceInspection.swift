@@ -1,11 +1,13 @@
+package import SSHSignal
+
 /// A look at a machine that one is logged in to: what enrolment would find there. Nothing is changed but for a file that is written,
 /// run and removed in each candidate directory.
-public struct DeviceInspection: Sendable {
-    public let facts: DeviceFacts
+package struct DeviceInspection: Sendable {
+    package let facts: DeviceFacts
     /// From the request to the answer: the start of the login shell, and the probe.
-    public let duration: Duration
+    package let duration: Duration
     /// The device's clock minus ours.
-    public let skew: ClockSkew
+    package let skew: ClockSkew
 
     /// Runs the probe.
     ///
@@ -15,7 +17,7 @@ public struct DeviceInspection: Sendable {
     ///   - name: How the device is called in errors.
     ///   - client: The login.
     /// - Throws: ``SSHError`` when no command can be started, ``SignalError`` when the shell's answer makes no sense.
-    public static func run(
+    package static func run(
         on client: SSHClient,
         agent: AgentBinary?,
         bases: [String] = DeviceEnrollment.Options.defaultBases,
@@ -43,12 +45,12 @@ public struct DeviceInspection: Sendable {
 
     /// Where `agent` would be installed.
     ///
-    /// - Throws: ``EnrollmentError`` with ``EnrollmentError/Reason/unfit`` when it cannot be.
-    public func place(for agent: AgentBinary) throws(EnrollmentError) -> String {
+    /// - Throws: ``HostError`` with ``HostError/Reason/unfit`` when it cannot be.
+    package func place(for agent: AgentBinary) throws(HostError) -> String {
         do throws(InstallationPlan.Refusal) {
             return try InstallationPlan(facts, agent: agent).root
         } catch {
-            throw EnrollmentError(.unfit, error.message)
+            throw HostError(.unfit, error.message)
         }
     }
 }

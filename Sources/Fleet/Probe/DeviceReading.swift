@@ -1,25 +1,25 @@
-public import MeshIdentity
+package import MeshIdentity
 import Platform
+package import SSHSignal
 import Streams
 
 /// What an enrolled device really has, read over a login. Nothing is changed there.
-public struct DeviceReading: Sendable {
+package struct DeviceReading: Sendable {
     /// The certificate in its credential; nil where that cannot be read.
-    public var certificate: Certificate?
+    package var certificate: Certificate?
     /// Why not, for people.
-    public var problem: String?
+    package var problem: String?
     /// The release of the agent in use, `0.1.0-3f1be2c71a90`; nil without an agent.
-    public var release: String?
+    package var release: String?
     /// The process of its node is there; nil without an agent.
-    public var runsNode: Bool?
-    public var skew: ClockSkew
+    package var runsNode: Bool?
+    package var skew: ClockSkew
 
     /// - Parameters:
     ///   - record: The device.
     ///   - client: A login there.
-    /// - Throws: ``EnrollmentError``: the machine is another one than was enrolled, or its shell's answer makes no sense.
-    public static func read(_ record: DeviceRecord, on client: SSHClient) async throws(EnrollmentError) -> DeviceReading
-    {
+    /// - Throws: ``HostError``: the machine is another one than was enrolled, or its shell's answer makes no sense.
+    package static func read(_ record: DeviceRecord, on client: SSHClient) async throws(HostError) -> DeviceReading {
         do {
             if case .refused(let error) = EnrollmentAdmission(reinstates: true).decide(
                 record,
@@ -34,7 +34,7 @@ public struct DeviceReading: Sendable {
             let output = try await RemoteShell(channel, name: record.name).run(script(record), step: "reading")
             return try DeviceReading(output, record, asked: asked, answered: SystemClock.milliseconds())
         } catch {
-            throw EnrollmentError(error, name: record.name)
+            throw HostError(error, name: record.name)
         }
     }
 

@@ -1,36 +1,37 @@
 import Platform
-public import Streams
+package import SSHSignal
+package import Streams
 
 /// Takes a device out of the mesh: its service, node, credential and agent go. Nothing of ours needs to work there but a shell.
-public struct DeviceRemoval: Sendable {
+package struct DeviceRemoval: Sendable {
     /// As messages call it.
-    public var name: String
+    package var name: String
     /// Where it may be installed; `~/` is the home directory there. All that is found is removed.
-    public var bases: [String]
+    package var bases: [String]
     /// The releases stay.
-    public var keepsAgent: Bool
+    package var keepsAgent: Bool
     /// Of a device that was enrolled without an agent; absolute.
-    public var credentialDirectory: String?
+    package var credentialDirectory: String?
     /// What was set up in its sshd.
-    public var sshServer: SSHServerRecord?
+    package var sshServer: SSHServerRecord?
 
-    public init(name: String, bases: [String], keepsAgent: Bool = false) {
+    package init(name: String, bases: [String], keepsAgent: Bool = false) {
         self.name = name
         self.bases = bases
         self.keepsAgent = keepsAgent
     }
 
-    public struct Outcome: Hashable, Sendable {
+    package struct Outcome: Hashable, Sendable {
         /// Paths, processes and lines; for people.
-        public var removed: [String] = []
+        package var removed: [String] = []
         /// What is not ours, or could not be removed.
-        public var left: [String] = []
+        package var left: [String] = []
         /// Why its sshd still has what was set up there; the rest is gone.
-        public var sshServerFailure: EnrollmentError?
+        package var sshServerFailure: HostError?
     }
 
     /// Logs in and removes.
-    public func run(_ login: SSHLogin, on loop: EventLoop) async throws(EnrollmentError) -> Outcome {
+    package func run(_ login: SSHLogin, on loop: EventLoop) async throws(HostError) -> Outcome {
         try await login.visit(name, on: loop) { client in
             var outcome = try await remove(over: try await SSHProcessChannel(client, command: RemoteShell.command))
             guard let sshServer else { return outcome }
@@ -39,7 +40,7 @@ public struct DeviceRemoval: Sendable {
                 try await remove(sshServer, over: channel, &outcome)
             } catch {
                 // The rest is gone all the same, and a key that is trusted still must not stay unnoticed.
-                outcome.sshServerFailure = EnrollmentError(error, name: name)
+                outcome.sshServerFailure = HostError(error, name: name)
             }
             return outcome
         }

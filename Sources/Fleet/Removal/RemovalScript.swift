@@ -1,4 +1,5 @@
 import Platform
+import SSHSignal
 
 /// Takes away what `enroll` put on a machine, with nothing but a shell: the agent may be broken, or gone.
 ///

@@ -3,13 +3,18 @@ import MeshIdentity
 import Platform
 
 /// The file with what the CA no longer stands by: made of the ledger, signed by the CA, kept beside its certificate.
-struct RevocationPublisher: Sendable {
-    let authority: LiveCA
-    let ledger: Ledger
+package struct RevocationPublisher: Sendable {
+    private let authority: LiveCA
+    private let ledger: Ledger
+
+    package init(authority: LiveCA, ledger: Ledger) {
+        self.authority = authority
+        self.ledger = ledger
+    }
 
     private var directory: String { authority.directory }
     /// The file.
-    var path: String { "\(directory)/ca-crl.pem" }
+    package var path: String { "\(directory)/ca-crl.pem" }
 
     /// Peers of ours go on with a list that is older; others, such as Envoy, refuse everybody then. Every renewal brings a new one.
     private static let validity: Int64 = 30 * 24 * 60 * 60
@@ -17,7 +22,7 @@ struct RevocationPublisher: Sendable {
     /// Writes a new list of everything that is revoked and has not ended.
     ///
     /// - Returns: The lists in PEM form.
-    func publish() throws(LedgerError) -> [UInt8] {
+    package func publish() throws(LedgerError) -> [UInt8] {
         do throws(IdentityError) {
             // Two operators at once: the list with the higher number is the later one, and has what both revoked.
             let lock = try fileWork(FileLock(directory: directory, patience: .seconds(10)))

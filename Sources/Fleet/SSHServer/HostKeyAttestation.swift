@@ -1,32 +1,33 @@
-public import MeshIdentity
+package import MeshIdentity
 import Platform
+import SSHSignal
 import Streams
 
 /// A device's word that a certificate request is its own, signed with its SSH host key: evidence that can be kept and verified by anybody,
 /// as the key exchange of a session cannot.
 ///
 /// The host key is root's, so this is root's word: an account that merely logs in cannot give it.
-public struct HostKeyAttestation: Hashable, Sendable, Codable {
+package struct HostKeyAttestation: Hashable, Sendable, Codable {
     /// The certificate request, PEM: the bytes that are signed.
-    public var request: String
+    package var request: String
     /// What `ssh-keygen -Y sign` made of it.
-    public var signature: String
+    package var signature: String
     /// `mesh-enrollment@TRUST-DOMAIN`.
-    public var namespace: String
+    package var namespace: String
     /// The host key, as in a `.pub` file.
-    public var hostKey: String
+    package var hostKey: String
     /// When it was verified, in seconds since 1970.
-    public var verifiedAt: Int64
+    package var verifiedAt: Int64
     /// The serial number of the certificate that was signed for it, in lower-case hexadecimal.
-    public var serial: String?
+    package var serial: String?
 
     /// What signatures of this kind are for: one of another mesh, or for something else, is none.
-    public static func namespace(_ domain: TrustDomain) -> String { "mesh-enrollment@\(domain)" }
+    package static func namespace(_ domain: TrustDomain) -> String { "mesh-enrollment@\(domain)" }
 
     /// Verifies what is kept, without the device.
     ///
     /// - Returns: Why it proves nothing; nil when the host key has signed this request.
-    public var refusal: String? {
+    package var refusal: String? {
         do throws(IdentityError) {
             return try SSHSignature(armored: Array(signature.utf8)).refusal(
                 of: Array(request.utf8),
@@ -39,7 +40,7 @@ public struct HostKeyAttestation: Hashable, Sendable, Codable {
     }
 
     /// `SHA256:…` of the host key; nil where it is damaged.
-    public var fingerprint: String? { (try? SSHPublicKey(line: Array(hostKey.utf8)))?.fingerprint }
+    package var fingerprint: String? { (try? SSHPublicKey(line: Array(hostKey.utf8)))?.fingerprint }
 }
 
 /// Has the device's host key sign each request before its issuer sees it.
@@ -75,7 +76,7 @@ struct AttestingIssuer: CertificateIssuer {
             attestation = try await attest(request, id.trustDomain)
         } catch {
             // Nothing has been signed: a device that cannot prove it gets no certificate.
-            throw IdentityError(.refused, "--attest: \(EnrollmentError(error, name: name).message)")
+            throw IdentityError(.refused, "--attest: \(HostError(error, name: name).message)")
         }
         let issued = try await issuer.issue(request, id: id, options: options)
         attestation.serial = issued.leaf?.serialNumber
@@ -94,7 +95,7 @@ struct AttestingIssuer: CertificateIssuer {
         let found = try await shell.run(SSHServerScript.find(configuration: nil), step: "attest")
         let server = try SSHServerFacts(found, name: name)
         guard let file = server.hostKeys.first(where: { $0.key == key }) else {
-            throw EnrollmentError(
+            throw HostError(
                 .failed,
                 "\(name): the sshd of \(server.configuration) does not have the host key \(client.hostKey) that this session has shown"
             )
@@ -103,7 +104,7 @@ struct AttestingIssuer: CertificateIssuer {
         let output = try await shell.run(script, step: "attest")
         guard output.status == 0 else {
             let reason = output.values["error"] ?? output.lines.suffix(3).joined(separator: " ")
-            throw EnrollmentError(.unfit, "\(name): \(Printable.clean(reason, limit: 400))")
+            throw HostError(.unfit, "\(name): \(Printable.clean(reason, limit: 400))")
         }
         // The device's word until it is verified.
         let lines = output.lines.filter { $0.hasPrefix("sig:") }.map { $0.dropFirst(4) + "\n" }
@@ -115,7 +116,7 @@ struct AttestingIssuer: CertificateIssuer {
             verifiedAt: currentTime()
         )
         if let refusal = attestation.refusal {
-            throw EnrollmentError(.denied, "\(name): the signature over its certificate request is refused: \(refusal)")
+            throw HostError(.denied, "\(name): the signature over its certificate request is refused: \(refusal)")
         }
         return attestation
     }

@@ -1,5 +1,6 @@
 import MeshIdentity
 import Platform
+import SSHSignal
 
 /// The sshd of a device: where its configuration is, and which keys it has. All of it the device's own word.
 struct SSHServerFacts: Hashable, Sendable {
@@ -32,11 +33,11 @@ struct SSHServerFacts: Hashable, Sendable {
     /// sshd_config has lines of ours.
     var hasBlock: Bool
 
-    /// - Throws: ``EnrollmentError`` with ``EnrollmentError/Reason/unfit`` for a server that has no certificates.
-    init(_ output: RemoteShell.Output, name: String) throws(EnrollmentError) {
+    /// - Throws: ``HostError`` with ``HostError/Reason/unfit`` for a server that has no certificates.
+    init(_ output: RemoteShell.Output, name: String) throws(HostError) {
         let values = output.values
-        func failure(_ reason: EnrollmentError.Reason, _ text: String) -> EnrollmentError {
-            EnrollmentError(reason, "\(name): \(text)")
+        func failure(_ reason: HostError.Reason, _ text: String) -> HostError {
+            HostError(reason, "\(name): \(text)")
         }
         switch values["server"] {
         case "dropbear":
@@ -55,7 +56,7 @@ struct SSHServerFacts: Hashable, Sendable {
             let reason = values["error"] ?? output.lines.suffix(3).joined(separator: " ")
             throw failure(.failed, "sshd: \(Printable.clean(reason, limit: 600)); nothing was changed")
         }
-        func path(_ key: String) throws(EnrollmentError) -> String? {
+        func path(_ key: String) throws(HostError) -> String? {
             guard let value = values[key], !value.isEmpty, value != "none" else { return nil }
             guard Self.isPath(value) else {
                 throw failure(.failed, "sshd: '\(Printable.clean(value, limit: 80))' is no path")

@@ -1,4 +1,5 @@
 import MeshIdentity
+import SSHSignal
 
 extension SSHServerSetup {
     /// What is to be changed, decided from what was found. Certificates are signed here; nothing has been changed yet.
@@ -11,7 +12,7 @@ extension SSHServerSetup {
         /// The certificate of the key that the session's key exchange has proven.
         var proven: SSHCertificate?
 
-        /// - Throws: ``EnrollmentError`` where what is there already must not be replaced.
+        /// - Throws: ``HostError`` where what is there already must not be replaced.
         init(
             _ options: Options,
             _ server: SSHServerFacts,
@@ -30,7 +31,7 @@ extension SSHServerSetup {
             if options.trustsUsers {
                 let path = server.userAuthorityPath
                 if let other = server.userAuthorities, other != path {
-                    throw EnrollmentError(
+                    throw HostError(
                         .failed,
                         "\(options.name): its sshd trusts the user CAs in \(other) already (TrustedUserCAKeys), and takes one "
                             + "file only; add the line of `bootstrap ca ssh ca --user` to that file. Nothing was changed"
@@ -61,7 +62,7 @@ extension SSHServerSetup {
         ) throws {
             let ours = authority.publicKey(.host)
             guard server.hostKeys.contains(where: { $0.key?.blob == hostKey.blob }) else {
-                throw EnrollmentError(
+                throw HostError(
                     .failed,
                     "\(options.name): the sshd of \(server.configuration) does not have the host key \(hostKey) that this "
                         + "session has shown; name the right file with --sshd-config. Nothing was changed"
@@ -71,7 +72,7 @@ extension SSHServerSetup {
                 let isProven = file.key?.blob == hostKey.blob
                 guard let key = file.key else {
                     warnings.append(
-                        "\(file.path) gets no certificate: its public key cannot be read, or is of a kind that is not signed"
+                        "\(file.path) gets no certificate: its package key cannot be read, or is of a kind that is not signed"
                     )
                     continue
                 }
@@ -80,7 +81,7 @@ extension SSHServerSetup {
                 guard !isOthers else {
                     let text = "\(file.certificatePath) is there already and not of this CA"
                     guard !isProven else {
-                        throw EnrollmentError(
+                        throw HostError(
                             .failed,
                             "\(options.name): \(text); remove it, or move it away. Nothing was changed"
                         )

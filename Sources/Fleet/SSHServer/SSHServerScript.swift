@@ -1,4 +1,5 @@
 import Platform
+import SSHSignal
 
 /// What a device's root shell is told about its sshd: look, change, keep or take back. POSIX shell, and the tools of busybox.
 ///

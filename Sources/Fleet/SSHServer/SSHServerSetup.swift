@@ -1,25 +1,26 @@
-public import MeshIdentity
+package import MeshIdentity
 import Platform
-public import Streams
+package import SSHSignal
+package import Streams
 
 /// Gives a device's sshd certificates of our CA for its host keys, and has it trust those of our users: at the user's request, and so that
 /// the way back in is never lost. What is changed is tested (`sshd -t`), read by sshd, and confirmed by new connections; until then the device
 /// itself takes everything back as soon as this side is gone.
-public struct SSHServerSetup: Sendable {
-    public struct Options: Sendable {
+package struct SSHServerSetup: Sendable {
+    package struct Options: Sendable {
         /// What the device is called, by its record and in messages.
-        public var name: String
+        package var name: String
         /// Its host keys get certificates.
-        public var certifiesHost: Bool
+        package var certifiesHost: Bool
         /// `TrustedUserCAKeys` gets the CA's key for users.
-        public var trustsUsers: Bool
+        package var trustsUsers: Bool
         /// Names and addresses the certificates are good for, beside those that the login knows.
-        public var principals: [String] = []
-        public var lifetime = SSHServerSetup.defaultLifetime
+        package var principals: [String] = []
+        package var lifetime = SSHServerSetup.defaultLifetime
         /// sshd_config, absolute; nil: the one of the sshd that serves the login.
-        public var configuration: String?
+        package var configuration: String?
 
-        public init(name: String, certifiesHost: Bool, trustsUsers: Bool) {
+        package init(name: String, certifiesHost: Bool, trustsUsers: Bool) {
             self.name = name
             self.certifiesHost = certifiesHost
             self.trustsUsers = trustsUsers
@@ -27,13 +28,13 @@ public struct SSHServerSetup: Sendable {
     }
 
     /// Thirty days.
-    public static let defaultLifetime = Duration.seconds(30 * 86_400)
+    package static let defaultLifetime = Duration.seconds(30 * 86_400)
 
     private let options: Options
     private let authority: SSHCertificateAuthority
     private let report: @Sendable (DeviceEnrollment.Progress) -> Void
 
-    public init(
+    package init(
         _ options: Options,
         authority: SSHCertificateAuthority,
         report: @escaping @Sendable (DeviceEnrollment.Progress) -> Void
@@ -45,7 +46,7 @@ public struct SSHServerSetup: Sendable {
 
     /// What a host certificate is good for: the names that the login uses, those of the device, and those that were asked for. In lower
     /// case, as ssh compares them. Never what the device says of itself: that could be another's name.
-    public func principals(for login: SSHLogin) -> [String] {
+    package func principals(for login: SSHLogin) -> [String] {
         let configuration = login.configuration
         var names: [String] = []
         let all = [configuration.hostKeyAlias, configuration.hostName, configuration.destination.host, options.name]
@@ -61,17 +62,23 @@ public struct SSHServerSetup: Sendable {
     ///   - login: Used once more to see that it still works.
     ///   - hostKey: The device's, as it is recorded: another one is refused.
     ///   - loop: Where the SSH sessions live.
-    /// - Throws: ``EnrollmentError``; sshd is then as it was before, unless the message says what is left.
-    public func run(
+    /// - Throws: ``HostError``; sshd is then as it was before, unless the message says what is left.
+    package func run(
         _ login: SSHLogin,
         hostKey: DeviceRecord.HostKeyRecord,
         on loop: EventLoop
-    ) async throws(EnrollmentError) -> SSHServerRecord {
-        if options.certifiesHost { try HostCertificateConfirmation.check(name: options.name) }
+    ) async throws(HostError) -> SSHServerRecord {
+        guard !options.certifiesHost || HostCertificateConfirmation.isPossible else {
+            throw HostError(
+                .unfit,
+                "\(options.name): whether its sshd shows the certificate is confirmed with the ssh program, and there is none in "
+                    + "PATH here (apt install openssh-client); its sshd is left as it is"
+            )
+        }
         let start = ContinuousClock.now
         return try await login.visit(options.name, on: loop) { client in
             guard DeviceRecord.HostKeyRecord(client.hostKey) == hostKey else {
-                throw EnrollmentError(
+                throw HostError(
                     .hostKeyRefused,
                     "\(options.name): this login shows the host key \(client.hostKey), and it is recorded with "
                         + "\(hostKey.fingerprint) (\(hostKey.algorithm)); its sshd is left as it is"
@@ -108,7 +115,7 @@ public struct SSHServerSetup: Sendable {
         if privilege == "root" { return channel }
         channel.close()
         guard let privilege, ["sudo", "doas"].contains(privilege) else {
-            throw EnrollmentError(
+            throw HostError(
                 .unfit,
                 "\(name): \(purpose), and this account is neither root nor has sudo without a password "
                     + "(NOPASSWD); its sshd is left as it is"
@@ -161,7 +168,7 @@ public struct SSHServerSetup: Sendable {
         guard output.status != 0 else { return output }
         let reason = output.values["error"] ?? output.lines.suffix(3).joined(separator: " ")
         let left = output.values["left"].map { "; not taken back: \(Printable.clean($0, limit: 400))" } ?? ""
-        throw EnrollmentError(.failed, "\(name): sshd: \(Printable.clean(reason, limit: 800))\(left)")
+        throw HostError(.failed, "\(name): sshd: \(Printable.clean(reason, limit: 800))\(left)")
     }
 
     static func keep(_ server: SSHServerFacts, _ shell: RemoteShell) async throws {
@@ -173,8 +180,8 @@ public struct SSHServerSetup: Sendable {
         _ server: SSHServerFacts,
         _ shell: RemoteShell,
         after error: any Error
-    ) async -> EnrollmentError {
-        let reason = EnrollmentError(error, name: options.name).message
+    ) async -> HostError {
+        let reason = HostError(error, name: options.name).message
         let output = try? await shell.run(SSHServerScript.undo(server), step: "sshd", timeout: .seconds(60))
         let outcome: String
         switch output {
@@ -183,7 +190,7 @@ public struct SSHServerSetup: Sendable {
             outcome = "not taken back: \(Printable.clean(output.values["left"] ?? "", limit: 400))"
         case nil: outcome = "the connection is gone as well; the device takes the change back by itself"
         }
-        return EnrollmentError(.failed, "\(reason); \(outcome)")
+        return HostError(.failed, "\(reason); \(outcome)")
     }
 
     // MARK: Its confirmation
@@ -202,7 +209,7 @@ public struct SSHServerSetup: Sendable {
         let shown = client.hostKey
         await client.close()
         guard shown == hostKey else {
-            throw EnrollmentError(.failed, "\(options.name): a new connection shows another host key: \(shown)")
+            throw HostError(.failed, "\(options.name): a new connection shows another host key: \(shown)")
         }
     }
 

@@ -1,53 +1,54 @@
 import Platform
+import SSHSignal
 
 /// What the probe found out about a machine. Everything in it is the machine's own word.
-public struct DeviceFacts: Hashable, Sendable {
-    public var operatingSystem: String
+package struct DeviceFacts: Hashable, Sendable {
+    package var operatingSystem: String
     /// As `uname -m` says it.
-    public var architecture: String
-    public var kernel: String
+    package var architecture: String
+    package var kernel: String
     /// `glibc 2.36`, `musl`; nil when neither was found.
-    public var libc: String?
+    package var libc: String?
     /// nil where it could not be told.
-    public var isLittleEndian: Bool?
-    public var userID: UInt32
-    public var user: String
-    public var home: String
-    public var hostName: String
+    package var isLittleEndian: Bool?
+    package var userID: UInt32
+    package var user: String
+    package var home: String
+    package var hostName: String
     /// Seconds since 1970.
-    public var clock: Int64
+    package var clock: Int64
     /// Changes with every start of the machine; nil where the kernel has none.
-    public var bootID: String?
+    package var bootID: String?
     /// `sha256sum`, `openssl`, `ssh-keygen`, `base64`, `gzip`, `xz`, `zstd`, `crontab`, `timeout`, `head`: those that are there.
-    public var tools: Set<String>
+    package var tools: Set<String>
     /// What would start a service there, and with which rights.
-    public var surroundings: Surroundings
+    package var surroundings: Surroundings
     /// What the agent needs and the machine does not have.
-    public var missing: [String]
-    public var bases: [Base]
+    package var missing: [String]
+    package var bases: [Base]
 
     /// A directory that was considered for the installation.
-    public struct Base: Hashable, Sendable {
-        public var path: String
-        public var isWritable: Bool
+    package struct Base: Hashable, Sendable {
+        package var path: String
+        package var isWritable: Bool
         /// Whether a file written there could be run.
-        public var isExecutable: Bool
+        package var isExecutable: Bool
         /// nil when `df` did not say.
-        public var freeKilobytes: UInt64?
+        package var freeKilobytes: UInt64?
         /// A file system in memory: a reboot empties it.
-        public var isVolatile: Bool
+        package var isVolatile: Bool
         /// Why it is not writable or not executable, in the machine's words.
-        public var reason: String
+        package var reason: String
         /// SHA-256 of the agent of this very release that is installed there.
-        public var installedHash: String?
+        package var installedHash: String?
         /// The release in use there.
-        public var current: String?
+        package var current: String?
         /// The process of the node that runs there.
-        public var nodeProcess: Int32?
+        package var nodeProcess: Int32?
         /// The process of an installation that is under way there.
-        public var installer: Int32?
+        package var installer: Int32?
         /// An installation there was cut, and left a lock or a part of the agent; the next one removes them. Also true while one is under way.
-        public var hasLeftovers: Bool
+        package var hasLeftovers: Bool
     }
 
     /// - Throws: ``SignalError`` when something is missing or cannot be true: the answer decides where a program is written.

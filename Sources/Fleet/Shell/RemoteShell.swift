@@ -1,4 +1,5 @@
 import Platform
+import SSHSignal
 
 /// A POSIX shell on the far side, started as `exec sh -s` and kept for the whole visit: one login shell start, one session of the
 /// server's MaxSessions, whatever the login shell is.

@@ -1,4 +1,5 @@
-public import Streams
+package import SSHSignal
+package import Streams
 
 extension SSHLogin {
     /// Logs in, gives the session to `body`, and closes it however that ends.
@@ -7,12 +8,12 @@ extension SSHLogin {
     ///   - name: The device's, for errors.
     ///   - loop: Where the SSH session lives.
     ///   - body: Must not keep the session.
-    /// - Throws: ``EnrollmentError``, whatever `body` throws.
-    public func visit<Outcome: Sendable>(
+    /// - Throws: ``HostError``, whatever `body` throws.
+    package func visit<Outcome: Sendable>(
         _ name: String,
         on loop: EventLoop,
         _ body: (SSHClient) async throws -> Outcome
-    ) async throws(EnrollmentError) -> Outcome {
+    ) async throws(HostError) -> Outcome {
         do {
             let client = try await connect(on: loop)
             do {
@@ -24,10 +25,10 @@ extension SSHLogin {
                 let loss = await client.failure()
                 await client.close()
                 guard let loss, [.connectionLost, .timedOut].contains(loss.code) else { throw error }
-                throw EnrollmentError(.interrupted, EnrollmentError(error, name: name).message)
+                throw HostError(.interrupted, HostError(error, name: name).message)
             }
         } catch {
-            throw EnrollmentError(error, name: name)
+            throw HostError(error, name: name)
         }
     }
 }

@@ -1,3 +1,4 @@
+package import SSHSignal
 import Streams
 
 /// A command of an SSH session, for async code.

@@ -1,11 +1,12 @@
 import Platform
+import SSHSignal
 
 extension DeviceFacts {
     /// What the agent finds around it on a machine: its init system, who the account can be, which programs are there. The
     /// machine's own word, for people and for choices that the agent checks again when it makes them.
-    public struct Surroundings: Hashable, Sendable {
+    package struct Surroundings: Hashable, Sendable {
         /// What starts services.
-        public enum InitSystem: String, Hashable, Sendable {
+        package enum InitSystem: String, Hashable, Sendable {
             case systemd
             case procd
             case openrc
@@ -15,7 +16,7 @@ extension DeviceFacts {
         }
 
         /// Whether the account is root's, or can be without asking anybody.
-        public enum Privilege: String, Hashable, Sendable {
+        package enum Privilege: String, Hashable, Sendable {
             case root
             case sudo
             case doas
@@ -23,25 +24,25 @@ extension DeviceFacts {
         }
 
         /// `Debian GNU/Linux 12 (bookworm)`; nil where no os-release says it.
-        public var distribution: String?
+        package var distribution: String?
         /// `/etc/machine-id`; nil where there is none. It survives reboots and is copied by careless cloning.
-        public var machineID: String?
-        public var initSystem: InitSystem
+        package var machineID: String?
+        package var initSystem: InitSystem
         /// What `systemctl is-system-running` answers: `running`, `degraded`, … `offline` where systemd is installed and does not run. nil
         /// without systemctl.
-        public var systemdState: String?
+        package var systemdState: String?
         /// The account has a systemd of its own that can be talked to.
-        public var hasUserBus: Bool
+        package var hasUserBus: Bool
         /// That systemd runs while nobody is logged in.
-        public var lingers: Bool
+        package var lingers: Bool
         /// Somebody reads what `crontab` writes.
-        public var runsCron: Bool
-        public var privilege: Privilege
+        package var runsCron: Bool
+        package var privilege: Privilege
         /// Whether a program for SFTP is where sshd looks for it, or sshd's configuration has its own.
-        public var hasSFTP: Bool
-        public var hasOpenSSL: Bool
+        package var hasSFTP: Bool
+        package var hasOpenSSL: Bool
         /// The login comes from this very machine: nothing is slow, and compressing would only cost.
-        public var isLoopback: Bool
+        package var isLoopback: Bool
 
         init(_ values: [String: String]) {
             func text(_ key: String, limit: Int) -> String? {

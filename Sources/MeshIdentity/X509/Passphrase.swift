@@ -1,4 +1,5 @@
 import COpenSSL
+import Platform
 
 /// The passphrase of a private key. It prints as nothing and is wiped from memory when the last reference goes.
 public final class Passphrase: @unchecked Sendable, Equatable, CustomStringConvertible {
@@ -32,4 +33,16 @@ public final class Passphrase: @unchecked Sendable, Equatable, CustomStringConve
     }
 
     public var description: String { "(passphrase)" }
+}
+
+extension Passphrase {
+    /// The first line of a file.
+    package convenience init(file: String) throws(IdentityError) {
+        let bytes = try fileWork(AtomicFile.read(file, limit: 4096))
+        let line = bytes.prefix { $0 != UInt8(ascii: "\n") && $0 != UInt8(ascii: "\r") }
+        guard !line.isEmpty else {
+            throw IdentityError(.wrongPassphrase, "the first line of \(file) is empty: it is the passphrase")
+        }
+        self.init(line)
+    }
 }

@@ -2,6 +2,7 @@ import Glibc
 import H2Transport
 package import Logging
 public import MeshIdentity
+import MeshPaths
 public import Platform
 import SSHSignal
 public import Streams
@@ -19,10 +20,8 @@ public struct RenewalSource: Hashable, Sendable {
     }
 
     /// What the issuer is called in each trust domain.
-    public static let namespace = "bootstrap"
-    public static let name = "issuer"
-    /// What `:authority` says of a stream to the issuer: a name of its own, which leads nowhere else.
-    package static let authority = "issuer.bootstrap:15012"
+    public static let namespace = IssuerName.namespace
+    public static let name = IssuerName.name
 }
 
 /// Keeps a node's certificate fresh, as long as it runs: asks the issuer when the certificate is past half to two thirds of its time.
@@ -114,7 +113,7 @@ package struct MeshRenewal: Sendable {
                 listener: settings.listener
             )
             let renewed = try await client.withStream(
-                to: Authority(parsing: RenewalSource.authority),
+                to: Authority(parsing: IssuerName.authority),
                 through: peer
             ) { stream in
                 try await renewal.run(over: HBONEChannel(stream))

@@ -1,13 +1,13 @@
 import Glibc
-import MeshIdentity
+package import MeshIdentity
 import Platform
-import Streams
+package import Streams
 
 /// Sees by a connection of its own that a server shows a host certificate: with the user's `ssh`, which libssh2 1.10 cannot replace here.
 ///
 /// Nothing is known to that `ssh` but the CA, and no other key is accepted. It offers no way to log in, so the server ends the connection
 /// where the login would begin: after the host was verified.
-struct HostCertificateConfirmation: Sendable {
+package struct HostCertificateConfirmation: Sendable {
     let login: SSHLogin
     let authority: SSHPublicKey
     let certificate: SSHCertificate
@@ -17,17 +17,17 @@ struct HostCertificateConfirmation: Sendable {
     /// sshd may be starting anew.
     private static let pauses = [0, 100, 300, 1000, 2000, 4000]
 
-    /// - Throws: ``EnrollmentError`` where this machine has no `ssh`: before anything was changed.
-    static func check(name: String) throws(EnrollmentError) {
-        guard OpenSSHProgram.find() == nil else { return }
-        throw EnrollmentError(
-            .unfit,
-            "\(name): whether its sshd shows the certificate is confirmed with the ssh program, and there is none in PATH here "
-                + "(apt install openssh-client); its sshd is left as it is"
-        )
+    /// Whether this machine has an `ssh` to confirm with.
+    package static var isPossible: Bool { OpenSSHProgram.find() != nil }
+
+    package init(login: SSHLogin, authority: SSHPublicKey, certificate: SSHCertificate, name: String) {
+        self.login = login
+        self.authority = authority
+        self.certificate = certificate
+        self.name = name
     }
 
-    func run(on loop: EventLoop) async throws(SSHError) {
+    package func run(on loop: EventLoop) async throws(SSHError) {
         guard let path = OpenSSHProgram.find() else { throw SSHError(.unsupported, "there is no ssh program in PATH") }
         let directory = try ControlDirectory()
         defer { directory.remove() }

@@ -1,8 +1,8 @@
 import COpenSSL
 
 /// The two hash functions that known_hosts and the agent's upload need.
-enum Digest {
-    static func sha256(_ bytes: [UInt8]) -> [UInt8] {
+package enum Digest {
+    package static func sha256(_ bytes: [UInt8]) -> [UInt8] {
         var result = [UInt8](repeating: 0, count: 32)
         var length: UInt32 = 0
         let done = EVP_Digest(bytes, bytes.count, &result, &length, EVP_sha256(), nil)

@@ -102,7 +102,7 @@ public final class SSHClient: Sendable {
     }
 
     /// Why the connection has ended; nil while it stands.
-    func failure() async -> SSHError? {
+    package func failure() async -> SSHError? {
         let connection = connection
         return await withCheckedContinuation { continuation in
             loop.submit { continuation.resume(returning: connection.withValue(\.failure)) }

@@ -40,7 +40,7 @@ public struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
     public var isWorthWarning: Bool { abs(milliseconds) >= Self.warningThreshold }
 
     /// For the user, where a certificate is given out all the same; nil where there is nothing to say.
-    var warning: String? {
+    package var warning: String? {
         guard isWorthWarning else { return nil }
         guard abs(milliseconds) > Self.consequenceThreshold else { return description }
         let consequence =
@@ -55,7 +55,7 @@ public struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
 
     /// How far back NotBefore is to be set, in seconds, so that a certificate is valid at once by the device's clock: two minutes, and
     /// more where the device is behind.
-    var backdating: Int64 {
+    package var backdating: Int64 {
         let behind = max(0, (-milliseconds).addingSaturating(uncertainty)) / 1000
         return max(IssuanceOptions.defaultBackdating.components.seconds, behind + 60)
     }
@@ -68,7 +68,7 @@ public struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
     /// - Parameters:
     ///   - lifetime: Of the certificate, in seconds.
     ///   - isAccepted: Somebody said that it is to be made all the same.
-    func refusal(lifetime: Int64, isAccepted: Bool) -> SignalError? {
+    package func refusal(lifetime: Int64, isAccepted: Bool) -> SignalError? {
         let seconds = max(0, abs(milliseconds) - uncertainty) / 1000
         let longest = max(IssuanceOptions.defaultBackdating.components.seconds, lifetime / 4)
         guard seconds > longest else { return nil }
@@ -99,7 +99,7 @@ public struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
     /// - Parameters:
     ///   - notBefore: seconds since 1970, as `notAfter`.
     ///   - device: the device's clock, milliseconds since 1970.
-    func refusal(notBefore: Int64, notAfter: Int64, device: Int64) -> SignalError? {
+    package func refusal(notBefore: Int64, notAfter: Int64, device: Int64) -> SignalError? {
         let seconds = device / 1000
         let mend = "set the device's clock (\(Self.mend)), then enroll again"
         if seconds < notBefore {

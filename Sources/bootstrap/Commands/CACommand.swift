@@ -1,4 +1,5 @@
 import ArgumentParser
+import Fleet
 import MeshIdentity
 import Platform
 
@@ -76,6 +77,14 @@ struct CAAccess: ParsableArguments {
     }
 }
 
+extension CAAccess {
+    /// Opens the CA, for as long as the process runs; asks for the passphrase if its key turns out to be encrypted.
+    func loadLive() throws -> LiveCA {
+        let (authority, passphrase) = try loadWithPassphrase()
+        return LiveCA(authority, directory: location.path, passphrase: passphrase)
+    }
+}
+
 /// An identity on the command line: `ns/NAMESPACE/sa/NAME`, or the whole SPIFFE ID.
 struct IdentityArgument: ParsableArguments {
     @Option(
@@ -114,17 +123,5 @@ func fail(_ error: IdentityError) -> ExitCode {
     switch error.code {
     case .passphraseRequired, .wrongPassphrase: fail(error.message, .authenticationRefused)
     default: fail(error.message)
-    }
-}
-
-extension Passphrase {
-    /// The first line of a file.
-    convenience init(file: String) throws(IdentityError) {
-        let bytes = try fileWork(AtomicFile.read(file, limit: 4096))
-        let line = bytes.prefix { $0 != UInt8(ascii: "\n") && $0 != UInt8(ascii: "\r") }
-        guard !line.isEmpty else {
-            throw IdentityError(.wrongPassphrase, "the first line of \(file) is empty: it is the passphrase")
-        }
-        self.init(line)
     }
 }

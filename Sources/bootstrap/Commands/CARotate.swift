@@ -1,4 +1,5 @@
 import ArgumentParser
+import Fleet
 import MeshIdentity
 import Platform
 import SSHSignal
@@ -41,7 +42,7 @@ struct CARotate: AsyncParsableCommand {
                 printLine("Next: bootstrap renew --all    then bootstrap ca rotate")
             case .distributing:
                 guard let root = try rotation.other() else { return }
-                let waiting = try Self.without(root, in: records)
+                let waiting = try records.lacking(root)
                 for line in waiting { printLine("lacks the new root: \(line)") }
                 guard !status else {
                     return printLine(
@@ -89,25 +90,5 @@ struct CARotate: AsyncParsableCommand {
         } catch let error as DeviceDirectoryError {
             throw fail(error.message)
         }
-    }
-
-    /// Who would not know the certificates that the new key signs.
-    private static func without(_ root: Certificate, in records: DeviceDirectory) throws -> [String] {
-        let now = currentTime()
-        let devices = try records.all().filter {
-            $0.revokedAt == nil && $0.notAfter > now && $0.roots?.contains(root.fingerprint) != true
-        }
-        // A certificate that was made by hand went out with the roots of its day.
-        var seen: Set<String> = []
-        let byHand = try records.ledger.certificates().filter {
-            // The latest of each identity: whoever had an earlier one has replaced it.
-            $0.device == nil && seen.insert($0.identity).inserted && $0.state == .issued && $0.notAfter > now
-                && $0.issuedAt < EmbeddedCA.madeAt(root)
-        }
-        return devices.map { "\($0.name) (\($0.identity))" }
-            + byHand.map {
-                "\($0.identity), serial \($0.serial.prefix(12))…, made by `\($0.command)`: make it again, or it ends at "
-                    + describe(time: $0.notAfter)
-            }
     }
 }

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Fleet
 import H2Transport
 import Logging
 import MeshIdentity
@@ -36,7 +37,7 @@ struct CAServe: AsyncParsableCommand {
         startLogging(.notice)
         let logger = Logger(label: "issuer")
         let authority = try access.loadLive()
-        let own = OwnCredential(authority: authority, directory: CredentialDirectory("\(Home.path)/issuer"))
+        let own = IssuerCredential(of: authority, in: CredentialDirectory("\(Home.path)/issuer"))
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
         do {
             try own.renew()
@@ -46,7 +47,7 @@ struct CAServe: AsyncParsableCommand {
                 logger: logger
             )
             printLine("ready issuer \(listener.localAddress)")
-            let service = IssuerService(
+            let service = RenewalService(
                 issuer: authority,
                 records: DeviceDirectory(Home.devices),
                 lifetime: ttl?.duration,
@@ -63,53 +64,6 @@ struct CAServe: AsyncParsableCommand {
             await listener.close()
         } catch {
             throw fail("\(error)")
-        }
-    }
-}
-
-/// The issuer's own place in the mesh.
-private struct OwnCredential: Sendable {
-    let authority: LiveCA
-    let directory: CredentialDirectory
-
-    func renew() throws(IdentityError) {
-        let id: SPIFFEID
-        do throws(SPIFFEIDError) {
-            id = try SPIFFEID(
-                trustDomain: authority.trustDomain,
-                namespace: RenewalSource.namespace,
-                name: RenewalSource.name
-            )
-        } catch {
-            throw IdentityError(.refused, error.message)
-        }
-        let pending = try directory.prepare(id: id)
-        let options = try authority.present().optionsForAnyClock()
-        let issued = try authority.sign(pending.request, id: id, options: options)
-        _ = try pending.commit(
-            chain: issued.chain,
-            roots: issued.roots,
-            revocationLists: issued.revocationLists
-        )
-    }
-
-    /// Until the task is cancelled: a new certificate when it is due, and what was revoked meanwhile.
-    func keepFresh(_ logger: Logger) async {
-        while (try? await Task.sleep(for: .seconds(2))) != nil {
-            do throws(IdentityError) {
-                let credential = try directory.load()
-                let schedule = RenewalSchedule(
-                    notBefore: credential.notBefore,
-                    notAfter: credential.notAfter,
-                    random: 0.5
-                )
-                // A device whose certificate a new root vouches for must find an issuer that knows the root.
-                let hasRoots = Set(credential.bundle.roots) == Set(try authority.roots())
-                if schedule.wait(at: currentTime()) == 0 || !hasRoots { try renew() }
-                if let lists = try authority.present().revocationLists() { try directory.write(revocationLists: lists) }
-            } catch {
-                logger.error("the issuer's own credential: \(error)")
-            }
         }
     }
 }

@@ -1,4 +1,5 @@
 public import ArgumentParser
+import Fleet
 import Glibc
 import H2Transport
 import Logging
@@ -85,7 +86,7 @@ struct ConnectCommand: AsyncParsableCommand {
         startLogging(.warning)
         let forwards = try parseForwards()
         let device = try findDevice()
-        let identity = try device.map { try OperatorIdentity(for: $0, authority: authority) }
+        let identity = try device.map { try makeIdentity($0) }
         let access = try makeAccess(device)
         let connection = Connection(access: access, identity: identity, forwards: forwards, name: destination)
         try await connection.run()
@@ -125,13 +126,22 @@ struct ConnectCommand: AsyncParsableCommand {
         return nil
     }
 
+    private func makeIdentity(_ device: DeviceRecord) throws -> OperatorIdentity {
+        let authority = try authority.load()
+        do throws(SPIFFEIDError) {
+            return try OperatorIdentity(for: device, by: authority)
+        } catch {
+            throw fail("the record of \(device.name) has no usable identity: \(error)")
+        }
+    }
+
     private func makeAccess(_ device: DeviceRecord?) throws -> PeerAccess {
+        let logins = try ssh.logins()
         do {
-            let arguments = ssh.isEmpty ? device?.ssh.arguments ?? ssh.arguments : ssh.arguments
-            let login = try SSHLogin(
+            let login = try logins.login(
                 to: try Destination(parsing: device?.destination ?? destination),
-                arguments: arguments,
-                prompts: try ssh.prompts()
+                recorded: device?.ssh.arguments,
+                warn: logins.prompts.warn
             )
             guard let device else {
                 printError("'\(destination)' is not enrolled: plain SSH only. `bootstrap enroll` adds the native path.")
@@ -193,7 +203,7 @@ private struct Connection: Sendable {
     func run() async throws {
         let loop = EventLoop(name: "connect")
         let events = AsyncStream<PathChange>.makeStream()
-        let credential = try identity?.issue()
+        let credential = try identity.map { try issue($0) }
         let context = try credential.map { try OperatorIdentity.context($0) }
         let paths: LoopBound<PeerPaths>
         do {
@@ -237,6 +247,14 @@ private struct Connection: Sendable {
         }
         loop.submit { paths.withValue { $0.shutDown() } }
         await loop.shutDown()
+    }
+
+    private func issue(_ identity: OperatorIdentity) throws -> Credential {
+        do throws(IdentityError) {
+            return try identity.issue()
+        } catch {
+            throw fail(error)
+        }
     }
 
     private func listen(_ paths: LoopBound<PeerPaths>, on loop: EventLoop) async throws {
@@ -363,7 +381,7 @@ private struct Connection: Sendable {
             let now = Int64(time(nil))
             let schedule = RenewalSchedule(notBefore: current.notBefore, notAfter: current.notAfter)
             try await Task.sleep(for: .seconds(max(1, schedule.wait(at: now))))
-            current = try identity.issue()
+            current = try issue(identity)
             let context = try OperatorIdentity.context(current)
             paths.loop.submit { paths.withValue { $0.use(context) } }
         }

@@ -1,5 +1,6 @@
 import ArgumentParser
 import CLinux
+import Fleet
 import Glibc
 import Platform
 import SSHSignal
@@ -87,10 +88,16 @@ struct CopyCommand: AsyncParsableCommand {
     }
 
     private func transfer(with destination: String, _ body: (SSHClient) async throws(SSHError) -> Void) async throws {
-        let target = try RemoteTarget(destination)
+        let logins = try ssh.logins()
+        let target: RemoteTarget
+        do throws(HostError) {
+            target = try RemoteTarget(destination, in: DeviceDirectory(Home.devices))
+        } catch {
+            throw fail(error)
+        }
         let login: SSHLogin
         do throws(SSHConfigurationError) {
-            login = try target.login(ssh) { printError($0) }
+            login = try target.login(logins) { printError($0) }
         } catch {
             throw fail("\(error)", .usage)
         }
@@ -99,37 +106,8 @@ struct CopyCommand: AsyncParsableCommand {
             try await body(client)
             await client.close()
         } catch {
-            throw fail("\(target.name): \(error.message)", error.exitCode)
+            throw fail("\(target.name): \(error.message)", HostError.Reason(error.code).exitCode)
         }
-    }
-}
-
-/// `DEST:PATH`, where DEST may end with a port.
-struct RemoteFile: Equatable {
-    let destination: String
-    let path: String
-
-    /// nil for a local path: without a colon, or with a slash before the first one.
-    init?(_ text: String) {
-        var search = text.startIndex
-        // The colons of an IPv6 address are inside of brackets.
-        if let open = text.firstIndex(of: "["), let close = text[open...].firstIndex(of: "]"),
-            !text[..<open].contains("/"), !text[..<open].contains(":")
-        {
-            search = close
-        }
-        guard let colon = text[search...].firstIndex(of: ":"), !text[..<colon].contains("/"), colon != text.startIndex
-        else { return nil }
-        var end = colon
-        // A port is a part of the destination: host:2222:path.
-        let behind = text.index(after: colon)
-        if let next = text[behind...].firstIndex(of: ":"), next != behind,
-            text[behind..<next].utf8.allSatisfy({ (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) })
-        {
-            end = next
-        }
-        destination = String(text[..<end])
-        path = String(text[text.index(after: end)...])
     }
 }
 

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Fleet
 import FoundationEssentials
 import MeshIdentity
 import SSHSignal
@@ -36,9 +37,12 @@ struct DoctorCommand: AsyncParsableCommand {
 
     func run() async throws {
         let report = DoctorReport(output)
-        let local = LocalChecks(authority: authority, agentBinary: agentBinary)
+        let agent = Result { () throws(AgentBinaryError) in
+            try AgentBinary.find(agentBinary, executable: Executable.path)
+        }
+        let local = LocalChecks(home: Home.path, authority: authority.location.path, agent: agent)
         for finding in local.run() { report.add(finding) }
-        if let destination { try await check(destination, agent: try? local.agent(), report) }
+        if let destination { try await check(destination, agent: try? agent.get(), report) }
         if let code = report.end() { throw code }
     }
 
@@ -49,20 +53,14 @@ struct DoctorCommand: AsyncParsableCommand {
         } catch {
             throw fail(error.message)
         }
-        let prompts: SSHLogin.Prompts
-        do throws(SSHConfigurationError) {
-            prompts = try ssh.prompts()
-        } catch {
-            throw fail("\(error)", .usage)
-        }
+        let logins = try ssh.logins()
         let loop = EventLoop(name: "doctor")
         let checks = DeviceChecks(
-            destination: destination,
+            destination,
             device: device,
-            arguments: ssh.isEmpty ? device?.ssh.arguments ?? ssh.arguments : ssh.arguments,
-            prompts: prompts,
+            logins: logins,
             agent: agent,
-            identity: { [authority] in try OperatorIdentity(for: $0, authority: authority).issue() },
+            identity: { [authority] in try OperatorIdentity(for: $0, by: authority.load()).issue() },
             report: { report.add($0) }
         )
         await checks.run(on: loop)
@@ -88,7 +86,7 @@ private final class DoctorReport: Sendable {
             if finding.verdict == .warning { state.warnings += 1 }
             if finding.verdict == .failure {
                 state.failures += 1
-                if state.code == nil { state.code = finding.exitCode }
+                if state.code == nil { state.code = finding.reason?.exitCode }
             }
         }
         switch format {

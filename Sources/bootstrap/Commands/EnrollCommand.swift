@@ -1,4 +1,5 @@
 import ArgumentParser
+import Fleet
 import MeshIdentity
 import Platform
 import SSHSignal
@@ -123,46 +124,56 @@ struct EnrollCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
-        let targets = try EnrollmentTarget.all(destinations, name: name, inventory: inventory)
+        let targets: [EnrollmentTarget]
+        do throws(HostError) {
+            targets = try EnrollmentTarget.all(destinations, name: name, inventory: inventory)
+        } catch {
+            throw fail(error)
+        }
         let (issuer, trustDomain) = try issuers.load(access)
         let records = DeviceDirectory(Home.devices)
-        let run = EnrollmentRun(
+        let report = EnrollmentOutput(format: output, names: targets.map(\.name))
+        var run = EnrollmentRun(
+            try order(),
+            server: try server.load(access),
+            issuer: issuer,
+            trustDomain: trustDomain,
+            issuance: issuance.options,
+            logins: report.asking(for: try ssh.logins()),
+            records: records,
+            report: report
+        )
+        run.publisher = (issuer as? LiveCA).map { RevocationPublisher(authority: $0, ledger: records.ledger) }
+        run.acceptsSkew = clock.skewOk
+        run.admission = EnrollmentAdmission(acceptsNewHostKey: acceptNewHostKey, reinstates: reinstate)
+        run.resumes = resume
+        let (begun, failures): (Int, [EnrollmentFailure])
+        do throws(HostError) {
+            (begun, failures) = try await run(targets, parallel: parallel)
+        } catch {
+            throw fail(error)
+        }
+        report.summary(failures, of: begun)
+        if let reason = HostError.Reason.common(of: failures.map(\.error.reason)) { throw reason.exitCode }
+    }
+
+    private func order() throws -> EnrollmentOrder {
+        EnrollmentOrder(
             namespace: namespace,
             node: .init(bind: hboneAddress, port: hbonePort, allowPorts: allowPort, renewFrom: renewFrom),
             bases: base.map { [$0] } ?? DeviceEnrollment.Options.defaultBases,
             agent: try agent(),
-            device: device,
-            server: try server.load(access),
-            issuer: issuer,
-            trustDomain: trustDomain,
-            publisher: (issuer as? LiveCA).map { RevocationPublisher(authority: $0, ledger: records.ledger) },
-            issuance: issuance.options,
-            acceptsSkew: clock.skewOk,
-            arguments: ssh.arguments,
-            prompts: try prompts(),
-            records: records,
-            admission: EnrollmentAdmission(acceptsNewHostKey: acceptNewHostKey, reinstates: reinstate),
-            resumes: resume,
-            report: EnrollmentOutput(format: output, names: targets.map(\.name))
+            service: device.service,
+            keyOrigin: device.keyOrigin,
+            credentialDirectory: device.credentialDir,
+            after: device.after,
+            attests: device.attest != nil
         )
-        try await run(targets, parallel: parallel)
-    }
-
-    private func prompts() throws -> SSHLogin.Prompts {
-        do throws(SSHConfigurationError) {
-            return try ssh.prompts()
-        } catch {
-            throw fail("\(error)", .usage)
-        }
     }
 
     private func agent() throws -> AgentBinary {
         do throws(AgentBinaryError) {
-            if let agentBinary { return try AgentBinary(path: agentBinary) }
-            guard let executable = Executable.path else {
-                throw AgentBinaryError(message: "the path of this program is not known; name it with --agent-binary")
-            }
-            return try AgentBinary(path: Executable.staticBuild(beside: executable) ?? executable)
+            return try AgentBinary.find(agentBinary, executable: Executable.path)
         } catch {
             throw fail(error.message, .usage)
         }

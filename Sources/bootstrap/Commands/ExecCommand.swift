@@ -1,7 +1,5 @@
 import ArgumentParser
-import Glibc
-import SSHSignal
-import Streams
+import Fleet
 
 struct ExecCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -61,59 +59,41 @@ struct ExecCommand: AsyncParsableCommand {
 
     func run() async throws {
         let targets = try self.targets()
+        let logins = try ssh.logins()
         // As ssh does: words joined by blanks, for the shell there.
         let line = command.joined(separator: " ")
         if targets.count == 1, inventory == nil, put.isEmpty, get.isEmpty {
-            try await ForegroundCommand(target: targets[0], command: line, ssh: ssh).run()
-        } else {
-            let fleet = FleetCommand(
-                command: line,
-                put: put,
-                get: get,
-                timeout: timeout?.duration,
-                ssh: ssh,
-                nameWidth: targets.map(\.name.count).max() ?? 0
-            )
-            try await fleet(targets, parallel: parallel)
+            return try await ForegroundCommand(target: targets[0], command: line, logins: logins).run()
         }
+        let fleet = FleetCommand(
+            line,
+            put: put,
+            get: get,
+            timeout: timeout?.duration,
+            logins: logins,
+            // One write, so that the lines of several machines do not mix.
+            output: .init(standard: { _ = writeStandardOutput(Array($0.utf8)) }, error: { printError($0) })
+        )
+        if let failures = await fleet(targets, parallel: parallel) { throw failures.reason.exitCode }
     }
 
     private func targets() throws -> [RemoteTarget] {
-        var targets = try destination.map { [try RemoteTarget($0)] } ?? []
-        if let inventory {
-            let listed: [EnrollmentTarget]
-            do throws(EnrollmentError) {
-                listed = try InventoryFile.targets(inventory)
-            } catch {
-                throw fail(error.message, error.reason.exitCode)
+        let records = DeviceDirectory(Home.devices)
+        do throws(HostError) {
+            var targets: [RemoteTarget] = []
+            if let destination { targets.append(try RemoteTarget(destination, in: records)) }
+            if let inventory {
+                for target in try InventoryFile.targets(inventory) {
+                    targets.append(try RemoteTarget(target.text, name: target.name, in: records))
+                }
             }
-            targets += try listed.map { try RemoteTarget($0.text, name: $0.name) }
+            return targets
+        } catch {
+            throw fail(error)
         }
-        return targets
     }
 }
 
-/// `FROM:TO`, where one side is on another machine.
-struct FileTransfer: ExpressibleByArgument, Sendable {
-    let source: String
-    let target: String
-
-    init?(argument: String) {
-        guard let colon = argument.firstIndex(of: ":") else { return nil }
-        source = String(argument[..<colon])
-        target = String(argument[argument.index(after: colon)...])
-        guard !source.isEmpty, !target.isEmpty else { return nil }
-    }
-
-    /// With the machine's name in the place of `{name}`.
-    static func expand(_ path: String, for name: String) -> String {
-        var parts: [Substring] = []
-        var rest = path[...]
-        let mark = "{name}"
-        while let index = rest.indices.first(where: { rest[$0...].hasPrefix(mark) }) {
-            parts.append(rest[..<index])
-            rest = rest[rest.index(index, offsetBy: mark.count)...]
-        }
-        return (parts + [rest]).joined(separator: name)
-    }
+extension FileTransfer: ExpressibleByArgument {
+    init?(argument: String) { self.init(parsing: argument) }
 }

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Fleet
 import MeshIdentity
 import Platform
 import SSHSignal
@@ -61,21 +62,24 @@ struct RevokeCommand: AsyncParsableCommand {
         }
         printLine("Wrote \(publisher.path)")
         guard !listOnly else { return }
-        let delivery = RevocationDelivery(parallel: parallel, records: records) {
-            [ssh] (device) throws(EnrollmentError) in try device.login(ssh)
-        }
-        let outcome: (failed: Int, code: ExitCode)?
+        let delivery = RevocationDelivery(
+            parallel: parallel,
+            records: records,
+            logins: try ssh.logins(),
+            report: .standard
+        )
+        let failures: HostFailures?
         do throws(DeviceDirectoryError) {
-            outcome = try await delivery(lists)
+            failures = try await delivery(lists)
         } catch {
             throw fail(error.message)
         }
-        if let outcome {
+        if let failures {
             printError(
-                "\(outcome.failed) devices do not know yet: run `bootstrap revoke` again when they can be reached, "
+                "\(failures.count) devices do not know yet: run `bootstrap revoke` again when they can be reached, "
                     + "or leave it to their next renewal"
             )
-            throw outcome.code
+            throw failures.reason.exitCode
         }
     }
 

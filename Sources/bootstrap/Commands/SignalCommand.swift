@@ -1,6 +1,7 @@
 import Agent
 import ArgumentParser
 import Glibc
+import Platform
 import SSHSignal
 
 struct SignalCommand: ParsableCommand {

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Fleet
 import FoundationEssentials
 import MeshIdentity
 import Platform
@@ -104,7 +105,12 @@ struct StatusCommand: AsyncParsableCommand {
     }
 
     private func visit(_ devices: [DeviceRecord]) async throws {
-        let probing = DeviceProbing(parallel: parallel ?? 16, ssh: ssh, authority: try authority())
+        let probing = DeviceProbing(
+            parallel: parallel ?? 16,
+            logins: try ssh.logins(),
+            authority: try authority(),
+            warn: HostReport.standard.warn
+        )
         let found = await probing(devices)
         let now = currentTime()
         switch output {
@@ -112,10 +118,8 @@ struct StatusCommand: AsyncParsableCommand {
         case .text where found.isEmpty: printNothingEnrolled()
         case .text: DeviceFindings.table(found, at: now).forEach(printLine)
         }
-        let codes = found.flatMap { $0.attention(at: now).map(\.code) }
-        guard let first = codes.first else { return }
-        // One kind of failure has its own exit code; a mixture is just a failure.
-        throw codes.allSatisfy { $0 == first } ? first : ExitCode.failed
+        let reasons = found.flatMap { $0.attention(at: now).map(\.reason) }
+        if let reason = HostError.Reason.common(of: reasons) { throw reason.exitCode }
     }
 
     /// nil where there is no CA to ask the mesh with.

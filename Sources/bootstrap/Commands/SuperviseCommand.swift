@@ -1,5 +1,6 @@
 import Agent
 import ArgumentParser
+import Platform
 
 struct SuperviseCommand: ParsableCommand {
     static let configuration = CommandConfiguration(

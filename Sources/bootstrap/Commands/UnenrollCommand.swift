@@ -1,4 +1,5 @@
 import ArgumentParser
+import Fleet
 import MeshIdentity
 import Platform
 import SSHSignal
@@ -43,22 +44,19 @@ struct UnenrollCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
-        let loops = EventLoopGroup(count: 1)
-        var failures: [EnrollmentError.Reason] = []
-        for destination in destinations {
-            do throws(EnrollmentError) {
-                try await unenroll(destination, on: loops.next())
+        let logins = try ssh.logins()
+        let outcomes = await HostRun(width: 1)(destinations) { (destination, loop) async throws(HostError) in
+            do throws(HostError) {
+                try await unenroll(destination, logins, on: loop)
             } catch {
                 printError("error: \(error.message)")
-                failures.append(error.reason)
+                throw error
             }
         }
-        await loops.shutDown()
-        guard let first = failures.first else { return }
-        throw failures.allSatisfy { $0 == first } ? first.exitCode : ExitCode.failed
+        if let failures = HostFailures(outcomes.compactMap(\.error?.reason)) { throw failures.reason.exitCode }
     }
 
-    private func unenroll(_ destination: String, on loop: EventLoop) async throws(EnrollmentError) {
+    private func unenroll(_ destination: String, _ logins: LoginOptions, on loop: EventLoop) async throws(HostError) {
         let records = DeviceDirectory(Home.devices)
         do {
             let record = try records.device(for: destination)
@@ -67,11 +65,11 @@ struct UnenrollCommand: AsyncParsableCommand {
                 var removal = DeviceRemoval(name: name, bases: bases(record), keepsAgent: keepAgent)
                 if let record, record.agent.path.isEmpty { removal.credentialDirectory = record.agent.state }
                 removal.sshServer = record?.sshServer
-                let outcome = try await removal.run(try login(record, destination), on: loop)
+                let outcome = try await removal.run(try login(record, destination, logins), on: loop)
                 for text in outcome.removed { printLine("\(name)  removed  \(text)") }
                 for text in outcome.left { printError("warning: \(name): left \(text)") }
                 if let failure = outcome.sshServerFailure {
-                    throw EnrollmentError(
+                    throw HostError(
                         failure.reason,
                         "\(failure.message); it stays recorded, so that unenroll can be run again (--forget gives it up)"
                     )
@@ -84,12 +82,12 @@ struct UnenrollCommand: AsyncParsableCommand {
             } else {
                 printLine("\(name)  was not recorded")
             }
-        } catch let error as EnrollmentError {
+        } catch let error as HostError {
             throw error
         } catch let error as SSHConfigurationError {
-            throw EnrollmentError(.usage, "\(error)")
+            throw HostError(.usage, "\(error)")
         } catch {
-            throw EnrollmentError(.failed, "\(destination): \(error)")
+            throw HostError(.failed, "\(destination): \(error)")
         }
     }
 
@@ -98,11 +96,11 @@ struct UnenrollCommand: AsyncParsableCommand {
         return record?.base.map { [$0] } ?? DeviceEnrollment.Options.defaultBases
     }
 
-    private func login(_ record: DeviceRecord?, _ destination: String) throws -> SSHLogin {
-        try SSHLogin(
+    private func login(_ record: DeviceRecord?, _ destination: String, _ logins: LoginOptions) throws -> SSHLogin {
+        try logins.login(
             to: try Destination(parsing: record?.destination ?? destination),
-            arguments: ssh.isEmpty ? record?.ssh.arguments ?? ssh.arguments : ssh.arguments,
-            prompts: try ssh.prompts()
+            recorded: record?.ssh.arguments,
+            warn: logins.prompts.warn
         )
     }
 }

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Fleet
 import SSHSignal
 
 /// How a machine proves that a certificate request is its own, beyond the session that it came in.

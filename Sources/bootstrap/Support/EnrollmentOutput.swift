@@ -1,11 +1,12 @@
 import ArgumentParser
+import Fleet
 import FoundationEssentials
 import Glibc
 import SSHSignal
 import Synchronization
 
 /// What `enroll` shows: a line for each step, a progress bar while there is one device and a terminal, a result for each device.
-final class EnrollmentOutput: Sendable {
+final class EnrollmentOutput: EnrollmentReport {
     enum Format: String, ExpressibleByArgument, CaseIterable {
         case text
         case json
@@ -40,11 +41,16 @@ final class EnrollmentOutput: Sendable {
         }
     }
 
-    /// Runs `question`, during which nothing is drawn.
-    func asking<Answer: Sendable>(_ question: () async -> Answer) async -> Answer {
-        live.pause()
-        defer { live.resume() }
-        return await question()
+    /// The same logins; while somebody is asked, nothing is drawn over the question.
+    func asking(for logins: LoginOptions) -> LoginOptions {
+        var logins = logins
+        if let ask = logins.prompts.hostKey {
+            logins.prompts.hostKey = { [live] question in await live.paused { await ask(question) } }
+        }
+        if let ask = logins.prompts.passphrase {
+            logins.prompts.passphrase = { [live] request in await live.paused { await ask(request) } }
+        }
+        return logins
     }
 
     /// For people: on stdout, unless that belongs to JSON.
@@ -72,7 +78,7 @@ final class EnrollmentOutput: Sendable {
         json(Outcome(name: record.name, destination: record.destination, ok: true, record: record))
     }
 
-    func failed(_ error: EnrollmentError, _ device: EnrollmentTarget) {
+    func failed(_ error: HostError, _ device: EnrollmentTarget) {
         clearBar()
         live.end(pad(device.name, nameWidth))
         live.above { printError("error: \(error.message)") }

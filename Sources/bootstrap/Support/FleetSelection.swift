@@ -1,5 +1,5 @@
 import ArgumentParser
-import SSHSignal
+import Fleet
 
 /// Devices of the ledger, by name or all of them.
 struct FleetSelection: ParsableArguments {

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Fleet
 import Glibc
 import SSHSignal
 import Streams
@@ -7,7 +8,7 @@ import Streams
 struct ForegroundCommand: Sendable {
     let target: RemoteTarget
     let command: String
-    let ssh: SSHOptionGroup
+    let logins: LoginOptions
 
     /// - Throws: the exit code: the command's own, or this program's when there was no command.
     func run() async throws {
@@ -16,7 +17,7 @@ struct ForegroundCommand: Sendable {
         let loop = EventLoop(name: "exec")
         let login: SSHLogin
         do throws(SSHConfigurationError) {
-            login = try target.login(ssh) { printError($0) }
+            login = try target.login(logins) { printError($0) }
         } catch {
             throw fail("\(error)", .usage)
         }
@@ -26,7 +27,7 @@ struct ForegroundCommand: Sendable {
             client = try await login.connect(on: loop)
             process = try await client.execute(command)
         } catch {
-            throw fail("\(target.name): \(error.message)", error.exitCode)
+            throw fail("\(target.name): \(error.message)", HostError.Reason(error.code).exitCode)
         }
         let standard = try await StandardStreams(on: loop)
         let exit = await finish(process, standard)

@@ -53,14 +53,21 @@ final class LiveLines: Sendable {
         }
     }
 
-    func pause() {
+    /// Runs `body`, during which nothing is drawn.
+    func paused<Result: Sendable>(_ body: () async -> Result) async -> Result {
+        pause()
+        defer { resume() }
+        return await body()
+    }
+
+    private func pause() {
         state.withLock { state in
             if isEnabled { put(clear(&state)) }
             state.pauses += 1
         }
     }
 
-    func resume() {
+    private func resume() {
         state.withLock { state in
             state.pauses -= 1
             if isEnabled { redraw(&state) }

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Fleet
 import Glibc
 import MeshIdentity
 import SSHSignal
@@ -81,15 +82,19 @@ struct SSHOptionGroup: ParsableArguments {
         )
     }
 
-    /// Who answers what the login asks.
+    /// With who answers what a login asks.
     ///
-    /// - Throws: ``SSHConfigurationError`` for a password file that is not to be used.
-    func prompts() throws(SSHConfigurationError) -> SSHLogin.Prompts {
+    /// - Throws: the exit code, for a password file that is not to be used; why was printed.
+    func logins() throws -> LoginOptions {
         var prompts = SSHLogin.Prompts.terminal()
-        if let passwordFile {
-            prompts.authentication = try PasswordFile(passwordFile).prompt(else: prompts.authentication)
+        do throws(SSHConfigurationError) {
+            if let passwordFile {
+                prompts.authentication = try PasswordFile(passwordFile).prompt(else: prompts.authentication)
+            }
+        } catch {
+            throw fail("\(error)", .usage)
         }
-        return prompts
+        return LoginOptions(arguments, prompts: prompts)
     }
 
     /// Nothing was given: what is recorded of a device holds.

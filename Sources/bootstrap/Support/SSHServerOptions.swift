@@ -1,8 +1,8 @@
 import ArgumentParser
+import Fleet
 import MeshIdentity
 import Platform
 import SSHSignal
-import Streams
 
 /// What `enroll` is to do with a device's sshd.
 struct SSHServerOptions: ParsableArguments {
@@ -77,100 +77,5 @@ struct SSHServerOptions: ParsableArguments {
             caHosts: sshCaHosts,
             configuration: sshdConfig
         )
-    }
-}
-
-/// Sets up the sshd of enrolled devices, or renews what was set up.
-struct SSHServerRun: Sendable {
-    var authority: SSHCertificateAuthority
-    var certifiesHost: Bool
-    var trustsUsers: Bool
-    var principals: [String] = []
-    /// nil: as long as before, or the default.
-    var lifetime: Duration?
-    var caHosts: String?
-    var configuration: String?
-
-    /// Does what was asked for, and again what is recorded.
-    ///
-    /// - Parameters:
-    ///   - device: As it is recorded.
-    ///   - say: A line for people.
-    /// - Returns: The record, as it is now.
-    func callAsFunction(
-        _ device: DeviceRecord,
-        _ login: SSHLogin,
-        on loop: EventLoop,
-        report: @escaping @Sendable (DeviceEnrollment.Progress) -> Void,
-        say: (String) -> Void
-    ) async throws(EnrollmentError) -> DeviceRecord {
-        let before = device.sshServer
-        let recorded = before?.hostCertificates ?? []
-        var options = SSHServerSetup.Options(
-            name: device.name,
-            certifiesHost: certifiesHost || !recorded.isEmpty,
-            trustsUsers: trustsUsers || before?.userAuthority != nil
-        )
-        options.principals = principals + (recorded.first?.principals ?? [])
-        options.configuration = configuration ?? before?.configuration
-        if let lifetime {
-            options.lifetime = lifetime
-        } else if let first = recorded.first {
-            // Its beginning is some minutes before it was signed.
-            options.lifetime = .seconds(first.notAfter - first.notBefore - SSHCertificateAuthority.backdating)
-        }
-        let setup = SSHServerSetup(options, authority: authority, report: report)
-        var changed = device
-        changed.sshServer = try await setup.run(login, hostKey: device.hostKey, on: loop)
-        guard let certificate = changed.sshServer?.hostCertificates.first, certifiesHost else { return changed }
-        let line = CertificateAuthorityLine(
-            trusting: authority.publicKey(.host),
-            for: certificate.principals,
-            patterns: caHosts,
-            login: login
-        )
-        do throws(SSHConfigurationError) {
-            guard let file = line.file else {
-                report(.warning("\(device.name): there is no known_hosts file to write to; it would be: \(line.text)"))
-                return changed
-            }
-            if try line.add() { say("\(device.name)  \(file): \(line.text)") }
-        } catch {
-            report(
-                .warning("\(device.name): known_hosts does not trust the CA yet: \(error); the line is: \(line.text)")
-            )
-        }
-        return changed
-    }
-}
-
-extension SSHServerRun {
-    /// Whether what is recorded has all that is asked for.
-    func isDone(_ record: SSHServerRecord?) -> Bool {
-        guard let record else { return false }
-        return (!certifiesHost || !record.hostCertificates.isEmpty) && (!trustsUsers || record.userAuthority != nil)
-            && !record.isDue(at: currentTime())
-    }
-}
-
-extension DeviceDirectory {
-    /// Records a device whose sshd was changed.
-    func save(_ device: DeviceRecord, ssh: SSHServerRecord?, by command: String) throws(EnrollmentError) {
-        do throws(DeviceDirectoryError) {
-            try save(device, by: command, ssh?.summary ?? "nothing in sshd")
-        } catch {
-            throw EnrollmentError(.failed, "its sshd is set up, and that is not recorded: \(error.message)")
-        }
-    }
-}
-
-extension SSHServerRecord {
-    /// For the ledger's events.
-    var summary: String {
-        var parts = hostCertificates.map {
-            "SSH host certificate \($0.serial) for \($0.algorithm) until \(describe(time: $0.notAfter))"
-        }
-        if userAuthority != nil { parts.append("SSH user CA") }
-        return parts.joined(separator: ", ")
     }
 }

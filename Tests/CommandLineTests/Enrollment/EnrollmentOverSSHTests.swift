@@ -1,4 +1,5 @@
 import Agent
+import Fleet
 import Foundation
 import MeshIdentity
 import Platform
@@ -162,7 +163,7 @@ import Testing
             if sent > total / 2, !isCut.exchange(true, ordering: .relaxed) { server.killSessions() }
         }
         let loop = EventLoopGroup(count: 1).next()
-        let error = await #expect(throws: EnrollmentError.self) {
+        let error = await #expect(throws: HostError.self) {
             try await enrollment.run(login, destination: "dev", arguments: arguments, on: loop)
         }
         #expect(error?.reason == .interrupted)

@@ -1,4 +1,5 @@
 import Agent
+import Fleet
 import Foundation
 import MeshIdentity
 import TestPeers

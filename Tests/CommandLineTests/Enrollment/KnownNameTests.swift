@@ -1,3 +1,4 @@
+import Fleet
 import MeshIdentity
 import SSHSignal
 import TestPeers

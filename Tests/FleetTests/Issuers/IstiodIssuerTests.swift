@@ -6,7 +6,7 @@ import Streams
 import TestPeers
 import Testing
 
-@testable import MeshNode
+@testable import Fleet
 
 extension IstiodServer {
     fileprivate func issuer(

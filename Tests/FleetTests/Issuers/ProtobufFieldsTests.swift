@@ -1,7 +1,7 @@
 import Streams
 import Testing
 
-@testable import MeshNode
+@testable import Fleet
 
 /// Against bytes that Google's protobuf 7.36.2 for Python made of the same messages.
 @Suite struct ProtobufFieldsTests {

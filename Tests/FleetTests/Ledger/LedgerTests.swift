@@ -2,6 +2,7 @@ import Foundation
 import TestPeers
 import Testing
 
+@testable import Fleet
 @testable import MeshIdentity
 
 /// What was enrolled, issued and revoked, in one file that several processes write at once.

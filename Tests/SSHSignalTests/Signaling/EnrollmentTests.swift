@@ -1,6 +1,7 @@
 import MeshIdentity
 import Testing
 
+@testable import Fleet
 @testable import SSHSignal
 
 /// The state machines alone: every step, every message in every state, a cut at every step.

@@ -1,7 +1,7 @@
-import H2Transport
-import Logging
+package import H2Transport
+package import Logging
 import MeshIdentity
-import MeshNode
+import MeshPaths
 import Platform
 import SSHSignal
 import Streams
@@ -10,14 +10,34 @@ import Streams
 ///
 /// A device shows the certificate it has; what is signed is the identity in that, for a new key of the device's, and nothing else. Who is
 /// not in the ledger, or revoked there, is refused before it can say anything.
-struct IssuerService: Sendable {
-    let issuer: LiveCA
-    let records: DeviceDirectory
-    let lifetime: Duration?
-    let acceptsSkew: Bool
-    let logger: Logger
+package struct RenewalService: Sendable {
+    private let issuer: LiveCA
+    private let records: DeviceDirectory
+    private let lifetime: Duration?
+    private let acceptsSkew: Bool
+    private let logger: Logger
 
-    func serve(on listener: HBONEListener) async {
+    /// - Parameters:
+    ///   - issuer: Who signs.
+    ///   - records: Who is enrolled.
+    ///   - lifetime: Of the certificates; nil: as long as each device's was before.
+    ///   - acceptsSkew: A device's clock may be far off.
+    ///   - logger: What happens.
+    package init(
+        issuer: LiveCA,
+        records: DeviceDirectory,
+        lifetime: Duration?,
+        acceptsSkew: Bool,
+        logger: Logger
+    ) {
+        self.issuer = issuer
+        self.records = records
+        self.lifetime = lifetime
+        self.acceptsSkew = acceptsSkew
+        self.logger = logger
+    }
+
+    package func serve(on listener: HBONEListener) async {
         await listener.serve { request in
             admission(of: request)
         } handler: { stream in
@@ -31,7 +51,7 @@ struct IssuerService: Sendable {
     }
 
     private func admission(of request: HBONERequest) -> HBONEAdmission {
-        guard request.destination.description == RenewalSource.authority else {
+        guard request.destination.description == IssuerName.authority else {
             return .deny("certificates are renewed here; there is no way to \(request.destination)")
         }
         do {

@@ -2,7 +2,7 @@ import TestPeers
 import Testing
 import YAML
 
-@testable import MeshNode
+@testable import Fleet
 
 /// Machines to enrol, from YAML.
 @Suite struct InventoryTests {

@@ -1,39 +1,38 @@
 import H2Transport
-import MeshIdentity
-import MeshNode
+package import MeshIdentity
 import MeshPaths
 import Platform
 import SSHSignal
 import Streams
 
 /// Visits devices of the ledger, some at a time, and compares what they have with what the ledger says: `status --probe`.
-struct DeviceProbing: Sendable {
-    /// How many devices at a time.
-    var parallel: Int
-    var ssh: SSHOptionGroup
-    /// Who asks over the mesh; nil where there is no CA to make an identity with.
-    var authority: EmbeddedCA?
+package struct DeviceProbing: Sendable {
+    private let hosts: HostRun
+    private let logins: LoginOptions
+    private let authority: EmbeddedCA?
+    private let warn: @Sendable (String) -> Void
+
+    /// - Parameters:
+    ///   - parallel: How many devices at a time.
+    ///   - logins: How to log in to them.
+    ///   - authority: Who asks over the mesh; nil where there is no CA to make an identity with.
+    ///   - warn: What the user should know. Called from any task.
+    package init(
+        parallel: Int,
+        logins: LoginOptions,
+        authority: EmbeddedCA?,
+        warn: @escaping @Sendable (String) -> Void
+    ) {
+        hosts = HostRun(width: parallel)
+        self.logins = logins
+        self.authority = authority
+        self.warn = warn
+    }
 
     /// - Returns: What was found, in the order of `devices`.
-    func callAsFunction(_ devices: [DeviceRecord]) async -> [DeviceFindings] {
-        guard !devices.isEmpty else { return [] }
-        let loops = EventLoopGroup(count: min(devices.count, parallel, Executable.processors))
-        let found = await withTaskGroup(of: (Int, DeviceFindings).self) { group in
-            var found: [Int: DeviceFindings] = [:]
-            var waiting = Array(devices.enumerated())[...]
-            func startNext() {
-                guard let (index, device) = waiting.popFirst() else { return }
-                group.addTask { (index, await visit(device, on: loops.next())) }
-            }
-            for _ in 0..<parallel { startNext() }
-            while let (index, findings) = await group.next() {
-                found[index] = findings
-                startNext()
-            }
-            return found
-        }
-        await loops.shutDown()
-        return devices.indices.compactMap { found[$0] }
+    package func callAsFunction(_ devices: [DeviceRecord]) async -> [DeviceFindings] {
+        await hosts(devices) { (device, loop) async throws(HostError) in await visit(device, on: loop) }
+            .compactMap(\.value)
     }
 
     private func visit(_ device: DeviceRecord, on loop: EventLoop) async -> DeviceFindings {
@@ -41,11 +40,11 @@ struct DeviceProbing: Sendable {
         // Nobody is to have anything to do with it.
         guard device.revokedAt == nil else { return findings }
         let start = ContinuousClock.now
-        do throws(EnrollmentError) {
-            findings = try await device.login(ssh).visit(device.name, on: loop) { [findings] client in
+        do throws(HostError) {
+            findings = try await device.login(logins, warn: warn).visit(device.name, on: loop) { [findings] client in
                 var findings = findings
                 findings.ssh = .answers(milliseconds: Int((ContinuousClock.now - start) / .milliseconds(1)))
-                do throws(EnrollmentError) {
+                do throws(HostError) {
                     findings.reading = try await DeviceReading.read(device, on: client)
                 } catch {
                     findings.ssh = .fails(error)
@@ -116,8 +115,7 @@ struct DeviceProbing: Sendable {
         else {
             throw IdentityError(.refused, "another CA than the one here vouches for it")
         }
-        let id = try SPIFFEID(trustDomain: peer.trustDomain, namespace: peer.namespace ?? "default", name: "operator")
-        let credential = try OperatorIdentity.issue(id, by: authority)
+        let credential = try OperatorIdentity(for: device, by: authority).issue()
         return (try OperatorIdentity.context(credential), .identities([peer]))
     }
 }

@@ -1,8 +1,6 @@
-import ArgumentParser
-
 /// What one check of `doctor` came to.
-struct Finding: Sendable, Encodable {
-    enum Verdict: String, Sendable, Encodable {
+package struct Finding: Sendable, Encodable {
+    package enum Verdict: String, Sendable, Encodable {
         case good = "ok"
         /// Works, but not as well as it could, or not for long.
         case warning
@@ -12,36 +10,41 @@ struct Finding: Sendable, Encodable {
     }
 
     /// `host key`, `login`: what was checked.
-    let check: String
-    let verdict: Verdict
+    package let check: String
+    package let verdict: Verdict
     /// What was found.
-    let detail: String
+    package let detail: String
     /// What to do about it.
-    let mend: String?
-    /// How the command ends because of it.
-    let exitCode: ExitCode
+    package let mend: String?
+    /// What kind of failure it is; nil for what is none.
+    package let reason: HostError.Reason?
 
     static func good(_ check: String, _ detail: String) -> Finding {
-        Finding(check: check, verdict: .good, detail: detail, mend: nil, exitCode: .success)
+        Finding(check: check, verdict: .good, detail: detail, mend: nil, reason: nil)
     }
 
     static func warning(_ check: String, _ detail: String, mend: String?) -> Finding {
-        Finding(check: check, verdict: .warning, detail: detail, mend: mend, exitCode: .success)
+        Finding(check: check, verdict: .warning, detail: detail, mend: mend, reason: nil)
     }
 
-    static func failure(_ check: String, _ detail: String, mend: String?, _ code: ExitCode = .failed) -> Finding {
-        Finding(check: check, verdict: .failure, detail: detail, mend: mend, exitCode: code)
+    static func failure(
+        _ check: String,
+        _ detail: String,
+        mend: String?,
+        _ reason: HostError.Reason = .failed
+    ) -> Finding {
+        Finding(check: check, verdict: .failure, detail: detail, mend: mend, reason: reason)
     }
 
     static func skipped(_ check: String, because other: String) -> Finding {
-        Finding(check: check, verdict: .skipped, detail: "needs \(other)", mend: nil, exitCode: .success)
+        Finding(check: check, verdict: .skipped, detail: "needs \(other)", mend: nil, reason: nil)
     }
 
     private enum Key: String, CodingKey {
         case check, verdict, detail, mend
     }
 
-    func encode(to encoder: any Encoder) throws {
+    package func encode(to encoder: any Encoder) throws {
         var container = encoder.container(keyedBy: Key.self)
         try container.encode(check, forKey: .check)
         try container.encode(verdict, forKey: .verdict)

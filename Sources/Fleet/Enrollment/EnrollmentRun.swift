@@ -1,88 +1,139 @@
-import ArgumentParser
-import MeshIdentity
+package import MeshIdentity
 import Platform
-import SSHSignal
+package import SSHSignal
 import Streams
 
-/// Enrols many devices, some at a time: what `enroll` does once its command line is understood.
-struct EnrollmentRun: Sendable {
+/// What is to be done on a device beside giving it an identity.
+package struct EnrollmentOrder: Sendable {
     /// Of the identities.
-    var namespace: String
-    var node: SignalMessage.NodeRequest
+    package var namespace: String
+    package var node: SignalMessage.NodeRequest
     /// Directories to install below, best first.
-    var bases: [String]
-    var agent: AgentBinary
-    var device: DeviceOptions
+    package var bases: [String]
+    package var agent: AgentBinary
+    /// What keeps the node running: a ``SSHSignal/ServiceKind``, or `auto`.
+    package var service: String
+    /// Where the key is made when there is to be no agent; nil when there is.
+    package var keyOrigin: DeviceRecord.KeyOrigin?
+    /// Without an agent: where the credential goes; `{name}` stands for the device's name.
+    package var credentialDirectory: String?
+    /// Without an agent: run there after each new certificate.
+    package var after: String?
+    /// Its SSH host key has to sign the certificate request.
+    package var attests: Bool
+
+    package init(
+        namespace: String,
+        node: SignalMessage.NodeRequest,
+        bases: [String] = DeviceEnrollment.Options.defaultBases,
+        agent: AgentBinary,
+        service: String,
+        keyOrigin: DeviceRecord.KeyOrigin? = nil,
+        credentialDirectory: String? = nil,
+        after: String? = nil,
+        attests: Bool = false
+    ) {
+        self.namespace = namespace
+        self.node = node
+        self.bases = bases
+        self.agent = agent
+        self.service = service
+        self.keyOrigin = keyOrigin
+        self.credentialDirectory = credentialDirectory
+        self.after = after
+        self.attests = attests
+    }
+}
+
+/// Who is told what an enrolment does. Called from any task.
+package protocol EnrollmentReport: Sendable {
+    /// For people.
+    func line(_ text: String)
+    func warning(_ text: String)
+    func progress(_ progress: DeviceEnrollment.Progress, of device: String)
+    func succeeded(_ record: DeviceRecord)
+    func failed(_ error: HostError, _ target: EnrollmentTarget)
+}
+
+/// Enrols many devices, some at a time: what `enroll` does once its command line is understood.
+package struct EnrollmentRun: Sendable {
+    private let order: EnrollmentOrder
     /// What is to be done with their sshd; nil: nothing.
-    var server: SSHServerRun?
-    var issuer: any CertificateIssuer
+    private let server: SSHServerRun?
+    private let issuer: any CertificateIssuer
     /// The issuer's.
-    var trustDomain: TrustDomain
+    private let trustDomain: TrustDomain
+    private let issuance: IssuanceOptions
+    /// The SSH flags of the command line, and who answers what a login asks.
+    private let logins: LoginOptions
+    private let records: DeviceDirectory
+    private let report: any EnrollmentReport
     /// For what is revoked on the way; nil where somebody else's CA signs, who has lists of his own.
-    var publisher: RevocationPublisher?
-    var issuance: IssuanceOptions
+    package var publisher: RevocationPublisher?
     /// A device's clock may be far off: `--skew-ok`.
-    var acceptsSkew = false
-    /// The SSH flags of the command line.
-    var arguments: SSHArguments
-    /// Who answers what a login asks.
-    var prompts: SSHLogin.Prompts
-    var records: DeviceDirectory
-    var admission = EnrollmentAdmission()
+    package var acceptsSkew = false
+    package var admission = EnrollmentAdmission()
     /// Leaves out what is enrolled already and needs nothing.
-    var resumes = false
-    var report: EnrollmentOutput
+    package var resumes = false
+
+    package init(
+        _ order: EnrollmentOrder,
+        server: SSHServerRun?,
+        issuer: any CertificateIssuer,
+        trustDomain: TrustDomain,
+        issuance: IssuanceOptions,
+        logins: LoginOptions,
+        records: DeviceDirectory,
+        report: any EnrollmentReport
+    ) {
+        self.order = order
+        self.server = server
+        self.issuer = issuer
+        self.trustDomain = trustDomain
+        self.issuance = issuance
+        self.logins = logins
+        self.records = records
+        self.report = report
+    }
 
     /// - Parameter parallel: How many devices at a time.
-    /// - Throws: the exit code, when a device was not enrolled. Why was reported.
-    func callAsFunction(_ targets: [EnrollmentTarget], parallel: Int) async throws {
-        if device.keyOrigin == nil { describeAgent() }
-        let begun = try resumes ? targets.filter { try !isDone($0) } : targets
+    /// - Returns: How many were begun, and those of them that were not enrolled. Why was reported.
+    package func callAsFunction(
+        _ targets: [EnrollmentTarget],
+        parallel: Int
+    ) async throws(HostError) -> (begun: Int, failures: [EnrollmentFailure]) {
+        if order.keyOrigin == nil { describeAgent() }
+        var begun = targets
+        if resumes {
+            begun = []
+            for target in targets where try !isDone(target) { begun.append(target) }
+        }
         if begun.count < targets.count {
             report.line("\(targets.count - begun.count) devices are enrolled already, and left alone")
         }
-        guard !begun.isEmpty else { return }
-        let loops = EventLoopGroup(count: min(begun.count, parallel, Executable.processors))
-        let (failures, replaced) = await withTaskGroup(of: Outcome.self) { group in
-            var (failures, replaced): ([EnrollmentFailure], [String]) = ([], [])
-            var waiting = begun[...]
-            func startNext() {
-                guard let target = waiting.popFirst() else { return }
-                group.addTask { await enroll(target, on: loops.next()) }
-            }
-            for _ in 0..<parallel { startNext() }
-            while let outcome = await group.next() {
-                if let failure = outcome.failure { failures.append(failure) }
-                if let name = outcome.replaced { replaced.append(name) }
-                startNext()
-            }
-            return (failures, replaced)
+        let outcomes = await HostRun(width: parallel)(begun) { (target, loop) async throws(HostError) in
+            await enroll(target, on: loop)
         }
-        await loops.shutDown()
+        .compactMap(\.value)
+        let replaced = outcomes.compactMap(\.replaced)
         if !replaced.isEmpty { await publish(replaced, parallel: parallel) }
-        report.summary(failures, of: begun.count)
-        guard let first = failures.first?.error.reason else { return }
-        // One kind of failure has its own exit code; a mixture is just a failure.
-        throw failures.allSatisfy { $0.error.reason == first } ? first.exitCode : ExitCode.failed
+        return (begun.count, outcomes.compactMap(\.failure))
     }
 
     /// Whether the ledger says that there is nothing to do: the same machine with the same agent, and a certificate that is not due.
-    private func isDone(_ target: EnrollmentTarget) throws -> Bool {
-        let known: DeviceRecord?
-        do throws(EnrollmentError) {
-            known = try record(of: target)
-        } catch {
-            throw fail(error.message)
+    private func isDone(_ target: EnrollmentTarget) throws(HostError) -> Bool {
+        guard let known = try record(of: target), known.revokedAt == nil, known.destination == target.text else {
+            return false
         }
-        guard let known, known.revokedAt == nil, known.destination == target.text else { return false }
-        return (device.keyOrigin ?? .device) == (known.keyOrigin ?? .device)
-            && (device.keyOrigin != nil || known.agent.sha256 == agent.sha256)
+        return (order.keyOrigin ?? .device) == (known.keyOrigin ?? .device)
+            && (order.keyOrigin != nil || known.agent.sha256 == order.agent.sha256)
             && known.renewal.wait(at: currentTime()) > 0
-            && (device.attest == nil || known.attestation?.serial == known.serial)
+            && (!order.attests || known.attestation?.serial == known.serial)
             && (server?.isDone(known.sshServer) ?? true)
     }
 
     private func describeAgent() {
+        let agent = order.agent
         report.line(
             "agent \(agent.path), \(agent.size / 1024) KiB, needs "
                 + (agent.interpreter.map { "\($0), glibc \(agent.glibcVersion ?? "?")" }
@@ -104,19 +155,22 @@ struct EnrollmentRun: Sendable {
                 "earlier certificates of \(names.joined(separator: ", ")) are to be revoked at the CA that has signed them, too"
             )
         }
+        // The others are reached as they were recorded.
         let delivery = RevocationDelivery(
             parallel: parallel,
             records: records,
-            login: { [prompts] (device) throws(EnrollmentError) in try device.login(prompts: prompts) },
-            say: { [report] in report.line($0) },
-            warn: { [report] in report.warning($0) },
-            complain: { [report] in report.warning("not told what was revoked: \($0)") }
+            logins: LoginOptions(SSHArguments(), prompts: logins.prompts),
+            report: HostReport(
+                say: { [report] in report.line($0) },
+                warn: { [report] in report.warning($0) },
+                complain: { [report] in report.warning("not told what was revoked: \($0)") }
+            )
         )
         do {
             let lists = try publisher.publish()
             report.line("wrote \(publisher.path)")
-            if let outcome = try await delivery(lists) {
-                report.warning("\(outcome.failed) devices do not know yet what was revoked: \(mend)")
+            if let failures = try await delivery(lists) {
+                report.warning("\(failures.count) devices do not know yet what was revoked: \(mend)")
             }
         } catch {
             report.warning("the others do not know yet what was revoked: \(error): \(mend)")
@@ -126,11 +180,11 @@ struct EnrollmentRun: Sendable {
     /// A connection that is lost on the way is made again: every step can be taken twice, and finds what the last attempt has left.
     private func reconnecting<Outcome>(
         _ target: EnrollmentTarget,
-        _ enroll: () async throws(EnrollmentError) -> Outcome
-    ) async throws(EnrollmentError) -> Outcome {
+        _ enroll: () async throws(HostError) -> Outcome
+    ) async throws(HostError) -> Outcome {
         let attempts = 3
         for attempt in 1...attempts {
-            do throws(EnrollmentError) {
+            do throws(HostError) {
                 return try await enroll()
             } catch {
                 // A machine that is starting again is not there for a while.
@@ -146,7 +200,7 @@ struct EnrollmentRun: Sendable {
     /// What happened was reported.
     private func enroll(_ target: EnrollmentTarget, on loop: EventLoop) async -> Outcome {
         var replaced: String?
-        do throws(EnrollmentError) {
+        do throws(HostError) {
             let known = try record(of: target)
             let (admission, destination) = (admission, target.text)
             var options = try options(for: target)
@@ -156,7 +210,7 @@ struct EnrollmentRun: Sendable {
                 return nil
             }
             let recording = RecordingIssuer(issuer, ledger: records.ledger, command: "enroll", device: target.name)
-            let outcome = try await reconnecting(target) { () throws(EnrollmentError) in
+            let outcome = try await reconnecting(target) { () throws(HostError) in
                 try await enroll(target, options, recording, on: loop)
             }
             var record = outcome.record
@@ -169,7 +223,7 @@ struct EnrollmentRun: Sendable {
             do throws(DeviceDirectoryError) {
                 try records.save(record, by: "enroll", record.enrolmentEvent, revokingEarlier: reason)
             } catch {
-                throw EnrollmentError(.failed, "\(target.name) is enrolled, but not recorded: \(error.message)")
+                throw HostError(.failed, "\(target.name) is enrolled, but not recorded: \(error.message)")
             }
             if let reason {
                 replaced = target.name
@@ -178,7 +232,7 @@ struct EnrollmentRun: Sendable {
             if let server { record = try await setUp(server, record, target, on: loop) }
             report.succeeded(record)
             if let failure = outcome.afterFailure {
-                throw EnrollmentError(.failed, "\(target.name) is enrolled, but \(failure)")
+                throw HostError(.failed, "\(target.name) is enrolled, but \(failure)")
             }
             return Outcome(replaced: replaced)
         } catch {
@@ -193,8 +247,8 @@ struct EnrollmentRun: Sendable {
         _ record: DeviceRecord,
         _ target: EnrollmentTarget,
         on loop: EventLoop
-    ) async throws(EnrollmentError) -> DeviceRecord {
-        do throws(EnrollmentError) {
+    ) async throws(HostError) -> DeviceRecord {
+        do throws(HostError) {
             let changed = try await server(
                 record,
                 try login(to: target),
@@ -205,7 +259,7 @@ struct EnrollmentRun: Sendable {
             try records.save(changed, ssh: changed.sshServer, by: "enroll")
             return changed
         } catch {
-            throw EnrollmentError(error.reason, "\(target.name) is enrolled, but: \(error.message)")
+            throw HostError(error.reason, "\(target.name) is enrolled, but: \(error.message)")
         }
     }
 
@@ -215,9 +269,9 @@ struct EnrollmentRun: Sendable {
         _ options: DeviceEnrollment.Options,
         _ issuer: any CertificateIssuer,
         on loop: EventLoop
-    ) async throws(EnrollmentError) -> (record: DeviceRecord, afterFailure: String?) {
-        let (login, arguments) = (try login(to: target), target.arguments(arguments).withAbsolutePaths)
-        guard let keyOrigin = device.keyOrigin else {
+    ) async throws(HostError) -> (record: DeviceRecord, afterFailure: String?) {
+        let (login, arguments) = (try login(to: target), target.arguments(logins.arguments).withAbsolutePaths)
+        guard let keyOrigin = order.keyOrigin else {
             let enrollment = DeviceEnrollment(options, issuer: issuer) { report.progress($0, of: target.name) }
             return (try await enrollment.run(login, destination: target.text, arguments: arguments, on: loop), nil)
         }
@@ -226,8 +280,8 @@ struct EnrollmentRun: Sendable {
             id: options.id,
             issuance: issuance,
             keyOrigin: keyOrigin,
-            directory: device.credentialDir.map { FileTransfer.expand($0, for: target.name) },
-            after: device.after
+            directory: order.credentialDirectory.map { NameTemplate.expand($0, for: target.name) },
+            after: order.after
         )
         agentless.acceptsSkew = acceptsSkew
         agentless.refusal = options.refusal
@@ -237,76 +291,60 @@ struct EnrollmentRun: Sendable {
         return (outcome.record, outcome.afterFailure)
     }
 
-    private func record(of target: EnrollmentTarget) throws(EnrollmentError) -> DeviceRecord? {
+    private func record(of target: EnrollmentTarget) throws(HostError) -> DeviceRecord? {
         do throws(DeviceDirectoryError) {
             return try records.record(named: target.name)
         } catch {
-            throw EnrollmentError(.failed, error.message)
+            throw HostError(.failed, error.message)
         }
     }
 
-    private func options(for target: EnrollmentTarget) throws(EnrollmentError) -> DeviceEnrollment.Options {
+    private func options(for target: EnrollmentTarget) throws(HostError) -> DeviceEnrollment.Options {
         let id: SPIFFEID
         do throws(SPIFFEIDError) {
             id = try SPIFFEID(
                 trustDomain: trustDomain,
-                namespace: target.namespace ?? namespace,
+                namespace: target.namespace ?? order.namespace,
                 name: target.name
             )
         } catch {
-            throw EnrollmentError(.usage, "\(target.name): \(error.message); choose another --name or --namespace")
+            throw HostError(.usage, "\(target.name): \(error.message); choose another --name or --namespace")
         }
-        var node = node
+        var node = order.node
         if let ports = target.allowPorts { node.allowPorts = ports }
         var options = DeviceEnrollment.Options(
             name: target.name,
             id: id,
             node: node,
-            agent: agent,
-            bases: bases,
+            agent: order.agent,
+            bases: order.bases,
             issuance: issuance
         )
-        options.service = device.service
-        options.attests = device.attest != nil
+        options.service = order.service
+        options.attests = order.attests
         options.acceptsSkew = acceptsSkew
         return options
     }
 
-    private func login(to target: EnrollmentTarget) throws(EnrollmentError) -> SSHLogin {
+    private func login(to target: EnrollmentTarget) throws(HostError) -> SSHLogin {
         do throws(SSHConfigurationError) {
-            var prompts = prompts
-            prompts.warn = { report.warning("\(target.name): \($0)") }
-            // While somebody is asked, nothing is drawn over the question.
-            if let ask = prompts.hostKey {
-                prompts.hostKey = { question in await report.asking { await ask(question) } }
-            }
-            if let ask = prompts.passphrase {
-                prompts.passphrase = { request in await report.asking { await ask(request) } }
-            }
-            return try SSHLogin(to: target.destination, arguments: target.arguments(arguments), prompts: prompts)
+            var prompts = logins.prompts
+            prompts.warn = { [report] in report.warning("\(target.name): \($0)") }
+            return try SSHLogin(
+                to: target.destination,
+                arguments: target.arguments(logins.arguments),
+                prompts: prompts
+            )
         } catch {
-            throw EnrollmentError(.usage, "\(error)")
+            throw HostError(.usage, "\(error)")
         }
     }
 }
 
 /// A device that was not enrolled, and why.
-struct EnrollmentFailure: Sendable {
-    var name: String
-    var error: EnrollmentError
-}
-
-extension EnrollmentError.Reason {
-    var exitCode: ExitCode {
-        switch self {
-        case .usage: .usage
-        case .hostKeyRefused: .hostKeyRefused
-        case .authenticationRefused: .authenticationRefused
-        case .unreachable: .unreachable
-        case .denied: .denied
-        case .unfit, .interrupted, .failed: .failed
-        }
-    }
+package struct EnrollmentFailure: Sendable {
+    package var name: String
+    package var error: HostError
 }
 
 extension SSHArguments {

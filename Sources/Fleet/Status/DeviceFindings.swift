@@ -1,16 +1,15 @@
-import ArgumentParser
 import MeshIdentity
 import Platform
 import SSHSignal
 
 /// What a visit has found out about a device, and what of it needs somebody.
-struct DeviceFindings: Sendable {
-    enum Login: Sendable {
+package struct DeviceFindings: Sendable {
+    package enum Login: Sendable {
         case answers(milliseconds: Int)
-        case fails(EnrollmentError)
+        case fails(HostError)
     }
 
-    enum Mesh: Sendable {
+    package enum Mesh: Sendable {
         /// Its node answers, and shows the certificate of this serial number.
         case answers(path: String, serial: String?, remark: String?)
         /// A refusal: somebody is there, and does not prove to be the device, or does not take us.
@@ -19,18 +18,18 @@ struct DeviceFindings: Sendable {
         case unknown(String)
     }
 
-    var device: DeviceRecord
+    package var device: DeviceRecord
     /// nil: it was not visited.
-    var ssh: Login?
-    var mesh: Mesh?
-    var reading: DeviceReading?
+    package var ssh: Login?
+    package var mesh: Mesh?
+    package var reading: DeviceReading?
 
-    init(device: DeviceRecord) { self.device = device }
+    package init(device: DeviceRecord) { self.device = device }
 
-    /// What needs somebody, each with what to do; and the exit code for it.
-    func attention(at now: Int64) -> [(text: String, code: ExitCode)] {
-        var found: [(text: String, code: ExitCode)] = []
-        if case .fails(let error) = ssh { found.append((error.message, error.reason.exitCode)) }
+    /// What needs somebody, each with what to do; and what kind of failure it is.
+    package func attention(at now: Int64) -> [(text: String, reason: HostError.Reason)] {
+        var found: [(text: String, reason: HostError.Reason)] = []
+        if case .fails(let error) = ssh { found.append((error.message, error.reason)) }
         func add(_ text: String) { found.append(("\(device.name): \(text)", .failed)) }
         let renew = "bootstrap renew \(device.name)"
         let enroll = "bootstrap enroll \(device.destination) --name \(device.name)"
@@ -81,7 +80,7 @@ struct DeviceFindings: Sendable {
     // MARK: For people
 
     /// Aligned columns, with a heading, and below what needs somebody.
-    static func table(_ all: [DeviceFindings], at now: Int64) -> [String] {
+    package static func table(_ all: [DeviceFindings], at now: Int64) -> [String] {
         var rows = [["NAME", "STATE", "SSH", "MESH", "CERTIFICATE", "SERIAL", "AGENT", "DESTINATION"]]
         for findings in all {
             rows.append([

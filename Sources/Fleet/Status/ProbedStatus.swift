@@ -2,41 +2,41 @@ import MeshIdentity
 import SSHSignal
 
 /// The same for programs: what `status` says of a device, and `probe`.
-struct ProbedStatus: Encodable {
-    struct Probe: Encodable {
-        struct Answer: Encodable {
-            var ok: Bool
-            var milliseconds: Int?
-            var path: String?
-            var serial: String?
+package struct ProbedStatus: Encodable {
+    package struct Probe: Encodable {
+        package struct Answer: Encodable {
+            package var ok: Bool
+            package var milliseconds: Int?
+            package var path: String?
+            package var serial: String?
             /// Why not; or why not by a better path.
-            var reason: String?
+            package var reason: String?
         }
 
-        struct ShownCertificate: Encodable {
-            var serial: String
-            var notAfter: Int64
-            var secondsLeft: Int64
+        package struct ShownCertificate: Encodable {
+            package var serial: String
+            package var notAfter: Int64
+            package var secondsLeft: Int64
             /// As the ledger has it.
-            var isRecorded: Bool
+            package var isRecorded: Bool
         }
 
-        var ssh: Answer?
+        package var ssh: Answer?
         /// Without `ok`, it cannot be told from here.
-        var mesh: Answer?
-        var certificate: ShownCertificate?
-        var agent: String?
-        var clockSkewMilliseconds: Int64?
-        var attention: [String]
+        package var mesh: Answer?
+        package var certificate: ShownCertificate?
+        package var agent: String?
+        package var clockSkewMilliseconds: Int64?
+        package var attention: [String]
     }
 
-    var state: DeviceStatus.State
-    var secondsLeft: Int64
-    var device: DeviceRecord
+    package var state: DeviceStatus.State
+    package var secondsLeft: Int64
+    package var device: DeviceRecord
     /// Absent for a device that was not visited, since it is revoked.
-    var probe: Probe?
+    package var probe: Probe?
 
-    init(_ findings: DeviceFindings, at now: Int64) {
+    package init(_ findings: DeviceFindings, at now: Int64) {
         let status = DeviceStatus(findings.device, at: now)
         (state, secondsLeft, device) = (status.state, status.secondsLeft, status.device)
         guard let login = findings.ssh else { return }

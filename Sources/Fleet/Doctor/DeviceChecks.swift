@@ -1,27 +1,44 @@
-import ArgumentParser
 import H2Transport
-import MeshIdentity
-import MeshNode
+package import MeshIdentity
 import MeshPaths
 import Platform
 import SSHSignal
-import Streams
+package import Streams
 
 /// Everything that has to be right for one destination, in the order in which a failure would show; what needs a check that failed is
 /// skipped.
-struct DeviceChecks: Sendable {
-    let destination: String
-    /// nil: it was never enrolled.
-    let device: DeviceRecord?
-    let arguments: SSHArguments
-    /// Who answers what the login asks.
-    let prompts: SSHLogin.Prompts
-    let agent: AgentBinary?
-    /// Who we are in the mesh; nil without a CA.
-    let identity: @Sendable (DeviceRecord) throws -> Credential
-    let report: @Sendable (Finding) -> Void
+package struct DeviceChecks: Sendable {
+    private let destination: String
+    private let device: DeviceRecord?
+    private let logins: LoginOptions
+    private let agent: AgentBinary?
+    private let identity: @Sendable (DeviceRecord) throws -> Credential
+    private let report: @Sendable (Finding) -> Void
 
-    func run(on loop: EventLoop) async {
+    /// - Parameters:
+    ///   - destination: As the user wrote it.
+    ///   - device: nil: it was never enrolled.
+    ///   - logins: How to log in.
+    ///   - agent: What would be uploaded.
+    ///   - identity: Who we are in the mesh; throws without a CA.
+    ///   - report: Called from any task.
+    package init(
+        _ destination: String,
+        device: DeviceRecord?,
+        logins: LoginOptions,
+        agent: AgentBinary?,
+        identity: @escaping @Sendable (DeviceRecord) throws -> Credential,
+        report: @escaping @Sendable (Finding) -> Void
+    ) {
+        self.destination = destination
+        self.device = device
+        self.logins = logins
+        self.agent = agent
+        self.identity = identity
+        self.report = report
+    }
+
+    package func run(on loop: EventLoop) async {
         guard let login = configuration() else {
             return skip(
                 ["login", "shell", "fit", "installation", "service", "clock", "sessions", "forwarding"],
@@ -85,10 +102,10 @@ struct DeviceChecks: Sendable {
 
     private func configuration() -> SSHLogin? {
         do throws(SSHConfigurationError) {
-            var prompts = prompts
-            prompts.warn = { [report] in report(.warning("ssh_config", $0, mend: nil)) }
             let target = try Destination(parsing: device?.destination ?? destination)
-            let login = try SSHLogin(to: target, arguments: arguments, prompts: prompts)
+            let login = try logins.login(to: target, recorded: device?.ssh.arguments) { [report] in
+                report(.warning("ssh_config", $0, mend: nil))
+            }
             let found = login.configuration
             let way = found.proxyJump.map { "\($0)" }.joined(separator: ", ")
             let by = way.isEmpty ? "" : ", by way of \(way)"
@@ -123,7 +140,7 @@ struct DeviceChecks: Sendable {
             return client
         } catch {
             let explanation = SSHErrorExplanation(error, destination: destination)
-            report(.failure(explanation.check, error.message, mend: explanation.mend, explanation.exitCode))
+            report(.failure(explanation.check, error.message, mend: explanation.mend, explanation.reason))
             return nil
         }
     }
@@ -143,7 +160,7 @@ struct DeviceChecks: Sendable {
             clock(inspection)
         } catch let error as SSHError {
             let explanation = SSHErrorExplanation(error, destination: destination)
-            report(.failure("shell", error.message, mend: explanation.mend, explanation.exitCode))
+            report(.failure("shell", error.message, mend: explanation.mend, explanation.reason))
             skip(["fit", "installation", "service", "clock"], because: "a shell")
         } catch {
             report(
@@ -177,7 +194,7 @@ struct DeviceChecks: Sendable {
 
     private func fit(_ inspection: DeviceInspection) {
         guard let agent else { return report(.skipped("fit", because: "an agent to upload")) }
-        do throws(EnrollmentError) {
+        do throws(HostError) {
             report(.good("fit", "the agent fits in \(try inspection.place(for: agent))"))
         } catch {
             report(

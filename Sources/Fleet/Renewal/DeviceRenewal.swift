@@ -1,28 +1,44 @@
-import MeshIdentity
+package import MeshIdentity
 import Platform
 import SSHSignal
-import Streams
+package import Streams
 
 /// Renews certificates of devices over SSH.
-struct RenewalRun: Sendable {
-    var issuer: any CertificateIssuer
+package struct DeviceRenewal: Sendable {
+    package var issuer: any CertificateIssuer
     /// nil: as long as each device's was before.
-    var lifetime: Duration?
+    package var lifetime: Duration?
     /// A device's clock may be far off: `--skew-ok`.
-    var acceptsSkew = false
-    var ssh: SSHOptionGroup
-    var records: DeviceDirectory
+    package var acceptsSkew = false
+    package var logins: LoginOptions
+    package var records: DeviceDirectory
     /// Opens the CA for SSH: only where a device has certificates of it.
-    var sshAuthority: @Sendable () throws -> SSHCertificateAuthority
+    package var sshAuthority: @Sendable () throws -> SSHCertificateAuthority
     /// Renews host certificates that are not due yet as well.
-    var renewsHostCertificates = false
+    package var renewsHostCertificates = false
+    /// What the user should know. Called from any task.
+    package var warn: @Sendable (String) -> Void
+
+    package init(
+        issuer: any CertificateIssuer,
+        logins: LoginOptions,
+        records: DeviceDirectory,
+        sshAuthority: @escaping @Sendable () throws -> SSHCertificateAuthority,
+        warn: @escaping @Sendable (String) -> Void
+    ) {
+        self.issuer = issuer
+        self.logins = logins
+        self.records = records
+        self.sshAuthority = sshAuthority
+        self.warn = warn
+    }
 
     /// - Returns: what came of it, for people.
-    func renew(_ device: DeviceRecord, on loop: EventLoop) async throws(EnrollmentError) -> String {
+    package func renew(_ device: DeviceRecord, on loop: EventLoop) async throws(HostError) -> String {
         // Not what was known when the command began: another operator may have renewed or revoked it meanwhile.
         let device = try current(device)
         if let revokedAt = device.revokedAt {
-            throw EnrollmentError(
+            throw HostError(
                 .denied,
                 "\(device.name): it was revoked at \(Timestamp.text(revokedAt)) and gets no certificate; "
                     + "`bootstrap enroll --reinstate` trusts it again"
@@ -34,9 +50,9 @@ struct RenewalRun: Sendable {
         )
         var (renewed, afterFailure) = (device, String?.none)
         if (device.keyOrigin ?? .device) == .device {
-            let visit = DeviceVisit(device) { printError("warning: \($0)") }
+            let visit = DeviceVisit(device, warn: warn)
             renewed = try await visit.renew(
-                try device.login(ssh),
+                try device.login(logins, warn: warn),
                 issuer: issuer,
                 issuance: issuance,
                 acceptsSkew: acceptsSkew,
@@ -48,19 +64,19 @@ struct RenewalRun: Sendable {
                 issuer: issuer,
                 issuance: issuance,
                 acceptsSkew: acceptsSkew
-            ) {
-                if case .warning(let text) = $0 { printError("warning: \(text)") }
+            ) { [warn] in
+                if case .warning(let text) = $0 { warn(text) }
             }
-            let outcome = try await enrollment.renew(device, try device.login(ssh), on: loop)
+            let outcome = try await enrollment.renew(device, try device.login(logins, warn: warn), on: loop)
             (renewed, afterFailure) = (outcome.record, outcome.afterFailure)
         }
         do throws(DeviceDirectoryError) {
             try records.save(renewed, by: "renew", "renewed until \(describe(time: renewed.notAfter))")
         } catch {
-            throw EnrollmentError(.failed, "\(device.name) is renewed, but not recorded: \(error.message)")
+            throw HostError(.failed, "\(device.name) is renewed, but not recorded: \(error.message)")
         }
         if let afterFailure {
-            throw EnrollmentError(.failed, "\(device.name) is renewed, but \(afterFailure)")
+            throw HostError(.failed, "\(device.name) is renewed, but \(afterFailure)")
         }
         let text = "renewed  until \(describe(time: renewed.notAfter)), serial \(renewed.serial ?? "?")"
         guard let server = device.sshServer, !server.hostCertificates.isEmpty,
@@ -74,53 +90,74 @@ struct RenewalRun: Sendable {
     private func renewHostCertificates(
         _ device: DeviceRecord,
         on loop: EventLoop
-    ) async throws(EnrollmentError) -> DeviceRecord {
+    ) async throws(HostError) -> DeviceRecord {
         let authority: SSHCertificateAuthority
         do {
             authority = try sshAuthority()
         } catch {
-            throw EnrollmentError(
+            throw HostError(
                 .failed,
                 "\(device.name) is renewed, but for its SSH host certificate: the CA cannot be opened"
             )
         }
-        do throws(EnrollmentError) {
+        do throws(HostError) {
             let run = SSHServerRun(authority: authority, certifiesHost: false, trustsUsers: false)
             let changed = try await run(
                 device,
-                try device.login(ssh),
+                try device.login(logins, warn: warn),
                 on: loop,
-                report: { if case .warning(let text) = $0 { printError("warning: \(text)") } },
+                report: { [warn] in if case .warning(let text) = $0 { warn(text) } },
                 say: { _ in }
             )
             try records.save(changed, ssh: changed.sshServer, by: "renew")
             return changed
         } catch {
-            throw EnrollmentError(
+            throw HostError(
                 error.reason,
                 "\(device.name) is renewed, but for its SSH host certificate: \(error.message)"
             )
         }
     }
 
-    private func current(_ device: DeviceRecord) throws(EnrollmentError) -> DeviceRecord {
+    private func current(_ device: DeviceRecord) throws(HostError) -> DeviceRecord {
         do throws(DeviceDirectoryError) {
             guard let found = try records.record(named: device.name) else {
                 throw DeviceDirectoryError(message: "\(device.name): it is not enrolled any more")
             }
             return found
         } catch {
-            throw EnrollmentError(.failed, error.message)
+            throw HostError(.failed, error.message)
         }
     }
 }
 
 extension DeviceRecord {
     /// When its certificate is to be renewed. The same for every process that asks: the random part is made of its serial number.
-    var renewal: RenewalSchedule {
+    package var renewal: RenewalSchedule {
         let lifetime = lifetime ?? IssuanceOptions.defaultLifetime.components.seconds
         // Random already, and another one for each certificate.
         let share = serial.flatMap { UInt16($0.suffix(4), radix: 16) }.map { Double($0) / 65536 } ?? 0.5
         return RenewalSchedule(notBefore: notAfter - lifetime - 120, notAfter: notAfter, random: share)
+    }
+}
+
+extension DeviceRecord {
+    /// Whether `renew` looks after it by itself.
+    package var isRenewable: Bool { revokedAt == nil }
+
+    /// Seconds until something of it is due: its certificate, or those of its SSH host keys.
+    ///
+    /// - Parameter now: Seconds since 1970.
+    package func renewalWait(at now: Int64) -> Int64 {
+        sshServer?.isDue(at: now) == true ? 0 : renewal.wait(at: now)
+    }
+}
+
+extension DeviceDirectory {
+    /// The devices of which something is due.
+    ///
+    /// - Parameter now: Seconds since 1970.
+    package func due(at now: Int64) throws(DeviceDirectoryError) -> [DeviceRecord] {
+        try all().filter { $0.isRenewable && $0.renewalWait(at: now) == 0 }
     }
 }

@@ -3,8 +3,8 @@ import Platform
 import SSHSignal
 
 /// What `status` says of a device.
-struct DeviceStatus: Encodable {
-    enum State: String, Encodable {
+package struct DeviceStatus: Encodable {
+    package enum State: String, Encodable {
         case valid
         /// Past two thirds of its time: whoever renews it has not done so.
         case expiring
@@ -12,12 +12,12 @@ struct DeviceStatus: Encodable {
         case revoked
     }
 
-    var state: State
+    package var state: State
     /// Seconds until its certificate ends; negative: since it ended.
-    var secondsLeft: Int64
-    var device: DeviceRecord
+    package var secondsLeft: Int64
+    package var device: DeviceRecord
 
-    init(_ record: DeviceRecord, at now: Int64) {
+    package init(_ record: DeviceRecord, at now: Int64) {
         device = record
         secondsLeft = record.notAfter - now
         let lifetime = record.lifetime ?? IssuanceOptions.defaultLifetime.components.seconds
@@ -34,7 +34,7 @@ struct DeviceStatus: Encodable {
     }
 
     /// Aligned columns, with a heading.
-    static func table(_ devices: [DeviceStatus], at now: Int64) -> [String] {
+    package static func table(_ devices: [DeviceStatus], at now: Int64) -> [String] {
         var rows = [["NAME", "STATE", "CERTIFICATE", "RENEWED", "HOST KEY", "AGENT", "IDENTITY", "DESTINATION"]]
         for status in devices {
             let device = status.device
@@ -58,7 +58,7 @@ struct DeviceStatus: Encodable {
     }
 
     /// Everything that is known, one thing a line.
-    func details(at now: Int64) -> [String] {
+    package func details(at now: Int64) -> [String] {
         var lines = ["\(device.name)  \(device.identity)"]
         func line(_ name: String, _ text: String) {
             lines.append("  \(name)\(String(repeating: " ", count: max(0, 14 - name.count)))\(text)")

@@ -4,39 +4,50 @@ import MeshIdentity
 import SSHSignal
 
 /// What this machine needs to have, whatever the destination.
-struct LocalChecks {
-    let authority: CAAccess
-    let agentBinary: String?
+package struct LocalChecks {
+    private let home: String
+    private let authority: String
+    private let agent: Result<AgentBinary, AgentBinaryError>
 
-    func run() -> [Finding] {
-        [home(), certificateAuthority(), agentProgram(), keyAgent(), descriptors()]
+    /// - Parameters:
+    ///   - home: The directory with the operator's files.
+    ///   - authority: The CA's directory.
+    ///   - agent: The program that would be uploaded, or why it cannot be used.
+    package init(home: String, authority: String, agent: Result<AgentBinary, AgentBinaryError>) {
+        self.home = home
+        self.authority = authority
+        self.agent = agent
     }
 
-    private func home() -> Finding {
+    package func run() -> [Finding] {
+        [homeDirectory(), certificateAuthority(), agentProgram(), keyAgent(), descriptors()]
+    }
+
+    private func homeDirectory() -> Finding {
         var status = stat()
-        guard lstat(Home.path, &status) == 0 else {
+        guard lstat(home, &status) == 0 else {
             return errno == ENOENT
-                ? .good("home", "\(Home.path) is not there yet; the first command makes it")
+                ? .good("home", "\(home) is not there yet; the first command makes it")
                 : .failure(
                     "home",
-                    "\(Home.path): \(String(cString: strerror(errno)))",
+                    "\(home): \(String(cString: strerror(errno)))",
                     mend: "set BOOTSTRAP_HOME to a directory of yours"
                 )
         }
         guard status.st_mode & S_IFMT == S_IFDIR || status.st_mode & S_IFMT == S_IFLNK else {
-            return .failure("home", "\(Home.path) is no directory", mend: "move it away, or set BOOTSTRAP_HOME")
+            return .failure("home", "\(home) is no directory", mend: "move it away, or set BOOTSTRAP_HOME")
         }
-        guard access(Home.path, R_OK | W_OK | X_OK) == 0 else {
-            return .failure("home", "\(Home.path) cannot be written to", mend: "chown it to you, or set BOOTSTRAP_HOME")
+        guard access(home, R_OK | W_OK | X_OK) == 0 else {
+            return .failure("home", "\(home) cannot be written to", mend: "chown it to you, or set BOOTSTRAP_HOME")
         }
         guard status.st_mode & (S_IWGRP | S_IWOTH) == 0 else {
-            return .failure("home", "others may write to \(Home.path)", mend: "chmod go-w \(Home.path)")
+            return .failure("home", "others may write to \(home)", mend: "chmod go-w \(home)")
         }
-        return .good("home", Home.path)
+        return .good("home", home)
     }
 
     private func certificateAuthority() -> Finding {
-        let path = authority.location.path
+        let path = authority
         guard access("\(path)/root-cert.pem", F_OK) == 0 || access(path, F_OK) == 0 else {
             return .warning(
                 "CA",
@@ -72,7 +83,7 @@ struct LocalChecks {
 
     private func agentProgram() -> Finding {
         do throws(AgentBinaryError) {
-            let agent = try agent()
+            let agent = try agent.get()
             guard let interpreter = agent.interpreter else {
                 return .good("agent", "\(agent.path), \(agent.size >> 20) MiB, static, \(agent.architecture)")
             }
@@ -84,14 +95,6 @@ struct LocalChecks {
         } catch {
             return .failure("agent", error.message, mend: "name the program to upload with --agent-binary")
         }
-    }
-
-    func agent() throws(AgentBinaryError) -> AgentBinary {
-        if let agentBinary { return try AgentBinary(path: agentBinary) }
-        guard let executable = Executable.path else {
-            throw AgentBinaryError(message: "the path of this program is not known; name it with --agent-binary")
-        }
-        return try AgentBinary(path: Executable.staticBuild(beside: executable) ?? executable)
     }
 
     private func keyAgent() -> Finding {

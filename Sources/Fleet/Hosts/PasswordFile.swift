@@ -1,15 +1,16 @@
 import CLinux
 import Glibc
 import MeshIdentity
-import SSHSignal
+import Platform
+package import SSHSignal
 
 /// A password in a file that only its owner can read: for logins where nobody can be asked.
-struct PasswordFile: Sendable {
+package struct PasswordFile: Sendable {
     private let password: Passphrase
     private let path: String
 
     /// - Throws: ``SSHConfigurationError`` where the file is missing, empty, or open to others.
-    init(_ path: String) throws(SSHConfigurationError) {
+    package init(_ path: String) throws(SSHConfigurationError) {
         var status = stat()
         guard stat(path, &status) == 0 else {
             throw SSHConfigurationError(file: path, "cannot be read: \(String(cString: strerror(errno)))")
@@ -27,7 +28,7 @@ struct PasswordFile: Sendable {
 
     /// Answers the question for the password, once for each connection: the same wrong password is not sent twice. Other
     /// questions (a one-time code) go to `other`.
-    func prompt(else other: AuthenticationPrompt?) -> AuthenticationPrompt {
+    package func prompt(else other: AuthenticationPrompt?) -> AuthenticationPrompt {
         { question in
             if question.isForPassword {
                 guard question.attempt == 1 else { return nil }

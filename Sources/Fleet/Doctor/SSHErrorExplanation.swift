@@ -1,4 +1,3 @@
-import ArgumentParser
 import SSHSignal
 
 /// Where on the way to a login it failed, and what can be done about it. The message of the error itself says what happened.
@@ -6,12 +5,12 @@ struct SSHErrorExplanation {
     /// The check that failed.
     let check: String
     let mend: String
-    let exitCode: ExitCode
+    let reason: HostError.Reason
 
     init(_ error: SSHError, destination: String) {
         switch error.code {
         case .connectionFailed:
-            (check, exitCode) = ("connection", .unreachable)
+            (check, reason) = ("connection", .unreachable)
             mend =
                 error.message.contains("resolve") || error.message.contains("no address")
                 ? "check the spelling, or give HostName in ~/.ssh/config"
@@ -20,46 +19,46 @@ struct SSHErrorExplanation {
                 -p names another port, -J a jump host
                 """
         case .timedOut:
-            (check, exitCode) = ("connection", .unreachable)
+            (check, reason) = ("connection", .unreachable)
             mend = """
                 nothing came back: the machine is off, the address is another's, or a firewall drops the packets. Where small packets pass and \
                 large ones do not, the handshake hangs: lower the MTU of the interface
                 """
         case .busy:
-            (check, exitCode) = ("banner", .unreachable)
+            (check, reason) = ("banner", .unreachable)
             mend = """
                 the server turns connections away before its banner: too many logins at once (MaxStartups), or a penalty for this address \
                 (PerSourcePenalties, fail2ban). Wait a minute; then fewer at a time (--parallel)
                 """
         case .negotiationFailed:
-            (check, exitCode) = ("algorithms", .unreachable)
+            (check, reason) = ("algorithms", .unreachable)
             mend = """
                 the two sides share no algorithm. On the machine, an ECDSA or Ed25519 host key mends it: ssh-keygen -A, then restart sshd; \
                 or go by way of the ssh program: --ssh-engine openssh
                 """
         case .hostKeyRefused:
-            (check, exitCode) = ("host key", .hostKeyRefused)
+            (check, reason) = ("host key", .hostKeyRefused)
             mend = """
                 compare the fingerprint with the machine's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub, on its console). If the machine \
                 was installed anew, remove the old line with ssh-keygen -R; nothing is ever sent to a machine with another key
                 """
         case .authenticationRefused:
-            (check, exitCode) = ("login", .authenticationRefused)
+            (check, reason) = ("login", .authenticationRefused)
             mend = """
                 ssh-add -l shows what the agent offers, -i names a key; the public half belongs into ~/.ssh/authorized_keys there \
                 (0600, in a directory 0700). sshd's log names its reason
                 """
         case .prohibited:
-            (check, exitCode) = ("forwarding", .failed)
+            (check, reason) = ("forwarding", .failed)
             mend = "in sshd_config: AllowTcpForwarding yes (or local), and no PermitOpen that leaves the port out"
         case .sessionLimit:
-            (check, exitCode) = ("sessions", .failed)
+            (check, reason) = ("sessions", .failed)
             mend = "in sshd_config: MaxSessions 10 (its default)"
         case .requestDenied:
-            (check, exitCode) = ("shell", .failed)
+            (check, reason) = ("shell", .failed)
             mend = "the account may run no commands (ForceCommand, restrict in authorized_keys, nologin as shell)"
         default:
-            (check, exitCode) = ("session", .failed)
+            (check, reason) = ("session", .failed)
             mend = "try `ssh -v \(destination)`; its last lines before the end name the reason"
         }
     }

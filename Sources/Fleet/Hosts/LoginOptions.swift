@@ -1,0 +1,32 @@
+package import SSHSignal
+
+/// How the command line says that hosts are logged in to.
+package struct LoginOptions: Sendable {
+    /// As they were given.
+    package var arguments: SSHArguments
+    /// Who answers what a login asks.
+    package var prompts: SSHLogin.Prompts
+
+    package init(_ arguments: SSHArguments, prompts: SSHLogin.Prompts) {
+        self.arguments = arguments
+        self.prompts = prompts
+    }
+
+    /// Those of the command line, or, where it is silent, those that were recorded.
+    package func arguments(recorded: SSHArguments?) -> SSHArguments {
+        arguments == SSHArguments() ? recorded ?? arguments : arguments
+    }
+
+    /// - Parameters:
+    ///   - recorded: How it was enrolled; nil for a host that was not.
+    ///   - warn: Gets what the user should know.
+    package func login(
+        to destination: Destination,
+        recorded: SSHArguments? = nil,
+        warn: @escaping @Sendable (String) -> Void
+    ) throws(SSHConfigurationError) -> SSHLogin {
+        var prompts = prompts
+        prompts.warn = warn
+        return try SSHLogin(to: destination, arguments: arguments(recorded: recorded), prompts: prompts)
+    }
+}

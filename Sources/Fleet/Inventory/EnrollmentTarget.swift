@@ -1,0 +1,63 @@
+package import SSHSignal
+
+/// A machine to enrol, and what it is to be called.
+package struct EnrollmentTarget: Sendable {
+    /// As the user wrote it.
+    package var text: String
+    package var destination: Destination
+    package let name: String
+    // What an inventory says of this machine alone; nil: as the command line says.
+    package var namespace: String?
+    package var allowPorts: [UInt16]?
+    package var identityFile: String?
+    package var jump: String?
+    package var labels: [String: String]?
+
+    /// - Parameter name: nil takes the host's, as far as a SPIFFE ID can have its characters.
+    package init(_ text: String, name: String? = nil) throws(HostError) {
+        self.text = text
+        do throws(SSHConfigurationError) {
+            destination = try Destination(parsing: text)
+        } catch {
+            throw HostError(.usage, "\(error)")
+        }
+        self.name = name ?? Self.name(of: destination.host)
+    }
+
+    /// Letters, digits, `-`, `_` and `.` stay; the rest becomes `-`.
+    private static func name(of host: String) -> String {
+        let kept = host.lowercased().unicodeScalars.map { scalar -> Character in
+            switch scalar {
+            case "a"..."z", "0"..."9", "-", "_", ".": Character(scalar)
+            default: "-"
+            }
+        }
+        let trimmed = String(kept).drop { $0 == "." || $0 == "-" }
+        return trimmed.isEmpty ? "device" : String(trimmed)
+    }
+
+    /// The destinations of the command line and of the inventory, each with its name.
+    ///
+    /// - Throws: when they make no sense, or two have the same name.
+    package static func all(
+        _ destinations: [String],
+        name: String?,
+        inventory file: String?
+    ) throws(HostError) -> [EnrollmentTarget] {
+        var targets = try destinations.map { text throws(HostError) in try EnrollmentTarget(text, name: name) }
+        if let file { targets += try InventoryFile.targets(file) }
+        if name != nil, targets.count > 1 {
+            throw HostError(.usage, "--name is for one device; give names in an inventory, one a line: DEST NAME")
+        }
+        var seen: [String: EnrollmentTarget] = [:]
+        for target in targets {
+            if let other = seen.updateValue(target, forKey: target.name) {
+                throw HostError(
+                    .usage,
+                    "'\(other.text)' and '\(target.text)' would both be '\(target.name)'; give them names in an inventory"
+                )
+            }
+        }
+        return targets
+    }
+}

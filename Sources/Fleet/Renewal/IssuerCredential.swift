@@ -1,0 +1,56 @@
+package import Logging
+package import MeshIdentity
+import Platform
+import SSHSignal
+
+/// The issuer's own place in the mesh.
+package struct IssuerCredential: Sendable {
+    private let authority: LiveCA
+    package let directory: CredentialDirectory
+
+    package init(of authority: LiveCA, in directory: CredentialDirectory) {
+        self.authority = authority
+        self.directory = directory
+    }
+
+    package func renew() throws(IdentityError) {
+        let id: SPIFFEID
+        do throws(SPIFFEIDError) {
+            id = try SPIFFEID(
+                trustDomain: authority.trustDomain,
+                namespace: IssuerName.namespace,
+                name: IssuerName.name
+            )
+        } catch {
+            throw IdentityError(.refused, error.message)
+        }
+        let pending = try directory.prepare(id: id)
+        let options = try authority.present().optionsForAnyClock()
+        let issued = try authority.sign(pending.request, id: id, options: options)
+        _ = try pending.commit(
+            chain: issued.chain,
+            roots: issued.roots,
+            revocationLists: issued.revocationLists
+        )
+    }
+
+    /// Until the task is cancelled: a new certificate when it is due, and what was revoked meanwhile.
+    package func keepFresh(_ logger: Logger) async {
+        while (try? await Task.sleep(for: .seconds(2))) != nil {
+            do throws(IdentityError) {
+                let credential = try directory.load()
+                let schedule = RenewalSchedule(
+                    notBefore: credential.notBefore,
+                    notAfter: credential.notAfter,
+                    random: 0.5
+                )
+                // A device whose certificate a new root vouches for must find an issuer that knows the root.
+                let hasRoots = Set(credential.bundle.roots) == Set(try authority.roots())
+                if schedule.wait(at: currentTime()) == 0 || !hasRoots { try renew() }
+                if let lists = try authority.present().revocationLists() { try directory.write(revocationLists: lists) }
+            } catch {
+                logger.error("the issuer's own credential: \(error)")
+            }
+        }
+    }
+}
