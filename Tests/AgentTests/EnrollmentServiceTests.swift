@@ -156,9 +156,7 @@ private func frame(_ json: String) -> [UInt8] {
         conversation = EnrollmentConversation(
             channel: conversation.channel,
             name: "dev",
-            id: device.id,
-            issuer: WrongKey(ca: device.ca),
-            issuance: IssuanceOptions(),
+            certification: Certification(name: "dev", id: device.id, issuer: WrongKey(ca: device.ca)),
             clock: SystemClock.milliseconds,
             warn: { _ in }
         )

@@ -52,9 +52,7 @@ package final class LocalDevice: Sendable {
         EnrollmentConversation(
             channel: channel,
             name: "dev",
-            id: id,
-            issuer: ca,
-            issuance: IssuanceOptions(),
+            certification: Certification(name: "dev", id: id, issuer: ca),
             clock: clock,
             warn: { _ in }
         )

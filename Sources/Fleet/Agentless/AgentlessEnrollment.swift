@@ -10,17 +10,13 @@ package struct AgentlessEnrollment: Sendable {
         /// What the device is called, by its record and in messages.
         package var name: String
         package var id: SPIFFEID
-        package var issuance: IssuanceOptions
+        package var terms: IssuanceTerms
         /// ``DeviceRecord/KeyOrigin/openssl``, or ``DeviceRecord/KeyOrigin/pushed``: the key is made here and sent.
         package var keyOrigin: DeviceRecord.KeyOrigin
         /// Absolute; nil is `/etc/bootstrap/identity` for root, else `.bootstrap/identity` in the home directory.
         package var directory: String?
-        /// Its SSH host key has to sign the certificate request.
-        package var attests = false
         /// A shell command that is run there once the files are in place.
         package var after: String?
-        /// Give out a certificate even where the clocks are further apart than a quarter of its lifetime.
-        package var acceptsSkew = false
         /// This machine's clock, milliseconds since 1970.
         package var clock: @Sendable () -> Int64 = SystemClock.milliseconds
         /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
@@ -29,14 +25,14 @@ package struct AgentlessEnrollment: Sendable {
         package init(
             name: String,
             id: SPIFFEID,
-            issuance: IssuanceOptions = IssuanceOptions(),
+            terms: IssuanceTerms = IssuanceTerms(),
             keyOrigin: DeviceRecord.KeyOrigin = .openssl,
             directory: String? = nil,
             after: String? = nil
         ) {
             self.name = name
             self.id = id
-            self.issuance = issuance
+            self.terms = terms
             self.keyOrigin = keyOrigin
             self.directory = directory
             self.after = after
@@ -50,13 +46,13 @@ package struct AgentlessEnrollment: Sendable {
     }
 
     private let options: Options
-    private var issuer: any CertificateIssuer
-    private let report: @Sendable (DeviceEnrollment.Progress) -> Void
+    private let issuer: any CertificateIssuer
+    private let report: @Sendable (EnrollmentProgress) -> Void
 
     package init(
         _ options: Options,
         issuer: any CertificateIssuer,
-        report: @escaping @Sendable (DeviceEnrollment.Progress) -> Void
+        report: @escaping @Sendable (EnrollmentProgress) -> Void
     ) {
         self.options = options
         self.issuer = issuer
@@ -81,10 +77,10 @@ package struct AgentlessEnrollment: Sendable {
             report(.step("connect", "\(client.serverVersion), host key \(client.hostKey)", .now - start))
             if let refusal = options.refusal(client.hostKey) { throw refusal }
             let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
-            let attesting = options.attests ? AttestingIssuer(issuer, options.name, client, report: report) : nil
-            var enrollment = self
-            if let attesting { enrollment.issuer = attesting }
-            let visit = try await enrollment.enroll(over: channel)
+            let attesting = HostKeyAttesting(name: options.name, client: client, report: report)
+            let visit = try await enroll(over: channel) { [options] request in
+                try await attesting(request, options.id.trustDomain)
+            }
             var record = DeviceRecord(
                 name: options.name,
                 destination: destination,
@@ -96,12 +92,12 @@ package struct AgentlessEnrollment: Sendable {
                 notAfter: visit.leaf.notAfter,
                 enrolledAt: options.clock() / 1000,
                 serial: visit.leaf.serialNumber,
-                lifetime: options.issuance.lifetime.components.seconds,
+                lifetime: options.terms.span,
                 roots: visit.issued.roots.map(\.fingerprint)
             )
             record.keyOrigin = options.keyOrigin
             record.after = options.after
-            record.attestation = attesting?.attestation.withLock { $0 }
+            record.attestation = visit.attestation
             return Outcome(record: record, afterFailure: visit.afterFailure)
         }
     }
@@ -110,18 +106,29 @@ package struct AgentlessEnrollment: Sendable {
         var directory: String
         var issued: IssuedCertificate
         var leaf: Certificate
+        var attestation: HostKeyAttestation?
         var afterFailure: String?
     }
 
     /// Everything after the login.
-    func enroll(over channel: any RemoteChannel) async throws -> Visit {
+    ///
+    /// - Parameter attest: How its host key signs the request, where that is asked for.
+    func enroll(over channel: any RemoteChannel, attest: Certification.Attest? = nil) async throws -> Visit {
         defer { channel.close() }
         let shell = RemoteShell(channel, name: options.name)
         let (directory, skew) = try await timed("probe") { try await probe(shell) }
         _ = try await AgentInstaller(shell: shell, plan: InstallationPlan(root: directory)).lock()
         let setup = AgentlessScript.setup(directory: directory, version: AtomicFile.randomName())
         do {
-            let issued = try await timed("key") { try await certify(shell, setup, skew) }
+            let certification = Certification(
+                name: options.name,
+                id: options.id,
+                issuer: issuer,
+                terms: options.terms,
+                attest: options.terms.attests ? attest : nil
+            )
+            let outcome = try await timed("key") { try await certify(shell, setup, skew, certification) }
+            let issued = outcome.issued
             guard let leaf = issued.leaf else { throw failure("the issuer sent no certificate") }
             try await timed("identity") {
                 let script = AgentlessScript.install(
@@ -133,7 +140,13 @@ package struct AgentlessEnrollment: Sendable {
             }
             try await unlock(shell, directory)
             let afterFailure = try await runAfter(shell, directory)
-            return Visit(directory: directory, issued: issued, leaf: leaf, afterFailure: afterFailure)
+            return Visit(
+                directory: directory,
+                issued: issued,
+                leaf: leaf,
+                attestation: outcome.attestation,
+                afterFailure: afterFailure
+            )
         } catch {
             // What was there before is in use still; the key that was made for nothing goes.
             _ = try? await shell.run("\(setup)\nrm -rf \"$new\" \"$dir/.lock\"", step: "undo")
@@ -163,7 +176,7 @@ package struct AgentlessEnrollment: Sendable {
         let asked = options.clock()
         let facts = try DeviceFacts(try await shell.run(script, step: "probe"), name: options.name)
         let skew = facts.skew(asked: asked, answered: options.clock())
-        try skew.check(lifetime: options.issuance.lifetime, isAccepted: options.acceptsSkew, name: options.name)
+        try skew.check(options.terms, name: options.name)
         if let warning = skew.warning { report(.warning("\(options.name): \(warning)")) }
         guard options.keyOrigin == .pushed || facts.surroundings.hasOpenSSL else {
             throw HostError(
@@ -192,9 +205,10 @@ package struct AgentlessEnrollment: Sendable {
     private func certify(
         _ shell: RemoteShell,
         _ setup: String,
-        _ skew: ClockSkew
-    ) async throws -> (IssuedCertificate, String) {
-        if options.keyOrigin == .pushed { return try await push(shell, setup, skew) }
+        _ skew: ClockSkew,
+        _ certification: Certification
+    ) async throws -> (Certification.Outcome, String) {
+        if options.keyOrigin == .pushed { return try await push(shell, setup, skew, certification) }
         let output = try await step("key", setup + "\n" + AgentlessScript.request(id: options.id.description), shell)
         let lines = output.lines.filter { $0.hasPrefix("csr:") }.map { $0.dropFirst(4) + "\n" }
         let request = try CertificateRequest(pem: Array(lines.joined().utf8))
@@ -210,20 +224,15 @@ package struct AgentlessEnrollment: Sendable {
             throw failure("the device asks for \(asked) instead of \(options.id)")
         }
         try request.verify()
-        return (try await issue(request, skew), "made by the device's openssl, never leaves it")
-    }
-
-    private func issue(_ request: CertificateRequest, _ skew: ClockSkew) async throws -> IssuedCertificate {
-        let issued = try await issuer.issue(request, id: options.id, options: options.issuance.covering(skew))
-        try issued.verify(for: request, id: options.id, skew: skew, now: options.clock())
-        return issued
+        return (try await certification(request, skew, clock: options.clock), "made by the device's openssl, never leaves it")
     }
 
     private func push(
         _ shell: RemoteShell,
         _ setup: String,
-        _ skew: ClockSkew
-    ) async throws -> (IssuedCertificate, String) {
+        _ skew: ClockSkew,
+        _ certification: Certification
+    ) async throws -> (Certification.Outcome, String) {
         report(
             .warning(
                 """
@@ -233,7 +242,8 @@ package struct AgentlessEnrollment: Sendable {
             )
         )
         let key = try PrivateKey.generate()
-        let issued = try await issue(try CertificateRequest.create(key: key, id: options.id), skew)
+        let request = try CertificateRequest.create(key: key, id: options.id)
+        let outcome = try await certification(request, skew, clock: options.clock)
         let bytes = try key.pem()
         let output = try await shell.run(
             setup + "\n" + AgentlessScript.receiveKey(length: bytes.count),
@@ -242,7 +252,7 @@ package struct AgentlessEnrollment: Sendable {
             progress: { _ in }
         )
         try check(output, "key")
-        return (issued, "PUSHED: made here, sent over SSH")
+        return (outcome, "PUSHED: made here, sent over SSH")
     }
 
     private struct OneChunk: UploadSequence {
@@ -287,9 +297,8 @@ extension AgentlessEnrollment {
     package init(
         renewing record: DeviceRecord,
         issuer: any CertificateIssuer,
-        issuance: IssuanceOptions,
-        acceptsSkew: Bool = false,
-        report: @escaping @Sendable (DeviceEnrollment.Progress) -> Void
+        terms: IssuanceTerms,
+        report: @escaping @Sendable (EnrollmentProgress) -> Void
     ) throws(HostError) {
         let id: SPIFFEID
         do throws(SPIFFEIDError) {
@@ -300,12 +309,11 @@ extension AgentlessEnrollment {
         var options = Options(
             name: record.name,
             id: id,
-            issuance: issuance,
+            terms: terms,
             keyOrigin: record.keyOrigin ?? .openssl,
             directory: record.agent.state,
             after: record.after
         )
-        options.acceptsSkew = acceptsSkew
         options.refusal = { key in
             let verdict = EnrollmentAdmission().decide(
                 record,

@@ -49,12 +49,11 @@ extension DeviceFacts {
 
 extension ClockSkew {
     /// - Parameters:
-    ///   - lifetime: Of the certificate that is wanted.
-    ///   - isAccepted: Somebody said that it is to be made, however far the clocks are apart.
+    ///   - terms: Of the certificate that is wanted.
     ///   - name: What the device is called in the error.
     /// - Throws: when no certificate is to be made for a device with such a clock.
-    func check(lifetime: Duration, isAccepted: Bool, name: String) throws(SignalError) {
-        guard let refusal = refusal(lifetime: lifetime.components.seconds, isAccepted: isAccepted) else { return }
+    func check(_ terms: IssuanceTerms, name: String) throws(SignalError) {
+        guard let refusal = refusal(lifetime: terms.span, isAccepted: terms.acceptsSkew) else { return }
         throw SignalError(.clock, "\(name): \(refusal.message)")
     }
 }

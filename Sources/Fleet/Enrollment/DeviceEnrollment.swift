@@ -17,13 +17,9 @@ package struct DeviceEnrollment: Sendable {
         package var agent: AgentBinary
         /// Directories to install below, best first; `~/` is the home directory there.
         package var bases: [String]
-        package var issuance: IssuanceOptions
-        /// Its SSH host key has to sign the certificate request.
-        package var attests = false
+        package var terms: IssuanceTerms
         /// A ``ServiceKind``, `auto` for the best the device has; nil leaves what is there.
         package var service: String?
-        /// Give out a certificate even where the clocks are further apart than a quarter of its lifetime.
-        package var acceptsSkew = false
         /// This machine's clock, milliseconds since 1970.
         package var clock: @Sendable () -> Int64
         /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
@@ -38,7 +34,7 @@ package struct DeviceEnrollment: Sendable {
             node: SignalMessage.NodeRequest = .init(),
             agent: AgentBinary,
             bases: [String] = Options.defaultBases,
-            issuance: IssuanceOptions = IssuanceOptions(),
+            terms: IssuanceTerms = IssuanceTerms(),
             clock: @escaping @Sendable () -> Int64 = SystemClock.milliseconds
         ) {
             self.name = name
@@ -46,28 +42,19 @@ package struct DeviceEnrollment: Sendable {
             self.node = node
             self.agent = agent
             self.bases = bases
-            self.issuance = issuance
+            self.terms = terms
             self.clock = clock
         }
     }
 
-    /// What happens meanwhile.
-    package enum Progress: Hashable, Sendable {
-        /// A step is done: "probe", what came of it, and how long it took.
-        case step(String, String, Duration)
-        case warning(String)
-        /// Bytes of the agent that were sent, of how many.
-        case uploading(Int, total: Int)
-    }
-
     private let options: Options
-    private var issuer: any CertificateIssuer
-    private let report: @Sendable (Progress) -> Void
+    private let issuer: any CertificateIssuer
+    private let report: @Sendable (EnrollmentProgress) -> Void
 
     package init(
         _ options: Options,
         issuer: any CertificateIssuer,
-        report: @escaping @Sendable (Progress) -> Void
+        report: @escaping @Sendable (EnrollmentProgress) -> Void
     ) {
         self.options = options
         self.issuer = issuer
@@ -92,10 +79,11 @@ package struct DeviceEnrollment: Sendable {
             report(.step("connect", "\(client.serverVersion), host key \(client.hostKey)", .now - start))
             if let refusal = options.refusal(client.hostKey) { throw refusal }
             let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
-            let attesting = options.attests ? AttestingIssuer(issuer, options.name, client, report: report) : nil
-            var enrollment = self
-            if let attesting { enrollment.issuer = attesting }
-            let (plan, ack, certificate) = try await enrollment.enroll(over: channel)
+            let attesting = HostKeyAttesting(name: options.name, client: client, report: report)
+            let (plan, outcome) = try await enroll(over: channel) { [options] request in
+                try await attesting(request, options.id.trustDomain)
+            }
+            let (ack, certificate) = (outcome.ack, outcome.certificate)
             var record = DeviceRecord(
                 name: options.name,
                 destination: destination,
@@ -107,18 +95,21 @@ package struct DeviceEnrollment: Sendable {
                 notAfter: certificate.notAfter,
                 enrolledAt: options.clock() / 1000,
                 serial: try? Certificate.all(pem: Array(certificate.chain.utf8)).first?.serialNumber,
-                lifetime: options.issuance.lifetime.components.seconds,
+                lifetime: options.terms.span,
                 roots: try? Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)
             )
-            record.attestation = attesting?.attestation.withLock { $0 }
+            record.attestation = outcome.attestation
             return record
         }
     }
 
     /// Everything after the login, over a channel on which a shell was started.
+    ///
+    /// - Parameter attest: How its host key signs the request, where that is asked for.
     func enroll(
-        over channel: any RemoteChannel
-    ) async throws -> (InstallationPlan, SignalMessage.Acknowledgement, SignalMessage.IssuedCertificate) {
+        over channel: any RemoteChannel,
+        attest: Certification.Attest? = nil
+    ) async throws -> (InstallationPlan, EnrollmentConversation.Certified) {
         defer { channel.close() }
         let shell = RemoteShell(channel, name: options.name)
         let plan = try await timed("probe") { try await probe(shell) }
@@ -129,17 +120,21 @@ package struct DeviceEnrollment: Sendable {
         let conversation = EnrollmentConversation(
             channel: channel,
             name: options.name,
-            id: options.id,
-            issuer: issuer,
-            issuance: options.issuance,
-            acceptsSkew: options.acceptsSkew,
+            certification: Certification(
+                name: options.name,
+                id: options.id,
+                issuer: issuer,
+                terms: options.terms,
+                attest: options.terms.attests ? attest : nil
+            ),
             clock: options.clock,
             warn: { [report, name = options.name] in report(.warning("\(name): \($0)")) }
         )
         let purpose = EnrollmentOperator.Purpose.enroll(
             .init(id: options.id.description, node: options.node, service: options.service)
         )
-        let (ack, certificate) = try await conversation.run(purpose)
+        let outcome = try await conversation.certify(purpose)
+        let (ack, certificate) = (outcome.ack, outcome.certificate)
         let elapsed = ContinuousClock.now - start
         report(.step("identity", "\(ack.id), certificate until \(Timestamp.text(certificate.notAfter))", elapsed))
         let unchanged = ack.unchanged.map { Printable.clean($0, limit: 40) }
@@ -155,7 +150,7 @@ package struct DeviceEnrollment: Sendable {
         for warning in (ack.warnings ?? []).prefix(8) {
             report(.warning("\(options.name): \(Printable.clean(warning, limit: 600))"))
         }
-        return (plan, ack, certificate)
+        return (plan, outcome)
     }
 
     private func timed<Result>(_ step: String, _ body: () async throws -> (Result, String)) async throws -> Result {
@@ -178,7 +173,7 @@ package struct DeviceEnrollment: Sendable {
         let facts = try DeviceFacts(try await shell.run(script, step: "probe"), name: options.name)
         // Found before anything is uploaded; the agent's hello says it once more, and more exactly.
         try facts.skew(asked: asked, answered: options.clock())
-            .check(lifetime: options.issuance.lifetime, isAccepted: options.acceptsSkew, name: options.name)
+            .check(options.terms, name: options.name)
         let plan: InstallationPlan
         do throws(InstallationPlan.Refusal) {
             plan = try InstallationPlan(facts, agent: agent)

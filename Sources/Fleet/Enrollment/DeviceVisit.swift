@@ -30,15 +30,13 @@ package struct DeviceVisit: Sendable {
     /// - Parameters:
     ///   - login: How to reach it.
     ///   - issuer: Whoever signs.
-    ///   - issuance: What the certificate is to have.
-    ///   - acceptsSkew: Give it one even where the clocks are further apart than a quarter of its lifetime.
+    ///   - terms: Of the certificate.
     ///   - loop: Where the SSH session lives.
     /// - Returns: The record, as it is now.
     package func renew(
         _ login: SSHLogin,
         issuer: any CertificateIssuer,
-        issuance: IssuanceOptions,
-        acceptsSkew: Bool = false,
+        terms: IssuanceTerms,
         on loop: EventLoop
     ) async throws(HostError) -> DeviceRecord {
         let id: SPIFFEID
@@ -47,21 +45,15 @@ package struct DeviceVisit: Sendable {
         } catch {
             throw HostError(.failed, "\(record.name): its record has no usable identity: \(error.message)")
         }
-        let outcome = try await converse(
-            login,
-            id: id,
-            issuer: issuer,
-            issuance: issuance,
-            acceptsSkew: acceptsSkew,
-            on: loop
-        ) { conversation in
+        let certification = Certification(name: record.name, id: id, issuer: issuer, terms: terms)
+        let outcome = try await converse(login, certification, on: loop) { conversation in
             try await conversation.run(.renew(id: id.description))
         }
         var renewed = record
         renewed.notAfter = outcome.certificate.notAfter
         renewed.renewedAt = clock() / 1000
         renewed.hbone = outcome.ack.hbone
-        renewed.lifetime = issuance.lifetime.components.seconds
+        renewed.lifetime = terms.span
         renewed.serial =
             try? Certificate.all(pem: Array(outcome.certificate.chain.utf8)).first?.serialNumber
         renewed.roots = try? Certificate.all(pem: Array(outcome.certificate.roots.utf8)).map(\.fingerprint)
@@ -79,26 +71,15 @@ package struct DeviceVisit: Sendable {
         _ login: SSHLogin,
         on loop: EventLoop
     ) async throws(HostError) -> Bool {
-        let issuer = NoIssuer()
-        // The identity is not used: nothing is signed.
-        let id: SPIFFEID
-        do throws(SPIFFEIDError) {
-            id = try SPIFFEID(record.identity)
-        } catch {
-            throw HostError(.failed, "\(record.name): its record has no usable identity: \(error.message)")
-        }
-        return try await converse(login, id: id, issuer: issuer, issuance: IssuanceOptions(), on: loop) {
-            conversation in
+        // Nothing is signed.
+        try await converse(login, nil, on: loop) { conversation in
             try await conversation.deliver(revocationLists: lists)
         }
     }
 
     private func converse<Outcome: Sendable>(
         _ login: SSHLogin,
-        id: SPIFFEID,
-        issuer: any CertificateIssuer,
-        issuance: IssuanceOptions,
-        acceptsSkew: Bool = false,
+        _ certification: Certification?,
         on loop: EventLoop,
         _ body: (EnrollmentConversation) async throws -> Outcome
     ) async throws(HostError) -> Outcome {
@@ -129,25 +110,11 @@ package struct DeviceVisit: Sendable {
             let conversation = EnrollmentConversation(
                 channel: channel,
                 name: record.name,
-                id: id,
-                issuer: issuer,
-                issuance: issuance,
-                acceptsSkew: acceptsSkew,
+                certification: certification,
                 clock: clock,
                 warn: { [warn, name = record.name] in warn("\(name): \($0)") }
             )
             return try await body(conversation)
         }
-    }
-}
-
-/// For conversations in which nothing is to be signed.
-private struct NoIssuer: CertificateIssuer {
-    func issue(
-        _ request: CertificateRequest,
-        id: SPIFFEID,
-        options: IssuanceOptions
-    ) async throws(IdentityError) -> IssuedCertificate {
-        throw IdentityError(.refused, "no certificate is given out here")
     }
 }

@@ -1,17 +1,14 @@
-package import MeshIdentity
+import MeshIdentity
 import Platform
 package import SSHSignal
 
-/// Drives ``EnrollmentOperator`` over a channel: frames in and out, the issuer, the time limits.
+/// Drives ``EnrollmentOperator`` over a channel: frames in and out, the certificate, the time limits.
 package struct EnrollmentConversation: Sendable {
     let channel: any RemoteChannel
     /// How the device is called in errors.
     let name: String
-    let id: SPIFFEID
-    let issuer: any CertificateIssuer
-    let issuance: IssuanceOptions
-    /// Clocks may be further apart than a quarter of the certificate's lifetime.
-    let acceptsSkew: Bool
+    /// What becomes of a certificate request; nil where none is expected.
+    let certification: Certification?
     /// Milliseconds since 1970.
     let clock: @Sendable () -> Int64
     let warn: @Sendable (String) -> Void
@@ -19,19 +16,13 @@ package struct EnrollmentConversation: Sendable {
     package init(
         channel: any RemoteChannel,
         name: String,
-        id: SPIFFEID,
-        issuer: any CertificateIssuer,
-        issuance: IssuanceOptions,
-        acceptsSkew: Bool = false,
+        certification: Certification?,
         clock: @escaping @Sendable () -> Int64,
         warn: @escaping @Sendable (String) -> Void
     ) {
         self.channel = channel
         self.name = name
-        self.id = id
-        self.issuer = issuer
-        self.issuance = issuance
-        self.acceptsSkew = acceptsSkew
+        self.certification = certification
         self.clock = clock
         self.warn = warn
     }
@@ -40,16 +31,30 @@ package struct EnrollmentConversation: Sendable {
     /// the old one where the new one does not come up.
     private static let patience = Duration.seconds(120)
 
+    /// What an enrolment or a renewal comes to.
+    package struct Certified: Sendable {
+        package var ack: SignalMessage.Acknowledgement
+        package var certificate: SignalMessage.IssuedCertificate
+        /// nil: none was asked for.
+        package var attestation: HostKeyAttestation?
+    }
+
     /// An enrolment or a renewal.
     ///
-    /// - Throws: ``SignalError``.
+    /// - Throws: ``SSHSignal/SignalError``.
+    package func certify(_ purpose: EnrollmentOperator.Purpose) async throws -> Certified {
+        guard case .certified(let outcome) = try await converse(purpose) else {
+            throw SignalError(.unexpected, "\(name): no certificate was asked for")
+        }
+        return outcome
+    }
+
+    /// The same where no attestation is asked for.
     package func run(
         _ purpose: EnrollmentOperator.Purpose
     ) async throws -> (ack: SignalMessage.Acknowledgement, certificate: SignalMessage.IssuedCertificate) {
-        guard case .certified(let ack, let certificate) = try await converse(purpose) else {
-            throw SignalError(.unexpected, "\(name): no certificate was asked for")
-        }
-        return (ack, certificate)
+        let outcome = try await certify(purpose)
+        return (outcome.ack, outcome.certificate)
     }
 
     /// Tells the device what was revoked. Returns whether that was new to it.
@@ -62,18 +67,17 @@ package struct EnrollmentConversation: Sendable {
     }
 
     private enum Outcome {
-        case certified(SignalMessage.Acknowledgement, SignalMessage.IssuedCertificate)
+        case certified(Certified)
         case delivered(changed: Bool)
     }
 
     private func converse(_ purpose: EnrollmentOperator.Purpose) async throws -> Outcome {
-        let validity = EnrollmentOperator.Validity(
-            lifetime: issuance.lifetime.components.seconds,
-            acceptsSkew: acceptsSkew
-        )
+        let terms = certification?.terms ?? IssuanceTerms()
+        let validity = EnrollmentOperator.Validity(lifetime: terms.span, acceptsSkew: terms.acceptsSkew)
         var machine = EnrollmentOperator(purpose, validity: validity, software: AgentRelease.software)
         var decoder = SignalFrameDecoder()
         var certificate: SignalMessage.IssuedCertificate?
+        var attestation: HostKeyAttestation?
         var outcome: Result<Outcome, SignalError>?
         var event = EnrollmentOperator.Event.started
         while true {
@@ -88,12 +92,18 @@ package struct EnrollmentConversation: Sendable {
                         // Why the device is gone stands in what it said last, which is still to be read.
                     }
                 case .issue(let csr, let skew):
-                    next = await issue(csr, skew)
-                    if case .issued(let issued) = next { certificate = issued }
+                    do throws(IdentityError) {
+                        let issued: SignalMessage.IssuedCertificate
+                        (issued, attestation) = try await issue(csr, skew)
+                        certificate = issued
+                        next = .issued(issued)
+                    } catch {
+                        next = .issueFailed(error.message)
+                    }
                 case .warn(let text): warn(text)
                 case .succeeded(let ack):
                     outcome =
-                        certificate.map { .success(.certified(ack, $0)) }
+                        certificate.map { .success(.certified(.init(ack: ack, certificate: $0, attestation: attestation))) }
                         ?? .failure(SignalError(.unexpected, "\(name): no certificate was asked for"))
                 case .delivered(let changed): outcome = .success(.delivered(changed: changed))
                 case .failed(let error): outcome = .failure(await explained(error))
@@ -108,26 +118,24 @@ package struct EnrollmentConversation: Sendable {
         }
     }
 
-    private func issue(_ csr: String, _ skew: ClockSkew) async -> EnrollmentOperator.Event {
-        do throws(IdentityError) {
-            let request = try CertificateRequest(pem: Array(csr.utf8))
-            let issued = try await issuer.issue(request, id: id, options: issuance.covering(skew))
-            try issued.verify(for: request, id: id, skew: skew, now: clock())
-            guard let leaf = issued.leaf else {
-                throw IdentityError(.invalidCertificate, "the issuer sent no certificate")
-            }
-            return .issued(
-                .init(
-                    chain: String(decoding: issued.chain.flatMap(\.pem), as: UTF8.self),
-                    roots: String(decoding: issued.roots.flatMap(\.pem), as: UTF8.self),
-                    notBefore: leaf.notBefore,
-                    notAfter: leaf.notAfter,
-                    revocations: issued.revocationLists.map { String(decoding: $0, as: UTF8.self) }
-                )
-            )
-        } catch {
-            return .issueFailed(error.message)
+    private func issue(
+        _ csr: String,
+        _ skew: ClockSkew
+    ) async throws(IdentityError) -> (SignalMessage.IssuedCertificate, HostKeyAttestation?) {
+        guard let certification else { throw IdentityError(.refused, "no certificate is given out here") }
+        let request = try CertificateRequest(pem: Array(csr.utf8))
+        let outcome = try await certification(request, skew, clock: clock)
+        guard let leaf = outcome.issued.leaf else {
+            throw IdentityError(.invalidCertificate, "the issuer sent no certificate")
         }
+        let certificate = SignalMessage.IssuedCertificate(
+            chain: String(decoding: outcome.issued.chain.flatMap(\.pem), as: UTF8.self),
+            roots: String(decoding: outcome.issued.roots.flatMap(\.pem), as: UTF8.self),
+            notBefore: leaf.notBefore,
+            notAfter: leaf.notAfter,
+            revocations: outcome.issued.revocationLists.map { String(decoding: $0, as: UTF8.self) }
+        )
+        return (certificate, outcome.attestation)
     }
 
     private func receive(_ decoder: inout SignalFrameDecoder) async -> EnrollmentOperator.Event {

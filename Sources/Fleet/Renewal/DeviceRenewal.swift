@@ -6,10 +6,7 @@ package import Streams
 /// Renews certificates of devices over SSH.
 package struct DeviceRenewal: Sendable {
     package var issuer: any CertificateIssuer
-    /// nil: as long as each device's was before.
-    package var lifetime: Duration?
-    /// A device's clock may be far off: `--skew-ok`.
-    package var acceptsSkew = false
+    package var terms: IssuanceTerms
     package var logins: LoginOptions
     package var records: DeviceDirectory
     /// Opens the CA for SSH: only where a device has certificates of it.
@@ -21,12 +18,14 @@ package struct DeviceRenewal: Sendable {
 
     package init(
         issuer: any CertificateIssuer,
+        terms: IssuanceTerms,
         logins: LoginOptions,
         records: DeviceDirectory,
         sshAuthority: @escaping @Sendable () throws -> SSHCertificateAuthority,
         warn: @escaping @Sendable (String) -> Void
     ) {
         self.issuer = issuer
+        self.terms = terms
         self.logins = logins
         self.records = records
         self.sshAuthority = sshAuthority
@@ -45,25 +44,21 @@ package struct DeviceRenewal: Sendable {
             )
         }
         let issuer = RecordingIssuer(issuer, ledger: records.ledger, command: "renew", device: device.name)
-        let issuance = IssuanceOptions(
-            lifetime: lifetime ?? device.lifetime.map { .seconds($0) } ?? IssuanceOptions.defaultLifetime
-        )
+        let terms = terms.renewing(device)
         var (renewed, afterFailure) = (device, String?.none)
         if (device.keyOrigin ?? .device) == .device {
             let visit = DeviceVisit(device, warn: warn)
             renewed = try await visit.renew(
                 try device.login(logins, warn: warn),
                 issuer: issuer,
-                issuance: issuance,
-                acceptsSkew: acceptsSkew,
+                terms: terms,
                 on: loop
             )
         } else {
             let enrollment = try AgentlessEnrollment(
                 renewing: device,
                 issuer: issuer,
-                issuance: issuance,
-                acceptsSkew: acceptsSkew
+                terms: terms
             ) { [warn] in
                 if case .warning(let text) = $0 { warn(text) }
             }

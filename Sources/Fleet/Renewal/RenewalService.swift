@@ -13,27 +13,23 @@ import Streams
 package struct RenewalService: Sendable {
     private let issuer: LiveCA
     private let records: DeviceDirectory
-    private let lifetime: Duration?
-    private let acceptsSkew: Bool
+    private let terms: IssuanceTerms
     private let logger: Logger
 
     /// - Parameters:
     ///   - issuer: Who signs.
     ///   - records: Who is enrolled.
-    ///   - lifetime: Of the certificates; nil: as long as each device's was before.
-    ///   - acceptsSkew: A device's clock may be far off.
+    ///   - terms: Of the certificates.
     ///   - logger: What happens.
     package init(
         issuer: LiveCA,
         records: DeviceDirectory,
-        lifetime: Duration?,
-        acceptsSkew: Bool,
+        terms: IssuanceTerms,
         logger: Logger
     ) {
         self.issuer = issuer
         self.records = records
-        self.lifetime = lifetime
-        self.acceptsSkew = acceptsSkew
+        self.terms = terms
         self.logger = logger
     }
 
@@ -73,22 +69,24 @@ package struct RenewalService: Sendable {
 
     private func renew(_ stream: HBONEStream) async throws {
         var device = try device(stream.peer)
-        let lifetime = lifetime ?? device.lifetime.map { .seconds($0) } ?? IssuanceOptions.defaultLifetime
+        let terms = terms.renewing(device)
         let name = device.name
         let conversation = EnrollmentConversation(
             channel: HBONEChannel(stream),
             name: name,
-            id: stream.peer,
-            issuer: RecordingIssuer(issuer, ledger: records.ledger, command: "ca serve", device: name),
-            issuance: IssuanceOptions(lifetime: lifetime),
-            acceptsSkew: acceptsSkew,
+            certification: Certification(
+                name: name,
+                id: stream.peer,
+                issuer: RecordingIssuer(issuer, ledger: records.ledger, command: "ca serve", device: name),
+                terms: terms
+            ),
             clock: SystemClock.milliseconds,
             warn: { [logger] in logger.warning("\(name): \($0)") }
         )
         let (_, certificate) = try await conversation.run(.renew(id: stream.peer.description))
         device.notAfter = certificate.notAfter
         device.renewedAt = currentTime()
-        device.lifetime = lifetime.components.seconds
+        device.lifetime = terms.span
         device.serial = try Certificate.all(pem: Array(certificate.chain.utf8)).first?.serialNumber
         device.roots = try Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)
         let until = describe(time: certificate.notAfter)

@@ -42,7 +42,7 @@ package struct SSHServerRun: Sendable {
         _ device: DeviceRecord,
         _ login: SSHLogin,
         on loop: EventLoop,
-        report: @escaping @Sendable (DeviceEnrollment.Progress) -> Void,
+        report: @escaping @Sendable (EnrollmentProgress) -> Void,
         say: (String) -> Void
     ) async throws(HostError) -> DeviceRecord {
         let before = device.sshServer

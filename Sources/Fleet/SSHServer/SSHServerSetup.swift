@@ -32,12 +32,12 @@ package struct SSHServerSetup: Sendable {
 
     private let options: Options
     private let authority: SSHCertificateAuthority
-    private let report: @Sendable (DeviceEnrollment.Progress) -> Void
+    private let report: @Sendable (EnrollmentProgress) -> Void
 
     package init(
         _ options: Options,
         authority: SSHCertificateAuthority,
-        report: @escaping @Sendable (DeviceEnrollment.Progress) -> Void
+        report: @escaping @Sendable (EnrollmentProgress) -> Void
     ) {
         self.options = options
         self.authority = authority

@@ -50,8 +50,7 @@ struct CAServe: AsyncParsableCommand {
             let service = RenewalService(
                 issuer: authority,
                 records: DeviceDirectory(Home.devices),
-                lifetime: ttl?.duration,
-                acceptsSkew: clock.skewOk,
+                terms: IssuanceTerms(lifetime: ttl?.duration, acceptsSkew: clock.skewOk),
                 logger: logger
             )
             await withTaskGroup(of: Void.self) { group in

@@ -138,13 +138,12 @@ struct EnrollCommand: AsyncParsableCommand {
             server: try server.load(access),
             issuer: issuer,
             trustDomain: trustDomain,
-            issuance: issuance.options,
+            terms: terms(),
             logins: report.asking(for: try ssh.logins()),
             records: records,
             report: report
         )
         run.publisher = (issuer as? LiveCA).map { RevocationPublisher(authority: $0, ledger: records.ledger) }
-        run.acceptsSkew = clock.skewOk
         run.admission = EnrollmentAdmission(acceptsNewHostKey: acceptNewHostKey, reinstates: reinstate)
         run.resumes = resume
         let (begun, failures): (Int, [EnrollmentFailure])
@@ -166,7 +165,16 @@ struct EnrollCommand: AsyncParsableCommand {
             service: device.service,
             keyOrigin: device.keyOrigin,
             credentialDirectory: device.credentialDir,
-            after: device.after,
+            after: device.after
+        )
+    }
+
+    private func terms() -> IssuanceTerms {
+        IssuanceTerms(
+            lifetime: issuance.ttl.duration,
+            dnsNames: issuance.dns,
+            ipAddresses: issuance.ip,
+            acceptsSkew: clock.skewOk,
             attests: device.attest != nil
         )
     }

@@ -60,13 +60,12 @@ struct RenewCommand: AsyncParsableCommand {
         let report = HostReport.standard
         var renewal = DeviceRenewal(
             issuer: try issuers.load(access).issuer,
+            terms: IssuanceTerms(lifetime: ttl?.duration, acceptsSkew: clock.skewOk),
             logins: try ssh.logins(),
             records: records,
             sshAuthority: { [access] in try access.loadSSH() },
             warn: report.warn
         )
-        renewal.lifetime = ttl?.duration
-        renewal.acceptsSkew = clock.skewOk
         renewal.renewsHostCertificates = sshHostCert
         if watch { return await keepWatching(RenewalWatch(renewal, parallel: selection.parallel, report: report)) }
         let devices = try devices(in: records)

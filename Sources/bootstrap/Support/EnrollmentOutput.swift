@@ -27,7 +27,7 @@ final class EnrollmentOutput: EnrollmentReport {
         live = LiveLines(isEnabled: names.count > 1)
     }
 
-    func progress(_ progress: DeviceEnrollment.Progress, of device: String) {
+    func progress(_ progress: EnrollmentProgress, of device: String) {
         switch progress {
         case .step(let step, let text, let duration):
             let milliseconds =

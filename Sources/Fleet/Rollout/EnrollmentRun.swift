@@ -19,8 +19,6 @@ package struct EnrollmentOrder: Sendable {
     package var credentialDirectory: String?
     /// Without an agent: run there after each new certificate.
     package var after: String?
-    /// Its SSH host key has to sign the certificate request.
-    package var attests: Bool
 
     package init(
         namespace: String,
@@ -30,8 +28,7 @@ package struct EnrollmentOrder: Sendable {
         service: String,
         keyOrigin: DeviceRecord.KeyOrigin? = nil,
         credentialDirectory: String? = nil,
-        after: String? = nil,
-        attests: Bool = false
+        after: String? = nil
     ) {
         self.namespace = namespace
         self.node = node
@@ -41,7 +38,6 @@ package struct EnrollmentOrder: Sendable {
         self.keyOrigin = keyOrigin
         self.credentialDirectory = credentialDirectory
         self.after = after
-        self.attests = attests
     }
 }
 
@@ -50,7 +46,7 @@ package protocol EnrollmentReport: Sendable {
     /// For people.
     func line(_ text: String)
     func warning(_ text: String)
-    func progress(_ progress: DeviceEnrollment.Progress, of device: String)
+    func progress(_ progress: EnrollmentProgress, of device: String)
     func succeeded(_ record: DeviceRecord)
     func failed(_ error: HostError, _ target: EnrollmentTarget)
 }
@@ -63,15 +59,13 @@ package struct EnrollmentRun: Sendable {
     private let issuer: any CertificateIssuer
     /// The issuer's.
     private let trustDomain: TrustDomain
-    private let issuance: IssuanceOptions
+    private let terms: IssuanceTerms
     /// The SSH flags of the command line, and who answers what a login asks.
     private let logins: LoginOptions
     private let records: DeviceDirectory
     private let report: any EnrollmentReport
     /// For what is revoked on the way; nil where somebody else's CA signs, who has lists of his own.
     package var publisher: RevocationPublisher?
-    /// A device's clock may be far off: `--skew-ok`.
-    package var acceptsSkew = false
     package var admission = EnrollmentAdmission()
     /// Leaves out what is enrolled already and needs nothing.
     package var resumes = false
@@ -81,7 +75,7 @@ package struct EnrollmentRun: Sendable {
         server: SSHServerRun?,
         issuer: any CertificateIssuer,
         trustDomain: TrustDomain,
-        issuance: IssuanceOptions,
+        terms: IssuanceTerms,
         logins: LoginOptions,
         records: DeviceDirectory,
         report: any EnrollmentReport
@@ -90,7 +84,7 @@ package struct EnrollmentRun: Sendable {
         self.server = server
         self.issuer = issuer
         self.trustDomain = trustDomain
-        self.issuance = issuance
+        self.terms = terms
         self.logins = logins
         self.records = records
         self.report = report
@@ -128,7 +122,7 @@ package struct EnrollmentRun: Sendable {
         return (order.keyOrigin ?? .device) == (known.keyOrigin ?? .device)
             && (order.keyOrigin != nil || known.agent.sha256 == order.agent.sha256)
             && known.renewal.wait(at: currentTime()) > 0
-            && (!order.attests || known.attestation?.serial == known.serial)
+            && (!terms.attests || known.attestation?.serial == known.serial)
             && (server?.isDone(known.sshServer) ?? true)
     }
 
@@ -278,14 +272,12 @@ package struct EnrollmentRun: Sendable {
         var agentless = AgentlessEnrollment.Options(
             name: target.name,
             id: options.id,
-            issuance: issuance,
+            terms: terms,
             keyOrigin: keyOrigin,
             directory: order.credentialDirectory.map { NameTemplate.expand($0, for: target.name) },
             after: order.after
         )
-        agentless.acceptsSkew = acceptsSkew
         agentless.refusal = options.refusal
-        agentless.attests = options.attests
         let enrollment = AgentlessEnrollment(agentless, issuer: issuer) { report.progress($0, of: target.name) }
         let outcome = try await enrollment.run(login, destination: target.text, arguments: arguments, on: loop)
         return (outcome.record, outcome.afterFailure)
@@ -318,11 +310,9 @@ package struct EnrollmentRun: Sendable {
             node: node,
             agent: order.agent,
             bases: order.bases,
-            issuance: issuance
+            terms: terms
         )
         options.service = order.service
-        options.attests = order.attests
-        options.acceptsSkew = acceptsSkew
         return options
     }
 
