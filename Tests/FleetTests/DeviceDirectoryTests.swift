@@ -75,6 +75,30 @@ import Testing
         #expect(FileManager.default.fileExists(atPath: home.path("devices/dev7.json")))
     }
 
+    /// Between the look at a device and the record of its renewal another operator may have revoked it.
+    @Test func aChangeIsOfWhatTheLedgerHasByThen() throws {
+        var device = try Self.record("dev7")
+        device.serial = "01"
+        try devices.save(device)
+        _ = try devices.ledger.revokeDevice(named: "dev7", reason: "stolen", by: "revoke")
+        let changed = try devices.update("dev7", by: "renew", "renewed") { $0.serial = "02" }
+        #expect(changed.serial == "02")
+        #expect(changed.revocationReason == "stolen")
+        #expect(try devices.record(named: "dev7") == changed)
+        #expect(try devices.ledger.events(of: "dev7").first?.what == "renewed")
+    }
+
+    /// Nor does a device that was removed meanwhile come back.
+    @Test func whatIsNotThereIsNotChanged() throws {
+        try devices.save(try Self.record("dev7"))
+        try devices.remove(named: "dev7")
+        let error = #expect(throws: DeviceDirectoryError.self) {
+            try devices.update("dev7", by: "renew", "renewed") { $0.serial = "02" }
+        }
+        #expect(error?.message.contains("no device 'dev7'") == true)
+        #expect(try devices.all() == [])
+    }
+
     @Test func aDamagedFileOfAnEarlierReleaseIsNamed() throws {
         try home.write("devices/dev7.json", "{\"name\":\"dev7\"}")
         let error = #expect(throws: DeviceDirectoryError.self) { try devices.all() }

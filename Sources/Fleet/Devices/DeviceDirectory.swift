@@ -46,6 +46,38 @@ package struct DeviceDirectory: Sendable {
         }
     }
 
+    /// Changes what is known of a device. What the ledger has by then is changed, whatever was read before.
+    ///
+    /// - Parameters:
+    ///   - name: The device's.
+    ///   - command: What did it, for the ledger's events.
+    ///   - what: The same.
+    ///   - change: Of the record; runs within the ledger's transaction.
+    /// - Returns: The record, as it is now.
+    @discardableResult
+    package func update(
+        _ name: String,
+        by command: String,
+        _ what: String,
+        _ change: (inout DeviceRecord) -> Void
+    ) throws(DeviceDirectoryError) -> DeviceRecord {
+        do {
+            try importFiles()
+            let row = try ledger.updateDevice(named: name, by: command, what) { (row) throws(LedgerError) in
+                var record = try DeviceRecord(row, ledger: ledger.path)
+                change(&record)
+                do {
+                    row = try record.forLedger
+                } catch {
+                    throw LedgerError(.invalid, "\(error)")
+                }
+            }
+            return try DeviceRecord(row, ledger: ledger.path)
+        } catch {
+            throw DeviceDirectoryError(message: "the device \(name) cannot be recorded: \(error)")
+        }
+    }
+
     /// nil when there is no device of this name.
     package func record(named name: String) throws(DeviceDirectoryError) -> DeviceRecord? {
         try Self.check(name: name)

@@ -148,6 +148,44 @@ extension Ledger {
         }
     }
 
+    /// Changes what is known of a device, in one transaction: `change` is given what the ledger has at that moment, not what was read before, so
+    /// that nothing that others have written meanwhile (a revocation) is lost. Where it brings another certificate, the earlier ones count as
+    /// superseded.
+    ///
+    /// - Parameters:
+    ///   - name: Whose it is.
+    ///   - command: Which command does it.
+    ///   - what: What was done, for the ledger's events.
+    ///   - change: Throws to leave everything as it is.
+    /// - Returns: The device as it is now.
+    package func updateDevice(
+        named name: String,
+        by command: String,
+        _ what: String,
+        _ change: (inout LedgerDevice) throws(LedgerError) -> Void
+    ) throws(LedgerError) -> LedgerDevice {
+        try write { (database) throws(LedgerError) in
+            guard var device = try devices(where: "name = ?", [.text(name)], in: database).first else {
+                throw LedgerError(.invalid, "there is no device '\(name)' in the ledger any more")
+            }
+            let before = device.serial
+            try change(&device)
+            try put(device, in: database)
+            if let serial = device.serial, serial != before {
+                try supersede(certificatesOf: name, except: serial, in: database)
+            }
+            try note(
+                what,
+                by: command,
+                device: name,
+                identity: device.identity,
+                serial: device.serial,
+                in: database
+            )
+            return device
+        }
+    }
+
     /// Forgets a device; nothing happens when there is none of this name. Its certificates stay known.
     package func removeDevice(named name: String, by command: String) throws(LedgerError) {
         try write { (database) throws(LedgerError) in

@@ -66,7 +66,10 @@ package struct DeviceRenewal: Sendable {
             (renewed, afterFailure) = (outcome.record, outcome.afterFailure)
         }
         do throws(DeviceDirectoryError) {
-            try records.save(renewed, by: "renew", "renewed until \(describe(time: renewed.notAfter))")
+            let until = describe(time: renewed.notAfter)
+            renewed = try records.update(device.name, by: "renew", "renewed until \(until)") { [renewed] in
+                $0.takeCertificate(of: renewed)
+            }
         } catch {
             throw HostError(.failed, "\(device.name) is renewed, but not recorded: \(error.message)")
         }
@@ -137,6 +140,16 @@ extension DeviceRecord {
 }
 
 extension DeviceRecord {
+    /// What a renewal has changed, and nothing else.
+    mutating func takeCertificate(of renewed: DeviceRecord) {
+        serial = renewed.serial
+        notAfter = renewed.notAfter
+        renewedAt = renewed.renewedAt
+        lifetime = renewed.lifetime
+        roots = renewed.roots
+        hbone = renewed.hbone
+    }
+
     /// Whether `renew` looks after it by itself.
     package var isRenewable: Bool { revokedAt == nil }
 

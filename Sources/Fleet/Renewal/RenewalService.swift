@@ -68,7 +68,7 @@ package struct RenewalService: Sendable {
     }
 
     private func renew(_ stream: HBONEStream) async throws {
-        var device = try device(stream.peer)
+        let device = try device(stream.peer)
         let terms = terms.renewing(device)
         let name = device.name
         let conversation = EnrollmentConversation(
@@ -84,13 +84,16 @@ package struct RenewalService: Sendable {
             warn: { [logger] in logger.warning("\(name): \($0)") }
         )
         let (_, certificate) = try await conversation.run(.renew(id: stream.peer.description))
-        device.notAfter = certificate.notAfter
-        device.renewedAt = currentTime()
-        device.lifetime = terms.span
-        device.serial = try Certificate.all(pem: Array(certificate.chain.utf8)).first?.serialNumber
-        device.roots = try Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)
+        let serial = try Certificate.all(pem: Array(certificate.chain.utf8)).first?.serialNumber
+        let roots = try Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)
         let until = describe(time: certificate.notAfter)
-        try records.save(device, by: "ca serve", "renewed over the mesh until \(until)")
+        try records.update(name, by: "ca serve", "renewed over the mesh until \(until)") { device in
+            device.notAfter = certificate.notAfter
+            device.renewedAt = currentTime()
+            device.lifetime = terms.span
+            device.serial = serial
+            device.roots = roots
+        }
         logger.notice("renewed", metadata: ["peer": "\(stream.peer)", "until": "\(until)"])
     }
 }

@@ -98,7 +98,7 @@ extension DeviceDirectory {
     /// Records a device whose sshd was changed.
     package func save(_ device: DeviceRecord, ssh: SSHServerRecord?, by command: String) throws(HostError) {
         do throws(DeviceDirectoryError) {
-            try save(device, by: command, ssh?.summary ?? "nothing in sshd")
+            try update(device.name, by: command, ssh?.summary ?? "nothing in sshd") { $0.sshServer = ssh }
         } catch {
             throw HostError(.failed, "its sshd is set up, and that is not recorded: \(error.message)")
         }
