@@ -138,7 +138,10 @@ let package = Package(
         ),
         .testTarget(
             name: "FleetTests",
-            dependencies: ["Fleet", "Agent", "H2Transport", "SSHSignal", "YAML", "TestPeers", "TestDevices"],
+            dependencies: [
+                "Platform", "MeshIdentity", "Fleet", "Agent", "H2Transport", "SSHSignal", "YAML", "TestPeers",
+                "TestDevices",
+            ],
             swiftSettings: settings
         ),
         .testTarget(
@@ -155,7 +158,9 @@ let package = Package(
         // Tests that run the `bootstrap` binary.
         .testTarget(
             name: "CommandLineTests",
-            dependencies: ["Streams", "MeshIdentity", "SSHSignal", "Fleet", "Agent", "TestPeers", "TestDevices"],
+            dependencies: [
+                "Platform", "Streams", "MeshIdentity", "SSHSignal", "Fleet", "Agent", "TestPeers", "TestDevices",
+            ],
             swiftSettings: settings
         ),
     ]

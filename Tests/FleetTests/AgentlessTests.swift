@@ -52,7 +52,7 @@ struct BusyboxMachine {
 
     private func enroll(
         over channel: any RemoteChannel,
-        _ origin: DeviceRecord.KeyOrigin = .openssl,
+        _ origin: Device.KeyOrigin = .openssl,
         directory: String? = "/etc/mesh",
         after: String? = nil,
         warn: @escaping @Sendable (String) -> Void = { _ in }

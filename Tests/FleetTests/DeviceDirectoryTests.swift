@@ -1,4 +1,6 @@
 import Foundation
+import MeshIdentity
+import Platform
 import TestPeers
 import Testing
 
@@ -9,17 +11,17 @@ import Testing
     let home = TemporaryDirectory()
     var devices: DeviceDirectory { DeviceDirectory(home.path("devices")) }
 
-    static func record(_ name: String, destination: String = "root@dev7:2222") throws -> DeviceRecord {
+    static func record(_ name: String, destination: String = "root@dev7:2222") throws -> Device {
         let key = try #require(HostKey(blob: [0, 0, 0, 11] + Array("ssh-ed25519".utf8) + [1, 2, 3]))
-        return DeviceRecord(
+        return Device(
             name: name,
             destination: destination,
             ssh: .init(
                 SSHArguments(configurationFile: "/c", options: ["A=b"], identityFiles: ["/k"], port: 22, jump: "j")
             ),
             hostKey: .init(key),
-            identity: "spiffe://demo.example/ns/default/sa/\(name)",
-            hbone: ["10.0.0.7:15008"],
+            identity: try SPIFFEID("spiffe://demo.example/ns/default/sa/\(name)"),
+            hbone: [try Authority(parsing: "10.0.0.7:15008")],
             agent: .init(path: "/opt/bootstrap/x/bootstrap", state: "/opt/bootstrap/state", sha256: "00"),
             notAfter: 1_000_000_000,
             enrolledAt: 999_000_000
@@ -97,6 +99,36 @@ import Testing
         }
         #expect(error?.message.contains("no device 'dev7'") == true)
         #expect(try devices.all() == [])
+    }
+
+    /// What a release before has written is read, and written again as it was.
+    @Test func aRecordOfAnEarlierReleaseStaysAsItIs() throws {
+        let text = """
+            {"agent":{"path":"/opt/bootstrap/0.1.0-aaaaaaaaaaaa/bootstrap","sha256":"aa","state":"/opt/bootstrap/state"},\
+            "destination":"root@10.0.0.7:2222","enrolledAt":1700000000,"hbone":["10.0.0.7:15008","[2001:db8::7]:15008"],\
+            "hostKey":{"algorithm":"ssh-ed25519","fingerprint":"SHA256:abc"},\
+            "identity":"spiffe://mesh.example/ns/prod/sa/dev7","labels":{"site":"berlin"},"lifetime":3600,"name":"dev7",\
+            "notAfter":1700003600,"roots":["ab"],"serial":"0102","ssh":{"identityFiles":["/k"],"options":["A=b"],"port":22}}
+            """
+        try home.write("devices/dev7.json", text)
+        let device = try #require(try devices.record(named: "dev7"))
+        #expect(device.identity == (try SPIFFEID("spiffe://mesh.example/ns/prod/sa/dev7")))
+        #expect(device.hbone.map(\.port) == [15008, 15008])
+        #expect(device.hbone[1].host == "2001:db8::7")
+        #expect(try devices.ledger.device(named: "dev7")?.record == text)
+        try devices.update("dev7", by: "renew", "renewed") { $0.serial = "0103" }
+        let changed = text.replacingOccurrences(of: "\"0102\"", with: "\"0103\"")
+        #expect(try devices.ledger.device(named: "dev7")?.record == changed)
+    }
+
+    @Test func anIdentityThatIsNoneIsFoundWhereItIsRead() throws {
+        let device = try Self.record("dev7")
+        try devices.save(device)
+        _ = try devices.ledger.updateDevice(named: "dev7", by: "test", "damaged") { row in
+            row.record = row.record.replacingOccurrences(of: "spiffe://", with: "nonsense")
+        }
+        let error = #expect(throws: DeviceDirectoryError.self) { try devices.record(named: "dev7") }
+        #expect(error?.message.contains("the record of dev7") == true)
     }
 
     @Test func aDamagedFileOfAnEarlierReleaseIsNamed() throws {

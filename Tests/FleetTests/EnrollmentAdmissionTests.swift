@@ -8,13 +8,13 @@ import Testing
 
 /// A name stays with the host key it was given to.
 @Suite struct EnrollmentAdmissionTests {
-    private func key(_ fingerprint: String) throws -> DeviceRecord.HostKeyRecord {
+    private func key(_ fingerprint: String) throws -> Device.HostKeyRecord {
         var key = try DeviceDirectoryTests.record("x").hostKey
         key.fingerprint = fingerprint
         return key
     }
 
-    private func known(_ fingerprint: String = "SHA256:old") throws -> DeviceRecord {
+    private func known(_ fingerprint: String = "SHA256:old") throws -> Device {
         var record = try DeviceDirectoryTests.record("dev7", destination: "root@dev7")
         record.hostKey = try key(fingerprint)
         return record

@@ -11,8 +11,8 @@ package struct AgentlessEnrollment: Sendable {
         package var name: String
         package var id: SPIFFEID
         package var terms: IssuanceTerms
-        /// ``DeviceRecord/KeyOrigin/openssl``, or ``DeviceRecord/KeyOrigin/pushed``: the key is made here and sent.
-        package var keyOrigin: DeviceRecord.KeyOrigin
+        /// ``Device/KeyOrigin/openssl``, or ``Device/KeyOrigin/pushed``: the key is made here and sent.
+        package var keyOrigin: Device.KeyOrigin
         /// Absolute; nil is `/etc/bootstrap/identity` for root, else `.bootstrap/identity` in the home directory.
         package var directory: String?
         /// A shell command that is run there once the files are in place.
@@ -26,7 +26,7 @@ package struct AgentlessEnrollment: Sendable {
             name: String,
             id: SPIFFEID,
             terms: IssuanceTerms = IssuanceTerms(),
-            keyOrigin: DeviceRecord.KeyOrigin = .openssl,
+            keyOrigin: Device.KeyOrigin = .openssl,
             directory: String? = nil,
             after: String? = nil
         ) {
@@ -40,7 +40,7 @@ package struct AgentlessEnrollment: Sendable {
     }
 
     package struct Outcome: Sendable {
-        package var record: DeviceRecord
+        package var record: Device
         /// The certificate is in place, and ``Options/after`` failed: how.
         package var afterFailure: String?
     }
@@ -81,12 +81,12 @@ package struct AgentlessEnrollment: Sendable {
             let visit = try await enroll(over: channel) { [options] request in
                 try await attesting(request, options.id.trustDomain)
             }
-            var record = DeviceRecord(
+            var record = Device(
                 name: options.name,
                 destination: destination,
                 ssh: .init(arguments),
                 hostKey: .init(client.hostKey),
-                identity: options.id.description,
+                identity: options.id,
                 hbone: [],
                 agent: .init(path: "", state: visit.directory, sha256: ""),
                 notAfter: visit.leaf.notAfter,
@@ -224,7 +224,10 @@ package struct AgentlessEnrollment: Sendable {
             throw failure("the device asks for \(asked) instead of \(options.id)")
         }
         try request.verify()
-        return (try await certification(request, skew, clock: options.clock), "made by the device's openssl, never leaves it")
+        return (
+            try await certification(request, skew, clock: options.clock),
+            "made by the device's openssl, never leaves it"
+        )
     }
 
     private func push(
@@ -295,20 +298,14 @@ package struct AgentlessEnrollment: Sendable {
 extension AgentlessEnrollment {
     /// To renew what a record says: the same identity, directory and command.
     package init(
-        renewing record: DeviceRecord,
+        renewing record: Device,
         issuer: any CertificateIssuer,
         terms: IssuanceTerms,
         report: @escaping @Sendable (EnrollmentProgress) -> Void
-    ) throws(HostError) {
-        let id: SPIFFEID
-        do throws(SPIFFEIDError) {
-            id = try SPIFFEID(record.identity)
-        } catch {
-            throw HostError(.failed, "\(record.name): its record has no usable identity: \(error.message)")
-        }
+    ) {
         var options = Options(
             name: record.name,
-            id: id,
+            id: record.identity,
             terms: terms,
             keyOrigin: record.keyOrigin ?? .openssl,
             directory: record.agent.state,
@@ -328,7 +325,7 @@ extension AgentlessEnrollment {
 
     /// - Returns: the record, as it is now.
     package func renew(
-        _ record: DeviceRecord,
+        _ record: Device,
         _ login: SSHLogin,
         on loop: EventLoop
     ) async throws(HostError) -> Outcome {

@@ -32,7 +32,7 @@ package struct DeviceDirectory: Sendable {
     ///   - reason: Revokes the earlier certificates instead, for this reason.
     ///   - record: What is known of it now.
     package func save(
-        _ record: DeviceRecord,
+        _ record: Device,
         by command: String = "enroll",
         _ what: String = "enrolled",
         revokingEarlier reason: String? = nil
@@ -59,12 +59,12 @@ package struct DeviceDirectory: Sendable {
         _ name: String,
         by command: String,
         _ what: String,
-        _ change: (inout DeviceRecord) -> Void
-    ) throws(DeviceDirectoryError) -> DeviceRecord {
+        _ change: (inout Device) -> Void
+    ) throws(DeviceDirectoryError) -> Device {
         do {
             try importFiles()
             let row = try ledger.updateDevice(named: name, by: command, what) { (row) throws(LedgerError) in
-                var record = try DeviceRecord(row, ledger: ledger.path)
+                var record = try Device(row, ledger: ledger.path)
                 change(&record)
                 do {
                     row = try record.forLedger
@@ -72,14 +72,14 @@ package struct DeviceDirectory: Sendable {
                     throw LedgerError(.invalid, "\(error)")
                 }
             }
-            return try DeviceRecord(row, ledger: ledger.path)
+            return try Device(row, ledger: ledger.path)
         } catch {
             throw DeviceDirectoryError(message: "the device \(name) cannot be recorded: \(error)")
         }
     }
 
     /// nil when there is no device of this name.
-    package func record(named name: String) throws(DeviceDirectoryError) -> DeviceRecord? {
+    package func record(named name: String) throws(DeviceDirectoryError) -> Device? {
         try Self.check(name: name)
         return try reading { () throws(LedgerError) in
             try ledger.device(named: name).map { [$0] } ?? []
@@ -89,7 +89,7 @@ package struct DeviceDirectory: Sendable {
     /// The device that `text` means: its name, the destination it was enrolled with, or its SPIFFE ID. nil when there is none.
     ///
     /// - Throws: an error when several devices were enrolled with that destination.
-    package func device(for text: String) throws(DeviceDirectoryError) -> DeviceRecord? {
+    package func device(for text: String) throws(DeviceDirectoryError) -> Device? {
         if (try? Self.check(name: text)) != nil, let record = try record(named: text) { return record }
         let matches = try reading { () throws(LedgerError) in try ledger.devices(matching: text) }
         guard matches.count <= 1 else {
@@ -102,7 +102,7 @@ package struct DeviceDirectory: Sendable {
     }
 
     /// Every record, ordered by name.
-    package func all() throws(DeviceDirectoryError) -> [DeviceRecord] {
+    package func all() throws(DeviceDirectoryError) -> [Device] {
         try reading { () throws(LedgerError) in try ledger.devices() }
     }
 
@@ -119,11 +119,11 @@ package struct DeviceDirectory: Sendable {
 
     private func reading(
         _ body: () throws(LedgerError) -> [LedgerDevice]
-    ) throws(DeviceDirectoryError) -> [DeviceRecord] {
+    ) throws(DeviceDirectoryError) -> [Device] {
         do throws(LedgerError) {
             try importFiles()
-            var records: [DeviceRecord] = []
-            for device in try body() { records.append(try DeviceRecord(device, ledger: ledger.path)) }
+            var records: [Device] = []
+            for device in try body() { records.append(try Device(device, ledger: ledger.path)) }
             return records
         } catch {
             throw DeviceDirectoryError(message: error.message)
@@ -144,7 +144,7 @@ package struct DeviceDirectory: Sendable {
                     throw LedgerError(.file, error.message)
                 }
                 do {
-                    devices.append(try JSONDecoder().decode(DeviceRecord.self, from: Data(bytes)).forLedger)
+                    devices.append(try JSONDecoder().decode(Device.self, from: Data(bytes)).forLedger)
                 } catch {
                     throw LedgerError(.invalid, "\(file) is damaged; remove it and enroll the device again")
                 }
@@ -190,7 +190,7 @@ package struct DeviceDirectory: Sendable {
     }
 }
 
-extension DeviceRecord {
+extension Device {
     /// The record, and beside it what the ledger looks for.
     fileprivate var forLedger: LedgerDevice {
         get throws {
@@ -198,7 +198,7 @@ extension DeviceRecord {
             encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
             return LedgerDevice(
                 name: name,
-                identity: identity,
+                identity: identity.description,
                 destination: destination,
                 hostKeyAlgorithm: hostKey.algorithm,
                 hostKey: hostKey.fingerprint,
@@ -217,7 +217,7 @@ extension DeviceRecord {
 
     fileprivate init(_ device: LedgerDevice, ledger: String) throws(LedgerError) {
         do {
-            self = try JSONDecoder().decode(DeviceRecord.self, from: Data(device.record.utf8))
+            self = try JSONDecoder().decode(Device.self, from: Data(device.record.utf8))
         } catch {
             throw LedgerError(
                 .invalid,

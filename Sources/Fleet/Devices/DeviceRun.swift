@@ -22,8 +22,8 @@ package struct DeviceRun: Sendable {
     ///   - body: Returns a line for people, or throws why it failed.
     /// - Returns: nil when none failed.
     package func callAsFunction(
-        _ devices: [DeviceRecord],
-        _ body: @escaping @Sendable (DeviceRecord, EventLoop) async throws(HostError) -> String
+        _ devices: [Device],
+        _ body: @escaping @Sendable (Device, EventLoop) async throws(HostError) -> String
     ) async -> HostFailures? {
         let width = devices.map(\.name.count).max() ?? 0
         let outcomes = await hosts(devices) { [report] (device, loop) async throws(HostError) in
@@ -45,7 +45,7 @@ package struct DeviceRun: Sendable {
     }
 }
 
-extension DeviceRecord {
+extension Device {
     /// How to log in to it: as it was recorded, unless the command line says something else.
     package func login(
         _ options: LoginOptions,

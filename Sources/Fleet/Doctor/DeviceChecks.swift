@@ -9,10 +9,10 @@ package import Streams
 /// skipped.
 package struct DeviceChecks: Sendable {
     private let destination: String
-    private let device: DeviceRecord?
+    private let device: Device?
     private let logins: LoginOptions
     private let agent: AgentBinary?
-    private let identity: @Sendable (DeviceRecord) throws -> Credential
+    private let identity: @Sendable (Device) throws -> Credential
     private let report: @Sendable (Finding) -> Void
 
     /// - Parameters:
@@ -24,10 +24,10 @@ package struct DeviceChecks: Sendable {
     ///   - report: Called from any task.
     package init(
         _ destination: String,
-        device: DeviceRecord?,
+        device: Device?,
         logins: LoginOptions,
         agent: AgentBinary?,
-        identity: @escaping @Sendable (DeviceRecord) throws -> Credential,
+        identity: @escaping @Sendable (Device) throws -> Credential,
         report: @escaping @Sendable (Finding) -> Void
     ) {
         self.destination = destination
@@ -296,7 +296,7 @@ package struct DeviceChecks: Sendable {
 
     /// What the path `h2-over-ssh` rests on: a channel to the node's own port.
     private func forwarding(_ client: SSHClient) async {
-        guard let port = device.flatMap({ try? Authority(parsing: $0.hbone.first ?? "").port }) else {
+        guard let port = device?.hbone.first?.port else {
             return report(.skipped("forwarding", because: "an enrolled device"))
         }
         do throws(StreamError) {
@@ -354,18 +354,16 @@ package struct DeviceChecks: Sendable {
     // MARK: The native path
 
     /// With the real handshake: a port that takes connections proves nothing.
-    private func nativePath(_ device: DeviceRecord, on loop: EventLoop) async {
+    private func nativePath(_ device: Device, on loop: EventLoop) async {
         let context: TLSContext
-        let expected: SPIFFEID
         do {
             context = try OperatorIdentity.context(try identity(device))
-            expected = try SPIFFEID(device.identity)
         } catch {
             return report(.failure("path h2", "there is no credential to show: \(error)", mend: "bootstrap ca init"))
         }
         var findings: [Finding] = []
-        for text in device.hbone {
-            let finding = await tryPath(text, context, expected, on: loop)
+        for authority in device.hbone {
+            let finding = await tryPath(authority, context, device.identity, on: loop)
             if finding.verdict == .good { return report(finding) }
             findings.append(finding)
         }
@@ -378,26 +376,25 @@ package struct DeviceChecks: Sendable {
     }
 
     private func tryPath(
-        _ text: String,
+        _ authority: Authority,
         _ context: TLSContext,
         _ expected: SPIFFEID,
         on loop: EventLoop
     ) async -> Finding {
         do {
-            let authority = try StreamError.reading(Authority(parsing: text))
             let addresses = try await Resolver.resolve(host: authority.host, port: authority.port)
-            guard let address = addresses.first else { throw StreamError(.unreachable, "\(text) has no address") }
+            guard let address = addresses.first else { throw StreamError(.unreachable, "\(authority) has no address") }
             let answer = try await TunnelProbe.run(
                 address,
                 context: context,
                 expecting: .identities([expected]),
                 on: loop
             )
-            return .good("path h2", "\(text) is \(expected), in \(Int(answer.duration / .milliseconds(1))) ms")
+            return .good("path h2", "\(authority) is \(expected), in \(Int(answer.duration / .milliseconds(1))) ms")
         } catch let error as StreamError {
-            return explain(error, text)
+            return explain(error, "\(authority)")
         } catch {
-            return .failure("path h2", "\(text): \(error)", mend: nil)
+            return .failure("path h2", "\(authority): \(error)", mend: nil)
         }
     }
 

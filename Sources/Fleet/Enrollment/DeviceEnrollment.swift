@@ -73,7 +73,7 @@ package struct DeviceEnrollment: Sendable {
         destination: String,
         arguments: SSHArguments,
         on loop: EventLoop
-    ) async throws(HostError) -> DeviceRecord {
+    ) async throws(HostError) -> Device {
         let start = ContinuousClock.now
         return try await login.visit(options.name, on: loop) { client in
             report(.step("connect", "\(client.serverVersion), host key \(client.hostKey)", .now - start))
@@ -84,13 +84,13 @@ package struct DeviceEnrollment: Sendable {
                 try await attesting(request, options.id.trustDomain)
             }
             let (ack, certificate) = (outcome.ack, outcome.certificate)
-            var record = DeviceRecord(
+            var record = Device(
                 name: options.name,
                 destination: destination,
                 ssh: .init(arguments),
                 hostKey: .init(client.hostKey),
-                identity: ack.id,
-                hbone: ack.hbone,
+                identity: options.id,
+                hbone: try Device.addresses(ack, name: options.name),
                 agent: .init(path: plan.agentPath, state: plan.statePath, sha256: options.agent.sha256),
                 notAfter: certificate.notAfter,
                 enrolledAt: options.clock() / 1000,
@@ -202,5 +202,19 @@ package struct DeviceEnrollment: Sendable {
         }
         try await installer.install(agent) { [report] in report(.uploading($0, total: $1)) }
         return "installed \(plan.agentPath), \(size)\(recovered)"
+    }
+}
+
+extension Device {
+    /// Where a device says that it can be reached.
+    static func addresses(
+        _ ack: SignalMessage.Acknowledgement,
+        name: String
+    ) throws(HostError) -> [Authority] {
+        do throws(AddressError) {
+            return try ack.hbone.map { text throws(AddressError) in try Authority(parsing: text) }
+        } catch {
+            throw HostError(.failed, "\(name): it names an address that is none: \(error)")
+        }
     }
 }

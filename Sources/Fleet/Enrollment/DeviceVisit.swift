@@ -7,7 +7,7 @@ package import Streams
 ///
 /// SSH needs no mesh certificate: a device whose certificate has expired is visited like any other.
 package struct DeviceVisit: Sendable {
-    private let record: DeviceRecord
+    private let record: Device
     private let warn: @Sendable (String) -> Void
     /// Milliseconds since 1970.
     private let clock: @Sendable () -> Int64
@@ -16,7 +16,7 @@ package struct DeviceVisit: Sendable {
     /// - Parameter record: The device that is visited.
     /// - Parameter clock: This machine's clock, milliseconds since 1970.
     package init(
-        _ record: DeviceRecord,
+        _ record: Device,
         clock: @escaping @Sendable () -> Int64 = SystemClock.milliseconds,
         warn: @escaping @Sendable (String) -> Void
     ) {
@@ -38,21 +38,15 @@ package struct DeviceVisit: Sendable {
         issuer: any CertificateIssuer,
         terms: IssuanceTerms,
         on loop: EventLoop
-    ) async throws(HostError) -> DeviceRecord {
-        let id: SPIFFEID
-        do throws(SPIFFEIDError) {
-            id = try SPIFFEID(record.identity)
-        } catch {
-            throw HostError(.failed, "\(record.name): its record has no usable identity: \(error.message)")
-        }
-        let certification = Certification(name: record.name, id: id, issuer: issuer, terms: terms)
+    ) async throws(HostError) -> Device {
+        let certification = Certification(name: record.name, id: record.identity, issuer: issuer, terms: terms)
         let outcome = try await converse(login, certification, on: loop) { conversation in
-            try await conversation.run(.renew(id: id.description))
+            try await conversation.run(.renew(id: record.identity.description))
         }
         var renewed = record
         renewed.notAfter = outcome.certificate.notAfter
         renewed.renewedAt = clock() / 1000
-        renewed.hbone = outcome.ack.hbone
+        renewed.hbone = try Device.addresses(outcome.ack, name: record.name)
         renewed.lifetime = terms.span
         renewed.serial =
             try? Certificate.all(pem: Array(outcome.certificate.chain.utf8)).first?.serialNumber

@@ -29,9 +29,9 @@ package struct EnrollmentAdmission: Sendable {
     ///   - destination: As the user wrote it.
     ///   - hostKey: What the machine has proven to have.
     package func decide(
-        _ known: DeviceRecord?,
+        _ known: Device?,
         destination: String,
-        hostKey: DeviceRecord.HostKeyRecord
+        hostKey: Device.HostKeyRecord
     ) -> Verdict {
         guard let known else { return .admitted }
         if let revokedAt = known.revokedAt, !reinstates {

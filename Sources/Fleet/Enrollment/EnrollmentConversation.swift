@@ -103,7 +103,9 @@ package struct EnrollmentConversation: Sendable {
                 case .warn(let text): warn(text)
                 case .succeeded(let ack):
                     outcome =
-                        certificate.map { .success(.certified(.init(ack: ack, certificate: $0, attestation: attestation))) }
+                        certificate.map {
+                            .success(.certified(.init(ack: ack, certificate: $0, attestation: attestation)))
+                        }
                         ?? .failure(SignalError(.unexpected, "\(name): no certificate was asked for"))
                 case .delivered(let changed): outcome = .success(.delivered(changed: changed))
                 case .failed(let error): outcome = .failure(await explained(error))

@@ -29,7 +29,7 @@ package struct IssuanceTerms: Hashable, Sendable {
     }
 
     /// The same for a device that has a certificate already: what they leave open is as it was. A renewal is not attested.
-    package func renewing(_ device: DeviceRecord) -> IssuanceTerms {
+    package func renewing(_ device: Device) -> IssuanceTerms {
         var terms = self
         terms.lifetime = lifetime ?? device.lifetime.map { .seconds($0) }
         terms.attests = false

@@ -8,12 +8,11 @@ package struct OperatorIdentity: Sendable {
     private let id: SPIFFEID
 
     /// - Throws: where the device's identity has no place for one beside it.
-    package init(for device: DeviceRecord, by authority: EmbeddedCA) throws(SPIFFEIDError) {
-        let peer = try SPIFFEID(device.identity)
+    package init(for device: Device, by authority: EmbeddedCA) throws(SPIFFEIDError) {
         self.authority = authority
         id = try SPIFFEID(
             trustDomain: authority.trustDomain,
-            namespace: peer.namespace ?? "default",
+            namespace: device.identity.namespace ?? "default",
             name: "operator"
         )
     }

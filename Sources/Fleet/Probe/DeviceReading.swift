@@ -19,7 +19,7 @@ package struct DeviceReading: Sendable {
     ///   - record: The device.
     ///   - client: A login there.
     /// - Throws: ``HostError``: the machine is another one than was enrolled, or its shell's answer makes no sense.
-    package static func read(_ record: DeviceRecord, on client: SSHClient) async throws(HostError) -> DeviceReading {
+    package static func read(_ record: Device, on client: SSHClient) async throws(HostError) -> DeviceReading {
         do {
             if case .refused(let error) = EnrollmentAdmission(reinstates: true).decide(
                 record,
@@ -38,9 +38,9 @@ package struct DeviceReading: Sendable {
         }
     }
 
-    private static func hasAgent(_ record: DeviceRecord) -> Bool { (record.keyOrigin ?? .device) == .device }
+    private static func hasAgent(_ record: Device) -> Bool { (record.keyOrigin ?? .device) == .device }
 
-    private static func script(_ record: DeviceRecord) -> String {
+    private static func script(_ record: Device) -> String {
         let state = record.agent.state
         let directory = hasAgent(record) ? "\(state)/identity" : state
         // Two directories up from the agent: where the releases are.
@@ -64,7 +64,7 @@ package struct DeviceReading: Sendable {
             """
     }
 
-    init(_ output: RemoteShell.Output, _ record: DeviceRecord, asked: Int64, answered: Int64) throws(SignalError) {
+    init(_ output: RemoteShell.Output, _ record: Device, asked: Int64, answered: Int64) throws(SignalError) {
         let values = output.values
         guard values["done"] == "1", let clock = values["epoch"].flatMap({ Int64($0) }) else {
             let said = Printable.clean(output.lines.suffix(3).joined(separator: " "), limit: 200)

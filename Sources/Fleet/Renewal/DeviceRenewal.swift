@@ -33,7 +33,7 @@ package struct DeviceRenewal: Sendable {
     }
 
     /// - Returns: what came of it, for people.
-    package func renew(_ device: DeviceRecord, on loop: EventLoop) async throws(HostError) -> String {
+    package func renew(_ device: Device, on loop: EventLoop) async throws(HostError) -> String {
         // Not what was known when the command began: another operator may have renewed or revoked it meanwhile.
         let device = try current(device)
         if let revokedAt = device.revokedAt {
@@ -55,7 +55,7 @@ package struct DeviceRenewal: Sendable {
                 on: loop
             )
         } else {
-            let enrollment = try AgentlessEnrollment(
+            let enrollment = AgentlessEnrollment(
                 renewing: device,
                 issuer: issuer,
                 terms: terms
@@ -86,9 +86,9 @@ package struct DeviceRenewal: Sendable {
 
     /// In a login of its own: the one for the mesh certificate is over.
     private func renewHostCertificates(
-        _ device: DeviceRecord,
+        _ device: Device,
         on loop: EventLoop
-    ) async throws(HostError) -> DeviceRecord {
+    ) async throws(HostError) -> Device {
         let authority: SSHCertificateAuthority
         do {
             authority = try sshAuthority()
@@ -117,7 +117,7 @@ package struct DeviceRenewal: Sendable {
         }
     }
 
-    private func current(_ device: DeviceRecord) throws(HostError) -> DeviceRecord {
+    private func current(_ device: Device) throws(HostError) -> Device {
         do throws(DeviceDirectoryError) {
             guard let found = try records.record(named: device.name) else {
                 throw DeviceDirectoryError(message: "\(device.name): it is not enrolled any more")
@@ -129,7 +129,7 @@ package struct DeviceRenewal: Sendable {
     }
 }
 
-extension DeviceRecord {
+extension Device {
     /// When its certificate is to be renewed. The same for every process that asks: the random part is made of its serial number.
     package var renewal: RenewalSchedule {
         let lifetime = lifetime ?? IssuanceOptions.defaultLifetime.components.seconds
@@ -139,9 +139,9 @@ extension DeviceRecord {
     }
 }
 
-extension DeviceRecord {
+extension Device {
     /// What a renewal has changed, and nothing else.
-    mutating func takeCertificate(of renewed: DeviceRecord) {
+    mutating func takeCertificate(of renewed: Device) {
         serial = renewed.serial
         notAfter = renewed.notAfter
         renewedAt = renewed.renewedAt
@@ -165,7 +165,7 @@ extension DeviceDirectory {
     /// The devices of which something is due.
     ///
     /// - Parameter now: Seconds since 1970.
-    package func due(at now: Int64) throws(DeviceDirectoryError) -> [DeviceRecord] {
+    package func due(at now: Int64) throws(DeviceDirectoryError) -> [Device] {
         try all().filter { $0.isRenewable && $0.renewalWait(at: now) == 0 }
     }
 }

@@ -60,8 +60,8 @@ package struct RenewalService: Sendable {
         }
     }
 
-    private func device(_ id: SPIFFEID) throws(DeviceDirectoryError) -> DeviceRecord {
-        guard let device = try records.device(for: id.description), device.identity == id.description else {
+    private func device(_ id: SPIFFEID) throws(DeviceDirectoryError) -> Device {
+        guard let device = try records.device(for: id.description), device.identity == id else {
             throw DeviceDirectoryError(message: "it is not in the ledger")
         }
         return device

@@ -50,7 +50,7 @@ package struct RenewalWatch: Sendable {
         }
     }
 
-    private func renew(_ devices: [DeviceRecord]) async -> [HostRun.Outcome<DeviceRecord, Void>] {
+    private func renew(_ devices: [Device]) async -> [HostRun.Outcome<Device, Void>] {
         await hosts(devices) { [renewal, report] (device, loop) async throws(HostError) in
             let text = try await renewal.renew(device, on: loop)
             report.say("\(device.name)  \(text)")

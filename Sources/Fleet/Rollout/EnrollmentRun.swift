@@ -14,7 +14,7 @@ package struct EnrollmentOrder: Sendable {
     /// What keeps the node running: a ``SSHSignal/ServiceKind``, or `auto`.
     package var service: String
     /// Where the key is made when there is to be no agent; nil when there is.
-    package var keyOrigin: DeviceRecord.KeyOrigin?
+    package var keyOrigin: Device.KeyOrigin?
     /// Without an agent: where the credential goes; `{name}` stands for the device's name.
     package var credentialDirectory: String?
     /// Without an agent: run there after each new certificate.
@@ -26,7 +26,7 @@ package struct EnrollmentOrder: Sendable {
         bases: [String] = DeviceEnrollment.Options.defaultBases,
         agent: AgentBinary,
         service: String,
-        keyOrigin: DeviceRecord.KeyOrigin? = nil,
+        keyOrigin: Device.KeyOrigin? = nil,
         credentialDirectory: String? = nil,
         after: String? = nil
     ) {
@@ -47,7 +47,7 @@ package protocol EnrollmentReport: Sendable {
     func line(_ text: String)
     func warning(_ text: String)
     func progress(_ progress: EnrollmentProgress, of device: String)
-    func succeeded(_ record: DeviceRecord)
+    func succeeded(_ record: Device)
     func failed(_ error: HostError, _ target: EnrollmentTarget)
 }
 
@@ -238,10 +238,10 @@ package struct EnrollmentRun: Sendable {
     /// Once the device is enrolled and recorded: what becomes of its sshd changes nothing of that.
     private func setUp(
         _ server: SSHServerRun,
-        _ record: DeviceRecord,
+        _ record: Device,
         _ target: EnrollmentTarget,
         on loop: EventLoop
-    ) async throws(HostError) -> DeviceRecord {
+    ) async throws(HostError) -> Device {
         do throws(HostError) {
             let changed = try await server(
                 record,
@@ -263,7 +263,7 @@ package struct EnrollmentRun: Sendable {
         _ options: DeviceEnrollment.Options,
         _ issuer: any CertificateIssuer,
         on loop: EventLoop
-    ) async throws(HostError) -> (record: DeviceRecord, afterFailure: String?) {
+    ) async throws(HostError) -> (record: Device, afterFailure: String?) {
         let (login, arguments) = (try login(to: target), target.arguments(logins.arguments).withAbsolutePaths)
         guard let keyOrigin = order.keyOrigin else {
             let enrollment = DeviceEnrollment(options, issuer: issuer) { report.progress($0, of: target.name) }
@@ -283,7 +283,7 @@ package struct EnrollmentRun: Sendable {
         return (outcome.record, outcome.afterFailure)
     }
 
-    private func record(of target: EnrollmentTarget) throws(HostError) -> DeviceRecord? {
+    private func record(of target: EnrollmentTarget) throws(HostError) -> Device? {
         do throws(DeviceDirectoryError) {
             return try records.record(named: target.name)
         } catch {
@@ -348,7 +348,7 @@ extension SSHArguments {
     }
 }
 
-extension DeviceRecord {
+extension Device {
     /// For the ledger's events.
     fileprivate var enrolmentEvent: String {
         attestation.map { "enrolled, its request signed by the host key \($0.fingerprint ?? "?")" } ?? "enrolled"

@@ -39,12 +39,12 @@ package struct SSHServerRun: Sendable {
     ///   - say: A line for people.
     /// - Returns: The record, as it is now.
     package func callAsFunction(
-        _ device: DeviceRecord,
+        _ device: Device,
         _ login: SSHLogin,
         on loop: EventLoop,
         report: @escaping @Sendable (EnrollmentProgress) -> Void,
         say: (String) -> Void
-    ) async throws(HostError) -> DeviceRecord {
+    ) async throws(HostError) -> Device {
         let before = device.sshServer
         let recorded = before?.hostCertificates ?? []
         var options = SSHServerSetup.Options(
@@ -96,7 +96,7 @@ extension SSHServerRun {
 
 extension DeviceDirectory {
     /// Records a device whose sshd was changed.
-    package func save(_ device: DeviceRecord, ssh: SSHServerRecord?, by command: String) throws(HostError) {
+    package func save(_ device: Device, ssh: SSHServerRecord?, by command: String) throws(HostError) {
         do throws(DeviceDirectoryError) {
             try update(device.name, by: command, ssh?.summary ?? "nothing in sshd") { $0.sshServer = ssh }
         } catch {

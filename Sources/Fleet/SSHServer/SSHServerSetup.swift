@@ -65,7 +65,7 @@ package struct SSHServerSetup: Sendable {
     /// - Throws: ``HostError``; sshd is then as it was before, unless the message says what is left.
     package func run(
         _ login: SSHLogin,
-        hostKey: DeviceRecord.HostKeyRecord,
+        hostKey: Device.HostKeyRecord,
         on loop: EventLoop
     ) async throws(HostError) -> SSHServerRecord {
         guard !options.certifiesHost || HostCertificateConfirmation.isPossible else {
@@ -77,7 +77,7 @@ package struct SSHServerSetup: Sendable {
         }
         let start = ContinuousClock.now
         return try await login.visit(options.name, on: loop) { client in
-            guard DeviceRecord.HostKeyRecord(client.hostKey) == hostKey else {
+            guard Device.HostKeyRecord(client.hostKey) == hostKey else {
                 throw HostError(
                     .hostKeyRefused,
                     "\(options.name): this login shows the host key \(client.hostKey), and it is recorded with "

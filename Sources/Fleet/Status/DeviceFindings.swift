@@ -18,13 +18,13 @@ package struct DeviceFindings: Sendable {
         case unknown(String)
     }
 
-    package var device: DeviceRecord
+    package var device: Device
     /// nil: it was not visited.
     package var ssh: Login?
     package var mesh: Mesh?
     package var reading: DeviceReading?
 
-    package init(device: DeviceRecord) { self.device = device }
+    package init(device: Device) { self.device = device }
 
     /// What needs somebody, each with what to do; and what kind of failure it is.
     package func attention(at now: Int64) -> [(text: String, reason: HostError.Reason)] {
@@ -68,7 +68,7 @@ package struct DeviceFindings: Sendable {
         } else if left < lifetime / 3 {
             add("its certificate ends in \(describe(seconds: left)), and nobody has renewed it: \(renew)")
         }
-        if (try? certificate.spiffeID())?.description != device.identity {
+        if (try? certificate.spiffeID()) != device.identity {
             add("its certificate is not that of \(device.identity): \(renew)")
         } else if let serial = device.serial, serial != certificate.serialNumber {
             add(

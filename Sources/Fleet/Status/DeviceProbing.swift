@@ -30,12 +30,12 @@ package struct DeviceProbing: Sendable {
     }
 
     /// - Returns: What was found, in the order of `devices`.
-    package func callAsFunction(_ devices: [DeviceRecord]) async -> [DeviceFindings] {
+    package func callAsFunction(_ devices: [Device]) async -> [DeviceFindings] {
         await hosts(devices) { (device, loop) async throws(HostError) in await visit(device, on: loop) }
             .compactMap(\.value)
     }
 
-    private func visit(_ device: DeviceRecord, on loop: EventLoop) async -> DeviceFindings {
+    private func visit(_ device: Device, on loop: EventLoop) async -> DeviceFindings {
         var findings = DeviceFindings(device: device)
         // Nobody is to have anything to do with it.
         guard device.revokedAt == nil else { return findings }
@@ -62,10 +62,10 @@ package struct DeviceProbing: Sendable {
     // MARK: The mesh
 
     /// Straight to the addresses that the device has named, and else by SSH to the port on its loopback, as paths do.
-    private func mesh(_ device: DeviceRecord, _ client: SSHClient) async -> DeviceFindings.Mesh {
+    private func mesh(_ device: Device, _ client: SSHClient) async -> DeviceFindings.Mesh {
         let direct = await mesh(device, on: client.loop)
         guard case .fails(let reason, let isRefusal) = direct, !isRefusal,
-            let port = device.hbone.first.flatMap({ try? Authority(parsing: $0).port })
+            let port = device.hbone.first?.port
         else { return direct }
         do {
             let (context, expectation) = try credential(for: device)
@@ -77,7 +77,7 @@ package struct DeviceProbing: Sendable {
         }
     }
 
-    private func mesh(_ device: DeviceRecord, on loop: EventLoop) async -> DeviceFindings.Mesh {
+    private func mesh(_ device: Device, on loop: EventLoop) async -> DeviceFindings.Mesh {
         guard !device.hbone.isEmpty else { return .unknown("it has no agent") }
         let context: TLSContext
         let expectation: PeerExpectation
@@ -87,9 +87,8 @@ package struct DeviceProbing: Sendable {
             return .unknown("\(error)")
         }
         var failure: StreamError?
-        for text in device.hbone {
+        for authority in device.hbone {
             do throws(StreamError) {
-                let authority = try StreamError.reading(Authority(parsing: text))
                 let address = try SocketAddress(ip: authority.host, port: authority.port)
                 let answer = try await TunnelProbe.run(
                     address,
@@ -100,16 +99,16 @@ package struct DeviceProbing: Sendable {
                 )
                 return .answers(path: "h2", serial: answer.certificate?.serial, remark: nil)
             } catch {
-                if error.code == .authentication { return .fails("\(text): \(error.message)", isRefusal: true) }
-                failure = failure ?? StreamError(error.code, "\(text): \(error.message)")
+                if error.code == .authentication { return .fails("\(authority): \(error.message)", isRefusal: true) }
+                failure = failure ?? StreamError(error.code, "\(authority): \(error.message)")
             }
         }
         return .fails(failure?.message ?? "", isRefusal: false)
     }
 
-    private func credential(for device: DeviceRecord) throws -> (TLSContext, PeerExpectation) {
+    private func credential(for device: Device) throws -> (TLSContext, PeerExpectation) {
         guard let authority else { throw IdentityError(.notFound, "there is no CA here to ask with") }
-        let peer = try SPIFFEID(device.identity)
+        let peer = device.identity
         let known = Set(authority.roots.map(\.fingerprint))
         guard peer.trustDomain == authority.trustDomain, device.roots.map({ !known.isDisjoint(with: $0) }) ?? true
         else {

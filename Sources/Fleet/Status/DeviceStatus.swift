@@ -15,9 +15,9 @@ package struct DeviceStatus: Encodable {
     package var state: State
     /// Seconds until its certificate ends; negative: since it ended.
     package var secondsLeft: Int64
-    package var device: DeviceRecord
+    package var device: Device
 
-    package init(_ record: DeviceRecord, at now: Int64) {
+    package init(_ record: Device, at now: Int64) {
         device = record
         secondsLeft = record.notAfter - now
         let lifetime = record.lifetime ?? IssuanceOptions.defaultLifetime.components.seconds
@@ -41,7 +41,7 @@ package struct DeviceStatus: Encodable {
             rows.append([
                 device.name, status.state == .valid ? "valid" : status.state.rawValue.uppercased(), status.timeLeft,
                 device.renewedAt.map { "\(describe(seconds: now - $0)) ago" } ?? "-", device.hostKey.short,
-                device.agent.release ?? "-", device.identity, device.destination,
+                device.agent.release ?? "-", device.identity.description, device.destination,
             ])
         }
         let widths = rows[0].indices.map { column in rows.map { $0[column].count }.max() ?? 0 }
@@ -95,14 +95,14 @@ package struct DeviceStatus: Encodable {
             line("ssh users", "those with a certificate of \(authority)")
         }
         for label in (device.labels ?? [:]).sorted(by: { $0.key < $1.key }) { line(label.key, label.value) }
-        line("hbone", device.hbone.isEmpty ? "-" : device.hbone.joined(separator: ", "))
+        line("hbone", device.hbone.isEmpty ? "-" : device.hbone.map(\.description).joined(separator: ", "))
         line("agent", "\(device.agent.path), sha256 \(device.agent.sha256.prefix(12))")
         line("state kept in", device.agent.state)
         return lines
     }
 }
 
-extension DeviceRecord.HostKeyRecord {
+extension Device.HostKeyRecord {
     /// Enough to tell two apart by eye; `status DEST` has all of it.
     fileprivate var short: String { String(fingerprint.prefix(15)) }
 }

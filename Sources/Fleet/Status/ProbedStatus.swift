@@ -32,7 +32,7 @@ package struct ProbedStatus: Encodable {
 
     package var state: DeviceStatus.State
     package var secondsLeft: Int64
-    package var device: DeviceRecord
+    package var device: Device
     /// Absent for a device that was not visited, since it is revoked.
     package var probe: Probe?
 

@@ -111,7 +111,7 @@ struct ConnectCommand: AsyncParsableCommand {
         return parsed
     }
 
-    private func findDevice() throws -> DeviceRecord? {
+    private func findDevice() throws -> Device? {
         do throws(DeviceDirectoryError) {
             if let device = try DeviceDirectory(Home.devices).device(for: destination) { return device }
         } catch {
@@ -126,7 +126,7 @@ struct ConnectCommand: AsyncParsableCommand {
         return nil
     }
 
-    private func makeIdentity(_ device: DeviceRecord) throws -> OperatorIdentity {
+    private func makeIdentity(_ device: Device) throws -> OperatorIdentity {
         let authority = try authority.load()
         do throws(SPIFFEIDError) {
             return try OperatorIdentity(for: device, by: authority)
@@ -135,7 +135,7 @@ struct ConnectCommand: AsyncParsableCommand {
         }
     }
 
-    private func makeAccess(_ device: DeviceRecord?) throws -> PeerAccess {
+    private func makeAccess(_ device: Device?) throws -> PeerAccess {
         let logins = try ssh.logins()
         do {
             let login = try logins.login(
@@ -153,14 +153,15 @@ struct ConnectCommand: AsyncParsableCommand {
                     login: login
                 )
             }
-            let hbone = try device.hbone.map { try Authority(parsing: $0) }
             return PeerAccess(
                 name: device.name,
                 transports: path.transports,
-                hbone: hbone,
-                expectation: .identities([try SPIFFEID(device.identity)]),
+                hbone: device.hbone,
+                expectation: .identities([device.identity]),
                 login: login,
-                relayCommand: hbone.first.map { PeerAccess.relayCommand(program: device.agent.path, port: $0.port) }
+                relayCommand: device.hbone.first.map {
+                    PeerAccess.relayCommand(program: device.agent.path, port: $0.port)
+                }
             )
         } catch {
             throw fail("\(error)", .usage)

@@ -47,7 +47,7 @@ struct DoctorCommand: AsyncParsableCommand {
     }
 
     private func check(_ destination: String, agent: AgentBinary?, _ report: DoctorReport) async throws {
-        let device: DeviceRecord?
+        let device: Device?
         do throws(DeviceDirectoryError) {
             device = try DeviceDirectory(Home.devices).device(for: destination)
         } catch {

@@ -80,7 +80,7 @@ struct RenewCommand: AsyncParsableCommand {
         if let failures { throw failures.reason.exitCode }
     }
 
-    private func devices(in records: DeviceDirectory) throws -> [DeviceRecord] {
+    private func devices(in records: DeviceDirectory) throws -> [Device] {
         guard due else { return try selection.devices(in: records) }
         do throws(DeviceDirectoryError) {
             return try records.due(at: currentTime())

@@ -83,7 +83,7 @@ struct RevokeCommand: AsyncParsableCommand {
         }
     }
 
-    private func revoke(_ device: DeviceRecord, in ledger: Ledger) throws(LedgerError) {
+    private func revoke(_ device: Device, in ledger: Ledger) throws(LedgerError) {
         let revoked = try ledger.revokeDevice(named: device.name, reason: reason, by: "revoke")
         printLine("Revoked \(device.identity): \(revoked.count) certificates")
         let now = currentTime()

@@ -87,7 +87,7 @@ struct StatusCommand: AsyncParsableCommand {
         }
     }
 
-    private func device(_ destination: String, in records: DeviceDirectory) throws -> DeviceRecord {
+    private func device(_ destination: String, in records: DeviceDirectory) throws -> Device {
         guard let record = try records.device(for: destination) else {
             throw fail(
                 "'\(destination)' is not enrolled; `bootstrap status` lists what is, "
@@ -99,12 +99,12 @@ struct StatusCommand: AsyncParsableCommand {
 
     // MARK: --probe
 
-    private func devices(in records: DeviceDirectory) throws -> [DeviceRecord] {
+    private func devices(in records: DeviceDirectory) throws -> [Device] {
         if let destination { return [try device(destination, in: records)] }
         return try records.all()
     }
 
-    private func visit(_ devices: [DeviceRecord]) async throws {
+    private func visit(_ devices: [Device]) async throws {
         let probing = DeviceProbing(
             parallel: parallel ?? 16,
             logins: try ssh.logins(),

@@ -91,12 +91,12 @@ struct UnenrollCommand: AsyncParsableCommand {
         }
     }
 
-    private func bases(_ record: DeviceRecord?) -> [String] {
+    private func bases(_ record: Device?) -> [String] {
         if let base { return [base] }
         return record?.base.map { [$0] } ?? DeviceEnrollment.Options.defaultBases
     }
 
-    private func login(_ record: DeviceRecord?, _ destination: String, _ logins: LoginOptions) throws -> SSHLogin {
+    private func login(_ record: Device?, _ destination: String, _ logins: LoginOptions) throws -> SSHLogin {
         try logins.login(
             to: try Destination(parsing: record?.destination ?? destination),
             recorded: record?.ssh.arguments,

@@ -60,7 +60,7 @@ struct DeviceOptions: ParsableArguments {
     var attest: AttestationArgument?
 
     /// Where the key is made when there is to be no agent; nil when there is.
-    var keyOrigin: DeviceRecord.KeyOrigin? { pushKey ? .pushed : agentless ? .openssl : nil }
+    var keyOrigin: Device.KeyOrigin? { pushKey ? .pushed : agentless ? .openssl : nil }
 
     func validate() throws {
         guard attest == nil || !pushKey else {

@@ -70,7 +70,7 @@ final class EnrollmentOutput: EnrollmentReport {
         live.above { printError("warning: \(text)") }
     }
 
-    func succeeded(_ record: DeviceRecord) {
+    func succeeded(_ record: Device) {
         live.end(pad(record.name, nameWidth))
         line(
             "\(pad(record.name, nameWidth))  \(pad("enrolled", 8))  \(record.identity), in the ledger; see: bootstrap status \(record.name)"
@@ -112,7 +112,7 @@ final class EnrollmentOutput: EnrollmentReport {
         var ok: Bool
         var reason: String?
         var error: String?
-        var record: DeviceRecord?
+        var record: Device?
     }
 
     private func json(_ outcome: Outcome) {

@@ -17,14 +17,14 @@ struct FleetSelection: ParsableArguments {
     }
 
     /// - Throws: the exit code; why was printed.
-    func devices(in records: DeviceDirectory) throws -> [DeviceRecord] {
+    func devices(in records: DeviceDirectory) throws -> [Device] {
         try Self.devices(destinations, all: all, in: records)
     }
 
     /// - Throws: the exit code; why was printed.
-    static func devices(_ destinations: [String], all: Bool, in records: DeviceDirectory) throws -> [DeviceRecord] {
+    static func devices(_ destinations: [String], all: Bool, in records: DeviceDirectory) throws -> [Device] {
         do throws(DeviceDirectoryError) {
-            var found: [DeviceRecord] = []
+            var found: [Device] = []
             for destination in destinations {
                 guard let record = try records.device(for: destination) else {
                     throw DeviceDirectoryError(

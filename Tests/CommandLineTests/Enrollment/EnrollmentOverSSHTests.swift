@@ -30,18 +30,18 @@ import Testing
         #expect(!first.standardError.contains("%"), "a progress bar is for a terminal")
 
         let record = try #require(try owner.devices.record(named: "dev7"))
-        #expect(record.identity == "spiffe://test.example/ns/default/sa/dev7")
+        #expect(record.identity.description == "spiffe://test.example/ns/default/sa/dev7")
         #expect(record.destination == "\(OpenSSHServer.user)@127.0.0.1:\(server.port)")
         #expect(record.hostKey.fingerprint == (try await server.hostKeyFingerprint()))
         #expect(record.hostKey.algorithm == "ssh-ed25519")
         #expect(record.agent.path.hasPrefix(owner.base.path("bootstrap/0.")))
         #expect(try record.agent.sha256 == AgentBinary(path: TestTools.bootstrap).sha256)
         #expect(record.ssh.identityFiles == [server.userKey])
-        let address = try #require(record.hbone.first)
+        let address = try #require(record.hbone.first).description
         #expect(NodeProcess.accepts(address))
 
         let credential = try CredentialDirectory(owner.state + "/identity").load()
-        #expect(credential.id.description == record.identity)
+        #expect(credential.id == record.identity)
         #expect(credential.notAfter == record.notAfter)
         let root = try AtomicFile.read(owner.bootstrapHome + "/ca/root-cert.pem")
         #expect(credential.bundle.pem == root)
@@ -77,7 +77,7 @@ import Testing
         #expect(try await ChildProcess.run("ssh-keygen", known).succeeded)
         struct Outcome: Decodable {
             var ok: Bool
-            var record: DeviceRecord
+            var record: Device
         }
         let outcome = try JSONDecoder().decode(Outcome.self, from: Data(output.standardOutput.utf8))
         #expect(outcome.ok)
@@ -174,7 +174,7 @@ import Testing
             if case .step(let step, let text, _) = progress { steps.withLock { $0.append("\(step): \(text)") } }
         }
         let record = try await again.run(login, destination: "dev", arguments: arguments, on: loop)
-        #expect(record.identity == id.description)
+        #expect(record.identity == id)
         #expect(steps.withLock { $0.contains { $0.hasPrefix("agent: installed") && $0.hasSuffix("that was cut") } })
         let release = owner.base.path("bootstrap/\(options.agent.release)")
         #expect(try FileManager.default.contentsOfDirectory(atPath: release) == ["bootstrap"])

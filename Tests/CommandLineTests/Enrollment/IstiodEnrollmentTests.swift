@@ -2,6 +2,7 @@ import Agent
 import Fleet
 import Foundation
 import MeshIdentity
+import Platform
 import TestPeers
 import Testing
 
@@ -32,7 +33,7 @@ extension EnrollmentOverSSHTests {
         #expect(try istiod.calls().map(\.seconds) == [86_400])
         let record = try #require(try owner.devices.record(named: "dev7"))
         #expect(record.serial == first.leaf.serialNumber)
-        #expect(NodeProcess.accepts(try #require(record.hbone.first)))
+        #expect(NodeProcess.accepts(try #require(record.hbone.first).description))
 
         let renewed = try await owner.run(["renew", "dev7"] + flags(istiod))
         #expect(renewed.succeeded, "\(renewed.standardError)")

@@ -45,7 +45,7 @@ extension EnrollmentOverSSHTests {
         let after = try #require(try owner.devices.record(named: "dev7"))
         #expect(after.renewedAt != nil && after.hbone == before.hbone)
         let credential = try CredentialDirectory(owner.state + "/identity").load()
-        #expect(credential.leaf.serialNumber == after.serial && credential.id.description == before.identity)
+        #expect(credential.leaf.serialNumber == after.serial && credential.id == before.identity)
         #expect(try owner.devices.ledger.certificates(of: "dev7").map(\.command) == ["ca serve", "enroll"])
 
         issuer.signal(SIGTERM)
@@ -107,7 +107,7 @@ extension EnrollmentOverSSHTests {
             }
         }
         /// A device's node looks for a new credential every two seconds, and at once when it is told.
-        func shown(_ device: DeviceRecord, _ count: Int) async throws {
+        func shown(_ device: Device, _ count: Int) async throws {
             let renewed = try #require(try owner.devices.record(named: device.name))
             #expect(renewed.roots?.count == count)
         }

@@ -24,7 +24,7 @@ extension EnrollmentOverSSHTests {
         let record = try #require(try owner.devices.record(named: "router"))
         #expect(record.keyOrigin == .openssl)
         let first = try CredentialDirectory(directory).load()
-        #expect(first.id.description == record.identity)
+        #expect(first.id == record.identity)
 
         let renewed = try await owner.run(["renew", "router"])
         #expect(renewed.succeeded, "\(renewed.standardError)")

@@ -1,6 +1,7 @@
 import Fleet
 import Foundation
 import MeshIdentity
+import Platform
 import TestPeers
 import Testing
 
@@ -31,7 +32,7 @@ extension EnrollmentOverSSHTests {
         #expect(enrolled.succeeded, "\(enrolled.standardError)")
         let before = try #require(try owner.devices.record(named: "dev7"))
         let process = try String(contentsOfFile: owner.state + "/node.pid", encoding: .utf8)
-        let address = try #require(before.hbone.first)
+        let address = try #require(before.hbone.first).description
         #expect(try await shownSerial(address) == before.serial)
 
         let none = try await owner.run(["renew", "--due"])

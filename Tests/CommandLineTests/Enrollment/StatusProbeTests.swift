@@ -1,6 +1,7 @@
 import Fleet
 import Foundation
 import MeshIdentity
+import Platform
 import TestDevices
 import TestPeers
 import Testing
@@ -30,7 +31,7 @@ extension EnrollmentOverSSHTests {
             var attention: [String]
         }
         var state: String
-        var device: DeviceRecord
+        var device: Device
         var probe: Probe?
     }
 
@@ -63,7 +64,7 @@ extension EnrollmentOverSSHTests {
 
         // A certificate that the ledger does not know; a node that is gone. Each is named, with what to do.
         let ca = try EmbeddedCA.load(directory: owner.bootstrapHome + "/ca")
-        let id = try SPIFFEID(a.identity)
+        let id = a.identity
         let pending = try CredentialDirectory("\(a.agent.state)/identity").prepare(id: id)
         let issued = try ca.issue(pending.request, id: id)
         let other = try pending.commit(chain: issued.chain, roots: issued.roots)
@@ -103,9 +104,9 @@ extension EnrollmentOverSSHTests {
         try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
         #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
         var record = try #require(try owner.devices.record(named: "dev7"))
-        let port = try #require(record.hbone.first?.split(separator: ":").last)
+        let port = try #require(record.hbone.first?.port)
         // Where nobody listens.
-        record.hbone = ["127.0.0.2:\(port)"]
+        record.hbone = [try Authority(parsing: "127.0.0.2:\(port)")]
         try owner.devices.save(record)
         let over = try await owner.run(["status", "--probe", "--output", "json"])
         #expect(over.succeeded, "\(over.standardOutput)")

@@ -1,5 +1,6 @@
 import Fleet
 import MeshIdentity
+import Platform
 import TestDevices
 import TestPeers
 import Testing
@@ -12,8 +13,8 @@ final class TwoDevices {
     let owner: Operator
     let backend: EchoServer
     let bases = (a: TemporaryDirectory(), b: TemporaryDirectory())
-    let a: DeviceRecord
-    let b: DeviceRecord
+    let a: Device
+    let b: Device
 
     init() async throws {
         server = try await OpenSSHServer()
@@ -39,8 +40,8 @@ final class TwoDevices {
 
     /// Another node with the identity of one device, for what its users ask for: its port leads to ``backend`` through the other device's node.
     func forward(
-        from own: DeviceRecord,
-        to peer: DeviceRecord
+        from own: Device,
+        to peer: Device
     ) async throws -> (process: ChildProcess, port: UInt16, directory: TemporaryDirectory) {
         let directory = TemporaryDirectory()
         let hbone = try #require(peer.hbone.first)

@@ -1,8 +1,10 @@
+package import MeshIdentity
+package import Platform
 package import SSHSignal
 
 /// What the operator's side remembers of an enrolled device: enough to reach it, and to notice when it is not the same any more. No secret is
 /// in it.
-package struct DeviceRecord: Hashable, Sendable, Codable {
+package struct Device: Hashable, Sendable, Codable {
     /// The name it was enrolled under; unique in its directory.
     package var name: String
     /// As it was given to `enroll`: `[user@]host[:port]` or an alias.
@@ -12,9 +14,9 @@ package struct DeviceRecord: Hashable, Sendable, Codable {
     /// `SHA256:…` of the key it showed, and the key's type.
     package var hostKey: HostKeyRecord
     /// Its SPIFFE ID.
-    package var identity: String
-    /// Where its HBONE server can be reached, best first: numeric `address:port`.
-    package var hbone: [String]
+    @Recorded package var identity: SPIFFEID
+    /// Where its HBONE server can be reached, best first: numeric.
+    @RecordedList package var hbone: [Authority]
     package var agent: Agent
     /// When its certificate ends, in seconds since 1970.
     package var notAfter: Int64
@@ -118,8 +120,8 @@ package struct DeviceRecord: Hashable, Sendable, Codable {
         destination: String,
         ssh: SSHOptions,
         hostKey: HostKeyRecord,
-        identity: String,
-        hbone: [String],
+        identity: SPIFFEID,
+        hbone: [Authority],
         agent: Agent,
         notAfter: Int64,
         enrolledAt: Int64,
@@ -131,8 +133,8 @@ package struct DeviceRecord: Hashable, Sendable, Codable {
         self.destination = destination
         self.ssh = ssh
         self.hostKey = hostKey
-        self.identity = identity
-        self.hbone = hbone
+        _identity = Recorded(wrappedValue: identity)
+        _hbone = RecordedList(wrappedValue: hbone)
         self.agent = agent
         self.notAfter = notAfter
         self.enrolledAt = enrolledAt
@@ -142,7 +144,7 @@ package struct DeviceRecord: Hashable, Sendable, Codable {
     }
 }
 
-extension DeviceRecord {
+extension Device {
     /// The directory that the agent was installed below; nil without an agent.
     package var base: String? {
         // BASE/bootstrap/state
