@@ -1,4 +1,5 @@
 import ArgumentParser
+import MeshIdentity
 import SSHSignal
 
 @main
@@ -26,4 +27,23 @@ struct Bootstrap: AsyncParsableCommand {
             UnenrollCommand.self,
         ]
     )
+}
+
+extension Bootstrap {
+    /// As the argument parser does it, but a command line that makes no sense ends with 2, as everywhere, and not with 64.
+    static func main() async {
+        OpenSSLLifetime.untilTheProcessIsGone()
+        do {
+            var command = try parseAsRoot()
+            if var asynchronous = command as? any AsyncParsableCommand {
+                try await asynchronous.run()
+            } else {
+                try command.run()
+            }
+        } catch {
+            guard exitCode(for: error) == .validationFailure else { exit(withError: error) }
+            printError(fullMessage(for: error))
+            exit(withError: ExitCode.usage)
+        }
+    }
 }

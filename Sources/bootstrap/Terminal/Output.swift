@@ -24,3 +24,21 @@ func startLogging(_ level: Logger.Level) {
         return handler
     }
 }
+
+/// Prints a line on stderr: whatever is not the result that a script reads.
+func printError(_ line: String) {
+    var line = line
+    line.append("\n")
+    // One write, so that lines of several tasks do not mix.
+    line.withUTF8 { text in
+        var rest = UnsafeRawBufferPointer(text)
+        while !rest.isEmpty {
+            let count = write(STDERR_FILENO, rest.baseAddress, rest.count)
+            if count < 0 {
+                if errno == EINTR { continue }
+                return
+            }
+            rest = UnsafeRawBufferPointer(rebasing: rest[count...])
+        }
+    }
+}

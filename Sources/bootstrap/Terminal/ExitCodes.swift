@@ -1,6 +1,5 @@
 import ArgumentParser
 import Fleet
-import Glibc
 import MeshIdentity
 
 /// How `bootstrap` ends: scripts decide by these.
@@ -32,25 +31,6 @@ extension HostError.Reason {
     }
 }
 
-extension Bootstrap {
-    /// As the argument parser does it, but a command line that makes no sense ends with 2, as everywhere, and not with 64.
-    static func main() async {
-        OpenSSLLifetime.untilTheProcessIsGone()
-        do {
-            var command = try parseAsRoot()
-            if var asynchronous = command as? any AsyncParsableCommand {
-                try await asynchronous.run()
-            } else {
-                try command.run()
-            }
-        } catch {
-            guard exitCode(for: error) == .validationFailure else { exit(withError: error) }
-            printError(fullMessage(for: error))
-            exit(withError: ExitCode.usage)
-        }
-    }
-}
-
 /// Prints `error: MESSAGE` on stderr. `throw fail(…)` ends the command with the exit code.
 func fail(_ message: String, _ code: ExitCode = .failed) -> ExitCode {
     printError("error: \(message)")
@@ -60,20 +40,10 @@ func fail(_ message: String, _ code: ExitCode = .failed) -> ExitCode {
 /// The same for what a host has failed with.
 func fail(_ error: HostError) -> ExitCode { fail(error.message, error.reason.exitCode) }
 
-/// Prints a line on stderr: whatever is not the result that a script reads.
-func printError(_ line: String) {
-    var line = line
-    line.append("\n")
-    // One write, so that lines of several tasks do not mix.
-    line.withUTF8 { text in
-        var rest = UnsafeRawBufferPointer(text)
-        while !rest.isEmpty {
-            let count = write(STDERR_FILENO, rest.baseAddress, rest.count)
-            if count < 0 {
-                if errno == EINTR { continue }
-                return
-            }
-            rest = UnsafeRawBufferPointer(rebasing: rest[count...])
-        }
+/// Ends a command because of an identity error, with the exit code that fits.
+func fail(_ error: IdentityError) -> ExitCode {
+    switch error.code {
+    case .passphraseRequired, .wrongPassphrase: fail(error.message, .authenticationRefused)
+    default: fail(error.message)
     }
 }

@@ -1,0 +1,65 @@
+import ArgumentParser
+import Fleet
+import MeshIdentity
+
+/// Where the CA is.
+struct CALocation: ParsableArguments {
+    @Option(
+        name: .customLong("ca"),
+        help: ArgumentHelp("Directory of the CA. (default: $BOOTSTRAP_HOME/ca, or ~/.bootstrap/ca)", valueName: "DIR")
+    )
+    var directory: String?
+
+    var path: String { directory ?? Home.ca }
+}
+
+/// The CA whose key is needed.
+struct CAAccess: ParsableArguments {
+    @OptionGroup var location: CALocation
+
+    @Option(
+        help: ArgumentHelp(
+            "File with the passphrase of the CA's key; otherwise the terminal is asked.",
+            valueName: "FILE"
+        )
+    )
+    var passphraseFile: String?
+
+    /// Nothing was given.
+    var isEmpty: Bool { location.directory == nil && passphraseFile == nil }
+
+    /// Opens the CA; asks for the passphrase if its key turns out to be encrypted.
+    func load() throws -> EmbeddedCA { try loadWithPassphrase().authority }
+
+    /// The same, with the passphrase of its key; nil where that is not encrypted.
+    func loadWithPassphrase() throws -> (authority: EmbeddedCA, passphrase: Passphrase?) {
+        do throws(IdentityError) {
+            if let passphraseFile {
+                let passphrase = try Passphrase(file: passphraseFile)
+                return (try EmbeddedCA.load(directory: location.path, passphrase: passphrase), passphrase)
+            }
+            do throws(IdentityError) {
+                return (try EmbeddedCA.load(directory: location.path), nil)
+            } catch {
+                guard error.code == .passphraseRequired else { throw error }
+                guard let passphrase = TerminalPrompt.passphrase("Passphrase of the CA in \(location.path): ") else {
+                    throw IdentityError(
+                        .passphraseRequired,
+                        "\(error.message), and there is no terminal to ask on; give it with --passphrase-file"
+                    )
+                }
+                return (try EmbeddedCA.load(directory: location.path, passphrase: passphrase), passphrase)
+            }
+        } catch {
+            throw fail(error)
+        }
+    }
+}
+
+extension CAAccess {
+    /// Opens the CA, for as long as the process runs; asks for the passphrase if its key turns out to be encrypted.
+    func loadLive() throws -> LiveCA {
+        let (authority, passphrase) = try loadWithPassphrase()
+        return LiveCA(authority, directory: location.path, passphrase: passphrase)
+    }
+}

@@ -1,0 +1,35 @@
+import ArgumentParser
+import MeshIdentity
+
+/// An identity on the command line: `ns/NAMESPACE/sa/NAME`, or the whole SPIFFE ID.
+struct IdentityArgument: ParsableArguments {
+    @Option(
+        help: ArgumentHelp(
+            "The identity: ns/NAMESPACE/sa/NAME in the CA's trust domain, or a whole SPIFFE ID.",
+            valueName: "ns/NS/sa/NAME"
+        )
+    )
+    var id: String
+
+    func spiffeID(in trustDomain: TrustDomain) throws -> SPIFFEID {
+        do throws(SPIFFEIDError) {
+            return try SPIFFEID(id.contains("://") ? id : "spiffe://\(trustDomain)/\(id)")
+        } catch {
+            throw fail("--id \(id): \(error.message). Example: --id ns/prod/sa/db", .usage)
+        }
+    }
+}
+
+/// What a certificate has besides its identity.
+struct IssuanceArguments: ParsableArguments {
+    @Option(help: ArgumentHelp("A DNS name, for clients that know no SPIFFE IDs. May be repeated.", valueName: "NAME"))
+    var dns: [String] = []
+
+    @Option(help: ArgumentHelp("An IP address, for the same clients. May be repeated.", valueName: "ADDRESS"))
+    var ip: [String] = []
+
+    @Option(help: ArgumentHelp("How long it is valid: 90m, 24h, 7d.", valueName: "TIME"))
+    var ttl = DurationArgument(IssuanceOptions.defaultLifetime)
+
+    var options: IssuanceOptions { IssuanceOptions(lifetime: ttl.duration, dnsNames: dns, ipAddresses: ip) }
+}
