@@ -29,8 +29,14 @@ final class Journey: Sendable {
     }
 
     /// Runs a command to its end.
-    func run(_ arguments: [String], input: [UInt8]? = nil) async throws -> ChildProcess.Output {
-        try await ChildProcess.run(TestTools.bootstrap, arguments, input: input, environment: environment)
+    ///
+    /// - Parameter program: Another release, maybe.
+    func run(
+        _ arguments: [String],
+        input: [UInt8]? = nil,
+        program: String = TestTools.bootstrap
+    ) async throws -> ChildProcess.Output {
+        try await ChildProcess.run(program, arguments, input: input, environment: environment)
     }
 
     /// Starts a command that goes on.
@@ -43,21 +49,26 @@ final class Journey: Sendable {
         )
     }
 
-    func makeAuthority() async throws {
-        let output = try await run(["ca", "init", "--trust-domain", "journey.example"])
+    func makeAuthority(program: String = TestTools.bootstrap) async throws {
+        let output = try await run(["ca", "init", "--trust-domain", "journey.example"], program: program)
         #expect(output.succeeded, "\(output.standardError)")
     }
 
     @discardableResult
-    func enroll(allow port: UInt16, extra: [String] = []) async throws -> ChildProcess.Output {
+    func enroll(
+        allow port: UInt16,
+        extra: [String] = [],
+        program: String = TestTools.bootstrap
+    ) async throws -> ChildProcess.Output {
         try await run(
             [
                 "enroll", destination, "--name", "device1", "--allow-port", "\(port)", "--base",
                 directory.path("device"),
-                "--hbone-port", "\(hbonePort)", "--hbone-address", "127.0.0.1", "--agent-binary", TestTools.bootstrap,
+                "--hbone-port", "\(hbonePort)", "--hbone-address", "127.0.0.1", "--agent-binary", program,
                 // Not a service of the machine that the tests run on.
                 "--service", "none",
-            ] + sshOptions + extra
+            ] + sshOptions + extra,
+            program: program
         )
     }
 
