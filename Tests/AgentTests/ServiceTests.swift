@@ -159,9 +159,9 @@ import Testing
         let directory = TemporaryDirectory()
         let description = ServiceDescription(program: "/opt/bootstrap/current/bootstrap", state: "/opt/bootstrap/state")
         #expect(description.name == "bootstrap-node")
-        for isProcd in [true, false] {
-            let service = InitScriptService(description: description, isProcd: isProcd)
-            let file = try directory.write("script", isProcd ? service.procdText : service.openRCText)
+        let scripts = [ProcdService(description: description).text, OpenRCService(description: description).text]
+        for script in scripts {
+            let file = try directory.write("script", script)
             for shell in FarShell.allCases {
                 #expect(
                     try await ChildProcess.run(shell.command[0], shell.command.dropFirst() + ["-n", file]).succeeded

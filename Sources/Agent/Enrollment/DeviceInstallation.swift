@@ -18,12 +18,23 @@ struct DeviceInstallation {
     /// `$SSH_CONNECTION`.
     let connection: String?
 
+    /// Made and not used yet.
+    private var pending: PendingCredential?
+    /// One operator at a time. Held from the first order that changes something to the end of the conversation.
+    private var lock: FileLock?
+
+    init(state: String, executable: String, connection: String?) {
+        self.state = state
+        self.executable = executable
+        self.connection = connection
+    }
+
     private var credentials: CredentialDirectory { CredentialDirectory("\(state)/identity") }
     private var node: NodeProcess { NodeProcess(state: state, executable: executable) }
     private var deviceNode: DeviceNode { DeviceNode(state: state, executable: executable) }
 
     /// Makes the directory, readable by its owner only.
-    func prepare() throws(SignalError) {
+    private func prepare() throws(SignalError) {
         do throws(IdentityError) {
             try fileWork(AtomicFile.createDirectory(state, mode: 0o700))
         } catch {
@@ -31,22 +42,31 @@ struct DeviceInstallation {
         }
     }
 
-    /// One operator at a time. The lock ends with the process.
-    func lock() throws(SignalError) -> FileLock {
+    private mutating func takeLock() throws(SignalError) {
+        guard lock == nil else { return }
         do throws(IdentityError) {
-            return try fileWork(FileLock(directory: state, patience: .seconds(5)))
+            lock = try fileWork(FileLock(directory: state, patience: .seconds(5)))
         } catch {
             throw SignalError(.refused, "another enrolment of this device is under way (\(error.message))")
         }
     }
 
-    /// A new key and a request for `order`'s identity. The credential in use stays as it is.
-    func prepareKey(_ order: EnrollmentDevice.Order) throws(SignalError) -> PendingCredential {
-        do throws(IdentityError) {
-            return try credentials.prepare(id: try identity(of: order))
-        } catch {
-            throw SignalError(.credential, error.message)
+    /// Returns whether the file had this content already.
+    private func writeConfiguration(_ request: SignalMessage.NodeRequest, id: SPIFFEID) throws(SignalError) -> Bool {
+        guard NumericAddress.isNumeric(request.bind) else {
+            throw SignalError(
+                .refused,
+                "'\(Printable.clean(request.bind, limit: 80))' is no numeric address to listen on"
+            )
         }
+        let text = NodeConfigurationFile.text(identity: credentials.path, id: id, node: request)
+        if let present = try? LocalFile.read(node.configuration), present == Array(text.utf8) { return true }
+        do throws(IdentityError) {
+            try fileWork(AtomicFile.write(Array(text.utf8), to: node.configuration))
+        } catch {
+            throw SignalError(.node, error.message)
+        }
+        return false
     }
 
     private func identity(of order: EnrollmentDevice.Order) throws(IdentityError) -> SPIFFEID {
@@ -71,13 +91,29 @@ struct DeviceInstallation {
             }
         }
     }
+}
 
-    /// Makes `pending` the credential in use, in one step, and has the node run with it and with what `order` says.
-    func install(
+extension DeviceInstallation: SignaledDevice {
+    mutating func prepareKey(_ order: EnrollmentDevice.Order) throws(SignalError) -> SignalMessage.SigningRequest {
+        try prepare()
+        try takeLock()
+        do throws(IdentityError) {
+            let prepared = try credentials.prepare(id: try identity(of: order))
+            pending = prepared
+            return .init(id: prepared.id.description, csr: String(decoding: prepared.request.pem, as: UTF8.self))
+        } catch {
+            throw SignalError(.credential, error.message)
+        }
+    }
+
+    mutating func discardKey() { pending = nil }
+
+    mutating func install(
         _ certificate: SignalMessage.IssuedCertificate,
-        _ pending: PendingCredential,
         for order: EnrollmentDevice.Order
     ) throws(SignalError) -> SignalMessage.Acknowledgement {
+        guard let pending else { throw SignalError(.credential, "there is no key for this certificate") }
+        self.pending = nil
         do throws(IdentityError) {
             _ = try pending.commit(
                 chain: Certificate.all(pem: Array(certificate.chain.utf8)),
@@ -115,8 +151,8 @@ struct DeviceInstallation {
         }
     }
 
-    /// Has the node refuse what is on these lists. Returns whether they were new.
-    func takeRevocations(_ lists: String) throws(SignalError) -> Bool {
+    mutating func takeRevocations(_ lists: String) throws(SignalError) -> Bool {
+        try takeLock()
         do throws(IdentityError) {
             let changed = try credentials.write(revocationLists: Array(lists.utf8))
             if changed, let process = node.runningProcess { node.reload(process) }
@@ -129,23 +165,5 @@ struct DeviceInstallation {
     func endpoints() -> SignalMessage.Endpoints {
         let listener = node.runningProcess == nil ? nil : node.listener
         return .init(hbone: listener.map { DeviceAddresses.reachable(listener: $0, connection: connection) } ?? [])
-    }
-
-    /// Returns whether the file had this content already.
-    private func writeConfiguration(_ request: SignalMessage.NodeRequest, id: SPIFFEID) throws(SignalError) -> Bool {
-        guard NumericAddress.isNumeric(request.bind) else {
-            throw SignalError(
-                .refused,
-                "'\(Printable.clean(request.bind, limit: 80))' is no numeric address to listen on"
-            )
-        }
-        let text = NodeConfigurationFile.text(identity: credentials.path, id: id, node: request)
-        if let present = try? LocalFile.read(node.configuration), present == Array(text.utf8) { return true }
-        do throws(IdentityError) {
-            try fileWork(AtomicFile.write(Array(text.utf8), to: node.configuration))
-        } catch {
-            throw SignalError(.node, error.message)
-        }
-        return false
     }
 }

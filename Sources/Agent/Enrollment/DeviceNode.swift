@@ -7,6 +7,8 @@ import SSHSignal
 ///
 ///     current -> new release ─→ service has it start beside the old node ─ ready ─→ the old one ends with its last stream
 ///                                                                       └ not ──→ current -> old release, which runs on
+///
+/// What is to be done is decided by ``ServiceChoice`` and ``NodePlan``; here it is done.
 struct DeviceNode {
     let state: String
     let executable: String
@@ -16,8 +18,7 @@ struct DeviceNode {
     private var description: ServiceDescription {
         ServiceDescription(program: releases?.program ?? executable, state: state)
     }
-    /// Which kind of service there is; absent for none.
-    private var recordFile: String { "\(state)/service" }
+    private var installed: InstalledService { InstalledService(description: description) }
 
     struct Report {
         var listener: String
@@ -37,7 +38,11 @@ struct DeviceNode {
         let before = releases?.current
         do throws(NodeProcess.Failure) {
             try use(releases?.own)
-            let report = try run(configurationChanged: configurationChanged, service: service)
+            let report = try run(
+                configurationChanged,
+                ServiceChoice(service, recorded: installed.recordedKind),
+                service
+            )
             if let releases, let before, before != releases.own {
                 _ = releases.removeOthers(keeping: [releases.own, before])
             }
@@ -77,146 +82,116 @@ struct DeviceNode {
 
     // MARK: Service
 
-    private func run(configurationChanged: Bool, service: String?) throws(NodeProcess.Failure) -> Report {
-        guard let service else {
-            let present = recordedKind.flatMap(self.service)
-            return try run(configurationChanged, present)
-        }
-        if service == ServiceKind.automatic { return try runAutomatically(configurationChanged) }
-        guard let kind = ServiceKind(rawValue: service) else {
-            throw NodeProcess.Failure(
-                message: "this agent knows no service '\(Printable.clean(service, limit: 40))'; upload a newer one"
-            )
-        }
-        guard let chosen = self.service(kind) else {
-            try removeService()
-            var report = try run(configurationChanged, nil)
-            report.service = .init(kind: kind.rawValue, place: nil, change: "none")
-            return report
-        }
-        let setUp: (changed: Bool, warnings: [String])
-        do throws(DeviceProgram.Failure) {
-            setUp = try install(chosen)
-        } catch {
-            throw NodeProcess.Failure(message: "the service (\(kind.rawValue)) cannot be set up: \(error.message)")
-        }
-        return try run(configurationChanged, chosen, setUp)
-    }
-
     private func run(
         _ configurationChanged: Bool,
-        _ service: any DeviceService,
-        _ setUp: (changed: Bool, warnings: [String])
+        _ choice: ServiceChoice,
+        _ order: String?
     ) throws(NodeProcess.Failure) -> Report {
-        var report = try run(configurationChanged, service)
-        report.service = .init(
-            kind: service.kind.rawValue,
-            place: service.place,
-            change: setUp.changed ? "installed" : "unchanged"
-        )
-        report.warnings += setUp.warnings
-        return report
+        switch choice {
+        case .present(let kind):
+            return try run(configurationChanged, kind?.service(description))
+        case .one(let kind):
+            let setUp: InstalledService.SetUp
+            do throws(DeviceProgram.Failure) {
+                setUp = try installed.install(kind)
+            } catch {
+                throw NodeProcess.Failure(message: "the service (\(kind.rawValue)) cannot be set up: \(error.message)")
+            }
+            return try run(configurationChanged, setUp)
+        case .firstOf(let kinds):
+            return try run(configurationChanged, firstOf: kinds)
+        case .noService:
+            return try runWithoutService(configurationChanged)
+        case .unknown:
+            let word = Printable.clean(order ?? "", limit: 40)
+            throw NodeProcess.Failure(message: "this agent knows no service '\(word)'; upload a newer one")
+        }
     }
 
-    /// The first kind that can be had; what is there already comes first.
-    private func runAutomatically(_ configurationChanged: Bool) throws(NodeProcess.Failure) -> Report {
+    private func run(_ configurationChanged: Bool, firstOf kinds: [ServiceKind]) throws(NodeProcess.Failure) -> Report {
         var reasons: [String] = []
-        let recorded = recordedKind
-        for kind in [recorded].compactMap(\.self) + ServiceKind.preferred.filter({ $0 != recorded }) {
-            guard let candidate = self.service(kind) else { continue }
-            let setUp: (changed: Bool, warnings: [String])
+        for kind in kinds {
+            let setUp: InstalledService.SetUp
             do throws(DeviceProgram.Failure) {
-                setUp = try install(candidate)
+                setUp = try installed.install(kind)
             } catch {
                 reasons.append("\(kind.rawValue): \(error.message)")
                 continue
             }
-            return try run(configurationChanged, candidate, setUp)
+            return try run(configurationChanged, setUp)
         }
-        try removeService()
-        var report = try run(configurationChanged, nil)
-        report.service = .init(kind: ServiceKind.none.rawValue, place: nil, change: "none")
+        var report = try runWithoutService(configurationChanged)
         report.warnings.append(
             "nothing starts the node again after a crash or a reboot of the device: \(reasons.joined(separator: "; "))"
         )
         return report
     }
 
-    private func service(_ kind: ServiceKind) -> (any DeviceService)? {
-        switch kind {
-        case .systemd: SystemdService(description: description, isUser: false)
-        case .systemdUser: SystemdService(description: description, isUser: true)
-        case .openrc: InitScriptService(description: description, isProcd: false)
-        case .procd: InitScriptService(description: description, isProcd: true)
-        case .cron: CronService(description: description)
-        case .none: nil
-        }
+    private func run(
+        _ configurationChanged: Bool,
+        _ setUp: InstalledService.SetUp
+    ) throws(NodeProcess.Failure) -> Report {
+        var report = try run(configurationChanged, setUp.service)
+        report.service = .init(
+            kind: setUp.service.kind.rawValue,
+            place: setUp.service.place,
+            change: setUp.isChanged ? "installed" : "unchanged"
+        )
+        report.warnings += setUp.warnings
+        return report
     }
 
-    private var recordedKind: ServiceKind? {
-        guard let bytes = try? LocalFile.read(recordFile, limit: 4096) else { return nil }
-        return String(decoding: bytes, as: UTF8.self).split(separator: "\n").first.flatMap {
-            ServiceKind(rawValue: String($0))
-        }
-    }
-
-    private func removeService() throws(NodeProcess.Failure) {
-        guard let kind = recordedKind, let service = self.service(kind) else { return }
+    private func runWithoutService(_ configurationChanged: Bool) throws(NodeProcess.Failure) -> Report {
         do throws(DeviceProgram.Failure) {
-            try service.remove()
+            try installed.remove()
         } catch {
-            throw NodeProcess.Failure(message: "the service (\(kind.rawValue)) cannot be removed: \(error.message)")
+            throw NodeProcess.Failure(message: error.message)
         }
-        unlink(recordFile)
-    }
-
-    private func install(
-        _ service: any DeviceService
-    ) throws(DeviceProgram.Failure) -> (changed: Bool, warnings: [String]) {
-        guard description.isPlain else {
-            throw DeviceProgram.Failure(message: "the path \(state) has characters that a service cannot have")
-        }
-        if let obstacle = service.obstacle { throw DeviceProgram.Failure(message: obstacle) }
-        do throws(NodeProcess.Failure) {
-            if let recordedKind, recordedKind != service.kind { try removeService() }
-        } catch {
-            throw DeviceProgram.Failure(message: error.message)
-        }
-        let setUp = try service.install()
-        let record = "\(service.kind.rawValue)\n\(description.name)\n"
-        do {
-            try AtomicFile.write(Array(record.utf8), to: recordFile, mode: 0o600)
-        } catch {
-            throw DeviceProgram.Failure(message: error.message)
-        }
-        return setUp
+        var report = try run(configurationChanged, nil)
+        report.service = .init(kind: ServiceKind.none.rawValue, place: nil, change: "none")
+        return report
     }
 
     // MARK: Node
 
-    /// A healthy node is left alone: it takes up the new credential by itself.
     private func run(
         _ configurationChanged: Bool,
         _ service: (any DeviceService)?
     ) throws(NodeProcess.Failure) -> Report {
-        let process = node.runningProcess
-        let supervisor = service == nil ? nil : Supervisor.running(state: state)
-        if let process, !configurationChanged, node.isCurrent(process), service == nil || supervisor != nil,
-            let listener = node.listener, NodeProcess.accepts(listener)
-        {
-            node.reload(process)
+        let facts = facts(configurationChanged, hasService: service != nil)
+        let outcome = facts.process == nil ? "started" : "restarted"
+        switch NodePlan(facts) {
+        case .leave(let listener):
+            if let process = facts.process { node.reload(process) }
             return Report(listener: listener, outcome: "running")
+        case .replace(let supervisor):
+            return Report(listener: try replace(by: supervisor), outcome: outcome)
+        case .start(let stopping):
+            if let stopping { try node.stop(stopping) }
+            guard let service else { return Report(listener: try node.start().listener, outcome: outcome) }
+            return Report(listener: try start(service, after: facts.process), outcome: outcome)
         }
-        let outcome = process == nil ? "started" : "restarted"
-        if let supervisor { return Report(listener: try replace(by: supervisor), outcome: outcome) }
-        // One that cannot hand its sockets over would be in the way.
-        if let process, !node.handsOver(process) { try node.stop(process) }
-        guard let service else { return Report(listener: try node.start().listener, outcome: outcome) }
-        return Report(listener: try start(service, after: process), outcome: outcome)
+    }
+
+    private func facts(_ isConfigurationChanged: Bool, hasService: Bool) -> NodePlan.Facts {
+        var facts = NodePlan.Facts(
+            isConfigurationChanged: isConfigurationChanged,
+            process: node.runningProcess,
+            hasService: hasService,
+            supervisor: hasService ? Supervisor.running(state: state) : nil
+        )
+        guard let process = facts.process else { return facts }
+        facts.isCurrent = node.isCurrent(process)
+        facts.handsOver = node.handsOver(process)
+        // Only one that may be left alone is asked: it would log a connection that says nothing.
+        if !isConfigurationChanged, facts.isCurrent, let listener = node.listener, NodeProcess.accepts(listener) {
+            facts.listener = listener
+        }
+        return facts
     }
 
     /// More than a supervisor and a node may take together.
-    private static let patience = NodeProcess.startLimit + .seconds(5)
+    private static let patience = NodeStart.limit + .seconds(5)
 
     private func replace(by supervisor: pid_t) throws(NodeProcess.Failure) -> String {
         let request = ReplacementRequest(program: executable)

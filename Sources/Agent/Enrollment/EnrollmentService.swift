@@ -41,48 +41,15 @@ package struct EnrollmentService {
     ///
     /// - Throws: why it did not end well; the operator has been told, as far as it could be reached.
     package func run() throws(SignalError) {
-        let installation = DeviceInstallation(state: state, executable: executable, connection: connection)
-        var machine = EnrollmentDevice(software: AgentRelease.software)
+        let device = DeviceInstallation(state: state, executable: executable, connection: connection)
+        var conversation = DeviceConversation(with: device, clock: clock)
         var decoder = SignalFrameDecoder()
-        var pending: PendingCredential?
-        var lock: FileLock?
-        defer { withExtendedLifetime(lock) {} }
-        var events: [EnrollmentDevice.Event] = [.started]
         while true {
-            let event = events.isEmpty ? receive(&decoder) : events.removeFirst()
-            for action in machine.handle(event, now: clock()) {
-                do throws(SignalError) {
-                    switch action {
-                    case .send(let message):
-                        send(message)
-                    case .prepareKey(let order):
-                        try installation.prepare()
-                        if lock == nil { lock = try installation.lock() }
-                        let prepared = try installation.prepareKey(order)
-                        pending = prepared
-                        let csr = String(decoding: prepared.request.pem, as: UTF8.self)
-                        events.append(.prepared(.init(id: prepared.id.description, csr: csr)))
-                    case .discardKey:
-                        pending = nil
-                    case .install(let certificate, let order):
-                        guard let key = pending else {
-                            throw SignalError(.credential, "there is no key for this certificate")
-                        }
-                        pending = nil
-                        events.append(.installed(try installation.install(certificate, key, for: order)))
-                    case .reportEndpoints:
-                        events.append(.endpoints(installation.endpoints()))
-                    case .takeRevocations(let lists):
-                        if lock == nil { lock = try installation.lock() }
-                        events.append(.tookRevocations(changed: try installation.takeRevocations(lists)))
-                    case .close(let error):
-                        if let error { throw error }
-                        return
-                    }
-                } catch {
-                    if case .close = action { throw error }
-                    events.append(.failed(error))
-                }
+            switch conversation.next() {
+            case .send(let message): send(message)
+            case .receive: conversation.received(receive(&decoder))
+            case .close(let error?): throw error
+            case .close(nil): return
             }
         }
     }
@@ -104,7 +71,7 @@ package struct EnrollmentService {
         }
     }
 
-    private func receive(_ decoder: inout SignalFrameDecoder) -> EnrollmentDevice.Event {
+    private func receive(_ decoder: inout SignalFrameDecoder) -> SignalReception {
         var chunk = [UInt8](repeating: 0, count: 16 << 10)
         let deadline = ContinuousClock.now + patience
         while true {

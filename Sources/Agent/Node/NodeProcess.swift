@@ -23,8 +23,6 @@ package struct NodeProcess {
     private var readyFile: String { "\(state)/node.ready" }
     private var logFile: String { "\(state)/node.log" }
 
-    /// Long enough for a small device that starts from a slow disk.
-    static let startLimit = Duration.seconds(20)
     /// The node drains its streams before it ends.
     static let stopLimit = Duration.seconds(15)
     private static let pollInterval: useconds_t = 10_000
@@ -54,15 +52,7 @@ package struct NodeProcess {
     }
 
     /// Where its HBONE listener accepts, by its own word; nil before.
-    var listener: String? { Self.listener(in: readyFile) }
-
-    private static func listener(in file: String) -> String? {
-        for line in (read(file) ?? "").split(separator: "\n") {
-            let words = line.split(separator: " ")
-            if words.count == 3, words[0] == "ready", words[1] == "hbone" { return String(words[2]) }
-        }
-        return nil
-    }
+    var listener: String? { NodeStart.listener(in: Self.read(readyFile) ?? "") }
 
     /// Whether somebody accepts there.
     package static func accepts(_ listener: String) -> Bool {
@@ -112,27 +102,32 @@ package struct NodeProcess {
         let arguments = [executable, "node", "--config", configuration] + handover
         let process = try Self.spawn(arguments, output: ready, log: log)
         do throws(Failure) {
-            let deadline = ContinuousClock.now + Self.startLimit
+            let start = NodeStart(at: .now)
             while true {
-                if let listener = Self.listener(in: newReadyFile), Self.accepts(listener) {
+                var status: Int32 = 0
+                let seen = NodeStart.Observation(
+                    output: Self.read(newReadyFile) ?? "",
+                    accepts: Self.accepts,
+                    hasEnded: { waitpid(process, &status, WNOHANG) == process },
+                    isWanted: goesOn()
+                )
+                switch start.verdict(seen, at: .now) {
+                case .ready(let listener):
                     // Who waits looks at the process first.
                     guard rename(newReadyFile, readyFile) == 0 else {
                         throw failure("\(readyFile) cannot be written", errno)
                     }
                     try writeProcessFile(process)
                     return (listener, process)
-                }
-                var status: Int32 = 0
-                if waitpid(process, &status, WNOHANG) == process {
+                case .ended:
                     throw Failure(message: "the node ended at once: \(logTail(from: logStart))")
-                }
-                guard ContinuousClock.now < deadline, goesOn() else {
+                case .late:
                     throw Failure(
                         message:
-                            "the node was not ready within \(Self.startLimit.components.seconds) s: \(logTail(from: logStart))"
+                            "the node was not ready within \(NodeStart.limit.components.seconds) s: \(logTail(from: logStart))"
                     )
+                case .wait: usleep(Self.pollInterval)
                 }
-                usleep(Self.pollInterval)
             }
         } catch {
             // One that did not get ready is not left behind.

@@ -5,14 +5,9 @@ import SSHSignal
 
 /// Watches over a device's node: `bootstrap supervise`, which every kind of service runs, so that they all behave the same.
 ///
-/// ```
-///   starting ── ready ──→ running ── node ended ──→ starting again, after a pause that grows from 1 s to 30 s
-///                            │ SIGUSR2: the request in `node.request` ─→ another node is started and takes the sockets over;
-///                            │                 one that does not get ready changes nothing. Answer in `node.outcome`
-///                            └ SIGTERM ─→ nodes are told, waited for, ended ──→ 0
-/// ```
-///
-/// One thread; it blocks. A node that was taken over ends with its last stream, and is collected then.
+/// ``Supervision`` decides what is next; here it is done, on one thread, which blocks. SIGUSR2: the request in `node.request` has another
+/// node started, which takes the sockets over; one that does not get ready changes nothing; the answer is in `node.outcome`. SIGTERM:
+/// nodes are told, waited for, ended. A node that was taken over ends with its last stream, and is collected then.
 package struct Supervisor {
     /// Absolute.
     package var state: String
@@ -49,10 +44,6 @@ package struct Supervisor {
         ProcessList.process(in: processFile(state), with: ["supervise", state])
     }
 
-    /// Longer than it lives, a node was healthy, and the next pause is the first again.
-    private static let healthyLife = Duration.seconds(60)
-    private static let longestPause = Duration.seconds(30)
-
     /// Runs until a signal ends it.
     package func run() throws(Failure) {
         let lock = try takeLock()
@@ -61,43 +52,55 @@ package struct Supervisor {
             close(lock)
         }
         guard SignalPipe.open() else { throw Failure(description: "signals cannot be received") }
-        var node: NodeProcess { NodeProcess(state: state, executable: program) }
-        var current: pid_t?
-        var pause = Duration.seconds(1)
-        while !SignalPipe.isStopping {
-            let started = ContinuousClock.now
-            if current == nil {
-                do throws(NodeProcess.Failure) {
-                    let (listener, process) = try node.start(while: { !SignalPipe.isStopping })
-                    current = process
-                    Self.forgetFailure(state: state)
-                    log("node \(process) listens on \(listener)")
-                } catch {
-                    if SignalPipe.isStopping { break }
-                    try? AtomicFile.write(Array(error.message.utf8), to: Self.failureFile(state), mode: 0o600)
-                    log("\(error.message); next try in \(pause.components.seconds) s")
-                }
+        var supervision = Supervision(at: .now)
+        while true {
+            if SignalPipe.isStopping { supervision.stop() }
+            switch supervision.next(at: .now) {
+            case .start: start(&supervision)
+            case .wait(let limit):
+                SignalPipe.wait(limit)
+                if SignalPipe.takeRequest() { answer(&supervision) }
+                collect(&supervision)
+            case .end: return end()
             }
-            while current != nil, !SignalPipe.isStopping {
-                SignalPipe.wait(.seconds(3600))
-                if SignalPipe.takeRequest() { current = answer(current) }
-                // Also one that has only just taken another's place.
-                for (ended, status) in Self.collect() where ended == current {
-                    log("node \(ended) ended (\(Self.text(status)))")
-                    current = nil
-                }
-            }
-            if started.duration(to: .now) > Self.healthyLife { pause = .seconds(1) }
-            guard current == nil, !SignalPipe.isStopping else { continue }
-            let until = ContinuousClock.now + pause
-            while current == nil, !SignalPipe.isStopping, ContinuousClock.now < until {
-                SignalPipe.wait(until - ContinuousClock.now)
-                if SignalPipe.takeRequest() { current = answer(nil) }
-                for (ended, _) in Self.collect() where ended == current { current = nil }
-            }
-            pause = min(pause * 2, Self.longestPause)
         }
-        end()
+    }
+
+    private func start(_ supervision: inout Supervision) {
+        do throws(NodeProcess.Failure) {
+            let node = NodeProcess(state: state, executable: program)
+            let (listener, process) = try node.start(while: { !SignalPipe.isStopping })
+            supervision.started(process)
+            Self.forgetFailure(state: state)
+            log("node \(process) listens on \(listener)")
+        } catch {
+            if SignalPipe.isStopping { return }
+            try? AtomicFile.write(Array(error.message.utf8), to: Self.failureFile(state), mode: 0o600)
+            log("\(error.message); next try in \(supervision.pause.components.seconds) s")
+            supervision.startFailed(at: .now)
+        }
+    }
+
+    /// Starts the node that is asked for beside the one that runs.
+    private func answer(_ supervision: inout Supervision) {
+        guard let request = ReplacementRequest.read(state: state) else { return }
+        log("replacing the node by \(request.program)")
+        do throws(NodeProcess.Failure) {
+            let node = NodeProcess(state: state, executable: request.program)
+            let (listener, process) = try node.start(while: { !SignalPipe.isStopping })
+            supervision.replaced(by: process, at: .now)
+            request.answer(listener: listener, state: state)
+            log("node \(process) listens on \(listener)")
+        } catch {
+            request.answer(failure: error.message, state: state)
+            log("\(error.message); \(supervision.process.map { "node \($0) goes on" } ?? "there is no node")")
+        }
+    }
+
+    private func collect(_ supervision: inout Supervision) {
+        for (process, status) in Self.collect() where supervision.ended(process, at: .now) {
+            log("node \(process) ended (\(Self.text(status)))")
+        }
     }
 
     private func takeLock() throws(Failure) -> Int32 {
@@ -114,25 +117,6 @@ package struct Supervisor {
             throw Failure(description: "\(path): \(String(cString: strerror(errno)))")
         }
         return file
-    }
-
-    /// Starts the node that is asked for beside the one that runs.
-    ///
-    /// - Returns: the node to watch over from now on.
-    private func answer(_ current: pid_t?) -> pid_t? {
-        guard let request = ReplacementRequest.read(state: state) else { return current }
-        log("replacing the node by \(request.program)")
-        do throws(NodeProcess.Failure) {
-            let node = NodeProcess(state: state, executable: request.program)
-            let (listener, process) = try node.start(while: { !SignalPipe.isStopping })
-            request.answer(listener: listener, state: state)
-            log("node \(process) listens on \(listener)")
-            return process
-        } catch {
-            request.answer(failure: error.message, state: state)
-            log("\(error.message); \(current.map { "node \($0) goes on" } ?? "there is no node")")
-            return current
-        }
     }
 
     /// Those children that have ended, and how.
@@ -186,55 +170,6 @@ extension Supervisor {
         // It waits for its nodes in turn.
         _ = ProcessList.end(process, patience: NodeProcess.stopLimit + .seconds(4)) { _ in running(state: state) != nil
         }
-    }
-}
-
-/// `node.request` and `node.outcome`: what `bootstrap signal` asks of a supervisor, and the answer.
-struct ReplacementRequest {
-    /// A fresh word that the answer repeats.
-    let id: String
-    let program: String
-
-    private static func requestFile(_ state: String) -> String { "\(state)/node.request" }
-    private static func outcomeFile(_ state: String) -> String { "\(state)/node.outcome" }
-
-    init(program: String) {
-        id = AtomicFile.randomName()
-        self.program = program
-    }
-
-    private init(id: String, program: String) { (self.id, self.program) = (id, program) }
-
-    func write(state: String) throws(IdentityError) {
-        unlink(Self.outcomeFile(state))
-        try fileWork(AtomicFile.write(Array("\(id)\n\(program)\n".utf8), to: Self.requestFile(state), mode: 0o600))
-    }
-
-    static func read(state: String) -> ReplacementRequest? {
-        guard let lines = lines(requestFile(state)), lines.count == 2 else { return nil }
-        unlink(requestFile(state))
-        return ReplacementRequest(id: lines[0], program: lines[1])
-    }
-
-    func answer(listener: String, state: String) { write("ready", listener, state) }
-
-    func answer(failure: String, state: String) { write("failed", failure, state) }
-
-    private func write(_ word: String, _ text: String, _ state: String) {
-        let text = text.split(separator: "\n").joined(separator: " ")
-        try? AtomicFile.write(Array("\(id)\n\(word)\n\(text)\n".utf8), to: Self.outcomeFile(state), mode: 0o600)
-    }
-
-    /// The listener of the new node; nil while there is no answer.
-    func outcome(state: String) throws(NodeProcess.Failure) -> String? {
-        guard let lines = Self.lines(Self.outcomeFile(state)), lines.count == 3, lines[0] == id else { return nil }
-        guard lines[1] == "ready" else { throw NodeProcess.Failure(message: lines[2]) }
-        return lines[2]
-    }
-
-    private static func lines(_ file: String) -> [String]? {
-        guard let bytes = try? LocalFile.read(file, limit: 64 << 10) else { return nil }
-        return String(decoding: bytes, as: UTF8.self).split(separator: "\n").map(String.init)
     }
 }
 
