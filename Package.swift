@@ -73,7 +73,7 @@ let package = Package(
         // What runs on the device: the far end of an enrolment, and what keeps the node alive.
         .target(
             name: "Agent",
-            dependencies: ["Platform", "MeshIdentity", "SSHSignal", "CLinux"],
+            dependencies: ["Streams", "Platform", "MeshIdentity", "SSHSignal", "CLinux"],
             swiftSettings: settings
         ),
         .target(name: "MeshPolicy", dependencies: ["Platform", "Streams", "MeshIdentity"], swiftSettings: settings),

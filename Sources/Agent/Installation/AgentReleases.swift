@@ -48,30 +48,42 @@ struct AgentReleases {
     ///
     /// - Returns: the releases that are gone.
     func removeOthers(keeping kept: [String?]) -> [String] {
-        guard let directory = opendir(root) else { return [] }
-        defer { closedir(directory) }
         var removed: [String] = []
-        while let entry = readdir(directory) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name) {
-                $0.withMemoryRebound(to: CChar.self, capacity: Int(NAME_MAX) + 1) { String(cString: $0) }
-            }
-            guard Self.isRelease(name), !kept.contains(name) else { continue }
-            var status = stat()
-            guard stat("\(root)/\(name)", &status) == 0, status.st_mode & S_IFMT == S_IFDIR,
-                time(nil) - status.st_mtim.tv_sec > Self.installationLimit
-            else { continue }
+        for name in Self.superfluous(found, keeping: kept) {
             unlink(program(of: name))
             // With anything else in it, it is not ours alone.
             if rmdir("\(root)/\(name)") == 0 { removed.append(name) }
         }
-        return removed.sorted()
+        return removed
+    }
+
+    /// The directories beside each other, with the seconds since each was changed.
+    private var found: [(name: String, age: Int)] {
+        guard let directory = opendir(root) else { return [] }
+        defer { closedir(directory) }
+        var found: [(name: String, age: Int)] = []
+        while let entry = readdir(directory) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: Int(NAME_MAX) + 1) { String(cString: $0) }
+            }
+            var status = stat()
+            guard stat("\(root)/\(name)", &status) == 0, status.st_mode & S_IFMT == S_IFDIR else { continue }
+            found.append((name, time(nil) - status.st_mtim.tv_sec))
+        }
+        return found
+    }
+
+    /// Which of those directories may go: releases that are not kept, and that nobody is just installing.
+    static func superfluous(_ found: [(name: String, age: Int)], keeping kept: [String?]) -> [String] {
+        found.filter { isRelease($0.name) && !kept.contains($0.name) && $0.age > installationLimit }.map(\.name)
+            .sorted()
     }
 
     /// Seconds. Longer than there is between an upload and its use.
-    private static let installationLimit = 600
+    static let installationLimit = 600
 
     /// `VERSION-SHA12`.
-    private static func isRelease(_ name: String) -> Bool {
+    static func isRelease(_ name: String) -> Bool {
         guard let dash = name.lastIndex(of: "-"), name.first?.isNumber == true else { return false }
         let hash = name[name.index(after: dash)...]
         return hash.utf8.count == 12 && hash.allSatisfy(\.isHexDigit) && !name.contains("/")

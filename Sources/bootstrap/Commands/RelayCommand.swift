@@ -1,3 +1,4 @@
+import Agent
 import ArgumentParser
 import Streams
 
@@ -23,26 +24,19 @@ struct RelayCommand: AsyncParsableCommand {
         } catch {
             throw fail(error.message, .usage)
         }
-        guard address.isLoopback else {
-            throw fail("\(address) is not an address of this machine alone: relay leads to 127.0.0.1 or ::1", .usage)
-        }
-        let loop = EventLoop(name: "relay")
-        let ends = AsyncStream<StreamError?>.makeStream()
-        let written: AsyncStream<Void>
-        do {
-            written = try await Socket.connect(to: address, on: loop) { socket in
-                let standard = try StandardStream(on: loop)
-                Relay(standard.stream, socket) { ends.continuation.yield($0.failure) }.start()
-                return standard.written
-            }
+        do throws(LoopbackRelay.Failure) {
+            try await LoopbackRelay(to: address).run()
         } catch {
-            throw fail("\(error). Does the node run? (`bootstrap node`)", .unreachable)
+            switch error {
+            case .notLoopback:
+                throw fail(
+                    "\(address) is not an address of this machine alone: relay leads to 127.0.0.1 or ::1",
+                    .usage
+                )
+            case .unreachable(let reason):
+                throw fail("\(reason). Does the node run? (`bootstrap node`)", .unreachable)
+            case .cut(let failure): throw fail(failure.message)
+            }
         }
-        for await failure in ends.stream {
-            for await _ in written {}
-            guard let failure else { break }
-            throw fail(failure.message)
-        }
-        await loop.shutDown()
     }
 }

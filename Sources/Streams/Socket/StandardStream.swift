@@ -1,19 +1,18 @@
 import CLinux
 import Glibc
-import Streams
 
 /// Standard input and output as one byte stream, whatever they are.
 ///
 /// Two threads copy between them and a socket pair: epoll takes no files, and to make an inherited descriptor non-blocking
 /// would change it for every process that has it.
-struct StandardStream {
+package struct StandardStream {
     /// Its end is that of standard input; what is written to it goes to standard output.
-    let stream: Socket
+    package let stream: Socket
     /// Yields once everything that was written to ``stream`` is in standard output.
-    let written: AsyncStream<Void>
+    package let written: AsyncStream<Void>
 
     /// Loop only. The process's standard input and output belong to the stream from now on.
-    init(on loop: EventLoop) throws(StreamError) {
+    package init(on loop: EventLoop) throws(StreamError) {
         let (socket, descriptor) = try Socket.pairWithDescriptor(on: loop)
         _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) & ~O_NONBLOCK)
         let written = AsyncStream<Void>.makeStream()
