@@ -114,7 +114,7 @@ let package = Package(
         ),
         .testTarget(name: "TestPeersTests", dependencies: ["TestPeers"], swiftSettings: settings),
         .testTarget(name: "PlatformTests", dependencies: ["Platform", "TestPeers"], swiftSettings: settings),
-        .testTarget(name: "StreamsTests", dependencies: ["Streams", "TestPeers"], swiftSettings: settings),
+        .testTarget(name: "StreamsTests", dependencies: ["Platform", "Streams", "TestPeers"], swiftSettings: settings),
         .testTarget(name: "YAMLTests", dependencies: ["YAML"], swiftSettings: settings),
         .testTarget(name: "MeshIdentityTests", dependencies: ["MeshIdentity", "TestPeers"], swiftSettings: settings),
         .testTarget(

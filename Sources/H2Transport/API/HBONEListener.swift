@@ -259,8 +259,7 @@ final class ListenerLoop {
     init(_ server: HBONEServer) { self.server = server }
 
     func accept(_ socket: Socket) {
-        socket.limitUnsent(to: 128 << 10)
-        socket.detectDeadPeer(unacknowledgedFor: .seconds(20))
+        socket.apply(.multiplexed(unacknowledgedLimit: .seconds(20)))
         server.accept(socket)
     }
 

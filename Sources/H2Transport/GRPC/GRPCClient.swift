@@ -56,7 +56,8 @@ public struct GRPCClient: Sendable {
         _ deadline: ContinuousClock.Instant,
         on loop: EventLoop
     ) async throws -> [UInt8] {
-        let socket = try await HappyEyeballs.connect(to: addresses, on: loop, timeout: try left(until: deadline)) {
+        let limit = Dialer.Options(timeout: try left(until: deadline))
+        let socket = try await Dialer.connect(to: .addresses(addresses), on: loop, options: limit) {
             LoopBound($0, on: loop)
         }
         var options = TLSContext.Options(applicationProtocols: ["h2"])

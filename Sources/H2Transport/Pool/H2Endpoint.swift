@@ -21,7 +21,7 @@ public struct H2Endpoint {
 
     /// Mutual TLS over TCP.
     ///
-    /// - Parameter unsentLimit: Bytes the kernel may hold unsent; see `Socket.limitUnsent`.
+    /// - Parameter unsentLimit: Bytes the kernel may hold unsent; see ``Streams/SocketOptions/unsentLimit``.
     /// - Parameter expectation: Whose certificate the server must show.
     /// - Parameter context: Our credential and whom we trust; a client context.
     /// - Parameter timeout: For the TCP connection; the handshake has its own.
@@ -35,7 +35,7 @@ public struct H2Endpoint {
     ) -> H2Endpoint {
         over(address.description, context: context, expecting: expectation) { loop, completion in
             Socket.connect(to: address, on: loop, timeout: timeout) { result in
-                if case .success(let socket) = result { socket.limitUnsent(to: unsentLimit) }
+                if case .success(let socket) = result { socket.apply(SocketOptions(unsentLimit: unsentLimit)) }
                 completion(result.map { $0 })
             }
         }

@@ -56,8 +56,7 @@ final class Worker {
     func accept(_ socket: Socket, by listener: NodeConfiguration.Listener) {
         switch listener.protocol {
         case .hbone:
-            socket.limitUnsent(to: 128 << 10)
-            socket.detectDeadPeer(unacknowledgedFor: .seconds(20))
+            socket.apply(.multiplexed(unacknowledgedLimit: .seconds(20)))
             stripes.accept(socket)
         case .tcp:
             guard let destination = listener.forwardTo else { return socket.reset(.closed(socket)) }

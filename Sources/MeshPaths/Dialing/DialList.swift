@@ -31,9 +31,7 @@ final class DialList {
         Dialer(next, on: loop, timeout: timeout, check: { _ in nil }) { [self] result in
             switch result {
             case .success(let socket):
-                // A keystroke must not wait behind a full socket buffer of bulk.
-                socket.limitUnsent(to: 128 << 10)
-                socket.detectDeadPeer(unacknowledgedFor: .seconds(10))
+                socket.apply(.multiplexed(unacknowledgedLimit: .seconds(10)))
                 completion(.success(socket))
             case .failure(let error):
                 errors.append(error)

@@ -73,7 +73,7 @@ package final class StripeAcceptor {
     }
 
     private func add(_ socket: Socket, _ preface: StripePreface) {
-        socket.limitUnsent(to: 128 << 10)
+        socket.apply(.multiplexed())
         if let stream = streams[preface] { return stream.add(socket) }
         let stream = StripedStream(preface, over: socket, as: .server)
         streams[preface] = stream

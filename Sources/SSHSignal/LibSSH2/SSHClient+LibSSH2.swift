@@ -1,8 +1,9 @@
+import Platform
 public import Streams
 
 /// Connecting with libssh2, for a program that has its own configuration and its own idea of the right host key.
 extension SSHClient {
-    /// Connects over TCP: to each of the host's addresses in turn until one takes the connection.
+    /// Connects over TCP, to whichever of the host's addresses answers first (RFC 8305).
     ///
     /// - Parameters:
     ///   - loop: Where the session and its streams will live; what is relayed to them must be there too.
@@ -19,35 +20,36 @@ extension SSHClient {
         on loop: EventLoop,
         connectTimeout: Duration = .seconds(10)
     ) async throws(SSHError) -> SSHClient {
-        var failure = SSHError(.connectionFailed, "'\(host)' has no address")
-        let addresses: [SocketAddress]
+        let options = Dialer.Options(
+            timeout: connectTimeout,
+            socket: .multiplexed(unacknowledgedLimit: deadPeerLimit)
+        )
+        return try await connect(
+            over: dial(.host(host, port: port), options, on: loop),
+            configuration: configuration,
+            hostKeyVerifier: hostKeyVerifier,
+            on: loop
+        )
+    }
+
+    /// How long a server may leave bytes unacknowledged: longer than a mobile network is out of reach now and then.
+    static var deadPeerLimit: Duration { .seconds(30) }
+
+    /// Connects a socket for ``connect(over:configuration:hostKeyVerifier:on:)``.
+    static func dial(
+        _ destination: Dialer.Destination,
+        _ options: Dialer.Options,
+        on loop: EventLoop,
+        check: @escaping @Sendable (IPAddress) -> StreamError? = { _ in nil }
+    ) async throws(SSHError) -> LoopBound<ByteStream> {
         do {
-            addresses = try await Resolver.resolve(host: host, port: port)
-        } catch {
-            throw SSHError(.connectionFailed, "\(error)")
-        }
-        for address in addresses {
-            let socket: LoopBound<ByteStream>
-            do {
-                socket = try await Socket.connect(to: address, on: loop, timeout: connectTimeout) { socket in
-                    socket.detectDeadPeer(unacknowledgedFor: .seconds(30))
-                    // A keystroke must not wait behind a full socket buffer of bulk.
-                    socket.limitUnsent(to: 128 << 10)
-                    return LoopBound<ByteStream>(socket, on: loop)
-                }
-            } catch {
-                let isTimeout = (error as? StreamError)?.code == .timedOut
-                failure = SSHError(isTimeout ? .timedOut : .connectionFailed, "\(error)")
-                continue
+            return try await Dialer.connect(to: destination, on: loop, options: options, check: check) {
+                LoopBound<ByteStream>($0, on: loop)
             }
-            return try await connect(
-                over: socket,
-                configuration: configuration,
-                hostKeyVerifier: hostKeyVerifier,
-                on: loop
-            )
+        } catch {
+            let isTimeout = (error as? StreamError)?.code == .timedOut
+            throw SSHError(isTimeout ? .timedOut : .connectionFailed, "\(error)")
         }
-        throw failure
     }
 
     /// Connects over a stream that is already there.

@@ -1,3 +1,4 @@
+import Platform
 import Streams
 
 /// The login with libssh2: one session inside the other where there are jump hosts.
@@ -91,38 +92,28 @@ extension SSHLogin {
         _ configuration: SSHClientConfiguration,
         on loop: EventLoop
     ) async throws(SSHError) -> LoopBound<ByteStream> {
-        let (host, port) = (configuration.hostName, configuration.port)
-        do {
-            let addresses = try await Resolver.resolve(host: host, port: port).filter { address in
-                switch configuration.addressFamily {
-                case .any: true
-                case .inet: !address.isIPv6
-                case .inet6: address.isIPv6
-                }
+        let (host, family) = (configuration.hostName, configuration.addressFamily)
+        var options = Dialer.Options(
+            timeout: configuration.connectTimeout ?? .seconds(10),
+            socket: SocketOptions(unacknowledgedLimit: SSHClient.deadPeerLimit)
+        )
+        if let text = configuration.bindAddress {
+            do {
+                options.locals = try await Resolver.resolve(host: text, port: 0)
+            } catch {
+                throw SSHError(.connectionFailed, "\(error)")
             }
-            guard !addresses.isEmpty else {
-                throw SSHError(
-                    .connectionFailed,
-                    "'\(host)' has no address of the family \(configuration.addressFamily.rawValue) (AddressFamily)"
-                )
+        }
+        let otherFamily = StreamError(
+            .unreachable,
+            "'\(host)' has no address of the family \(family.rawValue) (AddressFamily)"
+        )
+        return try await SSHClient.dial(.host(host, port: configuration.port), options, on: loop) { address in
+            switch family {
+            case .any: nil
+            case .inet: address.isIPv4 ? nil : otherFamily
+            case .inet6: address.isIPv4 ? otherFamily : nil
             }
-            var local: [SocketAddress] = []
-            if let text = configuration.bindAddress { local = try await Resolver.resolve(host: text, port: 0) }
-            return try await HappyEyeballs.connect(
-                to: addresses,
-                from: local,
-                on: loop,
-                timeout: configuration.connectTimeout ?? .seconds(10)
-            ) { socket in
-                socket.detectDeadPeer(unacknowledgedFor: .seconds(30))
-                return LoopBound<ByteStream>(socket, on: loop)
-            }
-        } catch let error as SSHError {
-            throw error
-        } catch let error as StreamError {
-            throw SSHError(error.code == .timedOut ? .timedOut : .connectionFailed, "\(error)")
-        } catch {
-            throw SSHError(.connectionFailed, "\(error)")
         }
     }
 

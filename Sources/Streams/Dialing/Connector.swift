@@ -64,17 +64,7 @@ extension Socket {
         try await withCheckedThrowingContinuation { continuation in
             let isAccepted = loop.submitIfRunning {
                 connect(to: address, on: loop, timeout: timeout) { result in
-                    continuation.resume(
-                        with: Result {
-                            let socket = try result.get()
-                            do {
-                                return try body(socket)
-                            } catch {
-                                socket.close()
-                                throw error
-                            }
-                        }
-                    )
+                    continuation.resume(with: Result { try result.get().handed(to: body) })
                 }
             }
             if !isAccepted {

@@ -12,24 +12,46 @@ public enum Resolver {
     public static func resolve(host: String, port: UInt16) async throws -> [SocketAddress] {
         if let address = try? SocketAddress(ip: host, port: port) { return [address] }
         return try await withCheckedThrowingContinuation { continuation in
-            let request = Request(host: host, port: port) { continuation.resume(with: $0) }
-            var thread = pthread_t()
-            let context = Unmanaged.passRetained(request)
-            let result = pthread_create(&thread, nil, threadMain, context.toOpaque())
-            guard result == 0 else {
-                context.release()
-                continuation.resume(throwing: StreamError.system(result, "starting the resolver"))
-                return
-            }
-            pthread_detach(thread)
+            start(Request(host: host, port: port) { continuation.resume(with: $0) })
         }
+    }
+
+    /// The same for code on an event loop.
+    ///
+    /// - Parameter completion: Called once, on the loop, never from inside this call; not at all when the loop shuts down first.
+    static func resolve(
+        host: String,
+        port: UInt16,
+        on loop: EventLoop,
+        completion: @escaping (Result<[SocketAddress], StreamError>) -> Void
+    ) {
+        if let address = try? SocketAddress(ip: host, port: port) {
+            return loop.later { completion(.success([address])) }
+        }
+        let completion = LoopBound(completion, on: loop)
+        start(
+            Request(host: host, port: port) { result in
+                loop.submit { completion.withValue { $0(result) } }
+            }
+        )
+    }
+
+    private static func start(_ request: Request) {
+        var thread = pthread_t()
+        let context = Unmanaged.passRetained(request)
+        let result = pthread_create(&thread, nil, threadMain, context.toOpaque())
+        guard result == 0 else {
+            context.release()
+            return request.completion(.failure(.system(result, "starting the resolver")))
+        }
+        pthread_detach(thread)
     }
 
     /// getaddrinfo blocks for seconds: it gets a thread of its own, which is rare enough not to need a pool.
     private static let threadMain: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = { argument in
         guard let argument else { return nil }
         let request = Unmanaged<Request>.fromOpaque(argument).takeRetainedValue()
-        request.completion(Result { try lookUp(request.host, request.port) })
+        request.completion(Result { () throws(StreamError) in try lookUp(request.host, request.port) })
         return nil
     }
 
@@ -62,12 +84,12 @@ public enum Resolver {
     private final class Request: Sendable {
         let host: String
         let port: UInt16
-        let completion: @Sendable (Result<[SocketAddress], any Error>) -> Void
+        let completion: @Sendable (Result<[SocketAddress], StreamError>) -> Void
 
         init(
             host: String,
             port: UInt16,
-            completion: @escaping @Sendable (Result<[SocketAddress], any Error>) -> Void
+            completion: @escaping @Sendable (Result<[SocketAddress], StreamError>) -> Void
         ) {
             self.host = host
             self.port = port

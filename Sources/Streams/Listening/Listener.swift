@@ -21,6 +21,7 @@ public final class Listener: PollHandler {
     ///
     /// - Parameters:
     ///   - address: Port 0 lets the kernel choose. An existing Unix socket nobody listens on is replaced.
+    ///   - options: What the socket is set to before it is bound.
     ///   - targets: Loops that accepted sockets are spread over; by default the listener's own.
     ///   - accept: Called on the socket's loop for each connection; the socket is the callee's to own.
     ///   - loop: Where it lives.
@@ -28,13 +29,31 @@ public final class Listener: PollHandler {
     public convenience init(
         bind address: SocketAddress,
         on loop: EventLoop,
+        options: ListenerOptions,
         spreadOver targets: [EventLoop] = [],
         accept: @escaping @Sendable (Socket) -> Void
     ) throws(StreamError) {
         loop.preconditionInLoop()
-        let descriptor = try Self.listen(on: address)
+        let descriptor = try Self.listen(on: address, options)
         let localAddress = Socket.address(of: descriptor, getsockname) ?? address
         try self.init(descriptor, localAddress, on: loop, spreadOver: targets, accept: accept)
+    }
+
+    /// Starts listening with the default options. Loop only.
+    ///
+    /// - Parameters:
+    ///   - address: As for ``init(bind:on:options:spreadOver:accept:)``, as are the others.
+    ///   - loop: Where it lives.
+    ///   - targets: As there.
+    ///   - accept: As there.
+    /// - Throws: ``StreamError``.
+    public convenience init(
+        bind address: SocketAddress,
+        on loop: EventLoop,
+        spreadOver targets: [EventLoop] = [],
+        accept: @escaping @Sendable (Socket) -> Void
+    ) throws(StreamError) {
+        try self.init(bind: address, on: loop, options: .defaults, spreadOver: targets, accept: accept)
     }
 
     /// Goes on with a socket that listens already: one that another process has handed over. Loop only.
@@ -42,7 +61,7 @@ public final class Listener: PollHandler {
     /// - Parameters:
     ///   - socket: Used up by this call, also when it fails.
     ///   - loop: Where it lives.
-    ///   - targets: As for ``init(bind:on:spreadOver:accept:)``.
+    ///   - targets: As for ``init(bind:on:options:spreadOver:accept:)``.
     ///   - accept: As there.
     /// - Throws: ``StreamError``.
     public convenience init(
@@ -168,11 +187,16 @@ public final class Listener: PollHandler {
 
     private static func openReserve() -> Int32 { open("/dev/null", O_RDONLY | O_CLOEXEC) }
 
-    private static func listen(on address: SocketAddress) throws(StreamError) -> Int32 {
+    private static func listen(on address: SocketAddress, _ options: ListenerOptions) throws(StreamError) -> Int32 {
         let type = Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue)
         let descriptor = socket(address.family, type, 0)
         guard descriptor >= 0 else { throw .system(errno, "socket") }
-        if !address.isUnix { Socket.set(descriptor, SOL_SOCKET, SO_REUSEADDR, 1) }
+        do {
+            try options.apply(to: descriptor, for: address)
+        } catch {
+            _ = Glibc.close(descriptor)
+            throw StreamError(error.code, "cannot listen on \(address): \(error.message)")
+        }
         var result = address.withSockaddr { Glibc.bind(descriptor, $0, $1) }
         var number = errno
         if result != 0, number == EADDRINUSE, address.isUnix, isAbandoned(address) {
@@ -181,7 +205,7 @@ public final class Listener: PollHandler {
             number = errno
         }
         if result == 0 {
-            result = Glibc.listen(descriptor, 1024)
+            result = Glibc.listen(descriptor, options.backlog)
             number = errno
         }
         guard result == 0 else {

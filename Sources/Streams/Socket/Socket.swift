@@ -76,21 +76,17 @@ public final class Socket: ByteStream, PollHandler {
 
     // MARK: Options
 
-    /// Limits what the kernel queues unsent, so that a keystroke does not wait behind a full socket buffer of bulk
-    /// (TCP_NOTSENT_LOWAT). Leave SO_SNDBUF alone: a small one halves the throughput.
-    public func limitUnsent(to bytes: Int) {
+    /// What is nil in `options` stays as it is.
+    public func apply(_ options: SocketOptions) {
         guard peerAddress?.isUnix == false else { return }
-        Self.set(descriptor, Int32(IPPROTO_TCP), TCP_NOTSENT_LOWAT, Int32(clamping: bytes))
-    }
-
-    /// Fails the socket when sent data stays unacknowledged for this long (TCP_USER_TIMEOUT, RFC 5482), and probes an idle
-    /// peer after `idle` (SO_KEEPALIVE), which then has `timeout` to answer. Milliseconds and seconds respectively count.
-    public func detectDeadPeer(unacknowledgedFor timeout: Duration, idle: Duration = .seconds(180)) {
-        guard peerAddress?.isUnix == false else { return }
+        if let bytes = options.unsentLimit {
+            Self.set(descriptor, Int32(IPPROTO_TCP), TCP_NOTSENT_LOWAT, Int32(clamping: bytes))
+        }
+        guard let timeout = options.unacknowledgedLimit else { return }
         let milliseconds = Int32(clamping: max(1, timeout.nanoseconds / 1_000_000))  // 0 would mean the default
         Self.set(descriptor, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, milliseconds)
         Self.set(descriptor, SOL_SOCKET, SO_KEEPALIVE, 1)
-        Self.set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPIDLE, Self.keepaliveSeconds(idle))
+        Self.set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPIDLE, Self.keepaliveSeconds(options.idleBeforeProbe))
         // With a user timeout the kernel gives up at the second probe: after `idle` and once more `timeout`.
         Self.set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPINTVL, Self.keepaliveSeconds(timeout))
     }

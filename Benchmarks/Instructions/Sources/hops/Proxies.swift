@@ -27,7 +27,7 @@ final class Proxies {
         }
         let serverBound = LoopBound(server, on: loop)
         tunnels = try Listener(bind: SocketAddress(ip: "127.0.0.1", port: 0), on: loop) { socket in
-            socket.limitUnsent(to: 128 << 10)
+            socket.apply(.multiplexed())
             serverBound.withValue { $0.accept(socket) }
         }
         pool = try H2ClientPool(on: loop)

@@ -1,0 +1,174 @@
+public import Platform
+
+/// Connects to a destination over TCP: resolves its name, puts each address to a check, and races those that pass (RFC 8305).
+/// Confined to its event loop.
+///
+///     destination ─ Resolver ─→ addresses ─ check ─→ those that may be dialled ─ ConnectionRace ─→ the first that is connected
+///
+/// What was checked is what is dialled: a name cannot be made to lead elsewhere between the check and the connection.
+public final class Dialer {
+    public enum Destination: Hashable, Sendable, CustomStringConvertible {
+        /// A name, or an IP address without brackets.
+        case host(String, port: UInt16)
+        /// In the resolver's order; at least one.
+        case addresses([SocketAddress])
+
+        public static func authority(_ authority: Authority) -> Destination {
+            guard let address = authority.address else { return .host(authority.host, port: authority.port) }
+            return .addresses([SocketAddress(address, port: authority.port)])
+        }
+
+        public var description: String {
+            switch self {
+            case .host(let name, let port):
+                name.utf8.contains(UInt8(ascii: ":")) ? "[\(name)]:\(port)" : "\(name):\(port)"
+            case .addresses(let addresses): addresses.map(\.description).joined(separator: ", ")
+            }
+        }
+    }
+
+    public struct Options: Sendable {
+        /// For each address.
+        public var timeout: Duration = .seconds(10)
+        /// Between two attempts, unless one fails sooner (RFC 8305 §5, Connection Attempt Delay).
+        public var attemptDelay: Duration = .milliseconds(250)
+        /// What to connect from, the first of the right family; empty leaves it to the system.
+        public var locals: [SocketAddress] = []
+        /// Of the connected socket.
+        public var socket = SocketOptions.defaults
+
+        public init(timeout: Duration = .seconds(10), socket: SocketOptions = .defaults) {
+            self.timeout = timeout
+            self.socket = socket
+        }
+
+        public static var defaults: Options { Options() }
+    }
+
+    /// Says why an address must not be dialled, or nil.
+    public typealias Check = (IPAddress) -> StreamError?
+
+    private let destination: Destination
+    private let loop: EventLoop
+    private let options: Options
+    private let check: Check
+    private var completion: ((Result<Socket, StreamError>) -> Void)?
+    private var race: ConnectionRace?
+
+    /// - Parameters:
+    ///   - destination: Where to.
+    ///   - loop: Where the socket will live.
+    ///   - options: Time limits, and what the socket is set to.
+    ///   - check: Asked on the loop about each address before any is dialled.
+    ///   - completion: Called once, on the loop, never from inside ``start()``. When no attempt succeeds, the first one's error,
+    ///     with what became of the others; it counts as timed out only when all were. When no address passes the check, the
+    ///     last refusal.
+    public init(
+        to destination: Destination,
+        on loop: EventLoop,
+        options: Options = .defaults,
+        check: @escaping Check = { _ in nil },
+        completion: @escaping (Result<Socket, StreamError>) -> Void
+    ) {
+        self.destination = destination
+        self.loop = loop
+        self.options = options
+        self.check = check
+        self.completion = completion
+    }
+
+    /// The dialler keeps itself alive until it is done.
+    public func start() {
+        switch destination {
+        case .addresses(let addresses): connect(to: addresses)
+        case .host(let name, let port):
+            Resolver.resolve(host: name, port: port, on: loop) { [self] result in
+                switch result {
+                case .success(let addresses): connect(to: addresses)
+                case .failure(let error): end(.failure(error))
+                }
+            }
+        }
+    }
+
+    /// Nobody waits any more: the attempts are given up, and the completion is not called.
+    public func cancel() {
+        completion = nil
+        race?.cancel()
+        race = nil
+    }
+
+    private func connect(to addresses: [SocketAddress]) {
+        guard completion != nil else { return }
+        var refusal: StreamError?
+        let allowed = addresses.filter { address in
+            guard let error = address.address.flatMap(check) else { return true }
+            refusal = error
+            return false
+        }
+        guard !allowed.isEmpty else {
+            let error = refusal ?? StreamError(.unreachable, "\(destination) has no address")
+            return loop.later { [self] in end(.failure(error)) }
+        }
+        let race = ConnectionRace(allowed, on: loop, options: options) { [self] in end($0) }
+        self.race = race
+        race.start()
+    }
+
+    private func end(_ result: Result<Socket, StreamError>) {
+        guard let completion else { return }
+        self.completion = nil
+        race = nil
+        completion(result)
+    }
+}
+
+extension Dialer {
+    /// Connects and hands the socket to `body` on the loop. From any task. The socket is closed when `body` throws, and
+    /// otherwise the body's to own.
+    ///
+    /// - Parameters:
+    ///   - destination: Where to.
+    ///   - loop: Where the socket will live.
+    ///   - options: Time limits, and what the socket is set to.
+    ///   - check: Asked on the loop about each address before any is dialled.
+    ///   - body: Makes of the connected socket what is returned; runs on the loop.
+    /// - Throws: ``StreamError``, as ``init(to:on:options:check:completion:)`` says; what `body` throws.
+    public static func connect<Success: Sendable>(
+        to destination: Destination,
+        on loop: EventLoop,
+        options: Options = .defaults,
+        check: @escaping @Sendable (IPAddress) -> StreamError? = { _ in nil },
+        body: @escaping @Sendable (Socket) throws -> Success
+    ) async throws -> Success {
+        // Off the loop, so that a loop that shuts down meanwhile leaves nobody waiting.
+        let addresses =
+            switch destination {
+            case .addresses(let addresses): addresses
+            case .host(let name, let port): try await Resolver.resolve(host: name, port: port)
+            }
+        guard !addresses.isEmpty else { throw StreamError(.unreachable, "\(destination) has no address") }
+        return try await withCheckedThrowingContinuation { continuation in
+            let isAccepted = loop.submitIfRunning {
+                Dialer(to: .addresses(addresses), on: loop, options: options, check: check) { result in
+                    continuation.resume(with: Result { try result.get().handed(to: body) })
+                }.start()
+            }
+            if !isAccepted {
+                continuation.resume(throwing: StreamError(.closed, "event loop \(loop.name) has shut down"))
+            }
+        }
+    }
+}
+
+extension Socket {
+    /// What `body` makes of the socket, which is closed when it throws.
+    func handed<Success>(to body: (Socket) throws -> Success) throws -> Success {
+        do {
+            return try body(self)
+        } catch {
+            close()
+            throw error
+        }
+    }
+}

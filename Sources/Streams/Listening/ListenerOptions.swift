@@ -1,0 +1,49 @@
+import CLinux
+import Glibc
+
+/// What a listening TCP socket is set to before it is bound. Unix sockets have the backlog only.
+public struct ListenerOptions: Hashable, Sendable {
+    /// Bind also where connections of an earlier listener still linger (SO_REUSEADDR).
+    public var reusesAddress = true
+    /// Accept also what was meant for addresses that are not this machine's, as TPROXY hands it over (IP_TRANSPARENT). Needs root
+    /// or CAP_NET_ADMIN.
+    public var isTransparent = false
+    /// Bind also to an address that this machine does not have yet (IP_FREEBIND).
+    public var bindsFreely = false
+    /// Whether a listener on `::` leaves IPv4 alone (IPV6_V6ONLY); nil: as net.ipv6.bindv6only has it.
+    public var isIPv6Only: Bool?
+    /// Connections that may wait to be accepted; net.core.somaxconn is above it.
+    public var backlog: Int32 = 1024
+
+    public init() {}
+
+    public static var defaults: ListenerOptions { ListenerOptions() }
+
+    /// - Throws: ``StreamError`` that names the option.
+    func apply(to descriptor: Int32, for address: SocketAddress) throws(StreamError) {
+        guard !address.isUnix else { return }
+        let ip = Int32(address.isIPv6 ? IPPROTO_IPV6 : IPPROTO_IP)
+        if reusesAddress { try Self.set(descriptor, SOL_SOCKET, SO_REUSEADDR, 1, "SO_REUSEADDR") }
+        if isTransparent {
+            try Self.set(descriptor, ip, address.isIPv6 ? IPV6_TRANSPARENT : IP_TRANSPARENT, 1, "IP_TRANSPARENT")
+        }
+        if bindsFreely { try Self.set(descriptor, ip, address.isIPv6 ? IPV6_FREEBIND : IP_FREEBIND, 1, "IP_FREEBIND") }
+        if let isIPv6Only, address.isIPv6 {
+            try Self.set(descriptor, ip, IPV6_V6ONLY, isIPv6Only ? 1 : 0, "IPV6_V6ONLY")
+        }
+    }
+
+    private static func set(
+        _ descriptor: Int32,
+        _ level: Int32,
+        _ option: Int32,
+        _ value: Int32,
+        _ name: String
+    ) throws(StreamError) {
+        var value = value
+        guard setsockopt(descriptor, level, option, &value, socklen_t(MemoryLayout<Int32>.size)) != 0 else { return }
+        let number = errno
+        guard number == EPERM else { throw .system(number, "setting \(name)") }
+        throw StreamError(.system, "setting \(name): permission denied. It needs root or CAP_NET_ADMIN")
+    }
+}
