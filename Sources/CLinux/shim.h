@@ -72,15 +72,24 @@ static inline int clinux_peer_credentials(int socket, int *process, unsigned int
     *user = (unsigned int)values[1];
     return 0;
 }
-// Starts a program with these three descriptors (each above 2) and no other, default signals, in the caller's process group
-// (so that it may ask at the terminal). It is sent SIGTERM when the calling thread ends, which posix_spawn(3) cannot arrange.
-// Returns its process number, or -1 with errno.
+// How a program is started. The three descriptors are above 2; no other is handed on.
+struct clinux_program {
+    const char *path;
+    char *const *arguments;
+    char *const *environment;
+    int input, output, errors;
+    // 0: in the caller's process group, so that it may ask at the terminal. 1: in a group of its own. 2: in a session of its own.
+    int group;
+    // Sent to it when the calling thread ends; 0: nothing is. posix_spawn(3) cannot arrange that, nor closed descriptors.
+    int death_signal;
+};
 extern pid_t vfork(void);
+extern long syscall(long number, ...);
 // Their headers would make this module the owner of types that Swift finds in Glibc.
 extern int prctl(int option, ...);
 extern pid_t waitpid(pid_t process, int *status, int options);
-static inline pid_t clinux_spawn(const char *path, char *const arguments[], char *const environment[], int input, int output,
-                                 int errors) {
+// Starts it with default signals, none of them blocked. Returns its process number, or -1 with errno.
+static inline pid_t clinux_spawn(const struct clinux_program *program) {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);
@@ -91,14 +100,19 @@ static inline pid_t clinux_spawn(const char *path, char *const arguments[], char
     if (child == 0) {
         struct sigaction action = {.sa_handler = SIG_DFL};
         for (int number = 1; number <= 64; number++) sigaction(number, &action, NULL);
-        dup2(input, 0);
-        dup2(output, 1);
-        dup2(errors, 2);
-        prctl(1 /* PR_SET_PDEATHSIG */, SIGTERM);
+        dup2(program->input, 0);
+        dup2(program->output, 1);
+        dup2(program->errors, 2);
+        // close_range(2), of Linux 5.9: also what was opened without O_CLOEXEC stays here. Before it that flag must do.
+        syscall(436, 3U, ~0U, 0U);
+        if (program->group == 1) setpgid(0, 0);
+        if (program->group == 2) setsid();
+        if (program->death_signal) prctl(1 /* PR_SET_PDEATHSIG */, program->death_signal);
         sigset_t none;
         sigemptyset(&none);
         sigprocmask(SIG_SETMASK, &none, NULL);
-        if (getppid() == parent) execve(path, arguments, environment);
+        // The parent may have ended before its death could be told.
+        if (!program->death_signal || getppid() == parent) execve(program->path, program->arguments, program->environment);
         failure = errno;
         _exit(127);
     }
@@ -111,6 +125,11 @@ static inline pid_t clinux_spawn(const char *path, char *const arguments[], char
     errno = number;
     return child;
 }
+// A descriptor that becomes readable when the child ends (pidfd_open(2), Linux 5.3); close-on-exec. -1 with errno before that.
+static inline int clinux_pidfd_open(pid_t process) { return (int)syscall(434, process, 0U); }
+// Close-on-exec from the start, so that a child that another thread starts meanwhile does not inherit them.
+extern int pipe2(int descriptors[2], int flags);
+static inline int clinux_pipe(int descriptors[2]) { return pipe2(descriptors, O_CLOEXEC); }
 // Processors that the scheduler may run this process on, at most 1024 are counted; cpu_set_t needs _GNU_SOURCE.
 #ifndef _GNU_SOURCE
 extern int sched_getaffinity(pid_t process, size_t size, void *set);

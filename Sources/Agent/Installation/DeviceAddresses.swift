@@ -18,32 +18,11 @@ enum DeviceAddresses {
             if !result.contains(text) { result.append(text) }
         }
         if let words = connection?.split(separator: " "), words.count == 4 { add(String(words[2])) }
-        for candidate in interfaceAddresses() { add(candidate) }
+        // Loopback and link-local addresses mean nothing elsewhere.
+        for candidate in InterfaceAddress.all() where candidate.isOutward && !candidate.address.isLinkLocal {
+            add("\(candidate.address)")
+        }
         // More than any path would try.
         return Array(result.prefix(16))
-    }
-
-    /// Of the interfaces that are up, without loopback and link-local ones, which mean nothing elsewhere.
-    private static func interfaceAddresses() -> [String] {
-        var list: UnsafeMutablePointer<ifaddrs>?
-        guard getifaddrs(&list) == 0 else { return [] }
-        defer { freeifaddrs(list) }
-        var result: [String] = []
-        var next = list
-        while let entry = next?.pointee {
-            next = entry.ifa_next
-            guard let address = entry.ifa_addr, entry.ifa_flags & UInt32(IFF_UP) != 0,
-                entry.ifa_flags & UInt32(IFF_LOOPBACK) == 0
-            else { continue }
-            let family = Int32(address.pointee.sa_family)
-            guard family == AF_INET || family == AF_INET6 else { continue }
-            let length = family == AF_INET ? MemoryLayout<sockaddr_in>.size : MemoryLayout<sockaddr_in6>.size
-            var text = [CChar](repeating: 0, count: Int(NI_MAXHOST))
-            guard getnameinfo(address, socklen_t(length), &text, socklen_t(text.count), nil, 0, NI_NUMERICHOST) == 0
-            else { continue }
-            let name = text.withUnsafeBufferPointer { $0.baseAddress.map { String(cString: $0) } ?? "" }
-            if !name.contains("%"), !name.hasPrefix("169.254.") { result.append(name) }
-        }
-        return result
     }
 }

@@ -156,41 +156,17 @@ package struct NodeProcess {
 
     /// Starts a program in a session of its own that outlives whoever starts it.
     static func spawn(_ arguments: [String], output: Int32, log: Int32) throws(Failure) -> pid_t {
-        var actions = posix_spawn_file_actions_t()
-        posix_spawn_file_actions_init(&actions)
-        defer { posix_spawn_file_actions_destroy(&actions) }
         // The channel of the login must not stay open because the node has it.
-        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
-        posix_spawn_file_actions_adddup2(&actions, output, 1)
-        posix_spawn_file_actions_adddup2(&actions, log, 2)
-        var attributes = posix_spawnattr_t()
-        posix_spawnattr_init(&attributes)
-        defer { posix_spawnattr_destroy(&attributes) }
-        var signals = sigset_t()
-        sigfillset(&signals)
-        posix_spawnattr_setsigdefault(&attributes, &signals)
-        sigemptyset(&signals)
-        posix_spawnattr_setsigmask(&attributes, &signals)
-        // POSIX_SPAWN_SETSID, an extension that Swift's Glibc module does not show.
-        let newSession: Int32 = 0x80
-        posix_spawnattr_setflags(
-            &attributes,
-            Int16(newSession | Int32(POSIX_SPAWN_SETSIGDEF) | Int32(POSIX_SPAWN_SETSIGMASK))
-        )
-
-        let environment = LocalAccount.current().environment.filter { !$0.key.hasPrefix("SSH_") }.map {
-            "\($0.key)=\($0.value)"
+        let empty = open("/dev/null", O_RDONLY | O_CLOEXEC)
+        guard empty >= 0 else { throw Failure(message: "/dev/null cannot be opened: \(SystemError(errno))") }
+        defer { close(empty) }
+        let environment = LocalAccount.current().environment.filter { !$0.key.hasPrefix("SSH_") }
+        let program = Program(arguments[0], arguments, environment: environment, group: .session)
+        do throws(SystemError) {
+            return try program.start(input: empty, output: output, errors: log).pid
+        } catch {
+            throw Failure(message: "\(arguments[0]) cannot be started: \(error)")
         }
-        var process: pid_t = 0
-        let result = withCStrings(arguments) { argv in
-            withCStrings(environment) { envp in
-                posix_spawn(&process, arguments[0], &actions, &attributes, argv, envp)
-            }
-        }
-        guard result == 0 else {
-            throw Failure(message: "\(arguments[0]) cannot be started: \(String(cString: strerror(result)))")
-        }
-        return process
     }
 
     private func writeProcessFile(_ process: pid_t) throws(Failure) {
@@ -224,14 +200,5 @@ package struct NodeProcess {
     private static func read(_ path: String) -> String? {
         guard let bytes = try? LocalFile.read(path, limit: 64 << 10) else { return nil }
         return String(decoding: bytes, as: UTF8.self)
-    }
-
-    private static func withCStrings<Result>(
-        _ strings: [String],
-        _ body: ([UnsafeMutablePointer<CChar>?]) -> Result
-    ) -> Result {
-        let copies = strings.map { strdup($0) }
-        defer { for copy in copies { free(copy) } }
-        return body(copies + [nil])
     }
 }

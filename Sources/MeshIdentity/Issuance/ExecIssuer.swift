@@ -29,11 +29,11 @@ public struct ExecIssuer: CertificateIssuer {
         let program = ChildProgram(
             command: command,
             environment: [
-                "BOOTSTRAP_SPIFFE_ID=\(id)",
-                "BOOTSTRAP_LIFETIME_SECONDS=\(options.lifetime.components.seconds)",
-                "BOOTSTRAP_BACKDATE_SECONDS=\(options.backdating.components.seconds)",
-                "BOOTSTRAP_DNS_NAMES=\(options.dnsNames.joined(separator: ","))",
-                "BOOTSTRAP_IP_ADDRESSES=\(options.ipAddresses.joined(separator: ","))",
+                "BOOTSTRAP_SPIFFE_ID": "\(id)",
+                "BOOTSTRAP_LIFETIME_SECONDS": "\(options.lifetime.components.seconds)",
+                "BOOTSTRAP_BACKDATE_SECONDS": "\(options.backdating.components.seconds)",
+                "BOOTSTRAP_DNS_NAMES": options.dnsNames.joined(separator: ","),
+                "BOOTSTRAP_IP_ADDRESSES": options.ipAddresses.joined(separator: ","),
             ],
             timeout: timeout
         )

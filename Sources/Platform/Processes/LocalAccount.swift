@@ -25,7 +25,7 @@ public struct LocalAccount: Hashable, Sendable {
         var found: UnsafeMutablePointer<passwd>?
         // 16 KiB: what sysconf(_SC_GETPW_R_SIZE_MAX) suggests, with room for directory services.
         var buffer = [CChar](repeating: 0, count: 16_384)
-        let environment = currentEnvironment()
+        let environment = Program.currentEnvironment
         var user = environment["USER"] ?? "\(userID)"
         var home = environment["HOME"] ?? "/"
         var status = stat()
@@ -35,18 +35,5 @@ public struct LocalAccount: Hashable, Sendable {
             if !isOwn { home = String(cString: entry.pw_dir) }
         }
         return LocalAccount(user: user, userID: userID, home: home, environment: environment)
-    }
-
-    private static func currentEnvironment() -> [String: String] {
-        var result: [String: String] = [:]
-        var cursor = environ
-        while let entry = cursor.pointee {
-            let text = String(cString: entry)
-            if let equals = text.firstIndex(of: "=") {
-                result[String(text[..<equals])] = String(text[text.index(after: equals)...])
-            }
-            cursor += 1
-        }
-        return result
     }
 }

@@ -12,8 +12,8 @@ final class OpenSSHProcess: StreamObserver {
     /// Sees its output and its errors as they arrive.
     var onOutput: ((UnsafeRawBufferPointer) -> Void)?
     var onErrors: ((UnsafeRawBufferPointer) -> Void)?
-    /// Called once, on the loop, with the status of `waitpid(2)`, after all its output that was there.
-    var onExit: ((Int32) -> Void)?
+    /// Called once, on the loop, after all its output that was there.
+    var onExit: ((ProgramEnd) -> Void)?
 
     let pid: pid_t
     private let loop: EventLoop
@@ -21,7 +21,7 @@ final class OpenSSHProcess: StreamObserver {
     private let errors: Socket
     /// Whether ``onExit`` was told.
     private(set) var isOver = false
-    private let watch: ChildWatch
+    private var watch: ChildWatch?
     private var killer: LoopTimer?
 
     /// For tidying up after SIGTERM.
@@ -49,28 +49,27 @@ final class OpenSSHProcess: StreamObserver {
             for socket in ours { socket.close() }
             throw SSHError(.system, error.message)
         }
-        // Where a daemon has closed its first three descriptors, ours could be among them.
-        for index in theirs.indices where theirs[index] <= 2 {
-            let moved = fcntl(theirs[index], F_DUPFD_CLOEXEC, 3)
-            Glibc.close(theirs[index])
-            theirs[index] = moved
-        }
-        let words = ([program] + arguments).map { strdup($0) } + [nil]
-        defer { for word in words { free(word) } }
-        let child = clinux_spawn(program, words, environ, theirs[0], theirs[1], theirs[2])
-        guard child > 0 else {
-            let number = errno
+        // In our group, so that it may ask at the terminal.
+        var start = Program(
+            program,
+            [program] + arguments,
+            environment: Program.currentEnvironment,
+            group: .callers
+        )
+        start.endsWithThread = true
+        let child: StartedProgram
+        do throws(SystemError) {
+            child = try start.start(input: theirs[0], output: theirs[1], errors: theirs[2])
+        } catch {
             for socket in ours { socket.close() }
-            throw Self.failure(program, number)
+            throw Self.failure(program, error.number)
         }
-        pid = child
-        watch = ChildWatch(child)
+        pid = child.pid
         output = ours[0]
         errors = ours[1]
         output.observer = self
         errors.observer = self
-        let bound = LoopBound(Weak(self), on: loop)
-        watch.start { status in bound.loop.submit { bound.withValue { $0.value?.exited(status) } } }
+        watch = ChildWatch(child, on: loop) { [weak self] in self?.exited($0) }
         // Data may have arrived before there was an observer.
         loop.later { [weak self] in
             self?.read(self?.output)
@@ -81,12 +80,7 @@ final class OpenSSHProcess: StreamObserver {
     deinit {
         output.close()
         errors.close()
-        watch.signal(SIGKILL)
-    }
-
-    private final class Weak {
-        weak var value: OpenSSHProcess?
-        init(_ value: OpenSSHProcess) { self.value = value }
+        watch?.signal(SIGKILL)
     }
 
     private static func failure(_ program: String, _ number: Int32) -> SSHError {
@@ -96,8 +90,8 @@ final class OpenSSHProcess: StreamObserver {
     /// Asks it to end, and ends it by force when it takes too long. ``onExit`` follows.
     func terminate() {
         guard killer == nil else { return }
-        watch.signal(SIGTERM)
-        let killer = LoopTimer(on: loop) { [watch] in watch.signal(SIGKILL) }
+        watch?.signal(SIGTERM)
+        let killer = LoopTimer(on: loop) { [watch] in watch?.signal(SIGKILL) }
         self.killer = killer
         killer.schedule(after: Self.endTimeout)
     }
@@ -121,13 +115,13 @@ final class OpenSSHProcess: StreamObserver {
         }
     }
 
-    private func exited(_ status: Int32) {
+    private func exited(_ status: ProgramEnd) {
         killer?.cancel()
         // What it has written is in the kernel by now, and the loop is told of it in its next turn at the latest.
         loop.later { self.ended(status) }
     }
 
-    private func ended(_ status: Int32) {
+    private func ended(_ status: ProgramEnd) {
         read(output)
         read(errors)
         // Here, on the loop: the last release may happen elsewhere.

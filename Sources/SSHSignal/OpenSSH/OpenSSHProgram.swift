@@ -74,14 +74,14 @@ struct OpenSSHProgram: Sendable {
     /// What ssh makes of the configuration files for `arguments`.
     func settings(_ arguments: [String], on loop: EventLoop) async throws(SSHError) -> OpenSSHSettings {
         let answer = try await Self.run(path, ["-G"] + arguments, on: loop)
-        guard answer.status == 0 else {
+        guard answer.status.isSuccess else {
             throw SSHError(.system, "\(path) does not take its configuration: \(Printable.clean(answer.errors))")
         }
         return OpenSSHSettings(answer.output)
     }
 
     struct Answer: Sendable {
-        var status: Int32
+        var status: ProgramEnd
         var output: String
         var errors: String
     }

@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Platform
 
 /// Turns names into addresses with the system's resolver, off the event loops.
 public enum Resolver {
@@ -12,7 +13,7 @@ public enum Resolver {
     public static func resolve(host: String, port: UInt16) async throws -> [SocketAddress] {
         if let address = try? SocketAddress(ip: host, port: port) { return [address] }
         return try await withCheckedThrowingContinuation { continuation in
-            start(Request(host: host, port: port) { continuation.resume(with: $0) })
+            startLookUp(host, port) { continuation.resume(with: $0) }
         }
     }
 
@@ -29,30 +30,16 @@ public enum Resolver {
             return loop.later { completion(.success([address])) }
         }
         let completion = LoopBound(completion, on: loop)
-        start(
-            Request(host: host, port: port) { result in
-                loop.submit { completion.withValue { $0(result) } }
-            }
-        )
-    }
-
-    private static func start(_ request: Request) {
-        var thread = pthread_t()
-        let context = Unmanaged.passRetained(request)
-        let result = pthread_create(&thread, nil, threadMain, context.toOpaque())
-        guard result == 0 else {
-            context.release()
-            return request.completion(.failure(.system(result, "starting the resolver")))
-        }
-        pthread_detach(thread)
+        startLookUp(host, port) { result in loop.submit { completion.withValue { $0(result) } } }
     }
 
     /// getaddrinfo blocks for seconds: it gets a thread of its own, which is rare enough not to need a pool.
-    private static let threadMain: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = { argument in
-        guard let argument else { return nil }
-        let request = Unmanaged<Request>.fromOpaque(argument).takeRetainedValue()
-        request.completion(Result { () throws(StreamError) in try lookUp(request.host, request.port) })
-        return nil
+    private static func startLookUp(
+        _ host: String,
+        _ port: UInt16,
+        _ completion: @escaping @Sendable (Result<[SocketAddress], StreamError>) -> Void
+    ) {
+        startThread { completion(Result { () throws(StreamError) in try lookUp(host, port) }) }
     }
 
     private static func lookUp(_ host: String, _ port: UInt16) throws(StreamError) -> [SocketAddress] {
@@ -79,21 +66,5 @@ public enum Resolver {
             next = entry.pointee.ai_next
         }
         return addresses
-    }
-
-    private final class Request: Sendable {
-        let host: String
-        let port: UInt16
-        let completion: @Sendable (Result<[SocketAddress], StreamError>) -> Void
-
-        init(
-            host: String,
-            port: UInt16,
-            completion: @escaping @Sendable (Result<[SocketAddress], StreamError>) -> Void
-        ) {
-            self.host = host
-            self.port = port
-            self.completion = completion
-        }
     }
 }
