@@ -74,17 +74,11 @@ package enum AtomicFile {
         var status = stat()
         guard fstat(file, &status) == 0 else { throw failure("read", path) }
         guard status.st_mode & S_IFMT == S_IFREG else { throw FileError(.file, "\(path) is not a regular file") }
-        var bytes: [UInt8] = []
-        var chunk = [UInt8](repeating: 0, count: 16 * 1024)
-        while true {
-            let count = Glibc.read(file, &chunk, chunk.count)
-            if count == 0 { return (bytes, UInt32(status.st_mode) & 0o7777) }
-            if count < 0 {
-                if errno == EINTR { continue }
-                throw failure("read", path)
-            }
-            bytes.append(contentsOf: chunk[..<count])
-            guard bytes.count <= limit else { throw FileError(.file, "\(path) is longer than \(limit) bytes") }
+        do throws(LocalFile.Failure) {
+            return (try LocalFile.contents(of: file, limit: limit), UInt32(status.st_mode) & 0o7777)
+        } catch {
+            guard error.number == EFBIG else { throw failure("read", path, errno: error.number) }
+            throw FileError(.file, "\(path) is longer than \(limit) bytes")
         }
     }
 

@@ -18,8 +18,13 @@ package enum LocalFile {
             throw Failure(number: errno)
         }
         defer { close(descriptor) }
+        return try contents(of: descriptor, limit: limit)
+    }
+
+    /// Everything that an open file still has to read.
+    static func contents(of descriptor: Int32, limit: Int) throws(Failure) -> [UInt8] {
         var contents: [UInt8] = []
-        var chunk = [UInt8](repeating: 0, count: 256 << 10)
+        var chunk = [UInt8](repeating: 0, count: 64 << 10)
         while true {
             let count = Glibc.read(descriptor, &chunk, chunk.count)
             if count < 0 {
