@@ -56,7 +56,7 @@ final class InboundStreams {
     private func dial(_ target: Authority, for pending: PendingConnect, _ request: PolicyEngine.Request) {
         let snapshot = snapshot
         let timeout = snapshot.configuration.connections.connectTimeout
-        let dialer = Dialer(target, on: loop, timeout: timeout) { address in
+        let dialer = Dialer(to: .authority(target), on: loop, options: .init(timeout: timeout)) { address in
             if let refusal = snapshot.router.refusal(dialing: address, port: target.port, from: .peer) {
                 return refusal
             }

@@ -45,7 +45,8 @@ final class OutboundStreams {
             let decision = snapshot.policy.decide(request)
             guard decision.isAllowed else { return refuse(socket, destination, StreamError(.denied, decision.reason)) }
             let router = snapshot.router
-            Dialer(target, on: loop, timeout: snapshot.configuration.connections.connectTimeout) {
+            let options = Dialer.Options(timeout: snapshot.configuration.connections.connectTimeout)
+            Dialer(to: .authority(target), on: loop, options: options) {
                 router.refusal(dialing: $0, port: target.port, from: .local)
             } completion: { [self] result in
                 join(socket, result.map { $0 as ByteStream }, request)

@@ -28,11 +28,10 @@ final class DialList {
             let code = errors.count == 1 ? errors[0].code : StreamError.Code.unreachable
             return completion(.failure(StreamError(code, reason.isEmpty ? "there is no HBONE address" : reason)))
         }
-        Dialer(next, on: loop, timeout: timeout, check: { _ in nil }) { [self] result in
+        let options = Dialer.Options(timeout: timeout, socket: .multiplexed(unacknowledgedLimit: .seconds(10)))
+        Dialer(to: .authority(next), on: loop, options: options) { [self] result in
             switch result {
-            case .success(let socket):
-                socket.apply(.multiplexed(unacknowledgedLimit: .seconds(10)))
-                completion(.success(socket))
+            case .success(let socket): completion(.success(socket))
             case .failure(let error):
                 errors.append(error)
                 start()

@@ -114,7 +114,7 @@ public final class RemoteForwarding {
         }
         switch forward.destination {
         case .authority(let authority):
-            Dialer(authority, on: loop, check: { _ in nil }, completion: join).start()
+            Dialer(to: .authority(authority), on: loop, completion: join).start()
         case .unixSocket(let path):
             do throws(StreamError) {
                 Socket.connect(to: try SocketAddress(unixPath: path), on: loop, completion: join)
