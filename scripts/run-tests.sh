@@ -9,6 +9,8 @@
 #
 #   scripts/run-tests.sh LOG COMMAND…
 set -uo pipefail
+# Plain text, also where a terminal is seen.
+export NO_COLOR=1
 log=$1
 shift
 mkdir -p "$(dirname "$log")"

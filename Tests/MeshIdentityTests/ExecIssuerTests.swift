@@ -92,7 +92,7 @@ import Testing
         let pidFile = directory.path("pid")
         let error = await failure(
             "sleep 600 & echo $! > '\(pidFile)'; echo waiting >&2; wait",
-            timeout: .milliseconds(1500)
+            timeout: .seconds(3)
         )
         #expect(error?.code == .timedOut)
         #expect(error?.message.contains("waiting") == true)

@@ -78,18 +78,7 @@ public final class Node: Sendable {
                 }
             )
         }
-        var ready: [ReadyListener] = []
-        var listeners: [NamedListener] = []
-        do {
-            for listener in configuration.listeners {
-                let bound = try await listen(listener, workers, inherited)
-                listeners.append(NamedListener(name: listener.name, listener: bound))
-                ready.append(ReadyListener(name: listener.name, address: try await localAddress(of: bound)))
-            }
-        } catch {
-            await close(listeners)
-            throw error
-        }
+        let (listeners, ready) = try await listen(configuration.listeners, workers, inherited)
         // Port 0 has become a real one, which the loop guard must know.
         let addresses = Dictionary(
             ready.compactMap { listener in
@@ -165,14 +154,46 @@ public final class Node: Sendable {
 
     // MARK: -
 
+    /// All listeners, in the order of the configuration; or none, when one of them fails.
     private func listen(
-        _ listener: NodeConfiguration.Listener,
+        _ listeners: [NodeConfiguration.Listener],
         _ workers: [LoopBound<Worker>],
         _ inherited: InheritedSockets
+    ) async throws -> ([NamedListener], [ReadyListener]) {
+        let sockets = try listeners.map { listener in
+            inherited.take(
+                name: listener.name,
+                bind: try SocketAddress(ip: listener.bind.address.description, port: listener.bind.port)
+            )
+        }
+        // Sockets that were handed over come last. Accepting on them takes connections from the process that has them; it must not begin
+        // before every bind that can fail has succeeded.
+        let order = listeners.indices.filter { sockets[$0] == nil } + listeners.indices.filter { sockets[$0] != nil }
+        var started: [Int: (NamedListener, ReadyListener)] = [:]
+        do {
+            for index in order {
+                let name = listeners[index].name
+                let bound = try await listen(listeners[index], on: sockets[index], workers)
+                started[index] = (
+                    NamedListener(name: name, listener: bound),
+                    ReadyListener(name: name, address: try await localAddress(of: bound))
+                )
+            }
+        } catch {
+            await close(started.values.map(\.0))
+            throw error
+        }
+        let inOrder = listeners.indices.compactMap { started[$0] }
+        return (inOrder.map(\.0), inOrder.map(\.1))
+    }
+
+    private func listen(
+        _ listener: NodeConfiguration.Listener,
+        on socket: ListeningSocket?,
+        _ workers: [LoopBound<Worker>]
     ) async throws -> LoopBound<Listener> {
         let address = try SocketAddress(ip: listener.bind.address.description, port: listener.bind.port)
         let (first, loops) = (group.loops[0], group.loops)
-        let socket = inherited.take(name: listener.name, bind: address)
         return try await first.execute {
             let accept: @Sendable (Socket) -> Void = { socket in
                 workers.first { $0.loop === socket.loop }?.withValue { $0.accept(socket, by: listener) }
