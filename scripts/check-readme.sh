@@ -1,5 +1,6 @@
 #!/bin/bash
-# Every `bootstrap` command and option in README.md's examples exists in the binary, and its configuration is valid.
+# Every `bootstrap` command and option in the examples of README.md and docs/commands.md exists in the binary, and README.md's
+# configuration is valid.
 #
 #   scripts/check-readme.sh BINARY
 set -euo pipefail
@@ -18,17 +19,17 @@ while read -r line; do
         esac
     done
     if ! help=$("$binary" "${words[@]:1}" --help 2>&1); then
-        echo "README.md: '${words[*]}' does not exist" >&2
+        echo "documentation: '${words[*]}' does not exist" >&2
         failed=1
         continue
     fi
     for option in "${options[@]}"; do
         if ! grep -qE -- "(^|[ ,])$option\b" <<<"$help"; then
-            echo "README.md: '${words[*]}' has no option $option" >&2
+            echo "documentation: '${words[*]}' has no option $option" >&2
             failed=1
         fi
     done
-done < <(grep -E '^    bootstrap ' README.md)
+done < <(grep -hE '^    bootstrap ' README.md docs/commands.md)
 
 # The configuration, beside an identity made by the commands above it.
 work=$(mktemp -d)
@@ -43,5 +44,5 @@ if ! { "$binary" ca init --trust-domain example.org && "$binary" ca issue --id n
     failed=1
 fi
 
-[ "$failed" = 0 ] && echo "README.md: every command and option exists, its configuration is valid"
+[ "$failed" = 0 ] && echo "README.md, docs/commands.md: every command and option exists, the configuration is valid"
 exit "$failed"
