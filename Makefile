@@ -88,8 +88,9 @@ api-update: deps ## Write the public API to docs/api, after a change of it that 
 	$(SWIFT) build
 	@scripts/check-api.sh --update
 
-format: ## Format every Swift file in place
+format: ## Format every Swift file in place, and bring comments and documents to 120 columns
 	$(SWIFT) format -i -r Package.swift Sources Tests $(OTHER_SWIFT)
+	@git ls-files -z '*.swift' '*.md' | xargs -0 python3 scripts/wrap_comments.py
 
 docs: deps ## Build the documentation of the libraries with DocC; a warning is an error
 	@scripts/build-docs.sh

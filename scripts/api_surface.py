@@ -78,7 +78,7 @@ def parameters(folder):
             signature = symbol.get("functionSignature", {}).get("parameters")
             comment = symbol.get("docComment", {})
             # A comment that was inherited is judged where it stands.
-            if signature is None or "uri" not in comment:
+            if signature is None or comment.get("uri", "") != symbol.get("location", {}).get("uri"):
                 continue
             names = documented([line["text"] for line in comment["lines"]])
             left = iter(signature)
