@@ -334,7 +334,7 @@ struct TLSInteropTests {
         #expect(outcome.endpoint?.ending == .end)
         #expect(outcome.endpoint?.checksum == Checksum.of(Self.sent(200_000)))
         #expect(try await server.exit() == .exited(0))
-        #expect(server.standardOutput.text.contains("3000000 \(Endpoint.checksum(3_000_000)) h2"))
+        #expect(try await server.standardOutput.complete().contains("3000000 \(Endpoint.checksum(3_000_000)) h2"))
     }
 
     /// A peer that closes its socket without close_notify has not ended cleanly, though all it sent has come.

@@ -46,7 +46,7 @@ import Testing
             try await group.waitForAll()
         }
         #expect(pair.server.stripes.count == 1, "\(pair.clientLog.lines) \(pair.serverLog.lines)")
-        #expect(sshd.log.components(separatedBy: "SSH2_MSG_NEWKEYS received").count > 5)
+        try await sshd.logged("SSH2_MSG_NEWKEYS received", count: 5)
         await pair.stop()
         await sshd.stop()
     }

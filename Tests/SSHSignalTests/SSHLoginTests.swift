@@ -61,7 +61,7 @@ import Testing
         let client = try await login.connect(on: testLoops.next())
         #expect(try await client.run("echo in").text == "in\n")
         for server in [one, two, three, last] {
-            #expect(server.log.contains("Accepted publickey"))
+            try await server.logged("Accepted publickey")
         }
         await client.close()
         // Each through the one before it: where one of them forwards nothing, the way ends.
@@ -170,6 +170,7 @@ import Testing
             #expect(try await client.isOpenSSH == (engine == .openSSH))
             await client.close()
         }
+        try await server.logged("Accepted publickey", count: 2)
         let shown = server.log.components(separatedBy: "publickey").count
         let other = try await OpenSSHServer.fingerprint(server.userKey)
         let error = await sshFailure { try await pinned(other).connect(on: testLoops.next()) }

@@ -116,7 +116,7 @@ import Testing
         try await site.says("a question was not answered")
         try await site.machines.dropNothing()
         try await site.exchange(300_000)
-        #expect(site.sshd.log.components(separatedBy: "Accepted publickey").count - 1 >= 2)
+        try await site.sshd.logged("Accepted publickey", count: 2)
         await conversation.stop()
         await site.stop()
     }

@@ -205,10 +205,12 @@ import Testing
         #expect(error?.message.contains("Permission denied") == true)
 
         // With libssh2 there is one attempt, and none with ssh behind it: the server would count it.
-        let connections = server.log.split(separator: "Connection from").count
+        try await server.logged("Connection from")
+        let connections = server.log.components(separatedBy: "Connection from").count - 1
         let automatic = try files.login(to: server, engine: .automatic, identity: key)
         #expect(await sshFailure { try await automatic.connect(on: testLoops.next()) }?.code == .authenticationRefused)
-        #expect(server.log.split(separator: "Connection from").count == connections + 1)
+        try await server.logged("Connection from", count: connections + 1)
+        #expect(server.log.components(separatedBy: "Connection from").count - 1 == connections + 1)
         #expect(!files.saysByWayOfSSH)
     }
 

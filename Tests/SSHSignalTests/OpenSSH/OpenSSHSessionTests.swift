@@ -215,7 +215,7 @@ import Testing
                 #expect(result.checksum == Pattern.checksum(size, seed: seed))
             }
         }
-        #expect(server.log.components(separatedBy: "SSH2_MSG_NEWKEYS received").count > 10)
+        try await server.logged("SSH2_MSG_NEWKEYS received", count: 10)
         await client.close()
     }
 

@@ -117,6 +117,14 @@ public final class OpenSSHServer: Sendable {
     /// sshd's log so far.
     public var log: String { process.standardError.text }
 
+    /// Waits until sshd has logged `text`, `count` times at least. Its log comes through a pipe: what the client knows already
+    /// may be on its way still.
+    public func logged(_ text: String, count: Int = 1) async throws {
+        try await eventually("sshd logs '\(text)' \(count) times, not only\n\(log)") {
+            log.components(separatedBy: text).count - 1 >= count
+        }
+    }
+
     /// The processes that serve connections: sshd's children and theirs.
     public var sessionProcesses: [Int32] {
         var found: [Int32] = []
