@@ -22,7 +22,7 @@ final class PoolMember: H2ConnectionDelegate {
     /// Too old, and in use until what replaces them is up.
     private var aged: Set<ObjectIdentifier> = []
     private var waiting: ContiguousArray<Waiting> = []
-    private var isDialing = false
+    private var attempt: ConnectionDial?
     private var isClosed = false
     private var idleTimer: LoopTimer?
 
@@ -103,47 +103,35 @@ final class PoolMember: H2ConnectionDelegate {
     }
 
     private func dial() {
-        guard !isDialing, hasRoomForConnection else { return }
-        isDialing = true
-        endpoint.connect(pool.loop) { [self] result in
-            isDialing = false
+        guard attempt == nil, hasRoomForConnection else { return }
+        let attempt = ConnectionDial(to: endpoint, configuration: pool.configuration.http2, on: pool.loop)
+        self.attempt = attempt
+        attempt.start { [self] result in
+            self.attempt = nil
             switch result {
-            case .success(let stream): use(stream)
+            case .success(let connection): use(connection)
             case .failure(let error): dialFailed(error)
             }
         }
     }
 
-    private func use(_ stream: ByteStream) {
-        guard !isClosed else { return stream.reset(StreamError(.closed, "nobody waits for the connection")) }
-        do throws(StreamError) {
-            let connection = try H2Connection(
-                over: stream,
-                role: .client,
-                configuration: pool.configuration.http2,
-                delegate: self
-            )
-            pool.counters.connected += 1
-            if !aged.isEmpty {
-                pool.counters.replacements += 1
-            } else if connections.contains(where: { !$0.isDraining }) {
-                pool.counters.overflows += 1
-            }
-            connections.append(connection)
-            pool.configuration.http2.metrics.countHandshake(.client)
-            pool.onChange?(endpoint.key, .connected(connection))
-            retireAged()
-            serve(mayDial: true)
-            watchIdle()
-        } catch {
-            stream.reset(error)
-            dialFailed(error)
+    private func use(_ connection: H2Connection) {
+        connection.delegate = self
+        pool.counters.connected += 1
+        if !aged.isEmpty {
+            pool.counters.replacements += 1
+        } else if connections.contains(where: { !$0.isDraining }) {
+            pool.counters.overflows += 1
         }
+        connections.append(connection)
+        pool.onChange?(endpoint.key, .connected(connection))
+        retireAged()
+        serve(mayDial: true)
+        watchIdle()
     }
 
     private func dialFailed(_ error: StreamError) {
         pool.counters.failedDials += 1
-        pool.configuration.http2.metrics.countHandshake(.client, failure: error)
         pool.onChange?(endpoint.key, .failed(error))
         // Where other connections are up, those who wait get a stream there, or when one ends.
         guard connections.allSatisfy(\.isDraining) else {
@@ -181,6 +169,7 @@ final class PoolMember: H2ConnectionDelegate {
 
     func drain(deadline: Duration) {
         isClosed = true
+        stopDialing()
         for connection in connections {
             if connection.streamCount == 0 { connection.close() } else { connection.drain(deadline: deadline) }
         }
@@ -189,9 +178,15 @@ final class PoolMember: H2ConnectionDelegate {
 
     func close() {
         isClosed = true
+        stopDialing()
         idleTimer?.cancel()
         for connection in connections { connection.close() }
         failWaiting()
+    }
+
+    private func stopDialing() {
+        attempt?.cancel()
+        attempt = nil
     }
 
     private func failWaiting() {
@@ -204,7 +199,7 @@ final class PoolMember: H2ConnectionDelegate {
     }
 
     private func forgetIfUnused() {
-        guard connections.isEmpty, waiting.isEmpty, !isDialing else { return }
+        guard connections.isEmpty, waiting.isEmpty, attempt == nil else { return }
         idleTimer?.cancel()
         pool.forget(self)
     }

@@ -299,7 +299,7 @@ public final class PeerPaths {
         perform([])
     }
 
-    private func directDialer() -> TunnelDial.LowerDialer {
+    private func directDialer() -> TunnelPath.LowerDialer {
         let (addresses, loop, timeout) = (access.hbone, loop, settings.connectTimeout)
         return { completion in
             DialList(addresses, on: loop, timeout: timeout, completion: completion).start()
@@ -307,7 +307,7 @@ public final class PeerPaths {
     }
 
     /// The peer's HBONE server as its own machine reaches it.
-    private func channelDialer() -> TunnelDial.LowerDialer {
+    private func channelDialer() -> TunnelPath.LowerDialer {
         let port = access.hbone.first?.port ?? 15008
         let relay = AgentRelay(
             port: port,

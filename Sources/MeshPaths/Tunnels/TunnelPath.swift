@@ -15,6 +15,9 @@ import Streams
 /// client by its first read) and shown that it speaks HTTP/2. A connection that has become too old stays in use until the one
 /// that replaces it is up.
 final class TunnelPath: H2ConnectionDelegate {
+    /// Connects to where the peer's HBONE server is. Calls back once, on the loop.
+    typealias LowerDialer = (@escaping (Result<ByteStream, StreamError>) -> Void) -> Void
+
     private enum State {
         case idle
         case dialing
@@ -38,14 +41,14 @@ final class TunnelPath: H2ConnectionDelegate {
     /// Counts losses: tells whether a request failed because the path did.
     private(set) var losses = 0
 
-    private let dialLower: TunnelDial.LowerDialer
+    private let dialLower: LowerDialer
     private let expectation: PeerExpectation
     private let loop: EventLoop
     private var context: TLSContext
     private var settings: ConnectionSettings
     private var state = State.idle
     /// What is being established: the first connection, or one that replaces another.
-    private var dial: TunnelDial?
+    private var dial: ConnectionDial?
     /// Connections in a row that the peer drained while they were being established.
     private var refusals = 0
     /// Wait for the connection that replaces one the peer is draining.
@@ -59,6 +62,8 @@ final class TunnelPath: H2ConnectionDelegate {
     /// Carries what the peer allows no more of on one connection, and what would wait behind its stalled window.
     private var overflow: H2ClientPool?
 
+    /// How long the first PING may take; the connection's own keep-alive is too patient for a path on trial.
+    static let firstAnswer: Duration = .seconds(5)
     /// How long a connection that owes bytes may be silent before it is asked: looked at that often, it is asked 0.3 to 0.6 s
     /// after its last byte.
     private static let silence: Duration = .milliseconds(300)
@@ -71,7 +76,7 @@ final class TunnelPath: H2ConnectionDelegate {
     private static let refusalsInARow = 3
 
     init(
-        over dialLower: @escaping TunnelDial.LowerDialer,
+        over dialLower: @escaping LowerDialer,
         context: TLSContext,
         expecting expectation: PeerExpectation,
         settings: ConnectionSettings,
@@ -157,11 +162,10 @@ final class TunnelPath: H2ConnectionDelegate {
     // MARK: Establishing
 
     private func establish() {
-        let dial = TunnelDial(
-            over: dialLower,
-            context: context,
-            expecting: expectation,
+        let dial = ConnectionDial(
+            to: endpoint("path"),
             configuration: settings.http2(for: .client),
+            firstAnswer: Self.firstAnswer,
             on: loop
         )
         self.dial = dial
@@ -242,6 +246,10 @@ final class TunnelPath: H2ConnectionDelegate {
         if monitor?.isScheduled == false { monitor?.schedule(after: Self.silence) }
     }
 
+    private func endpoint(_ location: String) -> H2Endpoint {
+        .over(location, context: context, expecting: expectation) { [dialLower] in dialLower($1) }
+    }
+
     private func openBeside(
         _ request: ConnectRequest,
         _ completion: @escaping (Result<H2Stream, ConnectFailure>) -> Void
@@ -254,10 +262,7 @@ final class TunnelPath: H2ConnectionDelegate {
                 pool = try H2ClientPool(on: loop, configuration: settings.overflow)
             }
             overflow = pool
-            let endpoint = H2Endpoint.over("overflow", context: context, expecting: expectation) { [dialLower] in
-                dialLower($1)
-            }
-            pool.openStream(request, to: endpoint, completion: completion)
+            pool.openStream(request, to: endpoint("overflow"), completion: completion)
         } catch {
             loop.later { completion(.failure(ConnectFailure(error))) }
         }

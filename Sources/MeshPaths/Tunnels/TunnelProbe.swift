@@ -60,14 +60,14 @@ public enum TunnelProbe {
         let start = ContinuousClock.now
         let result: Result<Answer, StreamError> = await withCheckedContinuation { continuation in
             loop.submit {
-                let dial = TunnelDial(
-                    over: dial,
-                    context: context,
-                    expecting: expectation,
+                let endpoint = H2Endpoint.over("probe", context: context, expecting: expectation) { dial($1) }
+                let attempt = ConnectionDial(
+                    to: endpoint,
                     configuration: .defaults,
+                    firstAnswer: TunnelPath.firstAnswer,
                     on: loop
                 )
-                dial.start { result in
+                attempt.start { result in
                     continuation.resume(
                         returning: result.map { connection in
                             let answer = Answer(

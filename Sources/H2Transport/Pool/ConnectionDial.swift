@@ -1,56 +1,53 @@
-import H2Transport
-import Streams
+package import Streams
 
-/// One attempt to get a connection to a peer: a stream that leads there, mutual TLS, and a PING that is answered. Confined to
-/// its event loop.
-final class TunnelDial: H2ConnectionDelegate {
-    /// Connects to where the peer's HBONE server is. Calls back once, on the loop.
-    typealias LowerDialer = (@escaping (Result<ByteStream, StreamError>) -> Void) -> Void
-    typealias Completion = (Result<H2Connection, StreamError>) -> Void
+/// One attempt to get a connection to an endpoint: a stream that leads there, mutual TLS, HTTP/2, and where that is asked for a
+/// PING that is answered. Confined to its event loop.
+package final class ConnectionDial: H2ConnectionDelegate {
+    package typealias Completion = (Result<H2Connection, StreamError>) -> Void
 
-    private let dialLower: LowerDialer
-    private let context: TLSContext
-    private let expectation: PeerExpectation
+    private let endpoint: H2Endpoint
     private let configuration: H2Configuration
+    private let firstAnswer: Duration?
     private let loop: EventLoop
     private var completion: Completion?
     private var connection: H2Connection?
-    /// Until it has called back: the connection does not retain its delegate, and forgets who waits for the PING before it says why it
-    /// has ended.
-    private var retained = Retained<TunnelDial>()
+    /// Until it has called back: the connection does not retain its delegate, and forgets who waits for the PING before it says
+    /// why it has ended.
+    private var retained = Retained<ConnectionDial>()
 
-    /// How long the first PING may take; the connection's own keep-alive is too patient for a path on trial.
-    private static let firstAnswer: Duration = .seconds(5)
-
-    init(
-        over dialLower: @escaping LowerDialer,
-        context: TLSContext,
-        expecting expectation: PeerExpectation,
+    /// - Parameters:
+    ///   - endpoint: Where to, and how.
+    ///   - configuration: Of the connection.
+    ///   - firstAnswer: How long the first PING may take, of a path on trial: only then has the peer accepted this side's
+    ///     certificate (TLS 1.3 tells a client by its first read) and shown that it speaks HTTP/2. nil: there is none.
+    ///   - loop: Where the connection lives.
+    package init(
+        to endpoint: H2Endpoint,
         configuration: H2Configuration,
+        firstAnswer: Duration? = nil,
         on loop: EventLoop
     ) {
-        self.dialLower = dialLower
-        self.context = context
-        self.expectation = expectation
+        self.endpoint = endpoint
         self.configuration = configuration
+        self.firstAnswer = firstAnswer
         self.loop = loop
     }
 
     /// `completion` is called once, on the loop, unless ``cancel()`` comes first. The connection still has this object as its
     /// delegate, which the owner replaces with itself.
-    func start(_ completion: @escaping Completion) {
+    package func start(_ completion: @escaping Completion) {
         self.completion = completion
         retained.hold(self)
-        dialLower { [self] result in
+        endpoint.connect(loop) { [self] result in
             switch result {
             case .success(let stream) where self.completion == nil: Self.drop(stream)
-            case .success(let stream): secure(stream)
+            case .success(let stream): speak(over: stream)
             case .failure(let error): end(.failure(error))
             }
         }
     }
 
-    func cancel() {
+    package func cancel() {
         completion = nil
         connection?.close()
         connection = nil
@@ -59,18 +56,7 @@ final class TunnelDial: H2ConnectionDelegate {
 
     private static func drop(_ stream: ByteStream) { stream.reset(StreamError(.closed, "nobody waits for it")) }
 
-    private func secure(_ lower: ByteStream) {
-        let stream = TLSStream(over: lower, context: context, expecting: expectation)
-        stream.startHandshake { [self] result in
-            switch result {
-            case .success where completion == nil: Self.drop(stream)
-            case .success: speak(over: stream)
-            case .failure(let error): end(.failure(error))
-            }
-        }
-    }
-
-    private func speak(over stream: TLSStream) {
+    private func speak(over stream: ByteStream) {
         do throws(StreamError) {
             let connection = try H2Connection(
                 over: stream,
@@ -78,8 +64,9 @@ final class TunnelDial: H2ConnectionDelegate {
                 configuration: configuration,
                 delegate: self
             )
+            guard let firstAnswer else { return end(.success(connection)) }
             self.connection = connection
-            connection.probe(timeout: Self.firstAnswer) { [self] isAlive in
+            connection.probe(timeout: firstAnswer) { [self] isAlive in
                 guard isAlive else {
                     let error = StreamError(.timedOut, "\(stream.peerDescription) does not answer over HTTP/2")
                     return connection.abort(error)
@@ -106,14 +93,16 @@ final class TunnelDial: H2ConnectionDelegate {
 
     // MARK: H2ConnectionDelegate
 
-    func connection(_ connection: H2Connection, received request: PendingConnect) { request.reject(.denied()) }
+    package func connection(_ connection: H2Connection, received request: PendingConnect) {
+        request.reject(.denied())
+    }
 
-    func connectionIsDraining(_ connection: H2Connection) {
+    package func connectionIsDraining(_ connection: H2Connection) {
         end(.failure(StreamError(.draining, "\(connection.peerDescription) takes no more streams")))
         cancel()
     }
 
-    func connection(_ connection: H2Connection, closed reason: StreamError?) {
+    package func connection(_ connection: H2Connection, closed reason: StreamError?) {
         self.connection = nil
         end(.failure(reason ?? StreamError(.draining, "the peer closed the connection")))
     }
