@@ -44,7 +44,7 @@ let package = Package(
         .target(name: "Platform", dependencies: ["CLinux"], swiftSettings: settings),
         .target(name: "Streams", dependencies: ["Platform", "CLinux"], swiftSettings: settings),
         // The reader of configuration and inventory files.
-        .target(name: "YAML", dependencies: ["CLibYAML"], swiftSettings: settings),
+        .target(name: "YAML", dependencies: ["Platform", "CLibYAML"], swiftSettings: settings),
         .target(name: "MeshIdentity", dependencies: ["Platform", "COpenSSL"], swiftSettings: settings),
         .target(
             name: "H2Transport",
@@ -147,6 +147,12 @@ let package = Package(
         .testTarget(
             name: "AgentTests",
             dependencies: ["Agent", "SSHSignal", "TestPeers", "TestDevices"],
+            swiftSettings: settings
+        ),
+        // MeshNode: its YAML is the shortest notation for rules.
+        .testTarget(
+            name: "MeshPolicyTests",
+            dependencies: ["MeshPolicy", "MeshNode", "TestPeers"],
             swiftSettings: settings
         ),
         .testTarget(name: "MeshPathsTests", dependencies: ["MeshPaths", "TestPeers"], swiftSettings: settings),

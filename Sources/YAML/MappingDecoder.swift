@@ -1,3 +1,5 @@
+package import Platform
+
 /// One mapping being decoded: checks its keys against the known ones and hands out the values.
 ///
 /// Every function that finds something wrong reports it and answers `nil`, so that decoding goes on and finds the rest.

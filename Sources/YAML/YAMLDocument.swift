@@ -1,4 +1,5 @@
 import CLibYAML
+import Platform
 
 /// Reads one YAML document by libyaml's event API.
 ///

@@ -1,3 +1,5 @@
+package import Platform
+
 /// A value of a YAML document that remembers where it stands.
 ///
 /// Scalars keep their text and are given a type by whoever asks, so that `NO`, `22` or `1e3` never turn into something

@@ -1,4 +1,5 @@
 import MeshIdentity
+import MeshPaths
 import MeshPolicy
 import Platform
 import SSHSignal

@@ -1,3 +1,4 @@
+package import Platform
 package import YAML
 
 /// Machines to enrol, from a YAML file: a list of hosts, or a mapping with `hosts` and what they have in common, `defaults`.

@@ -1,3 +1,4 @@
+public import MeshIdentity
 public import Platform
 public import Streams
 

@@ -1,5 +1,5 @@
 public import CLinux
-internal import MeshIdentity
+public import MeshIdentity
 public import Streams
 
 /// Mutual TLS 1.3 over any byte stream: a socket, a CONNECT stream through a gateway, an SSH channel.

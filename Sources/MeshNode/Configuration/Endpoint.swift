@@ -1,11 +1,8 @@
-public import H2Transport
 public import MeshIdentity
 public import MeshPaths
 public import MeshPolicy
 public import Platform
 public import SSHSignal
-public import Streams
-public import YAML
 
 extension NodeConfiguration {
     /// How a destination is reached: one element of `endpoints`.
@@ -76,15 +73,6 @@ extension NodeConfiguration {
         }
     }
 
-    public struct DirectTLS: Hashable, Sendable {
-        /// What the server's certificate must be for; `nil`: the host that is dialled.
-        public var serverName: String?
-
-        public init(serverName: String? = nil) {
-            self.serverName = serverName
-        }
-    }
-
     /// An SSH login on, or next to, the machine of an endpoint.
     public struct SSHAccess: Hashable, Sendable {
         /// `[user@]host[:port]`, or a `Host` alias of ``config``.
@@ -140,15 +128,5 @@ extension NodeConfiguration.Endpoint {
             case .ssh: ssh != nil && (path == .automatic || path == .ssh)
             }
         }
-    }
-}
-
-extension NodeConfiguration.Endpoint {
-    /// Who must be at the other end, for a node with the identity `own`: one of ``identities``, or, where none is named, any
-    /// workload of the node's own trust domain and namespace. Nobody, if `own` has no namespace to compare.
-    public func expectation(own: SPIFFEID) -> PeerExpectation {
-        if !identities.isEmpty { return .identities(identities) }
-        guard let namespace = own.namespace else { return .identities([]) }
-        return .namespace(namespace, in: own.trustDomain)
     }
 }

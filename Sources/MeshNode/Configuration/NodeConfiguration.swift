@@ -1,7 +1,7 @@
 public import MeshPaths
+public import MeshPolicy
 public import Platform
 public import Streams
-public import YAML
 
 /// What a node is told to do: the YAML file of `bootstrap node --config`, decoded (`docs/configuration.md`).
 public struct NodeConfiguration: Hashable, Sendable {
@@ -13,7 +13,7 @@ public struct NodeConfiguration: Hashable, Sendable {
     /// First match wins.
     public var endpoints: [Endpoint]
     /// What happens to a destination that no endpoint matches.
-    public var unmatched: Unmatched
+    public var unmatched: MeshRules.Unmatched
     /// `nil`: no `policy` key, so that only the default policy holds.
     public var policy: [AuthorizationPolicy]?
     /// Where the administration interface listens; `nil`: nowhere.
@@ -32,7 +32,7 @@ public struct NodeConfiguration: Hashable, Sendable {
         identity: String,
         listeners: [Listener],
         endpoints: [Endpoint] = [],
-        unmatched: Unmatched = .deny,
+        unmatched: MeshRules.Unmatched = .deny,
         policy: [AuthorizationPolicy]? = nil,
         admin: BindAddress? = nil,
         metrics: BindAddress? = nil,
@@ -49,14 +49,6 @@ public struct NodeConfiguration: Hashable, Sendable {
         self.admin = admin
         self.metrics = metrics
         self.connections = connections
-    }
-
-    /// The key `default`.
-    public enum Unmatched: String, CaseIterable, Hashable, Sendable {
-        /// Refuse.
-        case deny
-        /// Dial it without HBONE. For a peer's stream, only where policy names the port.
-        case direct
     }
 
     /// One element of `listeners`.

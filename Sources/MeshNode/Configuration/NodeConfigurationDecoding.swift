@@ -1,6 +1,7 @@
 import Glibc
 import MeshIdentity
 import MeshPaths
+import MeshPolicy
 import Platform
 import SSHSignal
 public import Streams
@@ -88,7 +89,7 @@ private struct NodeConfigurationDecoder {
             identity: mapping.string("identity").map(paths.resolve) ?? "",
             listeners: mapping["listeners"]?.list("'listeners'", diagnostics, listener) ?? [],
             endpoints: mapping["endpoints"]?.list("'endpoints'", diagnostics, endpoint) ?? [],
-            unmatched: mapping.choice("default", of: NodeConfiguration.Unmatched.self) ?? .deny,
+            unmatched: mapping.choice("default", of: MeshRules.Unmatched.self) ?? .deny,
             policy: mapping["policy"].map { PolicyDecoder(diagnostics: diagnostics).policies($0) },
             admin: mapping.value("admin", NodeConfiguration.BindAddress.init(parsing:)),
             metrics: mapping.value("metrics", NodeConfiguration.BindAddress.init(parsing:)),

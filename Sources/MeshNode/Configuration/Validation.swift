@@ -1,5 +1,6 @@
 import Glibc
 import MeshIdentity
+import MeshPolicy
 import Platform
 import Streams
 public import YAML
@@ -107,11 +108,18 @@ extension NodeConfiguration {
 
     /// A `tcp` listener whose destination can never be reached is found here, not by its first user.
     private func validateForwarding(_ diagnostics: Diagnostics) {
-        let router = Router(configuration: self, policy: PolicyEngine(configuration: self, own: nil), ownAddresses: [])
+        let planner = StreamPlanner(rules(), own: nil, ownAddresses: [])
         for listener in listeners {
-            guard let forwardTo = listener.forwardTo, let refusal = router.route(forwardTo, from: .local).refusal else {
-                continue
-            }
+            guard let forwardTo = listener.forwardTo else { continue }
+            let request = StreamRequest(
+                source: .localUser,
+                sourceIP: .loopbackIPv4,
+                transport: nil,
+                destination: forwardTo,
+                now: 0
+            )
+            // Only the way counts: what policy says of it may change with the time of day.
+            guard let refusal = planner.plan(request).route.refusal else { continue }
             diagnostics.report("listener '\(listener.name)': forwardTo: \(refusal.message)", at: listener.position)
         }
     }

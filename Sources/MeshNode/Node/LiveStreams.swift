@@ -1,5 +1,6 @@
 import MeshIdentity
 import MeshPolicy
+import Platform
 import Streams
 
 /// The relays that run on one event loop, with what policy decided about them: so that a reload can decide again, a drain can
@@ -7,7 +8,8 @@ import Streams
 final class LiveStreams {
     private struct Entry {
         let relay: Relay
-        let request: PolicyEngine.Request
+        let request: StreamRequest
+        let path: PathID?
     }
 
     private var entries: [UInt64: Entry] = [:]
@@ -17,10 +19,13 @@ final class LiveStreams {
     var count: Int { entries.count }
 
     /// Joins two streams and keeps track of them until they are done.
+    ///
+    /// - Parameter path: What carries it to its peer; nil: it was dialled from here.
     func relay(
         _ first: ByteStream,
         _ second: ByteStream,
-        for request: PolicyEngine.Request,
+        for request: StreamRequest,
+        over path: PathID?,
         completion: @escaping (RelayResult) -> Void
     ) {
         let key = nextKey
@@ -34,16 +39,19 @@ final class LiveStreams {
                 for resume in waiting { resume() }
             }
         }
-        entries[key] = Entry(relay: relay, request: request)
+        entries[key] = Entry(relay: relay, request: request, path: path)
         relay.start()
     }
 
-    /// Cuts every stream that `policy` no longer allows. Returns how many.
-    func recheck(with policy: PolicyEngine) -> Int {
-        let losers = entries.values.filter { !policy.decide($0.request.atPresent).isAllowed }
-        for entry in losers {
-            entry.relay.cut(StreamError(.denied, "policy changed: \(policy.decide(entry.request.atPresent).reason)"))
+    /// Cuts every stream that policy no longer allows. Returns how many.
+    func recheck(with planner: StreamPlanner) -> Int {
+        let now = currentTime()
+        let losers = entries.values.compactMap { entry in
+            var request = entry.request
+            request.now = now
+            return planner.refusal(of: request, over: entry.path).map { (entry.relay, $0) }
         }
+        for (relay, refusal) in losers { relay.cut(StreamError(.denied, "policy changed: \(refusal.message)")) }
         return losers.count
     }
 
@@ -54,12 +62,5 @@ final class LiveStreams {
 
     func cutAll(_ reason: StreamError) {
         for entry in Array(entries.values) { entry.relay.cut(reason) }
-    }
-}
-
-extension PolicyEngine.Request {
-    /// The same request at the present time.
-    fileprivate var atPresent: PolicyEngine.Request {
-        PolicyEngine.Request(source: source, sourceIP: sourceIP, transport: transport, destination: destination)
     }
 }

@@ -8,8 +8,8 @@ import YAML
 /// The daemon: listens as its configuration says, and carries streams between its listeners and its peers.
 ///
 /// ```
-/// hbone listener ─→ InboundStreams  ─┬─→ Dialer ─→ a service of this machine
-/// tcp listener   ─→ OutboundStreams ─┴─→ PeerPaths ─→ another node
+/// hbone listener ─→ InboundStreams  ─┬─→ StreamPlan ─→ StreamOpener ─┬─→ Dialer ─→ a service of this machine
+/// tcp listener   ─→ OutboundStreams ─┘                               └─→ PeerPaths ─→ another node
 /// ```
 ///
 /// Safe to use from any task. Each event loop has a `Worker`; the loops share an immutable snapshot.

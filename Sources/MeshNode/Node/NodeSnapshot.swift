@@ -10,12 +10,11 @@ import Streams
 final class NodeSnapshot: Sendable {
     let configuration: NodeConfiguration
     let credential: Credential
-    let policy: PolicyEngine
-    let router: Router
+    let planner: StreamPlanner
     let server: TLSContext
     let client: TLSContext
-    /// The way to each endpoint that leads to another node.
-    let access: [NodeConfiguration.Endpoint: PeerAccess]
+    /// The ways to each peer.
+    let access: [PeerID: PeerAccess]
 
     /// - Throws: What is wrong with the credential, or with the SSH login of an endpoint.
     init(
@@ -26,12 +25,10 @@ final class NodeSnapshot: Sendable {
     ) throws {
         self.configuration = configuration
         self.credential = credential
-        policy = PolicyEngine(configuration: configuration, own: credential.id)
-        router = Router(
-            configuration: configuration,
-            policy: policy,
-            ownAddresses: interfaceAddresses(),
-            listenerAddresses: listenerAddresses
+        planner = StreamPlanner(
+            configuration.rules(listenerAddresses: listenerAddresses),
+            own: credential.id,
+            ownAddresses: interfaceAddresses()
         )
         let trust = TrustBundleSet(credential.bundle)
         let settings = configuration.connections
@@ -47,9 +44,9 @@ final class NodeSnapshot: Sendable {
             trust: trust,
             options: settings.tls(for: .client)
         )
-        var access: [NodeConfiguration.Endpoint: PeerAccess] = [:]
+        var access: [PeerID: PeerAccess] = [:]
         for endpoint in configuration.endpoints where !endpoint.transports.isEmpty {
-            access[endpoint] = try PeerAccess(endpoint, own: credential.id, warn: warn)
+            access[endpoint.peer.id] = try PeerAccess(endpoint, own: credential.id, warn: warn)
         }
         self.access = access
     }

@@ -34,7 +34,7 @@ extension PeerAccess {
             name: endpoint.match.description,
             transports: endpoint.transports,
             hbone: endpoint.hbone.map { [$0] } ?? [],
-            expectation: endpoint.expectation(own: own),
+            expectation: endpoint.peer.expectation(own: own),
             login: login,
             sessions: endpoint.ssh?.sessions ?? PeerAccess.defaultSessions
         )

@@ -9,8 +9,8 @@ import Streams
 final class Worker {
     let loop: EventLoop
     let live = LiveStreams()
+    private let opener: StreamOpener
     private let outbound: OutboundStreams
-    private let inbound: InboundStreams
     private let server: HBONEServer
     private let stripes: StripeAcceptor
     private let logger: Logger
@@ -30,10 +30,9 @@ final class Worker {
     ) throws(StreamError) {
         self.loop = loop
         self.logger = logger
-        let outbound = OutboundStreams(loop: loop, snapshot: snapshot, live: live, logger: logger)
-        let inbound = InboundStreams(loop: loop, snapshot: snapshot, live: live, outbound: outbound, logger: logger)
-        self.outbound = outbound
-        self.inbound = inbound
+        opener = StreamOpener(loop: loop, snapshot: snapshot, logger: logger)
+        outbound = OutboundStreams(live: live, opener: opener, logger: logger)
+        let inbound = InboundStreams(live: live, opener: opener, logger: logger)
         let server = try HBONEServer(
             on: loop,
             context: snapshot.server,
@@ -69,16 +68,15 @@ final class Worker {
 
     /// New streams are decided with `snapshot`; live ones are decided again.
     func take(_ snapshot: NodeSnapshot) {
-        outbound.snapshot = snapshot
-        outbound.forgetPeers(except: snapshot.configuration.endpoints)
-        inbound.snapshot = snapshot
+        opener.snapshot = snapshot
+        opener.forgetPeers()
         server.context = snapshot.server
         do {
             try server.use(Self.serverConfiguration(snapshot))
         } catch {
             logger.error("the settings of connections stay as they were: \(error)")
         }
-        let cut = live.recheck(with: snapshot.policy)
+        let cut = live.recheck(with: snapshot.planner)
         if cut > 0 { logger.notice("policy changed: \(cut) streams cut") }
     }
 
@@ -88,7 +86,7 @@ final class Worker {
         server.drain(deadline: nil) { [self] in
             live.whenEmpty { [self] in
                 limit?.cancel()
-                outbound.shutDown()
+                opener.shutDown()
                 completion()
             }
         }

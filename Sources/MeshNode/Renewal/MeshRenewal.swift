@@ -5,7 +5,7 @@ public import MeshIdentity
 import MeshPaths
 public import Platform
 import SSHSignal
-public import Streams
+import Streams
 
 /// Where a node has its certificate renewed, over the mesh: the key `renewal`.
 public struct RenewalSource: Hashable, Sendable {

@@ -1,9 +1,7 @@
-public import H2Transport
-import MeshIdentity
+public import MeshIdentity
 public import MeshPolicy
 public import Platform
 public import SSHSignal
-public import Streams
 
 /// What is known of a peer: where it listens, who it must be, how to log in to its machine.
 public struct PeerAccess: Sendable {

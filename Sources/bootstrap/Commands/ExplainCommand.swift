@@ -45,8 +45,11 @@ struct ExplainCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("The address the peer comes from. (default: 127.0.0.1)", valueName: "ADDRESS"))
     var sourceIp: String?
 
-    @Option(help: ArgumentHelp("What the stream comes over: h2, h2-over-ssh or ssh.", valueName: "TRANSPORT"))
-    var transport = "h2"
+    /// A local user's stream has come over nothing yet: unless it is given, each way to its peer is decided for itself.
+    @Option(
+        help: ArgumentHelp("What the stream comes over: h2, h2-over-ssh or ssh. (default: h2)", valueName: "TRANSPORT")
+    )
+    var transport: String?
 
     @Option(
         help: ArgumentHelp(
@@ -67,18 +70,14 @@ struct ExplainCommand: AsyncParsableCommand {
             throw fail(error.description, .usage)
         }
         let (own, problem) = try ownIdentity(configuration)
-        let explanation = Explanation(
-            try request(own: own),
-            configuration: configuration,
-            own: own,
-            ownAddresses: interfaceAddresses()
-        )
+        let planner = StreamPlanner(configuration.rules(), own: own, ownAddresses: interfaceAddresses())
+        let plan = planner.plan(try request(own: own))
         switch output {
-        case .text: print(explanation)
-        case .json: print(try Self.json(explanation))
+        case .text: print(plan)
+        case .json: print(try Self.json(plan))
         }
-        if explanation.isAllowed { return }
-        if let problem, explanation.decision.rule == nil {
+        if plan.isAllowed { return }
+        if let problem, plan.decision.rule == nil {
             printError("the node's own identity is not known (\(problem)); give it with --node SPIFFE-ID")
         }
         throw ExitCode.denied
@@ -93,22 +92,25 @@ struct ExplainCommand: AsyncParsableCommand {
         }
     }
 
-    private func request(own: SPIFFEID?) throws -> PolicyEngine.Request {
-        guard let transport = Transport(rawValue: transport) else {
-            throw fail("--transport \(transport): must be h2, h2-over-ssh or ssh", .usage)
+    private func request(own: SPIFFEID?) throws -> StreamRequest {
+        let name = transport ?? Transport.h2.rawValue
+        guard let transport = Transport(rawValue: name) else {
+            throw fail("--transport \(name): must be h2, h2-over-ssh or ssh", .usage)
         }
         guard let sourceIP = IPAddress(sourceIp ?? "127.0.0.1") else {
             throw fail("--source-ip \(sourceIp ?? ""): is not an IP address", .usage)
         }
-        return PolicyEngine.Request(
-            source: try source(own: own),
+        let source = try source(own: own)
+        return StreamRequest(
+            source: source,
             sourceIP: sourceIP,
-            transport: transport,
-            destination: try usage("--to \(to)") { try Authority(parsing: to) }
+            transport: source == .localUser && self.transport == nil ? nil : transport,
+            destination: try usage("--to \(to)") { try Authority(parsing: to) },
+            now: currentTime()
         )
     }
 
-    private func source(own: SPIFFEID?) throws -> PolicyEngine.Request.Source {
+    private func source(own: SPIFFEID?) throws -> StreamRequest.Source {
         switch from {
         case "local": return .localUser
         case "anyone": return .unauthenticated
@@ -129,7 +131,7 @@ struct ExplainCommand: AsyncParsableCommand {
         }
     }
 
-    private static func json(_ explanation: Explanation) throws -> String {
+    private static func json(_ plan: StreamPlan) throws -> String {
         struct Report: Encodable {
             var allowed: Bool
             var from: String
@@ -157,26 +159,26 @@ struct ExplainCommand: AsyncParsableCommand {
                 var transports: [String]?
             }
         }
-        let decision = explanation.decision
-        var route = Report.Path(kind: "refused", description: explanation.routeDescription)
-        switch explanation.route.action {
+        let decision = plan.decision
+        var route = Report.Path(kind: "refused", description: plan.routeDescription)
+        switch plan.route.action {
         case .refused: break
         case .direct(let target, _): (route.kind, route.authority) = ("direct", target.description)
         case .mesh(let mesh):
             (route.kind, route.authority) = ("mesh", mesh.authority.description)
-            route.transports = explanation.transports.map(\.rawValue)
+            route.transports = plan.candidates.map(\.id.transport.rawValue)
         }
         let report = Report(
-            allowed: explanation.isAllowed,
-            from: explanation.sourceDescription,
-            sourceIP: explanation.request.sourceIP.description,
-            transport: explanation.request.transport.rawValue,
-            to: explanation.request.destination.description,
+            allowed: plan.isAllowed,
+            from: plan.request.sourceDescription,
+            sourceIP: plan.request.sourceIP.description,
+            transport: plan.request.decidedTransport.rawValue,
+            to: plan.request.destination.description,
             policy: .init(
                 allowed: decision.isAllowed,
                 name: decision.rule?.policy.name,
                 rule: decision.rule.map { $0.index + 1 },
-                place: explanation.rulePlace,
+                place: plan.rulePlace,
                 reason: decision.reason,
                 notes: decision.notes
             ),

@@ -74,7 +74,7 @@ final class PoolUser {
         on loop: EventLoop,
         port: UInt16,
         credential: TestCertificates.Kind = .client,
-        expecting: H2Transport.PeerExpectation = .anyTrusted,
+        expecting: PeerExpectation = .anyTrusted,
         configuration: H2ClientPool.Configuration = .defaults
     ) throws {
         pool = try H2ClientPool(on: loop, configuration: configuration)

@@ -4,11 +4,11 @@ public import Streams
 /// Where a stream goes, and why.
 public struct Route: Hashable, Sendable {
     public enum Action: Hashable, Sendable {
-        /// To another node, by the transports of its endpoint.
+        /// To another node, by one of the ways to it.
         case mesh(MeshRoute)
         /// Dialled from here without HBONE. A name must be resolved, and each address put to
         /// ``Router/refusal(dialing:port:from:)`` before it is dialled.
-        case direct(Authority, tls: NodeConfiguration.DirectTLS?)
+        case direct(Authority, tls: DirectTLS?)
         /// Not at all; the code is `denied`. The message is for this side's log: it names keys of the configuration.
         case refused(StreamError)
     }
@@ -33,12 +33,12 @@ public struct Route: Hashable, Sendable {
 
 /// A route to another node.
 public struct MeshRoute: Hashable, Sendable {
-    public var endpoint: NodeConfiguration.Endpoint
+    public var peer: Peer
     /// What CONNECT's `:authority` (or `x-tun`), or the SSH direct-tcpip request, carries.
     public var authority: Authority
 
-    public init(endpoint: NodeConfiguration.Endpoint, authority: Authority) {
-        self.endpoint = endpoint
+    public init(peer: Peer, authority: Authority) {
+        self.peer = peer
         self.authority = authority
     }
 }

@@ -1,10 +1,10 @@
 import MeshIdentity
-import MeshPolicy
+import MeshNode
 import Platform
 import Streams
 import Testing
 
-@testable import MeshNode
+@testable import MeshPolicy
 
 @Suite struct RouterTests {
     static func router(
@@ -28,8 +28,8 @@ import Testing
             "identity: /i\nlisteners:\n\(listeners)\n\(endpoints.isEmpty ? "" : "endpoints:\n\(endpoints)\n")\(more)\n"
         let configuration = try NodeConfiguration.parse(text, file: "f")
         return Router(
-            configuration: configuration,
-            policy: PolicyEngine(configuration: configuration, own: nil),
+            configuration.rules(),
+            policy: PolicyEngine(configuration.rules(), own: nil),
             ownAddresses: [try #require(IPAddress("10.0.0.7")), try #require(IPAddress("fd00::7"))]
         )
     }
@@ -38,7 +38,7 @@ import Testing
     private func text(_ route: Route) -> String {
         switch route.action {
         case .mesh(let mesh):
-            "mesh \(mesh.authority) \(mesh.endpoint.transports.map(\.rawValue).joined(separator: ","))"
+            "mesh \(mesh.authority) \(mesh.peer.candidates.map(\.id.transport.rawValue).joined(separator: ","))"
         case .direct(let target, let tls): "direct \(target)" + (tls.map { " tls \($0.serverName ?? "-")" } ?? "")
         case .refused(let error): "refused: \(error.message)"
         }
@@ -168,14 +168,9 @@ import Testing
             """,
             file: "f"
         )
-        let policy = PolicyEngine(configuration: configuration, own: nil)
         let bound = NodeConfiguration.BindAddress(address: .loopbackIPv4, port: 41234)
-        let router = Router(
-            configuration: configuration,
-            policy: policy,
-            ownAddresses: [],
-            listenerAddresses: ["hbone": bound]
-        )
+        let rules = configuration.rules(listenerAddresses: ["hbone": bound])
+        let router = Router(rules, policy: PolicyEngine(rules, own: nil), ownAddresses: [])
         #expect(try router.route(Authority(parsing: "127.0.0.1:41234"), from: .peer).refusal != nil)
         #expect(try router.route(Authority(parsing: "127.0.0.1:41235"), from: .peer).refusal == nil)
     }

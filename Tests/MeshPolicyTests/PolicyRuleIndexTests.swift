@@ -1,10 +1,9 @@
 import MeshIdentity
-import MeshPolicy
 import Platform
 import Streams
 import Testing
 
-@testable import MeshNode
+@testable import MeshPolicy
 
 /// The index is an optimisation: it must answer as a plain walk over the rules does.
 @Suite struct RuleIndexTests {
@@ -85,10 +84,10 @@ import Testing
         return .init(from: from, to: to, when: when)
     }
 
-    static func request(_ random: inout SeededGenerator) throws -> PolicyEngine.Request {
+    static func request(_ random: inout SeededGenerator) throws -> StreamRequest {
         let namespace = namespaces.randomElement(using: &random) ?? ""
         let id = try SPIFFEID("spiffe://m/ns/\(namespace)/sa/\(Bool.random(using: &random) ? "a" : "b")")
-        return PolicyEngine.Request(
+        return StreamRequest(
             source: Int.random(in: 0...5, using: &random) == 0 ? .unauthenticated : .peer(id),
             sourceIP: try #require(IPAddress(ips.randomElement(using: &random) ?? "")),
             transport: Transport.allCases.randomElement(using: &random) ?? .h2,
@@ -101,7 +100,7 @@ import Testing
     }
 
     /// Written from the documentation, without the index or its helpers.
-    static func matches(_ rule: AuthorizationPolicy.Rule, _ request: PolicyEngine.Request) -> Bool {
+    static func matches(_ rule: AuthorizationPolicy.Rule, _ request: StreamRequest) -> Bool {
         var principal: String?
         var namespace: String?
         if case .peer(let id) = request.source {
@@ -135,7 +134,7 @@ import Testing
         }
         let conditions = rule.when.allSatisfy { condition in
             switch condition {
-            case .transport(let transports): transports.contains(request.transport)
+            case .transport(let transports): transports.contains(request.decidedTransport)
             case .notAfter(let time): request.now <= time
             }
         }

@@ -1,7 +1,5 @@
 import MeshIdentity
-import MeshPolicy
 import Platform
-import Streams
 
 /// The rules of some policies, filed so that a request meets only the few that could match it.
 ///
@@ -161,7 +159,7 @@ struct RequestAttributes {
     let destination: Authority
     let now: Int64
 
-    init(_ request: PolicyEngine.Request, own: SPIFFEID?) {
+    init(_ request: StreamRequest, own: SPIFFEID?) {
         let identity: SPIFFEID? =
             switch request.source {
             case .peer(let peer): peer
@@ -171,7 +169,7 @@ struct RequestAttributes {
         principal = identity?.principal
         namespace = identity?.namespace
         sourceIP = request.sourceIP
-        transport = request.transport
+        transport = request.decidedTransport
         destination = request.destination
         now = request.now
     }

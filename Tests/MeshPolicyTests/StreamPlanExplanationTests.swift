@@ -1,10 +1,10 @@
 import MeshIdentity
-import MeshPolicy
+import MeshNode
 import Streams
 import TestPeers
 import Testing
 
-@testable import MeshNode
+@testable import MeshPolicy
 
 @Suite struct ExplanationTests {
     private static let yaml = """
@@ -29,13 +29,12 @@ import Testing
         - {name: watch, action: AUDIT, rules: [{to: [{ports: [22]}]}]}
         """
 
-    private func explain(_ from: String, _ to: String, over transport: Transport = .h2) throws -> Explanation {
-        Explanation(
-            try PolicyTests.request(from, to, over: transport),
-            configuration: try NodeConfiguration.parse(Self.yaml, file: "node.yaml"),
+    private func explain(_ from: String, _ to: String, over transport: Transport = .h2) throws -> StreamPlan {
+        StreamPlanner(
+            try NodeConfiguration.parse(Self.yaml, file: "node.yaml").rules(),
             own: try SPIFFEID("spiffe://mesh.example/ns/prod/sa/x"),
             ownAddresses: []
-        )
+        ).plan(try PolicyTests.request(from, to, over: transport))
     }
 
     @Test func saysTheRuleAndTheRoute() throws {
@@ -55,7 +54,7 @@ import Testing
 
     @Test func showsThePathsThatPolicyLeaves() throws {
         let explanation = try explain("local", "db.prod:5432")
-        #expect(explanation.isAllowed && explanation.transports == [.h2, .h2OverSSH])
+        #expect(explanation.isAllowed && explanation.candidates.map(\.id.transport) == [.h2, .h2OverSSH])
         #expect(
             explanation.routeDescription
                 == "h2 to 10.0.0.8:15008, then h2-over-ssh by ops@eight, asking for 10.0.0.8:5432, expecting "

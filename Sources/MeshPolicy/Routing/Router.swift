@@ -1,6 +1,5 @@
 public import Platform
 public import Streams
-import YAML
 
 /// Finds the way to a destination, for streams that peers ask for and for those of local listeners.
 ///
@@ -17,32 +16,29 @@ public struct Router: Sendable {
     }
 
     private let endpoints: EndpointIndex
-    private let unmatched: NodeConfiguration.Unmatched
+    private let unmatched: MeshRules.Unmatched
     private let policy: PolicyEngine
     private let ownAddresses: Set<IPAddress>
     private let ownNames: Set<String>
-    /// A stream must not be led back into one of these: it would go round in a loop, or act in this node's name.
-    private let guarded: [(what: String, bind: NodeConfiguration.BindAddress)]
+    private let sockets: [MeshRules.OwnSocket]
 
-    /// - `policy`: names the ports that peers may be led to on this node.
-    /// - `ownAddresses`: the addresses of this machine, ``interfaceAddresses()``; loopback is known without.
-    /// - `ownNames`: normalised host names that mean this machine.
-    /// - `listenerAddresses`: where listeners really listen, by name, for those whose `bind` has port 0.
+    /// - Parameters:
+    ///   - rules: Endpoints, and the node's own sockets: where its listeners really listen, if `bind` has port 0.
+    ///   - policy: Names the ports that peers may be led to on this node.
+    ///   - ownAddresses: The addresses of this machine; loopback is known without.
+    ///   - ownNames: Normalised host names that mean this machine.
     public init(
-        configuration: NodeConfiguration,
+        _ rules: MeshRules,
         policy: PolicyEngine,
         ownAddresses: Set<IPAddress>,
-        ownNames: Set<String> = ["localhost"],
-        listenerAddresses: [String: NodeConfiguration.BindAddress] = [:]
+        ownNames: Set<String> = ["localhost"]
     ) {
-        endpoints = EndpointIndex(configuration.endpoints)
-        unmatched = configuration.unmatched
+        endpoints = EndpointIndex(rules.endpoints)
+        unmatched = rules.unmatched
+        sockets = rules.sockets
         self.policy = policy
         self.ownAddresses = ownAddresses
         self.ownNames = ownNames
-        guarded =
-            configuration.listeners.map { ("listener '\($0.name)'", listenerAddresses[$0.name] ?? $0.bind) }
-            + (configuration.admin.map { [("'admin'", $0)] } ?? [])
     }
 
     public func route(_ destination: Authority, from origin: Origin) -> Route {
@@ -105,13 +101,17 @@ public struct Router: Sendable {
                 endpoint: index
             )
         }
-        if endpoint.direct { return direct(target, tls: endpoint.tls, why: why, endpoint: index) }
-        // One list of endpoints may serve a whole fleet: the one that is this node leads home, not through its own server.
-        if let hbone = endpoint.hbone, let server = hbone.address, isOwn(hbone), guarded(server, hbone.port) != nil {
-            return loopback(target.port, why: "\(why) is this node itself", endpoint: index)
+        switch endpoint.way {
+        case .direct(let tls): return direct(target, tls: tls, why: why, endpoint: index)
+        case .peer(let peer):
+            // One list of endpoints may serve a whole fleet: the one that is this node leads home, not through its own server.
+            let isThisNode = peer.servers.contains { server in
+                server.address.map { isOwn(server) && guarded($0, server.port) != nil } ?? false
+            }
+            if isThisNode { return loopback(target.port, why: "\(why) is this node itself", endpoint: index) }
+            let route = MeshRoute(peer: peer, authority: target)
+            return Route(action: .mesh(route), reason: why, endpoint: index)
         }
-        let route = MeshRoute(endpoint: endpoint, authority: target)
-        return Route(action: .mesh(route), reason: why, endpoint: index)
     }
 
     private func loopback(_ port: UInt16, why: String, endpoint: Int?) -> Route {
@@ -123,7 +123,7 @@ public struct Router: Sendable {
 
     private func direct(
         _ target: Authority,
-        tls: NodeConfiguration.DirectTLS?,
+        tls: DirectTLS?,
         why: String,
         endpoint: Int?
     ) -> Route {
@@ -153,7 +153,7 @@ public struct Router: Sendable {
 
     /// What of this node listens at an own `address` and `port`.
     private func guarded(_ address: IPAddress, _ port: UInt16) -> String? {
-        guarded.first { $0.bind.port == port && ($0.bind.address == address || $0.bind.address.isUnspecified) }?.what
+        sockets.first { $0.port == port && ($0.address == address || $0.address.isUnspecified) }?.what
     }
 
     private static func problem(_ address: IPAddress) -> String? {
@@ -166,11 +166,11 @@ public struct Router: Sendable {
 
 /// Endpoints by the hosts they match: a table for the exact ones, a list for the patterns.
 private struct EndpointIndex: Sendable {
-    let endpoints: [NodeConfiguration.Endpoint]
+    let endpoints: [Endpoint]
     private var exact: [String: [Int]] = [:]
     private var patterns: [Int] = []
 
-    init(_ endpoints: [NodeConfiguration.Endpoint]) {
+    init(_ endpoints: [Endpoint]) {
         self.endpoints = endpoints
         for (index, endpoint) in endpoints.enumerated() {
             if case .exact(let host) = endpoint.match.host {

@@ -1,8 +1,5 @@
 import MeshIdentity
-import MeshPolicy
-import Platform
-import Streams
-public import YAML
+public import Platform
 
 /// A rule of the configuration, for messages.
 public struct RuleReference: Hashable, Sendable, CustomStringConvertible {
@@ -31,12 +28,12 @@ public struct PolicyDecision: Hashable, Sendable, CustomStringConvertible {
         case portNotNamed
     }
 
-    private let request: PolicyEngine.Request
+    private let request: StreamRequest
     private let cause: Cause
     /// What AUDIT and `dryRun` policies have to say, one line for the log each.
     public var notes: [String] = []
 
-    init(request: PolicyEngine.Request, cause: Cause) {
+    init(request: StreamRequest, cause: Cause) {
         self.request = request
         self.cause = cause
     }
@@ -73,7 +70,7 @@ public struct PolicyDecision: Hashable, Sendable, CustomStringConvertible {
                 }
             }
             return
-                "denied: \(rule) allows it over \(transports.joined(separator: ", ")) only, not over \(request.transport)"
+                "denied: \(rule) allows it over \(transports.joined(separator: ", ")) only, not over \(request.decidedTransport)"
         case .localUser:
             return "allowed by default: local user"
         case .sameNamespace(let peer):

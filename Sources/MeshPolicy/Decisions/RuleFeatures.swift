@@ -1,5 +1,4 @@
 import Platform
-import Streams
 
 /// Something that a request must have to match a rule: a hash of the value, and how a request computes the same hash.
 struct Feature: Hashable {

@@ -1,12 +1,12 @@
 import H2Transport
 import MeshIdentity
-import MeshPolicy
+import MeshNode
 import Platform
 import Streams
 import Testing
 import YAML
 
-@testable import MeshNode
+@testable import MeshPolicy
 
 @Suite struct PolicyTests {
     static let own = "spiffe://mesh.example/ns/prod/sa/db"
@@ -14,7 +14,7 @@ import YAML
     /// An engine for the YAML of `policy` (with the default of no `policy` key for `nil`) on a node that names the ports 5432
     /// (endpoint), 6000 (an endpoint's address), 7000 (`forwardTo`) and all of `any.lan`.
     static func engine(_ policy: String?) throws -> PolicyEngine {
-        PolicyEngine(configuration: try configuration(policy), own: try SPIFFEID(own))
+        PolicyEngine(try configuration(policy).rules(), own: try SPIFFEID(own))
     }
 
     static func configuration(_ policy: String?) throws -> NodeConfiguration {
@@ -36,14 +36,14 @@ import YAML
         ip: String = "10.1.2.3",
         over transport: Transport = .h2,
         now: Int64 = 1_800_000_000
-    ) throws -> PolicyEngine.Request {
-        let source: PolicyEngine.Request.Source =
+    ) throws -> StreamRequest {
+        let source: StreamRequest.Source =
             switch from {
             case "local": .localUser
             case "anyone": .unauthenticated
             default: .peer(try SPIFFEID("spiffe://\(from)"))
             }
-        return PolicyEngine.Request(
+        return StreamRequest(
             source: source,
             sourceIP: try #require(IPAddress(ip)),
             transport: transport,
@@ -85,7 +85,7 @@ import YAML
     }
 
     @Test func withoutOwnIdentityTheDefaultAllowsNobody() throws {
-        let engine = PolicyEngine(configuration: try Self.configuration(nil), own: nil)
+        let engine = PolicyEngine(try Self.configuration(nil).rules(), own: nil)
         let decision = try engine.decide(Self.request("mesh.example/ns/prod/sa/web", "db.lan:5432"))
         #expect(!decision.isAllowed && decision.reason.contains("own identity is not known"))
     }
@@ -322,7 +322,7 @@ import YAML
                 endpoints: [{match: a, hbone: "a:1"\(identity)}]
                 """,
                 file: "f"
-            ).endpoints[0].expectation(own: own)
+            ).endpoints[0].peer.expectation(own: own)
         }
         #expect(try expectation("", own) == .namespace("prod", in: own.trustDomain))
         #expect(try expectation("", SPIFFEID("spiffe://mesh.example/a")) == .identities([]), "no namespace: nobody")

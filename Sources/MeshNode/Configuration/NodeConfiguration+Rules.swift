@@ -1,0 +1,73 @@
+import MeshIdentity
+import MeshPaths
+public import MeshPolicy
+import Platform
+import SSHSignal
+
+extension NodeConfiguration {
+    /// What the node decides by, without the shape of the file.
+    ///
+    /// - Parameter listenerAddresses: Where listeners really listen, by name, for those whose `bind` has port 0.
+    public func rules(listenerAddresses: [String: BindAddress] = [:]) -> MeshRules {
+        var sockets = listeners.map { listener in
+            let bind = listenerAddresses[listener.name] ?? listener.bind
+            return MeshRules.OwnSocket(what: "listener '\(listener.name)'", address: bind.address, port: bind.port)
+        }
+        if let admin { sockets.append(.init(what: "'admin'", address: admin.address, port: admin.port)) }
+        return MeshRules(
+            source: file,
+            policies: policy ?? [],
+            endpoints: endpoints.map(\.rule),
+            unmatched: unmatched,
+            forwards: listeners.compactMap(\.forwardTo),
+            sockets: sockets
+        )
+    }
+}
+
+extension NodeConfiguration.Endpoint {
+    /// What routing knows of it.
+    var rule: MeshPolicy.Endpoint {
+        MeshPolicy.Endpoint(
+            match: match,
+            address: address,
+            way: direct ? .direct(tls: tls) : .peer(peer),
+            position: position
+        )
+    }
+
+    /// The node that it leads to, unless it is ``direct``.
+    public var peer: Peer {
+        Peer(id: peerID, candidates: candidates, servers: hbone.map { [$0] } ?? [], identities: identities)
+    }
+
+    /// The ways to it, best first: what ``path`` allows and ``hbone`` and ``ssh`` make possible.
+    private var candidates: [PathCandidate] {
+        transports.map { transport in
+            let place =
+                switch transport {
+                case .h2: "to \(hbone?.description ?? "?")"
+                case .h2OverSSH, .ssh: "by \(ssh?.destination.description ?? "?")"
+                }
+            return PathCandidate(PathID(transport), place: place)
+        }
+    }
+
+    /// Everything that says how the peer is reached and whom it must be; nothing of where it stands in the file, or of how it is
+    /// written there. ``address`` is for each stream, and concerns no connection.
+    private var peerID: PeerID {
+        var facts = [
+            "path \(path.rawValue)", "hbone \(hbone?.description ?? "")",
+            "identity \(identities.map(\.description).sorted())",
+            "tun \(tunnel?.rawValue ?? "")", "token \(token?.file ?? "")", "via \(via)",
+        ]
+        if let ssh {
+            facts += [
+                "ssh \(ssh.destination)", "identityFile \(ssh.identityFile ?? "")",
+                "knownHosts \(ssh.knownHosts ?? "")",
+                "config \(ssh.config ?? "")", "sessions \(ssh.sessions)", "engine \(ssh.engine.rawValue)",
+            ]
+        }
+        return PeerID(match.description, facts: facts.joined(separator: "\n"))
+    }
+}

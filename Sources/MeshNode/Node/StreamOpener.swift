@@ -1,0 +1,138 @@
+import H2Transport
+import Logging
+import MeshPaths
+import MeshPolicy
+import Platform
+import Streams
+
+/// Opens what a ``MeshPolicy/StreamPlan`` says, for whichever front asks: dials an address, or takes the best path to a peer. Keeps
+/// the ways to each peer in use. Confined to its loop.
+final class StreamOpener {
+    /// The far end of a stream.
+    struct Opened {
+        let stream: ByteStream
+        /// What carries it to its peer; nil: it was dialled from here.
+        let path: PathID?
+    }
+
+    /// Nobody waits any more: a connection that still comes up is closed, and nobody is told.
+    typealias Cancellation = () -> Void
+
+    private let loop: EventLoop
+    private let logger: Logger
+    var snapshot: NodeSnapshot {
+        didSet {
+            guard snapshot.client !== oldValue.client else { return }
+            for peer in peers.values { peer.use(snapshot.client, settings: snapshot.configuration.connections) }
+        }
+    }
+    private var peers: [PeerID: PeerPaths] = [:]
+
+    init(loop: EventLoop, snapshot: NodeSnapshot, logger: Logger) {
+        self.loop = loop
+        self.snapshot = snapshot
+        self.logger = logger
+    }
+
+    /// What is done with `request`, by what holds now. Says what AUDIT and `dryRun` policies have to say.
+    func plan(_ request: StreamRequest) -> StreamPlan {
+        let plan = snapshot.planner.plan(request)
+        for note in plan.decision.notes { logger.notice("\(note)") }
+        return plan
+    }
+
+    /// Opens the stream of a plan.
+    ///
+    /// - Parameters:
+    ///   - headers: For the CONNECT request of a stream through a peer.
+    ///   - completion: Called once, on the loop, unless the returned function is called before; for a refused plan, and a peer
+    ///     that is gone, from inside this call.
+    func open(
+        _ plan: StreamPlan,
+        headers: HeaderFields = [:],
+        completion: @escaping (Result<Opened, StreamError>) -> Void
+    ) -> Cancellation {
+        switch plan.outcome {
+        case .refused(let refusal):
+            completion(.failure(refusal.error))
+            return {}
+        case .dial(let target, _): return dial(target, plan, completion)
+        case .peer(let route, _): return open(route, plan, headers, completion)
+        }
+    }
+
+    private func dial(
+        _ target: Authority,
+        _ plan: StreamPlan,
+        _ completion: @escaping (Result<Opened, StreamError>) -> Void
+    ) -> Cancellation {
+        let planner = snapshot.planner
+        let dialer = Dialer(target, on: loop, timeout: snapshot.configuration.connections.connectTimeout) {
+            planner.refusal(dialing: $0, port: target.port, for: plan)
+        } completion: { result in
+            completion(result.map { Opened(stream: $0, path: nil) })
+        }
+        dialer.start()
+        return { dialer.cancel() }
+    }
+
+    private func open(
+        _ route: MeshRoute,
+        _ plan: StreamPlan,
+        _ headers: HeaderFields,
+        _ completion: @escaping (Result<Opened, StreamError>) -> Void
+    ) -> Cancellation {
+        guard let paths = paths(to: route.peer.id) else {
+            // Between a plan of the old configuration and the access of the new one lies a reload.
+            completion(.failure(StreamError(.unreachable, "the endpoint for \(route.authority) is gone")))
+            return {}
+        }
+        var isCancelled = false
+        paths.openStream(
+            to: route.authority,
+            headers: headers,
+            permits: { plan.refusal(over: PathID($0)) },
+            completion: { result in
+                guard !isCancelled else {
+                    if case .success(let opened) = result {
+                        opened.stream.reset(StreamError(.closed, "the client gave up"))
+                    }
+                    return
+                }
+                completion(result.map { Opened(stream: $0.stream, path: PathID($0.transport)) })
+            }
+        )
+        return { isCancelled = true }
+    }
+
+    private func paths(to id: PeerID) -> PeerPaths? {
+        if let paths = peers[id] { return paths }
+        guard let access = snapshot.access[id] else { return nil }
+        let logger = logger
+        let paths = PeerPaths(
+            to: access,
+            context: snapshot.client,
+            settings: snapshot.configuration.connections,
+            on: loop,
+            logger: logger
+        ) { change in
+            logger.notice("\(id): \(change)")
+        }
+        peers[id] = paths
+        return paths
+    }
+
+    /// Drops the peers that no endpoint leads to after a reload, with their streams. A peer whose own element of the configuration
+    /// says what it said before stays, wherever that stands now.
+    func forgetPeers() {
+        for (id, peer) in peers where snapshot.access[id] == nil {
+            peer.shutDown()
+            peers[id] = nil
+        }
+    }
+
+    func shutDown() {
+        for peer in peers.values { peer.shutDown() }
+        peers = [:]
+    }
+}

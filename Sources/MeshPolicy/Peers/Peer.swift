@@ -1,0 +1,47 @@
+public import MeshIdentity
+public import Platform
+
+/// Which peer it is, for as long as what says how to reach it stays the same.
+///
+/// Never a place in a file: whatever is written above, below or around a peer's own element does not make another peer of it,
+/// and cuts none of its streams.
+public struct PeerID: Hashable, Sendable, CustomStringConvertible {
+    /// What people call it: the `match` of its endpoint, or the name of a device.
+    public let name: String
+    /// Everything that says how it is reached and whom it must be, in one text. A change makes another peer of the same name, since
+    /// connections that were made for the one must not serve the other.
+    public let facts: String
+
+    public init(_ name: String, facts: String = "") {
+        self.name = name
+        self.facts = facts
+    }
+
+    public var description: String { name }
+}
+
+/// Another node, and the ways to it.
+public struct Peer: Hashable, Sendable {
+    public var id: PeerID
+    /// In order of preference.
+    public var candidates: [PathCandidate]
+    /// Where its HBONE server listens, if it is known.
+    public var servers: [Authority]
+    /// The peer is one of these; empty: any of the node's own trust domain and namespace.
+    public var identities: [SPIFFEID]
+
+    public init(id: PeerID, candidates: [PathCandidate], servers: [Authority] = [], identities: [SPIFFEID] = []) {
+        self.id = id
+        self.candidates = candidates
+        self.servers = servers
+        self.identities = identities
+    }
+
+    /// Who must be at the other end, for a node with the identity `own`: one of ``identities``, or, where none is named, any
+    /// workload of the node's own trust domain and namespace. Nobody, if `own` has no namespace to compare.
+    public func expectation(own: SPIFFEID) -> PeerExpectation {
+        if !identities.isEmpty { return .identities(identities) }
+        guard let namespace = own.namespace else { return .identities([]) }
+        return .namespace(namespace, in: own.trustDomain)
+    }
+}

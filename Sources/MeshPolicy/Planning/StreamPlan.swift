@@ -1,0 +1,124 @@
+public import MeshIdentity
+public import Platform
+public import Streams
+
+/// What becomes of a stream that is asked for, and why.
+public struct StreamPlan: Hashable, Sendable {
+    /// What is to be done.
+    public enum Outcome: Hashable, Sendable {
+        /// Not at all.
+        case refused(Refusal)
+        /// Dialled from here. A name is resolved, and each address put to ``StreamPlanner/refusal(dialing:port:for:)`` first.
+        case dial(Authority, tls: DirectTLS?)
+        /// Through a peer, over one of these ways; never empty.
+        case peer(MeshRoute, [PathCandidate])
+    }
+
+    /// Why a stream is refused.
+    public enum Refusal: Hashable, Sendable, CustomStringConvertible {
+        /// Policy says so; ``PolicyDecision/rule`` is the rule that decided, if one did.
+        case policy(PolicyDecision)
+        /// There is no way, or it would be a loop.
+        case route(StreamError)
+
+        /// For this side's log: a peer is told no more than that policy refused.
+        public var error: StreamError {
+            switch self {
+            case .policy(let decision): StreamError(.denied, decision.reason)
+            case .route(let error): error
+            }
+        }
+
+        public var description: String {
+            switch self {
+            case .policy(let decision): decision.reason
+            case .route(let error): error.description
+            }
+        }
+    }
+
+    /// A way to the peer, and what policy says of it.
+    struct Way: Hashable, Sendable {
+        var candidate: PathCandidate
+        var decision: PolicyDecision
+    }
+
+    public let request: StreamRequest
+    /// What policy says of the request; ``PolicyDecision/notes`` are to be logged, whatever comes of it.
+    public let decision: PolicyDecision
+    /// Where it would go, if policy lets it.
+    public let route: Route
+    let ways: [Way]
+    /// The node's own identity, if it is known.
+    public let own: SPIFFEID?
+    /// Where the rules are written.
+    public let source: String
+
+    /// The ways to its peer that policy permits, best first; empty for a stream that is dialled from here.
+    public var candidates: [PathCandidate] { ways.filter(\.decision.isAllowed).map(\.candidate) }
+
+    public var outcome: Outcome {
+        guard decision.isAllowed else { return .refused(.policy(decision)) }
+        switch route.action {
+        case .refused(let error): return .refused(.route(error))
+        case .direct(let target, let tls): return .dial(target, tls: tls)
+        case .mesh(let mesh):
+            let candidates = candidates
+            if !candidates.isEmpty { return .peer(mesh, candidates) }
+            guard let decision = ways.first?.decision else {
+                return .refused(.route(StreamError(.denied, "there is no way to \(mesh.peer.id)")))
+            }
+            return .refused(.policy(decision))
+        }
+    }
+
+    /// Whether policy allows the stream and it has a way to go.
+    public var isAllowed: Bool {
+        if case .refused = outcome { false } else { true }
+    }
+
+    /// Why the stream must not go over `path`, one of its peer's; nil if it may.
+    public func refusal(over path: PathID) -> StreamError? {
+        guard let way = ways.first(where: { $0.candidate.id == path }) else {
+            return StreamError(.denied, "the plan of the stream does not have the way \(path)")
+        }
+        return way.decision.isAllowed ? nil : StreamError(.denied, way.decision.reason)
+    }
+}
+
+// What `bootstrap explain` prints.
+extension StreamPlan: CustomStringConvertible {
+    /// `FILE:LINE:COLUMN` of the rule that decided.
+    public var rulePlace: String? { decision.rule?.position.map { "\(source):\($0)" } }
+
+    /// What is done with the stream once it is allowed.
+    public var routeDescription: String {
+        switch route.action {
+        case .refused(let error): return "refused: \(error.message)"
+        case .direct(let target, let tls):
+            let name = tls.map { " with TLS for \($0.serverName ?? target.host)" } ?? ""
+            return "dial \(target)\(name) from here [\(route.reason)]"
+        case .mesh(let mesh):
+            let candidates = candidates
+            if candidates.isEmpty { return "none: policy permits no transport of this endpoint [\(route.reason)]" }
+            let ways = candidates.map(\.description).joined(separator: ", then ")
+            let peer =
+                own.map { mesh.peer.expectation(own: $0).description } ?? "this node's trust domain and namespace"
+            return "\(ways), asking for \(mesh.authority), expecting \(peer) [\(route.reason)]"
+        }
+    }
+
+    /// Five lines for a person.
+    public var description: String {
+        let place = rulePlace.map { " (\($0))" } ?? ""
+        var lines = [
+            "from    \(request.sourceDescription) at \(request.sourceIP), over \(request.decidedTransport)",
+            "to      \(request.destination)",
+            "policy  \(decision.reason)\(place)",
+        ]
+        lines += decision.notes.map { "        \($0)" }
+        lines.append("route   \(routeDescription)")
+        lines.append("result  \(isAllowed ? "allowed" : "denied")")
+        return lines.joined(separator: "\n")
+    }
+}

@@ -1,0 +1,223 @@
+import MeshIdentity
+import Platform
+import Streams
+import Testing
+
+@testable import MeshPolicy
+
+/// Requests × rules → plans: the one function that every front, `explain` and the check of a configuration ask.
+@Suite struct StreamPlanTests {
+    static func peer(_ name: String, _ transports: [Transport]) throws -> Peer {
+        Peer(
+            id: PeerID(name),
+            candidates: transports.map { PathCandidate(PathID($0), place: "to \(name)") },
+            servers: [try Authority(parsing: "10.0.0.8:15008")],
+            identities: [try SPIFFEID("spiffe://mesh.example/ns/prod/sa/\(name)")]
+        )
+    }
+
+    static func endpoint(_ match: String, _ way: Endpoint.Way, address: String? = nil) throws -> Endpoint {
+        Endpoint(
+            match: try EndpointMatch(parsing: match),
+            address: try address.map { try Authority(parsing: $0) },
+            way: way
+        )
+    }
+
+    /// db by all three ways, cam by ssh alone, legacy without HBONE, and a listener of the node itself.
+    static func planner(
+        _ policies: [AuthorizationPolicy] = [],
+        unmatched: MeshRules.Unmatched = .deny
+    ) throws -> StreamPlanner {
+        let rules = MeshRules(
+            source: "rules",
+            policies: policies,
+            endpoints: [
+                try endpoint("db.prod:5432", .peer(try peer("db", Transport.allCases)), address: "10.0.0.8:5432"),
+                try endpoint("cam.prod:80", .peer(try peer("cam", [.ssh]))),
+                try endpoint("legacy.lan:80", .direct(tls: nil)),
+                try endpoint("loop.lan:1", .direct(tls: nil), address: "127.0.0.1:15008"),
+            ],
+            unmatched: unmatched,
+            sockets: [.init(what: "listener 'hbone'", address: .loopbackIPv4, port: 15008)]
+        )
+        return StreamPlanner(
+            rules,
+            own: try SPIFFEID("spiffe://mesh.example/ns/prod/sa/here"),
+            ownAddresses: [try #require(IPAddress("10.0.0.7"))]
+        )
+    }
+
+    static func request(_ from: String, _ to: String) throws -> StreamRequest {
+        let source: StreamRequest.Source =
+            switch from {
+            case "local": .localUser
+            case "anyone": .unauthenticated
+            default: .peer(try SPIFFEID("spiffe://mesh.example/ns/\(from)/sa/web"))
+            }
+        return StreamRequest(
+            source: source,
+            sourceIP: .loopbackIPv4,
+            transport: source == .localUser ? nil : .h2,
+            destination: try Authority(parsing: to),
+            now: 1_800_000_000
+        )
+    }
+
+    /// The plan in one line.
+    static func text(_ plan: StreamPlan) -> String {
+        switch plan.outcome {
+        case .refused(.policy(let decision)): "policy: \(decision.rule?.policy.name ?? "default")"
+        case .refused(.route(let error)): "route: \(error.message)"
+        case .dial(let target, _): "dial \(target)"
+        case .peer(let route, let candidates):
+            "\(route.peer.id) \(route.authority) \(candidates.map(\.id.description).joined(separator: ","))"
+        }
+    }
+
+    /// Names its policy after what it does.
+    static func rule(
+        _ action: AuthorizationPolicy.Action,
+        _ rule: AuthorizationPolicy.Rule = .init()
+    ) -> AuthorizationPolicy {
+        AuthorizationPolicy(name: action.rawValue, action: action, rules: [rule])
+    }
+
+    static func ports(_ ports: [UInt16]) -> AuthorizationPolicy.Operation {
+        AuthorizationPolicy.Operation(ports: ports.map { $0...$0 })
+    }
+
+    static func only(_ transports: Set<Transport>) -> AuthorizationPolicy.Rule {
+        AuthorizationPolicy.Rule(when: [.transport(transports)])
+    }
+
+    @Test(
+        arguments: [
+            // No policy: the default.
+            ([], "local", "db.prod:5432", "db 10.0.0.8:5432 h2,h2-over-ssh,ssh"),
+            ([], "prod", "db.prod:5432", "db 10.0.0.8:5432 h2,h2-over-ssh,ssh"),
+            ([], "ops", "db.prod:5432", "policy: default"),
+            ([], "anyone", "db.prod:5432", "policy: default"),
+            ([], "prod", "cam.prod:80", "cam cam.prod:80 ssh"),
+            ([], "local", "legacy.lan:80", "dial legacy.lan:80"),
+            ([], "prod", "legacy.lan:80", "dial legacy.lan:80"),
+            ([], "prod", "10.0.0.7:80", "dial 127.0.0.1:80"),
+            // Who may is asked before where it is: who may not learns nothing of routes, not even in the log.
+            ([], "prod", "nowhere.lan:9", "policy: default"),
+            ([], "ops", "127.0.0.1:15008", "policy: default"),
+            ([rule(.allow)], "ops", "nowhere.lan:9", "route: no endpoint matches nowhere.lan:9"),
+            ([], "local", "nowhere.lan:9", "route: no endpoint matches nowhere.lan:9"),
+            ([rule(.deny)], "local", "nowhere.lan:9", "policy: DENY"),
+            // What is never a destination, and loops.
+            ([rule(.allow)], "ops", "169.254.169.254:80", "route: 169.254.169.254 is link-local"),
+            ([], "local", "169.254.169.254:80", "route: 169.254.169.254 is link-local"),
+            ([], "local", "loop.lan:1", "route: 127.0.0.1:15008 is this node's own listener 'hbone'"),
+            ([], "prod", "loop.lan:1", "route: 127.0.0.1:15008 is this node's own listener 'hbone'"),
+            // DENY and ALLOW.
+            ([rule(.deny)], "local", "db.prod:5432", "policy: DENY"),
+            ([rule(.deny)], "local", "legacy.lan:80", "policy: DENY"),
+            ([rule(.deny)], "prod", "db.prod:5432", "policy: DENY"),
+            ([rule(.allow)], "ops", "db.prod:5432", "db 10.0.0.8:5432 h2,h2-over-ssh,ssh"),
+            // Transports: for a local user each way is decided for itself ...
+            ([rule(.allow, only([.h2]))], "local", "db.prod:5432", "db 10.0.0.8:5432 h2"),
+            ([rule(.allow, only([.h2, .h2OverSSH]))], "local", "db.prod:5432", "db 10.0.0.8:5432 h2,h2-over-ssh"),
+            ([rule(.deny, only([.h2]))], "local", "db.prod:5432", "db 10.0.0.8:5432 h2-over-ssh,ssh"),
+            ([rule(.allow, only([.h2]))], "local", "cam.prod:80", "policy: ALLOW"),
+            // ... and for a peer what it came over, and each way on from here.
+            ([rule(.allow, only([.h2]))], "ops", "db.prod:5432", "db 10.0.0.8:5432 h2"),
+            ([rule(.allow, only([.ssh]))], "ops", "db.prod:5432", "policy: ALLOW"),
+            ([rule(.deny, only([.h2]))], "prod", "db.prod:5432", "policy: DENY"),
+            ([rule(.allow, only([.h2]))], "ops", "cam.prod:80", "policy: ALLOW"),
+            // Dialled from here: a local user's stream counts as one of the best kind.
+            ([rule(.allow, only([.h2]))], "local", "legacy.lan:80", "dial legacy.lan:80"),
+            ([rule(.deny, only([.h2]))], "local", "legacy.lan:80", "policy: DENY"),
+            // What only logs decides nothing.
+            ([rule(.audit)], "ops", "db.prod:5432", "policy: default"),
+        ] as [([AuthorizationPolicy], String, String, String)]
+    )
+    func plans(_ policies: [AuthorizationPolicy], _ from: String, _ to: String, _ expected: String) throws {
+        let plan = try Self.planner(policies).plan(Self.request(from, to))
+        #expect(Self.text(plan).hasPrefix(expected), "\(Self.text(plan))")
+        #expect(plan.isAllowed == !(expected.hasPrefix("policy") || expected.hasPrefix("route")))
+    }
+
+    @Test func aRefusalNamesTheRuleThatDecided() throws {
+        let policies = [
+            Self.rule(.allow),
+            AuthorizationPolicy(
+                name: "shut",
+                action: .deny,
+                rules: [.init(to: [Self.ports([1])]), .init(to: [Self.ports([5432])])]
+            ),
+        ]
+        let plan = try Self.planner(policies).plan(Self.request("ops", "db.prod:5432"))
+        guard case .refused(let refusal) = plan.outcome, case .policy(let decision) = refusal else {
+            Issue.record("\(plan)")
+            return
+        }
+        #expect(decision.rule?.policy.name == "shut" && decision.rule?.index == 1)
+        #expect(refusal.error.code == .denied && refusal.error.message == "denied by policy 'shut', rule 2 (DENY)")
+    }
+
+    /// The way that is in use when the stream is opened may be none of those that policy permits.
+    @Test func eachWayThatIsNotPermittedHasItsReason() throws {
+        let plan = try Self.planner([Self.rule(.allow, Self.only([.h2]))]).plan(Self.request("local", "db.prod:5432"))
+        #expect(plan.refusal(over: PathID(.h2)) == nil)
+        #expect(
+            plan.refusal(over: PathID(.ssh))?.message
+                == "denied: policy 'ALLOW', rule 1 (ALLOW) allows it over h2 only, not over ssh"
+        )
+        #expect(plan.refusal(over: PathID(.h2, "another address")) != nil, "a way that nobody decided about")
+    }
+
+    /// AUDIT and `dryRun` policies log each match, whoever asks and whatever comes of it.
+    @Test(arguments: ["local", "prod", "ops"]) func auditSeesEveryRequest(_ from: String) throws {
+        let planner = try Self.planner([Self.rule(.audit)])
+        #expect(try planner.plan(Self.request(from, "db.prod:5432")).decision.notes.count == 1)
+        #expect(try planner.plan(Self.request(from, "legacy.lan:80")).decision.notes.count == 1)
+    }
+
+    /// A name must not lead around what holds for the address that it stands for: neither a peer's nor a local user's.
+    @Test(arguments: ["local", "prod"]) func whatANameResolvesToIsAskedAgain(_ from: String) throws {
+        let block = HostPattern.block(try CIDR(parsing: "192.0.2.0/24"))
+        let planner = try Self.planner([Self.rule(.deny, .init(to: [.init(hosts: [block])]))])
+        let plan = try planner.plan(Self.request(from, "legacy.lan:80"))
+        #expect(plan.isAllowed)
+        func refusal(_ address: String) throws -> String? {
+            planner.refusal(dialing: try #require(IPAddress(address)), port: 80, for: plan)?.message
+        }
+        #expect(try refusal("192.0.2.1") == "denied by policy 'DENY', rule 1 (DENY)")
+        #expect(try refusal("192.0.3.1") == nil)
+        #expect(try refusal("169.254.169.254")?.contains("link-local") == true)
+    }
+
+    /// A stream that lives is decided again by what it came over, and by the way that it took.
+    @Test func liveStreamsAreDecidedAgain() throws {
+        func refused(_ policies: [AuthorizationPolicy], _ from: String, over path: PathID?) throws -> Bool {
+            let request = try Self.request(from, path == nil ? "legacy.lan:80" : "db.prod:5432")
+            return try Self.planner(policies).refusal(of: request, over: path) != nil
+        }
+        for from in ["local", "prod"] {
+            #expect(try !refused([], from, over: PathID(.ssh)))
+            #expect(try refused([Self.rule(.deny, Self.only([.ssh]))], from, over: PathID(.ssh)))
+            #expect(try !refused([Self.rule(.deny, Self.only([.ssh]))], from, over: PathID(.h2)))
+            #expect(try !refused([Self.rule(.deny, Self.only([.ssh]))], from, over: nil))
+            #expect(try refused([Self.rule(.deny)], from, over: nil))
+        }
+        #expect(try refused([Self.rule(.deny, Self.only([.h2]))], "prod", over: PathID(.ssh)), "it came over h2")
+        #expect(try !refused([Self.rule(.deny, Self.only([.h2]))], "local", over: PathID(.ssh)), "it did not")
+    }
+
+    /// Several ways of one kind, as the design has them: each is a candidate of its own.
+    @Test func severalWaysOfOneKind() throws {
+        let ways = [PathID(.h2, "10.0.0.7:15008"), PathID(.h2, "10.0.0.8:15008"), PathID(.ssh)]
+        let peer = Peer(id: PeerID("db"), candidates: ways.map { PathCandidate($0, place: "") })
+        let rules = MeshRules(
+            policies: [Self.rule(.allow, Self.only([.h2]))],
+            endpoints: [try Self.endpoint("db", .peer(peer))]
+        )
+        let plan = StreamPlanner(rules, own: nil, ownAddresses: []).plan(try Self.request("local", "db:1"))
+        #expect(plan.candidates.map(\.id) == Array(ways[..<2]))
+        #expect(plan.candidates.map(\.id.description) == ["h2 10.0.0.7:15008", "h2 10.0.0.8:15008"])
+    }
+}
