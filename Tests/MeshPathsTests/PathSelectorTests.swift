@@ -4,12 +4,18 @@ import Testing
 
 @testable import MeshPaths
 
+extension PathID {
+    fileprivate static let h2 = PathID(.h2)
+    fileprivate static let h2OverSSH = PathID(.h2OverSSH)
+    fileprivate static let ssh = PathID(.ssh)
+}
+
 @Suite struct PathSelectorTests {
     let second: UInt64 = 1_000_000_000
     let lost = StreamError(.timedOut, "no answer to PING")
 
     @Test func bestPathIsTriedAloneFirst() {
-        var selector = PathSelector(transports: [.h2, .h2OverSSH, .ssh])
+        var selector = PathSelector(paths: [.h2, .h2OverSSH, .ssh])
         #expect(selector.wanted(now: 0) == [.connect(.h2)])
         #expect(selector.wanted(now: 1).isEmpty)
         #expect(selector.nextDeadline == 250_000_000)
@@ -20,14 +26,14 @@ import Testing
     }
 
     @Test func aFailureEndsTheHeadStart() {
-        var selector = PathSelector(transports: [.h2, .ssh])
+        var selector = PathSelector(paths: [.h2, .ssh])
         _ = selector.wanted(now: 0)
         #expect(selector.wentDown(.h2, StreamError(.refused, "refused"), now: 5) == [.connect(.ssh)])
         #expect(selector.cameUp(.ssh, now: 9) == [.use(.ssh, instead: nil, reason: "first path that answered")])
     }
 
     @Test func unreachableNamesEveryReason() {
-        var selector = PathSelector(transports: [.h2, .ssh])
+        var selector = PathSelector(paths: [.h2, .ssh])
         _ = selector.wanted(now: 0)
         _ = selector.wentDown(.h2, StreamError(.refused, "nothing listens"), now: 1)
         let actions = selector.wentDown(.ssh, StreamError(.timedOut, "no banner"), now: 2)
@@ -43,7 +49,7 @@ import Testing
     }
 
     @Test func aLostPathIsLeftAtOnceForAWarmOne() {
-        var selector = PathSelector(transports: [.h2, .ssh])
+        var selector = PathSelector(paths: [.h2, .ssh])
         _ = selector.wanted(now: 0)
         _ = selector.tick(now: second)
         _ = selector.cameUp(.h2, now: second)
@@ -55,7 +61,7 @@ import Testing
     }
 
     @Test func aLostPathWithoutAWarmOneIsTriedAgainBesideTheNext() {
-        var selector = PathSelector(transports: [.h2, .ssh])
+        var selector = PathSelector(paths: [.h2, .ssh])
         _ = selector.wanted(now: 0)
         _ = selector.cameUp(.h2, now: 1)
         #expect(selector.wentDown(.h2, lost, now: second) == [.connect(.h2)])
@@ -68,7 +74,7 @@ import Testing
     }
 
     @Test func aBetterPathTakesOverOnlyAfterItProvedStable() {
-        var selector = PathSelector(transports: [.h2, .ssh])
+        var selector = PathSelector(paths: [.h2, .ssh])
         _ = selector.wanted(now: 0)
         _ = selector.wentDown(.h2, lost, now: 1)
         _ = selector.cameUp(.ssh, now: 2)
@@ -89,7 +95,7 @@ import Testing
     }
 
     @Test func flappingLengthensThePause() {
-        var selector = PathSelector(transports: [.h2, .ssh])
+        var selector = PathSelector(paths: [.h2, .ssh])
         _ = selector.wanted(now: 0)
         _ = selector.cameUp(.ssh, now: 1)
         var now: UInt64 = 2
@@ -106,7 +112,7 @@ import Testing
     }
 
     @Test func failedAuthenticationRefusesThePeerOnEveryPath() {
-        var selector = PathSelector(transports: [.h2, .ssh])
+        var selector = PathSelector(paths: [.h2, .ssh])
         _ = selector.wanted(now: 0)
         _ = selector.tick(now: second)
         let error = StreamError(.authentication, "wrong identity")

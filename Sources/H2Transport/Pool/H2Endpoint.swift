@@ -1,3 +1,4 @@
+public import MeshIdentity
 public import Streams
 
 /// How an ``H2ClientPool`` gets a connection to a peer, and what two streams must have in common to share one.

@@ -105,15 +105,6 @@ extension NodeConfiguration {
             self.config = config
         }
     }
-
-    /// The key `path`: which transports may carry streams to an endpoint.
-    public enum PathPreference: String, CaseIterable, Hashable, Sendable {
-        /// The best of those the endpoint has the addresses for, changed as they come and go.
-        case automatic = "auto"
-        case h2
-        case h2OverSSH = "h2-over-ssh"
-        case ssh
-    }
 }
 
 extension NodeConfiguration.Endpoint {
@@ -121,11 +112,11 @@ extension NodeConfiguration.Endpoint {
     /// Empty for a ``direct`` endpoint.
     public var transports: [Transport] {
         if direct { return [] }
-        return Transport.allCases.filter { transport in
+        return path.transports.filter { transport in
             switch transport {
-            case .h2: hbone != nil && (path == .automatic || path == .h2)
-            case .h2OverSSH: hbone != nil && ssh != nil && (path == .automatic || path == .h2OverSSH)
-            case .ssh: ssh != nil && (path == .automatic || path == .ssh)
+            case .h2: hbone != nil
+            case .h2OverSSH: hbone != nil && ssh != nil
+            case .ssh: ssh != nil
             }
         }
     }

@@ -181,7 +181,7 @@ private struct NodeConfigurationDecoder {
             return nil
         }
         let match = mapping.value("match", EndpointMatch.init(parsing:))
-        let path = mapping.choice("path", of: NodeConfiguration.PathPreference.self) ?? .automatic
+        let path = mapping.choice("path", of: PathPreference.self) ?? .automatic
         let direct = mapping.bool("direct")
         var endpoint = NodeConfiguration.Endpoint(
             match: match ?? EndpointMatch(host: .any, port: nil),
@@ -272,7 +272,7 @@ private struct NodeConfigurationDecoder {
             report(key, "'\(key)' needs 'hbone', the server it leads to")
         }
         if has("token"), !has("labels") { report("token", "'token' is for the proxy of 'labels: {tun: …}': add that") }
-        let needed: [NodeConfiguration.PathPreference: [String]] = [
+        let needed: [PathPreference: [String]] = [
             .h2: ["hbone"], .h2OverSSH: ["hbone", "ssh"], .ssh: ["ssh"],
         ]
         for key in needed[endpoint.path] ?? [] where !has(key) {

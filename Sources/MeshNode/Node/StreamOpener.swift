@@ -67,7 +67,8 @@ final class StreamOpener {
         _ completion: @escaping (Result<Opened, StreamError>) -> Void
     ) -> Cancellation {
         let planner = snapshot.planner
-        let dialer = Dialer(target, on: loop, timeout: snapshot.configuration.connections.connectTimeout) {
+        let options = Dialer.Options(timeout: snapshot.configuration.connections.connectTimeout)
+        let dialer = Dialer(to: .authority(target), on: loop, options: options) {
             planner.refusal(dialing: $0, port: target.port, for: plan)
         } completion: { result in
             completion(result.map { Opened(stream: $0, path: nil) })
@@ -91,7 +92,7 @@ final class StreamOpener {
         paths.openStream(
             to: route.authority,
             headers: headers,
-            permits: { plan.refusal(over: PathID($0)) },
+            permits: { plan.refusal(over: $0) },
             completion: { result in
                 guard !isCancelled else {
                     if case .success(let opened) = result {
@@ -99,7 +100,7 @@ final class StreamOpener {
                     }
                     return
                 }
-                completion(result.map { Opened(stream: $0.stream, path: PathID($0.transport)) })
+                completion(result.map { Opened(stream: $0.stream, path: $0.path) })
             }
         )
         return { isCancelled = true }

@@ -69,7 +69,7 @@ extension PeerPaths {
             },
             onChange: onChange
         )
-        remoteForwardings.append(forwarding)
+        keep(forwarding)
         forwarding.start()
     }
 }

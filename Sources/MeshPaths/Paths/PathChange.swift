@@ -4,8 +4,8 @@ public import Streams
 
 /// What happened to the way to a peer: one clear line for people, one record for programs.
 public enum PathChange: Sendable {
-    /// New streams go over `transport` from now on.
-    case using(Transport, insteadOf: Transport?, reason: String, peer: SPIFFEID?)
+    /// New streams go over this path from now on.
+    case using(PathID, insteadOf: PathID?, reason: String, peer: SPIFFEID?)
     /// The SSH server does not forward, for this reason: `h2-over-ssh` goes through a command of the agent.
     case relaying(reason: String)
     /// No path works; streams that waited were refused with this.
@@ -17,8 +17,8 @@ public enum PathChange: Sendable {
 extension PathChange: CustomStringConvertible {
     public var description: String {
         switch self {
-        case .using(let transport, let before?, let reason, _): "path \(before) → \(transport): \(reason)"
-        case .using(let transport, nil, let reason, _): "path \(transport): \(reason)"
+        case .using(let path, let before?, let reason, _): "path \(before) → \(path): \(reason)"
+        case .using(let path, nil, let reason, _): "path \(path): \(reason)"
         case .relaying(let reason): "path \(Transport.h2OverSSH) goes through the agent: \(reason)"
         case .unreachable(let error): error.message
         case .refused(let error): "refused: \(error.message)"

@@ -1,9 +1,9 @@
 import MeshPolicy
 import Streams
 
-/// Chooses which transport carries new streams to one peer. No I/O and no clock: events and times go in, actions come out.
+/// Chooses which path carries new streams to one peer. No I/O and no clock: events and times go in, actions come out.
 ///
-/// Candidates are ordered by preference (design: `h2`, `h2-over-ssh`, `ssh`). Each goes through
+/// Candidates are ordered by preference (`h2`, `h2-over-ssh`, `ssh`; there may be several of one kind). Each goes through
 ///
 /// ```
 ///            connect            came up              stable for 2 s, or nothing better in use
@@ -33,9 +33,9 @@ struct PathSelector {
 
     enum Action: Equatable {
         /// Establish this path; answer with ``PathSelector/cameUp(_:now:)`` or ``PathSelector/wentDown(_:_:now:)``.
-        case connect(Transport)
+        case connect(PathID)
         /// New streams go over this path from now on. `instead` is the path used before, and why it was left.
-        case use(Transport, instead: Transport?, reason: String)
+        case use(PathID, instead: PathID?, reason: String)
         /// No path is up and none is left to try at once: streams that wait fail with this.
         case unreachable(StreamError)
         /// The peer must not be talked to on any path.
@@ -51,30 +51,30 @@ struct PathSelector {
 
     private struct Refusal {
         var error: StreamError
-        var transport: Transport
+        var path: PathID
         /// Asking again and again is of no use to anybody.
         var retryAt: UInt64
     }
 
     struct Candidate {
-        let transport: Transport
+        let path: PathID
         var state = State.idle
         var failures = 0
         var lastError: StreamError?
     }
 
     private(set) var candidates: [Candidate]
-    private(set) var inUse: Transport?
+    private(set) var inUse: PathID?
     /// The peer failed to prove who it is, on this path.
     private var refusal: Refusal?
     private let timing: Timing
     /// Why the path before was left; becomes the reason of the next ``Action/use(_:instead:reason:)``.
-    private var lost: (Transport, String)?
+    private var lost: (PathID, String)?
 
-    /// - Parameter transports: In order of preference; at least one.
-    init(transports: [Transport], timing: Timing = Timing()) {
-        precondition(!transports.isEmpty, "a peer needs at least one path")
-        candidates = transports.map { Candidate(transport: $0) }
+    /// - Parameter paths: In order of preference; at least one.
+    init(paths: [PathID], timing: Timing = Timing()) {
+        precondition(!paths.isEmpty, "a peer needs at least one path")
+        candidates = paths.map { Candidate(path: $0) }
         self.timing = timing
     }
 
@@ -88,8 +88,8 @@ struct PathSelector {
     }
 
     /// A path finished its real handshake.
-    mutating func cameUp(_ transport: Transport, now: UInt64) -> [Action] {
-        guard let index = index(of: transport), refusal == nil || refusal?.transport == transport else { return [] }
+    mutating func cameUp(_ path: PathID, now: UInt64) -> [Action] {
+        guard let index = index(of: path), refusal == nil || refusal?.path == path else { return [] }
         refusal = nil
         candidates[index].state = .up(since: now)
         candidates[index].lastError = nil
@@ -101,10 +101,10 @@ struct PathSelector {
     }
 
     /// A path could not be established, or was lost.
-    mutating func wentDown(_ transport: Transport, _ error: StreamError, now: UInt64) -> [Action] {
-        guard let index = index(of: transport) else { return [] }
-        if error.code == .authentication || refusal?.transport == transport {
-            return refuse(transport, error.code == .authentication ? error : refusal?.error ?? error, now: now)
+    mutating func wentDown(_ path: PathID, _ error: StreamError, now: UInt64) -> [Action] {
+        guard let index = index(of: path) else { return [] }
+        if error.code == .authentication || refusal?.path == path {
+            return refuse(path, error.code == .authentication ? error : refusal?.error ?? error, now: now)
         }
         guard refusal == nil else { return [] }
         if case .up(let since) = candidates[index].state, now >= since &+ timing.trust.nanoseconds {
@@ -113,13 +113,13 @@ struct PathSelector {
         candidates[index].failures += 1
         candidates[index].lastError = error
         candidates[index].state = .waiting(until: now &+ pause(after: candidates[index].failures))
-        if inUse == transport {
+        if inUse == path {
             inUse = nil
-            lost = (transport, error.message)
+            lost = (path, error.message)
             if let next = candidates.firstIndex(where: \.isUp) { return use(next, now: now) }
             // A server that restarted is back at once; the next path follows after the head start, or when this fails.
             candidates[index].state = .trying(since: now)
-            return [.connect(transport)]
+            return [.connect(path)]
         }
         guard inUse == nil else { return [] }
         let actions = tryNext(after: index, now: now)
@@ -156,10 +156,10 @@ struct PathSelector {
         for index in candidates.indices where index < limit {
             if case .waiting(let until) = candidates[index].state, now >= until {
                 candidates[index].state = .trying(since: now)
-                actions.append(.connect(candidates[index].transport))
+                actions.append(.connect(candidates[index].path))
             } else if case .idle = candidates[index].state {
                 candidates[index].state = .trying(since: now)
-                actions.append(.connect(candidates[index].transport))
+                actions.append(.connect(candidates[index].path))
             }
         }
         return actions
@@ -188,22 +188,22 @@ struct PathSelector {
 
     // MARK: -
 
-    private mutating func refuse(_ transport: Transport, _ error: StreamError, now: UInt64) -> [Action] {
+    private mutating func refuse(_ path: PathID, _ error: StreamError, now: UInt64) -> [Action] {
         for index in candidates.indices { candidates[index].state = .idle }
-        refusal = Refusal(error: error, transport: transport, retryAt: now &+ timing.firstPause.nanoseconds)
+        refusal = Refusal(error: error, path: path, retryAt: now &+ timing.firstPause.nanoseconds)
         inUse = nil
         return [.refused(error)]
     }
 
     private mutating func retry(_ refusal: Refusal, now: UInt64) -> [Action] {
-        guard let index = index(of: refusal.transport), !candidates[index].isTrying else { return [] }
+        guard let index = index(of: refusal.path), !candidates[index].isTrying else { return [] }
         guard now >= refusal.retryAt else { return [.refused(refusal.error)] }
         candidates[index].state = .trying(since: now)
-        return [.connect(refusal.transport)]
+        return [.connect(refusal.path)]
     }
 
     private mutating func use(_ index: Int, now: UInt64) -> [Action] {
-        let transport = candidates[index].transport
+        let path = candidates[index].path
         let previous = inUse ?? lost?.0
         let reason: String
         if let lost {
@@ -211,11 +211,11 @@ struct PathSelector {
         } else if previous == nil {
             reason = "first path that answered"
         } else {
-            reason = "\(transport) is back and stable"
+            reason = "\(path) is back and stable"
         }
         lost = nil
-        inUse = transport
-        return [.use(transport, instead: previous == transport ? nil : previous, reason: reason)]
+        inUse = path
+        return [.use(path, instead: previous == path ? nil : previous, reason: reason)]
     }
 
     /// Starts the next candidate that is not being tried already.
@@ -224,7 +224,7 @@ struct PathSelector {
         guard let next = candidates.indices[start...].first(where: { !candidates[$0].isTrying && !candidates[$0].isUp })
         else { return [] }
         candidates[next].state = .trying(since: now)
-        return [.connect(candidates[next].transport)]
+        return [.connect(candidates[next].path)]
     }
 
     private func hasUntried(after index: Int) -> Bool {
@@ -236,8 +236,8 @@ struct PathSelector {
         return now >= since &+ timing.stability.nanoseconds
     }
 
-    private func index(of transport: Transport) -> Int? {
-        candidates.firstIndex { $0.transport == transport }
+    private func index(of path: PathID) -> Int? {
+        candidates.firstIndex { $0.path == path }
     }
 
     private func pause(after failures: Int) -> UInt64 {
@@ -248,7 +248,7 @@ struct PathSelector {
     }
 
     private var summary: StreamError {
-        let reasons = candidates.map { "\($0.transport): \($0.lastError?.message ?? "not tried")" }
+        let reasons = candidates.map { "\($0.path): \($0.lastError?.message ?? "not tried")" }
         return StreamError(.unreachable, "unreachable on every path (\(reasons.joined(separator: "; ")))")
     }
 }

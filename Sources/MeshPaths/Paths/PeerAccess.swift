@@ -8,9 +8,7 @@ public struct PeerAccess: Sendable {
     /// For messages.
     public var name: String
     /// In order of preference; at least one.
-    public var transports: [Transport]
-    /// Where its HBONE server listens; tried in order. Empty: there is none.
-    public var hbone: [Authority]
+    public var ways: [PathWay]
     /// Who its certificate must name.
     public var expectation: PeerExpectation
     /// nil: there is no SSH login, and neither `h2-over-ssh` nor `ssh`.
@@ -25,6 +23,28 @@ public struct PeerAccess: Sendable {
 
     public init(
         name: String,
+        ways: [PathWay],
+        expectation: PeerExpectation,
+        login: SSHLogin?,
+        relayCommand: String? = nil,
+        sessions: Int = Self.defaultSessions
+    ) {
+        precondition(!ways.isEmpty, "a peer needs at least one way")
+        self.name = name
+        self.ways = ways
+        self.expectation = expectation
+        self.login = login
+        self.relayCommand = relayCommand
+        self.sessions = sessions
+    }
+
+    /// One way of each kind.
+    ///
+    /// - Parameters:
+    ///   - transports: In order of preference; at least one.
+    ///   - hbone: Where its HBONE server listens; tried in order. Empty: there is none.
+    public init(
+        name: String,
         transports: [Transport],
         hbone: [Authority],
         expectation: PeerExpectation,
@@ -32,18 +52,50 @@ public struct PeerAccess: Sendable {
         relayCommand: String? = nil,
         sessions: Int = Self.defaultSessions
     ) {
-        precondition(!transports.isEmpty, "a peer needs at least one transport")
-        self.sessions = sessions
-        self.name = name
-        self.transports = transports
-        self.hbone = hbone
-        self.expectation = expectation
-        self.login = login
-        self.relayCommand = relayCommand
+        let ways = transports.map { transport in
+            let reach: PathWay.Reach =
+                switch transport {
+                case .h2: .tunnel(to: hbone)
+                case .h2OverSSH: .tunnelOverSSH(port: hbone.first?.port ?? 15008)
+                case .ssh: .ssh
+                }
+            return PathWay(PathID(transport), reach)
+        }
+        self.init(
+            name: name,
+            ways: ways,
+            expectation: expectation,
+            login: login,
+            relayCommand: relayCommand,
+            sessions: sessions
+        )
     }
 
     /// The command for ``relayCommand`` where the agent's program is at `program`, and its node's HBONE server at `port`.
     public static func relayCommand(program: String, port: UInt16) -> String {
         "\(ShellScript.quote(program)) relay 127.0.0.1:\(port)"
     }
+}
+
+/// A way to a peer: its name, and how it is gone.
+public struct PathWay: Hashable, Sendable {
+    public enum Reach: Hashable, Sendable {
+        /// Mutual TLS and HTTP/2 to the first of these addresses that answers.
+        case tunnel(to: [Authority])
+        /// The same through the peer's SSH server, to this port of its loopback address.
+        case tunnelOverSSH(port: UInt16)
+        /// A direct-tcpip channel of the peer's SSH server.
+        case ssh
+    }
+
+    public var id: PathID
+    public var reach: Reach
+
+    public init(_ id: PathID, _ reach: Reach) {
+        self.id = id
+        self.reach = reach
+    }
+
+    /// Whether a mesh credential is shown on it.
+    var needsCredential: Bool { reach != .ssh }
 }

@@ -9,7 +9,7 @@ public import Streams
 /// A stream to a destination behind a peer, and what carries it.
 public struct OpenedStream {
     public let stream: ByteStream
-    public let transport: Transport
+    public let path: PathID
 }
 
 /// The ways to one peer, and the choice among them: keeps what `PathSelector` asks for connected, opens streams over the
@@ -22,14 +22,14 @@ public final class PeerPaths {
     final class Request {
         let authority: Authority
         let headers: HeaderFields
-        let permits: (Transport) -> StreamError?
+        let permits: (PathID) -> StreamError?
         var attempts = 0
         var completion: ((Result<OpenedStream, StreamError>) -> Void)?
 
         init(
             authority: Authority,
             headers: HeaderFields,
-            permits: @escaping (Transport) -> StreamError?,
+            permits: @escaping (PathID) -> StreamError?,
             completion: @escaping (Result<OpenedStream, StreamError>) -> Void
         ) {
             self.authority = authority
@@ -49,19 +49,15 @@ public final class PeerPaths {
     let loop: EventLoop
     let logger: Logger
     private let onChange: (PathChange) -> Void
-    private var context: TLSContext?
     private var settings: ConnectionSettings
     private var selector: PathSelector
     private var waiting: [Request] = []
-    private var tunnels: [Transport: TunnelPath] = [:]
+    private var sources: [PathID: any PathSource] = [:]
     private let sessions: SessionPool?
-    private var striping: Striping?
-    /// Streams that plain SSH carries, for as long as somebody has them.
-    private var channels: [WeakStream] = []
     private var timer: LoopTimer?
     private var isShutDown = false
-    /// Ports of the far side that are kept open.
-    var remoteForwardings: [RemoteForwarding] = []
+    /// What uses the peer's SSH sessions beside its paths, and keeps them.
+    private var users: [any SessionUser] = []
 
     /// A request is repeated this often when paths die under it; more would be a peer that accepts and dies in a loop.
     private static let attemptsPerRequest = 4
@@ -81,22 +77,30 @@ public final class PeerPaths {
         logger: Logger,
         onChange: @escaping (PathChange) -> Void
     ) {
-        precondition(context != nil || access.transports == [.ssh], "only plain ssh needs no credential")
+        precondition(
+            context != nil || !access.ways.contains(where: \.needsCredential),
+            "only plain ssh needs no credential"
+        )
         self.access = access
-        self.context = context
         self.settings = settings
         self.loop = loop
         self.logger = logger
         self.onChange = onChange
-        selector = PathSelector(transports: access.transports)
+        selector = PathSelector(paths: access.ways.map(\.id))
         sessions = access.login.map { SessionPool($0, limit: access.sessions, on: loop, logger: logger) }
         timer = LoopTimer(on: loop) { [weak self] in self?.tick() }
         sessions?.onSessionEnd = { [weak self] session, error in
-            for forwarding in self?.remoteForwardings ?? [] { forwarding.sessionEnded(session, error) }
+            for user in self?.users ?? [] { user.sessionEnded(session, error) }
         }
-        // Tunnels inside of it notice by themselves.
-        sessions?.onEnd = { [weak self] error in self?.wentDown(.ssh, error) }
-        sessions?.onGrowth = { [weak self] in self?.striping?.widen() }
+        for way in access.ways {
+            guard let source = makeSource(way, context) else { continue }
+            source.events = PathEvents(
+                up: { [weak self] in self?.cameUp(way.id) },
+                down: { [weak self] error in self?.wentDown(way.id, error) },
+                idle: { [weak self] in self?.releaseIfIdle() }
+            )
+            sources[way.id] = source
+        }
     }
 
     /// Establishes a path before the first stream asks for one.
@@ -105,20 +109,20 @@ public final class PeerPaths {
     /// Why the last SSH login failed, if it did: tells a refused key or host key from an unreachable server.
     public var loginError: SSHError? { sessions?.lastError }
 
-    /// The transport that carries new streams; nil while there is none.
-    public var transportInUse: Transport? { selector.inUse }
+    /// The path that carries new streams; nil while there is none.
+    public var pathInUse: PathID? { selector.inUse }
 
     /// Opens a stream to `authority` over the best path, waiting for one where none is up.
     ///
     /// - Parameters:
     ///   - headers: For the CONNECT request; plain SSH carries none.
-    ///   - permits: Returns why a transport may not carry this stream (policy), or nil.
+    ///   - permits: Returns why a path may not carry this stream (policy), or nil.
     ///   - completion: Called once, on the loop, never from inside this call.
     ///   - authority: Where the stream is to end.
     public func openStream(
         to authority: Authority,
         headers: HeaderFields = [:],
-        permits: @escaping (Transport) -> StreamError? = { _ in nil },
+        permits: @escaping (PathID) -> StreamError? = { _ in nil },
         completion: @escaping (Result<OpenedStream, StreamError>) -> Void
     ) {
         let request = Request(authority: authority, headers: headers, permits: permits, completion: completion)
@@ -131,9 +135,8 @@ public final class PeerPaths {
     /// New connections show the credential of `context`; established ones keep theirs.
     public func use(_ context: TLSContext, settings: ConnectionSettings? = nil) {
         let settings = settings ?? self.settings
-        self.context = context
         self.settings = settings
-        for tunnel in tunnels.values { tunnel.use(context, settings) }
+        for source in sources.values { source.use(context, settings) }
     }
 
     /// Closes every path; streams that are open are reset.
@@ -141,9 +144,8 @@ public final class PeerPaths {
         guard !isShutDown else { return }
         isShutDown = true
         timer?.cancel()
-        for tunnel in tunnels.values { tunnel.close() }
-        tunnels = [:]
-        for forwarding in remoteForwardings { forwarding.stop() }
+        for source in sources.values { source.reset() }
+        for user in users { user.stop() }
         sessions?.close()
         failWaiting(StreamError(.closed, "\(access.name): shut down"))
     }
@@ -151,49 +153,23 @@ public final class PeerPaths {
     // MARK: Requests
 
     private func dispatch(_ request: Request) {
-        guard let transport = selector.inUse else {
+        guard let path = selector.inUse else {
             waiting.append(request)
             return perform(selector.wanted(now: loop.now))
         }
         request.attempts += 1
-        if let refusal = request.permits(transport) {
+        if let refusal = request.permits(path) {
             return loop.later { request.end(.failure(refusal)) }
         }
-        switch transport {
-        case .h2, .h2OverSSH: openTunnel(request, transport)
-        case .ssh: openChannel(request)
-        }
-    }
-
-    private func openTunnel(_ request: Request, _ transport: Transport) {
-        guard let tunnel = tunnels[transport] else { return again(request, nil) }
-        let losses = tunnel.losses
-        tunnel.open(ConnectRequest(to: request.authority, headers: request.headers)) { [weak self] result in
+        guard let source = sources[path] else { return again(request, nil) }
+        source.open(to: request.authority, headers: request.headers) { [weak self] result in
             switch result {
-            case .success(let stream): request.end(.success(OpenedStream(stream: stream, transport: transport)))
-            case .failure(let failure):
-                guard let self else { return request.end(.failure(failure.error)) }
-                // Whether the path died under the request is known once the connection has reported its end. Without an
-                // answer none of the stream's bytes has been sent, so that another path may ask again.
-                loop.later {
-                    let pathWasLost = failure.response == nil && tunnel.losses != losses
-                    guard failure.isRetryable || pathWasLost else { return request.end(.failure(failure.error)) }
-                    self.again(request, failure.error)
+            case .success(let stream): request.end(.success(OpenedStream(stream: stream, path: path)))
+            case .failure(.refused(let error)): request.end(.failure(error))
+            case .failure(.pathLost(let error)):
+                guard let self else {
+                    return request.end(.failure(error ?? StreamError(.closed, "the path is down")))
                 }
-            }
-        }
-    }
-
-    private func openChannel(_ request: Request) {
-        guard let session = sessions?.leastLoaded else { return again(request, nil) }
-        session.openDirectTCPIP(host: request.authority.host, port: request.authority.port) { [weak self] result in
-            switch result {
-            case .success(let channel):
-                self?.channels.removeAll { $0.stream == nil }
-                self?.channels.append(WeakStream(channel))
-                request.end(.success(OpenedStream(stream: channel, transport: .ssh)))
-            case .failure(let error):
-                guard let self, !session.isOpen else { return request.end(.failure(error)) }
                 again(request, error)
             }
         }
@@ -218,20 +194,20 @@ public final class PeerPaths {
 
     private func tick() { perform(selector.tick(now: loop.now)) }
 
-    private func cameUp(_ transport: Transport) { perform(selector.cameUp(transport, now: loop.now)) }
+    private func cameUp(_ path: PathID) { perform(selector.cameUp(path, now: loop.now)) }
 
-    private func wentDown(_ transport: Transport, _ error: StreamError) {
-        logger.debug("path down", metadata: ["peer": "\(access.name)", "path": "\(transport)", "reason": "\(error)"])
-        perform(selector.wentDown(transport, error, now: loop.now))
+    private func wentDown(_ path: PathID, _ error: StreamError) {
+        logger.debug("path down", metadata: ["peer": "\(access.name)", "path": "\(path)", "reason": "\(error)"])
+        perform(selector.wentDown(path, error, now: loop.now))
     }
 
     private func perform(_ actions: [PathSelector.Action]) {
         guard !isShutDown else { return }
         for action in actions {
             switch action {
-            case .connect(let transport): connect(transport)
-            case .use(let transport, let before, let reason):
-                onChange(.using(transport, insteadOf: before, reason: reason, peer: tunnels[transport]?.peer))
+            case .connect(let path): sources[path]?.establish()
+            case .use(let path, let before, let reason):
+                onChange(.using(path, insteadOf: before, reason: reason, peer: sources[path]?.peer))
                 let requests = waiting
                 waiting = []
                 for request in requests { dispatch(request) }
@@ -241,8 +217,7 @@ public final class PeerPaths {
             case .refused(let error):
                 onChange(.refused(error))
                 // Whatever else is up leads to the same peer.
-                for tunnel in tunnels.values { tunnel.close() }
-                tunnels = [:]
+                for source in sources.values { source.reset() }
                 sessions?.disconnect()
                 failWaiting(error)
             }
@@ -254,92 +229,55 @@ public final class PeerPaths {
         }
     }
 
-    private func connect(_ transport: Transport) {
-        switch transport {
-        case .h2, .h2OverSSH:
-            guard let context else { return }
-            let tunnel = tunnels[transport] ?? makeTunnel(transport, context)
-            tunnels[transport] = tunnel
-            tunnel.connect()
-        case .ssh:
-            sessions?.connect { [weak self] result in
-                switch result {
-                case .success: self?.cameUp(.ssh)
-                case .failure(let error): self?.wentDown(.ssh, error)
-                }
-            }
+    /// The one place that knows which kinds of way there are.
+    private func makeSource(_ way: PathWay, _ context: TLSContext?) -> (any PathSource)? {
+        switch way.reach {
+        case .ssh: return sessions.map { SSHSource(over: $0) }
+        case .tunnel, .tunnelOverSSH:
+            guard let context else { return nil }
+            return TunnelSource(
+                over: lowerDialer(way.reach),
+                context: context,
+                expecting: access.expectation,
+                settings: settings,
+                on: loop
+            )
         }
     }
 
-    private func makeTunnel(_ transport: Transport, _ context: TLSContext) -> TunnelPath {
-        let lower = transport == .h2 ? directDialer() : channelDialer()
-        let tunnel = TunnelPath(
-            over: lower,
-            context: context,
-            expecting: access.expectation,
-            settings: settings,
-            on: loop
-        )
-        tunnel.onUp = { [weak self] in self?.cameUp(transport) }
-        tunnel.onDown = { [weak self] error in self?.wentDown(transport, error) }
-        tunnel.onIdle = { [weak self] in self?.releaseIfIdle() }
-        return tunnel
+    private func lowerDialer(_ reach: PathWay.Reach) -> TunnelPath.LowerDialer {
+        switch reach {
+        case .tunnel(let addresses):
+            let (loop, first) = (loop, settings)
+            return { [weak self] completion in
+                let timeout = (self?.settings ?? first).connectTimeout
+                DialList(addresses, on: loop, timeout: timeout, completion: completion).start()
+            }
+        case .tunnelOverSSH(let port):
+            guard let sessions else { break }
+            let dialer = ChannelDialer(
+                to: port,
+                relayCommand: access.relayCommand,
+                over: sessions,
+                on: loop,
+                logger: logger
+            )
+            dialer.onRelay = { [weak self] reason in self?.onChange(.relaying(reason: reason)) }
+            sessions.onGrowth = { [weak dialer] in dialer?.widen() }
+            return { dialer.dial($0) }
+        case .ssh: break
+        }
+        return { $0(.failure(StreamError(.unreachable, "there is no SSH login"))) }
     }
 
     /// Peers that nobody talks to cost no connection, and no PING every few seconds.
     private func releaseIfIdle() {
-        channels.removeAll { $0.stream == nil }
-        guard waiting.isEmpty, channels.isEmpty, remoteForwardings.isEmpty,
-            tunnels.values.allSatisfy({ $0.streamCount == 0 })
-        else { return }
+        guard waiting.isEmpty, users.isEmpty, sources.values.allSatisfy({ $0.streamCount == 0 }) else { return }
         selector.released()
-        for tunnel in tunnels.values { tunnel.release() }
+        for source in sources.values { source.release() }
         sessions?.disconnect()
         logger.debug("released", metadata: ["peer": "\(access.name)", "idle for": "\(settings.idleTimeout ?? .zero)"])
         perform([])
-    }
-
-    private func directDialer() -> TunnelPath.LowerDialer {
-        let (addresses, loop, timeout) = (access.hbone, loop, settings.connectTimeout)
-        return { completion in
-            DialList(addresses, on: loop, timeout: timeout, completion: completion).start()
-        }
-    }
-
-    /// The peer's HBONE server as its own machine reaches it.
-    private func channelDialer() -> TunnelPath.LowerDialer {
-        let port = access.hbone.first?.port ?? 15008
-        let relay = AgentRelay(
-            port: port,
-            command: access.relayCommand,
-            on: loop,
-            logger: logger
-        )
-        relay.onRelay = { [weak self] reason in self?.onChange(.relaying(reason: reason)) }
-        guard let sessions else {
-            return { $0(.failure(StreamError(.unreachable, "there is no SSH login"))) }
-        }
-        let striping = Striping(port: port, over: sessions, logger: logger)
-        self.striping = striping
-        return { [weak sessions] completion in
-            guard let sessions else {
-                return completion(.failure(StreamError(.closed, "the SSH sessions were shut down")))
-            }
-            sessions.connect { result in
-                switch result {
-                case .success(let session):
-                    relay.open(over: session) { result in
-                        guard case .success(let stream) = result, !relay.isNeeded(for: session) else {
-                            return completion(result)
-                        }
-                        striping.stripe(stream, over: session, completion) {
-                            relay.open(over: session, completion: completion)
-                        }
-                    }
-                case .failure(let error): completion(.failure(error))
-                }
-            }
-        }
     }
 
     /// Connects the SSH session, whichever path is in use.
@@ -349,11 +287,14 @@ public final class PeerPaths {
         }
         sessions.connect(completion)
     }
+
+    /// Keeps `user`, which holds a session open beside the paths, until the peer is shut down.
+    func keep(_ user: any SessionUser) { users.append(user) }
 }
 
-/// A stream that somebody else keeps.
-private struct WeakStream {
-    private(set) weak var stream: ByteStream?
-
-    init(_ stream: ByteStream) { self.stream = stream }
+/// Something that needs an SSH session of a peer, whichever path is in use. Confined to the peer's loop.
+protocol SessionUser: AnyObject {
+    /// A session has ended by itself.
+    func sessionEnded(_ session: any SSHConnection, _ error: StreamError)
+    func stop()
 }

@@ -4,8 +4,7 @@ import Glibc
 import H2Transport
 import Logging
 import MeshIdentity
-public import MeshNode
-import MeshPaths
+public import MeshPaths
 import MeshPolicy
 import Platform
 import SSHSignal
@@ -68,7 +67,7 @@ struct ConnectCommand: AsyncParsableCommand {
     var standardForward: String?
 
     @Option(help: ArgumentHelp("auto, h2, h2-over-ssh or ssh.", valueName: "PATH"))
-    var path: NodeConfiguration.PathPreference = .automatic
+    var path: PathPreference = .automatic
 
     @OptionGroup var ssh: SSHOptionGroup
     @OptionGroup var authority: CAAccess
@@ -169,17 +168,7 @@ struct ConnectCommand: AsyncParsableCommand {
     }
 }
 
-extension NodeConfiguration.PathPreference: ExpressibleByArgument {
-    /// In order of preference.
-    fileprivate var transports: [Transport] {
-        switch self {
-        case .automatic: Transport.allCases
-        case .h2: [.h2]
-        case .h2OverSSH: [.h2OverSSH]
-        case .ssh: [.ssh]
-        }
-    }
-}
+extension PathPreference: ExpressibleByArgument {}
 
 /// What the command line asks for.
 private struct Forwards: Sendable {
@@ -343,11 +332,11 @@ private struct Connection: Sendable {
         var hasBeenUp = false
         for await event in events {
             switch event {
-            case .using(let transport, _, _, let peer):
+            case .using(let path, _, _, let peer):
                 report("\(event)")
                 if !hasBeenUp || peer != nil, let own {
                     let other = peer?.description ?? "by SSH host key only"
-                    if !hasBeenUp || transport == .h2 { report("identities: local \(own), peer \(other)") }
+                    if !hasBeenUp || path.transport == .h2 { report("identities: local \(own), peer \(other)") }
                 }
                 hasBeenUp = true
             case .relaying: report("\(event)")

@@ -1,0 +1,20 @@
+public import MeshPolicy
+
+/// Which transports may carry streams to a peer: the key `path` of an endpoint, and `connect --path`.
+public enum PathPreference: String, CaseIterable, Hashable, Sendable {
+    /// The best of those that there is an address for, changed as they come and go.
+    case automatic = "auto"
+    case h2
+    case h2OverSSH = "h2-over-ssh"
+    case ssh
+
+    /// In order of preference.
+    public var transports: [Transport] {
+        switch self {
+        case .automatic: Transport.allCases
+        case .h2: [.h2]
+        case .h2OverSSH: [.h2OverSSH]
+        case .ssh: [.ssh]
+        }
+    }
+}

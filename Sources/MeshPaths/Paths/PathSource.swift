@@ -1,0 +1,67 @@
+import H2Transport
+import MeshIdentity
+import MeshPolicy
+import Platform
+import Streams
+
+/// Where the connections of one ``MeshPolicy/PathCandidate`` come from: it dials, or waits until the peer has dialled. Confined to
+/// its event loop.
+///
+/// ```
+///   idle ── establish ──→ dialling, or waiting for the peer ──→ up ── lost ──→ idle
+///    ↑                            │ failed: onDown               │ onDown        release, reset: back to idle
+///    └────────────────────────────┴───────────────────────────────┘
+/// ```
+///
+/// ``PathSelector`` says when which one is wanted; ``PeerPaths`` asks it for streams while it is up. A new kind of way is a new
+/// implementation, and nothing else.
+protocol PathSource: AnyObject {
+    /// What became of ``establish()``, and of the path later. Set once, before it.
+    var events: PathEvents { get set }
+    /// Who the peer proved to be, last; nil where the path has no mesh identity.
+    var peer: SPIFFEID? { get }
+    /// Streams that are open or being opened.
+    var streamCount: Int { get }
+
+    /// Makes the path usable, or begins to wait until it is; answers by ``events``. Does nothing while that is under way.
+    func establish()
+    /// Opens a stream that ends at `authority`. `completion` is called once, on the loop.
+    ///
+    /// - Parameter headers: For the CONNECT request; plain SSH carries none.
+    func open(
+        to authority: Authority,
+        headers: HeaderFields,
+        completion: @escaping (Result<ByteStream, PathFailure>) -> Void
+    )
+    /// New connections show the credential of `context`; established ones keep theirs.
+    func use(_ context: TLSContext, _ settings: ConnectionSettings)
+    /// Lets an idle path's connections go; ``establish()`` makes others.
+    func release()
+    /// Drops everything, open streams included; ``establish()`` begins anew.
+    func reset()
+}
+
+/// What a ``PathSource`` tells.
+struct PathEvents {
+    /// The path can carry streams: its real handshake has been made.
+    var up: () -> Void = {}
+    /// It could not be established, or was lost.
+    var down: (StreamError) -> Void = { _ in }
+    /// No stream has used it for the idle timeout.
+    var idle: () -> Void = {}
+}
+
+/// Why a path did not open a stream.
+enum PathFailure: Error {
+    /// The far side's answer: another path would bring no other.
+    case refused(StreamError)
+    /// The path is down, or died under the request before any of the stream's bytes was sent: another one may ask again.
+    case pathLost(StreamError?)
+
+    var error: StreamError? {
+        switch self {
+        case .refused(let error): error
+        case .pathLost(let error): error
+        }
+    }
+}

@@ -1,0 +1,67 @@
+import H2Transport
+import MeshIdentity
+import Platform
+import SSHSignal
+import Streams
+
+/// `ssh`: a direct-tcpip channel of one of the peer's SSH sessions, without mesh identity. Confined to its event loop.
+final class SSHSource: PathSource {
+    var events = PathEvents()
+
+    private let sessions: SessionPool
+    /// For as long as somebody has them.
+    private var channels: [WeakStream] = []
+
+    /// - Parameter sessions: Shared with what else uses the peer's SSH server, and shut down by its owner.
+    init(over sessions: SessionPool) {
+        self.sessions = sessions
+        // Tunnels inside of a session notice by themselves.
+        sessions.onEnd = { [weak self] error in self?.events.down(error) }
+    }
+
+    var peer: SPIFFEID? { nil }
+
+    var streamCount: Int {
+        channels.removeAll { $0.stream == nil }
+        return channels.count
+    }
+
+    func establish() {
+        sessions.connect { [weak self] result in
+            switch result {
+            case .success: self?.events.up()
+            case .failure(let error): self?.events.down(error)
+            }
+        }
+    }
+
+    func open(
+        to authority: Authority,
+        headers: HeaderFields,
+        completion: @escaping (Result<ByteStream, PathFailure>) -> Void
+    ) {
+        guard let session = sessions.leastLoaded else { return completion(.failure(.pathLost(nil))) }
+        session.openDirectTCPIP(host: authority.host, port: authority.port) { [weak self] result in
+            switch result {
+            case .success(let channel):
+                self?.channels.removeAll { $0.stream == nil }
+                self?.channels.append(WeakStream(channel))
+                completion(.success(channel))
+            case .failure(let error): completion(.failure(session.isOpen ? .refused(error) : .pathLost(error)))
+            }
+        }
+    }
+
+    /// A session shows no mesh credential, and has timeouts of its own.
+    func use(_ context: TLSContext, _ settings: ConnectionSettings) {}
+
+    func release() { sessions.disconnect() }
+    func reset() { sessions.disconnect() }
+}
+
+/// A stream that somebody else keeps.
+private struct WeakStream {
+    private(set) weak var stream: ByteStream?
+
+    init(_ stream: ByteStream) { self.stream = stream }
+}
