@@ -9,7 +9,7 @@ import Streams
 final class TunnelSource: PathSource {
     var events = PathEvents()
 
-    private let dialLower: TunnelDial.LowerDialer
+    private let dialLower: TunnelPath.LowerDialer
     private let expectation: PeerExpectation
     private let loop: EventLoop
     private var context: TLSContext
@@ -18,7 +18,7 @@ final class TunnelSource: PathSource {
     private var tunnel: TunnelPath?
 
     init(
-        over dialLower: @escaping TunnelDial.LowerDialer,
+        over dialLower: @escaping TunnelPath.LowerDialer,
         context: TLSContext,
         expecting expectation: PeerExpectation,
         settings: ConnectionSettings,

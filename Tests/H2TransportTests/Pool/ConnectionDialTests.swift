@@ -1,3 +1,4 @@
+import MeshIdentity
 import Streams
 import TestPeers
 import Testing
