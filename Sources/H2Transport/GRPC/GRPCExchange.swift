@@ -32,7 +32,8 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
 
     private let lower: ByteStream
     private let request: Request
-    private let completion: (Result<[UInt8], any Error>) -> Void
+    /// nil once it was called.
+    private var completion: ((Result<[UInt8], any Error>) -> Void)?
     private var connection: H2Connection?
     private var stream: H2Stream?
     private var timer: LoopTimer?
@@ -103,7 +104,7 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
     private func receive() {
         guard let stream else { return }
         var chunk = [UInt8](repeating: 0, count: 16 << 10)
-        while retained.isHeld {
+        while completion != nil {
             switch chunk.withUnsafeMutableBytes({ stream.read(into: $0) }) {
             case .bytes(let count):
                 guard answer.count + count <= request.limit else {
@@ -171,7 +172,9 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
     }
 
     private func end(_ result: Result<[UInt8], any Error>) {
-        guard retained.isHeld else { return }
+        // Aborting the connection below fails the call once more: the first outcome is the one that counts.
+        guard let completion else { return }
+        self.completion = nil
         timer?.cancel()
         stream?.observer = nil
         connection?.delegate = nil
