@@ -62,10 +62,10 @@ package struct AgentlessEnrollment: Sendable {
     /// Logs in and enrols, or renews.
     ///
     /// - Parameters:
+    ///   - login: How to reach the device and who to be there.
     ///   - destination: as the user wrote it, for the record.
     ///   - arguments: the SSH flags of the command line, for the record.
     ///   - loop: where the SSH session lives.
-    ///   - login: How to reach the device and who to be there.
     package func run(
         _ login: SSHLogin,
         destination: String,

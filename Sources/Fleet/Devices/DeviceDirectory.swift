@@ -27,10 +27,10 @@ package struct DeviceDirectory: Sendable {
     /// Adds a device or replaces what is known of it, and has its earlier certificates count as superseded.
     ///
     /// - Parameters:
+    ///   - record: What is known of it now.
     ///   - command: What did it, for the ledger's events.
     ///   - what: The same.
     ///   - reason: Revokes the earlier certificates instead, for this reason.
-    ///   - record: What is known of it now.
     package func save(
         _ record: Device,
         by command: String = "enroll",

@@ -64,10 +64,10 @@ package struct DeviceEnrollment: Sendable {
     /// Logs in and enrols.
     ///
     /// - Parameters:
-    ///   - destination: as the user wrote it, for the record.
-    ///   - loop: where the SSH session lives.
     ///   - login: how to reach the device and who to be there.
+    ///   - destination: as the user wrote it, for the record.
     ///   - arguments: the SSH flags of the command line.
+    ///   - loop: where the SSH session lives.
     package func run(
         _ login: SSHLogin,
         destination: String,

@@ -12,9 +12,9 @@ package struct DeviceVisit: Sendable {
     /// Milliseconds since 1970.
     private let clock: @Sendable () -> Int64
 
-    /// - Parameter warn: For the user; called from any task.
     /// - Parameter record: The device that is visited.
     /// - Parameter clock: This machine's clock, milliseconds since 1970.
+    /// - Parameter warn: For the user; called from any task.
     package init(
         _ record: Device,
         clock: @escaping @Sendable () -> Int64 = SystemClock.milliseconds,

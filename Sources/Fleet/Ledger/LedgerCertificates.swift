@@ -178,10 +178,10 @@ package struct RecordingIssuer: CertificateIssuer {
     private let device: String?
 
     /// - Parameters:
-    ///   - command: The command that asks: `enroll`, `ca issue`.
-    ///   - device: The device's name, where it is for one.
     ///   - issuer: Whoever signs.
     ///   - ledger: Where it is written down.
+    ///   - command: The command that asks: `enroll`, `ca issue`.
+    ///   - device: The device's name, where it is for one.
     package init(_ issuer: any CertificateIssuer, ledger: Ledger, command: String, device: String? = nil) {
         self.issuer = issuer
         self.ledger = ledger

@@ -114,10 +114,10 @@ extension Ledger {
 
     /// Adds a device or replaces what is known of it. Its earlier certificates count as superseded.
     ///
-    /// - Parameter reason: Revokes the earlier certificates instead, for this reason.
-    /// - Parameter what: What was done, for the ledger's events.
     /// - Parameter device: Whose it is, by name.
     /// - Parameter command: Which command did it.
+    /// - Parameter what: What was done, for the ledger's events.
+    /// - Parameter reason: Revokes the earlier certificates instead, for this reason.
     package func save(
         _ device: LedgerDevice,
         by command: String,
@@ -197,8 +197,8 @@ extension Ledger {
     /// Takes over devices that were recorded elsewhere, once: later calls with this `source` do nothing, and neither does a device that
     /// the ledger has already.
     ///
-    /// - Parameter devices: Called at most once, before anything is written.
     /// - Parameter source: Where they come from, for the ledger's notes.
+    /// - Parameter devices: Called at most once, before anything is written.
     package func importOnce(
         from source: String,
         _ devices: () throws(LedgerError) -> [LedgerDevice]

@@ -12,10 +12,10 @@ package struct DeviceInspection: Sendable {
     /// Runs the probe.
     ///
     /// - Parameters:
+    ///   - client: The login.
     ///   - agent: What would be uploaded; nil leaves open what it needs.
     ///   - bases: Directories to look at, best first; `~/` is the home directory there.
     ///   - name: How the device is called in errors.
-    ///   - client: The login.
     /// - Throws: ``SSHError`` when no command can be started, ``SignalError`` when the shell's answer makes no sense.
     package static func run(
         on client: SSHClient,

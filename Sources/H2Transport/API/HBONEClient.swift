@@ -41,8 +41,8 @@ public final class HBONEClient: Sendable {
     ///
     /// - Parameters:
     ///   - credentials: Who we are; a directory is followed when its files are renewed.
-    ///   - loops: Loops to use, each with connections of its own; they stay the caller's to shut down. nil, the default, starts one.
     ///   - configuration: Connections and time-outs.
+    ///   - loops: Loops to use, each with connections of its own; they stay the caller's to shut down. nil, the default, starts one.
     ///   - logger: Told of renewed credentials, and of renewals that could not be read.
     /// - Throws: ``MeshIdentity/IdentityError`` for the credential, ``Streams/StreamError`` for the configuration.
     public init(
@@ -79,8 +79,8 @@ public final class HBONEClient: Sendable {
     ///   - authority: Where the stream is to end: what `:authority` says.
     ///   - peer: The HBONE server it goes through; nil is port 15008 on the authority's own host.
     ///   - headers: Metadata for the other side: `baggage`, `forwarded`, `traceparent`. Names in lower case.
-    ///   - body: Runs in the caller's isolation. The stream must not be used after it.
     ///   - isolation: The caller's; leave it out.
+    ///   - body: Runs in the caller's isolation. The stream must not be used after it.
     /// - Throws: ``ConnectFailure`` when the stream did not open: `denied` for 403, `authentication` when the server is not whom
     ///   `peer` expects, `unreachable`, `refused`, `timedOut`. ``Streams/StreamError`` `cancelled` when the task was cancelled
     ///   before. What `body` throws, and ``Streams/StreamError`` when the stream failed and `body` has not noticed.

@@ -119,9 +119,9 @@ public final class HBONEListener: Sendable {
 
     /// As ``serve(admit:handler:)``, for programs that move the bytes on the event loop: relays, bridges.
     ///
+    /// - Parameter admit: See ``serve(admit:handler:)``.
     /// - Parameter onStream: Called on the stream's loop right after 200 was answered, before any byte was read. It must not
     ///   block, and from then on owns the stream.
-    /// - Parameter admit: See ``serve(admit:handler:)``.
     public func serveOnLoop(
         admit: HBONEAdmissionHook? = nil,
         onStream: @escaping @Sendable (H2Stream, HBONERequest) -> Void

@@ -22,11 +22,11 @@ public struct H2Endpoint {
 
     /// Mutual TLS over TCP.
     ///
-    /// - Parameter unsentLimit: Bytes the kernel may hold unsent; see ``Streams/SocketOptions/unsentLimit``.
-    /// - Parameter expectation: Whose certificate the server must show.
-    /// - Parameter context: Our credential and whom we trust; a client context.
-    /// - Parameter timeout: For the TCP connection; the handshake has its own.
     /// - Parameter address: Where the server listens.
+    /// - Parameter context: Our credential and whom we trust; a client context.
+    /// - Parameter expectation: Whose certificate the server must show.
+    /// - Parameter timeout: For the TCP connection; the handshake has its own.
+    /// - Parameter unsentLimit: Bytes the kernel may hold unsent; see ``Streams/SocketOptions/unsentLimit``.
     public static func tcp(
         _ address: SocketAddress,
         context: TLSContext,
@@ -46,9 +46,9 @@ public struct H2Endpoint {
     ///
     /// - Parameters:
     ///   - location: Tells one way from another, and names it in errors.
-    ///   - dial: Makes a connected stream on the loop and calls back there once.
-    ///   - expectation: Whose certificate the server must show.
     ///   - context: Our credential and whom we trust; a client context.
+    ///   - expectation: Whose certificate the server must show.
+    ///   - dial: Makes a connected stream on the loop and calls back there once.
     public static func over(
         _ location: String,
         context: TLSContext,

@@ -56,11 +56,11 @@ public final class HBONEServer {
     private var drained: (() -> Void)?
 
     /// - Parameters:
+    ///   - loop: Where it lives.
     ///   - context: A server context.
-    ///   - onRequest: Called on the loop for each request; it answers now or later.
     ///   - configuration: What clients are granted.
     ///   - logger: Told of connections, and of handshakes that failed.
-    ///   - loop: Where it lives.
+    ///   - onRequest: Called on the loop for each request; it answers now or later.
     /// - Throws: ``Streams/StreamError`` when the configuration is not valid.
     public init(
         on loop: EventLoop,

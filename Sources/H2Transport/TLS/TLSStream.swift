@@ -75,9 +75,9 @@ public final class TLSStream: ByteStream {
 
     /// - Parameters:
     ///   - lower: An open stream on which nothing has been read or written. The TLS stream takes it over.
+    ///   - context: Our credential, whom we trust, and the role.
     ///   - expectation: Whom to accept as peer.
     ///   - serverName: SNI (RFC 6066 §3), sent by a client; nil sends none, as HBONE has it.
-    ///   - context: Our credential, whom we trust, and the role.
     public convenience init(
         over lower: ByteStream,
         context: TLSContext,

@@ -19,12 +19,12 @@ public struct Credential: Sendable {
     /// Fails if the key is not the certificate's, or the certificate does not keep the rules of `TrustBundle.verify`:
     /// whoever presented it would be refused by every peer.
     ///
-    /// - Parameter now: seconds since 1970; nil is the clock.
+    /// - Parameter key: The leaf's private key.
     /// - Parameter chain: The leaf first, then what is between it and a root.
     /// - Parameter roots: The roots of the identity's own trust domain.
     /// - Parameter revocationLists: What those no longer stand by, in PEM form; nil where there is none. The credential's own certificate
     ///   may be among it: peers decide about that.
-    /// - Parameter key: The leaf's private key.
+    /// - Parameter now: seconds since 1970; nil is the clock.
     public init(
         key: PrivateKey,
         chain: [Certificate],

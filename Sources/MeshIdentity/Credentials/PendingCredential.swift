@@ -46,9 +46,9 @@ public final class PendingCredential: Sendable {
     ///
     /// - Parameters:
     ///   - chain: the leaf first.
-    ///   - now: seconds since 1970; nil is the clock.
     ///   - roots: Whom to trust from now on.
     ///   - revocationLists: In PEM form; nil keeps those that are there.
+    ///   - now: seconds since 1970; nil is the clock.
     public func commit(
         chain: [Certificate],
         roots: [Certificate],

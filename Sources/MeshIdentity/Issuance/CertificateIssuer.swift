@@ -95,9 +95,9 @@ public struct IssuedCertificate: Sendable {
     /// Checks that this is a certificate for the request's key and the identity that was asked for, keeps every rule, and
     /// that its own roots vouch for it.
     ///
-    /// - Parameter now: seconds since 1970; nil is the clock.
-    /// - Parameter id: What the leaf must say.
     /// - Parameter request: What the leaf must have been made for.
+    /// - Parameter id: What the leaf must say.
+    /// - Parameter now: seconds since 1970; nil is the clock.
     public func verify(
         for request: CertificateRequest,
         id: SPIFFEID,

@@ -17,9 +17,9 @@ public struct TrustBundle: Sendable {
     /// signed it.
     ///
     /// - Parameters:
-    ///   - revocationLists: In PEM form; nil where there is none.
     ///   - trustDomain: The domain that the roots vouch for.
     ///   - roots: At least one.
+    ///   - revocationLists: In PEM form; nil where there is none.
     public init(
         trustDomain: TrustDomain,
         roots: [Certificate],

@@ -18,9 +18,9 @@ final class Worker {
     private var drainDeadline = UInt64.max
 
     /// - Parameters:
-    ///   - stripes: What all loops of the node have in common.
     ///   - loop: Where it lives.
     ///   - snapshot: What holds now.
+    ///   - stripes: What all loops of the node have in common.
     ///   - logger: Told of streams and connections.
     init(
         on loop: EventLoop,

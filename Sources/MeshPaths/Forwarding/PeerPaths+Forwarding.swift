@@ -56,8 +56,8 @@ extension PeerPaths {
 
     /// Has the peer's SSH server listen, and keeps it listening: when the SSH connection was lost, it is asked again.
     ///
-    /// - Parameter onChange: Told of each change, on the loop.
     /// - Parameter forward: Where the far side listens, and where its connections lead.
+    /// - Parameter onChange: Told of each change, on the loop.
     public func forward(_ forward: RemoteForward, onChange: @escaping (RemoteForwarding.Change) -> Void) {
         let forwarding = RemoteForwarding(
             forward,

@@ -63,12 +63,12 @@ public final class PeerPaths {
     private static let attemptsPerRequest = 4
 
     /// - Parameters:
+    ///   - access: The ways to the peer, and whom it must be.
     ///   - context: A client context with the credential to show; nil where `access` names plain `ssh` only.
     ///   - settings: Timeouts and ages of the connections.
-    ///   - onChange: Told of each change of path, on the loop.
     ///   - loop: Where it lives.
     ///   - logger: Told of what each path does.
-    ///   - access: The ways to the peer, and whom it must be.
+    ///   - onChange: Told of each change of path, on the loop.
     public init(
         to access: PeerAccess,
         context: TLSContext?,
@@ -115,10 +115,10 @@ public final class PeerPaths {
     /// Opens a stream to `authority` over the best path, waiting for one where none is up.
     ///
     /// - Parameters:
+    ///   - authority: Where the stream is to end.
     ///   - headers: For the CONNECT request; plain SSH carries none.
     ///   - permits: Returns why a path may not carry this stream (policy), or nil.
     ///   - completion: Called once, on the loop, never from inside this call.
-    ///   - authority: Where the stream is to end.
     public func openStream(
         to authority: Authority,
         headers: HeaderFields = [:],

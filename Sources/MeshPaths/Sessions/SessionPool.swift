@@ -37,8 +37,8 @@ final class SessionPool {
     private static let refusalPause = Duration.seconds(60)
 
     /// - Parameters:
-    ///   - limit: Sessions at once; at least 1.
     ///   - login: For every session; only the first one asks questions.
+    ///   - limit: Sessions at once; at least 1.
     ///   - loop: Where all of them live.
     ///   - logger: Told of sessions beside the first.
     init(_ login: SSHLogin, limit: Int, on loop: EventLoop, logger: Logger) {

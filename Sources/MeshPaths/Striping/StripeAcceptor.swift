@@ -40,9 +40,9 @@ package final class StripeAcceptor {
     private static let undecided = 256
 
     /// - Parameters:
-    ///   - serve: Told of each connection: one that is not striped with all of its bytes, and a striped stream once.
-    ///   - directory: What this loop has in common with the others.
     ///   - loop: Where it lives.
+    ///   - directory: What this loop has in common with the others.
+    ///   - serve: Told of each connection: one that is not striped with all of its bytes, and a striped stream once.
     package init(on loop: EventLoop, directory: StripeDirectory, serve: @escaping (ByteStream) -> Void) {
         self.loop = loop
         self.directory = directory

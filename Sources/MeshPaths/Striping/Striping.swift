@@ -34,10 +34,10 @@ final class Striping {
     /// Uses `first`, a new channel to the HBONE server, as the first of several where the way is long.
     ///
     /// - Parameters:
-    ///   - completion: Called once, on the loop: with `first` itself, or with a striped stream.
-    ///   - anew: Called instead when the server did not understand: `first` is used up, and another channel must be opened.
     ///   - first: Nothing has been read or written on it.
     ///   - session: Which has opened it.
+    ///   - completion: Called once, on the loop: with `first` itself, or with a striped stream.
+    ///   - anew: Called instead when the server did not understand: `first` is used up, and another channel must be opened.
     func stripe(
         _ first: ByteStream,
         over session: any SSHConnection,

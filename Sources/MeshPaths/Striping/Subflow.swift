@@ -31,9 +31,9 @@ final class Subflow {
     private var buffer: UInt64 = 0
 
     /// - Parameters:
+    ///   - stream: Connected; this object owns it from now on.
     ///   - greeting: What is sent before anything else.
     ///   - expectsGreeting: The other side sends ``StripePreface/magic`` before anything else.
-    ///   - stream: Connected; this object owns it from now on.
     init(_ stream: ByteStream, greeting: [UInt8], expectsGreeting: Bool) {
         self.stream = stream
         unsent = ByteQueue(pool: stream.loop.buffers)

@@ -58,10 +58,10 @@ public final class SSHClient: Sendable {
     /// Runs `command` with the account's login shell, and waits for its end.
     ///
     /// - Parameters:
+    ///   - command: A command line for the account's shell.
     ///   - input: Its standard input.
     ///   - outputLimit: More output in bytes is a failure (``SSHError/Code/limit``).
     ///   - timeout: For the whole run; nil waits for ever.
-    ///   - command: A command line for the account's shell.
     /// - Returns: Also when the exit status is not 0.
     public func run(
         _ command: String,

@@ -6,12 +6,12 @@ extension SSHClient {
     /// Connects over TCP, to whichever of the host's addresses answers first (RFC 8305).
     ///
     /// - Parameters:
-    ///   - loop: Where the session and its streams will live; what is relayed to them must be there too.
-    ///   - connectTimeout: For each address.
-    ///   - hostKeyVerifier: Decides about the server's key before anything secret is sent.
-    ///   - configuration: Time-outs and windows.
     ///   - host: A name or an address.
     ///   - port: 1–65535.
+    ///   - configuration: Time-outs and windows.
+    ///   - hostKeyVerifier: Decides about the server's key before anything secret is sent.
+    ///   - loop: Where the session and its streams will live; what is relayed to them must be there too.
+    ///   - connectTimeout: For each address.
     public static func connect(
         host: String,
         port: UInt16 = 22,
@@ -55,9 +55,9 @@ extension SSHClient {
     /// Connects over a stream that is already there.
     ///
     /// - Parameter lower: Lives on `loop`; the session owns it from now on.
-    /// - Parameter loop: Where it lives.
-    /// - Parameter hostKeyVerifier: Decides about the server's key before anything secret is sent.
     /// - Parameter configuration: Time-outs and windows.
+    /// - Parameter hostKeyVerifier: Decides about the server's key before anything secret is sent.
+    /// - Parameter loop: Where it lives.
     public static func connect(
         over lower: LoopBound<ByteStream>,
         configuration: SSHSessionConfiguration,

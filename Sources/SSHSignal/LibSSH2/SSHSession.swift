@@ -76,8 +76,8 @@ public final class SSHSession: SSHConnection {
 
     /// - Parameters:
     ///   - lower: A connected stream: a socket, or a channel of another session. The session owns it from now on.
-    ///   - hostKeyVerifier: Decides about the server's key.
     ///   - configuration: Time-outs and windows.
+    ///   - hostKeyVerifier: Decides about the server's key.
     /// - Throws: ``SSHError`` when libssh2 cannot be set up.
     public init(
         over lower: ByteStream,

@@ -31,11 +31,11 @@ final class MasterStart {
     private var looks = 0
 
     /// - Parameters:
+    ///   - process: The master, just started.
+    ///   - directory: Where its socket will be.
     ///   - knownHosts: Files in which a host key is looked for that ssh tells only the fingerprint of.
     ///   - timeout: For the whole login.
     ///   - warn: Told what ssh says meanwhile, except for what an error will say.
-    ///   - process: The master, just started.
-    ///   - directory: Where its socket will be.
     init(
         _ process: OpenSSHProcess,
         directory: ControlDirectory,

@@ -54,10 +54,10 @@ final class OpenSSHSession: SSHConnection {
     ///   - master: Has logged in.
     ///   - directory: With its control socket; removed when the connection has ended.
     ///   - control: A connection to that socket.
-    ///   - hostKey: That ssh has verified.
-    ///   - version: Of the ssh program.
     ///   - log: What the master writes to its standard error.
+    ///   - hostKey: That ssh has verified.
     ///   - peer: For messages.
+    ///   - version: Of the ssh program.
     init(
         _ master: OpenSSHProcess,
         directory: ControlDirectory,

@@ -88,8 +88,8 @@ public struct EnrollmentDevice: Sendable {
         self.software = software
     }
 
-    /// - Parameter now: the device's clock, milliseconds since 1970.
     /// - Parameter event: What has come, or has been done.
+    /// - Parameter now: the device's clock, milliseconds since 1970.
     public mutating func handle(_ event: Event, now: Int64) -> [Action] {
         switch (event, state) {
         case (_, .over):

@@ -110,8 +110,8 @@ public struct EnrollmentOperator: Sendable {
         self.software = software
     }
 
-    /// - Parameter now: the operator's clock, milliseconds since 1970.
     /// - Parameter event: What has come, or has been done.
+    /// - Parameter now: the operator's clock, milliseconds since 1970.
     public mutating func handle(_ event: Event, now: Int64) -> [Action] {
         if case .over = state { return [] }
         switch event {

@@ -17,13 +17,13 @@ extension SSHClient {
     /// leaves the part only. A failed write (a full disk) removes it.
     ///
     /// - Parameters:
+    ///   - source: Where the bytes come from.
+    ///   - path: Where to on the far side.
     ///   - partPath: In the same file system as `path`; `path` with ".part" by default.
     ///   - permissions: Of the new file, `0o000...0o7777`. Nobody else can read the part while it is written, whatever they
     ///     are.
-    ///   - progress: Bytes that the server has (SFTP) or that were sent (`cat`), and the total. Called on the event loop.
-    ///   - source: Where the bytes come from.
-    ///   - path: Where to on the far side.
     ///   - method: How to transfer; by default the first that the server has.
+    ///   - progress: Bytes that the server has (SFTP) or that were sent (`cat`), and the total. Called on the event loop.
     /// - Returns: How it was sent: never ``UploadMethod/automatic``.
     @discardableResult
     public func upload(

@@ -40,10 +40,10 @@ extension Socket {
     /// Connects to a numeric address. Loop only.
     ///
     /// - Parameters:
+    ///   - address: Where to.
+    ///   - loop: Where the socket will live.
     ///   - timeout: How long the kernel may try.
     ///   - completion: Called once, on the loop, never from inside this call.
-    ///   - loop: Where the socket will live.
-    ///   - address: Where to.
     public static func connect(
         to address: SocketAddress,
         on loop: EventLoop,

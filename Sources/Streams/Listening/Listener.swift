@@ -21,10 +21,10 @@ public final class Listener: PollHandler {
     ///
     /// - Parameters:
     ///   - address: Port 0 lets the kernel choose. An existing Unix socket nobody listens on is replaced.
+    ///   - loop: Where it lives.
     ///   - options: What the socket is set to before it is bound.
     ///   - targets: Loops that accepted sockets are spread over; by default the listener's own.
     ///   - accept: Called on the socket's loop for each connection; the socket is the callee's to own.
-    ///   - loop: Where it lives.
     /// - Throws: ``StreamError``; ``StreamError/Code/addressInUse`` names the address and how to find its owner.
     public convenience init(
         bind address: SocketAddress,
