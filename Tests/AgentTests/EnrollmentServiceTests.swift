@@ -122,7 +122,7 @@ private func frame(_ json: String) -> [UInt8] {
     @Test(arguments: [-3, 3])
     func clockThatIsDaysOffIsSaid(days: Int64) async throws {
         let device = try LocalDevice()
-        let clock: @Sendable () -> Int64 = { SystemClock.milliseconds() + days * 86_400_000 }
+        let clock = WallClock.system.advanced(by: days * 86_400)
         let error = await error {
             _ = try await device.conversation(over: try device.startSignal(), clock: clock).run(device.order())
         }
@@ -157,7 +157,7 @@ private func frame(_ json: String) -> [UInt8] {
             channel: conversation.channel,
             name: "dev",
             certification: Certification(name: "dev", id: device.id, issuer: WrongKey(ca: device.ca)),
-            clock: SystemClock.milliseconds,
+            clock: .system,
             warn: { _ in }
         )
         let error = await error { _ = try await conversation.run(device.order()) }

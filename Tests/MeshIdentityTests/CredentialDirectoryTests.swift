@@ -12,7 +12,7 @@ import Testing
 
     init() throws {
         let domain = try TrustDomain("mesh.example")
-        ca = try EmbeddedCA(trustDomain: domain, now: currentTime())
+        ca = try EmbeddedCA(trustDomain: domain, now: WallClock.system.seconds)
         id = try SPIFFEID(trustDomain: domain, namespace: "prod", name: "db")
     }
 
@@ -66,7 +66,7 @@ import Testing
         // In a process of its own: the umask is the whole process's.
         await #expect(processExitsWith: .success) { [path = credentials.path as String] in
             umask(0)
-            let ca = try EmbeddedCA(trustDomain: TrustDomain("mesh.example"), now: currentTime())
+            let ca = try EmbeddedCA(trustDomain: TrustDomain("mesh.example"), now: WallClock.system.seconds)
             let id = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/db")
             let pending = try CredentialDirectory(path).prepare(id: id)
             let issued = try ca.issue(pending.request, id: id)
@@ -142,7 +142,7 @@ import Testing
         let pending = try credentials.prepare(id: id)
         let admin = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/admin")
         let stranger = try CertificateRequest.create(key: PrivateKey.generate(), id: id)
-        let now = currentTime()
+        let now = WallClock.system.seconds
         let issued = try ca.issue(pending.request, id: id)
         let rogue = try EmbeddedCA(trustDomain: ca.trustDomain, now: now)
         var refusals: [(IdentityError.Code, () throws -> Void)] = []
@@ -301,7 +301,7 @@ import Testing
         await #expect(processExitsWith: happens ? .signal(SIGKILL) : .success) { [arguments = arguments as [String]] in
             var credentials = CredentialDirectory(arguments[0])
             credentials.willTake = { if $0.rawValue == arguments[1] { raise(SIGKILL) } }
-            let ca = try EmbeddedCA(trustDomain: TrustDomain("mesh.example"), now: currentTime())
+            let ca = try EmbeddedCA(trustDomain: TrustDomain("mesh.example"), now: WallClock.system.seconds)
             let id = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/new")
             let pending = try credentials.prepare(id: id)
             let issued = try ca.issue(pending.request, id: id)

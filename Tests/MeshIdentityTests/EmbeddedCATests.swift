@@ -121,7 +121,9 @@ import Testing
         }
     }
 
-    private func makeCAOnce() throws -> EmbeddedCA { try EmbeddedCA(trustDomain: domain, now: currentTime()) }
+    private func makeCAOnce() throws -> EmbeddedCA {
+        try EmbeddedCA(trustDomain: domain, now: WallClock.system.seconds)
+    }
 
     // MARK: What it refuses
 
@@ -212,7 +214,7 @@ import Testing
     }
 
     @Test func lifetimesEndWithTheCA() throws {
-        let now = currentTime()
+        let now = WallClock.system.seconds
         let ca = try EmbeddedCA(trustDomain: domain, lifetime: .seconds(3600), now: now)
         let request = try CertificateRequest.create(key: PrivateKey.generate(), id: id)
         for seconds in [3601, 86400, Int64.max, 0, -1] {
@@ -228,7 +230,7 @@ import Testing
 
     /// For a device whose clock is behind; but no certificate is older than its CA's, which OpenSSL on the device would not take.
     @Test func notBeforeGoesBackAsFarAsTheCAs() throws {
-        let now = currentTime()
+        let now = WallClock.system.seconds
         let ca = try EmbeddedCA(trustDomain: domain, now: now)
         #expect(ca.certificate.notBefore == now - 365 * 86_400 && EmbeddedCA.madeAt(ca.certificate) == now)
         let request = try CertificateRequest.create(key: PrivateKey.generate(), id: id)
@@ -279,7 +281,7 @@ import Testing
 
     @Test func anOldRootStaysInTheBundle() throws {
         let made = try makeCA()
-        let old = try EmbeddedCA(trustDomain: domain, now: currentTime()).certificate
+        let old = try EmbeddedCA(trustDomain: domain, now: WallClock.system.seconds).certificate
         try directory.write("ca/root-cert.pem", made.certificate.pem + old.pem)
         let request = try CertificateRequest.create(key: PrivateKey.generate(), id: id)
         let issued = try EmbeddedCA.load(directory: directory.path("ca")).issue(request, id: id)

@@ -224,7 +224,7 @@ import Testing
                 let refusal = certificate.refusal(
                     asHost: "dev7",
                     authorities: [authority.publicKey(.host).blob],
-                    at: currentTime()
+                    at: WallClock.system.seconds
                 ) { $0 == $1 }
                 #expect(refusal != nil, "a changed certificate was accepted")
             }

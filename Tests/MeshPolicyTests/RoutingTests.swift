@@ -195,6 +195,6 @@ import Testing
     }
 
     @Test func findsTheInterfacesOfThisMachine() {
-        #expect(interfaceAddresses().contains(.loopbackIPv4))
+        #expect(Set(InterfaceAddress.all().map(\.address)).contains(.loopbackIPv4))
     }
 }

@@ -1,6 +1,7 @@
 package import Fleet
 import Foundation
 package import MeshIdentity
+package import Platform
 package import SSHSignal
 package import TestPeers
 
@@ -47,7 +48,7 @@ package final class LocalDevice: Sendable {
 
     package func conversation(
         over channel: any RemoteChannel,
-        clock: @escaping @Sendable () -> Int64 = SystemClock.milliseconds
+        clock: WallClock = .system
     ) -> EnrollmentConversation {
         EnrollmentConversation(
             channel: channel,

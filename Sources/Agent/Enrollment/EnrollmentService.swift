@@ -1,7 +1,7 @@
 import CLinux
 import Glibc
 import MeshIdentity
-import Platform
+package import Platform
 package import SSHSignal
 
 /// The far end of the signaling channel: `bootstrap signal`, started over SSH on the device. Blocks; every wait has its limit.
@@ -17,7 +17,7 @@ package struct EnrollmentService {
     /// `$SSH_CONNECTION`: tells which address of this machine was reached.
     package var connection: String?
     /// This machine's clock, milliseconds since 1970.
-    package var clock: () -> Int64
+    package var clock: WallClock
 
     package init(
         state: String,
@@ -26,7 +26,7 @@ package struct EnrollmentService {
         output: Int32 = 1,
         patience: Duration = .seconds(60),
         connection: String? = nil,
-        clock: @escaping () -> Int64 = SystemClock.milliseconds
+        clock: WallClock = .system
     ) {
         self.state = state
         self.executable = executable

@@ -1,5 +1,5 @@
 package import MeshIdentity
-import Platform
+package import Platform
 package import SSHSignal
 package import Streams
 
@@ -18,7 +18,7 @@ package struct AgentlessEnrollment: Sendable {
         /// A shell command that is run there once the files are in place.
         package var after: String?
         /// This machine's clock, milliseconds since 1970.
-        package var clock: @Sendable () -> Int64 = SystemClock.milliseconds
+        package var clock: WallClock = .system
         /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
         package var refusal: @Sendable (HostKey) -> HostError? = { _ in nil }
 
@@ -90,7 +90,7 @@ package struct AgentlessEnrollment: Sendable {
                 hbone: [],
                 agent: .init(path: "", state: visit.directory, sha256: ""),
                 notAfter: visit.leaf.notAfter,
-                enrolledAt: options.clock() / 1000,
+                enrolledAt: options.clock.seconds,
                 serial: visit.leaf.serialNumber,
                 lifetime: options.terms.span,
                 roots: visit.issued.roots.map(\.fingerprint)
@@ -173,9 +173,9 @@ package struct AgentlessEnrollment: Sendable {
 
     private func probe(_ shell: RemoteShell) async throws -> ((directory: String, skew: ClockSkew), String) {
         let script = ProbeScript.text(bases: [], release: "", interpreter: nil, libraries: [], libraryPaths: [])
-        let asked = options.clock()
+        let asked = options.clock.milliseconds
         let facts = try DeviceFacts(try await shell.run(script, step: "probe"), name: options.name)
-        let skew = facts.skew(asked: asked, answered: options.clock())
+        let skew = facts.skew(asked: asked, answered: options.clock.milliseconds)
         try skew.check(options.terms, name: options.name)
         if let warning = skew.warning { report(.warning("\(options.name): \(warning)")) }
         guard options.keyOrigin == .pushed || facts.surroundings.hasOpenSSL else {

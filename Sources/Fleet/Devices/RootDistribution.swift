@@ -6,7 +6,7 @@ extension DeviceDirectory {
     ///
     /// - Returns: A line for people for each device, and for each identity that was made by hand.
     package func lacking(_ root: Certificate) throws -> [String] {
-        let now = currentTime()
+        let now = WallClock.system.seconds
         let devices = try all().filter {
             $0.revokedAt == nil && $0.notAfter > now && $0.roots?.contains(root.fingerprint) != true
         }

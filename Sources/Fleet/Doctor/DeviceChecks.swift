@@ -62,7 +62,7 @@ package struct DeviceChecks: Sendable {
     /// Those that the ledger knows of; who has no other way to trust the host is locked out when they end.
     private func hostCertificates() {
         guard let device, let server = device.sshServer, let end = server.notAfter else { return }
-        let now = SystemClock.milliseconds() / 1000
+        let now = WallClock.system.milliseconds / 1000
         let mend = "bootstrap renew --ssh-host-cert \(device.name)"
         let text = Timestamp.text(end)
         if end <= now {
@@ -336,7 +336,7 @@ package struct DeviceChecks: Sendable {
             guard let leaf = certificates.first else {
                 return report(.failure("certificate", "\(file) is empty", mend: renew))
             }
-            let now = SystemClock.milliseconds() / 1000
+            let now = WallClock.system.milliseconds / 1000
             let end = Timestamp.text(leaf.notAfter)
             let lifetime = max(1, leaf.notAfter - leaf.notBefore)
             if leaf.notAfter <= now {

@@ -1,6 +1,7 @@
 import CLinux
 import Glibc
 import MeshIdentity
+import Platform
 import SSHSignal
 
 /// What this machine needs to have, whatever the destination.
@@ -57,7 +58,7 @@ package struct LocalChecks {
         }
         do throws(IdentityError) {
             let bundle = try EmbeddedCA.bundle(directory: path)
-            let now = Int64(time(nil))
+            let now = WallClock.system.seconds
             guard let last = bundle.roots.map(\.notAfter).max() else {
                 return .failure("CA", "\(path) has no certificate", mend: "restore it from a backup")
             }

@@ -1,4 +1,5 @@
 package import MeshIdentity
+import Platform
 import SSHSignal
 
 /// The step between a device's certificate request and its certificate: the host key signs the request where that is asked for, the issuer signs
@@ -43,7 +44,7 @@ package struct Certification: Sendable {
     func callAsFunction(
         _ request: CertificateRequest,
         _ skew: ClockSkew,
-        clock: @Sendable () -> Int64
+        clock: WallClock
     ) async throws(IdentityError) -> Outcome {
         var attestation: HostKeyAttestation?
         if let attest {
@@ -55,7 +56,7 @@ package struct Certification: Sendable {
             }
         }
         let issued = try await issuer.issue(request, id: id, options: terms.options.covering(skew))
-        try issued.verify(for: request, id: id, skew: skew, now: clock())
+        try issued.verify(for: request, id: id, skew: skew, now: clock.milliseconds)
         attestation?.serial = issued.leaf?.serialNumber
         return Outcome(issued: issued, attestation: attestation)
     }

@@ -1,5 +1,5 @@
 package import MeshIdentity
-import Platform
+package import Platform
 package import SSHSignal
 package import Streams
 
@@ -21,7 +21,7 @@ package struct DeviceEnrollment: Sendable {
         /// A ``ServiceKind``, `auto` for the best the device has; nil leaves what is there.
         package var service: String?
         /// This machine's clock, milliseconds since 1970.
-        package var clock: @Sendable () -> Int64
+        package var clock: WallClock
         /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
         package var refusal: @Sendable (HostKey) -> HostError? = { _ in nil }
 
@@ -35,7 +35,7 @@ package struct DeviceEnrollment: Sendable {
             agent: AgentBinary,
             bases: [String] = Options.defaultBases,
             terms: IssuanceTerms = IssuanceTerms(),
-            clock: @escaping @Sendable () -> Int64 = SystemClock.milliseconds
+            clock: WallClock = .system
         ) {
             self.name = name
             self.id = id
@@ -93,7 +93,7 @@ package struct DeviceEnrollment: Sendable {
                 hbone: try Device.addresses(ack, name: options.name),
                 agent: .init(path: plan.agentPath, state: plan.statePath, sha256: options.agent.sha256),
                 notAfter: certificate.notAfter,
-                enrolledAt: options.clock() / 1000,
+                enrolledAt: options.clock.seconds,
                 serial: try? Certificate.all(pem: Array(certificate.chain.utf8)).first?.serialNumber,
                 lifetime: options.terms.span,
                 roots: try? Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)
@@ -169,10 +169,10 @@ package struct DeviceEnrollment: Sendable {
             libraries: agent.libraries,
             libraryPaths: agent.libraryPaths
         )
-        let asked = options.clock()
+        let asked = options.clock.milliseconds
         let facts = try DeviceFacts(try await shell.run(script, step: "probe"), name: options.name)
         // Found before anything is uploaded; the agent's hello says it once more, and more exactly.
-        try facts.skew(asked: asked, answered: options.clock())
+        try facts.skew(asked: asked, answered: options.clock.milliseconds)
             .check(options.terms, name: options.name)
         let plan: InstallationPlan
         do throws(InstallationPlan.Refusal) {

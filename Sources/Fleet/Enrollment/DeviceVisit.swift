@@ -1,5 +1,5 @@
 package import MeshIdentity
-import Platform
+package import Platform
 package import SSHSignal
 package import Streams
 
@@ -10,14 +10,14 @@ package struct DeviceVisit: Sendable {
     private let record: Device
     private let warn: @Sendable (String) -> Void
     /// Milliseconds since 1970.
-    private let clock: @Sendable () -> Int64
+    private let clock: WallClock
 
     /// - Parameter record: The device that is visited.
     /// - Parameter clock: This machine's clock, milliseconds since 1970.
     /// - Parameter warn: For the user; called from any task.
     package init(
         _ record: Device,
-        clock: @escaping @Sendable () -> Int64 = SystemClock.milliseconds,
+        clock: WallClock = .system,
         warn: @escaping @Sendable (String) -> Void
     ) {
         self.record = record
@@ -45,7 +45,7 @@ package struct DeviceVisit: Sendable {
         }
         var renewed = record
         renewed.notAfter = outcome.certificate.notAfter
-        renewed.renewedAt = clock() / 1000
+        renewed.renewedAt = clock.seconds
         renewed.hbone = try Device.addresses(outcome.ack, name: record.name)
         renewed.lifetime = terms.span
         renewed.serial =

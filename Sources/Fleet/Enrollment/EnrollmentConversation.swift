@@ -1,5 +1,5 @@
 import MeshIdentity
-import Platform
+package import Platform
 package import SSHSignal
 
 /// Drives ``EnrollmentOperator`` over a channel: frames in and out, the certificate, the time limits.
@@ -10,14 +10,14 @@ package struct EnrollmentConversation: Sendable {
     /// What becomes of a certificate request; nil where none is expected.
     let certification: Certification?
     /// Milliseconds since 1970.
-    let clock: @Sendable () -> Int64
+    let clock: WallClock
     let warn: @Sendable (String) -> Void
 
     package init(
         channel: any RemoteChannel,
         name: String,
         certification: Certification?,
-        clock: @escaping @Sendable () -> Int64,
+        clock: WallClock,
         warn: @escaping @Sendable (String) -> Void
     ) {
         self.channel = channel
@@ -82,7 +82,7 @@ package struct EnrollmentConversation: Sendable {
         var event = EnrollmentOperator.Event.started
         while true {
             var next: EnrollmentOperator.Event?
-            for action in machine.handle(event, now: clock()) {
+            for action in machine.handle(event, now: clock.milliseconds) {
                 switch action {
                 case .send(let message):
                     do {

@@ -1,6 +1,6 @@
 import Glibc
 import MeshIdentity
-import Platform
+package import Platform
 
 /// What was enrolled, issued and revoked: one SQLite file of the operator's, safe with several operators at once.
 ///
@@ -11,7 +11,7 @@ package struct Ledger: Sendable {
     /// Who writes, for the events: `user@host`.
     package var operatorName: String
     /// Seconds since 1970.
-    package var clock: @Sendable () -> Int64 = currentTime
+    package var clock = WallClock.system
 
     /// The file is made with the first use, as is its directory.
     package init(_ path: String) {
@@ -107,7 +107,8 @@ extension Ledger {
         try database.execute(
             "INSERT INTO events (at, operator, command, device, identity, serial, what) VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
-                .integer(clock()), .text(operatorName), .text(command), SQLiteValue(device), SQLiteValue(identity),
+                .integer(clock.seconds), .text(operatorName), .text(command), SQLiteValue(device),
+                SQLiteValue(identity),
                 SQLiteValue(serial), .text(what),
             ]
         )

@@ -135,7 +135,7 @@ extension Ledger {
         by command: String,
         in database: borrowing SQLiteDatabase
     ) throws(LedgerError) -> [LedgerCertificate] {
-        let now = clock()
+        let now = clock.seconds
         let found = try certificates(
             where: "\(condition) AND state <> 'revoked' AND not_after > ?",
             values + [.integer(now)],
@@ -165,7 +165,7 @@ extension Ledger {
     ) throws(LedgerError) {
         try database.execute(
             "UPDATE certificates SET state = 'superseded', changed_at = ? WHERE device = ? AND serial <> ? AND state = 'issued'",
-            [.integer(clock()), .text(device), .text(serial)]
+            [.integer(clock.seconds), .text(device), .text(serial)]
         )
     }
 }
@@ -201,7 +201,7 @@ package struct RecordingIssuer: CertificateIssuer {
         }
         do throws(LedgerError) {
             try ledger.record(
-                LedgerCertificate(leaf, identity: id, device: device, command: command, issuedAt: ledger.clock())
+                LedgerCertificate(leaf, identity: id, device: device, command: command, issuedAt: ledger.clock.seconds)
             )
         } catch {
             throw IdentityError(.file, error.message)

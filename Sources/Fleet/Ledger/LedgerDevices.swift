@@ -1,3 +1,5 @@
+import Platform
+
 /// A device as the ledger knows it. No secret is in it.
 package struct LedgerDevice: Hashable, Sendable {
     /// Unique in the ledger.
@@ -213,7 +215,7 @@ extension Ledger {
                 try put(device, in: database)
                 try note("imported from \(source)", by: "import", device: device.name, in: database)
             }
-            try setValue(key, "\(clock())", in: database)
+            try setValue(key, "\(clock.seconds)", in: database)
         }
     }
 

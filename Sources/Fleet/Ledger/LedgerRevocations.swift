@@ -1,4 +1,5 @@
 import MeshIdentity
+import Platform
 
 extension Ledger {
     /// Marks a device as revoked, and revokes every certificate of it that has not ended.
@@ -12,7 +13,7 @@ extension Ledger {
         try write { (database) throws(LedgerError) in
             let changed = try database.execute(
                 "UPDATE devices SET revoked_at = ?, revocation_reason = ? WHERE name = ?",
-                [.integer(clock()), .text(reason), .text(name)]
+                [.integer(clock.seconds), .text(reason), .text(name)]
             )
             guard changed > 0 else { throw LedgerError(.invalid, "there is no device '\(name)' in the ledger") }
             try note("revoked: \(reason)", by: command, device: name, in: database)

@@ -1,3 +1,4 @@
+import Platform
 package import SSHSignal
 
 /// A look at a machine that one is logged in to: what enrolment would find there. Nothing is changed but for a file that is written,
@@ -33,13 +34,13 @@ package struct DeviceInspection: Sendable {
             libraries: agent?.libraries ?? [],
             libraryPaths: agent?.libraryPaths ?? []
         )
-        let asked = SystemClock.milliseconds()
+        let asked = WallClock.system.milliseconds
         let output = try await RemoteShell(channel, name: name).run(script, step: "probe")
         let facts = try DeviceFacts(output, name: name)
         return DeviceInspection(
             facts: facts,
             duration: .now - start,
-            skew: facts.skew(asked: asked, answered: SystemClock.milliseconds())
+            skew: facts.skew(asked: asked, answered: WallClock.system.milliseconds)
         )
     }
 

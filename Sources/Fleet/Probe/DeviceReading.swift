@@ -30,9 +30,9 @@ package struct DeviceReading: Sendable {
             }
             let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
             defer { channel.close() }
-            let asked = SystemClock.milliseconds()
+            let asked = WallClock.system.milliseconds
             let output = try await RemoteShell(channel, name: record.name).run(script(record), step: "reading")
-            return try DeviceReading(output, record, asked: asked, answered: SystemClock.milliseconds())
+            return try DeviceReading(output, record, asked: asked, answered: WallClock.system.milliseconds)
         } catch {
             throw HostError(error, name: record.name)
         }

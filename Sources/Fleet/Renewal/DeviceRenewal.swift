@@ -78,7 +78,7 @@ package struct DeviceRenewal: Sendable {
         }
         let text = "renewed  until \(describe(time: renewed.notAfter)), serial \(renewed.serial ?? "?")"
         guard let server = device.sshServer, !server.hostCertificates.isEmpty,
-            renewsHostCertificates || server.isDue(at: currentTime())
+            renewsHostCertificates || server.isDue(at: WallClock.system.seconds)
         else { return text }
         let changed = try await renewHostCertificates(renewed, on: loop)
         return "\(text); \(changed.sshServer?.summary ?? "")"

@@ -46,7 +46,7 @@ package struct IssuerCredential: Sendable {
                 )
                 // A device whose certificate a new root vouches for must find an issuer that knows the root.
                 let hasRoots = Set(credential.bundle.roots) == Set(try authority.roots())
-                if schedule.wait(at: currentTime()) == 0 || !hasRoots { try renew() }
+                if schedule.wait(at: WallClock.system.seconds) == 0 || !hasRoots { try renew() }
                 if let lists = try authority.present().revocationLists() { try directory.write(revocationLists: lists) }
             } catch {
                 logger.error("the issuer's own credential: \(error)")

@@ -80,7 +80,7 @@ package struct RenewalService: Sendable {
                 issuer: RecordingIssuer(issuer, ledger: records.ledger, command: "ca serve", device: name),
                 terms: terms
             ),
-            clock: SystemClock.milliseconds,
+            clock: .system,
             warn: { [logger] in logger.warning("\(name): \($0)") }
         )
         let (_, certificate) = try await conversation.run(.renew(id: stream.peer.description))
@@ -89,7 +89,7 @@ package struct RenewalService: Sendable {
         let until = describe(time: certificate.notAfter)
         try records.update(name, by: "ca serve", "renewed over the mesh until \(until)") { device in
             device.notAfter = certificate.notAfter
-            device.renewedAt = currentTime()
+            device.renewedAt = WallClock.system.seconds
             device.lifetime = terms.span
             device.serial = serial
             device.roots = roots

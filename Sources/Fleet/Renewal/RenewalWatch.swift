@@ -25,7 +25,7 @@ package struct RenewalWatch: Sendable {
         while !Task.isCancelled {
             var sleep = Self.longestSleep
             do throws(DeviceDirectoryError) {
-                let now = currentTime()
+                let now = WallClock.system.seconds
                 let due = try renewal.records.due(at: now).filter { (failed[$0.name]?.next ?? 0) <= now }
                 for outcome in await renew(due) {
                     let device = outcome.host
@@ -34,11 +34,11 @@ package struct RenewalWatch: Sendable {
                         continue
                     }
                     var schedule = failed[device.name]?.schedule ?? device.renewal
-                    let wait = schedule.attemptFailed(at: currentTime())
-                    failed[device.name] = (schedule, currentTime() + wait)
+                    let wait = schedule.attemptFailed(at: WallClock.system.seconds)
+                    failed[device.name] = (schedule, WallClock.system.seconds + wait)
                     report.complain("\(error.message); trying again in \(wait) s")
                 }
-                let later = currentTime()
+                let later = WallClock.system.seconds
                 for device in try renewal.records.all().filter(\.isRenewable) {
                     let wait = max(device.renewalWait(at: later), (failed[device.name]?.next ?? 0) - later)
                     sleep = min(sleep, max(1, wait))

@@ -50,7 +50,7 @@ package struct RevocationPublisher: Sendable {
     }
 
     private func list(of authority: EmbeddedCA) throws(IdentityError) -> RevocationList {
-        let now = currentTime()
+        let now = WallClock.system.seconds
         let issuer = authority.certificate.subjectKeyIdentifier ?? ""
         let revoked: [LedgerCertificate]
         let number: Int64

@@ -121,7 +121,7 @@ package struct EnrollmentRun: Sendable {
         }
         return (order.keyOrigin ?? .device) == (known.keyOrigin ?? .device)
             && (order.keyOrigin != nil || known.agent.sha256 == order.agent.sha256)
-            && known.renewal.wait(at: currentTime()) > 0
+            && known.renewal.wait(at: WallClock.system.seconds) > 0
             && (!terms.attests || known.attestation?.serial == known.serial)
             && (server?.isDone(known.sshServer) ?? true)
     }

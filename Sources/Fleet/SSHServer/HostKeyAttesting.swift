@@ -41,7 +41,7 @@ struct HostKeyAttesting: Sendable {
             signature: try SSHSignature(armored: Array(lines.joined().utf8)).armored,
             namespace: namespace,
             hostKey: key.line,
-            verifiedAt: currentTime()
+            verifiedAt: WallClock.system.seconds
         )
         if let refusal = attestation.refusal {
             throw HostError(.denied, "\(name): the signature over its certificate request is refused: \(refusal)")

@@ -90,7 +90,7 @@ extension SSHServerRun {
     package func isDone(_ record: SSHServerRecord?) -> Bool {
         guard let record else { return false }
         return (!certifiesHost || !record.hostCertificates.isEmpty) && (!trustsUsers || record.userAuthority != nil)
-            && !record.isDue(at: currentTime())
+            && !record.isDue(at: WallClock.system.seconds)
     }
 }
 

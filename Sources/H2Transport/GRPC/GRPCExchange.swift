@@ -130,7 +130,7 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
         }
         let contentType = response.headers["content-type"] ?? ""
         guard contentType.hasPrefix("application/grpc") else {
-            return failure("answers with '\(printable(contentType))' instead of gRPC")
+            return failure("answers with '\(Printable.escape(contentType))' instead of gRPC")
         }
         guard stream.trailers?.isTooLarge != true else {
             return .failure(StreamError(.limit, "\(peer) answers with too many header fields"))

@@ -103,7 +103,7 @@ extension H2Connection {
                 return
             case .expired(let id):
                 guard let stream = streams[id] else { return }
-                let authority = printable(stream.requestHead.authority)
+                let authority = Printable.escape(stream.requestHead.authority)
                 let limit = configuration.requestTimeout
                 let message = "\(peerDescription) did not answer the request for \(authority) within \(limit)"
                 failRequest(stream, ConnectFailure(StreamError(.timedOut, message)))
@@ -144,7 +144,7 @@ extension H2Connection {
         scheduleAging()
     }
 
-    private static var secondsSince1970: Int64 { Int64(time(nil)) }
+    private static var secondsSince1970: Int64 { WallClock.system.seconds }
 
     // MARK: Metrics
 

@@ -48,7 +48,7 @@ extension H2Connection {
         }
         let block = HeaderBlock(head)
         if let field = block.invalidField() {
-            let message = "header field '\(printable(field))' has a name or a value that HTTP/2 does not allow"
+            let message = "header field '\(Printable.escape(field))' has a name or a value that HTTP/2 does not allow"
             return refuse(ConnectFailure(StreamError(.badRequest, message)))
         }
         let stream = H2Stream(id: session?.nextStreamID ?? 0, head, kind: kind, connection: self)
@@ -200,7 +200,7 @@ extension H2Connection {
         if stream.phase == .requested && !isServer {
             let isRetryable = code == .refusedStream
             let message =
-                "\(peerDescription) reset the request for \(printable(stream.requestHead.authority)) (\(code))"
+                "\(peerDescription) reset the request for \(Printable.escape(stream.requestHead.authority)) (\(code))"
             return failRequest(
                 stream,
                 ConnectFailure(StreamError(isRetryable ? .draining : .reset, message), isRetryable: isRetryable)
@@ -217,7 +217,7 @@ extension H2Connection {
                 // Also where GOAWAY came before the request could be sent: nghttp2 ends it with this code.
                 let isRetryable = code == .refusedStream
                 let message =
-                    "\(peerDescription) did not take the request for \(printable(stream.requestHead.authority)) (\(code))"
+                    "\(peerDescription) did not take the request for \(Printable.escape(stream.requestHead.authority)) (\(code))"
                 failRequest(
                     stream,
                     ConnectFailure(

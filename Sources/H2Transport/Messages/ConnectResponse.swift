@@ -57,9 +57,9 @@ public struct ConnectFailure: Error, Hashable, Sendable, CustomStringConvertible
             }
         default: code = .protocolViolation
         }
-        var message = "\(peer) answered \(response.status) for \(printable(authority))"
-        if let detail = reason?.details ?? reason?.error { message += ": \(printable(detail))" }
-        if reason == nil && !body.isEmpty { message += ": \(printable(body))" }
+        var message = "\(peer) answered \(response.status) for \(Printable.escape(authority))"
+        if let detail = reason?.details ?? reason?.error { message += ": \(Printable.escape(detail))" }
+        if reason == nil && !body.isEmpty { message += ": \(Printable.escape(body))" }
         self.init(StreamError(code, message), response: response)
     }
 }

@@ -42,7 +42,7 @@ public struct EmbeddedCA: CertificateIssuer {
         passphrase: Passphrase? = nil,
         lifetime: Duration = EmbeddedCA.defaultLifetime
     ) throws(IdentityError) -> EmbeddedCA {
-        let ca = try EmbeddedCA(trustDomain: trustDomain, lifetime: lifetime, now: currentTime())
+        let ca = try EmbeddedCA(trustDomain: trustDomain, lifetime: lifetime, now: WallClock.system.seconds)
         let (parent, name) = AtomicFile.split(directory)
         try fileWork(AtomicFile.createDirectory(parent, mode: 0o700))
         let temporary = "\(parent)/.\(name).\(AtomicFile.randomName())"
@@ -179,7 +179,7 @@ public struct EmbeddedCA: CertificateIssuer {
         id: SPIFFEID,
         options: IssuanceOptions = IssuanceOptions()
     ) throws(IdentityError) -> IssuedCertificate {
-        try issue(request, id: id, options: options, now: currentTime())
+        try issue(request, id: id, options: options, now: WallClock.system.seconds)
     }
 
     package func issue(
@@ -246,7 +246,7 @@ public struct EmbeddedCA: CertificateIssuer {
     /// cover: the operator, the issuer. NotBefore is back by a quarter of the lifetime, as far as the CA's own certificate allows.
     package func optionsForAnyClock(now: Int64? = nil) -> IssuanceOptions {
         var options = IssuanceOptions()
-        let room = (now ?? currentTime()) - certificate.notBefore
+        let room = (now ?? WallClock.system.seconds) - certificate.notBefore
         let wanted = options.lifetime.components.seconds / 4 + 60
         options.backdating = max(options.backdating, .seconds(min(wanted, room)))
         return options

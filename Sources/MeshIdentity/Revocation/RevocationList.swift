@@ -142,7 +142,7 @@ extension EmbeddedCA {
         else { throw OpenSSLErrors.failure("fill in a revocation list") }
         // Set back as certificates are: clocks of devices differ.
         let backdating = IssuanceOptions.defaultBackdating.components.seconds
-        try setTime((now ?? currentTime()) - backdating) { X509_CRL_set1_lastUpdate(pointer, $0) }
+        try setTime((now ?? WallClock.system.seconds) - backdating) { X509_CRL_set1_lastUpdate(pointer, $0) }
         try setTime(nextUpdate) { X509_CRL_set1_nextUpdate(pointer, $0) }
         for entry in revoked { try add(entry, to: pointer) }
         X509_CRL_sort(pointer)

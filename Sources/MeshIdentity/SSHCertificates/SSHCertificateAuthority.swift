@@ -128,7 +128,7 @@ public struct SSHCertificateAuthority: Sendable {
 
     /// - Throws: ``IdentityError`` with code `refused` for a request that makes no sense.
     public func issue(_ request: Request) throws(IdentityError) -> SSHCertificate {
-        try issue(request, now: currentTime())
+        try issue(request, now: WallClock.system.seconds)
     }
 
     package func issue(_ request: Request, now: Int64) throws(IdentityError) -> SSHCertificate {

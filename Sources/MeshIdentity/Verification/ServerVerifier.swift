@@ -39,7 +39,7 @@ public struct ServerVerifier: Sendable {
         guard X509_STORE_CTX_init(context, store.pointer, leaf.pointer, untrusted) == 1,
             let parameters = X509_STORE_CTX_get0_param(context)
         else { throw SVIDError(.malformed, "OpenSSL could not start to verify: \(OpenSSLErrors.drain())") }
-        let now = now ?? currentTime()
+        let now = now ?? WallClock.system.seconds
         X509_VERIFY_PARAM_set_time(parameters, time_t(now))
         X509_VERIFY_PARAM_set_depth(parameters, ChainVerifier.maximumDepth)
         X509_VERIFY_PARAM_set_auth_level(parameters, 2)

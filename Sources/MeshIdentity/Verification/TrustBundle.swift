@@ -61,7 +61,7 @@ public struct TrustBundle: Sendable {
         intermediates: [Certificate] = [],
         at now: Int64? = nil
     ) throws(SVIDError) -> SPIFFEID {
-        let now = now ?? currentTime()
+        let now = now ?? WallClock.system.seconds
         let id = try SVIDRules.check(leaf: leaf, at: now)
         guard id.trustDomain == trustDomain else {
             throw SVIDError(
@@ -122,7 +122,7 @@ public struct TrustBundleSet: Sendable {
         intermediates: [Certificate] = [],
         at now: Int64? = nil
     ) throws(SVIDError) -> SPIFFEID {
-        let now = now ?? currentTime()
+        let now = now ?? WallClock.system.seconds
         let id = try SVIDRules.check(leaf: leaf, at: now)
         guard let bundle = bundles[id.trustDomain] else {
             let known = bundles.keys.sorted().map(\.name).joined(separator: ", ")

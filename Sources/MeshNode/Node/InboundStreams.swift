@@ -28,7 +28,7 @@ final class InboundStreams {
             sourceIP: pending.transport?.remoteAddress?.address ?? .loopbackIPv4,
             transport: .h2,
             destination: pending.destination,
-            now: currentTime()
+            now: WallClock.system.seconds
         )
         let plan = opener.plan(request)
         switch plan.outcome {

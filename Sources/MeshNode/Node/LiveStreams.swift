@@ -45,7 +45,7 @@ final class LiveStreams {
 
     /// Cuts every stream that policy no longer allows. Returns how many.
     func recheck(with planner: StreamPlanner) -> Int {
-        let now = currentTime()
+        let now = WallClock.system.seconds
         let losers = entries.values.compactMap { entry in
             var request = entry.request
             request.now = now

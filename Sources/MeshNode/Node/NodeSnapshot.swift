@@ -28,7 +28,7 @@ final class NodeSnapshot: Sendable {
         planner = StreamPlanner(
             configuration.rules(listenerAddresses: listenerAddresses),
             own: credential.id,
-            ownAddresses: interfaceAddresses()
+            ownAddresses: Set(InterfaceAddress.all().map(\.address))
         )
         let trust = TrustBundleSet(credential.bundle)
         let settings = configuration.connections

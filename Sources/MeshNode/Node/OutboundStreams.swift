@@ -25,7 +25,7 @@ final class OutboundStreams {
             sourceIP: socket.peerAddress?.address ?? .loopbackIPv4,
             transport: nil,
             destination: destination,
-            now: currentTime()
+            now: WallClock.system.seconds
         )
         _ = opener.open(opener.plan(request)) { [self] result in
             switch result {

@@ -1,4 +1,5 @@
 package import MeshIdentity
+package import Platform
 package import SSHSignal
 
 /// The device's side of a renewal without a login: over a stream that has shown the device's certificate.
@@ -9,7 +10,7 @@ package struct CredentialRenewal: Sendable {
     private let directory: CredentialDirectory
     private let id: SPIFFEID
     private let listener: String
-    private let clock: @Sendable () -> Int64
+    private let clock: WallClock
 
     /// How long the issuer may say nothing.
     private static let patience = Duration.seconds(60)
@@ -23,7 +24,7 @@ package struct CredentialRenewal: Sendable {
         directory: CredentialDirectory,
         id: SPIFFEID,
         listener: String,
-        clock: @escaping @Sendable () -> Int64 = SystemClock.milliseconds
+        clock: WallClock = .system
     ) {
         self.directory = directory
         self.id = id

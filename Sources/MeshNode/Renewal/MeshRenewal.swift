@@ -69,7 +69,7 @@ package struct MeshRenewal: Sendable {
                     let fresh = RenewalSchedule(notBefore: credential.notBefore, notAfter: credential.notAfter)
                     (schedule, nextAttempt) = (fresh, fresh.renewAt)
                 }
-                if nextAttempt <= currentTime() {
+                if nextAttempt <= WallClock.system.seconds {
                     do {
                         let renewed = try await renew(credential, settings)
                         logger.notice(
@@ -79,12 +79,12 @@ package struct MeshRenewal: Sendable {
                         continue
                     } catch {
                         guard !Task.isCancelled else { return }
-                        let wait = schedule?.attemptFailed(at: currentTime()) ?? Self.longestSleep
-                        nextAttempt = currentTime() + wait
+                        let wait = schedule?.attemptFailed(at: WallClock.system.seconds) ?? Self.longestSleep
+                        nextAttempt = WallClock.system.seconds + wait
                         logger.warning("certificate not renewed: \(error)", metadata: ["next attempt in s": "\(wait)"])
                     }
                 }
-                sleep = min(sleep, max(1, nextAttempt - currentTime()))
+                sleep = min(sleep, max(1, nextAttempt - WallClock.system.seconds))
             } catch {
                 // Said once. What is wrong with it is mended by others: an operator over SSH.
                 if !isExpired { logger.error("the certificate cannot be renewed over the mesh: \(error)") }

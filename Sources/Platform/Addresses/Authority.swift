@@ -19,7 +19,7 @@ public struct Authority: Hashable, Sendable, CustomStringConvertible {
         var text = text
         switch text.withUTF8({ Self.parse($0) }) {
         case .success(let authority): self = authority
-        case .failure(let reason): throw AddressError("authority '\(printable(text))' \(reason.rawValue)")
+        case .failure(let reason): throw AddressError("authority '\(Printable.escape(text))' \(reason.rawValue)")
         }
     }
 
@@ -36,7 +36,7 @@ public struct Authority: Hashable, Sendable, CustomStringConvertible {
         }
         switch result {
         case .success(let authority): self = authority
-        case .failure(let reason): throw AddressError("host '\(printable(host))' \(reason.rawValue)")
+        case .failure(let reason): throw AddressError("host '\(Printable.escape(host))' \(reason.rawValue)")
         }
     }
 

@@ -194,7 +194,7 @@ public struct CIDR: Hashable, Sendable, CustomStringConvertible {
         let parts = text.utf8.split(separator: UInt8(ascii: "/"), maxSplits: 1, omittingEmptySubsequences: false)
         let addressText = parts.isEmpty ? "" : String(parts[0]) ?? ""
         guard let address = IPAddress(addressText) else {
-            throw AddressError("'\(printable(text))' is not an IP address or a CIDR block like 10.0.0.0/8")
+            throw AddressError("'\(Printable.escape(text))' is not an IP address or a CIDR block like 10.0.0.0/8")
         }
         guard parts.count == 2 else {
             network = address
@@ -206,12 +206,12 @@ public struct CIDR: Hashable, Sendable, CustomStringConvertible {
         let limit = address.isIPv4 && !mapped ? 32 : 128
         guard let length = IPAddress.parseDecimal(Array(parts[1])[...], upTo: limit), !mapped || length >= 96 else {
             let range = mapped ? "96 to 128" : "0 to \(limit)"
-            throw AddressError("'\(printable(text))' has no prefix length of \(range) after the '/'")
+            throw AddressError("'\(Printable.escape(text))' has no prefix length of \(range) after the '/'")
         }
         prefixLength = mapped ? length - 96 : length
         network = address.masked(prefixLength)
         if network != address {
-            throw AddressError("'\(printable(text))' has bits set after its prefix: write \(self)")
+            throw AddressError("'\(Printable.escape(text))' has bits set after its prefix: write \(self)")
         }
     }
 

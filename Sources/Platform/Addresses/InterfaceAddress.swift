@@ -37,6 +37,3 @@ package struct InterfaceAddress: Hashable, Sendable {
         return addresses
     }
 }
-
-/// The IP addresses of this machine's interfaces, as they are now. Empty if the system does not say.
-package func interfaceAddresses() -> Set<IPAddress> { Set(InterfaceAddress.all().map(\.address)) }

@@ -37,6 +37,20 @@ package enum Printable {
         clean(String(decoding: bytes, as: UTF8.self), limit: limit)
     }
 
+    /// `text` cut after 80 characters, with everything outside printable ASCII escaped: what a peer or a user wrote, quoted in a
+    /// message so that it can be seen as it was.
+    package static func escape(_ text: some StringProtocol) -> String {
+        var result = ""
+        for scalar in text.unicodeScalars.prefix(80) {
+            if (0x20...0x7e).contains(scalar.value) {
+                result.unicodeScalars.append(scalar)
+            } else {
+                result += "\\u{\(String(scalar.value, radix: 16))}"
+            }
+        }
+        return text.unicodeScalars.count > 80 ? result + "…" : result
+    }
+
     private static func isHarmless(_ scalar: Unicode.Scalar) -> Bool {
         switch scalar.properties.generalCategory {
         // Format characters turn the direction of text around or hide parts of it.

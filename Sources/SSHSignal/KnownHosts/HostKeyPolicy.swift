@@ -129,7 +129,7 @@ public struct HostKeyPolicy: Sendable {
     /// - Throws: ``HostKeyError``; ``SSHConfigurationError`` when a new key was accepted and cannot be recorded.
     func check(_ key: HostKey, engine: String) async throws {
         if key.isCertificate {
-            guard let plain = try checkCertificate(key, at: currentTime()) else { return }
+            guard let plain = try checkCertificate(key, at: WallClock.system.seconds) else { return }
             // No line for its CA: as in ssh, the key in it counts like any other.
             return try await check(plain, engine: engine)
         }

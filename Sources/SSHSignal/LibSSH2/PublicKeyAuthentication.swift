@@ -117,7 +117,7 @@ final class PublicKeyAuthentication {
                 record.limits.append(limit)
                 continue
             }
-            if let expiry = candidate.certificate?.certificate.expiry(at: currentTime()) {
+            if let expiry = candidate.certificate?.certificate.expiry(at: WallClock.system.seconds) {
                 record.notes.append("\(name): not offered, it \(expiry)")
                 continue
             }

@@ -91,7 +91,7 @@ final class ControlDirectory {
             let path = "\(parent)/\(name)"
             var status = stat()
             guard lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFDIR, status.st_uid == geteuid(),
-                time(nil) - status.st_mtim.tv_sec > 3600
+                WallClock.system.seconds - Int64(status.st_mtim.tv_sec) > 3600
             else { continue }
             empty(path)
             rmdir(path)

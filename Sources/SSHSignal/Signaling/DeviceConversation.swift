@@ -1,3 +1,5 @@
+package import Platform
+
 /// What a conversation acts on: the device's key, credential and node.
 ///
 /// Each call does its work whole, or throws and has changed nothing that matters.
@@ -33,12 +35,12 @@ package struct DeviceConversation<Device: SignaledDevice> {
     private var machine: EnrollmentDevice
     private var events: [EnrollmentDevice.Event] = [.started]
     private var actions: ArraySlice<EnrollmentDevice.Action> = []
-    private let clock: () -> Int64
+    private let clock: WallClock
 
     /// - Parameters:
     ///   - device: What is acted on.
     ///   - clock: This machine's, in milliseconds since 1970.
-    package init(with device: Device, clock: @escaping () -> Int64) {
+    package init(with device: Device, clock: WallClock) {
         self.device = device
         self.clock = clock
         machine = EnrollmentDevice(software: AgentRelease.software)
@@ -55,7 +57,7 @@ package struct DeviceConversation<Device: SignaledDevice> {
                 }
             }
             guard !events.isEmpty else { return .receive }
-            actions = machine.handle(events.removeFirst(), now: clock())[...]
+            actions = machine.handle(events.removeFirst(), now: clock.milliseconds)[...]
         }
     }
 

@@ -65,7 +65,7 @@ struct CARotate: AsyncParsableCommand {
             case .retiring:
                 guard let root = try rotation.other() else { return }
                 let last = try records.ledger.lastEnd(ofCertificatesBy: root.subjectKeyIdentifier ?? "")
-                let isOver = last.map { $0 <= currentTime() } ?? true
+                let isOver = last.map { $0 <= WallClock.system.seconds } ?? true
                 guard !status else {
                     return printLine(
                         isOver

@@ -368,7 +368,7 @@ private struct Connection: Sendable {
     private func renew(_ first: Credential, _ identity: OperatorIdentity, _ paths: LoopBound<PeerPaths>) async throws {
         var current = first
         while true {
-            let now = Int64(time(nil))
+            let now = WallClock.system.seconds
             let schedule = RenewalSchedule(notBefore: current.notBefore, notAfter: current.notAfter)
             try await Task.sleep(for: .seconds(max(1, schedule.wait(at: now))))
             current = try issue(identity)

@@ -70,7 +70,11 @@ struct ExplainCommand: AsyncParsableCommand {
             throw fail(error.description, .usage)
         }
         let (own, problem) = try ownIdentity(configuration)
-        let planner = StreamPlanner(configuration.rules(), own: own, ownAddresses: interfaceAddresses())
+        let planner = StreamPlanner(
+            configuration.rules(),
+            own: own,
+            ownAddresses: Set(InterfaceAddress.all().map(\.address))
+        )
         let plan = planner.plan(try request(own: own))
         switch output {
         case .text: print(plan)
@@ -106,7 +110,7 @@ struct ExplainCommand: AsyncParsableCommand {
             sourceIP: sourceIP,
             transport: source == .localUser && self.transport == nil ? nil : transport,
             destination: try usage("--to \(to)") { try Authority(parsing: to) },
-            now: currentTime()
+            now: WallClock.system.seconds
         )
     }
 

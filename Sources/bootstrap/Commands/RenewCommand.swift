@@ -83,7 +83,7 @@ struct RenewCommand: AsyncParsableCommand {
     private func devices(in records: DeviceDirectory) throws -> [Device] {
         guard due else { return try selection.devices(in: records) }
         do throws(DeviceDirectoryError) {
-            return try records.due(at: currentTime())
+            return try records.due(at: WallClock.system.seconds)
         } catch {
             throw fail(error.message)
         }

@@ -86,7 +86,7 @@ struct RevokeCommand: AsyncParsableCommand {
     private func revoke(_ device: Device, in ledger: Ledger) throws(LedgerError) {
         let revoked = try ledger.revokeDevice(named: device.name, reason: reason, by: "revoke")
         printLine("Revoked \(device.identity): \(revoked.count) certificates")
-        let now = currentTime()
+        let now = WallClock.system.seconds
         if !revoked.contains(where: { $0.serial == device.serial }), device.serial == nil, device.notAfter > now {
             printError(
                 "warning: \(device.name) was enrolled before there was a ledger: its certificate's number is not known, and it is "

@@ -54,7 +54,7 @@ struct StatusCommand: AsyncParsableCommand {
         let records = DeviceDirectory(Home.devices)
         do {
             if probe { return try await visit(try devices(in: records)) }
-            let now = currentTime()
+            let now = WallClock.system.seconds
             guard let destination else {
                 let devices = try records.all().map { DeviceStatus($0, at: now) }
                 switch output {
@@ -112,7 +112,7 @@ struct StatusCommand: AsyncParsableCommand {
             warn: HostReport.standard.warn
         )
         let found = await probing(devices)
-        let now = currentTime()
+        let now = WallClock.system.seconds
         switch output {
         case .json: printJSON(found.map { ProbedStatus($0, at: now) })
         case .text where found.isEmpty: printNothingEnrolled()

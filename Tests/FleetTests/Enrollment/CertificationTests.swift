@@ -1,4 +1,5 @@
 import MeshIdentity
+import Platform
 import SSHSignal
 import Synchronization
 import TestPeers
@@ -54,7 +55,7 @@ import Testing
         attest: Certification.Attest? = nil
     ) async throws -> Certification.Outcome {
         let certification = Certification(name: "dev", id: id, issuer: issuer, terms: terms, attest: attest)
-        return try await certification(request, skew, clock: SystemClock.milliseconds)
+        return try await certification(request, skew, clock: .system)
     }
 
     @Test func theAttestationIsKeptWithTheCertificateItIsFor() async throws {

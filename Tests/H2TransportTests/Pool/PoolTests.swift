@@ -1,5 +1,6 @@
 import Glibc
 import MetricsTestKit
+import Platform
 import Streams
 import TestPeers
 import Testing
@@ -116,7 +117,7 @@ import Testing
                 server.server?.forEachConnection { connection in
                     found = connection.certificatesExpireAt
                     // One second ago.
-                    connection.certificatesExpireAt = Int64(time(nil)) - 1
+                    connection.certificatesExpireAt = WallClock.system.seconds - 1
                 }
                 return found
             }

@@ -1,3 +1,5 @@
+import Platform
+import Synchronization
 import Testing
 
 @testable import SSHSignal
@@ -36,14 +38,14 @@ import Testing
         }
     }
 
-    private final class Clock {
-        var now: Int64 = 1_000_000_000_000
+    private final class Clock: Sendable {
+        let now = Atomic<Int64>(1_000_000_000_000)
     }
 
     private let clock = Clock()
 
     private func conversation(_ device: Recorder = Recorder()) -> DeviceConversation<Recorder> {
-        DeviceConversation(with: device) { [clock] in clock.now }
+        DeviceConversation(with: device, clock: WallClock { [clock] in clock.now.load(ordering: .relaxed) })
     }
 
     /// What is sent before something is waited for, or the end.
@@ -106,7 +108,7 @@ import Testing
         conversation.received(.message(.hello(Sample.hello)))
         conversation.received(.message(.enroll(Sample.enroll)))
         #expect(sent(&conversation) == ["hello", "csr"])
-        clock.now = (Sample.certificate.notAfter + 1) * 1000
+        clock.now.store((Sample.certificate.notAfter + 1) * 1000, ordering: .relaxed)
         conversation.received(.message(.certificate(Sample.certificate)))
         #expect(sent(&conversation) == ["error", "closed: clock"])
         #expect(conversation.device.calls == ["prepareKey", "discardKey"])

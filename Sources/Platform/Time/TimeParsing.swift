@@ -1,10 +1,3 @@
-import Glibc
-
-/// Seconds since 1970-01-01T00:00:00Z by the wall clock.
-package func currentTime() -> Int64 {
-    Int64(time(nil))
-}
-
 /// Parses a date and time of RFC 3339 §5.6, with `Z` or an offset; fractions of a second are dropped.
 package func parseTime(_ text: String) throws(TimeFormatError) -> Int64 {
     let failure = TimeFormatError(
