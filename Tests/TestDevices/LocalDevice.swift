@@ -29,6 +29,13 @@ package final class LocalDevice: Sendable {
             commandLine.contains(state)
         else { return }
         kill(process, SIGKILL)
+        // Until it is gone it counts as running. It dies at once; the deadline is for a kernel that does not get to it.
+        let deadline = ContinuousClock.now + .seconds(20)
+        while ContinuousClock.now < deadline,
+            (try? String(contentsOfFile: "/proc/\(process)/cmdline", encoding: .utf8))?.contains(state) == true
+        {
+            usleep(1000)
+        }
     }
 
     package func startSignal() throws -> LocalChannel {
