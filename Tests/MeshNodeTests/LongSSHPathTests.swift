@@ -1,6 +1,7 @@
 import Foundation
 import H2Transport
 import Streams
+import Synchronization
 import TestPeers
 import Testing
 
@@ -136,7 +137,7 @@ import Testing
         let link = try await DelayedLink(to: sshd.port, roundTrip: 150, rate: 125_000_000)
         let ssh = try await sshd.endpointYAML(through: link.port, more: ", sessions: \(limit)")
         let pair = try await NodePair(to: backend.port, ssh: ssh, path: "ssh")
-        func download() async throws {
+        @Sendable func download() async throws {
             let (received, ending) = try await TCPClient.exchange(port: pair.entry, sending: [1], limit: 90)
             #expect(ending == .endOfStream)
             #expect(Checksum.of(received) == Pattern.checksum(24 << 20))
@@ -152,10 +153,18 @@ import Testing
             #expect((2...limit).contains(sshd.logins))
             // New streams are spread over them.
             try await withThrowingTaskGroup(of: Void.self) { group in
-                for _ in 0..<2 { group.addTask { try await download() } }
+                // Both go on until they were seen at the same moment: a busy machine looks seldom.
+                final class Flag: Sendable { let isUp = Atomic(false) }
+                let seen = Flag()
+                for _ in 0..<2 {
+                    group.addTask {
+                        repeat { try await download() } while !Task.isCancelled && !seen.isUp.load(ordering: .relaxed)
+                    }
+                }
                 try await eventually("both sessions carry a stream", within: .seconds(60)) {
                     sshd.forwardingProcesses(to: backend.port).count >= 2
                 }
+                seen.isUp.store(true, ordering: .relaxed)
                 try await group.waitForAll()
             }
         }
