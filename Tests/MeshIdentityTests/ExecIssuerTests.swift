@@ -72,7 +72,7 @@ import Testing
     @Test func failureIsToldWithTheProgramsWords() async {
         let error = await failure("echo 'quota \u{1b}[31m exceeded' >&2; exit 7")
         #expect(error?.code == .issuer)
-        #expect(error?.message == "the issuer sh exited with status 7: quota [31m exceeded")
+        #expect(error?.message == "the issuer sh exited with status 7: quota ?[31m exceeded")
         let killed = await failure("kill -9 $$")
         #expect(killed?.message.contains("signal 9") == true)
     }

@@ -1,18 +1,22 @@
 import COpenSSL
 
-/// The two hash functions that known_hosts and the agent's upload need.
+/// The hash functions that SSH keys and signatures, known_hosts and the agent's upload need.
 package enum Digest {
-    package static func sha256(_ bytes: [UInt8]) -> [UInt8] {
-        var result = [UInt8](repeating: 0, count: 32)
+    package static func sha256(_ bytes: [UInt8]) -> [UInt8] { hash(bytes, EVP_sha256(), count: 32) }
+
+    static func sha512(_ bytes: [UInt8]) -> [UInt8] { hash(bytes, EVP_sha512(), count: 64) }
+
+    private static func hash(_ bytes: [UInt8], _ function: OpaquePointer?, count: Int) -> [UInt8] {
+        var result = [UInt8](repeating: 0, count: count)
         var length: UInt32 = 0
-        let done = EVP_Digest(bytes, bytes.count, &result, &length, EVP_sha256(), nil)
-        precondition(done == 1 && length == 32, "SHA-256 is part of every OpenSSL")
+        let done = EVP_Digest(bytes, bytes.count, &result, &length, function, nil)
+        precondition(done == 1 && length == count, "SHA-2 is part of every OpenSSL")
         return result
     }
 
     /// HMAC-SHA1, which hashed host names are made with (`sshd(8)`, SSH_KNOWN_HOSTS FILE FORMAT). It hides names from a casual
     /// reader; nothing is authenticated by it.
-    static func hmacSHA1(key: [UInt8], _ text: String) -> [UInt8] {
+    package static func hmacSHA1(key: [UInt8], _ text: String) -> [UInt8] {
         var result = [UInt8](repeating: 0, count: 20)
         var length = 0
         let bytes = Array(text.utf8)

@@ -54,16 +54,7 @@ public struct SSHPublicKey: Hashable, Sendable, CustomStringConvertible {
 
     /// As `ssh-keygen -l` prints it.
     public var fingerprint: String {
-        "SHA256:" + Base64.encode(Self.digest(blob, is512: false), padded: false)
-    }
-
-    /// SHA-256 or SHA-512.
-    static func digest(_ message: [UInt8], is512: Bool) -> [UInt8] {
-        var digest = [UInt8](repeating: 0, count: is512 ? 64 : 32)
-        var length: UInt32 = 0
-        let done = EVP_Digest(message, message.count, &digest, &length, is512 ? EVP_sha512() : EVP_sha256(), nil)
-        precondition(done == 1 && length == digest.count, "SHA-2 is part of every OpenSSL")
-        return digest
+        "SHA256:" + Base64.encode(Digest.sha256(blob), padded: false)
     }
 
     public var description: String { "\(fingerprint) (\(algorithm))" }

@@ -78,7 +78,7 @@ public struct SSHSignature: Hashable, Sendable {
         signed.string(self.namespace)
         signed.string([])
         signed.string(hashAlgorithm)
-        signed.string(SSHPublicKey.digest(message, is512: hashAlgorithm == "sha512"))
+        signed.string(hashAlgorithm == "sha512" ? Digest.sha512(message) : Digest.sha256(message))
         return key.verifies(signature, of: signed.bytes) ? nil : "it does not verify"
     }
 

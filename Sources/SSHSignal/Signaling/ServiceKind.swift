@@ -1,3 +1,5 @@
+import MeshIdentity
+
 /// What starts the node on a device again after a crash or a reboot.
 public enum ServiceKind: String, Hashable, Sendable, CaseIterable {
     /// A system unit; for root.
