@@ -20,8 +20,6 @@ let package = Package(
         .library(name: "MeshIdentity", targets: ["MeshIdentity"]),
         .library(name: "SSHSignal", targets: ["SSHSignal"]),
         .library(name: "H2Transport", targets: ["H2Transport"]),
-        .library(name: "MeshPolicy", targets: ["MeshPolicy"]),
-        .library(name: "MeshPaths", targets: ["MeshPaths"]),
         .library(name: "MeshNode", targets: ["MeshNode"]),
     ],
     dependencies: [

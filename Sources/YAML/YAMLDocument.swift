@@ -1,5 +1,5 @@
 import CLibYAML
-import Platform
+package import Platform
 
 /// Reads one YAML document by libyaml's event API.
 ///

@@ -1,3 +1,4 @@
+import Platform
 import TestPeers
 import Testing
 import YAML

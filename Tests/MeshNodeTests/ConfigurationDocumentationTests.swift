@@ -1,4 +1,5 @@
 import Foundation
+import Platform
 import TestPeers
 import Testing
 import YAML

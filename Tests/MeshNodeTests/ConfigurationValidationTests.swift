@@ -1,3 +1,4 @@
+import Platform
 import Streams
 import TestPeers
 import Testing

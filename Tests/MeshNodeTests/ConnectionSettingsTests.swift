@@ -2,6 +2,7 @@ import Foundation
 import H2Transport
 import Logging
 import MeshPaths
+import Platform
 import Streams
 import TestPeers
 import Testing

@@ -1,5 +1,5 @@
 package import Platform
-package import YAML
+import YAML
 
 /// Machines to enrol, from a YAML file: a list of hosts, or a mapping with `hosts` and what they have in common, `defaults`.
 package struct Inventory: Hashable, Sendable {

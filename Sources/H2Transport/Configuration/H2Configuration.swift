@@ -1,4 +1,4 @@
-public import Streams
+package import Streams
 
 /// The settings of an HTTP/2 connection.
 public struct H2Configuration: Hashable, Sendable {
@@ -120,7 +120,7 @@ public struct H2Configuration: Hashable, Sendable {
     public static var defaults: H2Configuration { H2Configuration() }
 
     /// Throws ``Streams/StreamError`` naming the first setting that is out of its range.
-    public func validate() throws(StreamError) {
+    package func validate() throws(StreamError) {
         func check(_ holds: Bool, _ message: @autoclosure () -> String) throws(StreamError) {
             guard holds else { throw StreamError(.badRequest, "HTTP/2 configuration: \(message())") }
         }

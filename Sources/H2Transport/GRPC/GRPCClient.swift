@@ -1,18 +1,18 @@
-public import MeshIdentity
-public import Platform
+package import MeshIdentity
+package import Platform
 import Streams
 
 /// Makes gRPC calls with one message each way, to a server that is verified by its name. Each call has a connection of its own:
 /// this is for the rare question to somebody else's service, not for streams.
-public struct GRPCClient: Sendable {
+package struct GRPCClient: Sendable {
     /// Where the server is. A name is resolved for each call.
-    public let address: Authority
+    package let address: Authority
     /// Who it must be.
-    public let server: ServerVerifier
+    package let server: ServerVerifier
 
     private static let refusalTimeout = Duration.milliseconds(250)
 
-    public init(_ address: Authority, server: ServerVerifier) {
+    package init(_ address: Authority, server: ServerVerifier) {
         self.address = address
         self.server = server
     }
@@ -26,7 +26,7 @@ public struct GRPCClient: Sendable {
     /// - Throws: ``GRPCStatus`` when the server answers with anything but OK; ``Streams/StreamError`` when it did not come to an
     ///   answer: `authentication` for a server that is not who it must be, `timedOut`, `unreachable`, `refused`,
     ///   `protocolViolation`.
-    public func call(
+    package func call(
         _ path: String,
         metadata: HeaderFields = [:],
         message: [UInt8],

@@ -1,20 +1,20 @@
 /// What a gRPC call ended with, other than OK: `grpc-status` and `grpc-message`.
-public struct GRPCStatus: Error, Hashable, Sendable, CustomStringConvertible {
+package struct GRPCStatus: Error, Hashable, Sendable, CustomStringConvertible {
     /// 1 to 16 have names (``name``); a server may send others.
-    public var code: Int
+    package var code: Int
     /// The server's words, of any length and with any character.
-    public var message: String
+    package var message: String
 
-    public init(code: Int, message: String) {
+    package init(code: Int, message: String) {
         self.code = code
         self.message = message
     }
 
-    public static let deadlineExceeded = 4
-    public static let permissionDenied = 7
-    public static let unimplemented = 12
-    public static let unavailable = 14
-    public static let unauthenticated = 16
+    package static let deadlineExceeded = 4
+    package static let permissionDenied = 7
+    package static let unimplemented = 12
+    package static let unavailable = 14
+    package static let unauthenticated = 16
 
     private static let names = [
         "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
@@ -23,9 +23,9 @@ public struct GRPCStatus: Error, Hashable, Sendable, CustomStringConvertible {
     ]
 
     /// `UNAUTHENTICATED`; the number where it has no name.
-    public var name: String { Self.names.indices.contains(code) ? Self.names[code] : "status \(code)" }
+    package var name: String { Self.names.indices.contains(code) ? Self.names[code] : "status \(code)" }
 
-    public var description: String { message.isEmpty ? name : "\(name): \(message)" }
+    package var description: String { message.isEmpty ? name : "\(name): \(message)" }
 
     /// The text of a `grpc-message`, in which bytes are written as `%41`; what is no such escape stands for itself.
     static func decode(message value: String) -> String {

@@ -1,5 +1,5 @@
-public import MeshIdentity
-public import Streams
+package import MeshIdentity
+package import Streams
 
 // Going away: this side, the peer, the layer below. How far it has come is for `life` to say.
 extension H2Connection {
@@ -18,7 +18,7 @@ extension H2Connection {
     /// - Parameters:
     ///   - deadline: nil: streams may go on for as long as they last.
     ///   - completion: Called once on the loop, when the connection is gone.
-    public func drain(deadline: Duration?, completion: (() -> Void)? = nil) {
+    package func drain(deadline: Duration?, completion: (() -> Void)? = nil) {
         guard !isClosed else {
             if let completion { LoopCall(on: loop, completion) }
             return
@@ -56,7 +56,7 @@ extension H2Connection {
 
     /// Takes no new streams from now on, lets those that are open end, and closes: ``drain(deadline:completion:)`` with the
     /// time that ``H2Configuration/Age/drainTimeout`` gives. The delegate is told that the connection is draining.
-    public func retire() {
+    package func retire() {
         guard !isClosed, age.retire() else { return }
         timers.age?.cancel()
         drain(deadline: configuration.age.drainTimeout)
@@ -64,7 +64,7 @@ extension H2Connection {
     }
 
     /// Ends the connection: at once where there are streams, which fail; with a GOAWAY where there are none.
-    public func close() {
+    package func close() {
         guard !isClosed else { return }
         guard streams.isEmpty else {
             return end(StreamError(.closed, "the connection to \(peerDescription) was closed by this side"))
@@ -75,14 +75,14 @@ extension H2Connection {
     }
 
     /// Cuts the connection at once: the peer sees an abort, the streams fail with `reason`.
-    public func abort(_ reason: StreamError) { end(reason) }
+    package func abort(_ reason: StreamError) { end(reason) }
 
     /// Cuts the connection with all its streams when `trust` has the certificate as revoked that its peer showed: what a peer
     /// once proved may be taken back, and then nothing of its connection is worth keeping.
     ///
     /// - Returns: whether it has.
     @discardableResult
-    public func end(ifRevokedIn trust: TrustBundleSet) -> Bool {
+    package func end(ifRevokedIn trust: TrustBundleSet) -> Bool {
         guard let peer, let peerCertificate, trust.isRevoked(peerCertificate, of: peer) else { return false }
         abort(
             StreamError(.authentication, "the certificate of \(peer) (serial \(peerCertificate.serial)) was revoked")

@@ -1,6 +1,6 @@
 import Glibc
 import Platform
-public import Streams
+package import Streams
 
 // Whether the peer is there, whether it answers, how old the connection is, and what it reports of itself.
 extension H2Connection {
@@ -8,13 +8,13 @@ extension H2Connection {
 
     /// Measures the round-trip time (RFC 9113 §6.7). `completion` is called once, on the loop; with a failure when the
     /// connection ends first. Without an answer the keep-alive ends it.
-    public func ping(completion: @escaping (Result<Duration, StreamError>) -> Void) {
+    package func ping(completion: @escaping (Result<Duration, StreamError>) -> Void) {
         sendPing(id: pings.nextID(), acceptsAnyByte: false, timer: nil, completion: completion)
     }
 
     /// Asks whether the peer is there: true as soon as any byte arrives from it, false when none has within `timeout`. The
     /// connection goes on either way; whoever asked decides.
-    public func probe(timeout: Duration, completion: @escaping (Bool) -> Void) {
+    package func probe(timeout: Duration, completion: @escaping (Bool) -> Void) {
         let id = pings.nextID()
         let timer = LoopTimer(on: loop) { [weak self] in
             if let entry = self?.pings.take(id) {
@@ -119,7 +119,7 @@ extension H2Connection {
     ///
     /// That policy allows a stream was decided when it was opened, and is decided again whenever policy changes: an expired
     /// certificate is a reason not to believe in anything new, none to lose bytes.
-    public package(set) var certificatesExpireAt: Int64? {
+    package package(set) var certificatesExpireAt: Int64? {
         get { age.expiry }
         set {
             age.expiry = newValue

@@ -9,7 +9,7 @@ extension H2Connection {
     /// - Returns: The stream that is being opened; its only use before that is `reset`, which gives up without a call of
     ///   `completion`. Nil when nothing was sent.
     @discardableResult
-    public func openStream(
+    package func openStream(
         _ request: ConnectRequest,
         completion: @escaping (Result<H2Stream, ConnectFailure>) -> Void
     ) -> H2Stream? {

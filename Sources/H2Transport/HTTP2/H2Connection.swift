@@ -1,9 +1,9 @@
 import CLinux
-public import MeshIdentity
-public import Streams
+package import MeshIdentity
+package import Streams
 
 /// Told what happens on an ``H2Connection``. Called on the connection's loop, never from inside one of its methods.
-public protocol H2ConnectionDelegate: AnyObject {
+package protocol H2ConnectionDelegate: AnyObject {
     /// Server: a client asks for a tunnel. Answer it, now or later.
     func connection(_ connection: H2Connection, received request: PendingConnect)
     /// The peer takes no more streams on this connection (GOAWAY); those that are open go on.
@@ -18,9 +18,9 @@ public protocol H2ConnectionDelegate: AnyObject {
 }
 
 extension H2ConnectionDelegate {
-    public func connectionIsDraining(_ connection: H2Connection) {}
-    public func connectionHasCapacity(_ connection: H2Connection) {}
-    public func connectionIsTooOld(_ connection: H2Connection) { connection.retire() }
+    package func connectionIsDraining(_ connection: H2Connection) {}
+    package func connectionHasCapacity(_ connection: H2Connection) {}
+    package func connectionIsTooOld(_ connection: H2Connection) { connection.retire() }
 }
 
 /// HTTP/2 (RFC 9113) over any byte stream: CONNECT tunnels, and requests with a body. nghttp2 is the engine: it turns bytes into frames and back
@@ -35,8 +35,8 @@ extension H2ConnectionDelegate {
 /// allows the peer. This class joins them to nghttp2, to the layer below and to the loop.
 ///
 /// Confined to its event loop. The owner keeps it alive; open streams do as well.
-public final class H2Connection: StreamObserver, TurnTask {
-    public typealias Role = H2Role
+package final class H2Connection: StreamObserver, TurnTask {
+    package typealias Role = H2Role
 
     enum Event {
         case writable(H2Stream)
@@ -63,13 +63,13 @@ public final class H2Connection: StreamObserver, TurnTask {
         var watch: LoopTimer?
     }
 
-    public let loop: EventLoop
-    public let role: Role
-    public let configuration: H2Configuration
+    package let loop: EventLoop
+    package let role: Role
+    package let configuration: H2Configuration
     /// What the layer below knows of the peer.
     let facts: PeerFacts
-    public weak var delegate: (any H2ConnectionDelegate)?
-    public internal(set) var counters = H2ConnectionCounters()
+    package weak var delegate: (any H2ConnectionDelegate)?
+    package internal(set) var counters = H2ConnectionCounters()
 
     let lower: ByteStream
     /// nil once the connection is closed.
@@ -93,9 +93,9 @@ public final class H2Connection: StreamObserver, TurnTask {
     var output: OutputStaging
     var schedule = SendSchedule<H2Stream>()
     /// When the last byte came from the peer, on the loop's clock.
-    public internal(set) var lastReceived: UInt64
+    package internal(set) var lastReceived: UInt64
     /// When the last byte went to it.
-    public internal(set) var lastSent: UInt64
+    package internal(set) var lastSent: UInt64
 
     var window: ConnectionWindow
     var peerWindow = PeerWindow()
@@ -121,7 +121,7 @@ public final class H2Connection: StreamObserver, TurnTask {
     ///   - configuration: Windows, limits, time-outs.
     ///   - delegate: Told of requests and of the end; not retained.
     /// - Throws: ``Streams/StreamError`` when the configuration is not valid.
-    public init(
+    package init(
         over lower: ByteStream,
         role: Role,
         configuration: H2Configuration = .defaults,
@@ -171,33 +171,33 @@ public final class H2Connection: StreamObserver, TurnTask {
         if memory.reported > 0 { configuration.memory.changed(by: -memory.reported, to: 0) }
     }
 
-    public var isServer: Bool { role == .server }
+    package var isServer: Bool { role == .server }
     /// The peer takes no more streams here, or this side has been told to drain.
-    public var isDraining: Bool { life.isDraining }
-    public var isClosed: Bool { life.isClosed }
+    package var isDraining: Bool { life.isDraining }
+    package var isClosed: Bool { life.isClosed }
     /// Why the connection ended; also nil when it ended cleanly.
-    public var failure: StreamError? { life.failure }
+    package var failure: StreamError? { life.failure }
 
     /// Who the peer is, as its certificate says; nil where the layer below has no certificate.
-    public var peer: SPIFFEID? { facts.identity }
+    package var peer: SPIFFEID? { facts.identity }
     /// The certificate that the peer showed; nil where the layer below has none.
-    public var peerCertificate: CertificateName? { facts.certificate }
+    package var peerCertificate: CertificateName? { facts.certificate }
     /// Where the peer is, where that is known.
-    public var remoteAddress: SocketAddress? { facts.address }
-    public var peerDescription: String { peer?.description ?? lower.peerDescription }
+    package var remoteAddress: SocketAddress? { facts.address }
+    package var peerDescription: String { peer?.description ?? lower.peerDescription }
 
     /// Round-trip time of the last PING.
-    public var roundTripTime: Duration? { roundTrip.last }
+    package var roundTripTime: Duration? { roundTrip.last }
     /// Bytes in the streams' incoming queues.
     var queuedBytes: Int { window.queued }
     /// Memory that the queues of this connection's streams hold, in bytes.
-    public var heldBytes: Int { memory.held }
+    package var heldBytes: Int { memory.held }
 
     /// Streams that are open or being opened.
-    public var streamCount: Int { streams.count }
+    package var streamCount: Int { streams.count }
 
     /// How many more streams a client may open here now.
-    public var availableStreams: Int {
+    package var availableStreams: Int {
         // nghttp2 may have read a GOAWAY that has not come up here yet.
         guard !isServer, !isDraining, !isClosed, session?.allowsRequests == true else { return 0 }
         return max(0, (session?.peerStreamLimit ?? 0) - streams.count)
@@ -205,26 +205,26 @@ public final class H2Connection: StreamObserver, TurnTask {
 
     /// Whether the peer has let the window of the connection run out and not opened it for
     /// ``H2Configuration/Windows/stallTime``: a new stream would wait behind whatever the peer does not read.
-    public var isWindowStalled: Bool {
+    package var isWindowStalled: Bool {
         !isClosed && peerWindow.isStalled(for: configuration.windows.stallTime, now: loop.now)
     }
 
     // MARK: StreamObserver of the layer below
 
-    public func streamReadable(_ stream: ByteStream) {
+    package func streamReadable(_ stream: ByteStream) {
         readInput()
     }
 
-    public func streamWritable(_ stream: ByteStream) {
+    package func streamWritable(_ stream: ByteStream) {
         output.lowerBecameWritable()
         flush()
     }
 
-    public func streamFailed(_ stream: ByteStream) {
+    package func streamFailed(_ stream: ByteStream) {
         lowerFailed()
     }
 
-    public func runTurn() {
+    package func runTurn() {
         if events.takeTurn() { dispatch() }
         if input.takeTurn() { readInput() }
         if output.isDirty { flush() }

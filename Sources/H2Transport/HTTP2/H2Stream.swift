@@ -1,4 +1,5 @@
 public import CLinux
+public import MeshIdentity
 public import Streams
 
 /// A stream of HTTP/2 as a byte stream (RFC 9113 §8.5), with the back-pressure of HTTP/2's flow control: a CONNECT tunnel, or the
@@ -79,7 +80,11 @@ public final class H2Stream: ByteStream {
     }
 
     /// The connection that carries the stream; nil once that is over.
-    public var transport: H2Connection? { connection }
+    package var transport: H2Connection? { connection }
+
+    /// Who is at the other end of the connection, as its certificate proved; nil without a verified identity, and once HTTP/2 is done
+    /// with the stream.
+    public var peer: SPIFFEID? { connection?.peer }
 
     /// Both directions ended without loss on this side's account.
     var isOver: Bool {

@@ -177,15 +177,15 @@ extension NGHTTP2Session {
 }
 
 /// What the nghttp2 at hand can do beyond 1.52, for `bootstrap doctor`.
-public enum HTTP2Library {
+package enum HTTP2Library {
     /// For example `1.52.0`. Debian's 1.52.0 has later security fixes; see the two properties below.
-    public static var version: String { String(cString: nghttp2_version(0).pointee.version_str) }
+    package static var version: String { String(cString: nghttp2_version(0).pointee.version_str) }
 
     /// Has a guard against rapid reset (CVE-2023-44487) of its own.
-    public static var limitsStreamResets: Bool { probe { cnghttp2_set_stream_reset_rate_limit($0, 1000, 33) != 0 } }
+    package static var limitsStreamResets: Bool { probe { cnghttp2_set_stream_reset_rate_limit($0, 1000, 33) != 0 } }
 
     /// Has a guard against CONTINUATION floods (CVE-2024-28182).
-    public static var limitsContinuations: Bool { probe { cnghttp2_set_max_continuations($0, 8) != 0 } }
+    package static var limitsContinuations: Bool { probe { cnghttp2_set_max_continuations($0, 8) != 0 } }
 
     private static func probe(_ body: (OpaquePointer?) -> Bool) -> Bool {
         var options: OpaquePointer?

@@ -46,7 +46,7 @@ public final class PendingConnect {
     }
 
     /// The connection that the request came by; nil once that is over.
-    public var transport: H2Connection? { stream?.connection }
+    package var transport: H2Connection? { stream?.connection }
 
     /// Whether an answer is still awaited.
     public var isPending: Bool { stream != nil }

@@ -27,7 +27,7 @@ public final class H2ClientPool {
     }
 
     /// What happens to the connections of an endpoint.
-    public enum Change {
+    package enum Change {
         /// A connection is up: its handshake is done.
         case connected(H2Connection)
         /// A dial failed.
@@ -39,29 +39,29 @@ public final class H2ClientPool {
     }
 
     /// What the pool has done so far.
-    public struct Counters: Hashable, Sendable {
+    package struct Counters: Hashable, Sendable {
         /// Connections that came up, and dials that failed.
-        public var connected = 0
-        public var failedDials = 0
+        package var connected = 0
+        package var failedDials = 0
         /// Connections made although others were up: because of the peer's stream limit, or its stalled windows.
-        public var overflows = 0
+        package var overflows = 0
         /// Connections made to replace one that had become too old.
-        public var replacements = 0
+        package var replacements = 0
         /// Connections closed because they were idle.
-        public var idleCloses = 0
+        package var idleCloses = 0
         /// Requests that were repeated on another connection.
-        public var repeatedRequests = 0
+        package var repeatedRequests = 0
 
-        public init() {}
+        package init() {}
     }
 
     public typealias Completion = (Result<H2Stream, ConnectFailure>) -> Void
 
     public let loop: EventLoop
-    public let configuration: Configuration
+    package let configuration: Configuration
     /// Told of every change, on the loop.
-    public var onChange: ((H2Endpoint.Key, Change) -> Void)?
-    public internal(set) var counters = Counters()
+    package var onChange: ((H2Endpoint.Key, Change) -> Void)?
+    package internal(set) var counters = Counters()
     private var members: [H2Endpoint.Key: PoolMember] = [:]
 
     /// - Throws: ``Streams/StreamError`` when the configuration is not valid.
@@ -85,12 +85,12 @@ public final class H2ClientPool {
     }
 
     /// The connections to an endpoint that take streams.
-    public func connections(to key: H2Endpoint.Key) -> [H2Connection] {
+    package func connections(to key: H2Endpoint.Key) -> [H2Connection] {
         members[key]?.connections.filter { !$0.isDraining } ?? []
     }
 
     /// Every connection there is, also those that take no more streams.
-    public func forEachConnection(_ body: (H2Connection) -> Void) {
+    package func forEachConnection(_ body: (H2Connection) -> Void) {
         for member in members.values { member.connections.forEach(body) }
     }
 

@@ -4,19 +4,19 @@ public import Streams
 /// How an ``H2ClientPool`` gets a connection to a peer, and what two streams must have in common to share one.
 public struct H2Endpoint {
     /// Equal keys share connections. It holds whatever decides trust: who we are, whom we expect, and where.
-    public struct Key: Hashable, CustomStringConvertible {
+    package struct Key: Hashable, CustomStringConvertible {
         /// Our side: the object that holds our credential. A renewed one makes new connections.
         let credential: ObjectIdentifier
-        public let expectation: PeerExpectation
+        package let expectation: PeerExpectation
         /// An address, or a name for the way there.
-        public let location: String
+        package let location: String
 
-        public var description: String { "\(expectation) at \(location)" }
+        package var description: String { "\(expectation) at \(location)" }
     }
 
     public typealias Completion<Success> = (Result<Success, StreamError>) -> Void
 
-    public let key: Key
+    package let key: Key
     /// Makes a stream that HTTP/2 can start on; it says itself who is at the other end, see ``PeerFacts``.
     let connect: (EventLoop, @escaping Completion<ByteStream>) -> Void
 

@@ -30,7 +30,7 @@ public final class HBONEServer {
 
     public let loop: EventLoop
     /// What new connections get; those that stand keep theirs.
-    public private(set) var configuration: Configuration
+    package private(set) var configuration: Configuration
     /// The credential and the trust that new connections get; those that stand keep theirs, unless their peer's certificate is revoked
     /// in the new one: they are cut.
     public var context: TLSContext {
@@ -40,11 +40,11 @@ public final class HBONEServer {
         }
     }
     /// Handshakes that failed or were cut off.
-    public private(set) var failedHandshakes = 0
+    package private(set) var failedHandshakes = 0
     /// Connections closed at once because of ``Configuration``'s limits.
-    public private(set) var refusedConnections = 0
+    package private(set) var refusedConnections = 0
     /// Of those, the ones because of ``Configuration/handshakesPerAddress``.
-    public private(set) var refusedByAddress = 0
+    package private(set) var refusedByAddress = 0
 
     private let logger: Logger
     private let onRequest: (PendingConnect) -> Void
@@ -80,7 +80,7 @@ public final class HBONEServer {
     /// Takes over other settings for new connections.
     ///
     /// - Throws: ``Streams/StreamError`` when they are not valid; nothing has changed then.
-    public func use(_ configuration: Configuration) throws(StreamError) {
+    package func use(_ configuration: Configuration) throws(StreamError) {
         try configuration.http2.validate()
         self.configuration = configuration
     }
@@ -89,7 +89,7 @@ public final class HBONEServer {
     public var connectionCount: Int { connections.count }
 
     /// Calls `body` with each of them.
-    public func forEachConnection(_ body: (H2Connection) -> Void) {
+    package func forEachConnection(_ body: (H2Connection) -> Void) {
         for connection in Array(connections.values) { body(connection) }
     }
 
@@ -202,11 +202,11 @@ public final class HBONEServer {
 }
 
 extension HBONEServer: H2ConnectionDelegate {
-    public func connection(_ connection: H2Connection, received request: PendingConnect) {
+    package func connection(_ connection: H2Connection, received request: PendingConnect) {
         onRequest(request)
     }
 
-    public func connection(_ connection: H2Connection, closed reason: StreamError?) {
+    package func connection(_ connection: H2Connection, closed reason: StreamError?) {
         connections[ObjectIdentifier(connection)] = nil
         logger.debug(
             "disconnected",

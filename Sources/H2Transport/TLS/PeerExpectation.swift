@@ -1,18 +1,18 @@
 internal import COpenSSL
-public import MeshIdentity
+package import MeshIdentity
 
 /// What a handshake has established about the other side.
-public struct TLSPeer: Hashable, Sendable {
+package struct TLSPeer: Hashable, Sendable {
     /// Proven by certificate and signature; nil for a server that was verified by its name, and is no member of a mesh.
-    public let identity: SPIFFEID?
+    package let identity: SPIFFEID?
     /// What ALPN chose; nil when the peer did not take part in it.
-    public let applicationProtocol: String?
+    package let applicationProtocol: String?
     /// The name in RFC 8446, `TLS_AES_128_GCM_SHA256`.
-    public let cipher: String
+    package let cipher: String
     /// When the peer's certificate expires, in seconds since 1970. A connection should not outlive it for long.
-    public let notAfter: Int64
+    package let notAfter: Int64
     /// Which certificate it was: so that a connection ends when that is revoked.
-    public let certificate: CertificateName
+    package let certificate: CertificateName
 }
 
 /// The peer's certificate on trial: the trust bundles, whom we expect, and what came of it.

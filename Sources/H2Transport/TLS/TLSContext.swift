@@ -36,14 +36,14 @@ public final class TLSContext: @unchecked Sendable {
         }
     }
 
-    public let role: Role
-    public let options: Options
+    package let role: Role
+    package let options: Options
     /// Who may vouch for peers.
-    public let trust: TrustBundleSet
+    package let trust: TrustBundleSet
     /// A client's, for a server that is no member of a mesh; nil everywhere else.
     let server: ServerVerifier?
     /// When the certificate that this side shows expires, in seconds since 1970; nil when it shows none.
-    public let notAfter: Int64?
+    package let notAfter: Int64?
 
     let pointer: OpaquePointer
 

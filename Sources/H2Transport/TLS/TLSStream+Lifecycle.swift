@@ -1,5 +1,5 @@
 internal import MeshIdentity
-public import Streams
+package import Streams
 
 // How a TLS stream begins, fails and ends. Everything that happens while the owner is calling is told later, by `runTurn`.
 
@@ -198,7 +198,7 @@ extension TLSStream {
 }
 
 extension TLSStream: TurnTask {
-    public func runTurn() {
+    package func runTurn() {
         isScheduled = false
         let notices = deferred
         deferred = []
@@ -215,7 +215,7 @@ extension TLSStream: TurnTask {
 
 /// What the lower stream has to say. For it alone to call.
 extension TLSStream: StreamObserver {
-    public func streamReadable(_ stream: ByteStream) {
+    package func streamReadable(_ stream: ByteStream) {
         canReadLower = true
         switch phase {
         case .handshaking: continueHandshake()
@@ -226,7 +226,7 @@ extension TLSStream: StreamObserver {
         }
     }
 
-    public func streamWritable(_ stream: ByteStream) {
+    package func streamWritable(_ stream: ByteStream) {
         canWriteLower = true
         guard phase != .departing else { return continueDeparture() }
         guard flush() else { return lowerDied() }
@@ -239,7 +239,7 @@ extension TLSStream: StreamObserver {
         notifyWritable()
     }
 
-    public func streamFailed(_ stream: ByteStream) {
+    package func streamFailed(_ stream: ByteStream) {
         switch phase {
         case .departing:
             lower.close()

@@ -1,6 +1,6 @@
-public import CLinux
-public import MeshIdentity
-public import Streams
+package import CLinux
+package import MeshIdentity
+package import Streams
 
 /// Mutual TLS 1.3 over any byte stream: a socket, a CONNECT stream through a gateway, an SSH channel.
 ///
@@ -17,7 +17,7 @@ public import Streams
 /// After the handshake the caller reads at once, without waiting for a notice: bytes may have come with its last flight. A
 /// client learns only by that first read that the server refuses its certificate (RFC 8446 §4.4.2.4 comes after the client's
 /// last flight): it fails with ``Streams/StreamError/Code/authentication`` and the server's reason.
-public final class TLSStream: ByteStream {
+package final class TLSStream: ByteStream {
     enum Phase {
         case idle
         case handshaking
@@ -28,10 +28,10 @@ public final class TLSStream: ByteStream {
     }
 
     /// The stream below. Owned by this one: nobody else calls it.
-    public let lower: ByteStream
+    package let lower: ByteStream
 
     /// Who is there; set once the handshake is done.
-    public internal(set) var peer: TLSPeer?
+    package internal(set) var peer: TLSPeer?
     private let ownNotAfter: Int64?
 
     let engine: TLSEngine
@@ -78,7 +78,7 @@ public final class TLSStream: ByteStream {
     ///   - context: Our credential, whom we trust, and the role.
     ///   - expectation: Whom to accept as peer.
     ///   - serverName: SNI (RFC 6066 §3), sent by a client; nil sends none, as HBONE has it.
-    public convenience init(
+    package convenience init(
         over lower: ByteStream,
         context: TLSContext,
         expecting expectation: PeerExpectation,
@@ -115,16 +115,16 @@ public final class TLSStream: ByteStream {
     }
 
     /// When the first of the two certificates expires, in seconds since 1970; nil before the handshake is done.
-    public var certificatesExpireAt: Int64? { peer.map { min($0.notAfter, ownNotAfter ?? .max) } }
+    package var certificatesExpireAt: Int64? { peer.map { min($0.notAfter, ownNotAfter ?? .max) } }
 
-    public override var peerDescription: String {
+    package override var peerDescription: String {
         guard let identity = peer?.identity else { return lower.peerDescription }
         return "\(identity) at \(lower.peerDescription)"
     }
 
     /// Starts the handshake. `completion` is called exactly once, from the event loop: when peer and protocol are verified,
     /// or with why not (wrong peer, refused, timed out). Until then reads and writes are answered `wouldBlock`.
-    public func startHandshake(completion: @escaping (Result<TLSPeer, StreamError>) -> Void) {
+    package func startHandshake(completion: @escaping (Result<TLSPeer, StreamError>) -> Void) {
         precondition(phase == .idle, "the handshake has been started already")
         phase = .handshaking
         self.completion = completion
@@ -138,7 +138,7 @@ public final class TLSStream: ByteStream {
 
     // MARK: Reading
 
-    public override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
+    package override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
         guard phase == .open else { return readBeforeOrAfter() }
         var filled = 0
         while filled < buffer.count && !readEnded {
@@ -213,7 +213,7 @@ public final class TLSStream: ByteStream {
 
     // MARK: Writing
 
-    public override func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
+    package override func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
         switch phase {
         case .open: break
         case .idle, .handshaking:
@@ -269,13 +269,13 @@ public final class TLSStream: ByteStream {
 
     // MARK: Ending
 
-    public override func finish() {
+    package override func finish() {
         guard !finishRequested else { return }
         finishRequested = true
         if phase == .open { sendCloseNotify() }
     }
 
-    public override func reset(_ reason: StreamError) {
+    package override func reset(_ reason: StreamError) {
         guard phase != .over, phase != .departing else { return }
         observer = nil
         fail(reason)
@@ -284,7 +284,7 @@ public final class TLSStream: ByteStream {
         release()
     }
 
-    public override func close() {
+    package override func close() {
         observer = nil
         switch phase {
         case .departing, .over: break

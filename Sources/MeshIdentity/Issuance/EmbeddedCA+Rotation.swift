@@ -11,8 +11,8 @@ import Platform
 ///
 /// All of it is files beside the CA's: `next/` has the key and certificate of the new one, then `previous/` those of the old one. What is
 /// there says which step comes next, so that a step that was cut is done again.
-public struct RootRotation: Sendable {
-    public enum Phase: String, Sendable {
+package struct RootRotation: Sendable {
+    package enum Phase: String, Sendable {
         /// One CA, or none that is to come.
         case steady
         /// The new root is given out with every certificate; the old one signs.
@@ -24,19 +24,19 @@ public struct RootRotation: Sendable {
     private let directory: String
 
     /// - Parameter directory: The CA's.
-    public init(directory: String) { self.directory = directory }
+    package init(directory: String) { self.directory = directory }
 
     private var next: String { "\(directory)/next" }
     private var previous: String { "\(directory)/previous" }
     private var rootsFile: String { "\(directory)/\(EmbeddedCA.rootsFile)" }
 
-    public var phase: Phase {
+    package var phase: Phase {
         if access("\(next)/\(EmbeddedCA.certificateFile)", F_OK) == 0 { return .distributing }
         return access("\(previous)/\(EmbeddedCA.certificateFile)", F_OK) == 0 ? .retiring : .steady
     }
 
     /// The certificate of the CA that is to come, or of the one that goes; nil when ``phase`` is steady.
-    public func other() throws(IdentityError) -> Certificate? {
+    package func other() throws(IdentityError) -> Certificate? {
         switch phase {
         case .steady: nil
         case .distributing: try Certificate(pem: fileWork(AtomicFile.read("\(next)/\(EmbeddedCA.certificateFile)")))
@@ -50,7 +50,7 @@ public struct RootRotation: Sendable {
     ///   - present: The CA that signs now.
     ///   - passphrase: Encrypts the new key; nil as the old one is not encrypted.
     /// - Returns: The new root.
-    public func begin(_ present: EmbeddedCA, passphrase: Passphrase?) throws(IdentityError) -> Certificate {
+    package func begin(_ present: EmbeddedCA, passphrase: Passphrase?) throws(IdentityError) -> Certificate {
         guard phase == .steady else {
             throw IdentityError(.alreadyExists, "a root is being replaced in \(directory) already")
         }
@@ -71,7 +71,7 @@ public struct RootRotation: Sendable {
     }
 
     /// Removes what a `begin` that was cut has left. Its root was given to nobody who trusts nothing else.
-    public func discardUnfinished() {
+    package func discardUnfinished() {
         for name in [EmbeddedCA.keyFile, EmbeddedCA.certificateFile, EmbeddedCA.rootsFile] {
             unlink("\(directory)/next.making/\(name)")
         }
@@ -79,7 +79,7 @@ public struct RootRotation: Sendable {
     }
 
     /// Has the new CA sign from now on. The old key stays, to revoke what it has signed.
-    public func switchSigner() throws(IdentityError) {
+    package func switchSigner() throws(IdentityError) {
         let lock = try fileWork(FileLock(directory: directory, patience: .seconds(10)))
         defer { withExtendedLifetime(lock) {} }
         try keepPrevious()
@@ -107,7 +107,7 @@ public struct RootRotation: Sendable {
     }
 
     /// Gives the old root out no more, and removes its key.
-    public func finish() throws(IdentityError) {
+    package func finish() throws(IdentityError) {
         let lock = try fileWork(FileLock(directory: directory, patience: .seconds(10)))
         defer { withExtendedLifetime(lock) {} }
         try writeRoots([Certificate(pem: fileWork(AtomicFile.read("\(directory)/\(EmbeddedCA.certificateFile)")))])
@@ -125,7 +125,7 @@ public struct RootRotation: Sendable {
 
 extension EmbeddedCA {
     /// The CA that signed before the present one, while its root is still given out; nil at other times.
-    public func previous(passphrase: Passphrase?) throws(IdentityError) -> EmbeddedCA? {
+    package func previous(passphrase: Passphrase?) throws(IdentityError) -> EmbeddedCA? {
         guard let directory, RootRotation(directory: directory).phase == .retiring else { return nil }
         let place = "\(directory)/previous"
         return EmbeddedCA(

@@ -29,7 +29,7 @@ public struct EmbeddedCA: CertificateIssuer {
     static let rootBackdating: Int64 = 365 * 24 * 60 * 60
 
     /// When the CA was made, in seconds since 1970, for one with the ``defaultLifetime``.
-    public static func madeAt(_ root: Certificate) -> Int64 {
+    package static func madeAt(_ root: Certificate) -> Int64 {
         root.notAfter - defaultLifetime.components.seconds
     }
 
@@ -266,13 +266,13 @@ public struct EmbeddedCA: CertificateIssuer {
     }
 
     /// Whether this is the CA of its directory still, and not the one before it (`RootRotation`). It costs reading two small files.
-    public func isPresent() throws(IdentityError) -> Bool {
+    package func isPresent() throws(IdentityError) -> Bool {
         guard let directory else { return true }
         return try Self.readCertificates(directory: directory).certificate == certificate
     }
 
     /// The lists that `revoke` wrote last, in PEM form; nil as long as nothing was revoked.
-    public func revocationLists() throws(IdentityError) -> [UInt8]? {
+    package func revocationLists() throws(IdentityError) -> [UInt8]? {
         guard let directory else { return nil }
         do throws(IdentityError) {
             return try fileWork(AtomicFile.read("\(directory)/\(Self.revocationsFile)"))

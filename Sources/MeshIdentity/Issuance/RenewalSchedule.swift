@@ -1,16 +1,16 @@
 /// When to renew a certificate: at half to two thirds of its lifetime, and how long to wait after a failure.
 ///
 /// Random numbers come from outside, so that the same inputs give the same times.
-public struct RenewalSchedule: Hashable, Sendable {
+package struct RenewalSchedule: Hashable, Sendable {
     /// When to renew first, in seconds since 1970.
-    public let renewAt: Int64
+    package let renewAt: Int64
     /// When the certificate ends, in seconds since 1970.
-    public let notAfter: Int64
+    package let notAfter: Int64
     /// Attempts that failed since then.
-    public private(set) var failures = 0
+    package private(set) var failures = 0
 
     /// The longest wait between two attempts, in seconds: as ztunnel's.
-    public static let longestBackoff: Int64 = 150
+    package static let longestBackoff: Int64 = 150
 
     /// 7/12 ± 10 % is 0.525 to 0.642: within half to two thirds for every device, and a fleet that was enrolled in one
     /// minute spreads over three hours of a day's lifetime.
@@ -21,7 +21,7 @@ public struct RenewalSchedule: Hashable, Sendable {
     ///   - notBefore: seconds since 1970; CAs set it back by two minutes, which are not counted as lifetime.
     ///   - notAfter: seconds since 1970.
     ///   - random: 0 to 1, drawn for each certificate.
-    public init(notBefore: Int64, notAfter: Int64, random: Double = .random(in: 0..<1)) {
+    package init(notBefore: Int64, notAfter: Int64, random: Double = .random(in: 0..<1)) {
         let total = max(0, notAfter - notBefore)
         let backdating = min(IssuanceOptions.defaultBackdating.components.seconds, total / 2)
         let lifetime = Double(total - backdating)
@@ -36,7 +36,7 @@ public struct RenewalSchedule: Hashable, Sendable {
     /// - Parameters:
     ///   - now: seconds since 1970.
     ///   - random: 0 to 1.
-    public mutating func attemptFailed(at now: Int64, random: Double = .random(in: 0..<1)) -> Int64 {
+    package mutating func attemptFailed(at now: Int64, random: Double = .random(in: 0..<1)) -> Int64 {
         let doubled = Double(Int64(1) << min(Int64(failures), 8))
         failures += 1
         let wait = Int64((doubled * (0.8 + 0.4 * min(max(random, 0), 1))).rounded())
@@ -46,5 +46,5 @@ public struct RenewalSchedule: Hashable, Sendable {
     }
 
     /// How many seconds to wait before the first attempt; zero if it is due.
-    public func wait(at now: Int64) -> Int64 { max(0, renewAt - now) }
+    package func wait(at now: Int64) -> Int64 { max(0, renewAt - now) }
 }

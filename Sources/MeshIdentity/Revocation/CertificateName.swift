@@ -1,18 +1,18 @@
 /// What tells a certificate from every other: who signed it, and the number it got there (RFC 5280 §4.1.2.2).
-public struct CertificateName: Hashable, Sendable {
+package struct CertificateName: Hashable, Sendable {
     /// The issuing key's identifier in lower-case hexadecimal; empty when the certificate does not say.
-    public var issuer: String
+    package var issuer: String
     /// Lower-case hexadecimal.
-    public var serial: String
+    package var serial: String
 
-    public init(issuer: String, serial: String) {
+    package init(issuer: String, serial: String) {
         self.issuer = issuer
         self.serial = serial
     }
 }
 
 extension Certificate {
-    public var name: CertificateName {
+    package var name: CertificateName {
         CertificateName(issuer: authorityKeyIdentifier ?? "", serial: serialNumber)
     }
 }

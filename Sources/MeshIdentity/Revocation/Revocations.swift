@@ -2,16 +2,16 @@
 ///
 /// A list that is past its `nextUpdate` still counts. It says less than it should, but what it says is true; refusing everybody because
 /// nobody brought a newer one would stop the mesh for the lack of an operator. Who revokes brings the list to everybody.
-public struct Revocations: Hashable, Sendable {
+package struct Revocations: Hashable, Sendable {
     /// The lists as they came, in PEM form; empty without any.
-    public let pem: [UInt8]
+    package let pem: [UInt8]
     /// The serial numbers for each issuing key; the empty key is a list whose issuer is not named.
     private let serials: [String: Set<String>]
     /// When a later list is to be expected, of the first one that is due, in seconds since 1970; nil without any.
-    public let nextUpdate: Int64?
+    package let nextUpdate: Int64?
 
     /// Nothing is revoked.
-    public static let none = Revocations()
+    package static let none = Revocations()
 
     private init() { (pem, serials, nextUpdate) = ([], [:], nil) }
 
@@ -19,7 +19,7 @@ public struct Revocations: Hashable, Sendable {
     ///   - pem: Any number of lists; those of keys that are no roots here are skipped, as those of a root that was dropped.
     ///   - roots: Who may have signed them.
     /// - Throws: ``IdentityError`` when a list is damaged, or names a root that has not signed it.
-    public init(pem: [UInt8], roots: [Certificate]) throws(IdentityError) {
+    package init(pem: [UInt8], roots: [Certificate]) throws(IdentityError) {
         var serials: [String: Set<String>] = [:]
         var nextUpdate: Int64?
         for list in try RevocationList.all(pem: pem) {
@@ -39,9 +39,9 @@ public struct Revocations: Hashable, Sendable {
     }
 
     /// Whether no certificate is revoked.
-    public var isEmpty: Bool { serials.values.allSatisfy(\.isEmpty) }
+    package var isEmpty: Bool { serials.values.allSatisfy(\.isEmpty) }
 
-    public func contain(_ certificate: CertificateName) -> Bool {
+    package func contain(_ certificate: CertificateName) -> Bool {
         if serials.isEmpty { return false }
         if let revoked = serials[certificate.issuer], revoked.contains(certificate.serial) { return true }
         // One of the two does not say whose key it was.

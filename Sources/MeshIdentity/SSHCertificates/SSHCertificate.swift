@@ -4,37 +4,37 @@ import Platform
 ///
 /// Parsing says nothing about trust: that is ``refusal(asHost:authorities:at:matches:)``. Every length is checked, and nothing may follow
 /// the last field.
-public struct SSHCertificate: Hashable, Sendable {
-    public enum Kind: UInt32, Hashable, Sendable {
+package struct SSHCertificate: Hashable, Sendable {
+    package enum Kind: UInt32, Hashable, Sendable {
         case user = 1
         case host = 2
     }
 
     /// A critical option or an extension.
-    public struct Option: Hashable, Sendable {
-        public var name: String
-        public var data: [UInt8]
+    package struct Option: Hashable, Sendable {
+        package var name: String
+        package var data: [UInt8]
     }
 
     /// `ecdsa-sha2-nistp256-cert-v01@openssh.com`
-    public let algorithm: String
+    package let algorithm: String
     /// The whole certificate in the wire format.
-    public let blob: [UInt8]
+    package let blob: [UInt8]
     /// The certified key's wire format, without the certificate.
-    public let keyBlob: [UInt8]
-    public let serial: UInt64
-    public let kind: Kind
+    package let keyBlob: [UInt8]
+    package let serial: UInt64
+    package let kind: Kind
     /// What the CA calls it; for logs. May hold anything.
-    public let keyID: String
+    package let keyID: String
     /// Host names or user names.
-    public let principals: [String]
+    package let principals: [String]
     /// Seconds since 1970.
-    public let validAfter: UInt64
+    package let validAfter: UInt64
     /// Seconds since 1970, the first one at which it is no longer valid; all bits set means for ever.
-    public let validBefore: UInt64
-    public let criticalOptions: [Option]
-    public let extensions: [Option]
-    public let authority: SSHPublicKey
+    package let validBefore: UInt64
+    package let criticalOptions: [Option]
+    package let extensions: [Option]
+    package let authority: SSHPublicKey
     private let signature: [UInt8]
     /// How many bytes of ``blob`` are signed.
     private let signedLength: Int
@@ -46,7 +46,7 @@ public struct SSHCertificate: Hashable, Sendable {
     private static let maximumLength = 256 << 10
 
     /// - Throws: ``IdentityError`` with code `invalidCertificate`.
-    public init(blob: [UInt8]) throws(IdentityError) {
+    package init(blob: [UInt8]) throws(IdentityError) {
         func invalid(_ why: String) -> IdentityError {
             IdentityError(.invalidCertificate, "this is no OpenSSH certificate that can be used: \(why)")
         }
@@ -98,7 +98,7 @@ public struct SSHCertificate: Hashable, Sendable {
     }
 
     /// `type base64 comment`, as in an `id-cert.pub` file.
-    public init(line: [UInt8]) throws(IdentityError) {
+    package init(line: [UInt8]) throws(IdentityError) {
         let words = String(decoding: line, as: UTF8.self).split(maxSplits: 2, whereSeparator: \.isWhitespace)
         guard words.count >= 2, let blob = Base64.decode(words[1]) else {
             throw IdentityError(
@@ -110,13 +110,13 @@ public struct SSHCertificate: Hashable, Sendable {
     }
 
     /// As in an `id-cert.pub` file, without a comment and the end of the line.
-    public var line: String { "\(algorithm) \(Base64.encode(blob))" }
+    package var line: String { "\(algorithm) \(Base64.encode(blob))" }
 
     /// Whether the CA that the certificate names has signed it.
-    public var isSigned: Bool { authority.verifies(signature, of: Array(blob[..<signedLength])) }
+    package var isSigned: Bool { authority.verifies(signature, of: Array(blob[..<signedLength])) }
 
     /// When it is valid, for people.
-    public var validity: String {
+    package var validity: String {
         let from = validAfter == 0 ? "the beginning of time" : Self.describe(validAfter)
         return "from \(from) until \(validBefore == .max ? "the end of time" : Self.describe(validBefore))"
     }
@@ -155,7 +155,7 @@ extension SSHCertificate {
     /// Whether the clock is within the validity; else a sentence with both dates.
     ///
     /// - Parameter now: seconds since 1970.
-    public func expiry(at now: Int64) -> String? {
+    package func expiry(at now: Int64) -> String? {
         let now = UInt64(clamping: now)
         if now < validAfter { return "is not valid yet: it is valid \(validity), and it is \(Self.describe(now)) now" }
         if now >= validBefore { return "has expired: it was valid \(validity), and it is \(Self.describe(now)) now" }
@@ -169,7 +169,7 @@ extension SSHCertificate {
     ///   - authorities: the keys of the `@cert-authority` lines that cover the host.
     ///   - now: seconds since 1970.
     ///   - matches: compares a name with a principal, which may have wildcards.
-    public func refusal(
+    package func refusal(
         asHost name: String,
         authorities: [[UInt8]],
         at now: Int64,

@@ -6,7 +6,7 @@ import Platform
 ///
 /// Separate keys, because a host's CA must not be able to let users in, nor the other way round. ECDSA, because libssh2 1.10 can
 /// use no other certificates. Signing touches no file.
-public struct SSHCertificateAuthority: Sendable {
+package struct SSHCertificateAuthority: Sendable {
     private let userKey: PrivateKey
     private let hostKey: PrivateKey
     private let userPublicKey: SSHPublicKey
@@ -16,7 +16,7 @@ public struct SSHCertificateAuthority: Sendable {
     package static func publicFile(_ kind: SSHCertificate.Kind) -> String { "ssh-\(kind.name)-ca.pub" }
 
     /// The most a certificate may be valid: ten years, like the CA.
-    public static let maximumLifetime = Duration.seconds(10 * 365 * 24 * 60 * 60)
+    package static let maximumLifetime = Duration.seconds(10 * 365 * 24 * 60 * 60)
 
     /// How far back a certificate's validity begins, in seconds: clocks of devices differ.
     package static let backdating: Int64 = 300
@@ -26,7 +26,7 @@ public struct SSHCertificateAuthority: Sendable {
     /// - Parameters:
     ///   - directory: has an X.509 CA already.
     ///   - passphrase: the one of the X.509 CA's key; nil where that is not encrypted.
-    public static func open(
+    package static func open(
         directory: String,
         passphrase: Passphrase? = nil
     ) throws(IdentityError) -> SSHCertificateAuthority {
@@ -51,14 +51,14 @@ public struct SSHCertificateAuthority: Sendable {
     }
 
     /// The public key of the CA in a directory. Its private key is not touched, so no passphrase is needed.
-    public static func publicKey(
+    package static func publicKey(
         _ kind: SSHCertificate.Kind,
         directory: String
     ) throws(IdentityError) -> SSHPublicKey {
         try SSHPublicKey(line: fileWork(AtomicFile.read("\(directory)/\(publicFile(kind))", limit: 16 << 10)))
     }
 
-    public func publicKey(_ kind: SSHCertificate.Kind) -> SSHPublicKey {
+    package func publicKey(_ kind: SSHCertificate.Kind) -> SSHPublicKey {
         kind == .user ? userPublicKey : hostPublicKey
     }
 
@@ -96,17 +96,17 @@ public struct SSHCertificateAuthority: Sendable {
     // MARK: Issuing
 
     /// What a certificate says.
-    public struct Request: Hashable, Sendable {
-        public var kind: SSHCertificate.Kind
-        public var key: SSHPublicKey
+    package struct Request: Hashable, Sendable {
+        package var kind: SSHCertificate.Kind
+        package var key: SSHPublicKey
         /// Host names and addresses, or the names that a user may log in as. At least one: a certificate without any would be
         /// taken for every host or user by older servers.
-        public var principals: [String]
+        package var principals: [String]
         /// For the server's log.
-        public var keyID: String
-        public var lifetime: Duration
+        package var keyID: String
+        package var lifetime: Duration
 
-        public init(
+        package init(
             kind: SSHCertificate.Kind,
             key: SSHPublicKey,
             principals: [String],
@@ -127,7 +127,7 @@ public struct SSHCertificateAuthority: Sendable {
     ]
 
     /// - Throws: ``IdentityError`` with code `refused` for a request that makes no sense.
-    public func issue(_ request: Request) throws(IdentityError) -> SSHCertificate {
+    package func issue(_ request: Request) throws(IdentityError) -> SSHCertificate {
         try issue(request, now: WallClock.system.seconds)
     }
 
@@ -223,7 +223,7 @@ public struct SSHCertificateAuthority: Sendable {
 
 extension SSHCertificate.Kind {
     /// `user` or `host`.
-    public var name: String { self == .user ? "user" : "host" }
+    package var name: String { self == .user ? "user" : "host" }
 }
 
 extension DEREncoding {

@@ -4,17 +4,17 @@ import COpenSSL
 ///
 /// What it can check are signatures. Keys of another type, of a wrong length, or with anything behind their last field are no
 /// keys.
-public struct SSHPublicKey: Hashable, Sendable, CustomStringConvertible {
+package struct SSHPublicKey: Hashable, Sendable, CustomStringConvertible {
     /// `ssh-ed25519`, `ecdsa-sha2-nistp256` (384, 521) or `ssh-rsa`.
-    public let algorithm: String
+    package let algorithm: String
     /// The wire format, algorithm first.
-    public let blob: [UInt8]
+    package let blob: [UInt8]
 
     /// RSA keys below this are not taken: OpenSSH's own limit is 1024 for signatures, the web's 2048.
     static let minimumRSABits = 2048
 
     /// - Throws: ``IdentityError`` with code `invalidKey`.
-    public init(blob: [UInt8]) throws(IdentityError) {
+    package init(blob: [UInt8]) throws(IdentityError) {
         var reader = SSHWireReader(blob)
         guard let algorithm = reader.name() else { throw Self.invalid("it has no algorithm") }
         let key = try SSHKeyFields(algorithm, &reader)
@@ -25,7 +25,7 @@ public struct SSHPublicKey: Hashable, Sendable, CustomStringConvertible {
     }
 
     /// `type base64 comment`, as in a `.pub` file; options before the type are not taken.
-    public init(line: [UInt8]) throws(IdentityError) {
+    package init(line: [UInt8]) throws(IdentityError) {
         let words = String(decoding: line, as: UTF8.self).split(maxSplits: 2, whereSeparator: \.isWhitespace)
         guard words.count >= 2, let blob = Base64.decode(words[1]) else {
             throw Self.invalid("a line 'TYPE BASE64 COMMENT' is needed, as in a .pub file")
@@ -50,17 +50,17 @@ public struct SSHPublicKey: Hashable, Sendable, CustomStringConvertible {
     }
 
     /// As in a `.pub` file, without a comment and the end of the line.
-    public var line: String { "\(algorithm) \(Base64.encode(blob))" }
+    package var line: String { "\(algorithm) \(Base64.encode(blob))" }
 
     /// As `ssh-keygen -l` prints it.
-    public var fingerprint: String {
+    package var fingerprint: String {
         "SHA256:" + Base64.encode(Digest.sha256(blob), padded: false)
     }
 
-    public var description: String { "\(fingerprint) (\(algorithm))" }
+    package var description: String { "\(fingerprint) (\(algorithm))" }
 
     /// Whether `signature`, in the wire format of RFC 4253 §6.6, is this key's over `message`. SHA-1 never is.
-    public func verifies(_ signature: [UInt8], of message: [UInt8]) -> Bool {
+    package func verifies(_ signature: [UInt8], of message: [UInt8]) -> Bool {
         var reader = SSHWireReader(signature)
         guard let scheme = reader.name(), let value = reader.string(), reader.rest.isEmpty else { return false }
         var keyReader = SSHWireReader(blob)

@@ -1,15 +1,15 @@
 /// A signature that `ssh-keygen -Y sign` makes over a file (`PROTOCOL.sshsig`): with the key, what it is for, and nothing of the file.
 ///
 /// Parsing says nothing about trust: that is ``refusal(of:namespace:by:)``. Every length is checked, and nothing may follow the last field.
-public struct SSHSignature: Hashable, Sendable {
+package struct SSHSignature: Hashable, Sendable {
     /// The whole signature in the wire format.
-    public let blob: [UInt8]
+    package let blob: [UInt8]
     /// The key that it claims to be of.
-    public let key: SSHPublicKey
+    package let key: SSHPublicKey
     /// What it was made for, so that a signature for one purpose is none for another.
-    public let namespace: String
+    package let namespace: String
     /// How the message was hashed: `sha256` or `sha512`.
-    public let hashAlgorithm: String
+    package let hashAlgorithm: String
     private let signature: [UInt8]
 
     private static let magic = Array("SSHSIG".utf8)
@@ -19,7 +19,7 @@ public struct SSHSignature: Hashable, Sendable {
     private static let maximumLength = 16 << 10
 
     /// - Throws: ``IdentityError`` with code `invalidKey`.
-    public init(blob: [UInt8]) throws(IdentityError) {
+    package init(blob: [UInt8]) throws(IdentityError) {
         guard blob.count <= Self.maximumLength else { throw Self.invalid("it is too long") }
         guard blob.starts(with: Self.magic) else { throw Self.invalid("it does not begin with SSHSIG") }
         var reader = SSHWireReader(blob.dropFirst(Self.magic.count))
@@ -44,7 +44,7 @@ public struct SSHSignature: Hashable, Sendable {
     }
 
     /// As `ssh-keygen` writes it: base 64 between two lines. White space around it does not matter, anything else does.
-    public init(armored: [UInt8]) throws(IdentityError) {
+    package init(armored: [UInt8]) throws(IdentityError) {
         guard armored.count <= 2 * Self.maximumLength else { throw Self.invalid("it is too long") }
         let lines = String(decoding: armored, as: UTF8.self).split(whereSeparator: \.isWhitespace)
         // The two marks have spaces themselves.
@@ -59,7 +59,7 @@ public struct SSHSignature: Hashable, Sendable {
     }
 
     /// As `ssh-keygen -Y verify` takes it, with the end of the last line.
-    public var armored: String {
+    package var armored: String {
         var lines = [Self.begin]
         var rest = Base64.encode(blob)[...]
         while !rest.isEmpty {
@@ -70,7 +70,7 @@ public struct SSHSignature: Hashable, Sendable {
     }
 
     /// Why it is not `key`'s signature over `message` for `namespace`; nil when it is.
-    public func refusal(of message: [UInt8], namespace: String, by key: SSHPublicKey) -> String? {
+    package func refusal(of message: [UInt8], namespace: String, by key: SSHPublicKey) -> String? {
         guard self.namespace == namespace else { return "it was made for '\(self.namespace)', not for '\(namespace)'" }
         guard self.key == key else { return "it is of the key \(self.key), not of \(key)" }
         var signed = SSHWireWriter()

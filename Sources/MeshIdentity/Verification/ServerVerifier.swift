@@ -3,16 +3,16 @@ import Platform
 
 /// Verifies the certificate of a server that is no member of a mesh, by its name, as web clients do (RFC 9525): a chain to one of the roots
 /// given, and the name among those that the certificate is for.
-public struct ServerVerifier: Sendable {
+package struct ServerVerifier: Sendable {
     /// A DNS name, or an IP address in text form.
-    public let name: String
+    package let name: String
     private let store: RootStore
 
     /// - Parameters:
     ///   - name: A DNS name, or an IP address in text form.
     ///   - roots: Who may vouch for the server; at least one.
     /// - Throws: ``IdentityError`` when there is no root.
-    public init(name: String, roots: [Certificate]) throws(IdentityError) {
+    package init(name: String, roots: [Certificate]) throws(IdentityError) {
         guard !roots.isEmpty else {
             throw IdentityError(.invalidCertificate, "there is no root certificate to verify \(name) with")
         }
@@ -25,7 +25,7 @@ public struct ServerVerifier: Sendable {
     ///   - intermediates: What it sent with that, in any order; trusted in nothing.
     ///   - now: Seconds since 1970; nil is the clock.
     /// - Throws: when the certificate is not this server's, or nobody who is trusted vouches for it now.
-    public func verify(leaf: Certificate, intermediates: [Certificate] = [], at now: Int64? = nil) throws(SVIDError) {
+    package func verify(leaf: Certificate, intermediates: [Certificate] = [], at now: Int64? = nil) throws(SVIDError) {
         OpenSSLErrors.clear()
         defer { OpenSSLErrors.clear() }
         guard let context = X509_STORE_CTX_new(), let untrusted = copenssl_sk_X509_new() else {

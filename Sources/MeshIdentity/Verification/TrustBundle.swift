@@ -10,7 +10,7 @@ public struct TrustBundle: Sendable {
     /// At least one, without duplicates.
     public let roots: [Certificate]
     /// What these roots no longer stand by.
-    public let revocations: Revocations
+    package let revocations: Revocations
     private let store: RootStore
 
     /// Fails if a root is no CA, or carries the SPIFFE ID of another trust domain, or a revocation list says it is of a root that has not
@@ -107,12 +107,12 @@ public struct TrustBundleSet: Sendable {
     public mutating func insert(_ bundle: TrustBundle) { bundles[bundle.trustDomain] = bundle }
 
     /// Whether a certificate that was accepted for an identity would be refused now because it was revoked.
-    public func isRevoked(_ certificate: CertificateName, of id: SPIFFEID) -> Bool {
+    package func isRevoked(_ certificate: CertificateName, of id: SPIFFEID) -> Bool {
         bundles[id.trustDomain]?.revocations.contain(certificate) ?? false
     }
 
     /// Whether the same certificates are revoked as in `other`.
-    public func hasSameRevocations(as other: TrustBundleSet) -> Bool {
+    package func hasSameRevocations(as other: TrustBundleSet) -> Bool {
         bundles.mapValues(\.revocations) == other.bundles.mapValues(\.revocations)
     }
 

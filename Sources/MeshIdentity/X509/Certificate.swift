@@ -112,10 +112,10 @@ public final class Certificate: @unchecked Sendable {
     }
 
     /// Identifies the key that signed it, in lower-case hexadecimal (RFC 5280 §4.2.1.1); nil when the certificate does not say.
-    public var authorityKeyIdentifier: String? { X509_get0_authority_key_id(pointer).map(Self.bytes) }
+    package var authorityKeyIdentifier: String? { X509_get0_authority_key_id(pointer).map(Self.bytes) }
 
     /// Identifies its own key, in lower-case hexadecimal (RFC 5280 §4.2.1.2); nil when the certificate does not say.
-    public var subjectKeyIdentifier: String? { X509_get0_subject_key_id(pointer).map(Self.bytes) }
+    package var subjectKeyIdentifier: String? { X509_get0_subject_key_id(pointer).map(Self.bytes) }
 
     private static func bytes(_ text: UnsafePointer<ASN1_OCTET_STRING>) -> String {
         hexadecimal(UnsafeBufferPointer(start: ASN1_STRING_get0_data(text), count: Int(ASN1_STRING_length(text))))

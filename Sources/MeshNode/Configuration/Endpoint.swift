@@ -1,35 +1,35 @@
-public import MeshIdentity
-public import MeshPaths
-public import MeshPolicy
-public import Platform
-public import SSHSignal
+package import MeshIdentity
+package import MeshPaths
+package import MeshPolicy
+package import Platform
+package import SSHSignal
 
 extension NodeConfiguration {
     /// How a destination is reached: one element of `endpoints`.
-    public struct Endpoint: Hashable, Sendable {
-        public var match: EndpointMatch
+    package struct Endpoint: Hashable, Sendable {
+        package var match: EndpointMatch
         /// What `:authority` (or `x-tun`) carries; `nil`: the destination itself.
-        public var address: Authority?
+        package var address: Authority?
         /// Where the HBONE server listens; `nil`: only ``direct`` or ``ssh`` lead there.
-        public var hbone: Authority?
+        package var hbone: Authority?
         /// The peer is one of these; empty: any of the node's own trust domain and namespace.
-        public var identities: [SPIFFEID]
+        package var identities: [SPIFFEID]
         /// The label `tun`: an inner mTLS connection through an untrusted proxy; `nil`: plain CONNECT.
-        public var tunnel: TunnelMethod?
+        package var tunnel: TunnelMethod?
         /// Bearer token for the proxy.
-        public var token: TokenSource?
+        package var token: TokenSource?
         /// Gateways on the way, nearest first.
-        public var via: [Authority]
+        package var via: [Authority]
         /// Egress: dialled without HBONE.
-        public var direct: Bool
+        package var direct: Bool
         /// TLS added to a ``direct`` connection.
-        public var tls: DirectTLS?
+        package var tls: DirectTLS?
         /// The SSH server through which the fallback goes.
-        public var ssh: SSHAccess?
-        public var path: PathPreference
-        public var position: SourcePosition?
+        package var ssh: SSHAccess?
+        package var path: PathPreference
+        package var position: SourcePosition?
 
-        public init(
+        package init(
             match: EndpointMatch,
             address: Authority? = nil,
             hbone: Authority? = nil,
@@ -59,37 +59,37 @@ extension NodeConfiguration {
     }
 
     /// The request that opens a stream through an untrusted proxy.
-    public enum TunnelMethod: String, CaseIterable, Hashable, Sendable {
+    package enum TunnelMethod: String, CaseIterable, Hashable, Sendable {
         case connect = "CONNECT"
         case post = "POST"
     }
 
     /// Where a bearer token is read from, each time one is needed.
-    public struct TokenSource: Hashable, Sendable {
-        public var file: String
+    package struct TokenSource: Hashable, Sendable {
+        package var file: String
 
-        public init(file: String) {
+        package init(file: String) {
             self.file = file
         }
     }
 
     /// An SSH login on, or next to, the machine of an endpoint.
-    public struct SSHAccess: Hashable, Sendable {
+    package struct SSHAccess: Hashable, Sendable {
         /// `[user@]host[:port]`, or a `Host` alias of ``config``.
-        public var destination: Destination
+        package var destination: Destination
         /// Private key; `nil`: the agent, then the usual files.
-        public var identityFile: String?
+        package var identityFile: String?
         /// `nil`: the user's own.
-        public var knownHosts: String?
+        package var knownHosts: String?
         /// ssh_config(5) file; `nil`: the user's own.
-        public var config: String?
+        package var config: String?
         /// SSH sessions that each event loop may have with the server at once, `1...16`; the second and later ones only where
         /// the windows of those before are the limit.
-        public var sessions: Int
+        package var sessions: Int
         /// What makes the connections.
-        public var engine: SSHEngine
+        package var engine: SSHEngine
 
-        public init(
+        package init(
             destination: Destination,
             identityFile: String? = nil,
             knownHosts: String? = nil,
@@ -110,7 +110,7 @@ extension NodeConfiguration {
 extension NodeConfiguration.Endpoint {
     /// The transports to this endpoint, best first: what ``path`` allows and ``hbone`` and ``ssh`` make possible.
     /// Empty for a ``direct`` endpoint.
-    public var transports: [Transport] {
+    package var transports: [Transport] {
         if direct { return [] }
         return path.transports.filter { transport in
             switch transport {

@@ -1,6 +1,6 @@
 import MeshIdentity
 import MeshPaths
-public import MeshPolicy
+package import MeshPolicy
 import Platform
 import SSHSignal
 
@@ -8,7 +8,7 @@ extension NodeConfiguration {
     /// What the node decides by, without the shape of the file.
     ///
     /// - Parameter listenerAddresses: Where listeners really listen, by name, for those whose `bind` has port 0.
-    public func rules(listenerAddresses: [String: BindAddress] = [:]) -> MeshRules {
+    package func rules(listenerAddresses: [String: BindAddress] = [:]) -> MeshRules {
         var sockets = listeners.map { listener in
             let bind = listenerAddresses[listener.name] ?? listener.bind
             return MeshRules.OwnSocket(what: "listener '\(listener.name)'", address: bind.address, port: bind.port)
@@ -37,7 +37,7 @@ extension NodeConfiguration.Endpoint {
     }
 
     /// The node that it leads to, unless it is ``direct``.
-    public var peer: Peer {
+    package var peer: Peer {
         Peer(id: peerID, candidates: candidates, servers: hbone.map { [$0] } ?? [], identities: identities)
     }
 

@@ -1,33 +1,33 @@
-public import MeshPaths
-public import MeshPolicy
-public import Platform
-public import Streams
+package import MeshPaths
+package import MeshPolicy
+package import Platform
+package import Streams
 
 /// What a node is told to do: the YAML file of `bootstrap node --config`, decoded (`docs/configuration.md`).
 public struct NodeConfiguration: Hashable, Sendable {
     /// The file it came from, for messages.
     public var file: String
     /// Path of the credential directory (`key.pem`, `cert-chain.pem`, `root-cert.pem`).
-    public var identity: String
-    public var listeners: [Listener]
+    package var identity: String
+    package var listeners: [Listener]
     /// First match wins.
-    public var endpoints: [Endpoint]
+    package var endpoints: [Endpoint]
     /// What happens to a destination that no endpoint matches.
-    public var unmatched: MeshRules.Unmatched
+    package var unmatched: MeshRules.Unmatched
     /// `nil`: no `policy` key, so that only the default policy holds.
-    public var policy: [AuthorizationPolicy]?
+    package var policy: [AuthorizationPolicy]?
     /// Where the administration interface listens; `nil`: nowhere.
-    public var admin: BindAddress?
+    package var admin: BindAddress?
     /// Where metrics are served; `nil`: nowhere.
-    public var metrics: BindAddress?
+    package var metrics: BindAddress?
     /// Who renews the node's certificate over the mesh; `nil`: nobody.
-    public var renewal: RenewalSource?
+    package var renewal: RenewalSource?
     /// How long connections live, and what happens on them may take.
-    public var connections: ConnectionSettings
+    package var connections: ConnectionSettings
     /// Where the top-level keys stand in ``file``.
     package var positions: [String: SourcePosition] = [:]
 
-    public init(
+    package init(
         file: String = "configuration",
         identity: String,
         listeners: [Listener],
@@ -52,18 +52,18 @@ public struct NodeConfiguration: Hashable, Sendable {
     }
 
     /// One element of `listeners`.
-    public struct Listener: Hashable, Sendable {
+    package struct Listener: Hashable, Sendable {
         /// Unique; printed in `ready NAME ADDRESS`.
-        public var name: String
-        public var bind: BindAddress
-        public var `protocol`: ListenerProtocol
+        package var name: String
+        package var bind: BindAddress
+        package var `protocol`: ListenerProtocol
         /// Where `tcp` and `https` listeners lead.
-        public var forwardTo: Authority?
+        package var forwardTo: Authority?
         /// Credential directory of an `https` listener; `nil`: the node's own.
-        public var credential: String?
-        public var position: SourcePosition?
+        package var credential: String?
+        package var position: SourcePosition?
 
-        public init(
+        package init(
             name: String,
             bind: BindAddress,
             protocol: ListenerProtocol,
@@ -80,7 +80,7 @@ public struct NodeConfiguration: Hashable, Sendable {
         }
     }
 
-    public enum ListenerProtocol: String, CaseIterable, Hashable, Sendable {
+    package enum ListenerProtocol: String, CaseIterable, Hashable, Sendable {
         /// mTLS HTTP/2 CONNECT server.
         case hbone
         /// Whitebox: every connection goes to `forwardTo`.
@@ -96,18 +96,18 @@ public struct NodeConfiguration: Hashable, Sendable {
     }
 
     /// An IP address and a port to listen on; port 0 takes any free one.
-    public struct BindAddress: Hashable, Sendable, CustomStringConvertible {
-        public var address: IPAddress
-        public var port: UInt16
+    package struct BindAddress: Hashable, Sendable, CustomStringConvertible {
+        package var address: IPAddress
+        package var port: UInt16
 
-        public init(address: IPAddress, port: UInt16) {
+        package init(address: IPAddress, port: UInt16) {
             self.address = address
             self.port = port
         }
 
-        public var socketAddress: SocketAddress { SocketAddress(address, port: port) }
+        package var socketAddress: SocketAddress { SocketAddress(address, port: port) }
 
         /// `1.2.3.4:80` or `[::1]:80`, as ``Streams/SocketAddress`` writes it.
-        public var description: String { address.isIPv4 ? "\(address):\(port)" : "[\(address)]:\(port)" }
+        package var description: String { address.isIPv4 ? "\(address):\(port)" : "[\(address)]:\(port)" }
     }
 }

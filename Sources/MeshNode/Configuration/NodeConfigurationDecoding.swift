@@ -2,10 +2,10 @@ import Glibc
 import MeshIdentity
 import MeshPaths
 import MeshPolicy
-import Platform
+public import Platform
 import SSHSignal
-public import Streams
-public import YAML
+package import Streams
+import YAML
 
 extension NodeConfiguration {
     /// Reads and decodes the file at `path`. What it says is not checked against the machine or against itself:
@@ -285,7 +285,7 @@ extension NodeConfiguration.BindAddress {
     /// Parses `1.2.3.4:port`, `[v6]:port` or `localhost:port`; the port may be 0.
     ///
     /// Throws ``Streams/StreamError`` with code `badRequest` and the reason.
-    public init(parsing text: String) throws(StreamError) {
+    package init(parsing text: String) throws(StreamError) {
         let form = "'\(text.prefix(80))' is not an IP address and a port"
         guard let colon = text.lastIndex(of: ":") else {
             throw StreamError(.badRequest, "\(form): write 127.0.0.1:PORT, or 0.0.0.0:PORT for every interface")

@@ -1,9 +1,9 @@
 import Glibc
 import MeshIdentity
 import MeshPolicy
-import Platform
+public import Platform
 import Streams
-public import YAML
+import YAML
 
 /// What this build can serve: one list, extended as parts arrive. Whatever a configuration asks for beyond it is an error,
 /// never silence.

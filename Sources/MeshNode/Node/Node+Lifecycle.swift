@@ -73,7 +73,7 @@ extension Node {
     /// - Returns: The number of the process that has them now: this node accepts nothing more, and is to be drained. It never
     ///   returns when no process comes, other than by an error or by cancellation.
     /// - Throws: ``Streams/StreamError`` when nothing can listen there, `CancellationError`.
-    public func takenOver(at path: String) async throws -> Int32 {
+    package func takenOver(at path: String) async throws -> Int32 {
         let heirs = AsyncStream<Int32>.makeStream()
         let loop = group.loops[0]
         let logger = logger

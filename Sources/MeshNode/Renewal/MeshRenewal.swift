@@ -1,27 +1,27 @@
 import Glibc
 import H2Transport
 package import Logging
-public import MeshIdentity
+package import MeshIdentity
 import MeshPaths
-public import Platform
+package import Platform
 import SSHSignal
 import Streams
 
 /// Where a node has its certificate renewed, over the mesh: the key `renewal`.
-public struct RenewalSource: Hashable, Sendable {
+package struct RenewalSource: Hashable, Sendable {
     /// Where `bootstrap ca serve` listens.
-    public var from: Authority
+    package var from: Authority
     /// Whom it must be. nil: `spiffe://TRUST-DOMAIN/ns/bootstrap/sa/issuer`, in the node's own trust domain.
-    public var identity: SPIFFEID?
+    package var identity: SPIFFEID?
 
-    public init(from: Authority, identity: SPIFFEID? = nil) {
+    package init(from: Authority, identity: SPIFFEID? = nil) {
         self.from = from
         self.identity = identity
     }
 
     /// What the issuer is called in each trust domain.
-    public static let namespace = IssuerName.namespace
-    public static let name = IssuerName.name
+    package static let namespace = IssuerName.namespace
+    package static let name = IssuerName.name
 }
 
 /// Keeps a node's certificate fresh, as long as it runs: asks the issuer when the certificate is past half to two thirds of its time.

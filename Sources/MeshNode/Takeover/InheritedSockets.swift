@@ -1,12 +1,15 @@
 import Glibc
-public import Streams
+package import Streams
 
 /// Sockets that listen already when a node starts: handed over by the process that it replaces, or by systemd. What no
 /// listener claims is closed with the last reference.
 public final class InheritedSockets: Sendable {
     private let sockets: Lock<[ListeningSocket]>
 
-    public init(_ sockets: [ListeningSocket] = []) { self.sockets = Lock(sockets) }
+    package init(_ sockets: [ListeningSocket]) { self.sockets = Lock(sockets) }
+
+    /// None.
+    public convenience init() { self.init([]) }
 
     public var count: Int { sockets.withLock { $0.count } }
 

@@ -1,6 +1,6 @@
 import CLinux
 import Glibc
-public import Streams
+package import Streams
 
 /// A node that starts takes the listening sockets over from the one that runs: no connection attempt is refused in between,
 /// because the sockets, and the connections that wait in their queues, never close.
@@ -16,23 +16,23 @@ public import Streams
 /// ```
 ///
 /// Until "ready" the running process accepts as before; a new one that fails to start changes nothing.
-public struct Takeover: Sendable {
+package struct Takeover: Sendable {
     /// What the running process handed over.
-    public let sockets: InheritedSockets
+    package let sockets: InheritedSockets
     /// Who it is.
-    public var process: Int32 { receiver.peer.process }
+    package var process: Int32 { receiver.peer.process }
     private let receiver: ListeningSocketReceiver
 
     /// How long the running process may take for an answer.
     private static let patience: Duration = .seconds(10)
 
     /// Where a node with this runtime directory can be taken over.
-    public static func path(in directory: String) -> String { "\(directory)/takeover.sock" }
+    package static func path(in directory: String) -> String { "\(directory)/takeover.sock" }
 
     /// Asks the node that runs with this runtime directory for its sockets; nil when none runs. Blocks.
     ///
     /// - Throws: ``Streams/StreamError``: `limit` when another process takes it over right now.
-    public static func begin(in directory: String) throws(StreamError) -> Takeover? {
+    package static func begin(in directory: String) throws(StreamError) -> Takeover? {
         guard let receiver = try ListeningSocketReceiver(path: path(in: directory), timeout: patience) else {
             return nil
         }
@@ -51,7 +51,7 @@ public struct Takeover: Sendable {
     /// Tells the running process to stop accepting, and waits until it has let ``path(in:)`` go. Blocks.
     ///
     /// - Throws: ``Streams/StreamError`` when it ended meanwhile. The sockets are this process's all the same.
-    public func finish() throws(StreamError) {
+    package func finish() throws(StreamError) {
         try receiver.send("ready\n")
         while let (line, _) = try receiver.receive() {
             if line == "released" { return }
@@ -61,7 +61,7 @@ public struct Takeover: Sendable {
     /// Makes the runtime directory where it is missing, for this user only.
     ///
     /// - Throws: ``Streams/StreamError`` when that cannot be done, or others may write to it.
-    public static func prepare(_ directory: String) throws(StreamError) {
+    package static func prepare(_ directory: String) throws(StreamError) {
         if mkdir(directory, 0o700) != 0, errno != EEXIST { throw .system(errno, "making the directory \(directory)") }
         var status = stat()
         guard stat(directory, &status) == 0 else { throw .system(errno, directory) }

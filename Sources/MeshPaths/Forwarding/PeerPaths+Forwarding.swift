@@ -1,12 +1,12 @@
 import Logging
 import Platform
 import SSHSignal
-public import Streams
+package import Streams
 
 extension PeerPaths {
     /// Carries an accepted connection to `destination` behind the peer. The connection is reset, and the reason logged, when
     /// there is no stream for it.
-    public func carry(_ socket: Socket, to destination: ForwardDestination) {
+    package func carry(_ socket: Socket, to destination: ForwardDestination) {
         let join = { [logger] (result: Result<ByteStream, StreamError>) in
             switch result {
             case .success(let stream):
@@ -25,7 +25,7 @@ extension PeerPaths {
     }
 
     /// Serves an accepted connection as a SOCKS server (versions 5, 4 and 4a): names are resolved on the far side.
-    public func serveSOCKS(_ socket: Socket) {
+    package func serveSOCKS(_ socket: Socket) {
         SOCKSConnection(
             socket,
             dial: { [weak self] authority, completion in
@@ -45,7 +45,7 @@ extension PeerPaths {
     /// - Parameters:
     ///   - path: Absolute, on the peer.
     ///   - completion: Called once, on the loop.
-    public func openUnixSocket(_ path: String, completion: @escaping (Result<ByteStream, StreamError>) -> Void) {
+    package func openUnixSocket(_ path: String, completion: @escaping (Result<ByteStream, StreamError>) -> Void) {
         withSession("Unix sockets of the far side are reached over SSH") { result in
             switch result {
             case .success(let session): session.openDirectStreamLocal(path: path, completion: completion)
@@ -58,7 +58,7 @@ extension PeerPaths {
     ///
     /// - Parameter forward: Where the far side listens, and where its connections lead.
     /// - Parameter onChange: Told of each change, on the loop.
-    public func forward(_ forward: RemoteForward, onChange: @escaping (RemoteForwarding.Change) -> Void) {
+    package func forward(_ forward: RemoteForward, onChange: @escaping (RemoteForwarding.Change) -> Void) {
         let forwarding = RemoteForwarding(
             forward,
             on: loop,

@@ -1,13 +1,13 @@
-public import Platform
-public import Streams
+package import Platform
+package import Streams
 
 /// Where a forwarded connection ends: a port, or a Unix socket.
-public enum ForwardDestination: Hashable, Sendable, CustomStringConvertible {
+package enum ForwardDestination: Hashable, Sendable, CustomStringConvertible {
     case authority(Authority)
     /// An absolute path.
     case unixSocket(String)
 
-    public var description: String {
+    package var description: String {
         switch self {
         case .authority(let authority): authority.description
         case .unixSocket(let path): path
@@ -17,13 +17,13 @@ public enum ForwardDestination: Hashable, Sendable, CustomStringConvertible {
 
 /// A local forward as OpenSSH's `-L` writes it: `[bind_address:]port:host:hostport`, with a path in place of either end for a
 /// Unix socket.
-public struct PortForward: Hashable, Sendable, CustomStringConvertible {
+package struct PortForward: Hashable, Sendable, CustomStringConvertible {
     /// Where to listen; port 0 lets the kernel choose.
-    public var bind: SocketAddress
+    package var bind: SocketAddress
     /// What is reached from the far side; `localhost` means the far side itself.
-    public var destination: ForwardDestination
+    package var destination: ForwardDestination
 
-    public init(bind: SocketAddress, destination: ForwardDestination) {
+    package init(bind: SocketAddress, destination: ForwardDestination) {
         self.bind = bind
         self.destination = destination
     }
@@ -32,7 +32,7 @@ public struct PortForward: Hashable, Sendable, CustomStringConvertible {
     /// or `*`, every address. IPv6 addresses stand in brackets; what begins with `/` is the path of a Unix socket.
     ///
     /// - Throws: ``Streams/StreamError`` with code ``Streams/StreamError/Code/badRequest`` that shows the form.
-    public init(parsing text: String) throws(StreamError) {
+    package init(parsing text: String) throws(StreamError) {
         var fields = ForwardFields(text, option: "-L", form: Self.form)
         destination = try fields.takeDestination()
         bind = try fields.takeBind()
@@ -43,19 +43,19 @@ public struct PortForward: Hashable, Sendable, CustomStringConvertible {
         "[bind_address:]port:host:hostport, for example -L 8080:localhost:80, or the path of a Unix socket in "
         + "place of either end"
 
-    public var description: String { "\(bind) → \(destination)" }
+    package var description: String { "\(bind) → \(destination)" }
 }
 
 /// A remote forward as OpenSSH's `-R` writes it: `[bind_address:]port:host:hostport`.
-public struct RemoteForward: Hashable, Sendable, CustomStringConvertible {
+package struct RemoteForward: Hashable, Sendable, CustomStringConvertible {
     /// The address that the far side is asked to listen on, as RFC 4254 §7.1 has it: `localhost`, or empty for every address.
-    public var bindHost: String
+    package var bindHost: String
     /// 0 lets the far side choose.
-    public var port: UInt16
+    package var port: UInt16
     /// What is reached from this side.
-    public var destination: ForwardDestination
+    package var destination: ForwardDestination
 
-    public init(bindHost: String, port: UInt16, destination: ForwardDestination) {
+    package init(bindHost: String, port: UInt16, destination: ForwardDestination) {
         self.bindHost = bindHost
         self.port = port
         self.destination = destination
@@ -65,7 +65,7 @@ public struct RemoteForward: Hashable, Sendable, CustomStringConvertible {
     /// address of the far side, where its GatewayPorts allows that.
     ///
     /// - Throws: ``Streams/StreamError`` with code ``Streams/StreamError/Code/badRequest`` that shows the form.
-    public init(parsing text: String) throws(StreamError) {
+    package init(parsing text: String) throws(StreamError) {
         var fields = ForwardFields(text, option: "-R", form: Self.form)
         destination = try fields.takeDestination()
         (bindHost, port) = try fields.takeRemoteBind()
@@ -74,19 +74,19 @@ public struct RemoteForward: Hashable, Sendable, CustomStringConvertible {
 
     private static let form = "[bind_address:]port:host:hostport, for example -R 8080:localhost:80"
 
-    public var description: String { "\(bindHost.isEmpty ? "*" : bindHost):\(port) → \(destination)" }
+    package var description: String { "\(bindHost.isEmpty ? "*" : bindHost):\(port) → \(destination)" }
 }
 
 /// A SOCKS server's address as OpenSSH's `-D` writes it: `[bind_address:]port`.
-public struct DynamicForward: Hashable, Sendable {
-    public var bind: SocketAddress
+package struct DynamicForward: Hashable, Sendable {
+    package var bind: SocketAddress
 
-    public init(bind: SocketAddress) { self.bind = bind }
+    package init(bind: SocketAddress) { self.bind = bind }
 
     /// Parses `-D`'s argument (ssh(1)), as `-L`'s first part.
     ///
     /// - Throws: ``Streams/StreamError`` with code ``Streams/StreamError/Code/badRequest`` that shows the form.
-    public init(parsing text: String) throws(StreamError) {
+    package init(parsing text: String) throws(StreamError) {
         var fields = ForwardFields(text, option: "-D", form: "[bind_address:]port, for example -D 1080")
         bind = try fields.takeBind()
         try fields.end()

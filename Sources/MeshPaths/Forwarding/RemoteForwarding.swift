@@ -1,11 +1,11 @@
 import Logging
 import SSHSignal
-public import Streams
+package import Streams
 
 /// Keeps one port of the far side open for this side (`ssh -R`): asks for it over the peer's SSH connection, connects what
 /// arrives there to this side's destination, and asks again when the connection was lost. Confined to its loop.
-public final class RemoteForwarding: SessionUser {
-    public enum Change: Sendable {
+package final class RemoteForwarding: SessionUser {
+    package enum Change: Sendable {
         /// The far side listens, on this port.
         case listening(UInt16)
         /// The far side's server says no: asking again would not help.

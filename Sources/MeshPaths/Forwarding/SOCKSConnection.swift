@@ -1,12 +1,12 @@
 import Glibc
-public import Platform
-public import Streams
+package import Platform
+package import Streams
 
 /// One client of a SOCKS server: does the handshake, has the connection made, and relays. Confined to its loop; keeps itself
 /// alive until it is done.
-public final class SOCKSConnection: StreamObserver {
+package final class SOCKSConnection: StreamObserver {
     /// Makes the connection that a client asks for; calls back once, on the loop.
-    public typealias Dialer = (Authority, @escaping (Result<ByteStream, StreamError>) -> Void) -> Void
+    package typealias Dialer = (Authority, @escaping (Result<ByteStream, StreamError>) -> Void) -> Void
 
     private let client: ByteStream
     private let dial: Dialer
@@ -25,7 +25,7 @@ public final class SOCKSConnection: StreamObserver {
     ///   - client: An accepted connection; owned from now on.
     ///   - dial: Makes the connection that the client asks for.
     ///   - ended: Called once, on the loop: where the client wanted to go, as far as it said, and why it did not go well.
-    public init(
+    package init(
         _ client: ByteStream,
         dial: @escaping Dialer,
         ended: @escaping (Authority?, StreamError?) -> Void = { _, _ in }
@@ -35,7 +35,7 @@ public final class SOCKSConnection: StreamObserver {
         self.ended = ended
     }
 
-    public func start() {
+    package func start() {
         retained.hold(self)
         client.observer = self
         let timer = LoopTimer(on: client.loop) { [weak self] in
@@ -47,9 +47,9 @@ public final class SOCKSConnection: StreamObserver {
         read()
     }
 
-    public func streamReadable(_ stream: ByteStream) { read() }
-    public func streamWritable(_ stream: ByteStream) {}
-    public func streamFailed(_ stream: ByteStream) { end(stream.failure) }
+    package func streamReadable(_ stream: ByteStream) { read() }
+    package func streamWritable(_ stream: ByteStream) {}
+    package func streamFailed(_ stream: ByteStream) { end(stream.failure) }
 
     private func perform(_ action: SOCKSHandshake.Action) {
         switch action {

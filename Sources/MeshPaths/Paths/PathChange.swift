@@ -1,9 +1,9 @@
-public import MeshIdentity
-public import MeshPolicy
-public import Streams
+package import MeshIdentity
+package import MeshPolicy
+package import Streams
 
 /// What happened to the way to a peer: one clear line for people, one record for programs.
-public enum PathChange: Sendable {
+package enum PathChange: Sendable {
     /// New streams go over this path from now on.
     case using(PathID, insteadOf: PathID?, reason: String, peer: SPIFFEID?)
     /// The SSH server does not forward, for this reason: `h2-over-ssh` goes through a command of the agent.
@@ -15,7 +15,7 @@ public enum PathChange: Sendable {
 }
 
 extension PathChange: CustomStringConvertible {
-    public var description: String {
+    package var description: String {
         switch self {
         case .using(let path, let before?, let reason, _): "path \(before) → \(path): \(reason)"
         case .using(let path, nil, let reason, _): "path \(path): \(reason)"

@@ -1,7 +1,7 @@
-public import MeshPolicy
+package import MeshPolicy
 
 /// Which transports may carry streams to a peer: the key `path` of an endpoint, and `connect --path`.
-public enum PathPreference: String, CaseIterable, Hashable, Sendable {
+package enum PathPreference: String, CaseIterable, Hashable, Sendable {
     /// The best of those that there is an address for, changed as they come and go.
     case automatic = "auto"
     case h2
@@ -9,7 +9,7 @@ public enum PathPreference: String, CaseIterable, Hashable, Sendable {
     case ssh
 
     /// In order of preference.
-    public var transports: [Transport] {
+    package var transports: [Transport] {
         switch self {
         case .automatic: Transport.allCases
         case .h2: [.h2]

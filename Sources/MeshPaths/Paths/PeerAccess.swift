@@ -1,27 +1,27 @@
-public import MeshIdentity
-public import MeshPolicy
-public import Platform
-public import SSHSignal
+package import MeshIdentity
+package import MeshPolicy
+package import Platform
+package import SSHSignal
 
 /// What is known of a peer: where it listens, who it must be, how to log in to its machine.
-public struct PeerAccess: Sendable {
+package struct PeerAccess: Sendable {
     /// For messages.
-    public var name: String
+    package var name: String
     /// In order of preference; at least one.
-    public var ways: [PathWay]
+    package var ways: [PathWay]
     /// Who its certificate must name.
-    public var expectation: PeerExpectation
+    package var expectation: PeerExpectation
     /// nil: there is no SSH login, and neither `h2-over-ssh` nor `ssh`.
-    public var login: SSHLogin?
+    package var login: SSHLogin?
     /// What to run on its machine to be joined to its HBONE server, where the SSH server does not forward; nil: there is no
     /// agent.
-    public var relayCommand: String?
+    package var relayCommand: String?
     /// SSH sessions with it at once, for each ``PeerPaths``; at least 1.
-    public var sessions: Int
+    package var sessions: Int
 
-    public static let defaultSessions = 4
+    package static let defaultSessions = 4
 
-    public init(
+    package init(
         name: String,
         ways: [PathWay],
         expectation: PeerExpectation,
@@ -43,7 +43,7 @@ public struct PeerAccess: Sendable {
     /// - Parameters:
     ///   - transports: In order of preference; at least one.
     ///   - hbone: Where its HBONE server listens; tried in order. Empty: there is none.
-    public init(
+    package init(
         name: String,
         transports: [Transport],
         hbone: [Authority],
@@ -72,14 +72,14 @@ public struct PeerAccess: Sendable {
     }
 
     /// The command for ``relayCommand`` where the agent's program is at `program`, and its node's HBONE server at `port`.
-    public static func relayCommand(program: String, port: UInt16) -> String {
+    package static func relayCommand(program: String, port: UInt16) -> String {
         "\(ShellScript.quote(program)) relay 127.0.0.1:\(port)"
     }
 }
 
 /// A way to a peer: its name, and how it is gone.
-public struct PathWay: Hashable, Sendable {
-    public enum Reach: Hashable, Sendable {
+package struct PathWay: Hashable, Sendable {
+    package enum Reach: Hashable, Sendable {
         /// Mutual TLS and HTTP/2 to the first of these addresses that answers.
         case tunnel(to: [Authority])
         /// The same through the peer's SSH server, to this port of its loopback address.
@@ -88,10 +88,10 @@ public struct PathWay: Hashable, Sendable {
         case ssh
     }
 
-    public var id: PathID
-    public var reach: Reach
+    package var id: PathID
+    package var reach: Reach
 
-    public init(_ id: PathID, _ reach: Reach) {
+    package init(_ id: PathID, _ reach: Reach) {
         self.id = id
         self.reach = reach
     }

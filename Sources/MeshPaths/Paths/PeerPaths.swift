@@ -1,15 +1,15 @@
-public import H2Transport
-public import Logging
+package import H2Transport
+package import Logging
 import MeshIdentity
-public import MeshPolicy
-public import Platform
-public import SSHSignal
-public import Streams
+package import MeshPolicy
+package import Platform
+package import SSHSignal
+package import Streams
 
 /// A stream to a destination behind a peer, and what carries it.
-public struct OpenedStream {
-    public let stream: ByteStream
-    public let path: PathID
+package struct OpenedStream {
+    package let stream: ByteStream
+    package let path: PathID
 }
 
 /// The ways to one peer, and the choice among them: keeps what `PathSelector` asks for connected, opens streams over the
@@ -17,7 +17,7 @@ public struct OpenedStream {
 ///
 /// Streams that are open when their path dies are reset: their bytes may be lost, and a reset says so. Requests that were not
 /// answered yet are repeated on the next path, because no byte of theirs has been sent.
-public final class PeerPaths {
+package final class PeerPaths {
     /// A stream that somebody waits for.
     final class Request {
         let authority: Authority
@@ -45,7 +45,7 @@ public final class PeerPaths {
         }
     }
 
-    public let access: PeerAccess
+    package let access: PeerAccess
     let loop: EventLoop
     let logger: Logger
     private let onChange: (PathChange) -> Void
@@ -69,7 +69,7 @@ public final class PeerPaths {
     ///   - loop: Where it lives.
     ///   - logger: Told of what each path does.
     ///   - onChange: Told of each change of path, on the loop.
-    public init(
+    package init(
         to access: PeerAccess,
         context: TLSContext?,
         settings: ConnectionSettings = .defaults,
@@ -104,13 +104,13 @@ public final class PeerPaths {
     }
 
     /// Establishes a path before the first stream asks for one.
-    public func start() { perform(selector.wanted(now: loop.now)) }
+    package func start() { perform(selector.wanted(now: loop.now)) }
 
     /// Why the last SSH login failed, if it did: tells a refused key or host key from an unreachable server.
-    public var loginError: SSHError? { sessions?.lastError }
+    package var loginError: SSHError? { sessions?.lastError }
 
     /// The path that carries new streams; nil while there is none.
-    public var pathInUse: PathID? { selector.inUse }
+    package var pathInUse: PathID? { selector.inUse }
 
     /// Opens a stream to `authority` over the best path, waiting for one where none is up.
     ///
@@ -119,7 +119,7 @@ public final class PeerPaths {
     ///   - headers: For the CONNECT request; plain SSH carries none.
     ///   - permits: Returns why a path may not carry this stream (policy), or nil.
     ///   - completion: Called once, on the loop, never from inside this call.
-    public func openStream(
+    package func openStream(
         to authority: Authority,
         headers: HeaderFields = [:],
         permits: @escaping (PathID) -> StreamError? = { _ in nil },
@@ -133,14 +133,14 @@ public final class PeerPaths {
     }
 
     /// New connections show the credential of `context`; established ones keep theirs.
-    public func use(_ context: TLSContext, settings: ConnectionSettings? = nil) {
+    package func use(_ context: TLSContext, settings: ConnectionSettings? = nil) {
         let settings = settings ?? self.settings
         self.settings = settings
         for source in sources.values { source.use(context, settings) }
     }
 
     /// Closes every path; streams that are open are reset.
-    public func shutDown() {
+    package func shutDown() {
         guard !isShutDown else { return }
         isShutDown = true
         timer?.cancel()

@@ -1,30 +1,30 @@
 package import H2Transport
 
 /// For how long connections between nodes live, and how long whatever happens on them may take: the key `connections`.
-public struct ConnectionSettings: Hashable, Sendable {
+package struct ConnectionSettings: Hashable, Sendable {
     /// After this long without a byte from the peer a PING is sent.
-    public var keepAlive: Duration = .seconds(10)
+    package var keepAlive: Duration = .seconds(10)
     /// After this long without a byte since that PING, the connection is dead.
-    public var keepAliveTimeout: Duration = .seconds(20)
+    package var keepAliveTimeout: Duration = .seconds(20)
     /// For each TCP connection that the node makes, to a peer or to a destination.
-    public var connectTimeout: Duration = .seconds(10)
+    package var connectTimeout: Duration = .seconds(10)
     /// From the start of a TLS handshake to its end.
-    public var handshakeTimeout: Duration = .seconds(10)
+    package var handshakeTimeout: Duration = .seconds(10)
     /// How long a CONNECT may wait for its answer: the peer connects to the destination meanwhile.
-    public var requestTimeout: Duration = .seconds(15)
+    package var requestTimeout: Duration = .seconds(15)
     /// A peer that no stream has used for this long is let go; `nil`: never.
-    public var idleTimeout: Duration? = .seconds(300)
+    package var idleTimeout: Duration? = .seconds(300)
     /// A connection older than this, or up to a fifth younger, gets no new streams: another one is made. `nil`: never.
-    public var maximumAge: Duration? = .seconds(3600)
+    package var maximumAge: Duration? = .seconds(3600)
     /// How long the streams of such a connection, of one whose certificate has expired, and of a node that another process
     /// has replaced may go on before they are cut; `nil`: as long as they last.
-    public var drainTimeout: Duration?
+    package var drainTimeout: Duration?
     /// Connections to one peer and event loop, those aside that take no new streams; at least 1.
-    public var perPeer = 16
+    package var perPeer = 16
 
-    public init() {}
+    package init() {}
 
-    public static var defaults: ConnectionSettings { ConnectionSettings() }
+    package static var defaults: ConnectionSettings { ConnectionSettings() }
 }
 
 extension ConnectionSettings {

@@ -1,19 +1,19 @@
-public import H2Transport
-public import MeshIdentity
-public import Streams
+package import H2Transport
+package import MeshIdentity
+package import Streams
 
 /// Tries one address of a peer's HBONE server the way a path would: TCP, mutual TLS, a PING that is answered. A port that merely takes
 /// connections proves nothing.
-public enum TunnelProbe {
-    public struct Answer: Sendable {
+package enum TunnelProbe {
+    package struct Answer: Sendable {
         /// Whom its certificate names.
-        public var peer: SPIFFEID?
+        package var peer: SPIFFEID?
         /// Until the connection could have carried a stream.
-        public var duration: Duration
+        package var duration: Duration
         /// When the first certificate of its chain ends, in seconds since 1970.
-        public var certificatesExpireAt: Int64?
+        package var certificatesExpireAt: Int64?
         /// Which certificate it has shown.
-        public var certificate: CertificateName?
+        package var certificate: CertificateName?
     }
 
     /// - Parameters:
@@ -23,7 +23,7 @@ public enum TunnelProbe {
     ///   - timeout: For the TCP connection.
     ///   - loop: Where the attempt is made.
     /// - Throws: ``Streams/StreamError``: `refused` (nobody listens), `timedOut` (a firewall drops it), `authentication` and so on.
-    public static func run(
+    package static func run(
         _ address: SocketAddress,
         context: TLSContext,
         expecting expectation: PeerExpectation,
@@ -41,7 +41,7 @@ public enum TunnelProbe {
     ///   - stream: Leads to the peer's HBONE server.
     ///   - context: Our credential, and whom we trust.
     ///   - expectation: Who the peer must be.
-    public static func run(
+    package static func run(
         over stream: LoopBound<ByteStream>,
         context: TLSContext,
         expecting expectation: PeerExpectation

@@ -1,21 +1,21 @@
 import MeshIdentity
-public import Platform
+package import Platform
 
 /// A rule of the configuration, for messages.
-public struct RuleReference: Hashable, Sendable, CustomStringConvertible {
-    public var policy: AuthorizationPolicy
+package struct RuleReference: Hashable, Sendable, CustomStringConvertible {
+    package var policy: AuthorizationPolicy
     /// Position in the policy's `rules`, from 0.
-    public var index: Int
+    package var index: Int
 
     /// `policy 'NAME', rule N (ACTION)`, counted from 1.
-    public var description: String { "policy '\(policy.name)', rule \(index + 1) (\(policy.action.rawValue))" }
+    package var description: String { "policy '\(policy.name)', rule \(index + 1) (\(policy.action.rawValue))" }
 
     /// Where the rule stands in the file.
-    public var position: SourcePosition? { policy.rules[index].position }
+    package var position: SourcePosition? { policy.rules[index].position }
 }
 
 /// What ``PolicyEngine`` decided about a stream, and why.
-public struct PolicyDecision: Hashable, Sendable, CustomStringConvertible {
+package struct PolicyDecision: Hashable, Sendable, CustomStringConvertible {
     enum Cause: Hashable, Sendable {
         case policy(RuleReference, AuthorizationPolicy.Action)
         case otherTransport(RuleReference)
@@ -31,14 +31,14 @@ public struct PolicyDecision: Hashable, Sendable, CustomStringConvertible {
     private let request: StreamRequest
     private let cause: Cause
     /// What AUDIT and `dryRun` policies have to say, one line for the log each.
-    public var notes: [String] = []
+    package var notes: [String] = []
 
     init(request: StreamRequest, cause: Cause) {
         self.request = request
         self.cause = cause
     }
 
-    public var isAllowed: Bool {
+    package var isAllowed: Bool {
         switch cause {
         case .policy(_, let action): action == .allow
         case .localUser, .sameNamespace: true
@@ -47,7 +47,7 @@ public struct PolicyDecision: Hashable, Sendable, CustomStringConvertible {
     }
 
     /// The rule that decided; `nil` when the default did.
-    public var rule: RuleReference? {
+    package var rule: RuleReference? {
         switch cause {
         case .policy(let rule, _), .otherTransport(let rule): rule
         default: nil
@@ -56,7 +56,7 @@ public struct PolicyDecision: Hashable, Sendable, CustomStringConvertible {
 
     /// One line for the log and the operator: who decided, why, and how to change it. It names rules and identities of this
     /// side; a peer is told no more than that policy refused.
-    public var reason: String {
+    package var reason: String {
         let destination = request.destination
         switch cause {
         case .policy(let rule, let action):
@@ -95,5 +95,5 @@ public struct PolicyDecision: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
-    public var description: String { reason }
+    package var description: String { reason }
 }

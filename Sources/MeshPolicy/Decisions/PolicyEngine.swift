@@ -1,12 +1,12 @@
-public import MeshIdentity
-public import Platform
+package import MeshIdentity
+package import Platform
 
 /// Decides who may reach what (`docs/policy.md`): DENY policies first, then ALLOW policies, then the default.
 ///
 /// The default allows a peer of the node's own trust domain and namespace to reach what the configuration's listeners and
 /// endpoints name, and nothing else. Immutable: a reload makes a new engine, and live streams are decided again with it.
 /// Decisions take microseconds whatever the number of rules: see `RuleIndex`.
-public struct PolicyEngine: Sendable {
+package struct PolicyEngine: Sendable {
     private let own: SPIFFEID?
     private let deny: RuleIndex
     private let allow: RuleIndex
@@ -18,7 +18,7 @@ public struct PolicyEngine: Sendable {
     private let policyPorts: PortSet
 
     /// `own` is the identity of this node; without it (unknown yet) the default policy allows no peer anything.
-    public init(_ rules: MeshRules, own: SPIFFEID?) {
+    package init(_ rules: MeshRules, own: SPIFFEID?) {
         self.own = own
         let policies = rules.policies
         deny = RuleIndex(policies.filter { $0.action == .deny && !$0.dryRun })
@@ -46,9 +46,9 @@ public struct PolicyEngine: Sendable {
 
     /// Whether the configuration has `port` in an ALLOW policy, a listener's `forwardTo` or an endpoint: only then may a
     /// peer's stream be led to it where no endpoint says how.
-    public func names(port: UInt16) -> Bool { policyPorts.contains(port) || defaultPorts.contains(port) }
+    package func names(port: UInt16) -> Bool { policyPorts.contains(port) || defaultPorts.contains(port) }
 
-    public func decide(_ request: StreamRequest) -> PolicyDecision {
+    package func decide(_ request: StreamRequest) -> PolicyDecision {
         let attributes = RequestAttributes(request, own: own)
         var decision = decide(request, attributes)
         if !logged.isEmpty { decision.notes = notes(attributes) }
@@ -64,7 +64,7 @@ public struct PolicyEngine: Sendable {
     ///
     /// Without it, a name would lead around a policy that forbids the address it stands for. Dial `address` itself
     /// afterwards: resolving again could answer differently.
-    public func denial(of request: StreamRequest, resolvedTo address: IPAddress) -> PolicyDecision? {
+    package func denial(of request: StreamRequest, resolvedTo address: IPAddress) -> PolicyDecision? {
         var resolved = request
         resolved.destination = Authority(address: address, port: request.destination.port)
         guard case .rule(let rule) = deny.firstMatch(RequestAttributes(resolved, own: own)) else { return nil }

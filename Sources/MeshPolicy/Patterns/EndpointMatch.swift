@@ -1,13 +1,13 @@
-public import Platform
-public import Streams
+package import Platform
+package import Streams
 
 /// The key `match` of an endpoint: which destinations it is for.
 ///
 /// `host`, `host:port`, `host:*`, `*.suffix[:port]`, `CIDR[:port]`, or `*[:port]` for everything. Without a port, or with
 /// `*`, every port matches. A destination given by name is matched by name and never resolved for it; an address is matched
 /// by address and by CIDR.
-public struct EndpointMatch: Hashable, Sendable, CustomStringConvertible {
-    public enum Host: Hashable, Sendable {
+package struct EndpointMatch: Hashable, Sendable, CustomStringConvertible {
+    package enum Host: Hashable, Sendable {
         case any
         /// A normalised name, or an address in canonical form.
         case exact(String)
@@ -16,17 +16,17 @@ public struct EndpointMatch: Hashable, Sendable, CustomStringConvertible {
         case block(CIDR)
     }
 
-    public let host: Host
+    package let host: Host
     /// `nil`: every port.
-    public let port: UInt16?
+    package let port: UInt16?
 
-    public init(host: Host, port: UInt16?) {
+    package init(host: Host, port: UInt16?) {
         self.host = host
         self.port = port
     }
 
     /// Throws ``Streams/StreamError`` with code `badRequest` and the reason.
-    public init(parsing text: String) throws(StreamError) {
+    package init(parsing text: String) throws(StreamError) {
         // The port stands after the last colon, unless that belongs to an IPv6 address: those need brackets, except in
         // a CIDR block, where the '/' tells.
         var hostText = text[...]
@@ -65,7 +65,7 @@ public struct EndpointMatch: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
-    public func matches(_ destination: Authority) -> Bool {
+    package func matches(_ destination: Authority) -> Bool {
         if let port, port != destination.port { return false }
         switch host {
         case .any: return true
@@ -77,7 +77,7 @@ public struct EndpointMatch: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
-    public var description: String {
+    package var description: String {
         let hostText =
             switch host {
             case .any: "*"

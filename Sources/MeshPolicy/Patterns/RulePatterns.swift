@@ -1,15 +1,15 @@
-public import Platform
-public import Streams
+package import Platform
+package import Streams
 
 /// `exact`, `prefix*`, `*suffix`, or `*` for anything that is there. Compared byte by byte.
-public enum StringPattern: Hashable, Sendable, CustomStringConvertible {
+package enum StringPattern: Hashable, Sendable, CustomStringConvertible {
     case any
     case exact(String)
     case prefix(String)
     case suffix(String)
 
     /// Throws ``Streams/StreamError`` with code `badRequest` when `text` is empty or has a `*` in the middle.
-    public init(parsing text: String) throws(StreamError) {
+    package init(parsing text: String) throws(StreamError) {
         guard !text.isEmpty else { throw StreamError(.badRequest, "a pattern is empty") }
         let stars = text.utf8.count { $0 == UInt8(ascii: "*") }
         switch (stars, text.first == "*", text.last == "*") {
@@ -21,7 +21,7 @@ public enum StringPattern: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
-    public func matches(_ text: String) -> Bool {
+    package func matches(_ text: String) -> Bool {
         switch self {
         case .any: true
         case .exact(let whole): whole == text
@@ -31,7 +31,7 @@ public enum StringPattern: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
-    public var description: String {
+    package var description: String {
         switch self {
         case .any: "*"
         case .exact(let whole): whole
@@ -45,7 +45,7 @@ public enum StringPattern: Hashable, Sendable, CustomStringConvertible {
 ///
 /// A pattern with a `*` beside other characters matches names only, so that `10.*` cannot be met by `10.evil.example`;
 /// addresses are matched by CIDR.
-public enum HostPattern: Hashable, Sendable, CustomStringConvertible {
+package enum HostPattern: Hashable, Sendable, CustomStringConvertible {
     case any
     /// A normalised name.
     case name(String)
@@ -54,7 +54,7 @@ public enum HostPattern: Hashable, Sendable, CustomStringConvertible {
     case block(CIDR)
 
     /// Throws ``Streams/StreamError`` with code `badRequest` and the reason.
-    public init(parsing text: String) throws(StreamError) {
+    package init(parsing text: String) throws(StreamError) {
         if text == "*" {
             self = .any
             return
@@ -96,7 +96,7 @@ public enum HostPattern: Hashable, Sendable, CustomStringConvertible {
     }
 
     /// Whether the host of `destination` matches; the port plays no part.
-    public func matches(_ destination: Authority) -> Bool {
+    package func matches(_ destination: Authority) -> Bool {
         switch self {
         case .any: return true
         case .name(let name): return name == destination.host
@@ -108,7 +108,7 @@ public enum HostPattern: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
-    public var description: String {
+    package var description: String {
         switch self {
         case .any: "*"
         case .name(let name): name

@@ -1,36 +1,36 @@
-public import MeshIdentity
-public import Platform
+package import MeshIdentity
+package import Platform
 
 /// Which peer it is, for as long as what says how to reach it stays the same.
 ///
 /// Never a place in a file: whatever is written above, below or around a peer's own element does not make another peer of it,
 /// and cuts none of its streams.
-public struct PeerID: Hashable, Sendable, CustomStringConvertible {
+package struct PeerID: Hashable, Sendable, CustomStringConvertible {
     /// What people call it: the `match` of its endpoint, or the name of a device.
-    public let name: String
+    package let name: String
     /// Everything that says how it is reached and whom it must be, in one text. A change makes another peer of the same name, since
     /// connections that were made for the one must not serve the other.
-    public let facts: String
+    package let facts: String
 
-    public init(_ name: String, facts: String = "") {
+    package init(_ name: String, facts: String = "") {
         self.name = name
         self.facts = facts
     }
 
-    public var description: String { name }
+    package var description: String { name }
 }
 
 /// Another node, and the ways to it.
-public struct Peer: Hashable, Sendable {
-    public var id: PeerID
+package struct Peer: Hashable, Sendable {
+    package var id: PeerID
     /// In order of preference.
-    public var candidates: [PathCandidate]
+    package var candidates: [PathCandidate]
     /// Where its HBONE server listens, if it is known.
-    public var servers: [Authority]
+    package var servers: [Authority]
     /// The peer is one of these; empty: any of the node's own trust domain and namespace.
-    public var identities: [SPIFFEID]
+    package var identities: [SPIFFEID]
 
-    public init(id: PeerID, candidates: [PathCandidate], servers: [Authority] = [], identities: [SPIFFEID] = []) {
+    package init(id: PeerID, candidates: [PathCandidate], servers: [Authority] = [], identities: [SPIFFEID] = []) {
         self.id = id
         self.candidates = candidates
         self.servers = servers
@@ -39,7 +39,7 @@ public struct Peer: Hashable, Sendable {
 
     /// Who must be at the other end, for a node with the identity `own`: one of ``identities``, or, where none is named, any
     /// workload of the node's own trust domain and namespace. Nobody, if `own` has no namespace to compare.
-    public func expectation(own: SPIFFEID) -> PeerExpectation {
+    package func expectation(own: SPIFFEID) -> PeerExpectation {
         if !identities.isEmpty { return .identities(identities) }
         guard let namespace = own.namespace else { return .identities([]) }
         return .namespace(namespace, in: own.trustDomain)

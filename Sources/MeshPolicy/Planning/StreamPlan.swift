@@ -1,11 +1,11 @@
-public import MeshIdentity
-public import Platform
-public import Streams
+package import MeshIdentity
+package import Platform
+package import Streams
 
 /// What becomes of a stream that is asked for, and why.
-public struct StreamPlan: Hashable, Sendable {
+package struct StreamPlan: Hashable, Sendable {
     /// What is to be done.
-    public enum Outcome: Hashable, Sendable {
+    package enum Outcome: Hashable, Sendable {
         /// Not at all.
         case refused(Refusal)
         /// Dialled from here. A name is resolved, and each address put to ``StreamPlanner/refusal(dialing:port:for:)`` first.
@@ -15,21 +15,21 @@ public struct StreamPlan: Hashable, Sendable {
     }
 
     /// Why a stream is refused.
-    public enum Refusal: Hashable, Sendable, CustomStringConvertible {
+    package enum Refusal: Hashable, Sendable, CustomStringConvertible {
         /// Policy says so; ``PolicyDecision/rule`` is the rule that decided, if one did.
         case policy(PolicyDecision)
         /// There is no way, or it would be a loop.
         case route(StreamError)
 
         /// For this side's log: a peer is told no more than that policy refused.
-        public var error: StreamError {
+        package var error: StreamError {
             switch self {
             case .policy(let decision): StreamError(.denied, decision.reason)
             case .route(let error): error
             }
         }
 
-        public var description: String {
+        package var description: String {
             switch self {
             case .policy(let decision): decision.reason
             case .route(let error): error.description
@@ -43,21 +43,21 @@ public struct StreamPlan: Hashable, Sendable {
         var decision: PolicyDecision
     }
 
-    public let request: StreamRequest
+    package let request: StreamRequest
     /// What policy says of the request; ``PolicyDecision/notes`` are to be logged, whatever comes of it.
-    public let decision: PolicyDecision
+    package let decision: PolicyDecision
     /// Where it would go, if policy lets it.
-    public let route: Route
+    package let route: Route
     let ways: [Way]
     /// The node's own identity, if it is known.
-    public let own: SPIFFEID?
+    package let own: SPIFFEID?
     /// Where the rules are written.
-    public let source: String
+    package let source: String
 
     /// The ways to its peer that policy permits, best first; empty for a stream that is dialled from here.
-    public var candidates: [PathCandidate] { ways.filter(\.decision.isAllowed).map(\.candidate) }
+    package var candidates: [PathCandidate] { ways.filter(\.decision.isAllowed).map(\.candidate) }
 
-    public var outcome: Outcome {
+    package var outcome: Outcome {
         guard decision.isAllowed else { return .refused(.policy(decision)) }
         switch route.action {
         case .refused(let error): return .refused(.route(error))
@@ -73,12 +73,12 @@ public struct StreamPlan: Hashable, Sendable {
     }
 
     /// Whether policy allows the stream and it has a way to go.
-    public var isAllowed: Bool {
+    package var isAllowed: Bool {
         if case .refused = outcome { false } else { true }
     }
 
     /// Why the stream must not go over `path`, one of its peer's; nil if it may.
-    public func refusal(over path: PathID) -> StreamError? {
+    package func refusal(over path: PathID) -> StreamError? {
         guard let way = ways.first(where: { $0.candidate.id == path }) else {
             return StreamError(.denied, "the plan of the stream does not have the way \(path)")
         }
@@ -89,10 +89,10 @@ public struct StreamPlan: Hashable, Sendable {
 // What `bootstrap explain` prints.
 extension StreamPlan: CustomStringConvertible {
     /// `FILE:LINE:COLUMN` of the rule that decided.
-    public var rulePlace: String? { decision.rule?.position.map { "\(source):\($0)" } }
+    package var rulePlace: String? { decision.rule?.position.map { "\(source):\($0)" } }
 
     /// What is done with the stream once it is allowed.
-    public var routeDescription: String {
+    package var routeDescription: String {
         switch route.action {
         case .refused(let error): return "refused: \(error.message)"
         case .direct(let target, let tls):
@@ -109,7 +109,7 @@ extension StreamPlan: CustomStringConvertible {
     }
 
     /// Five lines for a person.
-    public var description: String {
+    package var description: String {
         let place = rulePlace.map { " (\($0))" } ?? ""
         var lines = [
             "from    \(request.sourceDescription) at \(request.sourceIP), over \(request.decidedTransport)",

@@ -1,6 +1,6 @@
-public import MeshIdentity
-public import Platform
-public import Streams
+package import MeshIdentity
+package import Platform
+package import Streams
 
 /// Says what becomes of a stream that somebody asks for. One function decides for every way into a node, and `explain` prints what
 /// it says: whatever a node does, it does by a plan.
@@ -13,11 +13,11 @@ public import Streams
 /// ```
 ///
 /// Pure and immutable, as the rules that it is made of: a reload makes a new one.
-public struct StreamPlanner: Sendable {
-    public let policy: PolicyEngine
-    public let router: Router
+package struct StreamPlanner: Sendable {
+    package let policy: PolicyEngine
+    package let router: Router
     /// This node's identity, if it is known.
-    public let own: SPIFFEID?
+    package let own: SPIFFEID?
     private let source: String
 
     /// - Parameters:
@@ -25,7 +25,7 @@ public struct StreamPlanner: Sendable {
     ///   - own: The identity of this node; without it (unknown yet) the default policy allows no peer anything.
     ///   - ownAddresses: The addresses of this machine; loopback is known without.
     ///   - ownNames: Normalised host names that mean this machine.
-    public init(
+    package init(
         _ rules: MeshRules,
         own: SPIFFEID?,
         ownAddresses: Set<IPAddress>,
@@ -39,7 +39,7 @@ public struct StreamPlanner: Sendable {
     }
 
     /// What is done with `request`.
-    public func plan(_ request: StreamRequest) -> StreamPlan {
+    package func plan(_ request: StreamRequest) -> StreamPlan {
         let route = router.route(request.destination, from: request.origin)
         guard case .mesh(let mesh) = route.action else {
             return plan(request, policy.decide(request), route, ways: [])
@@ -63,7 +63,7 @@ public struct StreamPlanner: Sendable {
     ///
     /// A name can be made to resolve to anything. What routing guards for addresses, and what DENY policies say of them, holds for
     /// what a name stands for, too. Dial the very address that was asked about: resolving again could answer differently.
-    public func refusal(dialing address: IPAddress, port: UInt16, for plan: StreamPlan) -> StreamError? {
+    package func refusal(dialing address: IPAddress, port: UInt16, for plan: StreamPlan) -> StreamError? {
         let request = plan.request
         if let refusal = router.refusal(dialing: address, port: port, from: request.origin) { return refusal }
         guard case .dial(let target, _) = plan.outcome, target.address == nil else { return nil }
@@ -73,7 +73,7 @@ public struct StreamPlanner: Sendable {
     /// Why a stream that was planned, and has gone `path` since, must not go on; nil if it may. For rules that have changed.
     ///
     /// - Parameter path: The way to its peer; nil where it was dialled from here.
-    public func refusal(of request: StreamRequest, over path: PathID?) -> StreamError? {
+    package func refusal(of request: StreamRequest, over path: PathID?) -> StreamError? {
         var decisions: [PolicyDecision] = []
         if request.transport != nil || path == nil { decisions.append(policy.decide(request)) }
         if let path { decisions.append(policy.decide(request.over(path.transport))) }

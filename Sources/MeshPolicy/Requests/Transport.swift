@@ -1,5 +1,5 @@
 /// What carries a stream between two nodes, best first.
-public enum Transport: String, CaseIterable, Hashable, Sendable, CustomStringConvertible {
+package enum Transport: String, CaseIterable, Hashable, Sendable, CustomStringConvertible {
     /// mTLS HTTP/2 CONNECT.
     case h2
     /// The same over an SSH direct-tcpip channel.
@@ -7,5 +7,5 @@ public enum Transport: String, CaseIterable, Hashable, Sendable, CustomStringCon
     /// An SSH direct-tcpip channel alone.
     case ssh
 
-    public var description: String { rawValue }
+    package var description: String { rawValue }
 }

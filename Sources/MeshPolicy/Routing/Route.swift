@@ -1,9 +1,9 @@
-public import Platform
-public import Streams
+package import Platform
+package import Streams
 
 /// Where a stream goes, and why.
-public struct Route: Hashable, Sendable {
-    public enum Action: Hashable, Sendable {
+package struct Route: Hashable, Sendable {
+    package enum Action: Hashable, Sendable {
         /// To another node, by one of the ways to it.
         case mesh(MeshRoute)
         /// Dialled from here without HBONE. A name must be resolved, and each address put to
@@ -13,31 +13,31 @@ public struct Route: Hashable, Sendable {
         case refused(StreamError)
     }
 
-    public var action: Action
+    package var action: Action
     /// One line: which element of the configuration, or which rule, led here.
-    public var reason: String
+    package var reason: String
     /// Index of the endpoint that matched.
-    public var endpoint: Int?
+    package var endpoint: Int?
 
-    public init(action: Action, reason: String, endpoint: Int? = nil) {
+    package init(action: Action, reason: String, endpoint: Int? = nil) {
         self.action = action
         self.reason = reason
         self.endpoint = endpoint
     }
 
     /// The refusal, if it is one.
-    public var refusal: StreamError? {
+    package var refusal: StreamError? {
         if case .refused(let error) = action { error } else { nil }
     }
 }
 
 /// A route to another node.
-public struct MeshRoute: Hashable, Sendable {
-    public var peer: Peer
+package struct MeshRoute: Hashable, Sendable {
+    package var peer: Peer
     /// What CONNECT's `:authority` (or `x-tun`), or the SSH direct-tcpip request, carries.
-    public var authority: Authority
+    package var authority: Authority
 
-    public init(peer: Peer, authority: Authority) {
+    package init(peer: Peer, authority: Authority) {
         self.peer = peer
         self.authority = authority
     }

@@ -1,14 +1,14 @@
-public import Platform
-public import Streams
+package import Platform
+package import Streams
 
 /// Finds the way to a destination, for streams that peers ask for and for those of local listeners.
 ///
 /// In this order: addresses that lead nowhere good are refused; the first endpoint that matches says how; a peer's stream to
 /// this node's own address goes to loopback, if the configuration names the port; the rest is up to `default`. Routing does
 /// not decide who may: ask ``PolicyEngine`` first. Immutable, as the configuration it is made of.
-public struct Router: Sendable {
+package struct Router: Sendable {
     /// Who wants the stream.
-    public enum Origin: Hashable, Sendable {
+    package enum Origin: Hashable, Sendable {
         /// A node, by CONNECT or the SSH fallback.
         case peer
         /// A local listener.
@@ -27,7 +27,7 @@ public struct Router: Sendable {
     ///   - policy: Names the ports that peers may be led to on this node.
     ///   - ownAddresses: The addresses of this machine; loopback is known without.
     ///   - ownNames: Normalised host names that mean this machine.
-    public init(
+    package init(
         _ rules: MeshRules,
         policy: PolicyEngine,
         ownAddresses: Set<IPAddress>,
@@ -41,7 +41,7 @@ public struct Router: Sendable {
         self.ownNames = ownNames
     }
 
-    public func route(_ destination: Authority, from origin: Origin) -> Route {
+    package func route(_ destination: Authority, from origin: Origin) -> Route {
         if let address = destination.address, let problem = Self.problem(address) {
             return refused("\(address) is \(problem), which is never a destination", "guard")
         }
@@ -72,7 +72,7 @@ public struct Router: Sendable {
     ///
     /// A name can be made to resolve to anything; this holds what ``route(_:from:)`` guards for addresses against it. Dial
     /// the very address that was asked about.
-    public func refusal(dialing address: IPAddress, port: UInt16, from origin: Origin) -> StreamError? {
+    package func refusal(dialing address: IPAddress, port: UInt16, from origin: Origin) -> StreamError? {
         if let problem = Self.problem(address) {
             return StreamError(.denied, "\(address) is \(problem), which is never a destination")
         }

@@ -1,8 +1,8 @@
-public import Platform
+package import Platform
 
 /// Who may reach what: one element of `policy`, in the shape of Istio's AuthorizationPolicy.
-public struct AuthorizationPolicy: Hashable, Sendable {
-    public enum Action: String, CaseIterable, Hashable, Sendable {
+package struct AuthorizationPolicy: Hashable, Sendable {
+    package enum Action: String, CaseIterable, Hashable, Sendable {
         case allow = "ALLOW"
         case deny = "DENY"
         /// Never decides: a match is only logged.
@@ -10,15 +10,15 @@ public struct AuthorizationPolicy: Hashable, Sendable {
     }
 
     /// Unique; named in every decision.
-    public var name: String
-    public var action: Action
+    package var name: String
+    package var action: Action
     /// Decides nothing: what it would have decided is logged.
-    public var dryRun: Bool
+    package var dryRun: Bool
     /// Any of them.
-    public var rules: [Rule]
-    public var position: SourcePosition?
+    package var rules: [Rule]
+    package var position: SourcePosition?
 
-    public init(
+    package init(
         name: String,
         action: Action = .allow,
         dryRun: Bool = false,
@@ -33,13 +33,13 @@ public struct AuthorizationPolicy: Hashable, Sendable {
     }
 
     /// Matches when one of `from`, one of `to` and all of `when` match; an empty list asks nothing.
-    public struct Rule: Hashable, Sendable {
-        public var from: [Source]
-        public var to: [Operation]
-        public var when: [Condition]
-        public var position: SourcePosition?
+    package struct Rule: Hashable, Sendable {
+        package var from: [Source]
+        package var to: [Operation]
+        package var when: [Condition]
+        package var position: SourcePosition?
 
-        public init(
+        package init(
             from: [Source] = [],
             to: [Operation] = [],
             when: [Condition] = [],
@@ -53,16 +53,16 @@ public struct AuthorizationPolicy: Hashable, Sendable {
     }
 
     /// Who: every field that is not empty must match; within a field, one of its elements (of a `not` field: none).
-    public struct Source: Hashable, Sendable {
+    package struct Source: Hashable, Sendable {
         /// Against the SPIFFE ID without `spiffe://`.
-        public var principals: [StringPattern]
-        public var notPrincipals: [StringPattern]
-        public var namespaces: [StringPattern]
-        public var notNamespaces: [StringPattern]
-        public var sourceIPs: [CIDR]
-        public var notSourceIPs: [CIDR]
+        package var principals: [StringPattern]
+        package var notPrincipals: [StringPattern]
+        package var namespaces: [StringPattern]
+        package var notNamespaces: [StringPattern]
+        package var sourceIPs: [CIDR]
+        package var notSourceIPs: [CIDR]
 
-        public init(
+        package init(
             principals: [StringPattern] = [],
             notPrincipals: [StringPattern] = [],
             namespaces: [StringPattern] = [],
@@ -80,13 +80,13 @@ public struct AuthorizationPolicy: Hashable, Sendable {
     }
 
     /// Where to (Istio's `to`): every field that is not empty must match.
-    public struct Operation: Hashable, Sendable {
-        public var hosts: [HostPattern]
-        public var notHosts: [HostPattern]
-        public var ports: [ClosedRange<UInt16>]
-        public var notPorts: [ClosedRange<UInt16>]
+    package struct Operation: Hashable, Sendable {
+        package var hosts: [HostPattern]
+        package var notHosts: [HostPattern]
+        package var ports: [ClosedRange<UInt16>]
+        package var notPorts: [ClosedRange<UInt16>]
 
-        public init(
+        package init(
             hosts: [HostPattern] = [],
             notHosts: [HostPattern] = [],
             ports: [ClosedRange<UInt16>] = [],
@@ -99,7 +99,7 @@ public struct AuthorizationPolicy: Hashable, Sendable {
         }
     }
 
-    public enum Condition: Hashable, Sendable {
+    package enum Condition: Hashable, Sendable {
         /// The stream comes over one of these.
         case transport(Set<Transport>)
         /// Until this time, seconds since 1970-01-01T00:00:00Z, itself included.

@@ -1,11 +1,11 @@
-public import Platform
+package import Platform
 
 /// Everything that a node decides by: who may reach what, where that is, and what of the node itself must not be reached.
 ///
 /// A configuration file is one way to write it down; a program can make one as well.
-public struct MeshRules: Hashable, Sendable {
+package struct MeshRules: Hashable, Sendable {
     /// What happens to a destination that no endpoint matches.
-    public enum Unmatched: String, CaseIterable, Hashable, Sendable {
+    package enum Unmatched: String, CaseIterable, Hashable, Sendable {
         /// Refuse.
         case deny
         /// Dial it without HBONE. For a peer's stream, only where policy names the port.
@@ -14,14 +14,14 @@ public struct MeshRules: Hashable, Sendable {
 
     /// A socket on which this node listens. A stream must not be led back into one: it would go round in a loop, or act in this
     /// node's name.
-    public struct OwnSocket: Hashable, Sendable {
+    package struct OwnSocket: Hashable, Sendable {
         /// For messages: `listener 'hbone'`.
-        public var what: String
+        package var what: String
         /// May be the unspecified address.
-        public var address: IPAddress
-        public var port: UInt16
+        package var address: IPAddress
+        package var port: UInt16
 
-        public init(what: String, address: IPAddress, port: UInt16) {
+        package init(what: String, address: IPAddress, port: UInt16) {
             self.what = what
             self.address = address
             self.port = port
@@ -29,16 +29,16 @@ public struct MeshRules: Hashable, Sendable {
     }
 
     /// Where they are written, for explanations: the path of a file.
-    public var source: String
-    public var policies: [AuthorizationPolicy]
+    package var source: String
+    package var policies: [AuthorizationPolicy]
     /// The first that matches says how.
-    public var endpoints: [Endpoint]
-    public var unmatched: Unmatched
+    package var endpoints: [Endpoint]
+    package var unmatched: Unmatched
     /// Where local listeners lead.
-    public var forwards: [Authority]
-    public var sockets: [OwnSocket]
+    package var forwards: [Authority]
+    package var sockets: [OwnSocket]
 
-    public init(
+    package init(
         source: String = "rules",
         policies: [AuthorizationPolicy] = [],
         endpoints: [Endpoint] = [],

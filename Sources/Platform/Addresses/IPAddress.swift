@@ -173,14 +173,14 @@ public struct IPAddress: Hashable, Sendable, CustomStringConvertible {
 }
 
 /// A block of IP addresses, `10.0.0.0/8` or `fd00::/8`.
-public struct CIDR: Hashable, Sendable, CustomStringConvertible {
+package struct CIDR: Hashable, Sendable, CustomStringConvertible {
     /// The first address of the block.
-    public let network: IPAddress
+    package let network: IPAddress
     /// How many leading bits are fixed: 0–32 for IPv4, 0–128 for IPv6.
-    public let prefixLength: Int
+    package let prefixLength: Int
 
     /// `nil` when `prefixLength` is out of range for the family. Host bits of `address` are cleared.
-    public init?(_ address: IPAddress, prefixLength: Int) {
+    package init?(_ address: IPAddress, prefixLength: Int) {
         guard (0...(address.isIPv4 ? 32 : 128)).contains(prefixLength) else { return nil }
         self.network = address.masked(prefixLength)
         self.prefixLength = prefixLength
@@ -190,7 +190,7 @@ public struct CIDR: Hashable, Sendable, CustomStringConvertible {
     ///
     /// Throws ``AddressError`` when it is neither, and when host bits are set (`10.0.0.1/8`): that
     /// is more often a mistake than meant.
-    public init(parsing text: String) throws(AddressError) {
+    package init(parsing text: String) throws(AddressError) {
         let parts = text.utf8.split(separator: UInt8(ascii: "/"), maxSplits: 1, omittingEmptySubsequences: false)
         let addressText = parts.isEmpty ? "" : String(parts[0]) ?? ""
         guard let address = IPAddress(addressText) else {
@@ -215,9 +215,9 @@ public struct CIDR: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
-    public func contains(_ address: IPAddress) -> Bool {
+    package func contains(_ address: IPAddress) -> Bool {
         address.isIPv4 == network.isIPv4 && address.masked(prefixLength) == network
     }
 
-    public var description: String { "\(network)/\(prefixLength)" }
+    package var description: String { "\(network)/\(prefixLength)" }
 }

@@ -1,16 +1,16 @@
 import Glibc
 
 /// The local facts that `ssh_config(5)` refers to: who runs this, and where their files are.
-public struct LocalAccount: Hashable, Sendable {
+package struct LocalAccount: Hashable, Sendable {
     /// The login name: what `%u` stands for, and the remote user where none is named.
-    public var user: String
-    public var userID: UInt32
+    package var user: String
+    package var userID: UInt32
     /// Absolute. What `~` and `%d` stand for.
-    public var home: String
+    package var home: String
     /// What `${NAME}` stands for in a path.
-    public var environment: [String: String]
+    package var environment: [String: String]
 
-    public init(user: String, userID: UInt32, home: String, environment: [String: String] = [:]) {
+    package init(user: String, userID: UInt32, home: String, environment: [String: String] = [:]) {
         self.user = user
         self.userID = userID
         self.home = home
@@ -19,7 +19,7 @@ public struct LocalAccount: Hashable, Sendable {
 
     /// The account of this process. The home directory is `$HOME`, as a shell understands `~`, when it is this user's own
     /// (after `sudo -E` it is not); else the account database's.
-    public static func current() -> LocalAccount {
+    package static func current() -> LocalAccount {
         let userID = getuid()
         var entry = passwd()
         var found: UnsafeMutablePointer<passwd>?

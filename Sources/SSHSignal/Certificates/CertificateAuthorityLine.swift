@@ -1,11 +1,11 @@
-public import MeshIdentity
+package import MeshIdentity
 
 /// A line of known_hosts that trusts a CA for the host certificates of some hosts, and no others.
-public struct CertificateAuthorityLine: Hashable, Sendable {
+package struct CertificateAuthorityLine: Hashable, Sendable {
     /// The file, absolute; nil where the configuration has none (`UserKnownHostsFile none`).
-    public let file: String?
+    package let file: String?
     /// Without its end.
-    public let text: String
+    package let text: String
     private let names: [String]
     private let isPattern: Bool
     private let authority: HostKey?
@@ -15,7 +15,7 @@ public struct CertificateAuthorityLine: Hashable, Sendable {
     ///   - principals: What the certificate is good for: the names of the host.
     ///   - patterns: What the line says in their place: names and patterns with commas.
     ///   - login: Whose port and known_hosts file it is.
-    public init(trusting authority: SSHPublicKey, for principals: [String], patterns: String? = nil, login: SSHLogin) {
+    package init(trusting authority: SSHPublicKey, for principals: [String], patterns: String? = nil, login: SSHLogin) {
         let configuration = login.configuration
         let alias = configuration.hostKeyAlias?.lowercased()
         // ssh looks an alias up without a port.
@@ -30,7 +30,7 @@ public struct CertificateAuthorityLine: Hashable, Sendable {
     /// Adds the line, unless the file trusts this CA for these hosts already. What the file holds is not touched.
     ///
     /// - Returns: Whether it was added.
-    public func add() throws(SSHConfigurationError) -> Bool {
+    package func add() throws(SSHConfigurationError) -> Bool {
         guard let file, let authority else { return false }
         return try KnownHostsFile.append(text, to: file) { known in
             isPattern

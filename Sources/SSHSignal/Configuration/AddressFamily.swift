@@ -1,5 +1,5 @@
 /// Which of a host's addresses are dialled: `AddressFamily` of `ssh_config(5)`.
-public enum AddressFamily: String, Hashable, Sendable {
+package enum AddressFamily: String, Hashable, Sendable {
     case any
     case inet
     case inet6

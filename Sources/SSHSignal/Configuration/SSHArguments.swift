@@ -34,5 +34,5 @@ public struct SSHArguments: Hashable, Sendable {
     }
 
     /// What a jump host on the way is resolved with: as in `ssh`, the same files, but neither `-i` nor `-o` nor `-p`.
-    public var forJumpHosts: SSHArguments { SSHArguments(configurationFile: configurationFile) }
+    package var forJumpHosts: SSHArguments { SSHArguments(configurationFile: configurationFile) }
 }

@@ -1,6 +1,6 @@
 import Glibc
 import MeshIdentity
-public import Platform
+package import Platform
 
 /// Everything that is to be known about an SSH connection before it is dialled: the command line, the user's and the system's
 /// `ssh_config(5)` and the defaults, in this order; the first value wins.
@@ -12,58 +12,58 @@ public import Platform
 /// `PubkeyAuthentication`, `PasswordAuthentication`, `KbdInteractiveAuthentication`, `BatchMode`, `NumberOfPasswordPrompts`;
 /// the tokens `%% %d %h %i %k %n %p %r %u`, `~` and `${NAME}`. Whatever else stands in the files is listed in ``notes``, and
 /// what only `ssh` itself can do in ``limits``.
-public struct SSHClientConfiguration: Hashable, Sendable {
+package struct SSHClientConfiguration: Hashable, Sendable {
     /// As the user wrote it.
-    public var destination: Destination
+    package var destination: Destination
     /// The name or numeric address to dial.
-    public var hostName: String
-    public var port: UInt16
-    public var user: String
+    package var hostName: String
+    package var port: UInt16
+    package var user: String
     /// Absolute paths where they began with `~`; in the order to be tried. Without any in the configuration, `ssh`'s
     /// default names: some of the files may not exist.
-    public var identityFiles: [String]
+    package var identityFiles: [String]
     /// Whether ``identityFiles`` were named by the user (a missing one is then worth a word).
-    public var identityFilesAreExplicit: Bool
+    package var identityFilesAreExplicit: Bool
     /// Of the keys in an agent, only those that ``identityFiles`` name are offered.
-    public var identitiesOnly: Bool
+    package var identitiesOnly: Bool
     /// The first one takes new entries.
-    public var userKnownHostsFiles: [String]
-    public var globalKnownHostsFiles: [String]
+    package var userKnownHostsFiles: [String]
+    package var globalKnownHostsFiles: [String]
     /// Looked up in known_hosts instead of the host name, without a port.
-    public var hostKeyAlias: String?
-    public var hashKnownHosts: Bool
+    package var hostKeyAlias: String?
+    package var hashKnownHosts: Bool
     /// The one key to be accepted, as `ssh-keygen -l` prints it (`SHA256:…`); nil: known_hosts decides.
-    public var pinnedHostKey: String?
-    public var strictHostKeyChecking: StrictHostKeyChecking
+    package var pinnedHostKey: String?
+    package var strictHostKeyChecking: StrictHostKeyChecking
     /// The hops on the way, nearest first; empty: dialled directly.
-    public var proxyJump: [Destination]
+    package var proxyJump: [Destination]
     /// For TCP and the SSH handshake together; nil leaves it to the caller.
-    public var connectTimeout: Duration?
+    package var connectTimeout: Duration?
     /// Lines in effect for this host that have none here.
-    public var notes: [Note]
+    package var notes: [Note]
     /// `CertificateFile`: certificates to log in with besides those beside the keys (`id-cert.pub`).
-    public var certificateFiles: [String]
-    public var authentication: AuthenticationPreferences
+    package var certificateFiles: [String]
+    package var authentication: AuthenticationPreferences
     /// After this long without a byte the server is asked for a sign of life (`ServerAliveInterval`): zero never, nil leaves
     /// it to the caller.
-    public var serverAliveInterval: Duration?
+    package var serverAliveInterval: Duration?
     /// How many intervals the sign of life may take (`ServerAliveCountMax`).
-    public var serverAliveCountMax: Int
-    public var addressFamily: AddressFamily
+    package var serverAliveCountMax: Int
+    package var addressFamily: AddressFamily
     /// The local address to dial from.
-    public var bindAddress: String?
+    package var bindAddress: String?
     /// The socket of the ssh-agent whose keys are offered; nil: none.
-    public var agentSocket: String?
+    package var agentSocket: String?
     /// What in the files needs `ssh` itself.
-    public var limits: [EngineLimit]
+    package var limits: [EngineLimit]
 
-    public typealias Note = ConfigurationNote
+    package typealias Note = ConfigurationNote
 
     /// Reads the files and resolves `destination`.
     ///
     /// - Throws: an error that names file and line, for a value that does not parse, a file that cannot be read or that
     ///   others can write to.
-    public init(
+    package init(
         resolving destination: Destination,
         arguments: SSHArguments = SSHArguments(),
         account: LocalAccount = .current()

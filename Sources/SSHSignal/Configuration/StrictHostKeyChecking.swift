@@ -1,6 +1,6 @@
 /// What a new host key does to a connection: `StrictHostKeyChecking` of `ssh_config(5)`. A changed or revoked key is refused in
 /// every mode.
-public enum StrictHostKeyChecking: String, Hashable, Sendable, CaseIterable {
+package enum StrictHostKeyChecking: String, Hashable, Sendable, CaseIterable {
     /// Only hosts that known_hosts names.
     case yes
     /// Asks on a terminal; refuses where there is none. The default.

@@ -4,45 +4,45 @@
 /// fail. ``SSHError/limits`` has what may have made a login fail that was tried.
 public struct EngineLimit: Hashable, Sendable, CustomStringConvertible {
     /// What it is about; new kinds may be added.
-    public struct Kind: Hashable, Sendable, CustomStringConvertible {
+    package struct Kind: Hashable, Sendable, CustomStringConvertible {
         package enum Name: String {
             case proxyCommand, match, keyword, smartCard, singleSignOn, rsaUserKey, securityKey, userCertificate
             case rsaHostKey, hostCertificate, algorithms
         }
         package let name: Name
-        public var description: String { name.rawValue }
+        package var description: String { name.rawValue }
 
         /// A program makes the connection (`ProxyCommand`).
-        public static let proxyCommand = Kind(name: .proxyCommand)
+        package static let proxyCommand = Kind(name: .proxyCommand)
         /// A `Match` of ssh_config that only `ssh` can decide (`exec`, `final`, `localnetwork`, …).
-        public static let match = Kind(name: .match)
+        package static let match = Kind(name: .match)
         /// Another keyword of ssh_config that decides which machine is reached, or whom to trust.
-        public static let keyword = Kind(name: .keyword)
+        package static let keyword = Kind(name: .keyword)
         /// Keys on a smart card (`PKCS11Provider`).
-        public static let smartCard = Kind(name: .smartCard)
+        package static let smartCard = Kind(name: .smartCard)
         /// GSSAPI (Kerberos) or host-based authentication.
-        public static let singleSignOn = Kind(name: .singleSignOn)
+        package static let singleSignOn = Kind(name: .singleSignOn)
         /// RSA user keys with SHA-2 signatures need libssh2 1.11.
-        public static let rsaUserKey = Kind(name: .rsaUserKey)
+        package static let rsaUserKey = Kind(name: .rsaUserKey)
         /// FIDO keys (`sk-…`).
-        public static let securityKey = Kind(name: .securityKey)
+        package static let securityKey = Kind(name: .securityKey)
         /// User certificates of another key type than ECDSA.
-        public static let userCertificate = Kind(name: .userCertificate)
+        package static let userCertificate = Kind(name: .userCertificate)
         /// RSA host keys with SHA-2 signatures need libssh2 1.11.
-        public static let rsaHostKey = Kind(name: .rsaHostKey)
+        package static let rsaHostKey = Kind(name: .rsaHostKey)
         /// A host that is known by its certificate only (`@cert-authority`).
-        public static let hostCertificate = Kind(name: .hostCertificate)
+        package static let hostCertificate = Kind(name: .hostCertificate)
         /// A server that shares no other algorithm with libssh2.
-        public static let algorithms = Kind(name: .algorithms)
+        package static let algorithms = Kind(name: .algorithms)
     }
 
-    public var kind: Kind
+    package var kind: Kind
     /// What libssh2 cannot do and for what, with file and line where there is one; no full stop at the end.
     public var reason: String
     /// libssh2 must not even try: it would reach another machine, or trust a key that `ssh` refuses.
-    public var isDecisive: Bool
+    package var isDecisive: Bool
 
-    public init(_ kind: Kind, _ reason: String, isDecisive: Bool = false) {
+    package init(_ kind: Kind, _ reason: String, isDecisive: Bool = false) {
         self.kind = kind
         self.reason = reason
         self.isDecisive = isDecisive

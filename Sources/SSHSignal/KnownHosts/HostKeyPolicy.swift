@@ -46,10 +46,12 @@ public struct HostKeyQuestion: Hashable, Sendable {
     }
 }
 
+/// Asks a person whether an unknown host key is the right one; from any thread.
+public typealias HostKeyPrompt = @Sendable (HostKeyQuestion) async -> Bool
+
 /// Decides about the key a host has shown: known_hosts, then `StrictHostKeyChecking`, then a person.
-public struct HostKeyPolicy: Sendable {
+package struct HostKeyPolicy: Sendable {
     /// Asks a person and returns whether the key is accepted. nil where nobody can be asked.
-    public typealias Ask = @Sendable (HostKeyQuestion) async -> Bool
 
     let host: String
     private let name: String
@@ -63,7 +65,7 @@ public struct HostKeyPolicy: Sendable {
     private let recordFile: String?
     private let hashKnownHosts: Bool
     private let knownHosts: KnownHosts
-    private var ask: Ask?
+    private var ask: HostKeyPrompt?
     private let warn: @Sendable (String) -> Void
 
     /// The same, which asks nobody.
@@ -74,9 +76,9 @@ public struct HostKeyPolicy: Sendable {
     }
 
     /// Reads the known_hosts files of `configuration`.
-    public init(
+    package init(
         _ configuration: SSHClientConfiguration,
-        ask: Ask? = nil,
+        ask: HostKeyPrompt? = nil,
         warn: @escaping @Sendable (String) -> Void
     ) throws(SSHConfigurationError) {
         knownHosts = try KnownHosts(files: configuration.userKnownHostsFiles + configuration.globalKnownHostsFiles)
@@ -96,7 +98,7 @@ public struct HostKeyPolicy: Sendable {
     }
 
     /// The key types to ask for first: see ``KnownHosts/algorithms(for:)``.
-    public var preferredAlgorithms: [String] {
+    package var preferredAlgorithms: [String] {
         let own = knownHosts.algorithms(for: name)
         return own.isEmpty ? nameWithoutPort.map { knownHosts.algorithms(for: $0) } ?? [] : own
     }

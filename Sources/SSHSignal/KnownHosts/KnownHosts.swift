@@ -2,9 +2,9 @@ import Platform
 
 /// What the known_hosts files say about hosts. libssh2's own reader is not used: it knows neither wildcards nor `@revoked` nor
 /// `@cert-authority`, and it rewrites whole files.
-public struct KnownHosts: Sendable {
+package struct KnownHosts: Sendable {
     /// What is known about a key that a host has shown.
-    public enum Verdict: Hashable, Sendable {
+    package enum Verdict: Hashable, Sendable {
         /// The host is recorded with this key.
         case match(file: String, line: Int)
         /// The host is not recorded with a key of this type. `algorithms` are the key types it is recorded with; when there are
@@ -19,12 +19,12 @@ public struct KnownHosts: Sendable {
     private(set) var entries: [KnownHostsEntry] = []
 
     /// Lines that were skipped because they do not parse, with the reason.
-    public private(set) var skippedLines: [SSHConfigurationError] = []
+    package private(set) var skippedLines: [SSHConfigurationError] = []
 
     /// Reads `files` in this order; those that do not exist are passed over.
     ///
     /// - Throws: an error for a file that exists and cannot be read: what it holds (a revoked key) must not be missed.
-    public init(files: [String]) throws(SSHConfigurationError) {
+    package init(files: [String]) throws(SSHConfigurationError) {
         for file in files {
             do {
                 if let contents = try LocalFile.read(file) { parse(contents, file: file) }
@@ -35,7 +35,7 @@ public struct KnownHosts: Sendable {
     }
 
     /// Parses what was read from `file`, the name that verdicts give.
-    public init(contents: [UInt8], file: String) {
+    package init(contents: [UInt8], file: String) {
         parse(contents, file: file)
     }
 
@@ -50,14 +50,14 @@ public struct KnownHosts: Sendable {
     }
 
     /// The name a host is recorded under: in lower case, `[host]:port` unless the port is 22.
-    public static func name(host: String, port: UInt16) -> String {
+    package static func name(host: String, port: UInt16) -> String {
         let host = host.lowercased()
         return port == 22 ? host : "[\(host)]:\(port)"
     }
 
     /// The key types that `name` is recorded with, in the order of the files: what the key exchange has to ask for first, so
     /// that a host is not taken for unknown because it showed its other key.
-    public func algorithms(for name: String) -> [String] {
+    package func algorithms(for name: String) -> [String] {
         var result: [String] = []
         for entry in entries where entry.marker == .none && !result.contains(entry.key.algorithm) && entry.matches(name)
         {
@@ -67,12 +67,12 @@ public struct KnownHosts: Sendable {
     }
 
     /// The keys of the `@cert-authority` lines that cover `name`.
-    public func authorities(for name: String) -> [HostKey] {
+    package func authorities(for name: String) -> [HostKey] {
         entries.filter { $0.marker == .certificateAuthority && $0.matches(name) }.map(\.key)
     }
 
     /// What is known about `key` as the key of `name` (see ``name(host:port:)``). A revocation wins over every other line.
-    public func verdict(for key: HostKey, of name: String) -> Verdict {
+    package func verdict(for key: HostKey, of name: String) -> Verdict {
         let relevant = entries.filter { $0.matches(name) }
         if let revoked = relevant.first(where: { $0.marker == .revoked && $0.key == key }) {
             return .revoked(file: revoked.file, line: revoked.line)

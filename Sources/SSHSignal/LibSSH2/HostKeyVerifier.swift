@@ -36,12 +36,12 @@ public struct PinnedHostKey: HostKeyVerifier {
 }
 
 extension HostKeyPolicy: HostKeyVerifier {
-    public var limits: [EngineLimit] { limits(.current) }
+    package var limits: [EngineLimit] { limits(.current) }
 
     /// Returns when `key` is accepted (recorded, if it was new).
     ///
     /// - Throws: ``HostKeyError``; ``SSHConfigurationError`` when a new key was accepted and cannot be recorded.
-    public func check(_ key: HostKey) async throws {
+    package func check(_ key: HostKey) async throws {
         try await check(key, engine: EngineCapabilities.current.name)
     }
 

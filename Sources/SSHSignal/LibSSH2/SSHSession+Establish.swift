@@ -6,7 +6,7 @@ extension SSHSession {
     ///
     /// - Parameter completion: Called once, on the loop, never from inside this call. After a failure the session is over
     ///   and the lower stream closed.
-    public func establish(_ completion: @escaping (Result<Void, SSHError>) -> Void) {
+    package func establish(_ completion: @escaping (Result<Void, SSHError>) -> Void) {
         loop.preconditionInLoop()
         precondition(phase == .idle, "a session is established once")
         established = completion

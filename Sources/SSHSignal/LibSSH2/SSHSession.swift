@@ -1,6 +1,6 @@
 import CLibSSH2
 import Glibc
-public import Streams
+package import Streams
 
 /// One SSH connection that libssh2 drives over any byte stream: key exchange, host key, authentication, then channels.
 ///
@@ -12,13 +12,13 @@ public import Streams
 /// A turn is: read the lower stream into libssh2, repeat every libssh2 call that had to wait, tell the channels, and flush
 /// what libssh2 wants sent with one write at the end of the loop's turn. Confined to its event loop, with all its channels;
 /// from async code use ``SSHClient``.
-public final class SSHSession: SSHConnection {
-    public let loop: EventLoop
-    public let configuration: SSHSessionConfiguration
-    public private(set) var failure: SSHError?
-    public var onEnd: ((SSHError) -> Void)?
-    public var onWindowLimit: (() -> Void)?
-    public internal(set) var hostKey: HostKey?
+package final class SSHSession: SSHConnection {
+    package let loop: EventLoop
+    package let configuration: SSHSessionConfiguration
+    package private(set) var failure: SSHError?
+    package var onEnd: ((SSHError) -> Void)?
+    package var onWindowLimit: (() -> Void)?
+    package internal(set) var hostKey: HostKey?
 
     enum Phase {
         case idle
@@ -79,7 +79,7 @@ public final class SSHSession: SSHConnection {
     ///   - configuration: Time-outs and windows.
     ///   - hostKeyVerifier: Decides about the server's key.
     /// - Throws: ``SSHError`` when libssh2 cannot be set up.
-    public init(
+    package init(
         over lower: ByteStream,
         configuration: SSHSessionConfiguration,
         hostKeyVerifier: any HostKeyVerifier
@@ -94,24 +94,24 @@ public final class SSHSession: SSHConnection {
 
     // MARK: SSHConnection
 
-    public var peerDescription: String { "\(configuration.user)@\(lower.peerDescription)" }
+    package var peerDescription: String { "\(configuration.user)@\(lower.peerDescription)" }
 
-    public var serverVersion: String? { library.serverVersion }
+    package var serverVersion: String? { library.serverVersion }
 
-    public var isOpen: Bool { phase == .open && endingError == nil }
+    package var isOpen: Bool { phase == .open && endingError == nil }
 
-    public var streamCount: Int { channels.count + waitingOpenings.count + (currentOpening == nil ? 0 : 1) }
+    package var streamCount: Int { channels.count + waitingOpenings.count + (currentOpening == nil ? 0 : 1) }
 
-    public var shortestRoundTrip: Duration? {
+    package var shortestRoundTrip: Duration? {
         roundTripTime == 0 ? nil : .nanoseconds(Int64(clamping: roundTripTime))
     }
 
-    public func close() {
+    package func close() {
         guard phase != .ended else { return }
         end(SSHError(.closed, "the SSH session with \(peerDescription) was closed"))
     }
 
-    public func openDirectTCPIP(
+    package func openDirectTCPIP(
         host: String,
         port: UInt16,
         completion: @escaping (Result<ByteStream, StreamError>) -> Void
@@ -119,14 +119,14 @@ public final class SSHSession: SSHConnection {
         openStream(.directTCPIP(host: host, port: port), completion: completion)
     }
 
-    public func openDirectStreamLocal(
+    package func openDirectStreamLocal(
         path: String,
         completion: @escaping (Result<ByteStream, StreamError>) -> Void
     ) {
         openStream(.directStreamLocal(path: path), completion: completion)
     }
 
-    public func listen(
+    package func listen(
         host: String,
         port: UInt16,
         accept: @escaping (ByteStream) -> Void,
@@ -136,11 +136,11 @@ public final class SSHSession: SSHConnection {
         startListening(RemoteListener(port, accept: accept) { completion($0.mapError(\.streamError)) })
     }
 
-    public func execute(_ command: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
+    package func execute(_ command: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
         startProcess(.command(command), completion: completion)
     }
 
-    public func startSubsystem(_ name: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
+    package func startSubsystem(_ name: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
         startProcess(.subsystem(name), completion: completion)
     }
 
@@ -404,14 +404,14 @@ public final class SSHSession: SSHConnection {
 extension SSHSession: AuthenticatingSession {}
 
 extension SSHSession: StreamObserver {
-    public func streamReadable(_ stream: ByteStream) { drive() }
+    package func streamReadable(_ stream: ByteStream) { drive() }
 
-    public func streamWritable(_ stream: ByteStream) {
+    package func streamWritable(_ stream: ByteStream) {
         flush()
         drive()
     }
 
-    public func streamFailed(_ stream: ByteStream) { end(connectionLost(stream.failure)) }
+    package func streamFailed(_ stream: ByteStream) { end(connectionLost(stream.failure)) }
 }
 
 /// One of a session's two entries in its loop's turn. Keeps the session alive while it waits for its turn, so that no

@@ -5,7 +5,7 @@ public struct SSHLogin: Sendable {
     /// Who can be asked, and told. Without an answerer the login fails where a question would be needed.
     public struct Prompts: Sendable {
         /// Whether an unknown host key is the right one.
-        public var hostKey: HostKeyPolicy.Ask?
+        public var hostKey: HostKeyPrompt?
         /// The passphrase of an encrypted key file.
         public var passphrase: PassphrasePrompt?
         /// A password, or whatever else the server asks.
@@ -14,7 +14,7 @@ public struct SSHLogin: Sendable {
         public var warn: @Sendable (String) -> Void
 
         public init(
-            hostKey: HostKeyPolicy.Ask? = nil,
+            hostKey: HostKeyPrompt? = nil,
             passphrase: PassphrasePrompt? = nil,
             authentication: AuthenticationPrompt? = nil,
             warn: @escaping @Sendable (String) -> Void
@@ -33,10 +33,10 @@ public struct SSHLogin: Sendable {
     }
 
     /// The machine that is logged in to.
-    public let configuration: SSHClientConfiguration
+    package let configuration: SSHClientConfiguration
     /// Why libssh2 cannot do this login, as far as it is known before anything is dialled, for all hosts on the way; empty:
     /// nothing speaks against it. Where there is a reason, `ssh` is the better engine.
-    public let limits: [EngineLimit]
+    package let limits: [EngineLimit]
     private(set) var hops: [Hop]
     let arguments: SSHArguments
     private(set) var prompts: Prompts

@@ -1,6 +1,6 @@
 /// The version of this program.
-public enum AgentRelease {
-    public static let version = "0.1.0"
+package enum AgentRelease {
+    package static let version = "0.1.0"
     /// As it introduces itself to the other side.
-    public static let software = "bootstrap \(version)"
+    package static let software = "bootstrap \(version)"
 }

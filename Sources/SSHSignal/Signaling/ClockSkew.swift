@@ -1,24 +1,24 @@
 import MeshIdentity
 
 /// How far a device's clock is from the operator's.
-public struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
+package struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
     /// The device's clock minus the operator's, in milliseconds; negative: the device is behind.
-    public var milliseconds: Int64
+    package var milliseconds: Int64
     /// How far that may be off, in milliseconds: the device has read its clock at some moment of a round trip.
-    public var uncertainty: Int64
+    package var uncertainty: Int64
 
     /// Worth a warning: logs of the two sides no longer line up, and NotBefore (two minutes back) has little room left.
-    public static let warningThreshold: Int64 = 30_000
+    package static let warningThreshold: Int64 = 30_000
     /// Worth saying what follows from it.
-    public static let consequenceThreshold: Int64 = 300_000
+    package static let consequenceThreshold: Int64 = 300_000
 
-    public init(milliseconds: Int64, uncertainty: Int64 = 0) {
+    package init(milliseconds: Int64, uncertainty: Int64 = 0) {
         self.milliseconds = milliseconds
         self.uncertainty = uncertainty
     }
 
     /// Both in milliseconds since 1970. A nonsensical clock of a peer saturates instead of trapping.
-    public init(device: Int64, operator here: Int64) {
+    package init(device: Int64, operator here: Int64) {
         let (difference, overflow) = device.subtractingReportingOverflow(here)
         milliseconds = overflow ? (device < here ? -Int64.max : Int64.max) : max(difference, -Int64.max)
         uncertainty = 0
@@ -30,14 +30,14 @@ public struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
     ///   - seconds: The device's clock, whole seconds since 1970.
     ///   - asked: The operator's clock before, milliseconds since 1970.
     ///   - answered: The same afterwards.
-    public init(deviceSeconds seconds: Int64, asked: Int64, answered: Int64) {
+    package init(deviceSeconds seconds: Int64, asked: Int64, answered: Int64) {
         let half = max(0, answered - asked) / 2
         // What `date +%s` leaves out is half a second on the average.
         self.init(device: seconds.multipliedSaturating(by: 1000).addingSaturating(500), operator: asked + half)
         uncertainty = half + 500
     }
 
-    public var isWorthWarning: Bool { abs(milliseconds) >= Self.warningThreshold }
+    package var isWorthWarning: Bool { abs(milliseconds) >= Self.warningThreshold }
 
     /// For the user, where a certificate is given out all the same; nil where there is nothing to say.
     package var warning: String? {
@@ -90,7 +90,7 @@ public struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
     private func text(_ seconds: Int64) -> String { Self.text(milliseconds: seconds.multipliedSaturating(by: 1000)) }
 
     /// "device clock is 3 h 12 min behind".
-    public var description: String {
+    package var description: String {
         "device clock is \(Self.text(milliseconds: abs(milliseconds))) \(milliseconds < 0 ? "behind" : "ahead")"
     }
 
@@ -130,9 +130,9 @@ public struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
 }
 
 /// Points in time for people.
-public enum Timestamp {
+package enum Timestamp {
     /// RFC 3339 in UTC, `2026-11-22T13:00:00Z`.
-    public static func text(_ secondsSince1970: Int64) -> String {
+    package static func text(_ secondsSince1970: Int64) -> String {
         // Beyond the year 9999 and before the year 0 the format has no notation.
         let seconds = min(max(secondsSince1970, -62_167_219_200), 253_402_300_799)
         var days = seconds / 86_400

@@ -7,15 +7,15 @@
 ///
 /// The device keeps its old credential until ``Action/install(_:for:)``, which replaces it as a whole: wherever the channel is cut, it has
 /// the old one or the new one. A key that was made and not used is dropped by ``Action/discardKey``.
-public struct EnrollmentDevice: Sendable {
+package struct EnrollmentDevice: Sendable {
     /// What a key is made for.
-    public enum Order: Hashable, Sendable {
+    package enum Order: Hashable, Sendable {
         case enroll(SignalMessage.Enroll)
         /// A new certificate for the identity that the device has.
         case renew
     }
 
-    public enum Event: Hashable, Sendable {
+    package enum Event: Hashable, Sendable {
         /// The channel is open.
         case started
         case message(SignalMessage)
@@ -37,7 +37,7 @@ public struct EnrollmentDevice: Sendable {
         case timedOut(Duration)
     }
 
-    public enum Action: Hashable, Sendable {
+    package enum Action: Hashable, Sendable {
         case send(SignalMessage)
         /// Make a key and a signing request, beside the credential in use.
         case prepareKey(Order)
@@ -84,13 +84,13 @@ public struct EnrollmentDevice: Sendable {
     /// The channel ended while a key was being made or a certificate installed: that is brought to its end, unheard.
     private var end: SignalError?
 
-    public init(software: String) {
+    package init(software: String) {
         self.software = software
     }
 
     /// - Parameter event: What has come, or has been done.
     /// - Parameter now: the device's clock, milliseconds since 1970.
-    public mutating func handle(_ event: Event, now: Int64) -> [Action] {
+    package mutating func handle(_ event: Event, now: Int64) -> [Action] {
         switch (event, state) {
         case (_, .over):
             return []

@@ -11,9 +11,9 @@ import Platform
 ///
 /// The device speaks first: what is sent before its program runs may be swallowed by the shell that starts it. Every other message in
 /// a state, and every failure, leads to `over`; the device is told why, so that it drops the key it made.
-public struct EnrollmentOperator: Sendable {
+package struct EnrollmentOperator: Sendable {
     /// What the conversation is for.
-    public enum Purpose: Hashable, Sendable {
+    package enum Purpose: Hashable, Sendable {
         case enroll(SignalMessage.Enroll)
         /// Renews the certificate of this SPIFFE ID.
         case renew(id: String)
@@ -30,7 +30,7 @@ public struct EnrollmentOperator: Sendable {
         }
     }
 
-    public enum Event: Hashable, Sendable {
+    package enum Event: Hashable, Sendable {
         /// The channel is open.
         case started
         case message(SignalMessage)
@@ -46,7 +46,7 @@ public struct EnrollmentOperator: Sendable {
         case timedOut(Duration)
     }
 
-    public enum Action: Hashable, Sendable {
+    package enum Action: Hashable, Sendable {
         case send(SignalMessage)
         /// Have this signing request (PEM, from the device: to be checked) signed for the purpose's SPIFFE ID, so that the
         /// certificate is valid for a device with such a clock.
@@ -92,19 +92,19 @@ public struct EnrollmentOperator: Sendable {
 
     /// What a certificate will span: known before it is signed, so that a hopeless clock is found before anything changes on the
     /// device.
-    public struct Validity: Hashable, Sendable {
+    package struct Validity: Hashable, Sendable {
         /// From now on, in seconds.
-        public var lifetime: Int64
+        package var lifetime: Int64
         /// Clocks may be further apart than a quarter of that.
-        public var acceptsSkew: Bool
+        package var acceptsSkew: Bool
 
-        public init(lifetime: Int64 = 86_400, acceptsSkew: Bool = false) {
+        package init(lifetime: Int64 = 86_400, acceptsSkew: Bool = false) {
             self.lifetime = lifetime
             self.acceptsSkew = acceptsSkew
         }
     }
 
-    public init(_ purpose: Purpose, validity: Validity = Validity(), software: String) {
+    package init(_ purpose: Purpose, validity: Validity = Validity(), software: String) {
         self.purpose = purpose
         self.validity = validity
         self.software = software
@@ -112,7 +112,7 @@ public struct EnrollmentOperator: Sendable {
 
     /// - Parameter event: What has come, or has been done.
     /// - Parameter now: the operator's clock, milliseconds since 1970.
-    public mutating func handle(_ event: Event, now: Int64) -> [Action] {
+    package mutating func handle(_ event: Event, now: Int64) -> [Action] {
         if case .over = state { return [] }
         switch event {
         case .started:

@@ -1,7 +1,7 @@
 import MeshIdentity
 
 /// What starts the node on a device again after a crash or a reboot.
-public enum ServiceKind: String, Hashable, Sendable, CaseIterable {
+package enum ServiceKind: String, Hashable, Sendable, CaseIterable {
     /// A system unit; for root.
     case systemd
     /// A unit of the user's own systemd, which lingers.
@@ -16,7 +16,7 @@ public enum ServiceKind: String, Hashable, Sendable, CaseIterable {
     case none
 
     /// What `--service auto` means on the wire.
-    public static let automatic = "auto"
+    package static let automatic = "auto"
 }
 
 /// What the service of an installation is called: one name for each, so that several on a machine do not meet.

@@ -2,13 +2,13 @@ import FoundationEssentials
 import Platform
 
 /// Puts messages on the wire: four bytes of length, big endian, then that many bytes of JSON.
-public enum SignalFrame {
+package enum SignalFrame {
     /// Of the JSON. A certificate chain is some kilobytes; this leaves room for large bundles and bounds what a peer can make
     /// us keep.
-    public static let maximumLength = 1 << 20
+    package static let maximumLength = 1 << 20
 
     /// - Throws: ``SignalError`` when the message is longer than ``maximumLength``.
-    public static func encode(_ message: SignalMessage) throws(SignalError) -> [UInt8] {
+    package static func encode(_ message: SignalMessage) throws(SignalError) -> [UInt8] {
         let json: Data
         do {
             let encoder = JSONEncoder()
@@ -105,16 +105,16 @@ public enum SignalFrame {
 }
 
 /// Takes messages off the wire, however the bytes are cut.
-public struct SignalFrameDecoder: Sendable {
+package struct SignalFrameDecoder: Sendable {
     private var buffer: [UInt8] = []
     /// Bytes of ``buffer`` that have been decoded.
     private var consumed = 0
     private var failure: SignalError?
 
-    public init() {}
+    package init() {}
 
     /// Adds what has arrived.
-    public mutating func append(_ bytes: some Sequence<UInt8>) {
+    package mutating func append(_ bytes: some Sequence<UInt8>) {
         if consumed > 0 {
             buffer.removeFirst(consumed)
             consumed = 0
@@ -124,7 +124,7 @@ public struct SignalFrameDecoder: Sendable {
 
     /// The next message; nil when more bytes are needed. After an error the stream has no frames any more: every further call
     /// throws the same.
-    public mutating func next() throws(SignalError) -> SignalMessage? {
+    package mutating func next() throws(SignalError) -> SignalMessage? {
         if let failure { throw failure }
         let available = buffer.count - consumed
         guard available >= 4 else { return nil }
@@ -149,7 +149,7 @@ public struct SignalFrameDecoder: Sendable {
     /// To be called at the end of the input, after ``next()`` returned nil.
     ///
     /// - Throws: ``SignalError`` with ``SignalError/Code/truncated`` when the input ended inside a frame.
-    public func finish() throws(SignalError) {
+    package func finish() throws(SignalError) {
         if let failure { throw failure }
         guard buffer.count == consumed else {
             throw SignalError(

@@ -1,6 +1,6 @@
 /// A message of the signaling protocol. On the wire: a JSON object whose `type` names the case, with the fields of its payload beside it.
 /// Fields and types that are not known are ignored, so that either side can be newer.
-public enum SignalMessage: Hashable, Sendable {
+package enum SignalMessage: Hashable, Sendable {
     /// The first message of each side.
     case hello(Hello)
     /// Operator: be this identity, and run a node. The device answers `csr`.
@@ -26,19 +26,19 @@ public enum SignalMessage: Hashable, Sendable {
     /// A type that this version does not know. Never sent.
     case unknown(type: String)
 
-    public struct Hello: Hashable, Sendable, Codable {
+    package struct Hello: Hashable, Sendable, Codable {
         /// The newest protocol version the sender speaks.
-        public var version: Int
+        package var version: Int
         /// The oldest one.
-        public var minimumVersion: Int
+        package var minimumVersion: Int
         /// Name and version of the program, for people.
-        public var software: String
+        package var software: String
         /// Milliseconds since 1970 by the sender's clock, when it sent this.
-        public var clock: Int64
+        package var clock: Int64
         /// Words for what the sender can do beside the mandatory part: `enroll`, `renew`, `endpoints`, `probe`, `revocations`.
-        public var capabilities: [String]
+        package var capabilities: [String]
 
-        public init(version: Int, minimumVersion: Int, software: String, clock: Int64, capabilities: [String]) {
+        package init(version: Int, minimumVersion: Int, software: String, clock: Int64, capabilities: [String]) {
             self.version = version
             self.minimumVersion = minimumVersion
             self.software = software
@@ -47,14 +47,14 @@ public enum SignalMessage: Hashable, Sendable {
         }
     }
 
-    public struct Enroll: Hashable, Sendable, Codable {
+    package struct Enroll: Hashable, Sendable, Codable {
         /// The SPIFFE ID to ask for in the signing request.
-        public var id: String
-        public var node: NodeRequest
+        package var id: String
+        package var node: NodeRequest
         /// What is to start the node again: a ``ServiceKind``, `auto` for the best there is; nil leaves what is there.
-        public var service: String?
+        package var service: String?
 
-        public init(id: String, node: NodeRequest, service: String? = nil) {
+        package init(id: String, node: NodeRequest, service: String? = nil) {
             self.id = id
             self.node = node
             self.service = service
@@ -62,17 +62,17 @@ public enum SignalMessage: Hashable, Sendable {
     }
 
     /// The node that the device is to run.
-    public struct NodeRequest: Hashable, Sendable, Codable {
+    package struct NodeRequest: Hashable, Sendable, Codable {
         /// Numeric address the HBONE listener binds.
-        public var bind: String
+        package var bind: String
         /// 0 lets the device's system choose.
-        public var port: UInt16
+        package var port: UInt16
         /// Ports on the device itself that members of the same namespace may reach.
-        public var allowPorts: [UInt16]
+        package var allowPorts: [UInt16]
         /// `host:port` of who renews certificates over the mesh; absent: nobody does.
-        public var renewFrom: String?
+        package var renewFrom: String?
 
-        public init(
+        package init(
             bind: String = "0.0.0.0",
             port: UInt16 = 15008,
             allowPorts: [UInt16] = [],
@@ -85,34 +85,34 @@ public enum SignalMessage: Hashable, Sendable {
         }
     }
 
-    public struct Renew: Hashable, Sendable, Codable {
-        public init() {}
+    package struct Renew: Hashable, Sendable, Codable {
+        package init() {}
     }
 
-    public struct SigningRequest: Hashable, Sendable, Codable {
+    package struct SigningRequest: Hashable, Sendable, Codable {
         /// The SPIFFE ID in the request.
-        public var id: String
+        package var id: String
         /// PKCS#10, PEM.
-        public var csr: String
+        package var csr: String
 
-        public init(id: String, csr: String) {
+        package init(id: String, csr: String) {
             self.id = id
             self.csr = csr
         }
     }
 
-    public struct IssuedCertificate: Hashable, Sendable, Codable {
+    package struct IssuedCertificate: Hashable, Sendable, Codable {
         /// PEM, leaf first.
-        public var chain: String
+        package var chain: String
         /// PEM, one or more roots to trust.
-        public var roots: String
+        package var roots: String
         /// Seconds since 1970.
-        public var notBefore: Int64
-        public var notAfter: Int64
+        package var notBefore: Int64
+        package var notAfter: Int64
         /// PEM, the revocation lists of those roots; absent: those that the device has stay.
-        public var revocations: String?
+        package var revocations: String?
 
-        public init(chain: String, roots: String, notBefore: Int64, notAfter: Int64, revocations: String? = nil) {
+        package init(chain: String, roots: String, notBefore: Int64, notAfter: Int64, revocations: String? = nil) {
             self.revocations = revocations
             self.chain = chain
             self.roots = roots
@@ -121,22 +121,22 @@ public enum SignalMessage: Hashable, Sendable {
         }
     }
 
-    public struct Acknowledgement: Hashable, Sendable, Codable {
-        public var id: String
+    package struct Acknowledgement: Hashable, Sendable, Codable {
+        package var id: String
         /// What the HBONE listener is bound to, `address:port`.
-        public var listener: String
+        package var listener: String
         /// Where it can be reached, best first: numeric `address:port`.
-        public var hbone: [String]
+        package var hbone: [String]
         /// `started`, `restarted` or `running` (untouched).
-        public var node: String
+        package var node: String
         /// What was there already: `configuration`, `node`.
-        public var unchanged: [String]
+        package var unchanged: [String]
         /// Answer to a request for one.
-        public var service: Service?
+        package var service: Service?
         /// For the user.
-        public var warnings: [String]?
+        package var warnings: [String]?
 
-        public init(
+        package init(
             id: String,
             listener: String,
             hbone: [String],
@@ -156,69 +156,69 @@ public enum SignalMessage: Hashable, Sendable {
     }
 
     /// What starts the node again after a crash or a reboot.
-    public struct Service: Hashable, Sendable, Codable {
+    package struct Service: Hashable, Sendable, Codable {
         /// A ``ServiceKind``.
-        public var kind: String
+        package var kind: String
         /// Where it is defined; for people.
-        public var place: String?
+        package var place: String?
         /// `installed`, `unchanged` or `none`.
-        public var change: String
+        package var change: String
 
-        public init(kind: String, place: String?, change: String) {
+        package init(kind: String, place: String?, change: String) {
             self.kind = kind
             self.place = place
             self.change = change
         }
     }
 
-    public struct Endpoints: Hashable, Sendable, Codable {
+    package struct Endpoints: Hashable, Sendable, Codable {
         /// Absent in the question.
-        public var hbone: [String]?
+        package var hbone: [String]?
 
-        public init(hbone: [String]? = nil) { self.hbone = hbone }
+        package init(hbone: [String]? = nil) { self.hbone = hbone }
     }
 
-    public struct Revocations: Hashable, Sendable, Codable {
+    package struct Revocations: Hashable, Sendable, Codable {
         /// PEM, one or more lists. Absent in the answer.
-        public var lists: String?
+        package var lists: String?
         /// In the answer: whether they were new to the device.
-        public var changed: Bool?
+        package var changed: Bool?
 
-        public init(lists: String? = nil, changed: Bool? = nil) {
+        package init(lists: String? = nil, changed: Bool? = nil) {
             self.lists = lists
             self.changed = changed
         }
     }
 
-    public struct Probe: Hashable, Sendable, Codable {
-        public var nonce: String
+    package struct Probe: Hashable, Sendable, Codable {
+        package var nonce: String
         /// Milliseconds since 1970 by the sender's clock.
-        public var clock: Int64
+        package var clock: Int64
 
-        public init(nonce: String, clock: Int64) {
+        package init(nonce: String, clock: Int64) {
             self.nonce = nonce
             self.clock = clock
         }
     }
 
-    public struct Bye: Hashable, Sendable, Codable {
-        public init() {}
+    package struct Bye: Hashable, Sendable, Codable {
+        package init() {}
     }
 
-    public struct Failure: Hashable, Sendable, Codable {
+    package struct Failure: Hashable, Sendable, Codable {
         /// A ``SignalError/Code``.
-        public var code: String
+        package var code: String
         /// For people.
-        public var message: String
+        package var message: String
 
-        public init(code: String, message: String) {
+        package init(code: String, message: String) {
             self.code = code
             self.message = message
         }
     }
 
     /// The `type` on the wire.
-    public var type: String {
+    package var type: String {
         switch self {
         case .hello: "hello"
         case .enroll: "enroll"

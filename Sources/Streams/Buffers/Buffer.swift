@@ -1,5 +1,5 @@
 /// How large a pooled buffer is.
-public enum BufferSize: Int, CaseIterable, Sendable {
+package enum BufferSize: Int, CaseIterable, Sendable {
     /// 4 KiB: a keystroke, a request, what is left over of a small write.
     case small = 4096
     /// 64 KiB: a DATA frame.
@@ -9,13 +9,13 @@ public enum BufferSize: Int, CaseIterable, Sendable {
 }
 
 /// A piece of raw memory with a read and a write position. Comes from a ``BufferPool`` and goes back there.
-public final class Buffer {
-    public let base: UnsafeMutableRawPointer
-    public let size: BufferSize
+package final class Buffer {
+    package let base: UnsafeMutableRawPointer
+    package let size: BufferSize
     /// Where the next byte is read; `0...writeIndex`.
-    public var readIndex = 0
+    package var readIndex = 0
     /// Where the next byte is written; `readIndex...capacity`.
-    public var writeIndex = 0
+    package var writeIndex = 0
 
     init(size: BufferSize) {
         self.size = size
@@ -24,22 +24,22 @@ public final class Buffer {
 
     deinit { base.deallocate() }
 
-    @inlinable public var capacity: Int { size.rawValue }
-    @inlinable public var readableBytes: Int { writeIndex - readIndex }
-    @inlinable public var writableBytes: Int { capacity - writeIndex }
+    @inlinable package var capacity: Int { size.rawValue }
+    @inlinable package var readableBytes: Int { writeIndex - readIndex }
+    @inlinable package var writableBytes: Int { capacity - writeIndex }
 
     /// What has been written and not yet read.
-    @inlinable public var readable: UnsafeRawBufferPointer {
+    @inlinable package var readable: UnsafeRawBufferPointer {
         UnsafeRawBufferPointer(start: base + readIndex, count: readableBytes)
     }
 
     /// The free space behind what has been written.
-    @inlinable public var writable: UnsafeMutableRawBufferPointer {
+    @inlinable package var writable: UnsafeMutableRawBufferPointer {
         UnsafeMutableRawBufferPointer(start: base + writeIndex, count: writableBytes)
     }
 
     /// Forgets the contents.
-    @inlinable public func reset() {
+    @inlinable package func reset() {
         readIndex = 0
         writeIndex = 0
     }
@@ -50,13 +50,13 @@ public final class Buffer {
 ///
 /// What is taken is meant to be given back as soon as it is empty, so that idle streams hold no memory; the pool keeps a few
 /// of each size, enough for the turn of a busy loop, and frees the rest.
-public final class BufferPool {
+package final class BufferPool {
     private var small: ContiguousArray<Buffer> = []
     private var medium: ContiguousArray<Buffer> = []
     private var large: ContiguousArray<Buffer> = []
 
     /// Buffers that are out, for tests and metrics.
-    public private(set) var buffersInUse = 0
+    package private(set) var buffersInUse = 0
 
     /// 64 × 4 KiB, 16 × 64 KiB and 8 × 256 KiB: 3.3 MiB per loop at most.
     private static func kept(_ size: BufferSize) -> Int {
@@ -70,7 +70,7 @@ public final class BufferPool {
     init() {}
 
     /// An empty buffer, owned by the caller until ``give(_:)``.
-    public func take(_ size: BufferSize) -> Buffer {
+    package func take(_ size: BufferSize) -> Buffer {
         buffersInUse += 1
         let kept =
             switch size {
@@ -82,7 +82,7 @@ public final class BufferPool {
     }
 
     /// Returns a buffer. The caller must not use it any more.
-    public func give(_ buffer: Buffer) {
+    package func give(_ buffer: Buffer) {
         buffersInUse -= 1
         buffer.reset()
         let limit = Self.kept(buffer.size)

@@ -1,8 +1,8 @@
-public import CLinux
+package import CLinux
 
 /// Bytes that wait for room: a first-in-first-out queue of pooled buffers. Empty, it holds no memory. Confined to its event
 /// loop; the owner empties it with ``removeAll()`` before letting it go, so that the buffers return to the pool.
-public struct ByteQueue {
+package struct ByteQueue {
     private let pool: BufferPool
     /// Every buffer here belongs to the queue and, but for a reserved last one, has bytes to read.
     private var buffers: ContiguousArray<Buffer> = []
@@ -10,18 +10,18 @@ public struct ByteQueue {
     private var isReserved = false
 
     /// Bytes in the queue.
-    public private(set) var count = 0
+    package private(set) var count = 0
     /// Memory that the queue holds, in bytes: the size of its buffers, however full they are.
-    public private(set) var capacity = 0
+    package private(set) var capacity = 0
 
-    public init(pool: BufferPool) {
+    package init(pool: BufferPool) {
         self.pool = pool
     }
 
-    public var isEmpty: Bool { count == 0 }
+    package var isEmpty: Bool { count == 0 }
 
     /// Copies `bytes` to the end. Ends a reservation that was not committed.
-    public mutating func append(_ bytes: UnsafeRawBufferPointer) {
+    package mutating func append(_ bytes: UnsafeRawBufferPointer) {
         isReserved = false
         var rest = bytes
         while let source = rest.baseAddress, !rest.isEmpty {
@@ -36,14 +36,14 @@ public struct ByteQueue {
 
     /// Free space at the end, at least one byte, for a producer that writes in place; ``commit(_:)`` says how much it wrote.
     /// Bytes may be read and consumed meanwhile, but none appended.
-    public mutating func reserve(expecting size: Int) -> UnsafeMutableRawBufferPointer {
+    package mutating func reserve(expecting size: Int) -> UnsafeMutableRawBufferPointer {
         let buffer = roomForMore(expecting: size)
         isReserved = true
         return buffer.writable
     }
 
     /// `length` bytes were written at the start of what ``reserve(expecting:)`` returned last; 0 gives the space back.
-    public mutating func commit(_ length: Int) {
+    package mutating func commit(_ length: Int) {
         if length > 0 {
             precondition(isReserved, "commit without reserve")
             let last = buffers[buffers.count - 1]
@@ -59,7 +59,7 @@ public struct ByteQueue {
     }
 
     /// Calls `body` with the queue's contents from the front, in at most 64 pieces.
-    public func withVectors<Result>(_ body: (UnsafeBufferPointer<iovec>) throws -> Result) rethrows -> Result {
+    package func withVectors<Result>(_ body: (UnsafeBufferPointer<iovec>) throws -> Result) rethrows -> Result {
         try withUnsafeTemporaryAllocation(of: iovec.self, capacity: 64) { vectors in
             var used = 0
             for buffer in buffers.prefix(64) where buffer.readableBytes > 0 {
@@ -71,13 +71,13 @@ public struct ByteQueue {
     }
 
     /// The first contiguous piece; empty when the queue is.
-    public var front: UnsafeRawBufferPointer {
+    package var front: UnsafeRawBufferPointer {
         guard count > 0 else { return UnsafeRawBufferPointer(start: nil, count: 0) }
         return buffers[0].readable
     }
 
     /// Copies bytes from the front into `destination` and consumes them. Returns how many.
-    public mutating func read(into destination: UnsafeMutableRawBufferPointer) -> Int {
+    package mutating func read(into destination: UnsafeMutableRawBufferPointer) -> Int {
         guard let base = destination.baseAddress else { return 0 }
         var copied = 0
         while copied < destination.count && count > 0 {
@@ -92,7 +92,7 @@ public struct ByteQueue {
     }
 
     /// Drops `length` bytes from the front; `0...count`.
-    public mutating func consume(_ length: Int) {
+    package mutating func consume(_ length: Int) {
         precondition(length >= 0 && length <= count, "consuming \(length) of \(count) bytes")
         count -= length
         var rest = length
@@ -112,7 +112,7 @@ public struct ByteQueue {
     }
 
     /// Drops everything.
-    public mutating func removeAll() {
+    package mutating func removeAll() {
         for buffer in buffers { pool.give(buffer) }
         buffers.removeAll(keepingCapacity: false)
         count = 0

@@ -69,7 +69,7 @@ public final class Pump: TurnTask {
         }
     }
 
-    public func runTurn() {
+    package func runTurn() {
         isScheduled = false
         if !isDone { move() }
     }

@@ -123,7 +123,7 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
         first.loop.nextTurn(self)
     }
 
-    public func runTurn() {
+    package func runTurn() {
         guard let completion, let result else { return }
         self.completion = nil
         completion(result)

@@ -3,14 +3,14 @@ import Glibc
 import Platform
 
 /// Turns names into addresses with the system's resolver, off the event loops.
-public enum Resolver {
+package enum Resolver {
     /// The stream addresses of a host, in the order of preference of RFC 6724 as getaddrinfo returns them.
     ///
     /// A numeric host is answered at once. A statically linked binary resolves names only where the same glibc is present;
     /// devices are therefore given numeric addresses.
     ///
     /// - Throws: ``StreamError`` with code ``StreamError/Code/unreachable`` when there is no such name.
-    public static func resolve(host: String, port: UInt16) async throws -> [SocketAddress] {
+    package static func resolve(host: String, port: UInt16) async throws -> [SocketAddress] {
         if let address = try? SocketAddress(ip: host, port: port) { return [address] }
         return try await withCheckedThrowingContinuation { continuation in
             startLookUp(host, port) { continuation.resume(with: $0) }

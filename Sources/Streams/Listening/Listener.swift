@@ -64,7 +64,7 @@ public final class Listener: PollHandler {
     ///   - targets: As for ``init(bind:on:options:spreadOver:accept:)``.
     ///   - accept: As there.
     /// - Throws: ``StreamError``.
-    public convenience init(
+    package convenience init(
         adopting socket: ListeningSocket,
         on loop: EventLoop,
         spreadOver targets: [EventLoop] = [],
@@ -112,7 +112,7 @@ public final class Listener: PollHandler {
     /// The same socket for another process: connections that wait in its queue are not lost when this listener is closed.
     ///
     /// - Throws: ``StreamError`` when the listener is closed, or no descriptor is left.
-    public func duplicate(named name: String) throws(StreamError) -> ListeningSocket {
+    package func duplicate(named name: String) throws(StreamError) -> ListeningSocket {
         loop.preconditionInLoop()
         let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
         guard copy >= 0 else { throw .system(errno, "cannot duplicate the listener on \(localAddress)") }

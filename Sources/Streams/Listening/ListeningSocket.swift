@@ -3,10 +3,10 @@ import Glibc
 
 /// A socket that listens and that nobody accepts from yet: on its way from one process to another. Closed with its last
 /// reference, unless a ``Listener`` has adopted it.
-public final class ListeningSocket: Sendable {
+package final class ListeningSocket: Sendable {
     /// What the process that had it called it; may be empty.
-    public let name: String
-    public let address: SocketAddress
+    package let name: String
+    package let address: SocketAddress
     private let descriptor: Lock<Int32>
 
     init(descriptor: Int32, name: String, address: SocketAddress) {
@@ -19,7 +19,7 @@ public final class ListeningSocket: Sendable {
     ///
     /// - Throws: ``StreamError`` with code ``StreamError/Code/badRequest`` when it is not a stream socket that listens on an IP
     ///   address.
-    public convenience init(adopting descriptor: Int32, name: String) throws(StreamError) {
+    package convenience init(adopting descriptor: Int32, name: String) throws(StreamError) {
         var isListening: Int32 = 0
         var length = socklen_t(MemoryLayout<Int32>.size)
         let result = getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &isListening, &length)
@@ -49,17 +49,17 @@ public final class ListeningSocket: Sendable {
 }
 
 /// The other end of a Unix socket, as the kernel knows it.
-public struct PeerProcess: Hashable, Sendable {
-    public let process: Int32
-    public let user: UInt32
+package struct PeerProcess: Hashable, Sendable {
+    package let process: Int32
+    package let user: UInt32
 
     /// Whether it may tell this process what to do: it runs as the same user, or as root.
-    public var isTrusted: Bool { user == geteuid() || user == 0 }
+    package var isTrusted: Bool { user == geteuid() || user == 0 }
 }
 
 extension Socket {
     /// Unix sockets only: who has connected, or accepted (SO_PEERCRED); nil for others.
-    public var peerProcess: PeerProcess? { Self.peerProcess(of: descriptor) }
+    package var peerProcess: PeerProcess? { Self.peerProcess(of: descriptor) }
 
     static func peerProcess(of descriptor: Int32) -> PeerProcess? {
         var (process, user): (Int32, UInt32) = (0, 0)
@@ -71,7 +71,7 @@ extension Socket {
     /// has to wait.
     ///
     /// - Throws: ``StreamError``.
-    public func send(_ line: String, passing listening: ListeningSocket) throws(StreamError) {
+    package func send(_ line: String, passing listening: ListeningSocket) throws(StreamError) {
         let bytes = Array(line.utf8)
         let count = listening.withDescriptor { clinux_send_descriptor(descriptor, bytes, bytes.count, $0) }
         guard count == bytes.count else { throw .system(count < 0 ? errno : EAGAIN, "passing a socket") }
@@ -79,9 +79,9 @@ extension Socket {
 }
 
 /// The receiving end of listening sockets: a blocking Unix socket, for the start of a process. Closed with its last reference.
-public final class ListeningSocketReceiver: Sendable {
+package final class ListeningSocketReceiver: Sendable {
     private let descriptor: Int32
-    public let peer: PeerProcess
+    package let peer: PeerProcess
 
     /// Connects to the Unix socket at `path`; nil when nobody listens there.
     ///
@@ -89,7 +89,7 @@ public final class ListeningSocketReceiver: Sendable {
     ///   - path: Of the socket that the other process listens on.
     ///   - timeout: For each call.
     /// - Throws: ``StreamError``: `denied` when another user listens there.
-    public init?(path: String, timeout: Duration) throws(StreamError) {
+    package init?(path: String, timeout: Duration) throws(StreamError) {
         let address = try SocketAddress(unixPath: path)
         let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { throw .system(errno, "socket") }
@@ -120,7 +120,7 @@ public final class ListeningSocketReceiver: Sendable {
     /// One line, without its end, and the listening socket that came with it; nil at the end of the stream.
     ///
     /// - Throws: ``StreamError``: `timedOut` when nothing came in time, `protocolViolation` for a line without an end.
-    public func receive() throws(StreamError) -> (line: String, socket: ListeningSocket?)? {
+    package func receive() throws(StreamError) -> (line: String, socket: ListeningSocket?)? {
         var line: [UInt8] = []
         var passed: Int32 = -1
         while true {
@@ -156,7 +156,7 @@ public final class ListeningSocketReceiver: Sendable {
     }
 
     /// - Throws: ``StreamError``.
-    public func send(_ line: String) throws(StreamError) {
+    package func send(_ line: String) throws(StreamError) {
         let bytes = Array(line.utf8)
         let count = clinux_send_descriptor(descriptor, bytes, bytes.count, -1)
         guard count == bytes.count else { throw .system(count < 0 ? errno : EAGAIN, "telling process \(peer.process)") }

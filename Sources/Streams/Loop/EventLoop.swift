@@ -5,7 +5,7 @@ import Platform
 /// Work that an event loop runs later in its turn. The loop retains it until then.
 ///
 /// The owner keeps a flag where it must not be scheduled twice; the loop does not look for duplicates.
-public protocol TurnTask: AnyObject {
+package protocol TurnTask: AnyObject {
     /// Runs on the loop, never inside another callback.
     func runTurn()
 }
@@ -43,10 +43,10 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
     public let name: String
 
     /// Monotonic nanoseconds, read once per turn. Loop only.
-    public private(set) var now: UInt64
+    package private(set) var now: UInt64
 
     /// Buffers shared by everything on this loop. Loop only.
-    public let buffers = BufferPool()
+    package let buffers = BufferPool()
 
     private let inbox = Lock(Inbox())
     private let wakeup: Wakeup
@@ -138,7 +138,7 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
 
     /// Runs `task` once, outside of any callback, before the loop sleeps. What a task schedules meanwhile runs after the
     /// loop has looked at its sockets again: a task that goes on for long stays fair by rescheduling itself.
-    public func nextTurn(_ task: any TurnTask) {
+    package func nextTurn(_ task: any TurnTask) {
         preconditionInLoop()
         turnTasks.append(task)
     }
@@ -148,7 +148,7 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
     package func later(_ work: @escaping () -> Void) { LoopTimer(on: self, work).schedule(after: .zero) }
 
     /// Runs `task` once when everything else of this turn is done: the place to flush.
-    public func atEndOfTurn(_ task: any TurnTask) {
+    package func atEndOfTurn(_ task: any TurnTask) {
         preconditionInLoop()
         endOfTurnTasks.append(task)
     }
@@ -292,7 +292,7 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
     }
 
     /// Nanoseconds on the clock of ``now``, read now: for what is measured, where a turn may take long. From any thread.
-    public static func monotonicTime() -> UInt64 {
+    package static func monotonicTime() -> UInt64 {
         var time = timespec()
         clock_gettime(CLOCK_MONOTONIC, &time)
         return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)

@@ -1,10 +1,10 @@
-public import ArgumentParser
+package import ArgumentParser
 import Fleet
 import Glibc
 import H2Transport
 import Logging
 import MeshIdentity
-public import MeshPaths
+package import MeshPaths
 import MeshPolicy
 import Platform
 import SSHSignal

@@ -18,7 +18,7 @@ import Testing
         host: String = "dev7",
         port: UInt16 = 2222,
         options: [String] = [],
-        ask: HostKeyPolicy.Ask? = nil,
+        ask: HostKeyPrompt? = nil,
         log: Log = Log()
     ) throws -> HostKeyPolicy {
         let arguments = SSHArguments(

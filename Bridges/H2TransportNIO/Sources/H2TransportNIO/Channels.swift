@@ -90,7 +90,7 @@ struct BridgedStream: Sendable {
 
     /// On the stream's loop. Owns the stream from now on.
     init(_ stream: H2Stream) throws {
-        guard let peer = stream.transport?.peer else {
+        guard let peer = stream.peer else {
             let error = stream.failure ?? StreamError(.truncated, "the connection ended when the stream opened")
             stream.reset(error)
             throw error
