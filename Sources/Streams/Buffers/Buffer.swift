@@ -9,22 +9,24 @@ package enum BufferSize: Int, CaseIterable, Sendable {
 }
 
 /// A piece of raw memory with a read and a write position. Comes from a ``BufferPool`` and goes back there.
-package final class Buffer {
-    package let base: UnsafeMutableRawPointer
+// Usable from inline, so that the accessors below are inlined in other modules, too: every batch and every frame asks them.
+@usableFromInline package final class Buffer {
+    @usableFromInline package let base: UnsafeMutableRawPointer
+    @usableFromInline package let capacity: Int
     package let size: BufferSize
     /// Where the next byte is read; `0...writeIndex`.
-    package var readIndex = 0
+    @usableFromInline package var readIndex = 0
     /// Where the next byte is written; `readIndex...capacity`.
-    package var writeIndex = 0
+    @usableFromInline package var writeIndex = 0
 
     init(size: BufferSize) {
         self.size = size
-        base = .allocate(byteCount: size.rawValue, alignment: 64)
+        capacity = size.rawValue
+        base = .allocate(byteCount: capacity, alignment: 64)
     }
 
     deinit { base.deallocate() }
 
-    @inlinable package var capacity: Int { size.rawValue }
     @inlinable package var readableBytes: Int { writeIndex - readIndex }
     @inlinable package var writableBytes: Int { capacity - writeIndex }
 

@@ -2,7 +2,7 @@ package import CLinux
 
 /// Bytes that wait for room: a first-in-first-out queue of pooled buffers. Empty, it holds no memory. Confined to its event
 /// loop; the owner empties it with ``removeAll()`` before letting it go, so that the buffers return to the pool.
-package struct ByteQueue {
+@usableFromInline package struct ByteQueue {
     private let pool: BufferPool
     /// Every buffer here belongs to the queue and, but for a reserved last one, has bytes to read.
     private var buffers: ContiguousArray<Buffer> = []
@@ -10,7 +10,7 @@ package struct ByteQueue {
     private var isReserved = false
 
     /// Bytes in the queue.
-    package private(set) var count = 0
+    @usableFromInline package private(set) var count = 0
     /// Memory that the queue holds, in bytes: the size of its buffers, however full they are.
     package private(set) var capacity = 0
 
@@ -18,7 +18,7 @@ package struct ByteQueue {
         self.pool = pool
     }
 
-    package var isEmpty: Bool { count == 0 }
+    @inlinable package var isEmpty: Bool { count == 0 }
 
     /// Copies `bytes` to the end. Ends a reservation that was not committed.
     package mutating func append(_ bytes: UnsafeRawBufferPointer) {
