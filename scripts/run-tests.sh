@@ -22,6 +22,19 @@ if [ "$status" -ne 0 ]; then
     printf '\n=== What failed (the whole log: %s)\n' "$log"
     # An issue's details follow it, indented.
     grep -A 6 -E '^✘ .*recorded an issue|^✘ .* failed|error:|Fatal error|Sanitizer|signal code' "$log" | grep -Ev '^◇ |^✔ |^--$' | tail -n 60
+    # A crash: what the thread did, and which tests were running (several run at once, in one process).
+    if grep -q ' crashed:$' "$log"; then
+        printf '\n=== Where it crashed\n'
+        sed -n '/^Thread .* crashed:$/,/^Thread .*:$/p' "$log" | grep -E '^Thread .* crashed|^ *[0-9]+ .* in ' | cut -c1-300 | head -n 40
+        printf '\n=== Running at that time\n'
+        awk '$2 == "Test" && $3 != "case" && $3 != "run" {
+                 mark = $1
+                 if (!sub(/ (started\.|(with [0-9]+ test cases? )?(passed|failed) after .*|skipped.*)$/, "")) next
+                 sub(/^[^ ]+ Test /, "")
+                 running[$0] += mark == "◇" ? 1 : -1
+             }
+             END { for (test in running) if (running[test] > 0) print test }' "$log" | sort
+    fi
 fi
 
 # Each test has a line of its own when it ends; the cases of one with arguments have more, which are not counted.

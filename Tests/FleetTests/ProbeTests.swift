@@ -58,6 +58,35 @@ import Testing
         )
     }
 
+    /// The operator is gone while the probe's file is there (its output has no reader any more), and another one was killed before: neither
+    /// file is there at the end. (BusyBox has a chmod of its own, which no stand-in can hold up.)
+    @Test(arguments: [FarShell.dash, .bash])
+    func aProbeThatIsCutLeavesNothing(kind: FarShell) async throws {
+        let base = try home.makeDirectory("base")
+        let ended = try ChildProcess("true", [])
+        _ = try await ended.exit(within: .seconds(10))
+        try home.write("base/.bootstrap-probe.\(ended.pid)", "")
+        // A chmod(1) that waits until the reader is gone.
+        let tools = try home.makeDirectory("tools")
+        try await home.writeProgram("tools/chmod", "read -r line <'\(home.path)/gate'; exec /bin/chmod \"$@\"")
+        let script = ProbeScript.text(
+            bases: [base],
+            release: "0.1.0-abc",
+            interpreter: nil,
+            libraries: [],
+            libraryPaths: []
+        )
+        try home.write("probe", "PATH='\(tools)':\"$PATH\"\n\(script)")
+        let shell = kind.command.joined(separator: " ")
+        let reader = "exec 3>'\(home.path)/gate'; exec 0<&-; echo gone >&3"
+        let run = try await ChildProcess.run(
+            "sh",
+            ["-c", "mkfifo '\(home.path)/gate' && \(shell) '\(home.path)/probe' | sh -c \"\(reader)\""]
+        )
+        #expect(run.succeeded, "\(run.standardError)")
+        #expect(try FileManager.default.contentsOfDirectory(atPath: base) == [])
+    }
+
     /// Stand-ins: nothing here can start systemd, and sudo would be the tester's.
     @Test(arguments: FarShell.allCases)
     func findsWhatIsAround(kind: FarShell) async throws {

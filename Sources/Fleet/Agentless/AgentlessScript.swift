@@ -76,7 +76,7 @@ enum AgentlessScript {
         write cert-chain.pem \(ShellScript.quote(chain)) \(chain.utf8.count)
         write root-cert.pem \(ShellScript.quote(roots)) \(roots.utf8.count)
         swap() {
-          rm -f "$dir/.link.$$"
+          rm -f "$dir"/.link.*
           ln -s "$1" "$dir/.link.$$" || refuse "a link cannot be made in $dir"
           mv -Tf "$dir/.link.$$" "$dir/$2" 2>/dev/null || { rm -f "$dir/$2" && mv -f "$dir/.link.$$" "$dir/$2"; } || refuse "$dir/$2 cannot be replaced"
         }

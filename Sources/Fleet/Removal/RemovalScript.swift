@@ -97,7 +97,7 @@ enum RemovalScript {
           rm -f "$d/bootstrap" "$d"/bootstrap.part.*
           if rmdir "$d" 2>/dev/null; then echo "removed=$d"; else echo "left=$d"; fi
         done
-        rm -rf "$root"/.lock "$root"/.lock.stale.* "$root"/.current.*
+        rm -rf "$root"/.lock "$root"/.lock.stale.* "$root"/.current.* "$root"/.bootstrap-probe.*
         if [ -d "$root" ]; then
           if rmdir "$root" 2>/dev/null; then echo "removed=$root"; else echo "left=$root"; fi
         fi

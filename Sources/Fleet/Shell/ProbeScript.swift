@@ -81,6 +81,11 @@ enum ProbeScript {
               done
               [ -n "$at" ] || at=/
               say "base.$n.at" "$at"
+              # One that a power cut has left. That the operator is gone (HUP, PIPE) leaves none: see the end of this.
+              for f in "$at"/.bootstrap-probe.*; do
+                [ -e "$f" ] && [ ! -d "/proc/${f##*.}" ] && rm -f "$f" 2>/dev/null
+              done
+              trap '' HUP PIPE
               f="$at/.bootstrap-probe.$$"
               if why=$( { printf '#!/bin/sh\\necho ran\\n' >"$f" && chmod 700 "$f"; } 2>&1 ) && [ -s "$f" ]; then
                 say "base.$n.write" 1
@@ -90,6 +95,7 @@ enum ProbeScript {
                 say "base.$n.why" "$why"
               fi
               rm -f "$f" 2>/dev/null
+              trap - HUP PIPE
               # FILESYSTEM BLOCKS USED FREE CAPACITY% MOUNT, in the last line; a directory's name may have anything in it.
               line=$(df -Pk "$at" 2>/dev/null)
               line="${line##*

@@ -98,7 +98,8 @@ extension EnrollmentOverSSHTests {
         #expect(try CredentialDirectory(owner.state + "/identity").load().leaf.serialNumber == record.serial)
         let removed = try await owner.run(["unenroll", "dev"])
         #expect(removed.succeeded, "\(removed.standardError)")
-        #expect(try FileManager.default.contentsOfDirectory(atPath: owner.base.path).isEmpty)
+        let left = FileManager.default.enumerator(atPath: owner.base.path)?.compactMap { $0 as? String } ?? []
+        #expect(left == [], "\(removed.standardOutput)\(removed.standardError)")
     }
 
     /// The connection is cut while the agent is on its way: once, and the same command finishes; every time, and it gives up and says so.
