@@ -44,9 +44,14 @@ public struct StreamError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let system = Code(kind: .system)
     }
 
+    /// What kind of failure it is, for programs.
     public var code: Code
+    /// What failed and, where something can be done, what; for people.
     public var message: String
 
+    /// - Parameters:
+    ///   - code: What kind of failure it is.
+    ///   - message: What failed, for people.
     public init(_ code: Code, _ message: String) {
         self.code = code
         self.message = message

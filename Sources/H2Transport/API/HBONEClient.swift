@@ -20,17 +20,21 @@ public import Streams
 /// Connections are mutual TLS 1.3 with HTTP/2, one for each server and identity as long as its stream limit allows; see
 /// ``H2ClientPool``. A client that is dropped without ``shutDown(deadline:)`` leaves its thread running.
 public final class HBONEClient: Sendable {
+    /// What a client's connections are like, and how long it waits.
     public struct Configuration: Hashable, Sendable {
         /// Connections: their number, windows, limits, time-outs.
         public var pool = H2ClientPool.Configuration.defaults
         /// For each address: how long the kernel may try to connect. TLS has its own limit, the request another.
         public var connectTimeout: Duration = .seconds(10)
 
+        /// The defaults.
         public init() {}
 
+        /// What is used where nothing else is asked for.
         public static var defaults: Configuration { Configuration() }
     }
 
+    /// As it was given to ``init(credentials:configuration:loops:logger:)``.
     public let configuration: Configuration
     private let credential: LiveCredential
     private let group: EventLoopGroup

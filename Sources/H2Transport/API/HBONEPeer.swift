@@ -12,6 +12,9 @@ public struct HBONEPeer: Hashable, Sendable {
     /// Whose certificate it must show; nil means anybody of our own trust domain and namespace.
     public var expectation: PeerExpectation?
 
+    /// - Parameters:
+    ///   - address: Where the server listens.
+    ///   - expectation: Whose certificate it must show; nil means anybody of our own trust domain and namespace.
     public init(_ address: Authority, expecting expectation: PeerExpectation? = nil) {
         self.address = address
         self.expectation = expectation

@@ -61,6 +61,7 @@ public final class HBONEStream: Sendable {
 
         public func makeAsyncIterator() -> Iterator { Iterator(stream: stream) }
 
+        /// Reads one chunk after the other. A stream has one reader at a time.
         public struct Iterator: AsyncIteratorProtocol {
             let stream: HBONEStream
 

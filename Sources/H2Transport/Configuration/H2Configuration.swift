@@ -19,6 +19,7 @@ public struct H2Configuration: Hashable, Sendable {
         /// A peer whose own window of the connection stays used up for this long gets new streams on another connection.
         public var stallTime: Duration = .milliseconds(200)
 
+        /// The defaults.
         public init() {}
     }
 
@@ -29,6 +30,7 @@ public struct H2Configuration: Hashable, Sendable {
         /// After this long without a byte since that PING, the connection is dead.
         public var timeout: Duration = .seconds(20)
 
+        /// The defaults.
         public init() {}
     }
 
@@ -40,6 +42,7 @@ public struct H2Configuration: Hashable, Sendable {
         /// How long the streams of such a connection may still go on before they are cut; nil: as long as they last.
         public var drainTimeout: Duration?
 
+        /// The defaults.
         public init() {}
     }
 
@@ -78,23 +81,33 @@ public struct H2Configuration: Hashable, Sendable {
         /// connection whose peer takes nothing. A quarter of it later at most.
         public var stallTimeout: Duration = .seconds(600)
 
+        /// The defaults.
         public init() {}
     }
 
     /// A token bucket: `burst` at once, then so many a second.
     public struct Rate: Hashable, Sendable {
+        /// How many are allowed at once; at least 1.
         public var burst: Int
+        /// How many more are allowed with every second; 0 or more.
         public var perSecond: Int
 
+        /// - Parameters:
+        ///   - burst: At least 1.
+        ///   - perSecond: 0 or more.
         public init(burst: Int, perSecond: Int) {
             self.burst = burst
             self.perSecond = perSecond
         }
     }
 
+    /// What the peer may send before it is read.
     public var windows = Windows()
+    /// When a peer that says nothing counts as gone.
     public var keepAlive = KeepAlive()
+    /// How old a connection may become.
     public var age = Age()
+    /// What the peer may ask for.
     public var limits = Limits()
     /// What the queues of all connections may hold together.
     public var memory = H2MemoryBudget.process
@@ -115,8 +128,10 @@ public struct H2Configuration: Hashable, Sendable {
     /// How many requests are sent before the peer's SETTINGS arrive (RFC 9113 §5.1.2 recommends servers to allow 100).
     public var assumedPeerStreams = 100
 
+    /// The defaults.
     public init() {}
 
+    /// What is used where nothing else is asked for.
     public static var defaults: H2Configuration { H2Configuration() }
 
     /// Throws ``Streams/StreamError`` naming the first setting that is out of its range.

@@ -7,6 +7,7 @@ public import Streams
 /// Bytes that the client sends early are held, at most one window of them, and dropped on refusal. Forward nothing and
 /// dial nothing before policy has passed.
 public final class PendingConnect {
+    /// What the client sent. Nothing in it is proved but that this client wrote it.
     public let request: ConnectRequest
     /// Where the tunnel is to end. Checked for syntax only.
     public let destination: Authority

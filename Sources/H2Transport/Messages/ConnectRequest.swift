@@ -12,18 +12,25 @@ public struct ConnectRequest: Hashable, Sendable {
         package let kind: Kind
         public var description: String { kind.rawValue }
 
+        /// HTTP/2 CONNECT; `:authority` is where the tunnel ends.
         public static let connect = Method(kind: .connect)
         /// With `:scheme https` and ``ConnectRequest/path``; the body of request and response is the tunnel.
         public static let post = Method(kind: .post)
     }
 
+    /// CONNECT, or POST.
     public var method: Method
     /// `:authority`, as sent or received; a received one has not been checked beyond HTTP's syntax.
     public var authority: String
     /// `:path` of a POST.
     public var path = "/"
+    /// What goes with it, pseudo-header fields aside.
     public var headers: HeaderFields
 
+    /// - Parameters:
+    ///   - authority: Where the tunnel is to end.
+    ///   - method: CONNECT, or POST.
+    ///   - headers: Metadata for the other side.
     public init(to authority: Authority, method: Method = .connect, headers: HeaderFields = [:]) {
         self.init(authority: authority.description, method: method, headers: headers)
     }

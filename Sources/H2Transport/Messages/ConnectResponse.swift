@@ -3,9 +3,14 @@ public import Streams
 
 /// The server's answer to a ``ConnectRequest``.
 public struct ConnectResponse: Hashable, Sendable {
+    /// HTTP's status.
     public var status: Int
+    /// What came with it, pseudo-header fields aside. The peer wrote it.
     public var headers: HeaderFields
 
+    /// - Parameters:
+    ///   - status: HTTP's status.
+    ///   - headers: What goes with it.
     public init(status: Int, headers: HeaderFields = [:]) {
         self.status = status
         self.headers = headers
@@ -29,6 +34,10 @@ public struct ConnectFailure: Error, Hashable, Sendable, CustomStringConvertible
     /// was lost before it answered. None of the stream's bytes has been sent, so that none can be lost or doubled.
     public var isRetryable: Bool
 
+    /// - Parameters:
+    ///   - error: What went wrong.
+    ///   - response: What the server answered; nil when it did not.
+    ///   - isRetryable: Whether another connection may carry the request.
     public init(_ error: StreamError, response: ConnectResponse? = nil, isRetryable: Bool = false) {
         self.error = error
         self.response = response
@@ -66,9 +75,14 @@ public struct ConnectFailure: Error, Hashable, Sendable, CustomStringConvertible
 
 /// How a server refuses a tunnel: a status and the reason as `proxy-status` (RFC 9209).
 public struct ConnectRejection: Hashable, Sendable {
+    /// HTTP's status, no 2xx.
     public var status: Int
+    /// Told to the peer; nil: nothing but the status.
     public var reason: ProxyStatus?
 
+    /// - Parameters:
+    ///   - status: HTTP's status, no 2xx.
+    ///   - reason: Told to the peer.
     public init(status: Int, reason: ProxyStatus? = nil) {
         self.status = status
         self.reason = reason
@@ -97,9 +111,14 @@ public struct ConnectRejection: Hashable, Sendable {
 
 /// The one member of a `Proxy-Status` field that matters here: an error type of RFC 9209 §2.3 and free text.
 public struct ProxyStatus: Hashable, Sendable {
+    /// The error type, one of those in RFC 9209 §2.3, such as `connection_refused`; nil without one.
     public var error: String?
+    /// For people. Sent in printable ASCII, at most 256 characters; everything else becomes `?`.
     public var details: String?
 
+    /// - Parameters:
+    ///   - error: An error type of RFC 9209 §2.3.
+    ///   - details: For people.
     public init(error: String?, details: String? = nil) {
         self.error = error
         self.details = details

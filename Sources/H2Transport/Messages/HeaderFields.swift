@@ -2,8 +2,12 @@
 public struct HeaderField: Hashable, Sendable {
     /// Lower-case, as HTTP/2 has it (RFC 9113 §8.2).
     public var name: String
+    /// As it was sent: no check but HTTP's own.
     public var value: String
 
+    /// - Parameters:
+    ///   - name: In lower case.
+    ///   - value: Printable; line breaks are not allowed in HTTP.
     public init(name: String, value: String) {
         self.name = name
         self.value = value
@@ -14,6 +18,7 @@ public struct HeaderField: Hashable, Sendable {
 public struct HeaderFields: Hashable, Sendable, ExpressibleByDictionaryLiteral, RandomAccessCollection {
     private var fields: [HeaderField]
 
+    /// None.
     public init() { fields = [] }
 
     /// Names must be lower-case.

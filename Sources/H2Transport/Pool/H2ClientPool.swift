@@ -10,7 +10,9 @@ public import Streams
 /// A pool belongs to one loop, so that a program with several loops has a connection to a busy peer on each: no stream hops
 /// between threads, and no core is the limit of all.
 public final class H2ClientPool {
+    /// How many connections there are, for how long, and what each is like.
     public struct Configuration: Hashable, Sendable {
+        /// The settings of each connection.
         public var http2 = H2Configuration.defaults
         /// A connection without streams is closed after this time; ztunnel's value.
         public var idleTimeout: Duration = .seconds(300)
@@ -21,8 +23,10 @@ public final class H2ClientPool {
         /// Requests that may wait for one endpoint; more fail with `limit`.
         public var waitingRequests = 4096
 
+        /// The defaults.
         public init() {}
 
+        /// What is used where nothing else is asked for.
         public static var defaults: Configuration { Configuration() }
     }
 
@@ -55,8 +59,10 @@ public final class H2ClientPool {
         package init() {}
     }
 
+    /// Called once, on the pool's loop, with the open stream or why there is none.
     public typealias Completion = (Result<H2Stream, ConnectFailure>) -> Void
 
+    /// Where the pool lives: every method is called here.
     public let loop: EventLoop
     package let configuration: Configuration
     /// Told of every change, on the loop.

@@ -14,6 +14,7 @@ public struct H2Endpoint {
         package var description: String { "\(expectation) at \(location)" }
     }
 
+    /// Called once, on the event loop of the dial, with what was connected or why not.
     public typealias Completion<Success> = (Result<Success, StreamError>) -> Void
 
     package let key: Key

@@ -14,6 +14,7 @@ public import Streams
 public final class HBONEServer {
     /// What the server grants its clients.
     public struct Configuration: Hashable, Sendable {
+        /// The settings of each connection.
         public var http2 = H2Configuration.defaults
         /// Connections that are still in their TLS handshake; more are closed at once. Whoever has not proved an identity
         /// must not cost much.
@@ -23,11 +24,14 @@ public final class HBONEServer {
         /// Connections in all.
         public var connections = 10_000
 
+        /// The defaults.
         public init() {}
 
+        /// What is used where nothing else is asked for.
         public static var defaults: Configuration { Configuration() }
     }
 
+    /// Where the server lives: every method is called here.
     public let loop: EventLoop
     /// What new connections get; those that stand keep theirs.
     package private(set) var configuration: Configuration

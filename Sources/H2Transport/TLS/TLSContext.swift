@@ -10,11 +10,15 @@ public import Streams
 // Sendable: the SSL_CTX is configured in init and never changed afterwards. SSL_new only reads it, and counts references
 // atomically; with the session cache off it has no other shared state.
 public final class TLSContext: @unchecked Sendable {
+    /// Which side of the handshake this is.
     public enum Role: Hashable, Sendable {
+        /// The side that connects.
         case client
+        /// The side that accepts.
         case server
     }
 
+    /// Protocols and time limits.
     public struct Options: Hashable, Sendable {
         /// ALPN (RFC 7301). A client offers these, most wanted first; a server picks its first that the client offers, and
         /// refuses a client that offers only others. A peer without ALPN is accepted either way.
@@ -26,6 +30,7 @@ public final class TLSContext: @unchecked Sendable {
         /// How long a peer that is refused may take to read why and leave.
         public var refusalTimeout: Duration = .seconds(2)
 
+        /// - Parameter applicationProtocols: For ALPN; most wanted first.
         public init(applicationProtocols: [String]) {
             self.applicationProtocols = applicationProtocols
         }

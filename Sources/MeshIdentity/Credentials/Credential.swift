@@ -1,6 +1,8 @@
 /// An identity that can be used: the key, the certificate that binds it to a SPIFFE ID, and the roots to verify peers with.
 public struct Credential: Sendable {
+    /// Who this is, as the leaf says.
     public let id: SPIFFEID
+    /// The private key of the leaf.
     public let key: PrivateKey
     /// The leaf first, then the CA certificates between it and a root, if any.
     public let chain: [Certificate]

@@ -14,6 +14,7 @@ import Platform
 /// A reader that opens `..data` once sees one version, however many writers there are, and a crash leaves the old version
 /// or the new one. Plain files that another tool put there are read too, and taken over by the first write.
 public struct CredentialDirectory: Sendable {
+    /// Where it is; the directory need not exist before the first write.
     public let path: String
 
     /// Called before each step of a write that a crash could interrupt, so that tests can crash there.
@@ -22,6 +23,7 @@ public struct CredentialDirectory: Sendable {
     static let dataLink = "..data"
     static let versionPrefix = "..version-"
 
+    /// Reads and writes nothing yet.
     public init(_ path: String) { self.path = path }
 
     /// Reads and verifies the credential.

@@ -7,6 +7,7 @@ import Platform
 public final class PendingCredential: Sendable {
     /// What to send to the issuer.
     public let request: CertificateRequest
+    /// The identity that is asked for, and the only one that is taken.
     public let id: SPIFFEID
     private let directory: CredentialDirectory
     private let key: PrivateKey

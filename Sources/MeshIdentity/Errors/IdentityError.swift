@@ -49,9 +49,14 @@ public struct IdentityError: Error, Hashable, Sendable, CustomStringConvertible 
         public static let crypto = Code(kind: .crypto)
     }
 
+    /// What kind of failure it is, for programs.
     public var code: Code
+    /// What failed and how to fix it, for people.
     public var message: String
 
+    /// - Parameters:
+    ///   - code: What kind of failure it is.
+    ///   - message: What failed and how to fix it; no secret.
     public init(_ code: Code, _ message: String) {
         self.code = code
         self.message = message

@@ -37,9 +37,14 @@ public struct SPIFFEIDError: Error, Hashable, Sendable, CustomStringConvertible 
         public static let length = Code(kind: .length)
     }
 
+    /// The rule that was broken, for programs.
     public var code: Code
+    /// What is wrong with the text, for people.
     public var message: String
 
+    /// - Parameters:
+    ///   - code: The rule that was broken.
+    ///   - message: What is wrong with the text.
     public init(_ code: Code, _ message: String) {
         self.code = code
         self.message = message

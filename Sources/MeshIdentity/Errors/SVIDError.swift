@@ -43,9 +43,14 @@ public struct SVIDError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let wrongID = Code(kind: .wrongID)
     }
 
+    /// The rule that was broken, for programs.
     public var code: Code
+    /// What is wrong with whose certificate, for people.
     public var message: String
 
+    /// - Parameters:
+    ///   - code: The rule that was broken.
+    ///   - message: What is wrong with whose certificate.
     public init(_ code: Code, _ message: String) {
         self.code = code
         self.message = message

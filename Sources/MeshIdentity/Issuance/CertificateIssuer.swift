@@ -30,6 +30,11 @@ public struct IssuanceOptions: Hashable, Sendable {
     /// Two minutes.
     public static let defaultBackdating = Duration.seconds(120)
 
+    /// - Parameters:
+    ///   - lifetime: At least a second, and no longer than the CA's own certificate.
+    ///   - backdating: Zero or more.
+    ///   - dnsNames: Names for clients that know no SPIFFE IDs.
+    ///   - ipAddresses: In text form, for the same clients.
     public init(
         lifetime: Duration = IssuanceOptions.defaultLifetime,
         backdating: Duration = IssuanceOptions.defaultBackdating,
@@ -52,6 +57,12 @@ public struct IssuedCertificate: Sendable {
     /// What those no longer stand by, in PEM form; nil where the issuer does not say.
     public var revocationLists: [UInt8]?
 
+    /// Nothing is verified; see ``verify(for:id:at:)``.
+    ///
+    /// - Parameters:
+    ///   - chain: The leaf first.
+    ///   - roots: Of the identity's trust domain.
+    ///   - revocationLists: In PEM form; nil where the issuer does not say.
     public init(chain: [Certificate], roots: [Certificate], revocationLists: [UInt8]? = nil) {
         self.chain = chain
         self.roots = roots
@@ -90,6 +101,7 @@ public struct IssuedCertificate: Sendable {
         }
     }
 
+    /// The certificate that was asked for; nil when the chain is empty.
     public var leaf: Certificate? { chain.first }
 
     /// Checks that this is a certificate for the request's key and the identity that was asked for, keeps every rule, and

@@ -7,7 +7,9 @@ import Platform
 ///
 /// Signing takes microseconds, and reads at most the revocation lists, so one object serves any number of tasks at once.
 public struct EmbeddedCA: CertificateIssuer {
+    /// The one trust domain that it vouches for.
     public let trustDomain: TrustDomain
+    /// Its own certificate, whose key signs.
     public let certificate: Certificate
     /// The CA's own certificate, and former or future ones while a root is replaced.
     public let roots: [Certificate]

@@ -17,6 +17,10 @@ public struct ExecIssuer: CertificateIssuer {
     /// The trust domain's roots, for a program that does not print them.
     public var roots: [Certificate]
 
+    /// - Parameters:
+    ///   - command: The program, found in PATH unless it has a slash, and its arguments.
+    ///   - timeout: How long it may take for one certificate.
+    ///   - roots: The trust domain's, for a program that does not print them.
     public init(command: [String], timeout: Duration = .seconds(30), roots: [Certificate] = []) {
         self.command = command
         self.timeout = timeout

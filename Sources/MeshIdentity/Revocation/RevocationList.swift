@@ -64,6 +64,7 @@ public final class RevocationList: @unchecked Sendable {
         return lists
     }
 
+    /// In PEM form; empty when OpenSSL has no memory.
     public var pem: [UInt8] { MemoryBIO.writing { PEM_write_bio_X509_CRL($0, pointer) == 1 } ?? [] }
 
     /// Whether `root` has signed it.
@@ -113,6 +114,9 @@ public struct RevokedCertificate: Hashable, Sendable {
     /// Seconds since 1970.
     public var revokedAt: Int64
 
+    /// - Parameters:
+    ///   - serial: In lower-case hexadecimal.
+    ///   - revokedAt: Seconds since 1970.
     public init(serial: String, revokedAt: Int64) {
         self.serial = serial
         self.revokedAt = revokedAt

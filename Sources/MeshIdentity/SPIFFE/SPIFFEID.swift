@@ -2,6 +2,7 @@
 ///
 /// Parsing is strict and says which rule was broken. Nothing is normalised: what parses is compared byte by byte.
 public struct SPIFFEID: Hashable, Sendable, CustomStringConvertible {
+    /// Who vouches for the workload.
     public let trustDomain: TrustDomain
     /// Empty (the ID of the trust domain itself), or `/` and segments.
     public let path: String
@@ -17,6 +18,9 @@ public struct SPIFFEID: Hashable, Sendable, CustomStringConvertible {
 
     private static let scheme = "spiffe://"
 
+    /// Parses an ID with its scheme, `spiffe://…`.
+    ///
+    /// - Throws: the rule that was broken.
     public init(_ text: String) throws(SPIFFEIDError) {
         try self.init(bytes: Array(text.utf8))
     }

@@ -3,11 +3,14 @@
 /// 1 to 255 bytes of a–z, 0–9, `.`, `-` and `_` (SPIFFE-ID specification, §2.1). Two trust domains are the same if, and only
 /// if, their names are equal byte by byte: that is why upper-case letters are refused and not folded.
 public struct TrustDomain: Hashable, Comparable, Sendable, CustomStringConvertible {
+    /// Without a scheme: `mesh.example`.
     public let name: String
 
     /// The longest name, in bytes: that of a DNS host name.
     package static let maximumLength = 255
 
+    /// - Parameter name: Without a scheme: `mesh.example`.
+    /// - Throws: the rule that was broken.
     public init(_ name: String) throws(SPIFFEIDError) {
         try self.init(validating: Array(name.utf8)[...])
     }

@@ -6,6 +6,7 @@ import Platform
 /// Several roots overlap while a CA is rotated. Roots of two trust domains are never in one bundle: a CA can then vouch
 /// for its own domain only.
 public struct TrustBundle: Sendable {
+    /// The domain that the roots vouch for.
     public let trustDomain: TrustDomain
     /// At least one, without duplicates.
     public let roots: [Certificate]
@@ -97,8 +98,10 @@ public struct TrustBundle: Sendable {
 
 /// The bundles of all trust domains that are trusted: the peer's own trust domain chooses the one that counts.
 public struct TrustBundleSet: Sendable {
+    /// One for each trust domain.
     public private(set) var bundles: [TrustDomain: TrustBundle] = [:]
 
+    /// - Parameter bundles: Of two for the same trust domain the latter counts.
     public init(_ bundles: TrustBundle...) {
         for bundle in bundles { insert(bundle) }
     }

@@ -30,6 +30,8 @@ public final class Certificate: @unchecked Sendable {
         }
     }
 
+    /// - Parameter der: One certificate, and nothing behind it.
+    /// - Throws: `invalidCertificate`.
     public convenience init(der: [UInt8]) throws(IdentityError) {
         OpenSSLErrors.clear()
         let parsed = der.withUnsafeBufferPointer { buffer -> OpaquePointer? in
@@ -81,6 +83,7 @@ public final class Certificate: @unchecked Sendable {
         return certificates
     }
 
+    /// As it was signed.
     public var der: [UInt8] {
         var start: UnsafeMutablePointer<UInt8>?
         let count = i2d_X509(pointer, &start)
@@ -88,11 +91,13 @@ public final class Certificate: @unchecked Sendable {
         return [UInt8](UnsafeBufferPointer(start: start, count: Int(max(0, count))))
     }
 
+    /// In PEM form, with the end of the last line.
     public var pem: [UInt8] { MemoryBIO.writing { PEM_write_bio_X509($0, pointer) == 1 } ?? [] }
 
     /// The SPIFFE ID: that of the one URI name.
     public func spiffeID() throws(SVIDError) -> SPIFFEID { try names().spiffeID() }
 
+    /// The DNS names it is for; empty when the names are damaged.
     public var dnsNames: [String] { (try? names().dnsNames) ?? [] }
 
     /// In text form, for people.

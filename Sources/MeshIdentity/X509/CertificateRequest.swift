@@ -60,6 +60,7 @@ public final class CertificateRequest: @unchecked Sendable {
         self.init(owning: pointer)
     }
 
+    /// In PEM form, with the end of the last line.
     public var pem: [UInt8] { MemoryBIO.writing { PEM_write_bio_X509_REQ($0, pointer) == 1 } ?? [] }
 
     /// Checks that the key is one that mesh peers accept and that the requester holds it (the request's signature).

@@ -6,11 +6,13 @@ public final class Passphrase: @unchecked Sendable, Equatable, CustomStringConve
     // Sendable: written in init, wiped in deinit, only read between.
     private let bytes: UnsafeMutableRawBufferPointer
 
+    /// Copies the bytes; the caller's are the caller's to wipe.
     public init(_ bytes: some Collection<UInt8>) {
         self.bytes = .allocate(byteCount: bytes.count, alignment: 1)
         self.bytes.copyBytes(from: bytes)
     }
 
+    /// The text in UTF-8. A `String` cannot be wiped: for what a person types, use bytes.
     public convenience init(_ text: String) { self.init(text.utf8) }
 
     deinit {
@@ -18,6 +20,7 @@ public final class Passphrase: @unchecked Sendable, Equatable, CustomStringConve
         bytes.deallocate()
     }
 
+    /// Whether it has no byte; no key is encrypted with such a one.
     public var isEmpty: Bool { bytes.isEmpty }
 
     /// Bytes, not characters.

@@ -16,7 +16,9 @@ import YAML
 public final class Node: Sendable {
     /// A listener that accepts connections.
     public struct ReadyListener: Hashable, Sendable {
+        /// As the configuration names it.
         public var name: String
+        /// Where it listens; the port is the kernel's choice where 0 was asked for.
         public var address: SocketAddress
     }
 

@@ -11,6 +11,7 @@ public final class InheritedSockets: Sendable {
     /// None.
     public convenience init() { self.init([]) }
 
+    /// How many no listener has claimed yet.
     public var count: Int { sockets.withLock { $0.count } }
 
     /// The socket for a listener, once. With port 0, which any port satisfies, the name decides.

@@ -4,6 +4,7 @@ public struct IPAddress: Hashable, Sendable, CustomStringConvertible {
     /// The address as a 128-bit number, high half first; an IPv4 address occupies the low 32 bits of `low`.
     package let high: UInt64
     package let low: UInt64
+    /// Whether it is an IPv4 address; an IPv4-mapped IPv6 address is one.
     public let isIPv4: Bool
 
     package init(high: UInt64, low: UInt64, isIPv4: Bool) {
@@ -45,7 +46,9 @@ public struct IPAddress: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
+    /// 127.0.0.1.
     public static let loopbackIPv4 = IPAddress(high: 0, low: 0x7f00_0001, isIPv4: true)
+    /// ::1.
     public static let loopbackIPv6 = IPAddress(high: 0, low: 1, isIPv4: false)
 
     /// In network order, 4 or 16 of them.

@@ -13,6 +13,13 @@ public struct AuthenticationQuestion: Hashable, Sendable {
     /// 1 for the first try of this connection.
     public var attempt: Int
 
+    /// - Parameters:
+    ///   - method: `password` or `keyboard-interactive`.
+    ///   - destination: `user@host`.
+    ///   - text: What to ask.
+    ///   - instruction: What the server says beforehand.
+    ///   - isSecret: The answer must not be shown.
+    ///   - attempt: From 1.
     public init(
         method: String,
         destination: String,

@@ -9,5 +9,6 @@ public struct AuthenticationPreferences: Hashable, Sendable {
     /// GSSAPI or host-based authentication is on, which only `ssh` can do.
     public var wantsSingleSignOn = false
 
+    /// The defaults.
     public init() {}
 }

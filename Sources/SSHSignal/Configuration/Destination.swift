@@ -3,12 +3,19 @@
 ///
 /// Only what was written is here; ``SSHClientConfiguration`` adds what the configuration files say about it.
 public struct Destination: Hashable, Sendable, CustomStringConvertible {
+    /// The account; nil leaves it to the configuration, or to the local account's name.
     public var user: String?
     /// A name, an alias or a numeric address (IPv6 without brackets).
     public var host: String
     /// 1–65535; nil leaves it to the configuration.
     public var port: UInt16?
 
+    /// Nothing is checked; ``init(parsing:)`` does that for what a user wrote.
+    ///
+    /// - Parameters:
+    ///   - user: The account.
+    ///   - host: A name, an alias or a numeric address.
+    ///   - port: 1–65535.
     public init(user: String? = nil, host: String, port: UInt16? = nil) {
         self.user = user
         self.host = host

@@ -15,6 +15,14 @@ public struct SSHArguments: Hashable, Sendable {
     /// `--host-key`: the fingerprint of the one host key to be accepted, whatever known_hosts says; not for jump hosts.
     public var hostKey: String?
 
+    /// - Parameters:
+    ///   - configurationFile: `-F`.
+    ///   - options: `-o`, each as a line of `ssh_config(5)`.
+    ///   - identityFiles: `-i`.
+    ///   - port: `-p`.
+    ///   - jump: `-J`.
+    ///   - engine: What logs in.
+    ///   - hostKey: The fingerprint of the one host key to be accepted.
     public init(
         configurationFile: String? = nil,
         options: [String] = [],

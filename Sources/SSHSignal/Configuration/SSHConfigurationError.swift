@@ -4,8 +4,13 @@ public struct SSHConfigurationError: Error, Hashable, Sendable, CustomStringConv
     public var file: String?
     /// Counted from 1; nil where no line is to blame.
     public var line: Int?
+    /// What is wrong, for people.
     public var message: String
 
+    /// - Parameters:
+    ///   - file: The file the line was read from.
+    ///   - line: Counted from 1.
+    ///   - message: What is wrong.
     public init(file: String? = nil, line: Int? = nil, _ message: String) {
         self.file = file
         self.line = line

@@ -3,6 +3,7 @@ import Streams
 
 /// What a command left behind.
 public struct SSHCommandResult: Sendable {
+    /// How it ended.
     public var exit: SSHExit
     /// Its whole standard output.
     public var output: [UInt8]

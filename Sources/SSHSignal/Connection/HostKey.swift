@@ -4,6 +4,7 @@ import MeshIdentity
 public struct HostKey: Hashable, Sendable, CustomStringConvertible {
     /// The key's own name for its type: `ssh-ed25519`, `ecdsa-sha2-nistp256`, `ssh-rsa`.
     public let algorithm: String
+    /// The wire format, algorithm first.
     public let blob: [UInt8]
 
     /// nil when `blob` does not begin with the name of an algorithm.

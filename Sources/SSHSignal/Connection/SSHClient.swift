@@ -3,6 +3,7 @@ public import Streams
 /// An authenticated SSH connection for async code: a handle on an ``SSHConnection``, which lives on one event loop with all its
 /// streams, whichever engine drives it. ``SSHLogin`` makes one as `ssh` would. Closed when it is released.
 public final class SSHClient: Sendable {
+    /// Where the connection and all its streams live.
     public let loop: EventLoop
     /// The key that the server proved to have, and that was accepted.
     public let hostKey: HostKey

@@ -6,6 +6,7 @@ public import Streams
 /// Opening something is a call through this protocol; what was opened is a ``Streams/ByteStream``, and is not asked which engine
 /// it came from. Confined to ``loop``; from async code use ``SSHClient``.
 public protocol SSHConnection: AnyObject {
+    /// Where it lives: everything else is called here.
     var loop: EventLoop { get }
 
     /// Why the connection ended; nil while it lives.

@@ -50,11 +50,17 @@ public struct SSHError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let unsupported = Code(kind: .unsupported)
     }
 
+    /// What kind of failure it is, for programs.
     public var code: Code
+    /// What failed and how to fix it, for people; safe for a terminal.
     public var message: String
     /// What libssh2 cannot do and `ssh` can that may be behind a failed login; empty: `ssh` would fail as well.
     public var limits: [EngineLimit]
 
+    /// - Parameters:
+    ///   - code: What kind of failure it is.
+    ///   - message: What failed and how to fix it.
+    ///   - limits: What libssh2 cannot do and `ssh` can.
     public init(_ code: Code, _ message: String, limits: [EngineLimit] = []) {
         self.code = code
         self.message = message

@@ -13,5 +13,6 @@ public enum SSHExit: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
+    /// Exit status 0.
     public var isSuccess: Bool { self == .status(0) }
 }

@@ -9,10 +9,12 @@ public struct UploadSource: Sendable {
 
     fileprivate let kind: Kind
 
+    /// Bytes in memory; they are kept until the upload is over.
     public static func bytes(_ bytes: some Collection<UInt8>) -> UploadSource {
         UploadSource(kind: .bytes(Array(bytes)))
     }
 
+    /// A regular file of this machine. It is opened when the upload begins, and its size counts as it is then.
     public static func file(path: String) -> UploadSource { UploadSource(kind: .file(path: path)) }
 
     func open() throws(SSHError) -> UploadReader { try UploadReader(self) }

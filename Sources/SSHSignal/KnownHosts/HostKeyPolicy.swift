@@ -3,17 +3,24 @@ import Platform
 
 /// A host key that was not accepted. Nothing had been sent but the key exchange.
 public struct HostKeyError: Error, Hashable, Sendable, CustomStringConvertible {
+    /// Why the key was not accepted.
     public enum Reason: Hashable, Sendable {
+        /// known_hosts has another key for the host: it was installed anew, or somebody is in between.
         case changed
+        /// known_hosts says that nobody may trust this key (`@revoked`).
         case revoked
+        /// known_hosts does not know the host, and nobody could be asked.
         case unknown
+        /// A person was asked, and said no.
         case rejected
         /// The host's certificate does not vouch for it.
         case certificate
         /// It is not the one that was named.
         case pinMismatch
     }
+    /// Why, for programs.
     public var reason: Reason
+    /// Why, and what to do about it, for people.
     public var message: String
     public var description: String { message }
 }
@@ -22,6 +29,7 @@ public struct HostKeyError: Error, Hashable, Sendable, CustomStringConvertible {
 public struct HostKeyQuestion: Hashable, Sendable {
     /// As the user knows it.
     public var host: String
+    /// What the host has shown and proved to have.
     public var key: HostKey
     /// Key types the host is recorded with, when it now shows another one.
     public var knownAlgorithms: [String]

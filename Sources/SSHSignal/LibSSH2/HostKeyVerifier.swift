@@ -23,6 +23,9 @@ public struct PinnedHostKey: HostKeyVerifier {
     public let fingerprint: String
     public let preferredAlgorithms: [String]
 
+    /// - Parameters:
+    ///   - fingerprint: `SHA256:` and base 64 without padding.
+    ///   - preferredAlgorithms: The key's type, where it is known; without it the server chooses which of its keys it shows.
     public init(fingerprint: String, preferredAlgorithms: [String] = []) {
         self.fingerprint = fingerprint
         self.preferredAlgorithms = preferredAlgorithms

@@ -49,13 +49,18 @@ public struct SSHSessionConfiguration: Sendable {
         /// may be busy connecting somewhere, and the path long: four round trips are waited at least.
         public var whileWaiting: Waiting? = Waiting()
 
+        /// The times while something is awaited from the server.
         public struct Waiting: Hashable, Sendable {
+            /// After this long without a byte from the server it is asked.
             public var interval: Duration = .seconds(3)
+            /// How long the server may take for that sign of life.
             public var timeout: Duration = .milliseconds(3500)
 
+            /// The defaults.
             public init() {}
         }
 
+        /// The defaults.
         public init() {}
 
         /// As `ServerAliveInterval` and `ServerAliveCountMax` say: an interval of zero asks never.
@@ -96,6 +101,9 @@ public struct SSHSessionConfiguration: Sendable {
         "rsa-sha2-256",
     ]
 
+    /// - Parameters:
+    ///   - user: The account on the server.
+    ///   - credentials: Tried in this order; none: only what a person is asked.
     public init(user: String, credentials: [SSHCredential] = []) {
         self.user = user
         self.credentials = credentials

@@ -13,6 +13,11 @@ public struct SSHLogin: Sendable {
         /// What the user should know: a recorded host key, an option without effect.
         public var warn: @Sendable (String) -> Void
 
+        /// - Parameters:
+        ///   - hostKey: Asked about an unknown host key; nil refuses it.
+        ///   - passphrase: Asked for the passphrase of a key file; nil leaves encrypted keys aside.
+        ///   - authentication: Asked for passwords; nil leaves those methods aside.
+        ///   - warn: Told what the user should know; from any thread.
         public init(
             hostKey: HostKeyPrompt? = nil,
             passphrase: PassphrasePrompt? = nil,

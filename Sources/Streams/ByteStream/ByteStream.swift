@@ -55,6 +55,7 @@ open class ByteStream {
     /// Why the stream failed. Set once, before any call returns `.failed`.
     public final private(set) var failure: StreamError?
 
+    /// For subclasses. Call it on `loop`.
     public init(loop: EventLoop) {
         self.loop = loop
     }

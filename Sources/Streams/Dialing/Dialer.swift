@@ -7,12 +7,14 @@ public import Platform
 ///
 /// What was checked is what is dialled: a name cannot be made to lead elsewhere between the check and the connection.
 public final class Dialer {
+    /// What to connect to.
     public enum Destination: Hashable, Sendable, CustomStringConvertible {
         /// A name, or an IP address without brackets.
         case host(String, port: UInt16)
         /// In the resolver's order; at least one.
         case addresses([SocketAddress])
 
+        /// A name to resolve, or the one address that the authority is.
         public static func authority(_ authority: Authority) -> Destination {
             guard let address = authority.address else { return .host(authority.host, port: authority.port) }
             return .addresses([SocketAddress(address, port: authority.port)])
@@ -27,6 +29,7 @@ public final class Dialer {
         }
     }
 
+    /// How to try, and what the connected socket is set to.
     public struct Options: Sendable {
         /// For each address.
         public var timeout: Duration = .seconds(10)
@@ -37,11 +40,15 @@ public final class Dialer {
         /// Of the connected socket.
         public var socket = SocketOptions.defaults
 
+        /// - Parameters:
+        ///   - timeout: For each address.
+        ///   - socket: What the connected socket is set to.
         public init(timeout: Duration = .seconds(10), socket: SocketOptions = .defaults) {
             self.timeout = timeout
             self.socket = socket
         }
 
+        /// What is used where nothing else is asked for.
         public static var defaults: Options { Options() }
     }
 

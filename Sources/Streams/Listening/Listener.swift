@@ -6,6 +6,7 @@ import Glibc
 /// Accepted sockets live on the listener's own loop, or are handed round robin to the loops it spreads over: with few
 /// long-lived connections an even spread matters more than saving the hand-over (SO_REUSEPORT spreads by hash, unevenly).
 public final class Listener: PollHandler {
+    /// Where the listener lives: every method is called here.
     public let loop: EventLoop
     /// Where it listens; the port is the kernel's choice when 0 was asked for.
     public let localAddress: SocketAddress

@@ -15,8 +15,10 @@ public struct ListenerOptions: Hashable, Sendable {
     /// Connections that may wait to be accepted; net.core.somaxconn is above it.
     public var backlog: Int32 = 1024
 
+    /// The defaults.
     public init() {}
 
+    /// What is used where nothing else is asked for.
     public static var defaults: ListenerOptions { ListenerOptions() }
 
     /// - Throws: ``StreamError`` that names the option.

@@ -186,6 +186,7 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
 
     // MARK: SerialExecutor
 
+    /// What Swift's concurrency calls to run a part of a task on the loop; from any thread.
     public func enqueue(_ job: consuming ExecutorJob) {
         let job = UnownedJob(job)
         let mustSignal = inbox.withLock { inbox in

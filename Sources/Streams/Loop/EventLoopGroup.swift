@@ -3,6 +3,7 @@ import Synchronization
 
 /// A fixed set of event loops, one thread each.
 public final class EventLoopGroup: Sendable {
+    /// All of them, at least one.
     public let loops: [EventLoop]
     private let turn = Atomic<Int>(0)
 
@@ -31,9 +32,11 @@ public struct LoopBound<Value>: @unchecked Sendable {
     // @unchecked Sendable, the proof: the value is reachable only through `withValue`, which traps off the loop, so only one
     // thread ever touches it. (Its reference count is atomic, so the last release may happen anywhere; types whose deinit
     // touches loop state must be closed on the loop first.)
+    /// Where the value may be used.
     public let loop: EventLoop
     private let value: Value
 
+    /// May be called anywhere; from then on the value is used on `loop` only.
     public init(_ value: Value, on loop: EventLoop) {
         self.value = value
         self.loop = loop

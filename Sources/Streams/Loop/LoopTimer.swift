@@ -10,11 +10,17 @@ public final class LoopTimer {
     /// The place in the queue's heap; −1 when not scheduled.
     fileprivate var heapIndex = -1
 
+    /// Not scheduled yet.
+    ///
+    /// - Parameters:
+    ///   - loop: Where the timer lives: every method is called here.
+    ///   - handler: Called on the loop, once for each ``schedule(after:)`` that is not replaced or cancelled.
     public init(on loop: EventLoop, _ handler: @escaping () -> Void) {
         self.loop = loop
         self.handler = handler
     }
 
+    /// Whether the handler is still to be called.
     public var isScheduled: Bool { heapIndex >= 0 }
 
     /// Replaces an earlier schedule. `delay` counts from the start of the loop's turn; the handler runs no earlier.
@@ -24,6 +30,7 @@ public final class LoopTimer {
         loop.schedule(self, at: loop.now &+ max(1, delay.nanoseconds))
     }
 
+    /// The handler is not called. Does nothing when it was not scheduled.
     public func cancel() { loop.cancel(self) }
 
     func fire() { handler() }

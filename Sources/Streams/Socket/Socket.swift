@@ -13,6 +13,7 @@ public final class Socket: ByteStream, PollHandler {
     private(set) var descriptor: Int32
     /// Asked of the kernel when it is needed.
     public var localAddress: SocketAddress? { Self.address(of: descriptor, getsockname) }
+    /// The other end's; nil where it has none.
     public let peerAddress: SocketAddress?
 
     /// The reader waits from the start: epoll says at once where there is something, and trying costs a system call that

@@ -105,6 +105,9 @@ public struct SocketAddress: Hashable, Sendable, CustomStringConvertible {
 
     private init(kind: Kind) { self.kind = kind }
 
+    /// - Parameters:
+    ///   - address: IPv4 or IPv6, without a scope.
+    ///   - port: 0 for any, where one listens.
     public init(_ address: IPAddress, port: UInt16) {
         kind =
             address.isIPv4
@@ -147,8 +150,10 @@ public struct SocketAddress: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
+    /// An IPv6 address; an IPv4-mapped one counts as it is written.
     public var isIPv6: Bool { if case .ipv6 = kind { true } else { false } }
 
+    /// The path of a Unix socket.
     public var isUnix: Bool { if case .unix = kind { true } else { false } }
 
     /// 127.0.0.0/8, ::1, or a path.

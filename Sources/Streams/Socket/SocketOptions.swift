@@ -10,6 +10,9 @@ public struct SocketOptions: Hashable, Sendable {
     /// Counts in seconds; 1 to 32,767 of them.
     public var idleBeforeProbe: Duration = .seconds(180)
 
+    /// - Parameters:
+    ///   - unsentLimit: In bytes; nil leaves it to the system.
+    ///   - unacknowledgedLimit: In whole milliseconds; nil leaves it to the system.
     public init(unsentLimit: Int? = nil, unacknowledgedLimit: Duration? = nil) {
         self.unsentLimit = unsentLimit
         self.unacknowledgedLimit = unacknowledgedLimit
