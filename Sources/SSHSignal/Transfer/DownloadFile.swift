@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// A local file that is being fetched: written under a name of its own beside the target, and renamed over it when it is complete. Whoever
