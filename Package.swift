@@ -163,7 +163,8 @@ let package = Package(
         .testTarget(
             name: "CommandLineTests",
             dependencies: [
-                "Platform", "Streams", "MeshIdentity", "SSHSignal", "Fleet", "Agent", "TestPeers", "TestDevices",
+                "Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "Fleet", "Agent", "TestPeers",
+                "TestDevices",
             ],
             swiftSettings: settings
         ),

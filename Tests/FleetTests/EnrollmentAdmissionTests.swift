@@ -64,4 +64,70 @@ import Testing
             .decide(revoked, destination: "root@dev7", hostKey: revoked.hostKey)
         #expect(reinstated == .admitted)
     }
+
+    // MARK: One machine, one name
+
+    private func refusal(_ acquaintance: EnrollmentAdmission.Acquaintance?) -> HostError? {
+        if case .refused(let error) = acquaintance { error } else { nil }
+    }
+
+    @Test func aSecondNameForAKnownHostKeyNeedsTheFlag() throws {
+        let seven = try known()
+        func acquaintance(
+            _ admission: EnrollmentAdmission = EnrollmentAdmission(),
+            known: Device? = nil,
+            among others: [Device]? = nil
+        ) throws -> EnrollmentAdmission.Acquaintance? {
+            admission.acquaintance(
+                "dev8",
+                destination: "root@10.0.0.8",
+                hostKey: try key("SHA256:old"),
+                known: known,
+                among: others ?? [seven]
+            )
+        }
+        let error = try #require(refusal(try acquaintance()))
+        #expect(error.reason == .hostKeyRefused)
+        for part in [
+            "dev8", "root@10.0.0.8", "dev7", "SHA256:old", "root@dev7", "--name dev7", "--accept-known-machine",
+        ] {
+            #expect(error.message.contains(part), "\(part): \(error.message)")
+        }
+        let accepting = EnrollmentAdmission(acceptsKnownMachine: true)
+        guard case .accepted(let warning) = try acquaintance(accepting) else {
+            Issue.record("not accepted")
+            return
+        }
+        #expect(warning.contains("dev7"))
+        // The same name again, whatever others there are; another key; nobody else.
+        var eight = try known()
+        eight.name = "dev8"
+        #expect(try acquaintance(known: eight) == nil)
+        #expect(try acquaintance(among: [eight]) == nil)
+        #expect(try acquaintance(among: [known("SHA256:other")]) == nil)
+
+        // A revoked device does not come back under another name.
+        var revoked = seven
+        revoked.revokedAt = 1_700_000_000
+        let denied = try #require(refusal(try acquaintance(accepting, among: [revoked])))
+        #expect(denied.reason == .denied && denied.message.contains("--reinstate"))
+        let both = EnrollmentAdmission(reinstates: true, acceptsKnownMachine: true)
+        #expect(refusal(try acquaintance(both, among: [revoked])) == nil)
+    }
+
+    @Test func anIdentityThatIsThereNeedsTheFlag() throws {
+        let present = try SPIFFEID("spiffe://demo.example/ns/default/sa/dev7")
+        let admission = EnrollmentAdmission()
+        let error = try #require(refusal(admission.acquaintance("dev8", present: present, known: nil)))
+        #expect(error.reason == .denied)
+        for part in [present.description, "--name dev7", "--accept-known-machine"] {
+            #expect(error.message.contains(part), "\(part): \(error.message)")
+        }
+        // Its own earlier one: the namespace changes.
+        var seven = try known()
+        seven.identity = present
+        #expect(admission.acquaintance("dev7", present: present, known: seven) == nil)
+        let accepting = EnrollmentAdmission(acceptsKnownMachine: true)
+        #expect(refusal(accepting.acquaintance("dev8", present: present, known: nil)) == nil)
+    }
 }

@@ -114,11 +114,13 @@ extension DeviceInstallation: SignaledDevice {
     ) throws(SignalError) -> SignalMessage.Acknowledgement {
         guard let pending else { throw SignalError(.credential, "there is no key for this certificate") }
         self.pending = nil
+        let lists = certificate.revocations.map { Array($0.utf8) }
+        let remark = lists.flatMap { credentials.remark(on: $0) }
         do throws(IdentityError) {
             _ = try pending.commit(
                 chain: Certificate.all(pem: Array(certificate.chain.utf8)),
                 roots: Certificate.all(pem: Array(certificate.roots.utf8)),
-                revocationLists: certificate.revocations.map { Array($0.utf8) }
+                revocationLists: lists
             )
         } catch {
             throw SignalError(.credential, error.message)
@@ -142,7 +144,7 @@ extension DeviceInstallation: SignaledDevice {
                 node: report.outcome,
                 unchanged: unchanged,
                 service: report.service,
-                warnings: report.warnings
+                warnings: report.warnings + [remark].compactMap(\.self)
             )
         } catch {
             // What the node that runs was started with is what the next start finds, too.

@@ -43,7 +43,7 @@ package struct EnrollmentService {
     package func run() throws(SignalError) {
         let device = DeviceInstallation(state: state, executable: executable, connection: connection)
         var conversation = DeviceConversation(with: device, clock: clock)
-        var decoder = SignalFrameDecoder()
+        var decoder = SignalFrameDecoder(limit: SignalFrame.maximumOrderLength)
         while true {
             switch conversation.next() {
             case .send(let message): send(message)

@@ -21,6 +21,8 @@ package struct AgentlessEnrollment: Sendable {
         package var clock: WallClock = .system
         /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
         package var refusal: @Sendable (HostKey) -> HostError? = { _ in nil }
+        /// Asked with the identity that the machine has already, where it has another one: why that must stay, or nil.
+        package var occupied: @Sendable (SPIFFEID) -> HostError? = { _ in nil }
 
         package init(
             name: String,
@@ -117,6 +119,11 @@ package struct AgentlessEnrollment: Sendable {
         defer { channel.close() }
         let shell = RemoteShell(channel, name: options.name)
         let (directory, skew) = try await timed("probe") { try await probe(shell) }
+        if let present = try await shell.presentIdentity(in: directory), present != options.id,
+            let refusal = options.occupied(present)
+        {
+            throw refusal
+        }
         _ = try await AgentInstaller(shell: shell, plan: InstallationPlan(root: directory)).lock()
         let setup = AgentlessScript.setup(directory: directory, version: AtomicFile.randomName())
         do {

@@ -106,6 +106,13 @@ package struct DeviceDirectory: Sendable {
         try reading { () throws(LedgerError) in try ledger.devices() }
     }
 
+    /// Those that have shown this SSH host key, ordered by name.
+    ///
+    /// - Parameter fingerprint: `SHA256:…`.
+    package func devices(withHostKey fingerprint: String) throws(DeviceDirectoryError) -> [Device] {
+        try reading { () throws(LedgerError) in try ledger.devices(withHostKey: fingerprint) }
+    }
+
     /// Forgets a device; nothing happens when there is none of this name. The ledger goes on to know its certificates.
     package func remove(named name: String, by command: String = "unenroll") throws(DeviceDirectoryError) {
         try Self.check(name: name)

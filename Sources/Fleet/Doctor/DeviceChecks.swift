@@ -1,5 +1,5 @@
-import H2Transport
-package import MeshIdentity
+package import H2Transport
+import MeshIdentity
 import MeshPaths
 import Platform
 import SSHSignal
@@ -12,7 +12,7 @@ package struct DeviceChecks: Sendable {
     private let device: Device?
     private let logins: LoginOptions
     private let agent: AgentBinary?
-    private let identity: @Sendable (Device) throws -> Credential
+    private let context: @Sendable (Device) throws -> TLSContext
     private let report: @Sendable (Finding) -> Void
 
     /// - Parameters:
@@ -20,21 +20,21 @@ package struct DeviceChecks: Sendable {
     ///   - device: nil: it was never enrolled.
     ///   - logins: How to log in.
     ///   - agent: What would be uploaded.
-    ///   - identity: Who we are in the mesh; throws without a CA.
+    ///   - context: Who we are in the mesh, and whom we trust; throws without a CA.
     ///   - report: Called from any task.
     package init(
         _ destination: String,
         device: Device?,
         logins: LoginOptions,
         agent: AgentBinary?,
-        identity: @escaping @Sendable (Device) throws -> Credential,
+        context: @escaping @Sendable (Device) throws -> TLSContext,
         report: @escaping @Sendable (Finding) -> Void
     ) {
         self.destination = destination
         self.device = device
         self.logins = logins
         self.agent = agent
-        self.identity = identity
+        self.context = context
         self.report = report
     }
 
@@ -357,7 +357,7 @@ package struct DeviceChecks: Sendable {
     private func nativePath(_ device: Device, on loop: EventLoop) async {
         let context: TLSContext
         do {
-            context = try OperatorIdentity.context(try identity(device))
+            context = try self.context(device)
         } catch {
             return report(.failure("path h2", "there is no credential to show: \(error)", mend: "bootstrap ca init"))
         }

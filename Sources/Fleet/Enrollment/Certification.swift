@@ -46,6 +46,7 @@ package struct Certification: Sendable {
         _ skew: ClockSkew,
         clock: WallClock
     ) async throws(IdentityError) -> Outcome {
+        if let reservation = id.reservation { throw IdentityError(.refused, "\(name): \(reservation)") }
         var attestation: HostKeyAttestation?
         if let attest {
             do {

@@ -24,6 +24,10 @@ package struct DeviceEnrollment: Sendable {
         package var clock: WallClock
         /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
         package var refusal: @Sendable (HostKey) -> HostError? = { _ in nil }
+        /// Asked with the identity that the machine has already, where it has another one: why that must stay, or nil.
+        package var occupied: @Sendable (SPIFFEID) -> HostError? = { _ in nil }
+        /// Told which revocation lists the machine has, before it gets others.
+        package var learn: (@Sendable ([UInt8]) -> Void)?
 
         /// As root for the whole machine, else for the user.
         package static let defaultBases = ["/opt", "~/.local/share", "~"]
@@ -113,6 +117,13 @@ package struct DeviceEnrollment: Sendable {
         defer { channel.close() }
         let shell = RemoteShell(channel, name: options.name)
         let plan = try await timed("probe") { try await probe(shell) }
+        let credential = "\(plan.statePath)/identity"
+        if let present = try await shell.presentIdentity(in: credential), present != options.id,
+            let refusal = options.occupied(present)
+        {
+            throw refusal
+        }
+        if let learn = options.learn, let lists = try await shell.revocationLists(in: credential) { learn(lists) }
         for warning in plan.warnings { report(.warning("\(options.name): \(warning)")) }
         try await timed("agent") { ((), try await install(plan, shell)) }
         let start = ContinuousClock.now

@@ -11,6 +11,8 @@ package struct DeviceVisit: Sendable {
     private let warn: @Sendable (String) -> Void
     /// Milliseconds since 1970.
     private let clock: WallClock
+    /// Told which revocation lists the device has, before anything is sent to it. Called from any task.
+    package var learn: (@Sendable ([UInt8]) -> Void)?
 
     /// - Parameter record: The device that is visited.
     /// - Parameter clock: This machine's clock, milliseconds since 1970.
@@ -51,23 +53,26 @@ package struct DeviceVisit: Sendable {
         renewed.serial =
             try? Certificate.all(pem: Array(outcome.certificate.chain.utf8)).first?.serialNumber
         renewed.roots = try? Certificate.all(pem: Array(outcome.certificate.roots.utf8)).map(\.fingerprint)
+        for warning in (outcome.ack.warnings ?? []).prefix(8) {
+            warn("\(record.name): \(Printable.clean(warning, limit: 600))")
+        }
         return renewed
     }
 
     /// Gives the device the lists of what was revoked. It cuts what it has with those at once.
     ///
-    /// - Parameter lists: In PEM form.
+    /// - Parameter lists: In PEM form; asked for once ``learn`` was told what the device has.
     /// - Parameter login: How to reach it.
     /// - Parameter loop: Where the SSH session lives.
     /// - Returns: whether they were new to it.
     package func deliver(
-        revocationLists lists: [UInt8],
+        revocationLists lists: @Sendable () -> [UInt8],
         _ login: SSHLogin,
         on loop: EventLoop
     ) async throws(HostError) -> Bool {
         // Nothing is signed.
         try await converse(login, nil, on: loop) { conversation in
-            try await conversation.deliver(revocationLists: lists)
+            try await conversation.deliver(revocationLists: lists())
         }
     }
 
@@ -96,6 +101,9 @@ package struct DeviceVisit: Sendable {
                     .failed,
                     "\(record.name): there is no agent at \(record.agent.path) any more; enroll the device again"
                 )
+            }
+            if let learn, let lists = try await shell.revocationLists(in: "\(record.agent.state)/identity") {
+                learn(lists)
             }
             try await shell.replace(
                 by: "\(agent) signal --state \(ShellScript.quote(record.agent.state))",

@@ -10,10 +10,13 @@ package struct EnrollmentAdmission: Sendable {
     package var acceptsNewHostKey: Bool
     /// What the user said: `--reinstate`.
     package var reinstates: Bool
+    /// What the user said: `--accept-known-machine`.
+    package var acceptsKnownMachine: Bool
 
-    package init(acceptsNewHostKey: Bool = false, reinstates: Bool = false) {
+    package init(acceptsNewHostKey: Bool = false, reinstates: Bool = false, acceptsKnownMachine: Bool = false) {
         self.acceptsNewHostKey = acceptsNewHostKey
         self.reinstates = reinstates
+        self.acceptsKnownMachine = acceptsKnownMachine
     }
 
     /// What is to become of the certificates that the name has.

@@ -135,7 +135,9 @@ package struct EnrollmentConversation: Sendable {
             roots: String(decoding: outcome.issued.roots.flatMap(\.pem), as: UTF8.self),
             notBefore: leaf.notBefore,
             notAfter: leaf.notAfter,
-            revocations: outcome.issued.revocationLists.map { String(decoding: $0, as: UTF8.self) }
+            revocations: outcome.issued.revocationLists.map { String(decoding: $0, as: UTF8.self) },
+            vouchers: outcome.issued.vouchers.isEmpty
+                ? nil : String(decoding: outcome.issued.vouchers.flatMap(\.pem), as: UTF8.self)
         )
         return (certificate, outcome.attestation)
     }

@@ -49,6 +49,7 @@ package struct IstiodIssuer: CertificateIssuer {
         id: SPIFFEID,
         options: IssuanceOptions
     ) async throws(IdentityError) -> IssuedCertificate {
+        try options.check(id)
         try request.verify()
         guard options.dnsNames.isEmpty, options.ipAddresses.isEmpty else {
             throw IdentityError(.refused, "\(name) gives certificates for SPIFFE IDs only: leave out --dns and --ip")

@@ -63,11 +63,12 @@ extension Ledger {
     }
 
     /// A number for the next revocation list of an issuer: higher than any before.
-    package func nextListNumber(of issuer: String) throws(LedgerError) -> Int64 {
+    ///
+    /// - Parameter least: Where to begin. With the time of day, numbers go on after a ledger was lost or put back.
+    package func nextListNumber(of issuer: String, atLeast least: Int64 = 1) throws(LedgerError) -> Int64 {
         try write { (database) throws(LedgerError) in
-            let key = "revocation list of \(issuer)"
-            let number = (try value(key, in: database).flatMap { Int64($0) } ?? 0) + 1
-            try setValue(key, "\(number)", in: database)
+            let number = max(least, try lastListNumber(of: issuer, in: database) + 1)
+            try setLastListNumber(number, of: issuer, in: database)
             return number
         }
     }

@@ -13,6 +13,8 @@ package struct DeviceRenewal: Sendable {
     package var sshAuthority: @Sendable () throws -> SSHCertificateAuthority
     /// Renews host certificates that are not due yet as well.
     package var renewsHostCertificates = false
+    /// Takes over what devices know to be revoked; nil where somebody else's CA signs.
+    package var publisher: RevocationPublisher?
     /// What the user should know. Called from any task.
     package var warn: @Sendable (String) -> Void
 
@@ -34,6 +36,11 @@ package struct DeviceRenewal: Sendable {
 
     /// - Returns: what came of it, for people.
     package func renew(_ device: Device, on loop: EventLoop) async throws(HostError) -> String {
+        do throws(LedgerError) {
+            try publisher?.takeOverPresent()
+        } catch {
+            warn(error.message)
+        }
         // Not what was known when the command began: another operator may have renewed or revoked it meanwhile.
         let device = try current(device)
         if let revokedAt = device.revokedAt {
@@ -47,7 +54,10 @@ package struct DeviceRenewal: Sendable {
         let terms = terms.renewing(device)
         var (renewed, afterFailure) = (device, String?.none)
         if (device.keyOrigin ?? .device) == .device {
-            let visit = DeviceVisit(device, warn: warn)
+            var visit = DeviceVisit(device, warn: warn)
+            if let publisher {
+                visit.learn = { [warn] lists in publisher.learn(lists, from: device.name, warn: warn) }
+            }
             renewed = try await visit.renew(
                 try device.login(logins, warn: warn),
                 issuer: issuer,

@@ -13,6 +13,12 @@ package struct IssuerCredential: Sendable {
         self.directory = directory
     }
 
+    /// Those that it has from before, in PEM form; nil without any.
+    package var revocationLists: [UInt8]? {
+        let lists = (try? directory.load())?.bundle.revocations.pem ?? []
+        return lists.isEmpty ? nil : lists
+    }
+
     package func renew() throws(IdentityError) {
         let id: SPIFFEID
         do throws(SPIFFEIDError) {
@@ -36,6 +42,7 @@ package struct IssuerCredential: Sendable {
 
     /// Until the task is cancelled: a new certificate when it is due, and what was revoked meanwhile.
     package func keepFresh(_ logger: Logger) async {
+        var said: String?
         while (try? await Task.sleep(for: .seconds(2))) != nil {
             do throws(IdentityError) {
                 let credential = try directory.load()
@@ -47,7 +54,12 @@ package struct IssuerCredential: Sendable {
                 // A device whose certificate a new root vouches for must find an issuer that knows the root.
                 let hasRoots = Set(credential.bundle.roots) == Set(try authority.roots())
                 if schedule.wait(at: WallClock.system.seconds) == 0 || !hasRoots { try renew() }
-                if let lists = try authority.present().revocationLists() { try directory.write(revocationLists: lists) }
+                guard let lists = try authority.present().revocationLists() else { continue }
+                // An earlier copy of the CA's directory was put back.
+                let remark = directory.remark(on: lists)
+                if remark == nil { try directory.write(revocationLists: lists) }
+                if let remark, remark != said { logger.warning("\(remark)") }
+                said = remark
             } catch {
                 logger.error("the issuer's own credential: \(error)")
             }

@@ -53,6 +53,7 @@ package struct RenewalService: Sendable {
         do {
             let device = try device(request.peer)
             guard device.revokedAt == nil else { return .deny("\(device.name) is revoked") }
+            if let reservation = device.identity.reservation { return .deny(reservation) }
             return .admit
         } catch {
             logger.warning("refused", metadata: ["peer": "\(request.peer)", "reason": "\(error)"])
@@ -83,7 +84,10 @@ package struct RenewalService: Sendable {
             clock: .system,
             warn: { [logger] in logger.warning("\(name): \($0)") }
         )
-        let (_, certificate) = try await conversation.run(.renew(id: stream.peer.description))
+        let (ack, certificate) = try await conversation.run(.renew(id: stream.peer.description))
+        for warning in (ack.warnings ?? []).prefix(8) {
+            logger.warning("\(name): \(Printable.clean(warning, limit: 600))")
+        }
         let serial = try Certificate.all(pem: Array(certificate.chain.utf8)).first?.serialNumber
         let roots = try Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)
         let until = describe(time: certificate.notAfter)

@@ -16,6 +16,9 @@ package struct RevocationPublisher: Sendable {
     /// The file.
     package var path: String { "\(directory)/ca-crl.pem" }
 
+    /// The lists that were written last, in PEM form; nil without any.
+    package var present: [UInt8]? { (try? authority.present().revocationLists()) ?? nil }
+
     /// Peers of ours go on with a list that is older; others, such as Envoy, refuse everybody then. Every renewal brings a new one.
     private static let validity: Int64 = 30 * 24 * 60 * 60
 
@@ -33,7 +36,97 @@ package struct RevocationPublisher: Sendable {
         }
     }
 
+    /// Takes over into the ledger what lists that this CA has signed say, and the ledger does not know: an earlier copy of it was put back, or
+    /// it was lost.
+    ///
+    /// - Parameters:
+    ///   - lists: In PEM form. What no root of the CA has signed counts for nothing.
+    ///   - place: Where they were found, for people.
+    /// - Returns: How many certificates the ledger had not as revoked.
+    @discardableResult
+    package func takeOver(_ lists: [UInt8], from place: String) throws(LedgerError) -> Int {
+        do throws(IdentityError) {
+            let roots = try authority.roots()
+            var count = 0
+            for list in try RevocationList.all(pem: lists) {
+                guard let root = roots.first(where: { list.isSigned(by: $0) }) else { continue }
+                do throws(LedgerError) {
+                    count += try ledger.takeOver(
+                        list,
+                        of: root.subjectKeyIdentifier ?? "",
+                        endingBefore: root.notAfter,
+                        from: place
+                    )
+                } catch {
+                    throw IdentityError(.file, error.message)
+                }
+            }
+            return count
+        } catch {
+            throw LedgerError(.file, "\(place): \(error.message)")
+        }
+    }
+
+    /// The same for the file beside the CA's certificate.
+    package func takeOverPresent() throws(LedgerError) {
+        let present: [UInt8]?
+        do throws(IdentityError) {
+            present = try authority.present().revocationLists()
+        } catch {
+            throw LedgerError(.file, error.message)
+        }
+        guard let present else { return }
+        do throws(LedgerError) {
+            try takeOver(present, from: path)
+        } catch {
+            guard (try? RevocationList.all(pem: present)) == nil else { throw error }
+            throw LedgerError(
+                .file,
+                "\(error.message). Put a copy of it back; without one move it away: the next list has what the ledger knows, and what the "
+                    + "devices' lists say that are visited"
+            )
+        }
+    }
+
+    /// Until the task is cancelled: the same whenever the file or the ledger has changed.
+    package func keepTakenOver(warn: @Sendable (String) -> Void) async {
+        var seen: FileStamp?
+        repeat {
+            let stamp = FileStamp(of: [path, ledger.path])
+            guard stamp != seen else { continue }
+            seen = stamp
+            do throws(LedgerError) {
+                try takeOverPresent()
+                // What it has written itself is no news.
+                seen = FileStamp(of: [path, ledger.path])
+            } catch {
+                warn(error.message)
+            }
+        } while (try? await Task.sleep(for: .seconds(2))) != nil
+    }
+
+    /// What a visit does with the lists that a device has: the CA has signed them, whoever has forgotten it.
+    package func learn(_ lists: [UInt8], from device: String, warn: @Sendable (String) -> Void) {
+        do throws(LedgerError) {
+            guard (try? RevocationList.all(pem: lists)) != nil else { return }
+            let count = try takeOver(lists, from: "the device \(device)")
+            guard count > 0 else { return }
+            _ = try publish()
+            warn(
+                "\(device) has a revocation list with \(count) certificates that the ledger did not know to be revoked: they are on the CA's "
+                    + "list again, and `bootstrap revoke`, without a name, brings it to everybody"
+            )
+        } catch {
+            warn("what the revocation list of \(device) says is not taken over: \(error.message)")
+        }
+    }
+
     private func write() throws(IdentityError) -> [UInt8] {
+        do throws(LedgerError) {
+            try takeOverPresent()
+        } catch {
+            throw IdentityError(.file, error.message)
+        }
         var made: [RevocationList] = []
         let authorities = try authority.authorities()
         for authority in authorities { made.append(try list(of: authority)) }
@@ -44,6 +137,13 @@ package struct RevocationPublisher: Sendable {
             {
                 lists += other.pem
             }
+        }
+        guard lists.count <= RevocationList.maximumLength else {
+            throw IdentityError(
+                .refused,
+                "the revocation list would have \(lists.count) bytes, and nobody reads more than \(RevocationList.maximumLength): \(path) "
+                    + "stays as it is. It gets shorter when certificates end; `bootstrap ca rotate` begins another list"
+            )
         }
         try fileWork(AtomicFile.write(lists, to: path))
         return lists
@@ -57,7 +157,8 @@ package struct RevocationPublisher: Sendable {
         do throws(LedgerError) {
             // An hour for clocks that are behind.
             revoked = try ledger.revoked(by: issuer, endingAfter: now - 3600)
-            number = try ledger.nextListNumber(of: issuer)
+            // By the time: after a ledger was lost, devices have a list with a number that it does not know.
+            number = try ledger.nextListNumber(of: issuer, atLeast: now)
         } catch {
             throw IdentityError(.file, error.message)
         }

@@ -69,6 +69,8 @@ package struct EnrollmentRun: Sendable {
     package var admission = EnrollmentAdmission()
     /// Leaves out what is enrolled already and needs nothing.
     package var resumes = false
+    /// Which name has shown which host key in this run.
+    private let shown = Lock<[String: EnrollmentTarget]>([:])
 
     package init(
         _ order: EnrollmentOrder,
@@ -153,6 +155,7 @@ package struct EnrollmentRun: Sendable {
         let delivery = RevocationDelivery(
             parallel: parallel,
             records: records,
+            publisher: publisher,
             logins: LoginOptions(SSHArguments(), prompts: logins.prompts),
             report: HostReport(
                 say: { [report] in report.line($0) },
@@ -201,7 +204,15 @@ package struct EnrollmentRun: Sendable {
             options.refusal = { key in
                 let verdict = admission.decide(known, destination: destination, hostKey: .init(key))
                 if case .refused(let error) = verdict { return error }
-                return nil
+                return admit(target, .init(key), known: known)
+            }
+            options.occupied = { present in
+                heed(admission.acquaintance(target.name, present: present, known: known))
+            }
+            if let publisher {
+                options.learn = { lists in
+                    publisher.learn(lists, from: target.name) { report.warning($0) }
+                }
             }
             let recording = RecordingIssuer(issuer, ledger: records.ledger, command: "enroll", device: target.name)
             let outcome = try await reconnecting(target) { () throws(HostError) in
@@ -233,6 +244,42 @@ package struct EnrollmentRun: Sendable {
             report.failed(error, target)
             return Outcome(failure: EnrollmentFailure(name: target.name, error: error), replaced: replaced)
         }
+    }
+
+    /// Whether the machine is known by another name, in the ledger or in this run.
+    private func admit(_ target: EnrollmentTarget, _ hostKey: Device.HostKeyRecord, known: Device?) -> HostError? {
+        let others: [Device]
+        do throws(DeviceDirectoryError) {
+            others = try records.devices(withHostKey: hostKey.fingerprint)
+        } catch {
+            return HostError(.failed, error.message)
+        }
+        let acquaintance = admission.acquaintance(
+            target.name,
+            destination: target.text,
+            hostKey: hostKey,
+            known: known,
+            among: others
+        )
+        if let refusal = heed(acquaintance) { return refusal }
+        let first = shown.withLock { shown in
+            if shown[hostKey.fingerprint] == nil { shown[hostKey.fingerprint] = target }
+            return shown[hostKey.fingerprint]
+        }
+        guard let first, first.name != target.name, known?.hostKey != hostKey, !admission.acceptsKnownMachine else {
+            return nil
+        }
+        let key = "\(hostKey.algorithm) \(hostKey.fingerprint)"
+        return EnrollmentAdmission.shared(target.name, target.text, key: key, with: first.name, at: first.text)
+    }
+
+    private func heed(_ acquaintance: EnrollmentAdmission.Acquaintance?) -> HostError? {
+        switch acquaintance {
+        case .refused(let error): return error
+        case .accepted(let warning): report.warning(warning)
+        case nil: break
+        }
+        return nil
     }
 
     /// Once the device is enrolled and recorded: what becomes of its sshd changes nothing of that.
@@ -278,6 +325,7 @@ package struct EnrollmentRun: Sendable {
             after: order.after
         )
         agentless.refusal = options.refusal
+        agentless.occupied = options.occupied
         let enrollment = AgentlessEnrollment(agentless, issuer: issuer) { report.progress($0, of: target.name) }
         let outcome = try await enrollment.run(login, destination: target.text, arguments: arguments, on: loop)
         return (outcome.record, outcome.afterFailure)
@@ -301,6 +349,9 @@ package struct EnrollmentRun: Sendable {
             )
         } catch {
             throw HostError(.usage, "\(target.name): \(error.message); choose another --name or --namespace")
+        }
+        if let reservation = id.reservation {
+            throw HostError(.usage, "\(target.name): \(reservation); choose another --name or --namespace")
         }
         var node = order.node
         if let ports = target.allowPorts { node.allowPorts = ports }

@@ -9,23 +9,27 @@ import Streams
 package struct DeviceProbing: Sendable {
     private let hosts: HostRun
     private let logins: LoginOptions
-    private let authority: EmbeddedCA?
+    private let authority: LiveCA?
+    private let records: DeviceDirectory
     private let warn: @Sendable (String) -> Void
 
     /// - Parameters:
     ///   - parallel: How many devices at a time.
     ///   - logins: How to log in to them.
     ///   - authority: Who asks over the mesh; nil where there is no CA to make an identity with.
+    ///   - records: The ledger, which says who is revoked.
     ///   - warn: What the user should know. Called from any task.
     package init(
         parallel: Int,
         logins: LoginOptions,
-        authority: EmbeddedCA?,
+        authority: LiveCA?,
+        records: DeviceDirectory,
         warn: @escaping @Sendable (String) -> Void
     ) {
         hosts = HostRun(width: parallel)
         self.logins = logins
         self.authority = authority
+        self.records = records
         self.warn = warn
     }
 
@@ -37,8 +41,9 @@ package struct DeviceProbing: Sendable {
 
     private func visit(_ device: Device, on loop: EventLoop) async -> DeviceFindings {
         var findings = DeviceFindings(device: device)
-        // Nobody is to have anything to do with it.
-        guard device.revokedAt == nil else { return findings }
+        // Nobody is to have anything to do with it. It may have been revoked since the command began.
+        if let now = try? records.record(named: device.name) { findings.device.revokedAt = now.revokedAt }
+        guard findings.device.revokedAt == nil else { return findings }
         let start = ContinuousClock.now
         do throws(HostError) {
             findings = try await device.login(logins, warn: warn).visit(device.name, on: loop) { [findings] client in
@@ -109,12 +114,12 @@ package struct DeviceProbing: Sendable {
     private func credential(for device: Device) throws -> (TLSContext, PeerExpectation) {
         guard let authority else { throw IdentityError(.notFound, "there is no CA here to ask with") }
         let peer = device.identity
-        let known = Set(authority.roots.map(\.fingerprint))
+        let known = Set(try authority.roots().map(\.fingerprint))
         guard peer.trustDomain == authority.trustDomain, device.roots.map({ !known.isDisjoint(with: $0) }) ?? true
         else {
             throw IdentityError(.refused, "another CA than the one here vouches for it")
         }
-        let credential = try OperatorIdentity(for: device, by: authority).issue()
-        return (try OperatorIdentity.context(credential), .identities([peer]))
+        let identity = try OperatorIdentity(for: device, by: authority, records: records)
+        return (try identity.context(identity.issue()), .identities([peer]))
     }
 }

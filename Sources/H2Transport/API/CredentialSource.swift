@@ -15,10 +15,14 @@ public struct CredentialSource: Sendable {
     /// credential; one of the same domain here is ignored.
     public var foreignBundles: [TrustBundle] = []
 
+    /// Certificates to refuse beside those on the credential's revocation lists: what the program knows itself, from a database of its own.
+    /// Called about once a second, from any thread; must not block for long. What it throws is logged, and what it said before holds.
+    public var alsoRevoked: (@Sendable () throws -> Set<CertificateName>)?
+
     /// A directory with `key.pem`, `cert-chain.pem` and `root-cert.pem`, as `bootstrap ca issue` writes it.
     ///
-    /// A renewed credential is taken up without a restart: the files are looked at when a connection or a stream is opened, at
-    /// most once a second. Connections that stand keep the certificate they were made with. A renewal that cannot be
+    /// A renewed credential is taken up without a restart: the files are looked at once a second. Connections that stand keep the
+    /// certificate they were made with, unless their peer's is on the revocation list now: they are cut. A renewal that cannot be
     /// read is logged, and the old credential stays in use.
     public static func directory(_ path: String) -> CredentialSource {
         CredentialSource(kind: .directory(CredentialDirectory(path)))
@@ -38,9 +42,15 @@ final class LiveCredential: Sendable {
         let context: TLSContext
     }
 
+    /// What a version was made of.
+    private struct Origin: Equatable {
+        var stamp: FileStamp?
+        var revoked: Set<CertificateName> = []
+    }
+
     private struct State {
         var version: Version
-        var stamp: FileStamp?
+        var origin: Origin
         /// When the files may be looked at again.
         var nextLook: ContinuousClock.Instant
     }
@@ -58,11 +68,11 @@ final class LiveCredential: Sendable {
         self.source = source
         self.role = role
         self.logger = logger
-        let stamp = Self.stamp(of: source)
+        let origin = Origin(stamp: Self.stamp(of: source), revoked: try source.alsoRevoked?() ?? [])
         state = Lock(
             State(
-                version: try Self.load(source, role),
-                stamp: stamp,
+                version: try Self.load(source, role, origin.revoked),
+                origin: origin,
                 nextLook: ContinuousClock.now + Self.interval
             )
         )
@@ -72,34 +82,75 @@ final class LiveCredential: Sendable {
     var current: Version {
         let (version, seen, isDue) = state.withLock { state in
             let now = ContinuousClock.now
-            let isDue = state.stamp != nil && state.nextLook <= now
+            let isDue = changes && state.nextLook <= now
             // Whoever comes now looks; the others go on with what there is.
             if isDue { state.nextLook = now + Self.interval }
-            return (state.version, state.stamp, isDue)
+            return (state.version, state.origin, isDue)
         }
-        guard isDue, case let stamp = Self.stamp(of: source), stamp != seen else { return version }
+        guard isDue, case let origin = look(after: seen), origin != seen else { return version }
         do {
-            let renewed = try Self.load(source, role)
-            state.withLock { ($0.version, $0.stamp) = (renewed, stamp) }
-            logger.notice("credential renewed", metadata: ["identity": "\(renewed.id)"])
+            let renewed = try Self.load(source, role, origin.revoked)
+            state.withLock { ($0.version, $0.origin) = (renewed, origin) }
+            if origin.stamp != seen.stamp {
+                logger.notice("credential renewed", metadata: ["identity": "\(renewed.id)"])
+            }
             return renewed
         } catch {
             // Said once: the same files are not read again.
-            state.withLock { $0.stamp = stamp }
+            state.withLock { $0.origin = origin }
             logger.error("the renewed credential was not taken over: \(error)")
             return version
         }
     }
 
-    private static func load(_ source: CredentialSource, _ role: TLSContext.Role) throws -> Version {
+    /// Whether there can ever be another version.
+    private var changes: Bool {
+        if case .directory = source.kind { return true }
+        return source.alsoRevoked != nil
+    }
+
+    private func look(after seen: Origin) -> Origin {
+        var origin = Origin(stamp: Self.stamp(of: source), revoked: seen.revoked)
+        do {
+            if let alsoRevoked = source.alsoRevoked { origin.revoked = try alsoRevoked() }
+        } catch {
+            logger.error("what was revoked meanwhile is not known: \(error)")
+        }
+        return origin
+    }
+
+    /// Looks again and again, whether or not anybody connects, until the task that is returned is cancelled: what stands is cut when it is
+    /// revoked, and not when the next connection comes.
+    ///
+    /// - Parameter changed: Called with each version that has come into use.
+    /// - Returns: nil where there can never be another one.
+    func follow(_ changed: @escaping @Sendable (Version) -> Void) -> Task<Void, Never>? {
+        guard changes else { return nil }
+        let first = state.withLock(\.version)
+        return Task { [weak self] in
+            var seen = first.context
+            while (try? await Task.sleep(for: Self.interval)) != nil {
+                guard let version = self?.current else { return }
+                guard version.context !== seen else { continue }
+                seen = version.context
+                changed(version)
+            }
+        }
+    }
+
+    private static func load(
+        _ source: CredentialSource,
+        _ role: TLSContext.Role,
+        _ revoked: Set<CertificateName>
+    ) throws -> Version {
         let credential: Credential
         switch source.kind {
         case .directory(let directory): credential = try directory.load()
         case .fixed(let fixed): credential = fixed
         }
-        var trust = TrustBundleSet(credential.bundle)
+        var trust = TrustBundleSet(credential.bundle.refusing(revoked))
         for bundle in source.foreignBundles where bundle.trustDomain != credential.id.trustDomain {
-            trust.insert(bundle)
+            trust.insert(bundle.refusing(revoked))
         }
         return Version(
             id: credential.id,

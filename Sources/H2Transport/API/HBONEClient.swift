@@ -40,6 +40,8 @@ public final class HBONEClient: Sendable {
     private let group: EventLoopGroup
     private let ownsGroup: Bool
     private let loops: [ClientLoop.Bound]
+    /// Looks for a credential that has changed, so that connections to whoever is revoked now are cut.
+    private let following: Task<Void, Never>?
 
     /// Reads the credential and starts an event loop.
     ///
@@ -69,7 +71,12 @@ public final class HBONEClient: Sendable {
             )
         }
         self.loops = bound
+        following = credential.follow { [bound] version in
+            for loop in bound { loop.loop.submit { loop.withValue { $0.pool.trust = version.context.trust } } }
+        }
     }
+
+    deinit { following?.cancel() }
 
     /// Our own identity, as the present certificate says.
     public var identity: SPIFFEID { credential.current.id }
@@ -138,6 +145,7 @@ public final class HBONEClient: Sendable {
                 }
             }
         }
+        following?.cancel()
         if ownsGroup { await group.shutDown() }
     }
 

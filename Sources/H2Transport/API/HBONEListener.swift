@@ -34,6 +34,8 @@ public final class HBONEListener: Sendable {
     private let arrivals: AsyncStream<Arrival>
     private let arrive: AsyncStream<Arrival>.Continuation
     private let isServing = Lock(false)
+    /// Looks for a credential that has changed, so that connections of whoever is revoked now are cut.
+    private let following: Task<Void, Never>?
 
     /// Reads the credential and starts to listen.
     ///
@@ -83,7 +85,14 @@ public final class HBONEListener: Sendable {
         self.arrive = arrive
         self.logger = logger
         ownsGroup = loops == nil
+        following = credential.follow { [servers] version in
+            for server in servers {
+                server.loop.submit { server.withValue { $0.server.context = version.context } }
+            }
+        }
     }
+
+    deinit { following?.cancel() }
 
     /// Our own identity, as the present certificate says.
     public var identity: SPIFFEID { credential.current.id }
@@ -245,6 +254,7 @@ public final class HBONEListener: Sendable {
             }
         }
         arrive.finish()
+        following?.cancel()
         if ownsGroup { await group.shutDown() }
     }
 }

@@ -1,3 +1,4 @@
+package import MeshIdentity
 public import Streams
 
 /// Keeps HTTP/2 connections to peers and shares each among the tunnels to that peer. Confined to its event loop.
@@ -68,6 +69,16 @@ public final class H2ClientPool {
     /// Told of every change, on the loop.
     package var onChange: ((H2Endpoint.Key, Change) -> Void)?
     package internal(set) var counters = Counters()
+    /// What is trusted now, where that has changed since connections were made: those to a peer whose certificate is revoked in it are cut, and
+    /// none is used that a handshake with the trust of its beginning brings.
+    package var trust: TrustBundleSet? {
+        didSet {
+            guard let trust, oldValue.map({ !trust.hasSameRevocations(as: $0) }) ?? true else { return }
+            var all: [H2Connection] = []
+            forEachConnection { all.append($0) }
+            for connection in all { connection.end(ifRevokedIn: trust) }
+        }
+    }
     private var members: [H2Endpoint.Key: PoolMember] = [:]
 
     /// - Throws: ``Streams/StreamError`` when the configuration is not valid.

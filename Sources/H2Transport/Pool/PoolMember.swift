@@ -116,6 +116,9 @@ final class PoolMember: H2ConnectionDelegate {
     }
 
     private func use(_ connection: H2Connection) {
+        if let trust = pool.trust, connection.end(ifRevokedIn: trust) {
+            return dialFailed(StreamError(.authentication, "the certificate of \(endpoint.key) was revoked"))
+        }
         connection.delegate = self
         pool.counters.connected += 1
         if !aged.isEmpty {

@@ -64,11 +64,11 @@ public struct CredentialDirectory: Sendable {
         )
     }
 
-    /// Replaces the revocation lists, and nothing else, in one step. Nothing happens when they are there already.
+    /// Replaces the revocation lists by those that are newer, and nothing else, in one step. Nothing happens when they are there already.
     ///
     /// - Parameter lists: In PEM form.
-    /// - Throws: ``IdentityError`` with `refused` when one of them is older than the one that is there: whoever sends it would take
-    ///   revocations back. `invalidCertificate` when the roots here have not signed them.
+    /// - Throws: ``IdentityError`` with `refused` when what is there is newer: whoever sends these would take revocations back.
+    ///   `invalidCertificate` when the roots here have not signed them.
     /// - Returns: whether anything changed.
     @discardableResult
     public func write(revocationLists lists: [UInt8]) throws(IdentityError) -> Bool {
@@ -76,8 +76,15 @@ public struct CredentialDirectory: Sendable {
         defer { withExtendedLifetime(writing) {} }
         let files = try read()
         if files.revocationsPEM == lists { return false }
-        _ = try Revocations(pem: lists, roots: Certificate.all(pem: files.rootsPEM))
-        try Self.refuseOlder(lists, than: files.revocationsPEM)
+        let update = try RevocationListUpdate(
+            of: files.revocationsPEM,
+            with: lists,
+            roots: Certificate.all(pem: files.rootsPEM)
+        )
+        guard files.revocationsPEM != update.pem else {
+            if let remark = update.remark { throw IdentityError(.refused, remark) }
+            return false
+        }
         removeStaleVersions()
         willTake(.createVersion)
         let version = try createVersion()
@@ -88,28 +95,22 @@ public struct CredentialDirectory: Sendable {
         try fileWork(AtomicFile.write(files.chainPEM, to: "\(place)/\(CredentialFiles.chain)"))
         willTake(.writeRoots)
         try fileWork(AtomicFile.write(files.rootsPEM, to: "\(place)/\(CredentialFiles.roots)"))
-        try fileWork(AtomicFile.write(lists, to: "\(place)/\(CredentialFiles.revocations)"))
+        try fileWork(AtomicFile.write(update.pem, to: "\(place)/\(CredentialFiles.revocations)"))
         try adoptPlainFiles()
         try linkFiles(with: version)
         try swap(to: version)
         return true
     }
 
-    /// Fails when a list of `lists` has a lower number than that of the same issuer in `present`.
-    static func refuseOlder(_ lists: [UInt8], than present: [UInt8]?) throws(IdentityError) {
-        guard let present else { return }
-        let former = try RevocationList.all(pem: present)
-        for list in try RevocationList.all(pem: lists) {
-            guard let other = former.first(where: { $0.issuer == list.issuer && $0.isNewer(than: list) }) else {
-                continue
-            }
-            throw IdentityError(
-                .refused,
-                "the revocation list number \(list.number) is older than the one in use (number \(other.number)); "
-                    + "it is not taken, because it may lack what was revoked since"
-            )
-        }
+    /// What is to be said of lists that are to be put here: that newer ones are here, and stay; nil when there is nothing.
+    ///
+    /// - Parameter lists: In PEM form.
+    package func remark(on lists: [UInt8]) -> String? {
+        guard let files = try? read(), let roots = try? Certificate.all(pem: files.rootsPEM) else { return nil }
+        return try? RevocationListUpdate(of: files.revocationsPEM, with: lists, roots: roots).remark
     }
+
+    func presentRoots() throws(IdentityError) -> [Certificate] { try Certificate.all(pem: read().rootsPEM) }
 
     /// The revocation lists in use, in PEM form; nil without any.
     var presentRevocationLists: [UInt8]? { (try? read())?.revocationsPEM }

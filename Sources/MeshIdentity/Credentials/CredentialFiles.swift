@@ -34,7 +34,9 @@ struct CredentialFiles {
         }
         revocationsPEM = try Self.named(path) { () throws(IdentityError) in
             do throws(IdentityError) {
-                return try fileWork(AtomicFile.read(Self.revocations, at: directory))
+                return try fileWork(
+                    AtomicFile.read(Self.revocations, at: directory, limit: RevocationList.maximumLength)
+                )
             } catch {
                 guard error.code == .notFound else { throw error }
                 return nil

@@ -48,7 +48,7 @@ public final class PendingCredential: Sendable {
     /// - Parameters:
     ///   - chain: the leaf first.
     ///   - roots: Whom to trust from now on.
-    ///   - revocationLists: In PEM form; nil keeps those that are there.
+    ///   - revocationLists: In PEM form; nil keeps those that are there. Where one is older than what is there, that stays.
     ///   - now: seconds since 1970; nil is the clock.
     public func commit(
         chain: [Certificate],
@@ -58,12 +58,14 @@ public final class PendingCredential: Sendable {
     ) throws(IdentityError) -> Credential {
         let writing = try fileWork(FileLock(directory: directory.path, patience: .seconds(10)))
         let present = directory.presentRevocationLists
-        if let revocationLists { try CredentialDirectory.refuseOlder(revocationLists, than: present) }
+        let lists = try revocationLists.map { given throws(IdentityError) in
+            try RevocationListUpdate(of: present, with: given, roots: roots).pem
+        }
         let credential = try Credential(
             key: key,
             chain: chain,
             roots: roots,
-            revocationLists: revocationLists ?? present,
+            revocationLists: lists ?? present,
             at: now
         )
         guard credential.id == id else {
@@ -77,8 +79,8 @@ public final class PendingCredential: Sendable {
         try fileWork(AtomicFile.write(chain.flatMap(\.pem), to: "\(place)/\(CredentialFiles.chain)"))
         directory.willTake(.writeRoots)
         try fileWork(AtomicFile.write(credential.bundle.pem, to: "\(place)/\(CredentialFiles.roots)"))
-        let lists = credential.bundle.revocations.pem
-        if !lists.isEmpty { try fileWork(AtomicFile.write(lists, to: "\(place)/\(CredentialFiles.revocations)")) }
+        let kept = credential.bundle.revocations.pem
+        if !kept.isEmpty { try fileWork(AtomicFile.write(kept, to: "\(place)/\(CredentialFiles.revocations)")) }
         try directory.adoptPlainFiles()
         try directory.linkFiles(with: version)
         try directory.swap(to: version)

@@ -23,6 +23,8 @@ public struct IssuanceOptions: Hashable, Sendable {
     public var dnsNames: [String]
     /// IP addresses in text form, for the same clients.
     public var ipAddresses: [String]
+    /// Whether the identity may be a reserved one (``SPIFFEID/reservation``): for the operator and the mesh's own services.
+    public var allowsReservedIdentity = false
 
     /// 24 hours: long enough to survive a night without the CA, as Istio's.
     public static let defaultLifetime = Duration.seconds(24 * 60 * 60)
@@ -56,6 +58,8 @@ public struct IssuedCertificate: Sendable {
     public let roots: [Certificate]
     /// What those no longer stand by, in PEM form; nil where the issuer does not say.
     public var revocationLists: [UInt8]?
+    /// Where roots are new: certificates for their keys, signed by the roots before them.
+    package var vouchers: [Certificate] = []
 
     /// Nothing is verified; see ``verify(for:id:at:)``.
     ///

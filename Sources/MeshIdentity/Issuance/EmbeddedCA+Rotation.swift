@@ -29,6 +29,7 @@ package struct RootRotation: Sendable {
     private var next: String { "\(directory)/next" }
     private var previous: String { "\(directory)/previous" }
     private var rootsFile: String { "\(directory)/\(EmbeddedCA.rootsFile)" }
+    private var vouchersFile: String { "\(directory)/\(EmbeddedCA.vouchersFile)" }
 
     package var phase: Phase {
         if access("\(next)/\(EmbeddedCA.certificateFile)", F_OK) == 0 { return .distributing }
@@ -41,6 +42,16 @@ package struct RootRotation: Sendable {
         case .steady: nil
         case .distributing: try Certificate(pem: fileWork(AtomicFile.read("\(next)/\(EmbeddedCA.certificateFile)")))
         case .retiring: try Certificate(pem: fileWork(AtomicFile.read("\(previous)/\(EmbeddedCA.certificateFile)")))
+        }
+    }
+
+    /// What the old CA has signed for the new one's key; empty where no root is being replaced.
+    func vouchers() throws(IdentityError) -> [Certificate] {
+        do throws(IdentityError) {
+            return try Certificate.all(pem: fileWork(AtomicFile.read(vouchersFile)))
+        } catch {
+            guard error.code == .notFound else { throw error }
+            return []
         }
     }
 
@@ -61,6 +72,8 @@ package struct RootRotation: Sendable {
             trustDomain: present.trustDomain,
             passphrase: passphrase
         )
+        let voucher = try present.vouch(for: future.certificate)
+        try fileWork(AtomicFile.write(voucher.pem, to: vouchersFile))
         try writeRoots(present.roots + [future.certificate])
         // The moment of change: before it, nothing has happened but an additional root.
         guard rename("\(directory)/next.making", next) == 0 else {
@@ -111,6 +124,7 @@ package struct RootRotation: Sendable {
         let lock = try fileWork(FileLock(directory: directory, patience: .seconds(10)))
         defer { withExtendedLifetime(lock) {} }
         try writeRoots([Certificate(pem: fileWork(AtomicFile.read("\(directory)/\(EmbeddedCA.certificateFile)")))])
+        unlink(vouchersFile)
         for name in [EmbeddedCA.keyFile, EmbeddedCA.certificateFile] { unlink("\(previous)/\(name)") }
         guard rmdir(previous) == 0 || errno == ENOENT else {
             throw IdentityError(AtomicFile.failure("remove", previous))

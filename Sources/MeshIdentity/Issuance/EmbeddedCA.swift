@@ -20,6 +20,8 @@ public struct EmbeddedCA: CertificateIssuer {
     package static let keyFile = "ca-key.pem"
     package static let certificateFile = "ca-cert.pem"
     package static let rootsFile = "root-cert.pem"
+    /// While a root is replaced: the new one's key, signed by the old one.
+    package static let vouchersFile = "vouchers.pem"
     /// What it no longer stands by; not there as long as that is nothing.
     package static let revocationsFile = "ca-crl.pem"
 
@@ -164,14 +166,18 @@ public struct EmbeddedCA: CertificateIssuer {
             extensions: CertificateTemplate.authority
         )
         template.names.uris = [Array(trustDomain.id.description.utf8)]
-        // X.520 allows 64 characters in an organization's name. The URI has the full one.
-        if trustDomain.name.utf8.count <= 64 { template.subject.append(("O", trustDomain.name)) }
-        template.subject.append(("CN", "bootstrap CA"))
+        template.subject = Self.subject(of: trustDomain)
         certificate = try template.sign(publicKey: key.pointer, issuer: nil, key: key)
         self.trustDomain = trustDomain
         self.key = key
         directory = nil
         roots = [certificate]
+    }
+
+    static func subject(of trustDomain: TrustDomain) -> [(field: String, value: String)] {
+        // X.520 allows 64 characters in an organization's name. The URI has the full one.
+        let organization = trustDomain.name.utf8.count <= 64 ? [("O", trustDomain.name)] : []
+        return organization + [("CN", "bootstrap CA")]
     }
 
     /// Refuses another trust domain, a request that asks for another identity, one without proof of possession or with
@@ -193,6 +199,7 @@ public struct EmbeddedCA: CertificateIssuer {
         guard id.trustDomain == trustDomain else {
             throw IdentityError(.refused, "this CA is for \(trustDomain); it does not vouch for \(id)")
         }
+        try options.check(id)
         try request.verify()
         try checkWish(of: request, id: id)
         let lifetime = options.lifetime.components.seconds
@@ -221,7 +228,8 @@ public struct EmbeddedCA: CertificateIssuer {
         template.names.ipAddresses = try options.ipAddresses.map(Self.bytes(ofIPAddress:))
         let leaf = try template.sign(publicKey: publicKey, issuer: certificate, key: key)
         // Read each time: another process may have revoked something meanwhile.
-        let issued = IssuedCertificate(chain: [leaf], roots: try presentRoots(), revocationLists: try revocationLists())
+        var issued = IssuedCertificate(chain: [leaf], roots: try presentRoots(), revocationLists: try revocationLists())
+        if issued.roots.count > 1 { issued.vouchers = try vouchers() }
         try issued.verify(for: request, id: id, at: now)
         return issued
     }
@@ -248,6 +256,7 @@ public struct EmbeddedCA: CertificateIssuer {
     /// cover: the operator, the issuer. NotBefore is back by a quarter of the lifetime, as far as the CA's own certificate allows.
     package func optionsForAnyClock(now: Int64? = nil) -> IssuanceOptions {
         var options = IssuanceOptions()
+        options.allowsReservedIdentity = true
         let room = (now ?? WallClock.system.seconds) - certificate.notBefore
         let wanted = options.lifetime.components.seconds / 4 + 60
         options.backdating = max(options.backdating, .seconds(min(wanted, room)))
@@ -277,7 +286,9 @@ public struct EmbeddedCA: CertificateIssuer {
     package func revocationLists() throws(IdentityError) -> [UInt8]? {
         guard let directory else { return nil }
         do throws(IdentityError) {
-            return try fileWork(AtomicFile.read("\(directory)/\(Self.revocationsFile)"))
+            return try fileWork(
+                AtomicFile.read("\(directory)/\(Self.revocationsFile)", limit: RevocationList.maximumLength)
+            )
         } catch {
             guard error.code == .notFound else { throw error }
             return nil

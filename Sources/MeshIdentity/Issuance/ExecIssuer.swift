@@ -32,6 +32,7 @@ public struct ExecIssuer: CertificateIssuer {
         id: SPIFFEID,
         options: IssuanceOptions
     ) async throws(IdentityError) -> IssuedCertificate {
+        try options.check(id)
         try request.verify()
         let environment = [
             "BOOTSTRAP_SPIFFE_ID": "\(id)",

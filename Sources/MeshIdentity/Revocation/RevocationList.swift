@@ -9,6 +9,9 @@ import Platform
 // under the object's own lock.
 public final class RevocationList: @unchecked Sendable {
     private let pointer: OpaquePointer
+    /// Lists longer than this in PEM form are neither written nor read: some 300,000 certificates that were revoked and have not ended.
+    package static let maximumLength = 16 << 20
+
     /// Identifies the key that signed it, in lower-case hexadecimal; nil when the list does not say.
     public let issuer: String?
     /// Of the list: a later one has a higher number. Hexadecimal, in lower case and without leading zeros.
@@ -27,15 +30,32 @@ public final class RevocationList: @unchecked Sendable {
         number = Self.number(pointer)
         lastUpdate = X509_CRL_get0_lastUpdate(pointer).map(Certificate.unixTime) ?? 0
         nextUpdate = X509_CRL_get0_nextUpdate(pointer).map(Certificate.unixTime)
-        let entries = X509_CRL_get_REVOKED(pointer)
         var serials: Set<String> = []
+        Self.forEachEntry(of: pointer) { serial, _ in serials.insert(Self.hexadecimal(serial)) }
+        self.serials = serials
+    }
+
+    /// The certificates with the time of their revocation.
+    package var entries: [RevokedCertificate] {
+        var entries: [RevokedCertificate] = []
+        Self.forEachEntry(of: pointer) { serial, entry in
+            let time = X509_REVOKED_get0_revocationDate(entry).map(Certificate.unixTime) ?? lastUpdate
+            entries.append(RevokedCertificate(serial: Self.hexadecimal(serial), revokedAt: time))
+        }
+        return entries
+    }
+
+    private static func forEachEntry(
+        of pointer: OpaquePointer,
+        _ body: (UnsafePointer<ASN1_INTEGER>, OpaquePointer) -> Void
+    ) {
+        let entries = X509_CRL_get_REVOKED(pointer)
         for index in 0..<max(0, copenssl_sk_X509_REVOKED_num(entries)) {
             guard let entry = copenssl_sk_X509_REVOKED_value(entries, index),
                 let serial = X509_REVOKED_get0_serialNumber(entry)
             else { continue }
-            serials.insert(Self.hexadecimal(serial))
+            body(serial, entry)
         }
-        self.serials = serials
     }
 
     deinit { X509_CRL_free(pointer) }
@@ -68,7 +88,7 @@ public final class RevocationList: @unchecked Sendable {
     public var pem: [UInt8] { MemoryBIO.writing { PEM_write_bio_X509_CRL($0, pointer) == 1 } ?? [] }
 
     /// Whether `root` has signed it.
-    func isSigned(by root: Certificate) -> Bool {
+    package func isSigned(by root: Certificate) -> Bool {
         OpenSSLErrors.clear()
         defer { OpenSSLErrors.clear() }
         guard X509_NAME_cmp(X509_CRL_get_issuer(pointer), X509_get_subject_name(root.pointer)) == 0,

@@ -6,7 +6,7 @@ package struct Revocations: Hashable, Sendable {
     /// The lists as they came, in PEM form; empty without any.
     package let pem: [UInt8]
     /// The serial numbers for each issuing key; the empty key is a list whose issuer is not named.
-    private let serials: [String: Set<String>]
+    private var serials: [String: Set<String>]
     /// When a later list is to be expected, of the first one that is due, in seconds since 1970; nil without any.
     package let nextUpdate: Int64?
 
@@ -36,6 +36,13 @@ package struct Revocations: Hashable, Sendable {
         self.pem = pem
         self.serials = serials
         self.nextUpdate = nextUpdate
+    }
+
+    /// The same, with what is known to be revoked from elsewhere: from a ledger.
+    package func adding(_ certificates: some Sequence<CertificateName>) -> Revocations {
+        var all = self
+        for certificate in certificates { all.serials[certificate.issuer, default: []].insert(certificate.serial) }
+        return all
     }
 
     /// Whether no certificate is revoked.

@@ -11,7 +11,7 @@ public struct TrustBundle: Sendable {
     /// At least one, without duplicates.
     public let roots: [Certificate]
     /// What these roots no longer stand by.
-    package let revocations: Revocations
+    package private(set) var revocations: Revocations
     private let store: RootStore
 
     /// Fails if a root is no CA, or carries the SPIFFE ID of another trust domain, or a revocation list says it is of a root that has not
@@ -79,6 +79,13 @@ public struct TrustBundle: Sendable {
             )
         }
         return id
+    }
+
+    /// The same roots, which no longer stand by these certificates either.
+    package func refusing(_ certificates: some Sequence<CertificateName>) -> TrustBundle {
+        var bundle = self
+        bundle.revocations = revocations.adding(certificates)
+        return bundle
     }
 
     /// All roots in PEM, as `root-cert.pem` has them.

@@ -37,7 +37,7 @@ package struct CredentialRenewal: Sendable {
     package func run(over channel: any RemoteChannel) async throws -> Credential {
         let device = RenewedDevice(directory: directory, id: id, listener: listener)
         var conversation = DeviceConversation(with: device, clock: clock)
-        var decoder = SignalFrameDecoder()
+        var decoder = SignalFrameDecoder(limit: SignalFrame.maximumOrderLength)
         while true {
             switch conversation.next() {
             case .send(let message): await send(message, channel)
@@ -93,11 +93,19 @@ private struct RenewedDevice: SignaledDevice {
     ) throws(SignalError) -> SignalMessage.Acknowledgement {
         guard let pending else { throw SignalError(.credential, "there is no key for this certificate") }
         self.pending = nil
+        let lists = certificate.revocations.map { Array($0.utf8) }
+        let remark = lists.flatMap { directory.remark(on: $0) }
         renewed = try named { () throws(IdentityError) in
-            try pending.commit(
+            let roots = try Certificate.all(pem: Array(certificate.roots.utf8))
+            let vouchers = try certificate.vouchers.map { text throws(IdentityError) in
+                try Certificate.all(pem: Array(text.utf8))
+            }
+            // Only the CA's own word brings a new root: whoever renews certificates over the mesh does not have its key.
+            try directory.check(successors: roots, vouchers: vouchers ?? [], in: id.trustDomain)
+            return try pending.commit(
                 chain: Certificate.all(pem: Array(certificate.chain.utf8)),
-                roots: Certificate.all(pem: Array(certificate.roots.utf8)),
-                revocationLists: certificate.revocations.map { Array($0.utf8) }
+                roots: roots,
+                revocationLists: lists
             )
         }
         return .init(
@@ -105,7 +113,8 @@ private struct RenewedDevice: SignaledDevice {
             listener: listener,
             hbone: [],
             node: "running",
-            unchanged: ["configuration", "node"]
+            unchanged: ["configuration", "node"],
+            warnings: remark.map { [$0] }
         )
     }
 

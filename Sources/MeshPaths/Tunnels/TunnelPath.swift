@@ -120,7 +120,7 @@ final class TunnelPath: H2ConnectionDelegate {
         guard !context.trust.hasSameRevocations(as: former.trust) else { return }
         var connections = retiring
         if case .up(let connection) = state { connections.append(connection) }
-        overflow?.forEachConnection { connections.append($0) }
+        overflow?.trust = context.trust
         for connection in connections { connection.end(ifRevokedIn: context.trust) }
     }
 
@@ -180,6 +180,10 @@ final class TunnelPath: H2ConnectionDelegate {
     }
 
     private func established(_ connection: H2Connection) {
+        // Revoked while the handshake ran, which had the trust of its beginning.
+        if connection.end(ifRevokedIn: context.trust) {
+            return failed(StreamError(.authentication, "the certificate of the peer was revoked"))
+        }
         refusals = 0
         peer = connection.peer
         connection.delegate = self
@@ -260,6 +264,7 @@ final class TunnelPath: H2ConnectionDelegate {
                 pool = overflow
             } else {
                 pool = try H2ClientPool(on: loop, configuration: settings.overflow)
+                pool.trust = context.trust
             }
             overflow = pool
             pool.openStream(request, to: endpoint("overflow"), completion: completion)

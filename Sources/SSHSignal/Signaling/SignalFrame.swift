@@ -6,8 +6,11 @@ package enum SignalFrame {
     /// Of the JSON. A certificate chain is some kilobytes; this leaves room for large bundles and bounds what a peer can make
     /// us keep.
     package static let maximumLength = 1 << 20
+    /// The same for what an operator sends: revocation lists have up to 16 MiB in PEM form.
+    package static let maximumOrderLength = 18 << 20
 
-    /// - Throws: ``SignalError`` when the message is longer than ``maximumLength``.
+    /// - Throws: ``SignalError`` when the message is longer than ``maximumLength``, or than ``maximumOrderLength`` where it has
+    ///   revocation lists.
     package static func encode(_ message: SignalMessage) throws(SignalError) -> [UInt8] {
         let json: Data
         do {
@@ -17,10 +20,15 @@ package enum SignalFrame {
         } catch {
             throw SignalError(.malformed, "a \(message.type) message cannot be encoded: \(error)")
         }
-        guard json.count <= maximumLength else {
+        let limit =
+            switch message {
+            case .certificate, .revocations: maximumOrderLength
+            default: maximumLength
+            }
+        guard json.count <= limit else {
             throw SignalError(
                 .tooLong,
-                "a \(message.type) message of \(json.count) bytes is over the limit of \(maximumLength)"
+                "a \(message.type) message of \(json.count) bytes is over the limit of \(limit)"
             )
         }
         let length = UInt32(json.count)
@@ -110,8 +118,10 @@ package struct SignalFrameDecoder: Sendable {
     /// Bytes of ``buffer`` that have been decoded.
     private var consumed = 0
     private var failure: SignalError?
+    private let limit: Int
 
-    package init() {}
+    /// - Parameter limit: Of one message, in bytes; what is longer is refused.
+    package init(limit: Int = SignalFrame.maximumLength) { self.limit = limit }
 
     /// Adds what has arrived.
     package mutating func append(_ bytes: some Sequence<UInt8>) {
@@ -130,11 +140,8 @@ package struct SignalFrameDecoder: Sendable {
         guard available >= 4 else { return nil }
         let length = buffer[consumed..<consumed + 4].reduce(0) { $0 << 8 | Int($1) }
         do throws(SignalError) {
-            guard length <= SignalFrame.maximumLength else {
-                throw SignalError(
-                    .tooLong,
-                    "a message of \(length) bytes is over the limit of \(SignalFrame.maximumLength)"
-                )
+            guard length <= limit else {
+                throw SignalError(.tooLong, "a message of \(length) bytes is over the limit of \(limit)")
             }
             guard available >= 4 + length else { return nil }
             let message = try SignalFrame.decode(buffer[consumed + 4..<consumed + 4 + length])

@@ -111,9 +111,19 @@ package enum SignalMessage: Hashable, Sendable {
         package var notAfter: Int64
         /// PEM, the revocation lists of those roots; absent: those that the device has stay.
         package var revocations: String?
+        /// PEM: for each root that is new, a certificate of its key, signed by a root before it; absent: none is new.
+        package var vouchers: String?
 
-        package init(chain: String, roots: String, notBefore: Int64, notAfter: Int64, revocations: String? = nil) {
+        package init(
+            chain: String,
+            roots: String,
+            notBefore: Int64,
+            notAfter: Int64,
+            revocations: String? = nil,
+            vouchers: String? = nil
+        ) {
             self.revocations = revocations
+            self.vouchers = vouchers
             self.chain = chain
             self.roots = roots
             self.notBefore = notBefore

@@ -30,7 +30,7 @@ struct CAIssue: AsyncParsableCommand {
         do throws(IdentityError) {
             let pending = try CredentialDirectory(out).prepare(id: id)
             let issuer = RecordingIssuer(ca, ledger: Ledger(Home.ledger), command: "ca issue")
-            let issued = try await issuer.issue(pending.request, id: id, options: issuance.options)
+            let issued = try await issuer.issue(pending.request, id: id, options: identity.options(issuance.options))
             let credential = try pending.commit(
                 chain: issued.chain,
                 roots: issued.roots,

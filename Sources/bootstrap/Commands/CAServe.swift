@@ -40,16 +40,25 @@ struct CAServe: AsyncParsableCommand {
         let own = IssuerCredential(of: authority, in: CredentialDirectory("\(Home.path)/issuer"))
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
         do {
+            let records = DeviceDirectory(Home.devices)
+            let publisher = RevocationPublisher(authority: authority, ledger: records.ledger)
+            try publisher.takeOverPresent()
+            if let lists = own.revocationLists {
+                publisher.learn(lists, from: "the issuer") { logger.warning("\($0)") }
+            }
             try own.renew()
+            var credentials = CredentialSource.directory(own.directory.path)
+            // Also before the list is written.
+            credentials.alsoRevoked = { try records.ledger.revokedCertificates() }
             let listener = try await HBONEListener(
                 bind: try SocketAddress(parsing: listen),
-                credentials: .directory(own.directory.path),
+                credentials: credentials,
                 logger: logger
             )
             printLine("ready issuer \(listener.localAddress)")
             let service = RenewalService(
                 issuer: authority,
-                records: DeviceDirectory(Home.devices),
+                records: records,
                 terms: IssuanceTerms(lifetime: ttl?.duration, acceptsSkew: clock.skewOk),
                 logger: logger
             )
@@ -57,6 +66,7 @@ struct CAServe: AsyncParsableCommand {
                 group.addTask { for await _ in signals { return } }
                 group.addTask { await service.serve(on: listener) }
                 group.addTask { await own.keepFresh(logger) }
+                group.addTask { await publisher.keepTakenOver { logger.error("\($0)") } }
                 await group.next()
                 group.cancelAll()
             }

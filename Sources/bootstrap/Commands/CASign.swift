@@ -28,7 +28,11 @@ struct CASign: AsyncParsableCommand {
         let issued: IssuedCertificate
         do throws(IdentityError) {
             let issuer = RecordingIssuer(ca, ledger: Ledger(Home.ledger), command: "ca sign")
-            issued = try await issuer.issue(CertificateRequest(pem: input), id: id, options: issuance.options)
+            issued = try await issuer.issue(
+                CertificateRequest(pem: input),
+                id: id,
+                options: identity.options(issuance.options)
+            )
         } catch {
             throw fail(error)
         }

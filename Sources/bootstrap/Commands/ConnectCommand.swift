@@ -85,9 +85,9 @@ struct ConnectCommand: AsyncParsableCommand {
         startLogging(.warning)
         let forwards = try parseForwards()
         let device = try findDevice()
-        let identity = try device.map { try makeIdentity($0) }
+        let session = try device.map { try makeSession($0) }
         let access = try makeAccess(device)
-        let connection = Connection(access: access, identity: identity, forwards: forwards, name: destination)
+        let connection = Connection(access: access, session: session, forwards: forwards, name: destination)
         try await connection.run()
     }
 
@@ -125,12 +125,24 @@ struct ConnectCommand: AsyncParsableCommand {
         return nil
     }
 
-    private func makeIdentity(_ device: Device) throws -> OperatorIdentity {
-        let authority = try authority.load()
+    private func makeSession(_ device: Device) throws -> OperatorSession {
+        // Before anything is asked for.
+        if let refusal = device.revocation { throw fail(refusal) }
+        let authority = try authority.loadLive()
+        let identity: OperatorIdentity
         do throws(SPIFFEIDError) {
-            return try OperatorIdentity(for: device, by: authority)
+            identity = try OperatorIdentity(for: device, by: authority, records: DeviceDirectory(Home.devices))
         } catch {
             throw fail("the record of \(device.name) has no usable identity: \(error)")
+        }
+        do {
+            return try OperatorSession(of: identity)
+        } catch let error as HostError {
+            throw fail(error)
+        } catch let error as IdentityError {
+            throw fail(error)
+        } catch {
+            throw fail("\(error)")
         }
     }
 
@@ -181,7 +193,7 @@ private struct Forwards: Sendable {
 /// A device, its forwards, and the paths between them, until somebody stops the command.
 private struct Connection: Sendable {
     let access: PeerAccess
-    let identity: OperatorIdentity?
+    let session: OperatorSession?
     let forwards: Forwards
     let name: String
 
@@ -193,17 +205,15 @@ private struct Connection: Sendable {
     func run() async throws {
         let loop = EventLoop(name: "connect")
         let events = AsyncStream<PathChange>.makeStream()
-        let credential = try identity.map { try issue($0) }
-        let context = try credential.map { try OperatorIdentity.context($0) }
         let paths: LoopBound<PeerPaths>
         do {
-            paths = try await loop.execute { [access] in
+            paths = try await loop.execute { [access, session] in
                 // Whoever runs the command waits for streams: a login that asked for a passphrase must not have to ask again.
                 var settings = ConnectionSettings.defaults
                 settings.idleTimeout = nil
                 let paths = PeerPaths(
                     to: access,
-                    context: context,
+                    context: session?.context,
                     settings: settings,
                     on: loop,
                     logger: Logger(label: "connect")
@@ -220,30 +230,32 @@ private struct Connection: Sendable {
         }
         loop.submit { paths.withValue { $0.start() } }
         let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm)
+        let outcome = await Result.of { try await work(paths, events.stream, signals, on: loop) }
+        // Whatever ends the command: streams that are open are cut, and nobody takes their ends for clean.
+        loop.submit { paths.withValue { $0.shutDown() } }
+        await loop.shutDown()
+        try outcome.get()
+    }
+
+    /// Ends with the first of these.
+    private func work(
+        _ paths: LoopBound<PeerPaths>,
+        _ events: AsyncStream<PathChange>,
+        _ signals: UnixSignalsSequence,
+        on loop: EventLoop
+    ) async throws {
         try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask {
                 for await _ in signals { return }
             }
-            group.addTask { try await follow(events.stream, paths, own: credential?.id) }
+            group.addTask { try await follow(events, paths, own: session?.id) }
             if !forwards.remote.isEmpty { group.addTask { try await listenRemotely(paths, on: loop) } }
             if let destination = forwards.standard {
                 group.addTask { try await carryStandardStream(to: destination, paths, on: loop) }
             }
-            if let identity, let credential {
-                group.addTask { try await renew(credential, identity, paths) }
-            }
+            if let session { group.addTask { try await keepCurrent(session, paths) } }
             defer { group.cancelAll() }
             try await group.next()
-        }
-        loop.submit { paths.withValue { $0.shutDown() } }
-        await loop.shutDown()
-    }
-
-    private func issue(_ identity: OperatorIdentity) throws -> Credential {
-        do throws(IdentityError) {
-            return try identity.issue()
-        } catch {
-            throw fail(error)
         }
     }
 
@@ -364,16 +376,20 @@ private struct Connection: Sendable {
         try await paths.loop.execute { paths.withValue(\.loginError) }
     }
 
-    /// A connection that stays up for days outlives its certificate: new connections show a fresh one.
-    private func renew(_ first: Credential, _ identity: OperatorIdentity, _ paths: LoopBound<PeerPaths>) async throws {
-        var current = first
-        while true {
-            let now = WallClock.system.seconds
-            let schedule = RenewalSchedule(notBefore: current.notBefore, notAfter: current.notAfter)
-            try await Task.sleep(for: .seconds(max(1, schedule.wait(at: now))))
-            current = try issue(identity)
-            let context = try OperatorIdentity.context(current)
-            paths.loop.submit { paths.withValue { $0.use(context) } }
+    /// A connection that stays up for days outlives its certificate, and what is revoked meanwhile.
+    private func keepCurrent(_ session: OperatorSession, _ paths: LoopBound<PeerPaths>) async throws {
+        do {
+            try await session.follow(warn: { printError("warning: \($0)") }) { context in
+                paths.loop.submit { paths.withValue { $0.use(context) } }
+            }
+        } catch let error as HostError {
+            throw fail(error)
         }
+    }
+}
+
+extension Result where Failure == any Error {
+    fileprivate static func of(_ body: () async throws -> Success) async -> Self {
+        do { return .success(try await body()) } catch { return .failure(error) }
     }
 }

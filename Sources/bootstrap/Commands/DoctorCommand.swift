@@ -60,7 +60,14 @@ struct DoctorCommand: AsyncParsableCommand {
             device: device,
             logins: logins,
             agent: agent,
-            identity: { [authority] in try OperatorIdentity(for: $0, by: authority.load()).issue() },
+            context: { [authority] in
+                let identity = try OperatorIdentity(
+                    for: $0,
+                    by: authority.loadLive(),
+                    records: DeviceDirectory(Home.devices)
+                )
+                return try identity.context(identity.issue())
+            },
             report: { report.add($0) }
         )
         await checks.run(on: loop)

@@ -99,6 +99,14 @@ struct EnrollCommand: AsyncParsableCommand {
     @Flag(help: "Trust a device again that was revoked.")
     var reinstate = false
 
+    @Flag(
+        help: ArgumentHelp(
+            "Take a machine that is known by another name: it has the host key of another device (the same machine, or one made of the same "
+                + "image), or another identity where the new one is to go."
+        )
+    )
+    var acceptKnownMachine = false
+
     @OptionGroup var device: DeviceOptions
     @OptionGroup var server: SSHServerOptions
     @OptionGroup var issuance: IssuanceArguments
@@ -143,8 +151,12 @@ struct EnrollCommand: AsyncParsableCommand {
             records: records,
             report: report
         )
-        run.publisher = (issuer as? LiveCA).map { RevocationPublisher(authority: $0, ledger: records.ledger) }
-        run.admission = EnrollmentAdmission(acceptsNewHostKey: acceptNewHostKey, reinstates: reinstate)
+        run.publisher = try publisher(issuer, records)
+        run.admission = EnrollmentAdmission(
+            acceptsNewHostKey: acceptNewHostKey,
+            reinstates: reinstate,
+            acceptsKnownMachine: acceptKnownMachine
+        )
         run.resumes = resume
         let (begun, failures): (Int, [EnrollmentFailure])
         do throws(HostError) {
@@ -154,6 +166,22 @@ struct EnrollCommand: AsyncParsableCommand {
         }
         report.summary(failures, of: begun)
         if let reason = HostError.Reason.common(of: failures.map(\.error.reason)) { throw reason.exitCode }
+    }
+
+    /// nil where somebody else's CA signs.
+    private func publisher(
+        _ issuer: any CertificateIssuer,
+        _ records: DeviceDirectory
+    ) throws -> RevocationPublisher? {
+        guard let authority = issuer as? LiveCA else { return nil }
+        let publisher = RevocationPublisher(authority: authority, ledger: records.ledger)
+        do throws(LedgerError) {
+            // Who is revoked says the CA's list, too, where the ledger has forgotten it.
+            try publisher.takeOverPresent()
+        } catch {
+            throw fail(error.message)
+        }
+        return publisher
     }
 
     private func order() throws -> EnrollmentOrder {

@@ -58,8 +58,9 @@ struct RenewCommand: AsyncParsableCommand {
     func run() async throws {
         let records = DeviceDirectory(Home.devices)
         let report = HostReport.standard
+        let issuer = try issuers.load(access).issuer
         var renewal = DeviceRenewal(
-            issuer: try issuers.load(access).issuer,
+            issuer: issuer,
             terms: IssuanceTerms(lifetime: ttl?.duration, acceptsSkew: clock.skewOk),
             logins: try ssh.logins(),
             records: records,
@@ -67,6 +68,7 @@ struct RenewCommand: AsyncParsableCommand {
             warn: report.warn
         )
         renewal.renewsHostCertificates = sshHostCert
+        renewal.publisher = (issuer as? LiveCA).map { RevocationPublisher(authority: $0, ledger: records.ledger) }
         if watch { return await keepWatching(RenewalWatch(renewal, parallel: selection.parallel, report: report)) }
         let devices = try devices(in: records)
         guard !devices.isEmpty else {

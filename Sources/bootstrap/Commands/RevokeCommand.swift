@@ -54,6 +54,7 @@ struct RevokeCommand: AsyncParsableCommand {
         let devices = try FleetSelection.devices(destinations, all: false, in: records)
         let lists: [UInt8]
         do throws(LedgerError) {
+            try publisher.takeOverPresent()
             for device in devices { try revoke(device, in: records.ledger) }
             for number in serial { try revoke(serial: number, in: records.ledger) }
             lists = try publisher.publish()
@@ -65,6 +66,7 @@ struct RevokeCommand: AsyncParsableCommand {
         let delivery = RevocationDelivery(
             parallel: parallel,
             records: records,
+            publisher: publisher,
             logins: try ssh.logins(),
             report: .standard
         )

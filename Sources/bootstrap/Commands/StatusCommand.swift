@@ -109,6 +109,7 @@ struct StatusCommand: AsyncParsableCommand {
             parallel: parallel ?? 16,
             logins: try ssh.logins(),
             authority: try authority(),
+            records: DeviceDirectory(Home.devices),
             warn: HostReport.standard.warn
         )
         let found = await probing(devices)
@@ -123,14 +124,14 @@ struct StatusCommand: AsyncParsableCommand {
     }
 
     /// nil where there is no CA to ask the mesh with.
-    private func authority() throws -> EmbeddedCA? {
+    private func authority() throws -> LiveCA? {
         do throws(IdentityError) {
             _ = try EmbeddedCA.bundle(directory: access.location.path)
         } catch {
             guard error.code == .notFound else { throw fail(error) }
             return nil
         }
-        return try access.load()
+        return try access.loadLive()
     }
 
     private func printNothingEnrolled() {

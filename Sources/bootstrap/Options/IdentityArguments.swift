@@ -11,12 +11,32 @@ struct IdentityArgument: ParsableArguments {
     )
     var id: String
 
+    @Flag(
+        help: ArgumentHelp(
+            "Let the identity be a reserved one: the namespace bootstrap, the name operator. Who has it is obeyed by devices, or let in as "
+                + "the operator."
+        )
+    )
+    var reserved = false
+
     func spiffeID(in trustDomain: TrustDomain) throws -> SPIFFEID {
+        let found: SPIFFEID
         do throws(SPIFFEIDError) {
-            return try SPIFFEID(id.contains("://") ? id : "spiffe://\(trustDomain)/\(id)")
+            found = try SPIFFEID(id.contains("://") ? id : "spiffe://\(trustDomain)/\(id)")
         } catch {
             throw fail("--id \(id): \(error.message). Example: --id ns/prod/sa/db", .usage)
         }
+        if !reserved, let reservation = found.reservation {
+            throw fail("--id \(id): \(reservation); choose another one, or say --reserved", .usage)
+        }
+        return found
+    }
+
+    /// `options` for this identity.
+    func options(_ options: IssuanceOptions) -> IssuanceOptions {
+        var options = options
+        options.allowsReservedIdentity = reserved
+        return options
     }
 }
 

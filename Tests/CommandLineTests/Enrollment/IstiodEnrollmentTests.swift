@@ -54,7 +54,11 @@ extension EnrollmentOverSSHTests {
         try istiod.directory.write("token", "a-token-for-all\n", permissions: 0o644)
         try await refused("chmod 600", flags(istiod))
         try istiod.directory.write("token", "good-token\n", permissions: 0o600)
-        let other = try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev8"] + flags(istiod))
+        let other = try await owner.enroll(
+            port: server.port,
+            key: server.userKey,
+            ["--name", "dev8", "--accept-known-machine"] + flags(istiod)
+        )
         #expect(other.status == .exited(1))
         #expect(
             other.standardError.contains("is for spiffe://test.example/ns/default/sa/dev7, not for"),

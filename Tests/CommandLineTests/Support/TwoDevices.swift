@@ -25,7 +25,8 @@ final class TwoDevices {
             let enrolled = try await owner.enroll(
                 port: server.port,
                 key: server.userKey,
-                ["--name", name, "--base", base.path, "--allow-port", "\(backend.port)"]
+                // One sshd for both.
+                ["--name", name, "--base", base.path, "--allow-port", "\(backend.port)", "--accept-known-machine"]
             )
             try #require(enrolled.succeeded, "\(enrolled.standardError)")
         }

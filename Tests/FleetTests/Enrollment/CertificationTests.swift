@@ -74,6 +74,16 @@ import Testing
         #expect(issuer.asked.isEmpty)
     }
 
+    @Test func nobodyIsAskedForAReservedIdentity() async throws {
+        let reserved = try SPIFFEID(trustDomain: id.trustDomain, namespace: "bootstrap", name: "issuer")
+        let certification = Certification(name: "dev", id: reserved, issuer: issuer)
+        let error = await #expect(throws: IdentityError.self) {
+            try await certification(request, ClockSkew(milliseconds: 0), clock: .system)
+        }
+        #expect(error?.code == .refused && error?.message.contains("is reserved") == true)
+        #expect(issuer.asked.isEmpty)
+    }
+
     @Test func theTermsAreWhatTheIssuerIsAskedFor() async throws {
         let terms = IssuanceTerms(lifetime: .seconds(3600), dnsNames: ["dev.example"])
         _ = try await certify(terms, skew: ClockSkew(milliseconds: -600_000))

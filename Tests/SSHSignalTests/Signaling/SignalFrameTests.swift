@@ -108,6 +108,21 @@ enum Sample {
         #expect(try decoder.next() == .bye(.init()))
     }
 
+    /// What an operator sends may be longer, what a device sends may not.
+    @Test func revocationListsMayBeLong() throws {
+        let lists = String(repeating: "x", count: 4 << 20)
+        let frame = try SignalFrame.encode(.revocations(.init(lists: lists)))
+        var device = SignalFrameDecoder(limit: SignalFrame.maximumOrderLength)
+        device.append(frame)
+        #expect(try device.next() == .revocations(.init(lists: lists)))
+        var own = SignalFrameDecoder()
+        own.append(frame.prefix(4))
+        #expect(throws: SignalError.self) { try own.next() }
+        #expect(throws: SignalError.self) {
+            try SignalFrame.encode(.revocations(.init(lists: String(repeating: "x", count: 18 << 20))))
+        }
+    }
+
     @Test func ownMessageOverTheLimitIsNotSent() {
         let long = String(repeating: "x", count: SignalFrame.maximumLength)
         let error = #expect(throws: SignalError.self) {

@@ -1,0 +1,63 @@
+package import H2Transport
+package import MeshIdentity
+import Platform
+import SSHSignal
+
+/// The operator's credential and trust for as long as a command runs: renewed when it is due, and what was revoked meanwhile holds at once.
+package struct OperatorSession: Sendable {
+    private let identity: OperatorIdentity
+    private let first: Credential
+    private let stamp: FileStamp
+    /// What connections begin with.
+    package let context: TLSContext
+
+    /// How often it is looked whether something was revoked: some system calls.
+    private static let interval = Duration.seconds(1)
+
+    /// Whom the certificate names.
+    package var id: SPIFFEID { first.id }
+
+    /// - Throws: ``HostError`` where the device is revoked, and whatever keeps the operator from having a credential.
+    package init(of identity: OperatorIdentity) throws {
+        self.identity = identity
+        // Before anything is read: what changes meanwhile is seen at the first look.
+        stamp = identity.stamp
+        if let refusal = try identity.refusal() { throw refusal }
+        first = try identity.issue()
+        context = try identity.context(first)
+    }
+
+    /// Goes on until the task is cancelled.
+    ///
+    /// - Parameters:
+    ///   - warn: Told why something could not be looked up; what was known before holds.
+    ///   - use: Gets what new connections are to be made with, and by which those that stand are to be judged.
+    /// - Throws: ``HostError`` when the device was revoked, or the operator can have no new certificate.
+    package func follow(
+        warn: @Sendable (String) -> Void,
+        use: @Sendable (TLSContext) -> Void
+    ) async throws {
+        var (current, seen) = (first, stamp)
+        var schedule = RenewalSchedule(notBefore: current.notBefore, notAfter: current.notAfter)
+        while true {
+            try await Task.sleep(for: Self.interval)
+            let isDue = schedule.wait(at: WallClock.system.seconds) == 0
+            let now = identity.stamp
+            guard isDue || now != seen else { continue }
+            seen = now
+            do {
+                if let refusal = try identity.refusal() { throw refusal }
+                if isDue {
+                    current = try identity.issue()
+                    schedule = RenewalSchedule(notBefore: current.notBefore, notAfter: current.notAfter)
+                }
+                use(try identity.context(current))
+            } catch let error as HostError {
+                throw error
+            } catch {
+                guard !isDue else { throw HostError(.failed, "\(error)") }
+                warn("what was revoked meanwhile cannot be looked up: \(error)")
+            }
+        }
+    }
+}

@@ -1,0 +1,32 @@
+import Platform
+
+extension RemoteShell {
+    /// Lines of one block: PEM has 64 characters a line, and a block's output is bounded.
+    private static let linesPerBlock = 3000
+
+    /// The text of a file with short lines, such as PEM; nil where there is none that this account can read.
+    ///
+    /// What is read is as hostile as everything that the far side says. It may change while it is read.
+    ///
+    /// - Parameter limit: The file is cut off behind so many bytes.
+    func text(of file: String, limit: Int, step: String) async throws -> [UInt8]? {
+        var text: [UInt8] = []
+        var first = 1
+        let deadline = ContinuousClock.now + .seconds(60)
+        while true {
+            let last = first + Self.linesPerBlock - 1
+            let script = """
+                f=\(ShellScript.quote(file))
+                [ -r "$f" ] && sed -n '\(first),\(last)s/^/line:/p' "$f"
+                """
+            let output = try await run(script, step: step)
+            guard output.status == 0 else { return nil }
+            let lines = output.lines.filter { $0.hasPrefix("line:") }
+            for line in lines { text += line.dropFirst(5).utf8 + [UInt8(ascii: "\n")] }
+            guard lines.count == Self.linesPerBlock, text.count < limit, ContinuousClock.now < deadline else {
+                return text
+            }
+            first = last + 1
+        }
+    }
+}

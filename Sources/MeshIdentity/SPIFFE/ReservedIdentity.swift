@@ -1,0 +1,31 @@
+/// Names in each trust domain that say what somebody is for, and so are no device's: who has them is obeyed, or let in, by others.
+public enum ReservedIdentity {
+    /// The namespace of the mesh's own services: the issuer that renews certificates is `ns/bootstrap/sa/issuer`.
+    public static let namespace = "bootstrap"
+    /// The operator's name in every namespace.
+    public static let operatorName = "operator"
+}
+
+extension SPIFFEID {
+    /// Why no device may have this identity; nil: one may.
+    public var reservation: String? {
+        let segments = path.split(separator: "/")
+        if segments.count >= 2, segments[0] == "ns", segments[1] == ReservedIdentity.namespace {
+            return
+                "\(self) is reserved: the namespace '\(ReservedIdentity.namespace)' is for the mesh's own services, such as the issuer"
+        }
+        if serviceAccount == ReservedIdentity.operatorName {
+            return
+                "\(self) is reserved: '\(ReservedIdentity.operatorName)' is what the operator is called in each namespace"
+        }
+        return nil
+    }
+}
+
+extension IssuanceOptions {
+    /// - Throws: ``IdentityError`` with `refused` for a reserved identity, unless these options are for one.
+    package func check(_ id: SPIFFEID) throws(IdentityError) {
+        guard !allowsReservedIdentity, let reservation = id.reservation else { return }
+        throw IdentityError(.refused, reservation)
+    }
+}

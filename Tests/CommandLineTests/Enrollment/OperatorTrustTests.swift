@@ -1,0 +1,99 @@
+import Fleet
+import Foundation
+import H2Transport
+import MeshIdentity
+import Platform
+import Streams
+import TestPeers
+import Testing
+
+/// The operator refuses whom he has revoked, and his issuer does: new connections, and those that stand.
+@Suite(.serialized, .timeLimit(.minutes(5))) struct OperatorTrustTests {
+    private func start(_ owner: Operator, _ arguments: [String]) throws -> ChildProcess {
+        try ChildProcess(
+            TestTools.bootstrap,
+            arguments,
+            environment: ["HOME": owner.home.path, "BOOTSTRAP_HOME": owner.bootstrapHome, "SSH_AUTH_SOCK": nil]
+        )
+    }
+
+    private func connect(
+        _ devices: TwoDevices,
+        to name: String
+    ) async throws -> (process: ChildProcess, conversation: TCPConversation) {
+        let port = FreePort.next()
+        let process = try start(devices.owner, ["connect", name, "-L", "\(port):localhost:\(devices.backend.port)"])
+        _ = try await process.standardOutput.line(containing: "path h2: ")
+        let conversation = try await TCPConversation(port: port)
+        #expect(try await conversation.echo(Array("hello".utf8)) == Array("hello".utf8))
+        return (process, conversation)
+    }
+
+    @Test func connectLeavesADeviceThatIsRevoked() async throws {
+        let devices = try await TwoDevices()
+        let owner = devices.owner
+        let (process, conversation) = try await connect(devices, to: "a")
+        let (other, unconcerned) = try await connect(devices, to: "b")
+        // Nobody is told but the ledger and the CA's list.
+        let revoked = try await owner.run(["revoke", "a", "--reason", "stolen", "--list-only"])
+        #expect(revoked.succeeded, "\(revoked.standardError)")
+        #expect(try await conversation.end(finishing: false).1 == .broken(ECONNRESET))
+        #expect(try await process.exit() == .exited(5))
+        #expect(process.standardError.text.contains("a: it was revoked at "), "\(process.standardError.text)")
+        #expect(process.standardError.text.contains("(stolen)"), "\(process.standardError.text)")
+        for path in ["auto", "h2", "h2-over-ssh", "ssh"] {
+            let again = try await owner.run([
+                "connect", "a", "--path", path, "-W", "localhost:\(devices.backend.port)",
+            ])
+            #expect(again.status == .exited(5), "\(path): \(again.standardError)")
+        }
+        #expect(try await unconcerned.echo(Array("still here".utf8)) == Array("still here".utf8))
+        #expect(try await unconcerned.end().1 == .endOfStream)
+        await other.stop()
+    }
+
+    /// One certificate, by the ledger alone: its list was not written.
+    @Test func theLedgerHoldsWithoutAList() async throws {
+        let devices = try await TwoDevices()
+        let owner = devices.owner
+        let serial = try #require(devices.b.serial)
+        let (process, conversation) = try await connect(devices, to: "b")
+        _ = try owner.devices.ledger.revokeCertificate(serial: serial, reason: "leaked", by: "revoke")
+        #expect(try await conversation.end(finishing: false).1 == .broken(ECONNRESET))
+        _ = try await process.standardError.line(containing: "was revoked", within: .seconds(60))
+        await process.stop()
+        let again = try await owner.run(["connect", "b", "-W", "localhost:\(devices.backend.port)"])
+        #expect(again.status == .exited(4) && again.standardError.contains("was revoked"), "\(again.standardError)")
+        let probed = try await owner.run(["status", "--probe", "b"])
+        #expect(!probed.succeeded && probed.standardOutput.contains("was revoked"), "\(probed.standardOutput)")
+        #expect(!FileManager.default.fileExists(atPath: owner.bootstrapHome + "/ca/ca-crl.pem"))
+        // With another certificate it is trusted again.
+        #expect(try await owner.run(["renew", "b"]).succeeded)
+        try await eventually("b is reached again") { try await owner.run(["status", "--probe", "b"]).succeeded }
+    }
+
+    /// A device that has a stream to the issuer open, and says nothing.
+    @Test func theIssuerCutsADeviceThatIsRevoked() async throws {
+        let devices = try await TwoDevices()
+        let owner = devices.owner
+        let issuer = try start(owner, ["ca", "serve", "--listen", "127.0.0.1:0"])
+        let ready = try await issuer.standardOutput.line(containing: "ready issuer")
+        let address = try Authority(parsing: try #require(ready.split(separator: " ").last.map(String.init)))
+        let own = try CredentialDirectory("\(devices.a.agent.state)/identity").load()
+        let client = try await HBONEClient(credentials: .fixed(own))
+        let peer = HBONEPeer(address, expecting: .anyTrusted)
+        let error = await #expect(throws: (any Error).self) {
+            try await client.withStream(to: Authority(parsing: "issuer.bootstrap:15012"), through: peer) { stream in
+                _ = try owner.devices.ledger.revokeDevice(named: "a", reason: "stolen", by: "revoke")
+                // It waits for the device's hello, for two minutes.
+                while try await stream.read() != nil {}
+            }
+        }
+        #expect(error is StreamError, "\(error.map { "\($0)" } ?? "")")
+        await #expect(throws: ConnectFailure.self) {
+            try await client.withStream(to: Authority(parsing: "issuer.bootstrap:15012"), through: peer) { _ in }
+        }
+        await client.shutDown()
+        await issuer.stop()
+    }
+}

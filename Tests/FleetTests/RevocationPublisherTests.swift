@@ -1,0 +1,161 @@
+import Foundation
+import Platform
+import Streams
+import TestPeers
+import Testing
+
+@testable import Fleet
+@testable import MeshIdentity
+
+/// The CA's list, when the ledger that it is made of was lost, put back, or is not the only one.
+@Suite struct RevocationPublisherTests {
+    private let home = TemporaryDirectory()
+    private let ca: EmbeddedCA
+    private var records: DeviceDirectory { DeviceDirectory(home.path("home/devices")) }
+    private var ledger: Ledger { records.ledger }
+    private var issuer: String { ca.certificate.subjectKeyIdentifier ?? "" }
+
+    init() throws {
+        ca = try EmbeddedCA.create(directory: home.path("home/ca"), trustDomain: TrustDomain("mesh.example"))
+    }
+
+    private func publisher(_ ledger: Ledger) -> RevocationPublisher {
+        RevocationPublisher(authority: LiveCA(ca, directory: home.path("home/ca"), passphrase: nil), ledger: ledger)
+    }
+
+    /// - Returns: The certificate's serial number.
+    private func enroll(_ name: String) async throws -> String {
+        var record = try DeviceDirectoryTests.record(name)
+        record.identity = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/\(name)")
+        let issuer = RecordingIssuer(ca, ledger: ledger, command: "enroll", device: name)
+        let request = try CertificateRequest.create(key: PrivateKey.generate(), id: record.identity)
+        let leaf = try #require(
+            try await issuer.issue(request, id: record.identity, options: IssuanceOptions()).leaf
+        )
+        (record.serial, record.notAfter) = (leaf.serialNumber, leaf.notAfter)
+        try records.save(record)
+        return leaf.serialNumber
+    }
+
+    private func revoke(_ name: String) throws -> RevocationList {
+        _ = try ledger.revokeDevice(named: name, reason: "stolen", by: "revoke")
+        return try published()
+    }
+
+    private func published() throws -> RevocationList {
+        let lists = try RevocationList.all(pem: publisher(ledger).publish())
+        #expect(lists.count == 1)
+        return try #require(lists.first)
+    }
+
+    @Test func aLedgerThatWasDeletedTakesNothingBack() async throws {
+        let (a, b) = (try await enroll("a"), try await enroll("b"))
+        let before = try revoke("a")
+        #expect(before.serials == [a])
+        try FileManager.default.removeItem(atPath: ledger.path)
+        _ = try await enroll("c")
+        let after = try revoke("c")
+        #expect(after.serials.contains(a) && after.serials.count == 2)
+        #expect(after.isNewer(than: before))
+        #expect(!after.serials.contains(b))
+        #expect(try ledger.revokedCertificates().contains(CertificateName(issuer: issuer, serial: a)))
+        // It stays as long as it may be valid, and no longer.
+        let known = try #require(try ledger.certificates().first { $0.serial == a })
+        #expect(known.notAfter == before.nextUpdate && known.state == .revoked)
+        #expect(try published().serials == after.serials)
+        var later = ledger
+        later.clock = WallClock { [end = known.notAfter] in (end + 4000) * 1000 }
+        #expect(try later.revoked(by: issuer, endingAfter: known.notAfter + 400).isEmpty)
+    }
+
+    @Test func aLedgerThatWasPutBackKnowsWhoWasRevoked() async throws {
+        let (a, b) = (try await enroll("a"), try await enroll("b"))
+        let copy = try AtomicFile.read(ledger.path)
+        let before = try revoke("a")
+        try AtomicFile.write(copy, to: ledger.path)
+        #expect(try records.record(named: "a")?.revokedAt == nil)
+        try publisher(ledger).takeOverPresent()
+        let device = try #require(try records.record(named: "a"))
+        #expect(device.revokedAt != nil && device.revocationReason?.contains("ca-crl.pem") == true)
+        #expect(try records.record(named: "b")?.revokedAt == nil)
+        let after = try revoke("b")
+        #expect(after.serials == [a, b] && after.isNewer(than: before))
+    }
+
+    /// A list that a device has and nobody else: the CA has signed it.
+    @Test func whatADeviceKnowsIsLearned() async throws {
+        let a = try await enroll("a")
+        let copy = try AtomicFile.read(ledger.path)
+        let atTheDevice = try revoke("a").pem
+        try AtomicFile.write(copy, to: ledger.path)
+        try FileManager.default.removeItem(atPath: home.path("home/ca/ca-crl.pem"))
+        let said = Notes()
+        publisher(ledger).learn(atTheDevice, from: "b") { said.add($0) }
+        #expect(said.all.count == 1 && said.all[0].contains("b has a revocation list with 1 certificates"))
+        #expect(try records.record(named: "a")?.revokedAt != nil)
+        let lists = try RevocationList.all(pem: AtomicFile.read(home.path("home/ca/ca-crl.pem")))
+        #expect(lists.first?.serials == [a])
+        publisher(ledger).learn(atTheDevice, from: "c") { said.add($0) }
+        #expect(said.all.count == 1, "nothing new")
+        // What others have signed, or what is no list, is nobody's word.
+        let stranger = try EmbeddedCA(trustDomain: ca.trustDomain, now: Int64(Date().timeIntervalSince1970))
+        let entries = [RevokedCertificate(serial: "4f", revokedAt: 1)]
+        let forged = try stranger.revocationList(of: entries, number: .max - 1, nextUpdate: 4_000_000_000)
+        publisher(ledger).learn(forged.pem, from: "c") { said.add($0) }
+        publisher(ledger).learn(Array("no list".utf8), from: "c") { said.add($0) }
+        #expect(said.all.count == 1)
+        #expect(try published().serials == [a])
+    }
+
+    /// Numbers go on although the ledger that counted them is gone, and although a list has come from elsewhere.
+    @Test func numbersGoOn() async throws {
+        _ = try await enroll("a")
+        let first = try revoke("a")
+        #expect(try #require(Int64(first.number, radix: 16)) >= Int64(Date().timeIntervalSince1970) - 60)
+        let ahead = try ca.revocationList(of: [], number: 1 << 40, nextUpdate: 4_000_000_000)
+        try AtomicFile.write(ahead.pem, to: home.path("home/ca/ca-crl.pem"))
+        #expect(try published().number == String((1 << 40) + 1, radix: 16))
+        #expect(try published().number == String((1 << 40) + 2, radix: 16))
+        let last = try ca.revocationList(of: [], number: .max, nextUpdate: 4_000_000_000)
+        try AtomicFile.write(last.pem, to: home.path("home/ca/ca-crl.pem"))
+        let error = #expect(throws: LedgerError.self) { try publisher(ledger).publish() }
+        #expect(error?.message.contains("after which there can be none") == true)
+    }
+
+    @Test func aDamagedListIsNotOverwritten() async throws {
+        _ = try await enroll("a")
+        _ = try revoke("a")
+        try home.write("home/ca/ca-crl.pem", "garbage")
+        let error = #expect(throws: LedgerError.self) { try publisher(ledger).publish() }
+        #expect(error?.message.contains("ca-crl.pem") == true && error?.message.contains("move it away") == true)
+        #expect(try home.read("home/ca/ca-crl.pem") == "garbage")
+    }
+
+    /// Past a mebibyte it is written, read, and given out; past what is read it is not written.
+    @Test func aListThatGrows() async throws {
+        func put(_ count: Int, startingAt start: Int) throws {
+            let entries = (start..<start + count).map {
+                RevokedCertificate(
+                    serial: "4" + String(repeating: "0", count: 33) + String(1_000_000 + $0, radix: 16),
+                    revokedAt: 1_700_000_000
+                )
+            }
+            let list = try ca.revocationList(of: entries, number: 7, nextUpdate: 4_000_000_000)
+            try AtomicFile.write(list.pem, to: home.path("home/ca/ca-crl.pem"))
+        }
+        try put(22_000, startingAt: 0)
+        let lists = try publisher(ledger).publish()
+        #expect(lists.count > 1 << 20)
+        #expect(try RevocationList.all(pem: lists)[0].serials.count == 22_000)
+        let id = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/a")
+        let issued = try ca.issue(CertificateRequest.create(key: PrivateKey.generate(), id: id), id: id)
+        #expect(issued.revocationLists == lists)
+    }
+}
+
+/// What was said to whoever listens.
+private final class Notes: Sendable {
+    private let values = Lock<[String]>([])
+    func add(_ value: String) { values.withLock { $0.append(value) } }
+    var all: [String] { values.withLock { $0 } }
+}
