@@ -58,7 +58,10 @@ import Testing
             let error = await #expect(throws: SignalError.self) {
                 try await renew { try Self.message(signer.issue($0, id: id), roots: roots) }
             }
-            #expect(error?.message.contains("no root that is trusted here vouches for it") == true, "\(String(describing: error))")
+            #expect(
+                error?.message.contains("no root that is trusted here vouches for it") == true,
+                "\(String(describing: error))"
+            )
             #expect(try directory.load().leaf == before.leaf)
             #expect(try directory.load().bundle.roots == ca.roots)
         }

@@ -17,7 +17,7 @@ public struct CredentialSource: Sendable {
 
     /// Certificates to refuse beside those on the credential's revocation lists: what the program knows itself, from a database of its own.
     /// Called about once a second, from any thread; must not block for long. What it throws is logged, and what it said before holds.
-    public var alsoRevoked: (@Sendable () throws -> Set<CertificateName>)?
+    package var alsoRevoked: (@Sendable () throws -> Set<CertificateName>)?
 
     /// A directory with `key.pem`, `cert-chain.pem` and `root-cert.pem`, as `bootstrap ca issue` writes it.
     ///

@@ -24,7 +24,7 @@ public struct IssuanceOptions: Hashable, Sendable {
     /// IP addresses in text form, for the same clients.
     public var ipAddresses: [String]
     /// Whether the identity may be a reserved one (``SPIFFEID/reservation``): for the operator and the mesh's own services.
-    public var allowsReservedIdentity = false
+    package var allowsReservedIdentity = false
 
     /// 24 hours: long enough to survive a night without the CA, as Istio's.
     public static let defaultLifetime = Duration.seconds(24 * 60 * 60)

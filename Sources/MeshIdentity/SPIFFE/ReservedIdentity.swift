@@ -1,14 +1,14 @@
 /// Names in each trust domain that say what somebody is for, and so are no device's: who has them is obeyed, or let in, by others.
-public enum ReservedIdentity {
+package enum ReservedIdentity {
     /// The namespace of the mesh's own services: the issuer that renews certificates is `ns/bootstrap/sa/issuer`.
-    public static let namespace = "bootstrap"
+    package static let namespace = "bootstrap"
     /// The operator's name in every namespace.
-    public static let operatorName = "operator"
+    package static let operatorName = "operator"
 }
 
 extension SPIFFEID {
     /// Why no device may have this identity; nil: one may.
-    public var reservation: String? {
+    package var reservation: String? {
         let segments = path.split(separator: "/")
         if segments.count >= 2, segments[0] == "ns", segments[1] == ReservedIdentity.namespace {
             return
