@@ -450,20 +450,23 @@ import Testing
         try await withLoop { loop in
             try await loop.execute {
                 var half = ReceivingHalf(window: 100, pool: loop.buffers)
-                var bytes = Array(UInt8(0)..<30)
+                // What is offered has to stay where it is until the offer ends.
+                let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: 30, alignment: 1)
+                let vectors = UnsafeMutableBufferPointer<iovec>.allocate(capacity: 2)
+                defer {
+                    vectors.deallocate()
+                    bytes.deallocate()
+                }
+                bytes.copyBytes(from: UInt8(0)..<30)
+                vectors.initializeElement(at: 0, to: iovec(iov_base: bytes.baseAddress, iov_len: 10))
+                vectors.initializeElement(at: 1, to: iovec(iov_base: bytes.baseAddress.map { $0 + 10 }, iov_len: 20))
                 var buffer = [UInt8](repeating: 0, count: 8)
                 func read() -> [UInt8] {
                     let count = buffer.withUnsafeMutableBytes { half.read(into: $0) }
                     return Array(buffer[..<count])
                 }
-                bytes.withUnsafeMutableBytes { bytes in
-                    guard let base = bytes.baseAddress else { return }
-                    let vectors = [iovec(iov_base: base, iov_len: 10), iovec(iov_base: base + 10, iov_len: 20)]
-                    vectors.withUnsafeBufferPointer { vectors in
-                        half.keep(vectors, from: 26)
-                        half.offer(vectors)
-                    }
-                }
+                half.keep(UnsafeBufferPointer(vectors), from: 26)
+                half.offer(UnsafeBufferPointer(vectors))
                 #expect(!half.readerWaits && !half.isEmpty)
                 #expect(read() == [26, 27, 28, 29, 0, 1, 2, 3])
                 #expect(read() == [4, 5, 6, 7, 8, 9, 10, 11])
