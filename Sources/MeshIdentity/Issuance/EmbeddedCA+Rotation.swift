@@ -62,11 +62,13 @@ package struct RootRotation: Sendable {
     ///   - passphrase: Encrypts the new key; nil as the old one is not encrypted.
     /// - Returns: The new root.
     package func begin(_ present: EmbeddedCA, passphrase: Passphrase?) throws(IdentityError) -> Certificate {
+        let lock = try fileWork(FileLock(directory: directory, patience: .seconds(10)))
+        defer { withExtendedLifetime(lock) {} }
+        // Now, not before the wait for the lock: whoever had it may have begun as well.
         guard phase == .steady else {
             throw IdentityError(.alreadyExists, "a root is being replaced in \(directory) already")
         }
-        let lock = try fileWork(FileLock(directory: directory, patience: .seconds(10)))
-        defer { withExtendedLifetime(lock) {} }
+        discardUnfinished()
         let future = try EmbeddedCA.create(
             directory: "\(directory)/next.making",
             trustDomain: present.trustDomain,
@@ -95,6 +97,7 @@ package struct RootRotation: Sendable {
     package func switchSigner() throws(IdentityError) {
         let lock = try fileWork(FileLock(directory: directory, patience: .seconds(10)))
         defer { withExtendedLifetime(lock) {} }
+        try expect(.distributing)
         try keepPrevious()
         for name in [EmbeddedCA.keyFile, EmbeddedCA.certificateFile] {
             // Once the key is there, `EmbeddedCA.load` finds the certificate in either place.
@@ -123,6 +126,7 @@ package struct RootRotation: Sendable {
     package func finish() throws(IdentityError) {
         let lock = try fileWork(FileLock(directory: directory, patience: .seconds(10)))
         defer { withExtendedLifetime(lock) {} }
+        try expect(.retiring)
         try writeRoots([Certificate(pem: fileWork(AtomicFile.read("\(directory)/\(EmbeddedCA.certificateFile)")))])
         unlink(vouchersFile)
         for name in [EmbeddedCA.keyFile, EmbeddedCA.certificateFile] { unlink("\(previous)/\(name)") }
@@ -130,6 +134,16 @@ package struct RootRotation: Sendable {
             throw IdentityError(AtomicFile.failure("remove", previous))
         }
         try fileWork(AtomicFile.synchronize(directory: directory))
+    }
+
+    /// What was read before the lock was waited for may have been done by whoever had it.
+    private func expect(_ expected: Phase) throws(IdentityError) {
+        guard phase == expected else {
+            throw IdentityError(
+                .refused,
+                "another process has taken this step in \(directory) meanwhile; `bootstrap ca rotate --status` says how far it is"
+            )
+        }
     }
 
     private func writeRoots(_ roots: [Certificate]) throws(IdentityError) {

@@ -35,7 +35,6 @@ struct CARotate: AsyncParsableCommand {
             case .steady:
                 if status { return printLine("No root is being replaced. `bootstrap ca rotate` begins it.") }
                 let (authority, passphrase) = try access.loadWithPassphrase()
-                rotation.discardUnfinished()
                 let root = try rotation.begin(authority, passphrase: passphrase)
                 printLine("Made a new root, SHA256 \(root.fingerprint)")
                 printLine("It is given out from now on; the old key goes on signing.")
