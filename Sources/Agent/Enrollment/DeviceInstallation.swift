@@ -51,6 +51,20 @@ struct DeviceInstallation {
         }
     }
 
+    /// The same for one that gives the device a certificate. What another operator has decided while this one waited stays: both would be told
+    /// that theirs is the device's certificate.
+    private mutating func takeLockForCertificate() throws(SignalError) {
+        let before = try? LocalFile.read("\(credentials.path)/cert-chain.pem")
+        try takeLock()
+        guard before == (try? LocalFile.read("\(credentials.path)/cert-chain.pem")) else {
+            lock = nil
+            throw SignalError(
+                .refused,
+                "another enrolment of this device was under way, and has just given it a certificate; try again if it is to have another"
+            )
+        }
+    }
+
     /// Returns whether the file had this content already.
     private func writeConfiguration(_ request: SignalMessage.NodeRequest, id: SPIFFEID) throws(SignalError) -> Bool {
         guard NumericAddress.isNumeric(request.bind) else {
@@ -96,7 +110,7 @@ struct DeviceInstallation {
 extension DeviceInstallation: SignaledDevice {
     mutating func prepareKey(_ order: EnrollmentDevice.Order) throws(SignalError) -> SignalMessage.SigningRequest {
         try prepare()
-        try takeLock()
+        try takeLockForCertificate()
         do throws(IdentityError) {
             let prepared = try credentials.prepare(id: try identity(of: order))
             pending = prepared

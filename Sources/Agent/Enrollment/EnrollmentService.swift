@@ -12,8 +12,8 @@ package struct EnrollmentService {
     package var executable: String
     package var input: Int32
     package var output: Int32
-    /// How long the operator may say nothing.
-    package var patience: Duration
+    /// How much the operator may take.
+    package var limits = ConversationLimits.ofDevice
     /// `$SSH_CONNECTION`: tells which address of this machine was reached.
     package var connection: String?
     /// This machine's clock, milliseconds since 1970.
@@ -32,7 +32,7 @@ package struct EnrollmentService {
         self.executable = executable
         self.input = input
         self.output = output
-        self.patience = patience
+        limits.step = patience
         self.connection = connection
         self.clock = clock
     }
@@ -41,13 +41,15 @@ package struct EnrollmentService {
     ///
     /// - Throws: why it did not end well; the operator has been told, as far as it could be reached.
     package func run() throws(SignalError) {
+        defer { InstallerLock(state: state).release() }
         let device = DeviceInstallation(state: state, executable: executable, connection: connection)
         var conversation = DeviceConversation(with: device, clock: clock)
-        var decoder = SignalFrameDecoder(limit: SignalFrame.maximumOrderLength)
+        var inbox = SignalInbox(limits)
+        let start = ContinuousClock.now
         while true {
             switch conversation.next() {
             case .send(let message): send(message)
-            case .receive: conversation.received(receive(&decoder))
+            case .receive: conversation.received(receive(&inbox, since: start))
             case .close(let error?): throw error
             case .close(nil): return
             }
@@ -58,7 +60,7 @@ package struct EnrollmentService {
         // An operator that is gone shows itself at the next read; what is under way is brought to its end before.
         guard let frame = try? SignalFrame.encode(message) else { return }
         var rest = frame[...]
-        let deadline = ContinuousClock.now + patience
+        let deadline = ContinuousClock.now + limits.step
         while !rest.isEmpty {
             let count = rest.withUnsafeBytes { write(output, $0.baseAddress, $0.count) }
             if count > 0 {
@@ -71,22 +73,29 @@ package struct EnrollmentService {
         }
     }
 
-    private func receive(_ decoder: inout SignalFrameDecoder) -> SignalReception {
+    private func receive(_ inbox: inout SignalInbox, since start: ContinuousClock.Instant) -> SignalReception {
         var chunk = [UInt8](repeating: 0, count: 16 << 10)
-        let deadline = ContinuousClock.now + patience
+        let asked = ContinuousClock.now - start
         while true {
+            let now = ContinuousClock.now - start
             do throws(SignalError) {
-                if let message = try decoder.next() { return .message(message) }
+                if let message = try inbox.next() { return .message(message) }
             } catch {
                 return .invalid(error)
             }
-            guard wait(input, POLLIN, until: deadline) else { return .timedOut(patience) }
+            guard let patience = inbox.patience(at: now, since: asked) else { return inbox.overrun(at: now) }
+            // A wait that was too long ends in the line above.
+            guard wait(input, POLLIN, until: ContinuousClock.now + patience) else { continue }
             let count = read(input, &chunk, chunk.count)
             if count > 0 {
-                decoder.append(chunk[..<count])
+                do throws(SignalError) {
+                    try inbox.append(chunk[..<count])
+                } catch {
+                    return .invalid(error)
+                }
             } else if count == 0 {
                 do throws(SignalError) {
-                    try decoder.finish()
+                    try inbox.finish()
                     return .ended(nil)
                 } catch {
                     return .ended(error)

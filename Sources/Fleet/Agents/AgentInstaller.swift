@@ -3,7 +3,8 @@ import SSHSignal
 
 /// Puts the agent on a machine, so that at every moment the old release or the new one is whole:
 ///
-///     ROOT/.lock/owner                     one installer at a time: its shell's process number and the machine's boot ID
+///     ROOT/.lock/owner                     one enrolment at a time, to its end: its shell's process number, which is the agent's later, and
+///                                          the machine's boot ID
 ///     ROOT/RELEASE/bootstrap.part.NONCE    uploaded, its length and hash checked, run once
 ///     ROOT/RELEASE/bootstrap               renamed from it
 ///
@@ -37,6 +38,9 @@ struct AgentInstaller: Sendable {
             [ -d "$root" ] || why=$(mkdir -p "$root" 2>&1) || refuse "$root cannot be made: $why"
             tries=0
             why=
+            # What another has done here while this one waited is not undone by it.
+            identity() { ls -ld "$root/state/identity/..data" "$root/..data" 2>/dev/null; }
+            before=$(identity)
             # An owner before that is just leaving can take the new directory away before there is a name in it: once more then.
             until mkdir "$lock" 2>/dev/null && why=$( { echo "$$ $boot $(date +%s)" >"$lock/owner"; } 2>&1 ); do
               # A directory without its owner's name may have been made just now, and an owner whose connection was cut may be
@@ -51,13 +55,17 @@ struct AgentInstaller: Sendable {
                 continue
               fi
               if [ -n "$alive" ]; then
-                refuse "another bootstrap (process $pid on the device, since $(( ($(date +%s) - ${since:-0}) / 60 )) min) is installing there; try again when it is done"
+                refuse "another bootstrap (process $pid on the device, since $(( ($(date +%s) - ${since:-0}) / 60 )) min) is installing there, or enrolling it; try again when it is done"
               fi
               # Only one of several gets to move it away.
               mv "$lock" "$lock.stale.$$" 2>/dev/null && rm -rf "$lock.stale.$$" && echo "stale=1"
               tries=$((tries+1))
               [ $tries -lt 8 ] || refuse "$lock cannot be taken${why:+: $why}; remove it by hand"
             done
+            if [ "$before" != "$(identity)" ]; then
+              rm -rf "$lock"
+              refuse "another bootstrap was enrolling this device, and has just given it a certificate; try again if it is to have another"
+            fi
             for f in "$root"/*/bootstrap.part.*; do
               [ -e "$f" ] && rm -f "$f" && echo "recovered=$f"
             done
@@ -67,12 +75,13 @@ struct AgentInstaller: Sendable {
         return output.lines.contains { $0.hasPrefix("stale=") || $0.hasPrefix("recovered=") }
     }
 
-    /// Has the agent take over the shell's channel as `bootstrap signal`, and the lock end.
+    /// Has the agent take over the shell's channel as `bootstrap signal`. Its process is the shell's still, and so is the lock: the agent takes that
+    /// away when the conversation is over.
     func startSignaling() async throws {
         let agent = ShellScript.quote(plan.agentPath)
         try await shell.replace(
             by: "\(agent) signal --state \(ShellScript.quote(plan.statePath))",
-            after: "rm -rf \(ShellScript.quote(plan.root + "/.lock"))"
+            after: ":"
         )
     }
 

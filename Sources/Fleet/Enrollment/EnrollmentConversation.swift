@@ -12,24 +12,39 @@ package struct EnrollmentConversation: Sendable {
     /// Milliseconds since 1970.
     let clock: WallClock
     let warn: @Sendable (String) -> Void
+    let limits: ConversationLimits
+    let objection: @Sendable () -> SignalError?
 
+    /// How often it is asked whether the conversation may go on, while it waits: what another process has written to the ledger is seen
+    /// after this at the latest.
+    private static let watchInterval = Duration.seconds(1)
+
+    /// - Parameters:
+    ///   - channel: To the device.
+    ///   - name: How the device is called in errors.
+    ///   - certification: What becomes of a certificate request; nil where none is expected.
+    ///   - clock: Milliseconds since 1970.
+    ///   - limits: What the device may take.
+    ///   - objection: Why the conversation must not go on; nil where it may. Asked before each message that is sent, and again and again while
+    ///     it waits: then the channel is cut.
+    ///   - warn: For the user.
     package init(
         channel: any RemoteChannel,
         name: String,
         certification: Certification?,
         clock: WallClock,
+        limits: ConversationLimits = .certifying,
+        objection: @escaping @Sendable () -> SignalError? = { nil },
         warn: @escaping @Sendable (String) -> Void
     ) {
+        self.limits = limits
+        self.objection = objection
         self.channel = channel
         self.name = name
         self.certification = certification
         self.clock = clock
         self.warn = warn
     }
-
-    /// The device answers at once but for one step, the start of its node: with limits of its own for the service, the new node, and
-    /// the old one where the new one does not come up.
-    private static let patience = Duration.seconds(120)
 
     /// What an enrolment or a renewal comes to.
     package struct Certified: Sendable {
@@ -72,10 +87,26 @@ package struct EnrollmentConversation: Sendable {
     }
 
     private func converse(_ purpose: EnrollmentOperator.Purpose) async throws -> Outcome {
+        let watch = Task { [channel, objection] in
+            while (try? await Task.sleep(for: Self.watchInterval)) != nil {
+                if objection() != nil { return channel.close() }
+            }
+        }
+        defer { watch.cancel() }
+        do {
+            return try await exchange(purpose)
+        } catch {
+            // Whatever it is called where it was noticed: this is why.
+            throw objection() ?? error
+        }
+    }
+
+    private func exchange(_ purpose: EnrollmentOperator.Purpose) async throws -> Outcome {
         let terms = certification?.terms ?? IssuanceTerms()
         let validity = EnrollmentOperator.Validity(lifetime: terms.span, acceptsSkew: terms.acceptsSkew)
         var machine = EnrollmentOperator(purpose, validity: validity, software: AgentRelease.software)
-        var decoder = SignalFrameDecoder()
+        var inbox = SignalInbox(limits)
+        let start = ContinuousClock.now
         var certificate: SignalMessage.IssuedCertificate?
         var attestation: HostKeyAttestation?
         var outcome: Result<Outcome, SignalError>?
@@ -87,7 +118,7 @@ package struct EnrollmentConversation: Sendable {
                 case .send(let message):
                     do {
                         let frame = try SignalFrame.encode(message)
-                        try await channel.withDeadline(Self.patience, name) { try await channel.write(frame) }
+                        try await channel.withDeadline(limits.step, name) { try await channel.write(frame) }
                     } catch {
                         // Why the device is gone stands in what it said last, which is still to be read.
                     }
@@ -116,7 +147,12 @@ package struct EnrollmentConversation: Sendable {
                     return try outcome.get()
                 }
             }
-            event = if let next { next } else { await receive(&decoder) }
+            if let next {
+                event = next
+            } else {
+                event = await receive(&inbox, since: start)
+                if let objection = objection() { event = .invalid(objection) }
+            }
         }
     }
 
@@ -142,8 +178,11 @@ package struct EnrollmentConversation: Sendable {
         return (certificate, outcome.attestation)
     }
 
-    private func receive(_ decoder: inout SignalFrameDecoder) async -> EnrollmentOperator.Event {
-        switch await decoder.receive(from: channel, within: Self.patience, name) {
+    private func receive(
+        _ inbox: inout SignalInbox,
+        since start: ContinuousClock.Instant
+    ) async -> EnrollmentOperator.Event {
+        switch await inbox.receive(from: channel, since: start, name) {
         case .message(let message): .message(message)
         case .invalid(let error): .invalid(error)
         case .timedOut(let patience): .timedOut(patience)

@@ -12,9 +12,6 @@ package struct CredentialRenewal: Sendable {
     private let listener: String
     private let clock: WallClock
 
-    /// How long the issuer may say nothing.
-    private static let patience = Duration.seconds(60)
-
     /// - Parameters:
     ///   - directory: The credential that is renewed.
     ///   - id: Its identity.
@@ -37,12 +34,13 @@ package struct CredentialRenewal: Sendable {
     package func run(over channel: any RemoteChannel) async throws -> Credential {
         let device = RenewedDevice(directory: directory, id: id, listener: listener)
         var conversation = DeviceConversation(with: device, clock: clock)
-        var decoder = SignalFrameDecoder(limit: SignalFrame.maximumOrderLength)
+        var inbox = SignalInbox(.ofDevice)
+        let start = ContinuousClock.now
         while true {
             switch conversation.next() {
             case .send(let message): await send(message, channel)
             case .receive:
-                let reception = await decoder.receive(from: channel, within: Self.patience, "the issuer")
+                let reception = await inbox.receive(from: channel, since: start, "the issuer")
                 conversation.received(reception)
             case .close(let error):
                 await channel.finish()
@@ -55,7 +53,9 @@ package struct CredentialRenewal: Sendable {
     private func send(_ message: SignalMessage, _ channel: any RemoteChannel) async {
         // An issuer that is gone shows itself at the next read.
         guard let frame = try? SignalFrame.encode(message) else { return }
-        try? await channel.withDeadline(Self.patience, "the issuer") { try await channel.write(frame) }
+        try? await channel.withDeadline(ConversationLimits.ofDevice.step, "the issuer") {
+            try await channel.write(frame)
+        }
     }
 }
 

@@ -8,6 +8,8 @@ package struct SignalError: Error, Hashable, Sendable, CustomStringConvertible {
 
         /// A frame is longer than 1 MiB.
         package static let tooLong = Code(rawValue: "too-long")
+        /// More messages or bytes than one conversation may have.
+        package static let tooMuch = Code(rawValue: "too-much")
         /// The channel ended inside a frame, or before the conversation was over.
         package static let truncated = Code(rawValue: "truncated")
         /// A frame is no JSON object with a `type`, or a field is missing or of the wrong type.
@@ -26,6 +28,8 @@ package struct SignalError: Error, Hashable, Sendable, CustomStringConvertible {
         package static let node = Code(rawValue: "node")
         /// The operator or the device does not want to.
         package static let refused = Code(rawValue: "refused")
+        /// The device is revoked.
+        package static let revoked = Code(rawValue: "revoked")
     }
 
     package var code: Code

@@ -1,0 +1,143 @@
+/// How much a conversation may take, whatever is said in it: the other side may be slow, broken or hostile, and others wait for it to end.
+package struct ConversationLimits: Hashable, Sendable {
+    /// For the next message that means something. One of an unknown type is ignored, and this goes on running.
+    package var step: Duration
+    /// From the first byte to the last.
+    package var total: Duration
+    /// Messages from the other side, those that are ignored as well.
+    package var frames: Int
+    /// Bytes from the other side.
+    package var bytes: Int
+
+    package init(step: Duration, total: Duration, frames: Int = 32, bytes: Int = 2 << 20) {
+        self.step = step
+        self.total = total
+        self.frames = frames
+        self.bytes = bytes
+    }
+
+    /// The operator, enrolling or renewing. The device answers at once but for one step, the start of its node: with limits of its own for the
+    /// service, the new node, and the old one where the new one does not come up.
+    package static let certifying = ConversationLimits(step: .seconds(120), total: .seconds(240))
+    /// The operator, where nothing is started: a renewal over the mesh, revocation lists.
+    package static let brief = ConversationLimits(step: .seconds(30), total: .seconds(60))
+    /// The device, on whichever way. It outlasts the operator, and may be given revocation lists of a full frame several times.
+    package static let ofDevice = ConversationLimits(step: .seconds(60), total: .seconds(300), bytes: 8 << 20)
+}
+
+/// What arrives in a conversation: bytes in, messages out, within limits.
+///
+/// A value without a clock: times are counted from the beginning of the conversation, and come from outside.
+package struct SignalInbox: Sendable {
+    package let limits: ConversationLimits
+    private var decoder = SignalFrameDecoder()
+    private var frames = 0
+    private var bytes = 0
+
+    package init(_ limits: ConversationLimits) { self.limits = limits }
+
+    /// Adds what has arrived.
+    ///
+    /// - Throws: ``SignalError/Code/tooMuch``.
+    package mutating func append(_ arrived: some Collection<UInt8>) throws(SignalError) {
+        bytes += arrived.count
+        guard bytes <= limits.bytes else {
+            throw SignalError(.tooMuch, "more than \(limits.bytes) bytes came in one conversation")
+        }
+        decoder.append(arrived)
+    }
+
+    /// The next message of a known type; nil when more bytes are needed.
+    package mutating func next() throws(SignalError) -> SignalMessage? {
+        while let message = try decoder.next() {
+            frames += 1
+            guard frames <= limits.frames else {
+                throw SignalError(.tooMuch, "more than \(limits.frames) messages came in one conversation")
+            }
+            // A newer other side may say more than this one understands. It is not an answer.
+            if case .unknown = message { continue }
+            return message
+        }
+        return nil
+    }
+
+    /// To be called at the end of the input, after ``next()`` returned nil.
+    package func finish() throws(SignalError) { try decoder.finish() }
+
+    /// How long may be waited for the next message.
+    ///
+    /// - Parameters:
+    ///   - now: Since the conversation began.
+    ///   - asked: When the wait for this message began: what came since then and was no message for us changes nothing.
+    /// - Returns: nil when there is no time left.
+    package func patience(at now: Duration, since asked: Duration) -> Duration? {
+        let left = min(limits.step - (now - asked), limits.total - now)
+        return left > .zero ? left : nil
+    }
+
+    /// Which limit ended a wait.
+    package func overrun(at now: Duration) -> SignalReception {
+        guard now >= limits.total else { return .timedOut(limits.step) }
+        return .invalid(
+            SignalError(
+                .timedOut,
+                "the conversation took longer than the \(limits.total.components.seconds) s that it may take in all"
+            )
+        )
+    }
+}
+
+/// What a channel brought: what both state machines of the signaling protocol take as an event.
+package enum SignalReception: Hashable, Sendable {
+    case message(SignalMessage)
+    /// What arrived is no message, or too much.
+    case invalid(SignalError)
+    /// No message arrived for this long.
+    case timedOut(Duration)
+    /// The channel ended; nil: between two messages.
+    case ended(SignalError?)
+}
+
+extension SignalInbox {
+    /// The next message, or why there is none.
+    ///
+    /// - Parameters:
+    ///   - channel: Closed when there is no time left.
+    ///   - start: When the conversation began.
+    ///   - peer: Who is waited for, in errors.
+    package mutating func receive(
+        from channel: any RemoteChannel,
+        since start: ContinuousClock.Instant,
+        _ peer: String
+    ) async -> SignalReception {
+        let asked = ContinuousClock.now - start
+        while true {
+            let arrived: [UInt8]?
+            do throws(SignalError) {
+                if let message = try next() { return .message(message) }
+                let now = ContinuousClock.now - start
+                guard let patience = patience(at: now, since: asked) else {
+                    channel.close()
+                    return overrun(at: now)
+                }
+                do {
+                    arrived = try await channel.withDeadline(patience, peer) { try await channel.read() }
+                } catch let error as SignalError where error.code == .timedOut {
+                    return overrun(at: ContinuousClock.now - start)
+                } catch {
+                    return .ended(SignalError(.truncated, "the connection was cut: \(error)"))
+                }
+                if let arrived { try append(arrived) }
+            } catch {
+                return .invalid(error)
+            }
+            guard arrived == nil else { continue }
+            do throws(SignalError) {
+                try finish()
+                return .ended(nil)
+            } catch {
+                return .ended(error)
+            }
+        }
+    }
+}
