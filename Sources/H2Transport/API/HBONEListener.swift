@@ -171,6 +171,7 @@ public final class HBONEListener: Sendable {
                 guard let peer = pending.peer else { return pending.reject(.denied("no identity")) }
                 let request = HBONERequest(
                     peer: peer,
+                    peerCertificate: pending.peerCertificate,
                     destination: pending.destination,
                     remoteAddress: pending.remoteAddress,
                     request: pending.request

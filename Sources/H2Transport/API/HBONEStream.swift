@@ -16,6 +16,8 @@ public final class HBONEStream: Sendable {
     /// The other side, as its certificate proved: the server's identity for a client, the client's for a server. Through
     /// gateways it is the last hop.
     public let peer: SPIFFEID
+    /// Which of its certificates the other side has shown; nil where the connection has none.
+    public let peerCertificate: CertificateName?
     /// What was asked for: authority and header fields. On a server: text that the peer wrote.
     public let request: ConnectRequest
     /// What was answered, with the server's header fields.
@@ -31,6 +33,7 @@ public final class HBONEStream: Sendable {
     /// On the loop only. The stream must be open, and have no observer.
     init(_ stream: H2Stream, peer: SPIFFEID) {
         self.peer = peer
+        peerCertificate = stream.connection?.peerCertificate
         request = stream.request
         response = stream.response ?? ConnectResponse(status: 200)
         remoteAddress = stream.transport?.remoteAddress

@@ -13,6 +13,8 @@ public final class PendingConnect {
     public let destination: Authority
     /// The client, as its certificate says; nil where the layer below has no certificate.
     public let peer: SPIFFEID?
+    /// Which certificate that was; nil where there is none.
+    public let peerCertificate: CertificateName?
     /// Where the client is, where that is known.
     public let remoteAddress: SocketAddress?
     /// Called once when the client gives up before the answer, so that a dial can be abandoned. Answering is then pointless
@@ -27,6 +29,7 @@ public final class PendingConnect {
         self.request = stream.request
         self.destination = destination
         self.peer = peer
+        peerCertificate = stream.connection?.peerCertificate
         remoteAddress = stream.connection?.remoteAddress
         counted = stream.connection
         counted?.pendingRequests += 1
