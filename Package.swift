@@ -137,8 +137,9 @@ let package = Package(
         .testTarget(
             name: "FleetTests",
             dependencies: [
-                "Platform", "MeshIdentity", "Fleet", "Agent", "H2Transport", "SSHSignal", "YAML", "TestPeers",
-                "TestDevices",
+                "Platform", "Streams", "MeshIdentity", "Fleet", "Agent", "H2Transport", "SSHSignal", "YAML",
+                "TestPeers",
+                "TestDevices", log,
             ],
             swiftSettings: settings
         ),

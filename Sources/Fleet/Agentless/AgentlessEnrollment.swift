@@ -21,8 +21,8 @@ package struct AgentlessEnrollment: Sendable {
         package var clock: WallClock = .system
         /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
         package var refusal: @Sendable (HostKey) -> HostError? = { _ in nil }
-        /// Asked with the identity that the machine has already, where it has another one: why that must stay, or nil.
-        package var occupied: @Sendable (SPIFFEID) -> HostError? = { _ in nil }
+        /// Why it must not go on, which others may decide at any time; nil where it may.
+        package var objection: @Sendable () -> SignalError? = { nil }
 
         package init(
             name: String,
@@ -137,6 +137,7 @@ package struct AgentlessEnrollment: Sendable {
             let outcome = try await timed("key") { try await certify(shell, setup, skew, certification) }
             let issued = outcome.issued
             guard let leaf = issued.leaf else { throw failure("the issuer sent no certificate") }
+            if let objection = options.objection() { throw objection }
             try await timed("identity") {
                 let script = AgentlessScript.install(
                     chain: Self.pem(issued.chain),
@@ -306,7 +307,7 @@ extension AgentlessEnrollment {
     /// To renew what a record says: the same identity, directory and command.
     package init(
         renewing record: Device,
-        issuer: any CertificateIssuer,
+        issuer: RecordingIssuer,
         terms: IssuanceTerms,
         report: @escaping @Sendable (EnrollmentProgress) -> Void
     ) {
@@ -318,6 +319,7 @@ extension AgentlessEnrollment {
             directory: record.agent.state,
             after: record.after
         )
+        options.objection = { issuer.objection() }
         options.refusal = { key in
             let verdict = EnrollmentAdmission().decide(
                 record,

@@ -28,19 +28,37 @@ package struct DeviceDirectory: Sendable {
     ///
     /// - Parameters:
     ///   - record: What is known of it now.
+    ///   - claim: What the enrolment stands on; nothing is recorded where it does not hold any more. nil: whatever is there is replaced,
+    ///     but for a revocation.
     ///   - command: What did it, for the ledger's events.
     ///   - what: The same.
     ///   - reason: Revokes the earlier certificates instead, for this reason.
+    /// - Returns: The record, as it is now.
+    @discardableResult
     package func save(
         _ record: Device,
+        on claim: DeviceClaim? = nil,
         by command: String = "enroll",
         _ what: String = "enrolled",
         revokingEarlier reason: String? = nil
-    ) throws(DeviceDirectoryError) {
+    ) throws(DeviceDirectoryError) -> Device {
         try Self.check(name: record.name)
         do {
             try importFiles()
-            try ledger.save(try record.forLedger, by: command, what, revokingEarlier: reason)
+            let row = try ledger.save(
+                try record.forLedger,
+                on: claim,
+                by: command,
+                what,
+                revokingEarlier: reason
+            ) { (present, row) throws(LedgerError) in
+                // What was set up in its sshd is no matter of its enrolment: the same machine keeps it.
+                guard claim != nil, present.hostKey == row.hostKey else { return }
+                var merged = record
+                merged.sshServer = try Device(present, ledger: ledger.path).sshServer
+                row = try merged.row()
+            }
+            return try Device(row, ledger: ledger.path)
         } catch {
             throw DeviceDirectoryError(message: "the device \(record.name) cannot be recorded: \(error)")
         }
@@ -50,6 +68,8 @@ package struct DeviceDirectory: Sendable {
     ///
     /// - Parameters:
     ///   - name: The device's.
+    ///   - claim: What the change stands on; nothing is changed where it does not hold any more.
+    ///   - hostKey: Of the machine that the change is about; nothing is changed where another one has the name by now. nil: any.
     ///   - command: What did it, for the ledger's events.
     ///   - what: The same.
     ///   - change: Of the record; runs within the ledger's transaction.
@@ -57,24 +77,37 @@ package struct DeviceDirectory: Sendable {
     @discardableResult
     package func update(
         _ name: String,
+        on claim: DeviceClaim? = nil,
+        of hostKey: Device.HostKeyRecord? = nil,
         by command: String,
         _ what: String,
         _ change: (inout Device) -> Void
     ) throws(DeviceDirectoryError) -> Device {
         do {
             try importFiles()
-            let row = try ledger.updateDevice(named: name, by: command, what) { (row) throws(LedgerError) in
+            let row = try ledger.updateDevice(named: name, on: claim, by: command, what) { (row) throws(LedgerError) in
                 var record = try Device(row, ledger: ledger.path)
-                change(&record)
-                do {
-                    row = try record.forLedger
-                } catch {
-                    throw LedgerError(.invalid, "\(error)")
+                guard hostKey == nil || record.hostKey == hostKey else {
+                    throw LedgerError(.conflict, "another machine was enrolled under this name meanwhile")
                 }
+                change(&record)
+                row = try record.row()
             }
             return try Device(row, ledger: ledger.path)
         } catch {
             throw DeviceDirectoryError(message: "the device \(name) cannot be recorded: \(error)")
+        }
+    }
+
+    /// The device of a name as it is now, and what a conversation about it stands on.
+    package func claim(_ name: String) throws(DeviceDirectoryError) -> (device: Device?, claim: DeviceClaim) {
+        try Self.check(name: name)
+        do throws(LedgerError) {
+            try importFiles()
+            let claim = try ledger.claim(name)
+            return (try claim.device.map { (row) throws(LedgerError) in try Device(row, ledger: ledger.path) }, claim)
+        } catch {
+            throw DeviceDirectoryError(message: error.message)
         }
     }
 
@@ -114,11 +147,21 @@ package struct DeviceDirectory: Sendable {
     }
 
     /// Forgets a device; nothing happens when there is none of this name. The ledger goes on to know its certificates.
-    package func remove(named name: String, by command: String = "unenroll") throws(DeviceDirectoryError) {
+    ///
+    /// - Parameters:
+    ///   - name: The device's.
+    ///   - seen: What was known of it when its removal began: a machine that was enrolled under the name since then stays.
+    ///   - command: What does it, for the ledger's events.
+    package func remove(
+        named name: String,
+        ifStill seen: Device? = nil,
+        by command: String = "unenroll"
+    ) throws(DeviceDirectoryError) {
         try Self.check(name: name)
         do throws(LedgerError) {
             try importFiles()
-            try ledger.removeDevice(named: name, by: command)
+            let seen = try seen.map { (seen) throws(LedgerError) in try seen.row() }
+            try ledger.removeDevice(named: name, ifStill: seen, by: command)
         } catch {
             throw DeviceDirectoryError(message: error.message)
         }
@@ -219,6 +262,14 @@ extension Device {
                 revocationReason: revocationReason,
                 record: String(decoding: try encoder.encode(self), as: UTF8.self)
             )
+        }
+    }
+
+    fileprivate func row() throws(LedgerError) -> LedgerDevice {
+        do {
+            return try forLedger
+        } catch {
+            throw LedgerError(.invalid, "\(error)")
         }
     }
 

@@ -24,10 +24,8 @@ package struct DeviceEnrollment: Sendable {
         package var clock: WallClock
         /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
         package var refusal: @Sendable (HostKey) -> HostError? = { _ in nil }
-        /// Asked with the identity that the machine has already, where it has another one: why that must stay, or nil.
-        package var occupied: @Sendable (SPIFFEID) -> HostError? = { _ in nil }
-        /// Told which revocation lists the machine has, before it gets others.
-        package var learn: (@Sendable ([UInt8]) -> Void)?
+        /// Why the enrolment must not go on, which others may decide at any time; nil where it may.
+        package var objection: @Sendable () -> SignalError? = { nil }
 
         /// As root for the whole machine, else for the user.
         package static let defaultBases = ["/opt", "~/.local/share", "~"]
@@ -139,6 +137,7 @@ package struct DeviceEnrollment: Sendable {
                 attest: options.terms.attests ? attest : nil
             ),
             clock: options.clock,
+            objection: options.objection,
             warn: { [report, name = options.name] in report(.warning("\(name): \($0)")) }
         )
         let purpose = EnrollmentOperator.Purpose.enroll(

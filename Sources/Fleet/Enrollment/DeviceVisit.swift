@@ -1,4 +1,4 @@
-package import MeshIdentity
+import MeshIdentity
 package import Platform
 package import SSHSignal
 package import Streams
@@ -31,18 +31,24 @@ package struct DeviceVisit: Sendable {
     ///
     /// - Parameters:
     ///   - login: How to reach it.
-    ///   - issuer: Whoever signs.
+    ///   - issuer: Whoever signs; its claim on the device has to hold to the end.
     ///   - terms: Of the certificate.
     ///   - loop: Where the SSH session lives.
     /// - Returns: The record, as it is now.
     package func renew(
         _ login: SSHLogin,
-        issuer: any CertificateIssuer,
+        issuer: RecordingIssuer,
         terms: IssuanceTerms,
         on loop: EventLoop
     ) async throws(HostError) -> Device {
         let certification = Certification(name: record.name, id: record.identity, issuer: issuer, terms: terms)
-        let outcome = try await converse(login, certification, on: loop) { conversation in
+        let outcome = try await converse(
+            login,
+            certification,
+            limits: .certifying,
+            issuer: issuer,
+            on: loop
+        ) { conversation in
             try await conversation.run(.renew(id: record.identity.description))
         }
         var renewed = record
@@ -71,14 +77,16 @@ package struct DeviceVisit: Sendable {
         on loop: EventLoop
     ) async throws(HostError) -> Bool {
         // Nothing is signed.
-        try await converse(login, nil, on: loop) { conversation in
-            try await conversation.deliver(revocationLists: lists())
+        try await converse(login, nil, limits: .brief, issuer: nil, on: loop) { conversation in
+            try await conversation.deliver(revocationLists: lists)
         }
     }
 
     private func converse<Outcome: Sendable>(
         _ login: SSHLogin,
         _ certification: Certification?,
+        limits: ConversationLimits,
+        issuer: RecordingIssuer?,
         on loop: EventLoop,
         _ body: (EnrollmentConversation) async throws -> Outcome
     ) async throws(HostError) -> Outcome {
@@ -114,6 +122,8 @@ package struct DeviceVisit: Sendable {
                 name: record.name,
                 certification: certification,
                 clock: clock,
+                limits: limits,
+                objection: { issuer?.objection() },
                 warn: { [warn, name = record.name] in warn("\(name): \($0)") }
             )
             return try await body(conversation)

@@ -44,7 +44,7 @@ package struct HostError: Error, Hashable, Sendable, CustomStringConvertible {
                 default: .failed
                 }
             self.init(reason, "\(name): \(error.message)")
-        case let error as SignalError: self.init(.failed, error.message)
+        case let error as SignalError: self.init(error.code == .revoked ? .denied : .failed, error.message)
         default: self.init(.failed, "\(name): \(error)")
         }
     }

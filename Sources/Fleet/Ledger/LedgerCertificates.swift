@@ -1,5 +1,7 @@
 package import MeshIdentity
 import Platform
+package import SSHSignal
+import Streams
 
 /// A certificate that was issued.
 package struct LedgerCertificate: Hashable, Sendable {
@@ -74,8 +76,17 @@ extension Ledger {
         "issuer, serial, identity, device, not_before, not_after, issued_at, command, state, changed_at, reason"
 
     /// Writes down a certificate before anybody gets it: there is none that the ledger does not know.
-    package func record(_ certificate: LedgerCertificate) throws(LedgerError) {
+    ///
+    /// - Parameter certificate: What was signed, and is to be handed out.
+    /// - Parameter claim: What the conversation that asked for it stands on; nil for one made by hand. In the same transaction it is compared
+    ///   with what the ledger has by now, and nothing is written where it does not hold any more.
+    package func record(_ certificate: LedgerCertificate, on claim: DeviceClaim? = nil) throws(LedgerError) {
         try write { (database) throws(LedgerError) in
+            if let claim {
+                try check(claim, in: database)
+                try checkLimit(of: claim, in: database)
+                try setLastIssued(certificate.serial, of: claim.name, in: database)
+            }
             // A program that signs may have written it down in this very ledger: `ca sign` as the issuer of `enroll`.
             let changed = try database.execute(
                 """
@@ -175,21 +186,32 @@ package struct RecordingIssuer: CertificateIssuer {
     private let issuer: any CertificateIssuer
     private let ledger: Ledger
     private let command: String
-    private let device: String?
+    private let held: Lock<DeviceClaim?>
+
+    /// What the next certificate stands on, and what becomes of the device; nil where it is for none.
+    package var claim: DeviceClaim? { held.withLock { $0 } }
 
     /// - Parameters:
     ///   - issuer: Whoever signs.
     ///   - ledger: Where it is written down.
     ///   - command: The command that asks: `enroll`, `ca issue`.
-    ///   - device: The device's name, where it is for one.
-    package init(_ issuer: any CertificateIssuer, ledger: Ledger, command: String, device: String? = nil) {
+    ///   - claim: What was known of the device when the conversation began, where it is for one. Each certificate moves it on: a conversation
+    ///     that was cut goes on from its own last certificate.
+    package init(_ issuer: any CertificateIssuer, ledger: Ledger, command: String, claim: DeviceClaim? = nil) {
         self.issuer = issuer
         self.ledger = ledger
         self.command = command
-        self.device = device
+        held = Lock(claim)
     }
 
-    /// Fails, and hands nothing out, when the ledger cannot be written.
+    /// Why the conversation must not go on: the device was revoked, removed, or given a certificate by another one meanwhile. nil where it may,
+    /// and where the ledger cannot be read just now: nothing is handed out without it.
+    package func objection() -> SignalError? {
+        guard let claim, let objection = try? ledger.objection(to: claim) else { return nil }
+        return SignalError(objection.code == .revoked ? .revoked : .refused, "\(claim.name): \(objection.message)")
+    }
+
+    /// Fails, and hands nothing out, when the ledger cannot be written, or what the conversation stands on does not hold any more.
     package func issue(
         _ request: CertificateRequest,
         id: SPIFFEID,
@@ -199,12 +221,21 @@ package struct RecordingIssuer: CertificateIssuer {
         guard let leaf = issued.leaf else {
             throw IdentityError(.invalidCertificate, "the issuer answered without a certificate")
         }
+        let claim = claim
         do throws(LedgerError) {
             try ledger.record(
-                LedgerCertificate(leaf, identity: id, device: device, command: command, issuedAt: ledger.clock.seconds)
+                LedgerCertificate(
+                    leaf,
+                    identity: id,
+                    device: claim?.name,
+                    command: command,
+                    issuedAt: ledger.clock.seconds
+                ),
+                on: claim
             )
+            held.withLock { $0?.issued(leaf.serialNumber) }
         } catch {
-            throw IdentityError(.file, error.message)
+            throw IdentityError([.revoked, .conflict, .limit].contains(error.code) ? .refused : .file, error.message)
         }
         return issued
     }

@@ -114,20 +114,40 @@ extension Ledger {
         }
     }
 
-    /// Adds a device or replaces what is known of it. Its earlier certificates count as superseded.
+    /// Adds a device, or takes over what an enrolment has found out about it. Its earlier certificates count as superseded.
     ///
-    /// - Parameter device: Whose it is, by name.
-    /// - Parameter command: Which command did it.
-    /// - Parameter what: What was done, for the ledger's events.
-    /// - Parameter reason: Revokes the earlier certificates instead, for this reason.
+    /// - Parameters:
+    ///   - device: Whose it is, by name.
+    ///   - claim: What the enrolment stands on; nothing is written where it does not hold any more. nil: whatever is there is written over, but
+    ///     for a revocation.
+    ///   - command: Which command did it.
+    ///   - what: What was done, for the ledger's events.
+    ///   - reason: Revokes the earlier certificates instead, for this reason.
+    ///   - merge: Is given what the ledger has at that moment, to keep of it what the enrolment does not know.
+    /// - Returns: The device as it is now.
+    @discardableResult
     package func save(
         _ device: LedgerDevice,
+        on claim: DeviceClaim? = nil,
         by command: String,
         _ what: String,
-        revokingEarlier reason: String? = nil
-    ) throws(LedgerError) {
+        revokingEarlier reason: String? = nil,
+        merging merge: (LedgerDevice, inout LedgerDevice) throws(LedgerError) -> Void = { _, _ in }
+    ) throws(LedgerError) -> LedgerDevice {
         try write { (database) throws(LedgerError) in
-            try put(device, in: database)
+            if let claim { try check(claim, in: database) }
+            var device = device
+            if let present = try devices(where: "name = ?", [.text(device.name)], in: database).first {
+                try merge(present, &device)
+                if claim?.reinstates != true {
+                    (device.revokedAt, device.revocationReason) = (present.revokedAt, present.revocationReason)
+                }
+                try change(present, into: device, in: database)
+            } else {
+                try insert(device, in: database)
+            }
+            if let serial = device.serial { try setLastIssued(serial, of: device.name, in: database) }
+            try settleAlarms(of: device.name, in: database)
             if let reason {
                 try revoke(
                     where: "device = ? AND serial <> ?",
@@ -147,33 +167,38 @@ extension Ledger {
                 serial: device.serial,
                 in: database
             )
+            return device
         }
     }
 
-    /// Changes what is known of a device, in one transaction: `change` is given what the ledger has at that moment, not what was read before, so
-    /// that nothing that others have written meanwhile (a revocation) is lost. Where it brings another certificate, the earlier ones count as
-    /// superseded.
+    /// Changes what is known of a device, in one transaction: `change` is given what the ledger has at that moment, not what was read before, and
+    /// only the columns that it changes are written, so that nothing that others have written meanwhile (a revocation) is lost. Where it
+    /// brings another certificate, the earlier ones count as superseded.
     ///
     /// - Parameters:
     ///   - name: Whose it is.
+    ///   - claim: What the change stands on; nothing is written where it does not hold any more.
     ///   - command: Which command does it.
     ///   - what: What was done, for the ledger's events.
     ///   - change: Throws to leave everything as it is.
     /// - Returns: The device as it is now.
     package func updateDevice(
         named name: String,
+        on claim: DeviceClaim? = nil,
         by command: String,
         _ what: String,
         _ change: (inout LedgerDevice) throws(LedgerError) -> Void
     ) throws(LedgerError) -> LedgerDevice {
         try write { (database) throws(LedgerError) in
-            guard var device = try devices(where: "name = ?", [.text(name)], in: database).first else {
+            if let claim { try check(claim, in: database) }
+            guard let before = try devices(where: "name = ?", [.text(name)], in: database).first else {
                 throw LedgerError(.invalid, "there is no device '\(name)' in the ledger any more")
             }
-            let before = device.serial
+            var device = before
             try change(&device)
-            try put(device, in: database)
-            if let serial = device.serial, serial != before {
+            try self.change(before, into: device, in: database)
+            if let serial = device.serial, serial != before.serial {
+                try setLastIssued(serial, of: name, in: database)
                 try supersede(certificatesOf: name, except: serial, in: database)
             }
             try note(
@@ -189,9 +214,27 @@ extension Ledger {
     }
 
     /// Forgets a device; nothing happens when there is none of this name. Its certificates stay known.
-    package func removeDevice(named name: String, by command: String) throws(LedgerError) {
+    ///
+    /// - Parameters:
+    ///   - name: Whose it is.
+    ///   - seen: What was known of it when the removal began: a machine that was enrolled under the name since then stays.
+    ///   - command: Which command does it.
+    package func removeDevice(
+        named name: String,
+        ifStill seen: LedgerDevice? = nil,
+        by command: String
+    ) throws(LedgerError) {
         try write { (database) throws(LedgerError) in
+            if let seen, let present = try devices(where: "name = ?", [.text(name)], in: database).first,
+                present.enrolledAt != seen.enrolledAt || present.hostKey != seen.hostKey
+            {
+                throw LedgerError(
+                    .conflict,
+                    "'\(name)' was enrolled again meanwhile, for \(present.destination): that record stays; unenroll it once more if it is to go"
+                )
+            }
             guard try database.execute("DELETE FROM devices WHERE name = ?", [.text(name)]) > 0 else { return }
+            try settleAlarms(of: name, in: database)
             try note("removed", by: command, device: name, in: database)
         }
     }
@@ -212,23 +255,48 @@ extension Ledger {
             guard try value(key, in: database) == nil else { return }
             for device in found
             where try self.devices(where: "name = ?", [.text(device.name)], in: database).isEmpty {
-                try put(device, in: database)
+                try insert(device, in: database)
+                if let serial = device.serial { try setLastIssued(serial, of: device.name, in: database) }
                 try note("imported from \(source)", by: "import", device: device.name, in: database)
             }
             try setValue(key, "\(clock.seconds)", in: database)
         }
     }
 
-    func put(_ device: LedgerDevice, in database: borrowing SQLiteDatabase) throws(LedgerError) {
+    /// A device that the ledger does not have.
+    private func insert(_ device: LedgerDevice, in database: borrowing SQLiteDatabase) throws(LedgerError) {
+        let marks = Array(repeating: "?", count: device.columns.count).joined(separator: ", ")
         try database.execute(
-            "INSERT OR REPLACE INTO devices (\(Self.deviceColumns)) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                .text(device.name), .text(device.identity), .text(device.destination),
-                .text(device.hostKeyAlgorithm), .text(device.hostKey), .text(device.keyOrigin),
-                SQLiteValue(device.agent), SQLiteValue(device.serial), .integer(device.notAfter),
-                .integer(device.enrolledAt), SQLiteValue(device.renewedAt), SQLiteValue(device.revokedAt),
-                SQLiteValue(device.revocationReason), .text(device.record),
-            ]
+            "INSERT INTO devices (\(Self.deviceColumns)) VALUES (\(marks))",
+            device.columns.map(\.value)
         )
+    }
+
+    /// Writes the columns that differ, and no other.
+    private func change(
+        _ before: LedgerDevice,
+        into after: LedgerDevice,
+        in database: borrowing SQLiteDatabase
+    ) throws(LedgerError) {
+        let changed = zip(before.columns, after.columns).filter { $0.value != $1.value }.map(\.1)
+        guard !changed.isEmpty else { return }
+        try database.execute(
+            "UPDATE devices SET \(changed.map { "\($0.name) = ?" }.joined(separator: ", ")) WHERE name = ?",
+            changed.map(\.value) + [.text(before.name)]
+        )
+    }
+}
+
+extension LedgerDevice {
+    /// In the order of the table.
+    fileprivate var columns: [(name: String, value: SQLiteValue)] {
+        [
+            ("name", .text(name)), ("identity", .text(identity)), ("destination", .text(destination)),
+            ("host_key_algorithm", .text(hostKeyAlgorithm)), ("host_key", .text(hostKey)),
+            ("key_origin", .text(keyOrigin)), ("agent", SQLiteValue(agent)), ("serial", SQLiteValue(serial)),
+            ("not_after", .integer(notAfter)), ("enrolled_at", .integer(enrolledAt)),
+            ("renewed_at", SQLiteValue(renewedAt)), ("revoked_at", SQLiteValue(revokedAt)),
+            ("revocation_reason", SQLiteValue(revocationReason)), ("record", .text(record)),
+        ]
     }
 }

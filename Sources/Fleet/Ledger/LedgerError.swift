@@ -3,7 +3,7 @@ package struct LedgerError: Error, Hashable, Sendable, CustomStringConvertible {
     /// What kind of failure this is; new kinds may be added.
     package struct Code: Hashable, Sendable, CustomStringConvertible {
         package enum Kind: String {
-            case file, busy, damaged, newer, conflict, invalid
+            case file, busy, damaged, newer, conflict, invalid, revoked, limit, forked, unknownCertificate
         }
         package let kind: Kind
         package var description: String { kind.rawValue }
@@ -20,6 +20,14 @@ package struct LedgerError: Error, Hashable, Sendable, CustomStringConvertible {
         package static let conflict = Code(kind: .conflict)
         /// What is to be written is not possible.
         package static let invalid = Code(kind: .invalid)
+        /// The device, or the certificate that was shown, is revoked.
+        package static let revoked = Code(kind: .revoked)
+        /// Too early, or too many.
+        package static let limit = Code(kind: .limit)
+        /// The certificate that was shown has been replaced by one that its device acknowledged.
+        package static let forked = Code(kind: .forked)
+        /// The certificate that was shown is not known.
+        package static let unknownCertificate = Code(kind: .unknownCertificate)
     }
 
     package var code: Code

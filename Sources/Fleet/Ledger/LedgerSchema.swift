@@ -4,7 +4,7 @@ enum LedgerSchema {
     static let applicationID: Int64 = 0x4253_544C
 
     /// Step n takes a file from version n to n + 1 (PRAGMA user_version). A step that was released is never changed.
-    private static let steps: [[String]] = [
+    static let steps: [[String]] = [
         [
             """
             CREATE TABLE devices (
@@ -59,7 +59,30 @@ enum LedgerSchema {
             """,
             "CREATE INDEX events_device ON events (device)",
             "CREATE TABLE notes (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
-        ]
+        ],
+        [
+            // The certificate that was issued last under a name, whether or not it has arrived, and whether or not there is a device yet.
+            "CREATE TABLE last_issued (device TEXT PRIMARY KEY, serial TEXT NOT NULL)",
+            """
+            INSERT INTO last_issued (device, serial)
+            SELECT device, serial FROM certificates AS latest WHERE device IS NOT NULL AND rowid = (
+                SELECT max(rowid) FROM certificates WHERE certificates.device = latest.device
+            )
+            """,
+            "INSERT OR IGNORE INTO last_issued (device, serial) SELECT name, serial FROM devices WHERE serial IS NOT NULL",
+            """
+            CREATE TABLE alarms (
+                device   TEXT NOT NULL,
+                issuer   TEXT NOT NULL,
+                serial   TEXT NOT NULL,
+                kind     TEXT NOT NULL CHECK (kind IN ('forked', 'unknown')),
+                first_at INTEGER NOT NULL,
+                last_at  INTEGER NOT NULL,
+                count    INTEGER NOT NULL,
+                PRIMARY KEY (device, issuer, serial)
+            )
+            """,
+        ],
     ]
 
     static var version: Int64 { Int64(steps.count) }

@@ -13,8 +13,9 @@ package struct DeviceRenewal: Sendable {
     package var sshAuthority: @Sendable () throws -> SSHCertificateAuthority
     /// Renews host certificates that are not due yet as well.
     package var renewsHostCertificates = false
-    /// Takes over what devices know to be revoked; nil where somebody else's CA signs.
-    package var publisher: RevocationPublisher?
+    /// Somebody has asked for just these devices: they are renewed whether or not it is due. Else one that others have renewed
+    /// meanwhile is left alone.
+    package var isByHand = false
     /// What the user should know. Called from any task.
     package var warn: @Sendable (String) -> Void
 
@@ -42,7 +43,7 @@ package struct DeviceRenewal: Sendable {
             warn(error.message)
         }
         // Not what was known when the command began: another operator may have renewed or revoked it meanwhile.
-        let device = try current(device)
+        let (device, claim) = try claim(device)
         if let revokedAt = device.revokedAt {
             throw HostError(
                 .denied,
@@ -50,7 +51,10 @@ package struct DeviceRenewal: Sendable {
                     + "`bootstrap enroll --reinstate` trusts it again"
             )
         }
-        let issuer = RecordingIssuer(issuer, ledger: records.ledger, command: "renew", device: device.name)
+        guard isByHand || device.renewalWait(at: WallClock.system.seconds) == 0 else {
+            return "renewed meanwhile by somebody else, until \(describe(time: device.notAfter))"
+        }
+        let issuer = RecordingIssuer(issuer, ledger: records.ledger, command: "renew", claim: claim)
         let terms = terms.renewing(device)
         var (renewed, afterFailure) = (device, String?.none)
         if (device.keyOrigin ?? .device) == .device {
@@ -77,10 +81,12 @@ package struct DeviceRenewal: Sendable {
         }
         do throws(DeviceDirectoryError) {
             let until = describe(time: renewed.notAfter)
-            renewed = try records.update(device.name, by: "renew", "renewed until \(until)") { [renewed] in
-                $0.takeCertificate(of: renewed)
+            renewed = try records.update(device.name, on: issuer.claim, by: "renew", "renewed until \(until)") {
+                [renewed] in $0.takeCertificate(of: renewed)
             }
         } catch {
+            // It was revoked, or enrolled anew, while it stored its certificate: that holds.
+            if let objection = issuer.objection() { throw HostError(objection, name: device.name) }
             throw HostError(.failed, "\(device.name) is renewed, but not recorded: \(error.message)")
         }
         if let afterFailure {
@@ -127,12 +133,15 @@ package struct DeviceRenewal: Sendable {
         }
     }
 
-    private func current(_ device: Device) throws(HostError) -> Device {
+    /// The device as it is now, and what its renewal stands on.
+    private func claim(_ device: Device) throws(HostError) -> (Device, DeviceClaim) {
         do throws(DeviceDirectoryError) {
-            guard let found = try records.record(named: device.name) else {
+            var (found, claim) = try records.claim(device.name)
+            guard let found else {
                 throw DeviceDirectoryError(message: "\(device.name): it is not enrolled any more")
             }
-            return found
+            if isByHand { claim.limit = CertificateLimit.byHand }
+            return (found, claim)
         } catch {
             throw HostError(.failed, error.message)
         }

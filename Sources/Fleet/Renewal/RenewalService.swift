@@ -1,36 +1,44 @@
 package import H2Transport
 package import Logging
-import MeshIdentity
+package import MeshIdentity
 import MeshPaths
 import Platform
-import SSHSignal
+package import SSHSignal
 import Streams
 
 /// Renews certificates of devices that ask for it over the mesh: what `ca serve` does.
 ///
 /// A device shows the certificate it has; what is signed is the identity in that, for a new key of the device's, and nothing else. Who is
-/// not in the ledger, or revoked there, is refused before it can say anything.
+/// not in the ledger, or revoked there, is refused before it can say anything, and so is a certificate that is not due, or that
+/// its device has replaced since (``CertificateLine``).
 package struct RenewalService: Sendable {
-    private let issuer: LiveCA
+    private let issuer: any CertificateIssuer
     private let records: DeviceDirectory
     private let terms: IssuanceTerms
     private let logger: Logger
+    private let limits: ConversationLimits
+    private let open = OpenRenewals()
+
+    private static let command = "ca serve"
 
     /// - Parameters:
     ///   - issuer: Who signs.
     ///   - records: Who is enrolled.
     ///   - terms: Of the certificates.
     ///   - logger: What happens.
+    ///   - limits: What a device may take of our time.
     package init(
-        issuer: LiveCA,
+        issuer: any CertificateIssuer,
         records: DeviceDirectory,
         terms: IssuanceTerms,
-        logger: Logger
+        logger: Logger,
+        limits: ConversationLimits = .brief
     ) {
         self.issuer = issuer
         self.records = records
         self.terms = terms
         self.logger = logger
+        self.limits = limits
     }
 
     package func serve(on listener: HBONEListener) async {
@@ -50,38 +58,52 @@ package struct RenewalService: Sendable {
         guard request.destination.description == IssuerName.authority else {
             return .deny("certificates are renewed here; there is no way to \(request.destination)")
         }
-        do {
-            let device = try device(request.peer)
-            guard device.revokedAt == nil else { return .deny("\(device.name) is revoked") }
-            if let reservation = device.identity.reservation { return .deny(reservation) }
+        do throws(LedgerError) {
+            _ = try claim(request.peer, request.peerCertificate)
             return .admit
         } catch {
-            logger.warning("refused", metadata: ["peer": "\(request.peer)", "reason": "\(error)"])
-            return .deny("\(request.peer) is not enrolled here")
+            let level: Logger.Level = error.code == .forked || error.code == .unknownCertificate ? .error : .warning
+            logger.log(
+                level: level,
+                "refused",
+                metadata: [
+                    "peer": "\(request.peer)", "serial": "\(request.peerCertificate?.serial ?? "-")",
+                    "reason": "\(error)",
+                ]
+            )
+            // What the ledger says of other devices, or of itself, is no matter of the peer's.
+            switch error.code {
+            case .revoked, .limit, .forked, .unknownCertificate: return .deny(error.message)
+            default: return .deny("\(request.peer) is not enrolled here")
+            }
         }
     }
 
-    private func device(_ id: SPIFFEID) throws(DeviceDirectoryError) -> Device {
-        guard let device = try records.device(for: id.description), device.identity == id else {
-            throw DeviceDirectoryError(message: "it is not in the ledger")
-        }
-        return device
+    private func claim(_ id: SPIFFEID, _ shown: CertificateName?) throws(LedgerError) -> DeviceClaim {
+        guard let shown else { throw LedgerError(.invalid, "it has shown no certificate") }
+        return try records.ledger.admitRenewal(of: id.description, showing: shown, by: Self.command)
     }
 
     private func renew(_ stream: HBONEStream) async throws {
-        let device = try device(stream.peer)
+        // Once more: what was decided before the answer may be over.
+        let claim = try claim(stream.peer, stream.peerCertificate)
+        let name = claim.name
+        guard let device = try records.record(named: name), device.identity == stream.peer else {
+            throw LedgerError(.invalid, "it is not in the ledger")
+        }
         let terms = terms.renewing(device)
-        let name = device.name
+        let channel = HBONEChannel(stream)
+        // A device speaks with one process at a time: the last that asks is the one that is there.
+        let number = open.begin(name, channel)
+        defer { open.end(name, number) }
+        let recording = RecordingIssuer(issuer, ledger: records.ledger, command: Self.command, claim: claim)
         let conversation = EnrollmentConversation(
-            channel: HBONEChannel(stream),
+            channel: channel,
             name: name,
-            certification: Certification(
-                name: name,
-                id: stream.peer,
-                issuer: RecordingIssuer(issuer, ledger: records.ledger, command: "ca serve", device: name),
-                terms: terms
-            ),
+            certification: Certification(name: name, id: stream.peer, issuer: recording, terms: terms),
             clock: .system,
+            limits: limits,
+            objection: { recording.objection() },
             warn: { [logger] in logger.warning("\(name): \($0)") }
         )
         let (ack, certificate) = try await conversation.run(.renew(id: stream.peer.description))
@@ -91,7 +113,12 @@ package struct RenewalService: Sendable {
         let serial = try Certificate.all(pem: Array(certificate.chain.utf8)).first?.serialNumber
         let roots = try Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)
         let until = describe(time: certificate.notAfter)
-        try records.update(name, by: "ca serve", "renewed over the mesh until \(until)") { device in
+        try records.update(
+            name,
+            on: recording.claim,
+            by: Self.command,
+            "renewed over the mesh until \(until)"
+        ) { device in
             device.notAfter = certificate.notAfter
             device.renewedAt = WallClock.system.seconds
             device.lifetime = terms.span
@@ -99,5 +126,26 @@ package struct RenewalService: Sendable {
             device.roots = roots
         }
         logger.notice("renewed", metadata: ["peer": "\(stream.peer)", "until": "\(until)"])
+    }
+}
+
+/// The conversations that are open, one for each device: a later one ends the one before it, which a device that lost its connection has left, or
+/// which somebody keeps open.
+private final class OpenRenewals: Sendable {
+    private let channels = Lock<(next: Int, byDevice: [String: (number: Int, channel: HBONEChannel)])>((0, [:]))
+
+    func begin(_ device: String, _ channel: HBONEChannel) -> Int {
+        let (number, before) = channels.withLock { state in
+            state.next += 1
+            return (state.next, state.byDevice.updateValue((state.next, channel), forKey: device))
+        }
+        before?.channel.close()
+        return number
+    }
+
+    func end(_ device: String, _ number: Int) {
+        channels.withLock { state in
+            if state.byDevice[device]?.number == number { state.byDevice[device] = nil }
+        }
     }
 }

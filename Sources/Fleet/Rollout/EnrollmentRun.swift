@@ -198,7 +198,10 @@ package struct EnrollmentRun: Sendable {
     private func enroll(_ target: EnrollmentTarget, on loop: EventLoop) async -> Outcome {
         var replaced: String?
         do throws(HostError) {
-            let known = try record(of: target)
+            let (known, found) = try claim(of: target)
+            var claim = found
+            claim.limit = CertificateLimit.byHand
+            claim.reinstates = admission.reinstates
             let (admission, destination) = (admission, target.text)
             var options = try options(for: target)
             options.refusal = { key in
@@ -214,19 +217,27 @@ package struct EnrollmentRun: Sendable {
                     publisher.learn(lists, from: target.name) { report.warning($0) }
                 }
             }
-            let recording = RecordingIssuer(issuer, ledger: records.ledger, command: "enroll", device: target.name)
+            let recording = RecordingIssuer(issuer, ledger: records.ledger, command: "enroll", claim: claim)
+            options.objection = { recording.objection() }
             let outcome = try await reconnecting(target) { () throws(HostError) in
                 try await enroll(target, options, recording, on: loop)
             }
             var record = outcome.record
             record.labels = target.labels
-            if known?.hostKey == record.hostKey { record.sshServer = known?.sshServer }
             var reason: String?
             if case .replaces(let change) = admission.decide(known, destination: destination, hostKey: record.hostKey) {
                 reason = change
+            } else if try isAlarmed(target) {
+                reason = "a certificate that it had replaced was used elsewhere"
             }
             do throws(DeviceDirectoryError) {
-                try records.save(record, by: "enroll", record.enrolmentEvent, revokingEarlier: reason)
+                record = try records.save(
+                    record,
+                    on: recording.claim,
+                    by: "enroll",
+                    record.enrolmentEvent,
+                    revokingEarlier: reason
+                )
             } catch {
                 throw HostError(.failed, "\(target.name) is enrolled, but not recorded: \(error.message)")
             }
@@ -325,10 +336,27 @@ package struct EnrollmentRun: Sendable {
             after: order.after
         )
         agentless.refusal = options.refusal
-        agentless.occupied = options.occupied
+        agentless.objection = options.objection
         let enrollment = AgentlessEnrollment(agentless, issuer: issuer) { report.progress($0, of: target.name) }
         let outcome = try await enrollment.run(login, destination: target.text, arguments: arguments, on: loop)
         return (outcome.record, outcome.afterFailure)
+    }
+
+    private func claim(of target: EnrollmentTarget) throws(HostError) -> (Device?, DeviceClaim) {
+        do throws(DeviceDirectoryError) {
+            return try records.claim(target.name)
+        } catch {
+            throw HostError(.failed, error.message)
+        }
+    }
+
+    /// Somebody else has, or had, a key of it: what it had before goes.
+    private func isAlarmed(_ target: EnrollmentTarget) throws(HostError) -> Bool {
+        do throws(LedgerError) {
+            return try !records.ledger.alarms(of: target.name).isEmpty
+        } catch {
+            throw HostError(.failed, "\(target.name) is enrolled, but not recorded: \(error.message)")
+        }
     }
 
     private func record(of target: EnrollmentTarget) throws(HostError) -> Device? {

@@ -95,10 +95,12 @@ extension SSHServerRun {
 }
 
 extension DeviceDirectory {
-    /// Records a device whose sshd was changed.
+    /// Records a device whose sshd was changed: that of this machine, not of another that has its name by now.
     package func save(_ device: Device, ssh: SSHServerRecord?, by command: String) throws(HostError) {
         do throws(DeviceDirectoryError) {
-            try update(device.name, by: command, ssh?.summary ?? "nothing in sshd") { $0.sshServer = ssh }
+            try update(device.name, of: device.hostKey, by: command, ssh?.summary ?? "nothing in sshd") {
+                $0.sshServer = ssh
+            }
         } catch {
             throw HostError(.failed, "its sshd is set up, and that is not recorded: \(error.message)")
         }

@@ -23,6 +23,8 @@ package struct DeviceFindings: Sendable {
     package var ssh: Login?
     package var mesh: Mesh?
     package var reading: DeviceReading?
+    /// What the ledger has of its certificates in other hands.
+    package var alarms: [LedgerAlarm] = []
 
     package init(device: Device) { self.device = device }
 
@@ -30,6 +32,7 @@ package struct DeviceFindings: Sendable {
     package func attention(at now: Int64) -> [(text: String, reason: HostError.Reason)] {
         var found: [(text: String, reason: HostError.Reason)] = []
         if case .fails(let error) = ssh { found.append((error.message, error.reason)) }
+        for alarm in alarms { found.append(("ALARM: \(alarm.text)", .failed)) }
         func add(_ text: String) { found.append(("\(device.name): \(text)", .failed)) }
         let renew = "bootstrap renew \(device.name)"
         let enroll = "bootstrap enroll \(device.destination) --name \(device.name)"

@@ -16,9 +16,12 @@ package struct DeviceStatus: Encodable {
     /// Seconds until its certificate ends; negative: since it ended.
     package var secondsLeft: Int64
     package var device: Device
+    /// What needs somebody at once: its key is in other hands, too.
+    package var alarms: [LedgerAlarm]
 
-    package init(_ record: Device, at now: Int64) {
+    package init(_ record: Device, alarms: [LedgerAlarm] = [], at now: Int64) {
         device = record
+        self.alarms = alarms
         secondsLeft = record.notAfter - now
         let lifetime = record.lifetime ?? IssuanceOptions.defaultLifetime.components.seconds
         state =
@@ -39,18 +42,24 @@ package struct DeviceStatus: Encodable {
         for status in devices {
             let device = status.device
             rows.append([
-                device.name, status.state == .valid ? "valid" : status.state.rawValue.uppercased(), status.timeLeft,
+                device.name, status.word, status.timeLeft,
                 device.renewedAt.map { "\(describe(seconds: now - $0)) ago" } ?? "-", device.hostKey.short,
                 device.agent.release ?? "-", device.identity.description, device.destination,
             ])
         }
         let widths = rows[0].indices.map { column in rows.map { $0[column].count }.max() ?? 0 }
-        return rows.map { row in
+        let lines = rows.map { row in
             // The last column is not padded.
             zip(row.dropLast(), widths).map { text, width in
                 text + String(repeating: " ", count: width - text.count)
             }.joined(separator: "  ") + "  " + row[row.count - 1]
         }
+        return lines + devices.flatMap(\.alarms).map { "ALARM: \($0.text)" }
+    }
+
+    private var word: String {
+        if !alarms.isEmpty { return "ALARM" }
+        return state == .valid ? "valid" : state.rawValue.uppercased()
     }
 
     private var timeLeft: String {
@@ -64,6 +73,7 @@ package struct DeviceStatus: Encodable {
             lines.append("  \(name)\(String(repeating: " ", count: max(0, 14 - name.count)))\(text)")
         }
         line("state", state.rawValue)
+        for alarm in alarms { line("ALARM", alarm.text) }
         if let revokedAt = device.revokedAt {
             line("revoked", describe(time: revokedAt) + (device.revocationReason.map { ": \($0)" } ?? ""))
         }

@@ -33,12 +33,14 @@ package struct ProbedStatus: Encodable {
     package var state: DeviceStatus.State
     package var secondsLeft: Int64
     package var device: Device
+    package var alarms: [LedgerAlarm]
     /// Absent for a device that was not visited, since it is revoked.
     package var probe: Probe?
 
     package init(_ findings: DeviceFindings, at now: Int64) {
         let status = DeviceStatus(findings.device, at: now)
         (state, secondsLeft, device) = (status.state, status.secondsLeft, status.device)
+        alarms = findings.alarms
         guard let login = findings.ssh else { return }
         var probe = Probe(attention: findings.attention(at: now).map(\.text))
         switch login {

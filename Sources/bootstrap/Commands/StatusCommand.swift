@@ -12,7 +12,7 @@ struct StatusCommand: AsyncParsableCommand {
         discussion: """
             Reads the ledger, $BOOTSTRAP_HOME/ledger.sqlite, and opens no connection unless --probe is given. Without DEST one line for each device; with \
             DEST all that is known of it, and what happened to it last. A certificate that is past two thirds of its time and was \
-            not renewed is marked.
+            not renewed is marked. ALARM: a certificate that the device has replaced was shown for a renewal: its key is in two places.
 
             With --probe every device is visited, or DEST: whether it answers by SSH, whether its node answers over the mesh, which \
             certificate it really has and its node shows, which agent runs, how far its clock is off. What needs somebody is said \
@@ -53,10 +53,11 @@ struct StatusCommand: AsyncParsableCommand {
     func run() async throws {
         let records = DeviceDirectory(Home.devices)
         do {
-            if probe { return try await visit(try devices(in: records)) }
+            let alarms = Dictionary(grouping: try records.ledger.alarms(), by: \.device)
+            if probe { return try await visit(try devices(in: records), alarms) }
             let now = WallClock.system.seconds
             guard let destination else {
-                let devices = try records.all().map { DeviceStatus($0, at: now) }
+                let devices = try records.all().map { DeviceStatus($0, alarms: alarms[$0.name] ?? [], at: now) }
                 switch output {
                 case .json: printJSON(devices)
                 case .text where devices.isEmpty: printNothingEnrolled()
@@ -65,7 +66,7 @@ struct StatusCommand: AsyncParsableCommand {
                 return
             }
             let record = try device(destination, in: records)
-            let status = DeviceStatus(record, at: now)
+            let status = DeviceStatus(record, alarms: alarms[record.name] ?? [], at: now)
             switch output {
             case .json: printJSON([status])
             case .text:
@@ -104,7 +105,7 @@ struct StatusCommand: AsyncParsableCommand {
         return try records.all()
     }
 
-    private func visit(_ devices: [Device]) async throws {
+    private func visit(_ devices: [Device], _ alarms: [String: [LedgerAlarm]]) async throws {
         let probing = DeviceProbing(
             parallel: parallel ?? 16,
             logins: try ssh.logins(),
@@ -112,7 +113,8 @@ struct StatusCommand: AsyncParsableCommand {
             records: DeviceDirectory(Home.devices),
             warn: HostReport.standard.warn
         )
-        let found = await probing(devices)
+        var found = await probing(devices)
+        for index in found.indices { found[index].alarms = alarms[found[index].device.name] ?? [] }
         let now = WallClock.system.seconds
         switch output {
         case .json: printJSON(found.map { ProbedStatus($0, at: now) })

@@ -77,7 +77,7 @@ struct UnenrollCommand: AsyncParsableCommand {
                 if outcome.removed.isEmpty { printLine("\(name)  nothing of ours is there") }
             }
             if let record {
-                try records.remove(named: record.name)
+                try records.remove(named: record.name, ifStill: record)
                 printLine("\(name)  is no longer recorded; its certificate ends \(describe(time: record.notAfter))")
             } else {
                 printLine("\(name)  was not recorded")

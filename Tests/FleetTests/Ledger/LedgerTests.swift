@@ -30,7 +30,7 @@ import Testing
     private func issue(_ name: String, ca: EmbeddedCA) async throws -> Certificate {
         let id = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/\(name)")
         let request = try CertificateRequest.create(key: PrivateKey.generate(), id: id)
-        let issuer = RecordingIssuer(ca, ledger: ledger, command: "enroll", device: name)
+        let issuer = RecordingIssuer(ca, ledger: ledger, command: "enroll", claim: try ledger.claim(name))
         return try #require(try await issuer.issue(request, id: id, options: IssuanceOptions()).leaf)
     }
 
@@ -108,8 +108,22 @@ import Testing
             "state/ledger.sqlite",
             "this is no database, but it is long enough to be taken for one. " + String(repeating: "x", count: 4096)
         )
+        let (ca, id) = (try makeCA(), try SPIFFEID("spiffe://mesh.example/ns/prod/sa/dev7"))
+        let request = try CertificateRequest.create(key: PrivateKey.generate(), id: id)
+        let claim = DeviceClaim(name: "dev7", device: nil, lastIssued: nil)
+        for issuer in [claim, nil].map({ RecordingIssuer(ca, ledger: ledger, command: "enroll", claim: $0) }) {
+            let error = await #expect(throws: IdentityError.self) {
+                try await issuer.issue(request, id: id, options: IssuanceOptions())
+            }
+            #expect(error?.message.contains("is damaged") == true)
+        }
+        #expect(throws: LedgerError.self) { try ledger.claim("dev7") }
+    }
+
+    @Test func aDamagedLedgerIsNamedWhereAClaimIsMade() async throws {
+        try home.write("state/ledger.sqlite", String(repeating: "garbage ", count: 1000))
         let ca = try makeCA()
-        let error = await #expect(throws: IdentityError.self) { try await issue("dev7", ca: ca) }
+        let error = await #expect(throws: LedgerError.self) { try await issue("dev7", ca: ca) }
         #expect(error?.message.contains("is damaged") == true)
     }
 

@@ -1,0 +1,132 @@
+package import MeshIdentity
+import Platform
+
+/// A certificate that was shown for a renewal by somebody who is not, or not the only one, who has the device's key.
+///
+/// It stands until its certificate or its device is revoked, or the device is enrolled again.
+package struct LedgerAlarm: Hashable, Sendable, Encodable {
+    package enum Kind: String, Hashable, Sendable, Encodable {
+        /// The device has acknowledged a later one.
+        case forked
+        /// The ledger does not know it.
+        case unknown
+
+        init?(_ place: CertificateLine.Place) {
+            switch place {
+            case .current, .arrived: return nil
+            case .forked: self = .forked
+            case .unknown: self = .unknown
+            }
+        }
+    }
+
+    package var kind: Kind
+    package var device: String
+    /// The certificate that was shown: its issuer's key, in hexadecimal.
+    package var issuer: String
+    /// Its serial number, in hexadecimal.
+    package var serial: String
+    /// Seconds since 1970.
+    package var firstAt: Int64
+    /// Seconds since 1970.
+    package var lastAt: Int64
+    /// How often it was shown.
+    package var count: Int64
+
+    /// What has happened, and what to do, for people.
+    package var text: String {
+        let when = count == 1 ? describe(time: firstAt) : "\(count) times, last \(describe(time: lastAt))"
+        switch kind {
+        case .forked:
+            return """
+                \(device): a renewal was asked for with a certificate that it has replaced since (serial \(serial); \(when)), and refused. \
+                Its key is used in two places: a copy or a backup of the machine, or a thief. Enroll it again, which revokes its earlier \
+                certificates everywhere (bootstrap enroll), or revoke it (bootstrap revoke \(device))
+                """
+        case .unknown:
+            return """
+                \(device): a renewal was asked for with a certificate that the ledger does not know (serial \(serial); \(when)), and refused. \
+                Was the ledger put back from a copy? Then: bootstrap enroll, for a new one over SSH. If not, somebody else signs with the CA's key
+                """
+        }
+    }
+}
+
+extension Ledger {
+    /// Those that stand; the latest first.
+    ///
+    /// - Parameter device: nil is all.
+    package func alarms(of device: String? = nil) throws(LedgerError) -> [LedgerAlarm] {
+        try read { (database) throws(LedgerError) in
+            // What is revoked is refused everywhere, and needs nobody any more.
+            try database.rows(
+                """
+                SELECT kind, device, issuer, serial, first_at, last_at, count FROM alarms
+                WHERE (?1 IS NULL OR device = ?1) AND NOT EXISTS (
+                    SELECT 1 FROM certificates WHERE certificates.issuer = alarms.issuer AND certificates.serial = alarms.serial
+                    AND state = 'revoked'
+                ) AND NOT EXISTS (SELECT 1 FROM devices WHERE name = device AND revoked_at IS NOT NULL)
+                ORDER BY last_at DESC
+                """,
+                [SQLiteValue(device)]
+            ) { row in
+                LedgerAlarm(
+                    // The table's CHECK allows these only.
+                    kind: .init(rawValue: row.text(0)) ?? .unknown,
+                    device: row.text(1),
+                    issuer: row.text(2),
+                    serial: row.text(3),
+                    firstAt: row.integer(4),
+                    lastAt: row.integer(5),
+                    count: row.integer(6)
+                )
+            }
+        }
+    }
+
+    /// - Returns: what whoever asked is told.
+    func raise(
+        _ kind: LedgerAlarm.Kind,
+        _ device: LedgerDevice,
+        _ shown: CertificateName,
+        by command: String,
+        in database: borrowing SQLiteDatabase
+    ) throws(LedgerError) -> LedgerError {
+        let now = clock.seconds
+        let key: [SQLiteValue] = [.text(device.name), .text(shown.issuer), .text(shown.serial)]
+        let repeated = try database.execute(
+            "UPDATE alarms SET last_at = ?4, count = count + 1 WHERE device = ?1 AND issuer = ?2 AND serial = ?3",
+            key + [.integer(now)]
+        )
+        if repeated == 0 {
+            try database.execute(
+                "INSERT INTO alarms (device, issuer, serial, kind, first_at, last_at, count) VALUES (?1, ?2, ?3, ?4, ?5, ?5, 1)",
+                key + [.text(kind.rawValue), .integer(now)]
+            )
+            // One line for each certificate, however often it comes.
+            try note(
+                "ALARM: "
+                    + (kind == .forked ? "a certificate that was replaced" : "a certificate that is not in the ledger")
+                    + " was shown for a renewal, and refused",
+                by: command,
+                device: device.name,
+                identity: device.identity,
+                serial: shown.serial,
+                in: database
+            )
+        }
+        return LedgerError(
+            kind == .forked ? .forked : .unknownCertificate,
+            kind == .forked
+                ? "\(device.name): a replaced certificate; its key is in two places (its serial is \(shown.serial)). The device has acknowledged a later "
+                    + "one. `bootstrap enroll` gives the machine that has the recorded host key a new one"
+                : "\(device.name): its certificate is not in the ledger (its serial is \(shown.serial)). `bootstrap enroll` gives the machine "
+                    + "that has the recorded host key a new one"
+        )
+    }
+
+    /// The device has an identity that is its own again, or is gone.
+    func settleAlarms(of device: String, in database: borrowing SQLiteDatabase) throws(LedgerError) {
+        try database.execute("DELETE FROM alarms WHERE device = ?", [.text(device)])
+    }
+}

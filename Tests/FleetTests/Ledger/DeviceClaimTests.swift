@@ -1,0 +1,203 @@
+import Foundation
+import MeshIdentity
+import Platform
+import TestPeers
+import Testing
+
+@testable import Fleet
+@testable import SSHSignal
+
+/// What is read before a wait holds when it is written, or nothing is written.
+@Suite struct DeviceClaimTests {
+    private let home = TemporaryDirectory()
+    private let ca: EmbeddedCA
+    private var devices: DeviceDirectory { DeviceDirectory(home.path("devices")) }
+    private var ledger: Ledger { devices.ledger }
+
+    init() throws {
+        ca = try EmbeddedCA(trustDomain: TrustDomain("demo.example"), now: Int64(Date().timeIntervalSince1970))
+    }
+
+    private func recording(_ claim: DeviceClaim) -> RecordingIssuer {
+        RecordingIssuer(ca, ledger: ledger, command: "enroll", claim: claim)
+    }
+
+    /// Returns the record with the certificate in it.
+    private func certify(_ device: Device, _ issuer: RecordingIssuer) async throws -> Device {
+        let request = try CertificateRequest.create(key: PrivateKey.generate(), id: device.identity)
+        let leaf = try #require(
+            try await issuer.issue(request, id: device.identity, options: IssuanceOptions()).leaf
+        )
+        var device = device
+        (device.serial, device.notAfter) = (leaf.serialNumber, leaf.notAfter)
+        return device
+    }
+
+    @discardableResult
+    private func enroll(_ name: String = "dev7") async throws -> Device {
+        let issuer = recording(try ledger.claim(name))
+        return try devices.save(try await certify(DeviceDirectoryTests.record(name), issuer), on: issuer.claim)
+    }
+
+    private func refusal(_ body: () async throws -> Void) async -> String {
+        do {
+            try await body()
+            return "nothing is refused"
+        } catch {
+            return "\(error)"
+        }
+    }
+
+    @Test func oneOfTwoEnrolmentsOfAName() async throws {
+        let (first, second) = (recording(try ledger.claim("dev7")), recording(try ledger.claim("dev7")))
+        let record = try await certify(DeviceDirectoryTests.record("dev7"), first)
+        let late = await refusal { _ = try await certify(DeviceDirectoryTests.record("dev7"), second) }
+        #expect(late.contains("another enrolment"), "\(late)")
+        #expect(first.objection() == nil && second.objection()?.code == .refused)
+        try devices.save(record, on: first.claim)
+        #expect(try ledger.certificates(of: "dev7").map(\.serial) == [record.serial])
+        // The same once it is recorded, and for one that is known already.
+        #expect(await refusal { _ = try await certify(record, second) }.contains("another enrolment"))
+        let renewals = [recording(try ledger.claim("dev7")), recording(try ledger.claim("dev7"))]
+        _ = try await certify(record, renewals[0])
+        #expect(await refusal { _ = try await certify(record, renewals[1]) }.contains("another"))
+        // One that was cut goes on from its own certificate.
+        _ = try await certify(record, renewals[0])
+    }
+
+    @Test func whatIsRevokedStaysRevoked() async throws {
+        let device = try await enroll()
+        let issuer = recording(try ledger.claim("dev7"))
+        let renewed = try await certify(device, issuer)
+        _ = try ledger.revokeDevice(named: "dev7", reason: "stolen", by: "revoke")
+        #expect(issuer.objection()?.code == .revoked)
+        #expect(await refusal { _ = try await certify(device, issuer) }.contains("was revoked at"))
+        #expect(await refusal { try devices.save(renewed, on: issuer.claim) }.contains("was revoked at"))
+        let changed = await refusal {
+            try devices.update("dev7", on: issuer.claim, by: "renew", "renewed") { $0.serial = renewed.serial }
+        }
+        #expect(changed.contains("was revoked at"), "\(changed)")
+        #expect(try devices.record(named: "dev7")?.revokedAt != nil)
+        #expect(try ledger.certificates(of: "dev7").allSatisfy { $0.state == .revoked })
+        // Whatever is written without a claim does not take it back either.
+        try devices.save(renewed)
+        #expect(try devices.record(named: "dev7")?.revokedAt != nil)
+    }
+
+    /// Trusted again as it was revoked then, not as it is revoked later.
+    @Test func reinstatingHoldsForTheRevocationThatWasSeen() async throws {
+        let device = try await enroll()
+        _ = try ledger.revokeDevice(named: "dev7", reason: "lost", by: "revoke")
+        var claim = try ledger.claim("dev7")
+        claim.reinstates = true
+        let issuer = recording(claim)
+        let renewed = try await certify(device, issuer)
+        var later = ledger
+        later.clock = .system.advanced(by: 60)
+        _ = try later.revokeDevice(named: "dev7", reason: "stolen", by: "revoke")
+        #expect(await refusal { try devices.save(renewed, on: issuer.claim) }.contains("(stolen)"))
+        claim = try ledger.claim("dev7")
+        claim.reinstates = true
+        let again = recording(claim)
+        try devices.save(try await certify(device, again), on: again.claim)
+        #expect(try devices.record(named: "dev7")?.revokedAt == nil)
+    }
+
+    @Test func whatIsRemovedStaysRemoved() async throws {
+        let device = try await enroll()
+        let issuer = recording(try ledger.claim("dev7"))
+        let renewed = try await certify(device, issuer)
+        try devices.remove(named: "dev7", ifStill: device)
+        #expect(await refusal { _ = try await certify(device, issuer) }.contains("was unenrolled"))
+        #expect(await refusal { try devices.save(renewed, on: issuer.claim) }.contains("was unenrolled"))
+        #expect(try devices.all().isEmpty)
+    }
+
+    /// A removal that waited for the device does not remove the one that has its name by now.
+    @Test func aMachineThatTookTheNameStays() async throws {
+        let device = try await enroll()
+        var other = try DeviceDirectoryTests.record("dev7")
+        other.hostKey.fingerprint = "SHA256:other"
+        other.enrolledAt += 60
+        let issuer = recording(try ledger.claim("dev7"))
+        other = try devices.save(try await certify(other, issuer), on: issuer.claim)
+        let refused = await refusal { try devices.remove(named: "dev7", ifStill: device) }
+        #expect(refused.contains("was enrolled again meanwhile"), "\(refused)")
+        #expect(try devices.record(named: "dev7") == other)
+        // Nor is its sshd what was set up on the other.
+        let server = SSHServerRecord(configuration: "/etc/ssh/sshd_config", hostCertificates: [])
+        #expect(throws: HostError.self) { try devices.save(device, ssh: server, by: "enroll") }
+        #expect(try devices.record(named: "dev7")?.sshServer == nil)
+        // And its sshd is kept by an enrolment that knows nothing of it.
+        try devices.save(other, ssh: server, by: "enroll")
+        let again = recording(try ledger.claim("dev7"))
+        try devices.save(try await certify(other, again), on: again.claim)
+        #expect(try devices.record(named: "dev7")?.sshServer == server)
+    }
+
+    @Test func aCertificateLineKnowsItsEnds() {
+        let settled = CertificateLine(acknowledged: "b", last: "b")
+        #expect(settled.place(of: "b", isRecorded: true) == .current)
+        #expect(settled.place(of: "a", isRecorded: true) == .forked)
+        #expect(settled.place(of: "x", isRecorded: false) == .unknown)
+        let open = CertificateLine(acknowledged: "b", last: "d")
+        #expect(open.place(of: "b", isRecorded: true) == .current)
+        #expect(open.place(of: "d", isRecorded: true) == .arrived)
+        // Issued from the current one and given up: whoever has it kept nothing of what came later.
+        #expect(open.place(of: "c", isRecorded: true) == .forked)
+        let unnumbered = CertificateLine(acknowledged: nil, last: nil)
+        #expect(unnumbered.place(of: "x", isRecorded: false) == .current)
+        #expect(CertificateLine(acknowledged: nil, last: "b").place(of: "b", isRecorded: true) == .arrived)
+    }
+
+    @Test func aQuarterOfItsTimeHasToPass() {
+        #expect(EarliestRenewal.time(issuedAt: 1000, notAfter: 1400) == 1100)
+        #expect(EarliestRenewal.time(issuedAt: 1000, notAfter: 900) == 1000)
+        #expect(EarliestRenewal.time(issuedAt: .min, notAfter: .max) == .min)
+    }
+
+    @Test func anAlarmIsSettledByAnEnrolment() async throws {
+        let first = try await enroll()
+        try await enroll()
+        let shown = CertificateName(
+            issuer: ca.certificate.subjectKeyIdentifier ?? "",
+            serial: try #require(first.serial)
+        )
+        let error = #expect(throws: LedgerError.self) {
+            try ledger.admitRenewal(of: first.identity.description, showing: shown, by: "ca serve")
+        }
+        #expect(error?.code == .forked)
+        #expect(try ledger.alarms(of: "dev7").count == 1 && ledger.alarms(of: "dev8").isEmpty)
+        try await enroll()
+        #expect(try ledger.alarms().isEmpty)
+    }
+
+    /// The ledger of the release before (format 1), with a certificate whose acknowledgement was lost.
+    @Test func aLedgerOfTheReleaseBeforeGoesOn() async throws {
+        try FileManager.default.createDirectory(atPath: home.path, withIntermediateDirectories: true)
+        do {
+            let database = try SQLiteDatabase(path: home.path("ledger.sqlite"))
+            for statement in LedgerSchema.steps[0] { try database.execute(statement) }
+            for (name, serial) in [("dev7", "b"), ("dev8", nil), ("dev9", "x")] as [(String, String?)] {
+                try database.execute(
+                    "INSERT INTO devices VALUES (?1, 'id', 'd', 'ssh-ed25519', 'SHA256:a', 'device', NULL, ?2, 9, 1, NULL, NULL, NULL, '{}')",
+                    [.text(name), SQLiteValue(serial)]
+                )
+            }
+            for (serial, state) in [("a", "superseded"), ("b", "issued"), ("c", "issued")] {
+                try database.execute(
+                    "INSERT INTO certificates VALUES ('i', ?, 'id', 'dev7', 1, 9, 1, 'renew', ?, NULL, NULL)",
+                    [.text(serial), .text(state)]
+                )
+            }
+            try database.execute("PRAGMA application_id = \(LedgerSchema.applicationID)")
+            try database.execute("PRAGMA user_version = 1")
+        }
+        #expect(try ledger.claim("dev7").lastIssued == "c")
+        #expect(try ledger.claim("dev7").device?.serial == "b")
+        #expect(try ledger.claim("dev8").lastIssued == nil)
+        #expect(try ledger.claim("dev9").lastIssued == "x", "imported, with no certificate on record")
+        #expect(try ledger.alarms().isEmpty)
+        #expect(try ledger.devices().count == 3 && ledger.certificates().count == 3)
+    }
+}
