@@ -27,7 +27,7 @@ import Testing
     private func enroll(_ name: String) async throws -> String {
         var record = try DeviceDirectoryTests.record(name)
         record.identity = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/\(name)")
-        let issuer = RecordingIssuer(ca, ledger: ledger, command: "enroll", device: name)
+        let issuer = RecordingIssuer(ca, ledger: ledger, command: "enroll", claim: try ledger.claim(name))
         let request = try CertificateRequest.create(key: PrivateKey.generate(), id: record.identity)
         let leaf = try #require(
             try await issuer.issue(request, id: record.identity, options: IssuanceOptions()).leaf

@@ -78,7 +78,7 @@ package struct DeviceVisit: Sendable {
     ) async throws(HostError) -> Bool {
         // Nothing is signed.
         try await converse(login, nil, limits: .brief, issuer: nil, on: loop) { conversation in
-            try await conversation.deliver(revocationLists: lists)
+            try await conversation.deliver(revocationLists: lists())
         }
     }
 

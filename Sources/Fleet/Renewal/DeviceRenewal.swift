@@ -13,6 +13,8 @@ package struct DeviceRenewal: Sendable {
     package var sshAuthority: @Sendable () throws -> SSHCertificateAuthority
     /// Renews host certificates that are not due yet as well.
     package var renewsHostCertificates = false
+    /// Takes over what devices know to be revoked; nil where somebody else's CA signs.
+    package var publisher: RevocationPublisher?
     /// Somebody has asked for just these devices: they are renewed whether or not it is due. Else one that others have renewed
     /// meanwhile is left alone.
     package var isByHand = false

@@ -58,6 +58,7 @@ package struct RenewalService: Sendable {
         guard request.destination.description == IssuerName.authority else {
             return .deny("certificates are renewed here; there is no way to \(request.destination)")
         }
+        if let reservation = request.peer.reservation { return .deny(reservation) }
         do throws(LedgerError) {
             _ = try claim(request.peer, request.peerCertificate)
             return .admit

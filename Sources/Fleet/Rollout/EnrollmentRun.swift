@@ -336,6 +336,7 @@ package struct EnrollmentRun: Sendable {
             after: order.after
         )
         agentless.refusal = options.refusal
+        agentless.occupied = options.occupied
         agentless.objection = options.objection
         let enrollment = AgentlessEnrollment(agentless, issuer: issuer) { report.progress($0, of: target.name) }
         let outcome = try await enrollment.run(login, destination: target.text, arguments: arguments, on: loop)

@@ -7,7 +7,7 @@ public struct HBONERequest: Sendable {
     /// The peer, proven by certificate and signature. The only part to base trust on.
     public let peer: SPIFFEID
     /// Which of the peer's certificates its connection has shown; nil where the connection has none.
-    public let peerCertificate: CertificateName?
+    package let peerCertificate: CertificateName?
     /// Where the stream is to end. Checked for syntax and normalised, nothing more: whether the peer may go there is for the
     /// admission hook to say.
     public let destination: Authority

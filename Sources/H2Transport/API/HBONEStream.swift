@@ -17,7 +17,7 @@ public final class HBONEStream: Sendable {
     /// gateways it is the last hop.
     public let peer: SPIFFEID
     /// Which of its certificates the other side has shown; nil where the connection has none.
-    public let peerCertificate: CertificateName?
+    package let peerCertificate: CertificateName?
     /// What was asked for: authority and header fields. On a server: text that the peer wrote.
     public let request: ConnectRequest
     /// What was answered, with the server's header fields.

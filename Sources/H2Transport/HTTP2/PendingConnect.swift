@@ -14,7 +14,7 @@ public final class PendingConnect {
     /// The client, as its certificate says; nil where the layer below has no certificate.
     public let peer: SPIFFEID?
     /// Which certificate that was; nil where there is none.
-    public let peerCertificate: CertificateName?
+    package let peerCertificate: CertificateName?
     /// Where the client is, where that is known.
     public let remoteAddress: SocketAddress?
     /// Called once when the client gives up before the answer, so that a dial can be abandoned. Answering is then pointless

@@ -8,12 +8,21 @@ package struct ConversationLimits: Hashable, Sendable {
     package var frames: Int
     /// Bytes from the other side.
     package var bytes: Int
+    /// Bytes of one message.
+    package var messageBytes: Int
 
-    package init(step: Duration, total: Duration, frames: Int = 32, bytes: Int = 2 << 20) {
+    package init(
+        step: Duration,
+        total: Duration,
+        frames: Int = 32,
+        bytes: Int = 2 << 20,
+        messageBytes: Int = SignalFrame.maximumLength
+    ) {
         self.step = step
         self.total = total
         self.frames = frames
         self.bytes = bytes
+        self.messageBytes = messageBytes
     }
 
     /// The operator, enrolling or renewing. The device answers at once but for one step, the start of its node: with limits of its own for the
@@ -21,8 +30,13 @@ package struct ConversationLimits: Hashable, Sendable {
     package static let certifying = ConversationLimits(step: .seconds(120), total: .seconds(240))
     /// The operator, where nothing is started: a renewal over the mesh, revocation lists.
     package static let brief = ConversationLimits(step: .seconds(30), total: .seconds(60))
-    /// The device, on whichever way. It outlasts the operator, and may be given revocation lists of a full frame several times.
-    package static let ofDevice = ConversationLimits(step: .seconds(60), total: .seconds(300), bytes: 8 << 20)
+    /// The device, on whichever way. It outlasts the operator, and may be given revocation lists of full length twice.
+    package static let ofDevice = ConversationLimits(
+        step: .seconds(60),
+        total: .seconds(300),
+        bytes: 2 * SignalFrame.maximumOrderLength,
+        messageBytes: SignalFrame.maximumOrderLength
+    )
 }
 
 /// What arrives in a conversation: bytes in, messages out, within limits.
@@ -30,11 +44,14 @@ package struct ConversationLimits: Hashable, Sendable {
 /// A value without a clock: times are counted from the beginning of the conversation, and come from outside.
 package struct SignalInbox: Sendable {
     package let limits: ConversationLimits
-    private var decoder = SignalFrameDecoder()
+    private var decoder: SignalFrameDecoder
     private var frames = 0
     private var bytes = 0
 
-    package init(_ limits: ConversationLimits) { self.limits = limits }
+    package init(_ limits: ConversationLimits) {
+        self.limits = limits
+        decoder = SignalFrameDecoder(limit: limits.messageBytes)
+    }
 
     /// Adds what has arrived.
     ///

@@ -68,6 +68,7 @@ struct RenewCommand: AsyncParsableCommand {
             warn: report.warn
         )
         renewal.renewsHostCertificates = sshHostCert
+        renewal.publisher = (issuer as? LiveCA).map { RevocationPublisher(authority: $0, ledger: records.ledger) }
         renewal.isByHand = !due && !watch
         if watch { return await keepWatching(RenewalWatch(renewal, parallel: selection.parallel, report: report)) }
         let devices = try devices(in: records)
