@@ -197,7 +197,7 @@ private func frame(_ json: String) -> [UInt8] {
     /// What is wrong with a message is told to the one who sent it, and nothing was made.
     @Test(
         arguments: [
-            ([0x02, 0x00, 0x00, 0x00], "too-long"), (frame("[]"), "malformed"),
+            ([0x00, 0x20, 0x00, 0x00], "too-long"), (frame("[]"), "malformed"),
             (frame("{\"type\":\"csr\"}"), "malformed"),
             (frame("{\"type\":\"bye\"}"), "unexpected"), (frame("nonsense"), "malformed"),
         ] as [([UInt8], String)]

@@ -1,6 +1,6 @@
 package import H2Transport
 package import MeshIdentity
-package import Platform
+import Platform
 import SSHSignal
 
 /// Who the operator is in the mesh towards one device: a short-lived identity in the device's namespace, made by the operator's own CA and kept

@@ -37,7 +37,7 @@ package struct OperatorSession: Sendable {
         warn: @Sendable (String) -> Void,
         use: @Sendable (TLSContext) -> Void
     ) async throws {
-        var (current, seen) = (first, stamp)
+        var (current, seen, trust) = (first, stamp, context.trust)
         var schedule = RenewalSchedule(notBefore: current.notBefore, notAfter: current.notAfter)
         while true {
             try await Task.sleep(for: Self.interval)
@@ -51,7 +51,11 @@ package struct OperatorSession: Sendable {
                     current = try identity.issue()
                     schedule = RenewalSchedule(notBefore: current.notBefore, notAfter: current.notAfter)
                 }
-                use(try identity.context(current))
+                let context = try identity.context(current)
+                // Most of what is written to a ledger revokes nobody.
+                guard isDue || !context.trust.isSame(as: trust) else { continue }
+                trust = context.trust
+                use(context)
             } catch let error as HostError {
                 throw error
             } catch {
@@ -59,5 +63,11 @@ package struct OperatorSession: Sendable {
                 warn("what was revoked meanwhile cannot be looked up: \(error)")
             }
         }
+    }
+}
+
+extension TrustBundleSet {
+    fileprivate func isSame(as other: TrustBundleSet) -> Bool {
+        hasSameRevocations(as: other) && bundles.mapValues(\.roots) == other.bundles.mapValues(\.roots)
     }
 }

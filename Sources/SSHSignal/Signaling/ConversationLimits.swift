@@ -8,7 +8,7 @@ package struct ConversationLimits: Hashable, Sendable {
     package var frames: Int
     /// Bytes from the other side.
     package var bytes: Int
-    /// Bytes of one message.
+    /// Bytes of one message, once the other side has said who it is.
     package var messageBytes: Int
 
     package init(
@@ -50,7 +50,7 @@ package struct SignalInbox: Sendable {
 
     package init(_ limits: ConversationLimits) {
         self.limits = limits
-        decoder = SignalFrameDecoder(limit: limits.messageBytes)
+        decoder = SignalFrameDecoder(limitAfterHello: limits.messageBytes)
     }
 
     /// Adds what has arrived.

@@ -118,10 +118,11 @@ package struct SignalFrameDecoder: Sendable {
     /// Bytes of ``buffer`` that have been decoded.
     private var consumed = 0
     private var failure: SignalError?
-    private let limit: Int
+    private var limit = SignalFrame.maximumLength
+    private let limitAfterHello: Int
 
-    /// - Parameter limit: Of one message, in bytes; what is longer is refused.
-    package init(limit: Int = SignalFrame.maximumLength) { self.limit = limit }
+    /// - Parameter limitAfterHello: Of one message, in bytes, once the peer has said who it is; what is longer is refused.
+    package init(limitAfterHello: Int = SignalFrame.maximumLength) { self.limitAfterHello = limitAfterHello }
 
     /// Adds what has arrived.
     package mutating func append(_ bytes: some Sequence<UInt8>) {
@@ -146,6 +147,7 @@ package struct SignalFrameDecoder: Sendable {
             guard available >= 4 + length else { return nil }
             let message = try SignalFrame.decode(buffer[consumed + 4..<consumed + 4 + length])
             consumed += 4 + length
+            if case .hello = message { limit = limitAfterHello }
             return message
         } catch {
             failure = error

@@ -49,7 +49,8 @@ struct CAServe: AsyncParsableCommand {
             try own.renew()
             var credentials = CredentialSource.directory(own.directory.path)
             // Also before the list is written.
-            credentials.alsoRevoked = { try records.ledger.revokedCertificates() }
+            let revoked = RevokedCertificates(in: records.ledger)
+            credentials.alsoRevoked = { try revoked.names() }
             let listener = try await HBONEListener(
                 bind: try SocketAddress(parsing: listen),
                 credentials: credentials,

@@ -335,7 +335,13 @@ private struct Connection: Sendable {
             // The last bytes are on their way to standard output.
             for await _ in written {}
             guard let failure else { return }
-            throw fail("\(destination): \(failure.message)", failure.code == .denied ? .denied : .failed)
+            let code: ExitCode =
+                switch failure.code {
+                case .denied: .denied
+                case .authentication: .authenticationRefused
+                default: .failed
+                }
+            throw fail("\(destination): \(failure.message)", code)
         }
     }
 
@@ -379,9 +385,10 @@ private struct Connection: Sendable {
     /// A connection that stays up for days outlives its certificate, and what is revoked meanwhile.
     private func keepCurrent(_ session: OperatorSession, _ paths: LoopBound<PeerPaths>) async throws {
         do {
-            try await session.follow(warn: { printError("warning: \($0)") }) { context in
-                paths.loop.submit { paths.withValue { $0.use(context) } }
-            }
+            try await session.follow(
+                warn: { printError("warning: \($0)") },
+                use: { context in paths.loop.submit { paths.withValue { $0.use(context) } } }
+            )
         } catch let error as HostError {
             throw fail(error)
         }

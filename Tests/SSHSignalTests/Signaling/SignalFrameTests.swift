@@ -112,12 +112,24 @@ enum Sample {
     @Test func revocationListsMayBeLong() throws {
         let lists = String(repeating: "x", count: 4 << 20)
         let frame = try SignalFrame.encode(.revocations(.init(lists: lists)))
-        var device = SignalFrameDecoder(limit: SignalFrame.maximumOrderLength)
+        var device = SignalFrameDecoder(limitAfterHello: SignalFrame.maximumOrderLength)
+        device.append(try SignalFrame.encode(SignalProtocol.hello(software: "x", now: 1)))
+        guard case .hello = try device.next() else {
+            Issue.record("no hello")
+            return
+        }
         device.append(frame)
         #expect(try device.next() == .revocations(.init(lists: lists)))
-        var own = SignalFrameDecoder()
-        own.append(frame.prefix(4))
-        #expect(throws: SignalError.self) { try own.next() }
+        for limit in [SignalFrame.maximumLength, SignalFrame.maximumOrderLength] {
+            // Nobody has said hello, or it is an operator who reads.
+            var other = SignalFrameDecoder(limitAfterHello: limit)
+            if limit == SignalFrame.maximumLength {
+                other.append(try SignalFrame.encode(SignalProtocol.hello(software: "x", now: 1)))
+                _ = try other.next()
+            }
+            other.append(frame.prefix(4))
+            #expect(throws: SignalError.self) { try other.next() }
+        }
         #expect(throws: SignalError.self) {
             try SignalFrame.encode(.revocations(.init(lists: String(repeating: "x", count: 18 << 20))))
         }
