@@ -46,7 +46,7 @@ public struct H2Configuration: Hashable, Sendable {
         public init() {}
     }
 
-    /// What a peer may ask of this side. Every limit has a counter in ``H2ConnectionCounters``.
+    /// What a peer may ask of this side. Every limit has a counter (docs/metrics.md).
     public struct Limits: Hashable, Sendable {
         /// Streams that the peer may have open at once (SETTINGS_MAX_CONCURRENT_STREAMS).
         public var concurrentStreams = 1024

@@ -1,7 +1,7 @@
 /// Where an SSH connection goes, as a user writes it: `[user@]host[:port]`, `ssh://[user@]host[:port]`, or an alias of a
 /// `Host` line in `ssh_config(5)`. An IPv6 address stands in brackets when a port follows.
 ///
-/// Only what was written is here; ``SSHClientConfiguration`` adds what the configuration files say about it.
+/// Only what was written is here; ``SSHLogin`` adds what the configuration files say about it.
 public struct Destination: Hashable, Sendable, CustomStringConvertible {
     /// The account; nil leaves it to the configuration, or to the local account's name.
     public var user: String?

@@ -1,7 +1,7 @@
 /// Something that a login needs, that `ssh` can do and libssh2 cannot: a reason to leave the login to the user's `ssh`.
 ///
-/// ``SSHLogin/limits`` has what is known before anything is dialled: with one of these libssh2 is sure, or as good as sure, to
-/// fail. ``SSHError/limits`` has what may have made a login fail that was tried.
+/// ``SSHLogin`` looks for them before it dials: with one of these libssh2 is sure, or as good as sure, to fail.
+/// ``SSHError/limits`` has what may have made a login fail that was tried.
 public struct EngineLimit: Hashable, Sendable, CustomStringConvertible {
     /// What it is about; new kinds may be added.
     package struct Kind: Hashable, Sendable, CustomStringConvertible {

@@ -1,6 +1,6 @@
 public import Streams
 
-/// An authenticated SSH connection on its event loop, whichever engine drives it: libssh2 (``SSHSession``) or the user's own
+/// An authenticated SSH connection on its event loop, whichever engine drives it: libssh2 or the user's own
 /// `ssh` program.
 ///
 /// Opening something is a call through this protocol; what was opened is a ``Streams/ByteStream``, and is not asked which engine

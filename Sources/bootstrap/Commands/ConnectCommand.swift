@@ -1,4 +1,4 @@
-package import ArgumentParser
+import ArgumentParser
 import Fleet
 import Glibc
 import H2Transport
