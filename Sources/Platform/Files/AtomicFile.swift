@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// Files that a reader, or a crash, never sees half of: written beside their place, synced, renamed over it.

@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// Tells whether files have changed since it was taken, by what the kernel says of them: inode, size, time of modification.

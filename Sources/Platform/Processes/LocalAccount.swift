@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// The local facts that `ssh_config(5)` refers to: who runs this, and where their files are.

@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// What is sent to the server: bytes in memory, or a local file that is read piece by piece.
