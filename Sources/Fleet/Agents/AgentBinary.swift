@@ -58,7 +58,7 @@ package struct AgentBinary: Sendable {
         bytes = contents
         compressed = CompressedAgent(contents)
         size = contents.count
-        sha256 = Self.hex(Digest.sha256(contents))
+        sha256 = hexadecimal(Digest.sha256(contents))
         interpreter = image.interpreter
         libraries = image.neededLibraries
         libraryPaths = image.libraryPaths.filter { $0.hasPrefix("/") }
@@ -67,8 +67,4 @@ package struct AgentBinary: Sendable {
 
     /// The directory of this release: version and the beginning of the hash, so that two builds never mix.
     package var release: String { "\(AgentRelease.version)-\(sha256.prefix(12))" }
-
-    private static func hex(_ bytes: [UInt8]) -> String {
-        bytes.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
-    }
 }

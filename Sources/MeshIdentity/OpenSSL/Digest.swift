@@ -38,3 +38,9 @@ package enum Digest {
         return result
     }
 }
+
+/// Two digits a byte, in lower case.
+package func hexadecimal(_ bytes: some Sequence<UInt8>) -> String {
+    let digits = Array("0123456789abcdef".utf8)
+    return String(decoding: bytes.flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }, as: UTF8.self)
+}

@@ -191,8 +191,3 @@ extension Certificate: Hashable {
 
     public func hash(into hasher: inout Hasher) { hasher.combine(fingerprint) }
 }
-
-func hexadecimal(_ bytes: some Sequence<UInt8>) -> String {
-    let digits = Array("0123456789abcdef".utf8)
-    return String(decoding: bytes.flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] }, as: UTF8.self)
-}

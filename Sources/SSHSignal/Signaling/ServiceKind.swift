@@ -31,9 +31,6 @@ package struct ServiceName: Hashable, Sendable, CustomStringConvertible {
             description = "bootstrap-node"
             return
         }
-        let hash = Digest.sha256(Array(state.utf8)).prefix(4).map { byte in
-            String(byte >> 4, radix: 16) + String(byte & 15, radix: 16)
-        }
-        description = "bootstrap-node-\(hash.joined())"
+        description = "bootstrap-node-\(hexadecimal(Digest.sha256(Array(state.utf8)).prefix(4)))"
     }
 }

@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Platform
 
 /// Standard input and output as one byte stream, whatever they are.
 ///
@@ -18,19 +19,24 @@ package struct StandardStream {
         let written = AsyncStream<Void>.makeStream()
         stream = socket
         self.written = written.stream
-        startThread {
-            copy(from: STDIN_FILENO) { send(descriptor, $0, $1, Int32(MSG_NOSIGNAL)) }
-            // The end travels on; the other direction goes on.
-            shutdown(descriptor, Int32(SHUT_WR))
-        }
-        startThread {
-            let isWhole = copy(from: descriptor) { write(STDOUT_FILENO, $0, $1) }
-            // Whoever reads standard output sees its end at once; nobody to read it ends everything.
-            let nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC)
-            if nowhere >= 0 { dup2(nowhere, STDOUT_FILENO) }
-            if !isWhole { shutdown(descriptor, Int32(SHUT_RDWR)) }
-            written.continuation.yield()
-            written.continuation.finish()
+        do throws(SystemError) {
+            try startOwnThread {
+                copy(from: STDIN_FILENO) { send(descriptor, $0, $1, Int32(MSG_NOSIGNAL)) }
+                // The end travels on; the other direction goes on.
+                shutdown(descriptor, Int32(SHUT_WR))
+            }
+            try startOwnThread {
+                let isWhole = copy(from: descriptor) { write(STDOUT_FILENO, $0, $1) }
+                // Whoever reads standard output sees its end at once; nobody to read it ends everything.
+                let nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC)
+                if nowhere >= 0 { dup2(nowhere, STDOUT_FILENO) }
+                if !isWhole { shutdown(descriptor, Int32(SHUT_RDWR)) }
+                written.continuation.yield()
+                written.continuation.finish()
+            }
+        } catch {
+            socket.close()
+            throw StreamError.system(error.number, "start a thread for standard input and output")
         }
     }
 }
@@ -53,21 +59,4 @@ private func copy(from source: Int32, to sink: (UnsafeRawPointer, Int) -> Int) -
             }
         }
     }
-}
-
-private final class ThreadWork: Sendable {
-    let body: @Sendable () -> Void
-    init(_ body: @escaping @Sendable () -> Void) { self.body = body }
-}
-
-private let threadMain: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = { context in
-    if let context { Unmanaged<ThreadWork>.fromOpaque(context).takeRetainedValue().body() }
-    return nil
-}
-
-private func startThread(_ body: @escaping @Sendable () -> Void) {
-    var thread = pthread_t()
-    let result = pthread_create(&thread, nil, threadMain, Unmanaged.passRetained(ThreadWork(body)).toOpaque())
-    precondition(result == 0, "pthread_create failed: error \(result)")
-    pthread_detach(thread)
 }
