@@ -154,7 +154,7 @@ let package = Package(
             dependencies: ["MeshPolicy", "MeshNode", "TestPeers"],
             swiftSettings: settings
         ),
-        .testTarget(name: "MeshPathsTests", dependencies: ["MeshPaths", "TestPeers"], swiftSettings: settings),
+        .testTarget(name: "MeshPathsTests", dependencies: ["MeshPaths", "TestPeers", log], swiftSettings: settings),
         .testTarget(
             name: "MeshNodeTests",
             dependencies: ["MeshNode", "MeshPaths", "MeshPolicy", "YAML", "TestPeers", log],

@@ -44,8 +44,12 @@ import YAML
         #expect(settings.http2(for: .client).age.maximum == .seconds(7 * 86400))
         #expect(settings.http2(for: .client).age.drainTimeout == .seconds(8))
         #expect(settings.tls(for: .server).handshakeTimeout == .seconds(240))
-        #expect(settings.overflow.connectionsPerEndpoint == 8)
-        #expect(settings.overflow.idleTimeout == .seconds(5400))
+        let expectedGroup = ConnectionGroupDriver.Settings.path(
+            http2: settings.http2(for: .client),
+            connections: 9,
+            idleTimeout: .seconds(5400)
+        )
+        #expect(settings.group == expectedGroup)
     }
 
     @Test func noneIsNoLimit() throws {

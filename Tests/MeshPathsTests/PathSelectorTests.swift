@@ -73,6 +73,61 @@ extension PathID {
         )
     }
 
+    @Test func aPathThatNobodyUsesIsNotTriedAgainBeforeSomebodyWantsIt() {
+        var selector = PathSelector(paths: [.h2, .ssh])
+        _ = selector.wanted(now: 0)
+        _ = selector.cameUp(.h2, now: 1)
+        #expect(selector.wentDown(.h2, lost, isWanted: false, now: second) == [])
+        #expect(selector.nextDeadline == nil)
+        #expect(selector.wanted(now: 2 * second) == [.connect(.h2)])
+        #expect(
+            selector.cameUp(.h2, now: 3 * second) == [.use(.h2, instead: nil, reason: "no answer to PING")]
+        )
+    }
+
+    @Test func aPathAtRestComesBackWhenSomebodyWantsIt() {
+        var selector = PathSelector(paths: [.h2, .ssh])
+        _ = selector.wanted(now: 0)
+        _ = selector.cameUp(.h2, now: 1)
+        #expect(selector.rested(.h2, now: second) == [])
+        #expect(selector.inUse == nil && selector.nextDeadline == nil)
+        #expect(selector.wanted(now: 2 * second) == [.connect(.h2)])
+        #expect(selector.cameUp(.h2, now: 3 * second) == [.use(.h2, instead: nil, reason: "connected again")])
+    }
+
+    @Test func aPathAtRestThatDoesNotComeBackIsLeftForAWarmOne() {
+        var selector = PathSelector(paths: [.h2, .ssh])
+        _ = selector.wanted(now: 0)
+        _ = selector.tick(now: second)
+        _ = selector.cameUp(.h2, now: second)
+        _ = selector.cameUp(.ssh, now: second)
+        _ = selector.rested(.h2, now: 2 * second)
+        #expect(selector.wanted(now: 3 * second) == [.connect(.h2)])
+        #expect(
+            selector.wentDown(.h2, StreamError(.refused, "refused"), now: 4 * second)
+                == [.use(.ssh, instead: .h2, reason: "refused")]
+        )
+    }
+
+    @Test func aBetterPathThatDoesNotStayIsProbedMoreAndMoreSeldom() {
+        var selector = PathSelector(paths: [.h2, .ssh])
+        _ = selector.wanted(now: 0)
+        _ = selector.wentDown(.h2, lost, now: 1)
+        _ = selector.cameUp(.ssh, now: 2)
+        var now: UInt64 = 2
+        var pauses: [UInt64] = []
+        for _ in 0..<5 {
+            let retry = selector.nextDeadline ?? 0
+            pauses.append(retry - now)
+            now = retry
+            #expect(selector.tick(now: now) == [.connect(.h2)])
+            _ = selector.cameUp(.h2, now: now)
+            #expect(selector.rested(.h2, now: now) == [])
+            #expect(selector.inUse == .ssh)
+        }
+        #expect(pauses[4] > pauses[0])
+    }
+
     @Test func aBetterPathTakesOverOnlyAfterItProvedStable() {
         var selector = PathSelector(paths: [.h2, .ssh])
         _ = selector.wanted(now: 0)

@@ -125,8 +125,10 @@ public struct H2Configuration: Hashable, Sendable {
     /// How long a request may wait for its answer: the peer dials the destination meanwhile.
     public var requestTimeout: Duration = .seconds(15)
 
-    /// How many requests are sent before the peer's SETTINGS arrive (RFC 9113 §5.1.2 recommends servers to allow 100).
-    public var assumedPeerStreams = 100
+    /// How many requests a connection is given before the peer's SETTINGS arrive, which say how many it allows. One costs nobody a
+    /// round trip, and is refused by no server but one that takes none at all. More would be lost in a burst: RFC 9113 §5.1.2 lets
+    /// a client assume any number, but what the engine was given beyond the peer's limit waits inside of it until it times out.
+    public var assumedPeerStreams = 1
 
     /// The defaults.
     public init() {}

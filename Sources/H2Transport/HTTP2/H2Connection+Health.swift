@@ -27,6 +27,9 @@ extension H2Connection {
         }
     }
 
+    /// Whether an answer to ``probe(timeout:completion:)`` is awaited.
+    package var isBeingProbed: Bool { pings.hasProbe }
+
     private func sendPing(
         id: UInt64,
         acceptsAnyByte: Bool,
@@ -36,7 +39,7 @@ extension H2Connection {
         guard !isClosed, session != nil else {
             timer?.cancel()
             let error = StreamError(.closed, "the connection to \(peerDescription) is closed")
-            LoopCall(on: loop) { completion(.failure(error)) }
+            loop.later { completion(.failure(error)) }
             return
         }
         pings.append(

@@ -113,6 +113,10 @@ package final class H2Connection: StreamObserver, TurnTask {
     var age: ConnectionAge
     var timers = Timers()
     var exported: MetricsExport
+    /// The peer's SETTINGS have come: how many streams it allows is known.
+    var isSettled = false
+    /// Streams that were open, or being opened, when the connection ended.
+    private(set) var lostStreams = 0
 
     /// - Parameters:
     ///   - lower: A connected stream, its handshake done. The connection owns it and becomes its observer. Who the peer is, and
@@ -196,6 +200,9 @@ package final class H2Connection: StreamObserver, TurnTask {
     /// Streams that are open or being opened.
     package var streamCount: Int { streams.count }
 
+    /// A stream was opened.
+    var hasServed: Bool { counters.streamsOpened > 0 }
+
     /// How many more streams a client may open here now.
     package var availableStreams: Int {
         // nghttp2 may have read a GOAWAY that has not come up here yet.
@@ -255,7 +262,9 @@ package final class H2Connection: StreamObserver, TurnTask {
         case .closed(let stream, let code): closed(stream, code)
         case .goAway: receivedGoAway()
         case .pong(let id): receivedPong(id)
-        case .settings: delegate?.connectionHasCapacity(self)
+        case .settings:
+            isSettled = true
+            delegate?.connectionHasCapacity(self)
         case .overMemory: shed()
         }
     }
@@ -275,6 +284,7 @@ package final class H2Connection: StreamObserver, TurnTask {
         batch = InputBatch()
         let streams = self.streams
         self.streams = [:]
+        lostStreams = streams.count
         deadlines.removeAll()
         events.removeAll()
         heads.removeAll()

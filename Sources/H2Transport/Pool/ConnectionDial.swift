@@ -1,5 +1,3 @@
-import H2Transport
-import MeshIdentity
 package import Streams
 
 /// One attempt to get a connection to an endpoint: a stream that leads there, mutual TLS, HTTP/2, and where that is asked for a

@@ -4,9 +4,10 @@ public import Streams
 /// Keeps HTTP/2 connections to peers and shares each among the tunnels to that peer. Confined to its event loop.
 ///
 /// One dial is in flight for each endpoint at a time, and requests wait for it. A further connection is made when the peer
-/// allows no more streams on those there are, when all of them are stalled (``H2Configuration/Windows/stallTime``), and before one
-/// that has become too old is retired. A request that a connection refused without looking at it (GOAWAY, REFUSED_STREAM), or
-/// that was lost with its connection before it was answered, is repeated on another one; no other is ever repeated.
+/// allows no more streams on those there are, when all of them are stalled (``H2Connection/isWindowStalled``), and before one
+/// that has become too old is retired. A request that a
+/// connection refused without looking at it (GOAWAY, REFUSED_STREAM), or that was lost with its connection before it was answered,
+/// is repeated on another one; no other is ever repeated.
 ///
 /// A pool belongs to one loop, so that a program with several loops has a connection to a busy peer on each: no stream hops
 /// between threads, and no core is the limit of all.
@@ -68,18 +69,14 @@ public final class H2ClientPool {
     package let configuration: Configuration
     /// Told of every change, on the loop.
     package var onChange: ((H2Endpoint.Key, Change) -> Void)?
-    package internal(set) var counters = Counters()
-    /// What is trusted now, where that has changed since connections were made: those to a peer whose certificate is revoked in it are cut, and
-    /// none is used that a handshake with the trust of its beginning brings.
+    package var counters: Counters { groups.values.reduce(into: pastCounters) { $0.add($1.counters) } }
+    /// See ``ConnectionGroupDriver/trust``.
     package var trust: TrustBundleSet? {
-        didSet {
-            guard let trust, oldValue.map({ !trust.hasSameRevocations(as: $0) }) ?? true else { return }
-            var all: [H2Connection] = []
-            forEachConnection { all.append($0) }
-            for connection in all { connection.end(ifRevokedIn: trust) }
-        }
+        didSet { for group in groups.values { group.trust = trust } }
     }
-    private var members: [H2Endpoint.Key: PoolMember] = [:]
+    private var groups: [H2Endpoint.Key: ConnectionGroupDriver] = [:]
+    /// Of groups that are gone.
+    private var pastCounters = Counters()
 
     /// - Throws: ``Streams/StreamError`` when the configuration is not valid.
     public init(on loop: EventLoop, configuration: Configuration = .defaults) throws(StreamError) {
@@ -91,38 +88,85 @@ public final class H2ClientPool {
     /// Opens a tunnel over a connection to `endpoint`, made now where there is none. `completion` is called once, on the loop
     /// and never from inside this call.
     public func openStream(_ request: ConnectRequest, to endpoint: H2Endpoint, completion: @escaping Completion) {
-        let member =
-            members[endpoint.key]
-            ?? {
-                let member = PoolMember(endpoint, of: self)
-                members[endpoint.key] = member
-                return member
-            }()
-        member.open(request, completion)
+        let group = groups[endpoint.key] ?? makeGroup(endpoint)
+        group.open(request, completion: completion)
+    }
+
+    private func makeGroup(_ endpoint: H2Endpoint) -> ConnectionGroupDriver {
+        let settings = ConnectionGroupDriver.Settings(
+            http2: configuration.http2,
+            firstAnswer: nil,
+            rules: configuration.rules,
+            repeatsRequests: true
+        )
+        let group = ConnectionGroupDriver(to: endpoint, settings: settings, on: loop)
+        group.trust = trust
+        let key = endpoint.key
+        group.onEvent = { [unowned self, unowned group] event in
+            switch event {
+            case .connected(let connection): onChange?(key, .connected(connection))
+            case .failed(let error): onChange?(key, .failed(error))
+            case .draining(let connection): onChange?(key, .draining(connection))
+            case .disconnected(let connection, let reason): onChange?(key, .disconnected(connection, reason))
+            case .unused: forget(group)
+            case .up, .down, .idle: break
+            }
+        }
+        groups[key] = group
+        return group
+    }
+
+    private func forget(_ group: ConnectionGroupDriver) {
+        guard groups[group.endpoint.key] === group else { return }
+        groups[group.endpoint.key] = nil
+        pastCounters.add(group.counters)
     }
 
     /// The connections to an endpoint that take streams.
     package func connections(to key: H2Endpoint.Key) -> [H2Connection] {
-        members[key]?.connections.filter { !$0.isDraining } ?? []
+        groups[key]?.connections.filter { !$0.isDraining } ?? []
     }
 
     /// Every connection there is, also those that take no more streams.
     package func forEachConnection(_ body: (H2Connection) -> Void) {
-        for member in members.values { member.connections.forEach(body) }
+        for group in groups.values { group.connections.forEach(body) }
     }
 
     /// Closes idle connections, and lets the others end with their streams, until `deadline`.
     public func drain(deadline: Duration) {
-        for member in members.values { member.drain(deadline: deadline) }
+        for group in groups.values { group.drain(deadline: deadline) }
     }
 
     /// Cuts everything.
     public func close() {
-        for member in members.values { member.close() }
-        members = [:]
+        let before = groups
+        groups = [:]
+        for group in before.values {
+            group.close()
+            pastCounters.add(group.counters)
+        }
     }
+}
 
-    func forget(_ member: PoolMember) {
-        if members[member.endpoint.key] === member { members[member.endpoint.key] = nil }
+extension H2ClientPool.Configuration {
+    fileprivate var rules: ConnectionGroupDriver.Settings.Rules {
+        var rules = ConnectionGroupDriver.Settings.Rules()
+        rules.connections = connectionsPerEndpoint
+        rules.waitingRequests = waitingRequests
+        rules.attempts = attempts
+        rules.idleTimeout = idleTimeout
+        rules.settlingTime = http2.requestTimeout
+        return rules
+    }
+}
+
+extension H2ClientPool.Counters {
+    fileprivate mutating func add(_ other: Self) {
+        connected += other.connected
+        failedDials += other.failedDials
+        overflows += other.overflows
+        replacements += other.replacements
+        idleCloses += other.idleCloses
+        repeatedRequests += other.repeatedRequests
     }
 }

@@ -15,6 +15,7 @@ struct PingQueue {
     private var lastID: UInt64 = 0
 
     var isEmpty: Bool { entries.isEmpty }
+    var hasProbe: Bool { entries.contains(where: \.acceptsAnyByte) }
 
     mutating func nextID() -> UInt64 {
         lastID += 1

@@ -70,6 +70,8 @@ struct PathSelector {
     private let timing: Timing
     /// Why the path before was left; becomes the reason of the next ``Action/use(_:instead:reason:)``.
     private var lost: (PathID, String)?
+    /// Was in use, until it was let go because nobody needed it.
+    private var resting: PathID?
 
     /// - Parameter paths: In order of preference; at least one.
     init(paths: [PathID], timing: Timing = Timing()) {
@@ -101,7 +103,9 @@ struct PathSelector {
     }
 
     /// A path could not be established, or was lost.
-    mutating func wentDown(_ path: PathID, _ error: StreamError, now: UInt64) -> [Action] {
+    ///
+    /// - Parameter isWanted: Somebody used it, or waits: where it was in use and no other one is up, it is tried again at once.
+    mutating func wentDown(_ path: PathID, _ error: StreamError, isWanted: Bool = true, now: UInt64) -> [Action] {
         guard let index = index(of: path) else { return [] }
         if error.code == .authentication || refusal?.path == path {
             return refuse(path, error.code == .authentication ? error : refusal?.error ?? error, now: now)
@@ -117,20 +121,42 @@ struct PathSelector {
             inUse = nil
             lost = (path, error.message)
             if let next = candidates.firstIndex(where: \.isUp) { return use(next, now: now) }
+            guard isWanted else { return [] }
             // A server that restarted is back at once; the next path follows after the head start, or when this fails.
             candidates[index].state = .trying(since: now)
             return [.connect(path)]
         }
         guard inUse == nil else { return [] }
+        if resting == path {
+            resting = nil
+            lost = (path, error.message)
+        }
         let actions = tryNext(after: index, now: now)
         if actions.isEmpty && !candidates.contains(where: \.isTrying) { return [.unreachable(summary)] }
         return actions
+    }
+
+    /// The peer has let go of a path that nobody used. It is no failure, and no reason to move to another path; nor is it a reason to
+    /// dial: the next stream does, when somebody wants one.
+    mutating func rested(_ path: PathID, now: UInt64) -> [Action] {
+        guard let index = index(of: path), refusal == nil else { return [] }
+        guard inUse == path else {
+            // A better path that does not stay is not to be had at every moment.
+            if case .up = candidates[index].state { candidates[index].failures += 1 }
+            candidates[index].state = .waiting(until: now &+ pause(after: candidates[index].failures))
+            return []
+        }
+        candidates[index].state = .idle
+        inUse = nil
+        resting = path
+        return []
     }
 
     /// Nobody has used any path for a while, and all were let go: the next stream starts anew.
     mutating func released() {
         guard refusal == nil else { return }
         for index in candidates.indices where candidates[index].isUp { candidates[index].state = .idle }
+        resting = inUse ?? resting
         inUse = nil
         lost = nil
     }
@@ -204,31 +230,34 @@ struct PathSelector {
 
     private mutating func use(_ index: Int, now: UInt64) -> [Action] {
         let path = candidates[index].path
-        let previous = inUse ?? lost?.0
+        let previous = inUse ?? lost?.0 ?? resting
         let reason: String
         if let lost {
             reason = lost.1
+        } else if inUse == nil, let resting {
+            reason = resting == path ? "connected again" : "\(resting) was let go, and has not answered yet"
         } else if previous == nil {
             reason = "first path that answered"
         } else {
             reason = "\(path) is back and stable"
         }
         lost = nil
+        resting = nil
         inUse = path
         return [.use(path, instead: previous == path ? nil : previous, reason: reason)]
     }
 
-    /// Starts the next candidate that is not being tried already.
+    /// Starts the next candidate that is not being tried already, or takes it where it is up.
     private mutating func tryNext(after index: Int?, now: UInt64) -> [Action] {
         let start = index.map { $0 + 1 } ?? 0
-        guard let next = candidates.indices[start...].first(where: { !candidates[$0].isTrying && !candidates[$0].isUp })
-        else { return [] }
+        guard let next = candidates.indices[start...].first(where: { !candidates[$0].isTrying }) else { return [] }
+        guard !candidates[next].isUp else { return use(next, now: now) }
         candidates[next].state = .trying(since: now)
         return [.connect(candidates[next].path)]
     }
 
     private func hasUntried(after index: Int) -> Bool {
-        candidates[(index + 1)...].contains { !$0.isTrying && !$0.isUp }
+        candidates[(index + 1)...].contains { !$0.isTrying }
     }
 
     private func isStable(_ index: Int, now: UInt64) -> Bool {

@@ -8,8 +8,8 @@ import Streams
 /// its event loop.
 ///
 /// ```
-///   idle ── establish ──→ dialling, or waiting for the peer ──→ up ── lost ──→ idle
-///    ↑                            │ failed: onDown               │ onDown        release, reset: back to idle
+///   idle ── establish ──→ dialling, or waiting for the peer ──→ up ── lost, let go by the peer ──→ idle
+///    ↑                            │ failed: down                 │ down, rest      release, reset: back to idle
 ///    └────────────────────────────┴───────────────────────────────┘
 /// ```
 ///
@@ -45,8 +45,10 @@ protocol PathSource: AnyObject {
 struct PathEvents {
     /// The path can carry streams: its real handshake has been made.
     var up: () -> Void = {}
-    /// It could not be established, or was lost.
-    var down: (StreamError) -> Void = { _ in }
+    /// It could not be established, or was lost. With it, whether streams were open on it, or somebody waited.
+    var down: (StreamError, Bool) -> Void = { _, _ in }
+    /// The peer let go of it while nobody used it: ``PathSource/establish()`` brings it back when somebody does.
+    var rest: () -> Void = {}
     /// No stream has used it for the idle timeout.
     var idle: () -> Void = {}
 }

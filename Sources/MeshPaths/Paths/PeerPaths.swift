@@ -96,7 +96,8 @@ package final class PeerPaths {
             guard let source = makeSource(way, context) else { continue }
             source.events = PathEvents(
                 up: { [weak self] in self?.cameUp(way.id) },
-                down: { [weak self] error in self?.wentDown(way.id, error) },
+                down: { [weak self] error, wasUsed in self?.wentDown(way.id, error, wasUsed: wasUsed) },
+                rest: { [weak self] in self?.rested(way.id) },
                 idle: { [weak self] in self?.releaseIfIdle() }
             )
             sources[way.id] = source
@@ -196,10 +197,20 @@ package final class PeerPaths {
 
     private func cameUp(_ path: PathID) { perform(selector.cameUp(path, now: loop.now)) }
 
-    private func wentDown(_ path: PathID, _ error: StreamError) {
+    private func wentDown(_ path: PathID, _ error: StreamError, wasUsed: Bool) {
         logger.debug("path down", metadata: ["peer": "\(access.name)", "path": "\(path)", "reason": "\(error)"])
-        perform(selector.wentDown(path, error, now: loop.now))
+        perform(selector.wentDown(path, error, isWanted: wasUsed || isUsed, now: loop.now))
     }
+
+    /// The peer has let go of a path. Where nobody uses another one either, everything is let go, as after ``ConnectionSettings/idleTimeout``.
+    private func rested(_ path: PathID) {
+        logger.debug("path at rest", metadata: ["peer": "\(access.name)", "path": "\(path)"])
+        perform(selector.rested(path, now: loop.now))
+        if selector.inUse == nil, settings.idleTimeout != nil { releaseIfIdle() }
+    }
+
+    /// Somebody waits for a stream, or has one.
+    private var isUsed: Bool { !waiting.isEmpty || sources.values.contains { $0.streamCount > 0 } }
 
     private func perform(_ actions: [PathSelector.Action]) {
         guard !isShutDown else { return }
@@ -245,7 +256,7 @@ package final class PeerPaths {
         }
     }
 
-    private func lowerDialer(_ reach: PathWay.Reach) -> TunnelPath.LowerDialer {
+    private func lowerDialer(_ reach: PathWay.Reach) -> TunnelSource.LowerDialer {
         switch reach {
         case .tunnel(let addresses):
             let (loop, first) = (loop, settings)
@@ -267,12 +278,14 @@ package final class PeerPaths {
             return { dialer.dial($0) }
         case .ssh: break
         }
-        return { $0(.failure(StreamError(.unreachable, "there is no SSH login"))) }
+        return { [loop] completion in
+            loop.later { completion(.failure(StreamError(.unreachable, "there is no SSH login"))) }
+        }
     }
 
     /// Peers that nobody talks to cost no connection, and no PING every few seconds.
     private func releaseIfIdle() {
-        guard waiting.isEmpty, users.isEmpty, sources.values.allSatisfy({ $0.streamCount == 0 }) else { return }
+        guard !isUsed, users.isEmpty else { return }
         selector.released()
         for source in sources.values { source.release() }
         sessions?.disconnect()

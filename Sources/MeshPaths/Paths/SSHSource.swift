@@ -16,7 +16,7 @@ final class SSHSource: PathSource {
     init(over sessions: SessionPool) {
         self.sessions = sessions
         // Tunnels inside of a session notice by themselves.
-        sessions.onEnd = { [weak self] error in self?.events.down(error) }
+        sessions.onEnd = { [weak self] error in self?.down(error) }
     }
 
     var peer: SPIFFEID? { nil }
@@ -30,10 +30,12 @@ final class SSHSource: PathSource {
         sessions.connect { [weak self] result in
             switch result {
             case .success: self?.events.up()
-            case .failure(let error): self?.events.down(error)
+            case .failure(let error): self?.down(error)
             }
         }
     }
+
+    private func down(_ error: StreamError) { events.down(error, streamCount > 0) }
 
     func open(
         to authority: Authority,

@@ -3,22 +3,40 @@ import MeshIdentity
 import Platform
 import Streams
 
-/// `h2` and `h2-over-ssh`: mutual TLS and HTTP/2 over whatever stream leads to the peer. Confined to its event loop.
+/// `h2` and `h2-over-ssh`: mutual TLS and HTTP/2 over whatever stream leads to the peer, be it a TCP connection or an SSH channel.
+/// Confined to its event loop.
 ///
-/// The one place of the paths that knows ``TunnelPath``.
+/// Which connection takes a stream, and when another one is made, is for its ``H2Transport/ConnectionGroup`` to say; this asks
+/// connections that owe bytes whether they still live, and tells what becomes of the path. It counts as up when a PING came
+/// back: only then has the peer accepted this side's certificate (TLS 1.3 tells a client by its first read) and shown that it
+/// speaks HTTP/2.
 final class TunnelSource: PathSource {
-    var events = PathEvents()
+    /// Connects to where the peer's HBONE server is. Calls back once, on the loop.
+    typealias LowerDialer = (@escaping (Result<ByteStream, StreamError>) -> Void) -> Void
 
-    private let dialLower: TunnelPath.LowerDialer
+    var events = PathEvents()
+    private(set) var peer: SPIFFEID?
+
+    private let dialLower: LowerDialer
     private let expectation: PeerExpectation
     private let loop: EventLoop
     private var context: TLSContext
     private var settings: ConnectionSettings
     /// Made when it is wanted first, and after ``reset()``.
-    private var tunnel: TunnelPath?
+    private var group: ConnectionGroupDriver?
+    /// Counts connections that were lost: tells whether a request failed because its connection did.
+    private var losses = 0
+    private var monitor: LoopTimer?
+
+    /// How long a connection that owes bytes may be silent before it is asked: looked at that often, it is asked 0.3 to 0.6 s
+    /// after its last byte.
+    private static let silence: Duration = .milliseconds(300)
+    /// How long it may take to answer at least. A peer that is merely busy must not be taken for a black hole; together with
+    /// the silence, one is found within 1.5 s.
+    private static let shortestAnswer: Duration = .milliseconds(900)
 
     init(
-        over dialLower: @escaping TunnelPath.LowerDialer,
+        over dialLower: @escaping LowerDialer,
         context: TLSContext,
         expecting expectation: PeerExpectation,
         settings: ConnectionSettings,
@@ -29,64 +47,103 @@ final class TunnelSource: PathSource {
         self.expectation = expectation
         self.settings = settings
         self.loop = loop
+        monitor = LoopTimer(on: loop) { [weak self] in self?.checkSilence() }
     }
 
-    var peer: SPIFFEID? { tunnel?.peer }
-    var streamCount: Int { tunnel?.streamCount ?? 0 }
+    var streamCount: Int { group?.streamCount ?? 0 }
+
+    // MARK: The path
 
     func establish() {
-        let tunnel = tunnel ?? makeTunnel()
-        self.tunnel = tunnel
-        tunnel.connect()
+        let group = group ?? makeGroup()
+        self.group = group
+        group.establish()
     }
 
-    private func makeTunnel() -> TunnelPath {
-        let tunnel = TunnelPath(
-            over: dialLower,
-            context: context,
-            expecting: expectation,
-            settings: settings,
-            on: loop
-        )
-        tunnel.onUp = { [weak self] in self?.events.up() }
-        tunnel.onDown = { [weak self] error in self?.events.down(error) }
-        tunnel.onIdle = { [weak self] in self?.events.idle() }
-        return tunnel
+    private func makeGroup() -> ConnectionGroupDriver {
+        let group = ConnectionGroupDriver(to: endpoint, settings: settings.group, on: loop)
+        group.trust = context.trust
+        group.onEvent = { [weak self] in self?.handle($0) }
+        return group
     }
 
-    func open(
-        to authority: Authority,
-        headers: HeaderFields,
-        completion: @escaping (Result<ByteStream, PathFailure>) -> Void
-    ) {
-        guard let tunnel else { return completion(.failure(.pathLost(nil))) }
-        let losses = tunnel.losses
-        let loop = loop
-        tunnel.open(ConnectRequest(to: authority, headers: headers)) { result in
-            switch result {
-            case .success(let stream): completion(.success(stream))
-            case .failure(let failure):
-                // Whether the path died under the request is known once the connection has reported its end. Without an answer
-                // none of the stream's bytes has been sent, so that another path may ask again.
-                loop.later {
-                    let pathWasLost = failure.response == nil && tunnel.losses != losses
-                    let mayAskAgain = failure.isRetryable || pathWasLost
-                    completion(.failure(mayAskAgain ? .pathLost(failure.error) : .refused(failure.error)))
-                }
-            }
+    private var endpoint: H2Endpoint {
+        .over("path", context: context, expecting: expectation) { [dialLower] in dialLower($1) }
+    }
+
+    private func handle(_ event: ConnectionGroupDriver.Event) {
+        switch event {
+        case .connected(let connection): peer = connection.peer
+        case .disconnected(_, let reason): if reason != nil { losses += 1 }
+        case .up: events.up()
+        case .down(let reason?, let wasUsed): events.down(reason, wasUsed)
+        case .down(nil, _): events.rest()
+        case .idle: events.idle()
+        case .failed, .draining, .unused: break
         }
     }
 
     func use(_ context: TLSContext, _ settings: ConnectionSettings) {
         self.context = context
         self.settings = settings
-        tunnel?.use(context, settings)
+        guard let group else { return }
+        group.use(endpoint, settings.group)
+        // What the peer proved stays proved, unless it was revoked.
+        group.trust = context.trust
     }
 
-    func release() { tunnel?.release() }
+    func release() { reset() }
 
     func reset() {
-        tunnel?.close()
-        tunnel = nil
+        monitor?.cancel()
+        let former = group
+        group = nil
+        former?.onEvent = { _ in }
+        former?.close(StreamError(.closed, "the path was closed"))
+    }
+
+    // MARK: Streams
+
+    func open(
+        to authority: Authority,
+        headers: HeaderFields,
+        completion: @escaping (Result<ByteStream, PathFailure>) -> Void
+    ) {
+        guard let group, group.isUp else {
+            return loop.later { completion(.failure(.pathLost(StreamError(.closed, "the path is down")))) }
+        }
+        let before = losses
+        group.open(ConnectRequest(to: authority, headers: headers)) { [self] result in
+            switch result {
+            case .success(let stream): completion(.success(stream))
+            case .failure(let failure):
+                // Whether the connection died under the request is known once it has reported its end. Without an answer none
+                // of the stream's bytes has been sent, so that another path may ask again.
+                loop.later { [self] in
+                    let mayAskAgain = failure.isRetryable || failure.response == nil && losses != before
+                    completion(.failure(mayAskAgain ? .pathLost(failure.error) : .refused(failure.error)))
+                }
+            }
+        }
+        if monitor?.isScheduled == false { monitor?.schedule(after: Self.silence) }
+    }
+
+    /// Runs while streams are open. Silence alone is no reason to ask: an idle stream owes nothing, and a device's battery
+    /// pays for each PING. Silence after something was sent is.
+    private func checkSilence() {
+        guard let group else { return }
+        var isUsed = false
+        for connection in group.connections where !connection.isDraining && connection.streamCount > 0 {
+            isUsed = true
+            guard !connection.isBeingProbed, connection.lastSent > connection.lastReceived,
+                loop.now &- connection.lastReceived >= Self.silence.nanoseconds
+            else { continue }
+            let timeout = max(Self.shortestAnswer, (connection.roundTripTime ?? .zero) * 4)
+            connection.probe(timeout: timeout) { isAlive in
+                guard !isAlive else { return }
+                connection.abort(StreamError(.timedOut, "no answer to PING within \(timeout)"))
+            }
+        }
+        if isUsed { monitor?.schedule(after: Self.silence) }
     }
 }

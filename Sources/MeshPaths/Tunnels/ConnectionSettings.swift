@@ -45,12 +45,8 @@ extension ConnectionSettings {
         return options
     }
 
-    /// For the connections that a path has beside its first one.
-    package var overflow: H2ClientPool.Configuration {
-        var configuration = H2ClientPool.Configuration.defaults
-        configuration.http2 = http2(for: .client)
-        configuration.idleTimeout = idleTimeout ?? .seconds(300)
-        configuration.connectionsPerEndpoint = max(1, perPeer - 1)
-        return configuration
+    /// For the connections of a path to a peer.
+    package var group: ConnectionGroupDriver.Settings {
+        .path(http2: http2(for: .client), connections: perPeer, idleTimeout: idleTimeout)
     }
 }

@@ -64,7 +64,7 @@ package enum TunnelProbe {
                 let attempt = ConnectionDial(
                     to: endpoint,
                     configuration: .defaults,
-                    firstAnswer: TunnelPath.firstAnswer,
+                    firstAnswer: ConnectionGroupDriver.Settings.firstAnswerOfPath,
                     on: loop
                 )
                 attempt.start { result in

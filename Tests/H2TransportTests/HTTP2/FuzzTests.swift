@@ -109,7 +109,10 @@ import Testing
                 let (second, serverSide) = MemoryStream.pair(on: loop, capacity: 1 << 20)
                 self.clientSide = clientSide
                 self.serverSide = serverSide
-                pair = try H2Pair(first, second)
+                // All are asked for at once.
+                var client = H2Configuration.defaults
+                client.assumedPeerStreams = Recording.payloads.count
+                pair = try H2Pair(first, second, client: client)
                 pair.serverEvents.onRequest = { [unowned self] pending in
                     let count = Recording.payloads[pending.destination.description] ?? 0
                     guard let stream = pending.accept(headers: ["baggage": "service.name=fuzz"]) else { return }
@@ -180,6 +183,7 @@ import Testing
             self.resets = resets
             fuzzer = Pieces(state: seed)
             var configuration = H2Configuration.defaults
+            configuration.assumedPeerStreams = Recording.payloads.count
             configuration.limits.memory = 64 << 20
             configuration.memory = H2MemoryBudget(limit: 1 << 30)
             connection = try H2Connection(

@@ -174,6 +174,23 @@ import Testing
         #expect(metrics.counterTotal(label: "bootstrap_h2_send_window_stalls_total", dimensions: dimensions) >= 1)
     }
 
+    @Test(
+        "a burst before the server has said how many streams it allows: all are served, on as many connections as it takes"
+    )
+    func burst() async throws {
+        var server = HBONEServer.Configuration.defaults
+        server.http2.limits.concurrentStreams = 10
+        var pool = H2ClientPool.Configuration.defaults
+        pool.http2.requestTimeout = .seconds(5)
+        try await withMesh(server: server, pool: pool) { _, user, echo in
+            try await user { for _ in 0..<40 { $0.open(echo.authority) } }
+            try await user.until("every tunnel opens") { $0.streams.count + $0.failures.count == 40 }
+            let (failures, connections) = try await user { ($0.failures, $0.connected) }
+            #expect(failures == [])
+            #expect(connections == 4)
+        }
+    }
+
     @Test("a certificate that the server refuses fails the request, and is not tried again")
     func refusedCertificate() async throws {
         try await withLoop { loop in

@@ -1,0 +1,415 @@
+import Streams
+
+/// What a ``ConnectionGroup`` has to know of a connection.
+protocol GroupedConnection: AnyObject {
+    /// How many more streams the peer allows on it now.
+    var availableStreams: Int { get }
+    /// Streams that are open or being opened.
+    var streamCount: Int { get }
+    /// Takes no more streams.
+    var isDraining: Bool { get }
+    /// A new stream would wait behind what the peer does not read.
+    var isWindowStalled: Bool { get }
+    /// The peer's SETTINGS have come: how many streams it allows is known.
+    var isSettled: Bool { get }
+    /// A stream was opened on it.
+    var hasServed: Bool { get }
+}
+
+/// The connections that lead to one place, and the requests that wait for one: which connection takes a stream, when another one
+/// is made, when one is let go. The rules only, for ``ConnectionGroupDriver`` to carry out: no I/O, no clock; every time is on the
+/// loop's clock.
+///
+/// ```
+///   admit ──→ a connection with room: start
+///     └─ none: waiting ── start, when one has room
+///               ↑  └─ dial: one at a time
+///               └── refused unseen, or lost: requeue, at most `attempts` times
+/// ```
+///
+/// - A stream goes to the first connection that has room and whose window is not stalled, so that those behind it become idle.
+/// - Another one is made when there is none for a request that waits, up to a limit. Nothing is dialled for nobody; but a group
+///   that is ``Keeping/ready(askAfter:)`` replaces one that its peer drains while streams are open on it.
+/// - How many streams a peer allows is not known before its SETTINGS. Until then a connection takes as many as
+///   ``H2Configuration/assumedPeerStreams``, which is one: what else there is waits here, and not inside of the engine, where it
+///   could not be given to another connection any more. Nor is another connection made meanwhile. Without SETTINGS the
+///   connection is given up after ``Rules/settlingTime``.
+/// - A connection that is too old stays in use until the one that replaces it is up. One without streams is let go.
+/// - A connection that ends before it has carried a stream counts as an attempt of everybody who waits, and the next one is made
+///   after a pause, see ``DialBackoff``.
+/// - Where the last connection of a group that is kept ready is lost, who waits is told at once: its owner knows another way.
+struct ConnectionGroup<Connection: GroupedConnection, Request> {
+    /// What becomes of the last connection when nobody uses it.
+    enum Keeping: Hashable, Sendable {
+        /// Closed, as any other.
+        case nothing
+        /// Its owner is asked, again and again after this time; nil: it stays.
+        case ready(askAfter: Duration?)
+    }
+
+    struct Rules: Hashable, Sendable {
+        /// Connections at once, those aside that take no more streams or are being replaced; at least 1.
+        var connections = 16
+        var waitingRequests = 4096
+        /// How often a request is tried where that does no harm.
+        var attempts = 4
+        /// A connection without streams is closed after this time.
+        var idleTimeout: Duration = .seconds(300)
+        var keeping = Keeping.nothing
+        /// How long a peer may take to send SETTINGS.
+        var settlingTime: Duration = .seconds(15)
+    }
+
+    struct Waiting {
+        let request: Request
+        var attempts = 0
+        /// Has refused it: another one is asked, where there can be another.
+        var refuser: Connection?
+    }
+
+    /// How the last connection went.
+    struct Loss {
+        var reason: StreamError?
+        /// Streams were open, or somebody waited.
+        var wasUsed = false
+    }
+
+    enum Admission {
+        case start(Connection)
+        /// ``next(now:)`` says when.
+        case waits
+        /// So many wait already.
+        case tooMany(Int)
+    }
+
+    /// What is to be done.
+    enum Step {
+        case start(Waiting, on: Connection)
+        case fail(Request, StreamError)
+        /// Answered by ``dialed(_:now:)`` or ``dialFailed(_:now:)``.
+        case dial
+        /// Its replacement is up.
+        case retire(Connection)
+        /// Nobody uses it: for a while, or it is too old.
+        case close(Connection, isIdle: Bool)
+        /// Its peer has sent no SETTINGS.
+        case giveUp(Connection)
+        /// Nobody has used the group for a while: may it be let go?
+        case askOwner
+        /// No connection takes streams, none is being made and nobody waits for one. Without a reason the peer has let go.
+        case down(Loss)
+    }
+
+    private struct Member {
+        enum Age { case young, tooOld, replaced }
+
+        let connection: Connection
+        let since: UInt64
+        /// Since when it has had no stream, at least.
+        var idleSince: UInt64
+        var age = Age.young
+        /// This side lets it go, or it has been accounted for: its end says nothing more about the peer.
+        var isSpent = false
+
+        var isUsable: Bool { !connection.isDraining }
+        var isBarren: Bool { !connection.hasServed }
+    }
+
+    private enum Standing: Hashable {
+        /// Nobody asked for it, or it was told that it is down.
+        case released
+        /// The owner wants a connection, whoever waits.
+        case sought
+        case up
+        /// Down, which has to be told.
+        case lost
+    }
+
+    var rules: Rules
+    private var members: [Member] = []
+    private var waiting = RequestQueue<Waiting>()
+    private var failed = RequestQueue<(Request, StreamError)>()
+    private var isDialing = false
+    private var standing = Standing.released
+    private var loss = Loss()
+    /// The last connection is drained by its peer, with streams open: whoever has them will want more.
+    private var wantsReplacement = false
+    /// When the next attempt to replace a connection that is too old may be made.
+    private var replacesAt: UInt64 = 0
+    private var backoff = DialBackoff()
+    private var isClosed = false
+
+    /// Pause before another attempt to replace a connection that has become too old, and still works.
+    static var replacementPause: Duration { .seconds(60) }
+
+    init(_ rules: Rules) { self.rules = rules }
+
+    // MARK: What there is
+
+    var connections: [Connection] { members.map(\.connection) }
+    /// Nothing is left, and nothing is under way.
+    var isUnused: Bool { members.isEmpty && waiting.isEmpty && failed.isEmpty && !isDialing }
+    /// A connection takes streams, or is made for those who wait.
+    var isUp: Bool { standing == .up }
+    /// Streams that are open or being opened.
+    var streamCount: Int { members.reduce(waiting.count) { $0 + $1.connection.streamCount } }
+    /// One that is too old waits for its replacement.
+    var isReplacing: Bool { members.contains { $0.age == .tooOld } }
+    /// A connection takes streams.
+    var hasUsable: Bool { members.contains(where: \.isUsable) }
+
+    /// The peer ends one connection after the other before it has carried a stream.
+    private var isFutile: Bool { backoff.failures >= rules.attempts }
+
+    // MARK: Requests
+
+    /// A request comes in; the caller starts it where there is a connection for it.
+    mutating func admit(_ request: Request, now: UInt64) -> Admission {
+        if waiting.isEmpty, let connection = connection(besides: nil, now: now) { return .start(connection) }
+        guard waiting.count < rules.waitingRequests else { return .tooMany(waiting.count) }
+        waiting.append(Waiting(request: request))
+        return .waits
+    }
+
+    /// A request could not be served by `connection`, without harm: it waits again. Returns false where it was tried often enough.
+    mutating func requeue(_ item: Waiting, refusedBy connection: Connection) -> Bool {
+        guard !isClosed, item.attempts + 1 < rules.attempts else { return false }
+        var again = item
+        again.attempts += 1
+        again.refuser = connection
+        waiting.append(again)
+        return true
+    }
+
+    private func connection(besides refuser: Connection?, now: UInt64) -> Connection? {
+        var second: Connection?
+        for member in members where member.connection.availableStreams > 0 {
+            let isGood = !member.connection.isWindowStalled
+            if isGood && member.connection !== refuser { return member.connection }
+            if second == nil || isGood { second = member.connection }
+        }
+        // A better one may come.
+        if second != nil, isDialing || isSettling || mayDial(now: now) { return nil }
+        return second
+    }
+
+    private func mayDial(now: UInt64) -> Bool {
+        let inUse = members.count { $0.isUsable && $0.age == .young }
+        return !isClosed && now >= backoff.notBefore && inUse < rules.connections
+    }
+
+    /// A connection is about to say how many streams it takes.
+    private var isSettling: Bool { members.contains { $0.isUsable && !$0.connection.isSettled } }
+
+    // MARK: Events
+
+    /// The owner wants a connection, whether or not anybody waits for one.
+    mutating func seek() {
+        if standing == .released { standing = .sought }
+    }
+
+    /// Returns whether the group comes up by it.
+    mutating func dialed(_ connection: Connection, now: UInt64) -> Bool {
+        defer { standing = .up }
+        isDialing = false
+        wantsReplacement = false
+        loss = Loss()
+        for index in members.indices where members[index].age == .tooOld { members[index].age = .replaced }
+        members.append(Member(connection: connection, since: now, idleSince: now))
+        return standing != .up
+    }
+
+    mutating func dialFailed(_ error: StreamError, now: UInt64) {
+        isDialing = false
+        if hasUsable {
+            // Those who wait get a stream there, or when one ends.
+            backoff.failed(now: now, upSince: oldest)
+            if isReplacing { replacesAt = now &+ Self.replacementPause.nanoseconds }
+            for index in 0..<waiting.count { waiting[index].refuser = nil }
+        } else if error.code == .draining {
+            // Taken with the peer's last breath: it may be restarting.
+            loss = Loss(reason: error, wasUsed: streamCount > 0)
+            cameToNothing(error, of: nil, now: now)
+            if waiting.isEmpty && isFutile { lose(loss) }
+        } else {
+            lose(Loss(reason: error, wasUsed: streamCount > 0))
+        }
+    }
+
+    /// The peer takes no more streams on it, or this side has retired it.
+    mutating func drained(_ connection: Connection, now: UInt64) {
+        guard let index = index(of: connection) else { return }
+        let error = StreamError(.draining, "the peer takes no more streams")
+        account(for: index, error, now: now)
+        members[index].age = .young
+        guard !hasUsable else { return }
+        loss = Loss(reason: isFutile ? error : nil, wasUsed: connection.streamCount > 0)
+        wantsReplacement = loss.wasUsed && rules.keeping != .nothing
+    }
+
+    /// - Parameter lostStreams: Those that were open when it ended.
+    mutating func ended(_ connection: Connection, _ error: StreamError?, lostStreams: Int, now: UInt64) {
+        guard let index = index(of: connection) else { return }
+        let wasSpent = members[index].isSpent
+        let reason = error ?? StreamError(.draining, "the peer closed the connection")
+        account(for: index, reason, now: now)
+        members.remove(at: index)
+        guard !wasSpent, !hasUsable else { return }
+        loss = Loss(reason: error ?? (isFutile ? reason : nil), wasUsed: lostStreams > 0 || !waiting.isEmpty)
+        if error != nil, rules.keeping != .nothing { lose(loss) }
+    }
+
+    /// What the end of a connection says about its peer.
+    private mutating func account(for index: Int, _ error: StreamError, now: UInt64) {
+        let member = members[index]
+        guard !member.isSpent else { return }
+        members[index].isSpent = true
+        backoff.lasted(from: member.since, to: now)
+        let isYoung = now &- member.since < DialBackoff.trust.nanoseconds
+        if isYoung && member.isBarren { cameToNothing(error, of: member.connection, now: now) }
+    }
+
+    /// A connection has ended before it carried a stream: an attempt of everybody who waits, but for those it has refused before.
+    private mutating func cameToNothing(_ error: StreamError, of connection: Connection?, now: UInt64) {
+        backoff.failed(now: now, upSince: oldest)
+        var index = 0
+        while index < waiting.count {
+            if connection == nil || waiting[index].refuser !== connection { waiting[index].attempts += 1 }
+            if waiting[index].attempts >= rules.attempts {
+                failed.append((waiting.remove(at: index).request, error))
+            } else {
+                index += 1
+            }
+        }
+    }
+
+    /// Since when the oldest connection has been up that takes streams.
+    private var oldest: UInt64? { members.lazy.filter(\.isUsable).map(\.since).min() }
+
+    /// Who waits waits no longer.
+    private mutating func lose(_ loss: Loss) {
+        let error = loss.reason ?? StreamError(.draining, "the peer closed the connection")
+        while let item = waiting.popFirst() { failed.append((item.request, error)) }
+        if standing != .released { standing = .lost }
+        self.loss = loss
+        wantsReplacement = false
+    }
+
+    /// Its age is reached. The next step replaces it, or lets it go where nobody uses it.
+    mutating func tooOld(_ connection: Connection) {
+        if let index = index(of: connection) { members[index].age = .tooOld }
+    }
+
+    /// A stream ended, or the peer's limit has changed.
+    mutating func hasCapacity(_ connection: Connection, now: UInt64) {
+        if connection.streamCount == 0, let index = index(of: connection) { members[index].idleSince = now }
+    }
+
+    /// No more connections, and nobody waits. Returns whom to tell.
+    mutating func close() -> [Request] {
+        isClosed = true
+        isDialing = false
+        standing = .released
+        var requests: [Request] = []
+        while let item = waiting.popFirst() { requests.append(item.request) }
+        return requests
+    }
+
+    private func index(of connection: Connection) -> Int? {
+        members.firstIndex { $0.connection === connection }
+    }
+
+    // MARK: Steps
+
+    /// What is to be done now, one thing at a time; nil: nothing more until an event, or ``nextDeadline(now:)``.
+    mutating func next(now: UInt64) -> Step? {
+        if let (request, error) = failed.popFirst() { return .fail(request, error) }
+        guard !isClosed else { return nil }
+        if let index = members.firstIndex(where: { $0.age == .replaced }) {
+            members[index].age = .young
+            members[index].isSpent = true
+            return .retire(members[index].connection)
+        }
+        if let step = serve(now: now) { return step }
+        if needsDial(now: now) {
+            isDialing = true
+            return .dial
+        }
+        return letGo(now: now) ?? tellDown()
+    }
+
+    private mutating func serve(now: UInt64) -> Step? {
+        for index in 0..<waiting.count {
+            let refuser = waiting[index].refuser
+            if let connection = connection(besides: refuser, now: now) {
+                return .start(waiting.remove(at: index), on: connection)
+            }
+            // Nor is there one for those behind it.
+            guard refuser != nil else { return nil }
+        }
+        return nil
+    }
+
+    private func needsDial(now: UInt64) -> Bool {
+        guard !isDialing, mayDial(now: now) else { return false }
+        if !waiting.isEmpty { return !isSettling }
+        if standing == .sought || needsReplacement { return !hasUsable }
+        return now >= replacesAt && members.contains { $0.age == .tooOld && $0.connection.streamCount > 0 }
+    }
+
+    private var needsReplacement: Bool { wantsReplacement && streamCount > 0 }
+
+    private mutating func letGo(now: UInt64) -> Step? {
+        for index in members.indices where members[index].isUsable {
+            let member = members[index]
+            if !member.connection.isSettled, now >= member.since &+ rules.settlingTime.nanoseconds {
+                return .giveUp(member.connection)
+            }
+            guard waiting.isEmpty, member.connection.streamCount == 0 else { continue }
+            if member.age == .young {
+                guard let deadline = idleDeadline(of: member), now >= deadline else { continue }
+                if isKept(member) {
+                    // It is still up: the owner may have another use for it.
+                    members[index].idleSince = now
+                    if streamCount == 0 { return .askOwner } else { continue }
+                }
+            }
+            members[index].isSpent = true
+            return .close(member.connection, isIdle: member.age == .young)
+        }
+        return nil
+    }
+
+    private func isKept(_ member: Member) -> Bool {
+        rules.keeping != .nothing && !members.contains { $0.isUsable && $0.connection !== member.connection }
+    }
+
+    private func idleDeadline(of member: Member) -> UInt64? {
+        if isKept(member), case .ready(let time) = rules.keeping {
+            return time.map { member.idleSince &+ $0.nanoseconds }
+        }
+        return member.idleSince &+ rules.idleTimeout.nanoseconds
+    }
+
+    private mutating func tellDown() -> Step? {
+        if standing == .up, waiting.isEmpty, !isDialing, !needsReplacement, !hasUsable { standing = .lost }
+        guard standing == .lost else { return nil }
+        standing = .released
+        return .down(loss)
+    }
+
+    /// When ``next(now:)`` has something to do; nil when only an event can change anything.
+    func nextDeadline(now: UInt64) -> UInt64? {
+        guard !isClosed else { return nil }
+        var deadline: UInt64?
+        // What is due already waits for an event.
+        func consider(_ time: UInt64) { if time > now { deadline = min(deadline ?? time, time) } }
+        consider(backoff.notBefore)
+        if isReplacing { consider(replacesAt) }
+        for member in members where member.isUsable {
+            if !member.connection.isSettled { consider(member.since &+ rules.settlingTime.nanoseconds) }
+            if member.connection.streamCount == 0, let idle = idleDeadline(of: member) { consider(idle) }
+        }
+        return deadline
+    }
+}
