@@ -18,7 +18,7 @@ final class Departure: StreamObserver {
         self.timer = timer
         timer.schedule(after: Self.patience)
         stream.finish()
-        LoopCall(on: stream.loop) { [self] in discard() }
+        stream.loop.later { [self] in discard() }
     }
 
     func streamReadable(_ stream: ByteStream) { discard() }

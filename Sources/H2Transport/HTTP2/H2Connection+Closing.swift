@@ -20,7 +20,7 @@ extension H2Connection {
     ///   - completion: Called once on the loop, when the connection is gone.
     package func drain(deadline: Duration?, completion: (() -> Void)? = nil) {
         guard !isClosed else {
-            if let completion { LoopCall(on: loop, completion) }
+            if let completion { loop.later(completion) }
             return
         }
         if let completion { drainDeadline.add(completion) }

@@ -35,7 +35,7 @@ extension H2Connection {
     ) -> H2Stream? {
         precondition(!isServer, "only an HTTP/2 client opens streams")
         func refuse(_ failure: ConnectFailure) -> H2Stream? {
-            LoopCall(on: loop) { completion(.failure(failure)) }
+            loop.later { completion(.failure(failure)) }
             return nil
         }
         guard !isClosed, !isDraining, session?.allowsRequests == true else {

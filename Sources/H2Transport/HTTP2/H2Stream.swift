@@ -190,7 +190,7 @@ public final class H2Stream: ByteStream {
         guard phase != .released, failure == nil else { return false }
         receiving.sink = ReceivingHalf.Sink(stream: sink, pump: pump)
         // Never from inside this call: what has arrived so far is pushed when the loop comes round.
-        if !receiving.queue.isEmpty || receiving.state != .open { LoopCall(on: loop) { [weak self] in self?.drain() } }
+        if !receiving.queue.isEmpty || receiving.state != .open { loop.later { [weak self] in self?.drain() } }
         return true
     }
 

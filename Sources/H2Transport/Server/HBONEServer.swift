@@ -177,7 +177,7 @@ public final class HBONEServer {
         if let deadline {
             LoopTimer(on: loop) { [weak self] in self?.abort() }.schedule(after: deadline)
         }
-        LoopCall(on: loop) { self.checkDrained() }
+        loop.later { self.checkDrained() }
     }
 
     /// Cuts every connection at once, without a word to its peer.

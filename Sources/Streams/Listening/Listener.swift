@@ -30,7 +30,7 @@ public final class Listener: PollHandler {
     public convenience init(
         bind address: SocketAddress,
         on loop: EventLoop,
-        options: ListenerOptions,
+        options: ListenerOptions = .defaults,
         spreadOver targets: [EventLoop] = [],
         accept: @escaping @Sendable (Socket) -> Void
     ) throws(StreamError) {
@@ -38,23 +38,6 @@ public final class Listener: PollHandler {
         let descriptor = try Self.listen(on: address, options)
         let localAddress = Socket.address(of: descriptor, getsockname) ?? address
         try self.init(descriptor, localAddress, on: loop, spreadOver: targets, accept: accept)
-    }
-
-    /// Starts listening with the default options. Loop only.
-    ///
-    /// - Parameters:
-    ///   - address: As for ``init(bind:on:options:spreadOver:accept:)``, as are the others.
-    ///   - loop: Where it lives.
-    ///   - targets: As there.
-    ///   - accept: As there.
-    /// - Throws: ``StreamError``.
-    public convenience init(
-        bind address: SocketAddress,
-        on loop: EventLoop,
-        spreadOver targets: [EventLoop] = [],
-        accept: @escaping @Sendable (Socket) -> Void
-    ) throws(StreamError) {
-        try self.init(bind: address, on: loop, options: .defaults, spreadOver: targets, accept: accept)
     }
 
     /// Goes on with a socket that listens already: one that another process has handed over. Loop only.
