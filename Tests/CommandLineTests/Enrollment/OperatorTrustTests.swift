@@ -80,6 +80,20 @@ import Testing
         let ready = try await issuer.standardOutput.line(containing: "ready issuer")
         let address = try Authority(parsing: try #require(ready.split(separator: " ").last.map(String.init)))
         let own = try CredentialDirectory("\(devices.a.agent.state)/identity").load()
+        // Half a day ago: a renewal that is not due would get no stream.
+        let changed = try await ChildProcess.run(
+            "python3",
+            [
+                "-c",
+                """
+                import sqlite3, sys
+                with sqlite3.connect(sys.argv[1]) as ledger:
+                    ledger.execute("UPDATE certificates SET issued_at = issued_at - 43200")
+                """,
+                owner.devices.ledger.path,
+            ]
+        )
+        try #require(changed.succeeded, "\(changed.standardError)")
         let client = try await HBONEClient(credentials: .fixed(own))
         let peer = HBONEPeer(address, expecting: .anyTrusted)
         let issuance = try Authority(parsing: "issuer.bootstrap:15012")

@@ -27,7 +27,9 @@ import Testing
             ca = try EmbeddedCA.create(directory: home.path("ca"), trustDomain: domain)
             issuerID = try SPIFFEID(trustDomain: domain, namespace: IssuerName.namespace, name: IssuerName.name)
             let pending = try CredentialDirectory(home.path("issuer")).prepare(id: issuerID)
-            let issued = try await (ca as any CertificateIssuer).issue(pending.request, id: issuerID, options: .init())
+            var options = IssuanceOptions()
+            options.allowsReservedIdentity = true
+            let issued = try await (ca as any CertificateIssuer).issue(pending.request, id: issuerID, options: options)
             _ = try pending.commit(chain: issued.chain, roots: issued.roots)
             listener = try await HBONEListener(
                 bind: try SocketAddress(parsing: "127.0.0.1:0"),
