@@ -39,10 +39,10 @@ extension TLSStream {
         } catch {
             return die(error)
         }
-        if finishRequested { sendCloseNotify() }
+        if ends.writing != .open { sendCloseNotify() }
         // Reads and writes that came too early.
-        if wantsRead { schedule(.readable) }
-        if wantsWrite { schedule(.writable) }
+        if ends.readerWaits { schedule(.readable) }
+        if ends.writerWaits { schedule(.writable) }
     }
 
     func answerHandshake(_ result: Result<TLSPeer, StreamError>) {
@@ -71,7 +71,7 @@ extension TLSStream {
 
     /// The peer's close_notify has been read.
     func peerFinished() {
-        readEnded = true
+        ends.receiveEnd()
         // What follows it is ignored (RFC 8446 §6.1); the lower stream's end should still be seen.
         _ = discardInput()
     }
@@ -86,10 +86,8 @@ extension TLSStream {
     }
 
     func finishLowerIfFlushed() {
-        guard finishRequested, phase == .open || phase == .departing, !lowerFinished, engine.output.isEmpty else {
-            return
-        }
-        lowerFinished = true
+        guard ends.writing == .finishing, phase == .open || phase == .departing, engine.output.isEmpty else { return }
+        ends.sentEnd()
         lower.finish()
     }
 
@@ -113,7 +111,7 @@ extension TLSStream {
     /// Why the lower stream failed us. A peer that refuses our certificate says so and closes; when our next write fails
     /// because of that, the reason is the alert that is still to be read.
     func lowerFailure() -> StreamError {
-        if phase == .open, !readEnded {
+        if phase == .open, ends.reading == .open {
             if engine.needsInput { _ = fill() }
             if let alert = engine.pendingAlert() { return alert }
         }
@@ -135,7 +133,7 @@ extension TLSStream {
         fail(error)
         answerHandshake(.failure(error))
         engine.releaseInput()
-        finishRequested = true
+        _ = ends.finish()
         discardsInput = true
         depart(within: options.refusalTimeout)
     }
@@ -159,7 +157,7 @@ extension TLSStream {
             return release()
         }
         finishLowerIfFlushed()
-        guard lowerFinished else { return }
+        guard ends.writing == .finished else { return }
         if discardsInput && !discardInput() { return }
         lower.close()
         release()
@@ -168,6 +166,7 @@ extension TLSStream {
     /// Gives back everything but what the deferred notices need.
     func release() {
         phase = .over
+        ends.release()
         timer?.cancel()
         timer = nil
         lower.observer = nil
@@ -185,15 +184,11 @@ extension TLSStream {
     }
 
     private func notifyReadable() {
-        guard wantsRead, phase == .open else { return }
-        wantsRead = false
-        observer?.streamReadable(self)
+        if phase == .open && ends.wakeReader() { observer?.streamReadable(self) }
     }
 
     private func notifyWritable() {
-        guard wantsWrite, phase == .open, engine.output.isEmpty else { return }
-        wantsWrite = false
-        observer?.streamWritable(self)
+        if phase == .open && engine.output.isEmpty && ends.wakeWriter() { observer?.streamWritable(self) }
     }
 }
 
@@ -219,7 +214,7 @@ extension TLSStream: StreamObserver {
         canReadLower = true
         switch phase {
         case .handshaking: continueHandshake()
-        case .open where readEnded: _ = discardInput()
+        case .open where ends.reading != .open: _ = discardInput()
         case .open: notifyReadable()
         case .departing: continueDeparture()
         case .idle, .over: break
@@ -245,7 +240,7 @@ extension TLSStream: StreamObserver {
             lower.close()
             release()
         // Everything has been said and heard.
-        case .open where readEnded && lowerFinished: break
+        case .open where ends.areOver: break
         case .idle, .handshaking, .open: lowerDied()
         case .over: break
         }

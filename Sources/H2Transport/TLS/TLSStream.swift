@@ -46,15 +46,11 @@ package final class TLSStream: ByteStream {
     var canReadLower = true
     var canWriteLower = true
 
-    /// The observer is owed a notice.
-    var wantsRead = false
-    var wantsWrite = false
+    /// The caller reads at once after the handshake. The peer is told of the end when close_notify and the end of the lower
+    /// stream have left.
+    var ends = StreamEnds(readerWaits: false)
     /// The read waits for room in the output, not for input.
     var readNeedsOutput = false
-
-    var readEnded = false
-    var finishRequested = false
-    var lowerFinished = false
 
     var isScheduled = false
     var deferred: Notices = []
@@ -141,7 +137,7 @@ package final class TLSStream: ByteStream {
     package override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
         guard phase == .open else { return readBeforeOrAfter() }
         var filled = 0
-        while filled < buffer.count && !readEnded {
+        while filled < buffer.count && ends.reading == .open {
             if engine.needsInput {
                 switch fill() {
                 case .bytes: break
@@ -171,25 +167,19 @@ package final class TLSStream: ByteStream {
         }
         // Reading can produce an answer to a KeyUpdate.
         if !engine.output.isEmpty && !flush() { return failed(after: filled, lowerFailure()) }
-        return filled > 0 ? .bytes(filled) : .end
+        return filled > 0 ? .bytes(filled) : ends.deliverEnd()
     }
 
     private func readBeforeOrAfter() -> ReadResult {
         switch phase {
-        case .idle, .handshaking:
-            wantsRead = true
-            return .wouldBlock
-        case .open, .departing, .over:
-            fail(.closed(self))
-            return .failed
+        case .idle, .handshaking: return ends.blockReader()
+        case .open, .departing, .over: return refuseRead()
         }
     }
 
     private func blocked(after filled: Int) -> ReadResult {
         if !engine.output.isEmpty && !flush() { return failed(after: filled, lowerFailure()) }
-        if filled > 0 { return .bytes(filled) }
-        wantsRead = true
-        return .wouldBlock
+        return filled > 0 ? .bytes(filled) : ends.blockReader()
     }
 
     /// What was read before the failure is delivered first; the next call reports the failure.
@@ -216,14 +206,10 @@ package final class TLSStream: ByteStream {
     package override func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
         switch phase {
         case .open: break
-        case .idle, .handshaking:
-            wantsWrite = true
-            return .wouldBlock
-        case .departing, .over:
-            fail(.closed(self))
-            return .failed
+        case .idle, .handshaking: return ends.blockWriter()
+        case .departing, .over: return refuseWrite()
         }
-        guard !finishRequested else {
+        guard ends.writing == .open else {
             die(StreamError(.closed, "write after the end of the stream to \(peerDescription)"))
             return .failed
         }
@@ -233,10 +219,7 @@ package final class TLSStream: ByteStream {
         var accepted = 0
         var position = VectorPosition()
         while accepted < offered {
-            guard engine.output.isEmpty else {
-                wantsWrite = true
-                break
-            }
+            guard engine.output.isEmpty else { break }
             let length = min(offered - accepted, TLSEngine.batchSize)
             do {
                 try engine.write(vectors, from: &position, length: length)
@@ -250,7 +233,7 @@ package final class TLSStream: ByteStream {
                 return .failed
             }
         }
-        return accepted > 0 ? .bytes(accepted) : .wouldBlock
+        return ends.accept(accepted, of: offered)
     }
 
     /// Gives the lower stream the ciphertext there is, as far as it takes it. False: it failed.
@@ -270,9 +253,7 @@ package final class TLSStream: ByteStream {
     // MARK: Ending
 
     package override func finish() {
-        guard !finishRequested else { return }
-        finishRequested = true
-        if phase == .open { sendCloseNotify() }
+        if ends.finish() && phase == .open { sendCloseNotify() }
     }
 
     package override func reset(_ reason: StreamError) {
@@ -288,7 +269,7 @@ package final class TLSStream: ByteStream {
         observer = nil
         switch phase {
         case .departing, .over: break
-        case .open where finishRequested: depart(within: options.closeTimeout)
+        case .open where ends.writing != .open: depart(within: options.closeTimeout)
         case .idle, .handshaking, .open: reset(.closed(self))
         }
     }
