@@ -38,7 +38,7 @@ struct TLSInteropTests {
     /// Runs our client against a server on this port.
     private func dial(_ port: UInt16, _ side: TLSSide = .client) async throws -> TLSOutcome {
         try await withLoop { loop in
-            let socket = try await Socket.connect(to: SocketAddress(ip: "127.0.0.1", port: port), on: loop) {
+            let socket = try await Dialer.connect(to: .address(SocketAddress(ip: "127.0.0.1", port: port)), on: loop) {
                 LoopBound($0, on: loop)
             }
             return try await withCheckedThrowingContinuation { continuation in
@@ -192,7 +192,7 @@ struct TLSInteropTests {
     @Test func opensslServer() async throws {
         let (server, port) = try await opensslServer(files(.server) + ["-alpn", "h2"])
         let reply = try await withLoop { loop in
-            let socket = try await Socket.connect(to: SocketAddress(ip: "127.0.0.1", port: port), on: loop) {
+            let socket = try await Dialer.connect(to: .address(SocketAddress(ip: "127.0.0.1", port: port)), on: loop) {
                 LoopBound($0, on: loop)
             }
             return try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<String, any Error>) in

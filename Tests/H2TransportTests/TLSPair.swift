@@ -130,7 +130,7 @@ extension LowerStreams {
             return LoopBound(listener, on: loop)
         }
         let address = try await loop.execute { listener.withValue { $0.localAddress } }
-        let near = try await Socket.connect(to: address, on: loop) { LoopBound<ByteStream>($0, on: loop) }
+        let near = try await Dialer.connect(to: .address(address), on: loop) { LoopBound<ByteStream>($0, on: loop) }
         var arrivals = accepted.makeAsyncIterator()
         guard let far = await arrivals.next() else { throw DeadlineExceeded("nothing was accepted") }
         try await loop.execute { listener.withValue { $0.close() } }

@@ -91,7 +91,7 @@ import Testing
         let server = try await OpenSSHServer(configuration: ["RekeyLimit 256K"])
         let loop = testLoops.next()
         let address = try SocketAddress(ip: "127.0.0.1", port: server.port)
-        let lower = try await Socket.connect(to: address, on: loop) { socket in
+        let lower = try await Dialer.connect(to: .address(address), on: loop) { socket in
             LoopBound<ByteStream>(HostileStream(over: socket, .ragged(seed: 9, longest: 20_000)), on: loop)
         }
         let client = try await SSHClient.connect(

@@ -92,7 +92,7 @@ import Testing
         _ change: @escaping @Sendable (inout HostileStream.Behavior) -> Void
     ) async throws -> Int {
         let address = try SocketAddress(ip: "127.0.0.1", port: server.port)
-        let (lower, hostile) = try await Socket.connect(to: address, on: loop) { socket in
+        let (lower, hostile) = try await Dialer.connect(to: .address(address), on: loop) { socket in
             var behavior = HostileStream.Behavior(seed: 1)
             change(&behavior)
             let stream = HostileStream(over: socket, behavior)

@@ -151,7 +151,7 @@ import Testing
         let loop = testLoops.next()
         let address = try SocketAddress(ip: "127.0.0.1", port: server.port)
         for seed in 1...3 as ClosedRange<UInt64> {
-            let lower = try await Socket.connect(to: address, on: loop) { socket in
+            let lower = try await Dialer.connect(to: .address(address), on: loop) { socket in
                 LoopBound<ByteStream>(HostileStream(over: socket, .ragged(seed: seed)), on: loop)
             }
             let client = try await SSHClient.connect(
@@ -259,7 +259,7 @@ import Testing
         let loop = testLoops.next()
         let address = try SocketAddress(ip: "127.0.0.1", port: server.port)
         // Occupies the only slot without authenticating.
-        let first = try await Socket.connect(to: address, on: loop) { LoopBound($0, on: loop) }
+        let first = try await Dialer.connect(to: .address(address), on: loop) { LoopBound($0, on: loop) }
         try await eventually("sshd serves the first connection") { !server.sessionProcesses.isEmpty }
         let error = await sshFailure { try await server.connect() }
         #expect(error?.code == .busy)

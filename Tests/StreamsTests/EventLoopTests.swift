@@ -260,7 +260,7 @@ struct EventLoopTests {
         }
         let address = try SocketAddress(ip: "127.0.0.1", port: 1)
         await #expect {
-            try await Socket.connect(to: address, on: loop) { $0.close() }
+            try await Dialer.connect(to: .address(address), on: loop) { $0.close() }
         } throws: {
             ($0 as? StreamError)?.code == .closed
         }

@@ -24,7 +24,7 @@ package struct LoopbackRelay {
         let ends = AsyncStream<StreamError?>.makeStream()
         let written: AsyncStream<Void>
         do {
-            written = try await Socket.connect(to: destination, on: loop) { socket in
+            written = try await Dialer.connect(to: .address(destination), on: loop) { socket in
                 let standard = try StandardStream(on: loop)
                 Relay(standard.stream, socket) { ends.continuation.yield($0.failure) }.start()
                 return standard.written

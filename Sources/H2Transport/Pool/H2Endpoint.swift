@@ -36,10 +36,8 @@ public struct H2Endpoint {
         unsentLimit: Int = 128 << 10
     ) -> H2Endpoint {
         over(address.description, context: context, expecting: expectation) { loop, completion in
-            Socket.connect(to: address, on: loop, timeout: timeout) { result in
-                if case .success(let socket) = result { socket.apply(SocketOptions(unsentLimit: unsentLimit)) }
-                completion(result.map { $0 })
-            }
+            let options = Dialer.Options(timeout: timeout, socket: SocketOptions(unsentLimit: unsentLimit))
+            Dialer.connect(to: .address(address), on: loop, options: options) { completion($0.map { $0 }) }
         }
     }
 

@@ -117,7 +117,7 @@ package final class RemoteForwarding: SessionUser {
             Dialer(to: .authority(authority), on: loop, completion: join).start()
         case .unixSocket(let path):
             do throws(StreamError) {
-                Socket.connect(to: try SocketAddress(unixPath: path), on: loop, completion: join)
+                Dialer.connect(to: .address(try SocketAddress(unixPath: path)), on: loop, completion: join)
             } catch {
                 join(.failure(error))
             }

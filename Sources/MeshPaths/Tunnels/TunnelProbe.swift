@@ -31,7 +31,9 @@ package enum TunnelProbe {
         on loop: EventLoop
     ) async throws(StreamError) -> Answer {
         try await run(context: context, expecting: expectation, on: loop) { completion in
-            Socket.connect(to: address, on: loop, timeout: timeout) { completion($0.map { $0 }) }
+            Dialer.connect(to: .address(address), on: loop, options: Dialer.Options(timeout: timeout)) {
+                completion($0.map { $0 })
+            }
         }
     }
 

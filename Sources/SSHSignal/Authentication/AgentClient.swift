@@ -45,7 +45,11 @@ final class AgentClient {
             SSHError(.authenticationRefused, "no ssh-agent at \(socketPath): \(error.message)")
         }
         do {
-            Socket.connect(to: try SocketAddress(unixPath: socketPath), on: loop, timeout: .seconds(5)) { result in
+            Dialer.connect(
+                to: .address(try SocketAddress(unixPath: socketPath)),
+                on: loop,
+                options: Dialer.Options(timeout: .seconds(5))
+            ) { result in
                 completion(result.map { AgentClient(over: $0, name: socketPath) }.mapError(failure))
             }
         } catch {

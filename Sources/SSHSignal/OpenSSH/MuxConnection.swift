@@ -49,7 +49,7 @@ final class MuxConnection: StreamObserver {
         } catch {
             return loop.later { completion(.failure(error)) }
         }
-        Socket.connect(to: address, on: loop) { result in
+        Dialer.connect(to: .address(address), on: loop) { result in
             switch result {
             case .success(let socket): completion(.success(MuxConnection(socket)))
             case .failure(let error) where error.code == .limit && attempt < attempts:

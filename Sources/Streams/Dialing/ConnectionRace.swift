@@ -6,7 +6,7 @@ final class ConnectionRace {
     private let loop: EventLoop
     private let options: Dialer.Options
     private var completion: ((Result<Socket, StreamError>) -> Void)?
-    private var underWay: [Int: Connector] = [:]
+    private var underWay: [Int: ConnectionAttempt] = [:]
     private var started = 0
     private var failures: [StreamError] = []
     private var timer: LoopTimer?
@@ -56,9 +56,9 @@ final class ConnectionRace {
         }
         started += 1
         let number = started
-        let connector = Connector(address: address, from: local, loop: loop) { [self] in ended(number, $0) }
-        underWay[number] = connector
-        connector.start(timeout: options.timeout)
+        let attempt = ConnectionAttempt(address: address, from: local, loop: loop) { [self] in ended(number, $0) }
+        underWay[number] = attempt
+        attempt.start(timeout: options.timeout)
         if !waiting.isEmpty { timer?.schedule(after: options.attemptDelay) }
     }
 
@@ -98,7 +98,7 @@ final class ConnectionRace {
         completion = nil
         timer?.cancel()
         timer = nil
-        for connector in underWay.values { connector.cancel() }
+        for attempt in underWay.values { attempt.cancel() }
         underWay = [:]
     }
 }

@@ -1,6 +1,6 @@
 public import Platform
 
-/// Connects to a destination over TCP: resolves its name, puts each address to a check, and races those that pass (RFC 8305).
+/// Connects to a destination over TCP, or to a Unix socket: resolves its name, puts each address to a check, and races those that pass (RFC 8305).
 /// Confined to its event loop.
 ///
 ///     destination ─ Resolver ─→ addresses ─ check ─→ those that may be dialled ─ ConnectionRace ─→ the first that is connected
@@ -13,6 +13,9 @@ public final class Dialer {
         case host(String, port: UInt16)
         /// In the resolver's order; at least one.
         case addresses([SocketAddress])
+
+        /// The one address: nothing is resolved.
+        public static func address(_ address: SocketAddress) -> Destination { .addresses([address]) }
 
         /// A name to resolve, or the one address that the authority is.
         public static func authority(_ authority: Authority) -> Destination {
@@ -131,6 +134,22 @@ public final class Dialer {
 }
 
 extension Dialer {
+    /// Connects, for who has no reason to give up before it is done. Loop only.
+    ///
+    /// - Parameters:
+    ///   - destination: Where to.
+    ///   - loop: Where the socket will live.
+    ///   - options: Time limits, and what the socket is set to.
+    ///   - completion: As for ``init(to:on:options:check:completion:)``; never called from inside this call.
+    public static func connect(
+        to destination: Destination,
+        on loop: EventLoop,
+        options: Options = .defaults,
+        completion: @escaping (Result<Socket, StreamError>) -> Void
+    ) {
+        Dialer(to: destination, on: loop, options: options, completion: completion).start()
+    }
+
     /// Connects and hands the socket to `body` on the loop. From any task. The socket is closed when `body` throws, and
     /// otherwise the body's to own.
     ///

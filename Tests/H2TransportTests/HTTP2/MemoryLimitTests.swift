@@ -328,7 +328,9 @@ import Testing
             let silent = try await OnLoop(loop) { Silent() }
             for _ in 0..<6 {
                 // Those that are refused may see their reset at once.
-                _ = try? await Socket.connect(to: address, on: loop) { socket in silent.value { $0.add(socket) } }
+                _ = try? await Dialer.connect(to: .address(address), on: loop) { socket in
+                    silent.value { $0.add(socket) }
+                }
             }
             try await server.until("three are refused") { $0.server?.refusedByAddress == 3 }
             // Room again once the silent ones are gone: a client with a certificate gets in.

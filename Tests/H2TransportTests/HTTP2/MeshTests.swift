@@ -248,8 +248,8 @@ import Testing
             var ends: [LoopBound<StreamEnd>] = []
             for _ in 0..<3 {
                 // The third may be reset before it knows that it was connected.
-                if let end = try? await Socket.connect(
-                    to: address,
+                if let end = try? await Dialer.connect(
+                    to: .address(address),
                     on: loop,
                     body: { LoopBound(StreamEnd($0), on: loop) }
                 ) {

@@ -220,7 +220,7 @@ import Testing
         private(set) var ends: [StreamEnd] = []
 
         func connect(_ port: UInt16, on loop: EventLoop) throws {
-            Socket.connect(to: try SocketAddress(ip: "127.0.0.1", port: port), on: loop) { result in
+            Dialer.connect(to: .address(try SocketAddress(ip: "127.0.0.1", port: port)), on: loop) { result in
                 if case .success(let socket) = result { self.ends.append(StreamEnd(socket)) }
             }
         }

@@ -49,7 +49,9 @@ struct HAProxyTests {
             try await eventually("HAProxy listens") {
                 guard haproxy.isRunning else { throw DeadlineExceeded(haproxy.standardError.text) }
                 return
-                    (try? await Socket.connect(to: SocketAddress(ip: "127.0.0.1", port: port), on: loop) { $0.close() })
+                    (try? await Dialer.connect(to: .address(SocketAddress(ip: "127.0.0.1", port: port)), on: loop) {
+                        $0.close()
+                    })
                     != nil
             }
             let user = try await OnLoop(loop) { try PoolUser(on: loop, port: port) }

@@ -152,7 +152,7 @@ func withClient(
 ) async throws {
     try await withLoop { loop in
         let (peer, address) = try await FramePeer.server(settings: settings)
-        let side = try await Socket.connect(to: address, on: loop) { socket in
+        let side = try await Dialer.connect(to: .address(address), on: loop) { socket in
             LoopBound(try PeerSide(socket, role: .client, configuration, ConnectionLog()), on: loop)
         }
         let ours = OnLoop(side)

@@ -42,7 +42,7 @@ final class RelayingServer {
         guard let address = try? SocketAddress(ip: pending.destination.host, port: pending.destination.port) else {
             return pending.reject(ConnectRejection(StreamError(.badRequest, "not an address")))
         }
-        Socket.connect(to: address, on: loop) { result in
+        Dialer.connect(to: .address(address), on: loop) { result in
             switch result {
             case .failure(let error): pending.reject(ConnectRejection(error))
             case .success(let socket):

@@ -31,7 +31,7 @@ final class PoolClient {
         let endpoint = H2Endpoint(key: key) { [self] loop, completion in
             let address = addresses[min(dials, addresses.count - 1)]
             dials += 1
-            Socket.connect(to: address, on: loop) { result in
+            Dialer.connect(to: .address(address), on: loop) { result in
                 completion(result.map { $0 })
             }
         }

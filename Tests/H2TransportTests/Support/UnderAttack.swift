@@ -90,7 +90,7 @@ func withAttackedServer(
     try await withLoop { loop in
         let server = try await OnLoop<AttackedServer>(loop) { try AttackedServer(on: loop, configuration) }
         let address = try SocketAddress(ip: "127.0.0.1", port: try await server { $0.port })
-        try await Socket.connect(to: address, on: loop) { socket in
+        try await Dialer.connect(to: .address(address), on: loop) { socket in
             try server.value { try $0.addBystander(socket) }
         }
         try await server.until("the other client's stream opens") { $0.uploader != nil && $0.upload != nil }
@@ -166,7 +166,7 @@ func withAttackedClient(
     try await withLoop { loop in
         let (peer, address) = try await FramePeer.hostileServer(settings: settings)
         let client = OnLoop(
-            try await Socket.connect(to: address, on: loop) { socket in
+            try await Dialer.connect(to: .address(address), on: loop) { socket in
                 LoopBound(try AttackedClient(socket, configuration), on: loop)
             }
         )

@@ -20,7 +20,7 @@ final class Proxies {
             context: try TLSContext(role: .server, credential: credential, trust: trust),
             logger: Logger(label: "hops") { _ in SwiftLogNoOpLogHandler() }
         ) { pending in
-            Socket.connect(to: backendAddress, on: loop) { result in
+            Dialer.connect(to: .address(backendAddress), on: loop) { result in
                 guard case .success(let socket) = result, let stream = pending.accept() else { fail("no backend") }
                 Relay(stream, socket).start()
             }

@@ -7,13 +7,13 @@ import Testing
 @testable import Streams
 
 @Suite("Connecting and resolving", .timeLimit(.minutes(5)))
-struct ConnectorTests {
+struct ConnectingTests {
     /// The outcome of one attempt, after which nothing must be left on the loop.
     static func attempt(_ address: SocketAddress, timeout: Duration = .seconds(20)) async throws -> StreamError? {
         try await withLoop { loop in
             let error: StreamError? = try await onLoop(loop) { scenario in
                 var isInside = true
-                Socket.connect(to: address, on: loop, timeout: timeout) { result in
+                Dialer.connect(to: .address(address), on: loop, options: Dialer.Options(timeout: timeout)) { result in
                     #expect(!isInside, "the completion was called from inside connect")
                     switch result {
                     case .success(let socket):
@@ -36,7 +36,7 @@ struct ConnectorTests {
                 let address = try isTCP ? ListenerTests.loopback() : SocketAddress(unixPath: directory + "/s")
                 let listener = try await ListenerTests.greeter(address, on: loop)
                 let local = try await loop.execute { listener.withValue(\.localAddress) }
-                let peer = try await Socket.connect(to: local, on: loop) { socket in
+                let peer = try await Dialer.connect(to: .address(local), on: loop) { socket in
                     #expect(loop.isCurrent)
                     let peer = socket.peerAddress
                     socket.close()
@@ -54,7 +54,7 @@ struct ConnectorTests {
             let text: String = try await onLoop(loop, deadline: .seconds(20)) { scenario in
                 let listener = try listeningDescriptor()
                 let address = try #require(Socket.address(of: listener, getsockname))
-                Socket.connect(to: address, on: loop) { result in
+                Dialer.connect(to: .address(address), on: loop) { result in
                     guard case .success(let socket) = result else { return scenario.complete("not connected") }
                     let observer = scenario.keep(Observer())
                     socket.observer = observer
@@ -91,7 +91,7 @@ struct ConnectorTests {
             let listener = try listeningDescriptor()
             let address = try #require(Socket.address(of: listener, getsockname))
             await #expect(throws: StreamError(.denied, "no")) {
-                try await Socket.connect(to: address, on: loop) { _ in throw StreamError(.denied, "no") }
+                try await Dialer.connect(to: .address(address), on: loop) { _ in throw StreamError(.denied, "no") }
             }
             close(listener)
             #expect(try await loop.execute { loop.watchedDescriptors } == 0)
@@ -131,7 +131,7 @@ struct ConnectorTests {
             try #require(isAlone)
             for address in [address, v6] {
                 await #expect {
-                    try await Socket.connect(to: address, on: loop) { $0.close() }
+                    try await Dialer.connect(to: .address(address), on: loop) { $0.close() }
                 } throws: {
                     ($0 as? StreamError)?.code == .unreachable
                 }
