@@ -32,6 +32,9 @@ forbid "the core must not import SwiftNIO: the bridge is a package of its own (d
     '^[^/]*\bimport +(struct +|class +|enum +|func +)?_?NIO' --include='*.swift' Sources
 forbid "no absolute paths of one machine in Sources" '"(/tmp/|/root/|/home/)' --include='*.swift' Sources
 
+found=$(git grep -nIE '\b[Mm]end(s|ed|ing)?\b|Mend[A-Z]' -- . ':!scripts/lint.sh' | grep -v 'case fix = "mend"')
+[ -z "$found" ] || fail "say it in plain English: fix, or repair"$'\n'"$found"
+
 while IFS= read -r file; do
     lines=$(wc -l <"$file")
     [ "$lines" -le 600 ] || fail "$file has $lines lines; split it by responsibility (600 at most, about 400 in general)"

@@ -28,10 +28,10 @@ package struct MappingDecoder {
                 unknown += 1
                 let suggestion = nearest(to: entry.key, in: keys)
                 misspelt += [suggestion].compactMap { $0 }
-                let mend =
+                let fix =
                     suggestion.map { "did you mean '\($0)'?" }
                     ?? "known keys are \(keys.joined(separator: ", "))"
-                diagnostics.report("unknown key '\(entry.key)' in \(what): \(mend)", at: entry.keyPosition)
+                diagnostics.report("unknown key '\(entry.key)' in \(what): \(fix)", at: entry.keyPosition)
                 continue
             }
             values[entry.key] = entry.value

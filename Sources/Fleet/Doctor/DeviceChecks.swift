@@ -63,12 +63,12 @@ package struct DeviceChecks: Sendable {
     private func hostCertificates() {
         guard let device, let server = device.sshServer, let end = server.notAfter else { return }
         let now = WallClock.system.milliseconds / 1000
-        let mend = "bootstrap renew --ssh-host-cert \(device.name)"
+        let fix = "bootstrap renew --ssh-host-cert \(device.name)"
         let text = Timestamp.text(end)
         if end <= now {
-            report(.failure("ssh certificate", "the SSH host certificate ended at \(text)", mend: mend))
+            report(.failure("ssh certificate", "the SSH host certificate ended at \(text)", fix: fix))
         } else if server.isDue(at: now) {
-            report(.warning("ssh certificate", "the SSH host certificate ends at \(text)", mend: mend))
+            report(.warning("ssh certificate", "the SSH host certificate ends at \(text)", fix: fix))
         } else {
             report(.good("ssh certificate", "the SSH host certificate is valid until \(text)"))
         }
@@ -81,7 +81,7 @@ package struct DeviceChecks: Sendable {
     private func record() {
         guard let device else {
             return report(
-                .warning("record", "\(destination) is not enrolled", mend: "bootstrap enroll \(destination)")
+                .warning("record", "\(destination) is not enrolled", fix: "bootstrap enroll \(destination)")
             )
         }
         if let revokedAt = device.revokedAt {
@@ -90,7 +90,7 @@ package struct DeviceChecks: Sendable {
                 .failure(
                     "record",
                     "\(device.name) was revoked \(Timestamp.text(revokedAt))\(why)",
-                    mend: "if that is over: bootstrap enroll \(device.destination) gives it a new key and certificate",
+                    fix: "if that is over: bootstrap enroll \(device.destination) gives it a new key and certificate",
                     .denied
                 )
             )
@@ -104,7 +104,7 @@ package struct DeviceChecks: Sendable {
         do throws(SSHConfigurationError) {
             let target = try Destination(parsing: device?.destination ?? destination)
             let login = try logins.login(to: target, recorded: device?.ssh.arguments) { [report] in
-                report(.warning("ssh_config", $0, mend: nil))
+                report(.warning("ssh_config", $0, fix: nil))
             }
             let found = login.configuration
             let way = found.proxyJump.map { "\($0)" }.joined(separator: ", ")
@@ -112,7 +112,7 @@ package struct DeviceChecks: Sendable {
             report(.good("ssh_config", "\(found.user)@\(found.hostName), port \(found.port)\(by)"))
             return login
         } catch {
-            report(.failure("ssh_config", "\(error)", mend: "correct that line, or name another file with -F", .usage))
+            report(.failure("ssh_config", "\(error)", fix: "correct that line, or name another file with -F", .usage))
             return nil
         }
     }
@@ -131,7 +131,7 @@ package struct DeviceChecks: Sendable {
                     .failure(
                         "host key",
                         "\(device.name) was enrolled with \(device.hostKey.algorithm) \(device.hostKey.fingerprint)",
-                        mend:
+                        fix:
                             "if the machine was installed anew: bootstrap enroll --accept-new-host-key \(device.destination)",
                         .hostKeyRefused
                     )
@@ -140,7 +140,7 @@ package struct DeviceChecks: Sendable {
             return client
         } catch {
             let explanation = SSHErrorExplanation(error, destination: destination)
-            report(.failure(explanation.check, error.message, mend: explanation.mend, explanation.reason))
+            report(.failure(explanation.check, error.message, fix: explanation.fix, explanation.reason))
             return nil
         }
     }
@@ -160,14 +160,14 @@ package struct DeviceChecks: Sendable {
             clock(inspection)
         } catch let error as SSHError {
             let explanation = SSHErrorExplanation(error, destination: destination)
-            report(.failure("shell", error.message, mend: explanation.mend, explanation.reason))
+            report(.failure("shell", error.message, fix: explanation.fix, explanation.reason))
             skip(["fit", "installation", "service", "clock"], because: "a shell")
         } catch {
             report(
                 .failure(
                     "shell",
                     "\(error)",
-                    mend:
+                    fix:
                         "`ssh \(destination) 'exec sh -s' </dev/null` must run and print nothing: look at the account's rc files and its shell"
                 )
             )
@@ -187,7 +187,7 @@ package struct DeviceChecks: Sendable {
             .warning(
                 "shell",
                 what,
-                mend: "the account's rc files are slow (.bashrc); leave them early where $- has no i"
+                fix: "the account's rc files are slow (.bashrc); leave them early where $- has no i"
             )
         )
     }
@@ -201,7 +201,7 @@ package struct DeviceChecks: Sendable {
                 .failure(
                     "fit",
                     error.message,
-                    mend: "bootstrap enroll --agentless \(destination) needs no program there"
+                    fix: "bootstrap enroll --agentless \(destination) needs no program there"
                 )
             )
         }
@@ -215,7 +215,7 @@ package struct DeviceChecks: Sendable {
                 .warning(
                     "installation",
                     "another bootstrap (process \(process) there) is installing in \(base.path)/bootstrap",
-                    mend:
+                    fix:
                         "wait for it; a connection that died holds the lock until the machine's sshd notices (ClientAliveInterval)"
                 )
             )
@@ -224,7 +224,7 @@ package struct DeviceChecks: Sendable {
                 .warning(
                     "installation",
                     "one in \(base.path)/bootstrap was cut; nothing of it is in use",
-                    mend: "bootstrap enroll \(device?.destination ?? destination) removes what it left, and finishes"
+                    fix: "bootstrap enroll \(device?.destination ?? destination) removes what it left, and finishes"
                 )
             )
         } else {
@@ -246,7 +246,7 @@ package struct DeviceChecks: Sendable {
                 .warning(
                     "service",
                     "the account's systemd runs only while somebody is logged in",
-                    mend: "there: loginctl enable-linger (as root: loginctl enable-linger \(inspection.facts.user))"
+                    fix: "there: loginctl enable-linger (as root: loginctl enable-linger \(inspection.facts.user))"
                 )
             )
         case _ where found.runsCron:
@@ -256,7 +256,7 @@ package struct DeviceChecks: Sendable {
                 .warning(
                     "service",
                     "nothing is known there that starts a program at boot: a reboot ends the agent",
-                    mend: "install cron, or log in as root where the machine has systemd, OpenRC or procd"
+                    fix: "install cron, or log in as root where the machine has systemd, OpenRC or procd"
                 )
             )
         }
@@ -264,19 +264,19 @@ package struct DeviceChecks: Sendable {
 
     private func clock(_ inspection: DeviceInspection) {
         let skew = inspection.skew
-        let mend = "set it (date -u -s), or have it set (systemd-timesyncd, chrony, ntpd)"
+        let fix = "set it (date -u -s), or have it set (systemd-timesyncd, chrony, ntpd)"
         switch abs(skew.milliseconds) {
         case ..<ClockSkew.warningThreshold: report(.good("clock", "\(abs(skew.milliseconds)) ms apart at most"))
-        case ..<ClockSkew.consequenceThreshold: report(.warning("clock", "\(skew)", mend: mend))
+        case ..<ClockSkew.consequenceThreshold: report(.warning("clock", "\(skew)", fix: fix))
         case ..<(IssuanceOptions.defaultLifetime.components.seconds * 1000 / 4):
             report(
                 .warning(
                     "clock",
                     "\(skew): certificates are dated back for it, but it refuses new ones of others",
-                    mend: mend
+                    fix: fix
                 )
             )
-        default: report(.failure("clock", "\(skew): it gets no certificate", mend: mend))
+        default: report(.failure("clock", "\(skew): it gets no certificate", fix: fix))
         }
     }
 
@@ -290,7 +290,7 @@ package struct DeviceChecks: Sendable {
             report(.good("sessions", "more than one at a time"))
         } catch {
             let explanation = SSHErrorExplanation(error, destination: destination)
-            report(.warning("sessions", error.message, mend: explanation.mend))
+            report(.warning("sessions", error.message, fix: explanation.fix))
         }
     }
 
@@ -310,7 +310,7 @@ package struct DeviceChecks: Sendable {
                     .warning(
                         "forwarding",
                         error.message,
-                        mend:
+                        fix:
                             "AllowTcpForwarding yes in sshd_config makes the fallback faster; without it streams go through the agent"
                     )
                 )
@@ -319,7 +319,7 @@ package struct DeviceChecks: Sendable {
                     .failure(
                         "forwarding",
                         "nothing listens on port \(port) of the machine: its node does not run (\(error.message))",
-                        mend:
+                        fix:
                             "bootstrap enroll \(device?.destination ?? destination) starts it; its log is \(device?.agent.state ?? "")/node.log"
                     )
                 )
@@ -334,20 +334,20 @@ package struct DeviceChecks: Sendable {
         do {
             let certificates = try Certificate.all(pem: try await client.download(file, limit: 1 << 20))
             guard let leaf = certificates.first else {
-                return report(.failure("certificate", "\(file) is empty", mend: renew))
+                return report(.failure("certificate", "\(file) is empty", fix: renew))
             }
             let now = WallClock.system.milliseconds / 1000
             let end = Timestamp.text(leaf.notAfter)
             let lifetime = max(1, leaf.notAfter - leaf.notBefore)
             if leaf.notAfter <= now {
-                report(.failure("certificate", "it ended at \(end)", mend: renew))
+                report(.failure("certificate", "it ended at \(end)", fix: renew))
             } else if leaf.notAfter - now < lifetime / 4 {
-                report(.warning("certificate", "it ends at \(end)", mend: renew))
+                report(.warning("certificate", "it ends at \(end)", fix: renew))
             } else {
                 report(.good("certificate", "valid until \(end)"))
             }
         } catch {
-            report(.failure("certificate", "\(file): \(error)", mend: "bootstrap enroll \(device.destination)"))
+            report(.failure("certificate", "\(file): \(error)", fix: "bootstrap enroll \(device.destination)"))
         }
     }
 
@@ -359,7 +359,7 @@ package struct DeviceChecks: Sendable {
         do {
             context = try self.context(device)
         } catch {
-            return report(.failure("path h2", "there is no credential to show: \(error)", mend: "bootstrap ca init"))
+            return report(.failure("path h2", "there is no credential to show: \(error)", fix: "bootstrap ca init"))
         }
         var findings: [Finding] = []
         for authority in device.hbone {
@@ -369,7 +369,7 @@ package struct DeviceChecks: Sendable {
         }
         if findings.isEmpty {
             findings = [
-                .warning("path h2", "no address of it is known", mend: "bootstrap enroll \(device.destination)")
+                .warning("path h2", "no address of it is known", fix: "bootstrap enroll \(device.destination)")
             ]
         }
         for finding in findings { report(finding) }
@@ -394,7 +394,7 @@ package struct DeviceChecks: Sendable {
         } catch let error as StreamError {
             return explain(error, "\(authority)")
         } catch {
-            return .failure("path h2", "\(authority): \(error)", mend: nil)
+            return .failure("path h2", "\(authority): \(error)", fix: nil)
         }
     }
 
@@ -405,7 +405,7 @@ package struct DeviceChecks: Sendable {
             return .failure(
                 "path h2",
                 "\(address): \(error.message)",
-                mend:
+                fix:
                     "bootstrap renew \(device?.name ?? destination) gives it a certificate of the present CA; never is another path taken instead",
                 .authenticationRefused
             )
@@ -413,16 +413,16 @@ package struct DeviceChecks: Sendable {
             return .warning(
                 "path h2",
                 "\(address): no answer (filtered): \(error.message)",
-                mend: "open that TCP port in the firewalls on the way; \(fallback)"
+                fix: "open that TCP port in the firewalls on the way; \(fallback)"
             )
         case .refused:
             return .warning(
                 "path h2",
                 "\(address): nobody listens there",
-                mend: "start its node (bootstrap enroll), or open the firewall that refuses it; \(fallback)"
+                fix: "start its node (bootstrap enroll), or open the firewall that refuses it; \(fallback)"
             )
         default:
-            return .warning("path h2", "\(address): \(error.message)", mend: fallback)
+            return .warning("path h2", "\(address): \(error.message)", fix: fallback)
         }
     }
 }

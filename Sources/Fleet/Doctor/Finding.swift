@@ -15,33 +15,35 @@ package struct Finding: Sendable, Encodable {
     /// What was found.
     package let detail: String
     /// What to do about it.
-    package let mend: String?
+    package let fix: String?
     /// What kind of failure it is; nil for what is none.
     package let reason: HostError.Reason?
 
     static func good(_ check: String, _ detail: String) -> Finding {
-        Finding(check: check, verdict: .good, detail: detail, mend: nil, reason: nil)
+        Finding(check: check, verdict: .good, detail: detail, fix: nil, reason: nil)
     }
 
-    static func warning(_ check: String, _ detail: String, mend: String?) -> Finding {
-        Finding(check: check, verdict: .warning, detail: detail, mend: mend, reason: nil)
+    static func warning(_ check: String, _ detail: String, fix: String?) -> Finding {
+        Finding(check: check, verdict: .warning, detail: detail, fix: fix, reason: nil)
     }
 
     static func failure(
         _ check: String,
         _ detail: String,
-        mend: String?,
+        fix: String?,
         _ reason: HostError.Reason = .failed
     ) -> Finding {
-        Finding(check: check, verdict: .failure, detail: detail, mend: mend, reason: reason)
+        Finding(check: check, verdict: .failure, detail: detail, fix: fix, reason: reason)
     }
 
     static func skipped(_ check: String, because other: String) -> Finding {
-        Finding(check: check, verdict: .skipped, detail: "needs \(other)", mend: nil, reason: nil)
+        Finding(check: check, verdict: .skipped, detail: "needs \(other)", fix: nil, reason: nil)
     }
 
     private enum Key: String, CodingKey {
-        case check, verdict, detail, mend
+        case check, verdict, detail
+        /// The key is what scripts have known it by from the start.
+        case fix = "mend"
     }
 
     package func encode(to encoder: any Encoder) throws {
@@ -49,6 +51,6 @@ package struct Finding: Sendable, Encodable {
         try container.encode(check, forKey: .check)
         try container.encode(verdict, forKey: .verdict)
         try container.encode(detail, forKey: .detail)
-        try container.encodeIfPresent(mend, forKey: .mend)
+        try container.encodeIfPresent(fix, forKey: .fix)
     }
 }

@@ -32,17 +32,17 @@ package struct LocalChecks {
                 : .failure(
                     "home",
                     "\(home): \(String(cString: strerror(errno)))",
-                    mend: "set BOOTSTRAP_HOME to a directory of yours"
+                    fix: "set BOOTSTRAP_HOME to a directory of yours"
                 )
         }
         guard status.st_mode & S_IFMT == S_IFDIR || status.st_mode & S_IFMT == S_IFLNK else {
-            return .failure("home", "\(home) is no directory", mend: "move it away, or set BOOTSTRAP_HOME")
+            return .failure("home", "\(home) is no directory", fix: "move it away, or set BOOTSTRAP_HOME")
         }
         guard access(home, R_OK | W_OK | X_OK) == 0 else {
-            return .failure("home", "\(home) cannot be written to", mend: "chown it to you, or set BOOTSTRAP_HOME")
+            return .failure("home", "\(home) cannot be written to", fix: "chown it to you, or set BOOTSTRAP_HOME")
         }
         guard status.st_mode & (S_IWGRP | S_IWOTH) == 0 else {
-            return .failure("home", "others may write to \(home)", mend: "chmod go-w \(home)")
+            return .failure("home", "others may write to \(home)", fix: "chmod go-w \(home)")
         }
         return .good("home", home)
     }
@@ -53,32 +53,32 @@ package struct LocalChecks {
             return .warning(
                 "CA",
                 "there is none in \(path)",
-                mend: "bootstrap ca init --trust-domain mesh.example"
+                fix: "bootstrap ca init --trust-domain mesh.example"
             )
         }
         do throws(IdentityError) {
             let bundle = try EmbeddedCA.bundle(directory: path)
             let now = WallClock.system.seconds
             guard let last = bundle.roots.map(\.notAfter).max() else {
-                return .failure("CA", "\(path) has no certificate", mend: "restore it from a backup")
+                return .failure("CA", "\(path) has no certificate", fix: "restore it from a backup")
             }
             if last <= now {
                 return .failure(
                     "CA",
                     "its certificate ended at \(Timestamp.text(last))",
-                    mend: "bootstrap ca rotate, then bootstrap renew --all"
+                    fix: "bootstrap ca rotate, then bootstrap renew --all"
                 )
             }
             if last - now < 30 * 86_400 {
                 return .warning(
                     "CA",
                     "its certificate ends at \(Timestamp.text(last))",
-                    mend: "bootstrap ca rotate, then bootstrap renew --all"
+                    fix: "bootstrap ca rotate, then bootstrap renew --all"
                 )
             }
             return .good("CA", "\(path), trust domain \(bundle.trustDomain), until \(Timestamp.text(last))")
         } catch {
-            return .failure("CA", error.message, mend: "restore \(path) from a backup, or name another with --ca")
+            return .failure("CA", error.message, fix: "restore \(path) from a backup, or name another with --ca")
         }
     }
 
@@ -91,10 +91,10 @@ package struct LocalChecks {
             return .warning(
                 "agent",
                 "\(agent.path) is linked dynamically: it needs \(interpreter) and glibc \(agent.glibcVersion ?? "?") on every device",
-                mend: "make static, and keep dist/bootstrap-linux-\(agent.architecture) beside this program"
+                fix: "make static, and keep dist/bootstrap-linux-\(agent.architecture) beside this program"
             )
         } catch {
-            return .failure("agent", error.message, mend: "name the program to upload with --agent-binary")
+            return .failure("agent", error.message, fix: "name the program to upload with --agent-binary")
         }
     }
 
@@ -106,7 +106,7 @@ package struct LocalChecks {
             return .warning(
                 "ssh-agent",
                 "SSH_AUTH_SOCK names \(path), which is not there",
-                mend: "start an agent (eval $(ssh-agent); ssh-add), or unset SSH_AUTH_SOCK"
+                fix: "start an agent (eval $(ssh-agent); ssh-add), or unset SSH_AUTH_SOCK"
             )
         }
         return .good("ssh-agent", path)
@@ -121,7 +121,7 @@ package struct LocalChecks {
             ? .warning(
                 "descriptors",
                 "at most \(limit.rlim_max)",
-                mend: "ulimit -Hn 65536 for hundreds of devices at a time"
+                fix: "ulimit -Hn 65536 for hundreds of devices at a time"
             )
             : .good("descriptors", "at most \(limit.rlim_max)")
     }

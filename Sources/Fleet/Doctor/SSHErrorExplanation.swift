@@ -4,14 +4,14 @@ import SSHSignal
 struct SSHErrorExplanation {
     /// The check that failed.
     let check: String
-    let mend: String
+    let fix: String
     let reason: HostError.Reason
 
     init(_ error: SSHError, destination: String) {
         switch error.code {
         case .connectionFailed:
             (check, reason) = ("connection", .unreachable)
-            mend =
+            fix =
                 error.message.contains("resolve") || error.message.contains("no address")
                 ? "check the spelling, or give HostName in ~/.ssh/config"
                 : """
@@ -20,46 +20,46 @@ struct SSHErrorExplanation {
                 """
         case .timedOut:
             (check, reason) = ("connection", .unreachable)
-            mend = """
+            fix = """
                 nothing came back: the machine is off, the address is another's, or a firewall drops the packets. Where small packets pass and \
                 large ones do not, the handshake hangs: lower the MTU of the interface
                 """
         case .busy:
             (check, reason) = ("banner", .unreachable)
-            mend = """
+            fix = """
                 the server turns connections away before its banner: too many logins at once (MaxStartups), or a penalty for this address \
                 (PerSourcePenalties, fail2ban). Wait a minute; then fewer at a time (--parallel)
                 """
         case .negotiationFailed:
             (check, reason) = ("algorithms", .unreachable)
-            mend = """
-                the two sides share no algorithm. On the machine, an ECDSA or Ed25519 host key mends it: ssh-keygen -A, then restart sshd; \
+            fix = """
+                the two sides share no algorithm. On the machine, an ECDSA or Ed25519 host key fixes it: ssh-keygen -A, then restart sshd; \
                 or go by way of the ssh program: --ssh-engine openssh
                 """
         case .hostKeyRefused:
             (check, reason) = ("host key", .hostKeyRefused)
-            mend = """
+            fix = """
                 compare the fingerprint with the machine's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub, on its console). If the machine \
                 was installed anew, remove the old line with ssh-keygen -R; nothing is ever sent to a machine with another key
                 """
         case .authenticationRefused:
             (check, reason) = ("login", .authenticationRefused)
-            mend = """
+            fix = """
                 ssh-add -l shows what the agent offers, -i names a key; the public half belongs into ~/.ssh/authorized_keys there \
                 (0600, in a directory 0700). sshd's log names its reason
                 """
         case .prohibited:
             (check, reason) = ("forwarding", .failed)
-            mend = "in sshd_config: AllowTcpForwarding yes (or local), and no PermitOpen that leaves the port out"
+            fix = "in sshd_config: AllowTcpForwarding yes (or local), and no PermitOpen that leaves the port out"
         case .sessionLimit:
             (check, reason) = ("sessions", .failed)
-            mend = "in sshd_config: MaxSessions 10 (its default)"
+            fix = "in sshd_config: MaxSessions 10 (its default)"
         case .requestDenied:
             (check, reason) = ("shell", .failed)
-            mend = "the account may run no commands (ForceCommand, restrict in authorized_keys, nologin as shell)"
+            fix = "the account may run no commands (ForceCommand, restrict in authorized_keys, nologin as shell)"
         default:
             (check, reason) = ("session", .failed)
-            mend = "try `ssh -v \(destination)`; its last lines before the end name the reason"
+            fix = "try `ssh -v \(destination)`; its last lines before the end name the reason"
         }
     }
 }

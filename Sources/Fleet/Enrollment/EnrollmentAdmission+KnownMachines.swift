@@ -74,12 +74,12 @@ extension EnrollmentAdmission {
         if acceptsKnownMachine {
             return .accepted(warning: "\(name): it was \(present) until now, which no machine has any more")
         }
-        let mend =
+        let fix =
             present.serviceAccount.map { "If it is to stay that: enroll it with --name \($0). " } ?? ""
         return .refused(
             HostError(
                 .denied,
-                "\(name): the machine is \(present) already, and would be that no more. Nothing was uploaded. \(mend)"
+                "\(name): the machine is \(present) already, and would be that no more. Nothing was uploaded. \(fix)"
                     + "--accept-known-machine gives it the new identity in place of that one; --base installs beside it"
             )
         )

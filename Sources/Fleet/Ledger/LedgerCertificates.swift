@@ -105,7 +105,7 @@ extension Ledger {
                 throw LedgerError(
                     .conflict,
                     "the issuer gave the serial number \(certificate.serial) to \(certificate.identity), which another certificate "
-                        + "has already: it cannot be revoked by its number; mend the issuer"
+                        + "has already: it cannot be revoked by its number; fix the issuer"
                 )
             }
             try note(

@@ -1,4 +1,4 @@
-/// Why the ledger could not be read or written, with a message that says how to mend it.
+/// Why the ledger could not be read or written, with a message that says how to fix it.
 package struct LedgerError: Error, Hashable, Sendable, CustomStringConvertible {
     /// What kind of failure this is; new kinds may be added.
     package struct Code: Hashable, Sendable, CustomStringConvertible {

@@ -145,7 +145,7 @@ package struct EnrollmentRun: Sendable {
 
     /// Has everybody know what was revoked. The devices are enrolled: what goes wrong here is said, and fails nothing.
     private func publish(_ names: [String], parallel: Int) async {
-        let mend = "`bootstrap revoke`, without a name, tells them; so does their next renewal"
+        let fix = "`bootstrap revoke`, without a name, tells them; so does their next renewal"
         guard let publisher else {
             return report.warning(
                 "earlier certificates of \(names.joined(separator: ", ")) are to be revoked at the CA that has signed them, too"
@@ -167,10 +167,10 @@ package struct EnrollmentRun: Sendable {
             let lists = try publisher.publish()
             report.line("wrote \(publisher.path)")
             if let failures = try await delivery(lists) {
-                report.warning("\(failures.count) devices do not know yet what was revoked: \(mend)")
+                report.warning("\(failures.count) devices do not know yet what was revoked: \(fix)")
             }
         } catch {
-            report.warning("the others do not know yet what was revoked: \(error): \(mend)")
+            report.warning("the others do not know yet what was revoked: \(error): \(fix)")
         }
     }
 

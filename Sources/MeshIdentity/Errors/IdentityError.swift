@@ -1,6 +1,6 @@
 package import Platform
 
-/// Why something about keys, certificates or their files failed, with a message that says how to mend it.
+/// Why something about keys, certificates or their files failed, with a message that says how to fix it.
 ///
 /// A message never contains key material or a passphrase.
 public struct IdentityError: Error, Hashable, Sendable, CustomStringConvertible {

@@ -86,7 +86,7 @@ package struct MeshRenewal: Sendable {
                 }
                 sleep = min(sleep, max(1, nextAttempt - WallClock.system.seconds))
             } catch {
-                // Said once. What is wrong with it is mended by others: an operator over SSH.
+                // Said once. What is wrong with it is fixed by others: an operator over SSH.
                 if !isExpired { logger.error("the certificate cannot be renewed over the mesh: \(error)") }
                 isExpired = true
                 sleep = 5

@@ -140,14 +140,14 @@ package enum AtomicFile {
     /// An error that names the operation, the path and errno's reason.
     package static func failure(_ verb: String, _ path: String, errno code: Int32 = errno) -> FileError {
         let kind: FileError.Code = code == ENOENT ? .notFound : .file
-        let mend =
+        let fix =
             switch code {
             case ENOSPC, EDQUOT: "; free some space on its file system"
             case EROFS: "; its file system is mounted read-only"
             case EACCES, EPERM: "; check the owner and permissions of it and the directories above"
             default: ""
             }
-        return FileError(kind, "cannot \(verb) \(path): \(String(cString: strerror(code)))\(mend)")
+        return FileError(kind, "cannot \(verb) \(path): \(String(cString: strerror(code)))\(fix)")
     }
 
     private static func writeAll(_ bytes: [UInt8], to file: Int32, path: String) throws(FileError) {

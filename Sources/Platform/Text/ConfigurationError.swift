@@ -6,7 +6,7 @@ public struct ConfigurationError: Error, Hashable, Sendable, CustomStringConvert
         public var file: String
         /// `nil` when the issue concerns the file as a whole.
         public var position: SourcePosition?
-        /// What is wrong and how to mend it.
+        /// What is wrong and how to fix it.
         public var message: String
 
         /// - Parameters:

@@ -48,10 +48,10 @@ package struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
             ? "its certificate is dated back by \(Self.text(milliseconds: backdating * 1000)) to be valid there, but it refuses peers "
                 + "whose certificates are younger than that"
             : "it takes certificates, its own too, for expired by so much too early"
-        return "\(description): \(consequence); set its clock (\(Self.mend))"
+        return "\(description): \(consequence); set its clock (\(Self.fix))"
     }
 
-    private static let mend = "date -u -s, or time synchronisation"
+    private static let fix = "date -u -s, or time synchronisation"
 
     /// How far back NotBefore is to be set, in seconds, so that a certificate is valid at once by the device's clock: two minutes, and
     /// more where the device is behind.
@@ -72,7 +72,7 @@ package struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
         let seconds = max(0, abs(milliseconds) - uncertainty) / 1000
         let longest = max(IssuanceOptions.defaultBackdating.components.seconds, lifetime / 4)
         guard seconds > longest else { return nil }
-        let set = "set the device's clock (\(Self.mend)), then try again"
+        let set = "set the device's clock (\(Self.fix)), then try again"
         if milliseconds > 0, seconds >= lifetime {
             return SignalError(
                 .clock,
@@ -101,17 +101,17 @@ package struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
     ///   - device: the device's clock, milliseconds since 1970.
     package func refusal(notBefore: Int64, notAfter: Int64, device: Int64) -> SignalError? {
         let seconds = device / 1000
-        let mend = "set the device's clock (\(Self.mend)), then enroll again"
+        let fix = "set the device's clock (\(Self.fix)), then enroll again"
         if seconds < notBefore {
             return SignalError(
                 .clock,
-                "\(description); certificate would not be valid yet there (valid from \(Timestamp.text(notBefore))): \(mend)"
+                "\(description); certificate would not be valid yet there (valid from \(Timestamp.text(notBefore))): \(fix)"
             )
         }
         if seconds >= notAfter {
             return SignalError(
                 .clock,
-                "\(description); certificate would have expired there (valid until \(Timestamp.text(notAfter))): \(mend)"
+                "\(description); certificate would have expired there (valid until \(Timestamp.text(notAfter))): \(fix)"
             )
         }
         return nil

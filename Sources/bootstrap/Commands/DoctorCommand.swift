@@ -9,7 +9,7 @@ import Synchronization
 struct DoctorCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "doctor",
-        abstract: "Check every precondition, and say how to mend what fails.",
+        abstract: "Check every precondition, and say how to fix what fails.",
         discussion: """
             Without DEST: what this machine needs. With DEST: also the way there, step by step, as `enroll` and `connect` would go it: \
             configuration, host key, login, shell, whether the agent fits, the clock, forwarding, the certificate, and the native path with \
@@ -107,7 +107,7 @@ private final class DoctorReport: Sendable {
                 text + String(repeating: " ", count: max(1, width - text.count))
             }
             printLine(padded(finding.verdict.rawValue, 9) + padded(finding.check, 13) + finding.detail)
-            if let mend = finding.mend { printLine(padded("", 9) + padded("", 13) + "→ \(mend)") }
+            if let fix = finding.fix { printLine(padded("", 9) + padded("", 13) + "→ \(fix)") }
         }
     }
 

@@ -174,7 +174,7 @@ import Testing
         #expect(!FileManager.default.fileExists(atPath: "x"))
     }
 
-    @Test func withoutACATheMendIsNamed() async throws {
+    @Test func withoutACATheRemedyIsNamed() async throws {
         for arguments in [["issue", "--id", "ns/a/sa/b", "--out", directory.path("b")], ["bundle"]] {
             let output = try await bootstrap(arguments)
             #expect(output.status == .exited(1))

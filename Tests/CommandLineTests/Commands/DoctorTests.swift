@@ -2,14 +2,19 @@ import Foundation
 import TestPeers
 import Testing
 
-/// `doctor` names what is wrong and how to mend it: one test for each thing that goes wrong on the way to a device.
+/// `doctor` names what is wrong and how to fix it: one test for each thing that goes wrong on the way to a device.
 @Suite(.timeLimit(.minutes(5))) struct DoctorTests {
     /// A line of `--output json`.
     struct Finding: Decodable {
         var check: String
         var verdict: String
         var detail: String
-        var mend: String?
+        var fix: String?
+
+        private enum CodingKeys: String, CodingKey {
+            case check, verdict, detail
+            case fix = "mend"
+        }
     }
 
     struct Diagnosis {
@@ -60,13 +65,13 @@ import Testing
         let journey = try await Journey()
         let before = try await diagnose(journey, nil)
         #expect(before.of("CA")?.verdict == "warning")
-        #expect(before.of("CA")?.mend?.contains("bootstrap ca init") == true)
+        #expect(before.of("CA")?.fix?.contains("bootstrap ca init") == true)
         try await journey.makeAuthority()
         chmod(journey.directory.path("home/.bootstrap"), 0o777)
         let after = try await diagnose(journey, nil)
         #expect(after.of("CA")?.verdict == "ok")
         #expect(after.failed == ["home"])
-        #expect(after.of("home")?.mend?.hasPrefix("chmod go-w") == true)
+        #expect(after.of("home")?.fix?.hasPrefix("chmod go-w") == true)
         #expect(after.status == .exited(1))
         await journey.stop()
     }
@@ -77,7 +82,7 @@ import Testing
         let diagnosis = try await diagnose(journey, "\(OpenSSHServer.user)@127.0.0.1:\(port)")
         #expect(diagnosis.status == .exited(6))
         #expect(diagnosis.failed == ["connection"])
-        #expect(diagnosis.of("connection")?.mend?.contains("sshd runs there") == true)
+        #expect(diagnosis.of("connection")?.fix?.contains("sshd runs there") == true)
         #expect(diagnosis.of("shell")?.verdict == "skipped")
         await journey.stop()
     }
@@ -103,7 +108,7 @@ import Testing
         let diagnosis = try await diagnose(journey, journey.destination, options: options)
         #expect(diagnosis.status == .exited(4))
         #expect(diagnosis.failed == ["login"])
-        #expect(diagnosis.of("login")?.mend?.contains("authorized_keys") == true)
+        #expect(diagnosis.of("login")?.fix?.contains("authorized_keys") == true)
         await journey.stop()
     }
 
@@ -153,7 +158,7 @@ import Testing
         #expect(try await journey.enroll(allow: 1).succeeded)
         let diagnosis = try await diagnose(journey, "device1", options: [])
         #expect(diagnosis.of("forwarding")?.verdict == "warning")
-        #expect(diagnosis.of("forwarding")?.mend?.contains("AllowTcpForwarding") == true)
+        #expect(diagnosis.of("forwarding")?.fix?.contains("AllowTcpForwarding") == true)
         // The native path works without it.
         #expect(diagnosis.status == .exited(0))
         await journey.stop()
@@ -164,7 +169,7 @@ import Testing
         let journey = try await Journey(sshd: sshd)
         let diagnosis = try await diagnose(journey, journey.destination)
         #expect(diagnosis.of("sessions")?.verdict == "warning")
-        #expect(diagnosis.of("sessions")?.mend?.contains("MaxSessions") == true)
+        #expect(diagnosis.of("sessions")?.fix?.contains("MaxSessions") == true)
         #expect(diagnosis.of("shell")?.verdict == "ok")
         await journey.stop()
     }
@@ -203,7 +208,7 @@ import Testing
         try journey.directory.makeDirectory("device/bootstrap/0.0.0-00")
         try journey.directory.write("device/bootstrap/0.0.0-00/bootstrap.part.1", "half")
         #expect(
-            try await diagnose(journey, "device1", options: []).of("installation")?.mend?.contains("enroll") == true
+            try await diagnose(journey, "device1", options: []).of("installation")?.fix?.contains("enroll") == true
         )
         #expect(try await journey.enroll(allow: 1).succeeded)
         #expect(try await diagnose(journey, "device1", options: []).of("installation")?.verdict == "ok")
