@@ -194,6 +194,40 @@ private func frame(_ json: String) -> [UInt8] {
         #expect(error?.message.contains("another enrolment") == true)
     }
 
+    /// The same where the other is done while this one waits: what it has decided stays.
+    @Test func anOperatorWhoHasWaitedDoesNotUndoWhatTheOtherHasDone() async throws {
+        let device = try LocalDevice()
+        try device.directory.makeDirectory("state/identity")
+        let lock = try FileLock(directory: device.state, patience: .zero)
+        let channel = try device.startSignal()
+        let waiting = Task { try await device.conversation(over: channel).run(device.order()) }
+        let files = "/proc/\(channel.process.pid)/fd"
+        try await eventually("it waits for the lock") {
+            try FileManager.default.contentsOfDirectory(atPath: files).contains {
+                (try? FileManager.default.destinationOfSymbolicLink(atPath: "\(files)/\($0)")) == device.state
+            }
+        }
+        try device.directory.write("state/identity/cert-chain.pem", "another's")
+        lock.unlock()
+        let error = await error { _ = try await waiting.value }
+        #expect(error?.code == .refused && error?.isFromPeer == true)
+        #expect(error?.message.contains("has just given it a certificate") == true, "\(error?.message ?? "")")
+        #expect(try device.directory.read("state/identity/cert-chain.pem") == "another's")
+    }
+
+    /// Its process was the shell's that took it.
+    @Test(arguments: [true, false])
+    func theInstallersLockEndsWithTheConversation(isItsOwn: Bool) async throws {
+        let device = try LocalDevice()
+        let channel = try device.startSignal()
+        let owner = isItsOwn ? channel.process.pid : getpid()
+        try device.directory.makeDirectory(".lock")
+        try device.directory.write(".lock/owner", "\(owner) 00000000-0000-0000-0000-000000000000 0\n")
+        _ = try await device.conversation(over: channel).run(device.order())
+        try await device.settled()
+        #expect(FileManager.default.fileExists(atPath: device.state + "/../.lock") != isItsOwn)
+    }
+
     /// What is wrong with a message is told to the one who sent it, and nothing was made.
     @Test(
         arguments: [
