@@ -166,3 +166,14 @@ package enum WriteStep: String, CaseIterable, Sendable {
     case linkChain, linkRoots, linkKey
     case swap, synchronize, removeStale
 }
+
+extension CredentialDirectory {
+    /// As ``TrustBundle/check(successors:vouchers:at:)``, for the roots of the credential that is here.
+    package func check(
+        successors roots: [Certificate],
+        vouchers: [Certificate],
+        in trustDomain: TrustDomain
+    ) throws(IdentityError) {
+        try TrustBundle(trustDomain: trustDomain, roots: presentRoots()).check(successors: roots, vouchers: vouchers)
+    }
+}

@@ -50,6 +50,14 @@ public struct IssuanceOptions: Hashable, Sendable {
     }
 }
 
+extension IssuanceOptions {
+    /// - Throws: ``IdentityError`` with `refused` for a reserved identity, unless these options are for one.
+    package func check(_ id: SPIFFEID) throws(IdentityError) {
+        guard !allowsReservedIdentity, let reservation = id.reservation else { return }
+        throw IdentityError(.refused, reservation)
+    }
+}
+
 /// What an issuer answers with.
 public struct IssuedCertificate: Sendable {
     /// The leaf first, then the CA certificates between it and a root, if any.

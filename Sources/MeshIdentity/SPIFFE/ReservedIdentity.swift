@@ -21,11 +21,3 @@ extension SPIFFEID {
         return nil
     }
 }
-
-extension IssuanceOptions {
-    /// - Throws: ``IdentityError`` with `refused` for a reserved identity, unless these options are for one.
-    package func check(_ id: SPIFFEID) throws(IdentityError) {
-        guard !allowsReservedIdentity, let reservation = id.reservation else { return }
-        throw IdentityError(.refused, reservation)
-    }
-}
