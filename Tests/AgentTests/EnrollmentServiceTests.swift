@@ -166,6 +166,24 @@ private func frame(_ json: String) -> [UInt8] {
         #expect(try device.credential() == nil)
     }
 
+    /// Everything is said, and the end of it finds no room at the device.
+    @Test(.timeLimit(.minutes(5))) func aDeviceThatDoesNotReadTheEndHoldsNothingUp() async throws {
+        let device = try LocalDevice()
+        var limits = ConversationLimits.certifying
+        limits.finish = .milliseconds(20)
+        let conversation = EnrollmentConversation(
+            channel: EndlessChannel(try device.startSignal()),
+            name: "dev",
+            certification: Certification(name: "dev", id: device.id, issuer: device.ca),
+            clock: .system,
+            limits: limits,
+            warn: { _ in }
+        )
+        let (ack, _) = try await conversation.run(device.order())
+        #expect(ack.node == "started")
+        try await device.settled()
+    }
+
     @Test func nodeThatDoesNotComeUpIsReportedWithItsLog() async throws {
         let device = try LocalDevice()
         let taken = try LoopbackPort()

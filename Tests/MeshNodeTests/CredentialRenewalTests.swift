@@ -8,7 +8,7 @@ import Testing
 @testable import SSHSignal
 
 /// What a device takes from an issuer over the mesh, who speaks for the CA and does not have its key.
-@Suite struct CredentialRenewalTests {
+@Suite(.timeLimit(.minutes(5))) struct CredentialRenewalTests {
     private let home = TemporaryDirectory()
     private let ca: EmbeddedCA
     private let id: SPIFFEID
@@ -28,6 +28,17 @@ import Testing
         let renewal = CredentialRenewal(directory: directory, id: id, listener: "127.0.0.1:15008")
         let credential = try await renewal.run(over: issuer)
         return (credential, issuer.warnings)
+    }
+
+    /// The certificate is in place, and what is left to say finds no room.
+    @Test func anIssuerThatDoesNotReadHoldsNothingUp() async throws {
+        let (ca, id) = (ca, id)
+        let issuer = ScriptedIssuer(takesTheEnd: false) { try Self.message(ca.issue($0, id: id)) }
+        var limits = ConversationLimits.ofDevice
+        limits.finish = .milliseconds(20)
+        let renewal = CredentialRenewal(directory: directory, id: id, listener: "127.0.0.1:15008", limits: limits)
+        let renewed = try await renewal.run(over: issuer)
+        #expect(try directory.load().leaf == renewed.leaf)
     }
 
     private static func message(
@@ -94,16 +105,22 @@ private final class ScriptedIssuer: RemoteChannel {
     typealias Signer = @Sendable (CertificateRequest) throws -> SignalMessage.IssuedCertificate
 
     private let sign: Signer
+    private let takesTheEnd: Bool
     private let decoder = Mutex(SignalFrameDecoder())
     private let heard = Mutex<[String]>([])
     private let answers: AsyncStream<[UInt8]>
     private let answer: AsyncStream<[UInt8]>.Continuation
+    private let closing: AsyncStream<Void>
+    private let closed: AsyncStream<Void>.Continuation
 
     var warnings: [String] { heard.withLock { $0 } }
 
-    init(_ sign: @escaping Signer) {
+    /// - Parameter takesTheEnd: false: what this side says at the end waits until the channel is closed.
+    init(takesTheEnd: Bool = true, _ sign: @escaping Signer) {
         self.sign = sign
+        self.takesTheEnd = takesTheEnd
         (answers, answer) = AsyncStream.makeStream()
+        (closing, closed) = AsyncStream.makeStream()
     }
 
     func read() async throws -> [UInt8]? {
@@ -136,7 +153,15 @@ private final class ScriptedIssuer: RemoteChannel {
 
     private func send(_ message: SignalMessage) throws { answer.yield(try SignalFrame.encode(message)) }
 
-    func finish() async {}
-    func close() { answer.finish() }
+    func finish() async {
+        guard !takesTheEnd else { return }
+        for await _ in closing {}
+    }
+
+    func close() {
+        answer.finish()
+        closed.finish()
+    }
+
     func standardErrorText() async -> String { "" }
 }

@@ -114,6 +114,29 @@ package final class CutChannel: RemoteChannel {
     package func standardErrorText() async -> String { await lower.standardErrorText() }
 }
 
+/// Passes everything on; the end of the input waits until the channel is closed, as where the far side has no room for it.
+package final class EndlessChannel: RemoteChannel {
+    private let lower: any RemoteChannel
+    private let closing: AsyncStream<Void>
+    private let closed: AsyncStream<Void>.Continuation
+
+    package init(_ lower: any RemoteChannel) {
+        self.lower = lower
+        (closing, closed) = AsyncStream.makeStream()
+    }
+
+    package func read() async throws -> [UInt8]? { try await lower.read() }
+    package func write(_ bytes: [UInt8]) async throws { try await lower.write(bytes) }
+    package func finish() async { for await _ in closing {} }
+
+    package func close() {
+        lower.close()
+        closed.finish()
+    }
+
+    package func standardErrorText() async -> String { await lower.standardErrorText() }
+}
+
 /// The shells of the far sides there are.
 package enum FarShell: String, CaseIterable {
     case dash

@@ -48,7 +48,7 @@ package struct EnrollmentService {
         let start = ContinuousClock.now
         while true {
             switch conversation.next() {
-            case .send(let message): send(message)
+            case .send(let message): send(message, since: start)
             case .receive: conversation.received(receive(&inbox, since: start))
             case .close(let error?): throw error
             case .close(nil): return
@@ -56,11 +56,12 @@ package struct EnrollmentService {
         }
     }
 
-    private func send(_ message: SignalMessage) {
+    private func send(_ message: SignalMessage, since start: ContinuousClock.Instant) {
         // An operator that is gone shows itself at the next read; what is under way is brought to its end before.
         guard let frame = try? SignalFrame.encode(message) else { return }
         var rest = frame[...]
-        let deadline = ContinuousClock.now + limits.step
+        let now = ContinuousClock.now
+        let deadline = now + limits.sendingTime(at: now - start)
         while !rest.isEmpty {
             let count = rest.withUnsafeBytes { write(output, $0.baseAddress, $0.count) }
             if count > 0 {

@@ -118,7 +118,8 @@ package struct EnrollmentConversation: Sendable {
                 case .send(let message):
                     do {
                         let frame = try SignalFrame.encode(message)
-                        try await channel.withDeadline(limits.step, name) { try await channel.write(frame) }
+                        let time = limits.sendingTime(at: ContinuousClock.now - start)
+                        try await channel.withDeadline(time, name) { try await channel.write(frame) }
                     } catch {
                         // Why the device is gone stands in what it said last, which is still to be read.
                     }
@@ -141,7 +142,7 @@ package struct EnrollmentConversation: Sendable {
                 case .delivered(let changed): outcome = .success(.delivered(changed: changed))
                 case .failed(let error): outcome = .failure(await explained(error))
                 case .close:
-                    await channel.finish()
+                    try? await channel.withDeadline(limits.finish, name) { await channel.finish() }
                     channel.close()
                     guard let outcome else { throw SignalError(.truncated, "\(name): the conversation had no outcome") }
                     return try outcome.get()

@@ -11,22 +11,26 @@ package struct CredentialRenewal: Sendable {
     private let id: SPIFFEID
     private let listener: String
     private let clock: WallClock
+    private let limits: ConversationLimits
 
     /// - Parameters:
     ///   - directory: The credential that is renewed.
     ///   - id: Its identity.
     ///   - listener: What the node's HBONE listener is bound to: numeric `address:port`.
     ///   - clock: Milliseconds since 1970.
+    ///   - limits: What the issuer may take.
     package init(
         directory: CredentialDirectory,
         id: SPIFFEID,
         listener: String,
-        clock: WallClock = .system
+        clock: WallClock = .system,
+        limits: ConversationLimits = .ofDevice
     ) {
         self.directory = directory
         self.id = id
         self.listener = listener
         self.clock = clock
+        self.limits = limits
     }
 
     /// - Returns: The new credential, which is in place.
@@ -34,26 +38,32 @@ package struct CredentialRenewal: Sendable {
     package func run(over channel: any RemoteChannel) async throws -> Credential {
         let device = RenewedDevice(directory: directory, id: id, listener: listener)
         var conversation = DeviceConversation(with: device, clock: clock)
-        var inbox = SignalInbox(.ofDevice)
+        var inbox = SignalInbox(limits)
         let start = ContinuousClock.now
         while true {
             switch conversation.next() {
-            case .send(let message): await send(message, channel)
+            case .send(let message): await send(message, channel, since: start)
             case .receive:
                 let reception = await inbox.receive(from: channel, since: start, "the issuer")
                 conversation.received(reception)
             case .close(let error):
-                await channel.finish()
+                // Closed where that takes too long; else the end of the stream is its owner's.
+                try? await channel.withDeadline(limits.finish, "the issuer") { await channel.finish() }
                 if let renewed = conversation.device.renewed { return renewed }
                 throw error ?? SignalError(.refused, "the issuer ended the conversation without a certificate")
             }
         }
     }
 
-    private func send(_ message: SignalMessage, _ channel: any RemoteChannel) async {
+    private func send(
+        _ message: SignalMessage,
+        _ channel: any RemoteChannel,
+        since start: ContinuousClock.Instant
+    ) async {
         // An issuer that is gone shows itself at the next read.
         guard let frame = try? SignalFrame.encode(message) else { return }
-        try? await channel.withDeadline(ConversationLimits.ofDevice.step, "the issuer") {
+        let time = limits.sendingTime(at: ContinuousClock.now - start)
+        try? await channel.withDeadline(time, "the issuer") {
             try await channel.write(frame)
         }
     }

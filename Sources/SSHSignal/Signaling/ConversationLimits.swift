@@ -4,6 +4,8 @@ package struct ConversationLimits: Hashable, Sendable {
     package var step: Duration
     /// From the first byte to the last.
     package var total: Duration
+    /// For the end of what this side says, once everything is said: a peer that does not read must not hold it up.
+    package var finish: Duration
     /// Messages from the other side, those that are ignored as well.
     package var frames: Int
     /// Bytes from the other side.
@@ -14,16 +16,23 @@ package struct ConversationLimits: Hashable, Sendable {
     package init(
         step: Duration,
         total: Duration,
+        finish: Duration = .seconds(5),
         frames: Int = 32,
         bytes: Int = 2 << 20,
         messageBytes: Int = SignalFrame.maximumLength
     ) {
         self.step = step
         self.total = total
+        self.finish = finish
         self.frames = frames
         self.bytes = bytes
         self.messageBytes = messageBytes
     }
+
+    /// How long it may take to send a message. Never zero: what is too late is cut at once.
+    ///
+    /// - Parameter now: Since the conversation began.
+    package func sendingTime(at now: Duration) -> Duration { max(.milliseconds(1), min(step, total - now)) }
 
     /// The operator, enrolling or renewing. The device answers at once but for one step, the start of its node: with limits of its own for the
     /// service, the new node, and the old one where the new one does not come up.

@@ -26,6 +26,13 @@ import Testing
         #expect(inbox.overrun(at: .seconds(30)) == .timedOut(.seconds(10)))
     }
 
+    @Test func nothingIsSentBeyondTheWhole() {
+        let limits = ConversationLimits(step: .seconds(10), total: .seconds(60))
+        #expect(limits.sendingTime(at: .seconds(20)) == .seconds(10))
+        #expect(limits.sendingTime(at: .seconds(57)) == .seconds(3))
+        #expect(limits.sendingTime(at: .seconds(70)) == .milliseconds(1))
+    }
+
     @Test func noStepGoesBeyondTheWhole() {
         let inbox = SignalInbox(ConversationLimits(step: .seconds(10), total: .seconds(60)))
         #expect(inbox.patience(at: .seconds(57), since: .seconds(57)) == .seconds(3))
