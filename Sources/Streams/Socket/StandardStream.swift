@@ -19,25 +19,35 @@ package struct StandardStream {
         let written = AsyncStream<Void>.makeStream()
         stream = socket
         self.written = written.stream
-        do throws(SystemError) {
-            try startOwnThread {
-                copy(from: STDIN_FILENO) { send(descriptor, $0, $1, Int32(MSG_NOSIGNAL)) }
-                // The end travels on; the other direction goes on.
-                shutdown(descriptor, Int32(SHUT_WR))
+        // The first thread waits for the second: alone it must not have touched anything.
+        let gate = Lock(false)
+        let failure: SystemError? = gate.withLock { isOpen in
+            do throws(SystemError) {
+                try startOwnThread {
+                    guard gate.withLock({ $0 }) else { return }
+                    copy(from: STDIN_FILENO) { send(descriptor, $0, $1, Int32(MSG_NOSIGNAL)) }
+                    // The end travels on; the other direction goes on.
+                    shutdown(descriptor, Int32(SHUT_WR))
+                }
+                try startOwnThread {
+                    let isWhole = copy(from: descriptor) { write(STDOUT_FILENO, $0, $1) }
+                    // Whoever reads standard output sees its end at once; nobody to read it ends everything.
+                    let nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC)
+                    if nowhere >= 0 { dup2(nowhere, STDOUT_FILENO) }
+                    if !isWhole { shutdown(descriptor, Int32(SHUT_RDWR)) }
+                    written.continuation.yield()
+                    written.continuation.finish()
+                }
+                isOpen = true
+                return nil
+            } catch {
+                return error
             }
-            try startOwnThread {
-                let isWhole = copy(from: descriptor) { write(STDOUT_FILENO, $0, $1) }
-                // Whoever reads standard output sees its end at once; nobody to read it ends everything.
-                let nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC)
-                if nowhere >= 0 { dup2(nowhere, STDOUT_FILENO) }
-                if !isWhole { shutdown(descriptor, Int32(SHUT_RDWR)) }
-                written.continuation.yield()
-                written.continuation.finish()
-            }
-        } catch {
-            socket.close()
-            throw StreamError.system(error.number, "start a thread for standard input and output")
         }
+        guard let failure else { return }
+        socket.close()
+        _ = Glibc.close(descriptor)
+        throw StreamError.system(failure.number, "start a thread for standard input and output")
     }
 }
 
