@@ -142,6 +142,8 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
             if connection.streamCount == 0 { connection.close() } else { connection.drain(deadline: deadline) }
         }
         refuse(waiting, StreamError(.closed, "the connections to \(endpoint.key) were closed"))
+        // Where there is no connection, none will say so by its end.
+        if group.isUnused { onEvent(.unused) }
     }
 
     /// Cuts everything.

@@ -102,7 +102,9 @@ public final class H2ClientPool {
         let group = ConnectionGroupDriver(to: endpoint, settings: settings, on: loop)
         group.trust = trust
         let key = endpoint.key
-        group.onEvent = { [unowned self, unowned group] event in
+        // A request under way keeps its group, which may outlive the pool.
+        group.onEvent = { [weak self, unowned group] event in
+            guard let self else { return }
             switch event {
             case .connected(let connection): onChange?(key, .connected(connection))
             case .failed(let error): onChange?(key, .failed(error))

@@ -191,6 +191,18 @@ import Testing
         }
     }
 
+    @Test("a drain while the first connection is being made leaves nothing behind")
+    func drainWhileDialing() async throws {
+        try await withLoop { loop in
+            let dialing = try await OnLoop(loop) { Dialing(on: loop) }
+            try await dialing { $0.group.drain(deadline: .seconds(60)) }
+            try await dialing.until("who waited is told") { $0.failures.count == 1 }
+            let (code, isUnused) = try await dialing { ($0.failures[0].error.code, $0.isUnused) }
+            #expect(code == .closed)
+            #expect(isUnused)
+        }
+    }
+
     @Test("a certificate that the server refuses fails the request, and is not tried again")
     func refusedCertificate() async throws {
         try await withLoop { loop in
@@ -204,6 +216,30 @@ import Testing
             #expect(dials == 1)
             try await user { $0.close() }
             try await server { $0.close() }
+        }
+    }
+}
+
+/// Connections of which the first is never made, and somebody who waits for it. Confined to its loop.
+private final class Dialing {
+    let group: ConnectionGroupDriver
+    private(set) var isUnused = false
+    private(set) var failures: [ConnectFailure] = []
+
+    init(on loop: EventLoop) {
+        let key = H2Endpoint.Key(credential: ObjectIdentifier(loop), expectation: .anyTrusted, location: "test")
+        let settings = ConnectionGroupDriver.Settings(
+            http2: .defaults,
+            firstAnswer: nil,
+            rules: ConnectionGroupDriver.Settings.Rules(),
+            repeatsRequests: true
+        )
+        group = ConnectionGroupDriver(to: H2Endpoint(key: key) { _, _ in }, settings: settings, on: loop)
+        group.onEvent = { [weak self] event in
+            if case .unused = event { self?.isUnused = true }
+        }
+        group.open(ConnectRequest(authority: "10.0.0.1:80")) { result in
+            if case .failure(let failure) = result { self.failures.append(failure) }
         }
     }
 }
