@@ -128,13 +128,11 @@ final class TunnelSource: PathSource {
         if monitor?.isScheduled == false { monitor?.schedule(after: Self.silence) }
     }
 
-    /// Runs while streams are open. Silence alone is no reason to ask: an idle stream owes nothing, and a device's battery
-    /// pays for each PING. Silence after something was sent is.
+    /// Runs while streams are open, or wait for a connection that is being made. Silence alone is no reason to ask: an
+    /// idle stream owes nothing, and a device's battery pays for each PING. Silence after something was sent is.
     private func checkSilence() {
         guard let group else { return }
-        var isUsed = false
         for connection in group.connections where !connection.isDraining && connection.streamCount > 0 {
-            isUsed = true
             guard !connection.isBeingProbed, connection.lastSent > connection.lastReceived,
                 loop.now &- connection.lastReceived >= Self.silence.nanoseconds
             else { continue }
@@ -144,6 +142,6 @@ final class TunnelSource: PathSource {
                 connection.abort(StreamError(.timedOut, "no answer to PING within \(timeout)"))
             }
         }
-        if isUsed { monitor?.schedule(after: Self.silence) }
+        if group.streamCount > 0 { monitor?.schedule(after: Self.silence) }
     }
 }

@@ -1,0 +1,163 @@
+import Glibc
+import H2Transport
+import Logging
+import MeshIdentity
+import Platform
+import Streams
+import TestPeers
+import Testing
+
+@testable import MeshPaths
+
+/// How a path finds out that nothing comes from its peer any more.
+@Suite(.timeLimit(.minutes(2))) struct SilenceTests {
+    /// An HBONE server that takes every request. Confined to its loop.
+    final class Peer {
+        private(set) var listener: Listener?
+        private var server: HBONEServer?
+        private var streams: [ByteStream] = []
+
+        init(on loop: EventLoop) throws {
+            let certificates = TestCertificates.shared
+            let context = try TLSContext(
+                role: .server,
+                credential: certificates.credential(.server),
+                trust: TrustBundleSet(certificates.bundle())
+            )
+            let quiet = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
+            server = try HBONEServer(on: loop, context: context, logger: quiet) { [weak self] request in
+                if let stream = request.accept() { self?.streams.append(stream) }
+            }
+            let bound = LoopBound(Weak(self), on: loop)
+            listener = try Listener(bind: SocketAddress(ip: "127.0.0.1", port: 0), on: loop) { socket in
+                bound.withValue { weak in weak.peer?.accept(socket) }
+            }
+        }
+
+        private func accept(_ socket: Socket) { server?.accept(socket) }
+
+        /// Takes no more streams on the connections that there are.
+        func drain() { server?.forEachConnection { $0.drain(deadline: nil) } }
+
+        func close() {
+            listener?.close()
+            server?.abort()
+        }
+
+        private final class Weak {
+            weak var peer: Peer?
+            init(_ peer: Peer) { self.peer = peer }
+        }
+    }
+
+    /// A path whose second connection takes its time; its keep-alive is too patient to matter. Confined to its loop.
+    final class Client {
+        private(set) var path: TunnelSource?
+        private(set) var isUp = false
+        private(set) var dials = 0
+        private(set) var streams: [ByteStream] = []
+        private let address: SocketAddress
+        private let loop: EventLoop
+        private var timer: LoopTimer?
+
+        init(port: UInt16, on loop: EventLoop) throws {
+            self.loop = loop
+            address = try SocketAddress(ip: "127.0.0.1", port: port)
+            let certificates = TestCertificates.shared
+            let context = try TLSContext(
+                role: .client,
+                credential: certificates.credential(.client),
+                trust: TrustBundleSet(certificates.bundle())
+            )
+            var settings = ConnectionSettings()
+            settings.keepAlive = .seconds(600)
+            settings.keepAliveTimeout = .seconds(600)
+            let path = TunnelSource(
+                over: { [weak self] completion in self?.dial(completion) },
+                context: context,
+                expecting: .anyTrusted,
+                settings: settings,
+                on: loop
+            )
+            path.events.up = { [weak self] in self?.isUp = true }
+            self.path = path
+        }
+
+        private func dial(_ completion: @escaping (Result<ByteStream, StreamError>) -> Void) {
+            dials += 1
+            guard dials > 1 else { return connect(completion) }
+            // Longer than the path waits between two looks.
+            let timer = LoopTimer(on: loop) { [weak self] in self?.connect(completion) }
+            self.timer = timer
+            timer.schedule(after: .milliseconds(700))
+        }
+
+        private func connect(_ completion: @escaping (Result<ByteStream, StreamError>) -> Void) {
+            Dialer.connect(to: .address(address), on: loop) { result in completion(result.map { $0 }) }
+        }
+
+        func open() throws {
+            let authority = try Authority(parsing: "10.0.0.1:80")
+            path?.open(to: authority, headers: [:]) { [weak self] result in
+                if case .success(let stream) = result { self?.streams.append(stream) }
+            }
+        }
+
+        func send() {
+            _ = [UInt8](repeating: 0, count: 100).withUnsafeBytes { streams[1].write($0) }
+        }
+    }
+
+    /// Runs `body` while nothing happens on `loop`: its connections stand, and nobody answers.
+    private func whileSilent(_ loop: EventLoop, _ body: () async throws -> Void) async throws {
+        var ends: [Int32] = [-1, -1]
+        let result = pipe(&ends)
+        try #require(result == 0)
+        let (reader, writer) = (ends[0], ends[1])
+        let isSilent = Lock(false)
+        loop.submit {
+            isSilent.withLock { $0 = true }
+            var byte: UInt8 = 0
+            _ = read(reader, &byte, 1)
+            _ = close(reader)
+        }
+        defer { _ = close(writer) }
+        try await eventually("the peer falls silent") { isSilent.withLock { $0 } }
+        try await body()
+    }
+
+    @Test("a connection that was made while a request waited for it is asked, too, when it falls silent")
+    func replacement() async throws {
+        let (near, far) = (EventLoop(name: "near"), EventLoop(name: "far"))
+        let peer = try await far.execute { LoopBound(try Peer(on: far), on: far) }
+        let port = try await far.execute { peer.withValue { $0.listener?.localAddress.port ?? 0 } }
+        let client = try await near.execute { LoopBound(try Client(port: port, on: near), on: near) }
+
+        try await near.execute { client.withValue { $0.path?.establish() } }
+        try await eventually("the path is up") { try await near.execute { client.withValue { $0.isUp } } }
+        try await near.execute { try client.withValue { try $0.open() } }
+        try await eventually("a stream opens") {
+            try await near.execute { client.withValue { $0.streams.count == 1 } }
+        }
+        // It goes on, and its connection is replaced.
+        try await far.execute { peer.withValue { $0.drain() } }
+        try await eventually("another connection is made") {
+            try await near.execute { client.withValue { $0.dials == 2 } }
+        }
+        try await near.execute { try client.withValue { try $0.open() } }
+        try await eventually("a stream opens on it") {
+            try await near.execute { client.withValue { $0.streams.count == 2 } }
+        }
+        try await whileSilent(far) {
+            try await near.execute { client.withValue { $0.send() } }
+            try await eventually("the connection is given up") {
+                try await near.execute { client.withValue { $0.streams[1].failure != nil } }
+            }
+        }
+
+        try await near.execute { client.withValue { $0.path?.reset() } }
+        try await far.execute { peer.withValue { $0.close() } }
+        await near.shutDown()
+        await far.shutDown()
+    }
+}
