@@ -122,7 +122,7 @@ extension H2Connection {
     ///
     /// That policy allows a stream was decided when it was opened, and is decided again whenever policy changes: an expired
     /// certificate is a reason not to believe in anything new, none to lose bytes.
-    package package(set) var certificatesExpireAt: Int64? {
+    package var certificatesExpireAt: Int64? {
         get { age.expiry }
         set {
             age.expiry = newValue

@@ -4,7 +4,7 @@ public import Streams
 /// Keeps HTTP/2 connections to peers and shares each among the tunnels to that peer. Confined to its event loop.
 ///
 /// One dial is in flight for each endpoint at a time, and requests wait for it. A further connection is made when the peer
-/// allows no more streams on those there are, when all of them are stalled (``H2Connection/isWindowStalled``), and before one
+/// allows no more streams on those there are, when all of them are stalled (``H2Configuration/Windows/stallTime``), and before one
 /// that has become too old is retired. A request that a
 /// connection refused without looking at it (GOAWAY, REFUSED_STREAM), or that was lost with its connection before it was answered,
 /// is repeated on another one; no other is ever repeated.
