@@ -11,6 +11,8 @@ package struct DeviceClaim: Hashable, Sendable {
     let device: LedgerDevice?
     /// The serial number of the certificate that was issued last under the name, whether or not it has arrived.
     private(set) var lastIssued: String?
+    /// The serial number of one that this conversation is recording just now: the ledger has it, or does not have it yet.
+    private(set) var issuing: String?
     /// The user said that a device which is revoked is to be trusted again: as it was revoked then, not later.
     package var reinstates = false
     /// How many certificates of the device may be valid at a time: see ``CertificateLimit``.
@@ -22,8 +24,14 @@ package struct DeviceClaim: Hashable, Sendable {
         self.lastIssued = lastIssued
     }
 
-    /// A certificate was recorded on this ground.
-    mutating func issued(_ serial: String) { lastIssued = serial }
+    /// A certificate is about to be recorded on this ground.
+    mutating func issues(_ serial: String) { issuing = serial }
+
+    /// It was recorded.
+    mutating func issued(_ serial: String) { (lastIssued, issuing) = (serial, nil) }
+
+    /// It was not.
+    mutating func issuedNothing() { issuing = nil }
 
     /// Why it does not hold any more, without the device's name; nil where it does.
     ///
@@ -31,6 +39,8 @@ package struct DeviceClaim: Hashable, Sendable {
     ///   - present: The device as the ledger has it now.
     ///   - last: The serial number that was issued last by now.
     func objection(device present: LedgerDevice?, lastIssued last: String?) -> LedgerError? {
+        // Whoever looks while this conversation records its own certificate must not take it for another's.
+        let last = last != nil && last == issuing ? lastIssued : last
         guard let present else {
             guard device != nil else { return superseded(by: last) }
             return LedgerError(.conflict, "it was unenrolled meanwhile, and gets no certificate")

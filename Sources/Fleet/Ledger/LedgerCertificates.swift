@@ -207,8 +207,13 @@ package struct RecordingIssuer: CertificateIssuer {
     /// Why the conversation must not go on: the device was revoked, removed, or given a certificate by another one meanwhile. nil where it may,
     /// and where the ledger cannot be read just now: nothing is handed out without it.
     package func objection() -> SignalError? {
-        guard let claim, let objection = try? ledger.objection(to: claim) else { return nil }
-        return SignalError(objection.code == .revoked ? .revoked : .refused, "\(claim.name): \(objection.message)")
+        while let claim {
+            guard let objection = try? ledger.objection(to: claim) else { return nil }
+            // What this conversation itself has recorded between the two looks is no objection: then both are taken again.
+            guard self.claim == claim else { continue }
+            return SignalError(objection.code == .revoked ? .revoked : .refused, "\(claim.name): \(objection.message)")
+        }
+        return nil
     }
 
     /// Fails, and hands nothing out, when the ledger cannot be written, or what the conversation stands on does not hold any more.
@@ -221,7 +226,9 @@ package struct RecordingIssuer: CertificateIssuer {
         guard let leaf = issued.leaf else {
             throw IdentityError(.invalidCertificate, "the issuer answered without a certificate")
         }
+        // As it is now: with its own certificate in it, the transaction would compare less.
         let claim = claim
+        held.withLock { $0?.issues(leaf.serialNumber) }
         do throws(LedgerError) {
             try ledger.record(
                 LedgerCertificate(
@@ -235,6 +242,7 @@ package struct RecordingIssuer: CertificateIssuer {
             )
             held.withLock { $0?.issued(leaf.serialNumber) }
         } catch {
+            held.withLock { $0?.issuedNothing() }
             throw IdentityError([.revoked, .conflict, .limit].contains(error.code) ? .refused : .file, error.message)
         }
         return issued

@@ -135,6 +135,38 @@ import Testing
         #expect(try devices.record(named: "dev7")?.sshServer == server)
     }
 
+    /// Its watch looks at any moment: before, while and after the conversation's own certificate is recorded.
+    @Test func aConversationDoesNotObjectToItsOwnCertificate() async throws {
+        let device = try await enroll()
+        var claim = try ledger.claim("dev7")
+        let (present, before) = (claim.device, claim.lastIssued)
+        claim.issues("own")
+        #expect(claim.objection(device: present, lastIssued: before) == nil)
+        #expect(claim.objection(device: present, lastIssued: "own") == nil)
+        #expect(claim.objection(device: present, lastIssued: "another") != nil)
+        claim.issuedNothing()
+        #expect(claim.objection(device: present, lastIssued: "own") != nil)
+        claim.issued("own")
+        #expect(claim.objection(device: present, lastIssued: "own") == nil)
+
+        claim = try ledger.claim("dev7")
+        claim.limit = CertificateLimit.byHand
+        let issuer = recording(claim)
+        let watch = Task.detached {
+            var objection: SignalError?
+            while !Task.isCancelled, objection == nil {
+                objection = issuer.objection()
+                await Task.yield()
+            }
+            return objection?.message
+        }
+        defer { watch.cancel() }
+        for _ in 0..<40 { _ = try await certify(device, issuer) }
+        watch.cancel()
+        let objection = await watch.value
+        #expect(objection == nil)
+    }
+
     @Test func aCertificateLineKnowsItsEnds() {
         let settled = CertificateLine(acknowledged: "b", last: "b")
         #expect(settled.place(of: "b", isRecorded: true) == .current)
