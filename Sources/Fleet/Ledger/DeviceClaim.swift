@@ -89,21 +89,19 @@ package enum CertificateLimit {
     package static let byHand = 64
 }
 
-/// The last certificates of a device, in the order in which they were issued: where one that is shown stands in it.
+/// The certificates of a device: where one that is shown stands among them.
 ///
-/// A device that renews shows the certificate it has. That is the one that it has acknowledged last, or, where the acknowledgement was lost,
-/// its successor: it arrived after all. Any other has a successor which the device has acknowledged, so that whoever shows it is not
-/// the device any more, or not the only one who has its key.
+/// A device that renews shows the certificate it has. That is the one that it has acknowledged last, or, where acknowledgements were lost,
+/// any that was issued since: it arrived after all. Once the device has acknowledged one, all others are superseded: whoever shows such a
+/// one is not the device any more, or not the only one who has its key.
 package struct CertificateLine: Hashable, Sendable {
     /// The serial number of the one that was acknowledged last; nil: not known (enrolled before there was a ledger).
     var acknowledged: String?
-    /// Of the one that was issued last.
-    var last: String?
 
     package enum Place: Hashable, Sendable {
         /// The one that was acknowledged last. A later one may have been issued and may not have arrived.
         case current
-        /// Issued from the current one, and not acknowledged: it has arrived.
+        /// Issued since the current one, and not acknowledged: it has arrived.
         case arrived
         /// Its device has acknowledged a later one.
         case forked
@@ -113,10 +111,11 @@ package struct CertificateLine: Hashable, Sendable {
 
     /// - Parameters:
     ///   - serial: The one that is shown.
-    ///   - isRecorded: The ledger has it, as one of this device.
-    func place(of serial: String, isRecorded: Bool) -> Place {
+    ///   - state: What the ledger has, as one of this device's; nil: nothing.
+    func place(of serial: String, recorded state: LedgerCertificate.State?) -> Place {
         if serial == acknowledged { return .current }
-        if isRecorded { return serial == last ? .arrived : .forked }
+        // Not the order in which they were issued: the last may have been lost on its way, and the one before it have arrived.
+        if let state { return state == .issued ? .arrived : .forked }
         // Of a device whose number nobody knows, any that a root of ours vouches for may be it.
         return acknowledged == nil ? .current : .unknown
     }

@@ -88,7 +88,6 @@ extension Ledger {
             guard found.count == 1, let device = found.first else {
                 throw LedgerError(.invalid, "it is not in the ledger")
             }
-            let claim = try claim(device.name, in: database)
             guard device.revokedAt == nil else {
                 throw LedgerError(.revoked, "\(device.name) is revoked")
             }
@@ -100,8 +99,8 @@ extension Ledger {
             guard certificate?.state != .revoked else {
                 throw LedgerError(.revoked, "\(device.name): the certificate \(shown.serial) is revoked")
             }
-            let line = CertificateLine(acknowledged: device.serial, last: claim.lastIssued)
-            let place = line.place(of: shown.serial, isRecorded: certificate != nil)
+            let line = CertificateLine(acknowledged: device.serial)
+            let place = line.place(of: shown.serial, recorded: certificate?.state)
             if let alarm = LedgerAlarm.Kind(place) {
                 return .failure(try raise(alarm, device, shown, by: command, in: database))
             }
@@ -121,7 +120,7 @@ extension Ledger {
                     )
                 }
             }
-            let standing = try self.claim(device.name, in: database)
+            let standing = try claim(device.name, in: database)
             // What arrived late was written.
             do throws(LedgerError) {
                 try checkLimit(of: standing, in: database)
@@ -133,7 +132,8 @@ extension Ledger {
         return try outcome.get()
     }
 
-    /// It shows a certificate whose acknowledgement was lost.
+    /// It shows a certificate whose acknowledgement was lost. What was issued beside that is superseded: one of these may be the last that
+    /// was issued, which stays as it is.
     private func acknowledgeArrival(
         of certificate: LedgerCertificate,
         _ device: LedgerDevice,

@@ -345,6 +345,23 @@ import Testing
         await mesh.stop()
     }
 
+    /// The first of two arrived and its acknowledgement was lost; the second was cut on its way.
+    @Test func theFirstOfTwoThatWereNotAcknowledgedIsTheDevices() async throws {
+        let mesh = try await Mesh()
+        let first = try await mesh.enroll("dev7")
+        let arrived = try await mesh.renew(first, acknowledging: false)
+        let lost = try await mesh.renew(first, acknowledging: false)
+        #expect(await mesh.refusal(arrived).contains("not due before"))
+        #expect(try mesh.ledger.alarms().isEmpty)
+        #expect(try mesh.ledger.device(named: "dev7")?.serial == arrived.leaf.serialNumber)
+        #expect(try mesh.ledger.claim("dev7").lastIssued == lost.leaf.serialNumber)
+        // Now the device has said which.
+        for former in [first, lost] {
+            #expect(await mesh.refusal(former).contains("its key is in two places"))
+        }
+        await mesh.stop()
+    }
+
     @Test func aCertificateThatTheLedgerDoesNotKnowIsRefused() async throws {
         let mesh = try await Mesh()
         let device = try await mesh.enroll("dev7")
