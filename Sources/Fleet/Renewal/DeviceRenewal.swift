@@ -156,7 +156,9 @@ extension Device {
         let lifetime = lifetime ?? IssuanceOptions.defaultLifetime.components.seconds
         // Random already, and another one for each certificate.
         let share = serial.flatMap { UInt16($0.suffix(4), radix: 16) }.map { Double($0) / 65536 } ?? 0.5
-        return RenewalSchedule(notBefore: notAfter - lifetime - 120, notAfter: notAfter, random: share)
+        // The lifetime is what was asked for. An issuer that gives less must not have it due at once: it did not begin before it was issued.
+        let begin = min(max(notAfter - lifetime, renewedAt ?? enrolledAt), notAfter)
+        return RenewalSchedule(notBefore: begin - 120, notAfter: notAfter, random: share)
     }
 }
 

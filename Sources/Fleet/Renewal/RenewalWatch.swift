@@ -98,6 +98,12 @@ struct RenewalTimetable: Sendable {
     private(set) var underWay: Set<String> = []
     /// Of devices whose last attempt failed: how often, and when to try again, in seconds since 1970.
     private var failed: [String: (schedule: RenewalSchedule, next: Int64)] = [:]
+    /// Of devices that were renewed: when they may be again, in seconds since 1970.
+    private var renewed: [String: Int64] = [:]
+
+    /// How long to leave a device alone that was renewed, in seconds: whatever has it due again at once, such as an issuer whose certificates
+    /// have hardly begun when they end, does not have it renewed without a pause.
+    private static let pause: Int64 = 2
 
     /// - Parameter parallel: How many devices at a time.
     init(parallel: Int) { self.parallel = parallel }
@@ -108,8 +114,10 @@ struct RenewalTimetable: Sendable {
     /// - Returns: Which to begin with now; they count as under way. And how many seconds from now the next one is due that is not; nil: none is,
     ///   or all places are taken, so that one has to end before.
     mutating func look(at devices: [Device], now: Int64) -> (begun: [Device], wait: Int64?) {
-        let waiting = devices.filter { $0.isRenewable && !underWay.contains($0.name) }.map { device in
-            (device: device, wait: max(device.renewalWait(at: now), (failed[device.name]?.next ?? 0) - now))
+        let waiting = devices.filter { $0.isRenewable && !underWay.contains($0.name) }.map {
+            (device) -> (device: Device, wait: Int64) in
+            let next = max(failed[device.name]?.next ?? 0, renewed[device.name] ?? 0)
+            return (device: device, wait: max(device.renewalWait(at: now), next - now))
         }
         let due = waiting.filter { $0.wait <= 0 }.map(\.device)
         // Who ends first is renewed first, where there are more than places.
@@ -123,6 +131,7 @@ struct RenewalTimetable: Sendable {
         underWay.remove(device.name)
         guard hasFailed else {
             failed[device.name] = nil
+            renewed[device.name] = now + Self.pause
             return nil
         }
         var schedule = failed[device.name]?.schedule ?? device.renewal

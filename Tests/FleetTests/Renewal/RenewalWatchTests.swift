@@ -60,4 +60,34 @@ import Testing
         #expect(timetable.ended(all[1], failed: false, now: 1003) == nil)
         #expect(timetable.look(at: all, now: 1004).begun.map(\.name) == ["c"])
     }
+
+    @Test func whatWasRenewedIsLeftAloneForAMoment() throws {
+        var timetable = RenewalTimetable(parallel: 2)
+        let due = [try device("a", notAfter: 500)]
+        #expect(timetable.look(at: due, now: 1000).begun.count == 1)
+        #expect(timetable.ended(due[0], failed: false, now: 1001) == nil)
+        let (begun, wait) = timetable.look(at: due, now: 1001)
+        #expect(begun.isEmpty)
+        #expect(wait == 2)
+        #expect(timetable.look(at: due, now: 1003).begun.count == 1)
+    }
+
+    /// 24 hours were asked for, and the issuer gave 8.
+    @Test func aCertificateThatIsShorterThanWasAskedForIsNotDueAtOnce() throws {
+        var device = try device("a", notAfter: 1_000_000_000)
+        device.lifetime = 86_400
+        let issuedAt = device.notAfter - 28_800
+        device.enrolledAt = issuedAt
+        #expect(device.renewalWait(at: issuedAt) >= 28_800 / 2)
+        #expect(device.renewalWait(at: issuedAt + 28_800 * 2 / 3) == 0)
+        // The same after a renewal.
+        (device.enrolledAt, device.renewedAt) = (1, issuedAt)
+        #expect(device.renewalWait(at: issuedAt) >= 28_800 / 2)
+        // As long as was asked for: as it was.
+        device.renewedAt = device.notAfter - 86_400
+        #expect(device.renewalWait(at: device.notAfter - 86_400) >= 43_200)
+        // A clock that was wrong does not put it off until after its end.
+        device.renewedAt = device.notAfter + 1_000_000
+        #expect(device.renewalWait(at: device.notAfter) == 0)
+    }
 }
