@@ -153,6 +153,36 @@ struct BusyboxMachine {
         try await eventually("what was cut is gone") { try versions(directory).count == 1 }
     }
 
+    private func chain(of name: String) async throws -> String {
+        let id = try SPIFFEID(trustDomain: id.trustDomain, namespace: "default", name: name)
+        let issued = try await (ca as any CertificateIssuer).issue(
+            try CertificateRequest.create(key: PrivateKey.generate(), id: id),
+            id: id,
+            options: IssuanceOptions()
+        )
+        return String(decoding: issued.chain.flatMap(\.pem), as: UTF8.self)
+    }
+
+    /// One identity was allowed to go; another enrolment has put a second there before this one had the lock.
+    @Test func anIdentityThatCameBeforeTheLockIsJudgedToo() async throws {
+        let (first, second) = (try await chain(of: "first"), try await chain(of: "second"))
+        let directory = home.path("credential")
+        try home.makeDirectory("credential")
+        try home.write("credential/cert-chain.pem", first)
+        var options = AgentlessEnrollment.Options(name: "router", id: id, keyOrigin: .pushed, directory: directory)
+        options.occupied = { present in
+            guard present.description.hasSuffix("/first") else { return HostError(.denied, "\(present) stays") }
+            try? second.write(toFile: directory + "/cert-chain.pem", atomically: true, encoding: .utf8)
+            return nil
+        }
+        let enrollment = AgentlessEnrollment(options, issuer: ca) { _ in }
+        let channel = try LocalChannel.shell(FarShell.dash.command, home: home.path, setup: "")
+        let error = await #expect(throws: HostError.self) { _ = try await enrollment.enroll(over: channel) }
+        #expect(error?.message == "spiffe://test.example/ns/default/sa/second stays")
+        #expect(!FileManager.default.fileExists(atPath: directory + "/.lock"))
+        #expect(try home.read("credential/cert-chain.pem") == second)
+    }
+
     /// A request that is not what was ordered, made by a device that replaces its openssl.
     @Test(arguments: [
         (

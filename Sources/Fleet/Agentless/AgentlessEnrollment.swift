@@ -121,14 +121,17 @@ package struct AgentlessEnrollment: Sendable {
         defer { channel.close() }
         let shell = RemoteShell(channel, name: options.name)
         let (directory, skew) = try await timed("probe") { try await probe(shell) }
-        if let present = try await shell.presentIdentity(in: directory), present != options.id,
-            let refusal = options.occupied(present)
-        {
-            throw refusal
-        }
+        let present = try await shell.presentIdentity(in: directory, of: options.id, occupied: options.occupied)
         _ = try await AgentInstaller(shell: shell, plan: InstallationPlan(root: directory)).lock()
         let setup = AgentlessScript.setup(directory: directory, version: AtomicFile.randomName())
         do {
+            // Another enrolment may have ended between that look and the lock. From here on there is none.
+            _ = try await shell.presentIdentity(
+                in: directory,
+                of: options.id,
+                judged: present,
+                occupied: options.occupied
+            )
             let certification = Certification(
                 name: options.name,
                 id: options.id,

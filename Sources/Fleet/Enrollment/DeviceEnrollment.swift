@@ -120,14 +120,10 @@ package struct DeviceEnrollment: Sendable {
         let shell = RemoteShell(channel, name: options.name)
         let plan = try await timed("probe") { try await probe(shell) }
         let credential = "\(plan.statePath)/identity"
-        if let present = try await shell.presentIdentity(in: credential), present != options.id,
-            let refusal = options.occupied(present)
-        {
-            throw refusal
-        }
+        let present = try await shell.presentIdentity(in: credential, of: options.id, occupied: options.occupied)
         if let learn = options.learn, let lists = try await shell.revocationLists(in: credential) { learn(lists) }
         for warning in plan.warnings { report(.warning("\(options.name): \(warning)")) }
-        try await timed("agent") { ((), try await install(plan, shell)) }
+        try await timed("agent") { ((), try await install(plan, shell, judged: present)) }
         let start = ContinuousClock.now
         try await AgentInstaller(shell: shell, plan: plan).startSignaling()
         let conversation = EnrollmentConversation(
@@ -206,9 +202,21 @@ package struct DeviceEnrollment: Sendable {
         return (plan, words.compactMap(\.self).joined(separator: ", "))
     }
 
-    private func install(_ plan: InstallationPlan, _ shell: RemoteShell) async throws -> String {
+    /// - Parameter present: The identity that the machine had before, and that was judged.
+    private func install(
+        _ plan: InstallationPlan,
+        _ shell: RemoteShell,
+        judged present: SPIFFEID?
+    ) async throws -> String {
         let installer = AgentInstaller(shell: shell, plan: plan)
         let recovered = try await installer.lock() ? ", after an installation that was cut" : ""
+        // Another enrolment may have ended between that look and the lock. From here on there is none.
+        _ = try await shell.presentIdentity(
+            in: "\(plan.statePath)/identity",
+            of: options.id,
+            judged: present,
+            occupied: options.occupied
+        )
         let agent = options.agent
         let size = "\(agent.size / 1024) KiB, sha256 \(agent.sha256.prefix(12))"
         if plan.isInstalled {

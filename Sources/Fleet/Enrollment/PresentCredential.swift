@@ -10,6 +10,24 @@ extension RemoteShell {
         return try? leaf.spiffeID()
     }
 
+    /// The same, and fails where that is another device's and must stay.
+    ///
+    /// - Parameters:
+    ///   - directory: Where to look.
+    ///   - id: The device's own.
+    ///   - judged: What was found before, and allowed.
+    ///   - occupied: Why another one must stay; nil where it need not.
+    func presentIdentity(
+        in directory: String,
+        of id: SPIFFEID,
+        judged: SPIFFEID? = nil,
+        occupied: (SPIFFEID) -> HostError?
+    ) async throws -> SPIFFEID? {
+        let present = try await presentIdentity(in: directory)
+        if let present, present != id, present != judged, let refusal = occupied(present) { throw refusal }
+        return present
+    }
+
     /// Its revocation lists in PEM form; nil where there are none.
     func revocationLists(in directory: String) async throws -> [UInt8]? {
         try await text(of: "\(directory)/ca-crl.pem", limit: RevocationList.maximumLength, step: "revocation list")
