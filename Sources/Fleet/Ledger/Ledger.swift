@@ -35,6 +35,14 @@ package struct Ledger: Sendable {
         return try body(database)
     }
 
+    /// The same, all as it was at one moment.
+    func snapshot<Result>(
+        _ body: (borrowing SQLiteDatabase) throws(LedgerError) -> Result
+    ) throws(LedgerError) -> Result {
+        let database = try open()
+        return try database.transaction(writes: false) { () throws(LedgerError) in try body(database) }
+    }
+
     /// The same in one transaction, which no other writer interrupts.
     func write<Result>(
         _ body: (borrowing SQLiteDatabase) throws(LedgerError) -> Result

@@ -82,54 +82,74 @@ extension Ledger {
         showing shown: CertificateName,
         by command: String
     ) throws(LedgerError) -> DeviceClaim {
-        // What is refused is written down, too: it must not be undone with the rest.
-        let outcome: Result<DeviceClaim, LedgerError> = try write { (database) throws(LedgerError) in
-            let found = try devices(where: "identity = ?", [.text(identity)], in: database)
-            guard found.count == 1, let device = found.first else {
-                throw LedgerError(.invalid, "it is not in the ledger")
-            }
-            guard device.revokedAt == nil else {
-                throw LedgerError(.revoked, "\(device.name) is revoked")
-            }
-            let certificate = try certificates(
-                where: "issuer = ? AND serial = ? AND device = ?",
-                [.text(shown.issuer), .text(shown.serial), .text(device.name)],
-                in: database
-            ).first
-            guard certificate?.state != .revoked else {
-                throw LedgerError(.revoked, "\(device.name): the certificate \(shown.serial) is revoked")
-            }
-            let line = CertificateLine(acknowledged: device.serial)
-            let place = line.place(of: shown.serial, recorded: certificate?.state)
-            if let alarm = LedgerAlarm.Kind(place) {
-                return .failure(try raise(alarm, device, shown, by: command, in: database))
-            }
-            if place == .arrived, let certificate {
-                try acknowledgeArrival(of: certificate, device, by: command, in: database)
-            }
-            if let certificate {
-                let earliest = EarliestRenewal.time(issuedAt: certificate.issuedAt, notAfter: certificate.notAfter)
-                guard clock.seconds >= earliest else {
-                    return .failure(
-                        LedgerError(
-                            .limit,
-                            "\(device.name): not due before \(describe(time: earliest)): it was issued at "
-                                + "\(describe(time: certificate.issuedAt)), and a quarter of its time has to pass; an operator can renew it at any time, "
-                                + "with `bootstrap renew \(device.name)`"
-                        )
-                    )
-                }
-            }
-            let standing = try claim(device.name, in: database)
-            // What arrived late was written.
-            do throws(LedgerError) {
-                try checkLimit(of: standing, in: database)
-            } catch {
-                return .failure(LedgerError(error.code, "\(device.name): \(error.message)"))
-            }
-            return .success(standing)
+        // Nearly always there is nothing to write: then it waits for no writer, and none waits for it.
+        let seen = try snapshot { (database) throws(LedgerError) in
+            try judgeRenewal(of: identity, showing: shown, by: command, writes: false, in: database)
         }
+        if let seen { return try seen.get() }
+        // What is refused is written down, too: it must not be undone with the rest.
+        let outcome = try write { (database) throws(LedgerError) in
+            try judgeRenewal(of: identity, showing: shown, by: command, writes: true, in: database)
+        }
+        guard let outcome else { preconditionFailure("whoever may write decides") }
         return try outcome.get()
+    }
+
+    /// - Parameter writes: Whether it may write.
+    /// - Returns: nil where it would have to write, and may not.
+    private func judgeRenewal(
+        of identity: String,
+        showing shown: CertificateName,
+        by command: String,
+        writes: Bool,
+        in database: borrowing SQLiteDatabase
+    ) throws(LedgerError) -> Result<DeviceClaim, LedgerError>? {
+        let found = try devices(where: "identity = ?", [.text(identity)], in: database)
+        guard found.count == 1, let device = found.first else {
+            throw LedgerError(.invalid, "it is not in the ledger")
+        }
+        guard device.revokedAt == nil else {
+            throw LedgerError(.revoked, "\(device.name) is revoked")
+        }
+        let certificate = try certificates(
+            where: "issuer = ? AND serial = ? AND device = ?",
+            [.text(shown.issuer), .text(shown.serial), .text(device.name)],
+            in: database
+        ).first
+        guard certificate?.state != .revoked else {
+            throw LedgerError(.revoked, "\(device.name): the certificate \(shown.serial) is revoked")
+        }
+        let line = CertificateLine(acknowledged: device.serial)
+        let place = line.place(of: shown.serial, recorded: certificate?.state)
+        if let alarm = LedgerAlarm.Kind(place) {
+            guard writes else { return nil }
+            return .failure(try raise(alarm, device, shown, by: command, in: database))
+        }
+        if place == .arrived, let certificate {
+            guard writes else { return nil }
+            try acknowledgeArrival(of: certificate, device, by: command, in: database)
+        }
+        if let certificate {
+            let earliest = EarliestRenewal.time(issuedAt: certificate.issuedAt, notAfter: certificate.notAfter)
+            guard clock.seconds >= earliest else {
+                return .failure(
+                    LedgerError(
+                        .limit,
+                        "\(device.name): not due before \(describe(time: earliest)): it was issued at "
+                            + "\(describe(time: certificate.issuedAt)), and a quarter of its time has to pass; an operator can renew it at any time, "
+                            + "with `bootstrap renew \(device.name)`"
+                    )
+                )
+            }
+        }
+        let standing = try claim(device.name, in: database)
+        // What arrived late was written.
+        do throws(LedgerError) {
+            try checkLimit(of: standing, in: database)
+        } catch {
+            return .failure(LedgerError(error.code, "\(device.name): \(error.message)"))
+        }
+        return .success(standing)
     }
 
     /// It shows a certificate whose acknowledgement was lost. What was issued beside that is superseded: one of these may be the last that

@@ -84,11 +84,14 @@ struct SQLiteDatabase: ~Copyable {
     }
 
     /// Everything in `body` or nothing of it, with no other writer in between.
+    ///
+    /// - Parameter writes: false where `body` only reads: as it was at one moment, beside a writer that is about to commit.
     borrowing func transaction<Result>(
+        writes: Bool = true,
         _ body: () throws(LedgerError) -> Result
     ) throws(LedgerError) -> Result {
         // IMMEDIATE: what is read and decided on before writing cannot be changed by another operator meanwhile.
-        try execute("BEGIN IMMEDIATE")
+        try execute(writes ? "BEGIN IMMEDIATE" : "BEGIN")
         do throws(LedgerError) {
             let result = try body()
             try execute("COMMIT")

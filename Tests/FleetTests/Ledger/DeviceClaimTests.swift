@@ -186,6 +186,22 @@ import Testing
         #expect(EarliestRenewal.time(issuedAt: .min, notAfter: .max) == .min)
     }
 
+    /// Somebody else is about to write: whoever only asks does not wait for that.
+    @Test func aRenewalIsAdmittedBesideAWriter() async throws {
+        let device = try await enroll()
+        let shown = CertificateName(
+            issuer: ca.certificate.subjectKeyIdentifier ?? "",
+            serial: try #require(device.serial)
+        )
+        var later = ledger
+        later.clock = .system.advanced(by: 43_200)
+        let writer = try SQLiteDatabase(path: ledger.path)
+        try writer.execute("BEGIN IMMEDIATE")
+        let claim = try later.admitRenewal(of: device.identity.description, showing: shown, by: "ca serve")
+        try writer.execute("ROLLBACK")
+        #expect(claim.lastIssued == device.serial)
+    }
+
     @Test func anAlarmIsSettledByAnEnrolment() async throws {
         let first = try await enroll()
         try await enroll()
