@@ -18,6 +18,24 @@ package struct LedgerAlarm: Hashable, Sendable, Encodable {
             case .unknown: self = .unknown
             }
         }
+
+        /// What whoever has shown it is told.
+        func refusal(of shown: CertificateName, _ device: LedgerDevice) -> LedgerError {
+            switch self {
+            case .forked:
+                LedgerError(
+                    .forked,
+                    "\(device.name): a replaced certificate; its key is in two places (its serial is \(shown.serial)). The device has acknowledged a later "
+                        + "one. `bootstrap enroll` gives the machine that has the recorded host key a new one"
+                )
+            case .unknown:
+                LedgerError(
+                    .unknownCertificate,
+                    "\(device.name): its certificate is not in the ledger (its serial is \(shown.serial)). `bootstrap enroll` gives the machine "
+                        + "that has the recorded host key a new one"
+                )
+            }
+        }
     }
 
     package var kind: Kind
@@ -30,12 +48,13 @@ package struct LedgerAlarm: Hashable, Sendable, Encodable {
     package var firstAt: Int64
     /// Seconds since 1970.
     package var lastAt: Int64
-    /// How often it was shown.
+    /// How often it was shown; within a minute it counts once.
     package var count: Int64
 
     /// What has happened, and what to do, for people.
     package var text: String {
-        let when = count == 1 ? describe(time: firstAt) : "\(count) times, last \(describe(time: lastAt))"
+        let when =
+            count == 1 ? describe(time: firstAt) : "\(count) times, counted once a minute, last \(describe(time: lastAt))"
         switch kind {
         case .forked:
             return """
@@ -84,6 +103,23 @@ extension Ledger {
         }
     }
 
+    /// How long an alarm that is shown again is not written down again, in seconds: whoever asks without end does not write without end.
+    private static let alarmInterval: Int64 = 60
+
+    /// Whether the alarm is there, as of just now.
+    func isCounted(
+        _ shown: CertificateName,
+        of device: LedgerDevice,
+        in database: borrowing SQLiteDatabase
+    ) throws(LedgerError) -> Bool {
+        let last = try database.rows(
+            "SELECT last_at FROM alarms WHERE device = ? AND issuer = ? AND serial = ?",
+            [.text(device.name), .text(shown.issuer), .text(shown.serial)]
+        ) { $0.integer(0) }.first
+        // Not one that a wrong clock has put into the future.
+        return last.map { $0 <= clock.seconds && clock.seconds - $0 < Self.alarmInterval } ?? false
+    }
+
     /// - Returns: what whoever asked is told.
     func raise(
         _ kind: LedgerAlarm.Kind,
@@ -115,14 +151,7 @@ extension Ledger {
                 in: database
             )
         }
-        return LedgerError(
-            kind == .forked ? .forked : .unknownCertificate,
-            kind == .forked
-                ? "\(device.name): a replaced certificate; its key is in two places (its serial is \(shown.serial)). The device has acknowledged a later "
-                    + "one. `bootstrap enroll` gives the machine that has the recorded host key a new one"
-                : "\(device.name): its certificate is not in the ledger (its serial is \(shown.serial)). `bootstrap enroll` gives the machine "
-                    + "that has the recorded host key a new one"
-        )
+        return kind.refusal(of: shown, device)
     }
 
     /// The device has an identity that is its own again, or is gone.

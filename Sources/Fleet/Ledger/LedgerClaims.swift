@@ -122,6 +122,7 @@ extension Ledger {
         let line = CertificateLine(acknowledged: device.serial)
         let place = line.place(of: shown.serial, recorded: certificate?.state)
         if let alarm = LedgerAlarm.Kind(place) {
+            if try isCounted(shown, of: device, in: database) { return .failure(alarm.refusal(of: shown, device)) }
             guard writes else { return nil }
             return .failure(try raise(alarm, device, shown, by: command, in: database))
         }

@@ -18,6 +18,7 @@ package struct RenewalService: Sendable {
     private let logger: Logger
     private let limits: ConversationLimits
     private let open = OpenRenewals()
+    private let refusals = Lock(RefusalLog())
 
     private static let command = "ca serve"
 
@@ -64,8 +65,10 @@ package struct RenewalService: Sendable {
             return .admit
         } catch {
             let level: Logger.Level = error.code == .forked || error.code == .unknownCertificate ? .error : .warning
+            let refusal = RefusalLog.Refusal(peer: request.peer, certificate: request.peerCertificate, code: error.code)
+            let isNew = refusals.withLock { $0.admits(refusal, at: .now) }
             logger.log(
-                level: level,
+                level: isNew ? level : .debug,
                 "refused",
                 metadata: [
                     "peer": "\(request.peer)", "serial": "\(request.peerCertificate?.serial ?? "-")",
@@ -127,6 +130,28 @@ package struct RenewalService: Sendable {
             device.roots = roots
         }
         logger.notice("renewed", metadata: ["peer": "\(stream.peer)", "until": "\(until)"])
+    }
+}
+
+/// Which refusals were said lately: a peer that asks again and again does not fill the log. A value without a clock.
+struct RefusalLog: Sendable {
+    struct Refusal: Hashable, Sendable {
+        var peer: SPIFFEID
+        var certificate: CertificateName?
+        var code: LedgerError.Code
+    }
+
+    /// How long one that comes again is not said.
+    static let interval = Duration.seconds(60)
+
+    private var said: [Refusal: ContinuousClock.Instant] = [:]
+
+    /// Whether to say it now; then it counts as said.
+    mutating func admits(_ refusal: Refusal, at now: ContinuousClock.Instant) -> Bool {
+        if let last = said[refusal], now - last < Self.interval { return false }
+        said = said.filter { now - $0.value < Self.interval }
+        said[refusal] = now
+        return true
     }
 }
 

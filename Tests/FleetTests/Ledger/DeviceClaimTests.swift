@@ -214,6 +214,24 @@ import Testing
         }
         #expect(error?.code == .forked)
         #expect(try ledger.alarms(of: "dev7").count == 1 && ledger.alarms(of: "dev8").isEmpty)
+        // Shown again within a minute it is refused, and not written down: nor does it wait for whoever writes.
+        do {
+            let writer = try SQLiteDatabase(path: ledger.path)
+            try writer.execute("BEGIN IMMEDIATE")
+            let again = #expect(throws: LedgerError.self) {
+                try ledger.admitRenewal(of: first.identity.description, showing: shown, by: "ca serve")
+            }
+            try writer.execute("ROLLBACK")
+            #expect(again?.code == .forked)
+        }
+        #expect(try ledger.alarms(of: "dev7").first?.count == 1)
+        var advanced = ledger
+        advanced.clock = .system.advanced(by: 61)
+        let later = advanced
+        #expect(throws: LedgerError.self) {
+            try later.admitRenewal(of: first.identity.description, showing: shown, by: "ca serve")
+        }
+        #expect(try ledger.alarms(of: "dev7").first?.count == 2)
         try await enroll()
         #expect(try ledger.alarms().isEmpty)
     }

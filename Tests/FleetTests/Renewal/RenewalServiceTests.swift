@@ -313,7 +313,7 @@ import Testing
         }
         let alarm = try #require(try mesh.ledger.alarms().first)
         #expect(alarm.device == "dev7" && alarm.serial == stolen.leaf.serialNumber && alarm.kind == .forked)
-        #expect(try mesh.ledger.alarms().count == 1 && alarm.count == 2)
+        #expect(try mesh.ledger.alarms().count == 1 && alarm.count == 1, "counted once a minute")
         let record = try #require(try mesh.records.record(named: "dev7"))
         let table = DeviceStatus.table([DeviceStatus(record, alarms: [alarm], at: 0)], at: 0)
         #expect(table[1].contains("dev7  ALARM"), "\(table)")
@@ -343,6 +343,23 @@ import Testing
         }
         #expect(try mesh.ledger.alarms().count == 2)
         await mesh.stop()
+    }
+
+    @Test func aRefusalIsSaidOnceAMinute() throws {
+        var log = RefusalLog()
+        let now = ContinuousClock.now
+        let refusal = RefusalLog.Refusal(
+            peer: try SPIFFEID("spiffe://test.example/ns/default/sa/dev7"),
+            certificate: CertificateName(issuer: "i", serial: "a"),
+            code: .forked
+        )
+        var another = refusal
+        another.code = .revoked
+        #expect(log.admits(refusal, at: now))
+        #expect(!log.admits(refusal, at: now + .seconds(59)))
+        #expect(log.admits(another, at: now + .seconds(59)), "another reason")
+        #expect(log.admits(refusal, at: now + .seconds(60)))
+        #expect(!log.admits(refusal, at: now + .seconds(61)))
     }
 
     /// The first of two arrived and its acknowledgement was lost; the second was cut on its way.
