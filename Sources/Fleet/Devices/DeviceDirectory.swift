@@ -32,7 +32,8 @@ package struct DeviceDirectory: Sendable {
     ///     but for a revocation.
     ///   - command: What did it, for the ledger's events.
     ///   - what: The same.
-    ///   - reason: Revokes the earlier certificates instead, for this reason.
+    ///   - reason: Why the earlier certificates are to be revoked instead; nil where they are not. Asked once, in the transaction, with whether an
+    ///     alarm stands by now, which is settled with this.
     /// - Returns: The record, as it is now.
     @discardableResult
     package func save(
@@ -40,7 +41,7 @@ package struct DeviceDirectory: Sendable {
         on claim: DeviceClaim? = nil,
         by command: String = "enroll",
         _ what: String = "enrolled",
-        revokingEarlier reason: String? = nil
+        revokingEarlier reason: (_ isAlarmed: Bool) -> String? = { _ in nil }
     ) throws(DeviceDirectoryError) -> Device {
         try Self.check(name: record.name)
         do {

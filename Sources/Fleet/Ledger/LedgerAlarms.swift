@@ -76,30 +76,32 @@ extension Ledger {
     ///
     /// - Parameter device: nil is all.
     package func alarms(of device: String? = nil) throws(LedgerError) -> [LedgerAlarm] {
-        try read { (database) throws(LedgerError) in
-            // What is revoked is refused everywhere, and needs nobody any more.
-            try database.rows(
-                """
-                SELECT kind, device, issuer, serial, first_at, last_at, count FROM alarms
-                WHERE (?1 IS NULL OR device = ?1) AND NOT EXISTS (
-                    SELECT 1 FROM certificates WHERE certificates.issuer = alarms.issuer AND certificates.serial = alarms.serial
-                    AND state = 'revoked'
-                ) AND NOT EXISTS (SELECT 1 FROM devices WHERE name = device AND revoked_at IS NOT NULL)
-                ORDER BY last_at DESC
-                """,
-                [SQLiteValue(device)]
-            ) { row in
-                LedgerAlarm(
-                    // The table's CHECK allows these only.
-                    kind: .init(rawValue: row.text(0)) ?? .unknown,
-                    device: row.text(1),
-                    issuer: row.text(2),
-                    serial: row.text(3),
-                    firstAt: row.integer(4),
-                    lastAt: row.integer(5),
-                    count: row.integer(6)
-                )
-            }
+        try read { (database) throws(LedgerError) in try alarms(of: device, in: database) }
+    }
+
+    func alarms(of device: String?, in database: borrowing SQLiteDatabase) throws(LedgerError) -> [LedgerAlarm] {
+        // What is revoked is refused everywhere, and needs nobody any more.
+        try database.rows(
+            """
+            SELECT kind, device, issuer, serial, first_at, last_at, count FROM alarms
+            WHERE (?1 IS NULL OR device = ?1) AND NOT EXISTS (
+                SELECT 1 FROM certificates WHERE certificates.issuer = alarms.issuer AND certificates.serial = alarms.serial
+                AND state = 'revoked'
+            ) AND NOT EXISTS (SELECT 1 FROM devices WHERE name = device AND revoked_at IS NOT NULL)
+            ORDER BY last_at DESC
+            """,
+            [SQLiteValue(device)]
+        ) { row in
+            LedgerAlarm(
+                // The table's CHECK allows these only.
+                kind: .init(rawValue: row.text(0)) ?? .unknown,
+                device: row.text(1),
+                issuer: row.text(2),
+                serial: row.text(3),
+                firstAt: row.integer(4),
+                lastAt: row.integer(5),
+                count: row.integer(6)
+            )
         }
     }
 

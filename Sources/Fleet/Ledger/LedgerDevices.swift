@@ -122,7 +122,8 @@ extension Ledger {
     ///     for a revocation.
     ///   - command: Which command did it.
     ///   - what: What was done, for the ledger's events.
-    ///   - reason: Revokes the earlier certificates instead, for this reason.
+    ///   - reason: Why the earlier certificates are to be revoked instead; nil where they are not. Asked once, in the transaction, with whether an
+    ///     alarm stands by now, which is settled with this.
     ///   - merge: Is given what the ledger has at that moment, to keep of it what the enrolment does not know.
     /// - Returns: The device as it is now.
     @discardableResult
@@ -131,12 +132,13 @@ extension Ledger {
         on claim: DeviceClaim? = nil,
         by command: String,
         _ what: String,
-        revokingEarlier reason: String? = nil,
+        revokingEarlier reason: (_ isAlarmed: Bool) -> String? = { _ in nil },
         merging merge: (LedgerDevice, inout LedgerDevice) throws(LedgerError) -> Void = { _, _ in }
     ) throws(LedgerError) -> LedgerDevice {
         try write { (database) throws(LedgerError) in
             if let claim { try check(claim, in: database) }
             var device = device
+            let isAlarmed = try !alarms(of: device.name, in: database).isEmpty
             if let present = try devices(where: "name = ?", [.text(device.name)], in: database).first {
                 try merge(present, &device)
                 if claim?.reinstates != true {
@@ -148,7 +150,7 @@ extension Ledger {
             }
             if let serial = device.serial { try setLastIssued(serial, of: device.name, in: database) }
             try settleAlarms(of: device.name, in: database)
-            if let reason {
+            if let reason = reason(isAlarmed) {
                 try revoke(
                     where: "device = ? AND serial <> ?",
                     [.text(device.name), .text(device.serial ?? "")],

@@ -224,19 +224,22 @@ package struct EnrollmentRun: Sendable {
             }
             var record = outcome.record
             record.labels = target.labels
-            var reason: String?
-            if case .replaces(let change) = admission.decide(known, destination: destination, hostKey: record.hostKey) {
-                reason = change
-            } else if try isAlarmed(target) {
-                reason = "a certificate that it had replaced was used elsewhere"
+            var change: String?
+            if case .replaces(let text) = admission.decide(known, destination: destination, hostKey: record.hostKey) {
+                change = text
             }
+            var reason: String?
             do throws(DeviceDirectoryError) {
                 record = try records.save(
                     record,
                     on: recording.claim,
                     by: "enroll",
                     record.enrolmentEvent,
-                    revokingEarlier: reason
+                    revokingEarlier: { isAlarmed in
+                        // Somebody else has, or had, a key of it: what it had before goes.
+                        reason = change ?? (isAlarmed ? "a certificate that it had replaced was used elsewhere" : nil)
+                        return reason
+                    }
                 )
             } catch {
                 throw HostError(.failed, "\(target.name) is enrolled, but not recorded: \(error.message)")
@@ -348,15 +351,6 @@ package struct EnrollmentRun: Sendable {
             return try records.claim(target.name)
         } catch {
             throw HostError(.failed, error.message)
-        }
-    }
-
-    /// Somebody else has, or had, a key of it: what it had before goes.
-    private func isAlarmed(_ target: EnrollmentTarget) throws(HostError) -> Bool {
-        do throws(LedgerError) {
-            return try !records.ledger.alarms(of: target.name).isEmpty
-        } catch {
-            throw HostError(.failed, "\(target.name) is enrolled, but not recorded: \(error.message)")
         }
     }
 

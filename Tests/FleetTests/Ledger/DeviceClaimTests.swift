@@ -232,8 +232,25 @@ import Testing
             try later.admitRenewal(of: first.identity.description, showing: shown, by: "ca serve")
         }
         #expect(try ledger.alarms(of: "dev7").first?.count == 2)
-        try await enroll()
+        // Whoever settles it is told so in the same transaction: it may have been raised while the device was enrolled.
+        func settle() async throws -> [Bool] {
+            let issuer = recording(try ledger.claim("dev7"))
+            let record = try await certify(DeviceDirectoryTests.record("dev7"), issuer)
+            var told: [Bool] = []
+            try devices.save(
+                record,
+                on: issuer.claim,
+                revokingEarlier: { isAlarmed in
+                    told.append(isAlarmed)
+                    return isAlarmed ? "used elsewhere" : nil
+                }
+            )
+            return told
+        }
+        #expect(try await settle() == [true])
         #expect(try ledger.alarms().isEmpty)
+        #expect(try ledger.certificates(of: "dev7").filter { $0.state == .revoked }.count == 2)
+        #expect(try await settle() == [false])
     }
 
     /// The ledger of the release before (format 1), with a certificate whose acknowledgement was lost.

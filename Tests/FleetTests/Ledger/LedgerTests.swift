@@ -94,7 +94,7 @@ import Testing
             device("dev7", serial: new.serialNumber),
             by: "enroll",
             "enrolled",
-            revokingEarlier: "host key replaced"
+            revokingEarlier: { _ in "host key replaced" }
         )
         let known = try ledger.certificates(of: "dev7")
         #expect(known.first { $0.serial == old.serialNumber }?.state == .revoked)
