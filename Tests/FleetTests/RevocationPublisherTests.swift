@@ -82,6 +82,28 @@ import Testing
         #expect(after.serials == [a, b] && after.isNewer(than: before))
     }
 
+    /// A look fails, and then the same files, as far as the kernel says, have a revocation.
+    @Test func aLookThatFailedOnceIsRepeated() async throws {
+        let a = try await enroll("a")
+        let copy = try AtomicFile.read(ledger.path)
+        let list = try revoke("a").pem
+        try AtomicFile.write(copy, to: ledger.path)
+        let file = OverwrittenFile(home.path("home/ca/ca-crl.pem"))
+        try file.overwrite([UInt8](repeating: 0x78, count: list.count))
+        let said = Notes()
+        let reader = publisher(ledger)
+        let keeping = Task {
+            await reader.keepTakenOver { message in
+                said.add(message)
+                #expect(throws: Never.self) { try file.overwrite(list) }
+            }
+        }
+        defer { keeping.cancel() }
+        try await eventually("the revocation is taken over") { try records.record(named: "a")?.revokedAt != nil }
+        #expect(said.all.count == 1)
+        #expect(try ledger.revokedCertificates().contains(CertificateName(issuer: issuer, serial: a)))
+    }
+
     /// A list that a device has and nobody else: the CA has signed it.
     @Test func whatADeviceKnowsIsLearned() async throws {
         let a = try await enroll("a")
@@ -150,6 +172,22 @@ import Testing
         let id = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/a")
         let issued = try ca.issue(CertificateRequest.create(key: PrivateKey.generate(), id: id), id: id)
         #expect(issued.revocationLists == lists)
+    }
+}
+
+/// A file that is written without a change of what ``FileStamp`` looks at.
+final class OverwrittenFile: Sendable {
+    private let path: String
+    private let date = Date(timeIntervalSince1970: 1_700_000_000)
+
+    init(_ path: String) { self.path = path }
+
+    /// - Parameter bytes: As many as there are.
+    func overwrite(_ bytes: [UInt8]) throws {
+        let handle = try FileHandle(forUpdating: URL(fileURLWithPath: path))
+        try handle.write(contentsOf: Data(bytes))
+        try handle.close()
+        try FileManager.default.setAttributes([.modificationDate: date], ofItemAtPath: path)
     }
 }
 

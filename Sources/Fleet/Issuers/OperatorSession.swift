@@ -30,28 +30,34 @@ package struct OperatorSession: Sendable {
     /// Goes on until the task is cancelled.
     ///
     /// - Parameters:
-    ///   - warn: Told why something could not be looked up; what was known before holds.
+    ///   - warn: Told why something could not be looked up, or renewed: once, and it is tried again; what was known before holds.
     ///   - use: Gets what new connections are to be made with, and by which those that stand are to be judged.
-    /// - Throws: ``HostError`` when the device was revoked, or the operator can have no new certificate.
+    /// - Throws: ``HostError`` when the device was revoked, or the operator has no new certificate when the last one ends.
     package func follow(
         warn: @Sendable (String) -> Void,
         use: @Sendable (TLSContext) -> Void
     ) async throws {
         var (current, seen, trust) = (first, stamp, context.trust)
         var schedule = RenewalSchedule(notBefore: current.notBefore, notAfter: current.notAfter)
+        var renewAt = schedule.renewAt
+        var said: String?
         while true {
             try await Task.sleep(for: Self.interval)
-            let isDue = schedule.wait(at: WallClock.system.seconds) == 0
+            let time = WallClock.system.seconds
+            let isDue = time >= min(renewAt, current.notAfter)
             let now = identity.stamp
             guard isDue || now != seen else { continue }
-            seen = now
             do {
                 if let refusal = try identity.refusal() { throw refusal }
+                let credential = try isDue ? identity.issue() : current
+                let context = try identity.context(credential)
+                // Not before: after a look that failed the same files are looked at again, or what they revoke is missed for good.
+                (seen, said) = (now, nil)
                 if isDue {
-                    current = try identity.issue()
+                    current = credential
                     schedule = RenewalSchedule(notBefore: current.notBefore, notAfter: current.notAfter)
+                    renewAt = schedule.renewAt
                 }
-                let context = try identity.context(current)
                 // Most of what is written to a ledger revokes nobody.
                 guard isDue || !context.trust.isSame(as: trust) else { continue }
                 trust = context.trust
@@ -59,8 +65,15 @@ package struct OperatorSession: Sendable {
             } catch let error as HostError {
                 throw error
             } catch {
-                guard !isDue else { throw HostError(.failed, "\(error)") }
-                warn("what was revoked meanwhile cannot be looked up: \(error)")
+                guard time < current.notAfter else { throw HostError(.failed, "\(error)") }
+                var message = "what was revoked meanwhile cannot be looked up: \(error)"
+                if isDue {
+                    message = "there is no new certificate for the operator yet: \(error)"
+                    renewAt = time + schedule.attemptFailed(at: time)
+                }
+                // The next look is in a second.
+                if message != said { warn(message) }
+                said = message
             }
         }
     }

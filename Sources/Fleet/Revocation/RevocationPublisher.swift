@@ -91,16 +91,18 @@ package struct RevocationPublisher: Sendable {
     /// Until the task is cancelled: the same whenever the file or the ledger has changed.
     package func keepTakenOver(warn: @Sendable (String) -> Void) async {
         var seen: FileStamp?
+        var said: String?
         repeat {
             let stamp = FileStamp(of: [path, ledger.path])
             guard stamp != seen else { continue }
-            seen = stamp
             do throws(LedgerError) {
                 try takeOverPresent()
-                // What it has written itself is no news.
-                seen = FileStamp(of: [path, ledger.path])
+                // The one from before, and only now: what was written meanwhile is news, and so is everything after a failure. What it has
+                // written itself costs another look.
+                (seen, said) = (stamp, nil)
             } catch {
-                warn(error.message)
+                if error.message != said { warn(error.message) }
+                said = error.message
             }
         } while (try? await Task.sleep(for: .seconds(2))) != nil
     }

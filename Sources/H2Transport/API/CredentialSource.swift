@@ -50,7 +50,10 @@ final class LiveCredential: Sendable {
 
     private struct State {
         var version: Version
+        var credential: Credential
         var origin: Origin
+        /// What no version could be made of, so that it is said once.
+        var failed: Origin?
         /// When the files may be looked at again.
         var nextLook: ContinuousClock.Instant
     }
@@ -69,38 +72,54 @@ final class LiveCredential: Sendable {
         self.role = role
         self.logger = logger
         let origin = Origin(stamp: Self.stamp(of: source), revoked: try source.alsoRevoked?() ?? [])
+        let credential = try Self.read(source)
         state = Lock(
             State(
-                version: try Self.load(source, role, origin.revoked),
+                version: try Self.version(of: credential, source, role, origin.revoked),
+                credential: credential,
                 origin: origin,
                 nextLook: ContinuousClock.now + Self.interval
             )
         )
     }
 
+    /// The present one as of the last look: for event loops, which must not wait for files, or for a database. Whoever uses it has
+    /// ``follow(_:)`` look.
+    var latest: Version { state.withLock(\.version) }
+
     /// The present one. Reads the files when they have changed: a millisecond, once for each renewal.
     var current: Version {
-        let (version, seen, isDue) = state.withLock { state in
+        let (version, credential, seen, isDue) = state.withLock { state in
             let now = ContinuousClock.now
             let isDue = changes && state.nextLook <= now
             // Whoever comes now looks; the others go on with what there is.
             if isDue { state.nextLook = now + Self.interval }
-            return (state.version, state.origin, isDue)
+            return (state.version, state.credential, state.origin, isDue)
         }
         guard isDue, case let origin = look(after: seen), origin != seen else { return version }
         do {
-            let renewed = try Self.load(source, role, origin.revoked)
-            state.withLock { ($0.version, $0.origin) = (renewed, origin) }
+            let read = try Self.read(source)
+            let renewed = try Self.version(of: read, source, role, origin.revoked)
+            state.withLock { ($0.version, $0.credential, $0.origin, $0.failed) = (renewed, read, origin, nil) }
             if origin.stamp != seen.stamp {
                 logger.notice("credential renewed", metadata: ["identity": "\(renewed.id)"])
             }
             return renewed
         } catch {
-            // Said once: the same files are not read again.
-            state.withLock { $0.origin = origin }
-            logger.error("the renewed credential was not taken over: \(error)")
-            return version
+            // Said once, and tried again: it may have been a moment without memory or descriptors.
+            let isNew = state.withLock { state in
+                defer { state.failed = origin }
+                return state.failed != origin
+            }
+            if isNew { logger.error("the renewed credential was not taken over: \(error)") }
         }
+        // Whoever is revoked now is refused with the old credential, too.
+        guard origin.revoked != seen.revoked,
+            let stricter = try? Self.version(of: credential, source, role, origin.revoked)
+        else { return version }
+        let held = Origin(stamp: seen.stamp, revoked: origin.revoked)
+        state.withLock { ($0.version, $0.credential, $0.origin) = (stricter, credential, held) }
+        return stricter
     }
 
     /// Whether there can ever be another version.
@@ -126,7 +145,7 @@ final class LiveCredential: Sendable {
     /// - Returns: nil where there can never be another one.
     func follow(_ changed: @escaping @Sendable (Version) -> Void) -> Task<Void, Never>? {
         guard changes else { return nil }
-        let first = state.withLock(\.version)
+        let first = latest
         return Task { [weak self] in
             var seen = first.context
             while (try? await Task.sleep(for: Self.interval)) != nil {
@@ -138,16 +157,19 @@ final class LiveCredential: Sendable {
         }
     }
 
-    private static func load(
+    private static func read(_ source: CredentialSource) throws -> Credential {
+        switch source.kind {
+        case .directory(let directory): try directory.load()
+        case .fixed(let fixed): fixed
+        }
+    }
+
+    private static func version(
+        of credential: Credential,
         _ source: CredentialSource,
         _ role: TLSContext.Role,
         _ revoked: Set<CertificateName>
     ) throws -> Version {
-        let credential: Credential
-        switch source.kind {
-        case .directory(let directory): credential = try directory.load()
-        case .fixed(let fixed): credential = fixed
-        }
         var trust = TrustBundleSet(credential.bundle.refusing(revoked))
         for bundle in source.foreignBundles where bundle.trustDomain != credential.id.trustDomain {
             trust.insert(bundle.refusing(revoked))

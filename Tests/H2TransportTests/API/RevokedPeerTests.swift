@@ -94,6 +94,21 @@ import Testing
         #expect(try await isCut(client: clients, server: servers) { revoked.add(name) })
     }
 
+    /// The next credential cannot be read at the same moment: the one in use refuses whoever is revoked.
+    @Test func aBrokenRenewalHidesNoRevocation() async throws {
+        let (client, leaf) = try credential("client")
+        let (server, _) = try credential("server")
+        let revoked = Revoked()
+        var servers = CredentialSource.directory(server.path)
+        servers.alsoRevoked = { revoked.names }
+        #expect(
+            try await isCut(client: .directory(client.path), server: servers) { [directory] in
+                try directory.write("server/..data/cert-chain.pem", "no certificate")
+                revoked.add(leaf.name)
+            }
+        )
+    }
+
     private final class Revoked: Sendable {
         private let all = Mutex<Set<CertificateName>>([])
         func add(_ name: CertificateName) { all.withLock { _ = $0.insert(name) } }
