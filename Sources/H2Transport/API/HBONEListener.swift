@@ -69,7 +69,8 @@ public final class HBONEListener: Sendable {
             (listener, localAddress) = try await first.execute {
                 let listener = try Listener(bind: address, on: first, spreadOver: loops) { socket in
                     all.first { $0.loop === socket.loop }?.withValue {
-                        $0.server.context = credential.current.context
+                        // As of the last look, of which there is one each second: this is the event loop.
+                        $0.server.context = credential.latest.context
                         $0.accept(socket)
                     }
                 }
