@@ -56,6 +56,26 @@ import Testing
         #expect(facts.bases.first?.isExecutable == true)
     }
 
+    /// A file that is longer than one block, where there is no time for the next: a beginning is not the whole.
+    @Test func aFileThatWasNotReadInTimeIsNotWhole() async throws {
+        let text = String(repeating: "0123456789abcdef\n", count: 3001)
+        let file = try home.write("identity/ca-crl.pem", text)
+        let channel = try LocalChannel.shell(FarShell.allCases[0].command, home: home.path)
+        defer { channel.close() }
+        let shell = RemoteShell(channel, name: "dev")
+        let whole = try #require(try await shell.text(of: file, limit: 1 << 20, step: "list"))
+        #expect(!whole.isCut && whole.bytes.elementsEqual(text.utf8))
+        let part = try #require(try await shell.text(of: file, limit: 1 << 20, step: "list", within: .zero))
+        #expect(part.isCut && part.bytes.count == 3000 * 17)
+        let said = Mutex(0)
+        let lists = try await shell.revocationLists(in: home.path("identity"), within: .zero) { _ in
+            said.withLock { $0 += 1 }
+        }
+        #expect(lists == nil)
+        let count = said.withLock { $0 }
+        #expect(count == 1)
+    }
+
     @Test(arguments: FarShell.allCases)
     func uploadArrivesAsItWasSent(kind: FarShell) async throws {
         let channel = try LocalChannel.shell(kind.command, home: home.path)

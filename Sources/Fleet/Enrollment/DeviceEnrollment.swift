@@ -121,7 +121,10 @@ package struct DeviceEnrollment: Sendable {
         let plan = try await timed("probe") { try await probe(shell) }
         let credential = "\(plan.statePath)/identity"
         let present = try await shell.presentIdentity(in: credential, of: options.id, occupied: options.occupied)
-        if let learn = options.learn, let lists = try await shell.revocationLists(in: credential) { learn(lists) }
+        let warn: @Sendable (String) -> Void = { [report, name = options.name] in report(.warning("\(name): \($0)")) }
+        if let learn = options.learn, let lists = try await shell.revocationLists(in: credential, warn: warn) {
+            learn(lists)
+        }
         for warning in plan.warnings { report(.warning("\(options.name): \(warning)")) }
         try await timed("agent") { ((), try await install(plan, shell, judged: present)) }
         let start = ContinuousClock.now
@@ -138,7 +141,7 @@ package struct DeviceEnrollment: Sendable {
             ),
             clock: options.clock,
             objection: options.objection,
-            warn: { [report, name = options.name] in report(.warning("\(name): \($0)")) }
+            warn: warn
         )
         let purpose = EnrollmentOperator.Purpose.enroll(
             .init(id: options.id.description, node: options.node, service: options.service)

@@ -110,9 +110,9 @@ package struct DeviceVisit: Sendable {
                     "\(record.name): there is no agent at \(record.agent.path) any more; enroll the device again"
                 )
             }
-            if let learn, let lists = try await shell.revocationLists(in: "\(record.agent.state)/identity") {
-                learn(lists)
-            }
+            let identity = "\(record.agent.state)/identity"
+            let tell: @Sendable (String) -> Void = { [warn, name = record.name] in warn("\(name): \($0)") }
+            if let learn, let lists = try await shell.revocationLists(in: identity, warn: tell) { learn(lists) }
             try await shell.replace(
                 by: "\(agent) signal --state \(ShellScript.quote(record.agent.state))",
                 after: ":"
@@ -124,7 +124,7 @@ package struct DeviceVisit: Sendable {
                 clock: clock,
                 limits: limits,
                 objection: { issuer?.objection() },
-                warn: { [warn, name = record.name] in warn("\(name): \($0)") }
+                warn: tell
             )
             return try await body(conversation)
         }

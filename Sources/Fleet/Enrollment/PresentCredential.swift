@@ -4,8 +4,9 @@ import MeshIdentity
 extension RemoteShell {
     /// The identity in its certificate, valid or not; nil where there is none.
     func presentIdentity(in directory: String) async throws -> SPIFFEID? {
+        // However much of it came in time: the leaf is first, and nil would say that nobody is here.
         guard let text = try await text(of: "\(directory)/cert-chain.pem", limit: 256 << 10, step: "identity"),
-            let leaf = try? Certificate.all(pem: text).first
+            let leaf = try? Certificate.all(pem: text.bytes).first
         else { return nil }
         return try? leaf.spiffeID()
     }
@@ -28,8 +29,30 @@ extension RemoteShell {
         return present
     }
 
-    /// Its revocation lists in PEM form; nil where there are none.
-    func revocationLists(in directory: String) async throws -> [UInt8]? {
-        try await text(of: "\(directory)/ca-crl.pem", limit: RevocationList.maximumLength, step: "revocation list")
+    /// Its revocation lists in PEM form; nil where there are none, or they did not come in time.
+    ///
+    /// - Parameter warn: Told where they did not: without the name.
+    func revocationLists(
+        in directory: String,
+        within patience: Duration = .seconds(60),
+        warn: @Sendable (String) -> Void
+    ) async throws -> [UInt8]? {
+        let file = "\(directory)/ca-crl.pem"
+        guard
+            let text = try await text(
+                of: file,
+                limit: RevocationList.maximumLength,
+                step: "revocation list",
+                within: patience
+            )
+        else { return nil }
+        guard !text.isCut else {
+            warn(
+                "\(file) was not read to its end within \(patience.components.seconds) s: what it says of revoked certificates, and the ledger "
+                    + "may not know, is not taken over"
+            )
+            return nil
+        }
+        return text.bytes
     }
 }

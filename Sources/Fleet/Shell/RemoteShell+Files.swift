@@ -8,11 +8,19 @@ extension RemoteShell {
     ///
     /// What is read is as hostile as everything that the far side says. It may change while it is read.
     ///
-    /// - Parameter limit: The file is cut off behind so many bytes.
-    func text(of file: String, limit: Int, step: String) async throws -> [UInt8]? {
+    /// - Parameters:
+    ///   - limit: The file is cut off behind so many bytes.
+    ///   - patience: Nothing more is asked for after this.
+    /// - Returns: What there is, and whether the time was over before the file was.
+    func text(
+        of file: String,
+        limit: Int,
+        step: String,
+        within patience: Duration = .seconds(60)
+    ) async throws -> (bytes: [UInt8], isCut: Bool)? {
         var text: [UInt8] = []
         var first = 1
-        let deadline = ContinuousClock.now + .seconds(60)
+        let deadline = ContinuousClock.now + patience
         while true {
             let last = first + Self.linesPerBlock - 1
             let script = """
@@ -23,9 +31,8 @@ extension RemoteShell {
             guard output.status == 0 else { return nil }
             let lines = output.lines.filter { $0.hasPrefix("line:") }
             for line in lines { text += line.dropFirst(5).utf8 + [UInt8(ascii: "\n")] }
-            guard lines.count == Self.linesPerBlock, text.count < limit, ContinuousClock.now < deadline else {
-                return text
-            }
+            guard lines.count == Self.linesPerBlock, text.count < limit else { return (text, false) }
+            guard ContinuousClock.now < deadline else { return (text, true) }
             first = last + 1
         }
     }
