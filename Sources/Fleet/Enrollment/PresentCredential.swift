@@ -1,14 +1,17 @@
 import MeshIdentity
+import SSHSignal
 
 /// What a machine has already in a credential directory, read with a shell: its own word, which is as hostile as all that it says.
 extension RemoteShell {
     /// The identity in its certificate, valid or not; nil where there is none.
     func presentIdentity(in directory: String) async throws -> SPIFFEID? {
-        // However much of it came in time: the leaf is first, and nil would say that nobody is here.
-        guard let text = try await text(of: "\(directory)/cert-chain.pem", limit: 256 << 10, step: "identity"),
-            let leaf = try? Certificate.all(pem: text.bytes).first
-        else { return nil }
-        return try? leaf.spiffeID()
+        let file = "\(directory)/cert-chain.pem"
+        guard let text = try await text(of: file, limit: 256 << 10, step: "identity") else { return nil }
+        // nil would say that nobody is here.
+        guard !text.isCut else {
+            throw SignalError(.timedOut, "\(name): \(file) is too long to be read in time: whose machine it is, is not known")
+        }
+        return try? Certificate.all(pem: text.bytes).first?.spiffeID()
     }
 
     /// The same, and fails where that is another device's and must stay.
