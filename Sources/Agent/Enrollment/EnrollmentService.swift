@@ -61,7 +61,7 @@ package struct EnrollmentService {
         guard let frame = try? SignalFrame.encode(message) else { return }
         var rest = frame[...]
         let now = ContinuousClock.now
-        let deadline = now + limits.sendingTime(at: now - start)
+        let deadline = now + limits.sendingTime(at: now - start, bytes: frame.count)
         while !rest.isEmpty {
             let count = rest.withUnsafeBytes { write(output, $0.baseAddress, $0.count) }
             if count > 0 {

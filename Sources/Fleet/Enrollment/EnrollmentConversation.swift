@@ -118,7 +118,8 @@ package struct EnrollmentConversation: Sendable {
                 case .send(let message):
                     do {
                         let frame = try SignalFrame.encode(message)
-                        let time = limits.sendingTime(at: ContinuousClock.now - start)
+                        let time = limits.sendingTime(at: ContinuousClock.now - start, bytes: frame.count)
+                        inbox.willSend(frame.count)
                         try await channel.withDeadline(time, name) { try await channel.write(frame) }
                     } catch {
                         // Why the device is gone stands in what it said last, which is still to be read.

@@ -62,7 +62,7 @@ package struct CredentialRenewal: Sendable {
     ) async {
         // An issuer that is gone shows itself at the next read.
         guard let frame = try? SignalFrame.encode(message) else { return }
-        let time = limits.sendingTime(at: ContinuousClock.now - start)
+        let time = limits.sendingTime(at: ContinuousClock.now - start, bytes: frame.count)
         try? await channel.withDeadline(time, "the issuer") {
             try await channel.write(frame)
         }

@@ -1,8 +1,9 @@
 /// How much a conversation may take, whatever is said in it: the other side may be slow, broken or hostile, and others wait for it to end.
 package struct ConversationLimits: Hashable, Sendable {
-    /// For the next message that means something. One of an unknown type is ignored, and this goes on running.
+    /// For the next message that means something, beside what its bytes may take (``time(for:)``). One of an unknown type is ignored, and
+    /// this goes on running.
     package var step: Duration
-    /// From the first byte to the last.
+    /// From the first byte to the last, beside what the bytes of both sides may take.
     package var total: Duration
     /// For the end of what this side says, once everything is said: a peer that does not read must not hold it up.
     package var finish: Duration
@@ -29,10 +30,17 @@ package struct ConversationLimits: Hashable, Sendable {
         self.messageBytes = messageBytes
     }
 
+    /// What bytes may take beside the limits: a second for each whole 64 KiB. Revocation lists of full length need minutes on a slow line.
+    static func time(for bytes: Int) -> Duration { .seconds(bytes / (64 << 10)) }
+
     /// How long it may take to send a message. Never zero: what is too late is cut at once.
     ///
-    /// - Parameter now: Since the conversation began.
-    package func sendingTime(at now: Duration) -> Duration { max(.milliseconds(1), min(step, total - now)) }
+    /// - Parameters:
+    ///   - now: Since the conversation began.
+    ///   - bytes: Of the message.
+    package func sendingTime(at now: Duration, bytes: Int = 0) -> Duration {
+        max(.milliseconds(1), min(step, total - now) + Self.time(for: bytes))
+    }
 
     /// The operator, enrolling or renewing. The device answers at once but for one step, the start of its node: with limits of its own for the
     /// service, the new node, and the old one where the new one does not come up.
@@ -56,6 +64,9 @@ package struct SignalInbox: Sendable {
     private var decoder: SignalFrameDecoder
     private var frames = 0
     private var bytes = 0
+    /// Of ``bytes``, those since the last message was whole, of whatever type.
+    private var arriving = 0
+    private var sent = 0
 
     package init(_ limits: ConversationLimits) {
         self.limits = limits
@@ -67,6 +78,7 @@ package struct SignalInbox: Sendable {
     /// - Throws: ``SignalError/Code/tooMuch``.
     package mutating func append(_ arrived: some Collection<UInt8>) throws(SignalError) {
         bytes += arrived.count
+        arriving += arrived.count
         guard bytes <= limits.bytes else {
             throw SignalError(.tooMuch, "more than \(limits.bytes) bytes came in one conversation")
         }
@@ -77,6 +89,7 @@ package struct SignalInbox: Sendable {
     package mutating func next() throws(SignalError) -> SignalMessage? {
         while let message = try decoder.next() {
             frames += 1
+            arriving = 0
             guard frames <= limits.frames else {
                 throw SignalError(.tooMuch, "more than \(limits.frames) messages came in one conversation")
             }
@@ -87,8 +100,14 @@ package struct SignalInbox: Sendable {
         return nil
     }
 
+    /// To be called before so many bytes are sent: they take time of the whole.
+    package mutating func willSend(_ count: Int) { sent += count }
+
     /// To be called at the end of the input, after ``next()`` returned nil.
     package func finish() throws(SignalError) { try decoder.finish() }
+
+    private var step: Duration { limits.step + ConversationLimits.time(for: arriving) }
+    private var total: Duration { limits.total + ConversationLimits.time(for: bytes + sent) }
 
     /// How long may be waited for the next message.
     ///
@@ -97,17 +116,17 @@ package struct SignalInbox: Sendable {
     ///   - asked: When the wait for this message began: what came since then and was no message for us changes nothing.
     /// - Returns: nil when there is no time left.
     package func patience(at now: Duration, since asked: Duration) -> Duration? {
-        let left = min(limits.step - (now - asked), limits.total - now)
+        let left = min(step - (now - asked), total - now)
         return left > .zero ? left : nil
     }
 
     /// Which limit ended a wait.
     package func overrun(at now: Duration) -> SignalReception {
-        guard now >= limits.total else { return .timedOut(limits.step) }
+        guard now >= total else { return .timedOut(step) }
         return .invalid(
             SignalError(
                 .timedOut,
-                "the conversation took longer than the \(limits.total.components.seconds) s that it may take in all"
+                "the conversation took longer than the \(total.components.seconds) s that it may take in all"
             )
         )
     }

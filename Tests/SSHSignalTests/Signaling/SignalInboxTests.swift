@@ -33,6 +33,31 @@ import Testing
         #expect(limits.sendingTime(at: .seconds(70)) == .milliseconds(1))
     }
 
+    /// Revocation lists have up to 16 MiB: their bytes have time of their own, at both ends.
+    @Test func aLongMessageMayTakeItsTime() throws {
+        let limits = ConversationLimits(step: .seconds(10), total: .seconds(60))
+        #expect(limits.sendingTime(at: .seconds(20), bytes: 16 << 20) == .seconds(10 + 256))
+        #expect(limits.sendingTime(at: .seconds(70), bytes: 16 << 20) == .seconds(246))
+        var inbox = SignalInbox(limits)
+        // The beginning of a message.
+        try inbox.append([0, 4, 0, 0] + [UInt8](repeating: 0x20, count: (128 << 10) - 4))
+        #expect(try inbox.next() == nil)
+        #expect(inbox.patience(at: .seconds(20), since: .seconds(20)) == .seconds(12))
+        #expect(inbox.patience(at: .seconds(57), since: .seconds(57)) == .seconds(5))
+        inbox.willSend(64 << 10)
+        #expect(inbox.patience(at: .seconds(57), since: .seconds(57)) == .seconds(6))
+        #expect(inbox.overrun(at: .seconds(62)) == .timedOut(.seconds(12)))
+    }
+
+    /// What was ignored has no time beside the whole.
+    @Test func ignoredMessagesAddNothingToAStep() throws {
+        let limits = ConversationLimits(step: .seconds(10), total: .seconds(60), frames: 1 << 20)
+        var inbox = SignalInbox(limits)
+        try inbox.append(Array(repeating: Self.unknown, count: 5000).flatMap(\.self))
+        #expect(try inbox.next() == nil)
+        #expect(inbox.patience(at: .seconds(20), since: .seconds(20)) == .seconds(10))
+    }
+
     @Test func noStepGoesBeyondTheWhole() {
         let inbox = SignalInbox(ConversationLimits(step: .seconds(10), total: .seconds(60)))
         #expect(inbox.patience(at: .seconds(57), since: .seconds(57)) == .seconds(3))
