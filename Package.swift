@@ -38,7 +38,8 @@ let package = Package(
         .systemLibrary(name: "CSQLite", pkgConfig: "sqlite3", providers: [.apt(["libsqlite3-dev"])]),
         .systemLibrary(name: "CLibYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
 
-        // Imports point down only: Platform ← {Streams, YAML} ← MeshIdentity ← {H2Transport, SSHSignal} ← MeshPaths ← MeshNode ← bootstrap.
+        // Imports point down only: Platform ← {Streams, YAML} ← MeshIdentity ← {H2Transport, SSHSignal} ← MeshPaths ←
+        // MeshNode ← bootstrap.
         .target(name: "Platform", dependencies: ["CLinux"], swiftSettings: settings),
         .target(name: "Streams", dependencies: ["Platform", "CLinux"], swiftSettings: settings),
         // The reader of configuration and inventory files.

@@ -89,6 +89,7 @@ extension StreamError {
         }
     }
 
-    /// What a stream says to an owner who uses it after he has closed it. It names nothing, because every stream is closed.
+    /// What a stream says to an owner who uses it after he has closed it. It names nothing, because every stream is
+    /// closed.
     package static let closedByOwner = StreamError(.closed, "the stream was closed by its owner before")
 }

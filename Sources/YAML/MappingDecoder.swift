@@ -12,8 +12,8 @@ package struct MappingDecoder {
     package let hasUnknownKeys: Bool
     private let values: [String: YAMLNode]
 
-    /// Reports and answers `nil` when `node` is no mapping; reports each key that is not in `keys` and each of `required`
-    /// that is missing, unless an unknown key looks like it.
+    /// Reports and answers `nil` when `node` is no mapping; reports each key that is not in `keys` and each of
+    /// `required` that is missing, unless an unknown key looks like it.
     package init?(_ node: YAMLNode, what: String, keys: [String], required: [String] = [], _ diagnostics: Diagnostics) {
         guard case .mapping(let entries) = node.content else {
             let list = keys.joined(separator: ", ")
@@ -134,7 +134,8 @@ extension YAMLNode {
     }
 }
 
-/// The word of `candidates` that `word` was most likely meant to be: the same but for case, '-' and '_', or few edits away.
+/// The word of `candidates` that `word` was most likely meant to be: the same but for case, '-' and '_', or few edits
+/// away.
 package func nearest(to word: String, in candidates: [String]) -> String? {
     func plain(_ text: String) -> [UInt8] {
         text.utf8.filter { $0 != UInt8(ascii: "-") && $0 != UInt8(ascii: "_") }.map {

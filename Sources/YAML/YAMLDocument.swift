@@ -3,8 +3,8 @@ package import Platform
 
 /// Reads one YAML document by libyaml's event API.
 ///
-/// Only what configuration needs is accepted: anchors, aliases (which can make a small file huge), tags, several documents
-/// and duplicate keys are errors with their place.
+/// Only what configuration needs is accepted: anchors, aliases (which can make a small file huge), tags, several
+/// documents and duplicate keys are errors with their place.
 package enum YAMLDocument {
     /// 10,000 policy rules take about 2 MB.
     package static let maximumBytes = 16 << 20

@@ -30,7 +30,8 @@ struct Bootstrap: AsyncParsableCommand {
 }
 
 extension Bootstrap {
-    /// As the argument parser does it, but a command line that makes no sense ends with 2, as everywhere, and not with 64.
+    /// As the argument parser does it, but a command line that makes no sense ends with 2, as everywhere, and not with
+    /// 64.
     static func main() async {
         OpenSSLLifetime.untilTheProcessIsGone()
         do {

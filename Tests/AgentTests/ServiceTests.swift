@@ -6,7 +6,8 @@ import Testing
 @testable import Agent
 @testable import SSHSignal
 
-/// Init systems are stand-ins (``InstalledDevice``): systemd, OpenRC and procd want to be the first process of a machine.
+/// Init systems are stand-ins (``InstalledDevice``): systemd, OpenRC and procd want to be the first process of a
+/// machine.
 @Suite struct ServiceTests {
     @Test(arguments: [ServiceKind.systemd, .systemdUser, .openrc, .procd, .cron])
     func installsOnceAndKeepsTheNodeAlive(kind: ServiceKind) async throws {

@@ -106,7 +106,8 @@ import Testing
         try expectInstalled(second)
     }
 
-    /// Bytes that unpack to far more than was announced, as an operator's damaged memory would send them: the device's disk is safe.
+    /// Bytes that unpack to far more than was announced, as an operator's damaged memory would send them: the device's
+    /// disk is safe.
     @Test(arguments: FarShell.allCases)
     func decompressionIsBounded(kind: FarShell) async throws {
         final class Bomb: RemoteChannel {

@@ -58,8 +58,9 @@ import Testing
         )
     }
 
-    /// The operator is gone while the probe's file is there (its output has no reader any more), and another one was killed before: neither
-    /// file is there at the end. (BusyBox has a chmod of its own, which no stand-in can hold up.)
+    /// The operator is gone while the probe's file is there (its output has no reader any more), and another one was
+    /// killed before: neither file is there at the end. (BusyBox has a chmod of its own, which no stand-in can hold
+    /// up.)
     @Test(arguments: [FarShell.dash, .bash])
     func aProbeThatIsCutLeavesNothing(kind: FarShell) async throws {
         let base = try home.makeDirectory("base")

@@ -26,7 +26,7 @@ import Testing
         _ = try await machine.enroll(InstalledDevice.first, service: "none")
         let node = try #require(machine.node.runningProcess)
         // What a probe has left whose operator was killed.
-        FileManager.default.createFile(atPath: machine.root + "/.bootstrap-probe.7", contents: nil)
+        _ = FileManager.default.createFile(atPath: machine.root + "/.bootstrap-probe.7", contents: nil)
         let outcome = try await remove(machine, shell)
         #expect(outcome.left == [])
         #expect(outcome.removed.contains("process \(node) (node)"))

@@ -7,7 +7,8 @@ import Testing
 @testable import Fleet
 @testable import SSHSignal
 
-/// What a device's root shell does with its sshd: the real scripts and a real sshd, in the shells of the far sides there are.
+/// What a device's root shell does with its sshd: the real scripts and a real sshd, in the shells of the far sides
+/// there are.
 @Suite(.timeLimit(.minutes(3))) struct SSHServerScriptTests {
     private let included = TemporaryDirectory()
 

@@ -241,7 +241,8 @@ struct TLSInteropTests {
         await server.stop()
     }
 
-    /// The client has finished its handshake when the server refuses its certificate; the reason comes with the first read.
+    /// The client has finished its handshake when the server refuses its certificate; the reason comes with the first
+    /// read.
     @Test(arguments: [
         (TestCertificates.Kind.rogue, "refused our certificate: unknown_ca ("),
         (.foreign, "refused our certificate: unknown_ca ("),

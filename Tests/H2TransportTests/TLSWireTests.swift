@@ -218,8 +218,8 @@ struct TLSWireTests {
 
     // MARK: Refusal
 
-    /// The one who refuses keeps the transport open until the other has had time to read why: a socket closed over unread
-    /// bytes would send a RST, which may overtake the alert.
+    /// The one who refuses keeps the transport open until the other has had time to read why: a socket closed over
+    /// unread bytes would send a RST, which may overtake the alert.
     @Test func aRefusalWaitsForTheOtherToLeave() async throws {
         var options = TLSContext.Options.defaults(for: .server)
         options.refusalTimeout = .seconds(60)

@@ -228,7 +228,8 @@ import Testing
         #expect(issued.chain[0].notBefore == now - 120)
     }
 
-    /// For a device whose clock is behind; but no certificate is older than its CA's, which OpenSSL on the device would not take.
+    /// For a device whose clock is behind; but no certificate is older than its CA's, which OpenSSL on the device would
+    /// not take.
     @Test func notBeforeGoesBackAsFarAsTheCAs() throws {
         let now = WallClock.system.seconds
         let ca = try EmbeddedCA(trustDomain: domain, now: now)

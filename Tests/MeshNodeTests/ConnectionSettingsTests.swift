@@ -73,7 +73,8 @@ import YAML
         #expect(error?.description.contains(message) == true, "\(error.map { "\($0)" } ?? "")")
     }
 
-    /// A connection to the server is replaced many times while streams are opened all the time; one stream lasts throughout.
+    /// A connection to the server is replaced many times while streams are opened all the time; one stream lasts
+    /// throughout.
     @Test(arguments: ["client", "server", "both"])
     func connectionsThatGrowOldAreReplacedWithoutHarm(impatient: String) async throws {
         let backend = try EchoServer()

@@ -63,7 +63,8 @@ import Testing
         let (ca, id) = (ca, id)
         let stranger = try EmbeddedCA.create(directory: home.path("stranger"), trustDomain: ca.trustDomain)
         let before = try directory.load()
-        // What an issuer could do whose certificate somebody has got hold of: bring a root of its own beside ours, or in its place.
+        // What an issuer could do whose certificate somebody has got hold of: bring a root of its own beside ours, or
+        // in its place.
         for roots in [ca.roots + stranger.roots, stranger.roots] {
             let signer = roots == stranger.roots ? stranger : ca
             let error = await #expect(throws: SignalError.self) {

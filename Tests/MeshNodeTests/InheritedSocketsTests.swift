@@ -7,7 +7,8 @@ import Testing
 
 /// What a node does with listening sockets that another process hands over.
 @Suite struct InheritedSocketsTests {
-    /// One listener cannot be bound: connections that wait at a socket that was handed over stay for the process that has it still.
+    /// One listener cannot be bound: connections that wait at a socket that was handed over stay for the process that
+    /// has it still.
     @Test(arguments: [true, false]) func aNodeThatCannotStartAcceptsNothing(inheritedFirst: Bool) async throws {
         let directory = TemporaryDirectory()
         let taken = try EchoServer()

@@ -175,8 +175,8 @@ import Testing
 }
 
 extension NodePair {
-    /// What the backend sends, so many times at once. With a line that the client's log shall have: again until it is there, ten times at
-    /// most. Windows are the limit only when the machine has time to fill them.
+    /// What the backend sends, so many times at once. With a line that the client's log shall have: again until it is
+    /// there, ten times at most. Windows are the limit only when the machine has time to fill them.
     fileprivate func download(_ count: Int, atOnce streams: Int, untilLine line: String? = nil) async throws {
         for _ in 0..<(line == nil ? 1 : 10) {
             try await withThrowingTaskGroup(of: Void.self) { group in

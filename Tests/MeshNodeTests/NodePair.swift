@@ -6,8 +6,8 @@ import Streams
 import TestPeers
 import Testing
 
-/// A server node and a client node in this process, joined over loopback, with a backend behind the server: what a whitebox
-/// user has.
+/// A server node and a client node in this process, joined over loopback, with a backend behind the server: what a
+/// whitebox user has.
 final class NodePair: Sendable {
     let directory = TemporaryDirectory()
     let server: Node

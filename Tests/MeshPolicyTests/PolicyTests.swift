@@ -11,8 +11,8 @@ import YAML
 @Suite struct PolicyTests {
     static let own = "spiffe://mesh.example/ns/prod/sa/db"
 
-    /// An engine for the YAML of `policy` (with the default of no `policy` key for `nil`) on a node that names the ports 5432
-    /// (endpoint), 6000 (an endpoint's address), 7000 (`forwardTo`) and all of `any.lan`.
+    /// An engine for the YAML of `policy` (with the default of no `policy` key for `nil`) on a node that names the
+    /// ports 5432 (endpoint), 6000 (an endpoint's address), 7000 (`forwardTo`) and all of `any.lan`.
     static func engine(_ policy: String?) throws -> PolicyEngine {
         PolicyEngine(try configuration(policy).rules(), own: try SPIFFEID(own))
     }
@@ -90,7 +90,8 @@ import YAML
         #expect(!decision.isAllowed && decision.reason.contains("own identity is not known"))
     }
 
-    /// `rule` in an ALLOW policy, and whether it matches; the peer is of another namespace, so that nothing else allows.
+    /// `rule` in an ALLOW policy, and whether it matches; the peer is of another namespace, so that nothing else
+    /// allows.
     @Test(arguments: [
         // principals
         ("{from: [{principals: [mesh.example/ns/ops/sa/ann]}]}", true),

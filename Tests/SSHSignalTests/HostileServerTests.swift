@@ -5,7 +5,8 @@ import Testing
 
 @testable import SSHSignal
 
-/// Servers that never let a login end: each is given up in time, with what it did, and the loop serves others meanwhile.
+/// Servers that never let a login end: each is given up in time, with what it did, and the loop serves others
+/// meanwhile.
 @Suite(.timeLimit(.minutes(5))) struct HostileServerTests {
     enum Behavior: String, CaseIterable, Sendable {
         case endlessLines, endlessLine, endlessGarbageAfterTheBanner, silence, silenceAfterTheBanner, longestPacket

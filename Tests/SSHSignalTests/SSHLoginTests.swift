@@ -160,7 +160,8 @@ import Testing
         func pinned(_ fingerprint: String) throws -> SSHLogin {
             try login("h", config) { ($0.hostKey, $0.engine) = (fingerprint, engine) }
         }
-        // What known_hosts says does not count, in either direction, and a pinned key is not recorded: it is the caller's to keep.
+        // What known_hosts says does not count, in either direction, and a pinned key is not recorded: it is the
+        // caller's to keep.
         let known = "[127.0.0.1]:\(server.port) " + (try server.directory.read("id_ed25519.pub"))
         try directory.write("known_hosts", known)
         for type in ["ed25519", "ecdsa"] {
@@ -224,7 +225,8 @@ import Testing
             }
             return await group.reduce(0) { $0 + ($1 ? 1 : 0) }
         }
-        // On a busy machine sshd may see a login end after we did, and drop the next one: that is tried again (``DialLimitTests`` count them).
+        // On a busy machine sshd may see a login end after we did, and drop the next one: that is tried again
+        // (``DialLimitTests`` count them).
         #expect(succeeded == 40)
         await server.stop()
     }

@@ -5,7 +5,8 @@ import Synchronization
 import TestPeers
 import Testing
 
-/// The connection goes away: whatever waits must hear of it, promptly and with the reason, and nothing may look complete.
+/// The connection goes away: whatever waits must hear of it, promptly and with the reason, and nothing may look
+/// complete.
 @Suite(.serialized) struct SessionLossTests {
     @Test func everythingThatWaitsFailsWhenTheServerDies() async throws {
         let server = try await OpenSSHServer()
@@ -62,8 +63,8 @@ import Testing
         try await eventually("the server has let go") { server.sessionProcesses.isEmpty }
     }
 
-    /// Cuts the connection after every number of bytes that a whole session needs, as a reset and as an end: always an error,
-    /// never a hang, never a success.
+    /// Cuts the connection after every number of bytes that a whole session needs, as a reset and as an end: always an
+    /// error, never a hang, never a success.
     @Test func aConnectionCutAtEveryStep() async throws {
         let server = try await OpenSSHServer()
         let loop = testLoops.next()

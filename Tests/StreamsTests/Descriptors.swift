@@ -25,7 +25,8 @@ func listeningDescriptor(backlog: Int32 = 16) throws -> Int32 {
     return listener
 }
 
-/// The next connection, blocking. Close-on-exec from the start: a process that another test starts must not keep it open.
+/// The next connection, blocking. Close-on-exec from the start: a process that another test starts must not keep it
+/// open.
 func acceptedDescriptor(_ listener: Int32) -> Int32 {
     var peer = sockaddr_storage()
     let connection = clinux_accept(listener, &peer)

@@ -287,7 +287,8 @@ struct EventLoopTests {
         // The thread lets go of the loop after it has reported that it stopped.
         for _ in 0..<1000 where !witness.isReleased { try await Task.sleep(for: .milliseconds(5)) }
         #expect(witness.isReleased)
-        // The near end is closed: the far one reads the end. Between fork and exec, a child that another test starts has a copy.
+        // The near end is closed: the far one reads the end. Between fork and exec, a child that another test starts
+        // has a copy.
         var byte: UInt8 = 0
         setNonBlocking(far)
         var count = read(far, &byte, 1)

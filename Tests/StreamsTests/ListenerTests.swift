@@ -211,8 +211,8 @@ struct ListenerTests {
             let loop = EventLoop(name: "limited")
             let accepted = LoopBound(Box<[Socket]>(), on: loop)
             let (listener, address, ballast) = try await loop.execute {
-                // The loop's thread gets a descriptor table of its own, which is then filled but for three: libdispatch,
-                // which traps when it cannot open what it needs, lives on the other.
+                // The loop's thread gets a descriptor table of its own, which is then filled but for three:
+                // libdispatch, which traps when it cannot open what it needs, lives on the other.
                 guard unshareThread(cloneFiles) else { throw StreamError(.system, "unshare") }
                 accepted.withValue { $0.value = [] }
                 let listener = try Listener(bind: try ListenerTests.loopback(), on: loop) { socket in

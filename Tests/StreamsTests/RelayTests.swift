@@ -178,7 +178,8 @@ struct RelayTests {
                 observer.writable = { pushed += user.fill() }
                 _ = user.readBytes()
                 afterTurns(100, on: loop) {
-                    // What waits in the two pipes is the test's own memory: 64 KiB in each, 16 to 17 buffers of 4 to 64 KiB.
+                    // What waits in the two pipes is the test's own memory: 64 KiB in each, 16 to 17 buffers of 4 to 64
+                    // KiB.
                     let inPipes = first.unreadBytes + server.unreadBytes
                     let inRelay = pushed - inPipes
                     #expect(inPipes == 131_072)

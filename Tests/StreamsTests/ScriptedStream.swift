@@ -33,8 +33,8 @@ final class ScriptedStream: ByteStream {
     override func close() { events.append("close") }
 }
 
-/// A memory stream with the direct paths of ``ByteStream/push(to:for:)`` and ``ByteStream/pull(from:for:)``, as an HTTP/2
-/// stream has them.
+/// A memory stream with the direct paths of ``ByteStream/push(to:for:)`` and ``ByteStream/pull(from:for:)``, as an
+/// HTTP/2 stream has them.
 final class DirectStream: ByteStream, StreamObserver {
     let inner: MemoryStream
     private var pushPump: Pump?

@@ -405,8 +405,8 @@ struct SocketTests {
         }
     }
 
-    /// Two sockets become readable in the same turn; whichever is served first closes the other and opens a new one with
-    /// its number. Returns how many notices the new one got; nil when it got another number.
+    /// Two sockets become readable in the same turn; whichever is served first closes the other and opens a new one
+    /// with its number. Returns how many notices the new one got; nil when it got another number.
     private static func noticesOfReplacement(on loop: EventLoop) async throws -> Int? {
         try await onLoop(loop) { scenario in
             let (a, farA) = try Socket.pair(on: loop)

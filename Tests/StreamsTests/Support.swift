@@ -66,8 +66,8 @@ func onLoop<Outcome: Sendable>(
     }
 }
 
-/// Gives `body` an event loop of its own, and then checks that every buffer went back to the pool and every descriptor was
-/// closed.
+/// Gives `body` an event loop of its own, and then checks that every buffer went back to the pool and every descriptor
+/// was closed.
 @discardableResult
 func withLoop<Outcome>(
     _ name: String = #function,
@@ -130,8 +130,8 @@ struct Pattern {
     }
 }
 
-/// One end of a test connection: sends `sending` bytes of a pattern and then finishes, reads what comes until the end and
-/// checks that it is the pattern of its peer.
+/// One end of a test connection: sends `sending` bytes of a pattern and then finishes, reads what comes until the end
+/// and checks that it is the pattern of its peer.
 final class Talker: StreamObserver {
     struct Outcome: Sendable, Equatable {
         var sent = 0

@@ -76,7 +76,8 @@ extension InstalledDevice {
 
     /// A process that is called crond.
     package func startCronDaemon() async throws -> ChildProcess {
-        // Not a copy: what another thread forks while a copy is being written holds it open for writing, and then it cannot be run.
+        // Not a copy: what another thread forks while a copy is being written holds it open for writing, and then it
+        // cannot be run.
         let program = directory.path("crond")
         try FileManager.default.createSymbolicLink(atPath: program, withDestinationPath: "/bin/sleep")
         let process = try ChildProcess(program, ["600"])

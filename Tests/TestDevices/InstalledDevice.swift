@@ -5,8 +5,8 @@ import MeshIdentity
 package import SSHSignal
 package import TestPeers
 
-/// A device on this machine as `enroll` leaves it, with releases beside each other, on a machine whose init system is a stand-in: nothing
-/// here can be process number 1. The stand-ins record their calls and start what they are told to.
+/// A device on this machine as `enroll` leaves it, with releases beside each other, on a machine whose init system is a
+/// stand-in: nothing here can be process number 1. The stand-ins record their calls and start what they are told to.
 package final class InstalledDevice: Sendable {
     package let device: LocalDevice
     package let directory = TemporaryDirectory()
@@ -41,8 +41,8 @@ package final class InstalledDevice: Sendable {
         }
     }
 
-    /// Puts this program there, under the name of a release. Where it cannot be linked another process makes the copy: see
-    /// ``TestPeers/TemporaryDirectory/writeProgram(_:_:)``.
+    /// Puts this program there, under the name of a release. Where it cannot be linked another process makes the copy:
+    /// see ``TestPeers/TemporaryDirectory/writeProgram(_:_:)``.
     package func addRelease(_ name: String) async throws {
         try directory.makeDirectory("bootstrap/\(name)")
         let path = "\(root)/\(name)/bootstrap"

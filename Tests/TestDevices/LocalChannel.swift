@@ -3,7 +3,8 @@ package import SSHSignal
 import Synchronization
 package import TestPeers
 
-/// A command on this machine in place of one at the far end of an SSH session: what the far side does, without the session.
+/// A command on this machine in place of one at the far end of an SSH session: what the far side does, without the
+/// session.
 package final class LocalChannel: RemoteChannel {
     package let process: ChildProcess
     private let position = Mutex(0)
@@ -114,7 +115,8 @@ package final class CutChannel: RemoteChannel {
     package func standardErrorText() async -> String { await lower.standardErrorText() }
 }
 
-/// Passes everything on; the end of the input waits until the channel is closed, as where the far side has no room for it.
+/// Passes everything on; the end of the input waits until the channel is closed, as where the far side has no room for
+/// it.
 package final class EndlessChannel: RemoteChannel {
     private let lower: any RemoteChannel
     private let closing: AsyncStream<Void>

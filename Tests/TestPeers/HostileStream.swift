@@ -2,8 +2,9 @@ public import Glibc
 public import Streams
 
 /// A ``ByteStream`` that does everything the contract allows and nothing more: reads and writes cut to random lengths,
-/// refusals (`wouldBlock`) followed by a late notice, and a connection that dies at a chosen byte. It wraps another stream
-/// and passes its bytes, half-closes and resets through unchanged, so code over it must still get every byte in order.
+/// refusals (`wouldBlock`) followed by a late notice, and a connection that dies at a chosen byte. It wraps another
+/// stream and passes its bytes, half-closes and resets through unchanged, so code over it must still get every byte in
+/// order.
 ///
 /// ```swift
 /// // An engine over a socket that delivers one byte at a time:
@@ -29,7 +30,8 @@ public final class HostileStream: ByteStream, StreamObserver, TurnTask {
             public enum Kind: Sendable {
                 /// As by a TCP RST: both directions fail with ``StreamError/Code/reset``, here and at the peer.
                 case reset
-                /// As by a FIN of a dying process: this side reads the end, and its writes fail; the peer too reads the end.
+                /// As by a FIN of a dying process: this side reads the end, and its writes fail; the peer too reads the
+                /// end.
                 case end
             }
 
@@ -51,7 +53,8 @@ public final class HostileStream: ByteStream, StreamObserver, TurnTask {
         public var longestWrite = Int.max
         /// How often a read or a write is refused though it could go on; `0..<1`.
         public var refusals = 0.0
-        /// How many turns of the loop later the notice after such a refusal or a short write comes: between one and this.
+        /// How many turns of the loop later the notice after such a refusal or a short write comes: between one and
+        /// this.
         public var longestDelay = 1
         /// How often a notice comes that nobody asked for, after a read or write that succeeded; `0..<1`.
         public var spuriousNotices = 0.0

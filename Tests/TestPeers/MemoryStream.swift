@@ -4,7 +4,8 @@ public import Streams
 /// One end of a bidirectional pipe in memory: a ``ByteStream`` with the semantics of a TCP connection (bounded buffer,
 /// half-close, resets that the peer sees) and no system call, so that what a test does with it repeats exactly.
 ///
-/// Both ends live on one event loop and must be closed or reset there, or the pipe's buffers stay out of the loop's pool.
+/// Both ends live on one event loop and must be closed or reset there, or the pipe's buffers stay out of the loop's
+/// pool.
 public final class MemoryStream: ByteStream, TurnTask {
     private var incoming: ByteQueue
     private let capacity: Int

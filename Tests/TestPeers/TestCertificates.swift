@@ -5,8 +5,9 @@ import Streams
 
 /// Certificates, good and bad, made by Python's `cryptography`: an oracle that shares no code with ours.
 ///
-/// Each leaf is a credential directory (`key.pem`, `cert-chain.pem`, `root-cert.pem`) named for its kind. All of them come
-/// from one process, about half a second in all; `shared` makes them once for a test run and removes them at its end.
+/// Each leaf is a credential directory (`key.pem`, `cert-chain.pem`, `root-cert.pem`) named for its kind. All of them
+/// come from one process, about half a second in all; `shared` makes them once for a test run and removes them at its
+/// end.
 public final class TestCertificates: Sendable {
     /// Holds one directory for each leaf, and `NAME.pem` for each CA.
     public var directory: String { temporary.path }

@@ -1,12 +1,13 @@
 import Glibc
 
-// Bulk data is a sequence of blocks: 8 bytes of header (block number, top bit set in the last one), then a fixed pattern.
-// A receiver checks every byte with memcmp, which costs far less than the transfer, and knows where the stream ends without
-// a half-close, which not every peer passes on.
+// Bulk data is a sequence of blocks: 8 bytes of header (block number, top bit set in the last one), then a fixed
+// pattern. A receiver checks every byte with memcmp, which costs far less than the transfer, and knows where the stream
+// ends without a half-close, which not every peer passes on.
 
 let blockSize = 256 << 10
 let headerSize = 8
-/// The pattern repeats, so that comparing with it stays in the first-level cache; not in step with any record or frame size.
+/// The pattern repeats, so that comparing with it stays in the first-level cache; not in step with any record or frame
+/// size.
 private let patternPeriod = 1507 * 8
 private let lastBlock: UInt64 = 1 << 63
 
@@ -40,8 +41,8 @@ struct BlockWriter {
     private var header: UInt64 = 0
     var shouldEnd = false
 
-    /// Writes as much as the socket takes, a block at most, so that one connection does not starve the others. False when
-    /// the connection broke.
+    /// Writes as much as the socket takes, a block at most, so that one connection does not starve the others. False
+    /// when the connection broke.
     mutating func write(_ socket: Int32) -> Bool {
         let stop = total + UInt64(blockSize)
         while !isFinished, total < stop {

@@ -1,6 +1,7 @@
 import Glibc
 
-/// The load tool of every measurement, the same for all peers. `Benchmarks/run.py` starts it; its output is one line of JSON.
+/// The load tool of every measurement, the same for all peers. `Benchmarks/run.py` starts it; its output is one line of
+/// JSON.
 @main
 struct Load {
     static let usage = """

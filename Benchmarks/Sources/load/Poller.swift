@@ -22,7 +22,8 @@ final class Poller {
         cepoll_control(descriptor, EPOLL_CTL_DEL, socket, 0)
     }
 
-    /// Waits at most `milliseconds` (-1: for ever) and calls `body` with each ready descriptor and what it is ready for.
+    /// Waits at most `milliseconds` (-1: for ever) and calls `body` with each ready descriptor and what it is ready
+    /// for.
     func wait(_ milliseconds: Int32, _ body: (Int32, UInt32) -> Void) {
         let count = epoll_wait(descriptor, &events, Int32(events.count), milliseconds)
         guard count > 0 else { return }

@@ -1,10 +1,10 @@
 import CEpoll
 import Glibc
 
-/// The far end of every measurement. What a connection is for is its first byte:
-/// `e` sends everything back, the `e` too; `u` receives blocks and answers with their byte count; `d` sends blocks until one
-/// more byte comes; `b` does both at once and ends when the received blocks end. An HTTP/1.1 CONNECT before it is answered
-/// with 200, for peers that are HTTP proxies.
+/// The far end of every measurement. What a connection is for is its first byte: `e` sends everything back, the `e`
+/// too; `u` receives blocks and answers with their byte count; `d` sends blocks until one more byte comes; `b` does
+/// both at once and ends when the received blocks end. An HTTP/1.1 CONNECT before it is answered with 200, for peers
+/// that are HTTP proxies.
 final class Server {
     private final class Connection {
         let socket: Int32

@@ -55,8 +55,8 @@ func listen(port: UInt16) -> Int32 {
     return listener
 }
 
-/// The request that a connection opens with where the proxy is an HTTP/1 one; empty for all others. Written once, before the
-/// first connection.
+/// The request that a connection opens with where the proxy is an HTTP/1 one; empty for all others. Written once,
+/// before the first connection.
 nonisolated(unsafe) var connectRequest: [UInt8] = []
 
 /// A connection to 127.0.0.1:`port`, through the proxy's CONNECT where it wants one.
@@ -90,7 +90,8 @@ extension [UInt8] {
 
 /// Starts a connection to 127.0.0.1:`port`.
 ///
-/// - Parameter source: which address of 127.0.0.0/8 to come from, so that many short connections do not run out of ports.
+/// - Parameter source: which address of 127.0.0.0/8 to come from, so that many short connections do not run out of
+///   ports.
 func connect(port: UInt16, source: UInt32 = 1, nonBlocking: Bool = false) -> Int32 {
     let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
     guard descriptor >= 0 else { fail("no socket: \(errorText())") }

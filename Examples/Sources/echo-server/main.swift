@@ -14,7 +14,8 @@ let listener = try await HBONEListener(
 )
 print("ready \(listener.localAddress) as \(listener.identity)")
 
-// Asked before each stream is answered. What the certificate says can be trusted; what the request says is the peer's text.
+// Asked before each stream is answered. What the certificate says can be trusted; what the request says is the peer's
+// text.
 let own = listener.identity
 await listener.serve { request in
     guard request.peer.trustDomain == own.trustDomain, request.peer.namespace == own.namespace else {

@@ -51,8 +51,8 @@ struct DeviceInstallation {
         }
     }
 
-    /// The same for one that gives the device a certificate. What another operator has decided while this one waited stays: both would be told
-    /// that theirs is the device's certificate.
+    /// The same for one that gives the device a certificate. What another operator has decided while this one waited
+    /// stays: both would be told that theirs is the device's certificate.
     private mutating func takeLockForCertificate() throws(SignalError) {
         let before = try? LocalFile.read("\(credentials.path)/cert-chain.pem")
         try takeLock()

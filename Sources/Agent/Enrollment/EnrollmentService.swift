@@ -4,7 +4,8 @@ import MeshIdentity
 package import Platform
 package import SSHSignal
 
-/// The far end of the signaling channel: `bootstrap signal`, started over SSH on the device. Blocks; every wait has its limit.
+/// The far end of the signaling channel: `bootstrap signal`, started over SSH on the device. Blocks; every wait has its
+/// limit.
 package struct EnrollmentService {
     /// Absolute: where credential, configuration and node live.
     package var state: String

@@ -1,8 +1,8 @@
 import Glibc
 import Platform
 
-/// The lock of whoever installs here, `ROOT/.lock/owner`, which a shell has taken before this process replaced it: it holds until the conversation is
-/// over, so that no second operator gets in between.
+/// The lock of whoever installs here, `ROOT/.lock/owner`, which a shell has taken before this process replaced it: it
+/// holds until the conversation is over, so that no second operator gets in between.
 ///
 /// One whose process is gone counts as stale: a process that is killed need not do anything.
 struct InstallerLock {

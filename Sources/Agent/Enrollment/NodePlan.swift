@@ -4,8 +4,8 @@ enum NodePlan: Hashable {
     case leave(listener: String)
     /// The supervisor that runs starts another one beside it.
     case replace(supervisor: Int32)
-    /// One is started: by the service, if there is one, else by itself. The one that is named cannot hand its sockets over, and is
-    /// stopped before, since it would be in the way.
+    /// One is started: by the service, if there is one, else by itself. The one that is named cannot hand its sockets
+    /// over, and is stopped before, since it would be in the way.
     case start(stopping: Int32?)
 
     /// What is so now.

@@ -6,7 +6,8 @@ import SSHSignal
 enum DeviceAddresses {
     /// - Parameters:
     ///   - listener: `address:port` as bound.
-    ///   - connection: `$SSH_CONNECTION` ("client port server port"): the address that the operator did reach comes first.
+    ///   - connection: `$SSH_CONNECTION` ("client port server port"): the address that the operator did reach comes
+    ///     first.
     static func reachable(listener: String, connection: String?) -> [String] {
         guard let (address, port) = NumericAddress.split(listener) else { return [] }
         guard address == "0.0.0.0" || address == "::" else { return [listener] }

@@ -1,8 +1,8 @@
 import MeshIdentity
 import SSHSignal
 
-/// The configuration that `enroll` gives a device's node: an HBONE server with the device's identity, open to members of its own namespace
-/// for the ports that the operator named.
+/// The configuration that `enroll` gives a device's node: an HBONE server with the device's identity, open to members
+/// of its own namespace for the ports that the operator named.
 enum NodeConfigurationFile {
     static func text(identity: String, id: SPIFFEID, node: SignalMessage.NodeRequest) -> String {
         var text = """

@@ -42,7 +42,8 @@ package struct NodeProcess {
         }
     }
 
-    /// Whether the process runs this very program: after an upgrade it does not, and after a replacement of the file neither.
+    /// Whether the process runs this very program: after an upgrade it does not, and after a replacement of the file
+    /// neither.
     func isCurrent(_ process: pid_t) -> Bool { ProcessList.program(of: process) == Self.resolved(executable) }
 
     private static func resolved(_ path: String) -> String? {
@@ -80,8 +81,9 @@ package struct NodeProcess {
         return getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &failure, &length) == 0 && failure == 0
     }
 
-    /// Starts it in a session of its own, with no file of ours open, and waits for its `ready hbone` line. It takes the sockets over from the
-    /// one that runs, which goes on until then, and ends with its last stream. Where that one cannot hand over it is to be stopped before.
+    /// Starts it in a session of its own, with no file of ours open, and waits for its `ready hbone` line. It takes the
+    /// sockets over from the one that runs, which goes on until then, and ends with its last stream. Where that one
+    /// cannot hand over it is to be stopped before.
     ///
     /// - Parameter goesOn: asked while it is waited for; false gives up.
     /// - Returns: the listener's address, and the process, a child of this one.

@@ -3,7 +3,8 @@ import Glibc
 import Platform
 import SSHSignal
 
-/// Runs programs of this machine to their end, for `bootstrap signal` on a device: `systemctl`, `crontab` and their like. Blocks.
+/// Runs programs of this machine to their end, for `bootstrap signal` on a device: `systemctl`, `crontab` and their
+/// like. Blocks.
 struct DeviceProgram {
     /// Added to this process's environment.
     var environment: [String: String] = [:]
@@ -26,7 +27,8 @@ struct DeviceProgram {
     /// A crontab fits.
     static let outputLimit = 1 << 20
 
-    /// Absolute; nil when there is none. Beside `$PATH` the directories are searched that are root's in a login shell only.
+    /// Absolute; nil when there is none. Beside `$PATH` the directories are searched that are root's in a login shell
+    /// only.
     static func find(_ name: String) -> String? {
         let directories = Program.searchPath.filter { $0.hasPrefix("/") }
         return Program.find(name, in: directories + ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"])

@@ -35,7 +35,8 @@ package enum ProcessList {
         return String(decoding: target.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
-    /// The number in a process number file, if that process still is one whose arguments hold all of `words`: numbers are used again.
+    /// The number in a process number file, if that process still is one whose arguments hold all of `words`: numbers
+    /// are used again.
     static func process(in file: String, with words: [String]) -> pid_t? {
         guard let text = text(file), let process = pid_t(text.prefix { $0.isNumber }), process > 1 else { return nil }
         let arguments = arguments(of: process)

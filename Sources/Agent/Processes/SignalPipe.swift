@@ -2,7 +2,8 @@ import CLinux
 import Glibc
 import Synchronization
 
-/// The signals of a supervisor, as something that can be waited for. One for the process: handlers know nothing but globals.
+/// The signals of a supervisor, as something that can be waited for. One for the process: handlers know nothing but
+/// globals.
 enum SignalPipe {
     /// The pipe's ends; -1 before.
     private static let reader = Atomic<Int32>(-1)

@@ -1,6 +1,7 @@
 package import Streams
 
-/// Joins standard input and output to a port of this machine, for an operator whose SSH server forbids forwarding (`bootstrap relay`).
+/// Joins standard input and output to a port of this machine, for an operator whose SSH server forbids forwarding
+/// (`bootstrap relay`).
 package struct LoopbackRelay {
     package enum Failure: Error {
         /// The destination is on another machine.

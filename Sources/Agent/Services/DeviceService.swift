@@ -3,8 +3,8 @@ import MeshIdentity
 import Platform
 import SSHSignal
 
-/// One way to have a service on this machine. What it does is done already, or done whole, or undone.
-/// Which there are: ``SystemdService``, ``OpenRCService``, ``ProcdService``, ``CronService``; `ServiceKind.service(_:)` picks.
+/// One way to have a service on this machine. What it does is done already, or done whole, or undone. Which there are:
+/// ``SystemdService``, ``OpenRCService``, ``ProcdService``, ``CronService``; `ServiceKind.service(_:)` picks.
 protocol DeviceService {
     var kind: ServiceKind { get }
     /// Why it cannot be had here; nil when it can.

@@ -3,7 +3,8 @@ import MeshIdentity
 import Platform
 import SSHSignal
 
-/// The service of one installation: the one that there is, by the file `service` beside the node's, and how it is changed.
+/// The service of one installation: the one that there is, by the file `service` beside the node's, and how it is
+/// changed.
 struct InstalledService {
     /// A service that was set up.
     struct SetUp {

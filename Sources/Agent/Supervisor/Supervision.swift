@@ -75,7 +75,8 @@ struct Supervision {
 
     /// A child has ended.
     ///
-    /// - Returns: whether it was the node that is watched over; not one that was taken over before, and ended with its last stream.
+    /// - Returns: whether it was the node that is watched over; not one that was taken over before, and ended with its
+    ///   last stream.
     mutating func ended(_ process: Int32, at now: ContinuousClock.Instant) -> Bool {
         guard case .running(process, let since) = state else { return false }
         beginPause(since: since, at: now)

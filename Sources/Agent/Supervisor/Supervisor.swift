@@ -3,11 +3,13 @@ import MeshIdentity
 import Platform
 import SSHSignal
 
-/// Watches over a device's node: `bootstrap supervise`, which every kind of service runs, so that they all behave the same.
+/// Watches over a device's node: `bootstrap supervise`, which every kind of service runs, so that they all behave the
+/// same.
 ///
-/// ``Supervision`` decides what is next; here it is done, on one thread, which blocks. SIGUSR2: the request in `node.request` has another
-/// node started, which takes the sockets over; one that does not get ready changes nothing; the answer is in `node.outcome`. SIGTERM:
-/// nodes are told, waited for, ended. A node that was taken over ends with its last stream, and is collected then.
+/// ``Supervision`` decides what is next; here it is done, on one thread, which blocks. SIGUSR2: the request in
+/// `node.request` has another node started, which takes the sockets over; one that does not get ready changes nothing;
+/// the answer is in `node.outcome`. SIGTERM: nodes are told, waited for, ended. A node that was taken over ends with
+/// its last stream, and is collected then.
 package struct Supervisor {
     /// Absolute.
     package var state: String
@@ -174,8 +176,8 @@ extension Supervisor {
 }
 
 extension Supervisor {
-    /// What a supervisor starts that was itself started as `ROOT/current/bootstrap` or `ROOT/RELEASE/bootstrap`: the release in use, whatever it
-    /// will be by then. nil where nothing is installed beside the state.
+    /// What a supervisor starts that was itself started as `ROOT/current/bootstrap` or `ROOT/RELEASE/bootstrap`: the
+    /// release in use, whatever it will be by then. nil where nothing is installed beside the state.
     package static func program(state: String) -> String? {
         let link = "\(AtomicFile.split(state).directory)/current/bootstrap"
         return access(link, X_OK) == 0 ? link : nil

@@ -3,8 +3,8 @@ package import Platform
 package import SSHSignal
 package import Streams
 
-/// Gives a machine an identity where no agent fits: its own OpenSSL makes the key, and the certificate lands in files with Istio's names, for the
-/// Envoy, nginx or HAProxy that is there. Enrolling again renews.
+/// Gives a machine an identity where no agent fits: its own OpenSSL makes the key, and the certificate lands in files
+/// with Istio's names, for the Envoy, nginx or HAProxy that is there. Enrolling again renews.
 package struct AgentlessEnrollment: Sendable {
     package struct Options: Sendable {
         /// What the device is called, by its record and in messages.
@@ -19,7 +19,8 @@ package struct AgentlessEnrollment: Sendable {
         package var after: String?
         /// This machine's clock, milliseconds since 1970.
         package var clock: WallClock = .system
-        /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
+        /// Asked once the machine has proven its host key, before anything is changed there: why it must not be
+        /// enrolled, or nil.
         package var refusal: @Sendable (HostKey) -> HostError? = { _ in nil }
         /// Asked with the identity that the machine has already, where it has another one: why that must stay, or nil.
         package var occupied: @Sendable (SPIFFEID) -> HostError? = { _ in nil }

@@ -1,8 +1,8 @@
 import Platform
 import SSHSignal
 
-/// What a machine without an agent is told: make a key and a request with its own OpenSSL, take a certificate. Its files are those of
-/// ``MeshIdentity/CredentialDirectory``, which change together:
+/// What a machine without an agent is told: make a key and a request with its own OpenSSL, take a certificate. Its
+/// files are those of ``MeshIdentity/CredentialDirectory``, which change together:
 ///
 ///     DIR/key.pem, cert-chain.pem, root-cert.pem -> ..data/…      links that never change
 ///     DIR/..data -> ..version-NONCE                               replaced by a rename: the moment of change
@@ -29,8 +29,8 @@ enum AgentlessScript {
         why=$(mkdir "$new" 2>&1) || refuse "$new cannot be made: $why"
         """
 
-    /// Makes key and request; the request goes to standard output. A configuration, because `req -addext` came with OpenSSL 1.1.1; nothing in it is
-    /// secret, and the key never leaves its file.
+    /// Makes key and request; the request goes to standard output. A configuration, because `req -addext` came with
+    /// OpenSSL 1.1.1; nothing in it is secret, and the key never leaves its file.
     static func request(id: String) -> String {
         """
         \(prepare)

@@ -14,7 +14,8 @@ extension AgentBinary {
         return try AgentBinary(path: staticBuild(beside: executable) ?? executable)
     }
 
-    /// The static build for this machine's architecture: in the same directory, or in `dist` of the repository that this was built in.
+    /// The static build for this machine's architecture: in the same directory, or in `dist` of the repository that
+    /// this was built in.
     private static func staticBuild(beside executable: String) -> String? {
         var machine = utsname()
         guard uname(&machine) == 0 else { return nil }

@@ -75,8 +75,8 @@ struct AgentInstaller: Sendable {
         return output.lines.contains { $0.hasPrefix("stale=") || $0.hasPrefix("recovered=") }
     }
 
-    /// Has the agent take over the shell's channel as `bootstrap signal`. Its process is the shell's still, and so is the lock: the agent takes that
-    /// away when the conversation is over.
+    /// Has the agent take over the shell's channel as `bootstrap signal`. Its process is the shell's still, and so is
+    /// the lock: the agent takes that away when the conversation is over.
     func startSignaling() async throws {
         let agent = ShellScript.quote(plan.agentPath)
         try await shell.replace(
@@ -87,8 +87,8 @@ struct AgentInstaller: Sendable {
 
     /// Uploads, checks, runs once and puts in place, beside what is in use.
     ///
-    /// Compressed where that pays: what comes out of the decompression is cut one byte behind the size that is expected, and its hash
-    /// checked like that of plain bytes.
+    /// Compressed where that pays: what comes out of the decompression is cut one byte behind the size that is
+    /// expected, and its hash checked like that of plain bytes.
     func install(_ agent: AgentBinary, progress: @escaping @Sendable (Int, Int) -> Void) async throws {
         let payload = plan.compressesUpload ? await agent.compressed.bytes() : agent.bytes
         let decompression = plan.compressesUpload ? " | gzip -dc | head -c \(agent.size + 1)" : ""

@@ -2,7 +2,8 @@ import CZlib
 import SSHSignal
 import Streams
 
-/// A program's bytes in the gzip format. They are made when they are first asked for, and once, however many devices they are for.
+/// A program's bytes in the gzip format. They are made when they are first asked for, and once, however many devices
+/// they are for.
 final class CompressedAgent: Sendable {
     private let plain: [UInt8]
     private let work = Lock<Task<[UInt8], Never>?>(nil)
@@ -19,7 +20,8 @@ final class CompressedAgent: Sendable {
         return await task.value
     }
 
-    /// Of the agent's 19.6 MB level 1 leaves 8.9 (0.3 s), 4 leaves 8.4 (0.4 s) and 6 leaves 8.1 (0.9 s); the far side's gunzip takes 0.1 s.
+    /// Of the agent's 19.6 MB level 1 leaves 8.9 (0.3 s), 4 leaves 8.4 (0.4 s) and 6 leaves 8.1 (0.9 s); the far side's
+    /// gunzip takes 0.1 s.
     private static let level: Int32 = 4
 
     static func gzip(_ plain: [UInt8]) -> [UInt8] {

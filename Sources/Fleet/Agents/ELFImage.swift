@@ -1,5 +1,5 @@
-/// The few fields of an ELF program that say what it needs to run (System V ABI, chapters 4 and 5). Offsets are checked: a damaged file has no
-/// fields, it does not trap.
+/// The few fields of an ELF program that say what it needs to run (System V ABI, chapters 4 and 5). Offsets are
+/// checked: a damaged file has no fields, it does not trap.
 struct ELFImage {
     let machine: UInt16
     private let bytes: [UInt8]

@@ -35,7 +35,8 @@ package struct InstallationPlan: Hashable, Sendable {
             (root, isInstalled, warnings) = (Self.root(installed), true, Self.warnings(installed))
             return
         }
-        // While it is uploaded and checked it is there once more, as `.part`; the release before it stays for going back.
+        // While it is uploaded and checked it is there once more, as `.part`; the release before it stays for going
+        // back.
         let needed = UInt64(agent.size) / 1024 * 11 / 10 + 256
         let roomy = usable.filter { ($0.freeKilobytes ?? .max) >= needed }
         // Where it was before is where its state is.

@@ -2,8 +2,8 @@ package import MeshIdentity
 package import Platform
 package import SSHSignal
 
-/// What the operator's side remembers of an enrolled device: enough to reach it, and to notice when it is not the same any more. No secret is
-/// in it.
+/// What the operator's side remembers of an enrolled device: enough to reach it, and to notice when it is not the same
+/// any more. No secret is in it.
 package struct Device: Hashable, Sendable, Codable {
     /// The name it was enrolled under; unique in its directory.
     package var name: String
@@ -96,8 +96,8 @@ package struct Device: Hashable, Sendable, Codable {
     package struct Agent: Hashable, Sendable, Codable {
         /// On the device, absolute.
         package var path: String
-        /// On the device, absolute: where credential, configuration and log of its node are; without an agent (``path`` is empty then) the
-        /// credential directory itself.
+        /// On the device, absolute: where credential, configuration and log of its node are; without an agent (``path``
+        /// is empty then) the credential directory itself.
         package var state: String
         /// Lower-case hexadecimal.
         package var sha256: String

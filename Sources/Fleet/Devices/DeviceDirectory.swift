@@ -28,12 +28,12 @@ package struct DeviceDirectory: Sendable {
     ///
     /// - Parameters:
     ///   - record: What is known of it now.
-    ///   - claim: What the enrolment stands on; nothing is recorded where it does not hold any more. nil: whatever is there is replaced,
-    ///     but for a revocation.
+    ///   - claim: What the enrolment stands on; nothing is recorded where it does not hold any more. nil: whatever is
+    ///     there is replaced, but for a revocation.
     ///   - command: What did it, for the ledger's events.
     ///   - what: The same.
-    ///   - reason: Why the earlier certificates are to be revoked instead; nil where they are not. Asked once, in the transaction, with whether an
-    ///     alarm stands by now, which is settled with this.
+    ///   - reason: Why the earlier certificates are to be revoked instead; nil where they are not. Asked once, in the
+    ///     transaction, with whether an alarm stands by now, which is settled with this.
     /// - Returns: The record, as it is now.
     @discardableResult
     package func save(
@@ -70,7 +70,8 @@ package struct DeviceDirectory: Sendable {
     /// - Parameters:
     ///   - name: The device's.
     ///   - claim: What the change stands on; nothing is changed where it does not hold any more.
-    ///   - hostKey: Of the machine that the change is about; nothing is changed where another one has the name by now. nil: any.
+    ///   - hostKey: Of the machine that the change is about; nothing is changed where another one has the name by now.
+    ///     nil: any.
     ///   - command: What did it, for the ledger's events.
     ///   - what: The same.
     ///   - change: Of the record; runs within the ledger's transaction.
@@ -120,7 +121,8 @@ package struct DeviceDirectory: Sendable {
         }.first
     }
 
-    /// The device that `text` means: its name, the destination it was enrolled with, or its SPIFFE ID. nil when there is none.
+    /// The device that `text` means: its name, the destination it was enrolled with, or its SPIFFE ID. nil when there
+    /// is none.
     ///
     /// - Throws: an error when several devices were enrolled with that destination.
     package func device(for text: String) throws(DeviceDirectoryError) -> Device? {
@@ -151,7 +153,8 @@ package struct DeviceDirectory: Sendable {
     ///
     /// - Parameters:
     ///   - name: The device's.
-    ///   - seen: What was known of it when its removal began: a machine that was enrolled under the name since then stays.
+    ///   - seen: What was known of it when its removal began: a machine that was enrolled under the name since then
+    ///     stays.
     ///   - command: What does it, for the ledger's events.
     package func remove(
         named name: String,

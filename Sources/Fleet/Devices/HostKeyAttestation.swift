@@ -1,7 +1,7 @@
 package import MeshIdentity
 
-/// A device's word that a certificate request is its own, signed with its SSH host key: evidence that can be kept and verified by anybody,
-/// as the key exchange of a session cannot.
+/// A device's word that a certificate request is its own, signed with its SSH host key: evidence that can be kept and
+/// verified by anybody, as the key exchange of a session cannot.
 ///
 /// The host key is root's, so this is root's word: an account that merely logs in cannot give it.
 package struct HostKeyAttestation: Hashable, Sendable, Codable {

@@ -5,8 +5,8 @@ import Platform
 import SSHSignal
 package import Streams
 
-/// Everything that has to be right for one destination, in the order in which a failure would show; what needs a check that failed is
-/// skipped.
+/// Everything that has to be right for one destination, in the order in which a failure would show; what needs a check
+/// that failed is skipped.
 package struct DeviceChecks: Sendable {
     private let destination: String
     private let device: Device?

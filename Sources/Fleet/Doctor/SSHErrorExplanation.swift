@@ -1,6 +1,7 @@
 import SSHSignal
 
-/// Where on the way to a login it failed, and what can be done about it. The message of the error itself says what happened.
+/// Where on the way to a login it failed, and what can be done about it. The message of the error itself says what
+/// happened.
 struct SSHErrorExplanation {
     /// The check that failed.
     let check: String

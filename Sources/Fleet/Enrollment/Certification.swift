@@ -2,8 +2,8 @@ package import MeshIdentity
 import Platform
 import SSHSignal
 
-/// The step between a device's certificate request and its certificate: the host key signs the request where that is asked for, the issuer signs
-/// the certificate, and what comes of it is verified, by the clock of the device as well.
+/// The step between a device's certificate request and its certificate: the host key signs the request where that is
+/// asked for, the issuer signs the certificate, and what comes of it is verified, by the clock of the device as well.
 package struct Certification: Sendable {
     /// Has the device's host key sign a request. Throws why there is no signature that proves anything.
     package typealias Attest = @Sendable (CertificateRequest) async throws -> HostKeyAttestation

@@ -11,7 +11,8 @@ extension IssuanceOptions {
 }
 
 extension IssuedCertificate {
-    /// Checks it as its issuer's peers do, and as the device will, by whose clock a CA certificate of the chain may not be valid yet.
+    /// Checks it as its issuer's peers do, and as the device will, by whose clock a CA certificate of the chain may not
+    /// be valid yet.
     ///
     /// - Parameters:
     ///   - request: What the leaf must have been made for.

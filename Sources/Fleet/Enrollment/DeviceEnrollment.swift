@@ -5,9 +5,9 @@ package import Streams
 
 /// Turns an SSH login into a mesh identity: probe, agent, key on the device, certificate, node.
 ///
-/// Over one SSH session and one exec channel: a shell that is fed scripts and the agent's bytes, and is then replaced by
-/// `bootstrap signal`. What is there already is left alone, so that a second run renews the certificate and changes nothing else, and a
-/// run after one that was cut goes on where that one ended.
+/// Over one SSH session and one exec channel: a shell that is fed scripts and the agent's bytes, and is then replaced
+/// by `bootstrap signal`. What is there already is left alone, so that a second run renews the certificate and changes
+/// nothing else, and a run after one that was cut goes on where that one ended.
 package struct DeviceEnrollment: Sendable {
     package struct Options: Sendable {
         /// What the device is called, by its record and in messages.
@@ -22,7 +22,8 @@ package struct DeviceEnrollment: Sendable {
         package var service: String?
         /// This machine's clock, milliseconds since 1970.
         package var clock: WallClock
-        /// Asked once the machine has proven its host key, before anything is changed there: why it must not be enrolled, or nil.
+        /// Asked once the machine has proven its host key, before anything is changed there: why it must not be
+        /// enrolled, or nil.
         package var refusal: @Sendable (HostKey) -> HostError? = { _ in nil }
         /// Asked with the identity that the machine has already, where it has another one: why that must stay, or nil.
         package var occupied: @Sendable (SPIFFEID) -> HostError? = { _ in nil }

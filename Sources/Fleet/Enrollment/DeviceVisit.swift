@@ -3,7 +3,8 @@ package import Platform
 package import SSHSignal
 package import Streams
 
-/// A visit to an enrolled device over SSH: to renew its certificate, or to tell it what was revoked. Its agent is there already.
+/// A visit to an enrolled device over SSH: to renew its certificate, or to tell it what was revoked. Its agent is there
+/// already.
 ///
 /// SSH needs no mesh certificate: a device whose certificate has expired is visited like any other.
 package struct DeviceVisit: Sendable {

@@ -1,8 +1,8 @@
 package import MeshIdentity
 import SSHSignal
 
-/// One machine has one name, and one name one machine: a second name takes the machine from the first, whose record then speaks of nobody; and
-/// of two machines with one host key nobody can tell which has proven what.
+/// One machine has one name, and one name one machine: a second name takes the machine from the first, whose record
+/// then speaks of nobody; and of two machines with one host key nobody can tell which has proven what.
 extension EnrollmentAdmission {
     /// What the user is to be told of a machine that is known by other names.
     package enum Acquaintance: Hashable, Sendable {

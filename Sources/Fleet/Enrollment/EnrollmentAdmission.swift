@@ -1,10 +1,11 @@
 import SSHSignal
 
-/// Whether a machine may have the name it is to be enrolled under: decided once its host key has been proven, before anything is uploaded
-/// and before a certificate is signed.
+/// Whether a machine may have the name it is to be enrolled under: decided once its host key has been proven, before
+/// anything is uploaded and before a certificate is signed.
 ///
-/// The login has shown that the machine has the host key, and that known_hosts trusts it. That says nothing about the name: behind an
-/// address may be another machine today, whose key was accepted for another reason. So a name stays with the host key it was given to.
+/// The login has shown that the machine has the host key, and that known_hosts trusts it. That says nothing about the
+/// name: behind an address may be another machine today, whose key was accepted for another reason. So a name stays
+/// with the host key it was given to.
 package struct EnrollmentAdmission: Sendable {
     /// What the user said: `--accept-new-host-key`.
     package var acceptsNewHostKey: Bool

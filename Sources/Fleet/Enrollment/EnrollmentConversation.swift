@@ -15,8 +15,8 @@ package struct EnrollmentConversation: Sendable {
     let limits: ConversationLimits
     let objection: @Sendable () -> SignalError?
 
-    /// How often it is asked whether the conversation may go on, while it waits: what another process has written to the ledger is seen
-    /// after this at the latest.
+    /// How often it is asked whether the conversation may go on, while it waits: what another process has written to
+    /// the ledger is seen after this at the latest.
     private static let watchInterval = Duration.seconds(1)
 
     /// - Parameters:
@@ -25,8 +25,8 @@ package struct EnrollmentConversation: Sendable {
     ///   - certification: What becomes of a certificate request; nil where none is expected.
     ///   - clock: Milliseconds since 1970.
     ///   - limits: What the device may take.
-    ///   - objection: Why the conversation must not go on; nil where it may. Asked before each message that is sent, and again and again while
-    ///     it waits: then the channel is cut.
+    ///   - objection: Why the conversation must not go on; nil where it may. Asked before each message that is sent,
+    ///     and again and again while it waits: then the channel is cut.
     ///   - warn: For the user.
     package init(
         channel: any RemoteChannel,

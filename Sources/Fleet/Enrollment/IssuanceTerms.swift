@@ -28,7 +28,8 @@ package struct IssuanceTerms: Hashable, Sendable {
         self.attests = attests
     }
 
-    /// The same for a device that has a certificate already: what they leave open is as it was. A renewal is not attested.
+    /// The same for a device that has a certificate already: what they leave open is as it was. A renewal is not
+    /// attested.
     package func renewing(_ device: Device) -> IssuanceTerms {
         var terms = self
         terms.lifetime = lifetime ?? device.lifetime.map { .seconds($0) }

@@ -1,7 +1,8 @@
 import MeshIdentity
 import SSHSignal
 
-/// What a machine has already in a credential directory, read with a shell: its own word, which is as hostile as all that it says.
+/// What a machine has already in a credential directory, read with a shell: its own word, which is as hostile as all
+/// that it says.
 extension RemoteShell {
     /// The identity in its certificate, valid or not; nil where there is none.
     func presentIdentity(in directory: String) async throws -> SPIFFEID? {

@@ -1,8 +1,10 @@
 package import Streams
 
-/// Does one thing with many hosts, some at a time: the one parallel loop of everything that the operator does with many.
+/// Does one thing with many hosts, some at a time: the one parallel loop of everything that the operator does with
+/// many.
 ///
-/// What fails at one host stops no other. A task that is cancelled begins no further host; what is under way sees the cancellation.
+/// What fails at one host stops no other. A task that is cancelled begins no further host; what is under way sees the
+/// cancellation.
 package struct HostRun: Sendable {
     /// How many hosts at a time.
     package let width: Int

@@ -26,8 +26,8 @@ package struct PasswordFile: Sendable {
         self.path = path
     }
 
-    /// Answers the question for the password, once for each connection: the same wrong password is not sent twice. Other
-    /// questions (a one-time code) go to `other`.
+    /// Answers the question for the password, once for each connection: the same wrong password is not sent twice.
+    /// Other questions (a one-time code) go to `other`.
     package func prompt(else other: AuthenticationPrompt?) -> AuthenticationPrompt {
         { question in
             if question.isForPassword {

@@ -1,7 +1,8 @@
 package import Platform
 import YAML
 
-/// Machines to enrol, from a YAML file: a list of hosts, or a mapping with `hosts` and what they have in common, `defaults`.
+/// Machines to enrol, from a YAML file: a list of hosts, or a mapping with `hosts` and what they have in common,
+/// `defaults`.
 package struct Inventory: Hashable, Sendable {
     /// One machine. What is nil is up to the command line.
     package struct Host: Hashable, Sendable {

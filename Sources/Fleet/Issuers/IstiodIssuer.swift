@@ -4,11 +4,11 @@ package import Platform
 import SSHSignal
 import Streams
 
-/// An issuer that is Istio's CA, or another that speaks its protocol: `CreateCertificate` of `istio.v1.auth.IstioCertificateService`, by
-/// gRPC over TLS.
+/// An issuer that is Istio's CA, or another that speaks its protocol: `CreateCertificate` of
+/// `istio.v1.auth.IstioCertificateService`, by gRPC over TLS.
 ///
-/// The CA decides who is asking by a token, and gives that identity a certificate: a token is good for one device. Its answer is held to the
-/// same rules as any peer's certificate, and to the identity that is wanted here.
+/// The CA decides who is asking by a token, and gives that identity a certificate: a token is good for one device. Its
+/// answer is held to the same rules as any peer's certificate, and to the identity that is wanted here.
 package struct IstiodIssuer: CertificateIssuer {
     /// Where it listens: port 15012 in Istio.
     package var address: Authority

@@ -1,8 +1,8 @@
 package import MeshIdentity
 import Streams
 
-/// The CA of a directory, as it is at each moment: opened again when another process has put another key in its place (`bootstrap ca
-/// rotate`), so that a daemon need not be started again.
+/// The CA of a directory, as it is at each moment: opened again when another process has put another key in its place
+/// (`bootstrap ca rotate`), so that a daemon need not be started again.
 package final class LiveCA: CertificateIssuer {
     package let trustDomain: TrustDomain
     package let directory: String

@@ -3,11 +3,11 @@ package import MeshIdentity
 import Platform
 import SSHSignal
 
-/// Who the operator is in the mesh towards one device: a short-lived identity in the device's namespace, made by the operator's own CA and kept
-/// in memory only; and whom the operator trusts.
+/// Who the operator is in the mesh towards one device: a short-lived identity in the device's namespace, made by the
+/// operator's own CA and kept in memory only; and whom the operator trusts.
 ///
-/// The CA's list and the ledger of this home hold, whichever CA the ledger's certificates are of: who was revoked is refused, also where the
-/// list was not written, or not brought to anybody, yet.
+/// The CA's list and the ledger of this home hold, whichever CA the ledger's certificates are of: who was revoked is
+/// refused, also where the list was not written, or not brought to anybody, yet.
 package struct OperatorIdentity: Sendable {
     private let authority: LiveCA
     private let records: DeviceDirectory

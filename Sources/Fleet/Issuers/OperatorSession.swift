@@ -3,7 +3,8 @@ package import MeshIdentity
 import Platform
 import SSHSignal
 
-/// The operator's credential and trust for as long as a command runs: renewed when it is due, and what was revoked meanwhile holds at once.
+/// The operator's credential and trust for as long as a command runs: renewed when it is due, and what was revoked
+/// meanwhile holds at once.
 package struct OperatorSession: Sendable {
     private let identity: OperatorIdentity
     private let first: Credential
@@ -30,9 +31,11 @@ package struct OperatorSession: Sendable {
     /// Goes on until the task is cancelled.
     ///
     /// - Parameters:
-    ///   - warn: Told why something could not be looked up, or renewed: once, and it is tried again; what was known before holds.
+    ///   - warn: Told why something could not be looked up, or renewed: once, and it is tried again; what was known
+    ///     before holds.
     ///   - use: Gets what new connections are to be made with, and by which those that stand are to be judged.
-    /// - Throws: ``HostError`` when the device was revoked, or the operator has no new certificate when the last one ends.
+    /// - Throws: ``HostError`` when the device was revoked, or the operator has no new certificate when the last one
+    ///   ends.
     package func follow(
         warn: @Sendable (String) -> Void,
         use: @Sendable (TLSContext) -> Void
@@ -51,7 +54,8 @@ package struct OperatorSession: Sendable {
                 if let refusal = try identity.refusal() { throw refusal }
                 let credential = try isDue ? identity.issue() : current
                 let context = try identity.context(credential)
-                // Not before: after a look that failed the same files are looked at again, or what they revoke is missed for good.
+                // Not before: after a look that failed the same files are looked at again, or what they revoke is
+                // missed for good.
                 (seen, said) = (now, nil)
                 if isDue {
                     current = credential

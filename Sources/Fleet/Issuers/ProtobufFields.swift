@@ -30,7 +30,8 @@ struct ProtobufWriter {
     }
 }
 
-/// Reads a message in the wire format of Protocol Buffers, field by field. What comes is a peer's: nothing is taken for granted.
+/// Reads a message in the wire format of Protocol Buffers, field by field. What comes is a peer's: nothing is taken for
+/// granted.
 struct ProtobufReader {
     enum Value: Equatable {
         case varint(UInt64)

@@ -1,17 +1,20 @@
 import Platform
 
-/// What the ledger said of a name when a conversation with its device began: the ground that a certificate for it stands on.
+/// What the ledger said of a name when a conversation with its device began: the ground that a certificate for it
+/// stands on.
 ///
-/// A conversation waits, for a person, a device or a network, and meanwhile others revoke, remove, renew or enrol the same device. So nothing is
-/// written on the ground of what was read before: the transaction that records a certificate compares the ledger with the claim, and so does
-/// the one that records what came of it. The first of two conversations moves the ledger on; the second is told.
+/// A conversation waits, for a person, a device or a network, and meanwhile others revoke, remove, renew or enrol the
+/// same device. So nothing is written on the ground of what was read before: the transaction that records a certificate
+/// compares the ledger with the claim, and so does the one that records what came of it. The first of two conversations
+/// moves the ledger on; the second is told.
 package struct DeviceClaim: Hashable, Sendable {
     package let name: String
     /// nil: there was no device of this name.
     let device: LedgerDevice?
     /// The serial number of the certificate that was issued last under the name, whether or not it has arrived.
     private(set) var lastIssued: String?
-    /// The serial number of one that this conversation is recording just now: the ledger has it, or does not have it yet.
+    /// The serial number of one that this conversation is recording just now: the ledger has it, or does not have it
+    /// yet.
     private(set) var issuing: String?
     /// The user said that a device which is revoked is to be trusted again: as it was revoked then, not later.
     package var reinstates = false
@@ -79,7 +82,8 @@ package struct DeviceClaim: Hashable, Sendable {
     }
 }
 
-/// How many certificates of a device may be valid at the same time: each of them goes on the revocation list when the device is revoked.
+/// How many certificates of a device may be valid at the same time: each of them goes on the revocation list when the
+/// device is revoked.
 ///
 /// One that is renewed in its time has two or three. More come from renewals that were never acknowledged.
 package enum CertificateLimit {
@@ -91,9 +95,9 @@ package enum CertificateLimit {
 
 /// The certificates of a device: where one that is shown stands among them.
 ///
-/// A device that renews shows the certificate it has. That is the one that it has acknowledged last, or, where acknowledgements were lost,
-/// any that was issued since: it arrived after all. Once the device has acknowledged one, all others are superseded: whoever shows such a
-/// one is not the device any more, or not the only one who has its key.
+/// A device that renews shows the certificate it has. That is the one that it has acknowledged last, or, where
+/// acknowledgements were lost, any that was issued since: it arrived after all. Once the device has acknowledged one,
+/// all others are superseded: whoever shows such a one is not the device any more, or not the only one who has its key.
 package struct CertificateLine: Hashable, Sendable {
     /// The serial number of the one that was acknowledged last; nil: not known (enrolled before there was a ledger).
     var acknowledged: String?
@@ -114,7 +118,8 @@ package struct CertificateLine: Hashable, Sendable {
     ///   - state: What the ledger has, as one of this device's; nil: nothing.
     func place(of serial: String, recorded state: LedgerCertificate.State?) -> Place {
         if serial == acknowledged { return .current }
-        // Not the order in which they were issued: the last may have been lost on its way, and the one before it have arrived.
+        // Not the order in which they were issued: the last may have been lost on its way, and the one before it have
+        // arrived.
         if let state { return state == .issued ? .arrived : .forked }
         // Of a device whose number nobody knows, any that a root of ours vouches for may be it.
         return acknowledged == nil ? .current : .unknown
@@ -123,8 +128,8 @@ package struct CertificateLine: Hashable, Sendable {
 
 /// When a device may renew by itself: not before a quarter of its certificate's time has passed since that was issued.
 ///
-/// Devices ask after half to two thirds of it, by a clock that may be wrong by a quarter. Each renewal leaves a certificate
-/// that is valid still, and goes on the revocation list with the device.
+/// Devices ask after half to two thirds of it, by a clock that may be wrong by a quarter. Each renewal leaves a
+/// certificate that is valid still, and goes on the revocation list with the device.
 package enum EarliestRenewal {
     /// - Parameters:
     ///   - issuedAt: Seconds since 1970.

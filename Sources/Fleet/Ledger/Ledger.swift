@@ -4,8 +4,8 @@ package import Platform
 
 /// What was enrolled, issued and revoked: one SQLite file of the operator's, safe with several operators at once.
 ///
-/// A value without state: each call opens the file, does its work in one transaction and closes it again. Calls block for
-/// milliseconds, while another process writes for at most some seconds.
+/// A value without state: each call opens the file, does its work in one transaction and closes it again. Calls block
+/// for milliseconds, while another process writes for at most some seconds.
 package struct Ledger: Sendable {
     package let path: String
     /// Who writes, for the events: `user@host`.

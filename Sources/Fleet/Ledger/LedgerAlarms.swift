@@ -105,7 +105,8 @@ extension Ledger {
         }
     }
 
-    /// How long an alarm that is shown again is not written down again, in seconds: whoever asks without end does not write without end.
+    /// How long an alarm that is shown again is not written down again, in seconds: whoever asks without end does not
+    /// write without end.
     private static let alarmInterval: Int64 = 60
 
     /// Whether the alarm is there, as of just now.

@@ -14,8 +14,8 @@ package struct LedgerCertificate: Hashable, Sendable {
         case revoked
     }
 
-    /// The issuing key's identifier (the certificate's authority key identifier) in hexadecimal: serial numbers are unique for each
-    /// issuer only. Empty when the certificate does not say.
+    /// The issuing key's identifier (the certificate's authority key identifier) in hexadecimal: serial numbers are
+    /// unique for each issuer only. Empty when the certificate does not say.
     package var issuer: String
     /// Lower-case hexadecimal.
     package var serial: String
@@ -78,8 +78,9 @@ extension Ledger {
     /// Writes down a certificate before anybody gets it: there is none that the ledger does not know.
     ///
     /// - Parameter certificate: What was signed, and is to be handed out.
-    /// - Parameter claim: What the conversation that asked for it stands on; nil for one made by hand. In the same transaction it is compared
-    ///   with what the ledger has by now, and nothing is written where it does not hold any more.
+    /// - Parameter claim: What the conversation that asked for it stands on; nil for one made by hand. In the same
+    ///   transaction it is compared with what the ledger has by now, and nothing is written where it does not hold any
+    ///   more.
     package func record(_ certificate: LedgerCertificate, on claim: DeviceClaim? = nil) throws(LedgerError) {
         try write { (database) throws(LedgerError) in
             if let claim {
@@ -195,8 +196,8 @@ package struct RecordingIssuer: CertificateIssuer {
     ///   - issuer: Whoever signs.
     ///   - ledger: Where it is written down.
     ///   - command: The command that asks: `enroll`, `ca issue`.
-    ///   - claim: What was known of the device when the conversation began, where it is for one. Each certificate moves it on: a conversation
-    ///     that was cut goes on from its own last certificate.
+    ///   - claim: What was known of the device when the conversation began, where it is for one. Each certificate moves
+    ///     it on: a conversation that was cut goes on from its own last certificate.
     package init(_ issuer: any CertificateIssuer, ledger: Ledger, command: String, claim: DeviceClaim? = nil) {
         self.issuer = issuer
         self.ledger = ledger
@@ -204,19 +205,21 @@ package struct RecordingIssuer: CertificateIssuer {
         held = Lock(claim)
     }
 
-    /// Why the conversation must not go on: the device was revoked, removed, or given a certificate by another one meanwhile. nil where it may,
-    /// and where the ledger cannot be read just now: nothing is handed out without it.
+    /// Why the conversation must not go on: the device was revoked, removed, or given a certificate by another one
+    /// meanwhile. nil where it may, and where the ledger cannot be read just now: nothing is handed out without it.
     package func objection() -> SignalError? {
         while let claim {
             guard let objection = try? ledger.objection(to: claim) else { return nil }
-            // What this conversation itself has recorded between the two looks is no objection: then both are taken again.
+            // What this conversation itself has recorded between the two looks is no objection: then both are taken
+            // again.
             guard self.claim == claim else { continue }
             return SignalError(objection.code == .revoked ? .revoked : .refused, "\(claim.name): \(objection.message)")
         }
         return nil
     }
 
-    /// Fails, and hands nothing out, when the ledger cannot be written, or what the conversation stands on does not hold any more.
+    /// Fails, and hands nothing out, when the ledger cannot be written, or what the conversation stands on does not
+    /// hold any more.
     package func issue(
         _ request: CertificateRequest,
         id: SPIFFEID,

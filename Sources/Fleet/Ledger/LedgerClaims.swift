@@ -75,8 +75,8 @@ extension Ledger {
     ///   - shown: Which one that is.
     ///   - command: Which command asks.
     /// - Returns: What the conversation stands on.
-    /// - Throws: ``LedgerError``: `invalid` for one that is not enrolled, `revoked`, `limit` where it is not due yet, and `forked` where
-    ///   a later certificate than the one it shows has been acknowledged; that is kept as an alarm.
+    /// - Throws: ``LedgerError``: `invalid` for one that is not enrolled, `revoked`, `limit` where it is not due yet,
+    ///   and `forked` where a later certificate than the one it shows has been acknowledged; that is kept as an alarm.
     package func admitRenewal(
         of identity: String,
         showing shown: CertificateName,
@@ -153,8 +153,8 @@ extension Ledger {
         return .success(standing)
     }
 
-    /// It shows a certificate whose acknowledgement was lost. What was issued beside that is superseded: one of these may be the last that
-    /// was issued, which stays as it is.
+    /// It shows a certificate whose acknowledgement was lost. What was issued beside that is superseded: one of these
+    /// may be the last that was issued, which stays as it is.
     private func acknowledgeArrival(
         of certificate: LedgerCertificate,
         _ device: LedgerDevice,

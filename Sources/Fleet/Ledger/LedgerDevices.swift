@@ -114,16 +114,17 @@ extension Ledger {
         }
     }
 
-    /// Adds a device, or takes over what an enrolment has found out about it. Its earlier certificates count as superseded.
+    /// Adds a device, or takes over what an enrolment has found out about it. Its earlier certificates count as
+    /// superseded.
     ///
     /// - Parameters:
     ///   - device: Whose it is, by name.
-    ///   - claim: What the enrolment stands on; nothing is written where it does not hold any more. nil: whatever is there is written over, but
-    ///     for a revocation.
+    ///   - claim: What the enrolment stands on; nothing is written where it does not hold any more. nil: whatever is
+    ///     there is written over, but for a revocation.
     ///   - command: Which command did it.
     ///   - what: What was done, for the ledger's events.
-    ///   - reason: Why the earlier certificates are to be revoked instead; nil where they are not. Asked once, in the transaction, with whether an
-    ///     alarm stands by now, which is settled with this.
+    ///   - reason: Why the earlier certificates are to be revoked instead; nil where they are not. Asked once, in the
+    ///     transaction, with whether an alarm stands by now, which is settled with this.
     ///   - merge: Is given what the ledger has at that moment, to keep of it what the enrolment does not know.
     /// - Returns: The device as it is now.
     @discardableResult
@@ -173,9 +174,9 @@ extension Ledger {
         }
     }
 
-    /// Changes what is known of a device, in one transaction: `change` is given what the ledger has at that moment, not what was read before, and
-    /// only the columns that it changes are written, so that nothing that others have written meanwhile (a revocation) is lost. Where it
-    /// brings another certificate, the earlier ones count as superseded.
+    /// Changes what is known of a device, in one transaction: `change` is given what the ledger has at that moment, not
+    /// what was read before, and only the columns that it changes are written, so that nothing that others have written
+    /// meanwhile (a revocation) is lost. Where it brings another certificate, the earlier ones count as superseded.
     ///
     /// - Parameters:
     ///   - name: Whose it is.
@@ -219,7 +220,8 @@ extension Ledger {
     ///
     /// - Parameters:
     ///   - name: Whose it is.
-    ///   - seen: What was known of it when the removal began: a machine that was enrolled under the name since then stays.
+    ///   - seen: What was known of it when the removal began: a machine that was enrolled under the name since then
+    ///     stays.
     ///   - command: Which command does it.
     package func removeDevice(
         named name: String,
@@ -241,8 +243,8 @@ extension Ledger {
         }
     }
 
-    /// Takes over devices that were recorded elsewhere, once: later calls with this `source` do nothing, and neither does a device that
-    /// the ledger has already.
+    /// Takes over devices that were recorded elsewhere, once: later calls with this `source` do nothing, and neither
+    /// does a device that the ledger has already.
     ///
     /// - Parameter source: Where they come from, for the ledger's notes.
     /// - Parameter devices: Called at most once, before anything is written.

@@ -1,10 +1,11 @@
 package import MeshIdentity
 import Platform
 
-/// What the ledger learns from the CA's own revocation lists. Where it was lost, or an earlier copy of it was put back, the lists beside the
-/// CA's certificate and on devices still say what was revoked.
+/// What the ledger learns from the CA's own revocation lists. Where it was lost, or an earlier copy of it was put back,
+/// the lists beside the CA's certificate and on devices still say what was revoked.
 extension Ledger {
-    /// Takes over what a list says and this ledger does not know. A device whose certificate is on it counts as revoked from then on.
+    /// Takes over what a list says and this ledger does not know. A device whose certificate is on it counts as revoked
+    /// from then on.
     ///
     /// - Parameters:
     ///   - list: Its signature was verified.
@@ -70,8 +71,9 @@ extension Ledger {
                 ]
             )
         }
-        // `revoke` puts a device's present certificate on the list. What is the present one in an earlier copy of the ledger may have been
-        // replaced since, and revoked for that: such a device counts as revoked until it is enrolled again, which is the safe side.
+        // `revoke` puts a device's present certificate on the list. What is the present one in an earlier copy of the
+        // ledger may have been replaced since, and revoked for that: such a device counts as revoked until it is
+        // enrolled again, which is the safe side.
         try database.execute(
             "UPDATE devices SET revoked_at = ?, revocation_reason = ? WHERE serial = ? AND revoked_at IS NULL",
             [.integer(entry.revokedAt), .text(reason), .text(entry.serial)]

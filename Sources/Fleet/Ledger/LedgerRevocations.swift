@@ -52,7 +52,8 @@ extension Ledger {
         }
     }
 
-    /// When the last of an issuer's certificates ends that is not revoked, in seconds since 1970; nil when there is none.
+    /// When the last of an issuer's certificates ends that is not revoked, in seconds since 1970; nil when there is
+    /// none.
     package func lastEnd(ofCertificatesBy issuer: String) throws(LedgerError) -> Int64? {
         try read { (database) throws(LedgerError) in
             try database.rows(

@@ -61,7 +61,8 @@ enum LedgerSchema {
             "CREATE TABLE notes (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
         ],
         [
-            // The certificate that was issued last under a name, whether or not it has arrived, and whether or not there is a device yet.
+            // The certificate that was issued last under a name, whether or not it has arrived, and whether or not
+            // there is a device yet.
             "CREATE TABLE last_issued (device TEXT PRIMARY KEY, serial TEXT NOT NULL)",
             """
             INSERT INTO last_issued (device, serial)
@@ -89,8 +90,8 @@ enum LedgerSchema {
 
     /// Makes sure that the file has the present tables.
     static func prepare(_ database: borrowing SQLiteDatabase, path: String) throws(LedgerError) {
-        // Version and owner are written together, the version is read first: present ones stay so. Anything else is judged where no other
-        // process can be about to write them.
+        // Version and owner are written together, the version is read first: present ones stay so. Anything else is
+        // judged where no other process can be about to write them.
         if try number(database, "user_version") == version, try number(database, "application_id") == applicationID {
             return
         }

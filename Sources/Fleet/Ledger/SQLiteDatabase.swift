@@ -13,8 +13,8 @@ enum SQLiteValue: Hashable, Sendable {
 
 /// One connection to a SQLite file, closed with this value.
 ///
-/// Not shared: each operation opens its own, which takes a fraction of a millisecond, and SQLite's file locks order those of one process
-/// like those of several.
+/// Not shared: each operation opens its own, which takes a fraction of a millisecond, and SQLite's file locks order
+/// those of one process like those of several.
 struct SQLiteDatabase: ~Copyable {
     private let pointer: OpaquePointer
     private let path: String
@@ -25,8 +25,9 @@ struct SQLiteDatabase: ~Copyable {
     /// Opens a file, and makes it, readable by its owner only, when it is missing.
     init(path: String) throws(LedgerError) {
         self.path = path
-        // SQLite would make it by the umask. Its journal gets the permissions of this file. One that is there is not opened here: closing
-        // it would take the locks of this process's other connections away (fcntl(2)), in the middle of their transactions.
+        // SQLite would make it by the umask. Its journal gets the permissions of this file. One that is there is not
+        // opened here: closing it would take the locks of this process's other connections away (fcntl(2)), in the
+        // middle of their transactions.
         let file = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         guard file >= 0 || errno == EEXIST else {
             throw LedgerError(.file, "the ledger \(path) cannot be opened: \(String(cString: strerror(errno)))")
@@ -39,8 +40,8 @@ struct SQLiteDatabase: ~Copyable {
             sqlite3_close_v2(opened)
             throw LedgerError(.file, "the ledger \(path) cannot be opened: \(String(cString: sqlite3_errstr(result)))")
         }
-        // SQLite's own rollback journal is there only while somebody writes: one file. WAL would need shared memory, which a home
-        // directory on a network does not have, for readers that this ledger does not have.
+        // SQLite's own rollback journal is there only while somebody writes: one file. WAL would need shared memory,
+        // which a home directory on a network does not have, for readers that this ledger does not have.
         sqlite3_busy_timeout(opened, Self.patience)
         pointer = opened
     }
@@ -85,7 +86,8 @@ struct SQLiteDatabase: ~Copyable {
 
     /// Everything in `body` or nothing of it, with no other writer in between.
     ///
-    /// - Parameter writes: false where `body` only reads: as it was at one moment, beside a writer that is about to commit.
+    /// - Parameter writes: false where `body` only reads: as it was at one moment, beside a writer that is about to
+    ///   commit.
     borrowing func transaction<Result>(
         writes: Bool = true,
         _ body: () throws(LedgerError) -> Result

@@ -1,8 +1,8 @@
 import Platform
 package import SSHSignal
 
-/// A look at a machine that one is logged in to: what enrolment would find there. Nothing is changed but for a file that is written,
-/// run and removed in each candidate directory.
+/// A look at a machine that one is logged in to: what enrolment would find there. Nothing is changed but for a file
+/// that is written, run and removed in each candidate directory.
 package struct DeviceInspection: Sendable {
     package let facts: DeviceFacts
     /// From the request to the answer: the start of the login shell, and the probe.

@@ -2,7 +2,8 @@ import Platform
 package import SSHSignal
 package import Streams
 
-/// Takes a device out of the mesh: its service, node, credential and agent go. Nothing of ours needs to work there but a shell.
+/// Takes a device out of the mesh: its service, node, credential and agent go. Nothing of ours needs to work there but
+/// a shell.
 package struct DeviceRemoval: Sendable {
     /// As messages call it.
     package var name: String

@@ -3,7 +3,8 @@ import SSHSignal
 
 /// Takes away what `enroll` put on a machine, with nothing but a shell: the agent may be broken, or gone.
 ///
-/// It says `removed=PATH` for each thing, and `left=PATH` for what could not be removed or is not ours. What is not there is no error.
+/// It says `removed=PATH` for each thing, and `left=PATH` for what could not be removed or is not ours. What is not
+/// there is no error.
 enum RemovalScript {
     /// - Parameters:
     ///   - root: `BASE/bootstrap`, absolute.
@@ -59,7 +60,8 @@ enum RemovalScript {
         fi
         """
 
-    /// The supervisor first: it would start the node again. The arguments of a process are separated by NULs, which `read` leaves out.
+    /// The supervisor first: it would start the node again. The arguments of a process are separated by NULs, which
+    /// `read` leaves out.
     private static let processes = """
         running() {
           for c in /proc/[0-9]*/cmdline; do

@@ -15,8 +15,8 @@ package struct DeviceRenewal: Sendable {
     package var renewsHostCertificates = false
     /// Takes over what devices know to be revoked; nil where somebody else's CA signs.
     package var publisher: RevocationPublisher?
-    /// Somebody has asked for just these devices: they are renewed whether or not it is due. Else one that others have renewed
-    /// meanwhile is left alone.
+    /// Somebody has asked for just these devices: they are renewed whether or not it is due. Else one that others have
+    /// renewed meanwhile is left alone.
     package var isByHand = false
     /// What the user should know. Called from any task.
     package var warn: @Sendable (String) -> Void
@@ -151,12 +151,14 @@ package struct DeviceRenewal: Sendable {
 }
 
 extension Device {
-    /// When its certificate is to be renewed. The same for every process that asks: the random part is made of its serial number.
+    /// When its certificate is to be renewed. The same for every process that asks: the random part is made of its
+    /// serial number.
     package var renewal: RenewalSchedule {
         let lifetime = lifetime ?? IssuanceOptions.defaultLifetime.components.seconds
         // Random already, and another one for each certificate.
         let share = serial.flatMap { UInt16($0.suffix(4), radix: 16) }.map { Double($0) / 65536 } ?? 0.5
-        // The lifetime is what was asked for. An issuer that gives less must not have it due at once: it did not begin before it was issued.
+        // The lifetime is what was asked for. An issuer that gives less must not have it due at once: it did not begin
+        // before it was issued.
         let begin = min(max(notAfter - lifetime, renewedAt ?? enrolledAt), notAfter)
         return RenewalSchedule(notBefore: begin - 120, notAfter: notAfter, random: share)
     }

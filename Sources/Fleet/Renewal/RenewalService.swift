@@ -8,9 +8,9 @@ import Streams
 
 /// Renews certificates of devices that ask for it over the mesh: what `ca serve` does.
 ///
-/// A device shows the certificate it has; what is signed is the identity in that, for a new key of the device's, and nothing else. Who is
-/// not in the ledger, or revoked there, is refused before it can say anything, and so is a certificate that is not due, or that
-/// its device has replaced since (``CertificateLine``).
+/// A device shows the certificate it has; what is signed is the identity in that, for a new key of the device's, and
+/// nothing else. Who is not in the ledger, or revoked there, is refused before it can say anything, and so is a
+/// certificate that is not due, or that its device has replaced since (``CertificateLine``).
 package struct RenewalService: Sendable {
     private let issuer: any CertificateIssuer
     private let records: DeviceDirectory
@@ -155,8 +155,8 @@ struct RefusalLog: Sendable {
     }
 }
 
-/// The conversations that are open, one for each device: a later one ends the one before it, which a device that lost its connection has left, or
-/// which somebody keeps open.
+/// The conversations that are open, one for each device: a later one ends the one before it, which a device that lost
+/// its connection has left, or which somebody keeps open.
 private final class OpenRenewals: Sendable {
     private let channels = Lock<(next: Int, byDevice: [String: (number: Int, channel: HBONEChannel)])>((0, [:]))
 

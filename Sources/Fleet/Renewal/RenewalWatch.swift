@@ -4,8 +4,8 @@ package import Streams
 
 /// Renews what is due, again and again, until its task is cancelled.
 ///
-/// The ledger says what is due: devices that are enrolled, renewed or revoked meanwhile, by whomever, are seen at the next look. Each device has
-/// a time-table of its own: one that takes long, or fails, delays no other.
+/// The ledger says what is due: devices that are enrolled, renewed or revoked meanwhile, by whomever, are seen at the
+/// next look. Each device has a time-table of its own: one that takes long, or fails, delays no other.
 package struct RenewalWatch: Sendable {
     /// - Returns: what came of it, for people.
     package typealias Renew = @Sendable (Device, EventLoop) async throws(HostError) -> String
@@ -101,8 +101,8 @@ struct RenewalTimetable: Sendable {
     /// Of devices that were renewed: when they may be again, in seconds since 1970.
     private var renewed: [String: Int64] = [:]
 
-    /// How long to leave a device alone that was renewed, in seconds: whatever has it due again at once, such as an issuer whose certificates
-    /// have hardly begun when they end, does not have it renewed without a pause.
+    /// How long to leave a device alone that was renewed, in seconds: whatever has it due again at once, such as an
+    /// issuer whose certificates have hardly begun when they end, does not have it renewed without a pause.
     private static let pause: Int64 = 2
 
     /// - Parameter parallel: How many devices at a time.
@@ -111,8 +111,8 @@ struct RenewalTimetable: Sendable {
     /// - Parameters:
     ///   - devices: All of the ledger.
     ///   - now: Seconds since 1970.
-    /// - Returns: Which to begin with now; they count as under way. And how many seconds from now the next one is due that is not; nil: none is,
-    ///   or all places are taken, so that one has to end before.
+    /// - Returns: Which to begin with now; they count as under way. And how many seconds from now the next one is due
+    ///   that is not; nil: none is, or all places are taken, so that one has to end before.
     mutating func look(at devices: [Device], now: Int64) -> (begun: [Device], wait: Int64?) {
         let waiting = devices.filter { $0.isRenewable && !underWay.contains($0.name) }.map {
             (device) -> (device: Device, wait: Int64) in

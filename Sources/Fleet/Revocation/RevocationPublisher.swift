@@ -19,7 +19,8 @@ package struct RevocationPublisher: Sendable {
     /// The lists that were written last, in PEM form; nil without any.
     package var present: [UInt8]? { (try? authority.present().revocationLists()) ?? nil }
 
-    /// Peers of ours go on with a list that is older; others, such as Envoy, refuse everybody then. Every renewal brings a new one.
+    /// Peers of ours go on with a list that is older; others, such as Envoy, refuse everybody then. Every renewal
+    /// brings a new one.
     private static let validity: Int64 = 30 * 24 * 60 * 60
 
     /// Writes a new list of everything that is revoked and has not ended.
@@ -36,8 +37,8 @@ package struct RevocationPublisher: Sendable {
         }
     }
 
-    /// Takes over into the ledger what lists that this CA has signed say, and the ledger does not know: an earlier copy of it was put back, or
-    /// it was lost.
+    /// Takes over into the ledger what lists that this CA has signed say, and the ledger does not know: an earlier copy
+    /// of it was put back, or it was lost.
     ///
     /// - Parameters:
     ///   - lists: In PEM form. What no root of the CA has signed counts for nothing.
@@ -97,8 +98,8 @@ package struct RevocationPublisher: Sendable {
             guard stamp != seen else { continue }
             do throws(LedgerError) {
                 try takeOverPresent()
-                // The one from before, and only now: what was written meanwhile is news, and so is everything after a failure. What it has
-                // written itself costs another look.
+                // The one from before, and only now: what was written meanwhile is news, and so is everything after a
+                // failure. What it has written itself costs another look.
                 (seen, said) = (stamp, nil)
             } catch {
                 if error.message != said { warn(error.message) }

@@ -116,7 +116,8 @@ package struct EnrollmentRun: Sendable {
         return (begun.count, outcomes.compactMap(\.failure))
     }
 
-    /// Whether the ledger says that there is nothing to do: the same machine with the same agent, and a certificate that is not due.
+    /// Whether the ledger says that there is nothing to do: the same machine with the same agent, and a certificate
+    /// that is not due.
     private func isDone(_ target: EnrollmentTarget) throws(HostError) -> Bool {
         guard let known = try record(of: target), known.revokedAt == nil, known.destination == target.text else {
             return false
@@ -174,7 +175,8 @@ package struct EnrollmentRun: Sendable {
         }
     }
 
-    /// A connection that is lost on the way is made again: every step can be taken twice, and finds what the last attempt has left.
+    /// A connection that is lost on the way is made again: every step can be taken twice, and finds what the last
+    /// attempt has left.
     private func reconnecting<Outcome>(
         _ target: EnrollmentTarget,
         _ enroll: () async throws(HostError) -> Outcome

@@ -2,7 +2,8 @@ import MeshIdentity
 import Platform
 import SSHSignal
 
-/// Has a device's host key sign a certificate request, over a channel of its own beside the conversation that has brought the request.
+/// Has a device's host key sign a certificate request, over a channel of its own beside the conversation that has
+/// brought the request.
 struct HostKeyAttesting: Sendable {
     let name: String
     /// The session in which the request was made; the host key of its key exchange is the one that has to sign.

@@ -1,7 +1,8 @@
 import Platform
 import SSHSignal
 
-/// What a device's root shell is told about its sshd: look, change, keep or take back. POSIX shell, and the tools of busybox.
+/// What a device's root shell is told about its sshd: look, change, keep or take back. POSIX shell, and the tools of
+/// busybox.
 ///
 /// A change is made beside a directory that says how to undo it, `.bootstrap-certificates` next to sshd_config:
 ///
@@ -10,8 +11,8 @@ import SSHSignal
 ///     old.N        what the file was before; missing: it did not exist
 ///     reloaded     sshd was told
 ///
-/// The directory is the lock as well. It goes when the change was confirmed, or was taken back: by the operator, by the shell when its input
-/// ends, or by the next run where the machine lost its power in between.
+/// The directory is the lock as well. It goes when the change was confirmed, or was taken back: by the operator, by the
+/// shell when its input ends, or by the next run where the machine lost its power in between.
 enum SSHServerScript {
     static let dropInName = "50-bootstrap.conf"
     static let blockBegin = "# BEGIN bootstrap: SSH certificates"

@@ -3,9 +3,9 @@ import Platform
 package import SSHSignal
 package import Streams
 
-/// Gives a device's sshd certificates of our CA for its host keys, and has it trust those of our users: at the user's request, and so that
-/// the way back in is never lost. What is changed is tested (`sshd -t`), read by sshd, and confirmed by new connections; until then the device
-/// itself takes everything back as soon as this side is gone.
+/// Gives a device's sshd certificates of our CA for its host keys, and has it trust those of our users: at the user's
+/// request, and so that the way back in is never lost. What is changed is tested (`sshd -t`), read by sshd, and
+/// confirmed by new connections; until then the device itself takes everything back as soon as this side is gone.
 package struct SSHServerSetup: Sendable {
     package struct Options: Sendable {
         /// What the device is called, by its record and in messages.
@@ -44,8 +44,9 @@ package struct SSHServerSetup: Sendable {
         self.report = report
     }
 
-    /// What a host certificate is good for: the names that the login uses, those of the device, and those that were asked for. In lower
-    /// case, as ssh compares them. Never what the device says of itself: that could be another's name.
+    /// What a host certificate is good for: the names that the login uses, those of the device, and those that were
+    /// asked for. In lower case, as ssh compares them. Never what the device says of itself: that could be another's
+    /// name.
     package func principals(for login: SSHLogin) -> [String] {
         let configuration = login.configuration
         var names: [String] = []
@@ -147,7 +148,8 @@ package struct SSHServerSetup: Sendable {
         return plan.record
     }
 
-    /// Until ``keep(_:_:)`` the shell takes the change back when its input ends, which it does with this process or the connection.
+    /// Until ``keep(_:_:)`` the shell takes the change back when its input ends, which it does with this process or the
+    /// connection.
     ///
     /// - Returns: What the device said.
     @discardableResult

@@ -19,7 +19,8 @@ package struct DeviceFacts: Hashable, Sendable {
     package var clock: Int64
     /// Changes with every start of the machine; nil where the kernel has none.
     package var bootID: String?
-    /// `sha256sum`, `openssl`, `ssh-keygen`, `base64`, `gzip`, `xz`, `zstd`, `crontab`, `timeout`, `head`: those that are there.
+    /// `sha256sum`, `openssl`, `ssh-keygen`, `base64`, `gzip`, `xz`, `zstd`, `crontab`, `timeout`, `head`: those that
+    /// are there.
     package var tools: Set<String>
     /// What would start a service there, and with which rights.
     package var surroundings: Surroundings
@@ -47,11 +48,13 @@ package struct DeviceFacts: Hashable, Sendable {
         package var nodeProcess: Int32?
         /// The process of an installation that is under way there.
         package var installer: Int32?
-        /// An installation there was cut, and left a lock or a part of the agent; the next one removes them. Also true while one is under way.
+        /// An installation there was cut, and left a lock or a part of the agent; the next one removes them. Also true
+        /// while one is under way.
         package var hasLeftovers: Bool
     }
 
-    /// - Throws: ``SignalError`` when something is missing or cannot be true: the answer decides where a program is written.
+    /// - Throws: ``SignalError`` when something is missing or cannot be true: the answer decides where a program is
+    ///   written.
     init(_ output: RemoteShell.Output, name: String) throws(SignalError) {
         let values = output.values
         func failure(_ what: String) -> SignalError { SignalError(.malformed, "\(name): probe: \(what)") }

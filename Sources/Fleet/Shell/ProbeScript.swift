@@ -1,8 +1,8 @@
 import Platform
 import SSHSignal
 
-/// The script that finds out what a machine is and where the agent could live: one round trip, read-only but for a file that is written,
-/// run and removed in each candidate directory.
+/// The script that finds out what a machine is and where the agent could live: one round trip, read-only but for a file
+/// that is written, run and removed in each candidate directory.
 enum ProbeScript {
     /// - Parameters:
     ///   - bases: candidate directories, best first; `~/` stands for the home directory there.

@@ -1,16 +1,17 @@
 import Platform
 import SSHSignal
 
-/// A POSIX shell on the far side, started as `exec sh -s` and kept for the whole visit: one login shell start, one session of the
-/// server's MaxSessions, whatever the login shell is.
+/// A POSIX shell on the far side, started as `exec sh -s` and kept for the whole visit: one login shell start, one
+/// session of the server's MaxSessions, whatever the login shell is.
 ///
 /// It is fed one block at a time:
 ///
 ///     { echo BEGIN-nonce; ( script ) </dev/null; echo END-nonce $?; }
 ///
-/// Some shells (dash, busybox) read their input ahead. Nothing is sent before the block's END has come, so what follows a block
-/// (another block, the bytes of an upload, the frames of the program that replaced the shell) is never swallowed by the shell.
-/// Whatever is printed before BEGIN (motd, chatty rc files) is skipped. All output is hostile: bounded, and cleaned before it is shown.
+/// Some shells (dash, busybox) read their input ahead. Nothing is sent before the block's END has come, so what follows
+/// a block (another block, the bytes of an upload, the frames of the program that replaced the shell) is never
+/// swallowed by the shell. Whatever is printed before BEGIN (motd, chatty rc files) is skipped. All output is hostile:
+/// bounded, and cleaned before it is shown.
 final class RemoteShell: Sendable {
     /// What is to be run with the login shell.
     static let command = "exec sh -s"
@@ -50,7 +51,8 @@ final class RemoteShell: Sendable {
     /// - Parameter step: for errors: "probe".
     func run(_ script: String, step: String, timeout: Duration = .seconds(30)) async throws -> Output {
         let nonce = Self.nonce()
-        // A shell that is gone does not take the script; why it is gone stands in what it said, which is read all the same.
+        // A shell that is gone does not take the script; why it is gone stands in what it said, which is read all the
+        // same.
         return try await channel.withDeadline(timeout, "\(name): \(step)") {
             try? await channel.write(Self.block(script, nonce: nonce))
             var reader = Reader(nonce: nonce)
@@ -58,9 +60,9 @@ final class RemoteShell: Sendable {
         }
     }
 
-    /// Runs `script`, which reads the `length` bytes of `source` from its standard input once it has printed its word that it
-    /// is ready (`echo "$ready"`). When it fails the shell ends, so that what was not read is never taken for commands; it must
-    /// not succeed without having read all.
+    /// Runs `script`, which reads the `length` bytes of `source` from its standard input once it has printed its word
+    /// that it is ready (`echo "$ready"`). When it fails the shell ends, so that what was not read is never taken for
+    /// commands; it must not succeed without having read all.
     ///
     /// - Parameter progress: called with the count of bytes accepted so far.
     func run(
@@ -115,7 +117,8 @@ final class RemoteShell: Sendable {
                     break
                 }
             } catch {
-                // A shell that refuses reads no more, so the sending may fail before its refusal has arrived: wait for that.
+                // A shell that refuses reads no more, so the sending may fail before its refusal has arrived: wait for
+                // that.
                 let watch = Task { [channel] in
                     guard (try? await Task.sleep(for: .seconds(5))) != nil else { return }
                     channel.close()

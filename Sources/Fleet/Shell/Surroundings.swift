@@ -2,8 +2,8 @@ import Platform
 import SSHSignal
 
 extension DeviceFacts {
-    /// What the agent finds around it on a machine: its init system, who the account can be, which programs are there. The
-    /// machine's own word, for people and for choices that the agent checks again when it makes them.
+    /// What the agent finds around it on a machine: its init system, who the account can be, which programs are there.
+    /// The machine's own word, for people and for choices that the agent checks again when it makes them.
     package struct Surroundings: Hashable, Sendable {
         /// What starts services.
         package enum InitSystem: String, Hashable, Sendable {
@@ -28,8 +28,8 @@ extension DeviceFacts {
         /// `/etc/machine-id`; nil where there is none. It survives reboots and is copied by careless cloning.
         package var machineID: String?
         package var initSystem: InitSystem
-        /// What `systemctl is-system-running` answers: `running`, `degraded`, … `offline` where systemd is installed and does not run. nil
-        /// without systemctl.
+        /// What `systemctl is-system-running` answers: `running`, `degraded`, … `offline` where systemd is installed
+        /// and does not run. nil without systemctl.
         package var systemdState: String?
         /// The account has a systemd of its own that can be talked to.
         package var hasUserBus: Bool
@@ -85,7 +85,8 @@ extension DeviceFacts {
     }
 }
 
-/// The part of ``ProbeScript`` that looks around. It starts as few programs as it can: on a small device each takes milliseconds.
+/// The part of ``ProbeScript`` that looks around. It starts as few programs as it can: on a small device each takes
+/// milliseconds.
 enum SurroundingsScript {
     /// Uses `has`, `say`, `uid` and `user` of the script it is part of.
     static let text = """

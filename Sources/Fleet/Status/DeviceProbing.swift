@@ -5,7 +5,8 @@ import Platform
 import SSHSignal
 import Streams
 
-/// Visits devices of the ledger, some at a time, and compares what they have with what the ledger says: `status --probe`.
+/// Visits devices of the ledger, some at a time, and compares what they have with what the ledger says: `status
+/// --probe`.
 package struct DeviceProbing: Sendable {
     private let hosts: HostRun
     private let logins: LoginOptions

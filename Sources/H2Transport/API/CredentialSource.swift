@@ -15,15 +15,16 @@ public struct CredentialSource: Sendable {
     /// credential; one of the same domain here is ignored.
     public var foreignBundles: [TrustBundle] = []
 
-    /// Certificates to refuse beside those on the credential's revocation lists: what the program knows itself, from a database of its own.
-    /// Called about once a second, from any thread; must not block for long. What it throws is logged, and what it said before holds.
+    /// Certificates to refuse beside those on the credential's revocation lists: what the program knows itself, from a
+    /// database of its own. Called about once a second, from any thread; must not block for long. What it throws is
+    /// logged, and what it said before holds.
     package var alsoRevoked: (@Sendable () throws -> Set<CertificateName>)?
 
     /// A directory with `key.pem`, `cert-chain.pem` and `root-cert.pem`, as `bootstrap ca issue` writes it.
     ///
-    /// A renewed credential is taken up without a restart: the files are looked at once a second. Connections that stand keep the
-    /// certificate they were made with, unless their peer's is on the revocation list now: they are cut. A renewal that cannot be
-    /// read is logged, and the old credential stays in use.
+    /// A renewed credential is taken up without a restart: the files are looked at once a second. Connections that
+    /// stand keep the certificate they were made with, unless their peer's is on the revocation list now: they are cut.
+    /// A renewal that cannot be read is logged, and the old credential stays in use.
     public static func directory(_ path: String) -> CredentialSource {
         CredentialSource(kind: .directory(CredentialDirectory(path)))
     }
@@ -83,8 +84,8 @@ final class LiveCredential: Sendable {
         )
     }
 
-    /// The present one as of the last look: for event loops, which must not wait for files, or for a database. Whoever uses it has
-    /// ``follow(_:)`` look.
+    /// The present one as of the last look: for event loops, which must not wait for files, or for a database. Whoever
+    /// uses it has ``follow(_:)`` look.
     var latest: Version { state.withLock(\.version) }
 
     /// The present one. Reads the files when they have changed: a millisecond, once for each renewal.
@@ -138,8 +139,8 @@ final class LiveCredential: Sendable {
         return origin
     }
 
-    /// Looks again and again, whether or not anybody connects, until the task that is returned is cancelled: what stands is cut when it is
-    /// revoked, and not when the next connection comes.
+    /// Looks again and again, whether or not anybody connects, until the task that is returned is cancelled: what
+    /// stands is cut when it is revoked, and not when the next connection comes.
     ///
     /// - Parameter changed: Called with each version that has come into use.
     /// - Returns: nil where there can never be another one.

@@ -48,7 +48,8 @@ public final class HBONEClient: Sendable {
     /// - Parameters:
     ///   - credentials: Who we are; a directory is followed when its files are renewed.
     ///   - configuration: Connections and time-outs.
-    ///   - loops: Loops to use, each with connections of its own; they stay the caller's to shut down. nil, the default, starts one.
+    ///   - loops: Loops to use, each with connections of its own; they stay the caller's to shut down. nil, the
+    ///     default, starts one.
     ///   - logger: Told of renewed credentials, and of renewals that could not be read.
     /// - Throws: ``MeshIdentity/IdentityError`` for the credential, ``Streams/StreamError`` for the configuration.
     public init(
@@ -83,8 +84,8 @@ public final class HBONEClient: Sendable {
 
     /// Opens a stream to `authority`, runs `body` with it, and closes it.
     ///
-    /// When `body` returns, the stream is finished where it was not, and closed: what was written still arrives, what the
-    /// peer still sends is refused. When `body` throws or the task is cancelled, the stream is reset.
+    /// When `body` returns, the stream is finished where it was not, and closed: what was written still arrives, what
+    /// the peer still sends is refused. When `body` throws or the task is cancelled, the stream is reset.
     ///
     /// - Parameters:
     ///   - authority: Where the stream is to end: what `:authority` says.
@@ -92,9 +93,10 @@ public final class HBONEClient: Sendable {
     ///   - headers: Metadata for the other side: `baggage`, `forwarded`, `traceparent`. Names in lower case.
     ///   - isolation: The caller's; leave it out.
     ///   - body: Runs in the caller's isolation. The stream must not be used after it.
-    /// - Throws: ``ConnectFailure`` when the stream did not open: `denied` for 403, `authentication` when the server is not whom
-    ///   `peer` expects, `unreachable`, `refused`, `timedOut`. ``Streams/StreamError`` `cancelled` when the task was cancelled
-    ///   before. What `body` throws, and ``Streams/StreamError`` when the stream failed and `body` has not noticed.
+    /// - Throws: ``ConnectFailure`` when the stream did not open: `denied` for 403, `authentication` when the server is
+    ///   not whom `peer` expects, `unreachable`, `refused`, `timedOut`. ``Streams/StreamError`` `cancelled` when the
+    ///   task was cancelled before. What `body` throws, and ``Streams/StreamError`` when the stream failed and `body`
+    ///   has not noticed.
     public func withStream<Success>(
         to authority: Authority,
         through peer: HBONEPeer? = nil,
@@ -237,8 +239,8 @@ final class ClientLoop {
     }
 }
 
-/// A task that waits for the pool: it gets the stream, the failure, or its cancellation, whichever is first. A stream that
-/// comes after that is reset.
+/// A task that waits for the pool: it gets the stream, the failure, or its cancellation, whichever is first. A stream
+/// that comes after that is reset.
 private enum PendingOpen {
     private static let shutDown = ConnectFailure(StreamError(.closed, "the client was shut down"))
 

@@ -2,8 +2,8 @@ public import Logging
 public import MeshIdentity
 public import Streams
 
-/// Accepts streams from the mesh: verifies who connects, asks an admission hook about each stream, and hands those that it
-/// admits to a handler. Safe to use from any task.
+/// Accepts streams from the mesh: verifies who connects, asks an admission hook about each stream, and hands those that
+/// it admits to a handler. Safe to use from any task.
 ///
 /// ```swift
 /// let listener = try await HBONEListener(
@@ -43,10 +43,11 @@ public final class HBONEListener: Sendable {
     ///   - address: Port 0 lets the kernel choose.
     ///   - credentials: Who we are; a directory is followed when its files are renewed.
     ///   - configuration: What clients are granted.
-    ///   - loops: Loops that connections are spread over; they stay the caller's to shut down. nil, the default, starts one.
+    ///   - loops: Loops that connections are spread over; they stay the caller's to shut down. nil, the default, starts
+    ///     one.
     ///   - logger: Told of refusals, failed handshakes and streams, and renewed credentials.
-    /// - Throws: ``MeshIdentity/IdentityError`` for the credential; ``Streams/StreamError`` for the address (`addressInUse`) and
-    ///   the configuration.
+    /// - Throws: ``MeshIdentity/IdentityError`` for the credential; ``Streams/StreamError`` for the address
+    ///   (`addressInUse`) and the configuration.
     public init(
         bind address: SocketAddress,
         credentials: CredentialSource,
@@ -100,13 +101,13 @@ public final class HBONEListener: Sendable {
 
     /// Serves until the task is cancelled, or ``drain(deadline:)`` has let the last stream end. Call once.
     ///
-    /// Each request has a task of its own: `admit`, then the answer, then `handler`. When `handler` returns, its stream is
-    /// finished and closed; when it throws, the stream is reset and the error logged, and the others go on. Cancelling
-    /// the task that serves cancels all of them and cuts the connections.
+    /// Each request has a task of its own: `admit`, then the answer, then `handler`. When `handler` returns, its stream
+    /// is finished and closed; when it throws, the stream is reset and the error logged, and the others go on.
+    /// Cancelling the task that serves cancels all of them and cuts the connections.
     ///
     /// - Parameters:
-    ///   - admit: Says who may open a stream whereto. nil, the default, admits peers of our own trust domain and namespace,
-    ///     for any destination: for a service that ignores the destination, not for one that dials it.
+    ///   - admit: Says who may open a stream whereto. nil, the default, admits peers of our own trust domain and
+    ///     namespace, for any destination: for a service that ignores the destination, not for one that dials it.
     ///   - handler: Gets the stream after 200 was answered.
     public func serve(
         admit: HBONEAdmissionHook? = nil,
@@ -130,8 +131,8 @@ public final class HBONEListener: Sendable {
     /// As ``serve(admit:handler:)``, for programs that move the bytes on the event loop: relays, bridges.
     ///
     /// - Parameter admit: See ``serve(admit:handler:)``.
-    /// - Parameter onStream: Called on the stream's loop right after 200 was answered, before any byte was read. It must not
-    ///   block, and from then on owns the stream.
+    /// - Parameter onStream: Called on the stream's loop right after 200 was answered, before any byte was read. It
+    ///   must not block, and from then on owns the stream.
     public func serveOnLoop(
         admit: HBONEAdmissionHook? = nil,
         onStream: @escaping @Sendable (H2Stream, HBONERequest) -> Void
@@ -139,8 +140,8 @@ public final class HBONEListener: Sendable {
         await serve(admit: admit, onStream) { _ in }
     }
 
-    /// Accepts nothing new and tells the clients so (GOAWAY); streams that are open may end within `deadline`, and are cut
-    /// then. Returns when nothing is left; ``serve(admit:handler:)`` returns too.
+    /// Accepts nothing new and tells the clients so (GOAWAY); streams that are open may end within `deadline`, and are
+    /// cut then. Returns when nothing is left; ``serve(admit:handler:)`` returns too.
     public func drain(deadline: Duration) async {
         await stop { loop, completion in loop.drain(deadline: deadline, completion: completion) }
     }

@@ -8,8 +8,8 @@ public struct HBONERequest: Sendable {
     public let peer: SPIFFEID
     /// Which of the peer's certificates its connection has shown; nil where the connection has none.
     package let peerCertificate: CertificateName?
-    /// Where the stream is to end. Checked for syntax and normalised, nothing more: whether the peer may go there is for the
-    /// admission hook to say.
+    /// Where the stream is to end. Checked for syntax and normalised, nothing more: whether the peer may go there is
+    /// for the admission hook to say.
     public let destination: Authority
     /// Where the peer's connection comes from, where that is known.
     public let remoteAddress: SocketAddress?
@@ -31,6 +31,6 @@ public enum HBONEAdmission: Hashable, Sendable {
     public static func deny(_ details: String? = nil) -> HBONEAdmission { .refuse(.denied(details)) }
 }
 
-/// Decides about a request before it is answered. Runs in a task of its own; cancelled when the listener is. The client waits
-/// for `H2Configuration.requestTimeout` of its own side.
+/// Decides about a request before it is answered. Runs in a task of its own; cancelled when the listener is. The client
+/// waits for `H2Configuration.requestTimeout` of its own side.
 public typealias HBONEAdmissionHook = @Sendable (HBONERequest) async -> HBONEAdmission

@@ -1,20 +1,21 @@
 public import MeshIdentity
 public import Streams
 
-/// One CONNECT stream for tasks: read with ``inbound``, write with ``write(_:)-([UInt8])``, half-close with ``finish()``.
+/// One CONNECT stream for tasks: read with ``inbound``, write with ``write(_:)-([UInt8])``, half-close with
+/// ``finish()``.
 ///
 /// It lives in the scope that made it (``HBONEClient/withStream(to:through:headers:isolation:_:)``, the handler of
-/// ``HBONEListener/serve(admit:handler:)``): at the end of that scope it is finished and closed, and it is reset where the scope
-/// throws or its task is cancelled. Safe to use from several tasks: one may read while others write.
+/// ``HBONEListener/serve(admit:handler:)``): at the end of that scope it is finished and closed, and it is reset where
+/// the scope throws or its task is cancelled. Safe to use from several tasks: one may read while others write.
 ///
-/// Back-pressure goes both ways: a reader that does not read stops the peer, after the flow-control window and 256 KiB; a
-/// writer waits while more than 128 KiB of it have not been accepted by the connection.
+/// Back-pressure goes both ways: a reader that does not read stops the peer, after the flow-control window and 256 KiB;
+/// a writer waits while more than 128 KiB of it have not been accepted by the connection.
 ///
-/// Its own work is done on an event loop; a chunk costs a lock and, where the task had to wait, a wake-up of the task. A relay
-/// between two streams needs neither: use ``HBONEClient/openStream(to:through:headers:)`` and `Relay` for that.
+/// Its own work is done on an event loop; a chunk costs a lock and, where the task had to wait, a wake-up of the task.
+/// A relay between two streams needs neither: use ``HBONEClient/openStream(to:through:headers:)`` and `Relay` for that.
 public final class HBONEStream: Sendable {
-    /// The other side, as its certificate proved: the server's identity for a client, the client's for a server. Through
-    /// gateways it is the last hop.
+    /// The other side, as its certificate proved: the server's identity for a client, the client's for a server.
+    /// Through gateways it is the last hop.
     public let peer: SPIFFEID
     /// Which of its certificates the other side has shown; nil where the connection has none.
     package let peerCertificate: CertificateName?
@@ -45,8 +46,8 @@ public final class HBONEStream: Sendable {
 
     // MARK: Reading
 
-    /// What the peer sends, in chunks as they come, until it finishes. One task at a time may iterate; who iterates anew goes on
-    /// where the last one stopped.
+    /// What the peer sends, in chunks as they come, until it finishes. One task at a time may iterate; who iterates
+    /// anew goes on where the last one stopped.
     ///
     /// Throws ``Streams/StreamError``: `reset` when the peer aborted, `truncated` when the connection died, `cancelled`
     /// when the task was cancelled. An end without an error means that every byte has been read.
@@ -82,11 +83,12 @@ public final class HBONEStream: Sendable {
 
     // MARK: Writing
 
-    /// Sends bytes, in order, after all that was written before. Returns when there is room for more, which is before the
-    /// peer has them. The array is kept until then, not copied.
+    /// Sends bytes, in order, after all that was written before. Returns when there is room for more, which is before
+    /// the peer has them. The array is kept until then, not copied.
     ///
-    /// Throws ``Streams/StreamError``: `closed` after ``finish()``, or where the peer reads no more (what it sends can still be
-    /// read), `reset`, `truncated`. `cancelled` when the task was cancelled while it waited; the bytes are sent all the same.
+    /// Throws ``Streams/StreamError``: `closed` after ``finish()``, or where the peer reads no more (what it sends can
+    /// still be read), `reset`, `truncated`. `cancelled` when the task was cancelled while it waited; the bytes are
+    /// sent all the same.
     public func write(_ bytes: [UInt8]) async throws(StreamError) { try await write(bytes[...]) }
 
     /// Sends the bytes of a slice. See ``write(_:)-([UInt8])``.
@@ -103,8 +105,8 @@ public final class HBONEStream: Sendable {
     /// Sends text as UTF-8. See ``write(_:)-([UInt8])``.
     public func write(_ text: String) async throws(StreamError) { try await write(Array(text.utf8)) }
 
-    /// Half-close: the peer reads the end after everything that was written. Reading goes on. Returns when the connection has
-    /// accepted all bytes. Idempotent.
+    /// Half-close: the peer reads the end after everything that was written. Reading goes on. Returns when the
+    /// connection has accepted all bytes. Idempotent.
     ///
     /// Throws what ``write(_:)-([UInt8])`` throws.
     public func finish() async throws(StreamError) {
@@ -148,8 +150,8 @@ public final class HBONEStream: Sendable {
         do throws(StreamError) {
             try await finish()
         } catch {
-            // A failure that `body` knew of was its own to judge. `closed` is none: the peer reads no more, by its own choice, or
-            // `body` has reset the stream.
+            // A failure that `body` knew of was its own to judge. `closed` is none: the peer reads no more, by its own
+            // choice, or `body` has reset the stream.
             if wasSeen || error.code == .closed { return }
             throw error
         }

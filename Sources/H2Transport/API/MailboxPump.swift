@@ -4,7 +4,8 @@ import Streams
 final class MailboxPump: StreamObserver {
     let stream: ByteStream
     private let mailbox: StreamMailbox
-    /// How large the array for the next read is: twice what came, so that bulk comes in few arrays and keystrokes in small ones.
+    /// How large the array for the next read is: twice what came, so that bulk comes in few arrays and keystrokes in
+    /// small ones.
     private var chunkSize = 2048
     /// Larger ones would come from the kernel and go back to it each time (malloc's mmap threshold is 128 KiB).
     private static let chunkSizes = 512...65536

@@ -7,8 +7,8 @@ import Streams
 ///   task: send ─────→ slices ──→ take    :loop       full: the task waits
 /// ```
 ///
-/// A chunk is an array: filled once by the loop, then handed over by reference. Neither side ever waits for the lock longer
-/// than the other needs to append to a list.
+/// A chunk is an array: filled once by the loop, then handed over by reference. Neither side ever waits for the lock
+/// longer than the other needs to append to a list.
 final class StreamMailbox: Sendable {
     /// Bytes received that nobody has asked for yet; above it the loop reads no more.
     static let inboundLimit = 256 << 10

@@ -2,21 +2,23 @@ package import Streams
 
 /// The settings of an HTTP/2 connection.
 public struct H2Configuration: Hashable, Sendable {
-    /// Flow-control windows granted to the peer. They start small and are fitted to the path: a stream's window becomes twice
-    /// what its reader takes within one round trip.
+    /// Flow-control windows granted to the peer. They start small and are fitted to the path: a stream's window becomes
+    /// twice what its reader takes within one round trip.
     public struct Windows: Hashable, Sendable {
-        /// What one stream may send before its bytes have left here, in bytes, 65,535…2³¹−1. It is also the memory that one
-        /// slow reader can cost. 64 KiB doubles the CPU time of bulk; 16 MiB lets keystrokes wait behind it.
+        /// What one stream may send before its bytes have left here, in bytes, 65,535…2³¹−1. It is also the memory that
+        /// one slow reader can cost. 64 KiB doubles the CPU time of bulk; 16 MiB lets keystrokes wait behind it.
         public var stream = 1 << 20
-        /// What a stream's window may grow to, in bytes; with anything up to ``stream`` it stays as it is. 32 MiB let one
-        /// stream fill 1 Gbit/s at 100 ms.
+        /// What a stream's window may grow to, in bytes; with anything up to ``stream`` it stays as it is. 32 MiB let
+        /// one stream fill 1 Gbit/s at 100 ms.
         public var largestStream = 32 << 20
-        /// The window of all streams together; a multiple of ``stream``, so that one slow reader does not stop the others.
+        /// The window of all streams together; a multiple of ``stream``, so that one slow reader does not stop the
+        /// others.
         public var connection = 16 << 20
         /// What it may grow to, in bytes: twice the largest window of its streams, and no more than
         /// ``Limits/queuedBytes``.
         public var largestConnection = 64 << 20
-        /// A peer whose own window of the connection stays used up for this long gets new streams on another connection.
+        /// A peer whose own window of the connection stays used up for this long gets new streams on another
+        /// connection.
         public var stallTime: Duration = .milliseconds(200)
 
         /// The defaults.
@@ -36,8 +38,8 @@ public struct H2Configuration: Hashable, Sendable {
 
     /// For how long a connection is used.
     public struct Age: Hashable, Sendable {
-        /// After this time, or up to a fifth earlier, new streams go to another connection; nil: never. So a certificate that
-        /// was renewed, and a peer that lost its own, take effect within it.
+        /// After this time, or up to a fifth earlier, new streams go to another connection; nil: never. So a
+        /// certificate that was renewed, and a peer that lost its own, take effect within it.
         public var maximum: Duration? = .seconds(3600)
         /// How long the streams of such a connection may still go on before they are cut; nil: as long as they last.
         public var drainTimeout: Duration?
@@ -50,10 +52,11 @@ public struct H2Configuration: Hashable, Sendable {
     public struct Limits: Hashable, Sendable {
         /// Streams that the peer may have open at once (SETTINGS_MAX_CONCURRENT_STREAMS).
         public var concurrentStreams = 1024
-        /// Requests that wait for their answer at once, that is, dials in flight; more are refused with 503. A request that its
-        /// client gave up counts until its ``PendingConnect`` was answered or let go.
+        /// Requests that wait for their answer at once, that is, dials in flight; more are refused with 503. A request
+        /// that its client gave up counts until its ``PendingConnect`` was answered or let go.
         public var pendingRequests = 256
-        /// Bytes of a header block as RFC 9113 §6.5.2 counts them (SETTINGS_MAX_HEADER_LIST_SIZE): each field's length plus 32.
+        /// Bytes of a header block as RFC 9113 §6.5.2 counts them (SETTINGS_MAX_HEADER_LIST_SIZE): each field's length
+        /// plus 32.
         public var headerBytes = 16384
         /// Fields of a header block.
         public var headerFields = 64
@@ -61,24 +64,25 @@ public struct H2Configuration: Hashable, Sendable {
         public var earlyResets = Rate(burst: 2000, perSecond: 500)
         /// Resets that the peer makes this side send by breaking the rules on a stream (CVE-2025-8671).
         public var provokedResets = Rate(burst: 200, perSecond: 20)
-        /// PING, SETTINGS and GOAWAY frames, 1xx answers, and DATA frames that carry nothing (CVE-2019-9512, 9515, 9518).
-        /// PRIORITY is ignored.
+        /// PING, SETTINGS and GOAWAY frames, 1xx answers, and DATA frames that carry nothing (CVE-2019-9512, 9515,
+        /// 9518). PRIORITY is ignored.
         public var controlFrames = Rate(burst: 2000, perSecond: 200)
         /// WINDOW_UPDATE frames beyond those that what was sent explains.
         public var windowUpdates = Rate(burst: 2000, perSecond: 200)
         /// Frames that wait to be sent; above it the connection is not read.
         public var outboundFrames = 512
-        /// Bytes received and not yet taken by their readers, over all streams; above it, the connection window is no longer
-        /// replenished. At least ``Windows/connection``.
+        /// Bytes received and not yet taken by their readers, over all streams; above it, the connection window is no
+        /// longer replenished. At least ``Windows/connection``.
         public var queuedBytes = 64 << 20
-        /// How long readers may stay above ``queuedBytes`` before those that take nothing are reset, so that the others can
-        /// go on. At most twice as long passes.
+        /// How long readers may stay above ``queuedBytes`` before those that take nothing are reset, so that the others
+        /// can go on. At most twice as long passes.
         public var overloadGrace: Duration = .seconds(2)
-        /// Memory that all queues of the connection may hold, in bytes, those of writers included; above it the streams that
-        /// hold most are reset. At least ``queuedBytes``. ``H2Configuration/memory`` bounds all connections together.
+        /// Memory that all queues of the connection may hold, in bytes, those of writers included; above it the streams
+        /// that hold most are reset. At least ``queuedBytes``. ``H2Configuration/memory`` bounds all connections
+        /// together.
         public var memory = 256 << 20
-        /// A stream that has bytes for its reader or its peer, of which nothing is taken for this long, is reset; and so is a
-        /// connection whose peer takes nothing. A quarter of it later at most.
+        /// A stream that has bytes for its reader or its peer, of which nothing is taken for this long, is reset; and
+        /// so is a connection whose peer takes nothing. A quarter of it later at most.
         public var stallTimeout: Duration = .seconds(600)
 
         /// The defaults.
@@ -118,16 +122,17 @@ public struct H2Configuration: Hashable, Sendable {
     /// SETTINGS_MAX_FRAME_SIZE. Larger frames make keystrokes wait behind bulk.
     public var frameSize = 65536
 
-    /// Bytes that ``H2Stream`` accepts from a writer beyond what has been sent. Enough for one turn of the loop: what is in
-    /// flight is the window's matter.
+    /// Bytes that ``H2Stream`` accepts from a writer beyond what has been sent. Enough for one turn of the loop: what
+    /// is in flight is the window's matter.
     public var sendQueue = 262_144
 
     /// How long a request may wait for its answer: the peer dials the destination meanwhile.
     public var requestTimeout: Duration = .seconds(15)
 
-    /// How many requests a connection is given before the peer's SETTINGS arrive, which say how many it allows. One costs nobody a
-    /// round trip, and is refused by no server but one that takes none at all. More would be lost in a burst: RFC 9113 §5.1.2 lets
-    /// a client assume any number, but what the engine was given beyond the peer's limit waits inside of it until it times out.
+    /// How many requests a connection is given before the peer's SETTINGS arrive, which say how many it allows. One
+    /// costs nobody a round trip, and is refused by no server but one that takes none at all. More would be lost in a
+    /// burst: RFC 9113 §5.1.2 lets a client assume any number, but what the engine was given beyond the peer's limit
+    /// waits inside of it until it times out.
     public var assumedPeerStreams = 1
 
     /// The defaults.

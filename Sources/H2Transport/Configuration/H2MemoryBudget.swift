@@ -1,12 +1,12 @@
 import Glibc
 import Synchronization
 
-/// What the queues of many connections may hold together. Shared by the connections of all event loops; ``process`` is the
-/// one that everything uses unless told otherwise.
+/// What the queues of many connections may hold together. Shared by the connections of all event loops; ``process`` is
+/// the one that everything uses unless told otherwise.
 ///
-/// Once the limit is exceeded, a connection that holds more than its fair share (the limit divided by the connections that
-/// hold something) resets its largest streams until it holds no more than that; connections below their share are left
-/// alone. So no peer, however many streams it opens and does not serve, takes memory from the others.
+/// Once the limit is exceeded, a connection that holds more than its fair share (the limit divided by the connections
+/// that hold something) resets its largest streams until it holds no more than that; connections below their share are
+/// left alone. So no peer, however many streams it opens and does not serve, takes memory from the others.
 ///
 /// Compared by identity. Safe from any thread.
 public final class H2MemoryBudget: Sendable, Hashable {

@@ -2,8 +2,8 @@ package import MeshIdentity
 package import Platform
 import Streams
 
-/// Makes gRPC calls with one message each way, to a server that is verified by its name. Each call has a connection of its own:
-/// this is for the rare question to somebody else's service, not for streams.
+/// Makes gRPC calls with one message each way, to a server that is verified by its name. Each call has a connection of
+/// its own: this is for the rare question to somebody else's service, not for streams.
 package struct GRPCClient: Sendable {
     /// Where the server is. A name is resolved for each call.
     package let address: Authority
@@ -23,9 +23,9 @@ package struct GRPCClient: Sendable {
     ///   - message: As the service's protocol has it.
     ///   - timeout: For the whole of it, beginning with the name's resolution.
     /// - Returns: The answer's message.
-    /// - Throws: ``GRPCStatus`` when the server answers with anything but OK; ``Streams/StreamError`` when it did not come to an
-    ///   answer: `authentication` for a server that is not who it must be, `timedOut`, `unreachable`, `refused`,
-    ///   `protocolViolation`.
+    /// - Throws: ``GRPCStatus`` when the server answers with anything but OK; ``Streams/StreamError`` when it did not
+    ///   come to an answer: `authentication` for a server that is not who it must be, `timedOut`, `unreachable`,
+    ///   `refused`, `protocolViolation`.
     package func call(
         _ path: String,
         metadata: HeaderFields = [:],

@@ -2,8 +2,8 @@ import CoreMetrics
 import Platform
 import Streams
 
-/// A gRPC call with one message each way: a POST on an ``H2Connection`` of its own, whose outcome is in the trailers. Confined
-/// to the loop of the stream below; it keeps itself until `completion` is called, once.
+/// A gRPC call with one message each way: a POST on an ``H2Connection`` of its own, whose outcome is in the trailers.
+/// Confined to the loop of the stream below; it keeps itself until `completion` is called, once.
 final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
     struct Request {
         /// `/package.Service/Method`.
@@ -48,8 +48,8 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
     /// - Parameters:
     ///   - lower: A connected stream with its handshake done; the exchange owns it.
     ///   - request: What is asked.
-    ///   - completion: The answer's message; ``GRPCStatus`` when the server says anything but OK, ``StreamError`` when it did not
-    ///     come to that.
+    ///   - completion: The answer's message; ``GRPCStatus`` when the server says anything but OK, ``StreamError`` when
+    ///     it did not come to that.
     init(over lower: ByteStream, _ request: Request, completion: @escaping (Result<[UInt8], any Error>) -> Void) {
         self.lower = lower
         self.request = request

@@ -1,6 +1,7 @@
 import Streams
 
-/// A message in the body of a gRPC call: one byte that says whether it is compressed, its length in four bytes, big endian, and the message.
+/// A message in the body of a gRPC call: one byte that says whether it is compressed, its length in four bytes, big
+/// endian, and the message.
 enum GRPCMessage {
     static func frame(_ message: [UInt8]) -> [UInt8] {
         let length = UInt32(message.count)

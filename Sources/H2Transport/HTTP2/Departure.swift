@@ -1,8 +1,8 @@
 import Streams
 
-/// Lets a stream go whose last words matter (GOAWAY): finishes it, and drops what still comes until the peer has closed too.
-/// Closing a socket with bytes unread would turn into a reset that overtakes the words. Its timer, which the loop holds, keeps
-/// it alive meanwhile; a loop that stops lets it go.
+/// Lets a stream go whose last words matter (GOAWAY): finishes it, and drops what still comes until the peer has closed
+/// too. Closing a socket with bytes unread would turn into a reset that overtakes the words. Its timer, which the loop
+/// holds, keeps it alive meanwhile; a loop that stops lets it go.
 final class Departure: StreamObserver {
     private let stream: ByteStream
     private weak var timer: LoopTimer?

@@ -9,9 +9,9 @@ extension H2Connection {
         if streams.isEmpty { becameIdle() }
     }
 
-    /// Takes no more streams and closes when those that are open have ended, or after `deadline` at the latest. In two steps,
-    /// so that no request on its way is lost (RFC 9113 §6.8): first a GOAWAY that refuses nothing, and the final one after a
-    /// round trip.
+    /// Takes no more streams and closes when those that are open have ended, or after `deadline` at the latest. In two
+    /// steps, so that no request on its way is lost (RFC 9113 §6.8): first a GOAWAY that refuses nothing, and the final
+    /// one after a round trip.
     ///
     /// Called again, it can only shorten the time.
     ///
@@ -54,8 +54,8 @@ extension H2Connection {
         if streams.isEmpty { becameIdle() }
     }
 
-    /// Takes no new streams from now on, lets those that are open end, and closes: ``drain(deadline:completion:)`` with the
-    /// time that ``H2Configuration/Age/drainTimeout`` gives. The delegate is told that the connection is draining.
+    /// Takes no new streams from now on, lets those that are open end, and closes: ``drain(deadline:completion:)`` with
+    /// the time that ``H2Configuration/Age/drainTimeout`` gives. The delegate is told that the connection is draining.
     package func retire() {
         guard !isClosed, age.retire() else { return }
         timers.age?.cancel()
@@ -77,8 +77,8 @@ extension H2Connection {
     /// Cuts the connection at once: the peer sees an abort, the streams fail with `reason`.
     package func abort(_ reason: StreamError) { end(reason) }
 
-    /// Cuts the connection with all its streams when `trust` has the certificate as revoked that its peer showed: what a peer
-    /// once proved may be taken back, and then nothing of its connection is worth keeping.
+    /// Cuts the connection with all its streams when `trust` has the certificate as revoked that its peer showed: what
+    /// a peer once proved may be taken back, and then nothing of its connection is worth keeping.
     ///
     /// - Returns: whether it has.
     @discardableResult

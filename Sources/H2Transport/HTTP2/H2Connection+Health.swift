@@ -12,8 +12,8 @@ extension H2Connection {
         sendPing(id: pings.nextID(), acceptsAnyByte: false, timer: nil, completion: completion)
     }
 
-    /// Asks whether the peer is there: true as soon as any byte arrives from it, false when none has within `timeout`. The
-    /// connection goes on either way; whoever asked decides.
+    /// Asks whether the peer is there: true as soon as any byte arrives from it, false when none has within `timeout`.
+    /// The connection goes on either way; whoever asked decides.
     package func probe(timeout: Duration, completion: @escaping (Bool) -> Void) {
         let id = pings.nextID()
         let timer = LoopTimer(on: loop) { [weak self] in
@@ -116,12 +116,12 @@ extension H2Connection {
 
     // MARK: Age
 
-    /// When the first of the two certificates expires that the connection was made with, in seconds since 1970; nil where
-    /// there are none. From then on the connection takes no new streams; those that are open go on, for
+    /// When the first of the two certificates expires that the connection was made with, in seconds since 1970; nil
+    /// where there are none. From then on the connection takes no new streams; those that are open go on, for
     /// ``H2Configuration/Age/drainTimeout``.
     ///
-    /// That policy allows a stream was decided when it was opened, and is decided again whenever policy changes: an expired
-    /// certificate is a reason not to believe in anything new, none to lose bytes.
+    /// That policy allows a stream was decided when it was opened, and is decided again whenever policy changes: an
+    /// expired certificate is a reason not to believe in anything new, none to lose bytes.
     package var certificatesExpireAt: Int64? {
         get { age.expiry }
         set {

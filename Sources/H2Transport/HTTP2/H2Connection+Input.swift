@@ -14,8 +14,8 @@ extension H2Connection {
         var lastStream: H2Stream?
         /// DATA bytes, to be credited on the connection window.
         var count = 0
-        /// The header block that is being received: no other frame comes between its parts (RFC 9113 §4.3). nil where nobody
-        /// wants it.
+        /// The header block that is being received: no other frame comes between its parts (RFC 9113 §4.3). nil where
+        /// nobody wants it.
         var block: MessageHead?
     }
 
@@ -25,8 +25,8 @@ extension H2Connection {
         while !isClosed && input.isOpen {
             guard batches < InputGate.batchesPerTurn else { return scheduleInput() }
             batches += 1
-            // Before the next batch, so that WINDOW_UPDATE does not wait for the end of the turn, and so that nghttp2 is not
-            // fed when it has terminated the session.
+            // Before the next batch, so that WINDOW_UPDATE does not wait for the end of the turn, and so that nghttp2
+            // is not fed when it has terminated the session.
             if batches > 1 && output.isDirty {
                 flush()
                 guard !isClosed, input.isOpen else { return }

@@ -1,7 +1,7 @@
 import Streams
 
-// What the peer is allowed: work for nothing, windows, memory, and streams that stand still. The values decide; here is what
-// follows for nghttp2, the streams and the loop.
+// What the peer is allowed: work for nothing, windows, memory, and streams that stand still. The values decide; here is
+// what follows for nghttp2, the streams and the loop.
 extension H2Connection {
     // MARK: Floods
 
@@ -79,7 +79,8 @@ extension H2Connection {
             )
         else { return 0 }
         if size > stream.receiving.window.size {
-            // The acknowledgment of SETTINGS includes the time that a new connection takes to settle: a PING knows better.
+            // The acknowledgment of SETTINGS includes the time that a new connection takes to settle: a PING knows
+            // better.
             if roundTrip.startMeasuring() { ping { [weak self] _ in self?.roundTrip.endMeasuring() } }
             guard roundTripTime != nil else { return 0 }
             counters.windowsGrown += 1
@@ -116,8 +117,8 @@ extension H2Connection {
 
     private var isOverMemory: Bool { memory.isOver(configuration.limits.memory, configuration.memory) }
 
-    /// Resets the streams that hold most until the connection is within its limits: what is held is what somebody does not
-    /// take, so these are the slow ones.
+    /// Resets the streams that hold most until the connection is within its limits: what is held is what somebody does
+    /// not take, so these are the slow ones.
     func shed() {
         memory.endShedding()
         while isOverMemory, let stream = holders.max(by: { $0.usage.held < $1.usage.held }) {
@@ -188,8 +189,8 @@ extension H2Connection {
         }
     }
 
-    /// Readers that have not kept up withhold the connection's window from everybody. Those that took nothing since the last
-    /// look go, the largest first, until the others can go on.
+    /// Readers that have not kept up withhold the connection's window from everybody. Those that took nothing since the
+    /// last look go, the largest first, until the others can go on.
     private func resetSlowReaders() {
         var idle: [H2Stream] = []
         for stream in holders where stream.usage.takeSample() && stream.usage.queued > 0 { idle.append(stream) }

@@ -18,7 +18,8 @@ extension H2Connection {
         markDirty()
     }
 
-    /// Stages frames and writes them below, a full staging buffer at a time, until there is nothing more or no room below.
+    /// Stages frames and writes them below, a full staging buffer at a time, until there is nothing more or no room
+    /// below.
     func flush() {
         guard output.beginFlush(), !isClosed else { return }
         var buffers = 0
@@ -131,7 +132,8 @@ extension H2Connection {
             peerWindow.sent(leaving: session?.peerWindow ?? 0, now: loop.now, &counters)
         case NGHTTP2_HEADERS:
             flood.sent(bytes: 0)
-            // A refusal has been sent: now the client's upload may be stopped. Earlier, the reset would have overtaken it.
+            // A refusal has been sent: now the client's upload may be stopped. Earlier, the reset would have overtaken
+            // it.
             if endsStream && isServer, let stream { stream.refusalWasSent() }
         case NGHTTP2_RST_STREAM:
             let code = HTTP2ErrorCode(rawValue: frame.pointee.rst_stream.error_code)

@@ -3,11 +3,11 @@ import Streams
 
 // Opening tunnels, on both sides.
 extension H2Connection {
-    /// Client: asks for a tunnel. `completion` is called once, on the loop and never from inside this call, with the open
-    /// stream when the peer has answered 2xx.
+    /// Client: asks for a tunnel. `completion` is called once, on the loop and never from inside this call, with the
+    /// open stream when the peer has answered 2xx.
     ///
-    /// - Returns: The stream that is being opened; its only use before that is `reset`, which gives up without a call of
-    ///   `completion`. Nil when nothing was sent.
+    /// - Returns: The stream that is being opened; its only use before that is `reset`, which gives up without a call
+    ///   of `completion`. Nil when nothing was sent.
     @discardableResult
     package func openStream(
         _ request: ConnectRequest,
@@ -16,9 +16,9 @@ extension H2Connection {
         open(RequestHead(request), as: .tunnel, completion)
     }
 
-    /// Client: asks for anything. The request's body is what is written to the stream from now on, up to its end. `completion`
-    /// is called once, as above, with whatever the peer answers; its body is read from the stream, and trailers come before
-    /// the end.
+    /// Client: asks for anything. The request's body is what is written to the stream from now on, up to its end.
+    /// `completion` is called once, as above, with whatever the peer answers; its body is read from the stream, and
+    /// trailers come before the end.
     ///
     /// - Returns: The stream. Nil when nothing was sent.
     func openExchange(
@@ -239,8 +239,8 @@ extension H2Connection {
 }
 
 extension StreamError {
-    /// Says something about one connection only: the same request may succeed on another. Not so where the peer is somebody
-    /// else, refuses this side's certificate, or does not speak HTTP/2.
+    /// Says something about one connection only: the same request may succeed on another. Not so where the peer is
+    /// somebody else, refuses this side's certificate, or does not speak HTTP/2.
     var isOfOneConnection: Bool {
         switch code {
         case .closed, .draining, .reset, .truncated, .timedOut: true

@@ -10,8 +10,8 @@ package protocol H2ConnectionDelegate: AnyObject {
     func connectionIsDraining(_ connection: H2Connection)
     /// A client may open more streams than before: one ended, or the peer raised its limit.
     func connectionHasCapacity(_ connection: H2Connection)
-    /// The connection has reached ``H2Configuration/Age/maximum``. By default it is retired at once; a client may first make
-    /// the one that replaces it, and then call ``H2Connection/retire()``.
+    /// The connection has reached ``H2Configuration/Age/maximum``. By default it is retired at once; a client may first
+    /// make the one that replaces it, and then call ``H2Connection/retire()``.
     func connectionIsTooOld(_ connection: H2Connection)
     /// The connection is gone; `reason` is nil when it was closed with nothing left to do. Its streams have been told.
     func connection(_ connection: H2Connection, closed reason: StreamError?)
@@ -23,16 +23,16 @@ extension H2ConnectionDelegate {
     package func connectionIsTooOld(_ connection: H2Connection) { connection.retire() }
 }
 
-/// HTTP/2 (RFC 9113) over any byte stream: CONNECT tunnels, and requests with a body. nghttp2 is the engine: it turns bytes into frames and back
-/// and never touches a socket.
+/// HTTP/2 (RFC 9113) over any byte stream: CONNECT tunnels, and requests with a body. nghttp2 is the engine: it turns
+/// bytes into frames and back and never touches a socket.
 ///
 /// ```
 ///   lower.read ─ 256 KiB ─→ nghttp2_session_mem_recv ─→ chunks by stream ─ one write per stream ─→ sinks    (+Input)
 ///   streams ─ straight into staging, 256 KiB of frames ─→ one lower.write per turn                           (+Output)
 /// ```
 ///
-/// What it decides is decided by values without I/O, in the folder State: how far its life has come, when it reads, what it
-/// allows the peer. This class joins them to nghttp2, to the layer below and to the loop.
+/// What it decides is decided by values without I/O, in the folder State: how far its life has come, when it reads,
+/// what it allows the peer. This class joins them to nghttp2, to the layer below and to the loop.
 ///
 /// Confined to its event loop. The owner keeps it alive; open streams do as well.
 package final class H2Connection: StreamObserver, TurnTask {
@@ -83,8 +83,8 @@ package final class H2Connection: StreamObserver, TurnTask {
     var streams: [Int32: H2Stream] = [:]
     /// Streams that HTTP/2 is done with, and whose last bytes have not been read.
     var lingering: [ObjectIdentifier: H2Stream] = [:]
-    /// Streams whose head has come. They are served before all other events, so that the owner of a stream is there before its
-    /// bytes are delivered.
+    /// Streams whose head has come. They are served before all other events, so that the owner of a stream is there
+    /// before its bytes are delivered.
     var heads = EventQueue<H2Stream>()
     var events = EventQueue<Event>()
 
@@ -119,8 +119,8 @@ package final class H2Connection: StreamObserver, TurnTask {
     private(set) var lostStreams = 0
 
     /// - Parameters:
-    ///   - lower: A connected stream, its handshake done. The connection owns it and becomes its observer. Who the peer is, and
-    ///     when the certificates expire, it says itself; see ``PeerFacts``.
+    ///   - lower: A connected stream, its handshake done. The connection owns it and becomes its observer. Who the peer
+    ///     is, and when the certificates expire, it says itself; see ``PeerFacts``.
     ///   - role: Which side of HTTP/2 this is.
     ///   - configuration: Windows, limits, time-outs.
     ///   - delegate: Told of requests and of the end; not retained.

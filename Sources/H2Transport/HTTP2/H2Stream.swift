@@ -2,16 +2,16 @@ public import CLinux
 public import MeshIdentity
 public import Streams
 
-/// A stream of HTTP/2 as a byte stream (RFC 9113 §8.5), with the back-pressure of HTTP/2's flow control: a CONNECT tunnel, or the
-/// bodies of a request and its answer.
+/// A stream of HTTP/2 as a byte stream (RFC 9113 §8.5), with the back-pressure of HTTP/2's flow control: a CONNECT
+/// tunnel, or the bodies of a request and its answer.
 ///
 /// ```
 ///   write(), or the source given to pull() ─→ sending ─→ fill(), called by the connection's flush, straight into its staging
 ///   deliver(), called once for each batch the connection has read ─→ the sink given to push(), or receiving ─→ read()
 /// ```
 ///
-/// Two halves, each with a state of its own. Credit is returned to the peer when bytes have left this object, so a reader that
-/// does not read costs at most the window. An idle stream holds no buffer.
+/// Two halves, each with a state of its own. Credit is returned to the peer when bytes have left this object, so a
+/// reader that does not read costs at most the window. An idle stream holds no buffer.
 public final class H2Stream: ByteStream {
     /// How far the request has come.
     enum Phase {
@@ -82,8 +82,8 @@ public final class H2Stream: ByteStream {
     /// The connection that carries the stream; nil once that is over.
     package var transport: H2Connection? { connection }
 
-    /// Who is at the other end of the connection, as its certificate proved; nil without a verified identity, and once HTTP/2 is done
-    /// with the stream.
+    /// Who is at the other end of the connection, as its certificate proved; nil without a verified identity, and once
+    /// HTTP/2 is done with the stream.
     public var peer: SPIFFEID? { connection?.peer }
 
     /// Both directions ended without loss on this side's account.

@@ -1,11 +1,11 @@
 import CNGHTTP2
 
 /// The C functions that nghttp2 calls: one table for every session. They capture nothing; the user data is the
-/// ``H2Connection``, which is on the stack of the call into nghttp2 and therefore alive. They record what happened, for the
-/// connection to act on once nghttp2 has returned: no callback frees or re-enters a session.
+/// ``H2Connection``, which is on the stack of the call into nghttp2 and therefore alive. They record what happened, for
+/// the connection to act on once nghttp2 has returned: no callback frees or re-enters a session.
 final class NGHTTP2Callbacks: @unchecked Sendable {
-    // @unchecked Sendable, the proof: `pointer` is written once, in `init`; nghttp2 copies the table into each session and
-    // never writes to it.
+    // @unchecked Sendable, the proof: `pointer` is written once, in `init`; nghttp2 copies the table into each session
+    // and never writes to it.
     static let shared = NGHTTP2Callbacks()
 
     let pointer: OpaquePointer
@@ -95,7 +95,8 @@ private let readLength: nghttp2_data_source_read_length_callback = { _, _, _, _,
 }
 
 extension H2Stream {
-    /// How nghttp2 gets at this stream's bytes. The stream is not retained: the connection keeps it while it is registered.
+    /// How nghttp2 gets at this stream's bytes. The stream is not retained: the connection keeps it while it is
+    /// registered.
     var dataProvider: nghttp2_data_provider {
         var provider = nghttp2_data_provider()
         provider.source.ptr = Unmanaged.passUnretained(self).toOpaque()

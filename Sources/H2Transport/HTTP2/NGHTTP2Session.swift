@@ -91,8 +91,8 @@ extension NGHTTP2Session {
         return result < 0 ? Self.describe(Int32(result)) : nil
     }
 
-    /// Takes out the next frame that is not DATA, valid until the next call of this; DATA goes through the callbacks. Empty
-    /// where there is none, or where a callback has stopped it. Returns what went wrong.
+    /// Takes out the next frame that is not DATA, valid until the next call of this; DATA goes through the callbacks.
+    /// Empty where there is none, or where a callback has stopped it. Returns what went wrong.
     func nextControl(_ bytes: inout UnsafeRawBufferPointer) -> String? {
         var start: UnsafePointer<UInt8>?
         let count = nghttp2_session_mem_send(pointer, &start)

@@ -2,7 +2,8 @@ public import MeshIdentity
 public import Platform
 public import Streams
 
-/// A request for a tunnel that waits for its answer. Confined to the connection's loop; answer it exactly once, now or later.
+/// A request for a tunnel that waits for its answer. Confined to the connection's loop; answer it exactly once, now or
+/// later.
 ///
 /// Bytes that the client sends early are held, at most one window of them, and dropped on refusal. Forward nothing and
 /// dial nothing before policy has passed.
@@ -17,8 +18,8 @@ public final class PendingConnect {
     package let peerCertificate: CertificateName?
     /// Where the client is, where that is known.
     public let remoteAddress: SocketAddress?
-    /// Called once when the client gives up before the answer, so that a dial can be abandoned. Answering is then pointless
-    /// and harmless.
+    /// Called once when the client gives up before the answer, so that a dial can be abandoned. Answering is then
+    /// pointless and harmless.
     public var cancelled: (() -> Void)?
     private var stream: H2Stream?
     /// The connection whose limit of pending requests this one counts against.
@@ -35,8 +36,8 @@ public final class PendingConnect {
         counted?.pendingRequests += 1
     }
 
-    // Whoever dials holds this object until the dial is over, also when the client has given up: that is what is limited.
-    // The last to let go of it may be on another thread.
+    // Whoever dials holds this object until the dial is over, also when the client has given up: that is what is
+    // limited. The last to let go of it may be on another thread.
     deinit {
         guard let counted else { return }
         guard !counted.loop.isCurrent else { return uncount() }

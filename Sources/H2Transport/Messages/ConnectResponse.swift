@@ -25,13 +25,15 @@ public struct ConnectResponse: Hashable, Sendable {
 
 /// Why a tunnel did not open.
 public struct ConnectFailure: Error, Hashable, Sendable, CustomStringConvertible {
-    /// What went wrong, in the terms of every other stream: `denied` for 401 and 403, `refused`, `unreachable` or `timedOut`
-    /// for a backend that cannot be reached, `badRequest` for 400, `draining` for a connection that takes no more streams.
+    /// What went wrong, in the terms of every other stream: `denied` for 401 and 403, `refused`, `unreachable` or
+    /// `timedOut` for a backend that cannot be reached, `badRequest` for 400, `draining` for a connection that takes no
+    /// more streams.
     public var error: StreamError
     /// What the server answered; nil when it did not.
     public var response: ConnectResponse?
-    /// Another connection may carry the request: the server did nothing with it (GOAWAY, REFUSED_STREAM; RFC 9113 §8.7), or
-    /// was lost before it answered. None of the stream's bytes has been sent, so that none can be lost or doubled.
+    /// Another connection may carry the request: the server did nothing with it (GOAWAY, REFUSED_STREAM; RFC 9113
+    /// §8.7), or was lost before it answered. None of the stream's bytes has been sent, so that none can be lost or
+    /// doubled.
     public var isRetryable: Bool
 
     /// - Parameters:

@@ -30,8 +30,8 @@ public struct HeaderFields: Hashable, Sendable, ExpressibleByDictionaryLiteral, 
     public var endIndex: Int { fields.endIndex }
     public subscript(position: Int) -> HeaderField { fields[position] }
 
-    /// The value of a field; the values of a repeated one joined by commas (RFC 9110 §5.3). Setting replaces all of them; nil
-    /// removes the field. `name` must be lower-case.
+    /// The value of a field; the values of a repeated one joined by commas (RFC 9110 §5.3). Setting replaces all of
+    /// them; nil removes the field. `name` must be lower-case.
     public subscript(name: String) -> String? {
         get {
             var result: String?

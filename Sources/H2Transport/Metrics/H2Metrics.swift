@@ -3,8 +3,8 @@ package import Streams
 
 /// Where the transport counts what happens, as swift-metrics has it. Names and units are in `docs/metrics.md`.
 ///
-/// The handlers are made once, here. Connections count in plain integers on their loops and hand over the differences at most
-/// once a second and when they end, so nothing is looked up or allocated for a byte or a frame.
+/// The handlers are made once, here. Connections count in plain integers on their loops and hand over the differences
+/// at most once a second and when they end, so nothing is looked up or allocated for a byte or a frame.
 ///
 /// Compared by identity. Safe from any thread.
 public final class H2Metrics: Sendable, Hashable {

@@ -1,7 +1,7 @@
 package import Streams
 
-/// One attempt to get a connection to an endpoint: a stream that leads there, mutual TLS, HTTP/2, and where that is asked for a
-/// PING that is answered. Confined to its event loop.
+/// One attempt to get a connection to an endpoint: a stream that leads there, mutual TLS, HTTP/2, and where that is
+/// asked for a PING that is answered. Confined to its event loop.
 package final class ConnectionDial: H2ConnectionDelegate {
     package typealias Completion = (Result<H2Connection, StreamError>) -> Void
 
@@ -11,15 +11,16 @@ package final class ConnectionDial: H2ConnectionDelegate {
     private let loop: EventLoop
     private var completion: Completion?
     private var connection: H2Connection?
-    /// Until it has called back: the connection does not retain its delegate, and forgets who waits for the PING before it says
-    /// why it has ended.
+    /// Until it has called back: the connection does not retain its delegate, and forgets who waits for the PING before
+    /// it says why it has ended.
     private var retained = Retained<ConnectionDial>()
 
     /// - Parameters:
     ///   - endpoint: Where to, and how.
     ///   - configuration: Of the connection.
-    ///   - firstAnswer: How long the first PING may take, of a path on trial: only then has the peer accepted this side's
-    ///     certificate (TLS 1.3 tells a client by its first read) and shown that it speaks HTTP/2. nil: there is none.
+    ///   - firstAnswer: How long the first PING may take, of a path on trial: only then has the peer accepted this
+    ///     side's certificate (TLS 1.3 tells a client by its first read) and shown that it speaks HTTP/2. nil: there is
+    ///     none.
     ///   - loop: Where the connection lives.
     package init(
         to endpoint: H2Endpoint,
@@ -33,8 +34,8 @@ package final class ConnectionDial: H2ConnectionDelegate {
         self.loop = loop
     }
 
-    /// `completion` is called once, on the loop, unless ``cancel()`` comes first. The connection still has this object as its
-    /// delegate, which the owner replaces with itself.
+    /// `completion` is called once, on the loop, unless ``cancel()`` comes first. The connection still has this object
+    /// as its delegate, which the owner replaces with itself.
     package func start(_ completion: @escaping Completion) {
         self.completion = completion
         retained.hold(self)

@@ -3,15 +3,16 @@ package import Streams
 
 extension H2Connection: GroupedConnection {}
 
-/// Carries out what a ``ConnectionGroup`` decides: dials, opens streams, closes. The connections of an ``H2ClientPool`` to one
-/// endpoint, and those of a path to a peer. Confined to its event loop; its connections do not retain it.
+/// Carries out what a ``ConnectionGroup`` decides: dials, opens streams, closes. The connections of an ``H2ClientPool``
+/// to one endpoint, and those of a path to a peer. Confined to its event loop; its connections do not retain it.
 package final class ConnectionGroupDriver: H2ConnectionDelegate {
     package typealias Completion = (Result<H2Stream, ConnectFailure>) -> Void
 
     /// Of connections, and when they are made.
     package struct Settings: Hashable, Sendable {
         package var http2: H2Configuration
-        /// How long the first PING may take; nil: a connection is up when its handshake is done. See ``ConnectionDial``.
+        /// How long the first PING may take; nil: a connection is up when its handshake is done. See
+        /// ``ConnectionDial``.
         var firstAnswer: Duration?
         var rules: Rules
         /// Whether a request that no harm is done by is tried again here, and not by the caller.
@@ -19,11 +20,12 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
 
         typealias Rules = ConnectionGroup<H2Connection, Opening>.Rules
 
-        /// How long the first PING of a path may take; the connection's own keep-alive is too patient for a path on trial.
+        /// How long the first PING of a path may take; the connection's own keep-alive is too patient for a path on
+        /// trial.
         package static let firstAnswerOfPath: Duration = .seconds(5)
 
-        /// For a path to a peer: one connection is kept ready, and requests are repeated by the paths, of which another one may be
-        /// better.
+        /// For a path to a peer: one connection is kept ready, and requests are repeated by the paths, of which another
+        /// one may be better.
         ///
         /// - Parameters:
         ///   - http2: Of the connections.
@@ -64,8 +66,8 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
 
     /// Told on the loop.
     package var onEvent: (Event) -> Void = { _ in }
-    /// What is trusted now, where that has changed since connections were made: those to a peer whose certificate is revoked in it are
-    /// cut, and none is used that a handshake with the trust of its beginning brings.
+    /// What is trusted now, where that has changed since connections were made: those to a peer whose certificate is
+    /// revoked in it are cut, and none is used that a handshake with the trust of its beginning brings.
     package var trust: TrustBundleSet? {
         didSet {
             guard let trust, oldValue.map({ !trust.hasSameRevocations(as: $0) }) ?? true else { return }

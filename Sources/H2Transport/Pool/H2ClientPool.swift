@@ -3,14 +3,14 @@ public import Streams
 
 /// Keeps HTTP/2 connections to peers and shares each among the tunnels to that peer. Confined to its event loop.
 ///
-/// One dial is in flight for each endpoint at a time, and requests wait for it. A further connection is made when the peer
-/// allows no more streams on those there are, when all of them are stalled (``H2Configuration/Windows/stallTime``), and before one
-/// that has become too old is retired. A request that a
-/// connection refused without looking at it (GOAWAY, REFUSED_STREAM), or that was lost with its connection before it was answered,
-/// is repeated on another one; no other is ever repeated.
+/// One dial is in flight for each endpoint at a time, and requests wait for it. A further connection is made when the
+/// peer allows no more streams on those there are, when all of them are stalled
+/// (``H2Configuration/Windows/stallTime``), and before one that has become too old is retired. A request that a
+/// connection refused without looking at it (GOAWAY, REFUSED_STREAM), or that was lost with its connection before it
+/// was answered, is repeated on another one; no other is ever repeated.
 ///
-/// A pool belongs to one loop, so that a program with several loops has a connection to a busy peer on each: no stream hops
-/// between threads, and no core is the limit of all.
+/// A pool belongs to one loop, so that a program with several loops has a connection to a busy peer on each: no stream
+/// hops between threads, and no core is the limit of all.
 public final class H2ClientPool {
     /// How many connections there are, for how long, and what each is like.
     public struct Configuration: Hashable, Sendable {
@@ -18,7 +18,8 @@ public final class H2ClientPool {
         public var http2 = H2Configuration.defaults
         /// A connection without streams is closed after this time; ztunnel's value.
         public var idleTimeout: Duration = .seconds(300)
-        /// Connections to one endpoint, those aside that take no more streams. At the limit, requests wait for a stream to end.
+        /// Connections to one endpoint, those aside that take no more streams. At the limit, requests wait for a stream
+        /// to end.
         public var connectionsPerEndpoint = 16
         /// How often a request is tried where it can be repeated without harm.
         public var attempts = 4
@@ -85,8 +86,8 @@ public final class H2ClientPool {
         self.configuration = configuration
     }
 
-    /// Opens a tunnel over a connection to `endpoint`, made now where there is none. `completion` is called once, on the loop
-    /// and never from inside this call.
+    /// Opens a tunnel over a connection to `endpoint`, made now where there is none. `completion` is called once, on
+    /// the loop and never from inside this call.
     public func openStream(_ request: ConnectRequest, to endpoint: H2Endpoint, completion: @escaping Completion) {
         let group = groups[endpoint.key] ?? makeGroup(endpoint)
         group.open(request, completion: completion)

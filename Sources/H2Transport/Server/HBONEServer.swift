@@ -10,14 +10,15 @@ public import Streams
 ///   accept ── TLS handshake ──→ H2Connection ── CONNECT ──→ PendingConnect ── accept() ──→ H2Stream
 /// ```
 ///
-/// It decides nothing: whoever answers the ``PendingConnect`` sees the peer's identity, the destination and the metadata.
+/// It decides nothing: whoever answers the ``PendingConnect`` sees the peer's identity, the destination and the
+/// metadata.
 public final class HBONEServer {
     /// What the server grants its clients.
     public struct Configuration: Hashable, Sendable {
         /// The settings of each connection.
         public var http2 = H2Configuration.defaults
-        /// Connections that are still in their TLS handshake; more are closed at once. Whoever has not proved an identity
-        /// must not cost much.
+        /// Connections that are still in their TLS handshake; more are closed at once. Whoever has not proved an
+        /// identity must not cost much.
         public var handshakesInProgress = 256
         /// The same for one source address, so that one client leaves room for the others.
         public var handshakesPerAddress = 64
@@ -35,8 +36,8 @@ public final class HBONEServer {
     public let loop: EventLoop
     /// What new connections get; those that stand keep theirs.
     package private(set) var configuration: Configuration
-    /// The credential and the trust that new connections get; those that stand keep theirs, unless their peer's certificate is revoked
-    /// in the new one: they are cut.
+    /// The credential and the trust that new connections get; those that stand keep theirs, unless their peer's
+    /// certificate is revoked in the new one: they are cut.
     public var context: TLSContext {
         didSet {
             guard !context.trust.hasSameRevocations(as: oldValue.trust) else { return }
@@ -97,7 +98,8 @@ public final class HBONEServer {
         for connection in Array(connections.values) { body(connection) }
     }
 
-    /// Takes over a connection on which nothing has been read or written: a socket, or any stream that leads to a client.
+    /// Takes over a connection on which nothing has been read or written: a socket, or any stream that leads to a
+    /// client.
     public func accept(_ lower: ByteStream) {
         guard !isClosed, handshakes.count < configuration.handshakesInProgress,
             handshakes.count + connections.count < configuration.connections
@@ -150,7 +152,8 @@ public final class HBONEServer {
             connections[ObjectIdentifier(connection)] = connection
             // Revoked while the handshake ran, which had the trust of its beginning.
             if connection.end(ifRevokedIn: context.trust) { return }
-            // Whoever came late is told to go elsewhere in order, not by a reset: what it asked for meanwhile is served.
+            // Whoever came late is told to go elsewhere in order, not by a reset: what it asked for meanwhile is
+            // served.
             if isDraining { connection.drain(deadline: nil) }
             logger.debug("connected", metadata: ["peer": "\(stream.peerDescription)"])
         } catch {
@@ -159,9 +162,9 @@ public final class HBONEServer {
         }
     }
 
-    /// Takes no more streams once every client had the time to learn of it (GOAWAY in two steps), waits for those that are
-    /// open, and cuts what is left at `deadline`. Connections that are handed to it all the same are treated alike. Called
-    /// again, it can only shorten the time. `completion` is called on the loop.
+    /// Takes no more streams once every client had the time to learn of it (GOAWAY in two steps), waits for those that
+    /// are open, and cuts what is left at `deadline`. Connections that are handed to it all the same are treated alike.
+    /// Called again, it can only shorten the time. `completion` is called on the loop.
     ///
     /// - Parameters:
     ///   - deadline: nil: streams may go on for as long as they last.

@@ -8,8 +8,8 @@ struct ChunkRange: Hashable {
     var isEmpty: Bool { first < 0 }
 }
 
-/// What one call of nghttp2 found in a batch of bytes: pieces of the batch buffer, linked by stream, so that each stream gets
-/// its own with one call.
+/// What one call of nghttp2 found in a batch of bytes: pieces of the batch buffer, linked by stream, so that each
+/// stream gets its own with one call.
 struct ChunkList {
     private struct Chunk {
         var vector: iovec
@@ -19,8 +19,8 @@ struct ChunkList {
 
     private var chunks: ContiguousArray<Chunk> = []
 
-    /// Adds the next piece of a stream. Small frames in a row become one piece: they are moved together inside of the batch
-    /// buffer, where nghttp2 is past everything before `bytes`.
+    /// Adds the next piece of a stream. Small frames in a row become one piece: they are moved together inside of the
+    /// batch buffer, where nghttp2 is past everything before `bytes`.
     mutating func append(_ bytes: UnsafeMutableRawPointer, _ count: Int, to range: inout ChunkRange) {
         let index = Int32(truncatingIfNeeded: chunks.count)
         if range.last >= 0 {

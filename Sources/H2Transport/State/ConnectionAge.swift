@@ -1,7 +1,7 @@
 import Streams
 
-/// How long a connection takes new streams. Whatever a peer once proved about itself grows old with its connection: a new
-/// connection verifies it anew, and shows this side's present credential.
+/// How long a connection takes new streams. Whatever a peer once proved about itself grows old with its connection: a
+/// new connection verifies it anew, and shows this side's present credential.
 struct ConnectionAge: Hashable {
     enum Verdict: Hashable {
         case young
@@ -41,7 +41,8 @@ struct ConnectionAge: Hashable {
         guard !isRetired else { return nil }
         let age = agesAt.map { Duration.nanoseconds(Int64(clamping: $0 &- min($0, now))) }
         guard let expiry else { return age }
-        // The loop's clock stands still while the machine sleeps, and the wall clock can be set: look again now and then.
+        // The loop's clock stands still while the machine sleeps, and the wall clock can be set: look again now and
+        // then.
         let left = Duration.seconds(max(0, expiry &- wallClock))
         return min(age ?? left, left, .seconds(60))
     }

@@ -16,9 +16,9 @@ protocol GroupedConnection: AnyObject {
     var hasServed: Bool { get }
 }
 
-/// The connections that lead to one place, and the requests that wait for one: which connection takes a stream, when another one
-/// is made, when one is let go. The rules only, for ``ConnectionGroupDriver`` to carry out: no I/O, no clock; every time is on the
-/// loop's clock.
+/// The connections that lead to one place, and the requests that wait for one: which connection takes a stream, when
+/// another one is made, when one is let go. The rules only, for ``ConnectionGroupDriver`` to carry out: no I/O, no
+/// clock; every time is on the loop's clock.
 ///
 /// ```
 ///   admit ──→ a connection with room: start
@@ -27,17 +27,19 @@ protocol GroupedConnection: AnyObject {
 ///               └── refused unseen, or lost: requeue, at most `attempts` times
 /// ```
 ///
-/// - A stream goes to the first connection that has room and whose window is not stalled, so that those behind it become idle.
-/// - Another one is made when there is none for a request that waits, up to a limit. Nothing is dialled for nobody; but a group
-///   that is ``Keeping/ready(askAfter:)`` replaces one that its peer drains while streams are open on it.
+/// - A stream goes to the first connection that has room and whose window is not stalled, so that those behind it
+///   become idle.
+/// - Another one is made when there is none for a request that waits, up to a limit. Nothing is dialled for nobody; but
+///   a group that is ``Keeping/ready(askAfter:)`` replaces one that its peer drains while streams are open on it.
 /// - How many streams a peer allows is not known before its SETTINGS. Until then a connection takes as many as
-///   ``H2Configuration/assumedPeerStreams``, which is one: what else there is waits here, and not inside of the engine, where it
-///   could not be given to another connection any more. Nor is another connection made meanwhile. Without SETTINGS the
-///   connection is given up after ``Rules/settlingTime``.
+///   ``H2Configuration/assumedPeerStreams``, which is one: what else there is waits here, and not inside of the engine,
+///   where it could not be given to another connection any more. Nor is another connection made meanwhile. Without
+///   SETTINGS the connection is given up after ``Rules/settlingTime``.
 /// - A connection that is too old stays in use until the one that replaces it is up. One without streams is let go.
-/// - A connection that ends before it has carried a stream counts as an attempt of everybody who waits, and the next one is made
-///   after a pause, see ``DialBackoff``.
-/// - Where the last connection of a group that is kept ready is lost, who waits is told at once: its owner knows another way.
+/// - A connection that ends before it has carried a stream counts as an attempt of everybody who waits, and the next
+///   one is made after a pause, see ``DialBackoff``.
+/// - Where the last connection of a group that is kept ready is lost, who waits is told at once: its owner knows
+///   another way.
 struct ConnectionGroup<Connection: GroupedConnection, Request> {
     /// What becomes of the last connection when nobody uses it.
     enum Keeping: Hashable, Sendable {
@@ -96,7 +98,8 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
         case giveUp(Connection)
         /// Nobody has used the group for a while: may it be let go?
         case askOwner
-        /// No connection takes streams, none is being made and nobody waits for one. Without a reason the peer has let go.
+        /// No connection takes streams, none is being made and nobody waits for one. Without a reason the peer has let
+        /// go.
         case down(Loss)
     }
 
@@ -171,7 +174,8 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
         return .waits
     }
 
-    /// A request could not be served by `connection`, without harm: it waits again. Returns false where it was tried often enough.
+    /// A request could not be served by `connection`, without harm: it waits again. Returns false where it was tried
+    /// often enough.
     mutating func requeue(_ item: Waiting, refusedBy connection: Connection) -> Bool {
         guard !isClosed, item.attempts + 1 < rules.attempts else { return false }
         var again = item
@@ -269,7 +273,8 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
         if isYoung && member.isBarren { cameToNothing(error, of: member.connection, now: now) }
     }
 
-    /// A connection has ended before it carried a stream: an attempt of everybody who waits, but for those it has refused before.
+    /// A connection has ended before it carried a stream: an attempt of everybody who waits, but for those it has
+    /// refused before.
     private mutating func cameToNothing(_ error: StreamError, of connection: Connection?, now: UInt64) {
         backoff.failed(now: now, upSince: oldest)
         var index = 0

@@ -19,7 +19,8 @@ struct ConnectionLife: Hashable {
     }
 
     enum State: Hashable {
-        /// Streams can be opened. `isAnnounced`: this side has said that it will go away, and waits until the peer knows.
+        /// Streams can be opened. `isAnnounced`: this side has said that it will go away, and waits until the peer
+        /// knows.
         case open(isAnnounced: Bool)
         /// No more streams; those that are open go on. `isAnnounced`: this side has said so itself.
         case draining(isAnnounced: Bool)
@@ -39,7 +40,8 @@ struct ConnectionLife: Hashable {
         if case .closing = state { true } else { false }
     }
 
-    /// Takes no more streams. A connection that nghttp2 has just given up does not count: its streams are about to be lost.
+    /// Takes no more streams. A connection that nghttp2 has just given up does not count: its streams are about to be
+    /// lost.
     var isDraining: Bool {
         switch state {
         case .open: false
@@ -139,8 +141,8 @@ struct ConnectionLife: Hashable {
         }
     }
 
-    /// Why it ends, when the layer below fails with `error`. Where both sides have said goodbye and no stream is open, nothing
-    /// can have been lost.
+    /// Why it ends, when the layer below fails with `error`. Where both sides have said goodbye and no stream is open,
+    /// nothing can have been lost.
     func reasonWhenLost(hasStreams: Bool, _ error: StreamError) -> StreamError? {
         if case .closing(.cutOff(let reason)) = state { return reason }
         return isDraining && !hasStreams ? nil : error

@@ -2,8 +2,8 @@ import Streams
 
 /// What the peer may send on all streams together (RFC 9113 §5.2).
 ///
-/// Replenished at once: each stream is bounded by its own window, and a slow one must not stop the others (§5.2.2). Only when
-/// the readers together leave too much is credit held back, until they have caught up.
+/// Replenished at once: each stream is bounded by its own window, and a slow one must not stop the others (§5.2.2).
+/// Only when the readers together leave too much is credit held back, until they have caught up.
 struct ConnectionWindow: Hashable {
     /// Bytes granted.
     private(set) var size: Int
@@ -39,8 +39,8 @@ struct ConnectionWindow: Hashable {
     /// The largest that the window of one stream may be.
     func largestStream(_ windows: H2Configuration.Windows) -> Int { min(windows.largestStream, limit / 2) }
 
-    /// Makes room for a stream's window of `size`: a multiple of it, or the streams would starve one another. Returns the new
-    /// size, where it is another one.
+    /// Makes room for a stream's window of `size`: a multiple of it, or the streams would starve one another. Returns
+    /// the new size, where it is another one.
     mutating func grow(forStream streamSize: Int, largest: Int) -> Int? {
         let wanted = min(2 * streamSize, largest, limit)
         guard wanted > size else { return nil }

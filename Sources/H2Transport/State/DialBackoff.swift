@@ -1,7 +1,7 @@
 import Streams
 
-/// When a peer may be dialled again whose connections come to nothing: it takes them, and ends them before they have carried a
-/// stream. Only a connection that lasts makes up for those before it.
+/// When a peer may be dialled again whose connections come to nothing: it takes them, and ends them before they have
+/// carried a stream. Only a connection that lasts makes up for those before it.
 struct DialBackoff: Hashable {
     /// Connections that came to nothing since the last one that lasted.
     private(set) var failures = 0
@@ -11,8 +11,8 @@ struct DialBackoff: Hashable {
 
     /// A connection that has lived for this long has proved that the peer keeps what it takes.
     static let trust: Duration = .seconds(60)
-    /// After the second failure; doubles with each further one. The first is followed by another attempt at once: a server that
-    /// restarts may have taken the connection with its last breath.
+    /// After the second failure; doubles with each further one. The first is followed by another attempt at once: a
+    /// server that restarts may have taken the connection with its last breath.
     static let firstPause: Duration = .milliseconds(100)
     /// Somebody waits whenever a peer is dialled, so that a pause must not become longer than patience.
     static let longestPause: Duration = .seconds(1)

@@ -1,5 +1,5 @@
-/// What nghttp2's callbacks have found, until it may be acted on: after nghttp2 has returned, and never from inside a method of
-/// the connection.
+/// What nghttp2's callbacks have found, until it may be acted on: after nghttp2 has returned, and never from inside a
+/// method of the connection.
 struct EventQueue<Event> {
     private var events: ContiguousArray<Event> = []
     private var next = 0

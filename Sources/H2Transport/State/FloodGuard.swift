@@ -28,7 +28,8 @@ struct FloodGuard {
         windowUpdates = TokenBucket(limits.windowUpdates, now: now)
     }
 
-    /// A client has reset a stream. One that opens streams only to reset them makes a server dial for nothing (CVE-2023-44487).
+    /// A client has reset a stream. One that opens streams only to reset them makes a server dial for nothing
+    /// (CVE-2023-44487).
     ///
     /// - Parameters:
     ///   - requestedAt: When the stream was asked for.
@@ -51,8 +52,8 @@ struct FloodGuard {
     /// This side has submitted RST_STREAM of its own accord.
     mutating func submittedReset() { ownResets += 1 }
 
-    /// RST_STREAM was sent. nghttp2 resets a stream on its own when the peer breaks the rules on it: work for nothing as well
-    /// (CVE-2025-8671).
+    /// RST_STREAM was sent. nghttp2 resets a stream on its own when the peer breaks the rules on it: work for nothing
+    /// as well (CVE-2025-8671).
     mutating func sentReset(_ code: HTTP2ErrorCode, now: UInt64, _ counters: inout H2ConnectionCounters) -> Flood? {
         counters.resetsSent += 1
         if ownResets > 0 {
@@ -77,8 +78,8 @@ struct FloodGuard {
         return controlFrames.take(now: now) ? nil : .controlFrames
     }
 
-    /// What was sent lets the peer give credit: for the stream and the connection, and for each KiB where it reads in small
-    /// pieces.
+    /// What was sent lets the peer give credit: for the stream and the connection, and for each KiB where it reads in
+    /// small pieces.
     mutating func sent(bytes count: Int) {
         expectedWindowUpdates = min(expectedWindowUpdates + 4 + count >> 10, 65536)
     }

@@ -4,7 +4,8 @@ import Streams
 ///
 /// Nothing is looked for while bytes flow: the account is a plain addition where a queue takes or gives back a buffer.
 struct MemoryAccount: Hashable {
-    /// The account is balanced with the budget in steps of this size, so that what all event loops share is rarely touched.
+    /// The account is balanced with the budget in steps of this size, so that what all event loops share is rarely
+    /// touched.
     static var step: Int { 16384 }
 
     /// In bytes.

@@ -1,7 +1,7 @@
 import Streams
 
-/// Frames on their way to the layer below: collected in one buffer of 256 KiB, which is written with one call. A connection with
-/// nothing to send holds no buffer.
+/// Frames on their way to the layer below: collected in one buffer of 256 KiB, which is written with one call. A
+/// connection with nothing to send holds no buffer.
 struct OutputStaging {
     /// A connection sends at most this many full buffers before the others on its loop have a turn.
     static var buffersPerTurn: Int { 4 }

@@ -1,9 +1,9 @@
-/// The window that one stream grants its peer, fitted to the path and to its reader: twice what the reader takes within one
-/// round trip, so that the sender need not stop while WINDOW_UPDATE is on its way.
+/// The window that one stream grants its peer, fitted to the path and to its reader: twice what the reader takes within
+/// one round trip, so that the sender need not stop while WINDOW_UPDATE is on its way.
 ///
-/// What counts is what has *left*, as in TCP's dynamic right-sizing (Fisk and Feng, 2001): a slow reader never makes its
-/// window grow, and one that has become slow loses what it had. The round trip is the smallest ever seen on the connection:
-/// one that is measured behind a queue would only make that queue longer.
+/// What counts is what has *left*, as in TCP's dynamic right-sizing (Fisk and Feng, 2001): a slow reader never makes
+/// its window grow, and one that has become slow loses what it had. The round trip is the smallest ever seen on the
+/// connection: one that is measured behind a queue would only make that queue longer.
 struct ReceiveWindow {
     /// Bytes granted.
     private(set) var size: Int
@@ -43,8 +43,8 @@ struct ReceiveWindow {
         return bounded == size ? nil : bounded
     }
 
-    /// Returns what the peer is told at once: the difference to a larger size. A smaller one is reached by ``credit(for:)``,
-    /// because a window that was granted cannot be taken back.
+    /// Returns what the peer is told at once: the difference to a larger size. A smaller one is reached by
+    /// ``credit(for:)``, because a window that was granted cannot be taken back.
     mutating func resize(to newSize: Int) -> Int {
         let change = newSize - size
         size = newSize
@@ -57,9 +57,9 @@ struct ReceiveWindow {
         return change - settled
     }
 
-    /// How much the reader must have taken before the peer is told. The less, the more often WINDOW_UPDATE is sent, each with a
-    /// system call; the more, the longer the sender stands still on a long path, where what is taken but not told is missing
-    /// for a round trip.
+    /// How much the reader must have taken before the peer is told. The less, the more often WINDOW_UPDATE is sent,
+    /// each with a system call; the more, the longer the sender stands still on a long path, where what is taken but
+    /// not told is missing for a round trip.
     ///
     /// - Parameter roundTrip: The smallest seen, in nanoseconds; 0 where none is known.
     func leastCredit(roundTrip: UInt64) -> Int { roundTrip < Self.longRoundTrip ? size / 2 : size / 4 }

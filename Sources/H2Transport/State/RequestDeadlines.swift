@@ -21,8 +21,8 @@ struct RequestDeadlines {
     /// - Parameters:
     ///   - id: The stream's identifier.
     ///   - now: When it was sent, on the loop's clock.
-    ///   - isWaiting: Whether a request still waits; asked for the oldest ones, so that the list stays as short as what is
-    ///     really awaited.
+    ///   - isWaiting: Whether a request still waits; asked for the oldest ones, so that the list stays as short as what
+    ///     is really awaited.
     mutating func append(_ id: Int32, now: UInt64, isWaiting: (Int32) -> Bool) {
         forgetAnswered(isWaiting)
         requests.append((id, now))

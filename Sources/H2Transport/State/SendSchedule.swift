@@ -1,6 +1,6 @@
-/// Which stream sends next. A stream that has been idle goes before those that keep the connection busy, so that a keystroke
-/// waits for no more than what is staged already; within each class the order is round robin. (The idea is that of
-/// FQ-CoDel, RFC 8290 §4.2; nghttp2's own order would send one stream to its end first.)
+/// Which stream sends next. A stream that has been idle goes before those that keep the connection busy, so that a
+/// keystroke waits for no more than what is staged already; within each class the order is round robin. (The idea is
+/// that of FQ-CoDel, RFC 8290 §4.2; nghttp2's own order would send one stream to its end first.)
 struct SendSchedule<Stream> {
     /// What a stream may send before others have their turn, in bytes: one frame.
     static var quantum: Int { 65536 }

@@ -4,7 +4,8 @@ import Streams
 /// What this side sends on a stream: its state, what waits to be sent, and its place in the connection's schedule.
 struct SendingHalf {
     var state = SendState.open
-    /// Nothing goes out before the answer has come, or was given: a tunnel's bytes belong to whoever is behind the peer.
+    /// Nothing goes out before the answer has come, or was given: a tunnel's bytes belong to whoever is behind the
+    /// peer.
     var isHeld: Bool
     private(set) var queue: ByteQueue
     /// Read by the connection itself when it has room.
@@ -35,8 +36,8 @@ struct SendingHalf {
 
     // MARK: The writer
 
-    /// Accepts bytes while no more than `limit` wait. Returns how many, nil without room; the writer waits where that is not
-    /// all of them.
+    /// Accepts bytes while no more than `limit` wait. Returns how many, nil without room; the writer waits where that
+    /// is not all of them.
     mutating func accept(_ vectors: UnsafeBufferPointer<iovec>, limit: Int) -> Int? {
         var room = limit - queue.count
         guard room > 0 else {

@@ -1,10 +1,11 @@
 import Streams
 
-// Not ``Streams/StreamEnds``, which the other byte streams have: there a direction that fails is the whole stream's affair. Here each
-// direction has an end of its own in RFC 9113. A peer that resets with NO_ERROR after END_STREAM has said everything and only reads
-// no more, so that the writing side is refused while the reading side stays clean; and what a reset means depends on both
-// (``ResetOutcome``). A writer that waits is told from inside of nghttp2, by way of the connection's events, once half of the queue
-// has left, and the reader's batch is offered before it is kept: the waits belong to the halves and their queues.
+// Not ``Streams/StreamEnds``, which the other byte streams have: there a direction that fails is the whole stream's
+// affair. Here each direction has an end of its own in RFC 9113. A peer that resets with NO_ERROR after END_STREAM has
+// said everything and only reads no more, so that the writing side is refused while the reading side stays clean; and
+// what a reset means depends on both (``ResetOutcome``). A writer that waits is told from inside of nghttp2, by way of
+// the connection's events, once half of the queue has left, and the reader's batch is offered before it is kept: the
+// waits belong to the halves and their queues.
 
 /// How far what the peer sends on a stream has come (RFC 9113 §5.1, §8.5).
 ///
@@ -79,8 +80,8 @@ enum ResetOutcome: Hashable {
 
     init(_ code: HTTP2ErrorCode, receiving: ReceiveState, sending: SendState) {
         if receiving.hasEnded {
-            // CONNECT_ERROR after END_STREAM: the connection behind the peer was reset. Both directions were over only when this
-            // side had finished too.
+            // CONNECT_ERROR after END_STREAM: the connection behind the peer was reset. Both directions were over only
+            // when this side had finished too.
             guard sending != .finished else {
                 self = .ignored
                 return

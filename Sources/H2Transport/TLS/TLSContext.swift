@@ -4,11 +4,11 @@ public import Streams
 
 /// Everything that the TLS connections of one role share: our credential, whom we trust, protocols and time limits.
 ///
-/// TLS 1.3 only (RFC 8446), always mutual: a server refuses a client without a certificate. No tickets, no resumption, so
-/// that each connection verifies its peer anew. Immutable: for a renewed credential make a new context; connections that
-/// stand keep the old one.
-// Sendable: the SSL_CTX is configured in init and never changed afterwards. SSL_new only reads it, and counts references
-// atomically; with the session cache off it has no other shared state.
+/// TLS 1.3 only (RFC 8446), always mutual: a server refuses a client without a certificate. No tickets, no resumption,
+/// so that each connection verifies its peer anew. Immutable: for a renewed credential make a new context; connections
+/// that stand keep the old one.
+// Sendable: the SSL_CTX is configured in init and never changed afterwards. SSL_new only reads it, and counts
+// references atomically; with the session cache off it has no other shared state.
 public final class TLSContext: @unchecked Sendable {
     /// Which side of the handshake this is.
     public enum Role: Hashable, Sendable {
@@ -20,8 +20,8 @@ public final class TLSContext: @unchecked Sendable {
 
     /// Protocols and time limits.
     public struct Options: Hashable, Sendable {
-        /// ALPN (RFC 7301). A client offers these, most wanted first; a server picks its first that the client offers, and
-        /// refuses a client that offers only others. A peer without ALPN is accepted either way.
+        /// ALPN (RFC 7301). A client offers these, most wanted first; a server picks its first that the client offers,
+        /// and refuses a client that offers only others. A peer without ALPN is accepted either way.
         public var applicationProtocols: [String]
         /// From the start of the handshake to its end.
         public var handshakeTimeout: Duration = .seconds(10)
@@ -52,7 +52,8 @@ public final class TLSContext: @unchecked Sendable {
 
     let pointer: OpaquePointer
 
-    /// - Throws: ``Streams/StreamError`` with code ``Streams/StreamError/Code/authentication`` when certificate and key are unusable.
+    /// - Throws: ``Streams/StreamError`` with code ``Streams/StreamError/Code/authentication`` when certificate and key
+    ///   are unusable.
     public convenience init(
         role: Role,
         credential: Credential,
@@ -62,7 +63,8 @@ public final class TLSContext: @unchecked Sendable {
         try self.init(role: role, key: credential.key, chain: credential.chain, trust: trust, options: options)
     }
 
-    /// For a client of a server that is no member of a mesh, and is verified by its name. This side shows no certificate.
+    /// For a client of a server that is no member of a mesh, and is verified by its name. This side shows no
+    /// certificate.
     convenience init(server: ServerVerifier, options: Options) throws(StreamError) {
         try self.init(role: .client, key: nil, chain: [], trust: TrustBundleSet(), server: server, options: options)
     }
@@ -145,8 +147,8 @@ public final class TLSContext: @unchecked Sendable {
         }
     }
 
-    /// AES-128-GCM is the fastest where the processor has AES instructions, and strong enough; ChaCha20 is where it has not.
-    /// HBONE peers need not know ChaCha20, so AES is always offered.
+    /// AES-128-GCM is the fastest where the processor has AES instructions, and strong enough; ChaCha20 is where it has
+    /// not. HBONE peers need not know ChaCha20, so AES is always offered.
     static func ciphersuites(hasAES: Bool) -> String {
         let aes = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"
         let chacha = "TLS_CHACHA20_POLY1305_SHA256"

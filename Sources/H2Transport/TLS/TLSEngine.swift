@@ -8,10 +8,10 @@ internal import Streams
 ///     write ──▶ SSL_write ──▶ BIO ──▶ output ──▶ transport
 ///     read  ◀── SSL_read  ◀── BIO ◀── input  ◀── transport
 ///
-/// Both buffers come from the loop's pool when there are bytes for them and go back when they are empty. OpenSSL reads from
-/// `input` exactly what it needs (a header of 5 bytes, then the record): that costs one copy of each record into OpenSSL's own
-/// buffer, where it is decrypted in place. Read-ahead would save the copy and then move what is left behind each record:
-/// with 128 KiB, four bytes moved for each byte read.
+/// Both buffers come from the loop's pool when there are bytes for them and go back when they are empty. OpenSSL reads
+/// from `input` exactly what it needs (a header of 5 bytes, then the record): that costs one copy of each record into
+/// OpenSSL's own buffer, where it is decrypted in place. Read-ahead would save the copy and then move what is left
+/// behind each record: with 128 KiB, four bytes moved for each byte read.
 ///
 /// Confined to its event loop. Its methods never call out, so nothing can re-enter OpenSSL or free it on the way.
 final class TLSEngine {
@@ -271,8 +271,8 @@ final class TLSEngine {
         if SSL_shutdown(ssl) < 0 { TLSErrorQueue.clear() }
     }
 
-    /// Whether the input holds the alert that explains why the transport died: a peer that refuses our certificate closes at
-    /// once, and our write may notice that before our read has come to the alert.
+    /// Whether the input holds the alert that explains why the transport died: a peer that refuses our certificate
+    /// closes at once, and our write may notice that before our read has come to the alert.
     func pendingAlert() -> StreamError? {
         guard !needsInput else { return nil }
         TLSErrorQueue.clear()

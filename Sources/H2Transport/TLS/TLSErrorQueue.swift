@@ -7,8 +7,8 @@ enum TLSErrorQueue {
 
     /// Empties the queue and says what the oldest error, the cause, means on a connection with `peer`.
     ///
-    /// `refusal` is what our own verification had against the peer's certificate, if that was the cause. `isAlert` tells
-    /// that the cause is an alert of the peer.
+    /// `refusal` is what our own verification had against the peer's certificate, if that was the cause. `isAlert`
+    /// tells that the cause is an alert of the peer.
     static func drain(peer: String, refusal: StreamError?) -> (error: StreamError, isAlert: Bool) {
         let first = ERR_get_error()
         ERR_clear_error()

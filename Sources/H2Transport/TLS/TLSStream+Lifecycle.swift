@@ -1,7 +1,8 @@
 internal import MeshIdentity
 package import Streams
 
-// How a TLS stream begins, fails and ends. Everything that happens while the owner is calling is told later, by `runTurn`.
+// How a TLS stream begins, fails and ends. Everything that happens while the owner is calling is told later, by
+// `runTurn`.
 
 extension TLSStream {
     // MARK: Handshake
@@ -108,8 +109,8 @@ extension TLSStream {
 
     // MARK: Failure
 
-    /// Why the lower stream failed us. A peer that refuses our certificate says so and closes; when our next write fails
-    /// because of that, the reason is the alert that is still to be read.
+    /// Why the lower stream failed us. A peer that refuses our certificate says so and closes; when our next write
+    /// fails because of that, the reason is the alert that is still to be read.
     func lowerFailure() -> StreamError {
         if phase == .open, ends.reading == .open {
             if engine.needsInput { _ = fill() }
@@ -127,7 +128,8 @@ extension TLSStream {
         release()
     }
 
-    /// The TLS engine has failed, and has put an alert for the peer into its output unless the peer's own alert was why.
+    /// The TLS engine has failed, and has put an alert for the peer into its output unless the peer's own alert was
+    /// why.
     func refuse(_ error: StreamError) {
         guard !engine.failedByAlert, flush() else { return die(error) }
         fail(error)

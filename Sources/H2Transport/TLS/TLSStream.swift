@@ -7,16 +7,17 @@ package import Streams
 ///     idle ─ startHandshake ─▶ handshaking ─▶ open ─ close ─▶ closing ─▶ closed
 ///                                   └───────────┴─ failed
 ///
-/// A half-close is a close_notify followed by the end of the lower stream, both ways (RFC 8446 §6.1). The end of the lower
-/// stream without it is ``Streams/StreamError/Code/truncated``, never an end. ``reset(_:)`` resets the lower stream.
+/// A half-close is a close_notify followed by the end of the lower stream, both ways (RFC 8446 §6.1). The end of the
+/// lower stream without it is ``Streams/StreamError/Code/truncated``, never an end. ``reset(_:)`` resets the lower
+/// stream.
 ///
-/// ``write(_:)`` turns everything it is offered into full records and sends them with one write of the lower stream: hand it
-/// as much as there is, up to 256 KiB. ``read(into:)`` fills its buffer from as many records as fit. Between calls an idle
-/// stream holds no buffer.
+/// ``write(_:)`` turns everything it is offered into full records and sends them with one write of the lower stream:
+/// hand it as much as there is, up to 256 KiB. ``read(into:)`` fills its buffer from as many records as fit. Between
+/// calls an idle stream holds no buffer.
 ///
-/// After the handshake the caller reads at once, without waiting for a notice: bytes may have come with its last flight. A
-/// client learns only by that first read that the server refuses its certificate (RFC 8446 §4.4.2.4 comes after the client's
-/// last flight): it fails with ``Streams/StreamError/Code/authentication`` and the server's reason.
+/// After the handshake the caller reads at once, without waiting for a notice: bytes may have come with its last
+/// flight. A client learns only by that first read that the server refuses its certificate (RFC 8446 §4.4.2.4 comes
+/// after the client's last flight): it fails with ``Streams/StreamError/Code/authentication`` and the server's reason.
 package final class TLSStream: ByteStream {
     enum Phase {
         case idle
@@ -46,8 +47,8 @@ package final class TLSStream: ByteStream {
     var canReadLower = true
     var canWriteLower = true
 
-    /// The caller reads at once after the handshake. The peer is told of the end when close_notify and the end of the lower
-    /// stream have left.
+    /// The caller reads at once after the handshake. The peer is told of the end when close_notify and the end of the
+    /// lower stream have left.
     var ends = StreamEnds(readerWaits: false)
     /// The read waits for room in the output, not for input.
     var readNeedsOutput = false
@@ -57,8 +58,8 @@ package final class TLSStream: ByteStream {
 
     /// Itself, during the handshake and while departing: nobody else may be holding the stream then.
     var retained: TLSStream?
-    /// While departing: bytes are read and dropped until the peer ends too, so that they do not turn into a TCP RST that
-    /// overtakes our alert.
+    /// While departing: bytes are read and dropped until the peer ends too, so that they do not turn into a TCP RST
+    /// that overtakes our alert.
     var discardsInput = false
 
     struct Notices: OptionSet {
@@ -118,8 +119,9 @@ package final class TLSStream: ByteStream {
         return "\(identity) at \(lower.peerDescription)"
     }
 
-    /// Starts the handshake. `completion` is called exactly once, from the event loop: when peer and protocol are verified,
-    /// or with why not (wrong peer, refused, timed out). Until then reads and writes are answered `wouldBlock`.
+    /// Starts the handshake. `completion` is called exactly once, from the event loop: when peer and protocol are
+    /// verified, or with why not (wrong peer, refused, timed out). Until then reads and writes are answered
+    /// `wouldBlock`.
     package func startHandshake(completion: @escaping (Result<TLSPeer, StreamError>) -> Void) {
         precondition(phase == .idle, "the handshake has been started already")
         phase = .handshaking

@@ -1,4 +1,5 @@
-/// An identity that can be used: the key, the certificate that binds it to a SPIFFE ID, and the roots to verify peers with.
+/// An identity that can be used: the key, the certificate that binds it to a SPIFFE ID, and the roots to verify peers
+/// with.
 public struct Credential: Sendable {
     /// Who this is, as the leaf says.
     public let id: SPIFFEID
@@ -24,8 +25,8 @@ public struct Credential: Sendable {
     /// - Parameter key: The leaf's private key.
     /// - Parameter chain: The leaf first, then what is between it and a root.
     /// - Parameter roots: The roots of the identity's own trust domain.
-    /// - Parameter revocationLists: What those no longer stand by, in PEM form; nil where there is none. The credential's own certificate
-    ///   may be among it: peers decide about that.
+    /// - Parameter revocationLists: What those no longer stand by, in PEM form; nil where there is none. The
+    ///   credential's own certificate may be among it: peers decide about that.
     /// - Parameter now: seconds since 1970; nil is the clock.
     public init(
         key: PrivateKey,

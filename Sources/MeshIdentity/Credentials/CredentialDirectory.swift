@@ -11,8 +11,8 @@ import Platform
 ///     ..data         -> ..version-5f3a          replaced by one rename(2): the moment of change
 ///     ..version-5f3a/{key,cert-chain,root-cert}.pem
 ///
-/// A reader that opens `..data` once sees one version, however many writers there are, and a crash leaves the old version
-/// or the new one. Plain files that another tool put there are read too, and taken over by the first write.
+/// A reader that opens `..data` once sees one version, however many writers there are, and a crash leaves the old
+/// version or the new one. Plain files that another tool put there are read too, and taken over by the first write.
 public struct CredentialDirectory: Sendable {
     /// Where it is; the directory need not exist before the first write.
     public let path: String
@@ -64,11 +64,12 @@ public struct CredentialDirectory: Sendable {
         )
     }
 
-    /// Replaces the revocation lists by those that are newer, and nothing else, in one step. Nothing happens when they are there already.
+    /// Replaces the revocation lists by those that are newer, and nothing else, in one step. Nothing happens when they
+    /// are there already.
     ///
     /// - Parameter lists: In PEM form.
-    /// - Throws: ``IdentityError`` with `refused` when what is there is newer: whoever sends these would take revocations back.
-    ///   `invalidCertificate` when the roots here have not signed them.
+    /// - Throws: ``IdentityError`` with `refused` when what is there is newer: whoever sends these would take
+    ///   revocations back. `invalidCertificate` when the roots here have not signed them.
     /// - Returns: whether anything changed.
     @discardableResult
     public func write(revocationLists lists: [UInt8]) throws(IdentityError) -> Bool {
@@ -102,7 +103,8 @@ public struct CredentialDirectory: Sendable {
         return true
     }
 
-    /// What is to be said of lists that are to be put here: that newer ones are here, and stay; nil when there is nothing.
+    /// What is to be said of lists that are to be put here: that newer ones are here, and stay; nil when there is
+    /// nothing.
     ///
     /// - Parameter lists: In PEM form.
     package func remark(on lists: [UInt8]) -> String? {

@@ -42,13 +42,14 @@ public final class PendingCredential: Sendable {
 
     /// Makes this the credential of the directory, in one step.
     ///
-    /// Refuses a chain that is not for this key and identity, or that its roots do not vouch for: the directory then keeps
-    /// what it had.
+    /// Refuses a chain that is not for this key and identity, or that its roots do not vouch for: the directory then
+    /// keeps what it had.
     ///
     /// - Parameters:
     ///   - chain: the leaf first.
     ///   - roots: Whom to trust from now on.
-    ///   - revocationLists: In PEM form; nil keeps those that are there. Where one is older than what is there, that stays.
+    ///   - revocationLists: In PEM form; nil keeps those that are there. Where one is older than what is there, that
+    ///     stays.
     ///   - now: seconds since 1970; nil is the clock.
     public func commit(
         chain: [Certificate],

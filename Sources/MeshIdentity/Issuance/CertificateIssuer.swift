@@ -17,13 +17,15 @@ public protocol CertificateIssuer: Sendable {
 public struct IssuanceOptions: Hashable, Sendable {
     /// How long the certificate is valid from now on. The shorter, the less a stolen key is worth.
     public var lifetime: Duration
-    /// How far back from now NotBefore is set. Clocks differ: the certificate is to be valid at once by that of the device, too.
+    /// How far back from now NotBefore is set. Clocks differ: the certificate is to be valid at once by that of the
+    /// device, too.
     public var backdating: Duration
     /// DNS names for clients that know no SPIFFE IDs (browsers, curl).
     public var dnsNames: [String]
     /// IP addresses in text form, for the same clients.
     public var ipAddresses: [String]
-    /// Whether the identity may be a reserved one (``SPIFFEID/reservation``): for the operator and the mesh's own services.
+    /// Whether the identity may be a reserved one (``SPIFFEID/reservation``): for the operator and the mesh's own
+    /// services.
     package var allowsReservedIdentity = false
 
     /// 24 hours: long enough to survive a night without the CA, as Istio's.
@@ -81,7 +83,8 @@ public struct IssuedCertificate: Sendable {
         self.revocationLists = revocationLists
     }
 
-    /// What somebody else's CA has answered: the leaf first, then the CA certificates, of which those that are their own issuers are roots.
+    /// What somebody else's CA has answered: the leaf first, then the CA certificates, of which those that are their
+    /// own issuers are roots.
     ///
     /// - Parameters:
     ///   - answer: In the order in which they came.
@@ -116,8 +119,8 @@ public struct IssuedCertificate: Sendable {
     /// The certificate that was asked for; nil when the chain is empty.
     public var leaf: Certificate? { chain.first }
 
-    /// Checks that this is a certificate for the request's key and the identity that was asked for, keeps every rule, and
-    /// that its own roots vouch for it.
+    /// Checks that this is a certificate for the request's key and the identity that was asked for, keeps every rule,
+    /// and that its own roots vouch for it.
     ///
     /// - Parameter request: What the leaf must have been made for.
     /// - Parameter id: What the leaf must say.

@@ -9,8 +9,8 @@ import Platform
 ///                  the old one signs            the new one signs
 /// ```
 ///
-/// All of it is files beside the CA's: `next/` has the key and certificate of the new one, then `previous/` those of the old one. What is
-/// there says which step comes next, so that a step that was cut is done again.
+/// All of it is files beside the CA's: `next/` has the key and certificate of the new one, then `previous/` those of
+/// the old one. What is there says which step comes next, so that a step that was cut is done again.
 package struct RootRotation: Sendable {
     package enum Phase: String, Sendable {
         /// One CA, or none that is to come.

@@ -1,7 +1,8 @@
 import COpenSSL
 
-/// A root that follows another is vouched for by it: the old CA signs a certificate for the new one's key. Whoever has the old root can then tell
-/// the CA's word from that of somebody who merely speaks for the CA, such as the issuer that renews certificates over the mesh.
+/// A root that follows another is vouched for by it: the old CA signs a certificate for the new one's key. Whoever has
+/// the old root can then tell the CA's word from that of somebody who merely speaks for the CA, such as the issuer that
+/// renews certificates over the mesh.
 extension EmbeddedCA {
     /// A certificate of this CA for the key of its successor.
     func vouch(for successor: Certificate) throws(IdentityError) -> Certificate {

@@ -2,10 +2,11 @@ import COpenSSL
 import Glibc
 import Platform
 
-/// A certificate authority in a directory: `ca-key.pem` (0600, may be encrypted), `ca-cert.pem`, and `root-cert.pem` with
-/// every root that its trust domain is verified with.
+/// A certificate authority in a directory: `ca-key.pem` (0600, may be encrypted), `ca-cert.pem`, and `root-cert.pem`
+/// with every root that its trust domain is verified with.
 ///
-/// Signing takes microseconds, and reads at most the revocation lists, so one object serves any number of tasks at once.
+/// Signing takes microseconds, and reads at most the revocation lists, so one object serves any number of tasks at
+/// once.
 public struct EmbeddedCA: CertificateIssuer {
     /// The one trust domain that it vouches for.
     public let trustDomain: TrustDomain
@@ -28,8 +29,9 @@ public struct EmbeddedCA: CertificateIssuer {
     /// Ten years, as Istio's: replacing a root means visiting every device.
     public static let defaultLifetime = Duration.seconds(10 * 365 * 24 * 60 * 60)
 
-    /// How far back NotBefore of the CA's own certificate is set, in seconds: a device whose clock is behind could use no certificate of a CA
-    /// that is younger than that. Nothing is gained by a date that is closer: whoever trusts a root was given it by hand.
+    /// How far back NotBefore of the CA's own certificate is set, in seconds: a device whose clock is behind could use
+    /// no certificate of a CA that is younger than that. Nothing is gained by a date that is closer: whoever trusts a
+    /// root was given it by hand.
     static let rootBackdating: Int64 = 365 * 24 * 60 * 60
 
     /// When the CA was made, in seconds since 1970, for one with the ``defaultLifetime``.
@@ -61,7 +63,8 @@ public struct EmbeddedCA: CertificateIssuer {
                 try fileWork(AtomicFile.create(bytes, at: "\(temporary)/\(file)", mode: mode))
             }
             try fileWork(AtomicFile.synchronize(directory: temporary))
-            // rename(2) replaces an empty directory and refuses one with anything in it: no CA is ever lost to a second init.
+            // rename(2) replaces an empty directory and refuses one with anything in it: no CA is ever lost to a second
+            // init.
             guard rename(temporary, directory) == 0 else {
                 if [ENOTEMPTY, EEXIST, ENOTDIR].contains(errno) {
                     throw IdentityError(
@@ -252,8 +255,9 @@ public struct EmbeddedCA: CertificateIssuer {
         return notBefore
     }
 
-    /// For somebody whom every device is to accept at once, however far behind its clock is within what ``IssuanceOptions`` of a device
-    /// cover: the operator, the issuer. NotBefore is back by a quarter of the lifetime, as far as the CA's own certificate allows.
+    /// For somebody whom every device is to accept at once, however far behind its clock is within what
+    /// ``IssuanceOptions`` of a device cover: the operator, the issuer. NotBefore is back by a quarter of the lifetime,
+    /// as far as the CA's own certificate allows.
     package func optionsForAnyClock(now: Int64? = nil) -> IssuanceOptions {
         var options = IssuanceOptions()
         options.allowsReservedIdentity = true
@@ -276,7 +280,8 @@ public struct EmbeddedCA: CertificateIssuer {
         return bundle.roots
     }
 
-    /// Whether this is the CA of its directory still, and not the one before it (`RootRotation`). It costs reading two small files.
+    /// Whether this is the CA of its directory still, and not the one before it (`RootRotation`). It costs reading two
+    /// small files.
     package func isPresent() throws(IdentityError) -> Bool {
         guard let directory else { return true }
         return try Self.readCertificates(directory: directory).certificate == certificate

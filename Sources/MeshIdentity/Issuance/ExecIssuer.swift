@@ -3,10 +3,10 @@ import Platform
 
 /// An issuer that is a program of the user's: any CA with a command line plugs in here.
 ///
-/// The program gets the certificate request (PKCS#10, PEM) on stdin and prints certificates in PEM form on stdout: the leaf
-/// first, then intermediates, and the root last unless `roots` names it. What it is to sign is in its environment:
-/// `BOOTSTRAP_SPIFFE_ID`, `BOOTSTRAP_LIFETIME_SECONDS`, `BOOTSTRAP_BACKDATE_SECONDS` (how far back NotBefore is to be), and,
-/// comma-separated, `BOOTSTRAP_DNS_NAMES` and `BOOTSTRAP_IP_ADDRESSES`. Exit status 0 says that it signed.
+/// The program gets the certificate request (PKCS#10, PEM) on stdin and prints certificates in PEM form on stdout: the
+/// leaf first, then intermediates, and the root last unless `roots` names it. What it is to sign is in its environment:
+/// `BOOTSTRAP_SPIFFE_ID`, `BOOTSTRAP_LIFETIME_SECONDS`, `BOOTSTRAP_BACKDATE_SECONDS` (how far back NotBefore is to be),
+/// and, comma-separated, `BOOTSTRAP_DNS_NAMES` and `BOOTSTRAP_IP_ADDRESSES`. Exit status 0 says that it signed.
 ///
 /// Its answer is held to the same rules as any peer's certificate.
 public struct ExecIssuer: CertificateIssuer {
@@ -55,7 +55,8 @@ public struct ExecIssuer: CertificateIssuer {
     /// Of stderr the end is kept, so many bytes: that is where the reason is.
     private static let complaintLimit = 2048
 
-    /// What the program prints for `input`. Fails unless it exits with status 0 in time; the error has the end of its stderr.
+    /// What the program prints for `input`. Fails unless it exits with status 0 in time; the error has the end of its
+    /// stderr.
     ///
     /// - Parameter environment: Added to our own.
     private func output(of input: [UInt8], environment: [String: String]) async throws(IdentityError) -> [UInt8] {

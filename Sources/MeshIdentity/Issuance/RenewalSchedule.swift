@@ -30,8 +30,8 @@ package struct RenewalSchedule: Hashable, Sendable {
         self.notAfter = notAfter
     }
 
-    /// An attempt failed. Returns how many seconds to wait before the next: doubling from one second, ± 20 %, at most 150,
-    /// and so that one more attempt is made before the certificate ends.
+    /// An attempt failed. Returns how many seconds to wait before the next: doubling from one second, ± 20 %, at most
+    /// 150, and so that one more attempt is made before the certificate ends.
     ///
     /// - Parameters:
     ///   - now: seconds since 1970.

@@ -14,8 +14,8 @@ package enum Digest {
         return result
     }
 
-    /// HMAC-SHA1, which hashed host names are made with (`sshd(8)`, SSH_KNOWN_HOSTS FILE FORMAT). It hides names from a casual
-    /// reader; nothing is authenticated by it.
+    /// HMAC-SHA1, which hashed host names are made with (`sshd(8)`, SSH_KNOWN_HOSTS FILE FORMAT). It hides names from a
+    /// casual reader; nothing is authenticated by it.
     package static func hmacSHA1(key: [UInt8], _ text: String) -> [UInt8] {
         var result = [UInt8](repeating: 0, count: 20)
         var length = 0

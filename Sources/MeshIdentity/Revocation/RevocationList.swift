@@ -5,11 +5,12 @@ import Platform
 /// A certificate revocation list (RFC 5280 §5): what a CA signed and no longer stands by.
 ///
 /// Holding one says nothing: ``TrustBundle`` takes only those that one of its roots has signed.
-// Sendable: the X509_CRL is reference counted atomically and never changed after init; what OpenSSL caches in it lazily is filled
-// under the object's own lock.
+// Sendable: the X509_CRL is reference counted atomically and never changed after init; what OpenSSL caches in it lazily
+// is filled under the object's own lock.
 public final class RevocationList: @unchecked Sendable {
     private let pointer: OpaquePointer
-    /// Lists longer than this in PEM form are neither written nor read: some 300,000 certificates that were revoked and have not ended.
+    /// Lists longer than this in PEM form are neither written nor read: some 300,000 certificates that were revoked and
+    /// have not ended.
     package static let maximumLength = 16 << 20
 
     /// Identifies the key that signed it, in lower-case hexadecimal; nil when the list does not say.

@@ -1,5 +1,5 @@
-/// What becomes of the revocation lists in one place when others arrive: of each root the newest stays, so that nothing that was revoked is
-/// accepted again because somebody brought an older list, or the list of one CA only.
+/// What becomes of the revocation lists in one place when others arrive: of each root the newest stays, so that nothing
+/// that was revoked is accepted again because somebody brought an older list, or the list of one CA only.
 package struct RevocationListUpdate: Sendable {
     /// The lists to keep, in PEM form.
     package let pem: [UInt8]
@@ -8,9 +8,11 @@ package struct RevocationListUpdate: Sendable {
 
     /// - Parameters:
     ///   - present: What is there, in PEM form; nil without any. A damaged text counts as none.
-    ///   - given: What has arrived, in PEM form. Lists of keys that are no roots here are kept as they came: a root may follow.
+    ///   - given: What has arrived, in PEM form. Lists of keys that are no roots here are kept as they came: a root may
+    ///     follow.
     ///   - roots: Who may have signed lists.
-    /// - Throws: ``IdentityError`` when a list is damaged, names a root that has not signed it, or all of it is too long.
+    /// - Throws: ``IdentityError`` when a list is damaged, names a root that has not signed it, or all of it is too
+    ///   long.
     package init(of present: [UInt8]?, with given: [UInt8], roots: [Certificate]) throws(IdentityError) {
         let arrived = try RevocationList.all(pem: given)
         // Refuses what a root has not signed.

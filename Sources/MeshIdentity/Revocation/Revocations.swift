@@ -1,7 +1,8 @@
 /// What the CAs of one trust domain no longer stand by: the lists that its roots have signed.
 ///
-/// A list that is past its `nextUpdate` still counts. It says less than it should, but what it says is true; refusing everybody because
-/// nobody brought a newer one would stop the mesh for the lack of an operator. Who revokes brings the list to everybody.
+/// A list that is past its `nextUpdate` still counts. It says less than it should, but what it says is true; refusing
+/// everybody because nobody brought a newer one would stop the mesh for the lack of an operator. Who revokes brings the
+/// list to everybody.
 package struct Revocations: Hashable, Sendable {
     /// The lists as they came, in PEM form; empty without any.
     package let pem: [UInt8]
@@ -16,7 +17,8 @@ package struct Revocations: Hashable, Sendable {
     private init() { (pem, serials, nextUpdate) = ([], [:], nil) }
 
     /// - Parameters:
-    ///   - pem: Any number of lists; those of keys that are no roots here are skipped, as those of a root that was dropped.
+    ///   - pem: Any number of lists; those of keys that are no roots here are skipped, as those of a root that was
+    ///     dropped.
     ///   - roots: Who may have signed them.
     /// - Throws: ``IdentityError`` when a list is damaged, or names a root that has not signed it.
     package init(pem: [UInt8], roots: [Certificate]) throws(IdentityError) {

@@ -1,4 +1,5 @@
-/// Names in each trust domain that say what somebody is for, and so are no device's: who has them is obeyed, or let in, by others.
+/// Names in each trust domain that say what somebody is for, and so are no device's: who has them is obeyed, or let in,
+/// by others.
 package enum ReservedIdentity {
     /// The namespace of the mesh's own services: the issuer that renews certificates is `ns/bootstrap/sa/issuer`.
     package static let namespace = "bootstrap"

@@ -1,4 +1,5 @@
-/// The identity of a workload: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/NAME`, or any other path of the SPIFFE-ID specification.
+/// The identity of a workload: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/NAME`, or any other path of the SPIFFE-ID
+/// specification.
 ///
 /// Parsing is strict and says which rule was broken. Nothing is normalised: what parses is compared byte by byte.
 public struct SPIFFEID: Hashable, Sendable, CustomStringConvertible {

@@ -1,7 +1,7 @@
 /// The name of a trust domain: `mesh.example` in `spiffe://mesh.example/ns/prod/sa/db`.
 ///
-/// 1 to 255 bytes of a–z, 0–9, `.`, `-` and `_` (SPIFFE-ID specification, §2.1). Two trust domains are the same if, and only
-/// if, their names are equal byte by byte: that is why upper-case letters are refused and not folded.
+/// 1 to 255 bytes of a–z, 0–9, `.`, `-` and `_` (SPIFFE-ID specification, §2.1). Two trust domains are the same if, and
+/// only if, their names are equal byte by byte: that is why upper-case letters are refused and not folded.
 public struct TrustDomain: Hashable, Comparable, Sendable, CustomStringConvertible {
     /// Without a scheme: `mesh.example`.
     public let name: String

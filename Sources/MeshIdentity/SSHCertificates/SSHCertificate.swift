@@ -2,8 +2,8 @@ import Platform
 
 /// An OpenSSH certificate (`PROTOCOL.certkeys`): a CA's word that a key belongs to a host or a user.
 ///
-/// Parsing says nothing about trust: that is ``refusal(asHost:authorities:at:matches:)``. Every length is checked, and nothing may follow
-/// the last field.
+/// Parsing says nothing about trust: that is ``refusal(asHost:authorities:at:matches:)``. Every length is checked, and
+/// nothing may follow the last field.
 package struct SSHCertificate: Hashable, Sendable {
     package enum Kind: UInt32, Hashable, Sendable {
         case user = 1

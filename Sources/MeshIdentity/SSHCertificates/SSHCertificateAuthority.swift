@@ -4,8 +4,8 @@ import Platform
 
 /// Issues OpenSSH certificates for hosts and for users: two ECDSA keys of their own, in the directory of the X.509 CA.
 ///
-/// Separate keys, because a host's CA must not be able to let users in, nor the other way round. ECDSA, because libssh2 1.10 can
-/// use no other certificates. Signing touches no file.
+/// Separate keys, because a host's CA must not be able to let users in, nor the other way round. ECDSA, because libssh2
+/// 1.10 can use no other certificates. Signing touches no file.
 package struct SSHCertificateAuthority: Sendable {
     private let userKey: PrivateKey
     private let hostKey: PrivateKey
@@ -99,8 +99,8 @@ package struct SSHCertificateAuthority: Sendable {
     package struct Request: Hashable, Sendable {
         package var kind: SSHCertificate.Kind
         package var key: SSHPublicKey
-        /// Host names and addresses, or the names that a user may log in as. At least one: a certificate without any would be
-        /// taken for every host or user by older servers.
+        /// Host names and addresses, or the names that a user may log in as. At least one: a certificate without any
+        /// would be taken for every host or user by older servers.
         package var principals: [String]
         /// For the server's log.
         package var keyID: String
@@ -227,8 +227,8 @@ extension SSHCertificate.Kind {
 }
 
 extension DEREncoding {
-    /// The contents of `SEQUENCE { INTEGER, INTEGER }` with short lengths, which an ECDSA signature on P-256 has. A DER integer's content
-    /// is an SSH mpint's.
+    /// The contents of `SEQUENCE { INTEGER, INTEGER }` with short lengths, which an ECDSA signature on P-256 has. A DER
+    /// integer's content is an SSH mpint's.
     static func twoIntegers(_ bytes: ArraySlice<UInt8>) -> ([UInt8], [UInt8])? {
         var rest = bytes
         func take(_ tag: UInt8) -> ArraySlice<UInt8>? {

@@ -2,8 +2,8 @@ import COpenSSL
 
 /// A public key in SSH's wire format (RFC 4253 §6.6, RFC 5656 §3.1, RFC 8709 §4): ed25519, ECDSA or RSA.
 ///
-/// What it can check are signatures. Keys of another type, of a wrong length, or with anything behind their last field are no
-/// keys.
+/// What it can check are signatures. Keys of another type, of a wrong length, or with anything behind their last field
+/// are no keys.
 package struct SSHPublicKey: Hashable, Sendable, CustomStringConvertible {
     /// `ssh-ed25519`, `ecdsa-sha2-nistp256` (384, 521) or `ssh-rsa`.
     package let algorithm: String

@@ -1,6 +1,8 @@
-/// A signature that `ssh-keygen -Y sign` makes over a file (`PROTOCOL.sshsig`): with the key, what it is for, and nothing of the file.
+/// A signature that `ssh-keygen -Y sign` makes over a file (`PROTOCOL.sshsig`): with the key, what it is for, and
+/// nothing of the file.
 ///
-/// Parsing says nothing about trust: that is ``refusal(of:namespace:by:)``. Every length is checked, and nothing may follow the last field.
+/// Parsing says nothing about trust: that is ``refusal(of:namespace:by:)``. Every length is checked, and nothing may
+/// follow the last field.
 package struct SSHSignature: Hashable, Sendable {
     /// The whole signature in the wire format.
     package let blob: [UInt8]

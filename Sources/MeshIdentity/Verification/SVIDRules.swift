@@ -2,7 +2,8 @@ import COpenSSL
 import Glibc
 import Platform
 
-/// The rules that an X.509-SVID keeps, apart from who signed it. What we issue is held to them as well as what we accept.
+/// The rules that an X.509-SVID keeps, apart from who signed it. What we issue is held to them as well as what we
+/// accept.
 enum SVIDRules {
     /// Checks a leaf certificate and returns its SPIFFE ID.
     ///
@@ -65,7 +66,8 @@ enum SVIDRules {
     /// Says by how much: a clock that is off shows itself by it.
     static func checkValidity(of certificate: Certificate, name: String, at now: Int64) throws(SVIDError) {
         let (notBefore, notAfter) = (certificate.notBefore, certificate.notAfter)
-        // By RFC 5280 §4.1.2.5 the second notAfter still counts; by OpenSSL, and so for every peer that uses it, no more.
+        // By RFC 5280 §4.1.2.5 the second notAfter still counts; by OpenSSL, and so for every peer that uses it, no
+        // more.
         if now >= notAfter {
             throw SVIDError(
                 .expired,

@@ -1,8 +1,8 @@
 import COpenSSL
 import Platform
 
-/// Verifies the certificate of a server that is no member of a mesh, by its name, as web clients do (RFC 9525): a chain to one of the roots
-/// given, and the name among those that the certificate is for.
+/// Verifies the certificate of a server that is no member of a mesh, by its name, as web clients do (RFC 9525): a chain
+/// to one of the roots given, and the name among those that the certificate is for.
 package struct ServerVerifier: Sendable {
     /// A DNS name, or an IP address in text form.
     package let name: String

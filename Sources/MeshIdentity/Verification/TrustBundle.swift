@@ -14,8 +14,8 @@ public struct TrustBundle: Sendable {
     package private(set) var revocations: Revocations
     private let store: RootStore
 
-    /// Fails if a root is no CA, or carries the SPIFFE ID of another trust domain, or a revocation list says it is of a root that has not
-    /// signed it.
+    /// Fails if a root is no CA, or carries the SPIFFE ID of another trust domain, or a revocation list says it is of a
+    /// root that has not signed it.
     ///
     /// - Parameters:
     ///   - trustDomain: The domain that the roots vouch for.

@@ -5,8 +5,8 @@ import Platform
 /// An X.509 certificate. Holding one says nothing about trust: `TrustBundle.verify` does.
 ///
 /// Owns one reference to an `X509`.
-// Sendable: the X509 is reference counted atomically and never changed after init; what OpenSSL caches in it lazily (its
-// decoded extensions) is filled under the object's own lock.
+// Sendable: the X509 is reference counted atomically and never changed after init; what OpenSSL caches in it lazily
+// (its decoded extensions) is filled under the object's own lock.
 public final class Certificate: @unchecked Sendable {
     /// The `X509`, borrowed: take a reference (`X509_up_ref`) to keep it longer than this object.
     package let pointer: OpaquePointer
@@ -59,7 +59,8 @@ public final class Certificate: @unchecked Sendable {
         self.init(owning: all[0].pointer)
     }
 
-    /// All certificates of a PEM text in its order, at least one. Text between them is skipped; a damaged one is an error.
+    /// All certificates of a PEM text in its order, at least one. Text between them is skipped; a damaged one is an
+    /// error.
     public static func all(pem: [UInt8]) throws(IdentityError) -> [Certificate] {
         OpenSSLErrors.clear()
         let (certificates, isDamaged) = MemoryBIO.reading(pem) { bio in
@@ -116,7 +117,8 @@ public final class Certificate: @unchecked Sendable {
         return hexadecimal(bytes)
     }
 
-    /// Identifies the key that signed it, in lower-case hexadecimal (RFC 5280 §4.2.1.1); nil when the certificate does not say.
+    /// Identifies the key that signed it, in lower-case hexadecimal (RFC 5280 §4.2.1.1); nil when the certificate does
+    /// not say.
     package var authorityKeyIdentifier: String? { X509_get0_authority_key_id(pointer).map(Self.bytes) }
 
     /// Identifies its own key, in lower-case hexadecimal (RFC 5280 §4.2.1.2); nil when the certificate does not say.

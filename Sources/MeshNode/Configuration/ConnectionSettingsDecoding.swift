@@ -45,7 +45,8 @@ struct ConnectionSettingsDecoder {
 }
 
 extension Duration {
-    /// A length of time as configuration files write it: `500ms`, `10s`, `5m`, `24h`, `7d`, or several together, `1h30m`.
+    /// A length of time as configuration files write it: `500ms`, `10s`, `5m`, `24h`, `7d`, or several together,
+    /// `1h30m`.
     ///
     /// - Throws: ``StreamError`` with code `badRequest` for anything else, and for no time at all.
     init(parsing text: String) throws(StreamError) {

@@ -83,8 +83,8 @@ extension NodeConfiguration {
         package var knownHosts: String?
         /// ssh_config(5) file; `nil`: the user's own.
         package var config: String?
-        /// SSH sessions that each event loop may have with the server at once, `1...16`; the second and later ones only where
-        /// the windows of those before are the limit.
+        /// SSH sessions that each event loop may have with the server at once, `1...16`; the second and later ones only
+        /// where the windows of those before are the limit.
         package var sessions: Int
         /// What makes the connections.
         package var engine: SSHEngine

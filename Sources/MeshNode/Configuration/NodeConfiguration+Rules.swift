@@ -53,8 +53,8 @@ extension NodeConfiguration.Endpoint {
         }
     }
 
-    /// Everything that says how the peer is reached and whom it must be; nothing of where it stands in the file, or of how it is
-    /// written there. ``address`` is for each stream, and concerns no connection.
+    /// Everything that says how the peer is reached and whom it must be; nothing of where it stands in the file, or of
+    /// how it is written there. ``address`` is for each stream, and concerns no connection.
     private var peerID: PeerID {
         var facts = [
             "path \(path.rawValue)", "hbone \(hbone?.description ?? "")",

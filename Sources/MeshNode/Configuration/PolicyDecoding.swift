@@ -3,8 +3,8 @@ import Platform
 import Streams
 import YAML
 
-/// Decodes the key `policy`. Nothing that is empty or unknown is skipped: a rule that lost a field would allow more, or deny
-/// less, than its writer meant.
+/// Decodes the key `policy`. Nothing that is empty or unknown is skipped: a rule that lost a field would allow more, or
+/// deny less, than its writer meant.
 struct PolicyDecoder {
     let diagnostics: Diagnostics
 

@@ -5,8 +5,8 @@ public import Platform
 import Streams
 import YAML
 
-/// What this build can serve: one list, extended as parts arrive. Whatever a configuration asks for beyond it is an error,
-/// never silence.
+/// What this build can serve: one list, extended as parts arrive. Whatever a configuration asks for beyond it is an
+/// error, never silence.
 enum BuildFeatures {
     static let protocols: Set<NodeConfiguration.ListenerProtocol> = [.hbone, .tcp]
     /// Of the keys of an endpoint that stand for a feature of their own.
@@ -23,10 +23,11 @@ extension NodeConfiguration {
         return configuration
     }
 
-    /// Checks the configuration against itself, against this build and, with `checkingFiles`, against the files it names.
+    /// Checks the configuration against itself, against this build and, with `checkingFiles`, against the files it
+    /// names.
     ///
-    /// Throws every problem at once. The addresses to listen on are not tried: another process may hold them rightly until
-    /// this one takes over.
+    /// Throws every problem at once. The addresses to listen on are not tried: another process may hold them rightly
+    /// until this one takes over.
     public func validate(checkingFiles: Bool = true) throws(ConfigurationError) {
         let diagnostics = Diagnostics(file: file)
         validateListeners(diagnostics)

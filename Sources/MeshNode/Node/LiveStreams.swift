@@ -3,8 +3,8 @@ import MeshPolicy
 import Platform
 import Streams
 
-/// The relays that run on one event loop, with what policy decided about them: so that a reload can decide again, a drain can
-/// wait, and a status can count. Confined to its loop.
+/// The relays that run on one event loop, with what policy decided about them: so that a reload can decide again, a
+/// drain can wait, and a status can count. Confined to its loop.
 final class LiveStreams {
     private struct Entry {
         let relay: Relay

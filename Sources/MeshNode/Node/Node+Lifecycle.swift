@@ -4,8 +4,8 @@ import Streams
 
 // The end of a node: by its own, or because another process takes its place.
 extension Node {
-    /// Accepts nothing new, tells peers to go elsewhere (GOAWAY), lets live streams end for up to `deadline`, then cuts them and
-    /// stops. Called again, it can only shorten the time, and returns when the node has stopped.
+    /// Accepts nothing new, tells peers to go elsewhere (GOAWAY), lets live streams end for up to `deadline`, then cuts
+    /// them and stops. Called again, it can only shorten the time, and returns when the node has stopped.
     ///
     /// - Parameter deadline: nil: streams may go on for as long as they last.
     public func drain(deadline: Duration?) async {
@@ -70,8 +70,8 @@ extension Node {
 
     /// Lets another process take over the listening sockets; see ``Takeover``. To be called once the node has started.
     ///
-    /// - Returns: The number of the process that has them now: this node accepts nothing more, and is to be drained. It never
-    ///   returns when no process comes, other than by an error or by cancellation.
+    /// - Returns: The number of the process that has them now: this node accepts nothing more, and is to be drained. It
+    ///   never returns when no process comes, other than by an error or by cancellation.
     /// - Throws: ``Streams/StreamError`` when nothing can listen there, `CancellationError`.
     package func takenOver(at path: String) async throws -> Int32 {
         let heirs = AsyncStream<Int32>.makeStream()

@@ -64,8 +64,10 @@ public final class Node: Sendable {
 
     /// Loads the credential and starts every listener.
     ///
-    /// - Parameter inherited: Sockets that listen already. Each goes to the listener that it fits; the others are closed.
-    /// - Throws: ``MeshIdentity/IdentityError`` for the credential, ``Streams/StreamError`` for a listener; nothing listens then.
+    /// - Parameter inherited: Sockets that listen already. Each goes to the listener that it fits; the others are
+    ///   closed.
+    /// - Throws: ``MeshIdentity/IdentityError`` for the credential, ``Streams/StreamError`` for a listener; nothing
+    ///   listens then.
     public func start(adopting inherited: InheritedSockets = InheritedSockets()) async throws -> [ReadyListener] {
         let configuration = state.withLock { $0.configuration }
         let credential = try CredentialDirectory(configuration.identity).load()
@@ -115,8 +117,9 @@ public final class Node: Sendable {
         return ready
     }
 
-    /// Reads configuration and credential again. New streams are decided by the new ones, live streams are decided again;
-    /// connections keep the certificate they were made with. Listeners stay as they are: changing them takes a restart.
+    /// Reads configuration and credential again. New streams are decided by the new ones, live streams are decided
+    /// again; connections keep the certificate they were made with. Listeners stay as they are: changing them takes a
+    /// restart.
     ///
     /// - Throws: What is wrong with either; the node then goes on as before.
     public func reload() async throws {
@@ -142,7 +145,8 @@ public final class Node: Sendable {
         logger.notice("reloaded", metadata: ["certificate until": "\(credential.notAfter)"])
     }
 
-    /// Reloads when the configuration file or the credential has changed since it was read. A broken one is reported once.
+    /// Reloads when the configuration file or the credential has changed since it was read. A broken one is reported
+    /// once.
     public func reloadIfChanged() async {
         let stamp = state.withLock { Self.stamp($0.configuration, configurationFile) }
         guard state.withLock({ $0.stamp != stamp }) else { return }
@@ -168,8 +172,8 @@ public final class Node: Sendable {
                 bind: try SocketAddress(ip: listener.bind.address.description, port: listener.bind.port)
             )
         }
-        // Sockets that were handed over come last. Accepting on them takes connections from the process that has them; it must not begin
-        // before every bind that can fail has succeeded.
+        // Sockets that were handed over come last. Accepting on them takes connections from the process that has them;
+        // it must not begin before every bind that can fail has succeeded.
         let order = listeners.indices.filter { sockets[$0] == nil } + listeners.indices.filter { sockets[$0] != nil }
         var started: [Int: (NamedListener, ReadyListener)] = [:]
         do {

@@ -5,8 +5,8 @@ import MeshPolicy
 import Platform
 import Streams
 
-/// Everything a node decides with: the configuration and what is derived from it and from the credential. Immutable; a reload
-/// makes a new one, which each event loop takes over between two turns.
+/// Everything a node decides with: the configuration and what is derived from it and from the credential. Immutable; a
+/// reload makes a new one, which each event loop takes over between two turns.
 final class NodeSnapshot: Sendable {
     let configuration: NodeConfiguration
     let credential: Credential

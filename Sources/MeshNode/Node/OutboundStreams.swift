@@ -3,8 +3,8 @@ import MeshPolicy
 import Platform
 import Streams
 
-/// What this machine's users ask for: a connection to a local listener becomes a request, a plan, a stream, and a relay. Confined to
-/// its loop.
+/// What this machine's users ask for: a connection to a local listener becomes a request, a plan, a stream, and a
+/// relay. Confined to its loop.
 ///
 ///     tcp listener → plan → dial | h2 | h2-over-ssh | ssh → relay
 final class OutboundStreams {

@@ -5,8 +5,8 @@ import MeshPolicy
 import Platform
 import Streams
 
-/// Opens what a ``MeshPolicy/StreamPlan`` says, for whichever front asks: dials an address, or takes the best path to a peer. Keeps
-/// the ways to each peer in use. Confined to its loop.
+/// Opens what a ``MeshPolicy/StreamPlan`` says, for whichever front asks: dials an address, or takes the best path to a
+/// peer. Keeps the ways to each peer in use. Confined to its loop.
 final class StreamOpener {
     /// The far end of a stream.
     struct Opened {
@@ -45,8 +45,8 @@ final class StreamOpener {
     ///
     /// - Parameters:
     ///   - headers: For the CONNECT request of a stream through a peer.
-    ///   - completion: Called once, on the loop, unless the returned function is called before; for a refused plan, and a peer
-    ///     that is gone, from inside this call.
+    ///   - completion: Called once, on the loop, unless the returned function is called before; for a refused plan, and
+    ///     a peer that is gone, from inside this call.
     func open(
         _ plan: StreamPlan,
         headers: HeaderFields = [:],
@@ -123,8 +123,8 @@ final class StreamOpener {
         return paths
     }
 
-    /// Drops the peers that no endpoint leads to after a reload, with their streams. A peer whose own element of the configuration
-    /// says what it said before stays, wherever that stands now.
+    /// Drops the peers that no endpoint leads to after a reload, with their streams. A peer whose own element of the
+    /// configuration says what it said before stays, wherever that stands now.
     func forgetPeers() {
         for (id, peer) in peers where snapshot.access[id] == nil {
             peer.shutDown()

@@ -4,8 +4,8 @@ import MeshIdentity
 import MeshPaths
 import Streams
 
-/// The part of a node that lives on one event loop: its streams, its connections to peers, its HBONE servers. Loops share
-/// nothing but the immutable ``NodeSnapshot``.
+/// The part of a node that lives on one event loop: its streams, its connections to peers, its HBONE servers. Loops
+/// share nothing but the immutable ``NodeSnapshot``.
 final class Worker {
     let loop: EventLoop
     let live = LiveStreams()
@@ -80,8 +80,8 @@ final class Worker {
         if cut > 0 { logger.notice("policy changed: \(cut) streams cut") }
     }
 
-    /// Lets live streams end, for as long as they last unless ``limitDraining(to:)`` says otherwise. `completion` is called on
-    /// the loop.
+    /// Lets live streams end, for as long as they last unless ``limitDraining(to:)`` says otherwise. `completion` is
+    /// called on the loop.
     func drain(completion: @escaping () -> Void) {
         server.drain(deadline: nil) { [self] in
             live.whenEmpty { [self] in

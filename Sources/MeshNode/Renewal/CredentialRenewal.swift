@@ -4,8 +4,8 @@ package import SSHSignal
 
 /// The device's side of a renewal without a login: over a stream that has shown the device's certificate.
 ///
-/// Of the orders that the protocol has, it obeys `renew` and `revocations` only: whoever issues certificates over the mesh does not say
-/// who this machine is, nor what its node does.
+/// Of the orders that the protocol has, it obeys `renew` and `revocations` only: whoever issues certificates over the
+/// mesh does not say who this machine is, nor what its node does.
 package struct CredentialRenewal: Sendable {
     private let directory: CredentialDirectory
     private let id: SPIFFEID
@@ -110,7 +110,8 @@ private struct RenewedDevice: SignaledDevice {
             let vouchers = try certificate.vouchers.map { text throws(IdentityError) in
                 try Certificate.all(pem: Array(text.utf8))
             }
-            // Only the CA's own word brings a new root: whoever renews certificates over the mesh does not have its key.
+            // Only the CA's own word brings a new root: whoever renews certificates over the mesh does not have its
+            // key.
             try directory.check(successors: roots, vouchers: vouchers ?? [], in: id.trustDomain)
             return try pending.commit(
                 chain: Certificate.all(pem: Array(certificate.chain.utf8)),

@@ -24,10 +24,12 @@ package struct RenewalSource: Hashable, Sendable {
     package static let name = IssuerName.name
 }
 
-/// Keeps a node's certificate fresh, as long as it runs: asks the issuer when the certificate is past half to two thirds of its time.
+/// Keeps a node's certificate fresh, as long as it runs: asks the issuer when the certificate is past half to two
+/// thirds of its time.
 ///
-/// The connection shows the present certificate, and the issuer signs for the identity in it, nothing else. Once that has expired, nobody
-/// accepts the connection; then an operator has to come over SSH (`bootstrap renew`), as for a node without this.
+/// The connection shows the present certificate, and the issuer signs for the identity in it, nothing else. Once that
+/// has expired, nobody accepts the connection; then an operator has to come over SSH (`bootstrap renew`), as for a node
+/// without this.
 package struct MeshRenewal: Sendable {
     /// What a node's configuration says of it.
     package struct Settings: Sendable {

@@ -41,8 +41,9 @@ public final class InheritedSockets: Sendable {
         return InheritedSockets(first + second)
     }
 
-    /// What systemd's socket activation passes (sd_listen_fds(3)): `LISTEN_FDS` descriptors from 3 on, meant for the process
-    /// `LISTEN_PID`, called `LISTEN_FDNAMES`. The variables are removed, so that no child takes them for its own.
+    /// What systemd's socket activation passes (sd_listen_fds(3)): `LISTEN_FDS` descriptors from 3 on, meant for the
+    /// process `LISTEN_PID`, called `LISTEN_FDNAMES`. The variables are removed, so that no child takes them for its
+    /// own.
     ///
     /// - Parameter warn: Told of descriptors that are no listening TCP sockets; they stay as they are.
     public static func fromSystemd(warn: (String) -> Void) -> InheritedSockets {

@@ -2,8 +2,8 @@ import CLinux
 import Glibc
 package import Streams
 
-/// A node that starts takes the listening sockets over from the one that runs: no connection attempt is refused in between,
-/// because the sockets, and the connections that wait in their queues, never close.
+/// A node that starts takes the listening sockets over from the one that runs: no connection attempt is refused in
+/// between, because the sockets, and the connections that wait in their queues, never close.
 ///
 /// ```
 ///   new process                            running process

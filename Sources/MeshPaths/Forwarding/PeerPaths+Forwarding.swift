@@ -4,8 +4,8 @@ import SSHSignal
 package import Streams
 
 extension PeerPaths {
-    /// Carries an accepted connection to `destination` behind the peer. The connection is reset, and the reason logged, when
-    /// there is no stream for it.
+    /// Carries an accepted connection to `destination` behind the peer. The connection is reset, and the reason logged,
+    /// when there is no stream for it.
     package func carry(_ socket: Socket, to destination: ForwardDestination) {
         let join = { [logger] (result: Result<ByteStream, StreamError>) in
             switch result {
@@ -39,8 +39,8 @@ extension PeerPaths {
         ).start()
     }
 
-    /// Connects to a Unix socket of the peer's machine: over SSH, whichever path is in use, since HTTP/2 CONNECT has no name
-    /// for it.
+    /// Connects to a Unix socket of the peer's machine: over SSH, whichever path is in use, since HTTP/2 CONNECT has no
+    /// name for it.
     ///
     /// - Parameters:
     ///   - path: Absolute, on the peer.

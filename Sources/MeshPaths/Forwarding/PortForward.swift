@@ -15,8 +15,8 @@ package enum ForwardDestination: Hashable, Sendable, CustomStringConvertible {
     }
 }
 
-/// A local forward as OpenSSH's `-L` writes it: `[bind_address:]port:host:hostport`, with a path in place of either end for a
-/// Unix socket.
+/// A local forward as OpenSSH's `-L` writes it: `[bind_address:]port:host:hostport`, with a path in place of either end
+/// for a Unix socket.
 package struct PortForward: Hashable, Sendable, CustomStringConvertible {
     /// Where to listen; port 0 lets the kernel choose.
     package var bind: SocketAddress
@@ -28,8 +28,9 @@ package struct PortForward: Hashable, Sendable, CustomStringConvertible {
         self.destination = destination
     }
 
-    /// Parses `-L`'s argument (ssh(1)): without a bind address, or with `localhost`, the loopback address; with an empty one
-    /// or `*`, every address. IPv6 addresses stand in brackets; what begins with `/` is the path of a Unix socket.
+    /// Parses `-L`'s argument (ssh(1)): without a bind address, or with `localhost`, the loopback address; with an
+    /// empty one or `*`, every address. IPv6 addresses stand in brackets; what begins with `/` is the path of a Unix
+    /// socket.
     ///
     /// - Throws: ``Streams/StreamError`` with code ``Streams/StreamError/Code/badRequest`` that shows the form.
     package init(parsing text: String) throws(StreamError) {
@@ -48,7 +49,8 @@ package struct PortForward: Hashable, Sendable, CustomStringConvertible {
 
 /// A remote forward as OpenSSH's `-R` writes it: `[bind_address:]port:host:hostport`.
 package struct RemoteForward: Hashable, Sendable, CustomStringConvertible {
-    /// The address that the far side is asked to listen on, as RFC 4254 §7.1 has it: `localhost`, or empty for every address.
+    /// The address that the far side is asked to listen on, as RFC 4254 §7.1 has it: `localhost`, or empty for every
+    /// address.
     package var bindHost: String
     /// 0 lets the far side choose.
     package var port: UInt16

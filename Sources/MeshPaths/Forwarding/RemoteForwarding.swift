@@ -2,8 +2,8 @@ import Logging
 import SSHSignal
 package import Streams
 
-/// Keeps one port of the far side open for this side (`ssh -R`): asks for it over the peer's SSH connection, connects what
-/// arrives there to this side's destination, and asks again when the connection was lost. Confined to its loop.
+/// Keeps one port of the far side open for this side (`ssh -R`): asks for it over the peer's SSH connection, connects
+/// what arrives there to this side's destination, and asks again when the connection was lost. Confined to its loop.
 package final class RemoteForwarding: SessionUser {
     package enum Change: Sendable {
         /// The far side listens, on this port.

@@ -2,8 +2,8 @@ import Glibc
 package import Platform
 package import Streams
 
-/// One client of a SOCKS server: does the handshake, has the connection made, and relays. Confined to its loop; keeps itself
-/// alive until it is done.
+/// One client of a SOCKS server: does the handshake, has the connection made, and relays. Confined to its loop; keeps
+/// itself alive until it is done.
 package final class SOCKSConnection: StreamObserver {
     /// Makes the connection that a client asks for; calls back once, on the loop.
     package typealias Dialer = (Authority, @escaping (Result<ByteStream, StreamError>) -> Void) -> Void
@@ -24,7 +24,8 @@ package final class SOCKSConnection: StreamObserver {
     /// - Parameters:
     ///   - client: An accepted connection; owned from now on.
     ///   - dial: Makes the connection that the client asks for.
-    ///   - ended: Called once, on the loop: where the client wanted to go, as far as it said, and why it did not go well.
+    ///   - ended: Called once, on the loop: where the client wanted to go, as far as it said, and why it did not go
+    ///     well.
     package init(
         _ client: ByteStream,
         dial: @escaping Dialer,

@@ -1,16 +1,16 @@
 import Platform
 import Streams
 
-/// The server's side of a SOCKS handshake, version 5 without authentication (RFC 1928), and versions 4 and 4a: what a client
-/// wants to be connected to. Names stay names: they are resolved where the stream ends.
+/// The server's side of a SOCKS handshake, version 5 without authentication (RFC 1928), and versions 4 and 4a: what a
+/// client wants to be connected to. Names stay names: they are resolved where the stream ends.
 ///
 /// ```
 ///   version 5:   greeting ──→ (method) ──→ request ──→ connect ──→ (reply)
 ///   version 4:   request, user, name of 4a ──────────→ connect ──→ (reply)
 /// ```
 ///
-/// No I/O: it says how many bytes it needs next, and what to do with them. Never more than the handshake is asked for, so that
-/// what the client sends early stays in its socket.
+/// No I/O: it says how many bytes it needs next, and what to do with them. Never more than the handshake is asked for,
+/// so that what the client sends early stays in its socket.
 struct SOCKSHandshake {
     enum Action: Equatable {
         /// Read exactly this many bytes and hand them to ``SOCKSHandshake/received(_:)``.

@@ -3,7 +3,8 @@ import Streams
 
 /// Chooses which path carries new streams to one peer. No I/O and no clock: events and times go in, actions come out.
 ///
-/// Candidates are ordered by preference (`h2`, `h2-over-ssh`, `ssh`; there may be several of one kind). Each goes through
+/// Candidates are ordered by preference (`h2`, `h2-over-ssh`, `ssh`; there may be several of one kind). Each goes
+/// through
 ///
 /// ```
 ///            connect            came up              stable for 2 s, or nothing better in use
@@ -12,12 +13,13 @@ import Streams
 ///      └── back-off over ─┴───────────────────┴─────────────────────────────────────────────────┘
 /// ```
 ///
-/// At the start the best candidate gets a head start over the next one (RFC 8305); the first to come up is used at once.
-/// Later, a better one is taken only after it proved stable, and one that died is left at once. Probing for the better path
-/// never stops.
+/// At the start the best candidate gets a head start over the next one (RFC 8305); the first to come up is used at
+/// once. Later, a better one is taken only after it proved stable, and one that died is left at once. Probing for the
+/// better path never stops.
 ///
-/// A failed authentication refuses the peer on every path: fallback is for reachability only. The refusal holds until the very
-/// path that failed has authenticated the peer after all (its certificate was renewed); no other path is tried meanwhile.
+/// A failed authentication refuses the peer on every path: fallback is for reachability only. The refusal holds until
+/// the very path that failed has authenticated the peer after all (its certificate was renewed); no other path is tried
+/// meanwhile.
 struct PathSelector {
     struct Timing: Sendable {
         /// How long a candidate may try alone before the next one is tried too.
@@ -104,7 +106,8 @@ struct PathSelector {
 
     /// A path could not be established, or was lost.
     ///
-    /// - Parameter isWanted: Somebody used it, or waits: where it was in use and no other one is up, it is tried again at once.
+    /// - Parameter isWanted: Somebody used it, or waits: where it was in use and no other one is up, it is tried again
+    ///   at once.
     mutating func wentDown(_ path: PathID, _ error: StreamError, isWanted: Bool = true, now: UInt64) -> [Action] {
         guard let index = index(of: path) else { return [] }
         if error.code == .authentication || refusal?.path == path {
@@ -136,8 +139,8 @@ struct PathSelector {
         return actions
     }
 
-    /// The peer has let go of a path that nobody used. It is no failure, and no reason to move to another path; nor is it a reason to
-    /// dial: the next stream does, when somebody wants one.
+    /// The peer has let go of a path that nobody used. It is no failure, and no reason to move to another path; nor is
+    /// it a reason to dial: the next stream does, when somebody wants one.
     mutating func rested(_ path: PathID, now: UInt64) -> [Action] {
         guard let index = index(of: path), refusal == nil else { return [] }
         guard inUse == path else {

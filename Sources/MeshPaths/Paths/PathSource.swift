@@ -4,8 +4,8 @@ import MeshPolicy
 import Platform
 import Streams
 
-/// Where the connections of one ``MeshPolicy/PathCandidate`` come from: it dials, or waits until the peer has dialled. Confined to
-/// its event loop.
+/// Where the connections of one ``MeshPolicy/PathCandidate`` come from: it dials, or waits until the peer has dialled.
+/// Confined to its event loop.
 ///
 /// ```
 ///   idle ── establish ──→ dialling, or waiting for the peer ──→ up ── lost, let go by the peer ──→ idle
@@ -13,8 +13,8 @@ import Streams
 ///    └────────────────────────────┴───────────────────────────────┘
 /// ```
 ///
-/// ``PathSelector`` says when which one is wanted; ``PeerPaths`` asks it for streams while it is up. A new kind of way is a new
-/// implementation, and nothing else.
+/// ``PathSelector`` says when which one is wanted; ``PeerPaths`` asks it for streams while it is up. A new kind of way
+/// is a new implementation, and nothing else.
 protocol PathSource: AnyObject {
     /// What became of ``establish()``, and of the path later. Set once, before it.
     var events: PathEvents { get set }
@@ -23,7 +23,8 @@ protocol PathSource: AnyObject {
     /// Streams that are open or being opened.
     var streamCount: Int { get }
 
-    /// Makes the path usable, or begins to wait until it is; answers by ``events``. Does nothing while that is under way.
+    /// Makes the path usable, or begins to wait until it is; answers by ``events``. Does nothing while that is under
+    /// way.
     func establish()
     /// Opens a stream that ends at `authority`. `completion` is called once, on the loop.
     ///
@@ -57,7 +58,8 @@ struct PathEvents {
 enum PathFailure: Error {
     /// The far side's answer: another path would bring no other.
     case refused(StreamError)
-    /// The path is down, or died under the request before any of the stream's bytes was sent: another one may ask again.
+    /// The path is down, or died under the request before any of the stream's bytes was sent: another one may ask
+    /// again.
     case pathLost(StreamError?)
 
     var error: StreamError? {

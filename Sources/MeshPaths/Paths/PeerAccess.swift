@@ -13,8 +13,8 @@ package struct PeerAccess: Sendable {
     package var expectation: PeerExpectation
     /// nil: there is no SSH login, and neither `h2-over-ssh` nor `ssh`.
     package var login: SSHLogin?
-    /// What to run on its machine to be joined to its HBONE server, where the SSH server does not forward; nil: there is no
-    /// agent.
+    /// What to run on its machine to be joined to its HBONE server, where the SSH server does not forward; nil: there
+    /// is no agent.
     package var relayCommand: String?
     /// SSH sessions with it at once, for each ``PeerPaths``; at least 1.
     package var sessions: Int
@@ -71,7 +71,8 @@ package struct PeerAccess: Sendable {
         )
     }
 
-    /// The command for ``relayCommand`` where the agent's program is at `program`, and its node's HBONE server at `port`.
+    /// The command for ``relayCommand`` where the agent's program is at `program`, and its node's HBONE server at
+    /// `port`.
     package static func relayCommand(program: String, port: UInt16) -> String {
         "\(ShellScript.quote(program)) relay 127.0.0.1:\(port)"
     }

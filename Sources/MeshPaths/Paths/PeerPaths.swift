@@ -12,11 +12,11 @@ package struct OpenedStream {
     package let path: PathID
 }
 
-/// The ways to one peer, and the choice among them: keeps what `PathSelector` asks for connected, opens streams over the
-/// path in use, and moves to another when it dies. Confined to its event loop.
+/// The ways to one peer, and the choice among them: keeps what `PathSelector` asks for connected, opens streams over
+/// the path in use, and moves to another when it dies. Confined to its event loop.
 ///
-/// Streams that are open when their path dies are reset: their bytes may be lost, and a reset says so. Requests that were not
-/// answered yet are repeated on the next path, because no byte of theirs has been sent.
+/// Streams that are open when their path dies are reset: their bytes may be lost, and a reset says so. Requests that
+/// were not answered yet are repeated on the next path, because no byte of theirs has been sent.
 package final class PeerPaths {
     /// A stream that somebody waits for.
     final class Request {
@@ -202,7 +202,8 @@ package final class PeerPaths {
         perform(selector.wentDown(path, error, isWanted: wasUsed || isUsed, now: loop.now))
     }
 
-    /// The peer has let go of a path. Where nobody uses another one either, everything is let go, as after ``ConnectionSettings/idleTimeout``.
+    /// The peer has let go of a path. Where nobody uses another one either, everything is let go, as after
+    /// ``ConnectionSettings/idleTimeout``.
     private func rested(_ path: PathID) {
         logger.debug("path at rest", metadata: ["peer": "\(access.name)", "path": "\(path)"])
         perform(selector.rested(path, now: loop.now))

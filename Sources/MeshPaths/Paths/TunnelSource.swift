@@ -3,13 +3,13 @@ import MeshIdentity
 import Platform
 import Streams
 
-/// `h2` and `h2-over-ssh`: mutual TLS and HTTP/2 over whatever stream leads to the peer, be it a TCP connection or an SSH channel.
-/// Confined to its event loop.
+/// `h2` and `h2-over-ssh`: mutual TLS and HTTP/2 over whatever stream leads to the peer, be it a TCP connection or an
+/// SSH channel. Confined to its event loop.
 ///
-/// Which connection takes a stream, and when another one is made, is for its ``H2Transport/ConnectionGroup`` to say; this asks
-/// connections that owe bytes whether they still live, and tells what becomes of the path. It counts as up when a PING came
-/// back: only then has the peer accepted this side's certificate (TLS 1.3 tells a client by its first read) and shown that it
-/// speaks HTTP/2.
+/// Which connection takes a stream, and when another one is made, is for its ``H2Transport/ConnectionGroup`` to say;
+/// this asks connections that owe bytes whether they still live, and tells what becomes of the path. It counts as up
+/// when a PING came back: only then has the peer accepted this side's certificate (TLS 1.3 tells a client by its first
+/// read) and shown that it speaks HTTP/2.
 final class TunnelSource: PathSource {
     /// Connects to where the peer's HBONE server is. Calls back once, on the loop.
     typealias LowerDialer = (@escaping (Result<ByteStream, StreamError>) -> Void) -> Void
@@ -28,11 +28,11 @@ final class TunnelSource: PathSource {
     private var losses = 0
     private var monitor: LoopTimer?
 
-    /// How long a connection that owes bytes may be silent before it is asked: looked at that often, it is asked 0.3 to 0.6 s
-    /// after its last byte.
+    /// How long a connection that owes bytes may be silent before it is asked: looked at that often, it is asked 0.3 to
+    /// 0.6 s after its last byte.
     private static let silence: Duration = .milliseconds(300)
-    /// How long it may take to answer at least. A peer that is merely busy must not be taken for a black hole; together with
-    /// the silence, one is found within 1.5 s.
+    /// How long it may take to answer at least. A peer that is merely busy must not be taken for a black hole; together
+    /// with the silence, one is found within 1.5 s.
     private static let shortestAnswer: Duration = .milliseconds(900)
 
     init(
@@ -117,8 +117,8 @@ final class TunnelSource: PathSource {
             switch result {
             case .success(let stream): completion(.success(stream))
             case .failure(let failure):
-                // Whether the connection died under the request is known once it has reported its end. Without an answer none
-                // of the stream's bytes has been sent, so that another path may ask again.
+                // Whether the connection died under the request is known once it has reported its end. Without an
+                // answer none of the stream's bytes has been sent, so that another path may ask again.
                 loop.later { [self] in
                     let mayAskAgain = failure.isRetryable || failure.response == nil && losses != before
                     completion(.failure(mayAskAgain ? .pathLost(failure.error) : .refused(failure.error)))

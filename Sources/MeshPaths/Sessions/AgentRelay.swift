@@ -2,8 +2,8 @@ import Logging
 import SSHSignal
 import Streams
 
-/// The way to a peer's HBONE server over its SSH connection: a forwarded channel, or, where the server forbids forwarding, a
-/// command that the agent's program runs there (`bootstrap relay`). Confined to its loop.
+/// The way to a peer's HBONE server over its SSH connection: a forwarded channel, or, where the server forbids
+/// forwarding, a command that the agent's program runs there (`bootstrap relay`). Confined to its loop.
 ///
 /// Identity and policy are the same on both ways: mutual TLS goes through, to the same server.
 final class AgentRelay {

@@ -4,9 +4,10 @@ import Streams
 
 /// The SSH sessions to a peer, shared by the paths `h2-over-ssh` and `ssh`. Confined to its event loop.
 ///
-/// One is opened when the first stream asks for it, and is enough on a short path. On a long one the receive windows of a
-/// session together bound what its streams can receive (`ChannelWindow`), and TCP's own windows do the same: when
-/// streams want larger ones than the session has left, another is opened, and new streams go to the session that has the fewest.
+/// One is opened when the first stream asks for it, and is enough on a short path. On a long one the receive windows of
+/// a session together bound what its streams can receive (`ChannelWindow`), and TCP's own windows do the same: when
+/// streams want larger ones than the session has left, another is opened, and new streams go to the session that has
+/// the fewest.
 final class SessionPool {
     typealias Completion = (Result<any SSHConnection, StreamError>) -> Void
 
@@ -56,8 +57,8 @@ final class SessionPool {
     /// The open session with the fewest streams.
     var leastLoaded: (any SSHConnection)? { sessions.min { $0.streamCount < $1.streamCount } }
 
-    /// A session: the open one with the fewest streams, or the first. `completion` is called once, on the loop, and maybe
-    /// from inside this call.
+    /// A session: the open one with the fewest streams, or the first. `completion` is called once, on the loop, and
+    /// maybe from inside this call.
     func connect(_ completion: @escaping Completion) {
         if let open = leastLoaded { return completion(.success(open)) }
         first.connect { [weak self] result in

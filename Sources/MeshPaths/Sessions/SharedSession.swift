@@ -1,8 +1,8 @@
 import SSHSignal
 import Streams
 
-/// One of the SSH sessions of a ``SessionPool``: opened when somebody asks for it, kept open and idle afterwards. Confined to
-/// its event loop.
+/// One of the SSH sessions of a ``SessionPool``: opened when somebody asks for it, kept open and idle afterwards.
+/// Confined to its event loop.
 final class SharedSession {
     private enum State {
         case idle
@@ -81,8 +81,9 @@ final class SharedSession {
                 session.onEnd = { [weak self] error in self?.ended(error) }
                 answer(.success(session))
             }
-            // OpenSSH's server sets TCP_NODELAY with the first session channel only; without one, the end of a short stream
-            // waits 40 ms for a delayed acknowledgement. Where commands are not allowed, streams are merely slower.
+            // OpenSSH's server sets TCP_NODELAY with the first session channel only; without one, the end of a short
+            // stream waits 40 ms for a delayed acknowledgement. Where commands are not allowed, streams are merely
+            // slower.
             Task { _ = try? await client.run(":", timeout: .seconds(10)) }
         case .failure(let error):
             guard !isClosed else { return }
@@ -104,8 +105,8 @@ final class SharedSession {
         for completion in completions { completion(result) }
     }
 
-    /// A host key that is not accepted condemns the peer on every path. That the peer does not accept *our* key only closes
-    /// this path.
+    /// A host key that is not accepted condemns the peer on every path. That the peer does not accept *our* key only
+    /// closes this path.
     private static func pathError(_ error: SSHError) -> StreamError {
         error.code == .authenticationRefused ? StreamError(.denied, error.message) : error.streamError
     }

@@ -1,8 +1,8 @@
 import Platform
 package import Streams
 
-/// Where the striped streams of a node live: their subflows are accepted on any of its loops, and belong on one. Shared by
-/// all loops.
+/// Where the striped streams of a node live: their subflows are accepted on any of its loops, and belong on one. Shared
+/// by all loops.
 package final class StripeDirectory: Sendable {
     private let acceptors = Lock<[StripePreface: LoopBound<StripeAcceptor>]>([:])
 
@@ -23,11 +23,12 @@ package final class StripeDirectory: Sendable {
     package var count: Int { acceptors.withLock(\.count) }
 }
 
-/// Tells striped connections to an HBONE listener from others, and puts their subflows together. Confined to its event loop.
+/// Tells striped connections to an HBONE listener from others, and puts their subflows together. Confined to its event
+/// loop.
 ///
-/// Only for connections from the machine itself, which is where sshd connects from: whoever has not authenticated must not make
-/// this machine hold connections for each other from everywhere. Inside of a striped stream the same TLS handshake
-/// follows, with the same verification, as on any other connection.
+/// Only for connections from the machine itself, which is where sshd connects from: whoever has not authenticated must
+/// not make this machine hold connections for each other from everywhere. Inside of a striped stream the same TLS
+/// handshake follows, with the same verification, as on any other connection.
 package final class StripeAcceptor {
     private let loop: EventLoop
     private let directory: StripeDirectory
@@ -35,8 +36,8 @@ package final class StripeAcceptor {
     private var waiting: [ObjectIdentifier: PrefaceReader] = [:]
     private var streams: [StripePreface: StripedStream] = [:]
 
-    /// Connections whose first bytes have not come; beyond that they are taken for what they mostly are, TLS, whose server has
-    /// limits of its own.
+    /// Connections whose first bytes have not come; beyond that they are taken for what they mostly are, TLS, whose
+    /// server has limits of its own.
     private static let undecided = 256
 
     /// - Parameters:

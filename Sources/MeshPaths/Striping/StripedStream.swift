@@ -1,18 +1,18 @@
 import CLinux
 import Streams
 
-/// One byte stream over several others, its subflows: what is written is cut into frames, which go out on whichever subflow
-/// takes them, and are put in order again by their sequence numbers. Confined to its event loop.
+/// One byte stream over several others, its subflows: what is written is cut into frames, which go out on whichever
+/// subflow takes them, and are put in order again by their sequence numbers. Confined to its event loop.
 ///
 ///     write → frames 0 1 2 3 4 … ─┬─ subflow a: 0 2 5 …  ─┬─→ in order → read
 ///                                 └─ subflow b: 1 3 4 …  ─┘
 ///
-/// It is there for long paths, where one subflow's window is what limits a stream (docs/ssh.md). Nothing is buffered to restore
-/// the order: on each subflow the frames ascend, so that the next one always stands at the head of some subflow, and the
-/// others wait where they are, which is their senders' back-pressure.
+/// It is there for long paths, where one subflow's window is what limits a stream (docs/ssh.md). Nothing is buffered to
+/// restore the order: on each subflow the frames ascend, so that the next one always stands at the head of some
+/// subflow, and the others wait where they are, which is their senders' back-pressure.
 ///
-/// Subflows may join at any time. When one fails, the whole stream fails: bytes are missing. Neither side is authenticated
-/// here: what goes through is mutual TLS, which notices everything that anybody could do to its bytes.
+/// Subflows may join at any time. When one fails, the whole stream fails: bytes are missing. Neither side is
+/// authenticated here: what goes through is mutual TLS, which notices everything that anybody could do to its bytes.
 final class StripedStream: ByteStream {
     /// More would not help anybody.
     static let maximumSubflows = 16
@@ -51,8 +51,8 @@ final class StripedStream: ByteStream {
         add(first)
     }
 
-    /// Client: waits for the server's answer on the first subflow. `completion` is called once, on the loop, never from inside
-    /// this call; after a failure the stream is over.
+    /// Client: waits for the server's answer on the first subflow. `completion` is called once, on the loop, never from
+    /// inside this call; after a failure the stream is over.
     func establish(_ completion: @escaping (Result<Void, StreamError>) -> Void) {
         precondition(established == nil, "it is established once")
         established = completion
@@ -120,7 +120,8 @@ final class StripedStream: ByteStream {
         return ends.reading == .open ? ends.blockReader() : ends.deliverEnd()
     }
 
-    /// The subflow with the frame whose turn it is; nil when it has not come yet, or is the end, or cannot come any more.
+    /// The subflow with the frame whose turn it is; nil when it has not come yet, or is the end, or cannot come any
+    /// more.
     private func frameInTurn() -> Subflow? {
         if let current { return current }
         var isWaiting = false

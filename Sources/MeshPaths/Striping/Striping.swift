@@ -2,11 +2,11 @@ import Logging
 import SSHSignal
 import Streams
 
-/// Makes path `h2-over-ssh` wide enough for a long way: its one HTTP/2 connection goes over several channels, each with a
-/// window of its own. Confined to its event loop.
+/// Makes path `h2-over-ssh` wide enough for a long way: its one HTTP/2 connection goes over several channels, each with
+/// a window of its own. Confined to its event loop.
 ///
-/// Whether the peer can do that is found out by trying: a server that cannot takes the preface for a broken TLS record. Then, and
-/// on short ways, the channel is used as it is.
+/// Whether the peer can do that is found out by trying: a server that cannot takes the preface for a broken TLS record.
+/// Then, and on short ways, the channel is used as it is.
 final class Striping {
     typealias Completion = (Result<ByteStream, StreamError>) -> Void
 
@@ -37,7 +37,8 @@ final class Striping {
     ///   - first: Nothing has been read or written on it.
     ///   - session: Which has opened it.
     ///   - completion: Called once, on the loop: with `first` itself, or with a striped stream.
-    ///   - anew: Called instead when the server did not understand: `first` is used up, and another channel must be opened.
+    ///   - anew: Called instead when the server did not understand: `first` is used up, and another channel must be
+    ///     opened.
     func stripe(
         _ first: ByteStream,
         over session: any SSHConnection,

@@ -125,8 +125,8 @@ final class Subflow {
 
     // MARK: Writing
 
-    /// Begins a frame with what `vectors` hold. Returns false when the stream takes nothing now; otherwise the frame was
-    /// accepted as a whole.
+    /// Begins a frame with what `vectors` hold. Returns false when the stream takes nothing now; otherwise the frame
+    /// was accepted as a whole.
     func send(_ vectors: UnsafeBufferPointer<iovec>, count: Int) -> Result<Bool, StreamError> {
         switch stream.write(vectors) {
         case .bytes(count): return .success(true)

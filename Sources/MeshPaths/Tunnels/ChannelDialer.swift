@@ -2,8 +2,8 @@ import Logging
 import SSHSignal
 import Streams
 
-/// Leads to the peer's HBONE server as its own machine reaches it: through a channel of an SSH session, through the agent where the
-/// server does not forward, over several channels where the way is long. Confined to its event loop.
+/// Leads to the peer's HBONE server as its own machine reaches it: through a channel of an SSH session, through the
+/// agent where the server does not forward, over several channels where the way is long. Confined to its event loop.
 final class ChannelDialer {
     /// Told once for each SSH connection that does not forward, with the reason.
     var onRelay: ((String) -> Void)? {

@@ -16,8 +16,8 @@ package struct ConnectionSettings: Hashable, Sendable {
     package var idleTimeout: Duration? = .seconds(300)
     /// A connection older than this, or up to a fifth younger, gets no new streams: another one is made. `nil`: never.
     package var maximumAge: Duration? = .seconds(3600)
-    /// How long the streams of such a connection, of one whose certificate has expired, and of a node that another process
-    /// has replaced may go on before they are cut; `nil`: as long as they last.
+    /// How long the streams of such a connection, of one whose certificate has expired, and of a node that another
+    /// process has replaced may go on before they are cut; `nil`: as long as they last.
     package var drainTimeout: Duration?
     /// Connections to one peer and event loop, those aside that take no new streams; at least 1.
     package var perPeer = 16

@@ -2,8 +2,8 @@ package import H2Transport
 package import MeshIdentity
 package import Streams
 
-/// Tries one address of a peer's HBONE server the way a path would: TCP, mutual TLS, a PING that is answered. A port that merely takes
-/// connections proves nothing.
+/// Tries one address of a peer's HBONE server the way a path would: TCP, mutual TLS, a PING that is answered. A port
+/// that merely takes connections proves nothing.
 package enum TunnelProbe {
     package struct Answer: Sendable {
         /// Whom its certificate names.
@@ -22,7 +22,8 @@ package enum TunnelProbe {
     ///   - expectation: Who the peer must be.
     ///   - timeout: For the TCP connection.
     ///   - loop: Where the attempt is made.
-    /// - Throws: ``Streams/StreamError``: `refused` (nobody listens), `timedOut` (a firewall drops it), `authentication` and so on.
+    /// - Throws: ``Streams/StreamError``: `refused` (nobody listens), `timedOut` (a firewall drops it),
+    ///   `authentication` and so on.
     package static func run(
         _ address: SocketAddress,
         context: TLSContext,

@@ -54,8 +54,8 @@ package struct PolicyDecision: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
-    /// One line for the log and the operator: who decided, why, and how to change it. It names rules and identities of this
-    /// side; a peer is told no more than that policy refused.
+    /// One line for the log and the operator: who decided, why, and how to change it. It names rules and identities of
+    /// this side; a peer is told no more than that policy refused.
     package var reason: String {
         let destination = request.destination
         switch cause {

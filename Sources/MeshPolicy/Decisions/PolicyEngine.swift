@@ -3,9 +3,9 @@ package import Platform
 
 /// Decides who may reach what (`docs/policy.md`): DENY policies first, then ALLOW policies, then the default.
 ///
-/// The default allows a peer of the node's own trust domain and namespace to reach what the configuration's listeners and
-/// endpoints name, and nothing else. Immutable: a reload makes a new engine, and live streams are decided again with it.
-/// Decisions take microseconds whatever the number of rules: see `RuleIndex`.
+/// The default allows a peer of the node's own trust domain and namespace to reach what the configuration's listeners
+/// and endpoints name, and nothing else. Immutable: a reload makes a new engine, and live streams are decided again
+/// with it. Decisions take microseconds whatever the number of rules: see `RuleIndex`.
 package struct PolicyEngine: Sendable {
     private let own: SPIFFEID?
     private let deny: RuleIndex
@@ -44,8 +44,8 @@ package struct PolicyEngine: Sendable {
         defaultMatches = rules.endpoints.map(\.match).filter { $0.port == nil }
     }
 
-    /// Whether the configuration has `port` in an ALLOW policy, a listener's `forwardTo` or an endpoint: only then may a
-    /// peer's stream be led to it where no endpoint says how.
+    /// Whether the configuration has `port` in an ALLOW policy, a listener's `forwardTo` or an endpoint: only then may
+    /// a peer's stream be led to it where no endpoint says how.
     package func names(port: UInt16) -> Bool { policyPorts.contains(port) || defaultPorts.contains(port) }
 
     package func decide(_ request: StreamRequest) -> PolicyDecision {
@@ -60,7 +60,8 @@ package struct PolicyEngine: Sendable {
         decide(request, RequestAttributes(request, own: own))
     }
 
-    /// For a destination given by name, once it is resolved: whether a DENY policy names the address. `nil` if none does.
+    /// For a destination given by name, once it is resolved: whether a DENY policy names the address. `nil` if none
+    /// does.
     ///
     /// Without it, a name would lead around a policy that forbids the address it stands for. Dial `address` itself
     /// afterwards: resolving again could answer differently.

@@ -3,10 +3,10 @@ import Platform
 
 /// The rules of some policies, filed so that a request meets only the few that could match it.
 ///
-/// Each rule is filed under its rarest feature: of the fields that it cannot match without (principals, namespaces, source
-/// addresses, hosts, ports), the one whose values the fewest other rules have. A request looks up its own values, and the
-/// prefixes and suffixes of those lengths that occur, in one hash table; the rules found there are then matched in full, so a
-/// collision costs time, never correctness. Rules without such a feature are matched each time.
+/// Each rule is filed under its rarest feature: of the fields that it cannot match without (principals, namespaces,
+/// source addresses, hosts, ports), the one whose values the fewest other rules have. A request looks up its own
+/// values, and the prefixes and suffixes of those lengths that occur, in one hash table; the rules found there are then
+/// matched in full, so a collision costs time, never correctness. Rules without such a feature are matched each time.
 ///
 /// A class, so that a decision retains one object and not each of its tables.
 final class RuleIndex: Sendable {

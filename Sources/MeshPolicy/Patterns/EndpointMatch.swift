@@ -3,9 +3,9 @@ package import Streams
 
 /// The key `match` of an endpoint: which destinations it is for.
 ///
-/// `host`, `host:port`, `host:*`, `*.suffix[:port]`, `CIDR[:port]`, or `*[:port]` for everything. Without a port, or with
-/// `*`, every port matches. A destination given by name is matched by name and never resolved for it; an address is matched
-/// by address and by CIDR.
+/// `host`, `host:port`, `host:*`, `*.suffix[:port]`, `CIDR[:port]`, or `*[:port]` for everything. Without a port, or
+/// with `*`, every port matches. A destination given by name is matched by name and never resolved for it; an address
+/// is matched by address and by CIDR.
 package struct EndpointMatch: Hashable, Sendable, CustomStringConvertible {
     package enum Host: Hashable, Sendable {
         case any

@@ -3,13 +3,13 @@ package import Platform
 
 /// Which peer it is, for as long as what says how to reach it stays the same.
 ///
-/// Never a place in a file: whatever is written above, below or around a peer's own element does not make another peer of it,
-/// and cuts none of its streams.
+/// Never a place in a file: whatever is written above, below or around a peer's own element does not make another peer
+/// of it, and cuts none of its streams.
 package struct PeerID: Hashable, Sendable, CustomStringConvertible {
     /// What people call it: the `match` of its endpoint, or the name of a device.
     package let name: String
-    /// Everything that says how it is reached and whom it must be, in one text. A change makes another peer of the same name, since
-    /// connections that were made for the one must not serve the other.
+    /// Everything that says how it is reached and whom it must be, in one text. A change makes another peer of the same
+    /// name, since connections that were made for the one must not serve the other.
     package let facts: String
 
     package init(_ name: String, facts: String = "") {
@@ -37,8 +37,8 @@ package struct Peer: Hashable, Sendable {
         self.identities = identities
     }
 
-    /// Who must be at the other end, for a node with the identity `own`: one of ``identities``, or, where none is named, any
-    /// workload of the node's own trust domain and namespace. Nobody, if `own` has no namespace to compare.
+    /// Who must be at the other end, for a node with the identity `own`: one of ``identities``, or, where none is
+    /// named, any workload of the node's own trust domain and namespace. Nobody, if `own` has no namespace to compare.
     package func expectation(own: SPIFFEID) -> PeerExpectation {
         if !identities.isEmpty { return .identities(identities) }
         guard let namespace = own.namespace else { return .identities([]) }

@@ -2,8 +2,8 @@ package import MeshIdentity
 package import Platform
 package import Streams
 
-/// Says what becomes of a stream that somebody asks for. One function decides for every way into a node, and `explain` prints what
-/// it says: whatever a node does, it does by a plan.
+/// Says what becomes of a stream that somebody asks for. One function decides for every way into a node, and `explain`
+/// prints what it says: whatever a node does, it does by a plan.
 ///
 /// ```
 /// StreamRequest ─→ policy: who may? ─→ route: where is it? ─→ policy: over which ways to the peer? ─→ StreamPlan
@@ -44,8 +44,9 @@ package struct StreamPlanner: Sendable {
         guard case .mesh(let mesh) = route.action else {
             return plan(request, policy.decide(request), route, ways: [])
         }
-        // Each node on the way decides for itself, and a rule that names its transports forbids the others: the fallback must not
-        // be a way around policy, neither for a local user nor for a peer whose stream goes on from here.
+        // Each node on the way decides for itself, and a rule that names its transports forbids the others: the
+        // fallback must not be a way around policy, neither for a local user nor for a peer whose stream goes on from
+        // here.
         let ways = mesh.peer.candidates.map { candidate in
             StreamPlan.Way(
                 candidate: candidate,
@@ -59,10 +60,12 @@ package struct StreamPlanner: Sendable {
         return plan(request, decision, route, ways: ways)
     }
 
-    /// Whether `address`, which the name of a plan's ``StreamPlan/Outcome/dial(_:tls:)`` resolved to, must not be dialled, and why.
+    /// Whether `address`, which the name of a plan's ``StreamPlan/Outcome/dial(_:tls:)`` resolved to, must not be
+    /// dialled, and why.
     ///
-    /// A name can be made to resolve to anything. What routing guards for addresses, and what DENY policies say of them, holds for
-    /// what a name stands for, too. Dial the very address that was asked about: resolving again could answer differently.
+    /// A name can be made to resolve to anything. What routing guards for addresses, and what DENY policies say of
+    /// them, holds for what a name stands for, too. Dial the very address that was asked about: resolving again could
+    /// answer differently.
     package func refusal(dialing address: IPAddress, port: UInt16, for plan: StreamPlan) -> StreamError? {
         let request = plan.request
         if let refusal = router.refusal(dialing: address, port: port, from: request.origin) { return refusal }
@@ -70,7 +73,8 @@ package struct StreamPlanner: Sendable {
         return policy.denial(of: request, resolvedTo: address).map { StreamError(.denied, $0.reason) }
     }
 
-    /// Why a stream that was planned, and has gone `path` since, must not go on; nil if it may. For rules that have changed.
+    /// Why a stream that was planned, and has gone `path` since, must not go on; nil if it may. For rules that have
+    /// changed.
     ///
     /// - Parameter path: The way to its peer; nil where it was dialled from here.
     package func refusal(of request: StreamRequest, over path: PathID?) -> StreamError? {

@@ -8,8 +8,8 @@ package struct StreamRequest: Hashable, Sendable {
     package enum Source: Hashable, Sendable {
         /// A peer whose certificate was verified.
         case peer(SPIFFEID)
-        /// A user of this machine, through a local listener: has the node's own identity. Allowed unless a policy says otherwise;
-        /// where it may go is a matter of routing.
+        /// A user of this machine, through a local listener: has the node's own identity. Allowed unless a policy says
+        /// otherwise; where it may go is a matter of routing.
         case localUser
         /// Somebody without a mesh identity.
         case unauthenticated
@@ -18,7 +18,8 @@ package struct StreamRequest: Hashable, Sendable {
     package var source: Source
     /// The peer's address, loopback for a local user.
     package var sourceIP: IPAddress
-    /// What it came over; nil for a local user's, which has come over nothing yet: each way to its peer is decided for itself.
+    /// What it came over; nil for a local user's, which has come over nothing yet: each way to its peer is decided for
+    /// itself.
     package var transport: Transport?
     package var destination: Authority
     /// When it is decided, in seconds since 1970-01-01T00:00:00Z.
@@ -41,8 +42,8 @@ package struct StreamRequest: Hashable, Sendable {
 }
 
 extension StreamRequest {
-    /// What rules compare ``transport`` with. A rule about transports means those between nodes: a stream that a local user has
-    /// dialled from here counts as one of the best kind.
+    /// What rules compare ``transport`` with. A rule about transports means those between nodes: a stream that a local
+    /// user has dialled from here counts as one of the best kind.
     package var decidedTransport: Transport { transport ?? .h2 }
 
     /// Who asks: a SPIFFE ID, or words.

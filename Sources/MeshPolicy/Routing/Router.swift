@@ -3,9 +3,10 @@ package import Streams
 
 /// Finds the way to a destination, for streams that peers ask for and for those of local listeners.
 ///
-/// In this order: addresses that lead nowhere good are refused; the first endpoint that matches says how; a peer's stream to
-/// this node's own address goes to loopback, if the configuration names the port; the rest is up to `default`. Routing does
-/// not decide who may: ask ``PolicyEngine`` first. Immutable, as the configuration it is made of.
+/// In this order: addresses that lead nowhere good are refused; the first endpoint that matches says how; a peer's
+/// stream to this node's own address goes to loopback, if the configuration names the port; the rest is up to
+/// `default`. Routing does not decide who may: ask ``PolicyEngine`` first. Immutable, as the configuration it is made
+/// of.
 package struct Router: Sendable {
     /// Who wants the stream.
     package enum Origin: Hashable, Sendable {
@@ -70,8 +71,8 @@ package struct Router: Sendable {
 
     /// Whether `address`, which a name of a ``Route/Action/direct(_:tls:)`` resolved to, must not be dialled, and why.
     ///
-    /// A name can be made to resolve to anything; this holds what ``route(_:from:)`` guards for addresses against it. Dial
-    /// the very address that was asked about.
+    /// A name can be made to resolve to anything; this holds what ``route(_:from:)`` guards for addresses against it.
+    /// Dial the very address that was asked about.
     package func refusal(dialing address: IPAddress, port: UInt16, from origin: Origin) -> StreamError? {
         if let problem = Self.problem(address) {
             return StreamError(.denied, "\(address) is \(problem), which is never a destination")
@@ -104,7 +105,8 @@ package struct Router: Sendable {
         switch endpoint.way {
         case .direct(let tls): return direct(target, tls: tls, why: why, endpoint: index)
         case .peer(let peer):
-            // One list of endpoints may serve a whole fleet: the one that is this node leads home, not through its own server.
+            // One list of endpoints may serve a whole fleet: the one that is this node leads home, not through its own
+            // server.
             let isThisNode = peer.servers.contains { server in
                 server.address.map { isOwn(server) && guarded($0, server.port) != nil } ?? false
             }

@@ -1,6 +1,7 @@
 package import Platform
 
-/// Everything that a node decides by: who may reach what, where that is, and what of the node itself must not be reached.
+/// Everything that a node decides by: who may reach what, where that is, and what of the node itself must not be
+/// reached.
 ///
 /// A configuration file is one way to write it down; a program can make one as well.
 package struct MeshRules: Hashable, Sendable {
@@ -12,8 +13,8 @@ package struct MeshRules: Hashable, Sendable {
         case direct
     }
 
-    /// A socket on which this node listens. A stream must not be led back into one: it would go round in a loop, or act in this
-    /// node's name.
+    /// A socket on which this node listens. A stream must not be led back into one: it would go round in a loop, or act
+    /// in this node's name.
     package struct OwnSocket: Hashable, Sendable {
         /// For messages: `listener 'hbone'`.
         package var what: String

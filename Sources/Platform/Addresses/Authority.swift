@@ -1,4 +1,5 @@
-/// Where a stream goes: the `host:port` of HTTP CONNECT's `:authority` (RFC 9110 §9.3.6, RFC 3986 §3.2 without userinfo).
+/// Where a stream goes: the `host:port` of HTTP CONNECT's `:authority` (RFC 9110 §9.3.6, RFC 3986 §3.2 without
+/// userinfo).
 ///
 /// Parsed strictly and normalised, so that policy and routing see one spelling of each destination: host names are
 /// lower-cased and lose a trailing dot, IPv6 is compressed (RFC 5952), IPv4-mapped IPv6 becomes IPv4, and what a C

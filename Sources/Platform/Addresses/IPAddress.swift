@@ -33,8 +33,8 @@ public struct IPAddress: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
-    /// Strict: four decimal numbers without leading zeros, or RFC 4291 §2.2 text without brackets or zone. The older forms
-    /// of `inet_aton` (`127.1`, `0x7f.0.0.1`, `017700000001`) are not addresses here.
+    /// Strict: four decimal numbers without leading zeros, or RFC 4291 §2.2 text without brackets or zone. The older
+    /// forms of `inet_aton` (`127.1`, `0x7f.0.0.1`, `017700000001`) are not addresses here.
     public init?(_ text: some StringProtocol) {
         let bytes = Array(text.utf8)
         if bytes.contains(UInt8(ascii: ":")) {

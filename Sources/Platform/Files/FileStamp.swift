@@ -1,8 +1,8 @@
 import CLinux
 import Glibc
 
-/// Tells whether files have changed since it was taken, by what the kernel says of them: inode, size, time of modification.
-/// Symbolic links are followed, so the atomic swap of a credential directory shows.
+/// Tells whether files have changed since it was taken, by what the kernel says of them: inode, size, time of
+/// modification. Symbolic links are followed, so the atomic swap of a credential directory shows.
 package struct FileStamp: Equatable, Sendable {
     private struct Entry: Equatable, Sendable {
         var device: UInt64 = 0

@@ -18,8 +18,8 @@ package struct LocalAccount: Hashable, Sendable {
         self.environment = environment
     }
 
-    /// The account of this process. The home directory is `$HOME`, as a shell understands `~`, when it is this user's own
-    /// (after `sudo -E` it is not); else the account database's.
+    /// The account of this process. The home directory is `$HOME`, as a shell understands `~`, when it is this user's
+    /// own (after `sudo -E` it is not); else the account database's.
     package static func current() -> LocalAccount {
         let userID = getuid()
         var entry = passwd()

@@ -3,8 +3,8 @@ import Glibc
 
 /// A program, and how it is to be started: its arguments, its environment, and how close it stays to this process.
 ///
-/// What is started has default signals, none of them blocked, the three descriptors it is given and no other (before Linux 5.9:
-/// none that is close-on-exec, as all of ours are).
+/// What is started has default signals, none of them blocked, the three descriptors it is given and no other (before
+/// Linux 5.9: none that is close-on-exec, as all of ours are).
 package struct Program: Sendable {
     package enum Group: Int32, Sendable {
         /// This process's: it may ask at the terminal, and Ctrl-C there ends it too.

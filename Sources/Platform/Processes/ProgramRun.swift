@@ -141,7 +141,8 @@ private struct ProgramExchange: ~Copyable {
             var polled = [pollfd(fd: input, events: Int16(POLLOUT), revents: 0)]
             polled += sources.map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
             polled.append(pollfd(fd: ended ?? -1, events: Int16(POLLIN), revents: 0))
-            // poll skips negative descriptors. Without one for the end it is looked for often, and more so when all pipes are closed.
+            // poll skips negative descriptors. Without one for the end it is looked for often, and more so when all
+            // pipes are closed.
             let isQuiet = sources.allSatisfy { $0 < 0 } && input < 0
             let most: Duration = ended != nil ? .seconds(60) : isQuiet ? .milliseconds(5) : .milliseconds(50)
             poll(&polled, nfds_t(polled.count), max(1, Int32(min(left, most) / .milliseconds(1))))
@@ -161,7 +162,8 @@ private struct ProgramExchange: ~Copyable {
     private mutating func drain() {
         var chunk = [UInt8](repeating: 0, count: 16 << 10)
         for index in sources.indices {
-            // Bounded, for a program that prints for ever; more than a pipe holds, so that at the end nothing is left in it.
+            // Bounded, for a program that prints for ever; more than a pipe holds, so that at the end nothing is left
+            // in it.
             for _ in 0..<16 where sources[index] >= 0 {
                 let count = read(sources[index], &chunk, chunk.count)
                 if count < 0 && errno == EINTR { continue }

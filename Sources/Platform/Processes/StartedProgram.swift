@@ -1,8 +1,8 @@
 import CLinux
 import Glibc
 
-/// A process that this one has started, and has to reap. Its number is its own until then, so whoever reaps it sends it no
-/// signal afterwards.
+/// A process that this one has started, and has to reap. Its number is its own until then, so whoever reaps it sends it
+/// no signal afterwards.
 package struct StartedProgram: Hashable, Sendable {
     package let pid: Int32
 

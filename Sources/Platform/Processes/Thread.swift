@@ -1,7 +1,7 @@
 import Glibc
 
-/// Runs `body`, which may block, on a new thread that ends with it; on the caller's where no thread can be had: better late
-/// than never.
+/// Runs `body`, which may block, on a new thread that ends with it; on the caller's where no thread can be had: better
+/// late than never.
 package func startThread(_ body: @escaping @Sendable () -> Void) {
     do throws(SystemError) { try startOwnThread(body) } catch { body() }
 }

@@ -1,7 +1,7 @@
 /// Text from a peer, made harmless for a terminal, a log and an error message.
 package enum Printable {
-    /// Control characters (and what is no UTF-8) become `?`, runs of white space one space; the rest is cut after `limit`
-    /// characters.
+    /// Control characters (and what is no UTF-8) become `?`, runs of white space one space; the rest is cut after
+    /// `limit` characters.
     package static func clean(_ text: some StringProtocol, limit: Int = 500) -> String {
         var result = ""
         var count = 0
@@ -37,8 +37,8 @@ package enum Printable {
         clean(String(decoding: bytes, as: UTF8.self), limit: limit)
     }
 
-    /// `text` cut after 80 characters, with everything outside printable ASCII escaped: what a peer or a user wrote, quoted in a
-    /// message so that it can be seen as it was.
+    /// `text` cut after 80 characters, with everything outside printable ASCII escaped: what a peer or a user wrote,
+    /// quoted in a message so that it can be seen as it was.
     package static func escape(_ text: some StringProtocol) -> String {
         var result = ""
         for scalar in text.unicodeScalars.prefix(80) {

@@ -1,8 +1,8 @@
 import CLinux
 import Glibc
 
-/// What time it is by the wall clock, which may jump: for certificates, records and logs. What is measured, or waited for, has
-/// a monotonic clock (`ContinuousClock`, the event loop's `now`).
+/// What time it is by the wall clock, which may jump: for certificates, records and logs. What is measured, or waited
+/// for, has a monotonic clock (`ContinuousClock`, the event loop's `now`).
 ///
 /// A value that is passed along, so that a test sets it instead of waiting.
 package struct WallClock: Sendable {

@@ -36,7 +36,8 @@ public struct AuthenticationQuestion: Hashable, Sendable {
         self.attempt = attempt
     }
 
-    /// Whether the answer is the account's password, as far as the words tell: a password from a file is for no other question.
+    /// Whether the answer is the account's password, as far as the words tell: a password from a file is for no other
+    /// question.
     public var isForPassword: Bool {
         guard isSecret else { return false }
         guard method != "password" else { return true }

@@ -32,7 +32,8 @@ struct KeyCandidate {
     }
 }
 
-/// The keys to offer, in order, each with its certificates first and none of them twice; and what came of the other credentials.
+/// The keys to offer, in order, each with its certificates first and none of them twice; and what came of the other
+/// credentials.
 struct KeyCandidates {
     private(set) var list: [KeyCandidate] = []
     /// Credentials that cannot be used, and why; for the error.
@@ -44,7 +45,8 @@ struct KeyCandidates {
     /// Reads the files that `credentials` name.
     ///
     /// - Parameters:
-    ///   - identities: The agent's keys. One that a file holds, too, is used through the agent: no passphrase is needed.
+    ///   - identities: The agent's keys. One that a file holds, too, is used through the agent: no passphrase is
+    ///     needed.
     ///   - identitiesOnly: Of the agent's keys only those that a file or a certificate names.
     init(_ credentials: [SSHCredential], identities: [AgentClient.Identity], identitiesOnly: Bool) {
         var keys: [KeyCandidate] = []

@@ -2,7 +2,8 @@ import Glibc
 import MeshIdentity
 import Platform
 
-/// A private key file, understood as far as needed without its passphrase: whether it is encrypted, and its public half.
+/// A private key file, understood as far as needed without its passphrase: whether it is encrypted, and its public
+/// half.
 struct PrivateKeyFile {
     /// For messages: the path.
     let name: String

@@ -2,7 +2,8 @@
 public enum SSHCredential: Hashable, Sendable {
     /// A private key file in OpenSSH's or a PEM format, encrypted or not.
     case keyFile(path: String)
-    /// A user certificate for one of the keys (`CertificateFile`); the one beside a key file (`id-cert.pub`) is found by itself.
+    /// A user certificate for one of the keys (`CertificateFile`); the one beside a key file (`id-cert.pub`) is found
+    /// by itself.
     case certificateFile(path: String)
     /// The contents of such a file; `name` stands for it in messages.
     case key([UInt8], name: String)

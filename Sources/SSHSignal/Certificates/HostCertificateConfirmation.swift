@@ -3,10 +3,11 @@ package import MeshIdentity
 import Platform
 package import Streams
 
-/// Sees by a connection of its own that a server shows a host certificate: with the user's `ssh`, which libssh2 1.10 cannot replace here.
+/// Sees by a connection of its own that a server shows a host certificate: with the user's `ssh`, which libssh2 1.10
+/// cannot replace here.
 ///
-/// Nothing is known to that `ssh` but the CA, and no other key is accepted. It offers no way to log in, so the server ends the connection
-/// where the login would begin: after the host was verified.
+/// Nothing is known to that `ssh` but the CA, and no other key is accepted. It offers no way to log in, so the server
+/// ends the connection where the login would begin: after the host was verified.
 package struct HostCertificateConfirmation: Sendable {
     let login: SSHLogin
     let authority: SSHPublicKey
@@ -46,8 +47,8 @@ package struct HostCertificateConfirmation: Sendable {
         )
     }
 
-    /// Whether ssh has said that it verified the very certificate. The lines are ssh's own; what the server chose is at their end, and cleaned
-    /// by ssh.
+    /// Whether ssh has said that it verified the very certificate. The lines are ssh's own; what the server chose is at
+    /// their end, and cleaned by ssh.
     static func confirms(_ log: String, serial: UInt64) -> Bool {
         let lines = log.split(whereSeparator: \.isNewline)
         let shown = lines.contains { line in

@@ -2,8 +2,8 @@ import CLinux
 import Glibc
 import Platform
 
-/// Reads `ssh_config(5)` files for one destination. As in `ssh`, reading and deciding are one pass, because a `Match` depends on what
-/// the lines before it set.
+/// Reads `ssh_config(5)` files for one destination. As in `ssh`, reading and deciding are one pass, because a `Match`
+/// depends on what the lines before it set.
 struct ConfigurationEvaluation {
     /// What has been set so far; the first value stays.
     struct Options {

@@ -6,8 +6,9 @@ struct ConfigurationLine: Hashable {
 
     /// nil for a blank line or a comment.
     ///
-    /// The keyword ends at white space or one `=`. Arguments are separated by white space; `'…'` and `"…"` quote; a backslash
-    /// escapes a quote, itself and, outside of quotes, a space; `#` at the start of an argument begins a comment.
+    /// The keyword ends at white space or one `=`. Arguments are separated by white space; `'…'` and `"…"` quote; a
+    /// backslash escapes a quote, itself and, outside of quotes, a space; `#` at the start of an argument begins a
+    /// comment.
     init?(parsing text: String) throws(SSHConfigurationError) {
         let trimmed = text.drop { Self.isSpace($0) }
         guard let first = trimmed.first, first != "#" else { return nil }

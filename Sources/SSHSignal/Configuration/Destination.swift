@@ -1,5 +1,5 @@
-/// Where an SSH connection goes, as a user writes it: `[user@]host[:port]`, `ssh://[user@]host[:port]`, or an alias of a
-/// `Host` line in `ssh_config(5)`. An IPv6 address stands in brackets when a port follows.
+/// Where an SSH connection goes, as a user writes it: `[user@]host[:port]`, `ssh://[user@]host[:port]`, or an alias of
+/// a `Host` line in `ssh_config(5)`. An IPv6 address stands in brackets when a port follows.
 ///
 /// Only what was written is here; ``SSHLogin`` adds what the configuration files say about it.
 public struct Destination: Hashable, Sendable, CustomStringConvertible {

@@ -1,5 +1,5 @@
-/// The patterns of `ssh_config(5)` and `sshd(8)`'s known_hosts: `*` is any run of characters, `?` any single one; in a list, an element
-/// that begins with `!` and matches makes the whole list not match.
+/// The patterns of `ssh_config(5)` and `sshd(8)`'s known_hosts: `*` is any run of characters, `?` any single one; in a
+/// list, an element that begins with `!` and matches makes the whole list not match.
 enum HostPattern {
     /// Whether `text` matches `pattern` as a whole. Linear in memory, at worst the product of the lengths in time.
     static func matches(_ text: some StringProtocol, _ pattern: some StringProtocol) -> Bool {

@@ -2,16 +2,16 @@ import Glibc
 import MeshIdentity
 package import Platform
 
-/// Everything that is to be known about an SSH connection before it is dialled: the command line, the user's and the system's
-/// `ssh_config(5)` and the defaults, in this order; the first value wins.
+/// Everything that is to be known about an SSH connection before it is dialled: the command line, the user's and the
+/// system's `ssh_config(5)` and the defaults, in this order; the first value wins.
 ///
-/// The subset in effect: `Host` (with `*`, `?`, `!`), `Match` with `host`, `originalhost`, `user`, `localuser` and `all`,
-/// `Include`, `HostName`, `Port`, `User`, `IdentityFile`, `IdentitiesOnly`, `UserKnownHostsFile`, `GlobalKnownHostsFile`,
-/// `HostKeyAlias`, `HashKnownHosts`, `StrictHostKeyChecking`, `ProxyJump`, `ConnectTimeout`, `ServerAliveInterval`,
-/// `ServerAliveCountMax`, `AddressFamily`, `BindAddress`, `CertificateFile`, `IdentityAgent`, `PreferredAuthentications`,
-/// `PubkeyAuthentication`, `PasswordAuthentication`, `KbdInteractiveAuthentication`, `BatchMode`, `NumberOfPasswordPrompts`;
-/// the tokens `%% %d %h %i %k %n %p %r %u`, `~` and `${NAME}`. Whatever else stands in the files is listed in ``notes``, and
-/// what only `ssh` itself can do in ``limits``.
+/// The subset in effect: `Host` (with `*`, `?`, `!`), `Match` with `host`, `originalhost`, `user`, `localuser` and
+/// `all`, `Include`, `HostName`, `Port`, `User`, `IdentityFile`, `IdentitiesOnly`, `UserKnownHostsFile`,
+/// `GlobalKnownHostsFile`, `HostKeyAlias`, `HashKnownHosts`, `StrictHostKeyChecking`, `ProxyJump`, `ConnectTimeout`,
+/// `ServerAliveInterval`, `ServerAliveCountMax`, `AddressFamily`, `BindAddress`, `CertificateFile`, `IdentityAgent`,
+/// `PreferredAuthentications`, `PubkeyAuthentication`, `PasswordAuthentication`, `KbdInteractiveAuthentication`,
+/// `BatchMode`, `NumberOfPasswordPrompts`; the tokens `%% %d %h %i %k %n %p %r %u`, `~` and `${NAME}`. Whatever else
+/// stands in the files is listed in ``notes``, and what only `ssh` itself can do in ``limits``.
 package struct SSHClientConfiguration: Hashable, Sendable {
     /// As the user wrote it.
     package var destination: Destination
@@ -44,8 +44,8 @@ package struct SSHClientConfiguration: Hashable, Sendable {
     /// `CertificateFile`: certificates to log in with besides those beside the keys (`id-cert.pub`).
     package var certificateFiles: [String]
     package var authentication: AuthenticationPreferences
-    /// After this long without a byte the server is asked for a sign of life (`ServerAliveInterval`): zero never, nil leaves
-    /// it to the caller.
+    /// After this long without a byte the server is asked for a sign of life (`ServerAliveInterval`): zero never, nil
+    /// leaves it to the caller.
     package var serverAliveInterval: Duration?
     /// How many intervals the sign of life may take (`ServerAliveCountMax`).
     package var serverAliveCountMax: Int

@@ -1,5 +1,5 @@
-/// What a new host key does to a connection: `StrictHostKeyChecking` of `ssh_config(5)`. A changed or revoked key is refused in
-/// every mode.
+/// What a new host key does to a connection: `StrictHostKeyChecking` of `ssh_config(5)`. A changed or revoked key is
+/// refused in every mode.
 package enum StrictHostKeyChecking: String, Hashable, Sendable, CaseIterable {
     /// Only hosts that known_hosts names.
     case yes

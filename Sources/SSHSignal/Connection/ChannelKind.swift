@@ -9,8 +9,8 @@ enum ChannelKind {
     case directTCPIP(host: String, port: UInt16)
     /// A connection that the server makes to a Unix socket (OpenSSH's PROTOCOL §2.4).
     case directStreamLocal(path: String)
-    /// A type that no server knows. Its refusal is a sign of life, and waiting for it makes libssh2 take in what arrives
-    /// while there is no channel.
+    /// A type that no server knows. Its refusal is a sign of life, and waiting for it makes libssh2 take in what
+    /// arrives while there is no channel.
     case signOfLife
 
     /// RFC 4254 §5.1's usual maximum packet; libssh2 takes no more than 40,000 bytes.
@@ -66,8 +66,8 @@ enum ChannelKind {
         SSHError(.timedOut, "\(what) through \(peer) got no answer within \(timeout)")
     }
 
-    /// What the server's refusal means for this kind of channel: libssh2 1.10 gives MaxSessions and a closed port the same
-    /// text, and `ssh` words it alike.
+    /// What the server's refusal means for this kind of channel: libssh2 1.10 gives MaxSessions and a closed port the
+    /// same text, and `ssh` words it alike.
     func refusal(_ text: String, peer: String) -> SSHError {
         switch self {
         case .directTCPIP:

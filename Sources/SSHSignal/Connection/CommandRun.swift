@@ -14,8 +14,8 @@ public struct SSHCommandResult: Sendable {
     public var text: String { String(decoding: output, as: UTF8.self) }
 }
 
-/// Runs one command to its end: feeds its standard input, collects its output, waits for its exit status. Keeps itself alive
-/// through the process until then.
+/// Runs one command to its end: feeds its standard input, collects its output, waits for its exit status. Keeps itself
+/// alive through the process until then.
 final class CommandRun: StreamObserver {
     private let process: SSHProcess
     private let outputLimit: Int

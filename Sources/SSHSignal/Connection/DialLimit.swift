@@ -2,8 +2,8 @@ import Streams
 
 /// How many logins may be under way to one address at a time, and how a refusal for the moment is waited out.
 ///
-/// OpenSSH's default `MaxStartups 10:30:100` drops three of ten connections beyond ten that have not authenticated; dropbear
-/// allows five of an address.
+/// OpenSSH's default `MaxStartups 10:30:100` drops three of ten connections beyond ten that have not authenticated;
+/// dropbear allows five of an address.
 final class DialLimit: Sendable {
     /// For all logins of this process.
     static let shared = DialLimit(perAddress: 8)
@@ -33,8 +33,9 @@ final class DialLimit: Sendable {
         return try await body()
     }
 
-    /// Repeats `body` while the server says that it is busy, with growing pauses: a second, two, four, eight, each ± 25 %, so that
-    /// those who were refused together do not come back together. The place in the line is given up meanwhile.
+    /// Repeats `body` while the server says that it is busy, with growing pauses: a second, two, four, eight, each ± 25
+    /// %, so that those who were refused together do not come back together. The place in the line is given up
+    /// meanwhile.
     func runPatiently<Success>(
         to address: String,
         pause: Duration = .seconds(1),

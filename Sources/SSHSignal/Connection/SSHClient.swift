@@ -1,7 +1,7 @@
 public import Streams
 
-/// An authenticated SSH connection for async code: a handle on an ``SSHConnection``, which lives on one event loop with all its
-/// streams, whichever engine drives it. ``SSHLogin`` makes one as `ssh` would. Closed when it is released.
+/// An authenticated SSH connection for async code: a handle on an ``SSHConnection``, which lives on one event loop with
+/// all its streams, whichever engine drives it. ``SSHLogin`` makes one as `ssh` would. Closed when it is released.
 public final class SSHClient: Sendable {
     /// Where the connection and all its streams live.
     public let loop: EventLoop

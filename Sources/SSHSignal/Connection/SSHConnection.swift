@@ -3,8 +3,8 @@ public import Streams
 /// An authenticated SSH connection on its event loop, whichever engine drives it: libssh2 or the user's own
 /// `ssh` program.
 ///
-/// Opening something is a call through this protocol; what was opened is a ``Streams/ByteStream``, and is not asked which engine
-/// it came from. Confined to ``loop``; from async code use ``SSHClient``.
+/// Opening something is a call through this protocol; what was opened is a ``Streams/ByteStream``, and is not asked
+/// which engine it came from. Confined to ``loop``; from async code use ``SSHClient``.
 public protocol SSHConnection: AnyObject {
     /// Where it lives: everything else is called here.
     var loop: EventLoop { get }
@@ -25,10 +25,11 @@ public protocol SSHConnection: AnyObject {
 
     /// Streams and commands that are open or being opened.
     var streamCount: Int { get }
-    /// The shortest time in which the server has answered; nil where nothing has been asked, or the engine does not measure it.
+    /// The shortest time in which the server has answered; nil where nothing has been asked, or the engine does not
+    /// measure it.
     var shortestRoundTrip: Duration? { get }
-    /// Called when streams of this connection are slower than they could be because their windows together may not be larger:
-    /// another connection would have windows of its own. Often; on the loop, not from inside a call.
+    /// Called when streams of this connection are slower than they could be because their windows together may not be
+    /// larger: another connection would have windows of its own. Often; on the loop, not from inside a call.
     var onWindowLimit: (() -> Void)? { get set }
 
     /// Ends the connection: what runs on it fails with ``SSHError/Code/closed``, the server is told. Idempotent.
@@ -53,12 +54,12 @@ public protocol SSHConnection: AnyObject {
     /// Has the server listen on a port (RFC 4254 §7.1), until the connection ends.
     ///
     /// - Parameters:
-    ///   - host: Where: `localhost`, an address, or empty for all; what other machines can reach is decided by the server's
-    ///     GatewayPorts.
+    ///   - host: Where: `localhost`, an address, or empty for all; what other machines can reach is decided by the
+    ///     server's GatewayPorts.
     ///   - port: 0 lets the server choose.
     ///   - accept: Called on the loop with each connection, which is the callee's to own.
-    ///   - completion: Called once, on the loop, never from inside this call: the port. The failure's code is `.denied` where
-    ///     the server does not listen.
+    ///   - completion: Called once, on the loop, never from inside this call: the port. The failure's code is `.denied`
+    ///     where the server does not listen.
     func listen(
         host: String,
         port: UInt16,
@@ -70,8 +71,8 @@ public protocol SSHConnection: AnyObject {
     ///
     /// - Parameters:
     ///   - command: A command line for the account's shell.
-    ///   - completion: Called once, on the loop, never from inside this call, when the server has started it. The process ends
-    ///     when it is released.
+    ///   - completion: Called once, on the loop, never from inside this call, when the server has started it. The
+    ///     process ends when it is released.
     func execute(_ command: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void)
 
     /// Starts a subsystem, such as `sftp`. Where the server does not have it, either this fails with

@@ -1,7 +1,7 @@
 /// How a command ended.
 public enum SSHExit: Hashable, Sendable, CustomStringConvertible {
-    /// Its exit status. libssh2 cannot tell a status that the server did not send from 0: where it matters, have the command
-    /// print what proves its success.
+    /// Its exit status. libssh2 cannot tell a status that the server did not send from 0: where it matters, have the
+    /// command print what proves its success.
     case status(Int32)
     /// The signal that ended it, without "SIG".
     case signal(String)

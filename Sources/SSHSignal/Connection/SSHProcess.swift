@@ -1,7 +1,8 @@
 import Platform
 public import Streams
 
-/// A command or subsystem that runs on the server. Confined to its connection's event loop. It ends when this object is released.
+/// A command or subsystem that runs on the server. Confined to its connection's event loop. It ends when this object is
+/// released.
 public final class SSHProcess {
     /// Writes to the command's standard input, reads its standard output. Its end says nothing about the exit status.
     public let stream: ByteStream
@@ -18,7 +19,8 @@ public final class SSHProcess {
         }
     }
 
-    /// Sees standard error as it arrives, besides ``standardErrorTail``; at once, from inside the setter, what the tail holds already.
+    /// Sees standard error as it arrives, besides ``standardErrorTail``; at once, from inside the setter, what the tail
+    /// holds already.
     public var onStandardError: ((UnsafeRawBufferPointer) -> Void)? {
         didSet {
             if let onStandardError, !standardErrorTail.isEmpty { standardErrorTail.withUnsafeBytes(onStandardError) }

@@ -1,10 +1,10 @@
 import Streams
 
-/// A session channel (RFC 4254 §6) of either engine: the standard input and output of a command as a byte stream, and what
-/// comes beside them.
+/// A session channel (RFC 4254 §6) of either engine: the standard input and output of a command as a byte stream, and
+/// what comes beside them.
 ///
-/// Only what happens a few times in the life of a channel is asked for here. Bytes go through the class, ``Streams/ByteStream``,
-/// with no existential on their way.
+/// Only what happens a few times in the life of a channel is asked for here. Bytes go through the class,
+/// ``Streams/ByteStream``, with no existential on their way.
 protocol SessionChannel: ByteStream {
     /// Receives standard error, which would otherwise fill the window.
     var onExtendedData: ((UnsafeRawBufferPointer) -> Void)? { get set }

@@ -181,7 +181,8 @@ package struct HostKeyPolicy: Sendable {
         }
     }
 
-    /// Returns nil when the host's certificate is good, and its plain key when no `@cert-authority` line covers the host.
+    /// Returns nil when the host's certificate is good, and its plain key when no `@cert-authority` line covers the
+    /// host.
     ///
     /// - Parameter now: seconds since 1970.
     func checkCertificate(_ key: HostKey, at now: Int64) throws -> HostKey? {

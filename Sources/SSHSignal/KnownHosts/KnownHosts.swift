@@ -1,14 +1,14 @@
 import Platform
 
-/// What the known_hosts files say about hosts. libssh2's own reader is not used: it knows neither wildcards nor `@revoked` nor
-/// `@cert-authority`, and it rewrites whole files.
+/// What the known_hosts files say about hosts. libssh2's own reader is not used: it knows neither wildcards nor
+/// `@revoked` nor `@cert-authority`, and it rewrites whole files.
 package struct KnownHosts: Sendable {
     /// What is known about a key that a host has shown.
     package enum Verdict: Hashable, Sendable {
         /// The host is recorded with this key.
         case match(file: String, line: Int)
-        /// The host is not recorded with a key of this type. `algorithms` are the key types it is recorded with; when there are
-        /// any, a different type is as suspicious as a different key.
+        /// The host is not recorded with a key of this type. `algorithms` are the key types it is recorded with; when
+        /// there are any, a different type is as suspicious as a different key.
         case unknown(algorithms: [String])
         /// The host is recorded with another key of this type.
         case changed(expected: String, file: String, line: Int)
@@ -55,8 +55,8 @@ package struct KnownHosts: Sendable {
         return port == 22 ? host : "[\(host)]:\(port)"
     }
 
-    /// The key types that `name` is recorded with, in the order of the files: what the key exchange has to ask for first, so
-    /// that a host is not taken for unknown because it showed its other key.
+    /// The key types that `name` is recorded with, in the order of the files: what the key exchange has to ask for
+    /// first, so that a host is not taken for unknown because it showed its other key.
     package func algorithms(for name: String) -> [String] {
         var result: [String] = []
         for entry in entries where entry.marker == .none && !result.contains(entry.key.algorithm) && entry.matches(name)
@@ -71,7 +71,8 @@ package struct KnownHosts: Sendable {
         entries.filter { $0.marker == .certificateAuthority && $0.matches(name) }.map(\.key)
     }
 
-    /// What is known about `key` as the key of `name` (see ``name(host:port:)``). A revocation wins over every other line.
+    /// What is known about `key` as the key of `name` (see ``name(host:port:)``). A revocation wins over every other
+    /// line.
     package func verdict(for key: HostKey, of name: String) -> Verdict {
         let relevant = entries.filter { $0.matches(name) }
         if let revoked = relevant.first(where: { $0.marker == .revoked && $0.key == key }) {

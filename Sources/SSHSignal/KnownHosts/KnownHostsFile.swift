@@ -4,15 +4,16 @@ import MeshIdentity
 
 /// Adds entries to a known_hosts file without touching what it holds.
 enum KnownHostsFile {
-    /// Appends a line for `key` under `name`, in one write, so that readers see all of it or nothing and two writers do not mix.
-    /// Creates the file (0600) and its directory (0700) where they are missing.
+    /// Appends a line for `key` under `name`, in one write, so that readers see all of it or nothing and two writers do
+    /// not mix. Creates the file (0600) and its directory (0700) where they are missing.
     static func append(_ key: HostKey, name: String, hashed: Bool, to path: String) throws(SSHConfigurationError) {
         _ = try append("\(names(name, hashed: hashed)) \(key.algorithm) \(Base64.encode(key.blob))", to: path) { _ in
             false
         }
     }
 
-    /// Appends `line`, without its end, unless `isThere` finds in the file what it says. Whoever else appends waits meanwhile.
+    /// Appends `line`, without its end, unless `isThere` finds in the file what it says. Whoever else appends waits
+    /// meanwhile.
     ///
     /// - Returns: Whether it was appended.
     static func append(

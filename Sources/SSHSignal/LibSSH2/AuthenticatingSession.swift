@@ -1,6 +1,7 @@
 import Streams
 
-/// What authentication needs of the session that it is for: its calls into libssh2, its patience, and its words for errors.
+/// What authentication needs of the session that it is for: its calls into libssh2, its patience, and its words for
+/// errors.
 protocol AuthenticatingSession: AnyObject {
     var loop: EventLoop { get }
     var configuration: SSHSessionConfiguration { get }

@@ -3,8 +3,8 @@ import Glibc
 import Platform
 import Streams
 
-/// Authenticates a session: asks what the server takes, and goes through the ways that both sides have, in the user's order, until the
-/// server has what it wants. Lives on the session's loop until it is done.
+/// Authenticates a session: asks what the server takes, and goes through the ways that both sides have, in the user's
+/// order, until the server has what it wants. Lives on the session's loop until it is done.
 ///
 /// ```
 ///  list ─▶ publickey ─▶ keyboard-interactive ─▶ password ─▶ refused

@@ -1,14 +1,14 @@
-/// The receive window of one channel, fitted to the path and to its reader: twice what the reader takes within one round
-/// trip, so that the server need not stop while an adjustment is on its way.
+/// The receive window of one channel, fitted to the path and to its reader: twice what the reader takes within one
+/// round trip, so that the server need not stop while an adjustment is on its way.
 ///
-/// What counts is what has been *read*: a slow reader never makes its window grow, and one that has become slow loses what it
-/// had, by credit that is kept back: SSH cannot take a window back (RFC 4254 §5.2).
+/// What counts is what has been *read*: a slow reader never makes its window grow, and one that has become slow loses
+/// what it had, by credit that is kept back: SSH cannot take a window back (RFC 4254 §5.2).
 struct ChannelWindow {
     /// What a channel begins with where there is plenty, and where most of the budget is used up.
     static let initial = 256 << 10
     static let smallest = 128 << 10
-    /// Round trips below this count as this long: on a machine of its own the server is woken late rather than far away. Gives
-    /// a bulk stream on loopback 2 MiB, where throughput is highest.
+    /// Round trips below this count as this long: on a machine of its own the server is woken late rather than far
+    /// away. Gives a bulk stream on loopback 2 MiB, where throughput is highest.
     static let shortestRoundTrip: UInt64 = 3_000_000
 
     /// Bytes that are kept granted.
@@ -51,8 +51,8 @@ struct ChannelWindow {
     mutating func resize(to size: Int) { self.size = max(size, minimum) }
 }
 
-/// What all channels of a session may announce together: OpenSSH's server queues what its client is too slow for, and above
-/// about 6 MiB spends its time copying that queue.
+/// What all channels of a session may announce together: OpenSSH's server queues what its client is too slow for, and
+/// above about 6 MiB spends its time copying that queue.
 struct WindowBudget {
     let total: Int
     /// What the server may send now, by all windows.

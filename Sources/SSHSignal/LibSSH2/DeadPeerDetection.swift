@@ -1,8 +1,8 @@
 /// Finds out whether the server is still there: after a silence it is asked for something that it must answer.
 ///
-/// Two silences count. Of an idle connection, a long one: a middlebox may have forgotten it. Of one that has sent something
-/// since it last heard anything, a short one: somebody waits for an answer, and another path may be there to take over.
-/// Any byte from the server is a sign of life.
+/// Two silences count. Of an idle connection, a long one: a middlebox may have forgotten it. Of one that has sent
+/// something since it last heard anything, a short one: somebody waits for an answer, and another path may be there to
+/// take over. Any byte from the server is a sign of life.
 ///
 /// libssh2's own keepalive would leave every answer in its packet list for ever, or ask for none.
 ///

@@ -8,8 +8,8 @@ public protocol HostKeyVerifier: Sendable {
     /// What libssh2 cannot do that keeps the key from being verified; told with a refusal.
     var limits: [EngineLimit] { get }
 
-    /// Returns when the key is accepted; throws to refuse it, with an error whose description says why. May take its time to
-    /// ask a person.
+    /// Returns when the key is accepted; throws to refuse it, with an error whose description says why. May take its
+    /// time to ask a person.
     func check(_ key: HostKey) async throws
 }
 
@@ -25,7 +25,8 @@ public struct PinnedHostKey: HostKeyVerifier {
 
     /// - Parameters:
     ///   - fingerprint: `SHA256:` and base 64 without padding.
-    ///   - preferredAlgorithms: The key's type, where it is known; without it the server chooses which of its keys it shows.
+    ///   - preferredAlgorithms: The key's type, where it is known; without it the server chooses which of its keys it
+    ///     shows.
     public init(fingerprint: String, preferredAlgorithms: [String] = []) {
         self.fingerprint = fingerprint
         self.preferredAlgorithms = preferredAlgorithms

@@ -2,8 +2,8 @@ import CLibSSH2
 import Glibc
 import Streams
 
-/// Keyboard-interactive authentication (RFC 4256): the server asks whatever it likes, in as many rounds as it likes, and a
-/// person answers. One object is one attempt; it lives on the session's loop.
+/// Keyboard-interactive authentication (RFC 4256): the server asks whatever it likes, in as many rounds as it likes,
+/// and a person answers. One object is one attempt; it lives on the session's loop.
 final class KeyboardInteractive {
     enum Result {
         case accepted

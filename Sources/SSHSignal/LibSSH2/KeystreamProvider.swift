@@ -3,16 +3,16 @@ import Glibc
 
 /// AES-128 in counter mode for libssh2, with the key stream made ahead of the data.
 ///
-/// libssh2 enciphers 16 bytes a call, and OpenSSL's AES takes as long to get going as it does for those 16 bytes: more than
-/// half of the time of a bulk transfer. In counter mode the key stream does not depend on the data, so it is made here two
-/// kilobytes at a time by OpenSSL's own AES, and a call only adds it to the data. The cipher is what it was; a third
-/// of libssh2's CPU time per byte is saved (docs/benchmarks.md).
+/// libssh2 enciphers 16 bytes a call, and OpenSSL's AES takes as long to get going as it does for those 16 bytes: more
+/// than half of the time of a bulk transfer. In counter mode the key stream does not depend on the data, so it is made
+/// here two kilobytes at a time by OpenSSL's own AES, and a call only adds it to the data. The cipher is what it was; a
+/// third of libssh2's CPU time per byte is saved (docs/benchmarks.md).
 ///
-/// An OpenSSL provider (provider(7)), since libssh2 asks OpenSSL for `EVP_aes_128_ctr` by itself. It has this one algorithm,
-/// which nothing else here uses: TLS has no counter mode, and OpenSSL's random generator uses AES-256.
+/// An OpenSSL provider (provider(7)), since libssh2 asks OpenSSL for `EVP_aes_128_ctr` by itself. It has this one
+/// algorithm, which nothing else here uses: TLS has no counter mode, and OpenSSL's random generator uses AES-256.
 enum KeystreamProvider {
-    /// Whether AES-128-CTR comes from here. Set up once per process, at the first use. Left alone where OpenSSL is to use
-    /// nothing but its FIPS module.
+    /// Whether AES-128-CTR comes from here. Set up once per process, at the first use. Left alone where OpenSSL is to
+    /// use nothing but its FIPS module.
     static let isInstalled: Bool = {
         guard EVP_default_properties_is_fips_enabled(nil) == 0, let aes = EVP_CIPHER_fetch(nil, algorithm, nil) else {
             return false
@@ -30,7 +30,8 @@ enum KeystreamProvider {
     /// The property (property(7)) by which this implementation is told from OpenSSL's.
     static let property = "provider=bootstrap-keystream"
 
-    /// OpenSSL's own AES. Written once, before anything that reads it can be reached: the provider is loaded afterwards.
+    /// OpenSSL's own AES. Written once, before anything that reads it can be reached: the provider is loaded
+    /// afterwards.
     nonisolated(unsafe) fileprivate static var aes: OpaquePointer?
 
     // Tables that OpenSSL keeps pointers to, for as long as the process lives.

@@ -18,7 +18,8 @@ final class LibSSH2Session {
     let raw: OpaquePointer
     private let pool: BufferPool
 
-    /// What has been received and libssh2 has not taken yet. nil while there is nothing: an idle session holds no buffer.
+    /// What has been received and libssh2 has not taken yet. nil while there is nothing: an idle session holds no
+    /// buffer.
     private var inbound: Buffer?
     /// What libssh2 wants sent.
     var outbound: ByteQueue
@@ -56,14 +57,15 @@ final class LibSSH2Session {
     }
 
     deinit {
-        // Without a session object the callbacks say "sent" and "end of stream", so that freeing never waits for the peer.
+        // Without a session object the callbacks say "sent" and "end of stream", so that freeing never waits for the
+        // peer.
         libssh2_session_abstract(raw).pointee = nil
         var attempts = 0
         while libssh2_session_free(raw) == LIBSSH2_ERROR_EAGAIN && attempts < 64 { attempts += 1 }
     }
 
-    /// The descriptor that libssh2 insists on and never uses: no process has it open, so the fcntl that libssh2 tries fails
-    /// harmlessly.
+    /// The descriptor that libssh2 insists on and never uses: no process has it open, so the fcntl that libssh2 tries
+    /// fails harmlessly.
     static let unusedDescriptor = Int32.max
 
     // MARK: Bytes in and out

@@ -4,8 +4,8 @@ import MeshIdentity
 import Platform
 import Streams
 
-/// Public keys (RFC 4252 §7): offers keys one at a time, the agent's and those of files, each with its certificate first, at most as
-/// many as configured. Lives on the session's loop.
+/// Public keys (RFC 4252 §7): offers keys one at a time, the agent's and those of files, each with its certificate
+/// first, at most as many as configured. Lives on the session's loop.
 ///
 /// ```
 ///  list the agent's keys ─▶ for each key: offer ─▶ (server agrees: sign, or ask the passphrase and sign)

@@ -4,12 +4,12 @@ import Glibc
 import Platform
 import Streams
 
-/// One channel of an SSH connection (RFC 4254 §5) as a byte stream: a forwarded TCP connection, or the standard input and
-/// output of a command.
+/// One channel of an SSH connection (RFC 4254 §5) as a byte stream: a forwarded TCP connection, or the standard input
+/// and output of a command.
 ///
-/// Half-close is SSH's EOF, in both directions. SSH has no abort: ``reset(_:)`` closes the channel, and what the server had
-/// connected it to sees an ordinary end. A lost SSH connection is told apart: reading fails with `.truncated` unless the
-/// server's EOF had arrived before.
+/// Half-close is SSH's EOF, in both directions. SSH has no abort: ``reset(_:)`` closes the channel, and what the server
+/// had connected it to sees an ordinary end. A lost SSH connection is told apart: reading fails with `.truncated`
+/// unless the server's EOF had arrived before.
 ///
 /// The receive window follows the reader: the server may send on when bytes were read, not when they arrived.
 final class SSHChannel: ByteStream, SessionChannel {
@@ -20,9 +20,9 @@ final class SSHChannel: ByteStream, SessionChannel {
     private var window: ChannelWindow
     /// What the server may send, and what has arrived and was not read: this channel's part of the session's budget.
     private(set) var announced = 0
-    /// libssh2 enlarges the window by itself below three quarters of the one it was opened with. It must never: interrupted
-    /// by a re-key, its count and the server's drift apart, and bytes are dropped. So channels open with half of the window,
-    /// ``refill()`` keeps it above that mark, and reads stop short of it.
+    /// libssh2 enlarges the window by itself below three quarters of the one it was opened with. It must never:
+    /// interrupted by a re-key, its count and the server's drift apart, and bytes are dropped. So channels open with
+    /// half of the window, ``refill()`` keeps it above that mark, and reads stop short of it.
     private let ownAdjustmentLimit: Int
     private let library: LibSSH2Session
     private var session: SSHSession?
@@ -130,8 +130,8 @@ final class SSHChannel: ByteStream, SessionChannel {
                 broken(Int32(result))
                 break
             }
-            // With an open window libssh2 waits for a key exchange, has made the packet's header and must be offered the
-            // same bytes again: they are kept here.
+            // With an open window libssh2 waits for a key exchange, has made the packet's header and must be offered
+            // the same bytes again: they are kept here.
             if libssh2_channel_window_write_ex(raw, nil) > 0 {
                 let count = min(left, Self.maximumWrite)
                 heldBack = Array(UnsafeRawBufferPointer(start: bytes, count: count))
@@ -168,8 +168,8 @@ final class SSHChannel: ByteStream, SessionChannel {
 
     // MARK: Reading
 
-    /// Reads what has arrived for one of the channel's streams (0, or 1 for standard error): a count, 0 at the end, or an
-    /// error of libssh2.
+    /// Reads what has arrived for one of the channel's streams (0, or 1 for standard error): a count, 0 at the end, or
+    /// an error of libssh2.
     private func readChannel(stream: Int32, into buffer: UnsafeMutableRawBufferPointer) -> Int {
         let open = Int(libssh2_channel_window_read_ex(raw, nil, nil))
         let limit = min(buffer.count, open - ownAdjustmentLimit)
@@ -270,8 +270,8 @@ final class SSHChannel: ByteStream, SessionChannel {
         return .status(libssh2_channel_get_exit_status(raw))
     }
 
-    /// Lets libssh2 take in packets (of any channel) on behalf of this one. EAGAIN: everything has been taken in. 0: it would
-    /// not, as the server has ended this channel.
+    /// Lets libssh2 take in packets (of any channel) on behalf of this one. EAGAIN: everything has been taken in. 0: it
+    /// would not, as the server has ended this channel.
     func takeIn() -> Int32 {
         let result = libssh2_channel_wait_eof(raw)
         return result == 0 ? libssh2_channel_wait_closed(raw) : result
@@ -326,7 +326,8 @@ final class SSHChannel: ByteStream, SessionChannel {
         onClose?()
     }
 
-    /// Goes on with the end of a channel that its owner has released. Returns whether it is over; libssh2 has then freed it.
+    /// Goes on with the end of a channel that its owner has released. Returns whether it is over; libssh2 has then
+    /// freed it.
     func stepClose() -> Bool {
         if ends.writing == .finishing && !closedByServer {
             sendFinish()

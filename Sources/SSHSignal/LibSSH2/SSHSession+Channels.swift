@@ -4,14 +4,15 @@ import Streams
 extension SSHSession {
     /// Has the server connect to what `kind` says (RFC 4254 §7.2).
     ///
-    /// libssh2 opens one channel at a time: behind a destination that does not answer, others wait, each at most its own
-    /// ``SSHSessionConfiguration/requestTimeout``.
+    /// libssh2 opens one channel at a time: behind a destination that does not answer, others wait, each at most its
+    /// own ``SSHSessionConfiguration/requestTimeout``.
     ///
-    /// sshd turns off Nagle's algorithm when a connection has run its first command: on one that never ran any, a stream that
-    /// is sent and finished at once takes 40 ms more to end. Run something (the probe will do) before streams matter.
+    /// sshd turns off Nagle's algorithm when a connection has run its first command: on one that never ran any, a
+    /// stream that is sent and finished at once takes 40 ms more to end. Run something (the probe will do) before
+    /// streams matter.
     ///
-    /// - Parameter completion: Called once, on the loop, never from inside this call. The failure's code is `.denied` where the
-    ///   server's configuration forbids it, `.refused` where nothing listens, `.timedOut` without an answer.
+    /// - Parameter completion: Called once, on the loop, never from inside this call. The failure's code is `.denied`
+    ///   where the server's configuration forbids it, `.refused` where nothing listens, `.timedOut` without an answer.
     func openStream(_ kind: ChannelKind, completion: @escaping (Result<ByteStream, StreamError>) -> Void) {
         open(
             ChannelOpening(kind, window: ChannelWindow.initial) { completion($0.map { $0 }.mapError(\.streamError)) }

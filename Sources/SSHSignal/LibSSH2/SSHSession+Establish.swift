@@ -4,8 +4,8 @@ import Streams
 extension SSHSession {
     /// Does the handshake, has the host key checked, and authenticates. Call once, on the loop.
     ///
-    /// - Parameter completion: Called once, on the loop, never from inside this call. After a failure the session is over
-    ///   and the lower stream closed.
+    /// - Parameter completion: Called once, on the loop, never from inside this call. After a failure the session is
+    ///   over and the lower stream closed.
     package func establish(_ completion: @escaping (Result<Void, SSHError>) -> Void) {
         loop.preconditionInLoop()
         precondition(phase == .idle, "a session is established once")

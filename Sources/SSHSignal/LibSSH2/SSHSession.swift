@@ -9,9 +9,9 @@ package import Streams
 ///              (any state) ── failure, close() ─────────────────────────────────────────────▲
 /// ```
 ///
-/// A turn is: read the lower stream into libssh2, repeat every libssh2 call that had to wait, tell the channels, and flush
-/// what libssh2 wants sent with one write at the end of the loop's turn. Confined to its event loop, with all its channels;
-/// from async code use ``SSHClient``.
+/// A turn is: read the lower stream into libssh2, repeat every libssh2 call that had to wait, tell the channels, and
+/// flush what libssh2 wants sent with one write at the end of the loop's turn. Confined to its event loop, with all its
+/// channels; from async code use ``SSHClient``.
 package final class SSHSession: SSHConnection {
     package let loop: EventLoop
     package let configuration: SSHSessionConfiguration
@@ -259,8 +259,8 @@ package final class SSHSession: SSHConnection {
 
     func abandonCall() { pendingCall = nil }
 
-    /// Lets libssh2 process what has arrived. It reads from the network only on behalf of some channel; any will do that has
-    /// not ended.
+    /// Lets libssh2 process what has arrived. It reads from the network only on behalf of some channel; any will do
+    /// that has not ended.
     private func takeIn() {
         if !takeIn(for: channels) { _ = takeIn(for: closingChannels) }
     }
@@ -278,8 +278,8 @@ package final class SSHSession: SSHConnection {
         return false
     }
 
-    /// Tells the channels what is new. A different one is the first each time: one that always has something to send does not
-    /// take all of the room.
+    /// Tells the channels what is new. A different one is the first each time: one that always has something to send
+    /// does not take all of the room.
     private func pollChannels() {
         let channels = channels
         guard !channels.isEmpty else { return }

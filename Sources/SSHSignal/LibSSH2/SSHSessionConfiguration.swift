@@ -3,22 +3,23 @@ public struct SSHSessionConfiguration: Sendable {
     /// The account on the server.
     public var user: String
 
-    /// Tried in this order. A key that both a file and the agent hold is used through the agent: no passphrase is needed.
+    /// Tried in this order. A key that both a file and the agent hold is used through the agent: no passphrase is
+    /// needed.
     public var credentials: [SSHCredential] = []
 
     /// Of the agent's keys offer only those that a credential file names (`IdentitiesOnly` of ssh_config).
     public var identitiesOnly = false
 
-    /// How many keys are offered at most. OpenSSH disconnects after 6 attempts (MaxAuthTries), OpenWrt after 3, and newer
-    /// servers punish the address for a while.
+    /// How many keys are offered at most. OpenSSH disconnects after 6 attempts (MaxAuthTries), OpenWrt after 3, and
+    /// newer servers punish the address for a while.
     public var maximumKeyOffers = 3
 
-    /// Asked for the passphrase of an encrypted key file, and only once the server has said that it would take the key. nil
-    /// where nobody can be asked.
+    /// Asked for the passphrase of an encrypted key file, and only once the server has said that it would take the key.
+    /// nil where nobody can be asked.
     public var passphrase: PassphrasePrompt?
 
-    /// Asked for passwords and whatever else the server wants to know, at most as often as ``authentication`` says. nil where
-    /// nobody can be asked.
+    /// Asked for passwords and whatever else the server wants to know, at most as often as ``authentication`` says. nil
+    /// where nobody can be asked.
     public var authenticationPrompt: AuthenticationPrompt?
 
     /// Which ways to authenticate, in which order.
@@ -38,15 +39,16 @@ public struct SSHSessionConfiguration: Sendable {
 
     /// Durations are counted from the last byte that came from the server; any byte is a sign of life.
     public struct KeepAlive: Hashable, Sendable {
-        /// After this long without a byte from the server it is asked; nil: never. `ServerAliveInterval` of ssh_config(5).
+        /// After this long without a byte from the server it is asked; nil: never. `ServerAliveInterval` of
+        /// ssh_config(5).
         public var interval: Duration? = .seconds(15)
 
-        /// How long the server may take for that sign of life before the connection counts as lost: `ServerAliveInterval` times
-        /// `ServerAliveCountMax`.
+        /// How long the server may take for that sign of life before the connection counts as lost:
+        /// `ServerAliveInterval` times `ServerAliveCountMax`.
         public var timeout: Duration = .seconds(10)
 
-        /// The same while streams are open and something was sent since the server was last heard; nil: as ever. The server
-        /// may be busy connecting somewhere, and the path long: four round trips are waited at least.
+        /// The same while streams are open and something was sent since the server was last heard; nil: as ever. The
+        /// server may be busy connecting somewhere, and the path long: four round trips are waited at least.
         public var whileWaiting: Waiting? = Waiting()
 
         /// The times while something is awaited from the server.
@@ -71,16 +73,16 @@ public struct SSHSessionConfiguration: Sendable {
         }
     }
 
-    /// The sum of all receive windows in bytes: what the server may send beyond what has been read. Each channel begins with 256
-    /// KiB and gets what its reader and the round trip need. Above about 6 MiB OpenSSH's server spends its time copying its
-    /// queue: at 16 MiB a sixth of the throughput is left.
+    /// The sum of all receive windows in bytes: what the server may send beyond what has been read. Each channel begins
+    /// with 256 KiB and gets what its reader and the round trip need. Above about 6 MiB OpenSSH's server spends its
+    /// time copying its queue: at 16 MiB a sixth of the throughput is left.
     public var totalWindow = 6 << 20
 
     /// Writes wait when this many bytes are queued for the network: a keystroke waits behind them.
     public var maximumBacklog = 256 << 10
 
-    /// In the order of preference. aes128-ctr is the fastest of what libssh2 1.10 has. No CBC mode, and no GCM or ChaCha20,
-    /// whose implementations in libssh2 1.11.1 have known memory errors.
+    /// In the order of preference. aes128-ctr is the fastest of what libssh2 1.10 has. No CBC mode, and no GCM or
+    /// ChaCha20, whose implementations in libssh2 1.11.1 have known memory errors.
     public var ciphers = ["aes128-ctr", "aes256-ctr", "aes192-ctr"]
 
     /// In the order of preference; the "etm" variants need libssh2 1.11.
@@ -109,8 +111,8 @@ public struct SSHSessionConfiguration: Sendable {
         self.credentials = credentials
     }
 
-    /// ``hostKeyAlgorithms`` with those of `keyTypes` first: a host recorded with an ed25519 key must be asked for that one,
-    /// or it shows another and looks changed.
+    /// ``hostKeyAlgorithms`` with those of `keyTypes` first: a host recorded with an ed25519 key must be asked for that
+    /// one, or it shows another and looks changed.
     func hostKeyAlgorithms(preferring keyTypes: [String]) -> [String] {
         var preferred: [String] = []
         for type in keyTypes {

@@ -2,11 +2,11 @@ import Glibc
 
 /// A call into C that can stop in the middle, inside a callback, until what it waits for is there.
 ///
-/// libssh2 wants the answers of keyboard-interactive authentication from inside its callback, at once; a person takes a minute.
-/// So the call runs on a thread of its own, which is used as a coroutine: the loop's thread waits while the call runs, and the
-/// call waits while the loop runs. The two never run at the same time.
-// Sendable: every access to the state below, and to whatever `body` touches, is ordered by the two semaphores; one thread
-// waits while the other runs.
+/// libssh2 wants the answers of keyboard-interactive authentication from inside its callback, at once; a person takes a
+/// minute. So the call runs on a thread of its own, which is used as a coroutine: the loop's thread waits while the
+/// call runs, and the call waits while the loop runs. The two never run at the same time.
+// Sendable: every access to the state below, and to whatever `body` touches, is ordered by the two semaphores; one
+// thread waits while the other runs.
 final class SuspendableCall: @unchecked Sendable {
     enum Progress: Equatable {
         case returned(Int32)
@@ -38,7 +38,8 @@ final class SuspendableCall: @unchecked Sendable {
         toLoop.deallocate()
     }
 
-    /// The loop's side: runs the call until it returns or suspends. Not again after it has returned anything but `again`.
+    /// The loop's side: runs the call until it returns or suspends. Not again after it has returned anything but
+    /// `again`.
     func resume() throws(SSHError) -> Progress {
         if thread == nil {
             var thread = pthread_t()

@@ -4,9 +4,9 @@ public import Streams
 extension SSHLogin {
     /// Connects, through the jump hosts, and authenticates.
     ///
-    /// With ``SSHEngine/automatic`` `ssh` logs in where the configuration asks for what libssh2 cannot do, and where libssh2 has
-    /// tried and the error names a limit. After any other refusal it does not: it would meet the same, and the server would
-    /// count it.
+    /// With ``SSHEngine/automatic`` `ssh` logs in where the configuration asks for what libssh2 cannot do, and where
+    /// libssh2 has tried and the error names a limit. After any other refusal it does not: it would meet the same, and
+    /// the server would count it.
     ///
     /// - Parameter loop: Where the session and its streams will live.
     public func connect(on loop: EventLoop) async throws(SSHError) -> SSHClient {

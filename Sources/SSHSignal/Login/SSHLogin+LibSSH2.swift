@@ -36,7 +36,8 @@ extension SSHLogin {
         guard let pinned = hop.policy.pinned else {
             return try await connect(hop, through: jump, HostKeyCheck(policy: hop.policy), on: loop)
         }
-        // A fingerprint does not tell its key's type: a server that shows another of its keys is asked for the next one.
+        // A fingerprint does not tell its key's type: a server that shows another of its keys is asked for the next
+        // one.
         var types = sessionConfiguration(hop.configuration).hostKeyAlgorithms(
             preferring: hop.policy.preferredAlgorithms
         )

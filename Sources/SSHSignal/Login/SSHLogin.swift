@@ -39,8 +39,8 @@ public struct SSHLogin: Sendable {
 
     /// The machine that is logged in to.
     package let configuration: SSHClientConfiguration
-    /// Why libssh2 cannot do this login, as far as it is known before anything is dialled, for all hosts on the way; empty:
-    /// nothing speaks against it. Where there is a reason, `ssh` is the better engine.
+    /// Why libssh2 cannot do this login, as far as it is known before anything is dialled, for all hosts on the way;
+    /// empty: nothing speaks against it. Where there is a reason, `ssh` is the better engine.
     package let limits: [EngineLimit]
     private(set) var hops: [Hop]
     let arguments: SSHArguments
@@ -78,8 +78,8 @@ public struct SSHLogin: Sendable {
         limits = hops.flatMap { Self.limits($0.configuration, $0.policy) }
     }
 
-    /// The hosts on the way and the destination, nearest first. As in `ssh`, the first host of a ProxyJump list is reached as its own
-    /// configuration says, its ProxyJump included; each later one through the one before it.
+    /// The hosts on the way and the destination, nearest first. As in `ssh`, the first host of a ProxyJump list is
+    /// reached as its own configuration says, its ProxyJump included; each later one through the one before it.
     ///
     /// - Parameter stack: what is being resolved, to find a circle.
     private static func chain(
@@ -119,8 +119,8 @@ public struct SSHLogin: Sendable {
         return limits
     }
 
-    /// The same login, which asks nobody: for a further session while the first one is in use. It fails where a question would
-    /// be needed.
+    /// The same login, which asks nobody: for a further session while the first one is in use. It fails where a
+    /// question would be needed.
     package var withoutQuestions: SSHLogin {
         var login = self
         login.prompts = Prompts(warn: prompts.warn)

@@ -2,8 +2,8 @@ import Glibc
 import MeshIdentity
 import Streams
 
-/// Waits until an `ssh` master has logged in: its control socket then exists. Keeps itself alive until it has told the outcome.
-/// Confined to its loop.
+/// Waits until an `ssh` master has logged in: its control socket then exists. Keeps itself alive until it has told the
+/// outcome. Confined to its loop.
 final class MasterStart {
     struct Ready {
         let control: MuxConnection
@@ -52,8 +52,8 @@ final class MasterStart {
         log.onLine = warn
     }
 
-    /// - Parameter completion: Called once, on the loop, never from inside this call. After a failure the master is gone and
-    ///   the directory removed.
+    /// - Parameter completion: Called once, on the loop, never from inside this call. After a failure the master is
+    ///   gone and the directory removed.
     func begin(_ completion: @escaping (Outcome) -> Void) {
         self.completion = completion
         process.onErrors = { [log] in log.append($0) }
@@ -138,8 +138,8 @@ extension ControlDirectory {
     /// itself in base 64. Nothing the server says gets into that file but its key, and a master that has logged in has
     /// verified it.
     ///
-    /// - Parameter pinned: A fingerprint, `SHA256:…`: the command then answers that the host is known with the key that has
-    ///   it. Where ssh reads no other known hosts, it accepts no other key.
+    /// - Parameter pinned: A fingerprint, `SHA256:…`: the command then answers that the host is known with the key that
+    ///   has it. Where ssh reads no other known hosts, it accepts no other key.
     func knownHostsCommand(pinned: String? = nil) -> String {
         Self.knownHostsCommand(writingTo: hostKeys, pinned: pinned)
     }

@@ -3,12 +3,12 @@ import MeshIdentity
 import Platform
 import Streams
 
-/// A channel of SSH's connection protocol (RFC 4254 §5) that an `ssh` master passes on: a forwarded TCP connection, or the
-/// standard input and output of a command, as a byte stream.
+/// A channel of SSH's connection protocol (RFC 4254 §5) that an `ssh` master passes on: a forwarded TCP connection, or
+/// the standard input and output of a command, as a byte stream.
 ///
-/// The master's own forwarding of standard input and output would be less work, but it drops what is sent after the server's
-/// end. Here the two directions end on their own, the end is a message (so that a master that was killed leaves none), and the
-/// receive window follows the reader.
+/// The master's own forwarding of standard input and output would be less work, but it drops what is sent after the
+/// server's end. Here the two directions end on their own, the end is a message (so that a master that was killed
+/// leaves none), and the receive window follows the reader.
 final class MuxChannel: ByteStream, SessionChannel {
     private enum Message {
         static let open: UInt8 = 90

@@ -4,8 +4,8 @@ import Streams
 
 /// One connection to the control socket of an `ssh` master. Confined to its loop.
 ///
-/// As a proxy it carries one channel after the other. It must not be closed while one is open or was refused: the master
-/// would end itself ("no remote_id", as of OpenSSH 10).
+/// As a proxy it carries one channel after the other. It must not be closed while one is open or was refused: the
+/// master would end itself ("no remote_id", as of OpenSSH 10).
 final class MuxConnection: StreamObserver {
     /// Called on the loop for each answer of the master itself but its greeting.
     var onAnswer: ((MuxMessage.Answer) -> Void)?

@@ -1,11 +1,12 @@
 import MeshIdentity
 import Platform
 
-/// Messages of OpenSSH's multiplexing protocol, version 4 (PROTOCOL.mux of its sources): what a program says to an `ssh` master
-/// over its control socket. Each is a length, a type and a body of SSH's data types (RFC 4251 §5).
+/// Messages of OpenSSH's multiplexing protocol, version 4 (PROTOCOL.mux of its sources): what a program says to an
+/// `ssh` master over its control socket. Each is a length, a type and a body of SSH's data types (RFC 4251 §5).
 ///
-/// After ``proxy(id:)`` the connection carries the messages of SSH's connection protocol (RFC 4254) instead, each as a length,
-/// a byte of padding length (0), a type and a body. The master puts its own channel numbers in the place of ours.
+/// After ``proxy(id:)`` the connection carries the messages of SSH's connection protocol (RFC 4254) instead, each as a
+/// length, a byte of padding length (0), a type and a body. The master puts its own channel numbers in the place of
+/// ours.
 enum MuxMessage {
     static let version: UInt32 = 4
 

@@ -1,8 +1,8 @@
 import MeshIdentity
 import Platform
 
-/// What an `ssh` process writes to its standard error: its own complaints, the server's banner, what a `ProxyCommand` says.
-/// Bounded, and safe for a terminal.
+/// What an `ssh` process writes to its standard error: its own complaints, the server's banner, what a `ProxyCommand`
+/// says. Bounded, and safe for a terminal.
 final class OpenSSHLog {
     /// Sees each line as it is complete.
     var onLine: ((String) -> Void)?
@@ -47,9 +47,9 @@ final class OpenSSHLog {
         return lines.isEmpty ? nil : lines.suffix(4).joined(separator: "; ")
     }
 
-    /// The key that the level DEBUG1 told of, looked up in files of known hosts by its fingerprint: for an ssh that cannot show the key
-    /// itself. nil when it is not there, and when the log tells of more than one: of a jump host's too, or of one that a
-    /// server has made up in a message.
+    /// The key that the level DEBUG1 told of, looked up in files of known hosts by its fingerprint: for an ssh that
+    /// cannot show the key itself. nil when it is not there, and when the log tells of more than one: of a jump host's
+    /// too, or of one that a server has made up in a message.
     func hostKey(in files: [String]) -> HostKey? {
         guard fingerprints.count == 1, let told = fingerprints.first else { return nil }
         let known = (try? KnownHosts(files: files))?.entries ?? []
@@ -69,8 +69,8 @@ final class OpenSSHLog {
 extension OpenSSHLog {
     /// What made a login fail, by the words of OpenSSH's client, the last of them first.
     ///
-    /// - Parameter isDirect: `ssh` dialled itself. Where a program or a jump host made the connection, its end before the
-    ///   server's banner says that the way is closed, not that the server is busy.
+    /// - Parameter isDirect: `ssh` dialled itself. Where a program or a jump host made the connection, its end before
+    ///   the server's banner says that the way is closed, not that the server is busy.
     func loginFailure(of destination: String, isDirect: Bool, program: String) -> SSHError {
         let text = lastWords ?? "it ended without a word"
         var code = SSHError.Code.connectionLost

@@ -1,7 +1,8 @@
 import Glibc
 import Streams
 
-/// A login by the user's own `ssh` program, with everything that it reads and can do: what works with `ssh HOST` works here.
+/// A login by the user's own `ssh` program, with everything that it reads and can do: what works with `ssh HOST` works
+/// here.
 struct OpenSSHLogin: Sendable {
     let destination: Destination
     let arguments: SSHArguments

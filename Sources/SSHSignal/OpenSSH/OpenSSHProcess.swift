@@ -6,8 +6,8 @@ import Streams
 /// A program that runs beside the loop: its standard output and errors are read as they come, its end is noticed.
 /// Confined to its loop.
 ///
-/// Its standard input is empty. It keeps the terminal, so that `ssh` can ask there. It is ended when this object is released,
-/// and when the loop's thread ends, however that happens.
+/// Its standard input is empty. It keeps the terminal, so that `ssh` can ask there. It is ended when this object is
+/// released, and when the loop's thread ends, however that happens.
 final class OpenSSHProcess: StreamObserver {
     /// Sees its output and its errors as they arrive.
     var onOutput: ((UnsafeRawBufferPointer) -> Void)?

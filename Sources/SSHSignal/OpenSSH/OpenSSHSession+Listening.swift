@@ -2,8 +2,9 @@ import Streams
 
 /// Ports that the server listens on for this side, by way of the master (`ssh -O forward -R`).
 ///
-/// In its proxy mode a master does not pass on the server's answer to `tcpip-forward`, nor connections to a port that the server
-/// chose. So it is asked in its own words, and hands connections on to a Unix socket in its private directory.
+/// In its proxy mode a master does not pass on the server's answer to `tcpip-forward`, nor connections to a port that
+/// the server chose. So it is asked in its own words, and hands connections on to a Unix socket in its private
+/// directory.
 extension OpenSSHSession {
     /// What the forwarded connections of one session have in common.
     struct Listening {

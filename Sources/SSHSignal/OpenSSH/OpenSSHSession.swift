@@ -2,11 +2,12 @@ import Glibc
 import MeshIdentity
 import Streams
 
-/// An SSH connection that the user's own `ssh` program drives: one master process (`ssh -M -N`), asked over its control socket
-/// for a channel at a time. It is the engine for what libssh2 cannot do. Confined to its event loop.
+/// An SSH connection that the user's own `ssh` program drives: one master process (`ssh -M -N`), asked over its control
+/// socket for a channel at a time. It is the engine for what libssh2 cannot do. Confined to its event loop.
 ///
-/// Each channel has a connection to the control socket to itself, in the master's proxy mode: a slow one stops no other, and no
-/// further process runs for it. The master's death is noticed by the end of its standard output and of its connections.
+/// Each channel has a connection to the control socket to itself, in the master's proxy mode: a slow one stops no
+/// other, and no further process runs for it. The master's death is noticed by the end of its standard output and of
+/// its connections.
 final class OpenSSHSession: SSHConnection {
     let loop: EventLoop
     private(set) var failure: SSHError?
@@ -221,7 +222,8 @@ final class OpenSSHSession: SSHConnection {
         let key = ObjectIdentifier(channel)
         channels[key] = channel
         connection.onAnswer = { [weak self] answer in
-            // It refuses the proxy mode: an `ssh` before 7.4, or one that asks its user (ControlMaster ask) and may not.
+            // It refuses the proxy mode: an `ssh` before 7.4, or one that asks its user (ControlMaster ask) and may
+            // not.
             if case .refused(_, let reason) = answer { self?.lost("its control socket refuses: \(reason)") }
         }
         channel.onFree = { [weak self] in

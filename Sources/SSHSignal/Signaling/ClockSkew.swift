@@ -53,8 +53,8 @@ package struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
 
     private static let fix = "date -u -s, or time synchronisation"
 
-    /// How far back NotBefore is to be set, in seconds, so that a certificate is valid at once by the device's clock: two minutes, and
-    /// more where the device is behind.
+    /// How far back NotBefore is to be set, in seconds, so that a certificate is valid at once by the device's clock:
+    /// two minutes, and more where the device is behind.
     package var backdating: Int64 {
         let behind = max(0, (-milliseconds).addingSaturating(uncertainty)) / 1000
         return max(IssuanceOptions.defaultBackdating.components.seconds, behind + 60)
@@ -62,8 +62,8 @@ package struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
 
     /// Why no certificate is made for a device with such a clock; nil when one is.
     ///
-    /// What is due, expired or valid is reckoned by clocks: with more than a quarter of the lifetime between them, a device would renew
-    /// all the time, or too late.
+    /// What is due, expired or valid is reckoned by clocks: with more than a quarter of the lifetime between them, a
+    /// device would renew all the time, or too late.
     ///
     /// - Parameters:
     ///   - lifetime: Of the certificate, in seconds.

@@ -1,7 +1,8 @@
-/// How much a conversation may take, whatever is said in it: the other side may be slow, broken or hostile, and others wait for it to end.
+/// How much a conversation may take, whatever is said in it: the other side may be slow, broken or hostile, and others
+/// wait for it to end.
 package struct ConversationLimits: Hashable, Sendable {
-    /// For the next message that means something, beside what its bytes may take (``time(for:)``). One of an unknown type is ignored, and
-    /// this goes on running.
+    /// For the next message that means something, beside what its bytes may take (``time(for:)``). One of an unknown
+    /// type is ignored, and this goes on running.
     package var step: Duration
     /// From the first byte to the last, beside what the bytes of both sides may take.
     package var total: Duration
@@ -30,7 +31,8 @@ package struct ConversationLimits: Hashable, Sendable {
         self.messageBytes = messageBytes
     }
 
-    /// What bytes may take beside the limits: a second for each whole 64 KiB. Revocation lists of full length need minutes on a slow line.
+    /// What bytes may take beside the limits: a second for each whole 64 KiB. Revocation lists of full length need
+    /// minutes on a slow line.
     static func time(for bytes: Int) -> Duration { .seconds(bytes / (64 << 10)) }
 
     /// How long it may take to send a message. Never zero: what is too late is cut at once.
@@ -42,8 +44,8 @@ package struct ConversationLimits: Hashable, Sendable {
         max(.milliseconds(1), min(step, total - now) + Self.time(for: bytes))
     }
 
-    /// The operator, enrolling or renewing. The device answers at once but for one step, the start of its node: with limits of its own for the
-    /// service, the new node, and the old one where the new one does not come up.
+    /// The operator, enrolling or renewing. The device answers at once but for one step, the start of its node: with
+    /// limits of its own for the service, the new node, and the old one where the new one does not come up.
     package static let certifying = ConversationLimits(step: .seconds(120), total: .seconds(240))
     /// The operator, where nothing is started: a renewal over the mesh, revocation lists.
     package static let brief = ConversationLimits(step: .seconds(30), total: .seconds(60))

@@ -19,8 +19,9 @@ package protocol SignaledDevice {
     mutating func endpoints() -> SignalMessage.Endpoints
 }
 
-/// The device's end of a conversation without its channel: ``EnrollmentDevice`` decides, a ``SignaledDevice`` acts, the one who owns the
-/// channel sends and receives. So that a channel that blocks and one that suspends have the same rules.
+/// The device's end of a conversation without its channel: ``EnrollmentDevice`` decides, a ``SignaledDevice`` acts, the
+/// one who owns the channel sends and receives. So that a channel that blocks and one that suspends have the same
+/// rules.
 package struct DeviceConversation<Device: SignaledDevice> {
     /// What the owner of the channel is to do next.
     package enum Step {

@@ -5,8 +5,9 @@
 ///                                              ↑ └(endpoints) report→ reporting ─endpoints→ ready                                        │
 ///                                              └───────────────────────────────────ack──────────────────────────────────────────────────┘
 ///
-/// The device keeps its old credential until ``Action/install(_:for:)``, which replaces it as a whole: wherever the channel is cut, it has
-/// the old one or the new one. A key that was made and not used is dropped by ``Action/discardKey``.
+/// The device keeps its old credential until ``Action/install(_:for:)``, which replaces it as a whole: wherever the
+/// channel is cut, it has the old one or the new one. A key that was made and not used is dropped by
+/// ``Action/discardKey``.
 package struct EnrollmentDevice: Sendable {
     /// What a key is made for.
     package enum Order: Hashable, Sendable {

@@ -9,8 +9,9 @@ import Platform
 ///                         └(hello) hello, revocations→ awaitingRevocations ─(revocations) bye→ over
 /// ```
 ///
-/// The device speaks first: what is sent before its program runs may be swallowed by the shell that starts it. Every other message in
-/// a state, and every failure, leads to `over`; the device is told why, so that it drops the key it made.
+/// The device speaks first: what is sent before its program runs may be swallowed by the shell that starts it. Every
+/// other message in a state, and every failure, leads to `over`; the device is told why, so that it drops the key it
+/// made.
 package struct EnrollmentOperator: Sendable {
     /// What the conversation is for.
     package enum Purpose: Hashable, Sendable {
@@ -48,8 +49,8 @@ package struct EnrollmentOperator: Sendable {
 
     package enum Action: Hashable, Sendable {
         case send(SignalMessage)
-        /// Have this signing request (PEM, from the device: to be checked) signed for the purpose's SPIFFE ID, so that the
-        /// certificate is valid for a device with such a clock.
+        /// Have this signing request (PEM, from the device: to be checked) signed for the purpose's SPIFFE ID, so that
+        /// the certificate is valid for a device with such a clock.
         case issue(csr: String, skew: ClockSkew)
         /// For the user.
         case warn(String)
@@ -90,8 +91,8 @@ package struct EnrollmentOperator: Sendable {
     private let validity: Validity
     private var state = State.idle
 
-    /// What a certificate will span: known before it is signed, so that a hopeless clock is found before anything changes on the
-    /// device.
+    /// What a certificate will span: known before it is signed, so that a hopeless clock is found before anything
+    /// changes on the device.
     package struct Validity: Hashable, Sendable {
         /// From now on, in seconds.
         package var lifetime: Int64

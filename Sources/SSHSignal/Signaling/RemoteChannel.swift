@@ -17,7 +17,8 @@ package protocol RemoteChannel: AnyObject, Sendable {
 }
 
 extension RemoteChannel {
-    /// Runs `body`, and closes the channel when that takes longer than `limit`: no step of a conversation waits for ever.
+    /// Runs `body`, and closes the channel when that takes longer than `limit`: no step of a conversation waits for
+    /// ever.
     package func withDeadline<Result: Sendable>(
         _ limit: Duration,
         _ what: String,

@@ -3,14 +3,14 @@ import Platform
 
 /// Puts messages on the wire: four bytes of length, big endian, then that many bytes of JSON.
 package enum SignalFrame {
-    /// Of the JSON. A certificate chain is some kilobytes; this leaves room for large bundles and bounds what a peer can make
-    /// us keep.
+    /// Of the JSON. A certificate chain is some kilobytes; this leaves room for large bundles and bounds what a peer
+    /// can make us keep.
     package static let maximumLength = 1 << 20
     /// The same for what an operator sends: revocation lists have up to 16 MiB in PEM form.
     package static let maximumOrderLength = 18 << 20
 
-    /// - Throws: ``SignalError`` when the message is longer than ``maximumLength``, or than ``maximumOrderLength`` where it has
-    ///   revocation lists.
+    /// - Throws: ``SignalError`` when the message is longer than ``maximumLength``, or than ``maximumOrderLength``
+    ///   where it has revocation lists.
     package static func encode(_ message: SignalMessage) throws(SignalError) -> [UInt8] {
         let json: Data
         do {
@@ -121,7 +121,8 @@ package struct SignalFrameDecoder: Sendable {
     private var limit = SignalFrame.maximumLength
     private let limitAfterHello: Int
 
-    /// - Parameter limitAfterHello: Of one message, in bytes, once the peer has said who it is; what is longer is refused.
+    /// - Parameter limitAfterHello: Of one message, in bytes, once the peer has said who it is; what is longer is
+    ///   refused.
     package init(limitAfterHello: Int = SignalFrame.maximumLength) { self.limitAfterHello = limitAfterHello }
 
     /// Adds what has arrived.
@@ -133,8 +134,8 @@ package struct SignalFrameDecoder: Sendable {
         buffer.append(contentsOf: bytes)
     }
 
-    /// The next message; nil when more bytes are needed. After an error the stream has no frames any more: every further call
-    /// throws the same.
+    /// The next message; nil when more bytes are needed. After an error the stream has no frames any more: every
+    /// further call throws the same.
     package mutating func next() throws(SignalError) -> SignalMessage? {
         if let failure { throw failure }
         let available = buffer.count - consumed

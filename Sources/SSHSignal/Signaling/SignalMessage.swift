@@ -1,5 +1,5 @@
-/// A message of the signaling protocol. On the wire: a JSON object whose `type` names the case, with the fields of its payload beside it.
-/// Fields and types that are not known are ignored, so that either side can be newer.
+/// A message of the signaling protocol. On the wire: a JSON object whose `type` names the case, with the fields of its
+/// payload beside it. Fields and types that are not known are ignored, so that either side can be newer.
 package enum SignalMessage: Hashable, Sendable {
     /// The first message of each side.
     case hello(Hello)
@@ -35,7 +35,8 @@ package enum SignalMessage: Hashable, Sendable {
         package var software: String
         /// Milliseconds since 1970 by the sender's clock, when it sent this.
         package var clock: Int64
-        /// Words for what the sender can do beside the mandatory part: `enroll`, `renew`, `endpoints`, `probe`, `revocations`.
+        /// Words for what the sender can do beside the mandatory part: `enroll`, `renew`, `endpoints`, `probe`,
+        /// `revocations`.
         package var capabilities: [String]
 
         package init(version: Int, minimumVersion: Int, software: String, clock: Int64, capabilities: [String]) {

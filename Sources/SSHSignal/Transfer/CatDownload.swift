@@ -1,8 +1,8 @@
 import Platform
 import Streams
 
-/// Fetches a file from a server without SFTP: its size, then its bytes, from the account's shell. Keeps itself alive through the process
-/// until it is over.
+/// Fetches a file from a server without SFTP: its size, then its bytes, from the account's shell. Keeps itself alive
+/// through the process until it is over.
 final class CatDownload: StreamObserver {
     private let process: SSHProcess
     private let path: String

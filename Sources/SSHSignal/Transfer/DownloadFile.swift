@@ -1,8 +1,8 @@
 import CLinux
 import Glibc
 
-/// A local file that is being fetched: written under a name of its own beside the target, and renamed over it when it is complete. Whoever
-/// reads the target sees the old file or the new one. What is not completed is removed.
+/// A local file that is being fetched: written under a name of its own beside the target, and renamed over it when it
+/// is complete. Whoever reads the target sees the old file or the new one. What is not completed is removed.
 final class DownloadFile {
     private let target: String
     private let part: String

@@ -37,7 +37,8 @@ protocol SFTPTransfer: AnyObject {
     func failed()
 }
 
-/// One file over the server's `sftp` subsystem: the I/O of an ``SFTPTransfer``. Keeps itself alive through the process until it is over.
+/// One file over the server's `sftp` subsystem: the I/O of an ``SFTPTransfer``. Keeps itself alive through the process
+/// until it is over.
 final class SFTPConversation<Transfer: SFTPTransfer>: StreamObserver {
     private let process: SSHProcess
     private let transfer: Transfer

@@ -12,18 +12,19 @@ public enum UploadMethod: Hashable, Sendable {
 }
 
 extension SSHClient {
-    /// Copies `source` to `path` on the server: first under a part name, then, once the server has counted as many bytes as
-    /// were sent, renamed over what was there. A reader of `path` sees the old file or the new one; an upload that was cut
-    /// leaves the part only. A failed write (a full disk) removes it.
+    /// Copies `source` to `path` on the server: first under a part name, then, once the server has counted as many
+    /// bytes as were sent, renamed over what was there. A reader of `path` sees the old file or the new one; an upload
+    /// that was cut leaves the part only. A failed write (a full disk) removes it.
     ///
     /// - Parameters:
     ///   - source: Where the bytes come from.
     ///   - path: Where to on the far side.
     ///   - partPath: In the same file system as `path`; `path` with ".part" by default.
-    ///   - permissions: Of the new file, `0o000...0o7777`. Nobody else can read the part while it is written, whatever they
-    ///     are.
+    ///   - permissions: Of the new file, `0o000...0o7777`. Nobody else can read the part while it is written, whatever
+    ///     they are.
     ///   - method: How to transfer; by default the first that the server has.
-    ///   - progress: Bytes that the server has (SFTP) or that were sent (`cat`), and the total. Called on the event loop.
+    ///   - progress: Bytes that the server has (SFTP) or that were sent (`cat`), and the total. Called on the event
+    ///     loop.
     /// - Returns: How it was sent: never ``UploadMethod/automatic``.
     @discardableResult
     public func upload(
@@ -67,8 +68,8 @@ extension SSHClient {
         return result.output
     }
 
-    /// Copies a file of the server to `target` here: over SFTP where the server has it, otherwise by `cat`. The target is replaced when all
-    /// has arrived, and not touched before.
+    /// Copies a file of the server to `target` here: over SFTP where the server has it, otherwise by `cat`. The target
+    /// is replaced when all has arrived, and not touched before.
     ///
     /// - Parameters:
     ///   - path: There; relative to the account's home directory.
@@ -148,7 +149,8 @@ extension SSHClient {
         }
     }
 
-    /// A connection that is cut looks to `cat` like the end of the file: only the count decides whether the part is renamed.
+    /// A connection that is cut looks to `cat` like the end of the file: only the count decides whether the part is
+    /// renamed.
     static func catCommand(part: String, path: String, size: UInt64, permissions: UInt32) -> String {
         let (part, path) = (ShellScript.quote(part), ShellScript.quote(path))
         let script = """

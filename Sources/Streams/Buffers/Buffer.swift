@@ -9,7 +9,8 @@ package enum BufferSize: Int, CaseIterable, Sendable {
 }
 
 /// A piece of raw memory with a read and a write position. Comes from a ``BufferPool`` and goes back there.
-// Usable from inline, so that the accessors below are inlined in other modules, too: every batch and every frame asks them.
+// Usable from inline, so that the accessors below are inlined in other modules, too: every batch and every frame asks
+// them.
 @usableFromInline package final class Buffer {
     @usableFromInline package let base: UnsafeMutableRawPointer
     @usableFromInline package let capacity: Int
@@ -50,8 +51,8 @@ package enum BufferSize: Int, CaseIterable, Sendable {
 /// Keeps buffers for reuse: allocations above 128 KiB would otherwise be mapped and unmapped each time. Confined to its
 /// event loop.
 ///
-/// What is taken is meant to be given back as soon as it is empty, so that idle streams hold no memory; the pool keeps a few
-/// of each size, enough for the turn of a busy loop, and frees the rest.
+/// What is taken is meant to be given back as soon as it is empty, so that idle streams hold no memory; the pool keeps
+/// a few of each size, enough for the turn of a busy loop, and frees the rest.
 package final class BufferPool {
     private var small: ContiguousArray<Buffer> = []
     private var medium: ContiguousArray<Buffer> = []

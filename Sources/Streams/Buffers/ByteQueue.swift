@@ -1,7 +1,7 @@
 package import CLinux
 
-/// Bytes that wait for room: a first-in-first-out queue of pooled buffers. Empty, it holds no memory. Confined to its event
-/// loop; the owner empties it with ``removeAll()`` before letting it go, so that the buffers return to the pool.
+/// Bytes that wait for room: a first-in-first-out queue of pooled buffers. Empty, it holds no memory. Confined to its
+/// event loop; the owner empties it with ``removeAll()`` before letting it go, so that the buffers return to the pool.
 @usableFromInline package struct ByteQueue {
     private let pool: BufferPool
     /// Every buffer here belongs to the queue and, but for a reserved last one, has bytes to read.
@@ -34,8 +34,8 @@ package import CLinux
         }
     }
 
-    /// Free space at the end, at least one byte, for a producer that writes in place; ``commit(_:)`` says how much it wrote.
-    /// Bytes may be read and consumed meanwhile, but none appended.
+    /// Free space at the end, at least one byte, for a producer that writes in place; ``commit(_:)`` says how much it
+    /// wrote. Bytes may be read and consumed meanwhile, but none appended.
     package mutating func reserve(expecting size: Int) -> UnsafeMutableRawBufferPointer {
         let buffer = roomForMore(expecting: size)
         isReserved = true

@@ -6,7 +6,8 @@ public enum ReadResult: Equatable, Sendable {
     case bytes(Int)
     /// Nothing now. ``StreamObserver/streamReadable(_:)`` follows when that changes.
     case wouldBlock
-    /// The peer finished its direction cleanly and every byte it sent has been read. Never reported when bytes were lost.
+    /// The peer finished its direction cleanly and every byte it sent has been read. Never reported when bytes were
+    /// lost.
     case end
     /// The stream failed; ``ByteStream/failure`` says why.
     case failed
@@ -14,8 +15,8 @@ public enum ReadResult: Equatable, Sendable {
 
 /// The outcome of ``ByteStream/write(_:)-(UnsafeBufferPointer<iovec>)``.
 public enum WriteResult: Equatable, Sendable {
-    /// This many bytes (at least one) were accepted, in order, from the start of the vectors. When fewer than offered were
-    /// accepted, ``StreamObserver/streamWritable(_:)`` follows when there is room again.
+    /// This many bytes (at least one) were accepted, in order, from the start of the vectors. When fewer than offered
+    /// were accepted, ``StreamObserver/streamWritable(_:)`` follows when there is room again.
     case bytes(Int)
     /// No room now. ``StreamObserver/streamWritable(_:)`` follows when there is.
     case wouldBlock
@@ -37,14 +38,14 @@ public protocol StreamObserver: AnyObject {
     func streamFailed(_ stream: ByteStream)
 }
 
-/// A bidirectional, ordered stream of bytes that never blocks: a socket, a TLS connection, an HTTP/2 CONNECT stream, an SSH
-/// channel. Byte streams stack: an engine (TLS, HTTP/2, SSH) runs over any of them and yields more of them.
+/// A bidirectional, ordered stream of bytes that never blocks: a socket, a TLS connection, an HTTP/2 CONNECT stream, an
+/// SSH channel. Byte streams stack: an engine (TLS, HTTP/2, SSH) runs over any of them and yields more of them.
 ///
 /// Half-close, back-pressure and reset are those of TCP (RFC 9293): each direction ends on its own, a writer is told to
 /// wait, and an abort is visible to the peer as an abort.
 ///
-/// A class rather than a protocol, so that a relay calls through one table, with no existential per chunk. Confined to its
-/// event loop: it is not `Sendable`, and every method must be called on ``loop``.
+/// A class rather than a protocol, so that a relay calls through one table, with no existential per chunk. Confined to
+/// its event loop: it is not `Sendable`, and every method must be called on ``loop``.
 open class ByteStream {
     /// The event loop this stream lives on.
     public let loop: EventLoop
@@ -68,11 +69,11 @@ open class ByteStream {
         fatalError("\(type(of: self)) does not override read(into:)")
     }
 
-    /// Accepts bytes from `vectors`, in order; may accept fewer than offered. `.bytes(0)` only where nothing was offered. The
-    /// bytes are copied or sent before return.
+    /// Accepts bytes from `vectors`, in order; may accept fewer than offered. `.bytes(0)` only where nothing was
+    /// offered. The bytes are copied or sent before return.
     ///
-    /// Fails with ``StreamError/Code/closed`` where the peer reads no more by its own choice, without harm to what it sends
-    /// (RST_STREAM with NO_ERROR, RFC 9113 §8.1): a relay then lets the other direction go on to its end.
+    /// Fails with ``StreamError/Code/closed`` where the peer reads no more by its own choice, without harm to what it
+    /// sends (RST_STREAM with NO_ERROR, RFC 9113 §8.1): a relay then lets the other direction go on to its end.
     open func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
         fatalError("\(type(of: self)) does not override write(_:)")
     }
@@ -88,8 +89,8 @@ open class ByteStream {
         fatalError("\(type(of: self)) does not override reset(_:)")
     }
 
-    /// Release resources after both directions ended; before that it is ``reset(_:)`` with ``StreamError/Code/closed``. Accepted
-    /// bytes are still delivered when ``finish()`` was called. Idempotent.
+    /// Release resources after both directions ended; before that it is ``reset(_:)`` with ``StreamError/Code/closed``.
+    /// Accepted bytes are still delivered when ``finish()`` was called. Idempotent.
     open func close() {
         fatalError("\(type(of: self)) does not override close()")
     }
@@ -98,18 +99,19 @@ open class ByteStream {
     //
     // A pump that is told of an end or a failure may close or reset both streams before the call returns.
 
-    /// From now on the stream reads from `source` itself whenever it has room, so that the bytes are received where they
-    /// are sent from. Returns false where the stream has no such path (the default); the caller then copies.
+    /// From now on the stream reads from `source` itself whenever it has room, so that the bytes are received where
+    /// they are sent from. Returns false where the stream has no such path (the default); the caller then copies.
     ///
-    /// The stream calls ``Pump/moved(_:)`` for what it took, and ``Pump/sourceEnded()`` or ``Pump/failed(_:)`` once. It calls
-    /// its own ``finish()`` at the end of the source. The pump passes readiness on through ``sourceBecameReadable()``.
+    /// The stream calls ``Pump/moved(_:)`` for what it took, and ``Pump/sourceEnded()`` or ``Pump/failed(_:)`` once. It
+    /// calls its own ``finish()`` at the end of the source. The pump passes readiness on through
+    /// ``sourceBecameReadable()``.
     open func pull(from source: ByteStream, for pump: Pump) -> Bool { false }
 
     /// The source given to ``pull(from:for:)`` may have bytes.
     open func sourceBecameReadable() {}
 
-    /// From now on the stream writes what arrives straight into `sink`, keeping what `sink` does not take. Returns false
-    /// where the stream has no such path (the default); the caller then copies.
+    /// From now on the stream writes what arrives straight into `sink`, keeping what `sink` does not take. Returns
+    /// false where the stream has no such path (the default); the caller then copies.
     ///
     /// The stream calls ``Pump/moved(_:)`` for what `sink` took, and ``Pump/sourceEnded()`` (after `sink.finish()`) or
     /// ``Pump/failed(_:)`` once. The pump passes readiness on through ``sinkBecameWritable()``.

@@ -8,8 +8,9 @@ protocol PumpOwner: AnyObject {
 
 /// One direction of a relay: moves bytes from a source to a sink until the source ends or either fails.
 ///
-/// Where the source or the sink has a direct path (``ByteStream/push(to:for:)``, ``ByteStream/pull(from:for:)``), that path
-/// moves the bytes. Otherwise the pump copies through a pooled buffer, which it keeps only while the sink refuses bytes.
+/// Where the source or the sink has a direct path (``ByteStream/push(to:for:)``, ``ByteStream/pull(from:for:)``), that
+/// path moves the bytes. Otherwise the pump copies through a pooled buffer, which it keeps only while the sink refuses
+/// bytes.
 public final class Pump: TurnTask {
     private enum Path {
         case copy
@@ -139,8 +140,8 @@ public final class Pump: TurnTask {
             case .end:
                 source.loop.buffers.give(buffer)
                 sink.finish()
-                // What the sink had accepted may be lost already, and its notice on the way. (One that reads no more lost
-                // nothing that it wanted.)
+                // What the sink had accepted may be lost already, and its notice on the way. (One that reads no more
+                // lost nothing that it wanted.)
                 if let failure = sink.failure, failure.code != .closed { return failed(failure) }
                 return sourceEnded()
             case .failed:

@@ -8,8 +8,8 @@ public struct RelayResult: Sendable {
     public var failure: StreamError?
 }
 
-/// Joins two byte streams of one event loop, with back-pressure and half-close: each direction ends on its own, and an abort
-/// of either stream aborts the other.
+/// Joins two byte streams of one event loop, with back-pressure and half-close: each direction ends on its own, and an
+/// abort of either stream aborts the other.
 ///
 /// ```
 ///            pump →
@@ -17,8 +17,8 @@ public struct RelayResult: Sendable {
 ///            ← pump                             └─ one failed ─────────────→ both reset
 /// ```
 ///
-/// A started relay keeps itself and both streams alive until it is done, and owns both streams: who wants them closed calls
-/// ``cut(_:)``, since a stream does not tell its observer of its owner's own close.
+/// A started relay keeps itself and both streams alive until it is done, and owns both streams: who wants them closed
+/// calls ``cut(_:)``, since a stream does not tell its observer of its owner's own close.
 public final class Relay: StreamObserver, PumpOwner, TurnTask {
     private let first: ByteStream
     private let second: ByteStream
@@ -99,9 +99,9 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
     }
 
     func pumpFailed(_ pump: Pump, _ error: StreamError) {
-        // The sink's peer reads no more, by its own choice: what this side would still send has no reader, as after a TCP
-        // close. That is the end of this direction; the other is not spoilt by it. A source that was closed before its end
-        // is another matter: its bytes are lost.
+        // The sink's peer reads no more, by its own choice: what this side would still send has no reader, as after a
+        // TCP close. That is the end of this direction; the other is not spoilt by it. A source that was closed before
+        // its end is another matter: its bytes are lost.
         if error.code == .closed && pump.source.failure == nil { return pumpEnded(pump) }
         end(failure: error)
     }

@@ -1,5 +1,5 @@
-/// How far the two directions of a byte stream have come, and who waits: what each ``ByteStream`` has to remember beside its
-/// engine, as a value.
+/// How far the two directions of a byte stream have come, and who waits: what each ``ByteStream`` has to remember
+/// beside its engine, as a value.
 ///
 /// ```
 ///   reading   open ── receiveEnd() ──→ ended ── deliverEnd() ──→ delivered
@@ -9,8 +9,8 @@
 ///
 /// A direction that failed is the whole stream's affair (``ByteStream/failure``).
 ///
-/// A reader waits once a read found nothing, a writer once a write was refused or cut short. Each wait is answered by one
-/// notice: ``wakeReader()`` and ``wakeWriter()`` say whether the observer is to be told, and take the wait back.
+/// A reader waits once a read found nothing, a writer once a write was refused or cut short. Each wait is answered by
+/// one notice: ``wakeReader()`` and ``wakeWriter()`` say whether the observer is to be told, and take the wait back.
 package struct StreamEnds: Hashable, Sendable {
     package enum Reading: Hashable, Sendable {
         case open
@@ -30,14 +30,14 @@ package struct StreamEnds: Hashable, Sendable {
 
     package private(set) var reading = Reading.open
     package private(set) var writing = Writing.open
-    /// Nothing more happens: the owner has let go, by ``ByteStream/close()`` or ``ByteStream/reset(_:)``, or the stream has
-    /// given up what carries it.
+    /// Nothing more happens: the owner has let go, by ``ByteStream/close()`` or ``ByteStream/reset(_:)``, or the stream
+    /// has given up what carries it.
     package private(set) var isReleased = false
     package private(set) var readerWaits: Bool
     package private(set) var writerWaits = false
 
-    /// - Parameter readerWaits: By default true: the first bytes of a new stream are told to an observer that has not read yet.
-    ///   False for a stream that is read at once.
+    /// - Parameter readerWaits: By default true: the first bytes of a new stream are told to an observer that has not
+    ///   read yet. False for a stream that is read at once.
     package init(readerWaits: Bool = true) {
         self.readerWaits = readerWaits
     }

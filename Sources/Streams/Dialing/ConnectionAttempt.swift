@@ -1,6 +1,7 @@
 import Glibc
 
-/// One attempt of a ``ConnectionRace``: waits for the socket to become writable, or for the timeout. Retained by the loop until then.
+/// One attempt of a ``ConnectionRace``: waits for the socket to become writable, or for the timeout. Retained by the
+/// loop until then.
 final class ConnectionAttempt: PollHandler, TurnTask {
     private let address: SocketAddress
     private let local: SocketAddress?
@@ -36,7 +37,8 @@ final class ConnectionAttempt: PollHandler, TurnTask {
             return deferFailure(.system(errno, "connecting from \(local)"))
         }
         var number = connect()
-        // Within this machine the handshake is over by now, and asking again tells, without a turn of the loop in between.
+        // Within this machine the handshake is over by now, and asking again tells, without a turn of the loop in
+        // between.
         if number == EINPROGRESS && address.isLoopback { number = connect() }
         switch number {
         case 0: return loop.nextTurn(self)

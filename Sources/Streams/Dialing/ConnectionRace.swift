@@ -1,6 +1,6 @@
-/// The attempts to connect to a host that has several addresses, of which some may not answer (RFC 8305): one after the other, a
-/// quarter of a second apart, or at once when one fails; the first that is connected wins, the others are given up. Kept alive
-/// by its attempts and its timer until it is over.
+/// The attempts to connect to a host that has several addresses, of which some may not answer (RFC 8305): one after the
+/// other, a quarter of a second apart, or at once when one fails; the first that is connected wins, the others are
+/// given up. Kept alive by its attempts and its timer until it is over.
 final class ConnectionRace {
     private var waiting: ArraySlice<SocketAddress>
     private let loop: EventLoop
@@ -25,8 +25,8 @@ final class ConnectionRace {
         self.completion = completion
     }
 
-    /// The families in turn, beginning with the one that the resolver put first (RFC 8305 §4): a family that does not work
-    /// costs one delay, not one for each of its addresses.
+    /// The families in turn, beginning with the one that the resolver put first (RFC 8305 §4): a family that does not
+    /// work costs one delay, not one for each of its addresses.
     static func interleaved(_ addresses: [SocketAddress]) -> [SocketAddress] {
         guard let first = addresses.first else { return [] }
         var preferred = addresses.filter { $0.isIPv6 == first.isIPv6 }[...]

@@ -1,7 +1,7 @@
 public import Platform
 
-/// Connects to a destination over TCP, or to a Unix socket: resolves its name, puts each address to a check, and races those that pass (RFC 8305).
-/// Confined to its event loop.
+/// Connects to a destination over TCP, or to a Unix socket: resolves its name, puts each address to a check, and races
+/// those that pass (RFC 8305). Confined to its event loop.
 ///
 ///     destination ─ Resolver ─→ addresses ─ check ─→ those that may be dialled ─ ConnectionRace ─→ the first that is connected
 ///
@@ -70,9 +70,9 @@ public final class Dialer {
     ///   - loop: Where the socket will live.
     ///   - options: Time limits, and what the socket is set to.
     ///   - check: Asked on the loop about each address before any is dialled.
-    ///   - completion: Called once, on the loop, never from inside ``start()``. When no attempt succeeds, the first one's error,
-    ///     with what became of the others; it counts as timed out only when all were. When no address passes the check, the
-    ///     last refusal.
+    ///   - completion: Called once, on the loop, never from inside ``start()``. When no attempt succeeds, the first
+    ///     one's error, with what became of the others; it counts as timed out only when all were. When no address
+    ///     passes the check, the last refusal.
     public init(
         to destination: Destination,
         on loop: EventLoop,

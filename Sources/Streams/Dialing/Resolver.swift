@@ -6,8 +6,8 @@ import Platform
 package enum Resolver {
     /// The stream addresses of a host, in the order of preference of RFC 6724 as getaddrinfo returns them.
     ///
-    /// A numeric host is answered at once. A statically linked binary resolves names only where the same glibc is present;
-    /// devices are therefore given numeric addresses.
+    /// A numeric host is answered at once. A statically linked binary resolves names only where the same glibc is
+    /// present; devices are therefore given numeric addresses.
     ///
     /// - Throws: ``StreamError`` with code ``StreamError/Code/unreachable`` when there is no such name.
     package static func resolve(host: String, port: UInt16) async throws -> [SocketAddress] {
@@ -19,7 +19,8 @@ package enum Resolver {
 
     /// The same for code on an event loop.
     ///
-    /// - Parameter completion: Called once, on the loop, never from inside this call; not at all when the loop shuts down first.
+    /// - Parameter completion: Called once, on the loop, never from inside this call; not at all when the loop shuts
+    ///   down first.
     static func resolve(
         host: String,
         port: UInt16,

@@ -4,7 +4,8 @@ import Glibc
 /// Accepts stream connections on one address. Confined to its event loop, which retains it until ``close()``.
 ///
 /// Accepted sockets live on the listener's own loop, or are handed round robin to the loops it spreads over: with few
-/// long-lived connections an even spread matters more than saving the hand-over (SO_REUSEPORT spreads by hash, unevenly).
+/// long-lived connections an even spread matters more than saving the hand-over (SO_REUSEPORT spreads by hash,
+/// unevenly).
 public final class Listener: PollHandler {
     /// Where the listener lives: every method is called here.
     public let loop: EventLoop
@@ -93,7 +94,8 @@ public final class Listener: PollHandler {
         release()
     }
 
-    /// The same socket for another process: connections that wait in its queue are not lost when this listener is closed.
+    /// The same socket for another process: connections that wait in its queue are not lost when this listener is
+    /// closed.
     ///
     /// - Throws: ``StreamError`` when the listener is closed, or no descriptor is left.
     package func duplicate(named name: String) throws(StreamError) -> ListeningSocket {
@@ -146,7 +148,8 @@ public final class Listener: PollHandler {
         }
     }
 
-    /// Out of descriptors: refuse one connection with the spare one, so that its client learns at once, and take a break.
+    /// Out of descriptors: refuse one connection with the spare one, so that its client learns at once, and take a
+    /// break.
     private func pause() {
         if reserve >= 0 {
             _ = Glibc.close(reserve)

@@ -5,8 +5,8 @@ import Glibc
 public struct ListenerOptions: Hashable, Sendable {
     /// Bind also where connections of an earlier listener still linger (SO_REUSEADDR).
     public var reusesAddress = true
-    /// Accept also what was meant for addresses that are not this machine's, as TPROXY hands it over (IP_TRANSPARENT). Needs root
-    /// or CAP_NET_ADMIN.
+    /// Accept also what was meant for addresses that are not this machine's, as TPROXY hands it over (IP_TRANSPARENT).
+    /// Needs root or CAP_NET_ADMIN.
     public var isTransparent = false
     /// Bind also to an address that this machine does not have yet (IP_FREEBIND).
     public var bindsFreely = false

@@ -17,8 +17,8 @@ package final class ListeningSocket: Sendable {
 
     /// Takes over a descriptor that this process was started with, or was sent. When it is unfit, it stays as it was.
     ///
-    /// - Throws: ``StreamError`` with code ``StreamError/Code/badRequest`` when it is not a stream socket that listens on an IP
-    ///   address.
+    /// - Throws: ``StreamError`` with code ``StreamError/Code/badRequest`` when it is not a stream socket that listens
+    ///   on an IP address.
     package convenience init(adopting descriptor: Int32, name: String) throws(StreamError) {
         var isListening: Int32 = 0
         var length = socklen_t(MemoryLayout<Int32>.size)
@@ -67,8 +67,8 @@ extension Socket {
         return PeerProcess(process: process, user: user)
     }
 
-    /// Unix sockets only: sends `line` and with it the listening socket. For a few short lines on a fresh socket, which never
-    /// has to wait.
+    /// Unix sockets only: sends `line` and with it the listening socket. For a few short lines on a fresh socket, which
+    /// never has to wait.
     ///
     /// - Throws: ``StreamError``.
     package func send(_ line: String, passing listening: ListeningSocket) throws(StreamError) {
@@ -78,7 +78,8 @@ extension Socket {
     }
 }
 
-/// The receiving end of listening sockets: a blocking Unix socket, for the start of a process. Closed with its last reference.
+/// The receiving end of listening sockets: a blocking Unix socket, for the start of a process. Closed with its last
+/// reference.
 package final class ListeningSocketReceiver: Sendable {
     private let descriptor: Int32
     package let peer: PeerProcess

@@ -1,9 +1,9 @@
 import Glibc
 package import Platform
 
-/// Waits on an event loop for the end of a child process, and reaps it. The loop retains it until then; when the loop stops
-/// first, the child is killed: one that nobody reaps stays a zombie for as long as this process lives, and other code that
-/// waits for any child trips over it.
+/// Waits on an event loop for the end of a child process, and reaps it. The loop retains it until then; when the loop
+/// stops first, the child is killed: one that nobody reaps stays a zombie for as long as this process lives, and other
+/// code that waits for any child trips over it.
 package final class ChildWatch: PollHandler {
     private let child: StartedProgram
     private let loop: EventLoop

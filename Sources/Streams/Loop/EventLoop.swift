@@ -10,11 +10,12 @@ package protocol TurnTask: AnyObject {
     func runTurn()
 }
 
-/// One thread that waits for readiness with epoll and runs everything that is confined to it: sockets, streams, timers, and
-/// the actors that name it as their executor.
+/// One thread that waits for readiness with epoll and runs everything that is confined to it: sockets, streams, timers,
+/// and the actors that name it as their executor.
 ///
-/// A turn is: fetch events, call their handlers, fire timers, run what was submitted and what asked for its next turn, then
-/// run the end-of-turn work, where connections flush what the turn has written: one system call per connection and turn.
+/// A turn is: fetch events, call their handlers, fire timers, run what was submitted and what asked for its next turn,
+/// then run the end-of-turn work, where connections flush what the turn has written: one system call per connection and
+/// turn.
 public final class EventLoop: SerialExecutor, @unchecked Sendable {
     // @unchecked Sendable, the proof: `inbox` is a lock and `wakeup` an immutable descriptor, which any thread may use.
     // Every other variable is touched only on the loop's own thread: by `run()`, and by methods that check it with
@@ -119,8 +120,9 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
 
     /// Runs what was submitted before, and stops the thread. Idempotent; returns when the thread is done.
     ///
-    /// Descriptors that are still watched are closed without ceremony and their streams told nothing: close what matters
-    /// first. Actors that name the loop as their executor must not be used any more: their jobs would never run.
+    /// Descriptors that are still watched are closed without ceremony and their streams told nothing: close what
+    /// matters first. Actors that name the loop as their executor must not be used any more: their jobs would never
+    /// run.
     public func shutDown() async {
         await withCheckedContinuation { continuation in
             let (isDone, mustSignal) = inbox.withLock { inbox in
@@ -136,15 +138,15 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
 
     // MARK: On the loop
 
-    /// Runs `task` once, outside of any callback, before the loop sleeps. What a task schedules meanwhile runs after the
-    /// loop has looked at its sockets again: a task that goes on for long stays fair by rescheduling itself.
+    /// Runs `task` once, outside of any callback, before the loop sleeps. What a task schedules meanwhile runs after
+    /// the loop has looked at its sockets again: a task that goes on for long stays fair by rescheduling itself.
     package func nextTurn(_ task: any TurnTask) {
         preconditionInLoop()
         turnTasks.append(task)
     }
 
-    /// Runs `work` once, in the loop's next turn: outside of whatever runs now, and after the sockets were asked again. What a
-    /// method does that must not call back from inside itself. Not run where the loop shuts down first.
+    /// Runs `work` once, in the loop's next turn: outside of whatever runs now, and after the sockets were asked again.
+    /// What a method does that must not call back from inside itself. Not run where the loop shuts down first.
     package func later(_ work: @escaping () -> Void) { LoopTimer(on: self, work).schedule(after: .zero) }
 
     /// Runs `task` once when everything else of this turn is done: the place to flush.
@@ -215,7 +217,8 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
             runTurnTasks()
             runEndOfTurnTasks()
         }
-        // What the last turns submitted runs too, and then nothing more is accepted. Bounded, for work that submits itself.
+        // What the last turns submitted runs too, and then nothing more is accepted. Bounded, for work that submits
+        // itself.
         var rounds = 0
         while !stop(evenIfBusy: rounds == 100) {
             _ = runInbox()
@@ -240,8 +243,8 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
         }
     }
 
-    /// Breaks the cycles between the loop and what is confined to it. What is released may call back, so nothing is being
-    /// changed while it goes.
+    /// Breaks the cycles between the loop and what is confined to it. What is released may call back, so nothing is
+    /// being changed while it goes.
     private func letGo() {
         let tasks = turnTasks + endOfTurnTasks
         turnTasks = []
@@ -278,8 +281,8 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
         runningTasks.removeAll(keepingCapacity: true)
     }
 
-    /// A flush may schedule the flush of the stream below it (HTTP/2 inside HTTP/2), hence the loop; its bound is the depth
-    /// to which streams sensibly stack, and what is left over waits for the next turn.
+    /// A flush may schedule the flush of the stream below it (HTTP/2 inside HTTP/2), hence the loop; its bound is the
+    /// depth to which streams sensibly stack, and what is left over waits for the next turn.
     private func runEndOfTurnTasks() {
         for _ in 0..<16 where !endOfTurnTasks.isEmpty {
             swap(&endOfTurnTasks, &runningTasks)
@@ -292,7 +295,8 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
         }
     }
 
-    /// Nanoseconds on the clock of ``now``, read now: for what is measured, where a turn may take long. From any thread.
+    /// Nanoseconds on the clock of ``now``, read now: for what is measured, where a turn may take long. From any
+    /// thread.
     package static func monotonicTime() -> UInt64 {
         var time = timespec()
         clock_gettime(CLOCK_MONOTONIC, &time)

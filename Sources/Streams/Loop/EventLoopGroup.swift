@@ -29,9 +29,9 @@ public final class EventLoopGroup: Sendable {
 
 /// Carries an object that is confined to an event loop through `@Sendable` closures.
 public struct LoopBound<Value>: @unchecked Sendable {
-    // @unchecked Sendable, the proof: the value is reachable only through `withValue`, which traps off the loop, so only one
-    // thread ever touches it. (Its reference count is atomic, so the last release may happen anywhere; types whose deinit
-    // touches loop state must be closed on the loop first.)
+    // @unchecked Sendable, the proof: the value is reachable only through `withValue`, which traps off the loop, so
+    // only one thread ever touches it. (Its reference count is atomic, so the last release may happen anywhere; types
+    // whose deinit touches loop state must be closed on the loop first.)
     /// Where the value may be used.
     public let loop: EventLoop
     private let value: Value

@@ -3,8 +3,8 @@ import Platform
 
 /// A value that one thread at a time can reach.
 ///
-/// The same as `Synchronization.Mutex`, but on pthread's mutex: Thread Sanitizer does not see the futex calls of the former
-/// (Swift 6.3) and takes every value it protects, and all that is handed over through it, for a race.
+/// The same as `Synchronization.Mutex`, but on pthread's mutex: Thread Sanitizer does not see the futex calls of the
+/// former (Swift 6.3) and takes every value it protects, and all that is handed over through it, for a race.
 package final class Lock<Value: Sendable>: @unchecked Sendable {
     // @unchecked Sendable, the proof: `value` is reached only in `withLock`, between lock and unlock; the mutex has an
     // address of its own and is destroyed with the last reference.
@@ -24,7 +24,8 @@ package final class Lock<Value: Sendable>: @unchecked Sendable {
         mutex.deallocate()
     }
 
-    /// Calls `body` with the value, alone. Must not be nested, and nothing that may call back should be released inside.
+    /// Calls `body` with the value, alone. Must not be nested, and nothing that may call back should be released
+    /// inside.
     package func withLock<Result>(_ body: (inout Value) throws -> Result) rethrows -> Result {
         pthread_mutex_lock(mutex)
         defer { pthread_mutex_unlock(mutex) }

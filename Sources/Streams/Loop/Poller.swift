@@ -21,10 +21,12 @@ protocol PollHandler: AnyObject {
     func loopStopped()
 }
 
-/// The one place that knows how readiness is learnt from the kernel. epoll today; kqueue or io_uring would replace this type.
+/// The one place that knows how readiness is learnt from the kernel. epoll today; kqueue or io_uring would replace this
+/// type.
 ///
-/// Handlers are retained from ``add(_:handler:edgeTriggered:)`` to ``remove(_:)``. An event that was already fetched for a
-/// descriptor closed meanwhile is recognised by its generation and dropped, also when the number was given out again.
+/// Handlers are retained from ``add(_:handler:edgeTriggered:)`` to ``remove(_:)``. An event that was already fetched
+/// for a descriptor closed meanwhile is recognised by its generation and dropped, also when the number was given out
+/// again.
 struct Poller: ~Copyable {
     private struct Entry {
         var handler: (any PollHandler)?

@@ -1,7 +1,7 @@
 /// Keeps an object alive that nobody else may be holding, until what it waits for has come: a callback, the last byte.
 ///
-/// A member of that object, and so a cycle on purpose, which ``release()`` breaks. Must be released in the end, however that
-/// comes about: put it beside the one place that calls back.
+/// A member of that object, and so a cycle on purpose, which ``release()`` breaks. Must be released in the end, however
+/// that comes about: put it beside the one place that calls back.
 package struct Retained<Object: AnyObject> {
     private var object: Object?
 

@@ -3,8 +3,8 @@ import Glibc
 
 /// Keeps a finished socket open until its peer has acknowledged everything, dropping what the peer still sends.
 ///
-/// close(2) with unread input aborts the connection (RFC 2525 §2.17), and with it what waits in the send buffer. Retained by
-/// the loop until it is done.
+/// close(2) with unread input aborts the connection (RFC 2525 §2.17), and with it what waits in the send buffer.
+/// Retained by the loop until it is done.
 final class LingeringClose: PollHandler {
     private let descriptor: Int32
     private let loop: EventLoop

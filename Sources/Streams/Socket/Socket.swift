@@ -3,11 +3,13 @@ import Glibc
 
 /// A connected TCP or Unix stream socket.
 ///
-/// Registered once with edge-triggered epoll; what is known of its readiness saves the system calls that would find nothing.
-/// TCP_NODELAY is always set. The loop retains a socket until it is closed or reset: whoever owns it must do either.
+/// Registered once with edge-triggered epoll; what is known of its readiness saves the system calls that would find
+/// nothing. TCP_NODELAY is always set. The loop retains a socket until it is closed or reset: whoever owns it must do
+/// either.
 ///
-/// A Unix socket has no reset: the peer of one that was reset, or closed before it had ended, reads an end, unless it had
-/// sent bytes that were not read (unix(7)). Where an end must prove completeness, the bytes have to say so themselves.
+/// A Unix socket has no reset: the peer of one that was reset, or closed before it had ended, reads an end, unless it
+/// had sent bytes that were not read (unix(7)). Where an end must prove completeness, the bytes have to say so
+/// themselves.
 public final class Socket: ByteStream, PollHandler {
     /// −1 once closed.
     private(set) var descriptor: Int32
@@ -16,8 +18,8 @@ public final class Socket: ByteStream, PollHandler {
     /// The other end's; nil where it has none.
     public let peerAddress: SocketAddress?
 
-    /// The reader waits from the start: epoll says at once where there is something, and trying costs a system call that
-    /// mostly finds nothing. Nothing is tried while the reader or the writer waits.
+    /// The reader waits from the start: epoll says at once where there is something, and trying costs a system call
+    /// that mostly finds nothing. Nothing is tried while the reader or the writer waits.
     private var ends = StreamEnds()
     private var sawReadHangup = false
     /// The stream has failed, and bytes that arrived before can still be read.
@@ -27,8 +29,8 @@ public final class Socket: ByteStream, PollHandler {
     ///
     /// - Parameters:
     ///   - peer: Where it is known, which saves asking the kernel.
-    ///   - reported: The loop watches the descriptor already, for another handler, which was told of these events. No edge
-    ///     follows for what they said.
+    ///   - reported: The loop watches the descriptor already, for another handler, which was told of these events. No
+    ///     edge follows for what they said.
     init(
         descriptor: Int32,
         on loop: EventLoop,
@@ -109,7 +111,8 @@ public final class Socket: ByteStream, PollHandler {
         while true {
             let count = recv(descriptor, buffer.baseAddress, buffer.count, 0)
             if count > 0 {
-                // A short read means drained; the next byte is a new edge. Not so once the peer shut down: no edge follows.
+                // A short read means drained; the next byte is a new edge. Not so once the peer shut down: no edge
+                // follows.
                 if count < buffer.count && !sawReadHangup { _ = ends.blockReader() }
                 return .bytes(count)
             }
@@ -167,8 +170,8 @@ public final class Socket: ByteStream, PollHandler {
         }
     }
 
-    /// The connection is broken, but the kernel may still hold what the peer said before: the last words of a TLS peer are
-    /// the alert that says why.
+    /// The connection is broken, but the kernel may still hold what the peer said before: the last words of a TLS peer
+    /// are the alert that says why.
     private func broken(_ error: StreamError) {
         fail(error)
         var byte: UInt8 = 0
@@ -207,8 +210,8 @@ public final class Socket: ByteStream, PollHandler {
         guard ends.writing == .finished || failure != nil else { return reset(.closed(self)) }
         let mayStillSend = failure == nil && ends.reading == .open
         fail(.closedByOwner)
-        // The peer may send on, and the kernel answers bytes for a closed socket with a reset that destroys what the peer
-        // has yet to be sent: linger until it has everything.
+        // The peer may send on, and the kernel answers bytes for a closed socket with a reset that destroys what the
+        // peer has yet to be sent: linger until it has everything.
         if mayStillSend, peerAddress?.isUnix == false, LingeringClose.unacknowledgedBytes(of: descriptor) > 0 {
             let descriptor = descriptor
             loop.unregister(descriptor)
@@ -221,8 +224,8 @@ public final class Socket: ByteStream, PollHandler {
 
     // MARK: Before the stream is used
 
-    /// The first byte that has arrived, which the next read still returns; nil when none has, and the observer is told when one
-    /// does. At the end of the stream, and after a failure, there is nothing to look at: 0 stands for both.
+    /// The first byte that has arrived, which the next read still returns; nil when none has, and the observer is told
+    /// when one does. At the end of the stream, and after a failure, there is nothing to look at: 0 stands for both.
     package func peek() -> UInt8? {
         guard failure == nil, descriptor >= 0 else { return 0 }
         guard !ends.readerWaits else { return nil }

@@ -14,7 +14,8 @@ public struct SocketAddress: Hashable, Sendable, CustomStringConvertible {
     private let kind: Kind
 
     /// - Parameters:
-    ///   - ip: An IPv4 address in dotted form or an IPv6 address, without brackets; IPv6 may name a scope (`fe80::1%eth0`).
+    ///   - ip: An IPv4 address in dotted form or an IPv6 address, without brackets; IPv6 may name a scope
+    ///     (`fe80::1%eth0`).
     ///   - port: 0 lets the kernel choose, when listening.
     /// - Throws: ``StreamError`` with code ``StreamError/Code/badRequest`` when `ip` is not a numeric address.
     public init(ip: String, port: UInt16) throws(StreamError) {

@@ -1,11 +1,12 @@
-/// What a TCP socket is set to beyond the system's defaults and TCP_NODELAY, which is always set. Unix sockets ignore it.
+/// What a TCP socket is set to beyond the system's defaults and TCP_NODELAY, which is always set. Unix sockets ignore
+/// it.
 public struct SocketOptions: Hashable, Sendable {
-    /// Bytes that the kernel may hold unsent (TCP_NOTSENT_LOWAT), so that a keystroke does not wait behind a full socket buffer of
-    /// bulk; nil leaves it at the system's. Leave SO_SNDBUF alone: a small one halves the throughput.
+    /// Bytes that the kernel may hold unsent (TCP_NOTSENT_LOWAT), so that a keystroke does not wait behind a full
+    /// socket buffer of bulk; nil leaves it at the system's. Leave SO_SNDBUF alone: a small one halves the throughput.
     public var unsentLimit: Int?
-    /// How long sent data may stay unacknowledged before the socket fails (TCP_USER_TIMEOUT, RFC 5482); counts in milliseconds.
-    /// Also has an idle peer probed (SO_KEEPALIVE) after ``idleBeforeProbe``, which then has this long to answer, at least a
-    /// second. nil leaves a dead peer to the system's patience, which is a quarter of an hour.
+    /// How long sent data may stay unacknowledged before the socket fails (TCP_USER_TIMEOUT, RFC 5482); counts in
+    /// milliseconds. Also has an idle peer probed (SO_KEEPALIVE) after ``idleBeforeProbe``, which then has this long to
+    /// answer, at least a second. nil leaves a dead peer to the system's patience, which is a quarter of an hour.
     public var unacknowledgedLimit: Duration?
     /// Counts in seconds; 1 to 32,767 of them.
     public var idleBeforeProbe: Duration = .seconds(180)

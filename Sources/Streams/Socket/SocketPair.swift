@@ -22,8 +22,8 @@ extension Socket {
         }
     }
 
-    /// A socket of `loop`, and the descriptor of the other end, for code that has its own way to wait: the caller's to close.
-    /// Non-blocking, close-on-exec, AF_UNIX. Loop only.
+    /// A socket of `loop`, and the descriptor of the other end, for code that has its own way to wait: the caller's to
+    /// close. Non-blocking, close-on-exec, AF_UNIX. Loop only.
     public static func pairWithDescriptor(on loop: EventLoop) throws(StreamError) -> (socket: Socket, descriptor: Int32)
     {
         var descriptors: [Int32] = [-1, -1]

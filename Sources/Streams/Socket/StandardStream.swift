@@ -4,8 +4,8 @@ import Platform
 
 /// Standard input and output as one byte stream, whatever they are.
 ///
-/// Two threads copy between them and a socket pair: epoll takes no files, and to make an inherited descriptor non-blocking
-/// would change it for every process that has it.
+/// Two threads copy between them and a socket pair: epoll takes no files, and to make an inherited descriptor
+/// non-blocking would change it for every process that has it.
 package struct StandardStream {
     /// Its end is that of standard input; what is written to it goes to standard output.
     package let stream: Socket

@@ -208,7 +208,8 @@ private struct Connection: Sendable {
         let paths: LoopBound<PeerPaths>
         do {
             paths = try await loop.execute { [access, session] in
-                // Whoever runs the command waits for streams: a login that asked for a passphrase must not have to ask again.
+                // Whoever runs the command waits for streams: a login that asked for a passphrase must not have to ask
+                // again.
                 var settings = ConnectionSettings.defaults
                 settings.idleTimeout = nil
                 let paths = PeerPaths(

@@ -71,8 +71,8 @@ struct ForegroundCommand: Sendable {
 
 /// The part that lives on the event loop. Keeps itself alive until the command has ended.
 ///
-/// Not a relay: the command's end ends all, however much input there still is, and a command that reads no more of its input (`head`) has not
-/// failed.
+/// Not a relay: the command's end ends all, however much input there still is, and a command that reads no more of its
+/// input (`head`) has not failed.
 private final class CommandSession: StreamObserver {
     private let process: SSHProcess
     private let standard: ByteStream

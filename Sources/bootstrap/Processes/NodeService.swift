@@ -60,7 +60,8 @@ struct NodeService: Sendable {
             result = .failure(error)
         }
         for task in reloads + others { task.cancel() }
-        // The process ends when this returns. One that reads a credential meanwhile would use OpenSSL while that is taken down.
+        // The process ends when this returns. One that reads a credential meanwhile would use OpenSSL while that is
+        // taken down.
         for task in reloads { await task.value }
         try result.get()
     }

@@ -5,7 +5,8 @@ import Glibc
 import SSHSignal
 import Synchronization
 
-/// What `enroll` shows: a line for each step, a progress bar while there is one device and a terminal, a result for each device.
+/// What `enroll` shows: a line for each step, a progress bar while there is one device and a terminal, a result for
+/// each device.
 final class EnrollmentOutput: EnrollmentReport {
     enum Format: String, ExpressibleByArgument, CaseIterable {
         case text

@@ -1,7 +1,8 @@
 import Glibc
 import Synchronization
 
-/// The last lines of a terminal: one for each machine that is being worked on, redrawn in place; what is finished scrolls away above them.
+/// The last lines of a terminal: one for each machine that is being worked on, redrawn in place; what is finished
+/// scrolls away above them.
 ///
 /// Without a terminal nothing is drawn, and only finished lines appear.
 final class LiveLines: Sendable {

@@ -4,9 +4,9 @@ import Streams
 
 /// Standard input and output as one byte stream of an event loop.
 ///
-/// Both may be files or terminals that other processes share, so they are never made non-blocking: two threads carry the bytes between
-/// them and a socket pair, whose other end is the stream. The end of the input finishes the reading side; finishing the stream ends the
-/// output.
+/// Both may be files or terminals that other processes share, so they are never made non-blocking: two threads carry
+/// the bytes between them and a socket pair, whose other end is the stream. The end of the input finishes the reading
+/// side; finishing the stream ends the output.
 struct StandardStreams: Sendable {
     /// Reads standard input, writes standard output.
     let stream: LoopBound<ByteStream>

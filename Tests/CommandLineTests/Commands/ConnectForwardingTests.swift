@@ -154,7 +154,8 @@ import Testing
         await journey.stop()
     }
 
-    /// The server forbids forwarding: the mesh's streams go through a command of the agent, and identity and policy hold.
+    /// The server forbids forwarding: the mesh's streams go through a command of the agent, and identity and policy
+    /// hold.
     @Test(arguments: [
         ["AllowTcpForwarding no"], ["DisableForwarding yes", "MaxSessions 1"], ["PermitOpen 127.0.0.1:1"],
     ])

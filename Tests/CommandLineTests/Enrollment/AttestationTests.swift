@@ -2,7 +2,8 @@ import Foundation
 import TestPeers
 import Testing
 
-/// `enroll --attest host-key`: the device's host key signs the certificate request, and what it signed can be verified later, by anybody.
+/// `enroll --attest host-key`: the device's host key signs the certificate request, and what it signed can be verified
+/// later, by anybody.
 @Suite(.timeLimit(.minutes(5))) struct AttestationTests {
     private struct Device: Decodable {
         struct Record: Decodable {

@@ -16,7 +16,8 @@ import Testing
                 .first { FileManager.default.fileExists(atPath: $0) },
             "libfaketime is not installed: scripts/install-dependencies.sh test"
         )
-        // One line: sshd takes the first SetEnv only. What waits is measured by the monotonic clock, which stays as it is.
+        // One line: sshd takes the first SetEnv only. What waits is measured by the monotonic clock, which stays as it
+        // is.
         return try await OpenSSHServer(configuration: [
             "SetEnv HOME=\(home.path) LD_PRELOAD=\(library) FAKETIME=\(seconds < 0 ? "" : "+")\(seconds)s "
                 + "FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_NO_CACHE=1"
@@ -75,7 +76,8 @@ import Testing
         let accepted = try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7", "--skew-ok"])
         #expect(accepted.succeeded, "\(accepted.standardOutput)\(accepted.standardError)")
         #expect(try CredentialDirectory(owner.state + "/identity").load().notBefore < now() - 36_000)
-        // So far nobody's certificate is dated back but its own: its node refuses the operator, who is told, and does not wait for ever.
+        // So far nobody's certificate is dated back but its own: its node refuses the operator, who is told, and does
+        // not wait for ever.
         let probed = try await owner.run(["status", "--probe"])
         #expect(probed.status == .exited(1), "\(probed.standardOutput)")
         #expect(probed.standardOutput.contains("its node does not answer over the mesh"), "\(probed.standardOutput)")

@@ -32,8 +32,8 @@ extension EnrollmentOverSSHTests {
         )
     }
 
-    /// The operator's process is killed at a dozen places of an enrolment: each time the device has the old credential or the new one, whole
-    /// and in the ledger, its node goes on, and the next enrolment needs nothing but itself.
+    /// The operator's process is killed at a dozen places of an enrolment: each time the device has the old credential
+    /// or the new one, whole and in the ledger, its node goes on, and the next enrolment needs nothing but itself.
     @Test func theOperatorIsKilledAnywhere() async throws {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
@@ -102,7 +102,8 @@ extension EnrollmentOverSSHTests {
         #expect(left == [], "\(removed.standardOutput)\(removed.standardError)")
     }
 
-    /// The connection is cut while the agent is on its way: once, and the same command finishes; every time, and it gives up and says so.
+    /// The connection is cut while the agent is on its way: once, and the same command finishes; every time, and it
+    /// gives up and says so.
     @Test func aConnectionThatIsCutIsMadeAgain() async throws {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
@@ -150,7 +151,8 @@ extension EnrollmentOverSSHTests {
         }
     }
 
-    /// No space for the ledger: no certificate is given out that nobody would know of, and nothing that was there is harmed.
+    /// No space for the ledger: no certificate is given out that nobody would know of, and nothing that was there is
+    /// harmed.
     @Test func theOperatorsDiskIsFull() async throws {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
@@ -161,7 +163,8 @@ extension EnrollmentOverSSHTests {
         try #require(first.succeeded, "\(first.standardError)")
         let serial = try CredentialDirectory(owner.state + "/identity").load().leaf.serialNumber
 
-        // The operator's directory on a file system of its own that is filled up, for this command only; what is left there is copied back.
+        // The operator's directory on a file system of its own that is filled up, for this command only; what is left
+        // there is copied back.
         let saved = owner.home.path("saved")
         let script = """
             set -e; cp -a "$BOOTSTRAP_HOME" '\(saved)'; mount -t tmpfs -o size=2m tmpfs "$BOOTSTRAP_HOME"

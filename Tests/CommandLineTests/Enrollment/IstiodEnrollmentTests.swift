@@ -8,7 +8,8 @@ import Testing
 
 @testable import SSHSignal
 
-/// Devices with certificates of Istio's CA, by the real command, sshd and agent; the CA is a stand-in (``IstiodServer``).
+/// Devices with certificates of Istio's CA, by the real command, sshd and agent; the CA is a stand-in
+/// (``IstiodServer``).
 extension EnrollmentOverSSHTests {
     private func flags(_ istiod: IstiodServer, roots: String = "server-root.pem") -> [String] {
         [

@@ -44,7 +44,8 @@ import Testing
         await journey.stop()
     }
 
-    /// Another release of the agent takes the sockets over: the stream that is open goes on, the next one is the new node's.
+    /// Another release of the agent takes the sockets over: the stream that is open goes on, the next one is the new
+    /// node's.
     @Test func anUpgradeCutsNoStream() async throws {
         let journey = try await Journey()
         let backend = try EchoServer()

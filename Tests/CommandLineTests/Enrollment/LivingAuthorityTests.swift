@@ -19,7 +19,8 @@ extension EnrollmentOverSSHTests {
         try Certificate.all(pem: AtomicFile.read(owner.state + "/identity/cert-chain.pem")).first
     }
 
-    /// A machine that takes the place of another: what stands with the old one's certificate is cut, without another command.
+    /// A machine that takes the place of another: what stands with the old one's certificate is cut, without another
+    /// command.
     @Test func aReplacedDeviceIsCutOffByItsEnrolment() async throws {
         let devices = try await TwoDevices()
         let (owner, a, b) = (devices.owner, devices.a, devices.b)
@@ -68,7 +69,8 @@ extension EnrollmentOverSSHTests {
         )
     }
 
-    /// `ca serve` goes on through a rotation: it gives out the roots and signs with the key of each moment, and knows the new root itself.
+    /// `ca serve` goes on through a rotation: it gives out the roots and signs with the key of each moment, and knows
+    /// the new root itself.
     @Test func theIssuerFollowsARotation() async throws {
         let server = try await OpenSSHServer()
         let owner = try await Operator()

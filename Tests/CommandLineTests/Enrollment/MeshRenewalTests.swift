@@ -52,7 +52,8 @@ extension EnrollmentOverSSHTests {
         #expect(try await issuer.exit() == .exited(0))
     }
 
-    /// The issuer signs for the identity that the caller's certificate proves, if the ledger has it: nobody else gets anything.
+    /// The issuer signs for the identity that the caller's certificate proves, if the ledger has it: nobody else gets
+    /// anything.
     @Test func theIssuerRefusesStrangersAndTheRevoked() async throws {
         let owner = try await Operator()
         let server = try await OpenSSHServer()

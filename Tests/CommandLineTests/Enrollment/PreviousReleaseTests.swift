@@ -2,14 +2,15 @@ import Foundation
 import TestPeers
 import Testing
 
-/// The present operator and a device of the release before (0.1.0, commit 8b34092): it is renewed, upgraded and removed.
+/// The present operator and a device of the release before (0.1.0, commit 8b34092): it is renewed, upgraded and
+/// removed.
 @Suite(.timeLimit(.minutes(5))) struct PreviousReleaseTests {
     /// A binary of that release, for the variant in which its agent and its node take part.
     private static let binary = ProcessInfo.processInfo.environment["BOOTSTRAP_PREVIOUS"]
     private static let release = "0.1.0-a61355dc0d18"
 
-    /// Ledger, CA, installation and credential as that release wrote them: `Tests/Peers/previous/` has the records. The machine was off
-    /// for two days, so that its certificate has expired and no node runs.
+    /// Ledger, CA, installation and credential as that release wrote them: `Tests/Peers/previous/` has the records. The
+    /// machine was off for two days, so that its certificate has expired and no node runs.
     @Test func recordedStateIsRenewedUpgradedAndRemoved() async throws {
         let journey = try await Journey()
         let backend = try EchoServer()

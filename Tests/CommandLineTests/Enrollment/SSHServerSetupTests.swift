@@ -3,7 +3,8 @@ import Platform
 import TestPeers
 import Testing
 
-/// `enroll --ssh-host-cert` and `--ssh-user-ca`: a real sshd, its configuration changed, tested, reloaded, and confirmed by new connections.
+/// `enroll --ssh-host-cert` and `--ssh-user-ca`: a real sshd, its configuration changed, tested, reloaded, and
+/// confirmed by new connections.
 @Suite(.timeLimit(.minutes(5))) struct SSHServerSetupTests {
     /// A home without an agent, which makes an enrolment short, at an sshd that includes a directory.
     private struct Setup {
@@ -39,7 +40,8 @@ import Testing
             )
         }
 
-        /// Waits until sshd has begun to listen for the nth time: a reload closes its socket for a moment, and refuses who comes then.
+        /// Waits until sshd has begun to listen for the nth time: a reload closes its socket for a moment, and refuses
+        /// who comes then.
         func listened(times: Int) async throws { try await sshd.logged("Server listening on", count: times) }
 
         func exists(_ path: String) -> Bool { FileManager.default.fileExists(atPath: path) }

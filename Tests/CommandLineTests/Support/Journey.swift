@@ -2,8 +2,8 @@ import Foundation
 import TestPeers
 import Testing
 
-/// The binary as an operator uses it, against a real sshd: a home of its own for the operator, a folder of its own for what is
-/// installed on the "device".
+/// The binary as an operator uses it, against a real sshd: a home of its own for the operator, a folder of its own for
+/// what is installed on the "device".
 final class Journey: Sendable {
     let directory = TemporaryDirectory()
     let sshd: OpenSSHServer

@@ -39,7 +39,8 @@ final class TwoDevices {
         LocalDevice.stopNode(state: bases.b.path("bootstrap/state"))
     }
 
-    /// Another node with the identity of one device, for what its users ask for: its port leads to ``backend`` through the other device's node.
+    /// Another node with the identity of one device, for what its users ask for: its port leads to ``backend`` through
+    /// the other device's node.
     func forward(
         from own: Device,
         to peer: Device

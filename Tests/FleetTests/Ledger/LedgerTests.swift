@@ -163,7 +163,8 @@ import Testing
         #expect(try ledger.devices() == [])
     }
 
-    /// Another process holds the file in the middle of a transaction: we wait. It is killed: what it had not committed is gone.
+    /// Another process holds the file in the middle of a transaction: we wait. It is killed: what it had not committed
+    /// is gone.
     @Test func twoProcessesTakeTurnsAndAKilledOneLeavesNothing() async throws {
         try ledger.save(device("dev7"), by: "enroll", "enrolled")
         let script = """
@@ -182,7 +183,7 @@ import Testing
         let (ledger, other) = (ledger, device("dev8"))
         let waiting = Task.detached { try ledger.save(other, by: "enroll", "enrolled") }
         try committing.write("commit\n")
-        try await waiting.value
+        _ = try await waiting.value
         #expect(try await committing.exit() == .exited(0))
         #expect(try ledger.devices().map(\.name) == ["dev8"])
 

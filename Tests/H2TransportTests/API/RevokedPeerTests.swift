@@ -101,12 +101,12 @@ import Testing
         let revoked = Revoked()
         var servers = CredentialSource.directory(server.path)
         servers.alsoRevoked = { revoked.names }
-        #expect(
-            try await isCut(client: .directory(client.path), server: servers) { [directory] in
-                try directory.write("server/..data/cert-chain.pem", "no certificate")
-                revoked.add(leaf.name)
-            }
-        )
+        let file = directory.path("server/..data/cert-chain.pem")
+        let wasCut = try await isCut(client: .directory(client.path), server: servers) {
+            try Data("no certificate".utf8).write(to: URL(fileURLWithPath: file))
+            revoked.add(leaf.name)
+        }
+        #expect(wasCut)
     }
 
     private final class Revoked: Sendable {

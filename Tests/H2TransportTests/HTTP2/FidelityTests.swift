@@ -4,8 +4,8 @@ import Testing
 
 @testable import H2Transport
 
-/// A tunnel does to bytes what a TCP connection does: as a server, where EndsOfStreamsTests looks at the client; and what is
-/// held, dropped, or put together. Against exact frames from python-h2.
+/// A tunnel does to bytes what a TCP connection does: as a server, where EndsOfStreamsTests looks at the client; and
+/// what is held, dropped, or put together. Against exact frames from python-h2.
 @Suite struct FidelityTests {
     private func accept(
         _ ours: OnLoop<PeerSide>,

@@ -6,8 +6,8 @@ import Testing
 
 @testable import H2Transport
 
-/// Peers that make this side hold what they do not take or do not let it deliver: memory stays within its limits, the slow
-/// and the hostile pay, and nobody else.
+/// Peers that make this side hold what they do not take or do not let it deliver: memory stays within its limits, the
+/// slow and the hostile pay, and nobody else.
 @Suite struct MemoryLimitTests {
     private var configuration: H2Configuration {
         var configuration = H2Configuration.defaults
@@ -87,8 +87,9 @@ import Testing
     func lingeringStreams() async throws {
         var configuration = configuration
         configuration.limits.memory = 1_100_000
-        // The peer minds no window, so all of it must fit into what it may send however the bytes are cut on their way: credit is
-        // told for half a window at least, and withheld beyond `queuedBytes`, so that half a window and 1 MiB are sure.
+        // The peer minds no window, so all of it must fit into what it may send however the bytes are cut on their way:
+        // credit is told for half a window at least, and withheld beyond `queuedBytes`, so that half a window and 1 MiB
+        // are sure.
         let (streams, size) = (10, 150_000)
         #expect(streams * size < configuration.windows.connection * 3 / 2)
         try await withAttackedServer(configuration) { [configuration] server, peer in
@@ -100,7 +101,8 @@ import Testing
                     server.streams.append(StreamEnd(stream, keepsBytes: false, readLimit: 0))
                 }
             }
-            // All are accepted before the first byte: one that memory resets while its request waits is never seen here.
+            // All are accepted before the first byte: one that memory resets while its request waits is never seen
+            // here.
             for index in 0..<streams { try peer.send("request \(2 * index + 1) 10.0.0.1:80") }
             try await server.until("the streams open") { $0.streams.count == streams }
             // Both sides end each stream, so that no limit on open streams applies: only memory does.

@@ -150,7 +150,8 @@ import Testing
             let (connected, failures) = try await user { ($0.connected, $0.failures) }
             #expect(connected == 3)
             #expect(failures == [])
-            // The second GOAWAY, with the last stream's identifier, comes after drain_timeout (200 ms): whichever is first.
+            // The second GOAWAY, with the last stream's identifier, comes after drain_timeout (200 ms): whichever is
+            // first.
             try await user { user in
                 for (index, end) in user.streams.enumerated() { end.send(500_000, seed: UInt64(index)) }
             }
@@ -332,7 +333,8 @@ import Testing
         echo.close()
     }
 
-    /// Envoy 1.40 makes an end of our RST_STREAM(CONNECT_ERROR), by CONNECT and by POST: its application learns no more than that.
+    /// Envoy 1.40 makes an end of our RST_STREAM(CONNECT_ERROR), by CONNECT and by POST: its application learns no more
+    /// than that.
     @Test("an abort by Envoy's application resets our backend; one by our backend ends Envoy's application")
     func fromEnvoyAborts() async throws {
         let echo = try EchoServer()

@@ -141,8 +141,8 @@ struct HAProxyTests {
         echo.close()
     }
 
-    /// HAProxy's hop turns our RST_STREAM(CONNECT_ERROR) into END_STREAM and RST_STREAM(CANCEL), which is what it makes of a server
-    /// that ends first, too: nothing tells the client that bytes were lost.
+    /// HAProxy's hop turns our RST_STREAM(CONNECT_ERROR) into END_STREAM and RST_STREAM(CANCEL), which is what it makes
+    /// of a server that ends first, too: nothing tells the client that bytes were lost.
     @Test("the backend aborts: a reset through TCP; the hop makes a clean end of it")
     func backendAborts() async throws {
         for place in Place.allCases {

@@ -27,7 +27,8 @@ struct NodeHTTP2Tests {
     )
     func serverResets(_ mode: String) async throws {
         try await OurClient.of(.node, options: mode.isEmpty ? [] : [mode]) { ours in
-            // destroy(error) is RST_STREAM(INTERNAL_ERROR); close(CONNECT_ERROR) is END_STREAM and RST_STREAM(CONNECT_ERROR).
+            // destroy(error) is RST_STREAM(INTERNAL_ERROR); close(CONNECT_ERROR) is END_STREAM and
+            // RST_STREAM(CONNECT_ERROR).
             let (ended, code) = try await ours.backendAborts()
             if mode.isEmpty {
                 #expect(!ended)

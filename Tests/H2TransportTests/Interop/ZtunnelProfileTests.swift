@@ -3,7 +3,8 @@ import Streams
 import TestPeers
 import Testing
 
-/// An emulation of Istio's ztunnel on python-h2: its settings, its answers and its habits, not its code. No ztunnel runs here.
+/// An emulation of Istio's ztunnel on python-h2: its settings, its answers and its habits, not its code. No ztunnel
+/// runs here.
 @Suite(.timeLimit(.minutes(3)))
 struct ZtunnelProfileTests {
     private static let bytes = 4_000_000

@@ -1,4 +1,5 @@
 import Glibc
+import MeshIdentity
 import MetricsTestKit
 import Platform
 import Streams

@@ -44,7 +44,8 @@ struct FramePeer: Sendable {
         )
     }
 
-    /// A peer without rules that attacks the server on `port`: see `Tests/Peers/h2/hostile.py`. `settings` are NUMBER=VALUE.
+    /// A peer without rules that attacks the server on `port`: see `Tests/Peers/h2/hostile.py`. `settings` are
+    /// NUMBER=VALUE.
     static func hostileClient(port: UInt16, settings: [String] = []) throws -> FramePeer {
         try FramePeer(script: "hostile.py", ["client", String(port)] + settings)
     }

@@ -5,7 +5,8 @@ import Platform
 import Streams
 import TestPeers
 
-/// An HBONE server that dials what it is asked for, as a node would where policy allows everything. Confined to its loop.
+/// An HBONE server that dials what it is asked for, as a node would where policy allows everything. Confined to its
+/// loop.
 final class RelayingServer {
     private(set) var server: HBONEServer?
     private(set) var listener: Listener?

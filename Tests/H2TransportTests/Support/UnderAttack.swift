@@ -3,8 +3,8 @@ import Streams
 import TestPeers
 import Testing
 
-/// A server with two clients: a well-behaved one, whose upload must arrive whole whatever the other one does. Confined to
-/// its loop.
+/// A server with two clients: a well-behaved one, whose upload must arrive whole whatever the other one does. Confined
+/// to its loop.
 final class AttackedServer {
     let configuration: H2Configuration
     private(set) var connections: [(connection: H2Connection, log: ConnectionLog)] = []
@@ -80,8 +80,8 @@ final class AttackedServer {
 /// Half of the well-behaved client's upload.
 private let half = 300_000
 
-/// Runs an attack on our server. Before it and after it, another client's bytes arrive, in order and complete; afterwards
-/// nothing is held that the attack left.
+/// Runs an attack on our server. Before it and after it, another client's bytes arrive, in order and complete;
+/// afterwards nothing is held that the attack left.
 func withAttackedServer(
     _ configuration: H2Configuration,
     settings: [String] = [],

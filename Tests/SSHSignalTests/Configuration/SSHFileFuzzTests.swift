@@ -4,7 +4,8 @@ import Testing
 
 @testable import SSHSignal
 
-/// known_hosts and ssh_config, mangled: an error or an answer, never a crash, and nothing is trusted that was not written.
+/// known_hosts and ssh_config, mangled: an error or an answer, never a crash, and nothing is trusted that was not
+/// written.
 @Suite struct SSHFileFuzzTests {
     @Test func knownHosts() async throws {
         var fuzzer = Fuzzer("known_hosts")

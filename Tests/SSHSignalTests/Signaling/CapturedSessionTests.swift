@@ -4,8 +4,8 @@ import Testing
 
 @testable import SSHSignal
 
-/// docs/vectors/enrolment.txt: a session as it was captured. Each side, given what the other one said there, says what it said there, byte for
-/// byte: the vector is what another implementation is written against.
+/// docs/vectors/enrolment.txt: a session as it was captured. Each side, given what the other one said there, says what
+/// it said there, byte for byte: the vector is what another implementation is written against.
 @Suite struct CapturedSessionTests {
     private enum Side: String {
         case device
@@ -115,7 +115,8 @@ import Testing
         #expect(ended)
     }
 
-    /// What the messages carry is real: a request for the identity, and a chain for the same key that leads to the roots.
+    /// What the messages carry is real: a request for the identity, and a chain for the same key that leads to the
+    /// roots.
     @Test func theCredential() throws {
         var order: SignalMessage.Enroll?
         var request: CertificateRequest?

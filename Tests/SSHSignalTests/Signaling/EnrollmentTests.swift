@@ -279,7 +279,8 @@ import Testing
         #expect(IssuanceOptions().covering(skew).backdating == .seconds(seconds))
     }
 
-    /// Whole seconds of the device's clock, read within a round trip: what is not known is not held against it, but is covered.
+    /// Whole seconds of the device's clock, read within a round trip: what is not known is not held against it, but is
+    /// covered.
     @Test func clockOfAProbe() {
         let skew = ClockSkew(deviceSeconds: 1000, asked: 1_060_000, answered: 1_064_000)
         #expect(skew.milliseconds == 1_000_500 - 1_062_000 && skew.uncertainty == 2500)
@@ -416,7 +417,8 @@ import Testing
         }
     }
 
-    /// The heart of it: wherever it is cut, the key is dropped or the installation is complete; never something between.
+    /// The heart of it: wherever it is cut, the key is dropped or the installation is complete; never something
+    /// between.
     @Test func cutInEveryState() {
         for step in 1..<Self.steps.count {
             var machine = machine(after: step)

@@ -13,8 +13,8 @@ public enum TCPClient {
         case broken(Int32)
     }
 
-    /// Sends `bytes`, ends its direction unless `staysOpen`, and reads to the end. `progress` hears how many bytes have been
-    /// read so far, on another thread.
+    /// Sends `bytes`, ends its direction unless `staysOpen`, and reads to the end. `progress` hears how many bytes have
+    /// been read so far, on another thread.
     public static func exchange(
         port: UInt16,
         sending bytes: [UInt8],
@@ -26,8 +26,8 @@ public enum TCPClient {
             let descriptor = try connect(port, limit: limit)
             defer { close(descriptor) }
             if bytes.count <= 64 << 10 {
-                // What fits into the socket is sent here: a reset is told to one call only, and in another thread it would
-                // be that of the sender, while the reader sees an end.
+                // What fits into the socket is sent here: a reset is told to one call only, and in another thread it
+                // would be that of the sender, while the reader sees an end.
                 if let failure = sendAndFinish(descriptor, bytes, staysOpen: staysOpen) {
                     return ([], .broken(failure))
                 }

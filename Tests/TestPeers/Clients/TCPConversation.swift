@@ -1,6 +1,7 @@
 import Foundation
 
-/// A TCP connection that a test keeps open and uses now and then. Each call blocks a thread of its own, for 30 s at most.
+/// A TCP connection that a test keeps open and uses now and then. Each call blocks a thread of its own, for 30 s at
+/// most.
 public final class TCPConversation: Sendable {
     private let descriptor: Int32
 

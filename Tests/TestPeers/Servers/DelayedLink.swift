@@ -1,7 +1,8 @@
 import Foundation
 import Testing
 
-/// A long or narrow link to a server's port, in user space (Tests/Peers/network/delay.py): it delays bytes, not packets.
+/// A long or narrow link to a server's port, in user space (Tests/Peers/network/delay.py): it delays bytes, not
+/// packets.
 public final class DelayedLink: Sendable {
     public let process: ChildProcess
     /// Where the near end listens.

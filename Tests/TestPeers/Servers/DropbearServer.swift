@@ -2,8 +2,8 @@ import Foundation
 
 /// A dropbear server on 127.0.0.1 with its own host keys and authorized keys, as small devices have: no sftp-server.
 ///
-/// dropbear looks for `authorized_keys` in the account's home only. It therefore runs in a mount namespace of its own, whose
-/// `/etc/passwd` gives the account a home in the server's directory. Needs root, like the rest of what mounts.
+/// dropbear looks for `authorized_keys` in the account's home only. It therefore runs in a mount namespace of its own,
+/// whose `/etc/passwd` gives the account a home in the server's directory. Needs root, like the rest of what mounts.
 public final class DropbearServer: Sendable {
     public let port: UInt16
     public let directory: TemporaryDirectory

@@ -1,7 +1,7 @@
 import Foundation
 
-/// The stand-in for istiod's CA: a real gRPC server (grpcio) with real messages (protobuf). `Tests/Peers/istiod/istiod.py` says what is made
-/// up, and which modes there are.
+/// The stand-in for istiod's CA: a real gRPC server (grpcio) with real messages (protobuf).
+/// `Tests/Peers/istiod/istiod.py` says what is made up, and which modes there are.
 public final class IstiodServer: Sendable {
     /// Has `server-root.pem`, `other-root.pem` and `root.pem`, and `token`, which the server accepts for
     /// `spiffe://test.example/ns/default/sa/dev7`.

@@ -23,7 +23,8 @@ public struct Transfer: Equatable, Sendable {
     }
 }
 
-/// A TCP server on 127.0.0.1, made of blocking sockets and one thread per connection: it shares no code with what it tests.
+/// A TCP server on 127.0.0.1, made of blocking sockets and one thread per connection: it shares no code with what it
+/// tests.
 public class LoopbackServer: @unchecked Sendable {
     // Sendable: `state` guards all that changes; the rest is set once.
     private struct State {

@@ -1,6 +1,7 @@
 import Foundation
 
-/// An unmodified OpenSSH server on 127.0.0.1 with its own configuration, host keys and authorized keys, run in the foreground.
+/// An unmodified OpenSSH server on 127.0.0.1 with its own configuration, host keys and authorized keys, run in the
+/// foreground.
 ///
 /// `authorizedKeys` may be rewritten at any time; the log is sshd's own at level VERBOSE.
 public final class OpenSSHServer: Sendable {
@@ -18,8 +19,8 @@ public final class OpenSSHServer: Sendable {
     ///   - configuration: Lines of sshd_config, before the defaults, so that they win.
     ///   - hostKeys: Key types for `ssh-keygen -t`.
     ///   - authorizedKeyOptions: What is put before the key in authorized_keys.
-    ///   - password: The account's password, in a mount namespace of the server's own: its `/etc/shadow` and its PAM service, which has
-    ///     pam_unix of the system. Needs root.
+    ///   - password: The account's password, in a mount namespace of the server's own: its `/etc/shadow` and its PAM
+    ///     service, which has pam_unix of the system. Needs root.
     ///   - address: Where it listens.
     ///   - pam: The modules of `auth` in that service.
     ///   - launcher: A command that runs the server, such as `nsenter`.
@@ -117,8 +118,8 @@ public final class OpenSSHServer: Sendable {
     /// sshd's log so far.
     public var log: String { process.standardError.text }
 
-    /// Waits until sshd has logged `text`, `count` times at least. Its log comes through a pipe: what the client knows already
-    /// may be on its way still.
+    /// Waits until sshd has logged `text`, `count` times at least. Its log comes through a pipe: what the client knows
+    /// already may be on its way still.
     public func logged(_ text: String, count: Int = 1) async throws {
         try await eventually("sshd logs '\(text)' \(count) times, not only\n\(log)") {
             log.components(separatedBy: text).count - 1 >= count

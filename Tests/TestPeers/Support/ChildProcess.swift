@@ -166,7 +166,8 @@ extension ChildProcess {
             do {
                 try child.write(input)
             } catch let error as POSIXError where error.code == .EPIPE {
-                // It ended, or closed its input, without reading all of it: what it printed and its status tell the rest.
+                // It ended, or closed its input, without reading all of it: what it printed and its status tell the
+                // rest.
             }
             child.closeInput()
         }

@@ -2,7 +2,8 @@ import Foundation
 
 /// Deterministic mutations of known inputs. A run repeats exactly with the seed that it prints.
 ///
-/// `BOOTSTRAP_FUZZ_SEED` sets the seed; `BOOTSTRAP_FUZZ_SECONDS` goes on for so long instead of a fixed number of inputs.
+/// `BOOTSTRAP_FUZZ_SEED` sets the seed; `BOOTSTRAP_FUZZ_SECONDS` goes on for so long instead of a fixed number of
+/// inputs.
 public struct Fuzzer {
     public let seed: UInt64
     private let deadline: ContinuousClock.Instant?

@@ -72,7 +72,8 @@ final class Spawner: Sendable {
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }
-        // Children start as from a shell: no signal ignored (the tests ignore SIGPIPE), none blocked (this thread's are).
+        // Children start as from a shell: no signal ignored (the tests ignore SIGPIPE), none blocked (this thread's
+        // are).
         var all = sigset_t()
         sigfillset(&all)
         posix_spawnattr_setsigdefault(&attributes, &all)

@@ -1,7 +1,7 @@
 import Foundation
 
-/// Stops a process as one that hangs (SIGSTOP), and returns when it has: every thread of it, which on a busy machine takes a
-/// while in which it still answers. SIGCONT lets it run again.
+/// Stops a process as one that hangs (SIGSTOP), and returns when it has: every thread of it, which on a busy machine
+/// takes a while in which it still answers. SIGCONT lets it run again.
 public func suspend(_ pid: Int32) async throws {
     guard kill(pid, SIGSTOP) == 0 else { throw POSIXError(POSIXErrorCode(rawValue: errno) ?? .ESRCH) }
     try await eventually("process \(pid) has stopped") {

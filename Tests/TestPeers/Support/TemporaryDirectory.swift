@@ -3,7 +3,8 @@ import Synchronization
 
 /// A directory of its own for a test, removed with everything in it when the last reference goes.
 public final class TemporaryDirectory: Sendable {
-    /// Absolute path, mode 0700, no trailing slash. Short enough for Unix socket names (at most 107 bytes with the name).
+    /// Absolute path, mode 0700, no trailing slash. Short enough for Unix socket names (at most 107 bytes with the
+    /// name).
     public let path: String
 
     public init() {

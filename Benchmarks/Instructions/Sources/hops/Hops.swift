@@ -1,8 +1,9 @@
 import Foundation
 import Streams
 
-/// Both hops of a tunnel on one event loop, for counting the instructions of user space: one thread sends into a socket, the bytes
-/// go through relay, CONNECT stream and TLS to the other end, through its relay into a socket, and another thread reads it.
+/// Both hops of a tunnel on one event loop, for counting the instructions of user space: one thread sends into a
+/// socket, the bytes go through relay, CONNECT stream and TLS to the other end, through its relay into a socket, and
+/// another thread reads it.
 ///
 ///     hops CREDENTIAL-DIRECTORY bulk MEBIBYTES
 ///     hops CREDENTIAL-DIRECTORY opens COUNT

@@ -6,8 +6,8 @@ import NIOPosix
 public import Platform
 public import Streams
 
-// A NIO channel for each CONNECT stream, through a socket pair: NIO has one end, a relay on our event loop joins the other with
-// the stream. Back-pressure, half-close and resets pass through.
+// A NIO channel for each CONNECT stream, through a socket pair: NIO has one end, a relay on our event loop joins the
+// other with the stream. Back-pressure, half-close and resets pass through.
 
 extension HBONEClient {
     /// Opens a stream and hands it to NIO as a connected channel, which NIO owns.
@@ -46,13 +46,14 @@ extension HBONEClient {
 }
 
 extension HBONEListener {
-    /// Serves each admitted stream as a NIO channel, as a `ServerBootstrap` does with its connections. Returns when the task is
-    /// cancelled, or the listener has been drained and every handler has returned.
+    /// Serves each admitted stream as a NIO channel, as a `ServerBootstrap` does with its connections. Returns when the
+    /// task is cancelled, or the listener has been drained and every handler has returned.
     ///
     /// - Parameters:
     ///   - group: Event loops of `NIOPosix`.
     ///   - admit: See `HBONEListener.serve(admit:handler:)`.
-    ///   - initializer: Sets up the pipeline of each channel, before any byte is read. ``MeshStreamHandler`` is in it already.
+    ///   - initializer: Sets up the pipeline of each channel, before any byte is read. ``MeshStreamHandler`` is in it
+    ///     already.
     ///   - handler: Gets what `initializer` made, in a task of its own.
     public func serveChannels<Output: Sendable>(
         on group: any NIOCore.EventLoopGroup,

@@ -3,8 +3,8 @@ public import MeshIdentity
 public import NIOCore
 import Streams
 
-/// The first handler in the pipeline of each bridged channel: knows who is at the other end, and turns an aborted stream into an
-/// error instead of an end.
+/// The first handler in the pipeline of each bridged channel: knows who is at the other end, and turns an aborted
+/// stream into an error instead of an end.
 ///
 /// `channel.pipeline.handler(type: MeshStreamHandler.self)` finds it.
 public final class MeshStreamHandler: ChannelInboundHandler, Sendable {

@@ -3,7 +3,8 @@ import H2Transport
 import NIOConcurrencyHelpers
 import Streams
 
-/// How a stream ended, if not cleanly: written by our loop before it closes the socket, read by NIO's after it saw the close.
+/// How a stream ended, if not cleanly: written by our loop before it closes the socket, read by NIO's after it saw the
+/// close.
 ///
 /// A Unix socket cannot say "reset": its peer would take an abort for a clean end (unix(7)).
 final class StreamEnding: Sendable {
@@ -76,7 +77,8 @@ final class SocketBridge {
     private let relay: Relay
     private let linger: LoopTimer
 
-    /// How long a stream may stay open after its channel was closed, when the peer neither sends nor ends: TCP's FIN-WAIT-2.
+    /// How long a stream may stay open after its channel was closed, when the peer neither sends nor ends: TCP's
+    /// FIN-WAIT-2.
     private static let lingerTime = Duration.seconds(60)
 
     /// Joins `stream`, which it then owns, with a new socket pair.

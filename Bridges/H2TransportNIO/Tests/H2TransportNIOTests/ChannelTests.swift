@@ -116,7 +116,8 @@ import struct Streams.StreamError
                 async let writing: Void = {
                     let block = ByteBuffer(repeating: 7, count: 65536)
                     for _ in 0..<(total >> 16) {
-                        // Not `outbound.write`, which runs far ahead of the event loop before it learns that it must wait.
+                        // Not `outbound.write`, which runs far ahead of the event loop before it learns that it must
+                        // wait.
                         try await channel.channel.writeAndFlush(block).get()
                         written.withLockedValue { $0 += 65536 }
                     }
@@ -124,7 +125,8 @@ import struct Streams.StreamError
                 }()
                 try await eventually { written.withLockedValue { $0 } >= 1 << 20 }
                 for _ in 0..<2000 { try await mesh.group.next().submit {}.get() }
-                // Windows, queues and kernel buffers: a few megabytes, not what a writer that nobody stops has written by then.
+                // Windows, queues and kernel buffers: a few megabytes, not what a writer that nobody stops has written
+                // by then.
                 #expect(written.withLockedValue { $0 } <= 6 << 20)
                 gate.withLockedValue { $0 = true }
                 var answer = ""

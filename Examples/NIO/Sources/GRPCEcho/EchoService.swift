@@ -1,6 +1,7 @@
 import GRPCCore
 
-/// A service written by hand: no protocol buffers, text in UTF-8. `say` echoes one message, `sum` answers a stream of numbers.
+/// A service written by hand: no protocol buffers, text in UTF-8. `say` echoes one message, `sum` answers a stream of
+/// numbers.
 public struct EchoService: RegistrableRPCService {
     public static let say = MethodDescriptor(fullyQualifiedService: "mesh.Echo", method: "Say")
     public static let sum = MethodDescriptor(fullyQualifiedService: "mesh.Echo", method: "Sum")

@@ -6,8 +6,8 @@ import NIOPosix
 
 /// Lets a gRPC server accept CONNECT streams of the mesh: `HTTP2ServerTransport.Custom(listenerFactory:)` takes it.
 ///
-/// gRPC wants a listening channel whose reads are connections. Here nothing listens twice: a channel on one end of a socket
-/// pair, on which no byte ever moves, carries the channels that the bridge makes of the streams.
+/// gRPC wants a listening channel whose reads are connections. Here nothing listens twice: a channel on one end of a
+/// socket pair, on which no byte ever moves, carries the channels that the bridge makes of the streams.
 public struct MeshListenerFactory: HTTP2ServerTransport.ListenerFactory {
     public let eventLoopGroup: any EventLoopGroup
     private let listener: HBONEListener

@@ -1,6 +1,7 @@
 // What the bridge costs:  bridge-cost CLIENT-CREDENTIALS SERVER-CREDENTIALS [MEGABYTES]
 //
-// The same echo server, in this process, is used through a stream and through a NIO channel. In turns, five times; medians.
+// The same echo server, in this process, is used through a stream and through a NIO channel. In turns, five times;
+// medians.
 import Glibc
 import H2Transport
 import H2TransportNIO
