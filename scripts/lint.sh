@@ -32,6 +32,8 @@ forbid "the core must not import SwiftNIO: the bridge is a package of its own (d
     '^[^/]*\bimport +(struct +|class +|enum +|func +)?_?NIO' --include='*.swift' Sources
 forbid "no absolute paths of one machine in Sources" '"(/tmp/|/root/|/home/)' --include='*.swift' Sources
 
+found=$(git ls-files -z '*.swift' '*.md' | xargs -0 python3 scripts/wrap_comments.py --check) || fail "run 'make format'"$'\n'"$found"
+
 found=$(git grep -nIE '\b[Mm]end(s|ed|ing)?\b|Mend[A-Z]' -- . ':!scripts/lint.sh' | grep -v 'case fix = "mend"')
 [ -z "$found" ] || fail "say it in plain English: fix, or repair"$'\n'"$found"
 

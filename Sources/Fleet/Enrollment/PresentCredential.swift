@@ -10,7 +10,10 @@ extension RemoteShell {
         guard let text = try await text(of: file, limit: 256 << 10, step: "identity") else { return nil }
         // nil would say that nobody is here.
         guard !text.isCut else {
-            throw SignalError(.timedOut, "\(name): \(file) is too long to be read in time: whose machine it is, is not known")
+            throw SignalError(
+                .timedOut,
+                "\(name): \(file) was not read in time: whose machine this is, is not known"
+            )
         }
         return try? Certificate.all(pem: text.bytes).first?.spiffeID()
     }

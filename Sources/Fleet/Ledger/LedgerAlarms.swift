@@ -53,8 +53,8 @@ package struct LedgerAlarm: Hashable, Sendable, Encodable {
 
     /// What has happened, and what to do, for people.
     package var text: String {
-        let when =
-            count == 1 ? describe(time: firstAt) : "\(count) times, counted once a minute, last \(describe(time: lastAt))"
+        let times = "\(count) times, counted once a minute, last \(describe(time: lastAt))"
+        let when = count == 1 ? describe(time: firstAt) : times
         switch kind {
         case .forked:
             return """
