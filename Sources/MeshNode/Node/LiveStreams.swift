@@ -47,9 +47,7 @@ final class LiveStreams {
     func recheck(with planner: StreamPlanner) -> Int {
         let now = WallClock.system.seconds
         let losers = entries.values.compactMap { entry in
-            var request = entry.request
-            request.now = now
-            return planner.refusal(of: request, over: entry.path).map { (entry.relay, $0) }
+            planner.refusal(of: entry.request.at(now), over: entry.path).map { (entry.relay, $0) }
         }
         for (relay, refusal) in losers { relay.cut(StreamError(.denied, "policy changed: \(refusal.message)")) }
         return losers.count

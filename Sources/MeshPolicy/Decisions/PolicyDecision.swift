@@ -1,11 +1,25 @@
 import MeshIdentity
 package import Platform
 
-/// A rule of the configuration, for messages.
-package struct RuleReference: Hashable, Sendable, CustomStringConvertible {
-    package var policy: AuthorizationPolicy
+/// A rule of the configuration, for messages. An object, made once: decisions hand it around.
+package final class RuleReference: Hashable, Sendable, CustomStringConvertible {
+    package let policy: AuthorizationPolicy
     /// Position in the policy's `rules`, from 0.
-    package var index: Int
+    package let index: Int
+
+    init(policy: AuthorizationPolicy, index: Int) {
+        self.policy = policy
+        self.index = index
+    }
+
+    package static func == (left: RuleReference, right: RuleReference) -> Bool {
+        left === right || left.index == right.index && left.policy == right.policy
+    }
+
+    package func hash(into hasher: inout Hasher) {
+        hasher.combine(index)
+        hasher.combine(policy.name)
+    }
 
     /// `policy 'NAME', rule N (ACTION)`, counted from 1.
     package var description: String { "policy '\(policy.name)', rule \(index + 1) (\(policy.action.rawValue))" }
@@ -20,21 +34,24 @@ package struct PolicyDecision: Hashable, Sendable, CustomStringConvertible {
         case policy(RuleReference, AuthorizationPolicy.Action)
         case otherTransport(RuleReference)
         case localUser
-        case sameNamespace(SPIFFEID)
+        case sameNamespace
         case noIdentity
         case ownIdentityUnknown
-        case otherTrustDomain(peer: SPIFFEID, own: SPIFFEID)
-        case otherNamespace(peer: SPIFFEID, own: SPIFFEID)
+        indirect case otherTrustDomain(own: SPIFFEID)
+        indirect case otherNamespace(own: SPIFFEID)
         case portNotNamed
     }
 
     private let request: StreamRequest
+    /// What it was decided for: what has carried the request here, or the way it would go on.
+    private let transport: Transport
     private let cause: Cause
     /// What AUDIT and `dryRun` policies have to say, one line for the log each.
     package var notes: [String] = []
 
-    init(request: StreamRequest, cause: Cause) {
+    init(request: StreamRequest, transport: Transport, cause: Cause) {
         self.request = request
+        self.transport = transport
         self.cause = cause
     }
 
@@ -70,24 +87,25 @@ package struct PolicyDecision: Hashable, Sendable, CustomStringConvertible {
                 }
             }
             return
-                "denied: \(rule) allows it over \(transports.joined(separator: ", ")) only, not over \(request.decidedTransport)"
+                "denied: \(rule) allows it over \(transports.joined(separator: ", ")) only, not over \(transport)"
         case .localUser:
             return "allowed by default: local user"
-        case .sameNamespace(let peer):
+        case .sameNamespace:
             return
-                "allowed by default: \(peer) is of this node's trust domain and namespace, and the configuration names "
+                "allowed by default: \(request.sourceDescription) is of this node's trust domain and namespace, and the configuration names "
                 + "port \(destination.port)"
         case .noIdentity:
             return "denied by default: the peer has no mesh identity, and no policy allows it"
         case .ownIdentityUnknown:
             return "denied by default: no policy allows it, and this node's own identity is not known"
-        case .otherTrustDomain(let peer, let own):
+        case .otherTrustDomain(let own):
+            let domain = request.peer.map { "of trust domain \($0.trustDomain)" } ?? "of another trust domain"
             return
-                "denied by default: \(peer) is of trust domain \(peer.trustDomain), this node of \(own.trustDomain), and "
+                "denied by default: \(request.sourceDescription) is \(domain), this node of \(own.trustDomain), and "
                 + "no policy allows it"
-        case .otherNamespace(let peer, let own):
+        case .otherNamespace(let own):
             return
-                "denied by default: \(peer) is not of this node's namespace \(own.namespace ?? "(none)"), and no policy "
+                "denied by default: \(request.sourceDescription) is not of this node's namespace \(own.namespace ?? "(none)"), and no policy "
                 + "allows it"
         case .portNotNamed:
             return "denied by default: no policy allows it, and no listener's 'forwardTo' and no endpoint names port "

@@ -49,15 +49,23 @@ package struct PolicyEngine: Sendable {
     package func names(port: UInt16) -> Bool { policyPorts.contains(port) || defaultPorts.contains(port) }
 
     package func decide(_ request: StreamRequest) -> PolicyDecision {
-        let attributes = RequestAttributes(request, own: own)
-        var decision = decide(request, attributes)
-        if !logged.isEmpty { decision.notes = notes(attributes) }
-        return decision
+        let attributes = attributes(of: request)
+        let transport = request.decidedTransport
+        return annotated(decide(request, attributes, over: transport), attributes, over: transport)
     }
 
-    /// What ``decide(_:)`` says, without what AUDIT and `dryRun` policies have to say.
-    func decideWithoutNotes(_ request: StreamRequest) -> PolicyDecision {
-        decide(request, RequestAttributes(request, own: own))
+    func attributes(of request: StreamRequest) -> RequestAttributes { RequestAttributes(request, own: own) }
+
+    /// `decision` with what AUDIT and `dryRun` policies have to say.
+    func annotated(
+        _ decision: PolicyDecision,
+        _ attributes: RequestAttributes,
+        over transport: Transport
+    ) -> PolicyDecision {
+        if logged.isEmpty { return decision }
+        var decision = decision
+        decision.notes = notes(attributes, over: transport)
+        return decision
     }
 
     /// For a destination given by name, once it is resolved: whether a DENY policy names the address. `nil` if none
@@ -66,22 +74,30 @@ package struct PolicyEngine: Sendable {
     /// Without it, a name would lead around a policy that forbids the address it stands for. Dial `address` itself
     /// afterwards: resolving again could answer differently.
     package func denial(of request: StreamRequest, resolvedTo address: IPAddress) -> PolicyDecision? {
-        var resolved = request
-        resolved.destination = Authority(address: address, port: request.destination.port)
-        guard case .rule(let rule) = deny.firstMatch(RequestAttributes(resolved, own: own)) else { return nil }
-        return PolicyDecision(request: resolved, cause: .policy(rule, .deny))
+        if deny.isEmpty { return nil }
+        let resolved = request.to(Authority(address: address, port: request.destination.port))
+        let transport = request.decidedTransport
+        guard case .rule(let rule) = deny.firstMatch(attributes(of: resolved), over: transport) else { return nil }
+        return PolicyDecision(request: resolved, transport: transport, cause: .policy(rule, .deny))
     }
 
-    private func decide(_ request: StreamRequest, _ attributes: RequestAttributes) -> PolicyDecision {
-        if case .rule(let rule) = deny.firstMatch(attributes) {
-            return PolicyDecision(request: request, cause: .policy(rule, .deny))
+    /// What holds for `request` where `transport` carries it, without what AUDIT and `dryRun` policies have to say.
+    func decide(
+        _ request: StreamRequest,
+        _ attributes: RequestAttributes,
+        over transport: Transport
+    ) -> PolicyDecision {
+        if case .rule(let rule) = deny.firstMatch(attributes, over: transport) {
+            return PolicyDecision(request: request, transport: transport, cause: .policy(rule, .deny))
         }
-        switch allow.firstMatch(attributes) {
-        case .rule(let rule): return PolicyDecision(request: request, cause: .policy(rule, .allow))
-        // A rule that names its transports forbids the others, also to those whom the default would let in.
-        case .otherTransport(let rule): return PolicyDecision(request: request, cause: .otherTransport(rule))
-        case .none: return PolicyDecision(request: request, cause: defaultCause(request))
-        }
+        let cause: PolicyDecision.Cause =
+            switch allow.firstMatch(attributes, over: transport) {
+            case .rule(let rule): .policy(rule, .allow)
+            // A rule that names its transports forbids the others, also to those whom the default would let in.
+            case .otherTransport(let rule): .otherTransport(rule)
+            case .none: defaultCause(request)
+            }
+        return PolicyDecision(request: request, transport: transport, cause: cause)
     }
 
     private func defaultCause(_ request: StreamRequest) -> PolicyDecision.Cause {
@@ -90,19 +106,19 @@ package struct PolicyEngine: Sendable {
         case .unauthenticated: return .noIdentity
         case .peer(let peer):
             guard let own else { return .ownIdentityUnknown }
-            guard peer.trustDomain == own.trustDomain else { return .otherTrustDomain(peer: peer, own: own) }
+            guard peer.trustDomain == own.trustDomain else { return .otherTrustDomain(own: own) }
             guard let namespace = peer.namespace, namespace == own.namespace else {
-                return .otherNamespace(peer: peer, own: own)
+                return .otherNamespace(own: own)
             }
             let destination = request.destination
             let isNamed =
                 defaultPorts.contains(destination.port) || defaultMatches.contains { $0.matches(destination) }
-            return isNamed ? .sameNamespace(peer) : .portNotNamed
+            return isNamed ? .sameNamespace : .portNotNamed
         }
     }
 
-    private func notes(_ attributes: RequestAttributes) -> [String] {
-        logged.allMatches(attributes).map { rule in
+    private func notes(_ attributes: RequestAttributes, over transport: Transport) -> [String] {
+        logged.allMatches(attributes, over: transport).map { rule in
             switch rule.policy.action {
             case .audit: "audited by \(rule)"
             case .allow: "dry run: would be allowed by \(rule)"

@@ -18,12 +18,12 @@ final class RuleIndex: Sendable {
     }
 
     private struct Entry: Sendable {
+        /// Which of the policies.
         var policy: Int
-        var index: Int
         var rule: AuthorizationPolicy.Rule
+        var reference: RuleReference
     }
 
-    private let policies: [AuthorizationPolicy]
     private let entries: [Entry]
     private let buckets: [UInt64: [Int32]]
     /// In ascending order, as each bucket.
@@ -33,9 +33,10 @@ final class RuleIndex: Sendable {
     var isEmpty: Bool { entries.isEmpty }
 
     init(_ policies: [AuthorizationPolicy]) {
-        self.policies = policies
-        entries = policies.enumerated().flatMap { policy, value in
-            value.rules.enumerated().map { Entry(policy: policy, index: $0.offset, rule: $0.element) }
+        entries = policies.enumerated().flatMap { number, policy in
+            policy.rules.enumerated().map { index, rule in
+                Entry(policy: number, rule: rule, reference: RuleReference(policy: policy, index: index))
+            }
         }
         let features = entries.map { RuleFeatures($0.rule) }
         var uses: [UInt64: Int] = [:]
@@ -63,13 +64,14 @@ final class RuleIndex: Sendable {
     }
 
     /// The first rule, in the order of the file, that matches.
-    func firstMatch(_ request: RequestAttributes) -> Match {
+    func firstMatch(_ request: RequestAttributes, over transport: Transport) -> Match {
+        if entries.isEmpty { return .none }
         var match: Int32?
         var nearMiss: Int32?
         func scan(_ ids: [Int32]) {
             for id in ids {
                 if let match, id >= match { return }
-                switch evaluate(entries[Int(id)].rule, request) {
+                switch evaluate(entries[Int(id)].rule, request, over: transport) {
                 case .no: continue
                 case .yes:
                     match = id
@@ -79,32 +81,29 @@ final class RuleIndex: Sendable {
                 }
             }
         }
-        if entries.isEmpty { return .none }
         scan(unfiled)
         shapes.forEachHash(of: request) { hash in
             if let bucket = buckets[hash] { scan(bucket) }
         }
-        if let match { return .rule(reference(match)) }
-        if let nearMiss { return .otherTransport(reference(nearMiss)) }
+        if let match { return .rule(entries[Int(match)].reference) }
+        if let nearMiss { return .otherTransport(entries[Int(nearMiss)].reference) }
         return .none
     }
 
     /// Every rule that matches, in the order of the file, at most one for each policy.
-    func allMatches(_ request: RequestAttributes) -> [RuleReference] {
+    func allMatches(_ request: RequestAttributes, over transport: Transport) -> [RuleReference] {
         var ids = Set(unfiled)
         shapes.forEachHash(of: request) { ids.formUnion(buckets[$0] ?? []) }
         var policiesSeen: Set<Int> = []
         return ids.sorted().compactMap { id in
             let entry = entries[Int(id)]
-            guard case .yes = evaluate(entry.rule, request), policiesSeen.insert(entry.policy).inserted else {
+            guard case .yes = evaluate(entry.rule, request, over: transport),
+                policiesSeen.insert(entry.policy).inserted
+            else {
                 return nil
             }
-            return reference(id)
+            return entry.reference
         }
-    }
-
-    private func reference(_ id: Int32) -> RuleReference {
-        RuleReference(policy: policies[entries[Int(id)].policy], index: entries[Int(id)].index)
     }
 }
 
@@ -115,14 +114,18 @@ private enum Evaluation {
 }
 
 /// Cheap tests first.
-private func evaluate(_ rule: AuthorizationPolicy.Rule, _ request: RequestAttributes) -> Evaluation {
+private func evaluate(
+    _ rule: AuthorizationPolicy.Rule,
+    _ request: RequestAttributes,
+    over transport: Transport
+) -> Evaluation {
     guard rule.to.isEmpty || rule.to.contains(where: { matches($0, request) }) else { return .no }
     guard rule.from.isEmpty || rule.from.contains(where: { matches($0, request) }) else { return .no }
     var result = Evaluation.yes
     for condition in rule.when {
         switch condition {
         case .notAfter(let time): if request.now > time { return .no }
-        case .transport(let transports): if !transports.contains(request.transport) { result = .butForTransport }
+        case .transport(let transports): if !transports.contains(transport) { result = .butForTransport }
         }
     }
     return result
@@ -149,13 +152,12 @@ private func matches(_ from: AuthorizationPolicy.Source, _ request: RequestAttri
         && !from.notSourceIPs.contains { $0.contains(request.sourceIP) }
 }
 
-/// A request as the rules see it.
-struct RequestAttributes {
+/// A request as the rules see it. An object: it is handed to every comparison.
+final class RequestAttributes {
     /// SPIFFE ID without `spiffe://`; `nil` without identity.
     let principal: String?
     let namespace: String?
     let sourceIP: IPAddress
-    let transport: Transport
     let destination: Authority
     let now: Int64
 
@@ -169,7 +171,6 @@ struct RequestAttributes {
         principal = identity?.principal
         namespace = identity?.namespace
         sourceIP = request.sourceIP
-        transport = request.decidedTransport
         destination = request.destination
         now = request.now
     }

@@ -20,21 +20,31 @@ package struct PeerID: Hashable, Sendable, CustomStringConvertible {
     package var description: String { name }
 }
 
-/// Another node, and the ways to it.
-package struct Peer: Hashable, Sendable {
-    package var id: PeerID
+/// Another node, and the ways to it. An object that does not change: routes and plans hand it around.
+package final class Peer: Hashable, Sendable {
+    package let id: PeerID
     /// In order of preference.
-    package var candidates: [PathCandidate]
+    package let candidates: [PathCandidate]
     /// Where its HBONE server listens, if it is known.
-    package var servers: [Authority]
+    package let servers: [Authority]
     /// The peer is one of these; empty: any of the node's own trust domain and namespace.
-    package var identities: [SPIFFEID]
+    package let identities: [SPIFFEID]
 
     package init(id: PeerID, candidates: [PathCandidate], servers: [Authority] = [], identities: [SPIFFEID] = []) {
         self.id = id
         self.candidates = candidates
         self.servers = servers
         self.identities = identities
+    }
+
+    package static func == (left: Peer, right: Peer) -> Bool {
+        left === right
+            || left.id == right.id && left.candidates == right.candidates && left.servers == right.servers
+                && left.identities == right.identities
+    }
+
+    package func hash(into hasher: inout Hasher) {
+        hasher.combine(id)
     }
 
     /// Who must be at the other end, for a node with the identity `own`: one of ``identities``, or, where none is

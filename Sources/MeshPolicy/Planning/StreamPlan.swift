@@ -2,8 +2,9 @@ package import MeshIdentity
 package import Platform
 package import Streams
 
-/// What becomes of a stream that is asked for, and why.
-package struct StreamPlan: Hashable, Sendable {
+/// What becomes of a stream that is asked for, and why. An object that does not change: it goes with the stream until
+/// that is open.
+package final class StreamPlan: Sendable {
     /// What is to be done.
     package enum Outcome: Hashable, Sendable {
         /// Not at all.
@@ -56,15 +57,38 @@ package struct StreamPlan: Hashable, Sendable {
     package let source: String
 
     /// The ways to its peer that policy permits, best first; empty for a stream that is dialled from here.
-    package var candidates: [PathCandidate] { ways.filter(\.decision.isAllowed).map(\.candidate) }
+    package let candidates: [PathCandidate]
+    package let outcome: Outcome
 
-    package var outcome: Outcome {
+    init(
+        request: StreamRequest,
+        decision: PolicyDecision,
+        route: Route,
+        ways: [Way],
+        own: SPIFFEID?,
+        source: String
+    ) {
+        self.request = request
+        self.decision = decision
+        self.route = route
+        self.ways = ways
+        self.own = own
+        self.source = source
+        candidates = ways.filter(\.decision.isAllowed).map(\.candidate)
+        outcome = Self.outcome(decision, route, ways, candidates)
+    }
+
+    private static func outcome(
+        _ decision: PolicyDecision,
+        _ route: Route,
+        _ ways: [Way],
+        _ candidates: [PathCandidate]
+    ) -> Outcome {
         guard decision.isAllowed else { return .refused(.policy(decision)) }
         switch route.action {
         case .refused(let error): return .refused(.route(error))
         case .direct(let target, let tls): return .dial(target, tls: tls)
         case .mesh(let mesh):
-            let candidates = candidates
             if !candidates.isEmpty { return .peer(mesh, candidates) }
             guard let decision = ways.first?.decision else {
                 return .refused(.route(StreamError(.denied, "there is no way to \(mesh.peer.id)")))

@@ -12,8 +12,9 @@ package import Streams
 ///                                                                                                     this peer, these candidates
 /// ```
 ///
-/// Pure and immutable, as the rules that it is made of: a reload makes a new one.
-package struct StreamPlanner: Sendable {
+/// Pure and immutable, as the rules that it is made of: a reload makes a new one. An object, since whoever opens a
+/// stream keeps it until the stream is open.
+package final class StreamPlanner: Sendable {
     package let policy: PolicyEngine
     package let router: Router
     /// This node's identity, if it is known.
@@ -41,23 +42,29 @@ package struct StreamPlanner: Sendable {
     /// What is done with `request`.
     package func plan(_ request: StreamRequest) -> StreamPlan {
         let route = router.route(request.destination, from: request.origin)
+        let attributes = policy.attributes(of: request)
+        func decide(over transport: Transport) -> PolicyDecision {
+            policy.decide(request, attributes, over: transport)
+        }
+        func plan(_ decision: PolicyDecision, over transport: Transport, ways: [StreamPlan.Way]) -> StreamPlan {
+            let decision = policy.annotated(decision, attributes, over: transport)
+            return StreamPlan(request: request, decision: decision, route: route, ways: ways, own: own, source: source)
+        }
+        let transport = request.decidedTransport
         guard case .mesh(let mesh) = route.action else {
-            return plan(request, policy.decide(request), route, ways: [])
+            return plan(decide(over: transport), over: transport, ways: [])
         }
         // Each node on the way decides for itself, and a rule that names its transports forbids the others: the
         // fallback must not be a way around policy, neither for a local user nor for a peer whose stream goes on from
         // here.
         let ways = mesh.peer.candidates.map { candidate in
-            StreamPlan.Way(
-                candidate: candidate,
-                decision: policy.decideWithoutNotes(request.over(candidate.id.transport))
-            )
+            StreamPlan.Way(candidate: candidate, decision: decide(over: candidate.id.transport))
         }
-        guard request.transport == nil else { return plan(request, policy.decide(request), route, ways: ways) }
         // A stream that has come over nothing yet is allowed if any way is.
-        let way = ways.first { $0.decision.isAllowed } ?? ways.first
-        let decision = policy.decide(way.map { request.over($0.candidate.id.transport) } ?? request)
-        return plan(request, decision, route, ways: ways)
+        if request.transport == nil, let way = ways.first(where: \.decision.isAllowed) ?? ways.first {
+            return plan(way.decision, over: way.candidate.id.transport, ways: ways)
+        }
+        return plan(decide(over: transport), over: transport, ways: ways)
     }
 
     /// Whether `address`, which the name of a plan's ``StreamPlan/Outcome/dial(_:tls:)`` resolved to, must not be
@@ -78,19 +85,13 @@ package struct StreamPlanner: Sendable {
     ///
     /// - Parameter path: The way to its peer; nil where it was dialled from here.
     package func refusal(of request: StreamRequest, over path: PathID?) -> StreamError? {
-        var decisions: [PolicyDecision] = []
-        if request.transport != nil || path == nil { decisions.append(policy.decide(request)) }
-        if let path { decisions.append(policy.decide(request.over(path.transport))) }
-        return decisions.first { !$0.isAllowed }.map { StreamError(.denied, $0.reason) }
-    }
-
-    private func plan(
-        _ request: StreamRequest,
-        _ decision: PolicyDecision,
-        _ route: Route,
-        ways: [StreamPlan.Way]
-    ) -> StreamPlan {
-        StreamPlan(request: request, decision: decision, route: route, ways: ways, own: own, source: source)
+        let attributes = policy.attributes(of: request)
+        var transports: [Transport] = []
+        if request.transport != nil || path == nil { transports.append(request.decidedTransport) }
+        if let path { transports.append(path.transport) }
+        return transports.lazy.map { self.policy.decide(request, attributes, over: $0) }.first { !$0.isAllowed }.map {
+            StreamError(.denied, $0.reason)
+        }
     }
 }
 

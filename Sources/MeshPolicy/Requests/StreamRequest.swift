@@ -3,8 +3,9 @@ package import Platform
 
 /// A stream that is asked for: who asks, from where, over what, and for which destination.
 ///
-/// Every way into a node makes one; ``StreamPlanner`` says what becomes of it.
-package struct StreamRequest: Hashable, Sendable {
+/// Every way into a node makes one; ``StreamPlanner`` says what becomes of it. An object that does not change: the plan,
+/// its decisions and the stream all keep it, and the copies would cost more than everything else that is decided.
+package final class StreamRequest: Hashable, Sendable {
     package enum Source: Hashable, Sendable {
         /// A peer whose certificate was verified.
         case peer(SPIFFEID)
@@ -15,15 +16,15 @@ package struct StreamRequest: Hashable, Sendable {
         case unauthenticated
     }
 
-    package var source: Source
+    package let source: Source
     /// The peer's address, loopback for a local user.
-    package var sourceIP: IPAddress
+    package let sourceIP: IPAddress
     /// What it came over; nil for a local user's, which has come over nothing yet: each way to its peer is decided for
     /// itself.
-    package var transport: Transport?
-    package var destination: Authority
+    package let transport: Transport?
+    package let destination: Authority
     /// When it is decided, in seconds since 1970-01-01T00:00:00Z.
-    package var now: Int64
+    package let now: Int64
 
     package init(source: Source, sourceIP: IPAddress, transport: Transport?, destination: Authority, now: Int64) {
         self.source = source
@@ -33,11 +34,28 @@ package struct StreamRequest: Hashable, Sendable {
         self.now = now
     }
 
-    /// The same, over `transport`.
-    func over(_ transport: Transport) -> StreamRequest {
-        var request = self
-        request.transport = transport
-        return request
+    /// The same, asked at another time.
+    package func at(_ now: Int64) -> StreamRequest {
+        StreamRequest(source: source, sourceIP: sourceIP, transport: transport, destination: destination, now: now)
+    }
+
+    /// The same, for another destination.
+    func to(_ destination: Authority) -> StreamRequest {
+        StreamRequest(source: source, sourceIP: sourceIP, transport: transport, destination: destination, now: now)
+    }
+
+    package static func == (left: StreamRequest, right: StreamRequest) -> Bool {
+        left === right
+            || left.source == right.source && left.sourceIP == right.sourceIP && left.transport == right.transport
+                && left.destination == right.destination && left.now == right.now
+    }
+
+    package func hash(into hasher: inout Hasher) {
+        hasher.combine(source)
+        hasher.combine(sourceIP)
+        hasher.combine(transport)
+        hasher.combine(destination)
+        hasher.combine(now)
     }
 }
 
@@ -45,6 +63,11 @@ extension StreamRequest {
     /// What rules compare ``transport`` with. A rule about transports means those between nodes: a stream that a local
     /// user has dialled from here counts as one of the best kind.
     package var decidedTransport: Transport { transport ?? .h2 }
+
+    /// The verified identity of a peer.
+    var peer: SPIFFEID? {
+        if case .peer(let peer) = source { peer } else { nil }
+    }
 
     /// Who asks: a SPIFFE ID, or words.
     package var sourceDescription: String {

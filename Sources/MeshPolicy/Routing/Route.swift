@@ -13,17 +13,39 @@ package struct Route: Hashable, Sendable {
         case refused(StreamError)
     }
 
-    package var action: Action
-    /// One line: which element of the configuration, or which rule, led here.
-    package var reason: String
-    /// Index of the endpoint that matched.
-    package var endpoint: Int?
+    /// What led to a route. It becomes text where it is read: a stream that opens has no use for words.
+    package enum Cause: Hashable, Sendable {
+        /// An endpoint; how people find it.
+        case endpoint(String)
+        /// An endpoint that is this node itself.
+        case endpointIsThisNode(String)
+        /// The destination is this node itself.
+        case thisNode(host: String)
+        case words(String)
 
-    package init(action: Action, reason: String, endpoint: Int? = nil) {
+        /// One line: which element of the configuration, or which rule, led here.
+        package var description: String {
+            switch self {
+            case .endpoint(let endpoint): endpoint
+            case .endpointIsThisNode(let endpoint): "\(endpoint) is this node itself"
+            case .thisNode(let host): "\(host) is this node itself"
+            case .words(let words): words
+            }
+        }
+    }
+
+    package let action: Action
+    package let cause: Cause
+    /// Index of the endpoint that matched.
+    package let endpoint: Int?
+
+    init(action: Action, cause: Cause, endpoint: Int? = nil) {
         self.action = action
-        self.reason = reason
+        self.cause = cause
         self.endpoint = endpoint
     }
+
+    package var reason: String { cause.description }
 
     /// The refusal, if it is one.
     package var refusal: StreamError? {

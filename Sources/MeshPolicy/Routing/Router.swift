@@ -48,7 +48,7 @@ package struct Router: Sendable {
         }
         if let index = endpoints.firstMatch(destination) { return route(destination, by: index, from: origin) }
         if origin == .peer, isOwn(destination) {
-            return loopback(destination.port, why: "\(destination.host) is this node itself", endpoint: nil)
+            return loopback(destination.port, why: .thisNode(host: destination.host), endpoint: nil)
         }
         switch unmatched {
         case .deny:
@@ -65,7 +65,7 @@ package struct Router: Sendable {
                     "no endpoint matches; port not named"
                 )
             }
-            return direct(destination, tls: nil, why: "no endpoint matches; default: direct", endpoint: nil)
+            return direct(destination, tls: nil, why: .words("no endpoint matches; default: direct"), endpoint: nil)
         }
     }
 
@@ -85,7 +85,7 @@ package struct Router: Sendable {
             )
         }
         if origin == .peer, !policy.names(port: port) {
-            return StreamError(.denied, Self.portNotNamed(port, why: "\(address) is this node itself"))
+            return StreamError(.denied, Self.portNotNamed(port, why: .thisNode(host: address.description)))
         }
         return nil
     }
@@ -93,8 +93,7 @@ package struct Router: Sendable {
     private func route(_ destination: Authority, by index: Int, from origin: Origin) -> Route {
         let endpoint = endpoints.endpoints[index]
         let target = endpoint.address ?? destination
-        let place = endpoint.position.map { " (line \($0.line))" } ?? ""
-        let why = "endpoint '\(endpoint.match)'\(place)"
+        let why = endpoints.descriptions[index]
         if let address = target.address, let problem = Self.problem(address) {
             return refused(
                 "\(why): its address \(address) is \(problem), which is never a destination",
@@ -103,22 +102,22 @@ package struct Router: Sendable {
             )
         }
         switch endpoint.way {
-        case .direct(let tls): return direct(target, tls: tls, why: why, endpoint: index)
+        case .direct(let tls): return direct(target, tls: tls, why: .endpoint(why), endpoint: index)
         case .peer(let peer):
             // One list of endpoints may serve a whole fleet: the one that is this node leads home, not through its own
             // server.
             let isThisNode = peer.servers.contains { server in
                 server.address.map { isOwn(server) && guarded($0, server.port) != nil } ?? false
             }
-            if isThisNode { return loopback(target.port, why: "\(why) is this node itself", endpoint: index) }
+            if isThisNode { return loopback(target.port, why: .endpointIsThisNode(why), endpoint: index) }
             let route = MeshRoute(peer: peer, authority: target)
-            return Route(action: .mesh(route), reason: why, endpoint: index)
+            return Route(action: .mesh(route), cause: .endpoint(why), endpoint: index)
         }
     }
 
-    private func loopback(_ port: UInt16, why: String, endpoint: Int?) -> Route {
+    private func loopback(_ port: UInt16, why: Route.Cause, endpoint: Int?) -> Route {
         guard policy.names(port: port) else {
-            return refused(Self.portNotNamed(port, why: why), "\(why); port not named", endpoint: endpoint)
+            return refused(Self.portNotNamed(port, why: why), "\(why.description); port not named", endpoint: endpoint)
         }
         return direct(Authority(address: .loopbackIPv4, port: port), tls: nil, why: why, endpoint: endpoint)
     }
@@ -126,7 +125,7 @@ package struct Router: Sendable {
     private func direct(
         _ target: Authority,
         tls: DirectTLS?,
-        why: String,
+        why: Route.Cause,
         endpoint: Int?
     ) -> Route {
         let address = target.address ?? (ownNames.contains(target.host) ? .loopbackIPv4 : nil)
@@ -137,15 +136,15 @@ package struct Router: Sendable {
                 endpoint: endpoint
             )
         }
-        return Route(action: .direct(target, tls: tls), reason: why, endpoint: endpoint)
+        return Route(action: .direct(target, tls: tls), cause: why, endpoint: endpoint)
     }
 
     private func refused(_ message: String, _ reason: String, endpoint: Int? = nil) -> Route {
-        Route(action: .refused(StreamError(.denied, message)), reason: reason, endpoint: endpoint)
+        Route(action: .refused(StreamError(.denied, message)), cause: .words(reason), endpoint: endpoint)
     }
 
-    private static func portNotNamed(_ port: UInt16, why: String) -> String {
-        "\(why), and nothing in its configuration names port \(port): add an ALLOW policy with 'ports: [\(port)]'"
+    private static func portNotNamed(_ port: UInt16, why: Route.Cause) -> String {
+        "\(why.description), and nothing in its configuration names port \(port): add an ALLOW policy with 'ports: [\(port)]'"
     }
 
     private func isOwn(_ authority: Authority) -> Bool {
@@ -169,11 +168,16 @@ package struct Router: Sendable {
 /// Endpoints by the hosts they match: a table for the exact ones, a list for the patterns.
 private struct EndpointIndex: Sendable {
     let endpoints: [Endpoint]
+    /// What people call each of them.
+    let descriptions: [String]
     private var exact: [String: [Int]] = [:]
     private var patterns: [Int] = []
 
     init(_ endpoints: [Endpoint]) {
         self.endpoints = endpoints
+        descriptions = endpoints.map { endpoint in
+            "endpoint '\(endpoint.match)'" + (endpoint.position.map { " (line \($0.line))" } ?? "")
+        }
         for (index, endpoint) in endpoints.enumerated() {
             if case .exact(let host) = endpoint.match.host {
                 exact[host, default: []].append(index)

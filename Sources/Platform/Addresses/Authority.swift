@@ -101,9 +101,8 @@ public struct Authority: Hashable, Sendable, CustomStringConvertible {
         if host.contains(UInt8(ascii: ":")) { return .failure(.bareIPv6) }
 
         return parsePort(text[(colon + 1)...]).flatMap { port in
-            if let value = IPAddress.parseIPv4(ArraySlice(host)) {
-                let bytes = withUnsafeBytes(of: value.bigEndian) { Array($0) }
-                guard let address = IPAddress(bytes: bytes) else { return .failure(.numeric) }
+            if let value = IPAddress.parseIPv4(host) {
+                let address = IPAddress(high: 0, low: UInt64(value), isIPv4: true)
                 return .success(Authority(address: address, port: port))
             }
             return parseName(host).map { Authority(name: $0, port: port) }
@@ -111,7 +110,7 @@ public struct Authority: Hashable, Sendable, CustomStringConvertible {
     }
 
     private static func parsePort(_ text: Slice<UnsafeBufferPointer<UInt8>>) -> Result<UInt16, Refusal> {
-        guard let port = IPAddress.parseDecimal(ArraySlice(text), upTo: 65535), port > 0 else { return .failure(.port) }
+        guard let port = IPAddress.parseDecimal(text, upTo: 65535), port > 0 else { return .failure(.port) }
         return .success(UInt16(port))
     }
 

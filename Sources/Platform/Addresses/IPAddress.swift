@@ -36,12 +36,11 @@ public struct IPAddress: Hashable, Sendable, CustomStringConvertible {
     /// Strict: four decimal numbers without leading zeros, or RFC 4291 §2.2 text without brackets or zone. The older
     /// forms of `inet_aton` (`127.1`, `0x7f.0.0.1`, `017700000001`) are not addresses here.
     public init?(_ text: some StringProtocol) {
-        let bytes = Array(text.utf8)
-        if bytes.contains(UInt8(ascii: ":")) {
-            guard let (high, low) = Self.parseIPv6(bytes[...]) else { return nil }
+        if text.utf8.contains(UInt8(ascii: ":")) {
+            guard let (high, low) = Self.parseIPv6(Array(text.utf8)[...]) else { return nil }
             self.init(high: high, low: low, isIPv4: false)
         } else {
-            guard let value = Self.parseIPv4(bytes[...]) else { return nil }
+            guard let value = Self.parseIPv4(text.utf8) else { return nil }
             self.init(high: 0, low: UInt64(value), isIPv4: true)
         }
     }
@@ -75,7 +74,7 @@ public struct IPAddress: Hashable, Sendable, CustomStringConvertible {
 
     /// Dotted decimal, or RFC 5952 text without brackets.
     public var description: String {
-        if isIPv4 { return "\(low >> 24 & 255).\(low >> 16 & 255).\(low >> 8 & 255).\(low & 255)" }
+        if isIPv4 { return dottedDecimal }
         let groups = (0..<4).map { high >> (48 - 16 * $0) & 0xffff } + (0..<4).map { low >> (48 - 16 * $0) & 0xffff }
         // RFC 5952 §4.2: the longest run of at least two zero groups, the first of equals.
         var (bestStart, bestLength) = (8, 1)
@@ -91,6 +90,25 @@ public struct IPAddress: Hashable, Sendable, CustomStringConvertible {
         return text(0..<bestStart) + "::" + text(bestStart + bestLength..<8)
     }
 
+    /// Each stream that opens has one: no interpolation.
+    private var dottedDecimal: String {
+        String(unsafeUninitializedCapacity: 15) { bytes in
+            var count = 0
+            func append(_ byte: UInt64) {
+                bytes[count] = UInt8(truncatingIfNeeded: byte)
+                count += 1
+            }
+            for shift in stride(from: UInt64(24), through: 0, by: -8) {
+                let octet = low >> shift & 255
+                if octet >= 100 { append(48 + octet / 100) }
+                if octet >= 10 { append(48 + octet / 10 % 10) }
+                append(48 + octet % 10)
+                if shift > 0 { append(UInt64(UInt8(ascii: "."))) }
+            }
+            return count
+        }
+    }
+
     /// The network of `length` bits that this address lies in.
     package func masked(_ length: Int) -> IPAddress {
         if isIPv4 {
@@ -102,15 +120,25 @@ public struct IPAddress: Hashable, Sendable, CustomStringConvertible {
         return IPAddress(high: high & highMask, low: low & lowMask, isIPv4: false)
     }
 
-    static func parseIPv4(_ text: ArraySlice<UInt8>) -> UInt32? {
-        let parts = text.split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false)
-        guard parts.count == 4 else { return nil }
-        var value: UInt32 = 0
-        for part in parts {
-            guard let octet = parseDecimal(part, upTo: 255) else { return nil }
-            value = value << 8 | UInt32(octet)
+    /// In one pass: each stream that opens needs it.
+    static func parseIPv4(_ text: some Collection<UInt8>) -> UInt32? {
+        var (value, octet, dots): (UInt32, UInt32, Int) = (0, 0, 0)
+        var isFirst = true
+        for byte in text {
+            if byte == UInt8(ascii: ".") {
+                if isFirst || dots == 3 { return nil }
+                value = value << 8 | octet
+                (octet, dots, isFirst) = (0, dots + 1, true)
+                continue
+            }
+            guard (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte) else { return nil }
+            // A number that goes on after 0 has a leading zero.
+            if !isFirst, octet == 0 { return nil }
+            octet = octet * 10 + UInt32(byte - UInt8(ascii: "0"))
+            if octet > 255 { return nil }
+            isFirst = false
         }
-        return value
+        return dots == 3 && !isFirst ? value << 8 | octet : nil
     }
 
     private static func parseIPv6(_ text: ArraySlice<UInt8>) -> (high: UInt64, low: UInt64)? {
@@ -151,7 +179,7 @@ public struct IPAddress: Hashable, Sendable, CustomStringConvertible {
     }
 
     /// A decimal number without sign or leading zeros.
-    static func parseDecimal(_ text: ArraySlice<UInt8>, upTo limit: Int) -> Int? {
+    static func parseDecimal(_ text: some Collection<UInt8>, upTo limit: Int) -> Int? {
         guard let first = text.first, text.count <= 5, text.count == 1 || first != UInt8(ascii: "0") else { return nil }
         var value = 0
         for byte in text {
@@ -207,7 +235,7 @@ package struct CIDR: Hashable, Sendable, CustomStringConvertible {
         // A block of IPv4-mapped addresses is the IPv4 block they stand for.
         let mapped = address.isIPv4 && addressText.utf8.contains(UInt8(ascii: ":"))
         let limit = address.isIPv4 && !mapped ? 32 : 128
-        guard let length = IPAddress.parseDecimal(Array(parts[1])[...], upTo: limit), !mapped || length >= 96 else {
+        guard let length = IPAddress.parseDecimal(Array(parts[1]), upTo: limit), !mapped || length >= 96 else {
             let range = mapped ? "96 to 128" : "0 to \(limit)"
             throw AddressError("'\(Printable.escape(text))' has no prefix length of \(range) after the '/'")
         }
