@@ -72,10 +72,10 @@ bench-fleet: build static ## Measure enrolment and commands on many machines aga
 	@scripts/install-dependencies.sh test fleet
 	@python3 Benchmarks/fleet.py --binary $(BINARY) --agent $(STATIC)
 
-instructions: deps ## Count the user instructions of the H2 path for each byte and hop; fails above the target of 3.6
-	$(SWIFT) build --product bootstrap
+instructions: deps build ## Count user instructions: of the H2 path for each byte, of two nodes for each open and round trip; fails above the limits
 	@scripts/install-dependencies.sh bench
-	@python3 Benchmarks/Instructions/run.py --binary .build/debug/bootstrap --limit 3.6 --profile
+	@python3 Benchmarks/Instructions/run.py --binary $(BINARY) --limit 3.6 --profile
+	@python3 Benchmarks/Instructions/nodes.py --binary $(BINARY) --limit-open 145000 --limit-round-trip 62000
 
 lint: ## Check the format and the rules of CONTRIBUTING.md
 	@scripts/lint.sh

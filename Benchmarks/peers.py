@@ -156,13 +156,15 @@ class Bootstrap(Peer):
     name = "bootstrap"
     binary = None
     can_be_distant = True
+    # Seconds until a node is ready, at most.
+    ready_within = 20
 
     def node(self, name, configuration):
         path = self.write(f"{name}.yaml", configuration)
         process = self.spawn([self.binary, "node", "--config", path], stdout=subprocess.PIPE)
         # One line `ready NAME ADDRESS` for each listener, here one.
         os.set_blocking(process.stdout.fileno(), False)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + self.ready_within
         seen = b""
         while b"ready" not in seen or not seen.endswith(b"\n"):
             if process.poll() is not None or time.monotonic() > deadline:

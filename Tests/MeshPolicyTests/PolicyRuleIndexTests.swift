@@ -22,7 +22,7 @@ import Testing
                 let request = try Self.request(&random)
                 let all = policies.flatMap { policy in policy.rules.indices.map { (policy, $0) } }
                 let expected = all.first { Self.matches($0.0.rules[$0.1], request) }
-                switch index.firstMatch(RequestAttributes(request, own: nil)) {
+                switch index.firstMatch(RequestAttributes(request, own: nil), over: request.decidedTransport) {
                 case .rule(let rule):
                     matched += 1
                     #expect(rule.policy.name == expected?.0.name && rule.index == expected?.1)
