@@ -60,22 +60,34 @@ package struct PolicyEngine: Sendable {
         decide(request, RequestAttributes(request, own: own))
     }
 
-    /// For a destination given by name, once it is resolved: whether a DENY policy names the address. `nil` if none
-    /// does.
+    /// For what is about to be dialled: whether a DENY policy names the address. `nil` if none does.
     ///
-    /// Without it, a name would lead around a policy that forbids the address it stands for. Dial `address` itself
-    /// afterwards: resolving again could answer differently.
-    package func denial(of request: StreamRequest, resolvedTo address: IPAddress) -> PolicyDecision? {
-        var resolved = request
-        resolved.destination = Authority(address: address, port: request.destination.port)
-        guard case .rule(let rule) = deny.firstMatch(RequestAttributes(resolved, own: own)) else { return nil }
-        return PolicyDecision(request: resolved, cause: .policy(rule, .deny))
+    /// Without it, a name, or the `address` of an endpoint, would lead around a policy that forbids what it stands for.
+    /// `target` counts with its own port, and with the one that was asked for.
+    package func denial(of request: StreamRequest, dialing target: Authority) -> PolicyDecision? {
+        guard !deny.isEmpty, let address = target.address else { return nil }
+        var asked = request
+        for port in Set([target.port, request.destination.port]) {
+            asked.destination = Authority(address: address, port: port)
+            if let rule = denyingRule(RequestAttributes(asked, own: own)) {
+                return PolicyDecision(request: asked, cause: .policy(rule, .deny))
+            }
+        }
+        return nil
+    }
+
+    /// What an address leads to by way of a translator is judged as the address itself: another spelling is no way
+    /// around a DENY policy.
+    private func denyingRule(_ attributes: RequestAttributes) -> RuleReference? {
+        if deny.isEmpty { return nil }
+        for spelling in attributes.spellings {
+            if case .rule(let rule) = deny.firstMatch(spelling) { return rule }
+        }
+        return nil
     }
 
     private func decide(_ request: StreamRequest, _ attributes: RequestAttributes) -> PolicyDecision {
-        if case .rule(let rule) = deny.firstMatch(attributes) {
-            return PolicyDecision(request: request, cause: .policy(rule, .deny))
-        }
+        if let rule = denyingRule(attributes) { return PolicyDecision(request: request, cause: .policy(rule, .deny)) }
         switch allow.firstMatch(attributes) {
         case .rule(let rule): return PolicyDecision(request: request, cause: .policy(rule, .allow))
         // A rule that names its transports forbids the others, also to those whom the default would let in.
@@ -102,7 +114,9 @@ package struct PolicyEngine: Sendable {
     }
 
     private func notes(_ attributes: RequestAttributes) -> [String] {
-        logged.allMatches(attributes).map { rule in
+        var seen: Set<RuleReference> = []
+        let rules = attributes.spellings.flatMap(logged.allMatches).filter { seen.insert($0).inserted }
+        return rules.map { rule in
             switch rule.policy.action {
             case .audit: "audited by \(rule)"
             case .allow: "dry run: would be allowed by \(rule)"

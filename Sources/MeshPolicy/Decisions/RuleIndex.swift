@@ -133,7 +133,9 @@ private func matches(_ to: AuthorizationPolicy.Operation, _ request: RequestAttr
     return (to.ports.isEmpty || to.ports.contains { $0.contains(destination.port) })
         && !to.notPorts.contains { $0.contains(destination.port) }
         && (to.hosts.isEmpty || to.hosts.contains { $0.matches(destination) })
-        && !to.notHosts.contains { $0.matches(destination) }
+        && !to.notHosts.contains { pattern in
+            pattern.matches(destination) || request.destinationAliases.contains { pattern.matches($0) }
+        }
 }
 
 private func matches(_ from: AuthorizationPolicy.Source, _ request: RequestAttributes) -> Bool {
@@ -146,7 +148,9 @@ private func matches(_ from: AuthorizationPolicy.Source, _ request: RequestAttri
         && (from.namespaces.isEmpty || anyMatches(from.namespaces, request.namespace))
         && !anyMatches(from.notNamespaces, request.namespace)
         && (from.sourceIPs.isEmpty || from.sourceIPs.contains { $0.contains(request.sourceIP) })
-        && !from.notSourceIPs.contains { $0.contains(request.sourceIP) }
+        && !from.notSourceIPs.contains { block in
+            block.contains(request.sourceIP) || request.sourceAliases.contains { block.contains($0) }
+        }
 }
 
 /// A request as the rules see it.
@@ -154,9 +158,13 @@ struct RequestAttributes {
     /// SPIFFE ID without `spiffe://`; `nil` without identity.
     let principal: String?
     let namespace: String?
-    let sourceIP: IPAddress
+    private(set) var sourceIP: IPAddress
     let transport: Transport
-    let destination: Authority
+    private(set) var destination: Authority
+    /// The IPv4 addresses that stand in those two: what an ALLOW rule excludes is excluded under either name. None
+    /// where each spelling is judged for itself.
+    private(set) var sourceAliases: [IPAddress]
+    private(set) var destinationAliases: [Authority]
     let now: Int64
 
     init(_ request: StreamRequest, own: SPIFFEID?) {
@@ -172,5 +180,22 @@ struct RequestAttributes {
         transport = request.decidedTransport
         destination = request.destination
         now = request.now
+        let port = request.destination.port
+        sourceAliases = request.sourceIP.embeddedIPv4
+        destinationAliases = request.destination.address?.embeddedIPv4.map { Authority(address: $0, port: port) } ?? []
+    }
+
+    /// This request, and the same under every other name that its addresses have; nearly always one.
+    var spellings: [RequestAttributes] {
+        var plain = self
+        (plain.sourceAliases, plain.destinationAliases) = ([], [])
+        if sourceAliases.isEmpty, destinationAliases.isEmpty { return [plain] }
+        return ([sourceIP] + sourceAliases).flatMap { source in
+            ([destination] + destinationAliases).map { destination in
+                var spelling = plain
+                (spelling.sourceIP, spelling.destination) = (source, destination)
+                return spelling
+            }
+        }
     }
 }

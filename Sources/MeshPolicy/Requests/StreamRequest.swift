@@ -22,14 +22,24 @@ package struct StreamRequest: Hashable, Sendable {
     /// itself.
     package var transport: Transport?
     package var destination: Authority
+    /// The nodes that it has come through.
+    package var hops: HopTrail
     /// When it is decided, in seconds since 1970-01-01T00:00:00Z.
     package var now: Int64
 
-    package init(source: Source, sourceIP: IPAddress, transport: Transport?, destination: Authority, now: Int64) {
+    package init(
+        source: Source,
+        sourceIP: IPAddress,
+        transport: Transport?,
+        destination: Authority,
+        hops: HopTrail = HopTrail(),
+        now: Int64
+    ) {
         self.source = source
         self.sourceIP = sourceIP
         self.transport = transport
         self.destination = destination
+        self.hops = hops
         self.now = now
     }
 
