@@ -63,9 +63,8 @@ let package = Package(
         .target(
             name: "Fleet",
             dependencies: [
-                "Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "MeshPaths", "YAML", "CLinux",
-                "CSQLite",
-                "CZlib", log,
+                "Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "MeshPaths", "MeshPolicy", "YAML",
+                "CLinux", "CSQLite", "CZlib", log,
             ],
             swiftSettings: settings
         ),

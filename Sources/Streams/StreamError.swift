@@ -7,7 +7,7 @@ public struct StreamError: Error, Hashable, Sendable, CustomStringConvertible {
     public struct Code: Hashable, Sendable, CustomStringConvertible {
         package enum Kind: String {
             case closed, refused, unreachable, timedOut, reset, truncated, protocolViolation, authentication, denied
-            case badRequest, limit, draining, addressInUse, cancelled, system
+            case badRequest, limit, draining, addressInUse, cancelled, loop, system
         }
         package let kind: Kind
         public var description: String { kind.rawValue }
@@ -40,6 +40,8 @@ public struct StreamError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let addressInUse = Code(kind: .addressInUse)
         /// The task that waited was cancelled.
         public static let cancelled = Code(kind: .cancelled)
+        /// The way to the destination goes round in a circle.
+        public static let loop = Code(kind: .loop)
         /// Any other error of the operating system.
         public static let system = Code(kind: .system)
     }

@@ -9,7 +9,7 @@ import Testing
         var supervision = Supervision(at: begin)
         var now = begin
         var pauses: [Duration] = []
-        for process in Int32(2)...9 {
+        for process in Int32(2)...12 {
             #expect(supervision.next(at: now) == .start)
             supervision.started(process)
             #expect(supervision.process == process)
@@ -24,24 +24,27 @@ import Testing
             #expect(supervision.next(at: now + pause - .milliseconds(1)) == .wait(.milliseconds(1)))
             now += pause
         }
-        #expect(pauses == [1, 2, 4, 8, 16, 30, 30, 30].map { .seconds($0) })
+        #expect(
+            pauses
+                == [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000].map { .milliseconds($0) }
+        )
     }
 
     @Test func afterAHealthyLifeThePauseIsTheFirstAgain() {
         var supervision = Supervision(at: begin)
         #expect(supervision.next(at: begin) == .start)
         supervision.startFailed(at: begin)
-        #expect(supervision.next(at: begin) == .wait(.seconds(1)))
+        #expect(supervision.next(at: begin) == .wait(.milliseconds(100)))
         let second = begin + .seconds(1)
         #expect(supervision.next(at: second) == .start)
         supervision.started(7)
         // One that lives for exactly this long is not healthy yet.
         var short = supervision
         #expect(short.ended(7, at: second + Supervision.healthyLife) == true)
-        #expect(short.next(at: second + Supervision.healthyLife) == .wait(.seconds(2)))
+        #expect(short.next(at: second + Supervision.healthyLife) == .wait(.milliseconds(200)))
         let late = second + Supervision.healthyLife + .seconds(1)
         #expect(supervision.ended(7, at: late) == true)
-        #expect(supervision.next(at: late) == .wait(.seconds(1)))
+        #expect(supervision.next(at: late) == .wait(.milliseconds(100)))
     }
 
     /// The end of the new one may be the first thing that is heard of after the replacement.
@@ -54,7 +57,7 @@ import Testing
         #expect(supervision.process == 8)
         #expect(supervision.ended(8, at: begin) == true)
         #expect(supervision.process == nil)
-        #expect(supervision.next(at: begin) == .wait(.seconds(1)))
+        #expect(supervision.next(at: begin) == .wait(.milliseconds(100)))
     }
 
     @Test func aRequestInAPauseEndsThePause() {

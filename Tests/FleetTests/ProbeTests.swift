@@ -322,6 +322,22 @@ import Testing
         #expect(try InstallationPlan(ProbeTests.facts(["base.0.volatile=1"]), agent: agent).warnings.count == 1)
     }
 
+    /// An installation that cannot be written to for now is not joined by a second one, which would fight for its port.
+    @Test(arguments: ["Read-only file system", "No space left on device"])
+    func doesNotGoBesideAnInstallation(_ reason: String) throws {
+        let agent = try Self.agent()
+        let other = ["base.1=/home/me", "base.1.write=1", "base.1.exec=1", "base.1.free=9000"]
+        let broken = ["base.0.write=0", "base.0.why=sh: cannot create x: \(reason)"]
+        for present in ["base.0.current=x", "base.0.node=7"] {
+            let error = try refusal(broken + other + [present], agent)
+            #expect(error.contains("installed in /opt/bootstrap") && error.contains(reason), "\(error)")
+        }
+        // Without one, the next directory is as good; and another user's is not ours to write to.
+        #expect(try InstallationPlan(ProbeTests.facts(broken + other), agent: agent).root == "/home/me/bootstrap")
+        let forbidden = ["base.0.write=0", "base.0.why=Permission denied", "base.0.current=x"]
+        #expect(try InstallationPlan(ProbeTests.facts(forbidden + other), agent: agent).root == "/home/me/bootstrap")
+    }
+
     @Test func saysWhyThereIsNoPlace() throws {
         let agent = try Self.agent()
         #expect(

@@ -64,13 +64,46 @@ extension PathID {
         var selector = PathSelector(paths: [.h2, .ssh])
         _ = selector.wanted(now: 0)
         _ = selector.cameUp(.h2, now: 1)
-        #expect(selector.wentDown(.h2, lost, now: second) == [.connect(.h2)])
+        let reset = StreamError(.reset, "connection reset by peer")
+        #expect(selector.wentDown(.h2, reset, now: second) == [.connect(.h2)])
         #expect(selector.inUse == nil)
         #expect(selector.tick(now: second + 250_000_000) == [.connect(.ssh)])
         #expect(
             selector.cameUp(.ssh, now: second + 300_000_000)
+                == [.use(.ssh, instead: .h2, reason: "connection reset by peer")]
+        )
+    }
+
+    /// It was waited for before it was called lost: nothing is gained by waiting for it again.
+    @Test func aPathThatFellSilentHasNoHeadStart() {
+        var selector = PathSelector(paths: [.h2, .ssh])
+        _ = selector.wanted(now: 0)
+        _ = selector.cameUp(.h2, now: 1)
+        #expect(selector.wentDown(.h2, lost, now: second) == [.connect(.h2), .connect(.ssh)])
+        #expect(
+            selector.cameUp(.ssh, now: second + 10_000_000)
                 == [.use(.ssh, instead: .h2, reason: "no answer to PING")]
         )
+    }
+
+    /// A path that fails for minutes is looked for again every ten seconds, not ever more seldom.
+    @Test func theBackOffDoesNotOutliveItsCause() {
+        var selector = PathSelector(paths: [.h2, .ssh])
+        _ = selector.wanted(now: 0)
+        let refused = StreamError(.refused, "connection refused")
+        _ = selector.wentDown(.h2, refused, now: 0)
+        _ = selector.cameUp(.ssh, now: 1)
+        var now: UInt64 = 0
+        for _ in 0..<20 {
+            guard let next = selector.nextDeadline else {
+                Issue.record("h2 is not tried again")
+                return
+            }
+            #expect(next <= now + 12 * second)
+            now = next
+            #expect(selector.tick(now: now) == [.connect(.h2)])
+            _ = selector.wentDown(.h2, refused, now: now)
+        }
     }
 
     @Test func aPathThatNobodyUsesIsNotTriedAgainBeforeSomebodyWantsIt() {

@@ -2,6 +2,7 @@ import Glibc
 import H2Transport
 import Logging
 import MeshIdentity
+import MeshPolicy
 import Platform
 import Streams
 import TestPeers
@@ -74,6 +75,7 @@ import Testing
             settings.keepAliveTimeout = .seconds(600)
             let path = TunnelSource(
                 over: { [weak self] completion in self?.dial(completion) },
+                as: .h2,
                 context: context,
                 expecting: .anyTrusted,
                 settings: settings,

@@ -307,10 +307,10 @@ import YAML
         )
         let request = try Self.request("mesh.example/ns/ops/sa/ann", "innocent.example:80")
         #expect(engine.decide(request).isAllowed)
-        let denial = engine.denial(of: request, resolvedTo: try #require(IPAddress("100.100.1.1")))
+        let denial = engine.denial(of: request, dialing: try Authority(parsing: "100.100.1.1:80"))
         #expect(denial?.isAllowed == false)
         #expect(denial?.reason == "denied by policy 'no-metadata', rule 1 (DENY)")
-        #expect(engine.denial(of: request, resolvedTo: try #require(IPAddress("100.101.1.1"))) == nil)
+        #expect(engine.denial(of: request, dialing: try Authority(parsing: "100.101.1.1:80")) == nil)
     }
 
     @Test func expectedPeers() throws {

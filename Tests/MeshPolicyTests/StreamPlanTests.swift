@@ -184,7 +184,7 @@ import Testing
         let plan = try planner.plan(Self.request(from, "legacy.lan:80"))
         #expect(plan.isAllowed)
         func refusal(_ address: String) throws -> String? {
-            planner.refusal(dialing: try #require(IPAddress(address)), port: 80, for: plan)?.message
+            planner.refusal(dialing: try #require(IPAddress(address)), port: 80, for: plan.request)?.message
         }
         #expect(try refusal("192.0.2.1") == "denied by policy 'DENY', rule 1 (DENY)")
         #expect(try refusal("192.0.3.1") == nil)
@@ -206,6 +206,131 @@ import Testing
         }
         #expect(try refused([Self.rule(.deny, Self.only([.h2]))], "prod", over: PathID(.ssh)), "it came over h2")
         #expect(try !refused([Self.rule(.deny, Self.only([.h2]))], "local", over: PathID(.ssh)), "it did not")
+    }
+
+    /// What an endpoint's `address` leads to is dialled like what a name stands for, and so it is judged.
+    @Test(arguments: ["local", "prod"]) func theAddressOfAnEndpointIsAskedToo(_ from: String) throws {
+        let deny = Self.rule(.deny, .init(to: [.init(hosts: [.block(try CIDR(parsing: "192.0.2.0/24"))])]))
+        let rules = MeshRules(
+            policies: [deny],
+            endpoints: [try Self.endpoint("web.lan:80", .direct(tls: nil), address: "192.0.2.1:8080")]
+        )
+        let planner = StreamPlanner(rules, own: try SPIFFEID("spiffe://mesh.example/ns/prod/sa/here"), ownAddresses: [])
+        let request = try Self.request(from, "web.lan:80")
+        let address = try #require(IPAddress("192.0.2.1"))
+        #expect(planner.plan(request).isAllowed)
+        #expect(planner.refusal(dialing: address, port: 8080, for: request)?.code == .denied)
+    }
+
+    /// What was dialled for a stream stays with it: a rule about addresses that is new holds for it as well.
+    @Test(arguments: ["local", "prod"]) func openStreamsAreDecidedAgainByTheirAddress(_ from: String) throws {
+        let deny = Self.rule(.deny, .init(to: [.init(hosts: [.block(try CIDR(parsing: "192.0.2.0/24"))])]))
+        let request = try Self.request(from, "legacy.lan:80")
+        for (address, isRefused) in [("192.0.2.1", true), ("192.0.3.1", false), ("64:ff9b::c000:201", true)] {
+            let dialled = (address: try #require(IPAddress(address)), port: UInt16(80))
+            #expect(try Self.planner().refusal(of: request, over: nil, dialled: dialled) == nil, "\(address)")
+            let refusal = try Self.planner([deny]).refusal(of: request, over: nil, dialled: dialled)
+            #expect((refusal != nil) == isRefused, "\(address)")
+        }
+    }
+
+    /// Another spelling of an address is no way around what a policy says of it, wherever the address stands.
+    @Test(
+        arguments: [
+            "64:ff9b::10.1.2.3", "64:ff9b:1:a01:2:300::", "2002:a01:203::1", "::10.1.2.3", "::ffff:0:10.1.2.3",
+            "2001:0:a01:203::1", "2001:0:101:101::f5fe:fdfc", "2a00::5efe:10.1.2.3", "::ffff:10.1.2.3",
+        ]
+    ) func anAddressIsJudgedByWhatIsInIt(_ spelling: String) throws {
+        let ten = HostPattern.block(try CIDR(parsing: "10.0.0.0/8"))
+        let cidr = try CIDR(parsing: "10.0.0.0/8")
+        let address = try #require(IPAddress(spelling))
+        let planner = { (policy: AuthorizationPolicy) in try Self.planner([policy], unmatched: .direct) }
+        let asked = try Self.request("prod", "[\(spelling)]:5432")
+        // As a destination, and as what a name resolves to.
+        let deny = Self.rule(.deny, .init(to: [.init(hosts: [ten])]))
+        #expect(try Self.text(planner(deny).plan(asked)) == "policy: DENY")
+        let named = try Self.request("prod", "legacy.lan:80")
+        #expect(try planner(deny).refusal(dialing: address, port: 80, for: named)?.code == .denied)
+        // As a source.
+        var from = named
+        from.sourceIP = address
+        let denySource = Self.rule(.deny, .init(from: [.init(sourceIPs: [cidr])]))
+        #expect(try Self.text(planner(denySource).plan(from)) == "policy: DENY")
+        // What an ALLOW rule excludes.
+        let allow = Self.rule(.allow, .init(to: [.init(notHosts: [ten], ports: [5432...5432])]))
+        #expect(try Self.text(planner(allow).plan(Self.request("ops", "[\(spelling)]:5432"))) == "policy: default")
+        let allowSource = Self.rule(.allow, .init(from: [.init(notSourceIPs: [cidr])], to: [Self.ports([80])]))
+        from.source = .peer(try SPIFFEID("spiffe://mesh.example/ns/ops/sa/web"))
+        #expect(try Self.text(planner(allowSource).plan(from)) == "policy: default")
+        // An exclusion of a DENY rule is for what is written there, and nothing else.
+        let denyOthers = Self.rule(.deny, .init(to: [.init(notHosts: [ten])]))
+        #expect(
+            try Self.text(planner(denyOthers).plan(asked)) == (address.isIPv4 ? "dial 10.1.2.3:5432" : "policy: DENY")
+        )
+        // Of a rule that is tried out, as well.
+        var dry = deny
+        dry.dryRun = true
+        #expect(try planner(dry).plan(asked).decision.notes.count == 1)
+    }
+
+    /// Addresses that are never a destination, in the spellings of translators and tunnels.
+    @Test(
+        arguments: [
+            "64:ff9b::169.254.169.254", "64:ff9b:1::169.254.169.254", "64:ff9b:1:a9fe:a9:fe00::",
+            "64:ff9b:1:a9:fe:a9fe::", "64:ff9b:1:0:a9:fea9:fe00:0", "2002:a9fe:a9fe::", "::169.254.169.254",
+            "2001:0:a9fe:a9fe::", "2001:0:101:101::5601:5601", "2a00::200:5efe:169.254.169.254",
+            "::ffff:0:169.254.169.254", "64:ff9b::127.0.0.1", "2002:7f00:1::", "64:ff9b::0.0.0.0", "::224.0.0.1",
+        ]
+    ) func whatIsNeverADestinationHasNoOtherSpelling(_ spelling: String) throws {
+        let address = try #require(IPAddress(spelling))
+        let planner = try Self.planner([Self.rule(.allow, .init(to: [Self.ports([80])]))], unmatched: .direct)
+        for from in ["local", "ops"] {
+            let plan = try planner.plan(Self.request(from, "[\(spelling)]:80"))
+            #expect(Self.text(plan).contains("is another spelling of"), "\(Self.text(plan))")
+            let named = try Self.request(from, "legacy.lan:80")
+            #expect(planner.refusal(dialing: address, port: 80, for: named)?.code == .denied)
+        }
+    }
+
+    /// A stream that goes round in a circle is refused where it goes on, and only there.
+    @Test(
+        arguments: [
+            (nil, "db"), ("for=10.0.0.1;by=_mesh.example_ns_prod_sa_other", "db"),
+            ("by=_mesh.example_ns_prod_sa_here", "loop"),
+            ("for=x, FOR=\"[::1]:1\" ; By=\"_mesh.example_ns_prod_sa_here\" ,for=y", "loop"),
+            // In quotes it is somebody's host.
+            ("host=\"by=_mesh.example_ns_prod_sa_here\"", "db"),
+            (Array(repeating: "for=a", count: 9).joined(separator: ","), "db"),
+            (Array(repeating: "for=a", count: 10).joined(separator: ","), "loop"),
+            (String(repeating: ",", count: 16000), "loop"),
+        ] as [(String?, String)]
+    ) func loopsAreFound(_ forwarded: String?, _ expected: String) throws {
+        var request = try Self.request("prod", "db.prod:5432")
+        request.hops = HopTrail(parsing: forwarded)
+        let plan = try Self.planner().plan(request)
+        let error: StreamError? = if case .refused(let refusal) = plan.outcome { refusal.error } else { nil }
+        #expect((error?.code == .loop) == (expected == "loop"), "\(plan)")
+        #expect(error == nil || error?.code == .loop, "\(plan)")
+        request.destination = try Authority(parsing: "legacy.lan:80")
+        #expect(try Self.planner().plan(request).isAllowed, "here it ends")
+    }
+
+    /// What goes on is written anew: an element that another node would read otherwise does not come through.
+    @Test func theTrailIsContinued() throws {
+        let own = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/a_b")
+        let source = try #require(IPAddress("10.0.0.9"))
+        let by = "by=_mesh.example_ns_prod_sa_a__b"
+        func next(_ field: String?, _ source: IPAddress = source) -> String {
+            HopTrail(parsing: field).field(from: source, through: own)
+        }
+        #expect(next(nil) == "for=10.0.0.9;\(by)")
+        #expect(next(nil, .loopbackIPv6) == "for=\"[::1]\";\(by)")
+        #expect(next("for=\"10.1.1.1:80\";host=web.lan") == "for=\"10.1.1.1:80\";host=web.lan, for=10.0.0.9;\(by)")
+        #expect(next("secret=1;for=a") == "for=a, for=10.0.0.9;\(by)")
+        #expect(next("for=\"a") == "for=a, for=10.0.0.9;\(by)", "an open quote swallows nothing")
+        #expect(next("for=\(String(repeating: "a", count: 257))") == "for=unknown, for=10.0.0.9;\(by)")
+        #expect(HopTrail(parsing: next("x, y")).refusal(at: own) != nil)
+        #expect(HopTrail(parsing: next("x, y")).elements.count == 3)
     }
 
     /// Several ways of one kind, as the design has them: each is a candidate of its own.

@@ -19,9 +19,11 @@ package struct NodeProcess {
     /// Where one node hands its sockets to the next.
     private var runtime: String { "\(state)/run" }
     private var processFile: String { "\(state)/node.pid" }
-    /// Its standard output: a line `ready NAME ADDRESS` for each listener.
+    /// What it has said on its standard output: a line `ready NAME ADDRESS` for each listener.
     private var readyFile: String { "\(state)/node.ready" }
-    private var logFile: String { "\(state)/node.log" }
+    private var logFile: String { Self.logFile(state) }
+
+    static func logFile(_ state: String) -> String { "\(state)/node.log" }
 
     /// The node drains its streams before it ends.
     static let stopLimit = Duration.seconds(15)
@@ -85,30 +87,45 @@ package struct NodeProcess {
     /// sockets over from the one that runs, which goes on until then, and ends with its last stream. Where that one
     /// cannot hand over it is to be stopped before.
     ///
-    /// - Parameter goesOn: asked while it is waited for; false gives up.
+    /// Its word comes through a pipe: a node that runs is not ended because a disk has no room for a line about it.
+    /// What is recorded for others is written where it can be.
+    ///
+    /// - Parameters:
+    ///   - goesOn: asked while it is waited for; false gives up.
+    ///   - warn: told what could not be recorded.
     /// - Returns: the listener's address, and the process, a child of this one.
     /// - Throws: when it does not get ready. It is gone then, and what ran before runs on.
-    func start(while goesOn: () -> Bool = { true }) throws(Failure) -> (listener: String, process: pid_t) {
-        let log = open(logFile, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
-        guard log >= 0 else { throw failure("\(logFile) cannot be opened", errno) }
+    func start(
+        while goesOn: () -> Bool = { true },
+        warn: (String) -> Void = { _ in }
+    ) throws(Failure) -> (listener: String, process: pid_t) {
+        let log = try Self.openLog(logFile)
         defer { close(log) }
         let logStart = lseek(log, 0, SEEK_END)
-        // The one that runs keeps its word until this one has given its own.
-        let newReadyFile = "\(readyFile).new"
-        unlink(newReadyFile)
-        let ready = open(newReadyFile, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0o600)
-        guard ready >= 0 else { throw failure("\(newReadyFile) cannot be opened", errno) }
-        defer { close(ready) }
+        var ends: [Int32] = [-1, -1]
+        guard pipe(&ends) == 0 else { throw failure("a pipe cannot be made", errno) }
+        let (word, output) = (ends[0], ends[1])
+        defer { close(word) }
+        for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+        _ = fcntl(word, F_SETFL, O_NONBLOCK)
+        // Of an earlier release.
+        unlink("\(readyFile).new")
         // The name of a Unix socket has at most 107 bytes; without one the next node has to wait for the end of this.
         let handover = runtime.utf8.count <= 90 ? ["--runtime", runtime] : []
         let arguments = [executable, "node", "--config", configuration] + handover
-        let process = try Self.spawn(arguments, output: ready, log: log)
+        let spawned = Result { () throws(Failure) in
+            try Self.spawn(arguments, output: output, log: log, logFile: logFile)
+        }
+        close(output)
+        let process = try spawned.get()
+        var said: [UInt8] = []
         do throws(Failure) {
             let start = NodeStart(at: .now)
             while true {
                 var status: Int32 = 0
+                Self.readMore(word, &said)
                 let seen = NodeStart.Observation(
-                    output: Self.read(newReadyFile) ?? "",
+                    output: String(decoding: said, as: UTF8.self),
                     accepts: Self.accepts,
                     hasEnded: { waitpid(process, &status, WNOHANG) == process },
                     isWanted: goesOn()
@@ -116,10 +133,8 @@ package struct NodeProcess {
                 switch start.verdict(seen, at: .now) {
                 case .ready(let listener):
                     // Who waits looks at the process first.
-                    guard rename(newReadyFile, readyFile) == 0 else {
-                        throw failure("\(readyFile) cannot be written", errno)
-                    }
-                    try writeProcessFile(process)
+                    record(said, in: readyFile, mode: 0o600, warn)
+                    record(Array("\(process)\n".utf8), in: processFile, mode: 0o644, warn)
                     return (listener, process)
                 case .ended:
                     throw Failure(message: "the node ended at once: \(logTail(from: logStart))")
@@ -136,7 +151,6 @@ package struct NodeProcess {
             kill(process, SIGKILL)
             var status: Int32 = 0
             waitpid(process, &status, 0)
-            unlink(newReadyFile)
             throw error
         }
     }
@@ -157,12 +171,18 @@ package struct NodeProcess {
     }
 
     /// Starts a program in a session of its own that outlives whoever starts it.
-    static func spawn(_ arguments: [String], output: Int32, log: Int32) throws(Failure) -> pid_t {
+    static func spawn(
+        _ arguments: [String],
+        output: Int32,
+        log: Int32,
+        logFile: String
+    ) throws(Failure) -> pid_t {
         // The channel of the login must not stay open because the node has it.
         let empty = open("/dev/null", O_RDONLY | O_CLOEXEC)
         guard empty >= 0 else { throw Failure(message: "/dev/null cannot be opened: \(SystemError(errno))") }
         defer { close(empty) }
-        let environment = LocalAccount.current().environment.filter { !$0.key.hasPrefix("SSH_") }
+        var environment = LocalAccount.current().environment.filter { !$0.key.hasPrefix("SSH_") }
+        environment[LogFile.environmentVariable] = logFile
         let program = Program(arguments[0], arguments, environment: environment, group: .session)
         do throws(SystemError) {
             return try program.start(input: empty, output: output, errors: log).pid
@@ -171,15 +191,33 @@ package struct NodeProcess {
         }
     }
 
-    private func writeProcessFile(_ process: pid_t) throws(Failure) {
-        let temporary = "\(processFile).new"
-        let file = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
-        guard file >= 0 else { throw failure("\(processFile) cannot be written", errno) }
-        let text = Array("\(process)\n".utf8)
-        let written = write(file, text, text.count)
-        close(file)
-        guard written == text.count, rename(temporary, processFile) == 0 else {
-            throw failure("\(processFile) cannot be written", errno)
+    /// The log of a node or a supervisor; where there can be none, nothing is logged.
+    static func openLog(_ path: String) throws(Failure) -> Int32 {
+        let log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
+        if log >= 0 { return log }
+        let nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC)
+        guard nowhere >= 0 else { throw Failure(message: "/dev/null cannot be opened: \(SystemError(errno))") }
+        return nowhere
+    }
+
+    /// Whole, by a rename. Where there is no room for another file: over what is there, which takes none.
+    private func record(_ bytes: [UInt8], in path: String, mode: UInt32, _ warn: (String) -> Void) {
+        do throws(FileError) {
+            try AtomicFile.write(bytes, to: path, mode: mode)
+        } catch {
+            let file = open(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, mode_t(mode))
+            defer { if file >= 0 { close(file) } }
+            guard file >= 0, pwrite(file, bytes, bytes.count, 0) == bytes.count,
+                ftruncate(file, off_t(bytes.count)) == 0
+            else { return warn("\(error)") }
+        }
+    }
+
+    /// What has come through the pipe since; at most 64 KiB in all.
+    private static func readMore(_ pipe: Int32, _ bytes: inout [UInt8]) {
+        var chunk = [UInt8](repeating: 0, count: 4096)
+        while bytes.count < 64 << 10, case let count = Glibc.read(pipe, &chunk, chunk.count), count > 0 {
+            bytes += chunk[..<count]
         }
     }
 
@@ -190,7 +228,9 @@ package struct NodeProcess {
         defer { close(file) }
         let end = lseek(file, 0, SEEK_END)
         var bytes = [UInt8](repeating: 0, count: 2000)
-        let count = pread(file, &bytes, bytes.count, max(start, end - off_t(bytes.count)))
+        // One that has grown to its limit meanwhile begins anew.
+        let from = start <= end ? max(start, end - off_t(bytes.count)) : 0
+        let count = pread(file, &bytes, bytes.count, from)
         let text = count > 0 ? Printable.clean(bytes[..<count], limit: 1000) : ""
         return text.isEmpty ? "it logged nothing (\(logFile))" : text
     }

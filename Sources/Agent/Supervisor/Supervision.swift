@@ -22,7 +22,8 @@ struct Supervision {
 
     /// Longer than it lives, a node was healthy, and the next pause is the first again.
     static let healthyLife = Duration.seconds(60)
-    static let firstPause = Duration.seconds(1)
+    /// Its streams wait meanwhile, and nearly always it comes up.
+    static let firstPause = Duration.milliseconds(100)
     /// A machine whose node cannot start is not kept busy, and comes back soon after its cause is gone.
     static let longestPause = Duration.seconds(30)
     /// Every signal ends it.

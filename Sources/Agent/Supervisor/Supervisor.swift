@@ -71,14 +71,14 @@ package struct Supervisor {
     private func start(_ supervision: inout Supervision) {
         do throws(NodeProcess.Failure) {
             let node = NodeProcess(state: state, executable: program)
-            let (listener, process) = try node.start(while: { !SignalPipe.isStopping })
+            let (listener, process) = try node.start(while: { !SignalPipe.isStopping }, warn: log)
             supervision.started(process)
             Self.forgetFailure(state: state)
             log("node \(process) listens on \(listener)")
         } catch {
             if SignalPipe.isStopping { return }
             try? AtomicFile.write(Array(error.message.utf8), to: Self.failureFile(state), mode: 0o600)
-            log("\(error.message); next try in \(supervision.pause.components.seconds) s")
+            log("\(error.message); next try in \(supervision.pause)")
             supervision.startFailed(at: .now)
         }
     }
@@ -89,7 +89,7 @@ package struct Supervisor {
         log("replacing the node by \(request.program)")
         do throws(NodeProcess.Failure) {
             let node = NodeProcess(state: state, executable: request.program)
-            let (listener, process) = try node.start(while: { !SignalPipe.isStopping })
+            let (listener, process) = try node.start(while: { !SignalPipe.isStopping }, warn: log)
             supervision.replaced(by: process, at: .now)
             request.answer(listener: listener, state: state)
             log("node \(process) listens on \(listener)")
@@ -113,10 +113,11 @@ package struct Supervisor {
             close(file)
             throw Failure(description: "another supervisor runs for \(state)")
         }
+        // Over what was there, which takes no room on a full disk. Without it the supervisor is not found by those who
+        // want another node; the one that there is runs all the same.
         let text = Array("\(getpid())\n".utf8)
-        guard ftruncate(file, 0) == 0, write(file, text, text.count) == text.count else {
-            close(file)
-            throw Failure(description: "\(path): \(String(cString: strerror(errno)))")
+        if pwrite(file, text, text.count, 0) != text.count || ftruncate(file, off_t(text.count)) != 0 {
+            log("\(path) cannot be written: \(String(cString: strerror(errno)))")
         }
         return file
     }
@@ -154,13 +155,11 @@ package struct Supervisor {
 extension Supervisor {
     /// In a session of its own, for a service that is nothing but a process.
     static func startDetached(_ description: ServiceDescription) throws(DeviceProgram.Failure) {
-        let log = open("\(description.state)/node.log", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
-        guard log >= 0 else {
-            throw DeviceProgram.Failure(message: "\(description.state)/node.log: \(String(cString: strerror(errno)))")
-        }
-        defer { close(log) }
         do throws(NodeProcess.Failure) {
-            _ = try NodeProcess.spawn(description.arguments, output: log, log: log)
+            let path = NodeProcess.logFile(description.state)
+            let log = try NodeProcess.openLog(path)
+            defer { close(log) }
+            _ = try NodeProcess.spawn(description.arguments, output: log, log: log, logFile: path)
         } catch {
             throw DeviceProgram.Failure(message: error.message)
         }

@@ -28,6 +28,7 @@ package struct InstallationPlan: Hashable, Sendable {
     /// - Throws: a text that says what does not fit and what to do. Nothing has been written then.
     package init(_ facts: DeviceFacts, agent: AgentBinary) throws(Refusal) {
         try Self.checkFit(facts, agent: agent)
+        if let base = facts.bases.first(where: \.isBrokenInstallation) { throw Refusal(message: Self.broken(base)) }
         release = agent.release
         compressesUpload = facts.tools.contains("gzip") && !facts.surroundings.isLoopback
         let usable = facts.bases.filter { $0.isWritable && $0.isExecutable }
@@ -108,6 +109,13 @@ package struct InstallationPlan: Hashable, Sendable {
         return !numbers(libc.dropFirst(6)).lexicographicallyPrecedes(numbers(needed))
     }
 
+    private static func broken(_ base: DeviceFacts.Base) -> String {
+        """
+        the agent is installed in \(root(base)), which cannot be written (\(Printable.clean(base.reason, limit: 120))). \
+        Nothing was uploaded: another one elsewhere would fight with it for its port. Make it writable, or make room
+        """
+    }
+
     private static func noPlace(_ facts: DeviceFacts, needed: UInt64) -> String {
         let reasons = facts.bases.map { base in
             let reason = base.reason.isEmpty ? "" : " (\(Printable.clean(base.reason, limit: 120)))"
@@ -124,5 +132,13 @@ package struct InstallationPlan: Hashable, Sendable {
     private static func megabytes(_ kilobytes: UInt64) -> String {
         let tenths = kilobytes * 10 / 1024
         return "\(tenths / 10).\(tenths % 10) MiB"
+    }
+}
+
+extension DeviceFacts.Base {
+    /// There is an installation that nobody can write to now: its file system is read-only, or full.
+    fileprivate var isBrokenInstallation: Bool {
+        guard !isWritable, current != nil || nodeProcess != nil else { return false }
+        return ["Read-only file system", "No space left on device"].contains { reason.contains($0) }
     }
 }

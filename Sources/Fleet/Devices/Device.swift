@@ -36,6 +36,9 @@ package struct Device: Hashable, Sendable, Codable {
     package var labels: [String: String]?
     /// Its host key's signature over the request of its enrolment; nil: that was not asked for.
     package var attestation: HostKeyAttestation?
+    /// The ports of its own that its node lets members of its namespace reach, in ascending order; nil: it has no node,
+    /// or was enrolled by a release that did not record them.
+    package var allowedPorts: [UInt16]?
     /// What was set up in its sshd; nil: nothing.
     package var sshServer: SSHServerRecord?
     /// When its certificate was renewed last since it was enrolled, in seconds since 1970.

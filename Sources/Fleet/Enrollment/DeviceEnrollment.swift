@@ -106,6 +106,7 @@ package struct DeviceEnrollment: Sendable {
                 roots: try? Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)
             )
             record.attestation = outcome.attestation
+            record.allowedPorts = Set(options.node.allowPorts).sorted()
             return record
         }
     }

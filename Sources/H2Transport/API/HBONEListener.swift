@@ -171,6 +171,7 @@ public final class HBONEListener: Sendable {
                 logger: logger
             ) { pending in
                 guard let peer = pending.peer else { return pending.reject(.denied("no identity")) }
+                guard pending.request.tunnelDestination == nil else { return pending.reject(.innerTunnel) }
                 let request = HBONERequest(
                     peer: peer,
                     peerCertificate: pending.peerCertificate,

@@ -58,6 +58,7 @@ public struct ConnectFailure: Error, Hashable, Sendable, CustomStringConvertible
         case 401, 403, 407: code = .denied
         case 400, 404, 405, 431: code = .badRequest
         case 429: code = .limit
+        case 508: code = .loop
         case 502, 503, 504:
             switch reason?.error {
             case "connection_refused": code = .refused
@@ -95,7 +96,14 @@ public struct ConnectRejection: Hashable, Sendable {
         ConnectRejection(status: 403, reason: ProxyStatus(error: "http_request_denied", details: details))
     }
 
-    /// The answer for a request that cannot be served because of `error`: 400, 403, 503 or 504.
+    /// For a request with `x-tun`, where nobody speaks the TLS inside of such a tunnel: leading it there without would
+    /// take away what the client relies on.
+    package static var innerTunnel: ConnectRejection {
+        let details = "x-tun is not served here: name the destination in :authority"
+        return ConnectRejection(status: 400, reason: ProxyStatus(error: "http_request_error", details: details))
+    }
+
+    /// The answer for a request that cannot be served because of `error`: 400, 403, 503, 504 or 508.
     public init(_ error: StreamError) {
         let (status, type) =
             switch error.code {
@@ -104,10 +112,13 @@ public struct ConnectRejection: Hashable, Sendable {
             case .refused: (503, "connection_refused")
             case .timedOut: (504, "connection_timeout")
             case .limit: (503, "connection_limit_reached")
+            case .loop: (508, "proxy_loop_detected")
             case .reset, .truncated, .closed: (503, "connection_terminated")
             default: (503, "destination_unavailable")
             }
-        self.init(status: status, reason: ProxyStatus(error: type, details: error.message))
+        // What is on the way is told to nobody; and each node would add its own words.
+        let details = error.code == .loop ? "the way to the destination is a loop" : error.message
+        self.init(status: status, reason: ProxyStatus(error: type, details: details))
     }
 }
 

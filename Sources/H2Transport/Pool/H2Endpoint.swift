@@ -54,13 +54,27 @@ public struct H2Endpoint {
         expecting expectation: PeerExpectation,
         dial: @escaping (EventLoop, @escaping Completion<ByteStream>) -> Void
     ) -> H2Endpoint {
+        over(location, context: context, expecting: expectation, current: { context }, dial: dial)
+    }
+
+    /// As ``over(_:context:expecting:dial:)``, with a credential that may have been renewed by the time of the
+    /// handshake.
+    ///
+    /// - Parameter current: Asked on the loop when a stream is connected.
+    package static func over(
+        _ location: String,
+        context: TLSContext,
+        expecting expectation: PeerExpectation,
+        current: @escaping () -> TLSContext,
+        dial: @escaping (EventLoop, @escaping Completion<ByteStream>) -> Void
+    ) -> H2Endpoint {
         let key = Key(credential: ObjectIdentifier(context), expectation: expectation, location: location)
         return H2Endpoint(key: key) { loop, completion in
             dial(loop) { result in
                 switch result {
                 case .failure(let error): completion(.failure(error))
                 case .success(let lower):
-                    let stream = TLSStream(over: lower, context: context, expecting: expectation)
+                    let stream = TLSStream(over: lower, context: current(), expecting: expectation)
                     stream.startHandshake { result in
                         completion(result.map { _ in stream })
                     }

@@ -1,6 +1,7 @@
 import H2Transport
 import Logging
 import MeshIdentity
+import MeshPaths
 import MeshPolicy
 import Platform
 import Streams
@@ -23,27 +24,51 @@ final class InboundStreams {
 
     /// Answers a request, now or later.
     func handle(_ pending: PendingConnect) {
+        guard pending.request.tunnelDestination == nil else {
+            logger.notice("refused", metadata: ["reason": "x-tun is not served", "to": "\(pending.request.authority)"])
+            return pending.reject(.innerTunnel)
+        }
         let request = StreamRequest(
             source: pending.peer.map { .peer($0) } ?? .unauthenticated,
-            sourceIP: pending.transport?.remoteAddress?.address ?? .loopbackIPv4,
-            transport: .h2,
+            sourceIP: pending.remoteAddress?.address ?? .loopbackIPv4,
+            transport: TransportMark.transport(of: pending),
             destination: pending.destination,
+            hops: HopTrail(parsing: pending.request.forwarded),
             now: WallClock.system.seconds
         )
         let plan = opener.plan(request)
         switch plan.outcome {
         case .refused(let refusal):
-            logger.notice("denied", metadata: ["reason": "\(refusal)", "to": "\(pending.destination)"])
-            // The peer learns that policy refused, not which rule did.
-            pending.reject(.denied("policy"))
-        case .dial(let target, _): open(plan, for: pending, failure: "backend failed", to: target)
+            refuse(pending, refusal, plan)
+        case .dial(let target, _): open(plan, for: pending, [:], failure: "backend failed", to: target)
         // This node is a hop on the way: the stream goes on over the paths of its endpoint.
-        case .peer(let route, _): open(plan, for: pending, failure: "next hop failed", to: route.authority)
+        case .peer(let route, _):
+            let headers = HopHeaders.next(pending.request, for: plan)
+            open(plan, for: pending, headers, failure: "next hop failed", to: route.authority)
         }
     }
 
-    private func open(_ plan: StreamPlan, for pending: PendingConnect, failure: Logger.Message, to target: Authority) {
-        pending.cancelled = opener.open(plan, headers: pending.request.headers) { [self] result in
+    private func refuse(_ pending: PendingConnect, _ refusal: StreamPlan.Refusal, _ plan: StreamPlan) {
+        var metadata: Logger.Metadata = ["reason": "\(refusal)", "to": "\(pending.destination)"]
+        guard refusal.error.code != .loop else {
+            metadata["from"] = "\(plan.request.sourceDescription)"
+            metadata["through"] = "\(Printable.escape(plan.request.hops.description))"
+            logger.warning("a loop", metadata: metadata)
+            return pending.reject(ConnectRejection(refusal.error))
+        }
+        logger.notice("denied", metadata: metadata)
+        // The peer learns that policy refused, not which rule did.
+        pending.reject(.denied("policy"))
+    }
+
+    private func open(
+        _ plan: StreamPlan,
+        for pending: PendingConnect,
+        _ headers: HeaderFields,
+        failure: Logger.Message,
+        to target: Authority
+    ) {
+        pending.cancelled = opener.open(plan, headers: headers) { [self] result in
             switch result {
             case .success(let opened): join(pending, opened, plan.request)
             case .failure(let error):
@@ -58,7 +83,7 @@ final class InboundStreams {
             return opened.stream.reset(StreamError(.closed, "the client gave up"))
         }
         let logger = logger
-        live.relay(stream, opened.stream, for: request, over: opened.path) { result in
+        live.relay(stream, opened, for: request) { result in
             logger.debug(
                 "stream ended",
                 metadata: [

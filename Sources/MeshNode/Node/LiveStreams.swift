@@ -10,6 +10,7 @@ final class LiveStreams {
         let relay: Relay
         let request: StreamRequest
         let path: PathID?
+        let dialled: SocketAddress?
     }
 
     private var entries: [UInt64: Entry] = [:]
@@ -18,19 +19,16 @@ final class LiveStreams {
 
     var count: Int { entries.count }
 
-    /// Joins two streams and keeps track of them until they are done.
-    ///
-    /// - Parameter path: What carries it to its peer; nil: it was dialled from here.
+    /// Joins a stream with its far end and keeps track of them until they are done.
     func relay(
         _ first: ByteStream,
-        _ second: ByteStream,
+        _ opened: StreamOpener.Opened,
         for request: StreamRequest,
-        over path: PathID?,
         completion: @escaping (RelayResult) -> Void
     ) {
         let key = nextKey
         nextKey += 1
-        let relay = Relay(first, second) { [self] result in
+        let relay = Relay(first, opened.stream) { [self] result in
             entries[key] = nil
             completion(result)
             if entries.isEmpty {
@@ -39,7 +37,7 @@ final class LiveStreams {
                 for resume in waiting { resume() }
             }
         }
-        entries[key] = Entry(relay: relay, request: request, path: path)
+        entries[key] = Entry(relay: relay, request: request, path: opened.path, dialled: opened.dialled)
         relay.start()
     }
 
@@ -47,7 +45,9 @@ final class LiveStreams {
     func recheck(with planner: StreamPlanner) -> Int {
         let now = WallClock.system.seconds
         let losers = entries.values.compactMap { entry in
-            planner.refusal(of: entry.request.at(now), over: entry.path).map { (entry.relay, $0) }
+            let dialled = entry.dialled.flatMap { peer in peer.address.map { ($0, peer.port) } }
+            return planner.refusal(of: entry.request.at(now), over: entry.path, dialled: dialled)
+                .map { (entry.relay, $0) }
         }
         for (relay, refusal) in losers { relay.cut(StreamError(.denied, "policy changed: \(refusal.message)")) }
         return losers.count

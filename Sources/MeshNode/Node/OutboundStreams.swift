@@ -39,7 +39,7 @@ final class OutboundStreams {
 
     private func join(_ socket: Socket, _ opened: StreamOpener.Opened, _ request: StreamRequest) {
         let logger = logger
-        live.relay(socket, opened.stream, for: request, over: opened.path) { result in
+        live.relay(socket, opened, for: request) { result in
             guard let failure = result.failure else { return }
             logger.info(
                 "stream cut",

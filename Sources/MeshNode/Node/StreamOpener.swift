@@ -13,6 +13,8 @@ final class StreamOpener {
         let stream: ByteStream
         /// What carries it to its peer; nil: it was dialled from here.
         let path: PathID?
+        /// What was dialled from here.
+        var dialled: SocketAddress?
     }
 
     /// Nobody waits any more: a connection that still comes up is closed, and nobody is told.
@@ -69,9 +71,9 @@ final class StreamOpener {
         let planner = snapshot.planner
         let options = Dialer.Options(timeout: snapshot.configuration.connections.connectTimeout)
         let dialer = Dialer(to: .authority(target), on: loop, options: options) {
-            planner.refusal(dialing: $0, port: target.port, for: plan)
+            planner.refusal(dialing: $0, port: target.port, for: plan.request)
         } completion: { result in
-            completion(result.map { Opened(stream: $0, path: nil) })
+            completion(result.map { Opened(stream: $0, path: nil, dialled: $0.peerAddress) })
         }
         dialer.start()
         return { dialer.cancel() }

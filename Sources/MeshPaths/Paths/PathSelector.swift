@@ -28,7 +28,10 @@ struct PathSelector {
         var stability: Duration = .seconds(2)
         /// The first pause before a failed candidate is tried again; doubles up to ``longestPause``.
         var firstPause: Duration = .seconds(1)
-        var longestPause: Duration = .seconds(30)
+        ///
+        /// What it was made longer for may be over at any moment, and nothing says so: this is how long a better path
+        /// is missed at most.
+        var longestPause: Duration = .seconds(10)
         /// A path that was up for this long is trusted again: earlier failures no longer lengthen the pause.
         var trust: Duration = .seconds(60)
     }
@@ -126,8 +129,9 @@ struct PathSelector {
             if let next = candidates.firstIndex(where: \.isUp) { return use(next, now: now) }
             guard isWanted else { return [] }
             // A server that restarted is back at once; the next path follows after the head start, or when this fails.
+            // One that had fallen silent has had its time: the next path is tried beside it.
             candidates[index].state = .trying(since: now)
-            return [.connect(path)]
+            return [.connect(path)] + (error.code == .timedOut ? tryNext(after: index, now: now) : [])
         }
         guard inUse == nil else { return [] }
         if resting == path {

@@ -49,6 +49,8 @@ package final class PeerPaths {
     let loop: EventLoop
     let logger: Logger
     private let onChange: (PathChange) -> Void
+    /// Why no stream to that destination may go over that path; nil if it may.
+    private let permits: (Authority, PathID) -> StreamError?
     private var settings: ConnectionSettings
     private var selector: PathSelector
     private var waiting: [Request] = []
@@ -68,6 +70,8 @@ package final class PeerPaths {
     ///   - settings: Timeouts and ages of the connections.
     ///   - loop: Where it lives.
     ///   - logger: Told of what each path does.
+    ///   - permits: Says why a path may not carry a stream to a destination (policy), or nil; for every stream, beside
+    ///     what is asked with it.
     ///   - onChange: Told of each change of path, on the loop.
     package init(
         to access: PeerAccess,
@@ -75,6 +79,7 @@ package final class PeerPaths {
         settings: ConnectionSettings = .defaults,
         on loop: EventLoop,
         logger: Logger,
+        permits: @escaping (Authority, PathID) -> StreamError? = { _, _ in nil },
         onChange: @escaping (PathChange) -> Void
     ) {
         precondition(
@@ -85,6 +90,7 @@ package final class PeerPaths {
         self.settings = settings
         self.loop = loop
         self.logger = logger
+        self.permits = permits
         self.onChange = onChange
         selector = PathSelector(paths: access.ways.map(\.id))
         sessions = access.login.map { SessionPool($0, limit: access.sessions, on: loop, logger: logger) }
@@ -159,7 +165,7 @@ package final class PeerPaths {
             return perform(selector.wanted(now: loop.now))
         }
         request.attempts += 1
-        if let refusal = request.permits(path) {
+        if let refusal = request.permits(path) ?? permits(request.authority, path) {
             return loop.later { request.end(.failure(refusal)) }
         }
         guard let source = sources[path] else { return again(request, nil) }
@@ -249,6 +255,7 @@ package final class PeerPaths {
             guard let context else { return nil }
             return TunnelSource(
                 over: lowerDialer(way.reach),
+                as: way.id.transport,
                 context: context,
                 expecting: access.expectation,
                 settings: settings,

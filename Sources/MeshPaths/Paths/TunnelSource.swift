@@ -1,5 +1,6 @@
 import H2Transport
 import MeshIdentity
+import MeshPolicy
 import Platform
 import Streams
 
@@ -18,6 +19,8 @@ final class TunnelSource: PathSource {
     private(set) var peer: SPIFFEID?
 
     private let dialLower: LowerDialer
+    /// Tells the peer what carries this.
+    private let mark: HeaderFields
     private let expectation: PeerExpectation
     private let loop: EventLoop
     private var context: TLSContext
@@ -27,7 +30,13 @@ final class TunnelSource: PathSource {
     /// Counts connections that were lost: tells whether a request failed because its connection did.
     private var losses = 0
     private var monitor: LoopTimer?
+    /// Who waits until there is a certificate in the place of one that has ended.
+    private var held: [H2Endpoint.Completion<ByteStream>] = []
+    private var holdTimer: LoopTimer?
 
+    /// How long a renewal may take that is under way when a machine wakes up. Then the old certificate is shown: the
+    /// peer says that it has ended.
+    private static let longestHold: Duration = .seconds(5)
     /// How long a connection that owes bytes may be silent before it is asked: looked at that often, it is asked 0.3 to
     /// 0.6 s after its last byte.
     private static let silence: Duration = .milliseconds(300)
@@ -37,17 +46,20 @@ final class TunnelSource: PathSource {
 
     init(
         over dialLower: @escaping LowerDialer,
+        as transport: Transport,
         context: TLSContext,
         expecting expectation: PeerExpectation,
         settings: ConnectionSettings,
         on loop: EventLoop
     ) {
         self.dialLower = dialLower
+        mark = TransportMark.headers(for: transport)
         self.context = context
         self.expectation = expectation
         self.settings = settings
         self.loop = loop
         monitor = LoopTimer(on: loop) { [weak self] in self?.checkSilence() }
+        holdTimer = LoopTimer(on: loop) { [weak self] in self?.dialHeld() }
     }
 
     var streamCount: Int { group?.streamCount ?? 0 }
@@ -68,7 +80,26 @@ final class TunnelSource: PathSource {
     }
 
     private var endpoint: H2Endpoint {
-        .over("path", context: context, expecting: expectation) { [dialLower] in dialLower($1) }
+        .over("path", context: context, expecting: expectation) { [weak self, context] in
+            self?.context ?? context
+        } dial: { [weak self, dialLower] in
+            if let self { dial($1) } else { dialLower($1) }
+        }
+    }
+
+    /// A machine that has slept past the end of its certificate renews it once it is awake; who dialled before that
+    /// would show the old one, and be refused for it.
+    private func dial(_ completion: @escaping H2Endpoint.Completion<ByteStream>) {
+        guard let end = context.notAfter, WallClock.system.seconds > end else { return dialLower(completion) }
+        held.append(completion)
+        if holdTimer?.isScheduled == false { holdTimer?.schedule(after: Self.longestHold) }
+    }
+
+    private func dialHeld() {
+        holdTimer?.cancel()
+        let waiting = held
+        held = []
+        for completion in waiting { dialLower(completion) }
     }
 
     private func handle(_ event: ConnectionGroupDriver.Event) {
@@ -86,6 +117,7 @@ final class TunnelSource: PathSource {
     func use(_ context: TLSContext, _ settings: ConnectionSettings) {
         self.context = context
         self.settings = settings
+        dialHeld()
         guard let group else { return }
         group.use(endpoint, settings.group)
         // What the peer proved stays proved, unless it was revoked.
@@ -96,6 +128,10 @@ final class TunnelSource: PathSource {
 
     func reset() {
         monitor?.cancel()
+        holdTimer?.cancel()
+        let waiting = held
+        held = []
+        for completion in waiting { completion(.failure(StreamError(.closed, "the path was closed"))) }
         let former = group
         group = nil
         former?.onEvent = { _ in }
@@ -113,6 +149,8 @@ final class TunnelSource: PathSource {
             return loop.later { completion(.failure(.pathLost(StreamError(.closed, "the path is down")))) }
         }
         let before = losses
+        var headers = headers
+        for field in mark { headers.append(field.name, field.value) }
         group.open(ConnectRequest(to: authority, headers: headers)) { [self] result in
             switch result {
             case .success(let stream): completion(.success(stream))

@@ -68,17 +68,30 @@ package struct PolicyEngine: Sendable {
         return decision
     }
 
-    /// For a destination given by name, once it is resolved: whether a DENY policy names the address. `nil` if none
-    /// does.
+    /// For what is about to be dialled: whether a DENY policy names the address. `nil` if none does.
     ///
-    /// Without it, a name would lead around a policy that forbids the address it stands for. Dial `address` itself
-    /// afterwards: resolving again could answer differently.
-    package func denial(of request: StreamRequest, resolvedTo address: IPAddress) -> PolicyDecision? {
-        if deny.isEmpty { return nil }
-        let resolved = request.to(Authority(address: address, port: request.destination.port))
+    /// Without it, a name, or the `address` of an endpoint, would lead around a policy that forbids what it stands for.
+    /// `target` counts with its own port, and with the one that was asked for.
+    package func denial(of request: StreamRequest, dialing target: Authority) -> PolicyDecision? {
+        guard !deny.isEmpty, let address = target.address else { return nil }
         let transport = request.decidedTransport
-        guard case .rule(let rule) = deny.firstMatch(attributes(of: resolved), over: transport) else { return nil }
-        return PolicyDecision(request: resolved, transport: transport, cause: .policy(rule, .deny))
+        for port in Set([target.port, request.destination.port]) {
+            let asked = request.to(Authority(address: address, port: port))
+            if let rule = denyingRule(attributes(of: asked), over: transport) {
+                return PolicyDecision(request: asked, transport: transport, cause: .policy(rule, .deny))
+            }
+        }
+        return nil
+    }
+
+    /// What an address leads to by way of a translator is judged as the address itself: another spelling is no way
+    /// around a DENY policy.
+    private func denyingRule(_ attributes: RequestAttributes, over transport: Transport) -> RuleReference? {
+        if deny.isEmpty { return nil }
+        for spelling in attributes.spellings {
+            if case .rule(let rule) = deny.firstMatch(spelling, over: transport) { return rule }
+        }
+        return nil
     }
 
     /// What holds for `request` where `transport` carries it, without what AUDIT and `dryRun` policies have to say.
@@ -87,7 +100,7 @@ package struct PolicyEngine: Sendable {
         _ attributes: RequestAttributes,
         over transport: Transport
     ) -> PolicyDecision {
-        if case .rule(let rule) = deny.firstMatch(attributes, over: transport) {
+        if let rule = denyingRule(attributes, over: transport) {
             return PolicyDecision(request: request, transport: transport, cause: .policy(rule, .deny))
         }
         let cause: PolicyDecision.Cause =
@@ -118,7 +131,9 @@ package struct PolicyEngine: Sendable {
     }
 
     private func notes(_ attributes: RequestAttributes, over transport: Transport) -> [String] {
-        logged.allMatches(attributes, over: transport).map { rule in
+        var seen: Set<RuleReference> = []
+        let rules = attributes.spellings.flatMap { logged.allMatches($0, over: transport) }
+        return rules.filter { seen.insert($0).inserted }.map { rule in
             switch rule.policy.action {
             case .audit: "audited by \(rule)"
             case .allow: "dry run: would be allowed by \(rule)"

@@ -136,7 +136,9 @@ private func matches(_ to: AuthorizationPolicy.Operation, _ request: RequestAttr
     return (to.ports.isEmpty || to.ports.contains { $0.contains(destination.port) })
         && !to.notPorts.contains { $0.contains(destination.port) }
         && (to.hosts.isEmpty || to.hosts.contains { $0.matches(destination) })
-        && !to.notHosts.contains { $0.matches(destination) }
+        && !to.notHosts.contains { pattern in
+            pattern.matches(destination) || request.destinationAliases.contains { pattern.matches($0) }
+        }
 }
 
 private func matches(_ from: AuthorizationPolicy.Source, _ request: RequestAttributes) -> Bool {
@@ -149,7 +151,9 @@ private func matches(_ from: AuthorizationPolicy.Source, _ request: RequestAttri
         && (from.namespaces.isEmpty || anyMatches(from.namespaces, request.namespace))
         && !anyMatches(from.notNamespaces, request.namespace)
         && (from.sourceIPs.isEmpty || from.sourceIPs.contains { $0.contains(request.sourceIP) })
-        && !from.notSourceIPs.contains { $0.contains(request.sourceIP) }
+        && !from.notSourceIPs.contains { block in
+            block.contains(request.sourceIP) || request.sourceAliases.contains { block.contains($0) }
+        }
 }
 
 /// A request as the rules see it. An object: it is handed to every comparison.
@@ -159,6 +163,10 @@ final class RequestAttributes {
     let namespace: String?
     let sourceIP: IPAddress
     let destination: Authority
+    /// The IPv4 addresses that stand in those two: what an ALLOW rule excludes is excluded under either name. None
+    /// where each spelling is judged for itself.
+    let sourceAliases: [IPAddress]
+    let destinationAliases: [Authority]
     let now: Int64
 
     init(_ request: StreamRequest, own: SPIFFEID?) {
@@ -173,5 +181,26 @@ final class RequestAttributes {
         sourceIP = request.sourceIP
         destination = request.destination
         now = request.now
+        let port = request.destination.port
+        sourceAliases = request.sourceIP.embeddedIPv4
+        destinationAliases = request.destination.address?.embeddedIPv4.map { Authority(address: $0, port: port) } ?? []
+    }
+
+    private init(spelling original: RequestAttributes, _ sourceIP: IPAddress, _ destination: Authority) {
+        principal = original.principal
+        namespace = original.namespace
+        self.sourceIP = sourceIP
+        self.destination = destination
+        sourceAliases = []
+        destinationAliases = []
+        now = original.now
+    }
+
+    /// This request, and the same under every other name that its addresses have; nearly always one.
+    var spellings: [RequestAttributes] {
+        if sourceAliases.isEmpty, destinationAliases.isEmpty { return [self] }
+        return ([sourceIP] + sourceAliases).flatMap { source in
+            ([destination] + destinationAliases).map { RequestAttributes(spelling: self, source, $0) }
+        }
     }
 }

@@ -9,8 +9,8 @@ package final class StreamPlan: Sendable {
     package enum Outcome: Hashable, Sendable {
         /// Not at all.
         case refused(Refusal)
-        /// Dialled from here. A name is resolved, and each address put to ``StreamPlanner/refusal(dialing:port:for:)``
-        /// first.
+        /// Dialled from here. A name is resolved; each address, resolved or not, is put to
+        /// ``StreamPlanner/refusal(dialing:port:for:)`` first.
         case dial(Authority, tls: DirectTLS?)
         /// Through a peer, over one of these ways; never empty.
         case peer(MeshRoute, [PathCandidate])

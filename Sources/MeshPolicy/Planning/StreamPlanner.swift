@@ -41,7 +41,7 @@ package final class StreamPlanner: Sendable {
 
     /// What is done with `request`.
     package func plan(_ request: StreamRequest) -> StreamPlan {
-        let route = router.route(request.destination, from: request.origin)
+        let route = route(of: request)
         let attributes = policy.attributes(of: request)
         func decide(over transport: Transport) -> PolicyDecision {
             policy.decide(request, attributes, over: transport)
@@ -67,31 +67,44 @@ package final class StreamPlanner: Sendable {
         return plan(decide(over: transport), over: transport, ways: ways)
     }
 
-    /// Whether `address`, which the name of a plan's ``StreamPlan/Outcome/dial(_:tls:)`` resolved to, must not be
-    /// dialled, and why.
+    /// Whether `address` must not be dialled for `request`, and why. The one place where addresses are judged: whatever
+    /// a plan's ``StreamPlan/Outcome/dial(_:tls:)`` leads to is asked about here, for every way into a node.
     ///
-    /// A name can be made to resolve to anything. What routing guards for addresses, and what DENY policies say of
-    /// them, holds for what a name stands for, too. Dial the very address that was asked about: resolving again could
-    /// answer differently.
-    package func refusal(dialing address: IPAddress, port: UInt16, for plan: StreamPlan) -> StreamError? {
-        let request = plan.request
+    /// A name can be made to resolve to anything, and an endpoint leads where its `address` says. What routing guards
+    /// for addresses, and what DENY policies say of them, holds for what is dialled in the end. Dial the very address
+    /// that was asked about: resolving again could answer differently.
+    package func refusal(dialing address: IPAddress, port: UInt16, for request: StreamRequest) -> StreamError? {
         if let refusal = router.refusal(dialing: address, port: port, from: request.origin) { return refusal }
-        guard case .dial(let target, _) = plan.outcome, target.address == nil else { return nil }
-        return policy.denial(of: request, resolvedTo: address).map { StreamError(.denied, $0.reason) }
+        return policy.denial(of: request, dialing: Authority(address: address, port: port))
+            .map { StreamError(.denied, $0.reason) }
     }
 
-    /// Why a stream that was planned, and has gone `path` since, must not go on; nil if it may. For rules that have
-    /// changed.
+    /// Why a stream that was planned, and is open since, must not go on; nil if it may. For rules that have changed.
     ///
-    /// - Parameter path: The way to its peer; nil where it was dialled from here.
-    package func refusal(of request: StreamRequest, over path: PathID?) -> StreamError? {
+    /// - Parameters:
+    ///   - path: The way that it took to its peer; nil where it was dialled from here.
+    ///   - dialled: What was dialled from here, if that is an address.
+    package func refusal(
+        of request: StreamRequest,
+        over path: PathID?,
+        dialled: (address: IPAddress, port: UInt16)? = nil
+    ) -> StreamError? {
         let attributes = policy.attributes(of: request)
         var transports: [Transport] = []
         if request.transport != nil || path == nil { transports.append(request.decidedTransport) }
         if let path { transports.append(path.transport) }
-        return transports.lazy.map { self.policy.decide(request, attributes, over: $0) }.first { !$0.isAllowed }.map {
-            StreamError(.denied, $0.reason)
-        }
+        let decisions = transports.lazy.map { [policy] in policy.decide(request, attributes, over: $0) }
+        if let decision = decisions.first(where: { !$0.isAllowed }) { return StreamError(.denied, decision.reason) }
+        guard path == nil else { return nil }
+        if let refusal = route(of: request).refusal { return refusal }
+        return dialled.flatMap { refusal(dialing: $0.address, port: $0.port, for: request) }
+    }
+
+    /// Where it goes, unless it has gone round in a circle: only what goes on to another node can do that.
+    private func route(of request: StreamRequest) -> Route {
+        let route = router.route(request.destination, from: request.origin)
+        guard case .mesh = route.action, let loop = request.hops.refusal(at: own) else { return route }
+        return Route(action: .refused(StreamError(.loop, loop)), cause: .words("hop guard"), endpoint: route.endpoint)
     }
 }
 

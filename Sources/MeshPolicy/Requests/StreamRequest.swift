@@ -23,31 +23,55 @@ package final class StreamRequest: Hashable, Sendable {
     /// itself.
     package let transport: Transport?
     package let destination: Authority
+    /// The nodes that it has come through.
+    package let hops: HopTrail
     /// When it is decided, in seconds since 1970-01-01T00:00:00Z.
     package let now: Int64
 
-    package init(source: Source, sourceIP: IPAddress, transport: Transport?, destination: Authority, now: Int64) {
+    package init(
+        source: Source,
+        sourceIP: IPAddress,
+        transport: Transport?,
+        destination: Authority,
+        hops: HopTrail = HopTrail(),
+        now: Int64
+    ) {
         self.source = source
         self.sourceIP = sourceIP
         self.transport = transport
         self.destination = destination
+        self.hops = hops
         self.now = now
     }
 
     /// The same, asked at another time.
     package func at(_ now: Int64) -> StreamRequest {
-        StreamRequest(source: source, sourceIP: sourceIP, transport: transport, destination: destination, now: now)
+        StreamRequest(
+            source: source,
+            sourceIP: sourceIP,
+            transport: transport,
+            destination: destination,
+            hops: hops,
+            now: now
+        )
     }
 
     /// The same, for another destination.
     func to(_ destination: Authority) -> StreamRequest {
-        StreamRequest(source: source, sourceIP: sourceIP, transport: transport, destination: destination, now: now)
+        StreamRequest(
+            source: source,
+            sourceIP: sourceIP,
+            transport: transport,
+            destination: destination,
+            hops: hops,
+            now: now
+        )
     }
 
     package static func == (left: StreamRequest, right: StreamRequest) -> Bool {
         left === right
             || left.source == right.source && left.sourceIP == right.sourceIP && left.transport == right.transport
-                && left.destination == right.destination && left.now == right.now
+                && left.destination == right.destination && left.hops == right.hops && left.now == right.now
     }
 
     package func hash(into hasher: inout Hasher) {
@@ -55,6 +79,7 @@ package final class StreamRequest: Hashable, Sendable {
         hasher.combine(sourceIP)
         hasher.combine(transport)
         hasher.combine(destination)
+        hasher.combine(hops)
         hasher.combine(now)
     }
 }

@@ -9,7 +9,8 @@ package struct Route: Hashable, Sendable {
         /// Dialled from here without HBONE. A name must be resolved, and each address put to
         /// ``Router/refusal(dialing:port:from:)`` before it is dialled.
         case direct(Authority, tls: DirectTLS?)
-        /// Not at all; the code is `denied`. The message is for this side's log: it names keys of the configuration.
+        /// Not at all; the code is `denied`, or `loop`. The message is for this side's log: it names keys of the
+        /// configuration.
         case refused(StreamError)
     }
 

@@ -77,7 +77,8 @@ package struct Router: Sendable {
         if let problem = Self.problem(address) {
             return StreamError(.denied, "\(address) is \(problem), which is never a destination")
         }
-        guard address.isLoopback || ownAddresses.contains(address) else { return nil }
+        let aliases = [address] + address.embeddedIPv4
+        guard let address = aliases.first(where: { $0.isLoopback || ownAddresses.contains($0) }) else { return nil }
         if let what = guarded(address, port) {
             return StreamError(
                 .denied,
@@ -157,7 +158,18 @@ package struct Router: Sendable {
         sockets.first { $0.port == port && ($0.address == address || $0.address.isUnspecified) }?.what
     }
 
+    /// A translator's spelling of an address is that address. Loopback in it is the translator's own.
     private static func problem(_ address: IPAddress) -> String? {
+        if let problem = plainProblem(address) { return problem }
+        for inner in address.embeddedIPv4 {
+            if let problem = inner.isLoopback ? "loopback" : plainProblem(inner) {
+                return "another spelling of \(inner), \(problem)"
+            }
+        }
+        return nil
+    }
+
+    private static func plainProblem(_ address: IPAddress) -> String? {
         if address.isLinkLocal { return "link-local" }
         if address.isUnspecified { return "the unspecified address" }
         if address.isMulticast || address.isBroadcast { return "a group of machines" }

@@ -15,7 +15,6 @@ public final class Listener: PollHandler {
     private let targets: [EventLoop]
     private var turn = 0
     private let accept: @Sendable (Socket) -> Void
-    private var retry: LoopTimer?
     /// A spare descriptor, closed to accept and refuse one connection when the process has no descriptors left.
     private var reserve: Int32
 
@@ -78,18 +77,18 @@ public final class Listener: PollHandler {
         do {
             try loop.register(descriptor, handler: self, edgeTriggered: false)
         } catch {
-            _ = Glibc.close(descriptor)
-            if reserve >= 0 { _ = Glibc.close(reserve) }
+            closeDescriptors()
             throw error
         }
-        retry = LoopTimer(on: loop) { [weak self] in self?.resume() }
     }
+
+    // The loop was shut down in a pause.
+    deinit { closeDescriptors() }
 
     /// Stops accepting; accepted sockets live on. Idempotent.
     public func close() {
         loop.preconditionInLoop()
         guard descriptor >= 0 else { return }
-        retry?.cancel()
         loop.unregister(descriptor)
         release()
     }
@@ -110,11 +109,14 @@ public final class Listener: PollHandler {
     }
 
     private func release() {
-        _ = Glibc.close(descriptor)
-        descriptor = -1
-        if reserve >= 0 { _ = Glibc.close(reserve) }
-        reserve = -1
+        closeDescriptors()
         if localAddress.isUnix { unlink(localAddress.ip) }
+    }
+
+    private func closeDescriptors() {
+        if descriptor >= 0 { _ = Glibc.close(descriptor) }
+        if reserve >= 0 { _ = Glibc.close(reserve) }
+        (descriptor, reserve) = (-1, -1)
     }
 
     func pollReady(_ events: PollEvents) {
@@ -159,7 +161,13 @@ public final class Listener: PollHandler {
             reserve = Self.openReserve()
         }
         loop.unregister(descriptor)
-        retry?.schedule(after: .milliseconds(100))
+        resumeLater()
+    }
+
+    /// The loop has let go of the listener, and whoever made it may have left it to the loop: until it is watched
+    /// again, the timer keeps it.
+    private func resumeLater() {
+        LoopTimer(on: loop) { [self] in resume() }.schedule(after: .milliseconds(100))
     }
 
     private func resume() {
@@ -168,7 +176,7 @@ public final class Listener: PollHandler {
         do {
             try loop.register(descriptor, handler: self, edgeTriggered: false)
         } catch {
-            retry?.schedule(after: .milliseconds(100))
+            resumeLater()
         }
     }
 

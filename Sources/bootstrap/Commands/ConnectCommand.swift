@@ -28,7 +28,9 @@ struct ConnectCommand: AsyncParsableCommand {
             on the far side. -W makes one connection of standard input and output, for ssh's ProxyCommand and the like; each \
             direction ends on its own.
 
-            The device decides by its own policy which ports may be reached: `bootstrap enroll --allow-port` names them.
+            The device decides by its own policy which ports may be reached: `bootstrap enroll --allow-port` names them. On path \
+            ssh, where its node takes no part, this command decides by the same. -R and Unix sockets of the far side are, like \
+            exec, what the login may do.
             """
     )
 
@@ -87,7 +89,13 @@ struct ConnectCommand: AsyncParsableCommand {
         let device = try findDevice()
         let session = try device.map { try makeSession($0) }
         let access = try makeAccess(device)
-        let connection = Connection(access: access, session: session, forwards: forwards, name: destination)
+        let connection = Connection(
+            access: access,
+            session: session,
+            policy: device.flatMap(EnrolledPolicy.init),
+            forwards: forwards,
+            name: destination
+        )
         try await connection.run()
     }
 
@@ -155,7 +163,10 @@ struct ConnectCommand: AsyncParsableCommand {
                 warn: logins.prompts.warn
             )
             guard let device else {
-                printError("'\(destination)' is not enrolled: plain SSH only. `bootstrap enroll` adds the native path.")
+                printError(
+                    "'\(destination)' is not enrolled: plain SSH only, and no policy but the SSH server's. "
+                        + "`bootstrap enroll` adds the native path."
+                )
                 return PeerAccess(
                     name: destination,
                     transports: [.ssh],
@@ -194,6 +205,8 @@ private struct Forwards: Sendable {
 private struct Connection: Sendable {
     let access: PeerAccess
     let session: OperatorSession?
+    /// Of the device, for path `ssh`; nil where there is none.
+    let policy: EnrolledPolicy?
     let forwards: Forwards
     let name: String
 
@@ -202,12 +215,22 @@ private struct Connection: Sendable {
         if forwards.standard == nil { printLine(line) } else { printError(line) }
     }
 
+    /// What ends the command in order. A signal that whoever started it has it ignore stays ignored (`nohup`).
+    private static var stopSignals: [UnixSignal] {
+        let signals: [(number: Int32, signal: UnixSignal)] = [
+            (SIGINT, .sigint), (SIGTERM, .sigterm), (SIGHUP, .sighup), (SIGUSR1, .sigusr1), (SIGUSR2, .sigusr2),
+        ]
+        return signals.filter { !isIgnored($0.number) }.map(\.signal)
+    }
+
     func run() async throws {
+        // Before anything listens: one that comes early ends the command as any other.
+        let signals = await UnixSignalsSequence(trapping: Self.stopSignals)
         let loop = EventLoop(name: "connect")
         let events = AsyncStream<PathChange>.makeStream()
         let paths: LoopBound<PeerPaths>
         do {
-            paths = try await loop.execute { [access, session] in
+            paths = try await loop.execute { [access, session, policy] in
                 // Whoever runs the command waits for streams: a login that asked for a passphrase must not have to ask
                 // again.
                 var settings = ConnectionSettings.defaults
@@ -217,7 +240,8 @@ private struct Connection: Sendable {
                     context: session?.context,
                     settings: settings,
                     on: loop,
-                    logger: Logger(label: "connect")
+                    logger: Logger(label: "connect"),
+                    permits: { policy?.refusal(of: $0, over: $1) }
                 ) {
                     events.continuation.yield($0)
                 }
@@ -230,7 +254,6 @@ private struct Connection: Sendable {
             throw fail("\(error)")
         }
         loop.submit { paths.withValue { $0.start() } }
-        let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm)
         let outcome = await Result.of { try await work(paths, events.stream, signals, on: loop) }
         // Whatever ends the command: streams that are open are cut, and nobody takes their ends for clean.
         loop.submit { paths.withValue { $0.shutDown() } }
@@ -349,10 +372,19 @@ private struct Connection: Sendable {
     /// Prints each change of path; ends when there is no hope.
     private func follow(_ events: AsyncStream<PathChange>, _ paths: LoopBound<PeerPaths>, own: SPIFFEID?) async throws {
         var hasBeenUp = false
+        // Of a host that is not enrolled, that is said at the start.
+        var saysNoPolicy = session != nil && policy == nil
         for await event in events {
             switch event {
             case .using(let path, _, _, let peer):
                 report("\(event)")
+                if saysNoPolicy, path.transport == .ssh {
+                    saysNoPolicy = false
+                    printError(
+                        "No policy of \(access.name) is known here: on path ssh, whatever the login reaches is reached. "
+                            + "`bootstrap enroll` with --allow-port records one, where there is an agent."
+                    )
+                }
                 if !hasBeenUp || peer != nil, let own {
                     let other = peer?.description ?? "by SSH host key only"
                     if !hasBeenUp || path.transport == .h2 { report("identities: local \(own), peer \(other)") }

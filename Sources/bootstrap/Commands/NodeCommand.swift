@@ -4,6 +4,7 @@ public import Logging
 import MeshIdentity
 import MeshNode
 import MeshPaths
+import Platform
 import Streams
 
 struct NodeCommand: AsyncParsableCommand {
@@ -73,7 +74,9 @@ struct NodeCommand: AsyncParsableCommand {
             print("\(config) is valid")
             return
         }
-        startLogging(logLevel)
+        startLogging(logLevel, to: LogFile.ofThisProcess())
+        // Whoever waited for `ready` may have gone.
+        signal(SIGPIPE, SIG_IGN)
         raiseDescriptorLimit()
         let logger = Logger(label: "node")
         let service = NodeService(

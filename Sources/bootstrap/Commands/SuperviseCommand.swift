@@ -22,7 +22,11 @@ struct SuperviseCommand: ParsableCommand {
             throw fail("the path of this program is not known (/proc is needed)")
         }
         do throws(Supervisor.Failure) {
-            try Supervisor(state: state, program: program, log: { printError("supervise: \($0)") }).run()
+            let file = LogFile.ofThisProcess()
+            let log = { (line: String) in
+                if let file { file.append("supervise: \(line)") } else { printError("supervise: \(line)") }
+            }
+            try Supervisor(state: state, program: program, log: log).run()
         } catch {
             throw fail("\(error)")
         }

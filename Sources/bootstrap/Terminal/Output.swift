@@ -1,6 +1,7 @@
 import Fleet
 import Glibc
 import Logging
+import Platform
 
 /// Prints one line on stdout at once, also when stdout is a file or a pipe that somebody watches.
 func printLine(_ line: String) {
@@ -17,8 +18,11 @@ extension HostReport {
 }
 
 /// Logs go to stderr: stdout belongs to results.
-func startLogging(_ level: Logger.Level) {
+///
+/// - Parameter file: What stderr is, where that has to stay small; nil: anything.
+func startLogging(_ level: Logger.Level, to file: LogFile? = nil) {
     LoggingSystem.bootstrap { label in
+        if let file { return FileLogHandler(label: label, logLevel: level, file: file) }
         var handler = StreamLogHandler.standardError(label: label)
         handler.logLevel = level
         return handler

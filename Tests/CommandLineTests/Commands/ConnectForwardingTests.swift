@@ -141,6 +141,7 @@ import Testing
         )
         #expect(nowhere.status == .exited(1), "\(nowhere.standardError)")
         #expect(nowhere.standardError.contains("127.0.0.1:\(port)"))
+        #expect(nowhere.standardError.contains("no policy but the SSH server's"))
         #expect(nowhere.standardOutput.isEmpty)
 
         for (arguments, mention) in [

@@ -1,0 +1,31 @@
+import Logging
+import Platform
+
+/// Writes to a file that stays small, in the form of swift-log's own handler.
+struct FileLogHandler: LogHandler {
+    let label: String
+    var logLevel: Logger.Level
+    var metadata: Logger.Metadata = [:]
+    var metadataProvider: Logger.MetadataProvider?
+    let file: LogFile
+
+    init(label: String, logLevel: Logger.Level, file: LogFile) {
+        self.label = label
+        self.logLevel = logLevel
+        self.file = file
+    }
+
+    subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+        get { metadata[key] }
+        set { metadata[key] = newValue }
+    }
+
+    func log(event: LogEvent) {
+        var fields = metadata
+        if let provided = metadataProvider?.get() { fields.merge(provided) { $1 } }
+        if let own = event.metadata { fields.merge(own) { $1 } }
+        let text = fields.sorted { $0.key < $1.key }.map { " \($0.key)=\($0.value)" }.joined()
+        let time = describe(time: WallClock.system.seconds)
+        file.append("\(time) \(event.level) \(label):\(text) [\(event.source)] \(event.message)")
+    }
+}

@@ -1,0 +1,65 @@
+import Foundation
+import TestPeers
+import Testing
+
+/// What a device allows is the same on every path.
+@Suite(.timeLimit(.minutes(5))) struct ConnectPolicyTests {
+    @Test(arguments: ["h2", "h2-over-ssh", "ssh"]) func thePolicyOfADeviceHoldsOnEveryPath(path: String) async throws {
+        let journey = try await Journey()
+        let (allowed, other) = (try EchoServer(), try EchoServer())
+        try await journey.makeAuthority()
+        let enrolled = try await journey.enroll(allow: allowed.port)
+        #expect(enrolled.succeeded, "\(enrolled.standardError)")
+        func connect(_ destination: String, _ input: [UInt8]) async throws -> ChildProcess.Output {
+            try await journey.run(["connect", "device1", "--path", path, "-W", destination], input: input)
+        }
+        let served = try await connect("localhost:\(allowed.port)", Array("hello".utf8))
+        #expect(served.succeeded && served.standardOutput == "hello", "\(served)")
+        #expect(!served.standardError.contains("No policy"))
+
+        // Another port, another machine, and a name that is not the device's.
+        for destination in ["localhost:\(other.port)", "10.255.255.1:\(allowed.port)", "example.com:\(allowed.port)"] {
+            let refused = try await connect(destination, [])
+            #expect(refused.status == .exited(5), "\(destination): \(refused)")
+            #expect(refused.standardOutput.isEmpty)
+            if path == "ssh" {
+                #expect(refused.standardError.contains("device1 does not allow \(destination)"), "\(refused)")
+                #expect(refused.standardError.contains("--allow-port \(allowed.port)"), "\(refused)")
+            }
+        }
+        #expect(other.accepted == 0)
+        await journey.stop()
+    }
+
+    /// A way that no policy decides about is named as such.
+    @Test func aPathWithoutPolicySaysSo() async throws {
+        let journey = try await Journey()
+        let backend = try EchoServer()
+        try await journey.makeAuthority()
+        #expect(try await journey.enroll(allow: 1).succeeded)
+        // As an earlier release has left it.
+        let ledger = journey.directory.path("home/.bootstrap/ledger.sqlite")
+        let forgotten = try await ChildProcess.run(
+            "python3",
+            [
+                "-c",
+                """
+                import json, sqlite3, sys
+                db = sqlite3.connect(sys.argv[1])
+                record = json.loads(db.execute('SELECT record FROM devices').fetchone()[0])
+                assert record.pop('allowedPorts') == [1]
+                db.execute('UPDATE devices SET record = ?', (json.dumps(record),))
+                db.commit()
+                """, ledger,
+            ]
+        )
+        #expect(forgotten.succeeded, "\(forgotten.standardError)")
+        let enrolled = try await journey.run(
+            ["connect", "device1", "--path", "ssh", "-W", "localhost:\(backend.port)"],
+            input: [65]
+        )
+        #expect(enrolled.succeeded && enrolled.standardOutput == "A", "\(enrolled)")
+        #expect(enrolled.standardError.contains("No policy of device1 is known here"))
+        await journey.stop()
+    }
+}

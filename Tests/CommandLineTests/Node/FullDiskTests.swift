@@ -1,0 +1,55 @@
+import Foundation
+import TestPeers
+import Testing
+
+/// A device whose disk has no room: the node runs, is watched over, and is started again.
+@Suite(.timeLimit(.minutes(3))) struct FullDiskTests {
+    /// In a mount namespace of its own: a small file system that is filled before the supervisor starts.
+    private static let script = """
+        set -e
+        mount -t tmpfs -o size=256k none "$1"
+        mkdir "$1/state"
+        mkdir -m 700 "$1/state/run"
+        cp -r "$2" "$1/state/identity"
+        cp "$3" "$1/state/node.yaml"
+        dd if=/dev/zero of="$1/ballast" bs=1k 2>/dev/null || true
+        exec "$4" supervise --state "$1/state"
+        """
+
+    @Test func aNodeIsNotEndedForWantOfALine() async throws {
+        let directory = TemporaryDirectory()
+        let disk = try directory.makeDirectory("disk")
+        let port = FreePort.next()
+        let configuration = try directory.write(
+            "node.yaml",
+            NodeFile.server(identity: "\(disk)/state/identity", ports: [1], bind: port)
+        )
+        let supervisor = try ChildProcess(
+            "unshare",
+            [
+                "-m", "sh", "-c", Self.script, "sh", disk, TestCertificates.shared.path(.server), configuration,
+                TestTools.bootstrap,
+            ]
+        )
+        let node = try await listening(supervisor, port)
+        try await eventually("the node accepts") { (try? await TCPConversation(port: port)) != nil }
+
+        // One that dies is started again, disk or no disk.
+        #expect(kill(node, SIGKILL) == 0)
+        _ = try await supervisor.standardError.line(containing: "node \(node) ended (signal 9)")
+        try await eventually("another node listens", within: .seconds(60)) {
+            supervisor.standardError.text.split(separator: "\n").count { $0.contains("listens on") } == 2
+        }
+        #expect(!supervisor.standardError.text.contains("not ready"), "\(supervisor.standardError.text)")
+        supervisor.signal(SIGTERM)
+        #expect(try await supervisor.exit(within: .seconds(30)) == .exited(0))
+    }
+
+    private func listening(_ supervisor: ChildProcess, _ port: UInt16) async throws -> pid_t {
+        let line = try await supervisor.standardError.line(containing: "listens on", within: .seconds(60))
+        #expect(line.hasSuffix("127.0.0.1:\(port)"))
+        let words = line.split(separator: " ")
+        let index = try #require(words.firstIndex(of: "node"))
+        return try #require(pid_t(words[index + 1]))
+    }
+}
