@@ -31,7 +31,7 @@ struct Bootstrap: AsyncParsableCommand {
 
 extension Bootstrap {
     /// As the argument parser does it, but a command line that makes no sense ends with 2, as everywhere, and not with
-    /// 64.
+    /// 64; and errors look like all others.
     static func main() async {
         OpenSSLLifetime.untilTheProcessIsGone()
         do {
@@ -42,9 +42,12 @@ extension Bootstrap {
                 try command.run()
             }
         } catch {
-            guard exitCode(for: error) == .validationFailure else { exit(withError: error) }
-            printError(fullMessage(for: error))
-            exit(withError: ExitCode.usage)
+            let code = exitCode(for: error)
+            // What `fail` throws was said, and help is no error.
+            guard !code.isSuccess, !(error is ExitCode) else { exit(withError: error) }
+            let (message, prefix) = (fullMessage(for: error), "Error: ")
+            printError(message.hasPrefix(prefix) ? "error: \(message.dropFirst(prefix.count))" : message)
+            exit(withError: code == .validationFailure ? ExitCode.usage : code)
         }
     }
 }

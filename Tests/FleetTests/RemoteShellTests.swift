@@ -56,6 +56,29 @@ import Testing
         #expect(facts.bases.first?.isExecutable == true)
     }
 
+    /// A named pipe would be read until the step's time is over.
+    @Test func onlyRegularFilesAreRead() async throws {
+        let channel = try LocalChannel.shell(FarShell.allCases[0].command, home: home.path)
+        defer { channel.close() }
+        let shell = RemoteShell(channel, name: "dev")
+        try home.makeDirectory("identity", permissions: 0o700)
+        try home.makeDirectory("state", permissions: 0o700)
+        for name in ["identity/ca-crl.pem", "identity/cert-chain.pem", "state/node.pid"] {
+            try #require(mkfifo(home.path(name), 0o600) == 0)
+        }
+        #expect(try await shell.revocationLists(in: home.path("identity")) { _ in } == nil)
+        #expect(try await shell.presentIdentity(in: home.path("identity")) == nil)
+        // The conversation goes on.
+        #expect(try await shell.run("echo a=1", step: "after").values == ["a": "1"])
+        var record = try DeviceDirectoryTests.record("dev")
+        record.agent.state = home.path("state")
+        try home.makeDirectory("state/identity", permissions: 0o700)
+        try #require(mkfifo(home.path("state/identity/cert-chain.pem"), 0o600) == 0)
+        let output = try await shell.run(DeviceReading.script(record), step: "reading")
+        let reading = try DeviceReading(output, record, asked: 0, answered: 0)
+        #expect(reading.problem?.contains("is no regular file") == true && reading.runsNode == false)
+    }
+
     /// A file that is longer than one block, where there is no time for the next: a beginning is not the whole.
     @Test func aFileThatWasNotReadInTimeIsNotWhole() async throws {
         let text = String(repeating: "0123456789abcdef\n", count: 3001)

@@ -93,7 +93,7 @@ import Testing
         let said = Notes()
         let reader = publisher(ledger)
         let keeping = Task {
-            await reader.keepTakenOver { message in
+            await reader.keepReconciled { message in
                 said.add(message)
                 #expect(throws: Never.self) { try file.overwrite(list) }
             }
@@ -113,7 +113,7 @@ import Testing
         try FileManager.default.removeItem(atPath: home.path("home/ca/ca-crl.pem"))
         let said = Notes()
         publisher(ledger).learn(atTheDevice, from: "b") { said.add($0) }
-        #expect(said.all.count == 1 && said.all[0].contains("b has a revocation list with 1 certificates"))
+        #expect(said.all.count == 1 && said.all[0].contains("b has a revocation list with 1 certificate that"))
         #expect(try records.record(named: "a")?.revokedAt != nil)
         let lists = try RevocationList.all(pem: AtomicFile.read(home.path("home/ca/ca-crl.pem")))
         #expect(lists.first?.serials == [a])
@@ -149,8 +149,138 @@ import Testing
         _ = try revoke("a")
         try home.write("home/ca/ca-crl.pem", "garbage")
         let error = #expect(throws: LedgerError.self) { try publisher(ledger).publish() }
-        #expect(error?.message.contains("ca-crl.pem") == true && error?.message.contains("move it away") == true)
+        #expect(error?.code == .damaged)
+        #expect(error?.message.contains("ca-crl.pem.damaged`, then `bootstrap revoke`") == true)
         #expect(try home.read("home/ca/ca-crl.pem") == "garbage")
+    }
+
+    /// A certificate is given out without it, so that a device keeps the list that it has.
+    @Test(arguments: ["garbage", "", "-----BEGIN X509 CRL-----\nMIIB\n-----END X509 CRL-----\n"])
+    func aDamagedListIsGivenToNobody(_ text: String) async throws {
+        _ = try await enroll("a")
+        _ = try revoke("a")
+        let id = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/b")
+        func issue() throws -> IssuedCertificate {
+            try ca.issue(CertificateRequest.create(key: PrivateKey.generate(), id: id), id: id)
+        }
+        #expect(try issue().revocationLists != nil)
+        try home.write("home/ca/ca-crl.pem", text)
+        #expect(try issue().revocationLists == nil)
+        #expect(publisher(ledger).present == nil)
+        #expect(throws: LedgerError.self) { try publisher(ledger).reconcile { _ in } }
+    }
+
+    /// A command was ended when the ledger had it, and the list had not.
+    @Test func whatTheListLacksIsWritten() async throws {
+        let (a, b) = (try await enroll("a"), try await enroll("b"))
+        _ = try ledger.revokeDevice(named: "a", reason: "stolen", by: "revoke")
+        #expect(try publisher(ledger).comparison().unlisted.map(\.serial) == [a])
+        try publisher(ledger).reconcile { Issue.record("\($0)") }
+        #expect(try listed() == [a])
+        #expect(try publisher(ledger).comparison().unlisted.isEmpty)
+        let before = try home.read("home/ca/ca-crl.pem")
+        try publisher(ledger).reconcile { Issue.record("\($0)") }
+        #expect(try home.read("home/ca/ca-crl.pem") == before, "nothing is missing, and nothing is written")
+
+        _ = try ledger.revoke(RevocationOrder(serials: [b], reason: "leaked", by: "revoke"))
+        let lock = try FileLock(directory: home.path("home/ca"), patience: .zero)
+        let said = Notes()
+        try publisher(ledger).reconcile { said.add($0) }
+        withExtendedLifetime(lock) {}
+        #expect(said.all.count == 1)
+        for part in ["no device refuses 1 certificate yet", "another process is writing", "`bootstrap revoke`"] {
+            #expect(said.all.first?.contains(part) == true, "\(said.all)")
+        }
+        lock.unlock()
+        let keeping = Task { [reader = publisher(ledger)] in await reader.keepReconciled { said.add($0) } }
+        defer { keeping.cancel() }
+        try await eventually("the list is written") { try listed() == [a, b] }
+        #expect(said.all.count == 1)
+    }
+
+    private func listed() throws -> Set<String> {
+        try RevocationList.all(pem: AtomicFile.read(home.path("home/ca/ca-crl.pem"))).reduce(into: []) {
+            $0.formUnion($1.serials)
+        }
+    }
+
+    /// While another process writes to the ledger: a comparison that finds nothing waits for nobody.
+    @Test func whatIsKnownIsNotWrittenAgain() async throws {
+        let a = try await enroll("a")
+        _ = try revoke("a")
+        let writing = try ChildProcess(
+            "python3",
+            [
+                "-c",
+                """
+                import sqlite3, sys
+                db = sqlite3.connect(sys.argv[1], isolation_level=None)
+                db.execute("BEGIN IMMEDIATE")
+                print("holding", flush=True)
+                sys.stdin.readline()
+                """,
+                ledger.path,
+            ],
+            keepsInputOpen: true
+        )
+        _ = try await writing.standardOutput.line(containing: "holding")
+        try publisher(ledger).takeOverPresent()
+        try publisher(ledger).reconcile { Issue.record("\($0)") }
+        #expect(try listed() == [a])
+        await writing.stop()
+    }
+
+    /// An earlier copy of the ledger: who was only given another certificate is not taken for one that was revoked.
+    @Test func aReplacedCertificateIsNotARevokedDevice() async throws {
+        let (first, b) = (try await enroll("a"), try await enroll("b"))
+        let copy = try AtomicFile.read(ledger.path)
+        var record = try #require(try records.record(named: "a"))
+        record.serial = try await enroll("a")
+        try records.save(record, revokingEarlier: { _ in "host key replaced" })
+        let before = try revoke("b")
+        #expect(before.serials == [first, b])
+        #expect(before.entries.first { $0.serial == first }?.reason == .superseded)
+        #expect(before.entries.first { $0.serial == b }?.reason == .privilegeWithdrawn)
+
+        try AtomicFile.write(copy, to: ledger.path)
+        try publisher(ledger).takeOverPresent()
+        #expect(try records.record(named: "a")?.revokedAt == nil)
+        #expect(try records.record(named: "b")?.revokedAt != nil)
+        #expect(try ledger.certificates(of: "a").map(\.state) == [.revoked], "its certificate is")
+        // What was said once stays, whoever has the name by then.
+        try records.remove(named: "b")
+        _ = try await enroll("b")
+        #expect(try published().entries.first { $0.serial == b }?.reason == .privilegeWithdrawn)
+        #expect(try published().entries.first { $0.serial == first }?.reason == .superseded)
+    }
+
+    /// An earlier release's list does not say why: then the device counts as revoked.
+    @Test func aListThatDoesNotSayWhyRevokesTheDevice() async throws {
+        let a = try await enroll("a")
+        let entries = [RevokedCertificate(serial: a, revokedAt: 1_700_000_000)]
+        let list = try ca.revocationList(of: entries, number: 7, nextUpdate: 4_000_000_000)
+        #expect(list.entries.first?.reason == nil)
+        try AtomicFile.write(list.pem, to: home.path("home/ca/ca-crl.pem"))
+        try publisher(ledger).takeOverPresent()
+        #expect(try records.record(named: "a")?.revokedAt != nil)
+    }
+
+    /// Signed by others: on no list of this CA, and said so.
+    @Test func whatAnotherIssuerHasSignedComesOnNoList() async throws {
+        _ = try await enroll("a")
+        let other = try EmbeddedCA(trustDomain: ca.trustDomain, now: Int64(Date().timeIntervalSince1970))
+        let id = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/a")
+        let recording = RecordingIssuer(other, ledger: ledger, command: "renew", claim: try ledger.claim("a"))
+        let request = try CertificateRequest.create(key: PrivateKey.generate(), id: id)
+        let leaf = try #require(try await recording.issue(request, id: id, options: IssuanceOptions()).leaf)
+        _ = try revoke("a")
+        let comparison = try publisher(ledger).comparison()
+        #expect(comparison.foreign.map(\.serial) == [leaf.serialNumber] && comparison.unlisted.isEmpty)
+        #expect(try ListComparison(directory: home.path("home/ca"), ledger: ledger).foreign == comparison.foreign)
+        let remark = try #require(ListComparison.remark(onForeign: comparison.foreign))
+        #expect(remark.hasPrefix("1 revoked certificate can be put on no list"))
+        #expect(remark.contains("serial \(leaf.serialNumber) of \(id), accepted until "))
+        #expect(ListComparison.remark(onForeign: []) == nil)
     }
 
     /// Past a mebibyte it is written, read, and given out; past what is read it is not written.

@@ -46,7 +46,7 @@ struct AgentInstaller: Sendable {
               # A directory without its owner's name may have been made just now, and an owner whose connection was cut may be
               # about to notice: both get some seconds.
               pid= ; theirs= ; since=
-              read -r pid theirs since <"$lock/owner" 2>/dev/null
+              [ -f "$lock/owner" ] && read -r pid theirs since <"$lock/owner" 2>/dev/null
               alive=
               [ -n "$pid" ] && [ "$theirs" = "$boot" ] && [ -d "/proc/$pid" ] && alive=1
               if [ $tries -lt 3 ] && { [ -z "$pid" ] || [ -n "$alive" ]; }; then
@@ -99,7 +99,8 @@ struct AgentInstaller: Sendable {
             # After a cut somebody else may be at work by now: what is not ours any more is left alone.
             fail() {
               rm -f "$part"
-              read -r owner theirs since <"$lock/owner" 2>/dev/null
+              owner=
+              [ -f "$lock/owner" ] && read -r owner theirs since <"$lock/owner" 2>/dev/null
               [ "$owner" = "$$" ] && { rmdir "$dir" 2>/dev/null; rm -rf "$lock"; }
               refuse "$1"
             }

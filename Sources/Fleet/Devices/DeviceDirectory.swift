@@ -74,6 +74,8 @@ package struct DeviceDirectory: Sendable {
     ///     nil: any.
     ///   - command: What did it, for the ledger's events.
     ///   - what: The same.
+    ///   - reason: Where the change brings another certificate, why the earlier ones are to be revoked; nil where they
+    ///     are not. Asked once, in the transaction, with whether an alarm stands by now, which is settled with this.
     ///   - change: Of the record; runs within the ledger's transaction.
     /// - Returns: The record, as it is now.
     @discardableResult
@@ -83,11 +85,18 @@ package struct DeviceDirectory: Sendable {
         of hostKey: Device.HostKeyRecord? = nil,
         by command: String,
         _ what: String,
+        revokingEarlier reason: (_ isAlarmed: Bool) -> String? = { _ in nil },
         _ change: (inout Device) -> Void
     ) throws(DeviceDirectoryError) -> Device {
         do {
             try importFiles()
-            let row = try ledger.updateDevice(named: name, on: claim, by: command, what) { (row) throws(LedgerError) in
+            let row = try ledger.updateDevice(
+                named: name,
+                on: claim,
+                by: command,
+                what,
+                revokingEarlier: reason
+            ) { (row) throws(LedgerError) in
                 var record = try Device(row, ledger: ledger.path)
                 guard hostKey == nil || record.hostKey == hostKey else {
                     throw LedgerError(.conflict, "another machine was enrolled under this name meanwhile")

@@ -12,6 +12,8 @@ package struct DeviceChecks: Sendable {
     private let device: Device?
     private let logins: LoginOptions
     private let agent: AgentBinary?
+    private let records: DeviceDirectory
+    private let trust: OperatorTrust
     private let context: @Sendable (Device) throws -> TLSContext
     private let report: @Sendable (Finding) -> Void
 
@@ -20,6 +22,8 @@ package struct DeviceChecks: Sendable {
     ///   - device: nil: it was never enrolled.
     ///   - logins: How to log in.
     ///   - agent: What would be uploaded.
+    ///   - records: For a machine that is a device by another name.
+    ///   - trust: Who is revoked.
     ///   - context: Who we are in the mesh, and whom we trust; throws without a CA.
     ///   - report: Called from any task.
     package init(
@@ -27,6 +31,8 @@ package struct DeviceChecks: Sendable {
         device: Device?,
         logins: LoginOptions,
         agent: AgentBinary?,
+        records: DeviceDirectory,
+        trust: OperatorTrust,
         context: @escaping @Sendable (Device) throws -> TLSContext,
         report: @escaping @Sendable (Finding) -> Void
     ) {
@@ -34,6 +40,8 @@ package struct DeviceChecks: Sendable {
         self.device = device
         self.logins = logins
         self.agent = agent
+        self.records = records
+        self.trust = trust
         self.context = context
         self.report = report
     }
@@ -45,18 +53,23 @@ package struct DeviceChecks: Sendable {
                 because: "a configuration"
             )
         }
-        record()
+        let isTrusted = device.map(record) ?? true
         if let client = await connect(login, on: loop) {
-            await look(client)
+            if device == nil { identify(client.hostKey) }
+            await look(client, isTrusted)
             await client.close()
         } else {
+            if device == nil { report(unknown) }
             skip(
                 ["shell", "fit", "installation", "service", "clock", "sessions", "forwarding", "certificate"],
                 because: "a login"
             )
         }
+        guard let device else { return }
+        // What would help there is refused to it.
+        guard isTrusted else { return skip(["path h2"], because: "a device that is not revoked") }
         hostCertificates()
-        if let device { await nativePath(device, on: loop) }
+        await nativePath(device, on: loop)
     }
 
     /// Those that the ledger knows of; who has no other way to trust the host is locked out when they end.
@@ -78,24 +91,45 @@ package struct DeviceChecks: Sendable {
         for check in checks { report(.skipped(check, because: other)) }
     }
 
-    private func record() {
-        guard let device else {
-            return report(
-                .warning("record", "\(destination) is not enrolled", fix: "bootstrap enroll \(destination)")
-            )
-        }
-        if let revokedAt = device.revokedAt {
-            let why = device.revocationReason.map { ": \($0)" } ?? ""
-            return report(
-                .failure(
-                    "record",
-                    "\(device.name) was revoked \(Timestamp.text(revokedAt))\(why)",
-                    fix: "if that is over: bootstrap enroll \(device.destination) gives it a new key and certificate",
-                    .denied
-                )
-            )
+    private var unknown: Finding {
+        .warning("record", "\(destination) is not enrolled", fix: "bootstrap enroll \(destination)")
+    }
+
+    /// - Returns: Whether it is not revoked.
+    private func record(_ device: Device) -> Bool {
+        do throws(DeviceDirectoryError) {
+            if let refusal = try trust.refusal(of: device) {
+                report(.failure("record", refusal.message, fix: reinstating(device), refusal.reason))
+                return false
+            }
+        } catch {
+            report(.failure("record", error.message, fix: nil))
+            return true
         }
         report(.good("record", "\(device.identity), enrolled \(Timestamp.text(device.enrolledAt))"))
+        return true
+    }
+
+    private func reinstating(_ device: Device) -> String {
+        "if it is to be trusted again: bootstrap enroll \(device.destination) --name \(device.name) --reinstate"
+    }
+
+    /// A machine that is no device by this name may be one by another.
+    private func identify(_ hostKey: HostKey) {
+        let known = (try? records.devices(withHostKey: hostKey.fingerprint)) ?? []
+        if let revoked = known.first(where: { ((try? trust.refusal(of: $0)) ?? nil) != nil }),
+            let refusal = (try? trust.refusal(of: hostKey)) ?? nil
+        {
+            return report(.failure("record", refusal.message, fix: reinstating(revoked), refusal.reason))
+        }
+        guard let other = known.first else { return report(unknown) }
+        report(
+            .warning(
+                "record",
+                "\(destination) is enrolled as \(other.name): it shows that host key",
+                fix: "bootstrap doctor \(other.name)"
+            )
+        )
     }
 
     // MARK: The way there
@@ -147,7 +181,7 @@ package struct DeviceChecks: Sendable {
 
     // MARK: The machine
 
-    private func look(_ client: SSHClient) async {
+    private func look(_ client: SSHClient, _ isTrusted: Bool) async {
         do {
             let usual = DeviceEnrollment.Options.defaultBases
             let bases = device?.base.map { base in [base] + usual } ?? usual
@@ -175,6 +209,7 @@ package struct DeviceChecks: Sendable {
         }
         await sessions(client)
         await forwarding(client)
+        guard isTrusted else { return skip(["certificate"], because: "a device that is not revoked") }
         await certificate(client)
     }
 

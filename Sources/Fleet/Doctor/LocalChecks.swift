@@ -21,7 +21,24 @@ package struct LocalChecks {
     }
 
     package func run() -> [Finding] {
-        [homeDirectory(), certificateAuthority(), agentProgram(), keyAgent(), descriptors()]
+        [homeDirectory(), certificateAuthority(), revocations(), agentProgram(), keyAgent(), descriptors()]
+            .compactMap(\.self)
+    }
+
+    /// nil where there is nothing to compare.
+    private func revocations() -> Finding? {
+        let ledger = Ledger("\(home)/ledger.sqlite")
+        guard access(ledger.path, F_OK) == 0, (try? EmbeddedCA.bundle(directory: authority)) != nil else { return nil }
+        do throws(LedgerError) {
+            let found = try ListComparison(directory: authority, ledger: ledger)
+            if let remark = found.remark { return .failure("revocations", remark, fix: "bootstrap revoke") }
+            if let remark = ListComparison.remark(onForeign: found.foreign) {
+                return .warning("revocations", remark, fix: nil)
+            }
+            return .good("revocations", "ledger and list say the same")
+        } catch {
+            return .failure("revocations", error.message, fix: nil)
+        }
     }
 
     private func homeDirectory() -> Finding {

@@ -21,7 +21,17 @@ package struct EnrollmentTarget: Sendable {
         } catch {
             throw HostError(.usage, "\(error)")
         }
+        if let name { try Self.check(name) }
         self.name = name ?? Self.name(of: destination.host)
+    }
+
+    /// A name is for the ledger, and a part of the identity: not everything can be one.
+    private static func check(_ name: String) throws(HostError) {
+        do throws(DeviceDirectoryError) {
+            try DeviceDirectory.check(name: name)
+        } catch {
+            throw HostError(.usage, error.message)
+        }
     }
 
     /// Letters, digits, `-`, `_` and `.` stay; the rest becomes `-`.
@@ -51,6 +61,8 @@ package struct EnrollmentTarget: Sendable {
         }
         var seen: [String: EnrollmentTarget] = [:]
         for target in targets {
+            // What was made of the host's may be too long.
+            try check(target.name)
             if let other = seen.updateValue(target, forKey: target.name) {
                 throw HostError(
                     .usage,

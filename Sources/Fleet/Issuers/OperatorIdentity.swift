@@ -13,12 +13,14 @@ package struct OperatorIdentity: Sendable {
     private let records: DeviceDirectory
     private let device: Device
     private let id: SPIFFEID
+    private let trust: OperatorTrust
 
     /// - Throws: where the device's identity has no place for one beside it.
     package init(for device: Device, by authority: LiveCA, records: DeviceDirectory) throws(SPIFFEIDError) {
         self.authority = authority
         self.records = records
         self.device = device
+        trust = OperatorTrust(records: records, authority: authority.directory)
         id = try SPIFFEID(
             trustDomain: authority.trustDomain,
             namespace: device.identity.namespace ?? "default",
@@ -53,16 +55,11 @@ package struct OperatorIdentity: Sendable {
 
     /// Why the operator has nothing to do with the device any more; nil: it is not revoked.
     package func refusal() throws(DeviceDirectoryError) -> HostError? {
-        try records.record(named: device.name)?.revocation
+        try trust.refusal(ofDeviceNamed: device.name)
     }
 
     /// Changes whenever what ``context(_:)`` and ``refusal()`` say may have changed.
-    var stamp: FileStamp {
-        FileStamp(
-            of: [records.ledger.path]
-                + ["ca-crl.pem", "root-cert.pem", "ca-cert.pem"].map { "\(authority.directory)/\($0)" }
-        )
-    }
+    var stamp: FileStamp { trust.stamp }
 }
 
 extension Device {

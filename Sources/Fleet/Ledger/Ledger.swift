@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 import MeshIdentity
 package import Platform
@@ -52,14 +53,45 @@ package struct Ledger: Sendable {
     }
 
     private func open() throws(LedgerError) -> SQLiteDatabase {
-        do throws(IdentityError) {
-            try fileWork(AtomicFile.createDirectory(AtomicFile.split(path).directory, mode: 0o700))
+        do throws(FileError) {
+            try AtomicFile.createDirectory(AtomicFile.split(path).directory, mode: 0o700)
         } catch {
             throw LedgerError(.file, error.message)
+        }
+        var status = stat()
+        if stat(path, &status) != 0, errno == ENOENT {
+            try create()
+        } else if status.st_mode & S_IFMT == S_IFREG, status.st_size == 0 {
+            throw LedgerError(.damaged, Self.emptiness(path))
         }
         let database = try SQLiteDatabase(path: path)
         try LedgerSchema.prepare(database, path: path)
         return database
+    }
+
+    /// It appears with its tables, or not at all: one that is empty has lost what was in it.
+    private func create() throws(LedgerError) {
+        let database = try SQLiteDatabase(path: ":memory:")
+        try LedgerSchema.prepare(database, path: path)
+        let image = try database.image()
+        do throws(FileError) {
+            do throws(FileError) {
+                try AtomicFile.write(image, to: path, mode: 0o600, overwrite: false)
+            } catch {
+                guard error.code != .alreadyExists else { return }
+                // A file system without hard links. Another command may be faster here, too.
+                try AtomicFile.create(image, at: path, mode: 0o600)
+            }
+        } catch {
+            guard access(path, F_OK) != 0 else { return }
+            throw LedgerError(.file, "the ledger \(path) cannot be made: \(error.message)")
+        }
+    }
+
+    private static func emptiness(_ path: String) -> String {
+        "the ledger \(path) is empty (0 bytes): what was enrolled, issued and revoked is not in it any more. Put a copy of it back. Without one "
+            + "(or where nothing was enrolled yet): rm \(path), then `bootstrap revoke`, which takes over what the CA's list says, and enroll the "
+            + "devices again: nothing on them is lost"
     }
 }
 

@@ -26,13 +26,13 @@ package struct LedgerAlarm: Hashable, Sendable, Encodable {
                 LedgerError(
                     .forked,
                     "\(device.name): a replaced certificate; its key is in two places (its serial is \(shown.serial)). The device has acknowledged a later "
-                        + "one. `bootstrap enroll` gives the machine that has the recorded host key a new one"
+                        + "one. `bootstrap renew \(device.name)`, over SSH, gives the machine that has the recorded host key a new one"
                 )
             case .unknown:
                 LedgerError(
                     .unknownCertificate,
-                    "\(device.name): its certificate is not in the ledger (its serial is \(shown.serial)). `bootstrap enroll` gives the machine "
-                        + "that has the recorded host key a new one"
+                    "\(device.name): its certificate is not in the ledger (its serial is \(shown.serial)). `bootstrap renew \(device.name)`, over SSH, "
+                        + "gives the machine that has the recorded host key a new one"
                 )
             }
         }
@@ -53,19 +53,19 @@ package struct LedgerAlarm: Hashable, Sendable, Encodable {
 
     /// What has happened, and what to do, for people.
     package var text: String {
-        let times = "\(count) times, counted once a minute, last \(describe(time: lastAt))"
+        let times = "\(counted(Int(clamping: count), "time")), counted once a minute, last \(describe(time: lastAt))"
         let when = count == 1 ? describe(time: firstAt) : times
         switch kind {
         case .forked:
             return """
                 \(device): a renewal was asked for with a certificate that it has replaced since (serial \(serial); \(when)), and refused. \
-                Its key is used in two places: a copy or a backup of the machine, or a thief. Enroll it again, which revokes its earlier \
-                certificates everywhere (bootstrap enroll), or revoke it (bootstrap revoke \(device))
+                Its key is used in two places: a copy or a backup of the machine, or a thief. Renew it by name over SSH, which goes by its host \
+                key and revokes its earlier certificates everywhere (bootstrap renew \(device)), or revoke it (bootstrap revoke \(device))
                 """
         case .unknown:
             return """
                 \(device): a renewal was asked for with a certificate that the ledger does not know (serial \(serial); \(when)), and refused. \
-                Was the ledger put back from a copy? Then: bootstrap enroll, for a new one over SSH. If not, somebody else signs with the CA's key
+                Was the ledger put back from a copy? Then: bootstrap renew \(device), for a new one over SSH. If not, somebody else signs with the CA's key
                 """
         }
     }

@@ -170,6 +170,22 @@ extension Ledger {
         return found
     }
 
+    func revoke(
+        certificatesOf device: String,
+        except serial: String,
+        reason: String,
+        by command: String,
+        in database: borrowing SQLiteDatabase
+    ) throws(LedgerError) {
+        try revoke(
+            where: "device = ? AND serial <> ?",
+            [.text(device), .text(serial)],
+            reason: reason,
+            by: command,
+            in: database
+        )
+    }
+
     func supersede(
         certificatesOf device: String,
         except serial: String,

@@ -153,8 +153,8 @@ extension Ledger {
             try settleAlarms(of: device.name, in: database)
             if let reason = reason(isAlarmed) {
                 try revoke(
-                    where: "device = ? AND serial <> ?",
-                    [.text(device.name), .text(device.serial ?? "")],
+                    certificatesOf: device.name,
+                    except: device.serial ?? "",
                     reason: reason,
                     by: command,
                     in: database
@@ -183,6 +183,8 @@ extension Ledger {
     ///   - claim: What the change stands on; nothing is written where it does not hold any more.
     ///   - command: Which command does it.
     ///   - what: What was done, for the ledger's events.
+    ///   - reason: Why the earlier ones are to be revoked instead, which settles alarms; nil where they are not. Asked
+    ///     once, in the transaction, with whether an alarm stands by now.
     ///   - change: Throws to leave everything as it is.
     /// - Returns: The device as it is now.
     package func updateDevice(
@@ -190,6 +192,7 @@ extension Ledger {
         on claim: DeviceClaim? = nil,
         by command: String,
         _ what: String,
+        revokingEarlier reason: (_ isAlarmed: Bool) -> String? = { _ in nil },
         _ change: (inout LedgerDevice) throws(LedgerError) -> Void
     ) throws(LedgerError) -> LedgerDevice {
         try write { (database) throws(LedgerError) in
@@ -202,7 +205,12 @@ extension Ledger {
             try self.change(before, into: device, in: database)
             if let serial = device.serial, serial != before.serial {
                 try setLastIssued(serial, of: name, in: database)
-                try supersede(certificatesOf: name, except: serial, in: database)
+                if let reason = reason(try !alarms(of: name, in: database).isEmpty) {
+                    try settleAlarms(of: name, in: database)
+                    try revoke(certificatesOf: name, except: serial, reason: reason, by: command, in: database)
+                } else {
+                    try supersede(certificatesOf: name, except: serial, in: database)
+                }
             }
             try note(
                 what,

@@ -5,7 +5,9 @@ import Platform
 /// the lists beside the CA's certificate and on devices still say what was revoked.
 extension Ledger {
     /// Takes over what a list says and this ledger does not know. A device whose certificate is on it counts as revoked
-    /// from then on.
+    /// from then on, unless the list says that only this certificate was taken back.
+    ///
+    /// Where the ledger knows it all, nothing is written, and no other writer waited for.
     ///
     /// - Parameters:
     ///   - list: Its signature was verified.
@@ -27,22 +29,62 @@ extension Ledger {
         }
         // A list of ours is good for longer than any certificate on it.
         let bound = min(list.nextUpdate ?? end, end)
+        let isKnown = try snapshot { (database) throws(LedgerError) in
+            let last = try lastListNumber(of: issuer, in: database)
+            guard last >= number else { return false }
+            return try unknown(list, of: issuer, endingBefore: bound, in: database).isEmpty
+        }
+        guard !isKnown else { return 0 }
         return try write { (database) throws(LedgerError) in
             if try lastListNumber(of: issuer, in: database) < number {
                 try setLastListNumber(number, of: issuer, in: database)
             }
-            let known = Set(
-                try database.rows(
-                    "SELECT serial FROM certificates WHERE issuer = ? AND state = 'revoked'",
-                    [.text(issuer)]
-                ) { $0.text(0) }
-            )
-            var count = 0
-            for entry in list.entries where !known.contains(entry.serial) {
-                if try takeOver(entry, of: issuer, endingBefore: bound, from: place, in: database) { count += 1 }
+            let unknown = try unknown(list, of: issuer, endingBefore: bound, in: database)
+            for entry in unknown {
+                try takeOver(entry, of: issuer, endingBefore: bound, from: place, in: database)
             }
-            return count
+            return unknown.count
         }
+    }
+
+    /// What a list has and this ledger has not as revoked.
+    ///
+    /// - Parameters:
+    ///   - list: Its signature was verified.
+    ///   - issuer: The identifier of the key that signed it, in hexadecimal.
+    ///   - end: When the last certificate of that key ends, where the list does not say, in seconds since 1970.
+    package func unknown(
+        _ list: RevocationList,
+        of issuer: String,
+        endingBefore end: Int64
+    ) throws(LedgerError) -> [RevokedCertificate] {
+        let bound = min(list.nextUpdate ?? end, end)
+        return try snapshot { (database) throws(LedgerError) in
+            try unknown(list, of: issuer, endingBefore: bound, in: database)
+        }
+    }
+
+    private func unknown(
+        _ list: RevocationList,
+        of issuer: String,
+        endingBefore bound: Int64,
+        in database: borrowing SQLiteDatabase
+    ) throws(LedgerError) -> [RevokedCertificate] {
+        let states = Dictionary(
+            try database.rows("SELECT serial, state FROM certificates WHERE issuer = ?", [.text(issuer)]) {
+                ($0.text(0), $0.text(1))
+            },
+            uniquingKeysWith: { first, _ in first }
+        )
+        let hasEnded = bound <= clock.seconds
+        guard list.serials.contains(where: { isUnknown($0, states, hasEnded) }) else { return [] }
+        return list.entries.filter { isUnknown($0.serial, states, hasEnded) }
+    }
+
+    /// Of a number that nobody knows, and that has ended, there is nothing to be kept.
+    private func isUnknown(_ serial: String, _ states: [String: String], _ hasEnded: Bool) -> Bool {
+        guard let state = states[serial] else { return !hasEnded }
+        return state != LedgerCertificate.State.revoked.rawValue
     }
 
     private func takeOver(
@@ -51,15 +93,13 @@ extension Ledger {
         endingBefore bound: Int64,
         from place: String,
         in database: borrowing SQLiteDatabase
-    ) throws(LedgerError) -> Bool {
+    ) throws(LedgerError) {
         let reason = "on the revocation list of \(place)"
         let changed = try database.execute(
             "UPDATE certificates SET state = 'revoked', changed_at = ?, reason = ? WHERE issuer = ? AND serial = ?",
             [.integer(entry.revokedAt), .text(reason), .text(issuer), .text(entry.serial)]
         )
         if changed == 0 {
-            // It has ended.
-            guard bound > clock.seconds else { return false }
             try database.execute(
                 """
                 INSERT INTO certificates (issuer, serial, identity, not_before, not_after, issued_at, command, state, changed_at, reason)
@@ -72,14 +112,16 @@ extension Ledger {
             )
         }
         // `revoke` puts a device's present certificate on the list. What is the present one in an earlier copy of the
-        // ledger may have been replaced since, and revoked for that: such a device counts as revoked until it is
+        // ledger may have been replaced since, and revoked for that, by a device that is trusted: the list says so.
+        // Where it does not, such as one that an earlier release has made, the device counts as revoked until it is
         // enrolled again, which is the safe side.
-        try database.execute(
-            "UPDATE devices SET revoked_at = ?, revocation_reason = ? WHERE serial = ? AND revoked_at IS NULL",
-            [.integer(entry.revokedAt), .text(reason), .text(entry.serial)]
-        )
+        if entry.reason != .superseded {
+            try database.execute(
+                "UPDATE devices SET revoked_at = ?, revocation_reason = ? WHERE serial = ? AND revoked_at IS NULL",
+                [.integer(entry.revokedAt), .text(reason), .text(entry.serial)]
+            )
+        }
         try note("revoked: \(reason)", by: "revocation list", serial: entry.serial, in: database)
-        return true
     }
 
     /// Whoever is to be refused now, by any CA that has signed for this ledger.

@@ -1,7 +1,123 @@
 import MeshIdentity
 import Platform
 
+/// What `revoke` is to take back.
+package struct RevocationOrder: Sendable {
+    /// Devices by their names: with every certificate that they have.
+    package var devices: [String]
+    /// Certificates by their serial numbers, in lower-case hexadecimal; zeros in front do not count.
+    package var serials: [String]
+    /// Why, for people.
+    package var reason: String
+    /// Which command does it.
+    package var command: String
+
+    package init(devices: [String] = [], serials: [String] = [], reason: String, by command: String) {
+        self.devices = devices
+        self.serials = serials
+        self.reason = reason
+        self.command = command
+    }
+}
+
+/// What became of one part of a ``RevocationOrder``.
+package struct LedgerRevocation: Sendable {
+    /// nil: one certificate alone.
+    package var device: LedgerDevice?
+    /// What was revoked just now.
+    package var revoked: [LedgerCertificate] = []
+    /// What was revoked before, and has not ended.
+    package var before: [LedgerCertificate] = []
+
+    package var certificates: [LedgerCertificate] { revoked + before }
+}
+
 extension Ledger {
+    /// Revokes everything that is named, or nothing: who is named and not known is found before anything is written.
+    /// What is revoked already stays so, and is no error.
+    ///
+    /// - Returns: The devices, and then the certificates, in the order of `order`.
+    package func revoke(_ order: RevocationOrder) throws(LedgerError) -> [LedgerRevocation] {
+        try write { (database) throws(LedgerError) in
+            let now = clock.seconds
+            var certificates: [[LedgerCertificate]] = []
+            for serial in order.serials { certificates.append(try find(serial, at: now, in: database)) }
+            var done: [LedgerRevocation] = []
+            for name in order.devices { done.append(try revokeDevice(name, order, at: now, in: database)) }
+            for found in certificates {
+                var revocation = LedgerRevocation()
+                for certificate in found {
+                    let key: [SQLiteValue] = [.text(certificate.issuer), .text(certificate.serial)]
+                    let revoked = try revoke(
+                        where: "issuer = ? AND serial = ?",
+                        key,
+                        reason: order.reason,
+                        by: order.command,
+                        in: database
+                    )
+                    revocation.revoked += revoked
+                    if revoked.isEmpty { revocation.before.append(certificate) }
+                }
+                done.append(revocation)
+            }
+            return done
+        }
+    }
+
+    /// - Returns: Those of this number that have not ended; at least one.
+    private func find(
+        _ serial: String,
+        at now: Int64,
+        in database: borrowing SQLiteDatabase
+    ) throws(LedgerError) -> [LedgerCertificate] {
+        let number = String(serial.drop { $0 == "0" })
+        let all = try certificates(where: "ltrim(serial, '0') = ?", [.text(number)], in: database)
+        let found = all.filter { $0.notAfter > now }
+        guard found.isEmpty else { return found }
+        if let ended = all.first {
+            throw LedgerError(
+                .invalid,
+                "the certificate \(ended.serial) of \(ended.identity) ended at \(describe(time: ended.notAfter)): everybody refuses it "
+                    + "without a list; nothing was revoked"
+            )
+        }
+        throw LedgerError(
+            .invalid,
+            "no certificate in the ledger has the serial number \(serial); `bootstrap status DEST` shows a device's, and nothing was "
+                + "revoked"
+        )
+    }
+
+    private func revokeDevice(
+        _ name: String,
+        _ order: RevocationOrder,
+        at now: Int64,
+        in database: borrowing SQLiteDatabase
+    ) throws(LedgerError) -> LedgerRevocation {
+        let changed = try database.execute(
+            "UPDATE devices SET revoked_at = ?, revocation_reason = ? WHERE name = ?",
+            [.integer(now), .text(order.reason), .text(name)]
+        )
+        guard changed > 0, let device = try devices(where: "name = ?", [.text(name)], in: database).first else {
+            throw LedgerError(.invalid, "there is no device '\(name)' in the ledger; nothing was revoked")
+        }
+        try note("revoked: \(order.reason)", by: order.command, device: name, in: database)
+        var revocation = LedgerRevocation(device: device)
+        revocation.before = try certificates(
+            where: "device = ? AND state = 'revoked' AND not_after > ?",
+            [.text(name), .integer(now)],
+            in: database
+        )
+        revocation.revoked = try revoke(
+            where: "device = ?",
+            [.text(name)],
+            reason: order.reason,
+            by: order.command,
+            in: database
+        )
+        return revocation
+    }
+
     /// Marks a device as revoked, and revokes every certificate of it that has not ended.
     ///
     /// - Returns: Those certificates; empty when none is known.
@@ -10,30 +126,13 @@ extension Ledger {
         reason: String,
         by command: String
     ) throws(LedgerError) -> [LedgerCertificate] {
-        try write { (database) throws(LedgerError) in
-            let changed = try database.execute(
-                "UPDATE devices SET revoked_at = ?, revocation_reason = ? WHERE name = ?",
-                [.integer(clock.seconds), .text(reason), .text(name)]
-            )
-            guard changed > 0 else { throw LedgerError(.invalid, "there is no device '\(name)' in the ledger") }
-            try note("revoked: \(reason)", by: command, device: name, in: database)
-            return try revoke(where: "device = ?", [.text(name)], reason: reason, by: command, in: database)
-        }
+        try revoke(RevocationOrder(devices: [name], reason: reason, by: command)).flatMap(\.revoked)
     }
 
-    /// Revokes one certificate, or those of several issuers with the same number.
-    ///
-    /// - Parameter serial: Lower-case hexadecimal.
-    /// - Parameter reason: Why, for people.
-    /// - Parameter command: Which command did it.
-    /// - Returns: What was revoked; empty when there is nothing of this number that is valid and not revoked.
-    package func revokeCertificate(
-        serial: String,
-        reason: String,
-        by command: String
-    ) throws(LedgerError) -> [LedgerCertificate] {
-        try write { (database) throws(LedgerError) in
-            try revoke(where: "serial = ?", [.text(serial)], reason: reason, by: command, in: database)
+    /// What is revoked and has not ended, by whomever it was signed.
+    package func liveRevocations() throws(LedgerError) -> [LedgerCertificate] {
+        try read { (database) throws(LedgerError) in
+            try certificates(where: "state = 'revoked' AND not_after > ?", [.integer(clock.seconds)], in: database)
         }
     }
 
@@ -49,6 +148,16 @@ extension Ledger {
                 [.text(issuer), .integer(time)],
                 in: database
             )
+        }
+    }
+
+    /// Of each device that is enrolled, by name, whether it is revoked.
+    package func deviceRevocations() throws(LedgerError) -> [String: Bool] {
+        try read { (database) throws(LedgerError) in
+            let rows = try database.rows("SELECT name, revoked_at FROM devices") {
+                ($0.text(0), $0.integerIfAny(1) != nil)
+            }
+            return Dictionary(rows, uniquingKeysWith: { first, _ in first })
         }
     }
 

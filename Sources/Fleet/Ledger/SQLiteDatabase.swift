@@ -22,17 +22,12 @@ struct SQLiteDatabase: ~Copyable {
     /// How long to wait for another writer. Each of ours writes for milliseconds.
     static let patience: Int32 = 15_000
 
-    /// Opens a file, and makes it, readable by its owner only, when it is missing.
+    /// Opens a file that is there. It is opened by SQLite alone: to close another descriptor of it would take the locks
+    /// of this process's other connections away (fcntl(2)), in the middle of their transactions.
+    ///
+    /// - Parameter path: `:memory:` is a database without a file.
     init(path: String) throws(LedgerError) {
         self.path = path
-        // SQLite would make it by the umask. Its journal gets the permissions of this file. One that is there is not
-        // opened here: closing it would take the locks of this process's other connections away (fcntl(2)), in the
-        // middle of their transactions.
-        let file = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
-        guard file >= 0 || errno == EEXIST else {
-            throw LedgerError(.file, "the ledger \(path) cannot be opened: \(String(cString: strerror(errno)))")
-        }
-        if file >= 0 { close(file) }
         var opened: OpaquePointer?
         let flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX
         let result = sqlite3_open_v2(path, &opened, flags, nil)
@@ -47,6 +42,16 @@ struct SQLiteDatabase: ~Copyable {
     }
 
     deinit { sqlite3_close_v2(pointer) }
+
+    /// As a file has it.
+    borrowing func image() throws(LedgerError) -> [UInt8] {
+        var size: sqlite3_int64 = 0
+        guard let start = sqlite3_serialize(pointer, "main", &size, 0) else {
+            throw LedgerError(.file, "there is no memory for the ledger \(path)")
+        }
+        defer { sqlite3_free(start) }
+        return Array(UnsafeBufferPointer(start: start, count: Int(size)))
+    }
 
     /// Runs one statement. Returns how many rows it changed.
     @discardableResult

@@ -40,7 +40,7 @@ package struct DeviceReading: Sendable {
 
     private static func hasAgent(_ record: Device) -> Bool { (record.keyOrigin ?? .device) == .device }
 
-    private static func script(_ record: Device) -> String {
+    static func script(_ record: Device) -> String {
         let state = record.agent.state
         let directory = hasAgent(record) ? "\(state)/identity" : state
         // Two directories up from the agent: where the releases are.
@@ -48,7 +48,8 @@ package struct DeviceReading: Sendable {
         let agent = """
             link=$(readlink \(ShellScript.quote("/\(root)/current") ) 2>/dev/null) && echo "release=${link##*/}"
             stat=
-            read -r pid 2>/dev/null <\(ShellScript.quote("\(state)/node.pid")) && read -r stat 2>/dev/null <"/proc/$pid/stat"
+            p=\(ShellScript.quote("\(state)/node.pid"))
+            [ -f "$p" ] && read -r pid 2>/dev/null <"$p" && read -r stat 2>/dev/null <"/proc/$pid/stat"
             # One that has ended and that nobody has collected is still listed.
             case "$stat" in ''|*') Z '*|*') X '*) echo node=0;; *) echo node=1;; esac
             """
@@ -58,6 +59,7 @@ package struct DeviceReading: Sendable {
             \(hasAgent(record) ? agent : "")
             f=\(ShellScript.quote("\(directory)/cert-chain.pem"))
             if [ ! -e "$f" ]; then echo problem=missing
+            elif [ ! -f "$f" ]; then echo problem=irregular
             elif [ ! -r "$f" ]; then echo problem=unreadable
             else while IFS= read -r line || [ -n "$line" ]; do echo "cert:$line"; done <"$f"; fi
             echo done=1
@@ -80,6 +82,7 @@ package struct DeviceReading: Sendable {
             ? "\(record.agent.state)/identity/cert-chain.pem" : "\(record.agent.state)/cert-chain.pem"
         switch values["problem"] {
         case "missing": problem = "there is no \(file)"
+        case "irregular": problem = "\(file) is no regular file"
         case "unreadable": problem = "\(file) cannot be read by this account"
         default:
             let pem = output.lines.filter { $0.hasPrefix("cert:") }.map { $0.dropFirst(5) + "\n" }.joined()

@@ -18,8 +18,12 @@ package struct DeviceRenewal: Sendable {
     /// Somebody has asked for just these devices: they are renewed whether or not it is due. Else one that others have
     /// renewed meanwhile is left alone.
     package var isByHand = false
+    /// Told the name of a device whose earlier certificates were revoked on the way.
+    package var revokedEarlier: @Sendable (String) -> Void = { _ in }
     /// What the user should know. Called from any task.
     package var warn: @Sendable (String) -> Void
+    /// What was said last of ledger and list.
+    private let said = Lock<String?>(nil)
 
     package init(
         issuer: any CertificateIssuer,
@@ -39,11 +43,7 @@ package struct DeviceRenewal: Sendable {
 
     /// - Returns: what came of it, for people.
     package func renew(_ device: Device, on loop: EventLoop) async throws(HostError) -> String {
-        do throws(LedgerError) {
-            try publisher?.takeOverPresent()
-        } catch {
-            warn(error.message)
-        }
+        reconcile()
         // Not what was known when the command began: another operator may have renewed or revoked it meanwhile.
         let (device, claim) = try claim(device)
         if let revokedAt = device.revokedAt {
@@ -83,8 +83,26 @@ package struct DeviceRenewal: Sendable {
         }
         do throws(DeviceDirectoryError) {
             let until = describe(time: renewed.notAfter)
-            renewed = try records.update(device.name, on: issuer.claim, by: "renew", "renewed until \(until)") {
-                [renewed] in $0.takeCertificate(of: renewed)
+            let settled = Lock(false)
+            let reason = { (isAlarmed: Bool) -> String? in
+                // The machine has the recorded host key, and somebody stands there: it is the device. An alarm that a
+                // time-table settled would be seen by nobody.
+                guard isAlarmed, isByHand else { return nil }
+                settled.withLock { $0 = true }
+                return "a certificate that it had replaced was used elsewhere"
+            }
+            renewed = try records.update(
+                device.name,
+                on: issuer.claim,
+                by: "renew",
+                "renewed until \(until)",
+                revokingEarlier: reason
+            ) { [renewed] in
+                $0.takeCertificate(of: renewed)
+            }
+            if settled.withLock({ $0 }) {
+                warn("\(device.name): earlier certificates are revoked: one that it had replaced was used elsewhere")
+                revokedEarlier(device.name)
             }
         } catch {
             // It was revoked, or enrolled anew, while it stored its certificate: that holds.
@@ -100,6 +118,22 @@ package struct DeviceRenewal: Sendable {
         else { return text }
         let changed = try await renewHostCertificates(renewed, on: loop)
         return "\(text); \(changed.sshServer?.summary ?? "")"
+    }
+
+    /// What keeps ledger and list apart keeps nobody from a certificate: its agent has a list, and keeps that.
+    private func reconcile() {
+        var problem: String?
+        do throws(LedgerError) {
+            try publisher?.reconcile { problem = $0 }
+        } catch {
+            problem = error.message
+        }
+        // Not for each device once more.
+        let isNew = said.withLock { said in
+            defer { said = problem }
+            return problem != said
+        }
+        if isNew, let problem { warn(problem) }
     }
 
     /// In a login of its own: the one for the mesh certificate is over.

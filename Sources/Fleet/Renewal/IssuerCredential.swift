@@ -44,25 +44,34 @@ package struct IssuerCredential: Sendable {
     package func keepFresh(_ logger: Logger) async {
         var said: String?
         while (try? await Task.sleep(for: .seconds(2))) != nil {
+            // The next look is in two seconds: what is said once stays said until it is something else.
             do throws(IdentityError) {
-                let credential = try directory.load()
-                let schedule = RenewalSchedule(
-                    notBefore: credential.notBefore,
-                    notAfter: credential.notAfter,
-                    random: 0.5
-                )
-                // A device whose certificate a new root vouches for must find an issuer that knows the root.
-                let hasRoots = Set(credential.bundle.roots) == Set(try authority.roots())
-                if schedule.wait(at: WallClock.system.seconds) == 0 || !hasRoots { try renew() }
-                guard let lists = try authority.present().revocationLists() else { continue }
-                // An earlier copy of the CA's directory was put back.
-                let remark = directory.remark(on: lists)
-                if remark == nil { try directory.write(revocationLists: lists) }
+                let remark = try refresh()
                 if let remark, remark != said { logger.warning("\(remark)") }
                 said = remark
             } catch {
-                logger.error("the issuer's own credential: \(error)")
+                let problem = "the issuer's own credential: \(error)"
+                if problem != said { logger.error("\(problem)") }
+                said = problem
             }
         }
+    }
+
+    /// - Returns: What is to be said of the list that goes with it; nil when there is nothing.
+    private func refresh() throws(IdentityError) -> String? {
+        let credential = try directory.load()
+        let schedule = RenewalSchedule(
+            notBefore: credential.notBefore,
+            notAfter: credential.notAfter,
+            random: 0.5
+        )
+        // A device whose certificate a new root vouches for must find an issuer that knows the root.
+        let hasRoots = Set(credential.bundle.roots) == Set(try authority.roots())
+        if schedule.wait(at: WallClock.system.seconds) == 0 || !hasRoots { try renew() }
+        guard let lists = try authority.present().revocationLists() else { return nil }
+        // An earlier copy of the CA's directory was put back.
+        if let remark = directory.remark(on: lists) { return remark }
+        try directory.write(revocationLists: lists)
+        return nil
     }
 }

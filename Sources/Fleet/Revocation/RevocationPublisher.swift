@@ -3,6 +3,9 @@ import MeshIdentity
 import Platform
 
 /// The file with what the CA no longer stands by: made of the ledger, signed by the CA, kept beside its certificate.
+///
+/// Ledger and list are two files, and a command can end between the two. So whoever has the CA's key compares them
+/// before it does anything else (``reconcile(warn:)``).
 package struct RevocationPublisher: Sendable {
     private let authority: LiveCA
     private let ledger: Ledger
@@ -16,8 +19,12 @@ package struct RevocationPublisher: Sendable {
     /// The file.
     package var path: String { "\(directory)/ca-crl.pem" }
 
-    /// The lists that were written last, in PEM form; nil without any.
-    package var present: [UInt8]? { (try? authority.present().revocationLists()) ?? nil }
+    /// The lists that were written last, in PEM form; nil without any, and where nobody is to be given them.
+    package var present: [UInt8]? {
+        guard let lists = (try? authority.present().revocationLists()) ?? nil, (try? presentLists()) != nil
+        else { return nil }
+        return lists
+    }
 
     /// Peers of ours go on with a list that is older; others, such as Envoy, refuse everybody then. Every renewal
     /// brings a new one.
@@ -27,14 +34,65 @@ package struct RevocationPublisher: Sendable {
     ///
     /// - Returns: The lists in PEM form.
     package func publish() throws(LedgerError) -> [UInt8] {
+        try locked { () throws(LedgerError) in try write() }
+    }
+
+    /// Has ledger and list say the same: the ledger takes over what only the list knows, and the list is written where
+    /// it lacks something. Nearly always nothing is written.
+    ///
+    /// - Parameter warn: Told where the list could not be written: others are not kept from their certificates for it.
+    /// - Throws: where the list is damaged, or the ledger cannot be used.
+    package func reconcile(warn: (String) -> Void) throws(LedgerError) {
+        try takeOverPresent()
+        let unlisted = try comparison().unlisted
+        guard !unlisted.isEmpty else { return }
+        do throws(LedgerError) {
+            try locked { () throws(LedgerError) in
+                // Whoever had the lock may have written it.
+                if try !comparison().unlisted.isEmpty { _ = try write() }
+            }
+        } catch {
+            warn(Self.remark(onUnlisted: unlisted, error))
+        }
+    }
+
+    /// What is to be said where a list lacks somebody, and cannot be written.
+    static func remark(onUnlisted certificates: [LedgerCertificate], _ error: LedgerError) -> String {
+        "no device refuses \(counted(certificates.count, "certificate")) yet that the ledger has as revoked: \(error.message). When that is over: "
+            + "`bootstrap revoke`, without a name, writes the list and brings it to everybody"
+    }
+
+    /// What ledger and list say differently.
+    package func comparison() throws(LedgerError) -> ListComparison {
+        let signers: [Certificate]
         do throws(IdentityError) {
-            // Two operators at once: the list with the higher number is the later one, and has what both revoked.
-            let lock = try fileWork(FileLock(directory: directory, patience: .seconds(10)))
-            defer { withExtendedLifetime(lock) {} }
-            return try write()
+            signers = try EmbeddedCA.signers(directory: directory)
         } catch {
             throw LedgerError(.file, error.message)
         }
+        return try ListComparison(of: presentLists(), signers, ledger)
+    }
+
+    private func presentLists() throws(LedgerError) -> PresentLists {
+        let (roots, present): ([Certificate], [UInt8]?)
+        do throws(IdentityError) {
+            (roots, present) = (try authority.roots(), try authority.present().revocationLists())
+        } catch {
+            throw LedgerError(.file, error.message)
+        }
+        return try PresentLists(present, roots: roots, path: path)
+    }
+
+    private func locked<Outcome>(_ body: () throws(LedgerError) -> Outcome) throws(LedgerError) -> Outcome {
+        let lock: FileLock
+        do throws(FileError) {
+            // Two operators at once: the list with the higher number is the later one, and has what both revoked.
+            lock = try FileLock(directory: directory, patience: .seconds(10))
+        } catch {
+            throw LedgerError(error.code == .timedOut ? .busy : .file, error.message)
+        }
+        defer { withExtendedLifetime(lock) {} }
+        return try body()
     }
 
     /// Takes over into the ledger what lists that this CA has signed say, and the ledger does not know: an earlier copy
@@ -46,65 +104,59 @@ package struct RevocationPublisher: Sendable {
     /// - Returns: How many certificates the ledger had not as revoked.
     @discardableResult
     package func takeOver(_ lists: [UInt8], from place: String) throws(LedgerError) -> Int {
+        let found: [(list: RevocationList, root: Certificate)]
         do throws(IdentityError) {
             let roots = try authority.roots()
-            var count = 0
-            for list in try RevocationList.all(pem: lists) {
-                guard let root = roots.first(where: { list.isSigned(by: $0) }) else { continue }
-                do throws(LedgerError) {
-                    count += try ledger.takeOver(
-                        list,
-                        of: root.subjectKeyIdentifier ?? "",
-                        endingBefore: root.notAfter,
-                        from: place
-                    )
-                } catch {
-                    throw IdentityError(.file, error.message)
-                }
+            found = try RevocationList.all(pem: lists).compactMap { list in
+                roots.first { list.isSigned(by: $0) }.map { (list, $0) }
             }
-            return count
         } catch {
             throw LedgerError(.file, "\(place): \(error.message)")
         }
+        return try takeOver(found, from: place)
+    }
+
+    private func takeOver(
+        _ lists: [(list: RevocationList, root: Certificate)],
+        from place: String
+    ) throws(LedgerError) -> Int {
+        var count = 0
+        for (list, root) in lists {
+            count += try ledger.takeOver(
+                list,
+                of: root.subjectKeyIdentifier ?? "",
+                endingBefore: root.notAfter,
+                from: place
+            )
+        }
+        return count
     }
 
     /// The same for the file beside the CA's certificate.
     package func takeOverPresent() throws(LedgerError) {
-        let present: [UInt8]?
-        do throws(IdentityError) {
-            present = try authority.present().revocationLists()
-        } catch {
-            throw LedgerError(.file, error.message)
-        }
-        guard let present else { return }
-        do throws(LedgerError) {
-            try takeOver(present, from: path)
-        } catch {
-            guard (try? RevocationList.all(pem: present)) == nil else { throw error }
-            throw LedgerError(
-                .file,
-                "\(error.message). Put a copy of it back; without one move it away: the next list has what the ledger knows, and what the "
-                    + "devices' lists say that are visited"
-            )
-        }
+        _ = try takeOver(try presentLists().signed, from: path)
     }
 
-    /// Until the task is cancelled: the same whenever the file or the ledger has changed.
-    package func keepTakenOver(warn: @Sendable (String) -> Void) async {
+    /// Until the task is cancelled: ``reconcile(warn:)`` whenever the file or the ledger has changed.
+    ///
+    /// - Parameter warn: Told what is wrong, once.
+    package func keepReconciled(warn: @Sendable (String) -> Void) async {
         var seen: FileStamp?
         var said: String?
         repeat {
             let stamp = FileStamp(of: [path, ledger.path])
             guard stamp != seen else { continue }
+            var problem: String?
             do throws(LedgerError) {
-                try takeOverPresent()
-                // The one from before, and only now: what was written meanwhile is news, and so is everything after a
-                // failure. What it has written itself costs another look.
-                (seen, said) = (stamp, nil)
+                try reconcile { problem = $0 }
             } catch {
-                if error.message != said { warn(error.message) }
-                said = error.message
+                problem = error.message
             }
+            // The stamp from before, and only now: what was written meanwhile is news, and so is everything after a
+            // failure. What it has written itself costs another look.
+            if problem == nil { seen = stamp }
+            if let problem, problem != said { warn(problem) }
+            said = problem
         } while (try? await Task.sleep(for: .seconds(2))) != nil
     }
 
@@ -116,60 +168,84 @@ package struct RevocationPublisher: Sendable {
             guard count > 0 else { return }
             _ = try publish()
             warn(
-                "\(device) has a revocation list with \(count) certificates that the ledger did not know to be revoked: they are on the CA's "
-                    + "list again, and `bootstrap revoke`, without a name, brings it to everybody"
+                "\(device) has a revocation list with \(counted(count, "certificate")) that the ledger did not know to be revoked: they are on "
+                    + "the CA's list again, and `bootstrap revoke`, without a name, brings it to everybody"
             )
         } catch {
             warn("what the revocation list of \(device) says is not taken over: \(error.message)")
         }
     }
 
-    private func write() throws(IdentityError) -> [UInt8] {
-        do throws(LedgerError) {
-            try takeOverPresent()
-        } catch {
-            throw IdentityError(.file, error.message)
-        }
-        var made: [RevocationList] = []
-        let authorities = try authority.authorities()
-        for authority in authorities { made.append(try list(of: authority)) }
-        var lists = made.flatMap(\.pem)
-        // Whatever else is there stays: lists of roots whose keys are not here.
-        if let present = try authorities.first?.revocationLists() {
-            for other in try RevocationList.all(pem: present) where !made.contains(where: { $0.issuer == other.issuer })
-            {
-                lists += other.pem
+    /// Under the lock.
+    private func write() throws(LedgerError) -> [UInt8] {
+        let present = try presentLists()
+        _ = try takeOver(present.signed, from: path)
+        do throws(IdentityError) {
+            var made: [RevocationList] = []
+            for authority in try authority.authorities() { made.append(try list(of: authority, after: present)) }
+            var lists = made.flatMap(\.pem)
+            // Whatever else is there stays: lists of roots whose keys are not here.
+            for other in present.all where !made.contains(where: { $0.issuer == other.issuer }) { lists += other.pem }
+            guard lists.count <= RevocationList.maximumLength else {
+                throw IdentityError(
+                    .refused,
+                    "the revocation list would have \(lists.count) bytes, and nobody reads more than \(RevocationList.maximumLength): \(path) "
+                        + "stays as it is. It gets shorter when certificates end; `bootstrap ca rotate` begins another list"
+                )
             }
+            try fileWork(AtomicFile.write(lists, to: path))
+            return lists
+        } catch {
+            throw LedgerError(.file, error.message)
         }
-        guard lists.count <= RevocationList.maximumLength else {
-            throw IdentityError(
-                .refused,
-                "the revocation list would have \(lists.count) bytes, and nobody reads more than \(RevocationList.maximumLength): \(path) "
-                    + "stays as it is. It gets shorter when certificates end; `bootstrap ca rotate` begins another list"
-            )
-        }
-        try fileWork(AtomicFile.write(lists, to: path))
-        return lists
     }
 
-    private func list(of authority: EmbeddedCA) throws(IdentityError) -> RevocationList {
+    private func list(
+        of authority: EmbeddedCA,
+        after present: PresentLists
+    ) throws(IdentityError) -> RevocationList {
         let now = WallClock.system.seconds
         let issuer = authority.certificate.subjectKeyIdentifier ?? ""
         let revoked: [LedgerCertificate]
         let number: Int64
+        let devices: [String: Bool]
         do throws(LedgerError) {
             // An hour for clocks that are behind.
             revoked = try ledger.revoked(by: issuer, endingAfter: now - 3600)
+            devices = try ledger.deviceRevocations()
             // By the time: after a ledger was lost, devices have a list with a number that it does not know.
             number = try ledger.nextListNumber(of: issuer, atLeast: now)
         } catch {
             throw IdentityError(.file, error.message)
         }
+        let before = Dictionary(
+            present.signed.filter { $0.root.subjectKeyIdentifier == issuer }.flatMap(\.list.entries).map {
+                ($0.serial, $0.reason)
+            },
+            uniquingKeysWith: { first, _ in first }
+        )
         let longest = revoked.map(\.notAfter).max() ?? now
         return try authority.revocationList(
-            of: revoked.map { RevokedCertificate(serial: $0.serial, revokedAt: $0.changedAt ?? now) },
+            of: revoked.map { certificate in
+                var entry = RevokedCertificate(serial: certificate.serial, revokedAt: certificate.changedAt ?? now)
+                let isRevoked = certificate.device.flatMap { devices[$0] }
+                entry.reason = Self.reason(deviceIsRevoked: isRevoked, before: before[certificate.serial])
+                return entry
+            },
             number: number,
             nextUpdate: max(now + Self.validity, longest + 24 * 60 * 60)
         )
+    }
+
+    /// What a ledger that was put back is to make of a certificate: only where its device was trusted when it was
+    /// listed, only the certificate was taken back. Whoever has its name by now does not change that.
+    ///
+    /// - Parameters:
+    ///   - isRevoked: Whether its device is; nil: it has none, or that is not enrolled any more.
+    ///   - before: What the list before this one says of it; nil: it is not on that.
+    static func reason(deviceIsRevoked isRevoked: Bool?, before: RevocationReason??) -> RevocationReason? {
+        if isRevoked == true { return .privilegeWithdrawn }
+        if let before { return before }
+        return isRevoked == false ? .superseded : nil
     }
 }

@@ -105,14 +105,28 @@ package struct EnrollmentRun: Sendable {
             for target in targets where try !isDone(target) { begun.append(target) }
         }
         if begun.count < targets.count {
-            report.line("\(targets.count - begun.count) devices are enrolled already, and left alone")
+            let count = counted(targets.count - begun.count, "device is", plural: "devices are")
+            report.line("\(count) enrolled already, and left alone")
         }
         let outcomes = await HostRun(width: parallel)(begun) { (target, loop) async throws(HostError) in
             await enroll(target, on: loop)
         }
         .compactMap(\.value)
         let replaced = outcomes.compactMap(\.replaced)
-        if !replaced.isEmpty { await publish(replaced, parallel: parallel) }
+        if !replaced.isEmpty {
+            let news = RevocationNews(
+                parallel: parallel,
+                records: records,
+                publisher: publisher,
+                prompts: logins.prompts,
+                report: HostReport(
+                    say: { [report] in report.line($0) },
+                    warn: { [report] in report.warning($0) },
+                    complain: { [report] in report.warning($0) }
+                )
+            )
+            await news(of: replaced)
+        }
         return (begun.count, outcomes.compactMap(\.failure))
     }
 
@@ -142,37 +156,6 @@ package struct EnrollmentRun: Sendable {
         var failure: EnrollmentFailure?
         /// The name of a device whose earlier certificates were revoked.
         var replaced: String?
-    }
-
-    /// Has everybody know what was revoked. The devices are enrolled: what goes wrong here is said, and fails nothing.
-    private func publish(_ names: [String], parallel: Int) async {
-        let fix = "`bootstrap revoke`, without a name, tells them; so does their next renewal"
-        guard let publisher else {
-            return report.warning(
-                "earlier certificates of \(names.joined(separator: ", ")) are to be revoked at the CA that has signed them, too"
-            )
-        }
-        // The others are reached as they were recorded.
-        let delivery = RevocationDelivery(
-            parallel: parallel,
-            records: records,
-            publisher: publisher,
-            logins: LoginOptions(SSHArguments(), prompts: logins.prompts),
-            report: HostReport(
-                say: { [report] in report.line($0) },
-                warn: { [report] in report.warning($0) },
-                complain: { [report] in report.warning("not told what was revoked: \($0)") }
-            )
-        )
-        do {
-            let lists = try publisher.publish()
-            report.line("wrote \(publisher.path)")
-            if let failures = try await delivery(lists) {
-                report.warning("\(failures.count) devices do not know yet what was revoked: \(fix)")
-            }
-        } catch {
-            report.warning("the others do not know yet what was revoked: \(error): \(fix)")
-        }
     }
 
     /// A connection that is lost on the way is made again: every step can be taken twice, and finds what the last

@@ -84,7 +84,7 @@ enum SSHServerScript {
         lines=$(effective) || refuse "sshd does not accept its present configuration: $lines"
         if [ -z "$listener" ]; then
           f=$(echo "$lines" | sed -n 's/^pidfile //p')
-          p=; read -r p 2>/dev/null <"$f" || p=
+          p=; [ -f "$f" ] && read -r p 2>/dev/null <"$f" || p=
           comm=; read -r comm 2>/dev/null <"/proc/${p:-0}/comm"
           [ "$comm" = sshd ] && listener=$p
         fi
@@ -94,9 +94,9 @@ enum SSHServerScript {
         i=0
         echo "$lines" | sed -n 's/^hostkey //p' | while read -r f; do
           say "key.$i.file" "$f"
-          if [ -r "$f.pub" ]; then say "key.$i.public" "$(cat "$f.pub")"
+          if [ -f "$f.pub" ] && [ -r "$f.pub" ]; then say "key.$i.public" "$(cat "$f.pub")"
           elif [ -r "$f" ]; then say "key.$i.public" "$(ssh-keygen -y -P '' -f "$f" 2>/dev/null </dev/null)"; fi
-          [ -r "$f-cert.pub" ] && say "key.$i.certificate" "$(cat "$f-cert.pub")"
+          [ -f "$f-cert.pub" ] && [ -r "$f-cert.pub" ] && say "key.$i.certificate" "$(cat "$f-cert.pub")"
           i=$((i+1))
         done
         i=0
@@ -150,7 +150,7 @@ enum SSHServerScript {
           fi
           if has rc-service && [ -e /run/openrc/softlevel ]; then
             for f in /run/sshd.pid /var/run/sshd.pid; do
-              p=; read -r p 2>/dev/null <"$f" || continue
+              p=; [ -f "$f" ] && read -r p 2>/dev/null <"$f" || continue
               [ "$p" = "$listener" ] && rc-service sshd "$1" >/dev/null 2>&1 && return 0
             done
           fi

@@ -109,12 +109,12 @@ enum ProbeScript {
               [ -L "$root/current" ] && say "base.$n.current" "$(readlink "$root/current" 2>/dev/null || echo unknown)"
               # See AgentInstaller: one installer at a time, and what it leaves when it is cut.
               if [ -d "$root/.lock" ]; then
-                pid=; theirs=; read -r pid theirs rest 2>/dev/null <"$root/.lock/owner"
+                pid=; theirs=; [ -f "$root/.lock/owner" ] && read -r pid theirs rest 2>/dev/null <"$root/.lock/owner"
                 if [ -n "$pid" ] && [ "$theirs" = "$boot" ] && [ -d "/proc/$pid" ]; then say "base.$n.installer" "$pid"
                 else say "base.$n.cut" 1; fi
               fi
               for f in "$root"/*/bootstrap.part.*; do [ -e "$f" ] && say "base.$n.cut" 1 && break; done
-              if read -r pid <"$root/state/node.pid" 2>/dev/null && [ -d "/proc/$pid" ]; then say "base.$n.node" "$pid"; fi
+              if [ -f "$root/state/node.pid" ] && read -r pid <"$root/state/node.pid" 2>/dev/null && [ -d "/proc/$pid" ]; then say "base.$n.node" "$pid"; fi
               n=$((n+1))
             done
             say done 1

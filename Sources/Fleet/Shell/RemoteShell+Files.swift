@@ -4,7 +4,8 @@ extension RemoteShell {
     /// Lines of one block: PEM has 64 characters a line, and a block's output is bounded.
     private static let linesPerBlock = 3000
 
-    /// The text of a file with short lines, such as PEM; nil where there is none that this account can read.
+    /// The text of a file with short lines, such as PEM; nil where there is none that this account can read. Only of a
+    /// regular file: a named pipe gives nothing, and takes its time.
     ///
     /// What is read is as hostile as everything that the far side says. It may change while it is read.
     ///
@@ -25,7 +26,7 @@ extension RemoteShell {
             let last = first + Self.linesPerBlock - 1
             let script = """
                 f=\(ShellScript.quote(file))
-                [ -r "$f" ] && sed -n '\(first),\(last)s/^/line:/p' "$f"
+                [ -f "$f" ] && [ -r "$f" ] && sed -n '\(first),\(last)s/^/line:/p' "$f"
                 """
             let output = try await run(script, step: step)
             guard output.status == 0 else { return nil }

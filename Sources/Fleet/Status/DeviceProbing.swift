@@ -12,25 +12,29 @@ package struct DeviceProbing: Sendable {
     private let logins: LoginOptions
     private let authority: LiveCA?
     private let records: DeviceDirectory
+    private let trust: OperatorTrust
     private let warn: @Sendable (String) -> Void
 
     /// - Parameters:
     ///   - parallel: How many devices at a time.
     ///   - logins: How to log in to them.
     ///   - authority: Who asks over the mesh; nil where there is no CA to make an identity with.
-    ///   - records: The ledger, which says who is revoked.
+    ///   - records: The ledger.
+    ///   - trust: Who is revoked.
     ///   - warn: What the user should know. Called from any task.
     package init(
         parallel: Int,
         logins: LoginOptions,
         authority: LiveCA?,
         records: DeviceDirectory,
+        trust: OperatorTrust,
         warn: @escaping @Sendable (String) -> Void
     ) {
         hosts = HostRun(width: parallel)
         self.logins = logins
         self.authority = authority
         self.records = records
+        self.trust = trust
         self.warn = warn
     }
 
@@ -45,6 +49,10 @@ package struct DeviceProbing: Sendable {
         // Nobody is to have anything to do with it. It may have been revoked since the command began.
         if let now = try? records.record(named: device.name) { findings.device.revokedAt = now.revokedAt }
         guard findings.device.revokedAt == nil else { return findings }
+        if let refusal = (try? trust.refusal(ofDeviceNamed: device.name)) ?? nil {
+            findings.ssh = .fails(refusal)
+            return findings
+        }
         let start = ContinuousClock.now
         do throws(HostError) {
             findings = try await device.login(logins, warn: warn).visit(device.name, on: loop) { [findings] client in

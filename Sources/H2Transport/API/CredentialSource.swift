@@ -17,7 +17,7 @@ public struct CredentialSource: Sendable {
 
     /// Certificates to refuse beside those on the credential's revocation lists: what the program knows itself, from a
     /// database of its own. Called about once a second, from any thread; must not block for long. What it throws is
-    /// logged, and what it said before holds.
+    /// logged, once until it is something else, and what it said before holds.
     package var alsoRevoked: (@Sendable () throws -> Set<CertificateName>)?
 
     /// A directory with `key.pem`, `cert-chain.pem` and `root-cert.pem`, as `bootstrap ca issue` writes it.
@@ -55,6 +55,8 @@ final class LiveCredential: Sendable {
         var origin: Origin
         /// What no version could be made of, so that it is said once.
         var failed: Origin?
+        /// Why it is not known what was revoked meanwhile, so that it is said once.
+        var unknown: String?
         /// When the files may be looked at again.
         var nextLook: ContinuousClock.Instant
     }
@@ -84,8 +86,8 @@ final class LiveCredential: Sendable {
         )
     }
 
-    /// The present one as of the last look: for event loops, which must not wait for files, or for a database. Whoever
-    /// uses it has ``follow(_:)`` look.
+    /// The present one as of the last look: for whoever must not wait for files, or for a database: event loops, and
+    /// what opens a stream. Whoever uses it has ``follow(_:)`` look.
     var latest: Version { state.withLock(\.version) }
 
     /// The present one. Reads the files when they have changed: a millisecond, once for each renewal.
@@ -131,11 +133,17 @@ final class LiveCredential: Sendable {
 
     private func look(after seen: Origin) -> Origin {
         var origin = Origin(stamp: Self.stamp(of: source), revoked: seen.revoked)
+        var problem: String?
         do {
             if let alsoRevoked = source.alsoRevoked { origin.revoked = try alsoRevoked() }
         } catch {
-            logger.error("what was revoked meanwhile is not known: \(error)")
+            problem = "\(error)"
         }
+        let isNew = state.withLock { state in
+            defer { state.unknown = problem }
+            return state.unknown != problem
+        }
+        if isNew, let problem { logger.error("what was revoked meanwhile is not known: \(problem)") }
         return origin
     }
 

@@ -40,7 +40,8 @@ public final class HBONEClient: Sendable {
     private let group: EventLoopGroup
     private let ownsGroup: Bool
     private let loops: [ClientLoop.Bound]
-    /// Looks for a credential that has changed, so that connections to whoever is revoked now are cut.
+    /// Looks for a credential that has changed: for new connections, and so that those to whoever is revoked now are
+    /// cut. Nothing else looks.
     private let following: Task<Void, Never>?
 
     /// Reads the credential and starts an event loop.
@@ -80,7 +81,7 @@ public final class HBONEClient: Sendable {
     deinit { following?.cancel() }
 
     /// Our own identity, as the present certificate says.
-    public var identity: SPIFFEID { credential.current.id }
+    public var identity: SPIFFEID { credential.latest.id }
 
     /// Opens a stream to `authority`, runs `body` with it, and closes it.
     ///
@@ -167,7 +168,7 @@ public final class HBONEClient: Sendable {
         } catch let error as StreamError {
             throw ConnectFailure(error, isRetryable: true)
         }
-        let version = credential.current
+        let version = credential.latest
         let expectation = peer.expectation ?? Self.sameNamespace(as: version.id)
         let next = group.next()
         guard let loop = loops.first(where: { $0.loop === next }) else { preconditionFailure("a loop of the group") }

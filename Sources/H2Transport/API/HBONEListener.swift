@@ -97,7 +97,7 @@ public final class HBONEListener: Sendable {
     deinit { following?.cancel() }
 
     /// Our own identity, as the present certificate says.
-    public var identity: SPIFFEID { credential.current.id }
+    public var identity: SPIFFEID { credential.latest.id }
 
     /// Serves until the task is cancelled, or ``drain(deadline:)`` has let the last stream end. Call once.
     ///

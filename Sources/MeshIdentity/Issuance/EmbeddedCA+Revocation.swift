@@ -57,15 +57,23 @@ extension EmbeddedCA {
             throw OpenSSLErrors.failure("list a certificate")
         }
         defer { ASN1_INTEGER_free(serial) }
+        var isAdded = false
+        defer { if !isAdded { X509_REVOKED_free(revoked) } }
         guard X509_REVOKED_set_serialNumber(revoked, serial) == 1 else {
-            X509_REVOKED_free(revoked)
             throw OpenSSLErrors.failure("list a certificate")
         }
         try setTime(entry.revokedAt) { X509_REVOKED_set_revocationDate(revoked, UnsafeMutablePointer(mutating: $0)) }
-        guard X509_CRL_add0_revoked(pointer, revoked) == 1 else {
-            X509_REVOKED_free(revoked)
-            throw OpenSSLErrors.failure("list a certificate")
-        }
+        if let reason = entry.reason { try say(reason, of: revoked) }
+        guard X509_CRL_add0_revoked(pointer, revoked) == 1 else { throw OpenSSLErrors.failure("list a certificate") }
+        isAdded = true
+    }
+
+    private func say(_ reason: RevocationReason, of revoked: OpaquePointer) throws(IdentityError) {
+        guard let value = ASN1_ENUMERATED_new() else { throw OpenSSLErrors.failure("say why a certificate is listed") }
+        defer { ASN1_ENUMERATED_free(value) }
+        guard ASN1_ENUMERATED_set(value, reason.rawValue) == 1,
+            X509_REVOKED_add1_ext_i2d(revoked, NID_crl_reason, value, 0, 0) == 1
+        else { throw OpenSSLErrors.failure("say why a certificate is listed") }
     }
 
     private func addExtensions(to pointer: OpaquePointer, number: Int64) throws(IdentityError) {

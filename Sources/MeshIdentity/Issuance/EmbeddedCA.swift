@@ -185,6 +185,9 @@ public struct EmbeddedCA: CertificateIssuer {
 
     /// Refuses another trust domain, a request that asks for another identity, one without proof of possession or with
     /// a weak key, and a lifetime beyond the CA's own.
+    ///
+    /// A revocation list that is damaged is given to nobody: the certificate comes without one, and whoever has a list
+    /// keeps that.
     public func issue(
         _ request: CertificateRequest,
         id: SPIFFEID,
@@ -231,7 +234,8 @@ public struct EmbeddedCA: CertificateIssuer {
         template.names.ipAddresses = try options.ipAddresses.map(Self.bytes(ofIPAddress:))
         let leaf = try template.sign(publicKey: publicKey, issuer: certificate, key: key)
         // Read each time: another process may have revoked something meanwhile.
-        var issued = IssuedCertificate(chain: [leaf], roots: try presentRoots(), revocationLists: try revocationLists())
+        var issued = IssuedCertificate(chain: [leaf], roots: try presentRoots())
+        issued.revocationLists = revocationListsToGiveOut(issued.roots)
         if issued.roots.count > 1 { issued.vouchers = try vouchers() }
         try issued.verify(for: request, id: id, at: now)
         return issued
@@ -289,10 +293,29 @@ public struct EmbeddedCA: CertificateIssuer {
 
     /// The lists that `revoke` wrote last, in PEM form; nil as long as nothing was revoked.
     package func revocationLists() throws(IdentityError) -> [UInt8]? {
-        guard let directory else { return nil }
+        try directory.flatMap { directory throws(IdentityError) in try Self.revocationLists(directory: directory) }
+    }
+
+    /// The same, and nil where the file cannot be read or is no list that holders of these roots would take.
+    private func revocationListsToGiveOut(_ roots: [Certificate]) -> [UInt8]? {
+        guard let lists = (try? revocationLists()) ?? nil, (try? Revocations(pem: lists, roots: roots)) != nil
+        else { return nil }
+        return lists
+    }
+
+    /// The certificates of the keys that make lists: the present one's, and, while a root is replaced, the one's before
+    /// it. No key is touched.
+    package static func signers(directory: String) throws(IdentityError) -> [Certificate] {
+        let present = try readCertificates(directory: directory).certificate
+        guard RootRotation(directory: directory).phase == .retiring else { return [present] }
+        return [present, try Certificate(pem: fileWork(AtomicFile.read("\(directory)/previous/\(certificateFile)")))]
+    }
+
+    /// The lists in a CA's directory, in PEM form; nil as long as nothing was revoked.
+    package static func revocationLists(directory: String) throws(IdentityError) -> [UInt8]? {
         do throws(IdentityError) {
             return try fileWork(
-                AtomicFile.read("\(directory)/\(Self.revocationsFile)", limit: RevocationList.maximumLength)
+                AtomicFile.read("\(directory)/\(revocationsFile)", limit: RevocationList.maximumLength)
             )
         } catch {
             guard error.code == .notFound else { throw error }

@@ -41,7 +41,9 @@ public final class RevocationList: @unchecked Sendable {
         var entries: [RevokedCertificate] = []
         Self.forEachEntry(of: pointer) { serial, entry in
             let time = X509_REVOKED_get0_revocationDate(entry).map(Certificate.unixTime) ?? lastUpdate
-            entries.append(RevokedCertificate(serial: Self.hexadecimal(serial), revokedAt: time))
+            var certificate = RevokedCertificate(serial: Self.hexadecimal(serial), revokedAt: time)
+            certificate.reason = Self.reason(entry)
+            entries.append(certificate)
         }
         return entries
     }
@@ -57,6 +59,13 @@ public final class RevocationList: @unchecked Sendable {
             else { continue }
             body(serial, entry)
         }
+    }
+
+    private static func reason(_ entry: OpaquePointer) -> RevocationReason? {
+        guard let decoded = X509_REVOKED_get_ext_d2i(entry, NID_crl_reason, nil, nil) else { return nil }
+        let value = decoded.assumingMemoryBound(to: ASN1_ENUMERATED.self)
+        defer { ASN1_ENUMERATED_free(value) }
+        return RevocationReason(rawValue: ASN1_ENUMERATED_get(value))
     }
 
     deinit { X509_CRL_free(pointer) }
@@ -134,6 +143,8 @@ public struct RevokedCertificate: Hashable, Sendable {
     public var serial: String
     /// Seconds since 1970.
     public var revokedAt: Int64
+    /// nil: the list does not say, or names another one.
+    package var reason: RevocationReason?
 
     /// - Parameters:
     ///   - serial: In lower-case hexadecimal.
@@ -142,4 +153,12 @@ public struct RevokedCertificate: Hashable, Sendable {
         self.serial = serial
         self.revokedAt = revokedAt
     }
+}
+
+/// Why a certificate is on a list, as far as it matters to whoever reads it later (RFC 5280 §5.3.1).
+package enum RevocationReason: Int, Hashable, Sendable {
+    /// Its owner has another one, and is trusted: only this certificate is to be refused.
+    case superseded = 4
+    /// Its owner is not trusted any more.
+    case privilegeWithdrawn = 9
 }

@@ -16,12 +16,13 @@ extension SSHLogin {
         }
         var client: SSHClient?
         var way = ""
-        for hop in hops {
+        for (index, hop) in hops.enumerated() {
+            let objection = index == hops.count - 1 ? objection : nil
             let jump = client
             way += "/" + KnownHosts.name(host: hop.configuration.hostName, port: hop.configuration.port)
             let warning = { [prompts] (error: SSHError) in prompts.warn("\(error.message); trying again") }
             client = try await DialLimit.shared.runPatiently(to: way, retrying: warning) { () throws(SSHError) in
-                try await connect(hop, through: jump, on: loop)
+                try await connect(hop, through: jump, objection, on: loop)
             }
         }
         guard let client else { throw SSHError(.connectionFailed, "there is no host to connect to") }
@@ -31,10 +32,12 @@ extension SSHLogin {
     private func connect(
         _ hop: Hop,
         through jump: SSHClient?,
+        _ objection: (@Sendable (HostKey) -> String?)?,
         on loop: EventLoop
     ) async throws(SSHError) -> SSHClient {
         guard let pinned = hop.policy.pinned else {
-            return try await connect(hop, through: jump, HostKeyCheck(policy: hop.policy), on: loop)
+            let verifier = HostKeyCheck(policy: hop.policy, objection: objection)
+            return try await connect(hop, through: jump, verifier, on: loop)
         }
         // A fingerprint does not tell its key's type: a server that shows another of its keys is asked for the next
         // one.
@@ -44,7 +47,7 @@ extension SSHLogin {
         var refusal: SSHError?
         while true {
             let shown = Lock<HostKey?>(nil)
-            let verifier = HostKeyCheck(policy: hop.policy, types: types, shown: shown)
+            let verifier = HostKeyCheck(policy: hop.policy, objection: objection, types: types, shown: shown)
             do throws(SSHError) {
                 return try await connect(hop, through: jump, verifier, on: loop)
             } catch {
@@ -144,6 +147,8 @@ extension SSHLogin {
 /// known_hosts and StrictHostKeyChecking, as a session asks them.
 private struct HostKeyCheck: HostKeyVerifier {
     let policy: HostKeyPolicy
+    /// Why the machine with a key is not to be logged in to; nil where it may.
+    var objection: (@Sendable (HostKey) -> String?)?
     /// The only algorithms to ask for; nil: all.
     var types: [String]?
     /// What the server showed, even if it was refused.
@@ -155,6 +160,8 @@ private struct HostKeyCheck: HostKeyVerifier {
 
     func check(_ key: HostKey) async throws {
         shown.withLock { $0 = key }
+        // First: nobody is asked about it, and it is not recorded.
+        if let text = objection?(key) { throw SSHError(.hostKeyRefused, text) }
         try await policy.check(key)
     }
 

@@ -4,6 +4,13 @@ import Streams
 /// The login with the user's own `ssh`, which reads the configuration itself.
 extension SSHLogin {
     func connectByOpenSSH(on loop: EventLoop) async throws(SSHError) -> SSHClient {
+        let client = try await logInByOpenSSH(on: loop)
+        guard let text = objection?(client.hostKey) else { return client }
+        await client.close()
+        throw SSHError(.hostKeyRefused, text)
+    }
+
+    private func logInByOpenSSH(on loop: EventLoop) async throws(SSHError) -> SSHClient {
         var login = OpenSSHLogin(
             destination: configuration.destination,
             arguments: arguments,

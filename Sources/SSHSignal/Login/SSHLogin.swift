@@ -45,6 +45,10 @@ public struct SSHLogin: Sendable {
     private(set) var hops: [Hop]
     let arguments: SSHArguments
     private(set) var prompts: Prompts
+    /// Why the destination is not to be logged in to although its host key is the right one; nil: nothing speaks
+    /// against it. Asked with the key that it has proven to have, before anything secret is sent; where `ssh` logs in,
+    /// before the session is used. From any thread.
+    package var objection: (@Sendable (HostKey) -> String?)?
 
     /// Reads the configuration and the known_hosts files of the destination and of every jump host.
     ///

@@ -25,8 +25,9 @@ struct CAIssue: AsyncParsableCommand {
     @OptionGroup var access: CAAccess
 
     func run() async throws {
-        let ca = try access.load()
+        let ca = try access.loadLive()
         let id = try identity.spiffeID(in: ca.trustDomain)
+        try ca.reconcile(with: Ledger(Home.ledger))
         do throws(IdentityError) {
             let pending = try CredentialDirectory(out).prepare(id: id)
             let issuer = RecordingIssuer(ca, ledger: Ledger(Home.ledger), command: "ca issue")
@@ -50,7 +51,7 @@ struct CAIssue: AsyncParsableCommand {
         let names = credential.leaf.dnsNames + credential.leaf.ipAddresses
         if !names.isEmpty { print("                   also for \(names.joined(separator: ", "))") }
         print(
-            "  root-cert.pem    who may vouch for peers: \(credential.bundle.roots.count) root(s) of \(credential.id.trustDomain)"
+            "  root-cert.pem    who may vouch for peers: \(counted(credential.bundle.roots.count, "root")) of \(credential.id.trustDomain)"
         )
         print(
             "Next: name the directory as `identity: \(out)` in a node's configuration. To renew it, run the same command again."

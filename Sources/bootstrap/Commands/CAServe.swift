@@ -42,7 +42,7 @@ struct CAServe: AsyncParsableCommand {
         do {
             let records = DeviceDirectory(Home.devices)
             let publisher = RevocationPublisher(authority: authority, ledger: records.ledger)
-            try publisher.takeOverPresent()
+            try publisher.reconcile { logger.warning("\($0)") }
             if let lists = own.revocationLists {
                 publisher.learn(lists, from: "the issuer") { logger.warning("\($0)") }
             }
@@ -67,7 +67,7 @@ struct CAServe: AsyncParsableCommand {
                 group.addTask { for await _ in signals { return } }
                 group.addTask { await service.serve(on: listener) }
                 group.addTask { await own.keepFresh(logger) }
-                group.addTask { await publisher.keepTakenOver { logger.error("\($0)") } }
+                group.addTask { await publisher.keepReconciled { logger.error("\($0)") } }
                 await group.next()
                 group.cancelAll()
             }

@@ -18,13 +18,14 @@ struct CASign: AsyncParsableCommand {
     @OptionGroup var access: CAAccess
 
     func run() async throws {
-        let ca = try access.load()
+        let ca = try access.loadLive()
         let id = try identity.spiffeID(in: ca.trustDomain)
         guard let input = readStandardInput(limit: CertificateRequest.maximumLength) else {
             throw fail(
                 "stdin cannot be read, or has more than \(CertificateRequest.maximumLength) bytes: no certificate request"
             )
         }
+        try ca.reconcile(with: Ledger(Home.ledger))
         let issued: IssuedCertificate
         do throws(IdentityError) {
             let issuer = RecordingIssuer(ca, ledger: Ledger(Home.ledger), command: "ca sign")

@@ -88,11 +88,14 @@ struct ConnectCommand: AsyncParsableCommand {
         let forwards = try parseForwards()
         let device = try findDevice()
         let session = try device.map { try makeSession($0) }
-        let access = try makeAccess(device)
+        // Whoever is no device by this name may be one by another.
+        let watch = device == nil ? HostWatch(trust) : nil
+        let access = try makeAccess(device, watch)
         let connection = Connection(
             access: access,
             session: session,
             policy: device.flatMap(EnrolledPolicy.init),
+            watch: watch,
             forwards: forwards,
             name: destination
         )
@@ -133,9 +136,19 @@ struct ConnectCommand: AsyncParsableCommand {
         return nil
     }
 
+    private var trust: OperatorTrust {
+        OperatorTrust(records: DeviceDirectory(Home.devices), authority: authority.location.path)
+    }
+
     private func makeSession(_ device: Device) throws -> OperatorSession {
         // Before anything is asked for.
-        if let refusal = device.revocation { throw fail(refusal) }
+        let refusal: HostError?
+        do throws(DeviceDirectoryError) {
+            refusal = try trust.refusal(of: device)
+        } catch {
+            throw fail(error.message)
+        }
+        if let refusal { throw fail(refusal) }
         let authority = try authority.loadLive()
         let identity: OperatorIdentity
         do throws(SPIFFEIDError) {
@@ -154,14 +167,15 @@ struct ConnectCommand: AsyncParsableCommand {
         }
     }
 
-    private func makeAccess(_ device: Device?) throws -> PeerAccess {
+    private func makeAccess(_ device: Device?, _ watch: HostWatch?) throws -> PeerAccess {
         let logins = try ssh.logins()
         do {
-            let login = try logins.login(
+            var login = try logins.login(
                 to: try Destination(parsing: device?.destination ?? destination),
                 recorded: device?.ssh.arguments,
                 warn: logins.prompts.warn
             )
+            if let watch { login.objection = { watch.objection(to: $0) } }
             guard let device else {
                 printError(
                     "'\(destination)' is not enrolled: plain SSH only, and no policy but the SSH server's. "
@@ -207,6 +221,8 @@ private struct Connection: Sendable {
     let session: OperatorSession?
     /// Of the device, for path `ssh`; nil where there is none.
     let policy: EnrolledPolicy?
+    /// For a machine that is no device by its name.
+    let watch: HostWatch?
     let forwards: Forwards
     let name: String
 
@@ -278,6 +294,7 @@ private struct Connection: Sendable {
                 group.addTask { try await carryStandardStream(to: destination, paths, on: loop) }
             }
             if let session { group.addTask { try await keepCurrent(session, paths) } }
+            if let watch { group.addTask { try await keepWatch(watch) } }
             defer { group.cancelAll() }
             try await group.next()
         }
@@ -359,6 +376,7 @@ private struct Connection: Sendable {
             // The last bytes are on their way to standard output.
             for await _ in written {}
             guard let failure else { return }
+            if let refusal = watch?.refusal { throw fail(refusal) }
             let code: ExitCode =
                 switch failure.code {
                 case .denied: .denied
@@ -401,6 +419,7 @@ private struct Connection: Sendable {
                     throw fail(error.message, .unreachable)
                 }
             case .refused(let error):
+                if let refusal = watch?.refusal { throw fail(refusal) }
                 guard !hasBeenUp else {
                     printError("refused: \(error.message)")
                     continue
@@ -413,6 +432,14 @@ private struct Connection: Sendable {
 
     private func loginError(_ paths: LoopBound<PeerPaths>) async throws -> SSHError? {
         try await paths.loop.execute { paths.withValue(\.loginError) }
+    }
+
+    private func keepWatch(_ watch: HostWatch) async throws {
+        do {
+            try await watch.follow { printError("warning: \($0)") }
+        } catch let error as HostError {
+            throw fail(error)
+        }
     }
 
     /// A connection that stays up for days outlives its certificate, and what is revoked meanwhile.

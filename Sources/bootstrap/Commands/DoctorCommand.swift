@@ -60,6 +60,8 @@ struct DoctorCommand: AsyncParsableCommand {
             device: device,
             logins: logins,
             agent: agent,
+            records: DeviceDirectory(Home.devices),
+            trust: OperatorTrust(records: DeviceDirectory(Home.devices), authority: authority.location.path),
             context: { [authority] in
                 let identity = try OperatorIdentity(
                     for: $0,

@@ -174,14 +174,9 @@ struct EnrollCommand: AsyncParsableCommand {
         _ records: DeviceDirectory
     ) throws -> RevocationPublisher? {
         guard let authority = issuer as? LiveCA else { return nil }
-        let publisher = RevocationPublisher(authority: authority, ledger: records.ledger)
-        do throws(LedgerError) {
-            // Who is revoked says the CA's list, too, where the ledger has forgotten it.
-            try publisher.takeOverPresent()
-        } catch {
-            throw fail(error.message)
-        }
-        return publisher
+        // Who is revoked says the CA's list, too, where the ledger has forgotten it.
+        try authority.reconcile(with: records.ledger)
+        return RevocationPublisher(authority: authority, ledger: records.ledger)
     }
 
     private func order() throws -> EnrollmentOrder {

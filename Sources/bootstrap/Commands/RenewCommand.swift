@@ -76,9 +76,22 @@ struct RenewCommand: AsyncParsableCommand {
             printLine(due ? "No certificate is due." : "No device is enrolled; `bootstrap enroll DEST` changes that.")
             return
         }
+        let revoked = Lock<[String]>([])
+        renewal.revokedEarlier = { name in revoked.withLock { $0.append(name) } }
         let run = DeviceRun(parallel: selection.parallel, done: "renewed", report: report)
         let failures = await run(devices) { [renewal] (device, loop) async throws(HostError) in
             try await renewal.renew(device, on: loop)
+        }
+        let names = revoked.withLock { $0 }
+        if !names.isEmpty {
+            let news = RevocationNews(
+                parallel: selection.parallel,
+                records: records,
+                publisher: renewal.publisher,
+                prompts: renewal.logins.prompts,
+                report: report
+            )
+            await news(of: names)
         }
         if let failures { throw failures.reason.exitCode }
     }

@@ -41,33 +41,140 @@ struct RevokeCommand: AsyncParsableCommand {
 
     func validate() throws {
         guard (1...256).contains(parallel) else { throw ValidationError("--parallel is from 1 to 256") }
-        for number in serial {
-            guard !number.isEmpty, number.allSatisfy({ $0.isHexDigit || $0 == ":" }) else {
-                throw ValidationError("--serial \(number): is no number in hexadecimal")
-            }
+        for text in serial where SerialNumber.normalized(text) == nil {
+            throw ValidationError(
+                "--serial \(text) is not a serial number. One is hexadecimal, such as 5e5d6b073d0f or 5E:5D:6B:07:3D:0F; "
+                    + "`bootstrap status DEST` shows a device's"
+            )
         }
     }
 
+    /// Everything is asked for and looked at before the first write: all that is named is revoked, or nothing is. The
+    /// ledger comes first: whatever keeps the list from being written, who is marked there gets no certificate.
     func run() async throws {
         let records = DeviceDirectory(Home.devices)
-        let publisher = RevocationPublisher(authority: try access.loadLive(), ledger: records.ledger)
+        let logins = try ssh.logins()
         let devices = try FleetSelection.devices(destinations, all: false, in: records)
-        let lists: [UInt8]
+        let opened = try openAuthority()
+        let done = try mark(devices, in: records.ledger)
+        let authority: LiveCA
+        switch opened {
+        case .success(let opened): authority = opened
+        case .failure(let error): throw failure(error, done)
+        }
+        let publisher = RevocationPublisher(authority: authority, ledger: records.ledger)
+        let (lists, isComplete) = try publish(publisher, done)
+        if !listOnly { try await deliver(lists, publisher, records, logins) }
+        if !isComplete { throw ExitCode.failed }
+    }
+
+    /// - Returns: the CA, or what is wrong with it.
+    /// - Throws: the exit code, where only the passphrase is: nothing was revoked.
+    private func openAuthority() throws -> Result<LiveCA, IdentityError> {
+        do throws(IdentityError) {
+            return .success(try access.openLive())
+        } catch {
+            guard ![.passphraseRequired, .wrongPassphrase].contains(error.code) else { throw fail(error) }
+            return .failure(error)
+        }
+    }
+
+    private func mark(_ devices: [Device], in ledger: Ledger) throws -> [LedgerRevocation] {
+        guard !devices.isEmpty || !serial.isEmpty else { return [] }
+        let order = RevocationOrder(
+            devices: devices.map(\.name),
+            serials: serial.compactMap(SerialNumber.normalized),
+            reason: reason,
+            by: "revoke"
+        )
+        let done: [LedgerRevocation]
         do throws(LedgerError) {
-            try publisher.takeOverPresent()
-            for device in devices { try revoke(device, in: records.ledger) }
-            for number in serial { try revoke(serial: number, in: records.ledger) }
-            lists = try publisher.publish()
+            done = try ledger.revoke(order)
         } catch {
             throw fail(error.message)
         }
-        printLine("Wrote \(publisher.path)")
-        guard !listOnly else { return }
+        for revocation in done { say(revocation) }
+        return done
+    }
+
+    private func say(_ revocation: LedgerRevocation) {
+        guard let device = revocation.device else {
+            for certificate in revocation.revoked {
+                printLine("Revoked \(certificate.identity), serial \(certificate.serial)")
+            }
+            for certificate in revocation.before {
+                let time = certificate.changedAt.map { " at \(describe(time: $0))" } ?? ""
+                printLine("\(certificate.identity), serial \(certificate.serial), was revoked\(time)")
+            }
+            return
+        }
+        let before = revocation.before.isEmpty ? "" : ", and \(revocation.before.count) before"
+        printLine("Revoked \(device.identity): \(counted(revocation.revoked.count, "certificate"))\(before)")
+        if device.serial == nil, device.notAfter > WallClock.system.seconds {
+            printError(
+                "warning: \(device.name) was enrolled before there was a ledger: its certificate's number is not known, and it is "
+                    + "accepted until \(describe(time: device.notAfter))"
+            )
+        }
+    }
+
+    /// There is no list without the CA's key.
+    private func failure(_ error: IdentityError, _ done: [LedgerRevocation]) -> ExitCode {
+        let certificates = done.flatMap(\.certificates)
+        guard !certificates.isEmpty else { return fail(error) }
+        if (try? EmbeddedCA.bundle(directory: access.location.path)) == nil,
+            let remark = ListComparison.remark(onForeign: certificates)
+        {
+            return fail(remark)
+        }
+        let last = certificates.map(\.notAfter).max() ?? 0
+        return fail(
+            "\(error.message). \(Self.onlyMarked); the last of \(counted(certificates.count, "certificate")) ends "
+                + "\(describe(time: last)). Once the CA can be opened: \(Self.remedy)"
+        )
+    }
+
+    private static let onlyMarked =
+        "What was named is marked as revoked in the ledger, and gets no certificate any more; but no list was written, and no device "
+        + "refuses it yet"
+    private static let remedy = "`bootstrap revoke`, without a name, writes the list and brings it to everybody"
+
+    /// - Returns: the lists in PEM form, and whether everything that was named is on them.
+    private func publish(
+        _ publisher: RevocationPublisher,
+        _ done: [LedgerRevocation]
+    ) throws -> (lists: [UInt8], isComplete: Bool) {
+        do throws(LedgerError) {
+            let lists = try publisher.publish()
+            printLine("Wrote \(publisher.path)")
+            let foreign = try publisher.comparison().foreign
+            guard !done.isEmpty else {
+                if let remark = ListComparison.remark(onForeign: foreign) { printError("warning: \(remark)") }
+                return (lists, true)
+            }
+            let named = Set(done.flatMap(\.certificates))
+            guard let remark = ListComparison.remark(onForeign: foreign.filter(named.contains)) else {
+                return (lists, true)
+            }
+            printError("error: \(remark)")
+            return (lists, false)
+        } catch {
+            guard !done.isEmpty else { throw fail(error.message) }
+            throw fail("\(error.message). \(Self.onlyMarked). When that is over: \(Self.remedy)")
+        }
+    }
+
+    private func deliver(
+        _ lists: [UInt8],
+        _ publisher: RevocationPublisher,
+        _ records: DeviceDirectory,
+        _ logins: LoginOptions
+    ) async throws {
         let delivery = RevocationDelivery(
             parallel: parallel,
             records: records,
             publisher: publisher,
-            logins: try ssh.logins(),
+            logins: logins,
             report: .standard
         )
         let failures: HostFailures?
@@ -76,38 +183,11 @@ struct RevokeCommand: AsyncParsableCommand {
         } catch {
             throw fail(error.message)
         }
-        if let failures {
-            printError(
-                "\(failures.count) devices do not know yet: run `bootstrap revoke` again when they can be reached, "
-                    + "or leave it to their next renewal"
-            )
-            throw failures.reason.exitCode
-        }
-    }
-
-    private func revoke(_ device: Device, in ledger: Ledger) throws(LedgerError) {
-        let revoked = try ledger.revokeDevice(named: device.name, reason: reason, by: "revoke")
-        printLine("Revoked \(device.identity): \(revoked.count) certificates")
-        let now = WallClock.system.seconds
-        if !revoked.contains(where: { $0.serial == device.serial }), device.serial == nil, device.notAfter > now {
-            printError(
-                "warning: \(device.name) was enrolled before there was a ledger: its certificate's number is not known, and it is "
-                    + "accepted until \(describe(time: device.notAfter))"
-            )
-        }
-    }
-
-    private func revoke(serial text: String, in ledger: Ledger) throws(LedgerError) {
-        // As `openssl x509 -serial` and certificate viewers show it, too.
-        let number = text.filter { $0 != ":" }.lowercased()
-        let revoked = try ledger.revokeCertificate(serial: number, reason: reason, by: "revoke")
-        guard !revoked.isEmpty else {
-            throw LedgerError(
-                .invalid,
-                "no certificate with the serial number \(number) is valid and not yet revoked; "
-                    + "`bootstrap status DEST` shows a device's"
-            )
-        }
-        for certificate in revoked { printLine("Revoked \(certificate.identity), serial \(certificate.serial)") }
+        guard let failures else { return }
+        printError(
+            "\(counted(failures.count, "device does", plural: "devices do")) not know yet: run `bootstrap revoke` again when "
+                + "\(failures.count == 1 ? "it" : "they") can be reached, or leave it to the next renewal"
+        )
+        throw failures.reason.exitCode
     }
 }

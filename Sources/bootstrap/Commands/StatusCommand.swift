@@ -55,6 +55,7 @@ struct StatusCommand: AsyncParsableCommand {
         do {
             let alarms = Dictionary(grouping: try records.ledger.alarms(), by: \.device)
             if probe { return try await visit(try devices(in: records), alarms) }
+            compare(records.ledger)
             let now = WallClock.system.seconds
             guard let destination else {
                 let devices = try records.all().map { DeviceStatus($0, alarms: alarms[$0.name] ?? [], at: now) }
@@ -98,6 +99,17 @@ struct StatusCommand: AsyncParsableCommand {
         return record
     }
 
+    /// Says where the CA's list and the ledger differ.
+    private func compare(_ ledger: Ledger) {
+        guard (try? EmbeddedCA.bundle(directory: access.location.path)) != nil else { return }
+        do throws(LedgerError) {
+            let found = try ListComparison(directory: access.location.path, ledger: ledger)
+            if let remark = found.remark { printError("warning: \(remark)") }
+        } catch {
+            printError("warning: \(error.message)")
+        }
+    }
+
     // MARK: --probe
 
     private func devices(in records: DeviceDirectory) throws -> [Device] {
@@ -111,6 +123,7 @@ struct StatusCommand: AsyncParsableCommand {
             logins: try ssh.logins(),
             authority: try authority(),
             records: DeviceDirectory(Home.devices),
+            trust: OperatorTrust(records: DeviceDirectory(Home.devices), authority: access.location.path),
             warn: HostReport.standard.warn
         )
         var found = await probing(devices)

@@ -34,32 +34,61 @@ struct CAAccess: ParsableArguments {
     /// The same, with the passphrase of its key; nil where that is not encrypted.
     func loadWithPassphrase() throws -> (authority: EmbeddedCA, passphrase: Passphrase?) {
         do throws(IdentityError) {
-            if let passphraseFile {
-                let passphrase = try Passphrase(file: passphraseFile)
-                return (try EmbeddedCA.load(directory: location.path, passphrase: passphrase), passphrase)
-            }
-            do throws(IdentityError) {
-                return (try EmbeddedCA.load(directory: location.path), nil)
-            } catch {
-                guard error.code == .passphraseRequired else { throw error }
-                guard let passphrase = TerminalPrompt.passphrase("Passphrase of the CA in \(location.path): ") else {
-                    throw IdentityError(
-                        .passphraseRequired,
-                        "\(error.message), and there is no terminal to ask on; give it with --passphrase-file"
-                    )
-                }
-                return (try EmbeddedCA.load(directory: location.path, passphrase: passphrase), passphrase)
-            }
+            return try openWithPassphrase()
         } catch {
             throw fail(error)
+        }
+    }
+
+    /// The same, and prints nothing.
+    private func openWithPassphrase() throws(IdentityError) -> (authority: EmbeddedCA, passphrase: Passphrase?) {
+        if let passphraseFile {
+            let passphrase = try Passphrase(file: passphraseFile)
+            return (try EmbeddedCA.load(directory: location.path, passphrase: passphrase), passphrase)
+        }
+        do throws(IdentityError) {
+            return (try EmbeddedCA.load(directory: location.path), nil)
+        } catch {
+            guard error.code == .passphraseRequired else { throw error }
+            guard let passphrase = TerminalPrompt.passphrase("Passphrase of the CA in \(location.path): ") else {
+                throw IdentityError(
+                    .passphraseRequired,
+                    "\(error.message), and there is no terminal to ask on; give it with --passphrase-file"
+                )
+            }
+            return (try EmbeddedCA.load(directory: location.path, passphrase: passphrase), passphrase)
         }
     }
 }
 
 extension CAAccess {
     /// Opens the CA, for as long as the process runs; asks for the passphrase if its key turns out to be encrypted.
+    ///
+    /// - Throws: the exit code; why was printed.
     func loadLive() throws -> LiveCA {
-        let (authority, passphrase) = try loadWithPassphrase()
+        do throws(IdentityError) {
+            return try openLive()
+        } catch {
+            throw fail(error)
+        }
+    }
+
+    /// The same, and prints nothing.
+    func openLive() throws(IdentityError) -> LiveCA {
+        let (authority, passphrase) = try openWithPassphrase()
         return LiveCA(authority, directory: location.path, passphrase: passphrase)
+    }
+}
+
+extension LiveCA {
+    /// Before something is signed by hand: what the ledger knows to be revoked is on the list that goes out with it.
+    ///
+    /// - Throws: the exit code; why was printed.
+    func reconcile(with ledger: Ledger) throws {
+        do throws(LedgerError) {
+            try RevocationPublisher(authority: self, ledger: ledger).reconcile { printError("warning: \($0)") }
+        } catch {
+            throw fail(error.message)
+        }
     }
 }

@@ -2,6 +2,7 @@ import ArgumentParser
 import Glibc
 import Logging
 import MeshNode
+import Platform
 import Streams
 import UnixSignals
 
@@ -84,10 +85,10 @@ struct NodeService: Sendable {
                 logger.warning("process \(takeover.process) did not say that it has released its listeners: \(error)")
             }
             logger.notice(
-                "took over \(count) listeners from process \(takeover.process), which ends with its last stream"
+                "took over \(counted(count, "listener")) from process \(takeover.process), which ends with its last stream"
             )
         } else if count > 0 {
-            logger.notice("took over \(count) listeners from systemd")
+            logger.notice("took over \(counted(count, "listener")) from systemd")
         }
         for listener in listeners { printLine("ready \(listener.name) \(listener.address)") }
     }

@@ -9,12 +9,15 @@ import Testing
         (["connect", "device1", "-L", "nonsense"], "8080:localhost:80"),
         (["node", "--config", "does-not-exist.yaml"], "does-not-exist.yaml"),
         (["frobnicate"], "frobnicate"),
+        (["enroll", "nowhere.invalid", "--name", "a b"], "'a b' is no device name"),
+        (["enroll", "nowhere.invalid", "--name", "../x"], "'../x' is no device name"),
     ])
     func usageIs2(arguments: [String], mention: String) async throws {
         let journey = try await Journey()
         let output = try await journey.run(arguments)
         #expect(output.status == .exited(2))
         #expect(output.standardError.contains(mention), "\(output.standardError)")
+        #expect(output.standardError.hasPrefix("error: ") || arguments[0] == "node", "\(output.standardError)")
         await journey.stop()
     }
 

@@ -44,7 +44,7 @@ extension EnrollmentOverSSHTests {
         let again = try await owner.run(["enroll", "--resume", "--inventory", try inventory(absent)] + options)
         #expect(again.status == .exited(6))
         #expect(
-            again.standardOutput.contains("1 devices are enrolled already, and left alone"),
+            again.standardOutput.contains("1 device is enrolled already, and left alone"),
             "\(again.standardOutput)"
         )
         #expect(try owner.devices.record(named: "one") == one, "it was left alone")

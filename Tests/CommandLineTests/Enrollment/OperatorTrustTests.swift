@@ -52,13 +52,72 @@ import Testing
         await other.stop()
     }
 
+    /// By another spelling of its destination, which no device was enrolled with: its host key tells who it is. And
+    /// where an earlier ledger was put back, the CA's list does.
+    @Test func noSpellingAndNoEarlierLedgerReachesARevokedDevice() async throws {
+        let devices = try await TwoDevices()
+        let (owner, server) = (devices.owner, devices.server)
+        let key = try server.directory.read("host_ed25519.pub").split(separator: " ").prefix(2).joined(separator: " ")
+        let known = try owner.home.read(".ssh/known_hosts")
+        try owner.home.write(".ssh/known_hosts", known + "[localhost]:\(server.port) \(key)\n", permissions: 0o600)
+        let spelling = "\(OpenSSHServer.user)@localhost:\(server.port)"
+        let login = ["-F", "none", "-i", server.userKey, "-o", "IdentitiesOnly=yes"]
+        let port = FreePort.next()
+        let process = try start(
+            owner,
+            ["connect", spelling, "-L", "\(port):localhost:\(devices.backend.port)"] + login
+                + ["-o", "UserKnownHostsFile=\(owner.home.path(".ssh/known_hosts"))"]
+        )
+        _ = try await process.standardOutput.line(containing: "path ssh")
+        let conversation = try await TCPConversation(port: port)
+        #expect(try await conversation.echo(Array("hello".utf8)) == Array("hello".utf8))
+        let copy = try AtomicFile.read(owner.devices.ledger.path)
+
+        #expect(try await owner.run(["revoke", "a", "--reason", "stolen", "--list-only"]).succeeded)
+        #expect(try await conversation.end(finishing: false).1 == .broken(ECONNRESET))
+        #expect(try await process.exit() == .exited(5), "\(process.standardError.text)")
+        func isRefused(_ destination: String, _ more: [String]) async throws {
+            let options = login + ["-o", "UserKnownHostsFile=\(owner.home.path(".ssh/known_hosts"))"] + more
+            let output = try await owner.run(
+                ["connect", destination, "-W", "localhost:\(devices.backend.port)"] + options
+            )
+            #expect(output.status == .exited(5), "\(destination) \(more): \(output.standardError)")
+            #expect(output.standardError.contains("error: ") && output.standardError.contains("a: "))
+        }
+        for engine in ["libssh2", "openssh"] { try await isRefused(spelling, ["--ssh-engine", engine]) }
+        let doctor = try await owner.run(["doctor", spelling] + login)
+        #expect(doctor.status == .exited(5), "\(doctor.standardOutput)")
+        #expect(doctor.standardOutput.contains("shows the host key of a"), "\(doctor.standardOutput)")
+        #expect(doctor.standardOutput.contains("--name a --reinstate"), "\(doctor.standardOutput)")
+        #expect(!doctor.standardOutput.contains("is not enrolled"))
+
+        // Another file, as a restore makes it.
+        try AtomicFile.write(copy, to: owner.devices.ledger.path, mode: 0o600)
+        #expect(try owner.devices.record(named: "a")?.revokedAt == nil)
+        for path in ["ssh", "auto"] { try await isRefused("a", ["--path", path]) }
+        try await isRefused(spelling, [])
+        let status = try await owner.run(["status"])
+        #expect(
+            status.standardError.contains("has 1 certificate that the ledger does not know"),
+            "\(status.standardError)"
+        )
+        let probed = try await owner.run(["status", "--probe", "a"])
+        #expect(probed.status == .exited(5) && probed.standardOutput.contains("`bootstrap revoke`"))
+        let byName = try await owner.run(["doctor", "a"])
+        #expect(!byName.succeeded && byName.standardOutput.contains("--reinstate"), "\(byName.standardOutput)")
+        #expect(!byName.standardOutput.contains("bootstrap renew a"), "\(byName.standardOutput)")
+        #expect(try owner.devices.record(named: "a")?.revokedAt == nil, "looking changes nothing")
+        #expect(try await owner.run(["revoke", "--list-only"]).succeeded)
+        #expect(try owner.devices.record(named: "a")?.revokedAt != nil)
+    }
+
     /// One certificate, by the ledger alone: its list was not written.
     @Test func theLedgerHoldsWithoutAList() async throws {
         let devices = try await TwoDevices()
         let owner = devices.owner
         let serial = try #require(devices.b.serial)
         let (process, conversation) = try await connect(devices, to: "b")
-        _ = try owner.devices.ledger.revokeCertificate(serial: serial, reason: "leaked", by: "revoke")
+        _ = try owner.devices.ledger.revoke(RevocationOrder(serials: [serial], reason: "leaked", by: "revoke"))
         #expect(try await conversation.end(finishing: false).1 == .broken(ECONNRESET))
         _ = try await process.standardError.line(containing: "was revoked", within: .seconds(60))
         await process.stop()

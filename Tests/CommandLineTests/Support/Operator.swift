@@ -12,9 +12,9 @@ struct Operator {
     let base = TemporaryDirectory()
     var bootstrapHome: String { home.path("bootstrap") }
 
-    init() async throws {
+    init(trustDomain: String = "test.example") async throws {
         try home.makeDirectory(".ssh", permissions: 0o700)
-        let made = try await run(["ca", "init", "--trust-domain", "test.example"])
+        let made = try await run(["ca", "init", "--trust-domain", trustDomain])
         try #require(made.succeeded, "\(made.standardError)")
     }
 

@@ -255,7 +255,8 @@ import Testing
 
     /// The ledger of the release before (format 1), with a certificate whose acknowledgement was lost.
     @Test func aLedgerOfTheReleaseBeforeGoesOn() async throws {
-        try FileManager.default.createDirectory(atPath: home.path, withIntermediateDirectories: true)
+        // SQLite takes an empty file for a database.
+        try home.write("ledger.sqlite", "")
         do {
             let database = try SQLiteDatabase(path: home.path("ledger.sqlite"))
             for statement in LedgerSchema.steps[0] { try database.execute(statement) }

@@ -1,4 +1,5 @@
 import Foundation
+import Platform
 import TestPeers
 import Testing
 
@@ -146,11 +147,71 @@ import Testing
         #expect(error?.message.contains("later release") == true)
     }
 
+    /// It has lost what was in it: a new one would say that nobody was revoked.
+    @Test func anEmptyFileIsNoNewLedger() throws {
+        try home.write("state/ledger.sqlite", "")
+        let error = #expect(throws: LedgerError.self) { try ledger.devices() }
+        #expect(error?.code == .damaged)
+        for part in [path, "0 bytes", "Put a copy of it back", "rm \(path)"] {
+            #expect(error?.message.contains(part) == true, "\(String(describing: error))")
+        }
+        #expect(try Data(contentsOf: URL(fileURLWithPath: path)).isEmpty, "it stays as it is")
+        try FileManager.default.removeItem(atPath: path)
+        #expect(try ledger.devices() == [])
+        // Made whole: there is no moment in which it is empty.
+        #expect(try Data(contentsOf: URL(fileURLWithPath: path)).count > 4096)
+    }
+
+    /// Many at once, on a home without one.
+    @Test func theFirstCommandsMakeOneLedger() async throws {
+        let ledger = ledger
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for number in 0..<8 {
+                let device = device("dev\(number)")
+                group.addTask { try ledger.save(device, by: "enroll", "enrolled") }
+            }
+            try await group.waitForAll()
+        }
+        #expect(try ledger.devices().count == 8)
+        #expect(try FileManager.default.contentsOfDirectory(atPath: home.path("state")) == ["ledger.sqlite"])
+    }
+
     @Test func aDirectoryThatCannotBeWrittenIsNamed() throws {
         try home.write("state", "a file")
         let error = #expect(throws: LedgerError.self) { try ledger.devices() }
         #expect(error?.code == .file)
         #expect(error?.message.contains("is no directory") == true, "\(String(describing: error))")
+    }
+
+    /// All that is named, or nothing; and once more is no error.
+    @Test func revokingIsOneStep() async throws {
+        let ca = try makeCA()
+        let (a, b) = (try await issue("dev7", ca: ca), try await issue("dev8", ca: ca))
+        for (name, leaf) in [("dev7", a), ("dev8", b)] {
+            try ledger.save(device(name, serial: leaf.serialNumber), by: "enroll", "enrolled")
+        }
+        for (devices, serials) in [(["dev7"], ["00"]), (["dev7", "dev9"], [b.serialNumber])] {
+            let error = #expect(throws: LedgerError.self) {
+                try ledger.revoke(RevocationOrder(devices: devices, serials: serials, reason: "test", by: "revoke"))
+            }
+            #expect(error?.message.contains("nothing was revoked") == true)
+            #expect(try ledger.liveRevocations().isEmpty)
+            #expect(try ledger.device(named: "dev7")?.revokedAt == nil)
+        }
+        let order = RevocationOrder(devices: ["dev7"], serials: ["00" + b.serialNumber], reason: "test", by: "revoke")
+        let first = try ledger.revoke(order)
+        #expect(first.map(\.device?.name) == ["dev7", nil])
+        #expect(first.map { $0.revoked.map(\.serial) } == [[a.serialNumber], [b.serialNumber]])
+        #expect(try ledger.device(named: "dev8")?.revokedAt == nil)
+        let again = try ledger.revoke(order)
+        #expect(again.allSatisfy { $0.revoked.isEmpty })
+        #expect(again.map { $0.before.map(\.serial) } == [[a.serialNumber], [b.serialNumber]])
+        var later = ledger
+        later.clock = WallClock { [end = b.notAfter] in (end + 1) * 1000 }
+        let error = #expect(throws: LedgerError.self) {
+            try later.revoke(RevocationOrder(serials: [b.serialNumber], reason: "test", by: "revoke"))
+        }
+        #expect(error?.message.contains("ended at") == true)
     }
 
     @Test func importHappensOnce() throws {
@@ -209,7 +270,8 @@ import Testing
     }
 
     private func sqlite(_ statement: String) throws {
-        try home.makeDirectory("state", permissions: 0o700)
+        // SQLite takes an empty file for a database.
+        if !FileManager.default.fileExists(atPath: path) { try home.write("state/ledger.sqlite", "") }
         let database = try SQLiteDatabase(path: path)
         try database.execute(statement)
     }

@@ -317,13 +317,39 @@ import Testing
         let record = try #require(try mesh.records.record(named: "dev7"))
         let table = DeviceStatus.table([DeviceStatus(record, alarms: [alarm], at: 0)], at: 0)
         #expect(table[1].contains("dev7  ALARM"), "\(table)")
-        #expect(table[2].hasPrefix("ALARM: dev7: ") && table[2].contains("bootstrap enroll"), "\(table)")
+        #expect(table[2].hasPrefix("ALARM: dev7: ") && table[2].contains("bootstrap renew dev7"), "\(table)")
         let events = try mesh.ledger.events(of: "dev7").filter { $0.what.hasPrefix("ALARM") }
         #expect(events.count == 1, "once, however often it is tried")
 
         // Revoked, it needs nobody any more.
-        _ = try mesh.ledger.revokeCertificate(serial: alarm.serial, reason: "stolen", by: "revoke")
+        _ = try mesh.ledger.revoke(RevocationOrder(serials: [alarm.serial], reason: "stolen", by: "revoke"))
         #expect(try mesh.ledger.alarms().isEmpty)
+        await mesh.stop()
+    }
+
+    /// A new certificate for the machine with the recorded host key settles an alarm where somebody asked for it.
+    @Test(arguments: [true, false]) func aRenewalSettlesAnAlarmWhereItIsToldTo(_ settles: Bool) async throws {
+        let mesh = try await Mesh()
+        let stolen = try await mesh.enroll("dev7")
+        let present = try await mesh.renew(stolen)
+        _ = await mesh.refusal(stolen)
+        #expect(try mesh.ledger.alarms().count == 1)
+        let seen = Lock<[Bool]>([])
+        let reason = { (isAlarmed: Bool) -> String? in
+            seen.withLock { $0.append(isAlarmed) }
+            return isAlarmed && settles ? "used elsewhere" : nil
+        }
+        func renew(_ serial: String) throws {
+            try mesh.records.update("dev7", by: "renew", "renewed", revokingEarlier: reason) { $0.serial = serial }
+        }
+        try renew("4f01")
+        try renew("4f02")
+        #expect(seen.withLock { $0 } == [true, !settles])
+        #expect(try mesh.ledger.alarms().isEmpty == settles)
+        let states = try mesh.ledger.certificates(of: "dev7").map { ($0.serial, $0.state) }
+        for serial in [stolen, present].map(\.leaf.serialNumber) {
+            #expect(states.first { $0.0 == serial }?.1 == (settles ? .revoked : .superseded))
+        }
         await mesh.stop()
     }
 

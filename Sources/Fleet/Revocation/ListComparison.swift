@@ -1,0 +1,117 @@
+package import MeshIdentity
+import Platform
+
+/// What the ledger and the CA's revocation list say differently of who is revoked. No key of the CA is needed.
+///
+/// Between the commit of the ledger and the list's replacement a command can be ended, or not get at the list; and an
+/// earlier copy of either can be put back.
+package struct ListComparison: Sendable {
+    /// Revoked in the ledger, by a key that is here, and on no list yet: no device refuses them.
+    package var unlisted: [LedgerCertificate] = []
+    /// Revoked in the ledger, and on no list that can be written here: another issuer has signed them, or a CA whose
+    /// key is gone.
+    package var foreign: [LedgerCertificate] = []
+    /// How many certificates are on the list that the ledger does not have as revoked.
+    package var unknown = 0
+
+    /// - Parameters:
+    ///   - directory: The CA's.
+    ///   - ledger: Where certificates of that CA are recorded.
+    /// - Throws: ``LedgerError`` with the way back, where the list is damaged; the same where there is no CA.
+    package init(directory: String, ledger: Ledger) throws(LedgerError) {
+        let roots: [Certificate]
+        let signers: [Certificate]
+        let present: [UInt8]?
+        do throws(IdentityError) {
+            roots = try EmbeddedCA.bundle(directory: directory).roots
+            signers = try EmbeddedCA.signers(directory: directory)
+            present = try EmbeddedCA.revocationLists(directory: directory)
+        } catch {
+            throw LedgerError(.file, error.message)
+        }
+        try self.init(of: PresentLists(present, roots: roots, path: "\(directory)/ca-crl.pem"), signers, ledger)
+    }
+
+    /// - Parameter signers: Those of the keys that lists are made with here.
+    init(of lists: PresentLists, _ signers: [Certificate], _ ledger: Ledger) throws(LedgerError) {
+        for certificate in try ledger.liveRevocations() where !lists.contain(certificate) {
+            if signers.contains(where: { $0.subjectKeyIdentifier == certificate.issuer }) {
+                unlisted.append(certificate)
+            } else {
+                foreign.append(certificate)
+            }
+        }
+        for (list, root) in lists.signed {
+            unknown += try ledger.unknown(list, of: root.subjectKeyIdentifier ?? "", endingBefore: root.notAfter).count
+        }
+    }
+}
+
+/// The lists in a CA's directory as they were read at one moment.
+struct PresentLists {
+    /// Those that a root has signed, with it.
+    let signed: [(list: RevocationList, root: Certificate)]
+    /// All of them, in the order of the file.
+    let all: [RevocationList]
+
+    /// - Parameters:
+    ///   - pem: nil where there is no file.
+    ///   - path: The file, for people.
+    /// - Throws: with the way back, where it is damaged.
+    init(_ pem: [UInt8]?, roots: [Certificate], path: String) throws(LedgerError) {
+        guard let pem else {
+            (signed, all) = ([], [])
+            return
+        }
+        do throws(IdentityError) {
+            // Refuses what says that a root made it, and was not signed by that.
+            _ = try Revocations(pem: pem, roots: roots)
+            all = try RevocationList.all(pem: pem)
+        } catch {
+            throw LedgerError(.damaged, Self.damage(path, pem.isEmpty ? "it is empty" : error.message))
+        }
+        signed = all.compactMap { list in roots.first { list.isSigned(by: $0) }.map { (list, $0) } }
+    }
+
+    private static func damage(_ path: String, _ reason: String) -> String {
+        "the revocation list \(path) cannot be used: \(reason). Nobody is given it, and none is written over it. Put a copy of it back; without "
+            + "one: `mv \(path) \(path).damaged`, then `bootstrap revoke`, whose list has what the ledger knows, and what the lists of the "
+            + "devices say that it visits"
+    }
+
+    func contain(_ certificate: LedgerCertificate) -> Bool {
+        signed.contains { list, root in
+            root.subjectKeyIdentifier == certificate.issuer && list.serials.contains(certificate.serial)
+        }
+    }
+}
+
+extension ListComparison {
+    /// What `bootstrap revoke` sets right, for people; nil where there is nothing.
+    package var remark: String? {
+        if !unlisted.isEmpty {
+            return
+                "no device refuses \(counted(unlisted.count, "certificate")) yet that the ledger has as revoked: a command was ended "
+                + "before it had written the list. `bootstrap revoke`, without a name, writes it and brings it to everybody"
+        }
+        guard unknown > 0 else { return nil }
+        return
+            "the CA's revocation list has \(counted(unknown, "certificate")) that the ledger does not know to be revoked: an earlier copy of it "
+            + "was put back. `bootstrap revoke`, without a name, takes over what the list says"
+    }
+
+    /// What is to be said of certificates that come on no list, for people; nil where there are none.
+    package static func remark(onForeign certificates: [LedgerCertificate]) -> String? {
+        guard !certificates.isEmpty else { return nil }
+        let named = certificates.prefix(20).map {
+            "serial \($0.serial) of \($0.identity), accepted until \(describe(time: $0.notAfter))"
+        }
+        let more = certificates.count > named.count ? "; and \(counted(certificates.count - named.count, "other"))" : ""
+        return """
+            \(counted(certificates.count, "revoked certificate")) can be put on no list here, since no key that is here has signed \
+            \(certificates.count == 1 ? "it" : "them") (another issuer, or a CA whose key is gone): whoever trusts the one that has still accepts \
+            \(named.joined(separator: "; "))\(more). Revoke there, where that can be done; else have everybody forget that root: take it out of \
+            the roots that are given out, and `bootstrap renew --all`
+            """
+    }
+}
