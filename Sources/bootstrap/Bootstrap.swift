@@ -41,10 +41,18 @@ extension Bootstrap {
             } else {
                 try command.run()
             }
+            if isInterrupted { exit(withError: ExitCode.interrupted) }
         } catch {
+            if isInterrupted { exit(withError: ExitCode.interrupted) }
             guard exitCode(for: error) == .validationFailure else { exit(withError: error) }
             printError(fullMessage(for: error))
             exit(withError: ExitCode.usage)
         }
+    }
+
+    /// The command ends because somebody did not answer its question, but pressed Ctrl-C.
+    private static var isInterrupted: Bool {
+        let wasAsking = TerminalPrompt.abandon()
+        return wasAsking || PromptSignals.wereInterrupted
     }
 }

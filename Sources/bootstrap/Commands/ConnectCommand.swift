@@ -196,6 +196,14 @@ private struct Connection: Sendable {
     let session: OperatorSession?
     let forwards: Forwards
     let name: String
+    private let end = CommandEnd()
+
+    init(access: PeerAccess, session: OperatorSession?, forwards: Forwards, name: String) {
+        self.access = access
+        self.session = session
+        self.forwards = forwards
+        self.name = name
+    }
 
     /// Standard output belongs to the stream of `-W`.
     private func report(_ line: String) {
@@ -229,9 +237,11 @@ private struct Connection: Sendable {
         } catch {
             throw fail("\(error)")
         }
-        loop.submit { paths.withValue { $0.start() } }
+        // Before a login may ask something: questions keep signals for whoever trapped them (`PromptSignals`).
         let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm)
+        loop.submit { paths.withValue { $0.start() } }
         let outcome = await Result.of { try await work(paths, events.stream, signals, on: loop) }
+        end.finish()
         // Whatever ends the command: streams that are open are cut, and nobody takes their ends for clean.
         loop.submit { paths.withValue { $0.shutDown() } }
         await loop.shutDown()
@@ -304,7 +314,7 @@ private struct Connection: Sendable {
                         "Other machines reach that port only where GatewayPorts in the sshd_config of \(name) allows it."
                     )
                 }
-            case .refused(let error): throw fail("-R \(forward): \(error.message)", .denied)
+            case .refused(let error): throw end.fail("-R \(forward): \(error.message)", .denied)
             case .lost(let error): printError("-R \(forward): \(error.message); trying again")
             }
         }
@@ -317,14 +327,21 @@ private struct Connection: Sendable {
         on loop: EventLoop
     ) async throws {
         let ends = AsyncStream<StreamError?>.makeStream()
-        let written = try await loop.execute {
+        let written = try await loop.execute { [end] in
             let standard = try StandardStream(on: loop)
+            // Printed before standard output ends: who reads it (ssh, of its ProxyCommand) may end this process then.
+            let fail = { @Sendable (error: StreamError) in
+                _ = paths.withValue { end.fail("\(destination): \(error.message)", $0.exitCode(for: error)) }
+            }
             paths.withValue { paths in
                 paths.openStream(to: destination) { result in
                     switch result {
                     case .success(let opened):
-                        Relay(standard.stream, opened.stream) { ends.continuation.yield($0.failure) }.start()
+                        let relay = Relay(standard.stream, opened.stream) { ends.continuation.yield($0.failure) }
+                        relay.onFailure = fail
+                        relay.start()
                     case .failure(let error):
+                        fail(error)
                         standard.stream.reset(error)
                         ends.continuation.yield(error)
                     }
@@ -336,13 +353,7 @@ private struct Connection: Sendable {
             // The last bytes are on their way to standard output.
             for await _ in written {}
             guard let failure else { return }
-            let code: ExitCode =
-                switch failure.code {
-                case .denied: .denied
-                case .authentication: .authenticationRefused
-                default: .failed
-                }
-            throw fail("\(destination): \(failure.message)", code)
+            throw end.fail("\(destination): \(failure.message)", .failed)
         }
     }
 
@@ -359,28 +370,13 @@ private struct Connection: Sendable {
                 }
                 hasBeenUp = true
             case .relaying: report("\(event)")
-            case .unreachable(let error):
-                let login = try await loginError(paths)
-                if hasBeenUp {
-                    printError(error.message)
-                } else if login?.code == .authenticationRefused {
-                    throw fail(error.message, .authenticationRefused)
-                } else {
-                    throw fail(error.message, .unreachable)
-                }
-            case .refused(let error):
-                guard !hasBeenUp else {
-                    printError("refused: \(error.message)")
-                    continue
-                }
-                let login = try await loginError(paths)
-                throw fail(error.message, login?.code == .hostKeyRefused ? .hostKeyRefused : .authenticationRefused)
+            case .unreachable(let error) where hasBeenUp: printError(error.message)
+            case .refused(let error) where hasBeenUp: printError("refused: \(error.message)")
+            case .unreachable(let error), .refused(let error):
+                let code = try await paths.loop.execute { paths.withValue { $0.exitCode(for: error) } }
+                throw end.fail(error.message, code)
             }
         }
-    }
-
-    private func loginError(_ paths: LoopBound<PeerPaths>) async throws -> SSHError? {
-        try await paths.loop.execute { paths.withValue(\.loginError) }
     }
 
     /// A connection that stays up for days outlives its certificate, and what is revoked meanwhile.
@@ -391,7 +387,21 @@ private struct Connection: Sendable {
                 use: { context in paths.loop.submit { paths.withValue { $0.use(context) } } }
             )
         } catch let error as HostError {
-            throw fail(error)
+            throw end.fail(error.message, error.reason.exitCode)
+        }
+    }
+}
+
+extension PeerPaths {
+    /// The same for the same cause, whichever part of the command it ends. A failed login says more than what it means
+    /// for the paths.
+    fileprivate func exitCode(for error: StreamError) -> ExitCode {
+        switch (error.code, loginError?.code) {
+        case (.authentication, .hostKeyRefused?), (.unreachable, .hostKeyRefused?): .hostKeyRefused
+        case (.authentication, _), (.unreachable, .authenticationRefused?): .authenticationRefused
+        case (.unreachable, _): .unreachable
+        case (.denied, _): .denied
+        default: .failed
         }
     }
 }
