@@ -41,7 +41,9 @@ extension Bootstrap {
             } else {
                 try command.run()
             }
+            if isInterrupted { exit(withError: ExitCode.interrupted) }
         } catch {
+            if isInterrupted { exit(withError: ExitCode.interrupted) }
             let code = exitCode(for: error)
             // What `fail` throws was said, and help is no error.
             guard !code.isSuccess, !(error is ExitCode) else { exit(withError: error) }
@@ -49,5 +51,11 @@ extension Bootstrap {
             printError(message.hasPrefix(prefix) ? "error: \(message.dropFirst(prefix.count))" : message)
             exit(withError: code == .validationFailure ? ExitCode.usage : code)
         }
+    }
+
+    /// The command ends because somebody did not answer its question, but pressed Ctrl-C.
+    private static var isInterrupted: Bool {
+        let wasAsking = TerminalPrompt.abandon()
+        return wasAsking || PromptSignals.wereInterrupted
     }
 }

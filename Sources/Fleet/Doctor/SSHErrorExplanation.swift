@@ -50,13 +50,13 @@ struct SSHErrorExplanation {
                 (0600, in a directory 0700). sshd's log names its reason
                 """
         case .prohibited:
-            (check, reason) = ("forwarding", .failed)
+            (check, reason) = ("forwarding", .denied)
             fix = "in sshd_config: AllowTcpForwarding yes (or local), and no PermitOpen that leaves the port out"
         case .sessionLimit:
             (check, reason) = ("sessions", .failed)
             fix = "in sshd_config: MaxSessions 10 (its default)"
         case .requestDenied:
-            (check, reason) = ("shell", .failed)
+            (check, reason) = ("shell", .denied)
             fix = "the account may run no commands (ForceCommand, restrict in authorized_keys, nologin as shell)"
         default:
             (check, reason) = ("session", .failed)

@@ -36,14 +36,7 @@ package struct HostError: Error, Hashable, Sendable, CustomStringConvertible {
         case let error as HostError: self = error
         case let error as SSHConfigurationError: self.init(.usage, "\(error)")
         case let error as SSHError:
-            let reason: Reason =
-                switch error.code {
-                case .hostKeyRefused: .hostKeyRefused
-                case .authenticationRefused: .authenticationRefused
-                case .connectionFailed, .timedOut, .busy, .negotiationFailed, .unsupported: .unreachable
-                default: .failed
-                }
-            self.init(reason, "\(name): \(error.message)")
+            self.init(Reason(error.code), "\(name): \(error.message)")
         case let error as SignalError: self.init(error.code == .revoked ? .denied : .failed, error.message)
         default: self.init(.failed, "\(name): \(error)")
         }
@@ -51,7 +44,7 @@ package struct HostError: Error, Hashable, Sendable, CustomStringConvertible {
 }
 
 extension HostError.Reason {
-    /// What a login or a transfer fails with where it is all there is to do: what the server forbids counts as denied.
+    /// What a login, a command or a transfer fails with: what the server forbids counts as denied.
     package init(_ code: SSHError.Code) {
         self =
             switch code {

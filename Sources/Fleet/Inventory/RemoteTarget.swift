@@ -23,6 +23,8 @@ package struct RemoteTarget: Sendable {
             self.name = target.name
             destination = target.destination
             recorded = nil
+        } catch let error as DeviceDirectoryError {
+            throw HostError(.failed, error.message)
         } catch {
             throw HostError(.usage, "\(error)")
         }

@@ -30,6 +30,8 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
     private var retained = Retained<Relay>()
     private var idleTimer: LoopTimer?
     private let idleTimeout: Duration?
+    /// Told why, on the loop, before the streams are reset: whoever reads one of them may be gone right after.
+    package var onFailure: ((StreamError) -> Void)?
     /// What had moved when the idle timer fired last.
     private var movedBefore: UInt64 = 0
 
@@ -114,6 +116,7 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
         forward?.stop()
         backward?.stop()
         if let failure {
+            onFailure?(failure)
             first.reset(failure)
             second.reset(failure)
         } else {
@@ -126,6 +129,7 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
     package func runTurn() {
         guard let completion, let result else { return }
         self.completion = nil
+        onFailure = nil
         completion(result)
         retained.release()
     }

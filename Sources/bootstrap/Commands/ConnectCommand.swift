@@ -225,6 +225,23 @@ private struct Connection: Sendable {
     let watch: HostWatch?
     let forwards: Forwards
     let name: String
+    private let end = CommandEnd()
+
+    init(
+        access: PeerAccess,
+        session: OperatorSession?,
+        policy: EnrolledPolicy?,
+        watch: HostWatch?,
+        forwards: Forwards,
+        name: String
+    ) {
+        self.access = access
+        self.session = session
+        self.policy = policy
+        self.watch = watch
+        self.forwards = forwards
+        self.name = name
+    }
 
     /// Standard output belongs to the stream of `-W`.
     private func report(_ line: String) {
@@ -271,6 +288,7 @@ private struct Connection: Sendable {
         }
         loop.submit { paths.withValue { $0.start() } }
         let outcome = await Result.of { try await work(paths, events.stream, signals, on: loop) }
+        end.finish()
         // Whatever ends the command: streams that are open are cut, and nobody takes their ends for clean.
         loop.submit { paths.withValue { $0.shutDown() } }
         await loop.shutDown()
@@ -344,7 +362,7 @@ private struct Connection: Sendable {
                         "Other machines reach that port only where GatewayPorts in the sshd_config of \(name) allows it."
                     )
                 }
-            case .refused(let error): throw fail("-R \(forward): \(error.message)", .denied)
+            case .refused(let error): throw end.fail("-R \(forward): \(error.message)", .denied)
             case .lost(let error): printError("-R \(forward): \(error.message); trying again")
             }
         }
@@ -357,14 +375,21 @@ private struct Connection: Sendable {
         on loop: EventLoop
     ) async throws {
         let ends = AsyncStream<StreamError?>.makeStream()
-        let written = try await loop.execute {
+        let written = try await loop.execute { [self] in
             let standard = try StandardStream(on: loop)
+            // Printed before standard output ends: who reads it (ssh, of its ProxyCommand) may end this process then.
+            let fail = { @Sendable (error: StreamError) in
+                _ = paths.withValue { failure("\(destination): \(error.message)", $0.exitCode(for: error)) }
+            }
             paths.withValue { paths in
                 paths.openStream(to: destination) { result in
                     switch result {
                     case .success(let opened):
-                        Relay(standard.stream, opened.stream) { ends.continuation.yield($0.failure) }.start()
+                        let relay = Relay(standard.stream, opened.stream) { ends.continuation.yield($0.failure) }
+                        relay.onFailure = fail
+                        relay.start()
                     case .failure(let error):
+                        fail(error)
                         standard.stream.reset(error)
                         ends.continuation.yield(error)
                     }
@@ -376,14 +401,7 @@ private struct Connection: Sendable {
             // The last bytes are on their way to standard output.
             for await _ in written {}
             guard let failure else { return }
-            if let refusal = watch?.refusal { throw fail(refusal) }
-            let code: ExitCode =
-                switch failure.code {
-                case .denied: .denied
-                case .authentication: .authenticationRefused
-                default: .failed
-                }
-            throw fail("\(destination): \(failure.message)", code)
+            throw self.failure("\(destination): \(failure.message)", .failed)
         }
     }
 
@@ -409,36 +427,27 @@ private struct Connection: Sendable {
                 }
                 hasBeenUp = true
             case .relaying: report("\(event)")
-            case .unreachable(let error):
-                let login = try await loginError(paths)
-                if hasBeenUp {
-                    printError(error.message)
-                } else if login?.code == .authenticationRefused {
-                    throw fail(error.message, .authenticationRefused)
-                } else {
-                    throw fail(error.message, .unreachable)
-                }
-            case .refused(let error):
-                if let refusal = watch?.refusal { throw fail(refusal) }
-                guard !hasBeenUp else {
-                    printError("refused: \(error.message)")
-                    continue
-                }
-                let login = try await loginError(paths)
-                throw fail(error.message, login?.code == .hostKeyRefused ? .hostKeyRefused : .authenticationRefused)
+            case .unreachable(let error) where hasBeenUp: printError(error.message)
+            case .refused(let error) where hasBeenUp && watch?.refusal == nil:
+                printError("refused: \(error.message)")
+            case .unreachable(let error), .refused(let error):
+                let code = try await paths.loop.execute { paths.withValue { $0.exitCode(for: error) } }
+                throw failure(error.message, code)
             }
         }
     }
 
-    private func loginError(_ paths: LoopBound<PeerPaths>) async throws -> SSHError? {
-        try await paths.loop.execute { paths.withValue(\.loginError) }
+    /// A machine that must not be reached any more is the cause of whatever else failed.
+    private func failure(_ message: String, _ code: ExitCode) -> ExitCode {
+        if let refusal = watch?.refusal { return end.fail(refusal.message, refusal.reason.exitCode) }
+        return end.fail(message, code)
     }
 
     private func keepWatch(_ watch: HostWatch) async throws {
         do {
             try await watch.follow { printError("warning: \($0)") }
         } catch let error as HostError {
-            throw fail(error)
+            throw end.fail(error.message, error.reason.exitCode)
         }
     }
 
@@ -450,7 +459,21 @@ private struct Connection: Sendable {
                 use: { context in paths.loop.submit { paths.withValue { $0.use(context) } } }
             )
         } catch let error as HostError {
-            throw fail(error)
+            throw end.fail(error.message, error.reason.exitCode)
+        }
+    }
+}
+
+extension PeerPaths {
+    /// The same for the same cause, whichever part of the command it ends. A failed login says more than what it means
+    /// for the paths.
+    fileprivate func exitCode(for error: StreamError) -> ExitCode {
+        switch (error.code, loginError?.code) {
+        case (.authentication, .hostKeyRefused?), (.unreachable, .hostKeyRefused?): .hostKeyRefused
+        case (.authentication, _), (.unreachable, .authenticationRefused?): .authenticationRefused
+        case (.unreachable, _): .unreachable
+        case (.denied, _): .denied
+        default: .failed
         }
     }
 }

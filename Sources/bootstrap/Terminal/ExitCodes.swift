@@ -16,6 +16,8 @@ extension ExitCode {
     static let denied = ExitCode(5)
     /// No path leads there.
     static let unreachable = ExitCode(6)
+    /// Somebody answered a question with Ctrl-C.
+    static let interrupted = ExitCode(PromptSignals.interruptedStatus)
 }
 
 extension HostError.Reason {
@@ -32,7 +34,10 @@ extension HostError.Reason {
 }
 
 /// Prints `error: MESSAGE` on stderr. `throw fail(…)` ends the command with the exit code.
+///
+/// What fails because a question was answered with Ctrl-C needs no explanation.
 func fail(_ message: String, _ code: ExitCode = .failed) -> ExitCode {
+    guard !PromptSignals.wereInterrupted else { return .interrupted }
     printError("error: \(message)")
     return code
 }

@@ -8,10 +8,12 @@ import Streams
 /// One question at a time, whoever asks: the logins of a fleet wait for each other here.
 enum TerminalPrompt {
     private static let turn = Lock(())
+    /// The terminal of a question that nobody has answered yet, and how it was before.
+    private static let open = Lock<(terminal: Int32, before: termios?)?>(nil)
 
     /// Whether there is a person to ask.
     static var isAvailable: Bool {
-        let terminal = open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY)
+        let terminal = Glibc.open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY)
         guard terminal >= 0 else { return false }
         close(terminal)
         return true
@@ -19,7 +21,8 @@ enum TerminalPrompt {
 
     /// Asks for a passphrase without showing it; nil if there is no terminal, or the input ends.
     ///
-    /// The terminal echoes again afterwards, also when the question is interrupted by a signal that ends the process.
+    /// The terminal echoes again afterwards, also when a signal interrupts the question. Ctrl-C ends the process with
+    /// 130, or whatever the command does with it.
     static func passphrase(_ question: String) -> Passphrase? {
         turn.withLock { _ in ask(question, isSecret: true) }
     }
@@ -43,44 +46,95 @@ enum TerminalPrompt {
         }
     }
 
-    private static func ask(_ question: String, isSecret: Bool) -> Passphrase? {
-        let terminal = open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY)
-        guard terminal >= 0 else { return nil }
-        defer { close(terminal) }
-        guard isSecret else {
-            put(question, on: terminal)
-            return readLine(terminal)
+    /// The process ends: a terminal that was silent for a question echoes again. A signal that a command traps may not
+    /// have come to the question at all.
+    ///
+    /// - Returns: Whether there was a question.
+    static func abandon() -> Bool {
+        open.withLock { asked in
+            guard let (terminal, before) = asked else { return false }
+            asked = nil
+            settle(terminal, before)
+            return true
         }
-        var before = termios()
-        guard tcgetattr(terminal, &before) == 0 else { return nil }
-        // Signals wait until the echo is back: Ctrl-C then ends the process as always, on a terminal that works.
-        var (signals, unblocked) = (sigset_t(), sigset_t())
-        sigemptyset(&signals)
-        for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP] { sigaddset(&signals, signal) }
-        pthread_sigmask(SIG_BLOCK, &signals, &unblocked)
-        defer { pthread_sigmask(SIG_SETMASK, &unblocked, nil) }
-        var silent = before
-        silent.c_lflag &= ~tcflag_t(ECHO | ECHOE | ECHOK | ISIG)
-        guard tcsetattr(terminal, TCSAFLUSH, &silent) == 0 else { return nil }
-        defer {
-            tcsetattr(terminal, TCSAFLUSH, &before)
-            put("\n", on: terminal)
-        }
-        put(question, on: terminal)
-        return readLine(terminal)
     }
 
-    private static func readLine(_ terminal: Int32) -> Passphrase? {
+    /// After a question that was not answered, or whose answer was not seen.
+    private static func settle(_ terminal: Int32, _ before: termios?) {
+        if var before { tcsetattr(terminal, TCSAFLUSH, &before) }
+        put("\n", on: terminal)
+    }
+
+    private static func ask(_ question: String, isSecret: Bool) -> Passphrase? {
+        let terminal = Glibc.open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY)
+        guard terminal >= 0 else { return nil }
+        defer { close(terminal) }
+        while !PromptSignals.wereInterrupted {
+            let (answer, signals) = askOnce(question, isSecret: isSecret, on: terminal)
+            // A question that was stopped with Ctrl-Z is asked again by whoever continues.
+            for signal in signals { PromptSignals.deliver(signal) }
+            guard signals.contains(SIGTSTP), answer == nil else { return answer }
+        }
+        return nil
+    }
+
+    /// - Returns: With the signals that came meanwhile: the first has ended the question.
+    private static func askOnce(
+        _ question: String,
+        isSecret: Bool,
+        on terminal: Int32
+    ) -> (answer: Passphrase?, signals: [Int32]) {
+        guard let kept = PromptSignals.keep() else { return (nil, []) }
+        guard begin(terminal, isSecret: isSecret) else { return (nil, PromptSignals.release(kept)) }
+        put(question, on: terminal)
+        let answer = readLine(terminal, until: kept.reader)
+        open.withLock { asked in
+            guard let (terminal, before) = asked else { return }
+            asked = nil
+            if isSecret || answer == nil { settle(terminal, before) }
+        }
+        return (answer, PromptSignals.release(kept))
+    }
+
+    private static func begin(_ terminal: Int32, isSecret: Bool) -> Bool {
+        open.withLock { asked in
+            guard isSecret else {
+                asked = (terminal, nil)
+                return true
+            }
+            var before = termios()
+            guard tcgetattr(terminal, &before) == 0 else { return false }
+            var silent = before
+            silent.c_lflag &= ~tcflag_t(ECHO | ECHOE | ECHOK)
+            asked = (terminal, before)
+            guard tcsetattr(terminal, TCSAFLUSH, &silent) == 0 else {
+                asked = nil
+                return false
+            }
+            return true
+        }
+    }
+
+    /// nil when the input ends, or `interruption` becomes readable.
+    private static func readLine(_ terminal: Int32, until interruption: Int32) -> Passphrase? {
         var line: [UInt8] = []
         defer { for index in line.indices { line[index] = 0 } }
         // No reallocation leaves a copy behind.
         line.reserveCapacity(4096)
         var byte: UInt8 = 0
         while true {
+            var ready = [
+                pollfd(fd: terminal, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: interruption, events: Int16(POLLIN), revents: 0),
+            ]
+            guard poll(&ready, nfds_t(ready.count), -1) > 0 else {
+                guard errno == EINTR else { return nil }
+                continue
+            }
+            guard ready[1].revents == 0 else { return nil }
             let count = read(terminal, &byte, 1)
             if count < 0, errno == EINTR { continue }
-            // 3 is Ctrl-C, which is a byte like any other while signals are off.
-            guard count == 1, byte != 3, line.count < 4096 else { return nil }
+            guard count == 1, line.count < 4096 else { return nil }
             if byte == UInt8(ascii: "\n") { return Passphrase(line) }
             line.append(byte)
         }

@@ -92,4 +92,72 @@ import Testing
         #expect(output.standardError.contains("ss -ltnp"))
         await journey.stop()
     }
+
+    /// What each command does with a machine that it has to log in to.
+    private static func commands(_ destination: String) -> [[String]] {
+        [
+            ["exec", destination], ["copy", "/etc/passwd", "\(destination):/dev/null"],
+            ["connect", destination, "-L", "0:localhost:1"], ["connect", destination, "-W", "localhost:1"],
+            ["enroll", destination, "--agent-binary", TestTools.bootstrap], ["unenroll", destination],
+            ["doctor", destination],
+        ]
+    }
+
+    /// Equal causes have equal codes, and one error, whichever command meets them.
+    @Test(arguments: [("host key", 3), ("login", 4), ("nobody", 6), ("name", 6)] as [(String, Int32)])
+    func theSameCauseHasTheSameCode(cause: String, code: Int32) async throws {
+        let journey = try await Journey(knowsHost: cause != "host key")
+        try await journey.makeAuthority()
+        let other = try await OpenSSHServer()
+        var options = journey.sshOptions + ["-o", "BatchMode=yes"]
+        var destination = journey.destination
+        switch cause {
+        case "login": options = options.map { $0 == journey.sshd.userKey ? other.userKey : $0 }
+        case "nobody": destination = "\(OpenSSHServer.user)@127.0.0.1:\(FreePort.next())"
+        case "name": destination = "does-not-exist.invalid"
+        default: break
+        }
+        for command in Self.commands(destination) {
+            let more = command[0] == "exec" ? ["--", "true"] : []
+            let output = try await journey.run(command + options + more)
+            #expect(output.status == .exited(code), "\(command): \(output.standardOutput)\(output.standardError)")
+            guard command[0] != "doctor" else { continue }
+            let errors = output.standardError.split(separator: "\n").filter { $0.hasPrefix("error:") }
+            #expect(errors.count == 1, "\(command): \(output.standardError)")
+        }
+        await other.stop()
+        await journey.stop()
+    }
+
+    /// As ssh's ProxyCommand, `-W` loses its reader when standard output ends: by then the reason is printed.
+    @Test(arguments: ["closed port", "no login"]) func theReasonIsPrintedBeforeStandardOutputEnds(
+        cause: String
+    ) async throws {
+        let journey = try await Journey()
+        let other = try await OpenSSHServer()
+        let options =
+            cause == "no login"
+            ? journey.sshOptions.map { $0 == journey.sshd.userKey ? other.userKey : $0 } : journey.sshOptions
+        // Ends the command as soon as its output has ended.
+        let script = """
+            import os, signal, subprocess, sys
+            for _ in range(12):
+                process = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                process.stdout.read()
+                process.kill()
+                process.wait()
+                said = process.stderr.read().decode()
+                print("said" if "error: localhost:" in said else "lost: " + said)
+            """
+        let output = try await ChildProcess.run(
+            "python3",
+            ["-c", script, TestTools.bootstrap, "connect", journey.destination, "-W", "localhost:\(FreePort.next())"]
+                + options + ["-o", "BatchMode=yes"],
+            environment: ["HOME": journey.home, "SSH_AUTH_SOCK": nil],
+            within: .seconds(60)
+        )
+        #expect(output.standardOutput == String(repeating: "said\n", count: 12), "\(output.standardError)")
+        await other.stop()
+        await journey.stop()
+    }
 }
