@@ -48,7 +48,12 @@ import Testing
         )
     }
 
-    static func request(_ from: String, _ to: String) throws -> StreamRequest {
+    static func request(
+        _ from: String,
+        _ to: String,
+        at sourceIP: IPAddress = .loopbackIPv4,
+        through forwarded: String? = nil
+    ) throws -> StreamRequest {
         let source: StreamRequest.Source =
             switch from {
             case "local": .localUser
@@ -57,9 +62,10 @@ import Testing
             }
         return StreamRequest(
             source: source,
-            sourceIP: .loopbackIPv4,
+            sourceIP: sourceIP,
             transport: source == .localUser ? nil : .h2,
             destination: try Authority(parsing: to),
+            hops: HopTrail(parsing: forwarded),
             now: 1_800_000_000
         )
     }
@@ -252,16 +258,15 @@ import Testing
         let named = try Self.request("prod", "legacy.lan:80")
         #expect(try planner(deny).refusal(dialing: address, port: 80, for: named)?.code == .denied)
         // As a source.
-        var from = named
-        from.sourceIP = address
+        let from = try Self.request("prod", "legacy.lan:80", at: address)
         let denySource = Self.rule(.deny, .init(from: [.init(sourceIPs: [cidr])]))
         #expect(try Self.text(planner(denySource).plan(from)) == "policy: DENY")
         // What an ALLOW rule excludes.
         let allow = Self.rule(.allow, .init(to: [.init(notHosts: [ten], ports: [5432...5432])]))
         #expect(try Self.text(planner(allow).plan(Self.request("ops", "[\(spelling)]:5432"))) == "policy: default")
         let allowSource = Self.rule(.allow, .init(from: [.init(notSourceIPs: [cidr])], to: [Self.ports([80])]))
-        from.source = .peer(try SPIFFEID("spiffe://mesh.example/ns/ops/sa/web"))
-        #expect(try Self.text(planner(allowSource).plan(from)) == "policy: default")
+        let ops = try Self.request("ops", "legacy.lan:80", at: address)
+        #expect(try Self.text(planner(allowSource).plan(ops)) == "policy: default")
         // An exclusion of a DENY rule is for what is written there, and nothing else.
         let denyOthers = Self.rule(.deny, .init(to: [.init(notHosts: [ten])]))
         #expect(
@@ -305,14 +310,13 @@ import Testing
             (String(repeating: ",", count: 16000), "loop"),
         ] as [(String?, String)]
     ) func loopsAreFound(_ forwarded: String?, _ expected: String) throws {
-        var request = try Self.request("prod", "db.prod:5432")
-        request.hops = HopTrail(parsing: forwarded)
+        let request = try Self.request("prod", "db.prod:5432", through: forwarded)
         let plan = try Self.planner().plan(request)
         let error: StreamError? = if case .refused(let refusal) = plan.outcome { refusal.error } else { nil }
         #expect((error?.code == .loop) == (expected == "loop"), "\(plan)")
         #expect(error == nil || error?.code == .loop, "\(plan)")
-        request.destination = try Authority(parsing: "legacy.lan:80")
-        #expect(try Self.planner().plan(request).isAllowed, "here it ends")
+        let here = try Self.request("prod", "legacy.lan:80", through: forwarded)
+        #expect(try Self.planner().plan(here).isAllowed, "here it ends")
     }
 
     /// What goes on is written anew: an element that another node would read otherwise does not come through.

@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// Whether this process was started with the signal ignored.
