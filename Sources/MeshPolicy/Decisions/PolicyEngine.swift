@@ -79,7 +79,10 @@ package struct PolicyEngine: Sendable {
     /// What an address leads to by way of a translator is judged as the address itself: another spelling is no way
     /// around a DENY policy.
     private func denyingRule(_ attributes: RequestAttributes) -> RuleReference? {
-        if deny.isEmpty { return nil }
+        guard attributes.hasAliases else {
+            if case .rule(let rule) = deny.firstMatch(attributes) { return rule }
+            return nil
+        }
         for spelling in attributes.spellings {
             if case .rule(let rule) = deny.firstMatch(spelling) { return rule }
         }
@@ -114,8 +117,11 @@ package struct PolicyEngine: Sendable {
     }
 
     private func notes(_ attributes: RequestAttributes) -> [String] {
-        var seen: Set<RuleReference> = []
-        let rules = attributes.spellings.flatMap(logged.allMatches).filter { seen.insert($0).inserted }
+        var rules = logged.allMatches(attributes)
+        if attributes.hasAliases {
+            var seen: Set<RuleReference> = []
+            rules = attributes.spellings.flatMap(logged.allMatches).filter { seen.insert($0).inserted }
+        }
         return rules.map { rule in
             switch rule.policy.action {
             case .audit: "audited by \(rule)"

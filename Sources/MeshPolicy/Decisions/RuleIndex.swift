@@ -185,11 +185,13 @@ struct RequestAttributes {
         destinationAliases = request.destination.address?.embeddedIPv4.map { Authority(address: $0, port: port) } ?? []
     }
 
-    /// This request, and the same under every other name that its addresses have; nearly always one.
+    /// Nearly always not.
+    var hasAliases: Bool { !sourceAliases.isEmpty || !destinationAliases.isEmpty }
+
+    /// This request, and the same under every other name that its addresses have.
     var spellings: [RequestAttributes] {
         var plain = self
         (plain.sourceAliases, plain.destinationAliases) = ([], [])
-        if sourceAliases.isEmpty, destinationAliases.isEmpty { return [plain] }
         return ([sourceIP] + sourceAliases).flatMap { source in
             ([destination] + destinationAliases).map { destination in
                 var spelling = plain
