@@ -107,8 +107,13 @@ package struct Supervisor {
 
     private func takeLock() throws(Failure) -> Int32 {
         let path = Self.processFile(state)
-        let file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
-        guard file >= 0 else { throw Failure(description: "\(path): \(String(cString: strerror(errno)))") }
+        var file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
+        if file < 0 {
+            // On a file system that cannot be written to: the directory can be locked as well.
+            let reason = errno
+            file = open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+            guard file >= 0 else { throw Failure(description: "\(path): \(String(cString: strerror(reason)))") }
+        }
         guard flock(file, LOCK_EX | LOCK_NB) == 0 else {
             close(file)
             throw Failure(description: "another supervisor runs for \(state)")

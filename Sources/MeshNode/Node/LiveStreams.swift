@@ -37,6 +37,9 @@ final class LiveStreams {
                 for resume in waiting { resume() }
             }
         }
+        // Where it came through was for opening it.
+        var request = request
+        request.hops = HopTrail()
         entries[key] = Entry(relay: relay, request: request, path: opened.path, dialled: opened.dialled)
         relay.start()
     }

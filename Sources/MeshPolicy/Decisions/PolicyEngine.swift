@@ -87,7 +87,10 @@ package struct PolicyEngine: Sendable {
     /// What an address leads to by way of a translator is judged as the address itself: another spelling is no way
     /// around a DENY policy.
     private func denyingRule(_ attributes: RequestAttributes, over transport: Transport) -> RuleReference? {
-        if deny.isEmpty { return nil }
+        guard attributes.hasAliases else {
+            if case .rule(let rule) = deny.firstMatch(attributes, over: transport) { return rule }
+            return nil
+        }
         for spelling in attributes.spellings {
             if case .rule(let rule) = deny.firstMatch(spelling, over: transport) { return rule }
         }
@@ -131,9 +134,13 @@ package struct PolicyEngine: Sendable {
     }
 
     private func notes(_ attributes: RequestAttributes, over transport: Transport) -> [String] {
-        var seen: Set<RuleReference> = []
-        let rules = attributes.spellings.flatMap { logged.allMatches($0, over: transport) }
-        return rules.filter { seen.insert($0).inserted }.map { rule in
+        var rules = logged.allMatches(attributes, over: transport)
+        if attributes.hasAliases {
+            var seen: Set<RuleReference> = []
+            rules = attributes.spellings.flatMap { logged.allMatches($0, over: transport) }
+            rules = rules.filter { seen.insert($0).inserted }
+        }
+        return rules.map { rule in
             switch rule.policy.action {
             case .audit: "audited by \(rule)"
             case .allow: "dry run: would be allowed by \(rule)"

@@ -196,9 +196,12 @@ final class RequestAttributes {
         now = original.now
     }
 
-    /// This request, and the same under every other name that its addresses have; nearly always one.
+    /// Nearly always not.
+    var hasAliases: Bool { !sourceAliases.isEmpty || !destinationAliases.isEmpty }
+
+    /// This request, and the same under every other name that its addresses have.
     var spellings: [RequestAttributes] {
-        if sourceAliases.isEmpty, destinationAliases.isEmpty { return [self] }
+        guard hasAliases else { return [self] }
         return ([sourceIP] + sourceAliases).flatMap { source in
             ([destination] + destinationAliases).map { RequestAttributes(spelling: self, source, $0) }
         }

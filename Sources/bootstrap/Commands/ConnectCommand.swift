@@ -85,6 +85,7 @@ struct ConnectCommand: AsyncParsableCommand {
 
     func run() async throws {
         startLogging(.warning)
+        raiseDescriptorLimit()
         let forwards = try parseForwards()
         let device = try findDevice()
         let session = try device.map { try makeSession($0) }

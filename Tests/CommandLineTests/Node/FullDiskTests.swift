@@ -2,7 +2,7 @@ import Foundation
 import TestPeers
 import Testing
 
-/// A device whose disk has no room: the node runs, is watched over, and is started again.
+/// A device whose disk has no room, or cannot be written to: the node runs, is watched over, and is started again.
 @Suite(.timeLimit(.minutes(3))) struct FullDiskTests {
     /// In a mount namespace of its own: a small file system that is filled before the supervisor starts.
     private static let script = """
@@ -12,11 +12,12 @@ import Testing
         mkdir -m 700 "$1/state/run"
         cp -r "$2" "$1/state/identity"
         cp "$3" "$1/state/node.yaml"
-        dd if=/dev/zero of="$1/ballast" bs=1k 2>/dev/null || true
+        if [ "$5" = full ]; then dd if=/dev/zero of="$1/ballast" bs=1k 2>/dev/null || true
+        else mount -o remount,ro "$1"; fi
         exec "$4" supervise --state "$1/state"
         """
 
-    @Test func aNodeIsNotEndedForWantOfALine() async throws {
+    @Test(arguments: ["full", "read-only"]) func aNodeIsNotEndedForWantOfALine(disk kind: String) async throws {
         let directory = TemporaryDirectory()
         let disk = try directory.makeDirectory("disk")
         let port = FreePort.next()
@@ -28,7 +29,7 @@ import Testing
             "unshare",
             [
                 "-m", "sh", "-c", Self.script, "sh", disk, TestCertificates.shared.path(.server), configuration,
-                TestTools.bootstrap,
+                TestTools.bootstrap, kind,
             ]
         )
         let node = try await listening(supervisor, port)

@@ -36,9 +36,11 @@ import Testing
                 announce.yield(context.trust.hasSameRevocations(as: session.context.trust))
             }
         }
-        defer { following.cancel() }
         var iterator = news.makeAsyncIterator()
         let isSame = await iterator.next()
+        // Its files go with this test.
+        following.cancel()
+        _ = await following.result
         #expect(isSame == false)
         #expect(said.withLock { $0 } == 1)
     }
