@@ -256,7 +256,12 @@ private struct Connection: Sendable {
         // Whatever ends the command: streams that are open are cut, and nobody takes their ends for clean.
         loop.submit { paths.withValue { $0.shutDown() } }
         await loop.shutDown()
-        try outcome.get()
+        do {
+            try outcome.get()
+        } catch let error as HostError {
+            // Here, since several of them may have found out.
+            throw fail(error)
+        }
     }
 
     /// Ends with the first of these.
@@ -276,7 +281,7 @@ private struct Connection: Sendable {
                 group.addTask { try await carryStandardStream(to: destination, paths, on: loop) }
             }
             if let session { group.addTask { try await keepCurrent(session, paths) } }
-            if let watch { group.addTask { try await keepWatch(watch) } }
+            if let watch { group.addTask { try await watch.follow { printError("warning: \($0)") } } }
             defer { group.cancelAll() }
             try await group.next()
         }
@@ -358,7 +363,7 @@ private struct Connection: Sendable {
             // The last bytes are on their way to standard output.
             for await _ in written {}
             guard let failure else { return }
-            if let refusal = watch?.refusal { throw fail(refusal) }
+            if let refusal = watch?.refusal { throw refusal }
             let code: ExitCode =
                 switch failure.code {
                 case .denied: .denied
@@ -392,7 +397,7 @@ private struct Connection: Sendable {
                     throw fail(error.message, .unreachable)
                 }
             case .refused(let error):
-                if let refusal = watch?.refusal { throw fail(refusal) }
+                if let refusal = watch?.refusal { throw refusal }
                 guard !hasBeenUp else {
                     printError("refused: \(error.message)")
                     continue
@@ -407,24 +412,12 @@ private struct Connection: Sendable {
         try await paths.loop.execute { paths.withValue(\.loginError) }
     }
 
-    private func keepWatch(_ watch: HostWatch) async throws {
-        do {
-            try await watch.follow { printError("warning: \($0)") }
-        } catch let error as HostError {
-            throw fail(error)
-        }
-    }
-
     /// A connection that stays up for days outlives its certificate, and what is revoked meanwhile.
     private func keepCurrent(_ session: OperatorSession, _ paths: LoopBound<PeerPaths>) async throws {
-        do {
-            try await session.follow(
-                warn: { printError("warning: \($0)") },
-                use: { context in paths.loop.submit { paths.withValue { $0.use(context) } } }
-            )
-        } catch let error as HostError {
-            throw fail(error)
-        }
+        try await session.follow(
+            warn: { printError("warning: \($0)") },
+            use: { context in paths.loop.submit { paths.withValue { $0.use(context) } } }
+        )
     }
 }
 
