@@ -37,6 +37,9 @@ package struct LedgerCertificate: Hashable, Sendable {
     /// Why it was revoked.
     package var reason: String?
 
+    /// Which one it is, whatever has become of it.
+    package var name: CertificateName { CertificateName(issuer: issuer, serial: serial) }
+
     package init(
         _ certificate: Certificate,
         identity: SPIFFEID,

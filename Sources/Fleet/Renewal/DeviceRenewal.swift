@@ -120,8 +120,9 @@ package struct DeviceRenewal: Sendable {
         return "\(text); \(changed.sshServer?.summary ?? "")"
     }
 
-    /// What keeps ledger and list apart keeps nobody from a certificate: its agent has a list, and keeps that.
-    private func reconcile() {
+    /// Has the CA's list and the ledger agree. What keeps them apart keeps nobody from a certificate: its agent has a
+    /// list, and keeps that.
+    package func reconcile() {
         var problem: String?
         do throws(LedgerError) {
             try publisher?.reconcile { problem = $0 }

@@ -21,15 +21,13 @@ package struct ListComparison: Sendable {
     package init(directory: String, ledger: Ledger) throws(LedgerError) {
         let roots: [Certificate]
         let signers: [Certificate]
-        let present: [UInt8]?
         do throws(IdentityError) {
             roots = try EmbeddedCA.bundle(directory: directory).roots
             signers = try EmbeddedCA.signers(directory: directory)
-            present = try EmbeddedCA.revocationLists(directory: directory)
         } catch {
             throw LedgerError(.file, error.message)
         }
-        try self.init(of: PresentLists(present, roots: roots, path: "\(directory)/ca-crl.pem"), signers, ledger)
+        try self.init(of: PresentLists(directory: directory, roots: roots), signers, ledger)
     }
 
     /// - Parameter signers: Those of the keys that lists are made with here.
@@ -54,11 +52,18 @@ struct PresentLists {
     /// All of them, in the order of the file.
     let all: [RevocationList]
 
-    /// - Parameters:
-    ///   - pem: nil where there is no file.
-    ///   - path: The file, for people.
-    /// - Throws: with the way back, where it is damaged.
-    init(_ pem: [UInt8]?, roots: [Certificate], path: String) throws(LedgerError) {
+    /// As they came, in PEM form; nil where there is no file.
+    let pem: [UInt8]?
+
+    /// - Parameter directory: The CA's.
+    /// - Throws: with the way back, where the file is damaged.
+    init(directory: String, roots: [Certificate]) throws(LedgerError) {
+        let path = "\(directory)/\(EmbeddedCA.revocationsFile)"
+        do throws(IdentityError) {
+            pem = try EmbeddedCA.revocationLists(directory: directory)
+        } catch {
+            throw LedgerError(.damaged, Self.damage(path, error.message))
+        }
         guard let pem else {
             (signed, all) = ([], [])
             return

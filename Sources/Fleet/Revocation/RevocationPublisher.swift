@@ -9,6 +9,8 @@ import Platform
 package struct RevocationPublisher: Sendable {
     private let authority: LiveCA
     private let ledger: Ledger
+    /// How long to wait for another process that writes a list.
+    package var patience = Duration.seconds(10)
 
     package init(authority: LiveCA, ledger: Ledger) {
         self.authority = authority
@@ -21,9 +23,7 @@ package struct RevocationPublisher: Sendable {
 
     /// The lists that were written last, in PEM form; nil without any, and where nobody is to be given them.
     package var present: [UInt8]? {
-        guard let lists = (try? authority.present().revocationLists()) ?? nil, (try? presentLists()) != nil
-        else { return nil }
-        return lists
+        (try? presentLists())?.pem
     }
 
     /// Peers of ours go on with a list that is older; others, such as Envoy, refuse everybody then. Every renewal
@@ -40,7 +40,8 @@ package struct RevocationPublisher: Sendable {
     /// Has ledger and list say the same: the ledger takes over what only the list knows, and the list is written where
     /// it lacks something. Nearly always nothing is written.
     ///
-    /// - Parameter warn: Told where the list could not be written: others are not kept from their certificates for it.
+    /// - Parameter warn: Told that the list was written, and that it could not be: others are not kept from their
+    ///   certificates for it.
     /// - Throws: where the list is damaged, or the ledger cannot be used.
     package func reconcile(warn: (String) -> Void) throws(LedgerError) {
         try takeOverPresent()
@@ -49,7 +50,12 @@ package struct RevocationPublisher: Sendable {
         do throws(LedgerError) {
             try locked { () throws(LedgerError) in
                 // Whoever had the lock may have written it.
-                if try !comparison().unlisted.isEmpty { _ = try write() }
+                guard try !comparison().unlisted.isEmpty else { return }
+                _ = try write()
+                warn(
+                    "the CA's revocation list has \(counted(unlisted.count, "certificate")) now that only the ledger had as revoked, since a "
+                        + "command was ended between the two. `bootstrap revoke`, without a name, brings it to everybody; so does the next renewal"
+                )
             }
         } catch {
             warn(Self.remark(onUnlisted: unlisted, error))
@@ -74,20 +80,20 @@ package struct RevocationPublisher: Sendable {
     }
 
     private func presentLists() throws(LedgerError) -> PresentLists {
-        let (roots, present): ([Certificate], [UInt8]?)
+        let roots: [Certificate]
         do throws(IdentityError) {
-            (roots, present) = (try authority.roots(), try authority.present().revocationLists())
+            roots = try authority.roots()
         } catch {
             throw LedgerError(.file, error.message)
         }
-        return try PresentLists(present, roots: roots, path: path)
+        return try PresentLists(directory: directory, roots: roots)
     }
 
     private func locked<Outcome>(_ body: () throws(LedgerError) -> Outcome) throws(LedgerError) -> Outcome {
         let lock: FileLock
         do throws(FileError) {
             // Two operators at once: the list with the higher number is the later one, and has what both revoked.
-            lock = try FileLock(directory: directory, patience: .seconds(10))
+            lock = try FileLock(directory: directory, patience: patience)
         } catch {
             throw LedgerError(error.code == .timedOut ? .busy : .file, error.message)
         }

@@ -293,7 +293,12 @@ private struct Connection: Sendable {
         // Whatever ends the command: streams that are open are cut, and nobody takes their ends for clean.
         loop.submit { paths.withValue { $0.shutDown() } }
         await loop.shutDown()
-        try outcome.get()
+        do {
+            try outcome.get()
+        } catch let error as HostError {
+            // Here, since several of them may have found out.
+            throw fail(error)
+        }
     }
 
     /// Ends with the first of these.
@@ -313,7 +318,7 @@ private struct Connection: Sendable {
                 group.addTask { try await carryStandardStream(to: destination, paths, on: loop) }
             }
             if let session { group.addTask { try await keepCurrent(session, paths) } }
-            if let watch { group.addTask { try await keepWatch(watch) } }
+            if let watch { group.addTask { try await watch.follow { printError("warning: \($0)") } } }
             defer { group.cancelAll() }
             try await group.next()
         }

@@ -70,7 +70,8 @@ struct RenewCommand: AsyncParsableCommand {
         renewal.renewsHostCertificates = sshHostCert
         renewal.publisher = (issuer as? LiveCA).map { RevocationPublisher(authority: $0, ledger: records.ledger) }
         renewal.isByHand = !due && !watch
-        if watch { return await keepWatching(RenewalWatch(renewal, parallel: selection.parallel, report: report)) }
+        renewal.reconcile()
+        if watch { return await keepWatching(renewal, report) }
         let devices = try devices(in: records)
         guard !devices.isEmpty else {
             printLine(due ? "No certificate is due." : "No device is enrolled; `bootstrap enroll DEST` changes that.")
@@ -106,12 +107,16 @@ struct RenewCommand: AsyncParsableCommand {
     }
 
     /// Until somebody stops the command.
-    private func keepWatching(_ watch: RenewalWatch) async {
+    private func keepWatching(_ renewal: DeviceRenewal, _ report: HostReport) async {
+        let watch = RenewalWatch(renewal, parallel: selection.parallel, report: report)
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
         printLine("watching \(Home.ledger)")
         await withTaskGroup(of: Void.self) { group in
             group.addTask { for await _ in signals { return } }
             group.addTask { await watch.run() }
+            if let publisher = renewal.publisher {
+                group.addTask { await publisher.keepReconciled(warn: report.warn) }
+            }
             await group.next()
             group.cancelAll()
         }

@@ -74,7 +74,8 @@ struct RevokeCommand: AsyncParsableCommand {
         do throws(IdentityError) {
             return .success(try access.openLive())
         } catch {
-            guard ![.passphraseRequired, .wrongPassphrase].contains(error.code) else { throw fail(error) }
+            let isUnlocked = access.passphraseFile.map { (try? Passphrase(file: $0)) != nil } ?? true
+            guard isUnlocked, ![.passphraseRequired, .wrongPassphrase].contains(error.code) else { throw fail(error) }
             return .failure(error)
         }
     }
@@ -152,8 +153,8 @@ struct RevokeCommand: AsyncParsableCommand {
                 if let remark = ListComparison.remark(onForeign: foreign) { printError("warning: \(remark)") }
                 return (lists, true)
             }
-            let named = Set(done.flatMap(\.certificates))
-            guard let remark = ListComparison.remark(onForeign: foreign.filter(named.contains)) else {
+            let named = Set(done.flatMap(\.certificates).map(\.name))
+            guard let remark = ListComparison.remark(onForeign: foreign.filter { named.contains($0.name) }) else {
                 return (lists, true)
             }
             printError("error: \(remark)")

@@ -106,6 +106,7 @@ import Testing
             (["--serial", serial, "--serial", "00"], "no certificate in the ledger has the serial number 00"),
             (["nobody", "--serial", serial], "'nobody' is not enrolled"),
             (["--serial", serial, "--password-file", owner.home.path("missing")], "missing"),
+            (["--serial", serial, "--passphrase-file", owner.home.path("missing")], "missing"),
         ] {
             let output = try await owner.run(["revoke", "--list-only"] + arguments)
             #expect(!output.succeeded && output.standardError.contains(part), "\(output.standardError)")
@@ -127,7 +128,7 @@ import Testing
     /// What an operator who has lost a CA, or has another issuer, cannot have refused.
     @Test func whatComesOnNoListIsNamed() async throws {
         let owner = try await Operator()
-        let old = try await issue(owner, "a")
+        let (old, second) = (try await issue(owner, "a"), try await issue(owner, "a2"))
         try FileManager.default.moveItem(atPath: owner.bootstrapHome + "/ca", toPath: owner.home.path("lost"))
         // No CA at all, as with an issuer that is a program.
         let without = try await owner.run(["revoke", "--serial", old])
@@ -143,8 +144,13 @@ import Testing
             #expect(said.contains("serial \(old) of spiffe://test.example/ns/prod/sa/a, accepted until "), "\(said)")
         }
         #expect(listed(owner) == [new])
+        let fresh = try await owner.run(["revoke", "--serial", second])
+        #expect(
+            fresh.status == .exited(1) && fresh.standardError.contains("serial \(second) of "),
+            "\(fresh.standardError)"
+        )
         let told = try await owner.run(["revoke"])
-        #expect(told.succeeded && told.standardError.contains("warning: 1 revoked certificate can be put on no list"))
+        #expect(told.succeeded && told.standardError.contains("warning: 2 revoked certificates can be put on no list"))
 
         // The CA's key alone is gone.
         let third = try await issue(owner, "c")
@@ -192,6 +198,10 @@ import Testing
         #expect(!issued.succeeded && issued.standardError.contains("ca-crl.pem cannot be used"))
         #expect(!FileManager.default.fileExists(atPath: out + "/cert-chain.pem"))
         #expect(try await owner.run(["status"]).standardError.contains("ca-crl.pem cannot be used"))
+        try FileManager.default.removeItem(atPath: listPath(owner))
+        try #require(mkfifo(listPath(owner), 0o600) == 0)
+        let piped = try await owner.run(["revoke", "--serial", second])
+        #expect(piped.status == .exited(1) && piped.standardError.contains("mv \(listPath(owner))"))
 
         // The way back, as it is said.
         try FileManager.default.moveItem(atPath: listPath(owner), toPath: listPath(owner) + ".damaged")
