@@ -12,6 +12,8 @@ import Streams
 /// 200 is answered only when policy has passed and the backend is connected.
 final class InboundStreams {
     private let logger: Logger
+    /// For what a peer can cause as often as it likes.
+    private let peerLog: PeerLog
     private let live: LiveStreams
     private let opener: StreamOpener
 
@@ -19,6 +21,7 @@ final class InboundStreams {
         self.live = live
         self.opener = opener
         self.logger = logger
+        peerLog = PeerLog(logger, on: opener.loop)
     }
 
     /// Answers a request, now or later.
@@ -33,7 +36,12 @@ final class InboundStreams {
         let plan = opener.plan(request)
         switch plan.outcome {
         case .refused(let refusal):
-            logger.notice("denied", metadata: ["reason": "\(refusal)", "to": "\(pending.destination)"])
+            peerLog.log(
+                .notice,
+                "denied",
+                of: Self.name(of: pending),
+                ["reason": "\(refusal)", "to": "\(pending.destination)"]
+            )
             // The peer learns that policy refused, not which rule did.
             pending.reject(.denied("policy"))
         case .dial(let target, _): open(plan, for: pending, failure: "backend failed", to: target)
@@ -42,12 +50,14 @@ final class InboundStreams {
         }
     }
 
-    private func open(_ plan: StreamPlan, for pending: PendingConnect, failure: Logger.Message, to target: Authority) {
+    private static func name(of pending: PendingConnect) -> String { pending.peer?.description ?? "unauthenticated" }
+
+    private func open(_ plan: StreamPlan, for pending: PendingConnect, failure: String, to target: Authority) {
         pending.cancelled = opener.open(plan, headers: pending.request.headers) { [self] result in
             switch result {
             case .success(let opened): join(pending, opened, plan.request)
             case .failure(let error):
-                logger.info(failure, metadata: ["to": "\(target)", "reason": "\(error)"])
+                peerLog.log(.info, failure, of: Self.name(of: pending), ["to": "\(target)", "reason": "\(error)"])
                 pending.reject(ConnectRejection(error))
             }
         }

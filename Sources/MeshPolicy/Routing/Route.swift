@@ -18,6 +18,8 @@ package struct Route: Hashable, Sendable {
     package var reason: String
     /// Index of the endpoint that matched.
     package var endpoint: Int?
+    /// It ends at a service of this machine, of which nobody says at which of its addresses it listens.
+    package var isThisMachine = false
 
     package init(action: Action, reason: String, endpoint: Int? = nil) {
         self.action = action
