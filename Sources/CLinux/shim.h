@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -19,6 +20,9 @@
 // The two below are GNU extensions, which need _GNU_SOURCE where Swift's importer does not define it.
 extern int accept4(int socket, struct sockaddr *address, socklen_t *length, int flags);
 extern int pthread_setname_np(pthread_t thread, const char *name);
+
+// Gives memory back to the system that was freed and is kept for later (malloc_trim(3)). Takes milliseconds for each 100 MB.
+static inline void clinux_trim_memory(void) { malloc_trim(0); }
 
 // A non-blocking, close-on-exec connection from a listening socket, or -1. `peer` gets its address.
 static inline int clinux_accept(int socket, struct sockaddr_storage *peer) {

@@ -34,6 +34,7 @@ extension Bootstrap {
     /// 64; and errors look like all others.
     static func main() async {
         OpenSSLLifetime.untilTheProcessIsGone()
+        if let reason = missingDescriptors() { exit(withError: fail(reason)) }
         do {
             var command = try parseAsRoot()
             if var asynchronous = command as? any AsyncParsableCommand {

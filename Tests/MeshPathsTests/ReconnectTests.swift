@@ -12,7 +12,7 @@ import Testing
 @Suite(.timeLimit(.minutes(5))) struct ReconnectTests {
     /// How a peer ends each of its connections.
     enum Ending: String, CaseIterable, Sendable {
-        case goAway, badFrame, fin
+        case goAway, badFrame, fin, reset
 
         /// SETTINGS, and what comes behind them.
         var frames: [UInt8] {
@@ -21,7 +21,7 @@ import Testing
             case .goAway: return settings + [0, 0, 8, 7, 0, 0, 0, 0, 0] + [UInt8](repeating: 0, count: 8)
             // WINDOW_UPDATE of one byte.
             case .badFrame: return settings + [0, 0, 1, 8, 0, 0, 0, 0, 0, 0]
-            case .fin: return settings
+            case .fin, .reset: return settings
             }
         }
     }
@@ -52,7 +52,9 @@ import Testing
             streams.append(stream)
             stream.startHandshake { _ in
                 _ = ending.frames.withUnsafeBytes { stream.write($0) }
-                stream.finish()
+                guard ending == .reset else { return stream.finish() }
+                // Once SETTINGS are out.
+                stream.loop.later { stream.reset(StreamError(.reset, "the peer ends")) }
             }
         }
 
@@ -123,6 +125,35 @@ import Testing
         let third = try await connections()
         #expect(third - second <= 3)
 
+        try await loop.execute {
+            client.withValue { $0.paths.shutDown() }
+            peer.withValue { $0.listener?.close() }
+        }
+        await loop.shutDown()
+    }
+
+    @Test("clients that keep coming do not make it be dialled for each of them", arguments: Ending.allCases)
+    func stormOfClients(_ ending: Ending) async throws {
+        let loop = EventLoop(name: "test")
+        let peer = try await loop.execute { LoopBound(try Peer(ending, on: loop), on: loop) }
+        let port = try await loop.execute { peer.withValue { $0.listener?.localAddress.port ?? 0 } }
+        let client = try await loop.execute { LoopBound(try Client(port: port, on: loop), on: loop) }
+        // A new one whenever those before it have failed.
+        let end = ContinuousClock.now + .seconds(3)
+        var asked = 0
+        while ContinuousClock.now < end {
+            asked = try await loop.execute { [asked] in
+                try client.withValue {
+                    guard $0.errors.count == asked else { return asked }
+                    try $0.open()
+                    return asked + 1
+                }
+            }
+            try await Task.sleep(for: .milliseconds(1))
+        }
+        let connections = try await loop.execute { peer.withValue(\.connections) }
+        // 0.1, 0.2, 0.4, 0.8 and 1 s after one another, and the first two at once.
+        #expect(connections <= 10, "\(connections) connections for \(asked) clients in 3 s")
         try await loop.execute {
             client.withValue { $0.paths.shutDown() }
             peer.withValue { $0.listener?.close() }

@@ -16,7 +16,8 @@ import Testing
     final class Peer {
         private(set) var listener: Listener?
         private var server: HBONEServer?
-        private var streams: [ByteStream] = []
+        private(set) var streams: [ByteStream] = []
+        private var received = 0
 
         init(on loop: EventLoop) throws {
             let certificates = TestCertificates.shared
@@ -40,6 +41,16 @@ import Testing
         /// Takes no more streams on the connections that there are.
         func drain() { server?.forEachConnection { $0.drain(deadline: nil) } }
 
+        /// Bytes of all streams so far.
+        func readAll() -> Int {
+            withUnsafeTemporaryAllocation(byteCount: 1024, alignment: 1) { buffer in
+                for stream in streams {
+                    while case .bytes(let count) = stream.read(into: buffer) { received += count }
+                }
+            }
+            return received
+        }
+
         func close() {
             listener?.close()
             server?.abort()
@@ -55,6 +66,8 @@ import Testing
     final class Client {
         private(set) var path: TunnelSource?
         private(set) var isUp = false
+        private(set) var downs: [StreamError] = []
+        private(set) var failures = 0
         private(set) var dials = 0
         private(set) var streams: [ByteStream] = []
         private let address: SocketAddress
@@ -82,6 +95,10 @@ import Testing
                 on: loop
             )
             path.events.up = { [weak self] in self?.isUp = true }
+            path.events.down = { [weak self] error, _ in
+                self?.isUp = false
+                self?.downs.append(error)
+            }
             self.path = path
         }
 
@@ -101,12 +118,15 @@ import Testing
         func open() throws {
             let authority = try Authority(parsing: "10.0.0.1:80")
             path?.open(to: authority, headers: [:]) { [weak self] result in
-                if case .success(let stream) = result { self?.streams.append(stream) }
+                switch result {
+                case .success(let stream): self?.streams.append(stream)
+                case .failure: self?.failures += 1
+                }
             }
         }
 
-        func send() {
-            _ = [UInt8](repeating: 0, count: 100).withUnsafeBytes { streams[1].write($0) }
+        func send(_ index: Int) {
+            _ = [UInt8](repeating: 0, count: 100).withUnsafeBytes { streams[index].write($0) }
         }
     }
 
@@ -151,11 +171,63 @@ import Testing
             try await near.execute { client.withValue { $0.streams.count == 2 } }
         }
         try await whileSilent(far) {
-            try await near.execute { client.withValue { $0.send() } }
-            try await eventually("the connection is given up") {
-                try await near.execute { client.withValue { $0.streams[1].failure != nil } }
+            try await near.execute { client.withValue { $0.send(1) } }
+            try await eventually("the path is in doubt, and refuses another stream") {
+                try await near.execute {
+                    try client.withValue {
+                        try $0.open()
+                        return $0.failures > 0 && !$0.isUp
+                    }
+                }
             }
         }
+
+        try await near.execute { client.withValue { $0.path?.reset() } }
+        try await far.execute { peer.withValue { $0.close() } }
+        await near.shutDown()
+        await far.shutDown()
+    }
+
+    @Test("a peer that pauses keeps its streams; who asks for another one meanwhile is told to look elsewhere")
+    func pause() async throws {
+        let (near, far) = (EventLoop(name: "near"), EventLoop(name: "far"))
+        let peer = try await far.execute { LoopBound(try Peer(on: far), on: far) }
+        let port = try await far.execute { peer.withValue { $0.listener?.localAddress.port ?? 0 } }
+        let client = try await near.execute { LoopBound(try Client(port: port, on: near), on: near) }
+        try await near.execute { client.withValue { $0.path?.establish() } }
+        try await eventually("the path is up") { try await near.execute { client.withValue { $0.isUp } } }
+        try await near.execute { try client.withValue { try $0.open() } }
+        try await eventually("a stream opens") {
+            try await near.execute { client.withValue { $0.streams.count == 1 } }
+        }
+        try await whileSilent(far) {
+            try await near.execute {
+                try client.withValue {
+                    $0.send(0)
+                    // Its answer is awaited when the doubt arises.
+                    try $0.open()
+                }
+            }
+            try await eventually("the request is given back, and the path is down") {
+                try await near.execute { client.withValue { $0.failures == 1 && !$0.isUp } }
+            }
+            let (failure, code) = try await near.execute {
+                client.withValue { ($0.streams[0].failure, $0.downs.first?.code) }
+            }
+            #expect(failure == nil)
+            #expect(code == .timedOut)
+        }
+        try await eventually("the path is back") { try await near.execute { client.withValue { $0.isUp } } }
+        try await near.execute { client.withValue { $0.send(0) } }
+        try await eventually("every byte of the stream arrives") {
+            try await far.execute { peer.withValue { $0.readAll() == 200 } }
+        }
+        try await near.execute { try client.withValue { try $0.open() } }
+        try await eventually("another stream opens") {
+            try await near.execute { client.withValue { $0.streams.count == 2 } }
+        }
+        let dials = try await near.execute { client.withValue(\.dials) }
+        #expect(dials == 1)
 
         try await near.execute { client.withValue { $0.path?.reset() } }
         try await far.execute { peer.withValue { $0.close() } }

@@ -28,7 +28,7 @@ public final class HBONEListener: Sendable {
     private let credential: LiveCredential
     private let group: EventLoopGroup
     private let ownsGroup: Bool
-    private let logger: Logger
+    private let peerLog: PeerLog
     private let listener: LoopBound<Listener>
     private let servers: [LoopBound<ListenerLoop>]
     private let arrivals: AsyncStream<Arrival>
@@ -85,7 +85,7 @@ public final class HBONEListener: Sendable {
         self.group = group
         self.arrivals = arrivals
         self.arrive = arrive
-        self.logger = logger
+        peerLog = PeerLog(logger, on: group.loops[0])
         ownsGroup = loops == nil
         following = credential.follow { [servers] version in
             for server in servers {
@@ -113,16 +113,18 @@ public final class HBONEListener: Sendable {
         admit: HBONEAdmissionHook? = nil,
         handler: @escaping @Sendable (HBONEStream) async throws -> Void
     ) async {
-        let logger = logger
+        let peerLog = peerLog
         await serve(admit: admit) { stream, request in
             HBONEStream(stream, peer: request.peer)
         } run: { stream in
             do {
                 try await stream.scoped(isolation: nil, handler)
             } catch {
-                logger.info(
+                peerLog.log(
+                    .info,
                     "stream failed",
-                    metadata: ["peer": "\(stream.peer)", "to": "\(stream.request.authority)", "reason": "\(error)"]
+                    of: "\(stream.peer)",
+                    ["to": "\(stream.request.authority)", "reason": "\(error)"]
                 )
             }
         }
@@ -217,11 +219,11 @@ public final class HBONEListener: Sendable {
         let (request, pending) = (arrival.request, arrival.pending)
         switch await admit?(request) ?? admitOwnNamespace(request) {
         case .refuse(let rejection):
-            logger.notice(
+            peerLog.log(
+                .notice,
                 "denied",
-                metadata: [
-                    "peer": "\(request.peer)", "to": "\(request.destination)", "status": "\(rejection.status)",
-                ]
+                of: "\(request.peer)",
+                ["to": "\(request.destination)", "status": "\(rejection.status)"]
             )
             pending.loop.submit { pending.withValue { $0.reject(rejection) } }
         case .admit(let headers):

@@ -52,9 +52,12 @@ public struct H2Configuration: Hashable, Sendable {
     public struct Limits: Hashable, Sendable {
         /// Streams that the peer may have open at once (SETTINGS_MAX_CONCURRENT_STREAMS).
         public var concurrentStreams = 1024
-        /// Requests that wait for their answer at once, that is, dials in flight; more are refused with 503. A request
-        /// that its client gave up counts until its ``PendingConnect`` was answered or let go.
-        public var pendingRequests = 256
+        /// Requests that wait for their answer at once; more are refused with REFUSED_STREAM, and the client may ask
+        /// again. A request that its client gave up counts until its ``PendingConnect`` was answered or let go.
+        public var pendingRequests = 1024
+        /// Of those, the ones for one destination that are handed on, that is, dials in flight. The others for it wait
+        /// until one has its answer: a destination that does not answer holds up nobody else.
+        public var pendingPerDestination = 256
         /// Bytes of a header block as RFC 9113 §6.5.2 counts them (SETTINGS_MAX_HEADER_LIST_SIZE): each field's length
         /// plus 32.
         public var headerBytes = 16384
@@ -81,8 +84,10 @@ public struct H2Configuration: Hashable, Sendable {
         /// that hold most are reset. At least ``queuedBytes``. ``H2Configuration/memory`` bounds all connections
         /// together.
         public var memory = 256 << 20
-        /// A stream that has bytes for its reader or its peer, of which nothing is taken for this long, is reset; and
-        /// so is a connection whose peer takes nothing. A quarter of it later at most.
+        /// A stream that has bytes for its reader or its peer, of which nothing is taken for this long, is reset: of a
+        /// peer without a verified identity in any case, of another one when half of ``memory`` or of
+        /// ``H2Configuration/memory`` is held. So is a connection whose peer takes nothing. A quarter of it later at
+        /// most.
         public var stallTimeout: Duration = .seconds(600)
 
         /// The defaults.
@@ -171,7 +176,10 @@ public struct H2Configuration: Hashable, Sendable {
         try check(requestTimeout > .zero, "requestTimeout is not positive")
         try check(assumedPeerStreams >= 1, "assumedPeerStreams is \(assumedPeerStreams), less than 1")
         try check(limits.concurrentStreams >= 1, "limits.concurrentStreams is less than 1")
-        try check(limits.pendingRequests >= 1, "limits.pendingRequests is less than 1")
+        try check(
+            limits.pendingRequests >= 1 && limits.pendingPerDestination >= 1,
+            "limits.pendingRequests or limits.pendingPerDestination is less than 1"
+        )
         try check(limits.headerBytes >= 1024, "limits.headerBytes is \(limits.headerBytes), less than 1024")
         try check(limits.headerFields >= 8, "limits.headerFields is \(limits.headerFields), less than 8")
         try check(limits.outboundFrames >= 16, "limits.outboundFrames is \(limits.outboundFrames), less than 16")

@@ -1,4 +1,6 @@
+import CLinux
 import Glibc
+import Platform
 import Synchronization
 
 /// What the queues of many connections may hold together. Shared by the connections of all event loops; ``process`` is
@@ -14,6 +16,12 @@ public final class H2MemoryBudget: Sendable, Hashable {
     public let limit: Int
     private let bytes = Atomic<Int>(0)
     private let connections = Atomic<Int>(0)
+    /// The most that was held since memory was given back last.
+    private let peak = Atomic<Int>(0)
+    private let isGivingBack = Atomic<Bool>(false)
+
+    /// With less at the peak, nothing is given back: it will be wanted again.
+    private static let leastPeak = 64 << 20
 
     /// A quarter of the machine's memory, at most 1 GiB.
     public static let process: H2MemoryBudget = {
@@ -37,9 +45,26 @@ public final class H2MemoryBudget: Sendable, Hashable {
 
     /// A connection holds `change` more bytes than it said last, and then `total` of them.
     func changed(by change: Int, to total: Int) {
-        bytes.wrappingAdd(change, ordering: .relaxed)
+        let held = bytes.wrappingAdd(change, ordering: .relaxed).newValue
+        if change > 0 {
+            if held > peak.load(ordering: .relaxed) { peak.store(held, ordering: .relaxed) }
+        } else if held < peak.load(ordering: .relaxed) / 8, peak.load(ordering: .relaxed) >= Self.leastPeak {
+            giveBack()
+        }
         if total == change { connections.wrappingAdd(1, ordering: .relaxed) }
         if total == 0 { connections.wrappingSubtract(1, ordering: .relaxed) }
+    }
+
+    /// What the allocator keeps of a flood that is over goes back to the system: a peer must not decide for how long a
+    /// node is large. On a thread of its own, and not at once: the rest of the flood is about to be freed as well.
+    private func giveBack() {
+        guard !isGivingBack.exchange(true, ordering: .relaxed) else { return }
+        peak.store(0, ordering: .relaxed)
+        startThread { [self] in
+            sleep(1)
+            isGivingBack.store(false, ordering: .relaxed)
+            clinux_trim_memory()
+        }
     }
 
     public static func == (one: H2MemoryBudget, other: H2MemoryBudget) -> Bool { one === other }

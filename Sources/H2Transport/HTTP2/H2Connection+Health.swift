@@ -68,6 +68,33 @@ extension H2Connection {
         }
     }
 
+    // MARK: Doubt
+
+    /// The peer has not answered in time what it was asked `since`: nothing new is begun here until something comes
+    /// from it. What is open goes on until TCP or the keep-alive gives up: a pause is no reason to lose bytes.
+    func doubt(_ reason: StreamError, since: UInt64) {
+        guard !isClosed, doubt == nil else { return }
+        doubt = reason
+        doubtedAt = since
+    }
+
+    /// Requests that the peer has not answered.
+    var hasUnansweredRequests: Bool { streams.values.contains { $0.phase == .requested } }
+
+    /// None of their bytes has been sent, so that they may be asked again elsewhere.
+    func giveUpRequests(_ reason: StreamError) {
+        for stream in Array(streams.values) where stream.phase == .requested {
+            failRequest(stream, ConnectFailure(reason, isRetryable: true))
+        }
+    }
+
+    /// Something has come from a peer in doubt.
+    func endDoubt() {
+        doubt = nil
+        slowestAnswer = .nanoseconds(Int64(clamping: loop.now &- doubtedAt))
+        delegate?.connectionHasCapacity(self)
+    }
+
     // MARK: Keep-alive
 
     func startKeepAlive() {

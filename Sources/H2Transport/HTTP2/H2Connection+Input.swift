@@ -53,6 +53,7 @@ extension H2Connection {
         if exported.schedule() { scheduleMetrics() }
         lastReceived = loop.now
         if !pings.isEmpty { answerProbes() }
+        if doubt != nil { endDoubt() }
         guard !isClosed, session != nil else { return }
         isInLibrary = true
         let failure = session?.receive(UnsafeRawBufferPointer(start: bytes, count: count))
@@ -68,6 +69,7 @@ extension H2Connection {
             // Nothing of what nghttp2 would still send explains this to the peer.
             return end(StreamError(.protocolViolation, "HTTP/2 from \(peerDescription): \(failure)"))
         }
+        if rules.broken != nil { leaveBrokenConnection() }
         if session?.wantsWrite == true { markDirty() }
         if output.lowerIsFull && (session?.queuedFrames ?? 0) > configuration.limits.outboundFrames && input.pause() {
             counters.inputPauses += 1
@@ -104,6 +106,7 @@ extension H2Connection {
         let isAcknowledgment = header.flags & UInt8(NGHTTP2_FLAG_ACK.rawValue) != 0
         switch nghttp2_frame_type(UInt32(header.type)) {
         case NGHTTP2_DATA:
+            receivedFlowControlled(header.length)
             // Padding is no payload; `padlen` counts its length field as well.
             if endsStream {
                 receivedEnd(stream)
@@ -138,8 +141,9 @@ extension H2Connection {
             countControlFrame()
             if isAcknowledgment {
                 roundTrip.saw(EventLoop.monotonicTime() &- settingsSentAt)
-            } else if !isServer {
-                events.record(.settings)
+            } else {
+                checkWindows()
+                if !isServer { events.record(.settings) }
             }
         default: break
         }
@@ -155,9 +159,16 @@ extension H2Connection {
         if let block, block.status >= 200 {
             stream.head = block
             heads.record(stream)
+        } else if let block, block.status >= 100 {
+            // A server may send any number of these.
+            countControlFrame()
+        } else if stream.kind == .exchange, stream.head != nil || stream.response != nil {
+            stream.trailers = block
+            countControlFrame()
+        } else if stream.phase != .released {
+            // Trailers, which a tunnel has not (RFC 9113 §8.5), or an answer without a status.
+            return breaksRule(stream)
         } else {
-            // Trailers, or 1xx, of which a server may send any number.
-            if let block, block.status == 0 { stream.trailers = block }
             countControlFrame()
         }
         if endsStream { receivedEnd(stream) }

@@ -117,6 +117,11 @@ extension H2Connection {
 
     private var isOverMemory: Bool { memory.isOver(configuration.limits.memory, configuration.memory) }
 
+    /// What stands still takes memory that others will soon need.
+    private var isShortOfMemory: Bool {
+        memory.held > configuration.limits.memory / 2 || configuration.memory.held > configuration.memory.limit / 2
+    }
+
     /// Resets the streams that hold most until the connection is within its limits: what is held is what somebody does
     /// not take, so these are the slow ones.
     func shed() {
@@ -174,6 +179,9 @@ extension H2Connection {
     }
 
     /// Streams with bytes for someone who takes none. While the connection itself does not move, none is to blame.
+    ///
+    /// Whoever has proved who it is may let a reader pause for as long as it likes (a pager, a debugger), as with any
+    /// other TCP connection, while there is memory: what it holds is bounded by its window.
     private func resetStalledStreams() {
         let limit = configuration.limits.stallTimeout.nanoseconds
         var stalled: [H2Stream] = []
@@ -183,6 +191,7 @@ extension H2Connection {
         }
         for stream in streams.values { look(stream) }
         for stream in lingering.values { look(stream) }
+        guard peer == nil || isShortOfMemory else { return }
         for stream in stalled {
             counters.stalledStreams += 1
             cut(stream, StreamError(.timedOut, "nothing moved for \(configuration.limits.stallTimeout)"))

@@ -135,6 +135,8 @@ extension H2Connection {
             // A refusal has been sent: now the client's upload may be stopped. Earlier, the reset would have overtaken
             // it.
             if endsStream && isServer, let stream { stream.refusalWasSent() }
+        case NGHTTP2_WINDOW_UPDATE:
+            if header.stream_id == 0 { window.granted(Int(frame.pointee.window_update.window_size_increment)) }
         case NGHTTP2_RST_STREAM:
             let code = HTTP2ErrorCode(rawValue: frame.pointee.rst_stream.error_code)
             if let excess = flood.sentReset(code, now: loop.now, &counters) { cutOff(excess) }

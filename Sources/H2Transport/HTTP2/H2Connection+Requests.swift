@@ -120,6 +120,7 @@ extension H2Connection {
         stream.completion = nil
         stream.response = response
         counters.streamsOpened += 1
+        allowance.answered(announced: session?.peerStreamLimit ?? 0)
         stream.open()
         completion(.success(stream))
     }
@@ -136,6 +137,7 @@ extension H2Connection {
             chargeProvokedWork()
             return reject(stream, ConnectRejection(status: 431))
         }
+        guard !stream.requestHead.contradictsHost else { return brokeRule(stream) }
         guard stream.requestHead.opensTunnel else {
             let details = "only CONNECT and POST open a tunnel"
             return reject(
@@ -149,13 +151,40 @@ extension H2Connection {
         } catch {
             return reject(stream, ConnectRejection(error))
         }
-        guard pendingRequests < configuration.limits.pendingRequests, let delegate else {
-            counters.requestsOverLimit += 1
-            return reject(stream, ConnectRejection(StreamError(.limit, "too many requests wait for their answer")))
-        }
+        guard requests.count < configuration.limits.pendingRequests, let delegate else { return refuseUnseen(stream) }
         let pending = PendingConnect(stream: stream, destination: destination, peer: peer)
         stream.pending = pending
+        guard requests.add(pending, to: destination, limit: configuration.limits.pendingPerDestination) else {
+            pending.waits = true
+            return
+        }
         delegate.connection(self, received: pending)
+    }
+
+    /// Requests whose destination is being dialled, or who wait for that.
+    package var pendingRequests: Int { requests.count }
+
+    /// A request has its answer, or nobody works on it any more.
+    func requestEnded(_ destination: Authority) {
+        // Not from inside of whatever let it go.
+        if requests.end(to: destination) && !isClosed { addEvent(.requestsReady) }
+    }
+
+    func handOnRequests() {
+        while let pending = requests.next() {
+            pending.waits = false
+            delegate?.connection(self, received: pending)
+        }
+    }
+
+    /// The client may ask again, here or on another connection (RFC 9113 §8.7).
+    private func refuseUnseen(_ stream: H2Stream) {
+        counters.requestsOverLimit += 1
+        counters.requestsRefused += 1
+        stream.refuse()
+        submitReset(stream, .refusedStream)
+        stream.wasReset = true
+        if let excess = flood.refusedRequest(now: loop.now) { cutOff(excess) }
     }
 
     // MARK: Answers
@@ -198,13 +227,13 @@ extension H2Connection {
     func wasReset(_ stream: H2Stream, _ code: HTTP2ErrorCode) {
         stream.pending?.cancel()
         if stream.phase == .requested && !isServer {
-            let isRetryable = code == .refusedStream
+            let isRefusal = code == .refusedStream
+            if isRefusal { allowance.refused(open: streams.count, now: loop.now) }
             let message =
                 "\(peerDescription) reset the request for \(Printable.escape(stream.requestHead.authority)) (\(code))"
-            return failRequest(
-                stream,
-                ConnectFailure(StreamError(isRetryable ? .draining : .reset, message), isRetryable: isRetryable)
-            )
+            var failure = ConnectFailure(StreamError(isRefusal ? .draining : .reset, message), isRetryable: isRefusal)
+            failure.isRefusal = isRefusal
+            return failRequest(stream, failure)
         }
         stream.received(reset: code)
     }

@@ -1,5 +1,6 @@
 import CLinux
 package import MeshIdentity
+import Platform
 package import Streams
 
 /// Told what happens on an ``H2Connection``. Called on the connection's loop, never from inside one of its methods.
@@ -43,6 +44,7 @@ package final class H2Connection: StreamObserver, TurnTask {
         case sourceEnded(H2Stream)
         case sourceFailed(H2Stream)
         case readingEnded(H2Stream)
+        case brokeRule(H2Stream)
         case writingRefused(H2Stream)
         case reset(H2Stream, HTTP2ErrorCode)
         case closed(H2Stream, HTTP2ErrorCode)
@@ -50,6 +52,7 @@ package final class H2Connection: StreamObserver, TurnTask {
         case pong(UInt64)
         case settings
         case overMemory
+        case requestsReady
     }
 
     /// Timers, each made when it is first needed.
@@ -102,10 +105,12 @@ package final class H2Connection: StreamObserver, TurnTask {
     var roundTrip = RoundTrip()
     let settingsSentAt: UInt64
     var flood: FloodGuard
+    var rules = ProtocolRules()
     var memory = MemoryAccount()
     var stalls: StallWatch
     /// Requests whose destination is being dialled, those included that the client has given up meanwhile.
-    var pendingRequests = 0
+    var requests = PendingRequests<Authority, PendingConnect>()
+    var allowance = StreamAllowance()
 
     var pings = PingQueue()
     var liveness: PeerLiveness
@@ -115,6 +120,13 @@ package final class H2Connection: StreamObserver, TurnTask {
     var exported: MetricsExport
     /// The peer's SETTINGS have come: how many streams it allows is known.
     var isSettled = false
+    /// An answer of the peer's is overdue: why nothing new is begun here. What is open goes on, and whatever comes from
+    /// the peer ends the doubt.
+    package internal(set) var doubt: StreamError?
+    /// When it was asked what it has not answered since, on the loop's clock.
+    var doubtedAt: UInt64 = 0
+    /// How long the peer took that had been in doubt.
+    package internal(set) var slowestAnswer = Duration.zero
     /// Streams that were open, or being opened, when the connection ended.
     private(set) var lostStreams = 0
 
@@ -206,9 +218,14 @@ package final class H2Connection: StreamObserver, TurnTask {
     /// How many more streams a client may open here now.
     package var availableStreams: Int {
         // nghttp2 may have read a GOAWAY that has not come up here yet.
-        guard !isServer, !isDraining, !isClosed, session?.allowsRequests == true else { return 0 }
-        return max(0, (session?.peerStreamLimit ?? 0) - streams.count)
+        guard !isServer, !isDraining, !isClosed, doubt == nil, session?.allowsRequests == true else { return 0 }
+        let limit = session?.peerStreamLimit ?? 0
+        guard allowance.isLimited else { return max(0, limit - streams.count) }
+        return max(0, allowance.limit(announced: limit, now: loop.now) - streams.count)
     }
+
+    /// When more streams may be tried on a connection whose peer refuses some; nil where it does not.
+    package var takesMoreAt: UInt64? { allowance.isLimited && !isClosed ? allowance.triesAt : nil }
 
     /// Whether the peer has let the window of the connection run out and not opened it for
     /// ``H2Configuration/Windows/stallTime``: a new stream would wait behind whatever the peer does not read.
@@ -257,6 +274,7 @@ package final class H2Connection: StreamObserver, TurnTask {
         case .sourceEnded(let stream): stream.sourceEnded()
         case .sourceFailed(let stream): stream.sourceFailed()
         case .readingEnded(let stream): stream.readingEnded()
+        case .brokeRule(let stream): brokeRule(stream)
         case .writingRefused(let stream): stream.writingRefused()
         case .reset(let stream, let code): wasReset(stream, code)
         case .closed(let stream, let code): closed(stream, code)
@@ -266,6 +284,7 @@ package final class H2Connection: StreamObserver, TurnTask {
             isSettled = true
             delegate?.connectionHasCapacity(self)
         case .overMemory: shed()
+        case .requestsReady: handOnRequests()
         }
     }
 
@@ -282,6 +301,7 @@ package final class H2Connection: StreamObserver, TurnTask {
         output.release()
         schedule.removeAll { $0.sending.isScheduled = false }
         batch = InputBatch()
+        requests.removeWaiting()
         let streams = self.streams
         self.streams = [:]
         lostStreams = streams.count

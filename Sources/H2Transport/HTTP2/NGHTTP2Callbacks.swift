@@ -15,6 +15,7 @@ final class NGHTTP2Callbacks: @unchecked Sendable {
         precondition(nghttp2_session_callbacks_new(&callbacks) == 0, "out of memory")
         guard let callbacks else { preconditionFailure("out of memory") }
         pointer = callbacks
+        nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks, onBeginFrame)
         nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, onBeginHeaders)
         nghttp2_session_callbacks_set_on_header_callback(callbacks, onHeader)
         nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, onFrameReceived)
@@ -37,6 +38,13 @@ private func owner(_ userData: UnsafeMutableRawPointer?) -> H2Connection {
 private func stream(_ session: OpaquePointer?, _ id: Int32) -> H2Stream? {
     guard let pointer = nghttp2_session_get_stream_user_data(session, id) else { return nil }
     return Unmanaged<H2Stream>.fromOpaque(pointer).takeUnretainedValue()
+}
+
+private let onBeginFrame: nghttp2_on_begin_frame_callback = { _, header, userData in
+    // DATA and WINDOW_UPDATE are most of what comes, and have no rule here.
+    guard let header, header.pointee.type != 0, header.pointee.type != 8 else { return 0 }
+    owner(userData).beginFrame(header.pointee)
+    return 0
 }
 
 private let onBeginHeaders: nghttp2_on_begin_headers_callback = { session, frame, userData in

@@ -73,6 +73,12 @@ extension NGHTTP2Session {
     var queuedFrames: Int { nghttp2_session_get_outbound_queue_size(pointer) }
     /// What the peer lets this side send on all streams together, in bytes.
     var peerWindow: Int32 { nghttp2_session_get_remote_window_size(pointer) }
+    /// The peer's SETTINGS_INITIAL_WINDOW_SIZE.
+    var peerInitialWindow: Int {
+        Int(nghttp2_session_get_remote_settings(pointer, NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE))
+    }
+    /// What the peer lets this side send on a stream; 0 also where that is less, −1 where there is no such stream.
+    func peerWindow(of stream: Int32) -> Int32 { nghttp2_session_get_stream_remote_window_size(pointer, stream) }
     /// Whether a request can be sent at all; false after GOAWAY.
     var allowsRequests: Bool { nghttp2_session_check_request_allowed(pointer) != 0 }
     /// Streams that the peer allows at once.

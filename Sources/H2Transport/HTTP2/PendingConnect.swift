@@ -24,6 +24,8 @@ public final class PendingConnect {
     private var stream: H2Stream?
     /// The connection whose limit of pending requests this one counts against.
     private weak var counted: H2Connection?
+    /// Others for the same destination come first; nobody knows of this one yet.
+    var waits = false
 
     init(stream: H2Stream, destination: Authority, peer: SPIFFEID?) {
         self.stream = stream
@@ -33,7 +35,6 @@ public final class PendingConnect {
         peerCertificate = stream.connection?.peerCertificate
         remoteAddress = stream.connection?.remoteAddress
         counted = stream.connection
-        counted?.pendingRequests += 1
     }
 
     // Whoever dials holds this object until the dial is over, also when the client has given up: that is what is
@@ -41,13 +42,14 @@ public final class PendingConnect {
     deinit {
         guard let counted else { return }
         guard !counted.loop.isCurrent else { return uncount() }
-        let connection = LoopBound(counted, on: counted.loop)
-        counted.loop.submit { connection.withValue { $0.pendingRequests -= 1 } }
+        let (connection, destination) = (LoopBound(counted, on: counted.loop), destination)
+        counted.loop.submit { connection.withValue { $0.requestEnded(destination) } }
     }
 
     private func uncount() {
-        counted?.pendingRequests -= 1
-        counted = nil
+        guard let counted else { return }
+        self.counted = nil
+        if waits { counted.requests.withdraw(self, to: destination) } else { counted.requestEnded(destination) }
     }
 
     /// The connection that the request came by; nil once that is over.
@@ -76,6 +78,7 @@ public final class PendingConnect {
     /// The client gave up, or the connection is gone.
     func cancel() {
         guard take() != nil else { return }
+        if waits { uncount() }
         let cancelled = cancelled
         self.cancelled = nil
         cancelled?()

@@ -35,6 +35,8 @@ public struct ConnectFailure: Error, Hashable, Sendable, CustomStringConvertible
     /// §8.7), or was lost before it answered. None of the stream's bytes has been sent, so that none can be lost or
     /// doubled.
     public var isRetryable: Bool
+    /// The server is there, and takes no further request for now (REFUSED_STREAM).
+    package var isRefusal = false
 
     /// - Parameters:
     ///   - error: What went wrong.

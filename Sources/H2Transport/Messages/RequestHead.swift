@@ -36,6 +36,23 @@ package struct RequestHead: Hashable, Sendable {
 
     /// Whether this asks for a tunnel: by CONNECT, or by POST.
     var opensTunnel: Bool { method == "CONNECT" || method == "POST" }
+
+    /// Whether a `host` field names anything but what `:authority` does, which makes a request malformed (RFC 9113
+    /// §8.3.1).
+    var contradictsHost: Bool {
+        guard let host = fields["host"], !authority.isEmpty else { return false }
+        return host != authority && normalized(host) != normalized(authority)
+    }
+
+    /// Lower-case, and without the scheme's own port.
+    private func normalized(_ host: String) -> Substring {
+        let host = host.lowercased()[...]
+        switch scheme {
+        case "https" where host.hasSuffix(":443"): return host.dropLast(4)
+        case "http" where host.hasSuffix(":80"): return host.dropLast(3)
+        default: return host
+        }
+    }
 }
 
 extension ConnectRequest {

@@ -11,6 +11,8 @@ package final class ConnectionDial: H2ConnectionDelegate {
     private let loop: EventLoop
     private var completion: Completion?
     private var connection: H2Connection?
+    /// The peer has proved who it is, and HTTP/2 was begun.
+    private(set) var hasBegun = false
     /// Until it has called back: the connection does not retain its delegate, and forgets who waits for the PING before
     /// it says why it has ended.
     private var retained = Retained<ConnectionDial>()
@@ -65,6 +67,7 @@ package final class ConnectionDial: H2ConnectionDelegate {
                 configuration: configuration,
                 delegate: self
             )
+            hasBegun = true
             guard let firstAnswer else { return end(.success(connection)) }
             self.connection = connection
             connection.probe(timeout: firstAnswer) { [self] isAlive in

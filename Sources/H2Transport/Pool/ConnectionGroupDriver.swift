@@ -111,7 +111,8 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
             return fail(opening, StreamError(.closed, "the connections to \(endpoint.key) were closed"))
         }
         switch group.admit(opening, now: loop.now) {
-        case .start(let connection): start(ConnectionGroup.Waiting(request: opening), on: connection)
+        case .start(let connection):
+            start(ConnectionGroup.Waiting(request: opening, since: loop.now), on: connection)
         case .waits: run()
         case .tooMany(let count):
             fail(opening, StreamError(.limit, "\(count) requests wait for a connection to \(endpoint.key)"))
@@ -127,6 +128,15 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
         guard !isClosed else { return }
         group.seek()
         run()
+    }
+
+    /// `connection` owes an answer since `time`. It takes no new streams until one comes, and those that are open go
+    /// on. Who waits for one of its answers is told at once, and may ask elsewhere.
+    package func doubt(_ connection: H2Connection, _ reason: StreamError, since time: UInt64) {
+        connection.doubt(reason, since: time)
+        group.doubted(connection, isWanted: connection.hasUnansweredRequests)
+        run()
+        connection.giveUpRequests(reason)
     }
 
     /// New connections are made so.
@@ -206,13 +216,11 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
     }
 
     private func start(_ item: ConnectionGroup<H2Connection, Opening>.Waiting, on connection: H2Connection) {
-        guard settings.repeatsRequests else {
-            connection.openStream(item.request.request, completion: item.request.completion)
-            return
-        }
         connection.openStream(item.request.request) { [self] result in
             guard case .failure(let failure) = result, failure.isRetryable,
-                group.requeue(item, refusedBy: connection)
+                // Whoever refuses is there: no other path would do better.
+                settings.repeatsRequests || failure.isRefusal,
+                group.requeue(item, refusedBy: connection, isRefusal: failure.isRefusal, now: loop.now)
             else { return item.request.completion(result) }
             counters.repeatedRequests += 1
             settings.http2.metrics.countRepeatedRequest()
@@ -229,7 +237,7 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
             on: loop
         )
         self.attempt = attempt
-        attempt.start { [weak self] result in
+        attempt.start { [weak self, weak attempt] result in
             guard let self else {
                 if case .success(let connection) = result { connection.close() }
                 return
@@ -242,15 +250,15 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
                 } else {
                     dialed(connection)
                 }
-            case .failure(let error): failed(error)
+            case .failure(let error): failed(error, hadBegun: attempt?.hasBegun == true)
             }
             run()
         }
     }
 
-    private func failed(_ error: StreamError) {
+    private func failed(_ error: StreamError, hadBegun: Bool = false) {
         counters.failedDials += 1
-        group.dialFailed(error, now: loop.now)
+        group.dialFailed(error, hadBegun: hadBegun, now: loop.now)
         onEvent(.failed(error))
     }
 
@@ -286,7 +294,8 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
     }
 
     package func connectionHasCapacity(_ connection: H2Connection) {
-        group.hasCapacity(connection, now: loop.now)
+        let comesUp = group.hasCapacity(connection, now: loop.now)
+        if comesUp { onEvent(.up) }
         run()
     }
 

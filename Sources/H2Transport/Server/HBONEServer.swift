@@ -52,6 +52,8 @@ public final class HBONEServer {
     package private(set) var refusedByAddress = 0
 
     private let logger: Logger
+    /// For what whoever can connect causes.
+    private let peerLog: PeerLog
     private let onRequest: (PendingConnect) -> Void
     private var handshakes: [ObjectIdentifier: TLSStream] = [:]
     private var handshakesByAddress: [IPAddress: Int] = [:]
@@ -79,6 +81,7 @@ public final class HBONEServer {
         self.context = context
         self.configuration = configuration
         self.logger = logger
+        peerLog = PeerLog(logger, on: loop)
         self.onRequest = onRequest
     }
 
@@ -129,7 +132,13 @@ public final class HBONEServer {
             case .failure(let error):
                 failedHandshakes += 1
                 configuration.http2.metrics.countHandshake(.server, failure: error)
-                logger.info("handshake failed", metadata: ["peer": "\(lower.peerDescription)", "reason": "\(error)"])
+                // Ports tell nobody apart.
+                peerLog.log(
+                    .info,
+                    "handshake failed",
+                    of: address?.address.map { "\($0)" } ?? lower.peerDescription,
+                    ["reason": "\(error)"]
+                )
                 checkDrained()
             }
         }

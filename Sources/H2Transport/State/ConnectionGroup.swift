@@ -14,6 +14,10 @@ protocol GroupedConnection: AnyObject {
     var isSettled: Bool { get }
     /// A stream was opened on it.
     var hasServed: Bool { get }
+    /// Why it takes no new streams for now: its peer owes an answer.
+    var doubt: StreamError? { get }
+    /// When its peer, which refuses streams that it had announced, may be asked for more; nil where it refuses none.
+    var takesMoreAt: UInt64? { get }
 }
 
 /// The connections that lead to one place, and the requests that wait for one: which connection takes a stream, when
@@ -38,8 +42,11 @@ protocol GroupedConnection: AnyObject {
 /// - A connection that is too old stays in use until the one that replaces it is up. One without streams is let go.
 /// - A connection that ends before it has carried a stream counts as an attempt of everybody who waits, and the next
 ///   one is made after a pause, see ``DialBackoff``.
-/// - Where the last connection of a group that is kept ready is lost, who waits is told at once: its owner knows
-///   another way.
+/// - Where the last connection of a group that is kept ready is lost, or in doubt, who waits is told at once: its owner
+///   knows another way. Streams that are open on a connection in doubt stay on it; it is used again as soon as its peer
+///   answers.
+/// - What a peer refuses although it had announced more (REFUSED_STREAM) waits for another connection, or for room on
+///   this one, as long as a request may wait for its answer.
 struct ConnectionGroup<Connection: GroupedConnection, Request> {
     /// What becomes of the last connection when nobody uses it.
     enum Keeping: Hashable, Sendable {
@@ -58,12 +65,14 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
         /// A connection without streams is closed after this time.
         var idleTimeout: Duration = .seconds(300)
         var keeping = Keeping.nothing
-        /// How long a peer may take to send SETTINGS.
+        /// How long a peer may take to send SETTINGS, and how long what it refuses waits here.
         var settlingTime: Duration = .seconds(15)
     }
 
     struct Waiting {
         let request: Request
+        /// When it came, on the loop's clock.
+        let since: UInt64
         var attempts = 0
         /// Has refused it: another one is asked, where there can be another.
         var refuser: Connection?
@@ -113,8 +122,10 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
         var age = Age.young
         /// This side lets it go, or it has been accounted for: its end says nothing more about the peer.
         var isSpent = false
+        /// It was in doubt when somebody wanted a stream: the owner was told that the group is down.
+        var isForsaken = false
 
-        var isUsable: Bool { !connection.isDraining }
+        var isUsable: Bool { !connection.isDraining && connection.doubt == nil }
         var isBarren: Bool { !connection.hasServed }
     }
 
@@ -170,16 +181,21 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
     mutating func admit(_ request: Request, now: UInt64) -> Admission {
         if waiting.isEmpty, let connection = connection(besides: nil, now: now) { return .start(connection) }
         guard waiting.count < rules.waitingRequests else { return .tooMany(waiting.count) }
-        waiting.append(Waiting(request: request))
+        waiting.append(Waiting(request: request, since: now))
         return .waits
     }
 
     /// A request could not be served by `connection`, without harm: it waits again. Returns false where it was tried
     /// often enough.
-    mutating func requeue(_ item: Waiting, refusedBy connection: Connection) -> Bool {
-        guard !isClosed, item.attempts + 1 < rules.attempts else { return false }
+    ///
+    /// - Parameter isRefusal: The peer is there, and has said that it takes no more for now. That is no attempt: there
+    ///   is room when a stream ends.
+    mutating func requeue(_ item: Waiting, refusedBy connection: Connection, isRefusal: Bool, now: UInt64) -> Bool {
+        let isInTime =
+            isRefusal ? now &- item.since < rules.settlingTime.nanoseconds : item.attempts + 1 < rules.attempts
+        guard !isClosed, isInTime else { return false }
         var again = item
-        again.attempts += 1
+        if !isRefusal { again.attempts += 1 }
         again.refuser = connection
         waiting.append(again)
         return true
@@ -223,7 +239,8 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
         return standing != .up
     }
 
-    mutating func dialFailed(_ error: StreamError, now: UInt64) {
+    /// - Parameter hadBegun: The peer took the connection, and ended it before it was up.
+    mutating func dialFailed(_ error: StreamError, hadBegun: Bool = false, now: UInt64) {
         isDialing = false
         if hasUsable {
             // Those who wait get a stream there, or when one ends.
@@ -236,6 +253,7 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
             cameToNothing(error, of: nil, now: now)
             if waiting.isEmpty && isFutile { lose(loss) }
         } else {
+            if hadBegun { backoff.failed(now: now, upSince: nil) }
             lose(Loss(reason: error, wasUsed: streamCount > 0))
         }
     }
@@ -254,7 +272,7 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
     /// - Parameter lostStreams: Those that were open when it ended.
     mutating func ended(_ connection: Connection, _ error: StreamError?, lostStreams: Int, now: UInt64) {
         guard let index = index(of: connection) else { return }
-        let wasSpent = members[index].isSpent
+        let wasSpent = members[index].isSpent || members[index].isForsaken
         let reason = error ?? StreamError(.draining, "the peer closed the connection")
         account(for: index, reason, now: now)
         members.remove(at: index)
@@ -277,14 +295,12 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
     /// refused before.
     private mutating func cameToNothing(_ error: StreamError, of connection: Connection?, now: UInt64) {
         backoff.failed(now: now, upSince: oldest)
-        var index = 0
-        while index < waiting.count {
-            if connection == nil || waiting[index].refuser !== connection { waiting[index].attempts += 1 }
-            if waiting[index].attempts >= rules.attempts {
-                failed.append((waiting.remove(at: index).request, error))
-            } else {
-                index += 1
-            }
+        let before = waiting
+        waiting = RequestQueue()
+        for index in 0..<before.count {
+            var item = before[index]
+            if connection == nil || item.refuser !== connection { item.attempts += 1 }
+            if item.attempts >= rules.attempts { failed.append((item.request, error)) } else { waiting.append(item) }
         }
     }
 
@@ -305,9 +321,31 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
         if let index = index(of: connection) { members[index].age = .tooOld }
     }
 
-    /// A stream ended, or the peer's limit has changed.
-    mutating func hasCapacity(_ connection: Connection, now: UInt64) {
-        if connection.streamCount == 0, let index = index(of: connection) { members[index].idleSince = now }
+    /// A stream ended, the peer's limit has changed, or a peer in doubt has answered. Returns whether the group comes
+    /// up by it.
+    mutating func hasCapacity(_ connection: Connection, now: UInt64) -> Bool {
+        guard let index = index(of: connection) else { return false }
+        if connection.streamCount == 0 { members[index].idleSince = now }
+        guard members[index].isForsaken, members[index].isUsable, !isClosed else { return false }
+        members[index].isForsaken = false
+        defer { standing = .up }
+        return standing != .up
+    }
+
+    /// `connection` is in doubt.
+    ///
+    /// - Parameter isWanted: Somebody waits for an answer on it.
+    mutating func doubted(_ connection: Connection, isWanted: Bool) {
+        if isWanted { forsake() }
+    }
+
+    /// All connections that are left are in doubt, and somebody wants a stream: the owner may know another way.
+    private mutating func forsake() {
+        guard rules.keeping != .nothing, standing == .up, !isDialing, !hasUsable,
+            let reason = members.lazy.compactMap(\.connection.doubt).first
+        else { return }
+        for index in members.indices where members[index].connection.doubt != nil { members[index].isForsaken = true }
+        lose(Loss(reason: reason, wasUsed: true))
     }
 
     /// No more connections, and nobody waits. Returns whom to tell.
@@ -336,6 +374,10 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
             return .retire(members[index].connection)
         }
         if let step = serve(now: now) { return step }
+        if !waiting.isEmpty {
+            forsake()
+            if let (request, error) = failed.popFirst() { return .fail(request, error) }
+        }
         if needsDial(now: now) {
             isDialing = true
             return .dial
@@ -344,8 +386,13 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
     }
 
     private mutating func serve(now: UInt64) -> Step? {
+        guard !waiting.isEmpty, members.contains(where: { $0.connection.availableStreams > 0 }) else { return nil }
+        var tried: Connection?
         for index in 0..<waiting.count {
             let refuser = waiting[index].refuser
+            // Nothing else than for the one before it.
+            if let tried, refuser === tried { continue }
+            tried = refuser
             if let connection = connection(besides: refuser, now: now) {
                 return .start(waiting.remove(at: index), on: connection)
             }
@@ -365,6 +412,10 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
     private var needsReplacement: Bool { wantsReplacement && streamCount > 0 }
 
     private mutating func letGo(now: UInt64) -> Step? {
+        if let index = members.firstIndex(where: { $0.isForsaken && !$0.isSpent && $0.connection.streamCount == 0 }) {
+            members[index].isSpent = true
+            return .close(members[index].connection, isIdle: false)
+        }
         for index in members.indices where members[index].isUsable {
             let member = members[index]
             if !member.connection.isSettled, now >= member.since &+ rules.settlingTime.nanoseconds {
@@ -397,7 +448,8 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
     }
 
     private mutating func tellDown() -> Step? {
-        if standing == .up, waiting.isEmpty, !isDialing, !needsReplacement, !hasUsable { standing = .lost }
+        let isThere = members.contains { !$0.connection.isDraining }
+        if standing == .up, waiting.isEmpty, !isDialing, !needsReplacement, !isThere { standing = .lost }
         guard standing == .lost else { return nil }
         standing = .released
         return .down(loss)
@@ -411,6 +463,9 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
         func consider(_ time: UInt64) { if time > now { deadline = min(deadline ?? time, time) } }
         consider(backoff.notBefore)
         if isReplacing { consider(replacesAt) }
+        if !waiting.isEmpty {
+            for member in members { if let time = member.connection.takesMoreAt { consider(time) } }
+        }
         for member in members where member.isUsable {
             if !member.connection.isSettled { consider(member.since &+ rules.settlingTime.nanoseconds) }
             if member.connection.streamCount == 0, let idle = idleDeadline(of: member) { consider(idle) }

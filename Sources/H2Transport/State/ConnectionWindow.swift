@@ -13,6 +13,8 @@ struct ConnectionWindow: Hashable {
     private(set) var withheld = 0
     /// Of ``queued``; above it credit is held back.
     private let limit: Int
+    /// What the peer may still send, by what has been sent to it: at the start, what RFC 9113 §6.9.2 says.
+    private var left = 65535
 
     init(size: Int, limit: Int) {
         self.size = size
@@ -28,6 +30,15 @@ struct ConnectionWindow: Hashable {
     }
 
     mutating func queueChanged(by change: Int) { queued += change }
+
+    /// WINDOW_UPDATE was sent.
+    mutating func granted(_ count: Int) { left += count }
+
+    /// The peer has sent so much. Returns whether it was allowed to.
+    mutating func uses(_ count: Int) -> Bool {
+        left -= count
+        return left >= 0
+    }
 
     /// Returns credit that was held back and is due, because the readers have caught up.
     mutating func release() -> Int {

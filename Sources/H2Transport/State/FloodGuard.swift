@@ -4,6 +4,7 @@ struct FloodGuard {
     enum Flood: String {
         case earlyResets = "too many streams were reset before they were used"
         case provokedResets = "too many streams had to be reset"
+        case refusedRequests = "too many requests had to be refused"
         case controlFrames = "too many control frames"
         case windowUpdates = "too many WINDOW_UPDATE frames"
     }
@@ -47,6 +48,11 @@ struct FloodGuard {
         guard !(isAnswered && hadEnded) else { return nil }
         counters.earlyResetsReceived += 1
         return earlyResets.take(now: now) ? nil : .earlyResets
+    }
+
+    /// A request was refused without a look at it: there are too many.
+    mutating func refusedRequest(now: UInt64) -> Flood? {
+        earlyResets.take(now: now) ? nil : .refusedRequests
     }
 
     /// This side has submitted RST_STREAM of its own accord.

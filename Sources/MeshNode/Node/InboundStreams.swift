@@ -13,6 +13,8 @@ import Streams
 /// 200 is answered only when policy has passed and the backend is connected.
 final class InboundStreams {
     private let logger: Logger
+    /// For what a peer can cause as often as it likes.
+    private let peerLog: PeerLog
     private let live: LiveStreams
     private let opener: StreamOpener
 
@@ -20,12 +22,18 @@ final class InboundStreams {
         self.live = live
         self.opener = opener
         self.logger = logger
+        peerLog = PeerLog(logger, on: opener.loop)
     }
 
     /// Answers a request, now or later.
     func handle(_ pending: PendingConnect) {
         guard pending.request.tunnelDestination == nil else {
-            logger.notice("refused", metadata: ["reason": "x-tun is not served", "to": "\(pending.request.authority)"])
+            peerLog.log(
+                .notice,
+                "refused",
+                of: Self.name(of: pending),
+                ["reason": "x-tun is not served", "to": "\(Printable.escape(pending.request.authority))"]
+            )
             return pending.reject(.innerTunnel)
         }
         let request = StreamRequest(
@@ -49,30 +57,42 @@ final class InboundStreams {
     }
 
     private func refuse(_ pending: PendingConnect, _ refusal: StreamPlan.Refusal, _ plan: StreamPlan) {
-        var metadata: Logger.Metadata = ["reason": "\(refusal)", "to": "\(pending.destination)"]
         guard refusal.error.code != .loop else {
-            metadata["from"] = "\(plan.request.sourceDescription)"
-            metadata["through"] = "\(Printable.escape(plan.request.hops.description))"
-            logger.warning("a loop", metadata: metadata)
+            peerLog.log(
+                .warning,
+                "a loop",
+                of: Self.name(of: pending),
+                [
+                    "reason": "\(refusal)", "to": "\(pending.destination)",
+                    "through": "\(Printable.escape(plan.request.hops.description))",
+                ]
+            )
             return pending.reject(ConnectRejection(refusal.error))
         }
-        logger.notice("denied", metadata: metadata)
+        peerLog.log(
+            .notice,
+            "denied",
+            of: Self.name(of: pending),
+            ["reason": "\(refusal)", "to": "\(pending.destination)"]
+        )
         // The peer learns that policy refused, not which rule did.
         pending.reject(.denied("policy"))
     }
+
+    private static func name(of pending: PendingConnect) -> String { pending.peer?.description ?? "unauthenticated" }
 
     private func open(
         _ plan: StreamPlan,
         for pending: PendingConnect,
         _ headers: HeaderFields,
-        failure: Logger.Message,
+        failure: String,
         to target: Authority
     ) {
         pending.cancelled = opener.open(plan, headers: headers) { [self] result in
             switch result {
             case .success(let opened): join(pending, opened, plan.request)
             case .failure(let error):
-                logger.info(failure, metadata: ["to": "\(target)", "reason": "\(error)"])
+                peerLog.log(.info, failure, of: Self.name(of: pending), ["to": "\(target)", "reason": "\(error)"])
                 pending.reject(ConnectRejection(error))
             }
         }

@@ -1,3 +1,4 @@
+import H2Transport
 import Logging
 import MeshPolicy
 import Platform
@@ -9,6 +10,7 @@ import Streams
 ///     tcp listener → plan → dial | h2 | h2-over-ssh | ssh → relay
 final class OutboundStreams {
     private let logger: Logger
+    private let peerLog: PeerLog
     private let live: LiveStreams
     private let opener: StreamOpener
 
@@ -16,6 +18,7 @@ final class OutboundStreams {
         self.live = live
         self.opener = opener
         self.logger = logger
+        peerLog = PeerLog(logger, on: opener.loop)
     }
 
     /// Carries an accepted connection to `destination`.
@@ -31,7 +34,12 @@ final class OutboundStreams {
             switch result {
             case .success(let opened): join(socket, opened, request)
             case .failure(let error):
-                logger.warning("no stream to \(destination): \(error)")
+                peerLog.log(
+                    .warning,
+                    "no stream",
+                    of: "\(destination)",
+                    text: "no stream to \(destination): \(error)"
+                )
                 socket.reset(error)
             }
         }

@@ -20,8 +20,9 @@ final class StreamOpener {
     /// Nobody waits any more: a connection that still comes up is closed, and nobody is told.
     typealias Cancellation = () -> Void
 
-    private let loop: EventLoop
+    let loop: EventLoop
     private let logger: Logger
+    private let peerLog: PeerLog
     var snapshot: NodeSnapshot {
         didSet {
             guard snapshot.client !== oldValue.client else { return }
@@ -34,12 +35,15 @@ final class StreamOpener {
         self.loop = loop
         self.snapshot = snapshot
         self.logger = logger
+        peerLog = PeerLog(logger, on: loop)
     }
 
     /// What is done with `request`, by what holds now. Says what AUDIT and `dryRun` policies have to say.
     func plan(_ request: StreamRequest) -> StreamPlan {
         let plan = snapshot.planner.plan(request)
-        for note in plan.decision.notes { logger.notice("\(note)") }
+        for note in plan.decision.notes {
+            peerLog.log(.notice, "a policy that only tells", of: "\(request.source)", text: "\(note)")
+        }
         return plan
     }
 
@@ -70,13 +74,24 @@ final class StreamOpener {
     ) -> Cancellation {
         let planner = snapshot.planner
         let options = Dialer.Options(timeout: snapshot.configuration.connections.connectTimeout)
-        let dialer = Dialer(to: .authority(target), on: loop, options: options) {
+        let dialer = Dialer(to: Self.places(of: target, plan), on: loop, options: options) {
             planner.refusal(dialing: $0, port: target.port, for: plan.request)
         } completion: { result in
             completion(result.map { Opened(stream: $0, path: nil, dialled: $0.peerAddress) })
         }
         dialer.start()
         return { dialer.cancel() }
+    }
+
+    /// A service of this machine listens at the address that the client names, or on either loopback address:
+    /// `localhost` is both, and many programs take the first one that they find.
+    private static func places(of target: Authority, _ plan: StreamPlan) -> Dialer.Destination {
+        guard plan.route.isThisMachine else { return .authority(target) }
+        var addresses = [IPAddress.loopbackIPv4, .loopbackIPv6]
+        if let named = plan.request.destination.address {
+            addresses = named.isLoopback ? [named] : [named] + addresses
+        }
+        return .addresses(addresses.map { SocketAddress($0, port: target.port) })
     }
 
     private func open(

@@ -40,8 +40,8 @@ final class TunnelSource: PathSource {
     /// How long a connection that owes bytes may be silent before it is asked: looked at that often, it is asked 0.3 to
     /// 0.6 s after its last byte.
     private static let silence: Duration = .milliseconds(300)
-    /// How long it may take to answer at least. A peer that is merely busy must not be taken for a black hole; together
-    /// with the silence, one is found within 1.5 s.
+    /// How long it may take to answer at least before it takes no new streams: together with the silence, a black hole
+    /// is left within 1.5 s.
     private static let shortestAnswer: Duration = .milliseconds(900)
 
     init(
@@ -168,16 +168,26 @@ final class TunnelSource: PathSource {
 
     /// Runs while streams are open, or wait for a connection that is being made. Silence alone is no reason to ask: an
     /// idle stream owes nothing, and a device's battery pays for each PING. Silence after something was sent is.
+    ///
+    /// A connection that does not answer is in doubt: new streams go elsewhere. Those that are open stay: a device that
+    /// pauses for two seconds, or a round trip that grows, must not cost bytes that TCP would have delivered. That a
+    /// connection is dead, TCP says, or the keep-alive.
     private func checkSilence() {
         guard let group else { return }
         for connection in group.connections where !connection.isDraining && connection.streamCount > 0 {
-            guard !connection.isBeingProbed, connection.lastSent > connection.lastReceived,
+            guard connection.doubt == nil, !connection.isBeingProbed, connection.lastSent > connection.lastReceived,
                 loop.now &- connection.lastReceived >= Self.silence.nanoseconds
             else { continue }
-            let timeout = max(Self.shortestAnswer, (connection.roundTripTime ?? .zero) * 4)
-            connection.probe(timeout: timeout) { isAlive in
+            let timeout = max(
+                Self.shortestAnswer,
+                (connection.roundTripTime ?? .zero) * 4,
+                connection.slowestAnswer * 2
+            )
+            let asked = loop.now
+            connection.probe(timeout: timeout) { [weak group] isAlive in
                 guard !isAlive else { return }
-                connection.abort(StreamError(.timedOut, "no answer to PING within \(timeout)"))
+                let reason = StreamError(.timedOut, "no answer to PING within \(timeout)")
+                group?.doubt(connection, reason, since: asked)
             }
         }
         if group.streamCount > 0 { monitor?.schedule(after: Self.silence) }

@@ -39,6 +39,8 @@ package struct Route: Hashable, Sendable {
     package let cause: Cause
     /// Index of the endpoint that matched.
     package let endpoint: Int?
+    /// It ends at a service of this machine, of which nobody says at which of its addresses it listens.
+    package var isThisMachine = false
 
     init(action: Action, cause: Cause, endpoint: Int? = nil) {
         self.action = action

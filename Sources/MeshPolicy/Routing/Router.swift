@@ -120,7 +120,9 @@ package struct Router: Sendable {
         guard policy.names(port: port) else {
             return refused(Self.portNotNamed(port, why: why), "\(why.description); port not named", endpoint: endpoint)
         }
-        return direct(Authority(address: .loopbackIPv4, port: port), tls: nil, why: why, endpoint: endpoint)
+        var route = direct(Authority(address: .loopbackIPv4, port: port), tls: nil, why: why, endpoint: endpoint)
+        route.isThisMachine = true
+        return route
     }
 
     private func direct(

@@ -318,7 +318,7 @@ private struct Connection: Sendable {
                 group.addTask { try await carryStandardStream(to: destination, paths, on: loop) }
             }
             if let session { group.addTask { try await keepCurrent(session, paths) } }
-            if let watch { group.addTask { try await watch.follow { printError("warning: \($0)") } } }
+            if let watch { group.addTask { try await keepWatch(watch) } }
             defer { group.cancelAll() }
             try await group.next()
         }

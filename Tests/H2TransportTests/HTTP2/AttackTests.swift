@@ -46,7 +46,7 @@ import Testing
     // MARK: On our server
 
     /// `:method CONNECT`, `:authority 10.0.0.1:80`, without indexing.
-    private static let connect = "0207434f4e4e454354010b31302e302e302e313a3830"
+    private static let connect = FramePeer.connect
     /// A field of 4 KB enters the dynamic table and is then referred to 11,000 times by one byte.
     private static let bomb = "4001787fbd1d,61*3900,be*11000"
     /// 300 fields, 12 KB of text, counted as 22 KB.

@@ -65,7 +65,7 @@ import Testing
         }
     }
 
-    @Test("trailers of a tunnel that come with its answer do not hide it")
+    @Test("trailers of a tunnel that come with its answer do not hide it, and are no clean end")
     func tunnelWithTrailers() async throws {
         try await withClient { ours, peer in
             try await ours { $0.open() }
@@ -73,9 +73,11 @@ import Testing
             try peer.send(
                 "raw 00000101040000000188" + "0000020000000000016869" + "000009010500000001" + "0005782d656e640131"
             )
-            try await ours.until("the tunnel opens and ends") { $0.streams.first?.readEnded == true }
-            let text = try await ours { $0.streams[0].text }
+            try await ours.until("the tunnel opens and fails") { $0.streams.first?.failed == true }
+            let (text, ended) = try await ours { ($0.streams[0].text, $0.streams[0].readEnded) }
             #expect(text == "hi")
+            #expect(!ended)
+            #expect(try await peer.event("StreamReset")["error_code"] == 1)
         }
     }
 

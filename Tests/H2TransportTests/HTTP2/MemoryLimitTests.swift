@@ -166,7 +166,7 @@ import Testing
             try peer.send(
                 "pause",
                 "flood 1 8:0:0:7fff0000",
-                "flood 8 1:1+:4:0207434f4e4e454354010b31302e302e302e313a3830"
+                "flood 8 1:1+:4:\(FramePeer.connect)"
             )
             try await server.until("the streams open") { $0.streams.count == 8 }
             try await server { for end in $0.streams { end.send(50_000_000) } }
@@ -264,8 +264,7 @@ import Testing
         let dials = Dials()
         try await withAttackedServer(configuration) { server, peer in
             try await server { server in server.onRequest = { dials.append($0) } }
-            let request = "0207434f4e4e454354010b31302e302e302e313a3830"
-            try peer.send("flood 30 1:1+:4:\(request) 3:1+:0:00000008")
+            try peer.send("flood 30 1:1+:4:\(FramePeer.connect) 3:1+:0:00000008")
             try await server.until("the others are refused") { $0.attacker?.counters.requestsOverLimit == 20 }
             let (count, pending) = try await server { (dials.count, $0.attacker?.pendingRequests) }
             #expect(count == 10)

@@ -263,9 +263,35 @@ import Testing
         configuration.limits.pendingRequests = 2
         try await withServer(configuration) { ours, peer in
             for id in [1, 3, 5] { try peer.send("headers \(id) :method=CONNECT :authority=10.0.0.1:80") }
-            let response = try await peer.event("ResponseReceived")
-            #expect(response["stream_id"] == 5)
-            #expect(response.headers[0] == [":status", "503"])
+            let refusal = try await peer.event("StreamReset")
+            #expect(refusal["stream_id"] == 5)
+            // REFUSED_STREAM: the client may ask again.
+            #expect(refusal["error_code"] == 7)
+            let count = try await ours { $0.log.requests.count }
+            #expect(count == 2)
+        }
+    }
+
+    @Test("requests for one destination wait for one another, and for no other")
+    func destinationLimit() async throws {
+        var configuration = H2Configuration.defaults
+        configuration.limits.pendingPerDestination = 2
+        try await withServer(configuration) { ours, peer in
+            for id in [1, 3, 5, 7] { try peer.send("headers \(id) :method=CONNECT :authority=10.0.0.1:80") }
+            try peer.send("headers 9 :method=CONNECT :authority=10.0.0.2:80")
+            try await ours.until("the other destination is asked") {
+                $0.log.requests.contains { $0.destination.host == "10.0.0.2" }
+            }
+            let first = try await ours { $0.log.requests.map(\.destination.host) }
+            #expect(first == ["10.0.0.1", "10.0.0.1", "10.0.0.2"])
+            // A client that gives up gives its place up.
+            try peer.send("reset 5 8")
+            try await peer.roundTrip()
+            try await ours { $0.log.requests.removeFirst().reject(.denied()) }
+            try await ours.until("the next one is asked") { $0.log.requests.count == 3 }
+            try await ours { side in while let request = side.log.requests.popLast() { request.reject(.denied()) } }
+            #expect(try await peer.event("ResponseReceived") { $0["stream_id"] == 7 }.headers[0] == [":status", "403"])
+            #expect(try await ours { $0.connection.pendingRequests } == 0)
         }
     }
 }

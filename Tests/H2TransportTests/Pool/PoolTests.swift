@@ -83,7 +83,7 @@ import Testing
     @Test("where the replacement does not come up, the old connection goes on")
     func replacementFails() async throws {
         var pool = H2ClientPool.Configuration.defaults
-        pool.http2.age.maximum = .milliseconds(300)
+        pool.http2.age.maximum = .seconds(2)
         try await withMesh(pool: pool) { server, user, echo in
             try await user { $0.open(echo.authority) }
             try await user.until("the tunnel opens") { $0.streams.count == 1 }

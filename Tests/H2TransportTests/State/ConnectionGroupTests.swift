@@ -12,7 +12,9 @@ import Testing
         var isWindowStalled = false
         var isSettled: Bool
         var hasServed: Bool
-        var availableStreams: Int { isDraining ? 0 : max(0, limit - streamCount) }
+        var doubt: StreamError?
+        var takesMoreAt: UInt64?
+        var availableStreams: Int { isDraining || doubt != nil ? 0 : max(0, limit - streamCount) }
 
         init(limit: Int = 100, isSettled: Bool = true, hasServed: Bool = true) {
             self.limit = limit
@@ -96,8 +98,8 @@ import Testing
         /// A stream of `line` ends, or its limit has changed.
         mutating func freed(_ line: Line, ending count: Int = 0) -> [String] {
             line.streamCount -= count
-            group.hasCapacity(line, now: now)
-            return run()
+            let comesUp = group.hasCapacity(line, now: now)
+            return (comesUp ? ["up"] : []) + run()
         }
 
         mutating func pass(_ time: Duration) -> [String] {
@@ -181,21 +183,167 @@ import Testing
         #expect(bench.ask(3...3) == ["start 3 on 0"])
     }
 
-    @Test("REFUSED_STREAM: another connection is asked; after so many attempts nobody")
+    @Test("a connection is lost before the answer: another one is asked; after so many attempts nobody")
     func refused() {
         var bench = Bench { $0.attempts = 2 }
         _ = bench.ask(1...1)
         let first = Line()
         _ = bench.dialed(first)
-        let item = Group.Waiting(request: 1)
-        let waitsAgain = bench.group.requeue(item, refusedBy: first)
+        let item = Group.Waiting(request: 1, since: 0)
+        let waitsAgain = bench.group.requeue(item, refusedBy: first, isRefusal: false, now: 0)
         #expect(waitsAgain)
         #expect(bench.run() == ["dial"])
         #expect(bench.dialed(Line()) == ["start 1 on 1"])
         var again = item
         again.attempts = 1
-        let waitsOnceMore = bench.group.requeue(again, refusedBy: bench.lines[1])
+        let waitsOnceMore = bench.group.requeue(again, refusedBy: bench.lines[1], isRefusal: false, now: 0)
         #expect(!waitsOnceMore)
+    }
+
+    @Test("REFUSED_STREAM: however often, another connection is asked, or the same one when it has room")
+    func refusals() {
+        var bench = Bench {
+            $0.connections = 1
+            $0.attempts = 2
+        }
+        _ = bench.ask(1...1)
+        let line = Line()
+        _ = bench.dialed(line)
+        let item = Group.Waiting(request: 2, since: 0)
+        for round in 1...9 {
+            line.limit = line.streamCount
+            line.takesMoreAt = bench.now + 1_000_000_000
+            let waits = bench.group.requeue(item, refusedBy: line, isRefusal: true, now: bench.now)
+            #expect(waits, "round \(round)")
+            #expect(bench.run() == [])
+            #expect(bench.group.nextDeadline(now: bench.now) == line.takesMoreAt)
+            line.limit += 1
+            #expect(bench.pass(.seconds(1)) == ["start 2 on 0"])
+            line.streamCount -= 1
+        }
+        // As long as a request may take.
+        _ = bench.pass(.seconds(6))
+        let waitsOn = bench.group.requeue(item, refusedBy: line, isRefusal: true, now: bench.now)
+        #expect(!waitsOn)
+    }
+
+    @Test("how many streams a peer takes that refuses some: no more than it took, and more as it answers")
+    func allowance() {
+        var allowance = StreamAllowance()
+        #expect(!allowance.isLimited)
+        // One burst.
+        for _ in 0..<700 { allowance.refused(open: 300, now: 0) }
+        #expect(allowance.limit(announced: 1000, now: 0) == 300)
+        #expect(allowance.triesAt == 50_000_000)
+        #expect(allowance.limit(announced: 1000, now: 50_000_000) == 375)
+        allowance.refused(open: 0, now: 50_000_000)
+        #expect(allowance.triesAt == 150_000_000)
+        #expect(allowance.limit(announced: 1000, now: 149_999_999) == 0)
+        #expect(allowance.limit(announced: 1000, now: 150_000_000) == 1)
+        for _ in 0..<10 { allowance.answered(announced: 22) }
+        #expect(allowance.limit(announced: 22, now: 0) == 20)
+        allowance.answered(announced: 22)
+        #expect(!allowance.isLimited)
+    }
+
+    /// Quadratic, this took minutes.
+    @Test("many who wait, and a connection that came to nothing: each is looked at once", .timeLimit(.minutes(1)))
+    func manyWaiting() {
+        let count = 300_000
+        var bench = Bench {
+            $0.attempts = 1
+            $0.waitingRequests = count
+        }
+        _ = bench.ask(1...1)
+        let line = Line(limit: 1, hasServed: false)
+        #expect(bench.dialed(line) == ["start 1 on 0"])
+        // What it has refused counts no attempt; it stays, and those behind it go.
+        let item = Group.Waiting(request: 1, since: 0)
+        let waits = bench.group.requeue(item, refusedBy: line, isRefusal: true, now: 0)
+        #expect(waits)
+        for request in 2...count {
+            guard case .waits = bench.group.admit(request, now: 0) else { continue }
+        }
+        line.isDraining = true
+        bench.group.drained(line, now: 0)
+        #expect(bench.run().count == count - 1 + 1)
+    }
+
+    // MARK: Doubt
+
+    private static let doubt = StreamError(.timedOut, "no answer to PING")
+
+    @Test("a peer in doubt keeps its streams, and nobody is told while nobody wants another one")
+    func quietDoubt() {
+        var bench = Bench(Self.path)
+        _ = bench.ask(1...1)
+        let line = Line()
+        #expect(bench.dialed(line) == ["start 1 on 0"])
+        line.doubt = Self.doubt
+        bench.group.doubted(line, isWanted: false)
+        #expect(bench.run() == [])
+        #expect(bench.pass(.seconds(2)) == [])
+        line.doubt = nil
+        #expect(bench.freed(line) == [])
+        #expect(bench.ask(2...2) == ["start 2 on 0"])
+    }
+
+    @Test("who wants a stream of a peer in doubt is told, and what is open stays; an answer brings the path back")
+    func doubt() {
+        for waitsForAnswer in [true, false] {
+            var bench = Bench(Self.path)
+            _ = bench.ask(1...1)
+            let line = Line()
+            #expect(bench.dialed(line) == ["start 1 on 0"])
+            line.doubt = Self.doubt
+            bench.group.doubted(line, isWanted: waitsForAnswer)
+            if waitsForAnswer {
+                #expect(bench.run() == ["down timedOut"])
+            } else {
+                #expect(bench.ask(2...2) == ["fail 2: timedOut", "down timedOut"])
+            }
+            #expect(!bench.group.isUp)
+            #expect(bench.group.streamCount == 1)
+            // The owner asks for another connection.
+            bench.group.seek()
+            #expect(bench.run() == ["dial"])
+            line.doubt = nil
+            #expect(bench.freed(line) == ["up"])
+            #expect(bench.group.isUp)
+            #expect(bench.ask(3...3) == ["start 3 on 0"])
+            // The dial's end is no news.
+            bench.group.dialFailed(StreamError(.timedOut, "no"), now: bench.now)
+            #expect(bench.run() == [])
+        }
+    }
+
+    @Test("a peer in doubt that is dead after all: the connection that replaced it stays")
+    func deadAfterDoubt() {
+        var bench = Bench(Self.path)
+        _ = bench.ask(1...1)
+        let old = Line()
+        _ = bench.dialed(old)
+        old.doubt = Self.doubt
+        #expect(bench.ask(2...2) == ["fail 2: timedOut", "down timedOut"])
+        bench.group.seek()
+        #expect(bench.run() == ["dial"])
+        #expect(bench.dialed(Line()) == [])
+        #expect(bench.ask(3...3) == ["start 3 on 1"])
+        #expect(bench.ended(old, Self.doubt, lost: 1) == [])
+        #expect(bench.group.isUp)
+    }
+
+    @Test("a connection in doubt whose last stream ends is let go")
+    func idleInDoubt() {
+        var bench = Bench(Self.path)
+        _ = bench.ask(1...1)
+        let line = Line()
+        _ = bench.dialed(line)
+        line.doubt = Self.doubt
+        _ = bench.ask(2...2)
+        #expect(bench.freed(line, ending: 1) == ["close 0"])
+        #expect(bench.ended(line) == [])
+        #expect(bench.group.isUnused)
     }
 
     // MARK: Ends

@@ -20,6 +20,11 @@ struct FramePeer: Sendable {
 
     let process: ChildProcess
 
+    /// The header block of a request for a tunnel to 10.0.0.1:80, for what `hostile.py` sends.
+    static let connect = "0207434f4e4e454354010b31302e302e302e313a3830"
+    /// A header block without pseudo-header fields.
+    static let trailers = "0005782d656e640131"
+
     /// A peer that plays the server, and our client connected to it.
     static func server(settings: [String] = []) async throws -> (FramePeer, SocketAddress) {
         let peer = try FramePeer(["server"], settings)

@@ -1,0 +1,151 @@
+import Foundation
+import H2Transport
+import MeshIdentity
+import Streams
+import TestPeers
+import Testing
+
+/// nghttpx between our client and our server: a hop on nghttp2 that sees each CONNECT.
+///
+/// It carries bytes, the server's end and resets; the client's end it keeps to itself, so that nothing that waits for
+/// one works through it.
+@Suite(.timeLimit(.minutes(2)))
+struct NghttpxTests {
+    private static let bytes = 8_000_000
+
+    private func withNghttpx(_ body: (OnLoop<PoolUser>, OnLoop<RelayingServer>) async throws -> Void) async throws {
+        try await withLoop { loop in
+            let server = try await OnLoop(loop) { try RelayingServer(on: loop) }
+            let front = FreePort.next()
+            let values = [
+                "FRONT": String(front), "SERVER": String(try await server { $0.port }),
+                "CREDENTIAL": TestCertificates.shared.path(.intermediate),
+            ]
+            var text = try String(
+                contentsOfFile: TestTools.repository + "/Tests/Peers/nghttpx/nghttpx.conf",
+                encoding: .utf8
+            )
+            for (name, value) in values { text = text.replacingOccurrences(of: "@\(name)@", with: value) }
+            let directory = TemporaryDirectory()
+            let file = try directory.write("nghttpx.conf", text)
+            let nghttpx = try ChildProcess("/usr/sbin/nghttpx", ["--conf=\(file)"])
+            try await eventually("nghttpx listens") {
+                guard nghttpx.isRunning else { throw DeadlineExceeded(nghttpx.standardError.text) }
+                let address = try SocketAddress(ip: "127.0.0.1", port: front)
+                return (try? await Dialer.connect(to: .address(address), on: loop) { $0.close() }) != nil
+            }
+            let user = try await OnLoop(loop) { try PoolUser(on: loop, port: front) }
+            try await body(user, server)
+            try await user { $0.close() }
+            await nghttpx.stop()
+            try await server { $0.close() }
+        }
+    }
+
+    private func open(_ user: OnLoop<PoolUser>, _ authority: String) async throws -> Int {
+        let count = try await user {
+            $0.open(authority, keepsBytes: true)
+            return $0.streams.count
+        }
+        try await user.until("the tunnel opens") { $0.streams.count > count || !$0.failures.isEmpty }
+        let failures = try await user { $0.failures }
+        try #require(failures == [])
+        return count
+    }
+
+    @Test("bytes both ways")
+    func bytes() async throws {
+        let echo = try EchoServer()
+        try await withNghttpx { user, server in
+            let stream = try await open(user, echo.authority)
+            try await user { $0.streams[stream].send(Self.bytes, finish: false) }
+            try await user.until("the echo is read") { $0.streams[stream].receivedCount == Self.bytes }
+            let checksum = try await user { $0.streams[stream].takeChecksum() }
+            #expect(checksum == Pattern.checksum(Self.bytes))
+        }
+        echo.close()
+    }
+
+    @Test("the client's end is not passed on")
+    func clientEndsFirst() async throws {
+        try await withNghttpx { user, _ in
+            let loop = user.loop
+            let backend = try await OnLoop(loop) { try Backend(on: loop) }
+            let port = try await backend { $0.port }
+            for round in 0..<2 {
+                let stream = try await open(user, "127.0.0.1:\(port)")
+                try await user { $0.streams[stream].send("hello", finish: true) }
+                try await backend.until("the bytes arrive") {
+                    $0.ends.count == round + 1 && $0.ends[round].text == "hello"
+                }
+            }
+            // What came before the second stream has been handled long ago.
+            let (ended, failed) = try await backend { ($0.ends[0].readEnded, $0.ends[0].failed) }
+            #expect(!ended)
+            #expect(!failed)
+            try await backend { $0.close() }
+        }
+    }
+
+    @Test("the server ends first: all its bytes arrive, and the end")
+    func serverEndsFirst() async throws {
+        let source = try SourceServer(count: Self.bytes)
+        try await withNghttpx { user, _ in
+            let down = try await open(user, source.authority)
+            try await user.until("everything is read") { $0.streams[down].readEnded || $0.streams[down].failed }
+            let (checksum, ended) = try await user { ($0.streams[down].takeChecksum(), $0.streams[down].readEnded) }
+            #expect(checksum == Pattern.checksum(Self.bytes))
+            #expect(ended)
+        }
+        source.close()
+    }
+
+    @Test("resets pass in both directions")
+    func resets() async throws {
+        try await withNghttpx { user, _ in
+            let loop = user.loop
+            let backend = try await OnLoop(loop) { try Backend(on: loop) }
+            let port = try await backend { $0.port }
+            let first = try await open(user, "127.0.0.1:\(port)")
+            try await user { $0.streams[first].send("hello") }
+            try await backend.until("the bytes arrive") { $0.ends.count == 1 && $0.ends[0].text == "hello" }
+            try await backend { $0.ends[0].stream.reset(StreamError(.reset, "the backend aborts")) }
+            try await user.until("the client learns it") { $0.streams[first].failed || $0.streams[first].readEnded }
+            let clientFailed = try await user { $0.streams[first].failed }
+            #expect(clientFailed)
+
+            let second = try await open(user, "127.0.0.1:\(port)")
+            try await user { $0.streams[second].send("hello", finish: false) }
+            try await backend.until("the bytes arrive") { $0.ends.count == 2 && $0.ends[1].text == "hello" }
+            try await user { $0.streams[second].stream.reset(StreamError(.reset, "the client aborts")) }
+            try await backend.until("the backend learns it") { $0.ends[1].failed || $0.ends[1].readEnded }
+            let backendFailed = try await backend { $0.ends[1].failed }
+            #expect(backendFailed)
+            try await backend { $0.close() }
+        }
+    }
+
+    /// A TCP server, seen from inside. Confined to its loop.
+    private final class Backend {
+        private(set) var ends: [StreamEnd] = []
+        private var listener: Listener?
+        var port: UInt16 { listener?.localAddress.port ?? 0 }
+
+        init(on loop: EventLoop) throws {
+            let bound = LoopBound(Reference(self), on: loop)
+            listener = try Listener(bind: SocketAddress(ip: "127.0.0.1", port: 0), on: loop) { socket in
+                bound.withValue { $0.object?.ends.append(StreamEnd(socket)) }
+            }
+        }
+
+        func close() {
+            for end in ends { end.stream.close() }
+            listener?.close()
+        }
+
+        private final class Reference {
+            weak var object: Backend?
+            init(_ object: Backend) { self.object = object }
+        }
+    }
+}
