@@ -57,16 +57,11 @@ struct BusyboxMachine {
         after: String? = nil,
         warn: @escaping @Sendable (String) -> Void = { _ in }
     ) async throws -> AgentlessEnrollment.Visit {
-        let options = AgentlessEnrollment.Options(
-            name: "router",
-            id: id,
-            keyOrigin: origin,
-            directory: directory,
-            after: after
-        )
-        let enrollment = AgentlessEnrollment(options, issuer: ca) { progress in
+        let options = EnrollmentOptions(name: "router", id: id) { progress in
             if case .warning(let text) = progress { warn(text) }
         }
+        let placement = AgentlessEnrollment.Placement(keyOrigin: origin, directory: directory, after: after)
+        let enrollment = AgentlessEnrollment(options, placement, issuer: ca)
         return try await enrollment.enroll(over: channel)
     }
 
@@ -169,18 +164,111 @@ struct BusyboxMachine {
         let directory = home.path("credential")
         try home.makeDirectory("credential")
         try home.write("credential/cert-chain.pem", first)
-        var options = AgentlessEnrollment.Options(name: "router", id: id, keyOrigin: .pushed, directory: directory)
+        var options = EnrollmentOptions(name: "router", id: id)
         options.occupied = { present in
-            guard present.description.hasSuffix("/first") else { return HostError(.denied, "\(present) stays") }
+            guard present.id.description.hasSuffix("/first") else { return HostError(.denied, "\(present.id) stays") }
             try? second.write(toFile: directory + "/cert-chain.pem", atomically: true, encoding: .utf8)
             return nil
         }
-        let enrollment = AgentlessEnrollment(options, issuer: ca) { _ in }
+        let enrollment = AgentlessEnrollment(options, .init(keyOrigin: .pushed, directory: directory), issuer: ca)
         let channel = try LocalChannel.shell(FarShell.dash.command, home: home.path, setup: "")
         let error = await #expect(throws: HostError.self) { _ = try await enrollment.enroll(over: channel) }
         #expect(error?.message == "spiffe://test.example/ns/default/sa/second stays")
         #expect(!FileManager.default.fileExists(atPath: directory + "/.lock"))
         #expect(try home.read("credential/cert-chain.pem") == second)
+    }
+
+    /// Revoked, or removed, while the machine makes its key: it is cut, and says why.
+    @Test(.timeLimit(.minutes(2)), arguments: [true, false])
+    func anEnrolmentThatIsUnderWayIsCut(isRevoked: Bool) async throws {
+        let devices = DeviceDirectory(home.path("devices"))
+        var record = try DeviceDirectoryTests.record("router")
+        record.identity = id
+        try devices.save(record)
+        try home.makeDirectory("tools")
+        try await home.writeProgram(
+            "tools/openssl",
+            ": >'\(home.path("started"))'\nexec tail -f --pid=$PPID /dev/null\n"
+        )
+        let recording = RecordingIssuer(
+            ca,
+            ledger: devices.ledger,
+            command: "enroll",
+            claim: try devices.ledger.claim("router")
+        )
+        let enrollment = AgentlessEnrollment(
+            EnrollmentOptions(name: "router", id: id),
+            .init(directory: home.path("credential")),
+            issuer: recording
+        )
+        let channel = try LocalChannel.shell(
+            FarShell.dash.command,
+            home: home.path,
+            setup: "export PATH='\(home.path("tools"))':\"$PATH\""
+        )
+        async let outcome: Void = {
+            let error = await #expect(throws: SignalError.self) { _ = try await enrollment.enroll(over: channel) }
+            #expect(error?.code == (isRevoked ? .revoked : .refused))
+            #expect(error?.message.contains(isRevoked ? "was revoked at" : "was unenrolled") == true)
+            // What the command ends with.
+            if let error { #expect(HostError(error, name: "router").reason == (isRevoked ? .denied : .failed)) }
+        }()
+        try await eventually("the key is being made") { FileManager.default.fileExists(atPath: home.path("started")) }
+        if isRevoked {
+            _ = try devices.ledger.revokeDevice(named: "router", reason: "stolen", by: "revoke")
+        } else {
+            try devices.remove(named: "router")
+        }
+        try await outcome
+    }
+
+    /// What the machine does not take does not count, as with an agent.
+    @Test func aCertificateThatCannotBeWrittenIsRevoked() async throws {
+        let devices = DeviceDirectory(home.path("devices"))
+        let recording = RecordingIssuer(
+            ca,
+            ledger: devices.ledger,
+            command: "renew",
+            claim: try devices.ledger.claim("router")
+        )
+        // Its `printf` writes nothing into files, as with a full disk.
+        let enrollment = AgentlessEnrollment(
+            EnrollmentOptions(name: "router", id: id),
+            .init(directory: home.path("credential")),
+            issuer: recording
+        )
+        try home.makeDirectory("tools")
+        try await home.writeProgram("tools/wc", "echo 0\n")
+        let channel = try LocalChannel.shell(
+            FarShell.dash.command,
+            home: home.path,
+            setup: "export PATH='\(home.path("tools"))':\"$PATH\""
+        )
+        let error = await #expect(throws: SignalError.self) { _ = try await enrollment.enroll(over: channel) }
+        #expect(error?.message.contains("cannot be written") == true, "\(error?.message ?? "")")
+        let certificate = try #require(try devices.ledger.certificates().first)
+        #expect(certificate.state == .revoked && certificate.reason?.contains("cannot be written") == true)
+    }
+
+    /// The host keys that a machine has beside the one that it shows.
+    @Test func theProbeFindsItsHostKeys() async throws {
+        let machine = try await BusyboxMachine(openssl: true)
+        try machine.root.makeDirectory("etc/ssh")
+        var names: [MachineKey] = []
+        for type in ["ed25519", "ecdsa"] {
+            let path = machine.root.path("etc/ssh/ssh_host_\(type)_key")
+            let made = try await ChildProcess.run("ssh-keygen", ["-q", "-t", type, "-N", "", "-f", path])
+            try #require(made.succeeded, "\(made.standardError)")
+            let key = try SSHPublicKey(line: Array(machine.root.read("etc/ssh/ssh_host_\(type)_key.pub").utf8))
+            names.append(MachineKey(algorithm: key.algorithm, fingerprint: key.fingerprint))
+        }
+        var options = EnrollmentOptions(name: "router", id: id)
+        let expected = Set(names)
+        options.refusalOfKeys = { Set($0) == expected ? HostError(.denied, "known by both") : nil }
+        let enrollment = AgentlessEnrollment(options, .init(directory: "/etc/mesh"), issuer: ca)
+        let channel = try machine.shell()
+        let error = await #expect(throws: HostError.self) { _ = try await enrollment.enroll(over: channel) }
+        #expect(error?.message == "known by both")
     }
 
     /// A request that is not what was ordered, made by a device that replaces its openssl.

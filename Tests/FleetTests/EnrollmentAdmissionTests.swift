@@ -76,14 +76,14 @@ import Testing
         func acquaintance(
             _ admission: EnrollmentAdmission = EnrollmentAdmission(),
             known: Device? = nil,
-            among others: [Device]? = nil
+            among others: [KnownMachine]? = nil
         ) throws -> EnrollmentAdmission.Acquaintance? {
             admission.acquaintance(
                 "dev8",
                 destination: "root@10.0.0.8",
                 hostKey: try key("SHA256:old"),
                 known: known,
-                among: others ?? [seven]
+                among: others ?? [machine(seven)]
             )
         }
         let error = try #require(refusal(try acquaintance()))
@@ -103,22 +103,73 @@ import Testing
         var eight = try known()
         eight.name = "dev8"
         #expect(try acquaintance(known: eight) == nil)
-        #expect(try acquaintance(among: [eight]) == nil)
-        #expect(try acquaintance(among: [known("SHA256:other")]) == nil)
+        #expect(try acquaintance(among: []) == nil)
 
         // A revoked device does not come back under another name.
-        var revoked = seven
+        var revoked = machine(seven)
         revoked.revokedAt = 1_700_000_000
         let denied = try #require(refusal(try acquaintance(accepting, among: [revoked])))
         #expect(denied.reason == .denied && denied.message.contains("--reinstate"))
         let both = EnrollmentAdmission(reinstates: true, acceptsKnownMachine: true)
         #expect(refusal(try acquaintance(both, among: [revoked])) == nil)
+
+        // Nor after its record is gone: under no name, not even its own.
+        revoked.standing = .removed(number: 1)
+        for name in ["dev7", "dev8"] {
+            revoked.name = name
+            let gone = try #require(refusal(try acquaintance(accepting, among: [revoked])))
+            #expect(gone.reason == .denied && gone.message.contains("unenrolled since"), "\(gone.message)")
+            let again = EnrollmentAdmission(reinstates: true)
+            guard case .accepted(let warning) = try acquaintance(again, among: [revoked]) else {
+                Issue.record("not accepted")
+                return
+            }
+            #expect(warning.contains("is trusted again"))
+        }
+    }
+
+    private func machine(_ device: Device) -> KnownMachine {
+        KnownMachine(
+            name: device.name,
+            identity: device.identity.description,
+            destination: device.destination,
+            hostKey: device.hostKey
+        )
+    }
+
+    /// Another host key, and the identity of one that was revoked.
+    @Test func theIdentityOfARevokedDeviceIsNotTakenOver() throws {
+        let present = try SPIFFEID("spiffe://demo.example/ns/default/sa/dev7")
+        let id = try SPIFFEID("spiffe://demo.example/ns/default/sa/dev8")
+        var revoked = machine(try known())
+        (revoked.revokedAt, revoked.revocationReason) = (1_700_000_000, "stolen")
+        for (flags, isRefused) in [
+            (EnrollmentAdmission(acceptsKnownMachine: true), true), (EnrollmentAdmission(reinstates: true), true),
+            (EnrollmentAdmission(reinstates: true, acceptsKnownMachine: true), false),
+        ] {
+            let refused = refusal(flags.acquaintance("dev8", id, present: present, known: nil, revoked: revoked))
+            #expect((refused != nil) == isRefused)
+            #expect(
+                refused?.reason != .failed && refused?.message.contains("stolen") != false,
+                "\(refused?.message ?? "")"
+            )
+        }
+        // Its own name, which was forgotten.
+        revoked.standing = .removed(number: 1)
+        let own = EnrollmentAdmission(acceptsKnownMachine: true)
+            .acquaintance("dev7", present, present: present, known: nil, revoked: revoked)
+        #expect(refusal(own)?.reason == .denied)
+        #expect(
+            EnrollmentAdmission(reinstates: true)
+                .acquaintance("dev7", present, present: present, known: nil, revoked: revoked) == nil
+        )
     }
 
     @Test func anIdentityThatIsThereNeedsTheFlag() throws {
         let present = try SPIFFEID("spiffe://demo.example/ns/default/sa/dev7")
+        let id = try SPIFFEID("spiffe://demo.example/ns/default/sa/dev8")
         let admission = EnrollmentAdmission()
-        let error = try #require(refusal(admission.acquaintance("dev8", present: present, known: nil)))
+        let error = try #require(refusal(admission.acquaintance("dev8", id, present: present, known: nil)))
         #expect(error.reason == .denied)
         for part in [present.description, "--name dev7", "--accept-known-machine"] {
             #expect(error.message.contains(part), "\(part): \(error.message)")
@@ -126,8 +177,8 @@ import Testing
         // Its own earlier one: the namespace changes.
         var seven = try known()
         seven.identity = present
-        #expect(admission.acquaintance("dev7", present: present, known: seven) == nil)
+        #expect(admission.acquaintance("dev7", id, present: present, known: seven) == nil)
         let accepting = EnrollmentAdmission(acceptsKnownMachine: true)
-        #expect(refusal(accepting.acquaintance("dev8", present: present, known: nil)) == nil)
+        #expect(refusal(accepting.acquaintance("dev8", id, present: present, known: nil)) == nil)
     }
 }

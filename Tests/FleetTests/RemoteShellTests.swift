@@ -81,7 +81,7 @@ import Testing
 
     /// A file that is longer than one block, where there is no time for the next: a beginning is not the whole.
     @Test func aFileThatWasNotReadInTimeIsNotWhole() async throws {
-        let text = String(repeating: "0123456789abcdef\n", count: 3001)
+        let text = String(repeating: "0123456789abcdef\n", count: 20_000)
         let file = try home.write("identity/ca-crl.pem", text)
         let channel = try LocalChannel.shell(FarShell.allCases[0].command, home: home.path)
         defer { channel.close() }
@@ -89,7 +89,7 @@ import Testing
         let whole = try #require(try await shell.text(of: file, limit: 1 << 20, step: "list"))
         #expect(!whole.isCut && whole.bytes.elementsEqual(text.utf8))
         let part = try #require(try await shell.text(of: file, limit: 1 << 20, step: "list", within: .zero))
-        #expect(part.isCut && part.bytes.count == 3000 * 17)
+        #expect(part.isCut && part.bytes.elementsEqual(text.utf8.prefix(192 << 10)))
         let said = Mutex(0)
         let lists = try await shell.revocationLists(in: home.path("identity"), within: .zero) { _ in
             said.withLock { $0 += 1 }
@@ -97,6 +97,84 @@ import Testing
         #expect(lists == nil)
         let count = said.withLock { $0 }
         #expect(count == 1)
+    }
+
+    /// Blocks end within lines, and on their ends; nothing is lost or added between two. What is before a block is not
+    /// read once more, which would take a long list many times.
+    @Test(arguments: FarShell.allCases, [0, 1, 17, 4096])
+    func aLongFileIsReadOnce(kind: FarShell, more: Int) async throws {
+        var text = ""
+        let size = 3 * (192 << 10) + more
+        for line in 0..<size where text.utf8.count < size { text += String(repeating: "x", count: line % 65) + "\n" }
+        text = String(text.prefix(size))
+        let file = try home.write("list.pem", text)
+        // What the shell's tools are given to read.
+        try home.makeDirectory("tools")
+        for tool in ["sed", "dd"] {
+            try await home.writeProgram("tools/\(tool)", Self.counting(tool, file, home.path("read")))
+        }
+        let channel = try LocalChannel.shell(
+            kind.command,
+            home: home.path,
+            setup: "export PATH='\(home.path("tools"))':\"$PATH\""
+        )
+        defer { channel.close() }
+        let read = try #require(
+            try await RemoteShell(channel, name: "dev").text(of: file, limit: 1 << 24, step: "list")
+        )
+        #expect(!read.isCut && read.bytes == Array(text.utf8))
+        // busybox has its own.
+        guard kind != .busybox else { return }
+        let lines = try home.read("read").split(separator: "\n")
+        #expect(lines.allSatisfy { $0 == "dd" }, "the whole file, for each block: \(lines)")
+    }
+
+    /// A program that says whether it was given the file whole.
+    private static func counting(_ tool: String, _ file: String, _ log: String) -> String {
+        """
+        for last in "$@"; do [ "$last" = '\(file)' ] && echo whole >>'\(log)'; done
+        [ \(tool) = dd ] && echo dd >>'\(log)'
+        PATH="${PATH#*:}"; exec \(tool) "$@"
+        """
+    }
+
+    /// Each piece moves in its time, and all of them together take for ever.
+    @Test(.timeLimit(.minutes(2))) func anUploadHasATotalLimit() async throws {
+        let channel = StalledChannel(try LocalChannel.shell(FarShell.dash.command, home: home.path))
+        defer { channel.close() }
+        let limits = RemoteShell.UploadLimits(step: .seconds(3600), total: .seconds(1), bytesPerSecond: 1 << 30)
+        let shell = RemoteShell(channel, name: "dev", uploadLimits: limits)
+        let error = await error {
+            _ = try await shell.run(
+                "echo \"$ready\"; cat >/dev/null",
+                sending: Bytes(rest: [UInt8](repeating: 7, count: 100_000)),
+                step: "upload",
+                progress: { _ in }
+            )
+        }
+        #expect(error?.code == .timedOut, "\(error?.message ?? "")")
+    }
+
+    /// Takes the script, and of what follows nothing more, until it is closed.
+    private final class StalledChannel: RemoteChannel {
+        private let channel: LocalChannel
+        private let script = Atomic(true)
+        private let (closed, end) = AsyncStream<Never>.makeStream()
+
+        init(_ channel: LocalChannel) { self.channel = channel }
+
+        func read() async throws -> [UInt8]? { try await channel.read() }
+        func write(_ bytes: [UInt8]) async throws {
+            if script.exchange(false, ordering: .relaxed) { return try await channel.write(bytes) }
+            for await _ in closed {}
+            throw DeadlineExceeded("the channel is closed")
+        }
+        func finish() async { await channel.finish() }
+        func close() {
+            end.finish()
+            channel.close()
+        }
+        func standardErrorText() async -> String { await channel.standardErrorText() }
     }
 
     @Test(arguments: FarShell.allCases)

@@ -65,14 +65,17 @@ struct DeviceInstallation {
         }
     }
 
-    /// Returns whether the file had this content already.
-    private func writeConfiguration(_ request: SignalMessage.NodeRequest, id: SPIFFEID) throws(SignalError) -> Bool {
+    private func check(_ request: SignalMessage.NodeRequest) throws(SignalError) {
         guard NumericAddress.isNumeric(request.bind) else {
             throw SignalError(
                 .refused,
                 "'\(Printable.clean(request.bind, limit: 80))' is no numeric address to listen on"
             )
         }
+    }
+
+    /// Returns whether the file had this content already.
+    private func writeConfiguration(_ request: SignalMessage.NodeRequest, id: SPIFFEID) throws(SignalError) -> Bool {
         let text = NodeConfigurationFile.text(identity: credentials.path, id: id, node: request)
         if let present = try? LocalFile.read(node.configuration), present == Array(text.utf8) { return true }
         do throws(IdentityError) {
@@ -128,6 +131,8 @@ extension DeviceInstallation: SignaledDevice {
     ) throws(SignalError) -> SignalMessage.Acknowledgement {
         guard let pending else { throw SignalError(.credential, "there is no key for this certificate") }
         self.pending = nil
+        // Before the credential is stored: whatever is refused with another code than `node` counts as not stored.
+        if case .enroll(let enroll) = order { try check(enroll.node) }
         let lists = certificate.revocations.map { Array($0.utf8) }
         let remark = lists.flatMap { credentials.remark(on: $0) }
         do throws(IdentityError) {
@@ -137,7 +142,8 @@ extension DeviceInstallation: SignaledDevice {
                 revocationLists: lists
             )
         } catch {
-            throw SignalError(.credential, error.message)
+            let isStored = (try? LocalFile.read("\(credentials.path)/cert-chain.pem")) == Array(certificate.chain.utf8)
+            throw SignalError(isStored ? .node : .credential, error.message)
         }
         var unchanged: [String] = []
         var (service, former) = (String?.none, [UInt8]?.none)

@@ -6,38 +6,16 @@ package import Streams
 /// Gives a machine an identity where no agent fits: its own OpenSSL makes the key, and the certificate lands in files
 /// with Istio's names, for the Envoy, nginx or HAProxy that is there. Enrolling again renews.
 package struct AgentlessEnrollment: Sendable {
-    package struct Options: Sendable {
-        /// What the device is called, by its record and in messages.
-        package var name: String
-        package var id: SPIFFEID
-        package var terms: IssuanceTerms
+    /// What is put on the machine.
+    package struct Placement: Sendable {
         /// ``Device/KeyOrigin/openssl``, or ``Device/KeyOrigin/pushed``: the key is made here and sent.
         package var keyOrigin: Device.KeyOrigin
         /// Absolute; nil is `/etc/bootstrap/identity` for root, else `.bootstrap/identity` in the home directory.
         package var directory: String?
         /// A shell command that is run there once the files are in place.
         package var after: String?
-        /// This machine's clock, milliseconds since 1970.
-        package var clock: WallClock = .system
-        /// Asked once the machine has proven its host key, before anything is changed there: why it must not be
-        /// enrolled, or nil.
-        package var refusal: @Sendable (HostKey) -> HostError? = { _ in nil }
-        /// Asked with the identity that the machine has already, where it has another one: why that must stay, or nil.
-        package var occupied: @Sendable (SPIFFEID) -> HostError? = { _ in nil }
-        /// Why it must not go on, which others may decide at any time; nil where it may.
-        package var objection: @Sendable () -> SignalError? = { nil }
 
-        package init(
-            name: String,
-            id: SPIFFEID,
-            terms: IssuanceTerms = IssuanceTerms(),
-            keyOrigin: Device.KeyOrigin = .openssl,
-            directory: String? = nil,
-            after: String? = nil
-        ) {
-            self.name = name
-            self.id = id
-            self.terms = terms
+        package init(keyOrigin: Device.KeyOrigin = .openssl, directory: String? = nil, after: String? = nil) {
             self.keyOrigin = keyOrigin
             self.directory = directory
             self.after = after
@@ -46,22 +24,18 @@ package struct AgentlessEnrollment: Sendable {
 
     package struct Outcome: Sendable {
         package var record: Device
-        /// The certificate is in place, and ``Options/after`` failed: how.
+        /// The certificate is in place, and ``Placement/after`` failed: how.
         package var afterFailure: String?
     }
 
-    private let options: Options
+    private let options: EnrollmentOptions
+    private let placement: Placement
     private let issuer: any CertificateIssuer
-    private let report: @Sendable (EnrollmentProgress) -> Void
 
-    package init(
-        _ options: Options,
-        issuer: any CertificateIssuer,
-        report: @escaping @Sendable (EnrollmentProgress) -> Void
-    ) {
+    package init(_ options: EnrollmentOptions, _ placement: Placement, issuer: any CertificateIssuer) {
         self.options = options
+        self.placement = placement
         self.issuer = issuer
-        self.report = report
     }
 
     /// Logs in and enrols, or renews.
@@ -77,34 +51,27 @@ package struct AgentlessEnrollment: Sendable {
         arguments: SSHArguments,
         on loop: EventLoop
     ) async throws(HostError) -> Outcome {
-        let start = ContinuousClock.now
-        return try await login.visit(options.name, on: loop) { client in
-            report(.step("connect", "\(client.serverVersion), host key \(client.hostKey)", .now - start))
-            if let refusal = options.refusal(client.hostKey) { throw refusal }
-            let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
-            let attesting = HostKeyAttesting(name: options.name, client: client, report: report)
-            let visit = try await enroll(over: channel) { [options] request in
-                try await attesting(request, options.id.trustDomain)
-            }
-            var record = Device(
-                name: options.name,
-                destination: destination,
-                ssh: .init(arguments),
-                hostKey: .init(client.hostKey),
-                identity: options.id,
-                hbone: [],
-                agent: .init(path: "", state: visit.directory, sha256: ""),
-                notAfter: visit.leaf.notAfter,
-                enrolledAt: options.clock.seconds,
-                serial: visit.leaf.serialNumber,
-                lifetime: options.terms.span,
-                roots: visit.issued.roots.map(\.fingerprint)
-            )
-            record.keyOrigin = options.keyOrigin
-            record.after = options.after
-            record.attestation = visit.attestation
-            return Outcome(record: record, afterFailure: visit.afterFailure)
+        let (visit, hostKey) = try await options.visit(login, on: loop) { channel, attest in
+            try await enroll(over: channel, attest: attest)
         }
+        var record = Device(
+            name: options.name,
+            destination: destination,
+            ssh: .init(arguments),
+            hostKey: hostKey,
+            identity: options.id,
+            hbone: [],
+            agent: .init(path: "", state: visit.directory, sha256: ""),
+            notAfter: visit.leaf.notAfter,
+            enrolledAt: options.clock.seconds,
+            serial: visit.leaf.serialNumber,
+            lifetime: options.terms.span,
+            roots: visit.issued.roots.map(\.fingerprint)
+        )
+        record.keyOrigin = placement.keyOrigin
+        record.after = placement.after
+        record.attestation = visit.attestation
+        return Outcome(record: record, afterFailure: visit.afterFailure)
     }
 
     struct Visit: Sendable {
@@ -120,36 +87,35 @@ package struct AgentlessEnrollment: Sendable {
     /// - Parameter attest: How its host key signs the request, where that is asked for.
     func enroll(over channel: any RemoteChannel, attest: Certification.Attest? = nil) async throws -> Visit {
         defer { channel.close() }
+        let certification = options.certification(issuer, attest: attest)
+        return try await channel.watched(for: certification) {
+            try await enroll(over: channel, certification)
+        }
+    }
+
+    private func enroll(over channel: any RemoteChannel, _ certification: Certification) async throws -> Visit {
         let shell = RemoteShell(channel, name: options.name)
-        let (directory, skew) = try await timed("probe") { try await probe(shell) }
-        let present = try await shell.presentIdentity(in: directory, of: options.id, occupied: options.occupied)
+        let (directory, skew) = try await options.timed("probe") { try await probe(shell) }
+        let present = try await shell.presentIdentity(in: directory, occupied: options.occupied)
         _ = try await AgentInstaller(shell: shell, plan: InstallationPlan(root: directory)).lock()
         let setup = AgentlessScript.setup(directory: directory, version: AtomicFile.randomName())
         do {
             // Another enrolment may have ended between that look and the lock. From here on there is none.
             _ = try await shell.presentIdentity(
                 in: directory,
-                of: options.id,
                 judged: present,
                 occupied: options.occupied
             )
-            let certification = Certification(
-                name: options.name,
-                id: options.id,
-                issuer: issuer,
-                terms: options.terms,
-                attest: options.terms.attests ? attest : nil
-            )
-            let outcome = try await timed("key") { try await certify(shell, setup, skew, certification) }
+            let outcome = try await options.timed("key") { try await certify(shell, setup, skew, certification) }
             let issued = outcome.issued
             guard let leaf = issued.leaf else { throw failure("the issuer sent no certificate") }
-            if let objection = options.objection() { throw objection }
-            try await timed("identity") {
+            if let objection = certification.objection { throw objection }
+            try await options.timed("identity") {
                 let script = AgentlessScript.install(
                     chain: Self.pem(issued.chain),
                     roots: Self.pem(issued.roots)
                 )
-                try await step("install", setup + "\n" + script, shell)
+                try await install(setup + "\n" + script, shell, certification)
                 return ((), "\(options.id) in \(directory), certificate until \(Timestamp.text(leaf.notAfter))")
             }
             try await unlock(shell, directory)
@@ -178,21 +144,24 @@ package struct AgentlessEnrollment: Sendable {
 
     private func failure(_ text: String) -> SignalError { SignalError(.credential, "\(options.name): \(text)") }
 
-    private func timed<Result>(_ step: String, _ body: () async throws -> (Result, String)) async throws -> Result {
-        let start = ContinuousClock.now
-        let (result, text) = try await body()
-        report(.step(step, text, .now - start))
-        return result
+    /// What the machine says of it decides whether the certificate counts.
+    private func install(_ script: String, _ shell: RemoteShell, _ certification: Certification) async throws {
+        let output = try await shell.run(script, step: "install")
+        do throws(SignalError) {
+            try check(output, "install")
+        } catch {
+            if let failure = certification.delivery(.refused(Printable.clean(error.message, limit: 200))) {
+                options.warn("what became of its certificate is not recorded: \(failure.message)")
+            }
+            throw error
+        }
     }
 
     private func probe(_ shell: RemoteShell) async throws -> ((directory: String, skew: ClockSkew), String) {
         let script = ProbeScript.text(bases: [], release: "", interpreter: nil, libraries: [], libraryPaths: [])
-        let asked = options.clock.milliseconds
-        let facts = try DeviceFacts(try await shell.run(script, step: "probe"), name: options.name)
-        let skew = facts.skew(asked: asked, answered: options.clock.milliseconds)
-        try skew.check(options.terms, name: options.name)
-        if let warning = skew.warning { report(.warning("\(options.name): \(warning)")) }
-        guard options.keyOrigin == .pushed || facts.surroundings.hasOpenSSL else {
+        let (facts, skew) = try await options.probe(shell, script)
+        if let warning = skew.warning { options.warn(warning) }
+        guard placement.keyOrigin == .pushed || facts.surroundings.hasOpenSSL else {
             throw HostError(
                 .unfit,
                 """
@@ -202,7 +171,7 @@ package struct AgentlessEnrollment: Sendable {
             )
         }
         let directory =
-            options.directory
+            placement.directory
             ?? (facts.userID == 0 ? "/etc/bootstrap/identity" : "\(facts.home)/.bootstrap/identity")
         guard directory.hasPrefix("/"), !directory.contains("?"), !directory.split(separator: "/").contains("..") else {
             throw failure(
@@ -222,7 +191,7 @@ package struct AgentlessEnrollment: Sendable {
         _ skew: ClockSkew,
         _ certification: Certification
     ) async throws -> (Certification.Outcome, String) {
-        if options.keyOrigin == .pushed { return try await push(shell, setup, skew, certification) }
+        if placement.keyOrigin == .pushed { return try await push(shell, setup, skew, certification) }
         let output = try await step("key", setup + "\n" + AgentlessScript.request(id: options.id.description), shell)
         let lines = output.lines.filter { $0.hasPrefix("csr:") }.map { $0.dropFirst(4) + "\n" }
         let request = try CertificateRequest(pem: Array(lines.joined().utf8))
@@ -250,13 +219,11 @@ package struct AgentlessEnrollment: Sendable {
         _ skew: ClockSkew,
         _ certification: Certification
     ) async throws -> (Certification.Outcome, String) {
-        report(
-            .warning(
-                """
-                \(options.name): ITS PRIVATE KEY IS MADE HERE AND SENT OVER SSH (--push-key). Whoever can read this machine's memory, or \
-                the session, has it, too; a device with openssl makes its own
-                """
-            )
+        options.warn(
+            """
+            ITS PRIVATE KEY IS MADE HERE AND SENT OVER SSH (--push-key). Whoever can read this machine's memory, or the session, has it, \
+            too; a device with openssl makes its own
+            """
         )
         let key = try PrivateKey.generate()
         let request = try CertificateRequest.create(key: key, id: options.id)
@@ -282,13 +249,13 @@ package struct AgentlessEnrollment: Sendable {
     }
 
     private func runAfter(_ shell: RemoteShell, _ directory: String) async throws -> String? {
-        guard let after = options.after else { return nil }
+        guard let after = placement.after else { return nil }
         let start = ContinuousClock.now
         let script = AgentlessScript.after(after, directory: directory)
         let output = try await shell.run(script, step: "after", timeout: .seconds(60))
         let said = Printable.clean(output.lines.suffix(5).joined(separator: " "), limit: 400)
         if output.status == 0 {
-            report(.step("after", said.isEmpty ? "done" : said, .now - start))
+            options.report(.step("after", said.isEmpty ? "done" : said, .now - start))
             return nil
         }
         return "the command of --after ended with status \(output.status)\(said.isEmpty ? "" : ": \(said)")"
@@ -301,7 +268,7 @@ package struct AgentlessEnrollment: Sendable {
         return output
     }
 
-    private func check(_ output: RemoteShell.Output, _ step: String) throws {
+    private func check(_ output: RemoteShell.Output, _ step: String) throws(SignalError) {
         guard output.status != 0 else { return }
         let reason = output.values["error"] ?? output.lines.suffix(3).joined(separator: " ")
         let text = reason.isEmpty ? "it ended with status \(output.status)" : Printable.clean(reason, limit: 400)
@@ -317,15 +284,7 @@ extension AgentlessEnrollment {
         terms: IssuanceTerms,
         report: @escaping @Sendable (EnrollmentProgress) -> Void
     ) {
-        var options = Options(
-            name: record.name,
-            id: record.identity,
-            terms: terms,
-            keyOrigin: record.keyOrigin ?? .openssl,
-            directory: record.agent.state,
-            after: record.after
-        )
-        options.objection = { issuer.objection() }
+        var options = EnrollmentOptions(name: record.name, id: record.identity, terms: terms, report: report)
         options.refusal = { key in
             let verdict = EnrollmentAdmission().decide(
                 record,
@@ -335,7 +294,12 @@ extension AgentlessEnrollment {
             if case .refused(let error) = verdict { return error }
             return nil
         }
-        self.init(options, issuer: issuer, report: report)
+        let placement = Placement(
+            keyOrigin: record.keyOrigin ?? .openssl,
+            directory: record.agent.state,
+            after: record.after
+        )
+        self.init(options, placement, issuer: issuer)
     }
 
     /// - Returns: the record, as it is now.

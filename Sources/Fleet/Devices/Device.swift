@@ -86,15 +86,7 @@ package struct Device: Hashable, Sendable, Codable {
         }
     }
 
-    package struct HostKeyRecord: Hashable, Sendable, Codable {
-        package var algorithm: String
-        package var fingerprint: String
-
-        package init(_ key: HostKey) {
-            algorithm = key.algorithm
-            fingerprint = key.fingerprint
-        }
-    }
+    package typealias HostKeyRecord = MachineKey
 
     package struct Agent: Hashable, Sendable, Codable {
         /// On the device, absolute.
@@ -145,6 +137,10 @@ package struct Device: Hashable, Sendable, Codable {
         self.lifetime = lifetime
         self.roots = roots
     }
+}
+
+extension MachineKey {
+    package init(_ key: HostKey) { self.init(algorithm: key.algorithm, fingerprint: key.fingerprint) }
 }
 
 extension Device {

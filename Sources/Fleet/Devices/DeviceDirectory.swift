@@ -151,30 +151,39 @@ package struct DeviceDirectory: Sendable {
         try reading { () throws(LedgerError) in try ledger.devices() }
     }
 
-    /// Those that have shown this SSH host key, ordered by name.
-    ///
-    /// - Parameter fingerprint: `SHA256:…`.
-    package func devices(withHostKey fingerprint: String) throws(DeviceDirectoryError) -> [Device] {
-        try reading { () throws(LedgerError) in try ledger.devices(withHostKey: fingerprint) }
+    /// Who is known by the keys of a machine, or by the identity that it has, under other names.
+    package func machines(
+        like machine: MetMachine,
+        besides name: String
+    ) throws(DeviceDirectoryError) -> Set<KnownMachine> {
+        do throws(LedgerError) {
+            try importFiles()
+            return try ledger.machines(like: machine, besides: name)
+        } catch {
+            throw DeviceDirectoryError(message: error.message)
+        }
     }
 
-    /// Forgets a device; nothing happens when there is none of this name. The ledger goes on to know its certificates.
+    /// Forgets a device; nothing happens when there is none of this name. The ledger goes on to know its certificates,
+    /// and that it was revoked.
     ///
     /// - Parameters:
     ///   - name: The device's.
     ///   - seen: What was known of it when its removal began: a machine that was enrolled under the name since then
     ///     stays.
     ///   - command: What does it, for the ledger's events.
+    /// - Returns: Whether it was revoked.
+    @discardableResult
     package func remove(
         named name: String,
         ifStill seen: Device? = nil,
         by command: String = "unenroll"
-    ) throws(DeviceDirectoryError) {
+    ) throws(DeviceDirectoryError) -> Bool {
         try Self.check(name: name)
         do throws(LedgerError) {
             try importFiles()
             let seen = try seen.map { (seen) throws(LedgerError) in try seen.row() }
-            try ledger.removeDevice(named: name, ifStill: seen, by: command)
+            return try ledger.removeDevice(named: name, ifStill: seen, by: command)
         } catch {
             throw DeviceDirectoryError(message: error.message)
         }

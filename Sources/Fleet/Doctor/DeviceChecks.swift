@@ -183,7 +183,7 @@ package struct DeviceChecks: Sendable {
 
     private func look(_ client: SSHClient, _ isTrusted: Bool) async {
         do {
-            let usual = DeviceEnrollment.Options.defaultBases
+            let usual = DeviceEnrollment.Installation.defaultBases
             let bases = device?.base.map { base in [base] + usual } ?? usual
             let name = device?.name ?? destination
             let inspection = try await DeviceInspection.run(on: client, agent: agent, bases: bases, name: name)

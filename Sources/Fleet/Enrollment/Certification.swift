@@ -31,6 +31,16 @@ package struct Certification: Sendable {
         self.attest = attest
     }
 
+    /// Why the conversation that asks for a certificate must not go on; nil where it may.
+    var objection: SignalError? { (issuer as? RecordingIssuer)?.objection() }
+
+    /// Writes down what became of the certificate, where it was not acknowledged.
+    ///
+    /// - Returns: Why that could not be done.
+    func delivery(_ outcome: RecordingIssuer.Unacknowledged) -> LedgerError? {
+        (issuer as? RecordingIssuer)?.delivery(outcome)
+    }
+
     package struct Outcome: Sendable {
         package var issued: IssuedCertificate
         /// nil: none was asked for.

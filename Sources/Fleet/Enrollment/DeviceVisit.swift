@@ -43,13 +43,7 @@ package struct DeviceVisit: Sendable {
         on loop: EventLoop
     ) async throws(HostError) -> Device {
         let certification = Certification(name: record.name, id: record.identity, issuer: issuer, terms: terms)
-        let outcome = try await converse(
-            login,
-            certification,
-            limits: .certifying,
-            issuer: issuer,
-            on: loop
-        ) { conversation in
+        let outcome = try await converse(login, certification, limits: .certifying, on: loop) { conversation in
             try await conversation.run(.renew(id: record.identity.description))
         }
         var renewed = record
@@ -78,7 +72,7 @@ package struct DeviceVisit: Sendable {
         on loop: EventLoop
     ) async throws(HostError) -> Bool {
         // Nothing is signed.
-        try await converse(login, nil, limits: .brief, issuer: nil, on: loop) { conversation in
+        try await converse(login, nil, limits: .brief, on: loop) { conversation in
             try await conversation.deliver(revocationLists: lists())
         }
     }
@@ -87,7 +81,6 @@ package struct DeviceVisit: Sendable {
         _ login: SSHLogin,
         _ certification: Certification?,
         limits: ConversationLimits,
-        issuer: RecordingIssuer?,
         on loop: EventLoop,
         _ body: (EnrollmentConversation) async throws -> Outcome
     ) async throws(HostError) -> Outcome {
@@ -124,7 +117,6 @@ package struct DeviceVisit: Sendable {
                 certification: certification,
                 clock: clock,
                 limits: limits,
-                objection: { issuer?.objection() },
                 warn: tell
             )
             return try await body(conversation)

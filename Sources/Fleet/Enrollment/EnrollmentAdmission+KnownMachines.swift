@@ -16,30 +16,28 @@ extension EnrollmentAdmission {
     ///   - destination: As the user wrote it.
     ///   - hostKey: What it has proven to have.
     ///   - known: What is recorded under the name; nil when there is nothing.
-    ///   - others: The devices that have this host key, under whatever name.
-    /// - Returns: nil when no other device has it, or the name was given to it before: then that was said already.
+    ///   - others: Who is known by a key that it has, under whatever name.
+    /// - Returns: nil when nobody else is, or the name was given to it before: then that was said already.
     package func acquaintance(
         _ name: String,
         destination: String,
-        hostKey: Device.HostKeyRecord,
+        hostKey: MachineKey,
         known: Device?,
-        among others: [Device]
+        among others: some Collection<KnownMachine>
     ) -> Acquaintance? {
         guard known?.hostKey != hostKey else { return nil }
-        let others = others.filter { $0.name != name && $0.hostKey == hostKey }
-        if let revoked = others.first(where: { $0.revokedAt != nil }), !(reinstates && acceptsKnownMachine) {
-            let reason = revoked.revocationReason.map { " (\($0))" } ?? ""
-            return .refused(
-                HostError(
-                    .denied,
-                    "\(name): \(destination) shows the host key of \(revoked.name), which was revoked at "
-                        + "\(Timestamp.text(revoked.revokedAt ?? 0))\(reason), and gets no certificate under another name either. If it is to be "
-                        + "trusted again: enroll it with --name \(revoked.name) --reinstate"
-                )
-            )
+        let others = others.sorted { ($0.name, $0.revokedAt ?? 0) < ($1.name, $1.revokedAt ?? 0) }
+        if let revoked = others.first(where: { $0.revokedAt != nil && !forgives($0) }) {
+            return .refused(Self.revoked(name, "\(destination) \(Self.shows(revoked, hostKey))", revoked))
         }
-        guard let other = others.first else { return nil }
-        let key = "\(hostKey.algorithm) \(hostKey.fingerprint)"
+        guard let other = others.first(where: { !$0.isRemoved }) else {
+            return others.first.map { revoked in
+                .accepted(
+                    warning: "\(name): it is \(revoked.name), which \(Self.words(for: revoked)); it is trusted again"
+                )
+            }
+        }
+        let key = "\(other.hostKey.algorithm) \(other.hostKey.fingerprint)"
         if acceptsKnownMachine {
             return .accepted(
                 warning:
@@ -49,16 +47,44 @@ extension EnrollmentAdmission {
         return .refused(Self.shared(name, destination, key: key, with: other.name, at: other.destination))
     }
 
+    /// Whether the user trusts one again that was revoked. Under another name both have to be said, as long as the
+    /// first is recorded.
+    private func forgives(_ revoked: KnownMachine) -> Bool {
+        reinstates && (acceptsKnownMachine || revoked.isRemoved)
+    }
+
+    private static func shows(_ other: KnownMachine, _ hostKey: MachineKey) -> String {
+        "\(other.hostKey == hostKey ? "shows" : "has") the host key of \(other.name)"
+    }
+
+    private static func words(for revoked: KnownMachine) -> String {
+        let reason = revoked.revocationReason.map { " (\($0))" } ?? ""
+        let removed = revoked.isRemoved ? ", and unenrolled since" : ""
+        return "was revoked at \(Timestamp.text(revoked.revokedAt ?? 0))\(reason)\(removed)"
+    }
+
+    /// - Parameter what: How it is known: "dev7 shows the host key of dev8".
+    private static func revoked(_ name: String, _ what: String, _ revoked: KnownMachine) -> HostError {
+        let fix = revoked.isRemoved ? "--reinstate" : "--name \(revoked.name) --reinstate"
+        let names = revoked.name == name ? "" : " under another name either"
+        return HostError(
+            .denied,
+            "\(name): \(what), which \(words(for: revoked)), and gets no certificate\(names). "
+                + "If it is to be trusted again: enroll it with \(fix)"
+        )
+    }
+
     static func shared(
         _ name: String,
         _ destination: String,
         key: String,
         with other: String,
-        at place: String
+        at place: String?
     ) -> HostError {
-        HostError(
+        let place = place.map { ", at \($0)" } ?? "; its enrolment is under way, or was cut"
+        return HostError(
             .hostKeyRefused,
-            "\(name): \(destination) shows the host key of \(other) (\(key), at \(place)). Nothing was uploaded. If it is the same machine, it "
+            "\(name): \(destination) shows the host key of \(other) (\(key)\(place)). Nothing was uploaded. If it is the same machine, it "
                 + "has a name: enroll it with --name \(other). If it is another one, both were made of one image: give it keys of its own "
                 + "(rm /etc/ssh/ssh_host_*; ssh-keygen -A; start sshd again). --accept-known-machine enrolls it all the same"
         )
@@ -66,11 +92,23 @@ extension EnrollmentAdmission {
 
     /// - Parameters:
     ///   - name: What the machine is to be called.
-    ///   - present: The identity that it has in the place where the new one is to go.
-    ///   - known: What is recorded under the name; nil when there is nothing.
+    ///   - id: Its new identity.
+    ///   - present: The one that it has in the place where the new one is to go.
+    ///   - known: What is recorded under the name, where that is this machine; nil when there is nothing.
+    ///   - revoked: Who was revoked with that identity; nil: nobody.
     /// - Returns: nil when that is an earlier one of the same device.
-    package func acquaintance(_ name: String, present: SPIFFEID, known: Device?) -> Acquaintance? {
+    package func acquaintance(
+        _ name: String,
+        _ id: SPIFFEID,
+        present: SPIFFEID,
+        known: Device?,
+        revoked: KnownMachine? = nil
+    ) -> Acquaintance? {
         guard known?.identity != present else { return nil }
+        if let revoked, !forgives(revoked) {
+            return .refused(Self.revoked(name, "the machine is \(present) already", revoked))
+        }
+        guard present != id else { return nil }
         if acceptsKnownMachine {
             return .accepted(warning: "\(name): it was \(present) until now, which no machine has any more")
         }

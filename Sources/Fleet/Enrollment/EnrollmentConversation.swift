@@ -13,20 +13,14 @@ package struct EnrollmentConversation: Sendable {
     let clock: WallClock
     let warn: @Sendable (String) -> Void
     let limits: ConversationLimits
-    let objection: @Sendable () -> SignalError?
-
-    /// How often it is asked whether the conversation may go on, while it waits: what another process has written to
-    /// the ledger is seen after this at the latest.
-    private static let watchInterval = Duration.seconds(1)
 
     /// - Parameters:
     ///   - channel: To the device.
     ///   - name: How the device is called in errors.
-    ///   - certification: What becomes of a certificate request; nil where none is expected.
+    ///   - certification: What becomes of a certificate request; nil where none is expected. Whether it may go on is
+    ///     asked before each message that is sent, and again and again while it waits: the channel is cut where not.
     ///   - clock: Milliseconds since 1970.
     ///   - limits: What the device may take.
-    ///   - objection: Why the conversation must not go on; nil where it may. Asked before each message that is sent,
-    ///     and again and again while it waits: then the channel is cut.
     ///   - warn: For the user.
     package init(
         channel: any RemoteChannel,
@@ -34,11 +28,9 @@ package struct EnrollmentConversation: Sendable {
         certification: Certification?,
         clock: WallClock,
         limits: ConversationLimits = .certifying,
-        objection: @escaping @Sendable () -> SignalError? = { nil },
         warn: @escaping @Sendable (String) -> Void
     ) {
         self.limits = limits
-        self.objection = objection
         self.channel = channel
         self.name = name
         self.certification = certification
@@ -87,17 +79,8 @@ package struct EnrollmentConversation: Sendable {
     }
 
     private func converse(_ purpose: EnrollmentOperator.Purpose) async throws -> Outcome {
-        let watch = Task { [channel, objection] in
-            while (try? await Task.sleep(for: Self.watchInterval)) != nil {
-                if objection() != nil { return channel.close() }
-            }
-        }
-        defer { watch.cancel() }
-        do {
-            return try await exchange(purpose)
-        } catch {
-            // Whatever it is called where it was noticed: this is why.
-            throw objection() ?? error
+        try await channel.watched(for: certification) {
+            try await exchange(purpose)
         }
     }
 
@@ -141,7 +124,9 @@ package struct EnrollmentConversation: Sendable {
                         }
                         ?? .failure(SignalError(.unexpected, "\(name): no certificate was asked for"))
                 case .delivered(let changed): outcome = .success(.delivered(changed: changed))
-                case .failed(let error): outcome = .failure(await explained(error))
+                case .failed(let error):
+                    outcome = .failure(await explained(error))
+                    if certificate != nil { note(error) }
                 case .close:
                     try? await channel.withDeadline(limits.finish, name) { await channel.finish() }
                     channel.close()
@@ -153,9 +138,19 @@ package struct EnrollmentConversation: Sendable {
                 event = next
             } else {
                 event = await receive(&inbox, since: start)
-                if let objection = objection() { event = .invalid(objection) }
+                if let objection = certification?.objection { event = .invalid(objection) }
             }
         }
+    }
+
+    /// What the device says of a certificate that it was sent.
+    private func note(_ error: SignalError) {
+        guard error.isFromPeer else { return }
+        // Of all that can go wrong there, only its node comes after the credential was stored.
+        let delivery = certification?.delivery(
+            error.code == .node ? .stored : .refused(Printable.clean(error.message, limit: 200))
+        )
+        if let delivery { warn("what became of its certificate is not recorded: \(delivery.message)") }
     }
 
     private func issue(

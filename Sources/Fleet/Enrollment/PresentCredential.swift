@@ -1,11 +1,18 @@
-import MeshIdentity
+package import MeshIdentity
 import SSHSignal
+
+/// The identity that a machine has already, by its own word.
+package struct PresentIdentity: Hashable, Sendable {
+    package var id: SPIFFEID
+    /// Of the certificate, in lower-case hexadecimal.
+    package var serial: String
+}
 
 /// What a machine has already in a credential directory, read with a shell: its own word, which is as hostile as all
 /// that it says.
 extension RemoteShell {
     /// The identity in its certificate, valid or not; nil where there is none.
-    func presentIdentity(in directory: String) async throws -> SPIFFEID? {
+    func presentIdentity(in directory: String) async throws -> PresentIdentity? {
         let file = "\(directory)/cert-chain.pem"
         guard let text = try await text(of: file, limit: 256 << 10, step: "identity") else { return nil }
         // nil would say that nobody is here.
@@ -15,24 +22,23 @@ extension RemoteShell {
                 "\(name): \(file) was not read in time: whose machine this is, is not known"
             )
         }
-        return try? Certificate.all(pem: text.bytes).first?.spiffeID()
+        guard let leaf = try? Certificate.all(pem: text.bytes).first, let id = try? leaf.spiffeID() else { return nil }
+        return PresentIdentity(id: id, serial: leaf.serialNumber)
     }
 
-    /// The same, and fails where that is another device's and must stay.
+    /// The same, and fails where that must stay.
     ///
     /// - Parameters:
     ///   - directory: Where to look.
-    ///   - id: The device's own.
     ///   - judged: What was found before, and allowed.
-    ///   - occupied: Why another one must stay; nil where it need not.
+    ///   - occupied: Why it must stay; nil where it need not.
     func presentIdentity(
         in directory: String,
-        of id: SPIFFEID,
-        judged: SPIFFEID? = nil,
-        occupied: (SPIFFEID) -> HostError?
-    ) async throws -> SPIFFEID? {
+        judged: PresentIdentity? = nil,
+        occupied: (PresentIdentity) -> HostError?
+    ) async throws -> PresentIdentity? {
         let present = try await presentIdentity(in: directory)
-        if let present, present != id, present != judged, let refusal = occupied(present) { throw refusal }
+        if let present, present != judged, let refusal = occupied(present) { throw refusal }
         return present
     }
 

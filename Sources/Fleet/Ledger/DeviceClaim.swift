@@ -10,42 +10,67 @@ import Platform
 package struct DeviceClaim: Hashable, Sendable {
     package let name: String
     /// nil: there was no device of this name.
-    let device: LedgerDevice?
+    private(set) var device: LedgerDevice?
     /// The serial number of the certificate that was issued last under the name, whether or not it has arrived.
     private(set) var lastIssued: String?
+    /// Those that were issued and not acknowledged: the device may have any of them, and may say so at any time.
+    private(set) var outstanding: Set<String>
     /// The serial number of one that this conversation is recording just now: the ledger has it, or does not have it
     /// yet.
     private(set) var issuing: String?
+    /// The serial number of the last that this conversation has recorded.
+    private(set) var given: String?
+    /// The machine that it is for; nil: whichever has the recorded device's credential.
+    package var machine: MetMachine?
     /// The user said that a device which is revoked is to be trusted again: as it was revoked then, not later.
     package var reinstates = false
     /// How many certificates of the device may be valid at a time: see ``CertificateLimit``.
     package var limit = CertificateLimit.byItself
 
-    init(name: String, device: LedgerDevice?, lastIssued: String?) {
+    init(name: String, device: LedgerDevice?, lastIssued: String?, outstanding: Set<String> = []) {
         self.name = name
         self.device = device
         self.lastIssued = lastIssued
+        self.outstanding = outstanding
     }
 
     /// A certificate is about to be recorded on this ground.
     mutating func issues(_ serial: String) { issuing = serial }
 
-    /// It was recorded.
-    mutating func issued(_ serial: String) { (lastIssued, issuing) = (serial, nil) }
+    /// It was recorded, on the ground that `now` was found to be in the same transaction.
+    mutating func issued(_ serial: String, on now: DeviceClaim? = nil) {
+        if let now { (device, outstanding) = (now.device, now.outstanding) }
+        (lastIssued, issuing, given) = (serial, nil, serial)
+    }
 
     /// It was not.
     mutating func issuedNothing() { issuing = nil }
+
+    /// The host key to be kept with a certificate that is recorded on this ground; nil where the device's record has
+    /// it.
+    var hostKeyToKeep: MachineKey? {
+        guard let machine, device.map({ MachineKey(of: $0) }) != machine.hostKey else { return nil }
+        return machine.hostKey
+    }
 
     /// Why it does not hold any more, without the device's name; nil where it does.
     ///
     /// - Parameters:
     ///   - present: The device as the ledger has it now.
     ///   - last: The serial number that was issued last by now.
-    func objection(device present: LedgerDevice?, lastIssued last: String?) -> LedgerError? {
+    ///   - others: Who is known now by the keys of ``machine``, under other names.
+    func objection(
+        device present: LedgerDevice?,
+        lastIssued last: String?,
+        others: Set<KnownMachine> = []
+    ) -> LedgerError? {
+        if let objection = objection(to: others) { return objection }
         // Whoever looks while this conversation records its own certificate must not take it for another's.
         let last = last != nil && last == issuing ? lastIssued : last
         guard let present else {
-            guard device != nil else { return superseded(by: last) }
+            guard device != nil || (lastIssued != nil && last == nil) else {
+                return last == lastIssued ? nil : superseded(by: last)
+            }
             return LedgerError(.conflict, "it was unenrolled meanwhile, and gets no certificate")
         }
         if let revokedAt = present.revokedAt, !reinstates || revokedAt != device?.revokedAt {
@@ -63,22 +88,58 @@ package struct DeviceClaim: Hashable, Sendable {
                     + "or look at `bootstrap status \(name)` and enroll it again"
             )
         }
-        guard present.hostKeyAlgorithm == device.hostKeyAlgorithm, present.hostKey == device.hostKey else {
+        guard MachineKey(of: present) == MachineKey(of: device) else {
             return LedgerError(
                 .conflict,
                 "another enrolment has replaced its host key meanwhile (now \(present.hostKeyAlgorithm) \(present.hostKey))"
             )
         }
-        return superseded(by: last != lastIssued ? last : present.serial == device.serial ? lastIssued : present.serial)
+        guard last == lastIssued else { return superseded(by: last) }
+        // One that was issued before may have arrived late. Any other was given out beside this conversation.
+        let isItsOwn = present.serial == given || present.serial.map { outstanding.contains($0) } ?? false
+        return present.serial == device.serial || isItsOwn ? nil : superseded(by: present.serial)
     }
 
-    private func superseded(by serial: String?) -> LedgerError? {
-        guard serial != lastIssued else { return nil }
+    /// The same for the machine: whom it is known as, and was not when it was admitted.
+    private func objection(to others: Set<KnownMachine>) -> LedgerError? {
+        guard let machine else { return nil }
+        let news = others.subtracting(machine.known).sorted { $0.name < $1.name }
+        if let revoked = news.first(where: { $0.revokedAt != nil }) {
+            let reason = revoked.revocationReason.map { " (\($0))" } ?? ""
+            return LedgerError(
+                .revoked,
+                "it is the machine of \(revoked.name), which was revoked at \(describe(time: revoked.revokedAt ?? 0))\(reason) "
+                    + "meanwhile, and gets no certificate under another name either"
+            )
+        }
+        // Who had the machine first keeps it, and is not cut for the sake of one that the user has accepted beside it.
+        guard given == nil, device.map({ MachineKey(of: $0) }) != machine.hostKey else { return nil }
+        let names = Set(machine.known.map(\.name))
+        guard let other = news.first(where: { !names.contains($0.name) }) else { return nil }
+        return LedgerError(
+            .conflict,
+            "the machine (host key \(machine.hostKey.algorithm) \(machine.hostKey.fingerprint)) is enrolled as \(other.name) by "
+                + "another enrolment just now; nothing was given out here. If it is the same machine, it has a name; "
+                + "--accept-known-machine gives it this one as well"
+        )
+    }
+
+    private func superseded(by serial: String?) -> LedgerError {
+        let fate =
+            given.map { "the one that was given out here (serial \($0)) is not recorded as the device's" }
+            ?? "nothing was given out here"
         return LedgerError(
             .conflict,
             "another enrolment or renewal of it was under way, and has got a certificate"
-                + "\(serial.map { " (serial \($0))" } ?? ""); nothing was given out here: `bootstrap status \(name)` shows it, then try again"
+                + "\(serial.map { " (serial \($0))" } ?? ""); \(fate): `bootstrap status \(name)` shows it, then try again"
         )
+    }
+}
+
+extension MachineKey {
+    /// The one that a device has shown.
+    init(of device: LedgerDevice) {
+        self.init(algorithm: device.hostKeyAlgorithm, fingerprint: device.hostKey)
     }
 }
 

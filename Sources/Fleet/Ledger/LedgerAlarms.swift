@@ -1,15 +1,19 @@
 package import MeshIdentity
 import Platform
 
-/// A certificate that was shown for a renewal by somebody who is not, or not the only one, who has the device's key.
+/// What somebody has to look at: a certificate that was shown for a renewal by somebody who is not, or not the only
+/// one, who has the device's key; or new ones that were asked for, and not taken.
 ///
-/// It stands until its certificate or its device is revoked, or the device is enrolled again.
+/// It stands until its certificate or its device is revoked, or the device is enrolled again; the last kind also until
+/// the device has taken a new certificate.
 package struct LedgerAlarm: Hashable, Sendable, Encodable {
     package enum Kind: String, Hashable, Sendable, Encodable {
         /// The device has acknowledged a later one.
         case forked
         /// The ledger does not know it.
         case unknown
+        /// The device has said that it did not store the new ones that it was given. This is the one that it has.
+        case refused
 
         init?(_ place: CertificateLine.Place) {
             switch place {
@@ -19,9 +23,19 @@ package struct LedgerAlarm: Hashable, Sendable, Encodable {
             }
         }
 
+        /// For the ledger's events.
+        var event: String {
+            switch self {
+            case .forked: "a certificate that was replaced was shown for a renewal, and refused"
+            case .unknown: "a certificate that is not in the ledger was shown for a renewal, and refused"
+            case .refused: "it did not take the new certificate that it was given"
+            }
+        }
+
         /// What whoever has shown it is told.
         func refusal(of shown: CertificateName, _ device: LedgerDevice) -> LedgerError {
             switch self {
+            case .refused: LedgerError(.limit, "\(device.name): it has not taken the last certificate")
             case .forked:
                 LedgerError(
                     .forked,
@@ -48,14 +62,23 @@ package struct LedgerAlarm: Hashable, Sendable, Encodable {
     package var firstAt: Int64
     /// Seconds since 1970.
     package var lastAt: Int64
-    /// How often it was shown; within a minute it counts once.
+    /// How often it was shown, where within a minute it counts once; or how many were refused.
     package var count: Int64
+    /// Why they were refused, in the device's words.
+    package var detail: String?
 
     /// What has happened, and what to do, for people.
     package var text: String {
         let times = "\(counted(Int(clamping: count), "time")), counted once a minute, last \(describe(time: lastAt))"
         let when = count == 1 ? describe(time: firstAt) : times
         switch kind {
+        case .refused:
+            let many = count == 1 ? "a new certificate" : "\(count) new certificates, one after the other,"
+            return """
+                \(device): it was given \(many) and did not take \(count == 1 ? "it" : "them") (\(detail.map { "\($0); " } ?? "")last \(describe(time: lastAt))). \
+                It goes on with the one it has until that ends. Find out why (bootstrap doctor \(device)), then: bootstrap renew \(device). If the \
+                device knows nothing of it, somebody else has its key: revoke it (bootstrap revoke \(device)), and enroll it with --reinstate
+                """
         case .forked:
             return """
                 \(device): a renewal was asked for with a certificate that it has replaced since (serial \(serial); \(when)), and refused. \
@@ -83,7 +106,7 @@ extension Ledger {
         // What is revoked is refused everywhere, and needs nobody any more.
         try database.rows(
             """
-            SELECT kind, device, issuer, serial, first_at, last_at, count FROM alarms
+            SELECT kind, device, issuer, serial, first_at, last_at, count, detail FROM alarms
             WHERE (?1 IS NULL OR device = ?1) AND NOT EXISTS (
                 SELECT 1 FROM certificates WHERE certificates.issuer = alarms.issuer AND certificates.serial = alarms.serial
                 AND state = 'revoked'
@@ -100,7 +123,8 @@ extension Ledger {
                 serial: row.text(3),
                 firstAt: row.integer(4),
                 lastAt: row.integer(5),
-                count: row.integer(6)
+                count: row.integer(6),
+                detail: row.textIfAny(7)
             )
         }
     }
@@ -116,7 +140,7 @@ extension Ledger {
         in database: borrowing SQLiteDatabase
     ) throws(LedgerError) -> Bool {
         let last = try database.rows(
-            "SELECT last_at FROM alarms WHERE device = ? AND issuer = ? AND serial = ?",
+            "SELECT last_at FROM alarms WHERE device = ? AND issuer = ? AND serial = ? AND kind <> 'refused'",
             [.text(device.name), .text(shown.issuer), .text(shown.serial)]
         ) { $0.integer(0) }.first
         // Not one that a wrong clock has put into the future.
@@ -124,29 +148,38 @@ extension Ledger {
     }
 
     /// - Returns: what whoever asked is told.
+    @discardableResult
     func raise(
         _ kind: LedgerAlarm.Kind,
         _ device: LedgerDevice,
         _ shown: CertificateName,
+        detail: String? = nil,
         by command: String,
         in database: borrowing SQLiteDatabase
     ) throws(LedgerError) -> LedgerError {
         let now = clock.seconds
-        let key: [SQLiteValue] = [.text(device.name), .text(shown.issuer), .text(shown.serial)]
+        let key: [SQLiteValue] = [
+            .text(device.name), .text(shown.issuer), .text(shown.serial), .text(kind.rawValue), .integer(now),
+            SQLiteValue(detail),
+        ]
         let repeated = try database.execute(
-            "UPDATE alarms SET last_at = ?4, count = count + 1 WHERE device = ?1 AND issuer = ?2 AND serial = ?3",
-            key + [.integer(now)]
+            """
+            UPDATE alarms SET last_at = ?5, count = count + 1, detail = ?6
+            WHERE device = ?1 AND issuer = ?2 AND serial = ?3 AND kind = ?4
+            """,
+            key
         )
         if repeated == 0 {
             try database.execute(
-                "INSERT INTO alarms (device, issuer, serial, kind, first_at, last_at, count) VALUES (?1, ?2, ?3, ?4, ?5, ?5, 1)",
-                key + [.text(kind.rawValue), .integer(now)]
+                """
+                INSERT INTO alarms (device, issuer, serial, kind, first_at, last_at, count, detail)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?5, 1, ?6)
+                """,
+                key
             )
             // One line for each certificate, however often it comes.
             try note(
-                "ALARM: "
-                    + (kind == .forked ? "a certificate that was replaced" : "a certificate that is not in the ledger")
-                    + " was shown for a renewal, and refused",
+                "ALARM: \(kind.event)",
                 by: command,
                 device: device.name,
                 identity: device.identity,
@@ -160,5 +193,10 @@ extension Ledger {
     /// The device has an identity that is its own again, or is gone.
     func settleAlarms(of device: String, in database: borrowing SQLiteDatabase) throws(LedgerError) {
         try database.execute("DELETE FROM alarms WHERE device = ?", [.text(device)])
+    }
+
+    /// The device has taken a new certificate.
+    func settleRefusals(of device: String, in database: borrowing SQLiteDatabase) throws(LedgerError) {
+        try database.execute("DELETE FROM alarms WHERE device = ? AND kind = 'refused'", [.text(device)])
     }
 }

@@ -84,12 +84,20 @@ extension Ledger {
     /// - Parameter claim: What the conversation that asked for it stands on; nil for one made by hand. In the same
     ///   transaction it is compared with what the ledger has by now, and nothing is written where it does not hold any
     ///   more.
-    package func record(_ certificate: LedgerCertificate, on claim: DeviceClaim? = nil) throws(LedgerError) {
+    /// - Returns: The claim, moved on by this certificate.
+    @discardableResult
+    package func record(
+        _ certificate: LedgerCertificate,
+        on claim: DeviceClaim? = nil
+    ) throws(LedgerError) -> DeviceClaim? {
         try write { (database) throws(LedgerError) in
+            var moved = claim
             if let claim {
                 try check(claim, in: database)
                 try checkLimit(of: claim, in: database)
-                try setLastIssued(certificate.serial, of: claim.name, in: database)
+                moved?.issued(certificate.serial, on: try self.claim(claim.name, in: database))
+                let hostKey = claim.hostKeyToKeep
+                try setLastIssued(certificate.serial, of: claim.name, to: hostKey, in: database)
             }
             // A program that signs may have written it down in this very ledger: `ca sign` as the issuer of `enroll`.
             let changed = try database.execute(
@@ -120,6 +128,7 @@ extension Ledger {
                 serial: certificate.serial,
                 in: database
             )
+            return moved
         }
     }
 
@@ -211,6 +220,9 @@ package struct RecordingIssuer: CertificateIssuer {
     /// What the next certificate stands on, and what becomes of the device; nil where it is for none.
     package var claim: DeviceClaim? { held.withLock { $0 } }
 
+    /// The certificate is for this machine, and for no other that the ledger knows by then.
+    package func meets(_ machine: MetMachine) { held.withLock { $0?.machine = machine } }
+
     /// - Parameters:
     ///   - issuer: Whoever signs.
     ///   - ledger: Where it is written down.
@@ -237,6 +249,32 @@ package struct RecordingIssuer: CertificateIssuer {
         return nil
     }
 
+    /// What became of a certificate that was sent, where it was not acknowledged.
+    package enum Unacknowledged: Hashable, Sendable {
+        /// The device has not stored it, and says why.
+        case refused(String)
+        /// It has stored it, and something else went wrong.
+        case stored
+    }
+
+    /// Writes down what became of the last certificate of this conversation.
+    ///
+    /// - Returns: Why it could not be written.
+    package func delivery(_ outcome: Unacknowledged) -> LedgerError? {
+        guard let claim, let serial = claim.given else { return nil }
+        do throws(LedgerError) {
+            switch outcome {
+            case .refused(let reason):
+                try ledger.deliveryWasRefused(serial, of: claim, reason, by: command)
+            case .stored:
+                try ledger.deliveryWasStored(serial, of: claim, by: command)
+            }
+            return nil
+        } catch {
+            return error
+        }
+    }
+
     /// Fails, and hands nothing out, when the ledger cannot be written, or what the conversation stands on does not
     /// hold any more.
     package func issue(
@@ -252,7 +290,7 @@ package struct RecordingIssuer: CertificateIssuer {
         let claim = claim
         held.withLock { $0?.issues(leaf.serialNumber) }
         do throws(LedgerError) {
-            try ledger.record(
+            let moved = try ledger.record(
                 LedgerCertificate(
                     leaf,
                     identity: id,
@@ -262,7 +300,7 @@ package struct RecordingIssuer: CertificateIssuer {
                 ),
                 on: claim
             )
-            held.withLock { $0?.issued(leaf.serialNumber) }
+            held.withLock { $0 = moved }
         } catch {
             held.withLock { $0?.issuedNothing() }
             throw IdentityError([.revoked, .conflict, .limit].contains(error.code) ? .refused : .file, error.message)

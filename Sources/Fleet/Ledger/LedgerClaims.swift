@@ -4,20 +4,26 @@ import Platform
 extension Ledger {
     /// What is known of a name now, for a conversation that is about to begin.
     package func claim(_ name: String) throws(LedgerError) -> DeviceClaim {
-        try read { (database) throws(LedgerError) in try claim(name, in: database) }
+        try snapshot { (database) throws(LedgerError) in try claim(name, in: database) }
     }
 
     func claim(_ name: String, in database: borrowing SQLiteDatabase) throws(LedgerError) -> DeviceClaim {
         DeviceClaim(
             name: name,
             device: try devices(where: "name = ?", [.text(name)], in: database).first,
-            lastIssued: try lastIssued(name, in: database)
+            lastIssued: try lastIssued(name, in: database),
+            outstanding: Set(
+                try database.rows(
+                    "SELECT serial FROM certificates WHERE device = ? AND state = 'issued'",
+                    [.text(name)]
+                ) { $0.text(0) }
+            )
         )
     }
 
     /// Why a conversation that stands on `claim` must not go on; nil where it may.
     package func objection(to claim: DeviceClaim) throws(LedgerError) -> LedgerError? {
-        try read { (database) throws(LedgerError) in try objection(to: claim, in: database) }
+        try snapshot { (database) throws(LedgerError) in try objection(to: claim, in: database) }
     }
 
     func objection(
@@ -26,7 +32,10 @@ extension Ledger {
     ) throws(LedgerError) -> LedgerError? {
         claim.objection(
             device: try devices(where: "name = ?", [.text(claim.name)], in: database).first,
-            lastIssued: try lastIssued(claim.name, in: database)
+            lastIssued: try lastIssued(claim.name, in: database),
+            others: try claim.machine.map { (machine) throws(LedgerError) in
+                try machines(like: machine, besides: claim.name, in: database)
+            } ?? []
         )
     }
 
@@ -39,19 +48,22 @@ extension Ledger {
         try database.rows("SELECT serial FROM last_issued WHERE device = ?", [.text(name)]) { $0.text(0) }.first
     }
 
+    /// - Parameter hostKey: Of the machine that gets it, where no device's record has it.
     func setLastIssued(
         _ serial: String,
         of name: String,
+        to hostKey: MachineKey? = nil,
         in database: borrowing SQLiteDatabase
     ) throws(LedgerError) {
         try database.execute(
-            "INSERT OR REPLACE INTO last_issued (device, serial) VALUES (?, ?)",
-            [.text(name), .text(serial)]
+            "INSERT OR REPLACE INTO last_issued (device, serial, host_key_algorithm, host_key) VALUES (?, ?, ?, ?)",
+            [.text(name), .text(serial), SQLiteValue(hostKey?.algorithm), SQLiteValue(hostKey?.fingerprint)]
         )
     }
 
-    /// - Throws: where the device has as many certificates that are valid as it may have.
+    /// - Throws: where the device has as many certificates that are valid as it may have, or has refused one just now.
     func checkLimit(of claim: DeviceClaim, in database: borrowing SQLiteDatabase) throws(LedgerError) {
+        if claim.limit == CertificateLimit.byItself { try checkRefusals(of: claim, in: database) }
         let live = try certificates(
             where: "device = ? AND state <> 'revoked' AND not_after > ?",
             [.text(claim.name), .integer(clock.seconds)],
@@ -128,7 +140,13 @@ extension Ledger {
         }
         if place == .arrived, let certificate {
             guard writes else { return nil }
-            try acknowledgeArrival(of: certificate, device, by: command, in: database)
+            try acknowledge(
+                certificate,
+                device,
+                "has the certificate, whose acknowledgement was lost",
+                by: command,
+                in: database
+            )
         }
         if let certificate {
             let earliest = EarliestRenewal.time(issuedAt: certificate.issuedAt, notAfter: certificate.notAfter)
@@ -151,31 +169,5 @@ extension Ledger {
             return .failure(LedgerError(error.code, "\(device.name): \(error.message)"))
         }
         return .success(standing)
-    }
-
-    /// It shows a certificate whose acknowledgement was lost. What was issued beside that is superseded: one of these
-    /// may be the last that was issued, which stays as it is.
-    private func acknowledgeArrival(
-        of certificate: LedgerCertificate,
-        _ device: LedgerDevice,
-        by command: String,
-        in database: borrowing SQLiteDatabase
-    ) throws(LedgerError) {
-        try database.execute(
-            "UPDATE devices SET serial = ?, not_after = ?, renewed_at = ? WHERE name = ?",
-            [
-                .text(certificate.serial), .integer(certificate.notAfter), .integer(certificate.issuedAt),
-                .text(device.name),
-            ]
-        )
-        try supersede(certificatesOf: device.name, except: certificate.serial, in: database)
-        try note(
-            "has the certificate, whose acknowledgement was lost",
-            by: command,
-            device: device.name,
-            identity: device.identity,
-            serial: certificate.serial,
-            in: database
-        )
     }
 }

@@ -139,7 +139,7 @@ extension Ledger {
         try write { (database) throws(LedgerError) in
             if let claim { try check(claim, in: database) }
             var device = device
-            let isAlarmed = try !alarms(of: device.name, in: database).isEmpty
+            let isAlarmed = try alarms(of: device.name, in: database).contains { $0.kind != .refused }
             if let present = try devices(where: "name = ?", [.text(device.name)], in: database).first {
                 try merge(present, &device)
                 if claim?.reinstates != true {
@@ -150,6 +150,10 @@ extension Ledger {
                 try insert(device, in: database)
             }
             if let serial = device.serial { try setLastIssued(serial, of: device.name, in: database) }
+            if let machine = claim?.machine {
+                try setOtherHostKeys(machine.otherKeys, of: device.name, in: database)
+                if claim?.reinstates == true { try forgetRevocations(of: machine.known, in: database) }
+            }
             try settleAlarms(of: device.name, in: database)
             if let reason = reason(isAlarmed) {
                 try revoke(
@@ -211,6 +215,7 @@ extension Ledger {
                 } else {
                     try supersede(certificatesOf: name, except: serial, in: database)
                 }
+                try settleRefusals(of: name, in: database)
             }
             try note(
                 what,
@@ -224,20 +229,24 @@ extension Ledger {
         }
     }
 
-    /// Forgets a device; nothing happens when there is none of this name. Its certificates stay known.
+    /// Forgets a device; nothing happens when there is none of this name. Its certificates stay known, and so does its
+    /// revocation, until it is enrolled to be trusted again.
     ///
     /// - Parameters:
     ///   - name: Whose it is.
     ///   - seen: What was known of it when the removal began: a machine that was enrolled under the name since then
     ///     stays.
     ///   - command: Which command does it.
+    /// - Returns: Whether it was revoked.
+    @discardableResult
     package func removeDevice(
         named name: String,
         ifStill seen: LedgerDevice? = nil,
         by command: String
-    ) throws(LedgerError) {
+    ) throws(LedgerError) -> Bool {
         try write { (database) throws(LedgerError) in
-            if let seen, let present = try devices(where: "name = ?", [.text(name)], in: database).first,
+            let present = try devices(where: "name = ?", [.text(name)], in: database).first
+            if let seen, let present,
                 present.enrolledAt != seen.enrolledAt || present.hostKey != seen.hostKey
             {
                 throw LedgerError(
@@ -245,9 +254,26 @@ extension Ledger {
                     "'\(name)' was enrolled again meanwhile, for \(present.destination): that record stays; unenroll it once more if it is to go"
                 )
             }
-            guard try database.execute("DELETE FROM devices WHERE name = ?", [.text(name)]) > 0 else { return }
+            guard let present else { return false }
+            try database.execute("DELETE FROM last_issued WHERE device = ?", [.text(name)])
+            try keepRevocation(of: present, in: database)
+            try database.execute("DELETE FROM devices WHERE name = ?", [.text(name)])
             try settleAlarms(of: name, in: database)
             try note("removed", by: command, device: name, in: database)
+            return present.revokedAt != nil
+        }
+    }
+
+    /// Ends an enrolment that has got a certificate, and whose device is not recorded: it is under way, or was cut.
+    ///
+    /// - Returns: Whether there was any.
+    package func endEnrolment(named name: String, by command: String) throws(LedgerError) -> Bool {
+        try write { (database) throws(LedgerError) in
+            guard try devices(where: "name = ?", [.text(name)], in: database).isEmpty,
+                try database.execute("DELETE FROM last_issued WHERE device = ?", [.text(name)]) > 0
+            else { return false }
+            try note("its enrolment was ended", by: command, device: name, in: database)
+            return true
         }
     }
 

@@ -137,15 +137,6 @@ extension Ledger {
         }
     }
 
-    /// Those that have shown this SSH host key, ordered by name.
-    ///
-    /// - Parameter fingerprint: `SHA256:…`.
-    package func devices(withHostKey fingerprint: String) throws(LedgerError) -> [LedgerDevice] {
-        try read { (database) throws(LedgerError) in
-            try devices(where: "host_key = ?", [.text(fingerprint)], in: database)
-        }
-    }
-
     func lastListNumber(of issuer: String, in database: borrowing SQLiteDatabase) throws(LedgerError) -> Int64 {
         try value("revocation list of \(issuer)", in: database).flatMap { Int64($0) } ?? 0
     }

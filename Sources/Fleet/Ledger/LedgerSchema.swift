@@ -84,6 +84,52 @@ enum LedgerSchema {
             )
             """,
         ],
+        [
+            // The host key of the machine that it was issued to, until its device is recorded.
+            "ALTER TABLE last_issued ADD COLUMN host_key_algorithm TEXT",
+            "ALTER TABLE last_issued ADD COLUMN host_key TEXT",
+            // The device has said that it did not take it.
+            "ALTER TABLE certificates ADD COLUMN refused_at INTEGER",
+            "CREATE INDEX devices_host_key ON devices (host_key)",
+            // What is kept of devices that were revoked, and unenrolled since.
+            """
+            CREATE TABLE removed_machines (
+                id                 INTEGER PRIMARY KEY AUTOINCREMENT,
+                name               TEXT NOT NULL,
+                identity           TEXT NOT NULL,
+                destination        TEXT NOT NULL,
+                host_key_algorithm TEXT NOT NULL,
+                host_key           TEXT NOT NULL,
+                revoked_at         INTEGER NOT NULL,
+                revocation_reason  TEXT,
+                removed_at         INTEGER NOT NULL
+            )
+            """,
+            "CREATE INDEX removed_machines_host_key ON removed_machines (host_key)",
+            // Those that a machine has beside the one that it has shown: of a device, or of a removed machine.
+            "CREATE TABLE host_keys (fingerprint TEXT NOT NULL, algorithm TEXT NOT NULL, device TEXT, removed INTEGER)",
+            "CREATE INDEX host_keys_fingerprint ON host_keys (fingerprint)",
+            "CREATE INDEX host_keys_device ON host_keys (device)",
+            "ALTER TABLE alarms RENAME TO earlier_alarms",
+            """
+            CREATE TABLE alarms (
+                device   TEXT NOT NULL,
+                issuer   TEXT NOT NULL,
+                serial   TEXT NOT NULL,
+                kind     TEXT NOT NULL CHECK (kind IN ('forked', 'unknown', 'refused')),
+                first_at INTEGER NOT NULL,
+                last_at  INTEGER NOT NULL,
+                count    INTEGER NOT NULL,
+                detail   TEXT,
+                PRIMARY KEY (device, issuer, serial, kind)
+            )
+            """,
+            """
+            INSERT INTO alarms (device, issuer, serial, kind, first_at, last_at, count)
+            SELECT device, issuer, serial, kind, first_at, last_at, count FROM earlier_alarms
+            """,
+            "DROP TABLE earlier_alarms",
+        ],
     ]
 
     static var version: Int64 { Int64(steps.count) }

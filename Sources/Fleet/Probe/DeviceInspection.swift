@@ -21,7 +21,7 @@ package struct DeviceInspection: Sendable {
     package static func run(
         on client: SSHClient,
         agent: AgentBinary?,
-        bases: [String] = DeviceEnrollment.Options.defaultBases,
+        bases: [String] = DeviceEnrollment.Installation.defaultBases,
         name: String
     ) async throws -> DeviceInspection {
         let start = ContinuousClock.now

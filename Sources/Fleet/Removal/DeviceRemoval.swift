@@ -70,6 +70,11 @@ package struct DeviceRemoval: Sendable {
             note(output, in: &outcome)
         }
         if let credentialDirectory {
+            let isThere = try await shell.run("[ -d \(ShellScript.quote(credentialDirectory)) ]", step: "find")
+            // Who is enrolling it has the lock; the script takes it away with the rest.
+            if isThere.status == 0 {
+                _ = try await AgentInstaller(shell: shell, plan: InstallationPlan(root: credentialDirectory)).lock()
+            }
             let script = AgentlessScript.remove(directory: credentialDirectory)
             note(try await shell.run(script, step: "remove"), in: &outcome)
         }

@@ -107,7 +107,6 @@ package struct RenewalService: Sendable {
             certification: Certification(name: name, id: stream.peer, issuer: recording, terms: terms),
             clock: .system,
             limits: limits,
-            objection: { recording.objection() },
             warn: { [logger] in logger.warning("\(name): \($0)") }
         )
         let (ack, certificate) = try await conversation.run(.renew(id: stream.peer.description))

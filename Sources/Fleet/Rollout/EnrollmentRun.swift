@@ -23,7 +23,7 @@ package struct EnrollmentOrder: Sendable {
     package init(
         namespace: String,
         node: SignalMessage.NodeRequest,
-        bases: [String] = DeviceEnrollment.Options.defaultBases,
+        bases: [String] = DeviceEnrollment.Installation.defaultBases,
         agent: AgentBinary,
         service: String,
         keyOrigin: Device.KeyOrigin? = nil,
@@ -187,30 +187,30 @@ package struct EnrollmentRun: Sendable {
             var claim = found
             claim.limit = CertificateLimit.byHand
             claim.reinstates = admission.reinstates
-            let (admission, destination) = (admission, target.text)
             var options = try options(for: target)
-            options.refusal = { key in
-                let verdict = admission.decide(known, destination: destination, hostKey: .init(key))
-                if case .refused(let error) = verdict { return error }
-                return admit(target, .init(key), known: known)
-            }
-            options.occupied = { present in
-                heed(admission.acquaintance(target.name, present: present, known: known))
-            }
+            let recording = RecordingIssuer(issuer, ledger: records.ledger, command: "enroll", claim: claim)
+            MachineAdmission(
+                target: target,
+                id: options.id,
+                known: known,
+                admission: admission,
+                records: records,
+                recording: recording,
+                shown: shown,
+                warn: { [report] in report.warning($0) }
+            ).judge(&options)
             if let publisher {
-                options.learn = { lists in
+                options.learn = { [report] lists in
                     publisher.learn(lists, from: target.name) { report.warning($0) }
                 }
             }
-            let recording = RecordingIssuer(issuer, ledger: records.ledger, command: "enroll", claim: claim)
-            options.objection = { recording.objection() }
             let outcome = try await reconnecting(target) { () throws(HostError) in
                 try await enroll(target, options, recording, on: loop)
             }
             var record = outcome.record
             record.labels = target.labels
             var change: String?
-            if case .replaces(let text) = admission.decide(known, destination: destination, hostKey: record.hostKey) {
+            if case .replaces(let text) = admission.decide(known, destination: target.text, hostKey: record.hostKey) {
                 change = text
             }
             var reason: String?
@@ -245,42 +245,6 @@ package struct EnrollmentRun: Sendable {
         }
     }
 
-    /// Whether the machine is known by another name, in the ledger or in this run.
-    private func admit(_ target: EnrollmentTarget, _ hostKey: Device.HostKeyRecord, known: Device?) -> HostError? {
-        let others: [Device]
-        do throws(DeviceDirectoryError) {
-            others = try records.devices(withHostKey: hostKey.fingerprint)
-        } catch {
-            return HostError(.failed, error.message)
-        }
-        let acquaintance = admission.acquaintance(
-            target.name,
-            destination: target.text,
-            hostKey: hostKey,
-            known: known,
-            among: others
-        )
-        if let refusal = heed(acquaintance) { return refusal }
-        let first = shown.withLock { shown in
-            if shown[hostKey.fingerprint] == nil { shown[hostKey.fingerprint] = target }
-            return shown[hostKey.fingerprint]
-        }
-        guard let first, first.name != target.name, known?.hostKey != hostKey, !admission.acceptsKnownMachine else {
-            return nil
-        }
-        let key = "\(hostKey.algorithm) \(hostKey.fingerprint)"
-        return EnrollmentAdmission.shared(target.name, target.text, key: key, with: first.name, at: first.text)
-    }
-
-    private func heed(_ acquaintance: EnrollmentAdmission.Acquaintance?) -> HostError? {
-        switch acquaintance {
-        case .refused(let error): return error
-        case .accepted(let warning): report.warning(warning)
-        case nil: break
-        }
-        return nil
-    }
-
     /// Once the device is enrolled and recorded: what becomes of its sshd changes nothing of that.
     private func setUp(
         _ server: SSHServerRun,
@@ -306,27 +270,27 @@ package struct EnrollmentRun: Sendable {
     /// - Returns: also how a command failed that was to be run there.
     private func enroll(
         _ target: EnrollmentTarget,
-        _ options: DeviceEnrollment.Options,
-        _ issuer: any CertificateIssuer,
+        _ options: EnrollmentOptions,
+        _ issuer: RecordingIssuer,
         on loop: EventLoop
     ) async throws(HostError) -> (record: Device, afterFailure: String?) {
         let (login, arguments) = (try login(to: target), target.arguments(logins.arguments).withAbsolutePaths)
         guard let keyOrigin = order.keyOrigin else {
-            let enrollment = DeviceEnrollment(options, issuer: issuer) { report.progress($0, of: target.name) }
+            var node = order.node
+            if let ports = target.allowPorts { node.allowPorts = ports }
+            let enrollment = DeviceEnrollment(
+                options,
+                .init(node: node, agent: order.agent, bases: order.bases, service: order.service),
+                issuer: issuer
+            )
             return (try await enrollment.run(login, destination: target.text, arguments: arguments, on: loop), nil)
         }
-        var agentless = AgentlessEnrollment.Options(
-            name: target.name,
-            id: options.id,
-            terms: terms,
+        let placement = AgentlessEnrollment.Placement(
             keyOrigin: keyOrigin,
             directory: order.credentialDirectory.map { NameTemplate.expand($0, for: target.name) },
             after: order.after
         )
-        agentless.refusal = options.refusal
-        agentless.occupied = options.occupied
-        agentless.objection = options.objection
-        let enrollment = AgentlessEnrollment(agentless, issuer: issuer) { report.progress($0, of: target.name) }
+        let enrollment = AgentlessEnrollment(options, placement, issuer: issuer)
         let outcome = try await enrollment.run(login, destination: target.text, arguments: arguments, on: loop)
         return (outcome.record, outcome.afterFailure)
     }
@@ -347,7 +311,7 @@ package struct EnrollmentRun: Sendable {
         }
     }
 
-    private func options(for target: EnrollmentTarget) throws(HostError) -> DeviceEnrollment.Options {
+    private func options(for target: EnrollmentTarget) throws(HostError) -> EnrollmentOptions {
         let id: SPIFFEID
         do throws(SPIFFEIDError) {
             id = try SPIFFEID(
@@ -361,18 +325,9 @@ package struct EnrollmentRun: Sendable {
         if let reservation = id.reservation {
             throw HostError(.usage, "\(target.name): \(reservation); choose another --name or --namespace")
         }
-        var node = order.node
-        if let ports = target.allowPorts { node.allowPorts = ports }
-        var options = DeviceEnrollment.Options(
-            name: target.name,
-            id: id,
-            node: node,
-            agent: order.agent,
-            bases: order.bases,
-            terms: terms
-        )
-        options.service = order.service
-        return options
+        return EnrollmentOptions(name: target.name, id: id, terms: terms) { [report] in
+            report.progress($0, of: target.name)
+        }
     }
 
     private func login(to target: EnrollmentTarget) throws(HostError) -> SSHLogin {

@@ -1,3 +1,4 @@
+import MeshIdentity
 import Platform
 import SSHSignal
 
@@ -24,6 +25,8 @@ package struct DeviceFacts: Hashable, Sendable {
     package var tools: Set<String>
     /// What would start a service there, and with which rights.
     package var surroundings: Surroundings
+    /// The host keys in OpenSSH's directory; empty where there is none.
+    var hostKeys: [MachineKey]
     /// What the agent needs and the machine does not have.
     package var missing: [String]
     package var bases: [Base]
@@ -84,6 +87,10 @@ package struct DeviceFacts: Hashable, Sendable {
         bootID = values["boot"].flatMap { $0.isEmpty ? nil : String($0.prefix(64)) }
         tools = Set(values.keys.filter { $0.hasPrefix("tool.") }.map { String($0.dropFirst(5)) })
         surroundings = Surroundings(values)
+        hostKeys = output.lines.filter { $0.hasPrefix("hostkey=") }.prefix(16).compactMap { line in
+            let key = try? SSHPublicKey(line: Array(line.dropFirst(8).utf8))
+            return key.map { MachineKey(algorithm: $0.algorithm, fingerprint: $0.fingerprint) }
+        }
         missing = values.keys.filter { $0.hasPrefix("missing.") }.sorted().map { key in
             key == "missing.interpreter" ? values[key] ?? "" : String(key.dropFirst(8))
         }

@@ -51,6 +51,9 @@ enum ProbeScript {
             if has getconf && v=$(getconf GNU_LIBC_VERSION 2>/dev/null); then say libc "$v"
             else for f in /lib/ld-musl-*; do [ -e "$f" ] && say libc musl; done; fi
             for t in sha256sum openssl ssh-keygen base64 gzip xz zstd crontab timeout; do has $t && say "tool.$t" 1; done
+            for f in /etc/ssh/ssh_host_*_key.pub; do
+              [ -r "$f" ] && read -r type key rest 2>/dev/null <"$f" && say hostkey "$type $key"
+            done
             [ "$(printf ab | head -c 1 2>/dev/null)" = a ] && say tool.head 1
             \(SurroundingsScript.text)
             interpreter=\(ShellScript.quote(interpreter ?? ""))

@@ -1,8 +1,9 @@
 import Platform
 
 extension RemoteShell {
-    /// Lines of one block: PEM has 64 characters a line, and a block's output is bounded.
-    private static let linesPerBlock = 3000
+    private static let bytesPerBlock = 192 << 10
+    /// What a block may print: there is a mark before each line, and a line may be empty.
+    private static let blockLimit = 6 * bytesPerBlock + 4096
 
     /// The text of a file with short lines, such as PEM; nil where there is none that this account can read. Only of a
     /// regular file: a named pipe gives nothing, and takes its time.
@@ -20,21 +21,29 @@ extension RemoteShell {
         within patience: Duration = .seconds(60)
     ) async throws -> (bytes: [UInt8], isCut: Bool)? {
         var text: [UInt8] = []
-        var first = 1
+        var block = 0
         let deadline = ContinuousClock.now + patience
         while true {
-            let last = first + Self.linesPerBlock - 1
+            // dd goes to the place without reading what is before it. The block may end within a line: the stroke
+            // behind it says so, and is a line of its own where it does not.
             let script = """
                 f=\(ShellScript.quote(file))
-                [ -f "$f" ] && [ -r "$f" ] && sed -n '\(first),\(last)s/^/line:/p' "$f"
+                [ -r "$f" ] && [ -f "$f" ] && dd if="$f" bs=\(Self.bytesPerBlock) skip=\(block) count=1 2>/dev/null | sed 's/^/line:/' && echo '|'
                 """
-            let output = try await run(script, step: step)
+            let output = try await run(script, step: step, limit: Self.blockLimit)
             guard output.status == 0 else { return nil }
-            let lines = output.lines.filter { $0.hasPrefix("line:") }
-            for line in lines { text += line.dropFirst(5).utf8 + [UInt8(ascii: "\n")] }
-            guard lines.count == Self.linesPerBlock, text.count < limit else { return (text, false) }
+            let before = text.count
+            for line in output.lines where line.hasPrefix("line:") {
+                text += line.dropFirst(5).utf8
+                text.append(UInt8(ascii: "\n"))
+            }
+            if output.lines.last != "|", text.count > before {
+                // Both the end of the line and the stroke.
+                text.removeLast(2)
+            }
+            guard text.count - before >= Self.bytesPerBlock, text.count < limit else { return (text, false) }
             guard ContinuousClock.now < deadline else { return (text, true) }
-            first = last + 1
+            block += 1
         }
     }
 }

@@ -19,10 +19,23 @@ final class RemoteShell: Sendable {
     let channel: any RemoteChannel
     /// How the far side is called in errors.
     let name: String
+    let uploadLimits: UploadLimits
+
+    /// What an upload may take.
+    struct UploadLimits: Sendable {
+        /// For one piece: as long as anything moves it may be slow.
+        var step = Duration.seconds(60)
+        /// From the first byte to the last, beside a second for each ``bytesPerSecond``.
+        var total = Duration.seconds(120)
+        /// Slower than any line that one would want to enroll over.
+        var bytesPerSecond = 8 << 10
+
+        func time(for bytes: Int) -> Duration { total + .seconds(bytes / bytesPerSecond) }
+    }
 
     /// An rc file that prints more than this is broken; so is a step that answers with more.
     private static let noiseLimit = 64 << 10
-    private static let outputLimit = 256 << 10
+    static let outputLimit = 256 << 10
 
     struct Output: Sendable {
         var status: Int
@@ -41,22 +54,31 @@ final class RemoteShell: Sendable {
         }
     }
 
-    init(_ channel: any RemoteChannel, name: String) {
+    init(_ channel: any RemoteChannel, name: String, uploadLimits: UploadLimits = UploadLimits()) {
         self.channel = channel
         self.name = name
+        self.uploadLimits = uploadLimits
     }
 
     /// Runs `script` in a subshell without input.
     ///
-    /// - Parameter step: for errors: "probe".
-    func run(_ script: String, step: String, timeout: Duration = .seconds(30)) async throws -> Output {
+    /// - Parameters:
+    ///   - step: for errors: "probe".
+    ///   - timeout: For all of it.
+    ///   - limit: Of bytes that it may print.
+    func run(
+        _ script: String,
+        step: String,
+        timeout: Duration = .seconds(30),
+        limit: Int = outputLimit
+    ) async throws -> Output {
         let nonce = Self.nonce()
         // A shell that is gone does not take the script; why it is gone stands in what it said, which is read all the
         // same.
         return try await channel.withDeadline(timeout, "\(name): \(step)") {
             try? await channel.write(Self.block(script, nonce: nonce))
             var reader = Reader(nonce: nonce)
-            return try await receive(&reader, until: { $0.output() }, step: step)
+            return try await receive(&reader, until: { $0.output() }, step: step, limit: limit)
         }
     }
 
@@ -72,8 +94,8 @@ final class RemoteShell: Sendable {
         progress: @escaping @Sendable (Int) -> Void
     ) async throws -> Output {
         let nonce = Self.nonce()
-        // As long as anything moves the upload may take its time.
-        let patience = Duration.seconds(60)
+        let patience = uploadLimits.step
+        let start = ContinuousClock.now
         var reader = Reader(nonce: nonce)
         let early = try await channel.withDeadline(patience, "\(name): \(step)") {
             try? await channel.write(Self.block(script, nonce: nonce, readsInput: true))
@@ -92,7 +114,10 @@ final class RemoteShell: Sendable {
                 var sent = 0
                 var source = source
                 while let chunk = try source.next() {
-                    try await channel.withDeadline(patience, "\(name): \(step)") { try await channel.write(chunk) }
+                    // For what was sent, and not for what is still to come.
+                    let left = uploadLimits.time(for: sent + chunk.count) - (.now - start)
+                    let limit = max(.milliseconds(1), min(patience, left))
+                    try await channel.withDeadline(limit, "\(name): \(step)") { try await channel.write(chunk) }
                     sent += chunk.count
                     progress(sent)
                 }
@@ -124,13 +149,19 @@ final class RemoteShell: Sendable {
                     channel.close()
                 }
                 defer { watch.cancel() }
+                var reason = error
                 while let late = await group.nextResult() {
-                    guard case .success(let result?) = late else { continue }
-                    channel.close()
-                    return result
+                    switch late {
+                    case .success(let result?):
+                        channel.close()
+                        return result
+                    // Because of that the channel was closed, and the other side of it failed.
+                    case .failure(let error as SignalError) where error.code == .timedOut: reason = error
+                    default: continue
+                    }
                 }
                 channel.close()
-                throw error
+                throw reason
             }
             guard let output else { throw SignalError(.truncated, "\(name): \(step): the far side did not answer") }
             return output
@@ -160,11 +191,12 @@ final class RemoteShell: Sendable {
     private func receive<Result>(
         _ reader: inout Reader,
         until done: (inout Reader) throws -> Result?,
-        step: String
+        step: String,
+        limit: Int = outputLimit
     ) async throws -> Result {
         while true {
             let result = try done(&reader)
-            guard reader.bytes.count <= (reader.hasBegun ? Self.outputLimit : Self.noiseLimit) else {
+            guard reader.bytes.count <= (reader.hasBegun ? limit : Self.noiseLimit) else {
                 channel.close()
                 throw SignalError(.tooLong, "\(name): \(step): the far side prints without end")
             }
@@ -195,18 +227,20 @@ final class RemoteShell: Sendable {
         let nonce: String
         var bytes: [UInt8] = []
         private(set) var hasBegun = false
+        /// Up to here there is no marker.
+        private var searched = 0
 
         init(nonce: String) { self.nonce = nonce }
 
         var isReady: Bool {
             mutating get {
                 begin()
-                return hasBegun && Self.find("READY-\(nonce)\n", in: bytes) != nil
+                return hasBegun && Self.find("READY-\(nonce)\n", in: bytes, from: 0) != nil
             }
         }
 
         private mutating func begin() {
-            guard !hasBegun, let start = Self.find("BEGIN-\(nonce)\n", in: bytes) else { return }
+            guard !hasBegun, let start = Self.find("BEGIN-\(nonce)\n", in: bytes, from: 0) else { return }
             bytes.removeFirst(start.upperBound)
             hasBegun = true
         }
@@ -214,8 +248,15 @@ final class RemoteShell: Sendable {
         /// nil until the END marker is there.
         mutating func output() -> Output? {
             begin()
-            guard hasBegun, let end = Self.find("END-\(nonce) ", in: bytes),
-                let newline = bytes[end.upperBound...].firstIndex(of: UInt8(ascii: "\n")),
+            guard hasBegun else { return nil }
+            let marker = "END-\(nonce) "
+            guard let end = Self.find(marker, in: bytes, from: searched) else {
+                // It may have begun to arrive.
+                searched = max(0, bytes.count - marker.utf8.count)
+                return nil
+            }
+            searched = end.lowerBound
+            guard let newline = bytes[end.upperBound...].firstIndex(of: UInt8(ascii: "\n")),
                 let status = Int(String(decoding: bytes[end.upperBound..<newline], as: UTF8.self))
             else { return nil }
             let lines = bytes[..<end.lowerBound].split(separator: UInt8(ascii: "\n")).map { line in
@@ -224,10 +265,10 @@ final class RemoteShell: Sendable {
             return Output(status: status, lines: lines)
         }
 
-        private static func find(_ marker: String, in bytes: [UInt8]) -> Range<Int>? {
+        private static func find(_ marker: String, in bytes: [UInt8], from start: Int) -> Range<Int>? {
             let marker = Array(marker.utf8)
-            guard bytes.count >= marker.count else { return nil }
-            var start = 0
+            guard bytes.count >= start + marker.count else { return nil }
+            var start = start
             while let candidate = bytes[start...(bytes.count - marker.count)].firstIndex(of: marker[0]) {
                 let end = candidate + marker.count
                 if bytes[candidate..<end].elementsEqual(marker) { return candidate..<end }

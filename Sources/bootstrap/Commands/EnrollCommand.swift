@@ -183,7 +183,7 @@ struct EnrollCommand: AsyncParsableCommand {
         EnrollmentOrder(
             namespace: namespace,
             node: .init(bind: hboneAddress, port: hbonePort, allowPorts: allowPort, renewFrom: renewFrom),
-            bases: base.map { [$0] } ?? DeviceEnrollment.Options.defaultBases,
+            bases: base.map { [$0] } ?? DeviceEnrollment.Installation.defaultBases,
             agent: try agent(),
             service: device.service,
             keyOrigin: device.keyOrigin,

@@ -76,12 +76,7 @@ struct UnenrollCommand: AsyncParsableCommand {
                 }
                 if outcome.removed.isEmpty { printLine("\(name)  nothing of ours is there") }
             }
-            if let record {
-                try records.remove(named: record.name, ifStill: record)
-                printLine("\(name)  is no longer recorded; its certificate ends \(describe(time: record.notAfter))")
-            } else {
-                printLine("\(name)  was not recorded")
-            }
+            try forget(record, name: name, in: records)
         } catch let error as HostError {
             throw error
         } catch let error as SSHConfigurationError {
@@ -91,9 +86,25 @@ struct UnenrollCommand: AsyncParsableCommand {
         }
     }
 
+    private func forget(_ record: Device?, name: String, in records: DeviceDirectory) throws {
+        guard let record else {
+            // It was to be called as its host, or the name was given.
+            let host = (try? Destination(parsing: name))?.host ?? name
+            let isEnded = try records.ledger.endEnrolment(named: host, by: "unenroll")
+            let why = isEnded ? " yet; its enrolment, which was under way or was cut, gets nothing more" : ""
+            return printLine("\(name)  was not recorded\(why)")
+        }
+        let wasRevoked = try records.remove(named: record.name, ifStill: record)
+        let rest =
+            wasRevoked
+            ? "its machine stays revoked until `bootstrap enroll --reinstate` trusts it again"
+            : "its certificate ends \(describe(time: record.notAfter))"
+        printLine("\(name)  is no longer recorded; \(rest)")
+    }
+
     private func bases(_ record: Device?) -> [String] {
         if let base { return [base] }
-        return record?.base.map { [$0] } ?? DeviceEnrollment.Options.defaultBases
+        return record?.base.map { [$0] } ?? DeviceEnrollment.Installation.defaultBases
     }
 
     private func login(_ record: Device?, _ destination: String, _ logins: LoginOptions) throws -> SSHLogin {

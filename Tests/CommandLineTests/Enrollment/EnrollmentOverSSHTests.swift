@@ -137,13 +137,11 @@ import Testing
         defer { owner.stopNode() }
         try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
         let id = try SPIFFEID("spiffe://test.example/ns/default/sa/dev")
-        var options = DeviceEnrollment.Options(
-            name: "dev",
-            id: id,
+        let installation = DeviceEnrollment.Installation(
             node: .init(bind: "127.0.0.1", port: 0),
-            agent: try AgentBinary(path: TestTools.bootstrap)
+            agent: try AgentBinary(path: TestTools.bootstrap),
+            bases: [owner.base.path]
         )
-        options.bases = [owner.base.path]
         let arguments = SSHArguments(
             configurationFile: "none",
             options: ["UserKnownHostsFile=\(owner.home.path(".ssh/known_hosts"))", "IdentitiesOnly=yes"],
@@ -157,11 +155,12 @@ import Testing
         let issuer = try EmbeddedCA.load(directory: owner.bootstrapHome + "/ca")
         let isCut = Atomic(false)
         let uploads = Atomic(0)
-        let enrollment = DeviceEnrollment(options, issuer: issuer) { progress in
+        let cut = EnrollmentOptions(name: "dev", id: id) { progress in
             guard case .uploading(let sent, let total) = progress else { return }
             uploads.wrappingAdd(1, ordering: .relaxed)
             if sent > total / 2, !isCut.exchange(true, ordering: .relaxed) { server.killSessions() }
         }
+        let enrollment = DeviceEnrollment(cut, installation, issuer: issuer)
         let loop = EventLoopGroup(count: 1).next()
         let error = await #expect(throws: HostError.self) {
             try await enrollment.run(login, destination: "dev", arguments: arguments, on: loop)
@@ -170,13 +169,14 @@ import Testing
         #expect(!FileManager.default.fileExists(atPath: owner.base.path("bootstrap/current")))
         #expect(!FileManager.default.fileExists(atPath: owner.state))
         let steps = Mutex<[String]>([])
-        let again = DeviceEnrollment(options, issuer: issuer) { progress in
+        let whole = EnrollmentOptions(name: "dev", id: id) { progress in
             if case .step(let step, let text, _) = progress { steps.withLock { $0.append("\(step): \(text)") } }
         }
+        let again = DeviceEnrollment(whole, installation, issuer: issuer)
         let record = try await again.run(login, destination: "dev", arguments: arguments, on: loop)
         #expect(record.identity == id)
         #expect(steps.withLock { $0.contains { $0.hasPrefix("agent: installed") && $0.hasSuffix("that was cut") } })
-        let release = owner.base.path("bootstrap/\(options.agent.release)")
+        let release = owner.base.path("bootstrap/\(installation.agent.release)")
         #expect(try FileManager.default.contentsOfDirectory(atPath: release) == ["bootstrap"])
     }
 

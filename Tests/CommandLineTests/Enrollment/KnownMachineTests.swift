@@ -55,6 +55,40 @@ import Testing
         #expect(try owner.devices.ledger.certificates().count == 1)
     }
 
+    /// Nor after it was unenrolled, with whatever key it shows.
+    @Test func aRevocationOutlivesTheRecord() async throws {
+        let server = try await OpenSSHServer(hostKeys: ["ed25519", "ecdsa"])
+        let owner = try await Operator()
+        defer { owner.stopNode() }
+        for type in ["ed25519", "ecdsa"] {
+            try owner.know(server.directory.path("host_\(type).pub"), port: server.port)
+        }
+        func enroll(_ name: String, _ flags: [String] = []) async throws -> ChildProcess.Output {
+            try await owner.enroll(port: server.port, key: server.userKey, ["--name", name] + flags)
+        }
+        let ecdsa = ["-o", "HostKeyAlgorithms=ecdsa-sha2-nistp256"]
+        #expect(try await enroll("dev7", ["-o", "HostKeyAlgorithms=ssh-ed25519"]).succeeded)
+        #expect(try await owner.run(["revoke", "dev7", "--reason", "stolen", "--list-only"]).succeeded)
+        // By the identity that it has, while it is recorded and after.
+        for flags in [ecdsa + ["--accept-known-machine"], ecdsa + ["--reinstate"]] {
+            let refused = try await enroll("dev8", flags)
+            #expect(refused.status == .exited(5), "\(refused.standardOutput)\(refused.standardError)")
+            #expect(refused.standardError.contains("stolen"), "\(refused.standardError)")
+        }
+        let gone = try await owner.run(["unenroll", "dev7", "--forget"])
+        #expect(gone.standardOutput.contains("stays revoked"), "\(gone.standardOutput)")
+        for (name, flags) in [("dev7", []), ("dev8", []), ("dev7", ecdsa), ("dev8", ecdsa)] {
+            let refused = try await enroll(name, flags + ["--accept-known-machine"])
+            #expect(refused.status == .exited(5), "\(refused.standardOutput)\(refused.standardError)")
+            #expect(refused.standardError.contains("stolen"), "\(refused.standardError)")
+        }
+        #expect(try owner.devices.ledger.certificates().count == 1)
+        let again = try await enroll("dev7", ["--reinstate"])
+        #expect(again.succeeded, "\(again.standardOutput)\(again.standardError)")
+        #expect(again.standardError.contains("is trusted again"), "\(again.standardError)")
+        #expect(try await enroll("dev7").succeeded)
+    }
+
     /// Two machines made of one image, with one host key; in one run, and in two.
     @Test func aClonedHostKeyIsNoticed() async throws {
         let original = try await OpenSSHServer()

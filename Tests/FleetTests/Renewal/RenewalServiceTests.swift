@@ -301,6 +301,48 @@ import Testing
         await mesh.stop()
     }
 
+    /// - Returns: The serial number of the certificate that it was sent.
+    private func renew(_ mesh: Mesh, _ device: Credential, answering code: SignalError.Code) async throws -> String {
+        try await mesh.visit(device) { talk in
+            try await talk.order()
+            try await talk.request(device.id, PrivateKey.generate())
+            guard case .certificate(let certificate) = try await talk.next() else {
+                throw SignalError(.unexpected, "no certificate")
+            }
+            try await talk.send(.error(.init(code: code.rawValue, message: "no space left")))
+            while let message = try? await talk.next() { _ = message }
+            return try #require(try Certificate.all(pem: Array(certificate.chain.utf8)).first).serialNumber
+        }
+    }
+
+    /// It may have kept the certificate after all: whoever has the key could fill a drawer with them.
+    @Test func aCertificateThatTheDeviceRefusesIsRevokedAndSaid() async throws {
+        let mesh = try await Mesh()
+        let device = try await mesh.enroll("dev7")
+        let refused = try await renew(mesh, device, answering: .credential)
+        try await eventually("it is revoked") {
+            try mesh.ledger.certificates(of: "dev7").contains { $0.serial == refused && $0.state == .revoked }
+        }
+        #expect(try mesh.ledger.certificates(of: "dev7").first?.reason?.contains("no space left") == true)
+        let alarm = try #require(try mesh.ledger.alarms(of: "dev7").first)
+        #expect(alarm.kind == .refused && alarm.serial == device.leaf.serialNumber)
+        #expect(alarm.text.contains("no space left") && alarm.text.contains("bootstrap doctor dev7"), "\(alarm.text)")
+        let again = await mesh.refusal(device)
+        #expect(again.contains("has not taken the last 1 certificates"), "\(again)")
+        #expect(try mesh.ledger.certificates(of: "dev7").count == 2, "nothing was signed")
+        await mesh.stop()
+    }
+
+    /// Its node does not come up: the credential was stored before.
+    @Test func aCertificateThatWasStoredIsTheDevices() async throws {
+        let mesh = try await Mesh()
+        let device = try await mesh.enroll("dev7")
+        let stored = try await renew(mesh, device, answering: .node)
+        try await eventually("it is the device's") { try mesh.ledger.device(named: "dev7")?.serial == stored }
+        #expect(try mesh.ledger.alarms().isEmpty)
+        await mesh.stop()
+    }
+
     // MARK: Two who have the same key
 
     @Test func aCertificateThatWasReplacedRenewsNothingAndRaisesAnAlarm() async throws {
