@@ -1,4 +1,5 @@
 import ArgumentParser
+import Glibc
 import MeshIdentity
 import SSHSignal
 
@@ -33,6 +34,7 @@ extension Bootstrap {
     /// As the argument parser does it, but a command line that makes no sense ends with 2, as everywhere, and not with
     /// 64.
     static func main() async {
+        openStandardDescriptors()
         OpenSSLLifetime.untilTheProcessIsGone()
         do {
             var command = try parseAsRoot()
@@ -41,10 +43,22 @@ extension Bootstrap {
             } else {
                 try command.run()
             }
+            try checkOutput()
+        } catch  where exitCode(for: error) == .success {
+            // What --help and --version have to say.
+            let text = fullMessage(for: error)
+            if !text.isEmpty { print(text) }
+            do { try checkOutput() } catch { exit(withError: error) }
+            exit()
         } catch {
             guard exitCode(for: error) == .validationFailure else { exit(withError: error) }
             printError(fullMessage(for: error))
             exit(withError: ExitCode.usage)
         }
+    }
+
+    private static func checkOutput() throws {
+        guard let number = standardOutputFailure() else { return }
+        throw fail("standard output cannot be written: \(String(cString: strerror(number)))")
     }
 }

@@ -334,7 +334,9 @@ private struct Connection: Sendable {
         }
         for await failure in ends.stream {
             // The last bytes are on their way to standard output.
-            for await _ in written {}
+            for await number in written where number != 0 {
+                throw fail("standard output: \(String(cString: strerror(number)))")
+            }
             guard let failure else { return }
             let code: ExitCode =
                 switch failure.code {
