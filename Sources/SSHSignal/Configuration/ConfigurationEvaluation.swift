@@ -48,6 +48,9 @@ struct ConfigurationEvaluation {
         var acceptedKeys: AlgorithmList?
         /// Keywords without a value here that had their first one.
         var seen: Set<String> = []
+
+        /// As they were written; empty without any.
+        var jumpHosts: String { proxyJump.flatMap { $0.text.lowercased() == "none" ? nil : $0.text } ?? "" }
     }
 
     /// Where a line stands.
@@ -161,6 +164,9 @@ struct ConfigurationEvaluation {
         let contents: [UInt8]?
         do {
             contents = try LocalFile.read(path)
+        } catch  where error.number == EISDIR {
+            // `Include conf.d/*` may meet one, which has no lines.
+            contents = []
         } catch {
             throw SSHConfigurationError(file: path, "cannot be read: \(error.reason)")
         }

@@ -1,3 +1,5 @@
+import Platform
+
 extension ConfigurationEvaluation {
     /// Keywords that decide which machine is reached, which keys it may have or which ones are offered to it.
     private static let connectionKeywords: Set<String> = ["requiredrsasize"]
@@ -32,7 +34,7 @@ extension ConfigurationEvaluation {
             if first(options.user == nil) { options.user = value.text }
         case "port":
             let value = try single(line, at: place)
-            guard let port = Destination.decimalPort(value.text) else {
+            guard let port = Destination.decimalPort(value.text) ?? Self.servicePort(value.text) else {
                 throw SSHConfigurationError("Port '\(value.text)' is not a number from 1 to 65535")
             }
             if first(options.port == nil) { options.port = port }
@@ -107,6 +109,19 @@ extension ConfigurationEvaluation {
                 note(line.keyword, at: place, changesConnection: Self.connectionKeywords.contains(name))
             }
         }
+    }
+
+    /// The port of a service, by its name in services(5).
+    private static func servicePort(_ name: String) -> UInt16? {
+        guard let contents = try? LocalFile.read("/etc/services") else { return nil }
+        for (_, line) in LocalFile.lines(of: contents) {
+            let words = line.prefix { $0 != "#" }.split(whereSeparator: \.isWhitespace)
+            guard words.count >= 2, words[1].hasSuffix("/tcp") else { continue }
+            if words[0] == name || words.dropFirst(2).contains(Substring(name)) {
+                return Destination.decimalPort(words[1].dropLast(4))
+            }
+        }
+        return nil
     }
 
     /// False for a keyword that is about no algorithms.

@@ -107,7 +107,7 @@ extension SSHClientConfiguration {
             port: port,
             user: user,
             hostKeyAlias: options.hostKeyAlias,
-            proxyJump: options.proxyJump.map(\.text).flatMap { $0.lowercased() == "none" ? nil : $0 } ?? ""
+            proxyJump: options.jumpHosts
         )
         var files: [String] = []
         for path in options.identityFiles where path.text.lowercased() != "none" {

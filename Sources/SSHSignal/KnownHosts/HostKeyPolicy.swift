@@ -1,5 +1,6 @@
 import MeshIdentity
 import Platform
+import Streams
 
 /// A host key that was not accepted. Nothing had been sent but the key exchange.
 public struct HostKeyError: Error, Hashable, Sendable, CustomStringConvertible {
@@ -76,6 +77,8 @@ package struct HostKeyPolicy: Sendable {
     private let needsNoProof: Bool
     private let knownHosts: KnownHosts
     private var ask: HostKeyPrompt?
+    /// New keys that were accepted in this login: its next session does not ask again, wherever they are recorded.
+    private let accepted = Lock<Set<HostKey>>([])
     private let warn: @Sendable (String) -> Void
 
     /// The same, which asks nobody.
@@ -187,6 +190,7 @@ package struct HostKeyPolicy: Sendable {
                     """
             )
         case .unknown(let algorithms):
+            guard !accepted.withLock({ $0.contains(key) }) else { return }
             try await decideUnknown(key, algorithms, engine)
         }
     }
@@ -260,6 +264,7 @@ package struct HostKeyPolicy: Sendable {
                 )
             }
         }
+        accepted.withLock { _ = $0.insert(key) }
         guard let recordFile else { return }
         // As with ssh, a key that was accepted is good for this login, recorded or not.
         do throws(SSHConfigurationError) {

@@ -284,7 +284,7 @@ private struct Connection: Sendable {
         }
     }
 
-    /// Keeps the far side's ports open; ends when it does not want to listen.
+    /// Keeps the far side's ports open; ends when it does not want to listen, and there is nothing else to do.
     private func listenRemotely(_ paths: LoopBound<PeerPaths>, on loop: EventLoop) async throws {
         let changes = AsyncStream<(RemoteForward, RemoteForwarding.Change)>.makeStream()
         loop.submit {
@@ -294,6 +294,7 @@ private struct Connection: Sendable {
                 }
             }
         }
+        var others = forwards.local.count + forwards.dynamic.count + forwards.remote.count
         for await (forward, change) in changes.stream {
             switch change {
             case .listening(let port):
@@ -304,7 +305,13 @@ private struct Connection: Sendable {
                         "Other machines reach that port only where GatewayPorts in the sshd_config of \(name) allows it."
                     )
                 }
-            case .refused(let error): throw fail("-R \(forward): \(error.message)", .denied)
+            case .refused(let error):
+                others -= 1
+                guard others > 0 || forwards.standard != nil else {
+                    throw fail("-R \(forward): \(error.message)", .denied)
+                }
+                // As ssh: the others are of use without it.
+                printError("-R \(forward): \(error.message)")
             case .lost(let error): printError("-R \(forward): \(error.message); trying again")
             }
         }

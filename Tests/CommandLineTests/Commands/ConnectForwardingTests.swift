@@ -171,6 +171,17 @@ import Testing
         #expect(refused.status == .exited(5), "\(refused.standardError)")
         #expect(refused.standardError.contains("AllowTcpForwarding"))
 
+        // What else was asked for is there.
+        let backend = try EchoServer()
+        let near = FreePort.next()
+        let both = try journey.start(
+            ["connect", journey.destination, "-R", "0:localhost:1", "-L", "\(near):localhost:\(backend.port)"]
+                + journey.sshOptions
+        )
+        _ = try await both.standardError.line(containing: "AllowTcpForwarding")
+        try await exchange(near, seed: 9)
+        await both.stop()
+
         let port = FreePort.next()
         let nowhere = try await journey.run(
             ["connect", journey.destination, "-W", "127.0.0.1:\(port)"] + journey.sshOptions

@@ -210,13 +210,13 @@ struct Home {
                     ProxyCommand nc %h %p
                 Host dev
                     ProxyCommand nc %h %p
-                Match exec "false"
+                Match sessiontype shell
                     Port 9
                 """
         )
         let result = try home.resolve("dev")
         #expect(result.port == 22)
-        #expect(result.notes.map(\.keyword) == ["SendEnv", "ProxyCommand", "Match exec"])
+        #expect(result.notes.map(\.keyword) == ["SendEnv", "ProxyCommand", "Match sessiontype"])
         #expect(result.notes.map(\.changesConnection) == [false, true, true])
         #expect(result.notes.map(\.line) == [1, 5, 6])
     }
@@ -264,6 +264,35 @@ struct Home {
         #expect(result.limits.isEmpty)
     }
 
+    @Test func commandsAndNetworks() throws {
+        let elsewhere = TemporaryDirectory()
+        let home = try Home(
+            config: """
+                Host a
+                    HostName b
+                    Port 7
+                    User ann
+                Match exec "test %h-%n-%p-%r-%u-%% = b-a-7-ann-me-%%"
+                    HostKeyAlias one
+                Match !exec=true
+                    HostKeyAlias two
+                Match host other exec "touch \(elsewhere.path("ran"))"
+                    HostKeyAlias three
+                Match localnetwork 127.0.0.0/8,203.0.113.0/24
+                    BatchMode yes
+                Match localnetwork 203.0.113.0/24
+                    ConnectTimeout 3
+                """
+        )
+        let result = try home.resolve("a")
+        #expect(result.hostKeyAlias == "one")
+        #expect(try home.resolve("b").hostKeyAlias == nil)
+        #expect(result.authentication.isBatch)
+        #expect(result.connectTimeout == nil)
+        #expect(result.limits.isEmpty)
+        #expect(!FileManager.default.fileExists(atPath: elsewhere.path("ran")))
+    }
+
     @Test func tags() throws {
         let home = try Home(
             config: "Host a\n Tag blue\nMatch tagged=blue,green\n Port 7\nMatch !tagged=blue\n Port 8\n"
@@ -275,7 +304,7 @@ struct Home {
     @Test(arguments: [
         ("IdentityFile ~other/key", "IdentityFile ~other/key"), ("Include ~other/config", "Include ~other/config"),
         ("CheckHostIP yes", "CheckHostIP"), ("VerifyHostKeyDNS ask", "VerifyHostKeyDNS"),
-        ("RekeyLimit 1G 1h", "RekeyLimit"), ("Match localnetwork 10.0.0.0/8\nPort 9", "Match localnetwork"),
+        ("RekeyLimit 1G 1h", "RekeyLimit"), ("Match command x\nPort 9", "Match command"),
     ])
     func whatIsLeftToSSH(line: String, reason: String) throws {
         let home = try Home(config: "Host x\n\(line)\nHost dev\n\(line)\n")
@@ -300,6 +329,14 @@ struct Home {
         #expect(try home.resolve("a").port == 9)
         chmod(home.directory.path(".ssh/inner"), 0o666)
         #expect(throws: SSHConfigurationError.self) { try home.resolve("a") }
+    }
+
+    @Test func aDirectoryThatIsIncludedHasNoLines() throws {
+        let home = try Home(config: "Include conf.d/*\nPort ssh\n")
+        try home.directory.makeDirectory(".ssh/conf.d/old", permissions: 0o700)
+        try home.directory.write(".ssh/conf.d/z", "User ann\n", permissions: 0o600)
+        let result = try home.resolve("a")
+        #expect((result.user, result.port) == ("ann", 22))
     }
 
     @Test func aKeyOfTheCommandLineThatIsNotThereNamesNothing() throws {
@@ -341,6 +378,38 @@ struct Home {
 
 /// The same files through `ssh -G`: OpenSSH itself says what they mean.
 @Suite struct SSHConfigurationOracleTests {
+    /// `ssh -v` names the files that it makes of the tokens.
+    @Test func tokens() async throws {
+        var home = try Home(
+            config: """
+                HostName Real.%h
+                Port 2200
+                User ada
+                ProxyCommand false
+                IdentityFile /k/%%-%C-%h-%i-%k-%L-%l-%n-%p-%r-%u
+                IdentityFile "/k/${FIELD}/%n"
+                CertificateFile ${FIELD}/c
+                """
+        )
+        home.account.user = NSUserName()
+        home.account.environment["FIELD"] = "/field"
+        let file = home.directory.path(".ssh/config")
+        for more in ["", "HostKeyAlias Alias"] {
+            try home.directory.write(
+                ".ssh/config",
+                home.directory.read(".ssh/config") + "\n\(more)\n",
+                permissions: 0o600
+            )
+            let ssh = try await ChildProcess.run("ssh", ["-v", "-F", file, "Dev"], environment: ["FIELD": "/field"])
+            let files = ssh.standardError.split(whereSeparator: \.isNewline).compactMap { line -> String? in
+                guard let range = line.firstRange(of: " file /") else { return nil }
+                return "/" + line[range.upperBound...].prefix { $0 != " " }
+            }
+            let result = try home.resolve("Dev")
+            #expect(result.identityFiles + result.certificateFiles == files, "\(ssh.standardError)")
+        }
+    }
+
     static let config = """
         # A file with every notation.
         Host=web   # comment

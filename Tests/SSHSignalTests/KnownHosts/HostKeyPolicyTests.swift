@@ -109,6 +109,15 @@ import Testing
         #expect(nowhere.lines.withLock { !$0.contains { $0.contains("recorded") } })
     }
 
+    /// A login may make several sessions, and only the first can ask.
+    @Test func aLoginAsksOnceForAKeyThatCannotBeRecorded() async throws {
+        let (a, b) = (try await keys.make("a"), try await keys.make("b"))
+        let policy = try policy(.ask, options: ["UserKnownHostsFile=/dev/null"], ask: { _ in true })
+        try await policy.check(a)
+        try await policy.withoutQuestions.check(a)
+        #expect(await refusal(policy.withoutQuestions, b)?.reason == .unknown)
+    }
+
     @Test func theFirstOfSeveralFilesTakesTheKeyAndAllAreRead() async throws {
         let (a, b) = (try await keys.make("a"), try await keys.make("b"))
         let files = "UserKnownHostsFile=\(keys.directory.path("one")) \(keys.directory.path("two"))"
