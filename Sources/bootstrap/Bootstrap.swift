@@ -1,4 +1,5 @@
 import ArgumentParser
+import Glibc
 import MeshIdentity
 import SSHSignal
 
@@ -33,6 +34,7 @@ extension Bootstrap {
     /// As the argument parser does it, but a command line that makes no sense ends with 2, as everywhere, and not with
     /// 64; and errors look like all others.
     static func main() async {
+        openStandardDescriptors()
         OpenSSLLifetime.untilTheProcessIsGone()
         if let reason = missingDescriptors() { exit(withError: fail(reason)) }
         do {
@@ -43,6 +45,13 @@ extension Bootstrap {
                 try command.run()
             }
             if isInterrupted { exit(withError: ExitCode.interrupted) }
+            try checkOutput()
+        } catch where exitCode(for: error) == .success {
+            // What --help and --version have to say.
+            let text = fullMessage(for: error)
+            if !text.isEmpty { print(text) }
+            do { try checkOutput() } catch { exit(withError: error) }
+            exit()
         } catch {
             if isInterrupted { exit(withError: ExitCode.interrupted) }
             let code = exitCode(for: error)
@@ -58,5 +67,10 @@ extension Bootstrap {
     private static var isInterrupted: Bool {
         let wasAsking = TerminalPrompt.abandon()
         return wasAsking || PromptSignals.wereInterrupted
+    }
+
+    private static func checkOutput() throws {
+        guard let number = standardOutputFailure() else { return }
+        throw fail("standard output cannot be written: \(String(cString: strerror(number)))")
     }
 }

@@ -24,6 +24,17 @@ import YAML
         #expect(inventory.hosts[0].user == nil)
     }
 
+    /// Windows editors begin a file with one, and end its lines in their own way.
+    @Test func aByteOrderMarkDoesNoHarm() throws {
+        let directory = TemporaryDirectory()
+        let plain = try directory.write("hosts", "\u{FEFF}root@10.0.0.7:2222 one\r\n# all\r\nweb two\r\n")
+        let yaml = try directory.write("hosts.yaml", "\u{FEFF}hosts:\r\n- {host: web, name: two}\r\n")
+        let targets = try InventoryFile.targets(plain)
+        #expect(targets.map(\.name) == ["one", "two"])
+        #expect(targets.map(\.destination.host) == ["10.0.0.7", "web"])
+        #expect(try InventoryFile.targets(yaml).map(\.name) == ["two"])
+    }
+
     @Test func whatHostsHaveInCommon() throws {
         let inventory = try Inventory.parse(
             """

@@ -127,7 +127,7 @@ import Testing
     func everyPathCarriesTheStreamByWayOfTheSSHProgram(path: String) async throws {
         let backend = try EchoServer()
         let sshd = try await OpenSSHServer()
-        let ssh = try await sshd.endpointYAML(sshConfiguration: "Match exec \"true\"\n  Compression no\n")
+        let ssh = try await sshd.endpointYAML(sshConfiguration: "RekeyLimit 1G 1h\n")
         let pair = try await NodePair(to: backend.port, ssh: ssh, path: path)
         let sent = Pattern.bytes(5_000_000, seed: 12)
         let (received, ending) = try await TCPClient.exchange(port: pair.entry, sending: sent)

@@ -38,7 +38,7 @@ import Testing
 
     @Test(arguments: [
         ("ProxyCommand nc %h %p", EngineLimit.Kind.proxyCommand), ("PKCS11Provider /lib/x.so", .smartCard),
-        ("Match exec true\nUser other", .match), ("CanonicalizeHostname yes", .keyword),
+        ("Match sessiontype exec\nUser other", .match), ("CanonicalizeHostname yes", .keyword),
         ("RevokedHostKeys /etc/revoked", .keyword),
     ])
     func whatOnlySSHCanDo(lines: String, kind: EngineLimit.Kind) async throws {
@@ -52,7 +52,7 @@ import Testing
     }
 
     @Test func aMatchThatCannotHoldIsNoLimit() throws {
-        #expect(try login(["Match host elsewhere exec true", "User other"]).limits.isEmpty)
+        #expect(try login(["Match host elsewhere sessiontype exec", "User other"]).limits.isEmpty)
     }
 
     @Test func onlyRSAKeys() async throws {

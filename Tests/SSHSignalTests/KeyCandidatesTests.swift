@@ -17,7 +17,7 @@ import Testing
 
     private func certify(_ key: String) async throws {
         let ca = directory.path("ca")
-        try await OpenSSHServer.makeKey("ecdsa", ca)
+        if (try? directory.read("ca")) == nil { try await OpenSSHServer.makeKey("ecdsa", ca) }
         let signed = try await ChildProcess.run("ssh-keygen", ["-q", "-s", ca, "-I", "test", "-n", "u", key + ".pub"])
         try #require(signed.succeeded, "\(signed.standardError)")
     }
@@ -48,13 +48,26 @@ import Testing
         #expect(found.list.map(\.key) == [mine.identity.key])
     }
 
-    @Test func aCertificateComesBeforeItsKey() async throws {
+    @Test func aCertificateBesideAKeyComesBehindIt() async throws {
         let mine = try await key("mine")
         try await certify(mine.path)
         let found = KeyCandidates([.keyFile(path: mine.path)], identities: [], identitiesOnly: false)
-        #expect(found.list.map { $0.certificate != nil } == [true, false])
-        #expect(found.list.first?.offered?.isCertificate == true)
-        #expect(found.list.last?.offered == mine.identity.key)
+        #expect(found.list.map { $0.certificate != nil } == [false, true])
+        #expect(found.list.last?.offered?.isCertificate == true)
+        #expect(found.list.first?.offered == mine.identity.key)
+    }
+
+    @Test func aNamedCertificateComesFirstAndHidesThoseBesideKeys() async throws {
+        let (mine, other) = (try await key("mine"), try await key("other"))
+        try await certify(mine.path)
+        try await certify(other.path)
+        let found = KeyCandidates(
+            [.keyFile(path: other.path), .keyFile(path: mine.path), .certificateFile(path: mine.path + "-cert.pub")],
+            identities: [],
+            identitiesOnly: false
+        )
+        #expect(found.list.map { $0.certificate != nil } == [true, false, false])
+        #expect(found.list.map(\.key) == [mine.identity.key, other.identity.key, mine.identity.key])
     }
 
     @Test func whatCannotBeUsedIsNoted() async throws {

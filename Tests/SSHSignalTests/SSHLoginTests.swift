@@ -85,9 +85,84 @@ import Testing
         let config = "Host a\n ProxyJump b\nHost b\n ProxyJump c\nHost c\n ProxyJump a\n" + common
         let error = #expect(throws: SSHConfigurationError.self) { try login("a", config) }
         #expect(error?.message.contains("circle") == true)
-        #expect(error?.message.contains("@a → ") == true)
+        #expect(error?.message.contains("b → c → a → b") == true)
         let own = #expect(throws: SSHConfigurationError.self) { try login("x", "Host *\n ProxyJump x\n") }
         #expect(own?.message.contains("circle") == true)
+    }
+
+    /// As with `ssh`: behind a jump host the same address is another machine.
+    @Test func aHostBehindAJumpHostMayHaveItsAddress() async throws {
+        let server = try await OpenSSHServer()
+        let config = host("jump", server) + host("target", server, "ProxyJump jump") + common
+        let login = try login("target", config)
+        #expect(login.hostNames == ["127.0.0.1", "127.0.0.1"])
+        let client = try await login.connect(on: testLoops.next())
+        #expect(try await client.run("echo in").text == "in\n")
+        await client.close()
+        await server.stop()
+    }
+
+    @Test func algorithmsOfTheFileAreUsedOrLeftToSSH() throws {
+        let config = """
+            Host one
+              Ciphers aes256-ctr,aes128-gcm@openssh.com
+              MACs -hmac-sha2-256*
+              KexAlgorithms ^ecdh-sha2-nistp256
+              HostKeyAlgorithms ecdsa*
+              PubkeyAcceptedAlgorithms ssh-ed25519
+            Host two
+              Ciphers chacha20-poly1305@openssh.com
+            Host three
+              HostKeyAlgorithms ssh-ed25519-cert-v01@openssh.com
+
+            """ + common
+        let one = try login("one", config)
+        #expect(one.limits.isEmpty)
+        #expect(one.lastSession.ciphers == ["aes256-ctr"])
+        #expect(one.lastSession.macs == ["hmac-sha2-512", "hmac-sha2-512-etm@openssh.com"])
+        #expect(one.lastSession.keyExchanges.first == "ecdh-sha2-nistp256")
+        #expect(one.lastSession.keyExchanges.count == SSHSessionConfiguration(user: "u").keyExchanges.count)
+        #expect(one.lastSession.hostKeyAlgorithms.allSatisfy { $0.hasPrefix("ecdsa") })
+        #expect(one.lastSession.acceptedKeys?.allows(key: "ecdsa-sha2-nistp256") == false)
+        for name in ["two", "three"] {
+            let limits = try login(name, config).limits
+            #expect(limits.map(\.kind) == [.algorithms])
+            #expect(limits.first?.isDecisive == true)
+        }
+    }
+
+    @Test func theBannerIsShownOnceAndClean() async throws {
+        let text = "Welcome \u{1B}[31mred\u{1B}[0m\r\n\n  to\tthe machine\n\n"
+        let banner = try directory.write("banner", text)
+        let server = try await OpenSSHServer(configuration: ["Banner \(banner)"])
+        let told = Lock<[String]>([])
+        func login(_ more: String = "") throws -> SSHLogin {
+            let file = try directory.write("config", host("h", server, more) + common, permissions: 0o600)
+            var prompts = SSHLogin.Prompts(warn: { _ in })
+            prompts.banner = { line in told.withLock { $0.append(line) } }
+            return try SSHLogin(
+                to: Destination(host: "h"),
+                arguments: SSHArguments(configurationFile: file),
+                prompts: prompts
+            )
+        }
+        let ordinary = try login()
+        for _ in 0..<2 {
+            let client = try await ordinary.connect(on: testLoops.next())
+            #expect(try await client.run("echo in").text == "in\n")
+            await client.close()
+        }
+        #expect(told.withLock { $0 } == ["Welcome ?[31mred?[0m\n\n  to the machine"])
+        await (try login("LogLevel QUIET").connect(on: testLoops.next())).close()
+        #expect(told.withLock(\.count) == 1)
+        // Also where the login fails, and however long it is.
+        let long = (1...180).map { "line \($0) of a banner that fills more than one packet of the network" }
+        try directory.write("banner", long.joined(separator: "\n") + "\n")
+        try server.directory.write("authorized_keys", "")
+        let refused = await sshFailure { try await login().connect(on: testLoops.next()) }
+        #expect(refused?.code == .authenticationRefused)
+        #expect(told.withLock { $0.last } == long.joined(separator: "\n"))
+        await server.stop()
     }
 
     @Test func aJumpListOnTheCommandLineLeavesTheLaterHostsOwnJumpsOut() throws {
@@ -142,14 +217,14 @@ import Testing
     @Test func keywordsWithoutEffectAreToldWithTheirPlaceForEveryHost() throws {
         let warnings = Lock<[String]>([])
         let config =
-            "Host j\n Ciphers aes128-gcm@openssh.com\nHost d\n ProxyJump j\n SendEnv X\n VerifyHostKeyDNS yes\n"
+            "Host j\n RequiredRSASize 4096\nHost d\n ProxyJump j\n SendEnv X\n RequiredRSASize 3072\n"
             + common
         _ = try login("d", config, warnings)
         let file = directory.path("config")
         #expect(
             warnings.withLock { $0 } == [
-                "\(file):2: Ciphers is not supported and has no effect",
-                "\(file):6: VerifyHostKeyDNS is not supported and has no effect",
+                "\(file):2: RequiredRSASize is not supported and has no effect",
+                "\(file):6: RequiredRSASize is not supported and has no effect",
             ]
         )
     }

@@ -23,7 +23,7 @@ package struct LoopbackRelay {
     package func run() async throws(Failure) {
         let loop = EventLoop(name: "relay")
         let ends = AsyncStream<StreamError?>.makeStream()
-        let written: AsyncStream<Void>
+        let written: AsyncStream<Int32>
         do {
             written = try await Dialer.connect(to: .address(destination), on: loop) { socket in
                 let standard = try StandardStream(on: loop)
@@ -34,7 +34,9 @@ package struct LoopbackRelay {
             throw .unreachable("\(error)")
         }
         for await failure in ends.stream {
-            for await _ in written {}
+            for await number in written where number != 0 {
+                throw .cut(StreamError.system(number, "write standard output"))
+            }
             guard let failure else { break }
             throw .cut(failure)
         }

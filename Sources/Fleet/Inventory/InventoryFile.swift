@@ -12,7 +12,7 @@ package enum InventoryFile {
         } catch {
             throw HostError(.usage, error.message)
         }
-        guard let text = String(validating: bytes, as: UTF8.self) else {
+        guard let text = String(validating: LocalFile.withoutByteOrderMark(bytes), as: UTF8.self) else {
             throw HostError(.usage, "\(file) is not UTF-8 text: save it as UTF-8")
         }
         return file.hasSuffix(".yaml") || file.hasSuffix(".yml") ? try yaml(text, file) : try plain(text, file)
@@ -39,7 +39,7 @@ package enum InventoryFile {
     /// One destination a line, optionally followed by a name; `#` begins a comment.
     private static func plain(_ text: String, _ file: String) throws(HostError) -> [EnrollmentTarget] {
         var targets: [EnrollmentTarget] = []
-        for (index, line) in text.split(separator: "\n", omittingEmptySubsequences: false).enumerated() {
+        for (index, line) in text.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline).enumerated() {
             let words = line.prefix { $0 != "#" }.split(whereSeparator: \.isWhitespace).map(String.init)
             guard let destination = words.first else { continue }
             guard words.count <= 2 else {

@@ -6,6 +6,14 @@ package enum Digest {
 
     static func sha512(_ bytes: [UInt8]) -> [UInt8] { hash(bytes, EVP_sha512(), count: 64) }
 
+    /// In hexadecimal. Not for anything secret: OpenSSH names control sockets by it.
+    package static func sha1(_ text: String) -> String {
+        hash(Array(text.utf8), EVP_sha1(), count: 20).map {
+            $0 < 16 ? "0" + String($0, radix: 16) : String($0, radix: 16)
+        }
+        .joined()
+    }
+
     private static func hash(_ bytes: [UInt8], _ function: OpaquePointer?, count: Int) -> [UInt8] {
         var result = [UInt8](repeating: 0, count: count)
         var length: UInt32 = 0

@@ -34,6 +34,25 @@ package struct SSHPublicKey: Hashable, Sendable, CustomStringConvertible {
         guard words[0] == algorithm else { throw Self.invalid("the line says \(words[0]), the key \(algorithm)") }
     }
 
+    /// The type of a private key in PEM that is not encrypted; nil where it cannot be told.
+    package static func algorithm(ofPrivateKey pem: [UInt8]) -> String? {
+        OpenSSLErrors.clear()
+        defer { OpenSSLErrors.clear() }
+        let refuse: @convention(c) (UnsafeMutablePointer<CChar>?, Int32, Int32, UnsafeMutableRawPointer?) -> Int32 = {
+            _,
+            _,
+            _,
+            _ in -1
+        }
+        guard let key = MemoryBIO.reading(pem, { PEM_read_bio_PrivateKey($0, nil, refuse, nil) }) else { return nil }
+        defer { EVP_PKEY_free(key) }
+        if EVP_PKEY_is_a(key, "RSA") == 1 { return "ssh-rsa" }
+        if EVP_PKEY_is_a(key, "DSA") == 1 { return "ssh-dss" }
+        if EVP_PKEY_is_a(key, "ED25519") == 1 { return "ssh-ed25519" }
+        let curves = [256: "ecdsa-sha2-nistp256", 384: "ecdsa-sha2-nistp384", 521: "ecdsa-sha2-nistp521"]
+        return EVP_PKEY_is_a(key, "EC") == 1 ? curves[Int(EVP_PKEY_get_bits(key))] : nil
+    }
+
     /// The public half of an ECDSA key on P-256.
     init(_ key: PrivateKey) throws(IdentityError) {
         OpenSSLErrors.clear()

@@ -8,9 +8,10 @@ package final class RemoteForwarding: SessionUser {
     package enum Change: Sendable {
         /// The far side listens, on this port.
         case listening(UInt16)
-        /// The far side's server says no: asking again would not help.
+        /// The far side's server says no to the first question: asking again would not help.
         case refused(StreamError)
-        /// There is no SSH connection now; it is tried again.
+        /// There is no SSH connection now, or the server still has the port for the one that was lost; it is tried
+        /// again.
         case lost(StreamError)
     }
 
@@ -24,6 +25,8 @@ package final class RemoteForwarding: SessionUser {
     private var retry: LoopTimer?
     private var failures = 0
     private var isStopped = false
+    /// The server has said yes once: a later no is about a session of ours that it does not know to be gone.
+    private var hasListened = false
     /// What the far side chose, to ask for the same one again.
     private var port: UInt16
     /// Was asked to listen.
@@ -31,6 +34,8 @@ package final class RemoteForwarding: SessionUser {
 
     private static let firstPause: Duration = .seconds(1)
     private static let longestPause: Duration = .seconds(30)
+    /// Nothing tells when the server lets go of the port.
+    private static let longestPauseWhileRefused: Duration = .seconds(5)
 
     init(
         _ forward: RemoteForward,
@@ -81,8 +86,9 @@ package final class RemoteForwarding: SessionUser {
             case .success(let port):
                 self.port = port
                 failures = 0
+                hasListened = true
                 onChange(.listening(port))
-            case .failure(let error) where error.code == .denied:
+            case .failure(let error) where error.code == .denied && !hasListened:
                 stop()
                 onChange(.refused(error))
             case .failure(let error): lost(error)
@@ -92,7 +98,8 @@ package final class RemoteForwarding: SessionUser {
 
     private func lost(_ error: StreamError) {
         guard !isStopped else { return }
-        let pause = min(Self.firstPause * (1 << min(failures, 5)), Self.longestPause)
+        let longest = error.code == .denied ? Self.longestPauseWhileRefused : Self.longestPause
+        let pause = min(Self.firstPause * (1 << min(failures, 5)), longest)
         failures += 1
         retry?.schedule(after: pause)
         onChange(.lost(error))

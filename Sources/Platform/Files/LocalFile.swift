@@ -37,14 +37,20 @@ package enum LocalFile {
         }
     }
 
+    /// What Windows editors put before UTF-8.
+    package static func withoutByteOrderMark(_ contents: [UInt8]) -> [UInt8] {
+        contents.starts(with: [0xEF, 0xBB, 0xBF]) ? Array(contents.dropFirst(3)) : contents
+    }
+
     /// The lines of a text file, each with its number from 1; the ending `\n` or `\r\n` is removed. Bytes that are no
     /// UTF-8 are replaced, so that a stray one in a comment does not hide the rest.
     package static func lines(of contents: [UInt8]) -> [(number: Int, text: String)] {
-        contents.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false).enumerated().map {
-            index,
-            line in
-            let line = line.last == UInt8(ascii: "\r") ? line.dropLast() : line
-            return (index + 1, String(decoding: line, as: UTF8.self))
-        }
+        withoutByteOrderMark(contents).split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
+            .enumerated().map {
+                index,
+                line in
+                let line = line.last == UInt8(ascii: "\r") ? line.dropLast() : line
+                return (index + 1, String(decoding: line, as: UTF8.self))
+            }
     }
 }

@@ -4,13 +4,20 @@ import Platform
 
 /// A private key file, understood as far as needed without its passphrase: whether it is encrypted, and its public
 /// half.
+///
+/// Taken as `ssh` takes them: OpenSSH's own format, PKCS#8, PKCS#1 and SEC 1 as OpenSSL writes them, encrypted or not,
+/// with other blocks (`EC PARAMETERS`, certificates) and text around. A file with the public half alone names a key of
+/// the agent.
 struct PrivateKeyFile {
     /// For messages: the path.
     let name: String
+    /// The block with the private key, in lines that end with a line feed; empty where there is only the public half.
     let contents: [UInt8]
     let isEncrypted: Bool
     /// The public key in the wire format, where the file shows it: in OpenSSH's format always.
     var publicKey: HostKey?
+    /// The key's type where it is known without decrypting.
+    private let algorithm: String?
 
     enum Failure: Error {
         case unreadable(String)
@@ -20,35 +27,119 @@ struct PrivateKeyFile {
     /// Key files are a few kilobytes; anything larger is a mistake.
     private static let maximumSize = 128 << 10
 
-    /// Reads the file, and where it hides its public half, the `.pub` file beside it.
+    /// Reads the file, and where it hides its public half, the `.pub` file beside it. That one is enough where the
+    /// agent has the key.
     init(path: String) throws(Failure) {
-        try self.init(contents: Self.read(path), name: path)
-        if publicKey == nil, let line = try? Self.read(path + ".pub") { publicKey = Self.publicKey(line) }
+        let beside = (try? Self.read(path + ".pub")).flatMap(Self.publicKey)
+        do throws(Failure) {
+            try self.init(contents: Self.read(path), name: path)
+        } catch {
+            guard case .unreadable = error, let beside else { throw error }
+            self.init(name: path, publicKey: beside)
+        }
+        if publicKey == nil { publicKey = beside }
     }
 
     init(contents: [UInt8], name: String) throws(Failure) {
-        self.name = name
-        self.contents = contents
         let text = String(decoding: contents, as: UTF8.self)
-        guard let begin = text.firstRange(of: "-----BEGIN "),
-            let end = text[begin.upperBound...].firstRange(of: "-----")
-        else { throw .notAKey("\(name) is not a private key in OpenSSH's or PEM format") }
-        switch text[begin.upperBound..<end.lowerBound] {
-        case "OPENSSH PRIVATE KEY":
-            let body = text[end.upperBound...].prefix { $0 != "-" }.filter { !$0.isWhitespace }
-            (isEncrypted, publicKey) = try Self.parseOpenSSH(body, name)
-        case "ENCRYPTED PRIVATE KEY":
-            isEncrypted = true
-        case "PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY", "DSA PRIVATE KEY":
-            isEncrypted = text.contains("Proc-Type: 4,ENCRYPTED")
-        case let other:
-            throw .notAKey("\(name) holds a \(Printable.clean(String(other))), not a private key")
+        switch Self.privateKey(in: text) {
+        case .found("OPENSSH PRIVATE KEY", let lines):
+            let body = lines.joined(separator: "").filter { !$0.isWhitespace }
+            let (isEncrypted, publicKey) = try Self.parseOpenSSH(body, name)
+            self.init(
+                name: name,
+                contents: Self.block("OPENSSH PRIVATE KEY", Self.wrap(body)),
+                isEncrypted: isEncrypted,
+                publicKey: publicKey,
+                algorithm: publicKey?.algorithm
+            )
+        case .found(let label, let lines):
+            let isEncrypted =
+                label == "ENCRYPTED PRIVATE KEY" || lines.contains { $0.hasPrefix("Proc-Type: 4,ENCRYPTED") }
+            let block = Self.block(label, lines.map(String.init))
+            let known = ["RSA PRIVATE KEY": "ssh-rsa", "DSA PRIVATE KEY": "ssh-dss"]
+            let algorithm = known[label] ?? (isEncrypted ? nil : SSHPublicKey.algorithm(ofPrivateKey: block))
+            self.init(name: name, contents: block, isEncrypted: isEncrypted, publicKey: nil, algorithm: algorithm)
+        case .unfinished(let what): throw .notAKey("\(name) is damaged: its \(what) has no end")
+        case .nothing(let other):
+            if let publicKey = Self.publicKey(contents) {
+                self.init(name: name, publicKey: publicKey)
+                return
+            }
+            guard let other else { throw .notAKey("\(name) is not a private key in OpenSSH's or PEM format") }
+            throw .notAKey("\(name) holds a \(Printable.clean(other)), not a private key")
         }
     }
 
-    /// The key's type where it is known without decrypting: RSA is to be refused with a reason.
-    var isRSA: Bool {
-        publicKey?.algorithm == "ssh-rsa" || String(decoding: contents.prefix(64), as: UTF8.self).contains("BEGIN RSA")
+    /// Only the public half is there.
+    private init(name: String, publicKey: HostKey) {
+        self.init(name: name, contents: [], isEncrypted: false, publicKey: publicKey, algorithm: publicKey.algorithm)
+    }
+
+    private init(name: String, contents: [UInt8], isEncrypted: Bool, publicKey: HostKey?, algorithm: String?) {
+        self.name = name
+        self.contents = contents
+        self.isEncrypted = isEncrypted
+        self.publicKey = publicKey
+        self.algorithm = algorithm
+    }
+
+    var hasPrivateHalf: Bool { !contents.isEmpty }
+
+    /// RSA is to be refused with a reason.
+    var isRSA: Bool { (publicKey?.algorithm ?? algorithm) == "ssh-rsa" }
+
+    // MARK: Blocks
+
+    private enum Search {
+        /// The lines between its first and its last one.
+        case found(String, [Substring])
+        case unfinished(String)
+        /// The first block there is, if any.
+        case nothing(other: String?)
+    }
+
+    /// The first block of PEM (RFC 7468) that is a private key. A carriage return, or space, at the end of a line does
+    /// not count, nor does what is before and behind.
+    private static func privateKey(in text: String) -> Search {
+        var other: String?
+        var open: (label: String, lines: [Substring])?
+        for line in text.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline) {
+            let line = line.suffix(from: line.firstIndex { $0 != "\u{FEFF}" } ?? line.endIndex)
+            let end = line.lastIndex { !$0.isWhitespace }.map(line.index(after:)) ?? line.startIndex
+            let trimmed = line[..<end]
+            if let label = label(trimmed, "-----BEGIN ") {
+                if label.hasSuffix("PRIVATE KEY") {
+                    open = (label, [])
+                } else if open == nil {
+                    other = other ?? label
+                }
+            } else if let label = label(trimmed, "-----END "), let block = open, block.label == label {
+                return .found(label, block.lines)
+            } else {
+                open?.lines.append(trimmed)
+            }
+        }
+        return open.map { .unfinished($0.label) } ?? .nothing(other: other)
+    }
+
+    private static func label(_ line: Substring, _ prefix: String) -> String? {
+        guard line.hasPrefix(prefix), line.hasSuffix("-----"), line.count >= prefix.count + 5 else { return nil }
+        return String(line.dropFirst(prefix.count).dropLast(5))
+    }
+
+    private static func block(_ label: String, _ lines: [String]) -> [UInt8] {
+        Array((["-----BEGIN \(label)-----"] + lines + ["-----END \(label)-----", ""]).joined(separator: "\n").utf8)
+    }
+
+    private static func wrap(_ base64: String) -> [String] {
+        var rest = Substring(base64)
+        var lines: [String] = []
+        while !rest.isEmpty {
+            lines.append(String(rest.prefix(70)))
+            rest = rest.dropFirst(70)
+        }
+        return lines
     }
 
     /// openssh-key-v1 (OpenSSH's PROTOCOL.key): magic, cipher, KDF, options, number of keys, public key, private part.
@@ -65,10 +156,16 @@ struct PrivateKeyFile {
     }
 
     /// `type base64 comment`, as in a `.pub` file.
-    private static func publicKey(_ line: [UInt8]) -> HostKey? {
-        let words = String(decoding: line, as: UTF8.self).split(maxSplits: 2, whereSeparator: \.isWhitespace)
-        guard words.count >= 2, let blob = Base64.decode(words[1]) else { return nil }
-        return HostKey(blob: blob)
+    private static func publicKey(_ contents: [UInt8]) -> HostKey? {
+        for (_, line) in LocalFile.lines(of: contents) {
+            let words = line.split(maxSplits: 2, whereSeparator: \.isWhitespace)
+            guard let first = words.first, !first.hasPrefix("#") else { continue }
+            guard words.count >= 2, let blob = Base64.decode(words[1]), let key = HostKey(blob: blob),
+                key.algorithm == first
+            else { return nil }
+            return key
+        }
+        return nil
     }
 
     static func read(_ path: String) throws(Failure) -> [UInt8] {

@@ -9,19 +9,19 @@ extension ConfigurationEvaluation {
         func first(_ value: @autoclosure () -> Bool) -> Bool { active && value() }
         switch name {
         case "certificatefile":
-            let value = try single(line, at: place)
+            let value = try path(line, at: place, active: active)
             if first(!options.certificateFiles.contains { $0.text == value.text }) {
                 options.certificateFiles.append(value)
             }
         case "identityagent":
-            let value = try single(line, at: place)
+            let value = try path(line, at: place, active: active)
             if first(options.identityAgent == nil) { options.identityAgent = value }
         case "preferredauthentications":
             let value = try single(line, at: place)
             if first(options.preferredAuthentications == nil) {
                 options.preferredAuthentications = value.text.lowercased().split(separator: ",").map(String.init)
             }
-        case "pubkeyauthentication":
+        case "pubkeyauthentication", "dsaauthentication":
             let value = try single(line, at: place).text.lowercased()
             // What OpenSSH 8.9 added are ways of saying yes.
             let isOn = if ["unbound", "host-bound"].contains(value) { true } else { try flag(line, at: place) }
@@ -33,10 +33,13 @@ extension ConfigurationEvaluation {
             "tisauthentication":
             let value = try flag(line, at: place)
             if first(options.keyboardInteractive == nil) { options.keyboardInteractive = value }
-        case "gssapiauthentication", "hostbasedauthentication":
-            let value = try flag(line, at: place)
+        case "gssapiauthentication":
             // On by default in Debian's ssh_config: worth a word only when nothing else works.
-            if active, value { options.singleSignOn = true }
+            let value = try flag(line, at: place)
+            if first(options.gssapi == nil) { options.gssapi = value }
+        case "hostbasedauthentication":
+            let value = try flag(line, at: place)
+            if first(options.hostBased == nil) { options.hostBased = value }
         case "batchmode":
             let value = try flag(line, at: place)
             if first(options.batchMode == nil) { options.batchMode = value }
@@ -66,6 +69,6 @@ extension AuthenticationPreferences {
         let preferred = ["gssapi-with-mic", "gssapi-keyex", "hostbased"]
         let isPreferred =
             options.preferredAuthentications.map { order in preferred.contains(where: order.contains) } ?? true
-        wantsSingleSignOn = (options.singleSignOn ?? false) && isPreferred
+        wantsSingleSignOn = (options.gssapi ?? false || options.hostBased ?? false) && isPreferred
     }
 }

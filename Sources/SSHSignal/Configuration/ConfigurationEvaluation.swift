@@ -18,9 +18,11 @@ struct ConfigurationEvaluation {
         var hostKeyAlias: String?
         var hashKnownHosts: Bool?
         var strictHostKeyChecking: StrictHostKeyChecking?
+        /// Of the jump hosts and the command the first one counts; `none` in the jump hosts' place leaves the command.
         var proxyJump: ConfigurationValue?
-        /// Seconds; the inner nil is an explicit `none`.
-        var connectTimeout: Int??
+        var hasProxyCommand = false
+        /// Seconds; 0: for ever.
+        var connectTimeout: Int?
         /// Lines add up, too.
         var certificateFiles: [ConfigurationValue] = []
         var identityAgent: ConfigurationValue?
@@ -28,13 +30,27 @@ struct ConfigurationEvaluation {
         var publicKey: Bool?
         var password: Bool?
         var keyboardInteractive: Bool?
-        var singleSignOn: Bool?
+        var gssapi: Bool?
+        var hostBased: Bool?
         var batchMode: Bool?
         var passwordPrompts: Int?
         var serverAliveInterval: Int?
         var serverAliveCountMax: Int?
         var addressFamily: AddressFamily?
         var bindAddress: String?
+        var tag: String?
+        var logLevel: String?
+        var trustsLoopback: Bool?
+        var ciphers: AlgorithmList?
+        var macs: AlgorithmList?
+        var keyExchanges: AlgorithmList?
+        var hostKeyAlgorithms: AlgorithmList?
+        var acceptedKeys: AlgorithmList?
+        /// Keywords without a value here that had their first one.
+        var seen: Set<String> = []
+
+        /// As they were written; empty without any.
+        var jumpHosts: String { proxyJump.flatMap { $0.text.lowercased() == "none" ? nil : $0.text } ?? "" }
     }
 
     /// Where a line stands.
@@ -55,6 +71,11 @@ struct ConfigurationEvaluation {
     var notes: [ConfigurationNote] = []
     var limits: [EngineLimit] = []
 
+    /// `Match final` was met: all files are read once more with the name to dial in the place of what was typed.
+    var wantsFinalPass = false
+    private(set) var isFinalPass = false
+    /// What `Host` lines are compared with.
+    private var matchedHost: String
     private var included = 0
 
     /// As in OpenSSH.
@@ -65,6 +86,7 @@ struct ConfigurationEvaluation {
     init(destination: Destination, account: LocalAccount) {
         self.destination = destination
         self.account = account
+        matchedHost = destination.host
         options.user = destination.user
         options.port = destination.port
     }
@@ -87,7 +109,17 @@ struct ConfigurationEvaluation {
                 throw SSHConfigurationError("option -o '\(option)': \(error.message)")
             }
         }
-        if let file = arguments.configurationFile {
+        try readFiles(arguments.configurationFile)
+        guard wantsFinalPass else { return }
+        matchedHost = try dialledName()
+        isFinalPass = true
+        included = 0
+        options.hostName = ConfigurationValue(text: matchedHost)
+        try readFiles(arguments.configurationFile)
+    }
+
+    private mutating func readFiles(_ file: String?) throws(SSHConfigurationError) {
+        if let file {
             guard file.lowercased() != "none" else { return }
             guard try read(Place(file: file), active: true) else {
                 throw SSHConfigurationError("the configuration file \(file) does not exist")
@@ -100,9 +132,16 @@ struct ConfigurationEvaluation {
         }
     }
 
+    /// The name to dial in the spelling of `ssh`: names in small letters, addresses in their short form.
+    func dialledName() throws(SSHConfigurationError) -> String {
+        let name = try hostName()
+        guard let address = IPAddress(name), !name.hasPrefix("::ffff:") else { return name.lowercased() }
+        return "\(address)"
+    }
+
     /// The name to dial, as far as it is known by now.
     func hostName() throws(SSHConfigurationError) -> String {
-        guard let value = options.hostName else { return destination.host }
+        guard let value = options.hostName, !isFinalPass else { return isFinalPass ? matchedHost : destination.host }
         let expansion = TokenExpansion(
             account: account,
             hostName: destination.host,
@@ -125,6 +164,9 @@ struct ConfigurationEvaluation {
         let contents: [UInt8]?
         do {
             contents = try LocalFile.read(path)
+        } catch  where error.number == EISDIR {
+            // `Include conf.d/*` may meet one, which has no lines.
+            contents = []
         } catch {
             throw SSHConfigurationError(file: path, "cannot be read: \(error.reason)")
         }
@@ -167,9 +209,17 @@ struct ConfigurationEvaluation {
             throw SSHConfigurationError("more than \(Self.maximumIncludeDepth) files include each other")
         }
         for argument in line.arguments {
+            guard !argument.isEmpty else { throw SSHConfigurationError("Include has an empty file name") }
             var pattern = argument
-            if pattern.hasPrefix("~/") {
-                pattern = account.home + pattern.dropFirst()
+            if pattern.hasPrefix("~") {
+                guard place.isUserFile else {
+                    throw SSHConfigurationError("Include '\(pattern)': a file for all users has no home directory")
+                }
+                guard let path = account.expandingHome(pattern) else {
+                    if active { limit(.keyword, "Include \(pattern)", at: place) }
+                    continue
+                }
+                pattern = path
             } else if !pattern.hasPrefix("/") {
                 pattern = (place.isUserFile ? account.home + "/.ssh/" : "/etc/ssh/") + pattern
             }
@@ -179,6 +229,7 @@ struct ConfigurationEvaluation {
                     throw SSHConfigurationError("more than \(Self.maximumIncludes) files are included")
                 }
                 let inner = Place(file: file, isUserFile: place.isUserFile, depth: place.depth + 1)
+                try checkPermissions(file)
                 // Below a block that is not in effect, no line of the file can be, whatever its own Host lines say.
                 _ = try read(inner, active: active, neverActive: !active)
             }
@@ -203,9 +254,9 @@ struct ConfigurationEvaluation {
         switch line.keyword.lowercased() {
         case "host":
             guard !line.arguments.isEmpty else { throw SSHConfigurationError("Host has no pattern") }
-            active = !neverActive && HostPattern.matches(destination.host, list: line.arguments)
+            active = !neverActive && HostPattern.matches(matchedHost, list: line.arguments)
         case "match":
-            let matches = try match(line.arguments, at: place, neverActive: neverActive)
+            let matches = try match(line.criteria(), at: place, neverActive: neverActive)
             active = !neverActive && matches
         case "include":
             try include(line, at: place, active: active)
@@ -214,60 +265,28 @@ struct ConfigurationEvaluation {
         }
     }
 
-    private mutating func match(
-        _ arguments: [String],
-        at place: Place,
-        neverActive: Bool
-    ) throws(SSHConfigurationError) -> Bool {
-        guard !arguments.isEmpty else { throw SSHConfigurationError("Match has no criterion") }
-        var matches = true
-        var rest = arguments[...]
-        while let word = rest.popFirst() {
-            let negated = word.hasPrefix("!")
-            let criterion = (negated ? String(word.dropFirst()) : word).lowercased()
-            if criterion == "all" {
-                guard arguments.count == 1, !negated else {
-                    throw SSHConfigurationError("Match all stands alone")
-                }
-                return true
-            }
-            if criterion == "canonical" || criterion == "final" {
-                // Names are not canonicalised here, so there is no second pass that could match.
-                if matches, !neverActive { limit(.match, "Match \(criterion)", at: place) }
-                if !negated { matches = false }
-                continue
-            }
-            guard let value = rest.popFirst() else { throw SSHConfigurationError("Match \(criterion) has no value") }
-            let subject: String
-            switch criterion {
-            case "host": subject = try hostName().lowercased()
-            case "originalhost": subject = destination.host.lowercased()
-            case "user": subject = options.user ?? account.user
-            case "localuser": subject = account.user
-            case "exec", "localnetwork", "tagged", "version", "sessiontype", "command":
-                // Running a command, or guessing its outcome, is not for a program that only reads the file.
-                if matches, !neverActive { limit(.match, "Match \(criterion)", at: place) }
-                matches = false
-                continue
-            default: throw SSHConfigurationError("Match has an unknown criterion '\(word)'")
-            }
-            let ignoresCase = criterion == "host" || criterion == "originalhost"
-            let list = (ignoresCase ? value.lowercased() : value).split(separator: ",")
-            if HostPattern.matches(subject, list: list) == negated { matches = false }
-        }
-        return matches
-    }
-
     /// A line that only `ssh` itself can follow.
     mutating func limit(_ kind: EngineLimit.Kind, _ text: String, at place: Place) {
-        notes.append(
-            .init(keyword: text, file: place.file, line: place.line, changesConnection: true, isForSSHOnly: true)
+        let note = ConfigurationNote(
+            keyword: text,
+            file: place.file,
+            line: place.line,
+            changesConnection: true,
+            isForSSHOnly: true
         )
+        if !notes.contains(note) { notes.append(note) }
         let limit = EngineLimit(kind, "\(place.description)\(text) is for ssh alone", isDecisive: true)
         if !limits.contains(limit) { limits.append(limit) }
     }
 
     mutating func note(_ keyword: String, at place: Place, changesConnection: Bool) {
-        notes.append(.init(keyword: keyword, file: place.file, line: place.line, changesConnection: changesConnection))
+        let note = ConfigurationNote(
+            keyword: keyword,
+            file: place.file,
+            line: place.line,
+            changesConnection: changesConnection
+        )
+        // A second pass meets all lines again.
+        if !notes.contains(note) { notes.append(note) }
     }
 }

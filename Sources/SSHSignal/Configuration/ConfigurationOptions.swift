@@ -1,21 +1,20 @@
+import Platform
+
 extension ConfigurationEvaluation {
     /// Keywords that decide which machine is reached, which keys it may have or which ones are offered to it.
-    private static let connectionKeywords: Set<String> = [
-        "checkhostip", "ciphers", "hostkeyalgorithms", "kexalgorithms", "macs", "proxyusefdpass",
-        "pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes", "requiredrsasize", "rekeylimit", "securitykeyprovider",
-        "hostbasedauthentication", "casignaturealgorithms", "hostbasedacceptedalgorithms", "hostbasedkeytypes",
-        "fingerprinthash", "verifyhostkeydns", "updatehostkeys",
-    ]
+    private static let connectionKeywords: Set<String> = ["requiredrsasize"]
 
-    /// Keywords whose effect only `ssh` itself can have, unless they are switched off.
+    /// Keywords whose effect only `ssh` itself can have, unless they are switched off. Of each the first line counts.
     private static let limitingKeywords: [String: EngineLimit.Kind] = [
-        "bindinterface": .keyword, "canonicalizehostname": .keyword, "knownhostscommand": .keyword,
-        "pkcs11provider": .smartCard, "proxycommand": .proxyCommand, "revokedhostkeys": .keyword,
+        "bindinterface": .keyword, "canonicalizehostname": .keyword, "checkhostip": .keyword,
+        "knownhostscommand": .keyword, "pkcs11provider": .smartCard, "smartcarddevice": .smartCard,
+        "rekeylimit": .keyword, "revokedhostkeys": .keyword, "verifyhostkeydns": .keyword,
     ]
 
-    /// `none` and `no` are the defaults of what they stand behind.
+    /// `none`, `no` and `default` are the defaults of what they stand behind.
     private static func isOff(_ line: ConfigurationLine) -> Bool {
-        ["none", "no", "false", ""].contains(line.arguments.first?.lowercased() ?? "")
+        let off: Set = ["none", "no", "false", "default", ""]
+        return line.arguments.allSatisfy { off.contains($0.lowercased()) }
     }
 
     /// Checks the value even where the block is not in effect, as `ssh` does, so that a mistake is found at once.
@@ -35,12 +34,12 @@ extension ConfigurationEvaluation {
             if first(options.user == nil) { options.user = value.text }
         case "port":
             let value = try single(line, at: place)
-            guard let port = Destination.decimalPort(value.text) else {
+            guard let port = Destination.decimalPort(value.text) ?? Self.servicePort(value.text) else {
                 throw SSHConfigurationError("Port '\(value.text)' is not a number from 1 to 65535")
             }
             if first(options.port == nil) { options.port = port }
-        case "identityfile":
-            let value = try single(line, at: place)
+        case "identityfile", "identityfile2":
+            let value = try path(line, at: place, active: active)
             if first(!options.identityFiles.contains { $0.text == value.text }) { options.identityFiles.append(value) }
         case "identitiesonly":
             let value = try flag(line, at: place)
@@ -50,6 +49,7 @@ extension ConfigurationEvaluation {
             if first(options.hashKnownHosts == nil) { options.hashKnownHosts = value }
         case "userknownhostsfile":
             let values = try several(line, at: place)
+            for value in values { leaveForeignHome(value, line, at: place, active: active) }
             if first(options.userKnownHostsFiles == nil) { options.userKnownHostsFiles = values }
         case "globalknownhostsfile":
             let values = try several(line, at: place)
@@ -62,24 +62,22 @@ extension ConfigurationEvaluation {
             if first(options.strictHostKeyChecking == nil) { options.strictHostKeyChecking = value }
         case "proxyjump":
             let value = try single(line, at: place)
-            if first(options.proxyJump == nil) { options.proxyJump = value }
+            if first(options.proxyJump == nil && !options.hasProxyCommand) { options.proxyJump = value }
+        case "proxycommand":
+            guard !line.arguments.isEmpty else { throw SSHConfigurationError("ProxyCommand has no value") }
+            let jumps = options.proxyJump.map { $0.text.lowercased() != "none" } ?? false
+            if first(!jumps && !options.hasProxyCommand) {
+                options.hasProxyCommand = true
+                if line.arguments.map({ $0.lowercased() }) != ["none"] {
+                    limit(.proxyCommand, line.keyword, at: place)
+                }
+            }
         case "connecttimeout":
-            let value = try single(line, at: place)
-            let seconds: Int?
-            if value.text.lowercased() == "none" {
-                seconds = nil
-            } else if let parsed = Self.seconds(value.text), parsed > 0 {
-                seconds = parsed
-            } else {
-                throw SSHConfigurationError("ConnectTimeout '\(value.text)' is not a time (30, 1m30s)")
-            }
-            if first(options.connectTimeout == nil) { options.connectTimeout = .some(seconds) }
+            let value = try time(line, at: place)
+            if first(options.connectTimeout == nil), let value { options.connectTimeout = value }
         case "serveraliveinterval":
-            let value = try single(line, at: place)
-            guard let seconds = Self.seconds(value.text) else {
-                throw SSHConfigurationError("ServerAliveInterval '\(value.text)' is not a time (30, 1m30s)")
-            }
-            if first(options.serverAliveInterval == nil) { options.serverAliveInterval = seconds }
+            let value = try time(line, at: place)
+            if first(options.serverAliveInterval == nil), let value { options.serverAliveInterval = value }
         case "serveralivecountmax":
             let value = try number(line, at: place)
             if first(options.serverAliveCountMax == nil) { options.serverAliveCountMax = value }
@@ -92,15 +90,94 @@ extension ConfigurationEvaluation {
         case "bindaddress":
             let value = try single(line, at: place)
             if first(options.bindAddress == nil) { options.bindAddress = value.text }
+        case "tag":
+            let value = try single(line, at: place)
+            if first(options.tag == nil) { options.tag = value.text }
+        case "loglevel":
+            let value = try single(line, at: place)
+            if first(options.logLevel == nil) { options.logLevel = value.text.lowercased() }
+        case "nohostauthenticationforlocalhost":
+            let value = try flag(line, at: place)
+            if first(options.trustsLoopback == nil) { options.trustsLoopback = value }
         default:
             if try setAuthentication(name, line, at: place, active: active) { return }
+            if try setAlgorithms(name, line, at: place, active: active) { return }
             guard active else { return }
-            if let kind = Self.limitingKeywords[name], !Self.isOff(line) {
-                limit(kind, line.keyword, at: place)
+            if let kind = Self.limitingKeywords[name] {
+                if options.seen.insert(name).inserted, !Self.isOff(line) { limit(kind, line.keyword, at: place) }
             } else {
                 note(line.keyword, at: place, changesConnection: Self.connectionKeywords.contains(name))
             }
         }
+    }
+
+    /// The port of a service, by its name in services(5).
+    private static func servicePort(_ name: String) -> UInt16? {
+        guard let contents = try? LocalFile.read("/etc/services") else { return nil }
+        for (_, line) in LocalFile.lines(of: contents) {
+            let words = line.prefix { $0 != "#" }.split(whereSeparator: \.isWhitespace)
+            guard words.count >= 2, words[1].hasSuffix("/tcp") else { continue }
+            if words[0] == name || words.dropFirst(2).contains(Substring(name)) {
+                return Destination.decimalPort(words[1].dropLast(4))
+            }
+        }
+        return nil
+    }
+
+    /// False for a keyword that is about no algorithms.
+    private mutating func setAlgorithms(
+        _ name: String,
+        _ line: ConfigurationLine,
+        at place: Place,
+        active: Bool
+    ) throws(SSHConfigurationError) -> Bool {
+        let option: WritableKeyPath<Options, AlgorithmList?>
+        switch name {
+        case "ciphers": option = \.ciphers
+        case "macs": option = \.macs
+        case "kexalgorithms": option = \.keyExchanges
+        case "hostkeyalgorithms": option = \.hostKeyAlgorithms
+        case "pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes": option = \.acceptedKeys
+        default: return false
+        }
+        let value = try single(line, at: place).text
+        guard let list = AlgorithmList(value) else {
+            throw SSHConfigurationError("\(line.keyword) '\(value)' is not a list of algorithms")
+        }
+        if active, options[keyPath: option] == nil { options[keyPath: option] = list }
+        return true
+    }
+
+    /// A path that may begin with a home directory.
+    mutating func path(
+        _ line: ConfigurationLine,
+        at place: Place,
+        active: Bool
+    ) throws(SSHConfigurationError) -> ConfigurationValue {
+        let value = try single(line, at: place)
+        leaveForeignHome(value, line, at: place, active: active)
+        return value
+    }
+
+    /// Where another user's home directory is, `ssh` finds out.
+    private mutating func leaveForeignHome(
+        _ value: ConfigurationValue,
+        _ line: ConfigurationLine,
+        at place: Place,
+        active: Bool
+    ) {
+        guard active, value.text.hasPrefix("~"), account.expandingHome(value.text) == nil else { return }
+        limit(.keyword, "\(line.keyword) \(value.text)", at: place)
+    }
+
+    /// nil for `none`, after which, as in `ssh`, a later line counts.
+    private func time(_ line: ConfigurationLine, at place: Place) throws(SSHConfigurationError) -> Int? {
+        let value = try single(line, at: place).text
+        if value.lowercased() == "none" { return nil }
+        guard let seconds = Self.seconds(value) else {
+            throw SSHConfigurationError("\(line.keyword) '\(value)' is not a time (30, 1m30s)")
+        }
+        return seconds
     }
 
     func number(_ line: ConfigurationLine, at place: Place) throws(SSHConfigurationError) -> Int {

@@ -5,13 +5,8 @@ package import Platform
 /// Everything that is to be known about an SSH connection before it is dialled: the command line, the user's and the
 /// system's `ssh_config(5)` and the defaults, in this order; the first value wins.
 ///
-/// The subset in effect: `Host` (with `*`, `?`, `!`), `Match` with `host`, `originalhost`, `user`, `localuser` and
-/// `all`, `Include`, `HostName`, `Port`, `User`, `IdentityFile`, `IdentitiesOnly`, `UserKnownHostsFile`,
-/// `GlobalKnownHostsFile`, `HostKeyAlias`, `HashKnownHosts`, `StrictHostKeyChecking`, `ProxyJump`, `ConnectTimeout`,
-/// `ServerAliveInterval`, `ServerAliveCountMax`, `AddressFamily`, `BindAddress`, `CertificateFile`, `IdentityAgent`,
-/// `PreferredAuthentications`, `PubkeyAuthentication`, `PasswordAuthentication`, `KbdInteractiveAuthentication`,
-/// `BatchMode`, `NumberOfPasswordPrompts`; the tokens `%% %d %h %i %k %n %p %r %u`, `~` and `${NAME}`. Whatever else
-/// stands in the files is listed in ``notes``, and what only `ssh` itself can do in ``limits``.
+/// What is in effect stands in `docs/ssh.md`. Whatever else is in the files is listed in ``notes``, and what only `ssh`
+/// itself can do in ``limits``.
 package struct SSHClientConfiguration: Hashable, Sendable {
     /// As the user wrote it.
     package var destination: Destination
@@ -56,6 +51,16 @@ package struct SSHClientConfiguration: Hashable, Sendable {
     package var agentSocket: String?
     /// What in the files needs `ssh` itself.
     package var limits: [EngineLimit]
+    /// What the server says before the login is shown (`LogLevel`).
+    package var showsBanner: Bool
+    /// A host on the loopback interface need not prove who it is (`NoHostAuthenticationForLocalhost`).
+    package var trustsLoopback: Bool
+    /// What takes the place of the defaults; nil: nothing.
+    package var ciphers: AlgorithmList?
+    package var macs: AlgorithmList?
+    package var keyExchanges: AlgorithmList?
+    package var hostKeyAlgorithms: AlgorithmList?
+    package var acceptedKeys: AlgorithmList?
 
     package typealias Note = ConfigurationNote
 
@@ -70,7 +75,7 @@ package struct SSHClientConfiguration: Hashable, Sendable {
     ) throws(SSHConfigurationError) {
         var evaluation = ConfigurationEvaluation(destination: destination, account: account)
         try evaluation.apply(arguments)
-        try self.init(evaluation)
+        try self.init(evaluation, named: arguments.identityFiles)
         if let fingerprint = arguments.hostKey {
             guard fingerprint.hasPrefix("SHA256:"), let digest = Base64.decode(fingerprint.dropFirst(7) + "="),
                 digest.count == 32
@@ -85,11 +90,12 @@ package struct SSHClientConfiguration: Hashable, Sendable {
 }
 
 extension SSHClientConfiguration {
-    private init(_ evaluation: ConfigurationEvaluation) throws(SSHConfigurationError) {
+    /// - Parameter named: What `-i` has.
+    private init(_ evaluation: ConfigurationEvaluation, named: [String]) throws(SSHConfigurationError) {
         let options = evaluation.options
         let account = evaluation.account
         destination = evaluation.destination
-        hostName = try evaluation.hostName()
+        hostName = try evaluation.dialledName()
         try Destination.check(host: hostName, in: hostName)
         port = options.port ?? 22
         user = options.user ?? account.user
@@ -100,7 +106,8 @@ extension SSHClientConfiguration {
             originalHost: evaluation.destination.host,
             port: port,
             user: user,
-            hostKeyAlias: options.hostKeyAlias
+            hostKeyAlias: options.hostKeyAlias,
+            proxyJump: options.jumpHosts
         )
         var files: [String] = []
         for path in options.identityFiles where path.text.lowercased() != "none" {
@@ -108,20 +115,25 @@ extension SSHClientConfiguration {
             if !files.contains(expanded) { files.append(expanded) }
         }
         identityFilesAreExplicit = !options.identityFiles.isEmpty
-        identityFiles =
-            identityFilesAreExplicit
-            ? files : ["id_ed25519", "id_ecdsa", "id_rsa"].map { account.home + "/.ssh/" + $0 }
+        identityFiles = files
+        // As in ssh, one of -i that is not there names nothing.
+        let missing = Set(named.filter { access(account.expandingHome($0) ?? $0, F_OK) != 0 })
+        if options.identityFiles.allSatisfy({ missing.contains($0.text) }) {
+            let usual = ["id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk"].map {
+                account.home + "/.ssh/" + $0
+            }
+            identityFiles += identityFilesAreExplicit ? usual.filter(Self.exists) : usual
+        }
         identitiesOnly = options.identitiesOnly ?? false
         userKnownHostsFiles = try Self.paths(
             options.userKnownHostsFiles,
             expansion,
             default: [account.home + "/.ssh/known_hosts", account.home + "/.ssh/known_hosts2"]
         )
-        globalKnownHostsFiles = try Self.paths(
-            options.globalKnownHostsFiles,
-            expansion,
-            default: ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"]
-        )
+        // No tokens here.
+        globalKnownHostsFiles =
+            options.globalKnownHostsFiles?.map(\.text).filter { $0.lowercased() != "none" }
+            ?? ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"]
         hashKnownHosts = options.hashKnownHosts ?? false
         strictHostKeyChecking = options.strictHostKeyChecking ?? .ask
         proxyJump = []
@@ -135,7 +147,7 @@ extension SSHClientConfiguration {
                 }
             }
         }
-        connectTimeout = options.connectTimeout.flatMap { $0.map { .seconds($0) } }
+        connectTimeout = options.connectTimeout.flatMap { $0 > 0 ? .seconds($0) : nil }
         notes = evaluation.notes
         limits = evaluation.limits
         certificateFiles = try Self.paths(options.certificateFiles, expansion, default: [])
@@ -145,11 +157,23 @@ extension SSHClientConfiguration {
         addressFamily = options.addressFamily ?? .any
         bindAddress = options.bindAddress
         agentSocket = try Self.agentSocket(options.identityAgent, expansion)
+        showsBanner = !["quiet", "silent", "fatal", "error"].contains(options.logLevel)
+        trustsLoopback = options.trustsLoopback ?? false
+        ciphers = options.ciphers
+        macs = options.macs
+        keyExchanges = options.keyExchanges
+        hostKeyAlgorithms = options.hostKeyAlgorithms
+        acceptedKeys = options.acceptedKeys
     }
 
     /// ``identityFiles`` without the default ones that do not exist: one that the user named is worth an error.
     var existingIdentityFiles: [String] {
-        identityFiles.filter { identityFilesAreExplicit || access($0, F_OK) == 0 }
+        identityFiles.filter { identityFilesAreExplicit || Self.exists($0) }
+    }
+
+    /// Whether there is a key, or the public half of one that an agent may have.
+    private static func exists(_ path: String) -> Bool {
+        access(path, F_OK) == 0 || access(path + ".pub", F_OK) == 0
     }
 
     /// `IdentityAgent`: a path, `none`, `SSH_AUTH_SOCK` or `$VARIABLE`; without it, what `SSH_AUTH_SOCK` says.

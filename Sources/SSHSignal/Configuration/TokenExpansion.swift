@@ -1,3 +1,5 @@
+import Glibc
+import MeshIdentity
 import Platform
 
 /// A value as it stands in the configuration, with its place for errors.
@@ -15,20 +17,21 @@ struct TokenExpansion {
     var port: UInt16
     var user: String
     var hostKeyAlias: String?
+    /// As it was written; empty without one.
+    var proxyJump = ""
 
     /// A path: the home directory, then the environment, then the tokens. What a variable holds is not expanded again.
     func path(_ value: ConfigurationValue) throws(SSHConfigurationError) -> String {
         var value = value
-        if value.text == "~" {
-            value.text = account.home
-        } else if value.text.hasPrefix("~/") {
+        if value.text.hasPrefix("~"), let path = account.expandingHome(value.text) {
             // A percent sign in the home directory is no token.
-            let home = account.home.split(separator: "%", omittingEmptySubsequences: false).joined(separator: "%%")
-            value.text = home + value.text.dropFirst()
-        } else if value.text.hasPrefix("~") {
-            throw error(value, "'\(value.text)': another user's home directory is not supported; write the full path")
+            let slash = value.text.firstIndex(of: "/") ?? value.text.endIndex
+            let home = path.dropLast(value.text[slash...].count)
+            value.text =
+                home.split(separator: "%", omittingEmptySubsequences: false).joined(separator: "%%")
+                + value.text[slash...]
         }
-        return try expand(value, allowed: "dhiknpru", variables: true)
+        return try expand(value, allowed: "CdhijkLlnpru", variables: true)
     }
 
     func tokens(_ value: ConfigurationValue, allowed: String) throws(SSHConfigurationError) -> String {
@@ -69,10 +72,14 @@ struct TokenExpansion {
     private func replacement(for token: Character) -> String? {
         switch token {
         case "%": "%"
+        case "C": Digest.sha1(hostOfThisMachine + hostName + "\(port)" + user)
         case "d": account.home
         case "h": hostName
         case "i": "\(account.userID)"
+        case "j": proxyJump
         case "k": hostKeyAlias ?? originalHost
+        case "L": String(hostOfThisMachine.prefix { $0 != "." })
+        case "l": hostOfThisMachine
         case "n": originalHost
         case "p": "\(port)"
         case "r": user
@@ -81,7 +88,23 @@ struct TokenExpansion {
         }
     }
 
+    private var hostOfThisMachine: String {
+        var name = [CChar](repeating: 0, count: 256)
+        guard gethostname(&name, name.count - 1) == 0 else { return "" }
+        return String(decoding: name.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
+    }
+
     private func error(_ value: ConfigurationValue, _ message: String) -> SSHConfigurationError {
         SSHConfigurationError(file: value.file, line: value.line, message)
+    }
+}
+
+extension LocalAccount {
+    /// A path whose `~` is this account's home, also with its own name behind it; nil for another account's.
+    func expandingHome(_ path: String) -> String? {
+        guard path.hasPrefix("~") else { return path }
+        let slash = path.firstIndex(of: "/") ?? path.endIndex
+        let name = path[..<slash].dropFirst()
+        return name.isEmpty || name == user ? home + path[slash...] : nil
     }
 }

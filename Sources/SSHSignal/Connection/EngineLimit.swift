@@ -14,7 +14,7 @@ public struct EngineLimit: Hashable, Sendable, CustomStringConvertible {
 
         /// A program makes the connection (`ProxyCommand`).
         package static let proxyCommand = Kind(name: .proxyCommand)
-        /// A `Match` of ssh_config that only `ssh` can decide (`exec`, `final`, `localnetwork`, …).
+        /// A `Match` of ssh_config that only `ssh` can decide (`sessiontype`, `command`, `version`).
         package static let match = Kind(name: .match)
         /// Another keyword of ssh_config that decides which machine is reached, or whom to trust.
         package static let keyword = Kind(name: .keyword)

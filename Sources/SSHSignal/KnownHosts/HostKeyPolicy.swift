@@ -1,5 +1,6 @@
 import MeshIdentity
 import Platform
+import Streams
 
 /// A host key that was not accepted. Nothing had been sent but the key exchange.
 public struct HostKeyError: Error, Hashable, Sendable, CustomStringConvertible {
@@ -72,8 +73,12 @@ package struct HostKeyPolicy: Sendable {
     private let mode: StrictHostKeyChecking
     private let recordFile: String?
     private let hashKnownHosts: Bool
+    /// `NoHostAuthenticationForLocalhost` holds for it.
+    private let needsNoProof: Bool
     private let knownHosts: KnownHosts
     private var ask: HostKeyPrompt?
+    /// New keys that were accepted in this login: its next session does not ask again, wherever they are recorded.
+    private let accepted = Lock<Set<HostKey>>([])
     private let warn: @Sendable (String) -> Void
 
     /// The same, which asks nobody.
@@ -83,13 +88,15 @@ package struct HostKeyPolicy: Sendable {
         return policy
     }
 
-    /// Reads the known_hosts files of `configuration`.
+    /// Reads the known_hosts files of `configuration`; warns of those that cannot be read.
     package init(
         _ configuration: SSHClientConfiguration,
         ask: HostKeyPrompt? = nil,
         warn: @escaping @Sendable (String) -> Void
-    ) throws(SSHConfigurationError) {
-        knownHosts = try KnownHosts(files: configuration.userKnownHostsFiles + configuration.globalKnownHostsFiles)
+    ) {
+        knownHosts = KnownHosts(files: configuration.userKnownHostsFiles + configuration.globalKnownHostsFiles) {
+            warn("\($0): the host keys there are not known to this login")
+        }
         host = configuration.destination.host
         name =
             configuration.hostKeyAlias?.lowercased()
@@ -101,6 +108,10 @@ package struct HostKeyPolicy: Sendable {
         pinned = configuration.pinnedHostKey
         recordFile = configuration.userKnownHostsFiles.first
         hashKnownHosts = configuration.hashKnownHosts
+        let isLoopback = configuration.hostName == "localhost" || IPAddress(configuration.hostName)?.isLoopback == true
+        needsNoProof =
+            configuration.trustsLoopback && isLoopback && configuration.hostKeyAlias == nil
+            && configuration.proxyJump.isEmpty
         self.ask = ask
         self.warn = warn
     }
@@ -136,7 +147,7 @@ package struct HostKeyPolicy: Sendable {
     /// Returns when `key` is accepted (recorded, if it was new).
     ///
     /// - Parameter engine: Who has asked the server for the key, in messages; it cannot ask for certificates.
-    /// - Throws: ``HostKeyError``; ``SSHConfigurationError`` when a new key was accepted and cannot be recorded.
+    /// - Throws: ``HostKeyError``.
     func check(_ key: HostKey, engine: String) async throws {
         if key.isCertificate {
             guard let plain = try checkCertificate(key, at: WallClock.system.seconds) else { return }
@@ -165,6 +176,8 @@ package struct HostKeyPolicy: Sendable {
         switch verdict {
         case .match:
             return
+        case .unknown where needsNoProof, .changed where needsNoProof:
+            return
         case .revoked(let file, let line):
             throw Self.revoked(host, key, file, line)
         case .changed(let expected, let file, let line):
@@ -177,6 +190,7 @@ package struct HostKeyPolicy: Sendable {
                     """
             )
         case .unknown(let algorithms):
+            guard !accepted.withLock({ $0.contains(key) }) else { return }
             try await decideUnknown(key, algorithms, engine)
         }
     }
@@ -250,10 +264,16 @@ package struct HostKeyPolicy: Sendable {
                 )
             }
         }
+        accepted.withLock { _ = $0.insert(key) }
         guard let recordFile else { return }
-        let hashed = hashKnownHosts || knownHosts.isHashed(recordFile)
-        try KnownHostsFile.append(key, name: name, hashed: hashed, to: recordFile)
-        warn("\(host): recorded the host key \(key) in \(recordFile)")
+        // As with ssh, a key that was accepted is good for this login, recorded or not.
+        do throws(SSHConfigurationError) {
+            let hashed = hashKnownHosts || knownHosts.isHashed(recordFile)
+            try KnownHostsFile.append(key, name: name, hashed: hashed, to: recordFile)
+            warn("\(host): recorded the host key \(key) in \(recordFile)")
+        } catch {
+            warn("\(host): the host key \(key) is accepted for this login only: \(error)")
+        }
     }
 
     private func unknown(_ key: HostKey, _ algorithms: [String], _ engine: String, why: String) -> HostKeyError {

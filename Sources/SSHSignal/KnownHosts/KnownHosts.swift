@@ -34,6 +34,19 @@ package struct KnownHosts: Sendable {
         }
     }
 
+    /// The same, for a login: as with `ssh`, a file that cannot be read has nothing to say.
+    ///
+    /// - Parameter unreadable: Told of such a file, since what it may hold (a revoked key) is missed.
+    init(files: [String], unreadable: (SSHConfigurationError) -> Void) {
+        for file in files {
+            do throws(SSHConfigurationError) {
+                entries += try KnownHosts(files: [file]).entries
+            } catch {
+                unreadable(error)
+            }
+        }
+    }
+
     /// Parses what was read from `file`, the name that verdicts give.
     package init(contents: [UInt8], file: String) {
         parse(contents, file: file)

@@ -8,6 +8,9 @@ protocol AuthenticatingSession: AnyObject {
     var library: LibSSH2Session { get }
     var peerDescription: String { get }
 
+    /// The server has ended the connection: libssh2 calls that an answer that does not come.
+    var isCut: Bool { get }
+
     /// Repeats `call` until it does not say EAGAIN, then hands its result to `then`. One call at a time.
     func perform(_ call: @escaping () -> Int32, then: @escaping (Int32) -> Void)
     /// Forgets the call that is under way.

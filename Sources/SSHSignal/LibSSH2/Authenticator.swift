@@ -75,7 +75,8 @@ final class Authenticator {
     /// The server hung up, which it does after too many attempts.
     func connectionEnded(_ why: String) -> SSHError {
         let tooMany = why.contains("Too many authentication failures")
-        let tried = record.notes.isEmpty ? "" : " Tried so far: \(record.notes.joined(separator: "; "))."
+        var tried = record.notes.isEmpty ? "" : " Tried so far: \(record.notes.joined(separator: "; "))."
+        if tooMany { tried += " Offer fewer keys: name the right one with -i, and add -o IdentitiesOnly=yes." }
         return SSHError(
             tooMany ? .authenticationRefused : .connectionLost,
             "\(session.peerDescription) ended the connection during authentication: \(why).\(tried)",

@@ -44,7 +44,7 @@ extension HostKeyPolicy: HostKeyVerifier {
 
     /// Returns when `key` is accepted (recorded, if it was new).
     ///
-    /// - Throws: ``HostKeyError``; ``SSHConfigurationError`` when a new key was accepted and cannot be recorded.
+    /// - Throws: ``HostKeyError``.
     package func check(_ key: HostKey) async throws {
         try await check(key, engine: EngineCapabilities.current.name)
     }

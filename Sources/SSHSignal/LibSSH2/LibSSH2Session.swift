@@ -28,7 +28,12 @@ final class LibSSH2Session {
     /// No more bytes will come in or leave; what libssh2 sends now is dropped.
     private(set) var isDetached = false
     /// Set while the server's answers to authentication are of interest; see ``freed(_:)``.
-    var watchesAuthentication = false
+    var watchesAuthentication = false {
+        didSet { if !watchesAuthentication { blocks = [:] } }
+    }
+    /// What libssh2 has allocated meanwhile, with its size and its place in the order.
+    private var blocks: [UnsafeMutableRawPointer: (size: Int, number: Int)] = [:]
+    private var allocations = 0
     /// The server's last refusal. libssh2 says neither what the server would take next nor that a step was right.
     var authenticationFailure: AuthenticationFailure?
     /// Answers the server's questions during keyboard-interactive authentication: texts, and what is said beforehand.
@@ -40,7 +45,7 @@ final class LibSSH2Session {
         guard LibSSH2.initialised == 0 else {
             throw SSHError(.system, "libssh2 cannot be initialised (error \(LibSSH2.initialised))")
         }
-        guard let raw = libssh2_session_init_ex(nil, freeCallback, nil, nil) else {
+        guard let raw = libssh2_session_init_ex(allocateCallback, freeCallback, nil, nil) else {
             throw SSHError(.system, "libssh2 cannot allocate a session: out of memory")
         }
         self.raw = raw
@@ -112,9 +117,30 @@ final class LibSSH2Session {
         if !isDetached { outbound.append(bytes) }
     }
 
+    fileprivate func allocated(_ block: UnsafeMutableRawPointer, _ size: Int) {
+        allocations += 1
+        // What an earlier block has left there is no message.
+        block.storeBytes(of: 0, as: UInt8.self)
+        blocks[block] = (size, allocations)
+    }
+
+    /// What the server has said since the last call (SSH_MSG_USERAUTH_BANNER). libssh2 before 1.11 keeps such messages
+    /// with those that nobody has asked for yet, and shows them to nobody.
+    func takeBanners() -> [AuthenticationBanner] {
+        // The last block may be a message that has not arrived whole.
+        let complete = blocks.filter { $0.value.number < allocations }.sorted { $0.value.number < $1.value.number }
+        return complete.compactMap { block, value in
+            let bytes = UnsafeRawBufferPointer(start: block, count: value.size)
+            guard let banner = AuthenticationBanner(bytes) else { return nil }
+            blocks[block] = nil
+            return banner
+        }
+    }
+
     /// libssh2 is done with a block of memory. A refusal passes here on its way, and nowhere else.
     fileprivate func freed(_ block: UnsafeMutableRawPointer) {
         guard watchesAuthentication else { return }
+        blocks[block] = nil
         let size = clibssh2_block_size(block)
         if let failure = AuthenticationFailure(UnsafeRawBufferPointer(start: block, count: size)) {
             authenticationFailure = failure
@@ -192,11 +218,22 @@ private func session(_ abstract: Abstract?) -> LibSSH2Session? {
     abstract?.pointee.map { Unmanaged<LibSSH2Session>.fromOpaque($0).takeUnretainedValue() }
 }
 
+/// Traffic does not pay for authentication but with a look at a flag.
+private func watches(_ abstract: Abstract?) -> Bool {
+    guard let pointer = abstract?.pointee else { return false }
+    return Unmanaged<LibSSH2Session>.fromOpaque(pointer)._withUnsafeGuaranteedRef(\.watchesAuthentication)
+}
+
 /// libssh2's memory comes from malloc.
 private let freeCallback: @convention(c) (UnsafeMutableRawPointer?, Abstract?) -> Void = { block, abstract in
-    // One byte tells nearly all blocks from a refusal, so that traffic does not pay for authentication.
-    if let block, block.load(as: UInt8.self) == AuthenticationFailure.messageNumber { session(abstract)?.freed(block) }
+    if let block, watches(abstract) { session(abstract)?.freed(block) }
     free(block)
+}
+
+private let allocateCallback: @convention(c) (Int, Abstract?) -> UnsafeMutableRawPointer? = { size, abstract in
+    let block = malloc(size)
+    if let block, size > 0, watches(abstract) { session(abstract)?.allocated(block, size) }
+    return block
 }
 
 /// What libssh2 calls when the server asks something; `abstract` is the session's.

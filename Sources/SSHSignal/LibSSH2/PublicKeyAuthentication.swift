@@ -4,8 +4,8 @@ import MeshIdentity
 import Platform
 import Streams
 
-/// Public keys (RFC 4252 §7): offers keys one at a time, the agent's and those of files, each with its certificate
-/// first, at most as many as configured. Lives on the session's loop.
+/// Public keys (RFC 4252 §7): offers keys one at a time, the agent's and those of files, in the order of
+/// ``KeyCandidates``. Lives on the session's loop.
 ///
 /// ```
 ///  list the agent's keys ─▶ for each key: offer ─▶ (server agrees: sign, or ask the passphrase and sign)
@@ -99,7 +99,8 @@ final class PublicKeyAuthentication {
         let found = KeyCandidates(
             configuration.credentials,
             identities: identities,
-            identitiesOnly: configuration.identitiesOnly
+            identitiesOnly: configuration.identitiesOnly,
+            accepted: configuration.acceptedKeys
         )
         record.notes += found.notes
         candidates = found.list[...]
@@ -286,6 +287,8 @@ final class PublicKeyAuthentication {
         case (LIBSSH2_ERROR_AUTHENTICATION_FAILED, _):
             record.notes.append("\(name): refused by the server")
             offerNext()
+        case (LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED, nil) where session.isCut:
+            completion(.failed(session.error(result)))
         case (LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED, _):
             record.notes.append("\(name): its signature was not accepted (\(session.library.lastErrorMessage))")
             offerNext()

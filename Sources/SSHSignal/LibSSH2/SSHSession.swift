@@ -247,8 +247,16 @@ package final class SSHSession: SSHConnection {
         let result = pending.call()
         guard result != LIBSSH2_ERROR_EAGAIN else { return false }
         pendingCall = nil
+        if library.watchesAuthentication { showBanners() }
         pending.then(result)
         return true
+    }
+
+    /// Before whatever a person is asked.
+    private func showBanners() {
+        for banner in library.takeBanners() where !banner.lines.isEmpty {
+            configuration.banner?(banner.lines.joined(separator: "\n"))
+        }
     }
 
     func perform(_ call: @escaping () -> Int32, then: @escaping (Int32) -> Void) {
@@ -357,9 +365,11 @@ package final class SSHSession: SSHConnection {
         return SSHError(.connectionLost, "the SSH connection with \(peerDescription) was lost: \(why)")
     }
 
+    var isCut: Bool { lowerEnded || library.disconnectMessage != nil }
+
     /// A fatal error of libssh2 in words.
     func error(_ code: Int32) -> SSHError {
-        if lowerEnded || library.disconnectMessage != nil { return connectionLost(nil) }
+        if isCut { return connectionLost(nil) }
         let text = library.lastErrorMessage
         return SSHError(.protocolViolation, "SSH with \(peerDescription): \(text) (libssh2 error \(code))")
     }

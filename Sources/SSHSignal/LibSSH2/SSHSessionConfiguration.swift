@@ -3,16 +3,24 @@ public struct SSHSessionConfiguration: Sendable {
     /// The account on the server.
     public var user: String
 
-    /// Tried in this order. A key that both a file and the agent hold is used through the agent: no passphrase is
-    /// needed.
+    /// Offered in the order of `ssh`: named certificates, the agent's keys that a file names, its other ones, and the
+    /// files' keys that the agent does not have, in the order of this list. A key that both a file and the agent hold
+    /// is used through the agent: no passphrase is needed.
     public var credentials: [SSHCredential] = []
 
     /// Of the agent's keys offer only those that a credential file names (`IdentitiesOnly` of ssh_config).
     public var identitiesOnly = false
 
-    /// How many keys are offered at most. OpenSSH disconnects after 6 attempts (MaxAuthTries), OpenWrt after 3, and
-    /// newer servers punish the address for a while.
-    public var maximumKeyOffers = 3
+    /// How many keys are offered at most: as with `ssh`, all of them. OpenSSH disconnects after 6 attempts
+    /// (MaxAuthTries), and newer servers punish the address for a while.
+    public var maximumKeyOffers = Int.max
+
+    /// Which algorithms user keys may sign with (`PubkeyAcceptedAlgorithms`); nil: all.
+    package var acceptedKeys: AlgorithmList?
+
+    /// Told what the server says before the login (RFC 4252 §5.4), cleaned of what a terminal would take for a
+    /// command; from the session's loop. It may have several lines.
+    public var banner: (@Sendable (String) -> Void)?
 
     /// Asked for the passphrase of an encrypted key file, and only once the server has said that it would take the key.
     /// nil where nobody can be asked.
@@ -105,10 +113,47 @@ public struct SSHSessionConfiguration: Sendable {
 
     /// - Parameters:
     ///   - user: The account on the server.
-    ///   - credentials: Tried in this order; none: only what a person is asked.
+    ///   - credentials: What may be offered; none: only what a person is asked.
     public init(user: String, credentials: [SSHCredential] = []) {
         self.user = user
         self.credentials = credentials
+    }
+
+    private typealias Algorithms = (
+        keyword: String, own: WritableKeyPath<Self, [String]>, named: KeyPath<SSHClientConfiguration, AlgorithmList?>
+    )
+
+    private static var algorithmLists: [Algorithms] {
+        [
+            ("Ciphers", \.ciphers, \.ciphers), ("MACs", \.macs, \.macs),
+            ("KexAlgorithms", \.keyExchanges, \.keyExchanges),
+            ("HostKeyAlgorithms", \.hostKeyAlgorithms, \.hostKeyAlgorithms),
+        ]
+    }
+
+    /// Takes the algorithms that ssh_config names, as far as they are among those of this configuration.
+    mutating func use(_ configuration: SSHClientConfiguration) {
+        for (_, own, named) in Self.algorithmLists {
+            if let list = configuration[keyPath: named] { self[keyPath: own] = list.applied(to: self[keyPath: own]) }
+        }
+    }
+
+    /// Where ssh_config wants none of the algorithms that there are.
+    static func algorithmLimits(
+        _ configuration: SSHClientConfiguration,
+        _ capabilities: EngineCapabilities
+    ) -> [EngineLimit] {
+        var session = SSHSessionConfiguration(user: "")
+        session.use(configuration)
+        return algorithmLists.compactMap { keyword, own, _ in
+            let usable = session[keyPath: own].contains {
+                own != \.hostKeyAlgorithms || !$0.hasPrefix("rsa-") || capabilities.signsRSAWithSHA2
+            }
+            guard !usable else { return nil }
+            let reason =
+                "\(capabilities.name) has no algorithm that \(keyword) allows for \(configuration.destination.host)"
+            return EngineLimit(.algorithms, reason, isDecisive: true)
+        }
     }
 
     /// ``hostKeyAlgorithms`` with those of `keyTypes` first: a host recorded with an ed25519 key must be asked for that

@@ -131,6 +131,9 @@ extension SSHLogin {
         credentials += configuration.existingIdentityFiles.map(SSHCredential.keyFile)
         var session = SSHSessionConfiguration(user: configuration.user, credentials: credentials)
         session.identitiesOnly = configuration.identitiesOnly
+        session.acceptedKeys = configuration.acceptedKeys
+        session.use(configuration)
+        if configuration.showsBanner { session.banner = prompts.banner }
         session.authentication = configuration.authentication
         if !configuration.authentication.isBatch {
             session.passphrase = prompts.passphrase

@@ -1,3 +1,5 @@
+import Streams
+
 /// A login as `ssh` would do it: a resolved configuration, the hosts on the way, the keys to offer, and who is asked.
 ///
 /// Resolved once, used for as many sessions as are needed. Safe to use from any task.
@@ -10,6 +12,8 @@ public struct SSHLogin: Sendable {
         public var passphrase: PassphrasePrompt?
         /// A password, or whatever else the server asks.
         public var authentication: AuthenticationPrompt?
+        /// Told what the server says before the login (`Banner` of sshd_config), cleaned; nil: nobody hears it.
+        public var banner: (@Sendable (String) -> Void)?
         /// What the user should know: a recorded host key, an option without effect.
         public var warn: @Sendable (String) -> Void
 
@@ -63,10 +67,10 @@ public struct SSHLogin: Sendable {
         for note in configurations.flatMap(\.notes) where note.changesConnection && !note.isForSSHOnly {
             if told.insert(note).inserted { prompts.warn("\(note)") }
         }
-        hops = try configurations.map { configuration throws(SSHConfigurationError) in
+        hops = configurations.map { configuration in
             Hop(
                 configuration: configuration,
-                policy: try HostKeyPolicy(
+                policy: HostKeyPolicy(
                     configuration,
                     ask: configuration.authentication.isBatch ? nil : prompts.hostKey,
                     warn: prompts.warn
@@ -79,25 +83,32 @@ public struct SSHLogin: Sendable {
         configuration = last
         self.arguments = arguments
         self.prompts = prompts
+        if let show = prompts.banner {
+            // Not again with each session of this login.
+            let shown = Lock<Set<String>>([])
+            self.prompts.banner = { text in if shown.withLock({ $0.insert(text).inserted }) { show(text) } }
+        }
         limits = hops.flatMap { Self.limits($0.configuration, $0.policy) }
     }
 
     /// The hosts on the way and the destination, nearest first. As in `ssh`, the first host of a ProxyJump list is
     /// reached as its own configuration says, its ProxyJump included; each later one through the one before it.
     ///
-    /// - Parameter stack: what is being resolved, to find a circle.
+    /// - Parameter stack: the jump hosts that are being resolved, to find a circle.
     private static func chain(
         to destination: Destination,
         _ arguments: SSHArguments,
-        below stack: [String]
+        below stack: [Destination]
     ) throws(SSHConfigurationError) -> [SSHClientConfiguration] {
         let configuration = try SSHClientConfiguration(resolving: destination, arguments: arguments)
-        let name = "\(configuration.user)@\(KnownHosts.name(host: configuration.hostName, port: configuration.port))"
-        guard !stack.contains(name) else {
-            throw SSHConfigurationError("ProxyJump goes in a circle: \((stack + [name]).joined(separator: " → "))")
-        }
         guard let nearest = configuration.proxyJump.first else { return [configuration] }
-        var chain = try chain(to: nearest, arguments.forJumpHosts, below: stack + [name])
+        // Addresses may well be the same: behind a jump host, 127.0.0.1 is another machine. What ends nowhere is the
+        // same name that leads to itself.
+        guard !stack.contains(nearest) else {
+            let way = (stack + [nearest]).map(\.description).joined(separator: " → ")
+            throw SSHConfigurationError("ProxyJump goes in a circle: \(way)")
+        }
+        var chain = try chain(to: nearest, arguments.forJumpHosts, below: stack + [nearest])
         for jump in configuration.proxyJump.dropFirst() {
             var arguments = arguments.forJumpHosts
             arguments.jump = "none"
@@ -113,8 +124,10 @@ public struct SSHLogin: Sendable {
         _ capabilities: EngineCapabilities = .current
     ) -> [EngineLimit] {
         var limits = configuration.limits + policy.limits(capabilities)
-        // Nobody knows yet which keys the agent has; without one, the files are all there is.
-        guard configuration.agentSocket == nil else { return limits }
+        limits += SSHSessionConfiguration.algorithmLimits(configuration, capabilities)
+        // Nobody knows yet which keys the agent has; without one, the files are all there is. Those that are named are
+        // wanted before all others.
+        guard configuration.agentSocket == nil || configuration.identityFilesAreExplicit else { return limits }
         let files = configuration.existingIdentityFiles.compactMap { try? PrivateKeyFile(path: $0) }
         let unusable = files.compactMap { file in
             capabilities.limit(forUserKey: file.isRSA ? "ssh-rsa" : file.publicKey?.algorithm, name: file.name)

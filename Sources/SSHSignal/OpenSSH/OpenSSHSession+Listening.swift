@@ -12,6 +12,8 @@ extension OpenSSHSession {
         var asked: [UInt32: (Result<UInt16, SSHError>) -> Void] = [:]
         /// Where the master connects to.
         var listeners: [Listener] = []
+        /// How many there were: each has a path of its own.
+        var count = 0
         var streams: [WeakSocket] = []
         /// Whether the master is alive: who asked.
         var aliveChecks: [UInt32: (Bool) -> Void] = [:]
@@ -27,7 +29,8 @@ extension OpenSSHSession {
         loop.preconditionInLoop()
         let answer = { (result: Result<UInt16, SSHError>) in completion(result.mapError(\.streamError)) }
         guard isOpen else { return later(answer, .failure(failure ?? Self.notOpen)) }
-        let path = forwardPath(listening.listeners.count)
+        let path = forwardPath(listening.count)
+        listening.count += 1
         let listener: Listener
         do throws(StreamError) {
             let bound = LoopBound((self, accept), on: loop)
@@ -48,6 +51,7 @@ extension OpenSSHSession {
             timer.cancel()
             if case .failure = result {
                 listener.close()
+                self?.listening.listeners.removeAll { $0 === listener }
             } else if self == nil {
                 listener.close()
             }

@@ -9,14 +9,15 @@ import Platform
 package struct StandardStream {
     /// Its end is that of standard input; what is written to it goes to standard output.
     package let stream: Socket
-    /// Yields once everything that was written to ``stream`` is in standard output.
-    package let written: AsyncStream<Void>
+    /// Yields once everything that was written to ``stream`` is in standard output: 0, or the error number of the write
+    /// that failed.
+    package let written: AsyncStream<Int32>
 
     /// Loop only. The process's standard input and output belong to the stream from now on.
     package init(on loop: EventLoop) throws(StreamError) {
         let (socket, descriptor) = try Socket.pairWithDescriptor(on: loop)
         _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) & ~O_NONBLOCK)
-        let written = AsyncStream<Void>.makeStream()
+        let written = AsyncStream<Int32>.makeStream()
         stream = socket
         self.written = written.stream
         // The first thread waits for the second: alone it must not have touched anything.
@@ -30,12 +31,12 @@ package struct StandardStream {
                     shutdown(descriptor, Int32(SHUT_WR))
                 }
                 try startOwnThread {
-                    let isWhole = copy(from: descriptor) { write(STDOUT_FILENO, $0, $1) }
+                    let failure = copy(from: descriptor) { write(STDOUT_FILENO, $0, $1) }
                     // Whoever reads standard output sees its end at once; nobody to read it ends everything.
                     let nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC)
                     if nowhere >= 0 { dup2(nowhere, STDOUT_FILENO) }
-                    if !isWhole { shutdown(descriptor, Int32(SHUT_RDWR)) }
-                    written.continuation.yield()
+                    if failure != 0 { shutdown(descriptor, Int32(SHUT_RDWR)) }
+                    written.continuation.yield(failure)
                     written.continuation.finish()
                 }
                 isOpen = true
@@ -51,20 +52,20 @@ package struct StandardStream {
     }
 }
 
-/// Returns false when the destination takes no more.
+/// Returns the error number when the destination takes no more, else 0.
 @discardableResult
-private func copy(from source: Int32, to sink: (UnsafeRawPointer, Int) -> Int) -> Bool {
+private func copy(from source: Int32, to sink: (UnsafeRawPointer, Int) -> Int) -> Int32 {
     withUnsafeTemporaryAllocation(byteCount: 65536, alignment: 16) { buffer in
-        guard let base = buffer.baseAddress else { return false }
+        guard let base = buffer.baseAddress else { return ENOMEM }
         while true {
             let count = read(source, base, buffer.count)
             if count < 0 && errno == EINTR { continue }
-            guard count > 0 else { return true }
+            guard count > 0 else { return 0 }
             var done = 0
             while done < count {
                 let result = sink(base + done, count - done)
                 if result < 0 && errno == EINTR { continue }
-                guard result > 0 else { return false }
+                guard result > 0 else { return result < 0 ? errno : EIO }
                 done += result
             }
         }

@@ -56,7 +56,7 @@ struct CAServe: AsyncParsableCommand {
                 credentials: credentials,
                 logger: logger
             )
-            printLine("ready issuer \(listener.localAddress)")
+            announce("ready issuer \(listener.localAddress)")
             let service = RenewalService(
                 issuer: authority,
                 records: records,

@@ -348,7 +348,7 @@ private struct Connection: Sendable {
         }
     }
 
-    /// Keeps the far side's ports open; ends when it does not want to listen.
+    /// Keeps the far side's ports open; ends when it does not want to listen, and there is nothing else to do.
     private func listenRemotely(_ paths: LoopBound<PeerPaths>, on loop: EventLoop) async throws {
         let changes = AsyncStream<(RemoteForward, RemoteForwarding.Change)>.makeStream()
         loop.submit {
@@ -358,6 +358,7 @@ private struct Connection: Sendable {
                 }
             }
         }
+        var others = forwards.local.count + forwards.dynamic.count + forwards.remote.count
         for await (forward, change) in changes.stream {
             switch change {
             case .listening(let port):
@@ -368,7 +369,13 @@ private struct Connection: Sendable {
                         "Other machines reach that port only where GatewayPorts in the sshd_config of \(name) allows it."
                     )
                 }
-            case .refused(let error): throw end.fail("-R \(forward): \(error.message)", .denied)
+            case .refused(let error):
+                others -= 1
+                guard others > 0 || forwards.standard != nil else {
+                    throw end.fail("-R \(forward): \(error.message)", .denied)
+                }
+                // As ssh: the others are of use without it.
+                printError("-R \(forward): \(error.message)")
             case .lost(let error): printError("-R \(forward): \(error.message); trying again")
             }
         }
@@ -405,7 +412,9 @@ private struct Connection: Sendable {
         }
         for await failure in ends.stream {
             // The last bytes are on their way to standard output.
-            for await _ in written {}
+            for await number in written where number != 0 {
+                throw end.fail("standard output: \(String(cString: strerror(number)))")
+            }
             guard let failure else { return }
             throw self.failure("\(destination): \(failure.message)", .failed)
         }

@@ -105,6 +105,7 @@ extension SSHLogin.Prompts {
     /// Asks the person at the terminal, if there is one; warnings go to stderr.
     static func terminal() -> SSHLogin.Prompts {
         var prompts = SSHLogin.Prompts(warn: { printError($0) })
+        prompts.banner = { printError($0) }
         if TerminalPrompt.isAvailable {
             prompts.hostKey = { question in await askHostKey(question) }
             prompts.passphrase = { request in await askPassphrase(request) }

@@ -34,8 +34,9 @@ struct ForegroundCommand: Sendable {
         let failedWrite = await standard.written()
         await client.close()
         switch exit {
-        case .success(.status(0)) where failedWrite != 0 && failedWrite != EPIPE:
-            throw fail("stdout: \(String(cString: strerror(failedWrite)))")
+        // The signal is what the command got for it.
+        case .success(.status(0)) where failedWrite != 0, .success(.signal("PIPE")) where failedWrite != 0:
+            throw fail("standard output cannot be written: \(String(cString: strerror(failedWrite)))")
         case .success(.status(0)): return
         case .success(.status(let status)): throw ExitCode(status)
         case .success(.signal(let name)):

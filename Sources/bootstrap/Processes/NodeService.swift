@@ -90,7 +90,7 @@ struct NodeService: Sendable {
         } else if count > 0 {
             logger.notice("took over \(counted(count, "listener")) from systemd")
         }
-        for listener in listeners { printLine("ready \(listener.name) \(listener.address)") }
+        for listener in listeners { announce("ready \(listener.name) \(listener.address)") }
     }
 
     private func offerTakeover(_ taken: (Int32) -> Void) async {

@@ -51,6 +51,12 @@ final class EnrollmentOutput: EnrollmentReport {
         if let ask = logins.prompts.passphrase {
             logins.prompts.passphrase = { [live] request in await live.paused { await ask(request) } }
         }
+        if let show = logins.prompts.banner {
+            logins.prompts.banner = { [self] text in
+                clearBar()
+                live.above { show(text) }
+            }
+        }
         return logins
     }
 

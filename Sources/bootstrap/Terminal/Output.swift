@@ -3,9 +3,15 @@ import Glibc
 import Logging
 import Platform
 
-/// Prints one line on stdout at once, also when stdout is a file or a pipe that somebody watches.
+/// Prints one line on stdout at once, also when stdout is a file or a pipe that somebody watches. A command whose line
+/// cannot be written fails in the end.
 func printLine(_ line: String) {
     _ = writeStandardOutput(Array("\(line)\n".utf8))
+}
+
+/// The same for what a service says while it runs: a full disk is no reason for it to fail.
+func announce(_ line: String) {
+    _ = writeStandardOutput(Array("\(line)\n".utf8), isResult: false)
 }
 
 extension HostReport {

@@ -127,6 +127,42 @@ import Testing
         await journey.stop()
     }
 
+    /// The server has not noticed that the connection is gone, and still has its port: no reason to give up.
+    @Test func aRemotePortComesBackOnceTheServerHasLetItGo() async throws {
+        let journey = try await Journey()
+        let backend = try EchoServer()
+        let way = try ChildProcess(
+            TestTools.python,
+            [
+                "-u", TestTools.repository + "/Tests/Peers/network/forgetful.py", "127.0.0.1:\(journey.sshd.port)",
+            ],
+            keepsInputOpen: true
+        )
+        let port = try await way.standardOutput.line("the port of the way") { !$0.isEmpty }
+        let (far, near) = (FreePort.next(), FreePort.next())
+        let connect = try journey.start(
+            [
+                "connect", "\(OpenSSHServer.user)@127.0.0.1:\(port)",
+                "-R", "\(far):localhost:\(backend.port)", "-L", "\(near):localhost:\(backend.port)",
+                "-o", "StrictHostKeyChecking=accept-new",
+            ] + journey.sshOptions
+        )
+        _ = try await connect.standardOutput.line(containing: "listening localhost:\(far)")
+        try await exchange(far, seed: 1)
+        try way.write(Array("cut\n".utf8))
+        _ = try await connect.standardError.line(containing: "the port is in use there")
+        // What else it does goes on.
+        try await exchange(near, seed: 2)
+        try way.write(Array("release\n".utf8))
+        try await eventually("the far side listens again") {
+            connect.standardOutput.text.components(separatedBy: "listening localhost:\(far)").count == 3
+        }
+        try await exchange(far, seed: 3)
+        await connect.stop()
+        await way.stop()
+        await journey.stop()
+    }
+
     @Test func whatCannotBeIsSaid() async throws {
         let journey = try await Journey(sshd: try await OpenSSHServer(configuration: ["AllowTcpForwarding local"]))
         let refused = try await journey.run(
@@ -134,6 +170,17 @@ import Testing
         )
         #expect(refused.status == .exited(5), "\(refused.standardError)")
         #expect(refused.standardError.contains("AllowTcpForwarding"))
+
+        // What else was asked for is there.
+        let backend = try EchoServer()
+        let near = FreePort.next()
+        let both = try journey.start(
+            ["connect", journey.destination, "-R", "0:localhost:1", "-L", "\(near):localhost:\(backend.port)"]
+                + journey.sshOptions
+        )
+        _ = try await both.standardError.line(containing: "AllowTcpForwarding")
+        try await exchange(near, seed: 9)
+        await both.stop()
 
         let port = FreePort.next()
         let nowhere = try await journey.run(

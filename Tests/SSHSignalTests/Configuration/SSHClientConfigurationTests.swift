@@ -35,7 +35,12 @@ struct Home {
         #expect(result.hostName == "host")
         #expect(result.port == 22)
         #expect(result.user == "me")
-        #expect(result.identityFiles == ["id_ed25519", "id_ecdsa", "id_rsa"].map { home.directory.path(".ssh/\($0)") })
+        #expect(
+            result.identityFiles
+                == ["id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk"].map {
+                    home.directory.path(".ssh/\($0)")
+                }
+        )
         #expect(!result.identityFilesAreExplicit)
         #expect(!result.identitiesOnly)
         #expect(
@@ -172,7 +177,7 @@ struct Home {
         ("Match host", "no value"), ("Match all host x", "alone"), ("Host", "no pattern"), ("Include", "no file"),
         ("IdentityFile %q", "%q"), ("IdentityFile ${NOPE}/x", "NOPE"), ("IdentityFile x%", "lone '%'"), ("= x", "'='"),
         ("HostName bad name", "one value"), ("HostName -x", "not allowed"), ("ProxyJump a,,b", "ProxyJump"),
-        ("IdentityFile ~other/key", "another user"), ("ConnectTimeout 99999999999", "time"),
+        ("Ciphers !a", "list of algorithms"), ("ProxyCommand", "no value"), ("ConnectTimeout 99999999999", "time"),
     ])
     func mistakesNameFileAndLine(line: String, reason: String) throws {
         let home = try Home(config: "# comment\n\(line)\n")
@@ -205,15 +210,150 @@ struct Home {
                     ProxyCommand nc %h %p
                 Host dev
                     ProxyCommand nc %h %p
-                Match exec "false"
+                Match sessiontype shell
                     Port 9
                 """
         )
         let result = try home.resolve("dev")
         #expect(result.port == 22)
-        #expect(result.notes.map(\.keyword) == ["SendEnv", "ProxyCommand", "Match exec"])
+        #expect(result.notes.map(\.keyword) == ["SendEnv", "ProxyCommand", "Match sessiontype"])
         #expect(result.notes.map(\.changesConnection) == [false, true, true])
         #expect(result.notes.map(\.line) == [1, 5, 6])
+    }
+
+    /// The first of them counts, `none` too; but a command may follow no jump hosts.
+    @Test func aJumpHostAndACommandAreOneChoice() throws {
+        let home = try Home(
+            config: """
+                Host direct
+                    ProxyCommand none
+                Host jump
+                    ProxyJump gate
+                Host nowhere
+                    ProxyJump none
+                Host *
+                    ProxyJump other
+                    ProxyCommand nc %h %p
+                """
+        )
+        #expect(try home.resolve("direct").proxyJump.isEmpty)
+        #expect(try home.resolve("direct").limits.isEmpty)
+        #expect(try home.resolve("jump").proxyJump == [Destination(host: "gate")])
+        #expect(try home.resolve("jump").limits.isEmpty)
+        #expect(try home.resolve("nowhere").proxyJump.isEmpty)
+        #expect(try home.resolve("nowhere").limits.map(\.kind) == [.proxyCommand])
+        #expect(try home.resolve("x").proxyJump == [Destination(host: "other")])
+    }
+
+    @Test func theFinalPassSeesTheNameThatIsDialled() throws {
+        let home = try Home(
+            config: """
+                Host short
+                    HostName Long.Example
+                Match final host long.example
+                    User ann
+                Host long.example
+                    Port 7
+                Match canonical originalhost short
+                    HostKeyAlias both
+                """
+        )
+        let result = try home.resolve("short")
+        #expect((result.hostName, result.user, result.port) == ("long.example", "ann", 7))
+        #expect(result.hostKeyAlias == "both")
+        #expect(result.limits.isEmpty)
+    }
+
+    @Test func commandsAndNetworks() throws {
+        let elsewhere = TemporaryDirectory()
+        let home = try Home(
+            config: """
+                Host a
+                    HostName b
+                    Port 7
+                    User ann
+                Match exec "test %h-%n-%p-%r-%u-%% = b-a-7-ann-me-%%"
+                    HostKeyAlias one
+                Match !exec=true
+                    HostKeyAlias two
+                Match host other exec "touch \(elsewhere.path("ran"))"
+                    HostKeyAlias three
+                Match localnetwork 127.0.0.0/8,203.0.113.0/24
+                    BatchMode yes
+                Match localnetwork 203.0.113.0/24
+                    ConnectTimeout 3
+                """
+        )
+        let result = try home.resolve("a")
+        #expect(result.hostKeyAlias == "one")
+        #expect(try home.resolve("b").hostKeyAlias == nil)
+        #expect(result.authentication.isBatch)
+        #expect(result.connectTimeout == nil)
+        #expect(result.limits.isEmpty)
+        #expect(!FileManager.default.fileExists(atPath: elsewhere.path("ran")))
+    }
+
+    @Test func tags() throws {
+        let home = try Home(
+            config: "Host a\n Tag blue\nMatch tagged=blue,green\n Port 7\nMatch !tagged=blue\n Port 8\n"
+        )
+        #expect(try home.resolve("a").port == 7)
+        #expect(try home.resolve("b").port == 8)
+    }
+
+    @Test(arguments: [
+        ("IdentityFile ~other/key", "IdentityFile ~other/key"), ("Include ~other/config", "Include ~other/config"),
+        ("CheckHostIP yes", "CheckHostIP"), ("VerifyHostKeyDNS ask", "VerifyHostKeyDNS"),
+        ("RekeyLimit 1G 1h", "RekeyLimit"), ("Match command x\nPort 9", "Match command"),
+    ])
+    func whatIsLeftToSSH(line: String, reason: String) throws {
+        let home = try Home(config: "Host x\n\(line)\nHost dev\n\(line)\n")
+        let result = try home.resolve("dev")
+        #expect(!result.limits.isEmpty && result.limits.allSatisfy(\.isDecisive))
+        #expect(result.limits.first?.reason.contains("\(reason) is for ssh alone") == true, "\(result.limits)")
+    }
+
+    @Test func whatIsSwitchedOffFirstStaysOff() throws {
+        let lines = ["CheckHostIP no", "RekeyLimit default none", "PKCS11Provider none", "KnownHostsCommand none"]
+        let later = ["CheckHostIP yes", "RekeyLimit 1G", "PKCS11Provider /lib/x.so", "KnownHostsCommand /bin/x"]
+        let home = try Home(
+            config: "Host a\n\(lines.joined(separator: "\n"))\nHost *\n\(later.joined(separator: "\n"))\n"
+        )
+        #expect(try home.resolve("a").limits.isEmpty)
+        #expect(try home.resolve("b").limits.count == 4)
+    }
+
+    @Test func includedFilesThatOthersCanWriteAreRefused() throws {
+        let home = try Home(config: "Include inner\n")
+        try home.directory.write(".ssh/inner", "Port 9\n", permissions: 0o600)
+        #expect(try home.resolve("a").port == 9)
+        chmod(home.directory.path(".ssh/inner"), 0o666)
+        #expect(throws: SSHConfigurationError.self) { try home.resolve("a") }
+    }
+
+    @Test func aDirectoryThatIsIncludedHasNoLines() throws {
+        let home = try Home(config: "Include conf.d/*\nPort ssh\n")
+        try home.directory.makeDirectory(".ssh/conf.d/old", permissions: 0o700)
+        try home.directory.write(".ssh/conf.d/z", "User ann\n", permissions: 0o600)
+        let result = try home.resolve("a")
+        #expect((result.user, result.port) == ("ann", 22))
+    }
+
+    @Test func aKeyOfTheCommandLineThatIsNotThereNamesNothing() throws {
+        let home = try Home(config: "")
+        let usual = try home.directory.write(".ssh/id_ed25519", "", permissions: 0o600)
+        let missing = SSHArguments(identityFiles: ["/missing"])
+        #expect(try home.resolve("a", missing).identityFiles == ["/missing", usual])
+        #expect(try home.resolve("a", SSHArguments(options: ["IdentityFile=/missing"])).identityFiles == ["/missing"])
+    }
+
+    @Test func tokensOfThisMachine() throws {
+        let home = try Home(config: "IdentityFile /k/%l-%L-%j\nCertificateFile /c/%C\nProxyJump gate\n")
+        let name = ProcessInfo.processInfo.hostName
+        let result = try home.resolve("dev")
+        let short = name.prefix { $0 != "." }
+        #expect(result.identityFiles == ["/k/\(name)-\(short)-gate"])
+        #expect(result.certificateFiles.first?.wholeMatch(of: /\/c\/[0-9a-f]{40}/) != nil)
     }
 
     @Test func namedFileMustExistAndNoneReadsNothing() throws {
@@ -238,6 +378,38 @@ struct Home {
 
 /// The same files through `ssh -G`: OpenSSH itself says what they mean.
 @Suite struct SSHConfigurationOracleTests {
+    /// `ssh -v` names the files that it makes of the tokens.
+    @Test func tokens() async throws {
+        var home = try Home(
+            config: """
+                HostName Real.%h
+                Port 2200
+                User ada
+                ProxyCommand false
+                IdentityFile /k/%%-%C-%h-%i-%k-%L-%l-%n-%p-%r-%u
+                IdentityFile "/k/${FIELD}/%n"
+                CertificateFile ${FIELD}/c
+                """
+        )
+        home.account.user = NSUserName()
+        home.account.environment["FIELD"] = "/field"
+        let file = home.directory.path(".ssh/config")
+        for more in ["", "HostKeyAlias Alias"] {
+            try home.directory.write(
+                ".ssh/config",
+                home.directory.read(".ssh/config") + "\n\(more)\n",
+                permissions: 0o600
+            )
+            let ssh = try await ChildProcess.run("ssh", ["-v", "-F", file, "Dev"], environment: ["FIELD": "/field"])
+            let files = ssh.standardError.split(whereSeparator: \.isNewline).compactMap { line -> String? in
+                guard let range = line.firstRange(of: " file /") else { return nil }
+                return "/" + line[range.upperBound...].prefix { $0 != " " }
+            }
+            let result = try home.resolve("Dev")
+            #expect(result.identityFiles + result.certificateFiles == files, "\(ssh.standardError)")
+        }
+    }
+
     static let config = """
         # A file with every notation.
         Host=web   # comment
@@ -297,51 +469,7 @@ struct Home {
     func sameAsSSH(text: String) async throws {
         let home = try Home(config: Self.config)
         let file = home.directory.path(".ssh/config")
-        let output = try await ChildProcess.run("ssh", ["-G", "-F", file, text])
-        #expect(output.succeeded, "\(output.standardError)")
-        var oracle: [String: [String]] = [:]
-        for line in output.standardOutput.split(separator: "\n") {
-            let parts = line.split(separator: " ", maxSplits: 1).map(String.init)
-            oracle[parts[0], default: []].append(parts.count > 1 ? parts[1] : "")
-        }
-        let result = try home.resolve(text)
-        #expect([result.hostName.lowercased()] == oracle["hostname"])
-        #expect(["\(result.port)"] == oracle["port"])
-        #expect([result.user] == oracle["user"])
-        #expect([result.identitiesOnly ? "yes" : "no"] == oracle["identitiesonly"])
-        #expect(result.hostKeyAlias.map { [$0] } == oracle["hostkeyalias"])
-        #expect([result.globalKnownHostsFiles.joined(separator: " ")] == oracle["globalknownhostsfile"])
-        #expect([result.connectTimeout.map { "\($0.components.seconds)" } ?? "none"] == oracle["connecttimeout"])
-        #expect([result.hashKnownHosts ? "yes" : "no"] == oracle["hashknownhosts"])
-        let strict: [StrictHostKeyChecking: String] = [
-            .yes: "true", .no: "false", .acceptNew: "accept-new", .ask: "ask",
-        ]
-        #expect(strict[result.strictHostKeyChecking].map { [$0] } == oracle["stricthostkeychecking"])
-        #expect(["\(result.serverAliveInterval?.components.seconds ?? 0)"] == oracle["serveraliveinterval"])
-        #expect(["\(result.serverAliveCountMax)"] == oracle["serveralivecountmax"])
-        #expect([result.addressFamily.rawValue] == oracle["addressfamily"])
-        #expect(result.bindAddress.map { [$0] } == oracle["bindaddress"])
-        #expect((result.certificateFiles.isEmpty ? nil : result.certificateFiles) == oracle["certificatefile"])
-        if let agent = oracle["identityagent"] { #expect(result.agentSocket.map { [$0] } == agent) }
-        #expect([result.authentication.isBatch ? "yes" : "no"] == oracle["batchmode"])
-        #expect(["\(result.authentication.passwordPrompts)"] == oracle["numberofpasswordprompts"])
-        let switches = [
-            ("publickey", "pubkeyauthentication"), ("password", "passwordauthentication"),
-            ("keyboard-interactive", "kbdinteractiveauthentication"),
-        ]
-        for (method, keyword) in switches where oracle["preferredauthentications"] == nil {
-            #expect(
-                result.authentication.methods.contains(method) == !["no", "false"].contains(oracle[keyword]?.first),
-                "\(keyword)"
-            )
-        }
-        if result.identityFilesAreExplicit { #expect(result.identityFiles == oracle["identityfile"]) }
-        if text.hasPrefix("w") || text.hasPrefix("W") {
-            #expect([result.userKnownHostsFiles.joined(separator: " ")] == oracle["userknownhostsfile"])
-        }
-        #expect(
-            (result.proxyJump.isEmpty ? nil : [result.proxyJump.map(\.description).joined(separator: ",")])
-                == oracle["proxyjump"]
-        )
+        let oracle = try #require(try await SSHOracle(file, text))
+        oracle.compare(try home.resolve(text))
     }
 }

@@ -40,7 +40,7 @@ import Testing
                 hostKey: pin
             )
         )
-        return try HostKeyPolicy(configuration, warn: { _ in })
+        return HostKeyPolicy(configuration, warn: { _ in })
     }
 
     private func refusal(_ policy: HostKeyPolicy, _ key: HostKey) async -> HostKeyError? {

@@ -23,16 +23,16 @@ import Testing
     ) throws -> HostKeyPolicy {
         let arguments = SSHArguments(
             configurationFile: "none",
-            options: [
+            options: options + [
                 "StrictHostKeyChecking=\(mode.rawValue)", "UserKnownHostsFile=\(keys.directory.path("kh"))",
                 "GlobalKnownHostsFile=none",
-            ] + options
+            ]
         )
         let configuration = try SSHClientConfiguration(
             resolving: Destination(host: host, port: port),
             arguments: arguments
         )
-        return try HostKeyPolicy(configuration, ask: ask, warn: { log($0) })
+        return HostKeyPolicy(configuration, ask: ask, warn: { log($0) })
     }
 
     private func refusal(_ policy: HostKeyPolicy, _ key: HostKey) async -> HostKeyError? {
@@ -90,6 +90,66 @@ import Testing
         #expect(log.lines.withLock { $0.count } == 1)
         // The next connection finds it.
         try await policy(.yes).check(a)
+    }
+
+    /// As with `ssh`: the key is good for this login, recorded or not.
+    @Test(arguments: [StrictHostKeyChecking.acceptNew, .no, .ask])
+    func whatCannotBeRecordedIsAccepted(mode: StrictHostKeyChecking) async throws {
+        let a = try await keys.make("a")
+        try keys.directory.write("file", "")
+        for place in ["/dev/null", "/dev/full", keys.directory.path("file/known_hosts"), keys.directory.path] {
+            let log = Log()
+            let policy = try policy(mode, options: ["UserKnownHostsFile=\(place)"], ask: { _ in true }, log: log)
+            try await policy.check(a)
+            let said = log.lines.withLock { $0.last } ?? ""
+            #expect(said.contains(place == "/dev/null" ? "recorded" : "for this login only"), "\(place): \(said)")
+        }
+        let nowhere = Log()
+        try await policy(mode, options: ["UserKnownHostsFile=none"], ask: { _ in true }, log: nowhere).check(a)
+        #expect(nowhere.lines.withLock { !$0.contains { $0.contains("recorded") } })
+    }
+
+    /// A login may make several sessions, and only the first can ask.
+    @Test func aLoginAsksOnceForAKeyThatCannotBeRecorded() async throws {
+        let (a, b) = (try await keys.make("a"), try await keys.make("b"))
+        let policy = try policy(.ask, options: ["UserKnownHostsFile=/dev/null"], ask: { _ in true })
+        try await policy.check(a)
+        try await policy.withoutQuestions.check(a)
+        #expect(await refusal(policy.withoutQuestions, b)?.reason == .unknown)
+    }
+
+    @Test func theFirstOfSeveralFilesTakesTheKeyAndAllAreRead() async throws {
+        let (a, b) = (try await keys.make("a"), try await keys.make("b"))
+        let files = "UserKnownHostsFile=\(keys.directory.path("one")) \(keys.directory.path("two"))"
+        try keys.directory.write("two", "[dev7]:2222 \(a.line)\n")
+        try await policy(.yes, options: [files]).check(a)
+        #expect(await refusal(try policy(.acceptNew, options: [files]), b)?.reason == .changed)
+        try await policy(.acceptNew, host: "dev8", options: [files]).check(b)
+        #expect(try keys.directory.read("one") == "[dev8]:2222 \(b.line)\n")
+    }
+
+    @Test func aFileThatCannotBeReadSaysNothingAndIsNamed() async throws {
+        let a = try await keys.make("a")
+        try keys.directory.write("two", "[dev7]:2222 \(a.line)\n")
+        let files = "UserKnownHostsFile=\(keys.directory.path) \(keys.directory.path("two"))"
+        let log = Log()
+        try await policy(.yes, options: [files], log: log).check(a)
+        #expect(log.lines.withLock { $0.first?.hasPrefix("\(keys.directory.path): cannot be read") } == true)
+    }
+
+    @Test func localhostNeedNotProveAnything() async throws {
+        let (a, b) = (try await keys.make("a"), try await keys.make("b"))
+        let option = ["NoHostAuthenticationForLocalhost=yes"]
+        for host in ["localhost", "127.0.0.1", "::1"] {
+            try await policy(.yes, host: host, options: option).check(a)
+        }
+        try keys.directory.write("kh", "[localhost]:2222 \(b.line)\n@revoked * \(a.line)\n")
+        #expect(await refusal(try policy(.yes, host: "localhost", options: option), a)?.reason == .revoked)
+        for other in ["dev7", "10.0.0.1"] {
+            #expect(await refusal(try policy(.yes, host: other, options: option), b)?.reason == .unknown)
+        }
+        let alias = option + ["HostKeyAlias=dev9"]
+        #expect(await refusal(try policy(.yes, host: "localhost", options: alias), b)?.reason == .unknown)
     }
 
     @Test func noWarnsAndRecords() async throws {
