@@ -151,6 +151,13 @@ package struct DeviceDirectory: Sendable {
         try reading { () throws(LedgerError) in try ledger.devices() }
     }
 
+    /// Those that have shown this SSH host key, ordered by name.
+    ///
+    /// - Parameter fingerprint: `SHA256:…`.
+    package func devices(withHostKey fingerprint: String) throws(DeviceDirectoryError) -> [Device] {
+        try reading { () throws(LedgerError) in try ledger.devices(withHostKey: fingerprint) }
+    }
+
     /// Who is known by the keys of a machine, or by the identity that it has, under other names.
     package func machines(
         like machine: MetMachine,

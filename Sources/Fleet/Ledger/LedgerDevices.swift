@@ -82,6 +82,14 @@ extension Ledger {
         try devices(where: "destination = ?1 OR identity = ?1", [.text(text)])
     }
 
+    /// Those that have shown this SSH host key, of whatever algorithm.
+    package func devices(withHostKey fingerprint: String) throws(LedgerError) -> [LedgerDevice] {
+        try devices(
+            where: "host_key = ?1 OR name IN (SELECT device FROM host_keys WHERE fingerprint = ?1)",
+            [.text(fingerprint)]
+        )
+    }
+
     private func devices(where condition: String, _ values: [SQLiteValue]) throws(LedgerError) -> [LedgerDevice] {
         try read { (database) throws(LedgerError) in try devices(where: condition, values, in: database) }
     }

@@ -38,9 +38,7 @@ final class LiveStreams {
             }
         }
         // Where it came through was for opening it.
-        var request = request
-        request.hops = HopTrail()
-        entries[key] = Entry(relay: relay, request: request, path: opened.path, dialled: opened.dialled)
+        entries[key] = Entry(relay: relay, request: request.withoutHops, path: opened.path, dialled: opened.dialled)
         relay.start()
     }
 

@@ -56,6 +56,18 @@ package final class StreamRequest: Hashable, Sendable {
         )
     }
 
+    /// The same, for as long as the stream is open: the nodes that it has come through were for opening it.
+    package var withoutHops: StreamRequest {
+        if hops.elements.isEmpty { return self }
+        return StreamRequest(
+            source: source,
+            sourceIP: sourceIP,
+            transport: transport,
+            destination: destination,
+            now: now
+        )
+    }
+
     /// The same, for another destination.
     func to(_ destination: Authority) -> StreamRequest {
         StreamRequest(

@@ -413,7 +413,7 @@ private struct Connection: Sendable {
         for await failure in ends.stream {
             // The last bytes are on their way to standard output.
             for await number in written where number != 0 {
-                throw end.fail("standard output: \(String(cString: strerror(number)))")
+                throw end.fail("standard output: \(String(cString: strerror(number)))", .failed)
             }
             guard let failure else { return }
             throw self.failure("\(destination): \(failure.message)", .failed)
