@@ -231,15 +231,20 @@ public final class TestCertificates: Sendable {
     }
 
     private static func make(_ plan: Plan, in directory: String) throws {
-        let process = Process()
-        process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
         let tested = TestTools.python
         let python = FileManager.default.isExecutableFile(atPath: tested) ? tested : "python3"
         let json = try String(decoding: JSONEncoder().encode(plan), as: UTF8.self)
-        process.arguments = [python, "-W", "ignore", "-c", certificateMaker, directory, json]
-        try process.run()
-        process.waitUntilExit()
-        guard process.terminationStatus == 0 else {
+        // Not Foundation's Process: its end is noticed by a thread of the pool, all of which may wait for `shared`.
+        let variables = ProcessInfo.processInfo.environment.map { "\($0)=\($1)" }
+        let command = ["env", "-i"] + variables + [python, "-W", "ignore", "-c", certificateMaker, directory, json]
+        var arguments: [UnsafeMutablePointer<CChar>?] = command.map { strdup($0) }
+        arguments.append(nil)
+        defer { for argument in arguments { free(argument) } }
+        var (process, status) = (pid_t(), Int32(-1))
+        if posix_spawn(&process, "/usr/bin/env", nil, nil, &arguments, nil) == 0 {
+            while waitpid(process, &status, 0) < 0 && errno == EINTR {}
+        }
+        guard status == 0 else {
             throw TestCertificateError(message: "python3 with `cryptography` is needed to make test certificates")
         }
     }

@@ -72,6 +72,9 @@ import Testing
             #expect(try await machines.run(.near, driver + ["\(size)"]) == "ok\n")
         }
 
+        /// An exchange that goes on while something else is done.
+        func exchanging(_ size: Int) throws -> ChildProcess { try machines.start(.near, driver + ["\(size)"]) }
+
         /// A stream that goes on until somebody ends it.
         func conversation() async throws -> ChildProcess {
             let process = try machines.start(.near, driver + ["--forever"])
@@ -102,6 +105,25 @@ import Testing
         try await site.machines.dropNothing()
         try await site.says("→ h2: h2 is back and stable")
         try await site.exchange(400_000)
+        await site.stop()
+    }
+
+    /// TCP delivers what was sent, and whoever wants a stream meanwhile waits for the path, or for another one.
+    @Test(arguments: ["h2", "auto"]) func anOpenStreamOutlivesTwoSecondsOfLostNetwork(_ path: String) async throws {
+        let site = try await Site(path: path)
+        try await site.exchange(200_000)
+        let conversation = try await site.conversation()
+        try await site.machines.drop(site.hbone)
+        let other = try site.exchanging(1000)
+        // The length of the outage, longer than the 1.5 s after which its path was given up.
+        try await Task.sleep(for: .seconds(2.5))
+        try await site.machines.dropNothing()
+        _ = try await conversation.standardOutput.line(containing: "flowing again", within: .seconds(60))
+        let isOver = conversation.standardOutput.text.contains("cut")
+        #expect(!isOver)
+        let status = try await other.exit(within: .seconds(60))
+        #expect(status == .exited(0))
+        await conversation.stop()
         await site.stop()
     }
 

@@ -1,6 +1,7 @@
 """A client for echo servers: `exchange.py HOST:PORT SIZE` sends SIZE bytes, ends its side, reads to the end, and prints `ok` if they are the same.
 
-With `--forever` it sends and reads a line every 50 ms instead, prints `flowing` after the first, and `cut` or `ended` when that is over."""
+With `--forever` it sends and reads a line every 50 ms instead, prints `flowing` after the first, `flowing again` after one that took
+longer than a second, and `cut` or `ended` when that is over."""
 import hashlib
 import socket
 import sys
@@ -14,6 +15,7 @@ if sys.argv[2] == "--forever":
     first = True
     try:
         while True:
+            begin = time.monotonic()
             connection.sendall(b"still here\n")
             data = connection.recv(4096)
             if not data:
@@ -22,6 +24,8 @@ if sys.argv[2] == "--forever":
             if first:
                 print("flowing", flush=True)
                 first = False
+            elif time.monotonic() - begin > 1:
+                print("flowing again", flush=True)
             time.sleep(0.05)
     except OSError:
         print("cut", flush=True)
