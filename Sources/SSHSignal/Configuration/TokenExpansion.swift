@@ -107,4 +107,14 @@ extension LocalAccount {
         let name = path[..<slash].dropFirst()
         return name.isEmpty || name == user ? home + path[slash...] : nil
     }
+
+    /// Where passwd(5) has the home directory; nil where the account is not in the file.
+    var recordedHome: String? {
+        guard let contents = try? LocalFile.read("/etc/passwd") else { return nil }
+        for (_, line) in LocalFile.lines(of: contents) {
+            let fields = line.split(separator: ":", omittingEmptySubsequences: false)
+            if fields.count >= 6, UInt32(fields[2]) == userID { return String(fields[5]) }
+        }
+        return nil
+    }
 }

@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 import Streams
 
 /// The login with the user's own `ssh`, which reads the configuration itself.
@@ -13,7 +14,7 @@ extension SSHLogin {
     private func logInByOpenSSH(on loop: EventLoop) async throws(SSHError) -> SSHClient {
         var login = OpenSSHLogin(
             destination: configuration.destination,
-            arguments: arguments,
+            arguments: argumentsForSSH,
             pinnedHostKey: configuration.pinnedHostKey,
             isInteractive: prompts.hostKey != nil || prompts.passphrase != nil
                 || (prompts.authentication != nil && Self.hasTerminal),
@@ -46,6 +47,30 @@ extension SSHLogin {
             "HOST KEY MISMATCH for \(configuration.destination.host): none of its keys is \(pinned) (--host-key); nothing was sent. "
                 + "Compare the fingerprint with the host's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub there). \(said)"
         )
+    }
+
+    /// `ssh` does not look at `$HOME`: where that is another directory than the account's, it is told what was read
+    /// from there, so that it decides by the same files.
+    private var argumentsForSSH: SSHArguments {
+        let account = LocalAccount.current()
+        guard let home = account.recordedHome, home != account.home else { return arguments }
+        var arguments = arguments
+        if arguments.configurationFile == nil {
+            let files = [account.home + "/.ssh/config", "/etc/ssh/ssh_config"]
+            arguments.configurationFile = files.first { access($0, F_OK) == 0 } ?? "none"
+        }
+        func option(_ keyword: String, _ paths: [String]) -> String {
+            let quoted = paths.map { path in
+                let text = path.split(separator: "%", omittingEmptySubsequences: false).joined(separator: "%%")
+                return "\"\(text)\""
+            }
+            return "\(keyword)=\(quoted.joined(separator: " "))"
+        }
+        let known = configuration.userKnownHostsFiles
+        arguments.options.append(known.isEmpty ? "UserKnownHostsFile=none" : option("UserKnownHostsFile", known))
+        arguments.options += configuration.existingIdentityFiles.map { option("IdentityFile", [$0]) }
+        arguments.options += configuration.certificateFiles.map { option("CertificateFile", [$0]) }
+        return arguments
     }
 
     private static let hostKeyTypes = [

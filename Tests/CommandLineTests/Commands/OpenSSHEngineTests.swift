@@ -46,6 +46,31 @@ import Testing
         await hop.stop()
     }
 
+    /// `ssh` looks into the account's own home directory; what was read from `$HOME` holds all the same.
+    @Test func theHomeThatWasReadIsTheOneThatHolds() async throws {
+        let journey = try await Journey()
+        try journey.directory.write(
+            "home/.ssh/config",
+            """
+            Host device
+              HostName 127.0.0.1
+              Port \(journey.sshd.port)
+              User \(OpenSSHServer.user)
+              IdentityAgent none
+              RekeyLimit 1G 1h
+
+            """,
+            permissions: 0o600
+        )
+        let key = journey.directory.path("home/.ssh/id_ed25519")
+        try FileManager.default.copyItem(atPath: journey.sshd.userKey, toPath: key)
+        let output = try await journey.run(["exec", "device", "--", "echo in"])
+        #expect(output.succeeded, "\(output.standardError)")
+        #expect(output.standardOutput == "in\n")
+        #expect(output.standardError.contains("by way of "), "\(output.standardError)")
+        await journey.stop()
+    }
+
     /// By name, and recorded with the device.
     @Test func theEngineIsRememberedWithTheDevice() async throws {
         let journey = try await Journey()
