@@ -95,6 +95,7 @@ extension ConfigurationEvaluation {
         default:
             if try setAuthentication(name, line, at: place, active: active) { return }
             guard active else { return }
+            if name == "proxycommand", OwnProxyCommand.isThisProgram(line.arguments.joined(separator: " ")) { return }
             if let kind = Self.limitingKeywords[name], !Self.isOff(line) {
                 limit(kind, line.keyword, at: place)
             } else {
