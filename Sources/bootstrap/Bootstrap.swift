@@ -1,5 +1,6 @@
 import ArgumentParser
 import MeshIdentity
+import Platform
 import SSHSignal
 
 @main
@@ -34,6 +35,7 @@ extension Bootstrap {
     /// 64.
     static func main() async {
         OpenSSLLifetime.untilTheProcessIsGone()
+        ProcessMemory.isNotDumped()
         do {
             var command = try parseAsRoot()
             if var asynchronous = command as? any AsyncParsableCommand {
@@ -42,9 +44,12 @@ extension Bootstrap {
                 try command.run()
             }
         } catch {
-            guard exitCode(for: error) == .validationFailure else { exit(withError: error) }
-            printError(fullMessage(for: error))
-            exit(withError: ExitCode.usage)
+            let code = exitCode(for: error)
+            // Help and the version.
+            if code == .success { exit(withError: error) }
+            let message = fullMessage(for: error)
+            if !message.isEmpty { printError(message) }
+            exit(withError: code == .validationFailure ? .usage : code)
         }
     }
 }

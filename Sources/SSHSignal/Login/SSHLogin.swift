@@ -10,6 +10,8 @@ public struct SSHLogin: Sendable {
         public var passphrase: PassphrasePrompt?
         /// A password, or whatever else the server asks.
         public var authentication: AuthenticationPrompt?
+        /// A file with the destination's password, for an `ssh` that cannot ask ``authentication``.
+        package var passwordFile: String?
         /// What the user should know: a recorded host key, an option without effect.
         public var warn: @Sendable (String) -> Void
 
@@ -35,6 +37,7 @@ public struct SSHLogin: Sendable {
     struct Hop: Sendable {
         let configuration: SSHClientConfiguration
         var policy: HostKeyPolicy
+        let isDestination: Bool
     }
 
     /// The machine that is logged in to.
@@ -59,14 +62,15 @@ public struct SSHLogin: Sendable {
         for note in configurations.flatMap(\.notes) where note.changesConnection && !note.isForSSHOnly {
             if told.insert(note).inserted { prompts.warn("\(note)") }
         }
-        hops = try configurations.map { configuration throws(SSHConfigurationError) in
+        hops = try configurations.enumerated().map { index, configuration throws(SSHConfigurationError) in
             Hop(
                 configuration: configuration,
                 policy: try HostKeyPolicy(
                     configuration,
                     ask: configuration.authentication.isBatch ? nil : prompts.hostKey,
                     warn: prompts.warn
-                )
+                ),
+                isDestination: index == configurations.count - 1
             )
         }
         guard let last = configurations.last else {
