@@ -31,6 +31,7 @@ let package = Package(
     targets: [
         // C libraries, each behind one Swift wrapper that owns its pointers.
         .systemLibrary(name: "CLinux"),
+        .systemLibrary(name: "CCAres", pkgConfig: "libcares", providers: [.apt(["libc-ares-dev"])]),
         .systemLibrary(name: "COpenSSL", pkgConfig: "libssl", providers: [.apt(["libssl-dev"])]),
         .systemLibrary(name: "CNGHTTP2", pkgConfig: "libnghttp2", providers: [.apt(["libnghttp2-dev"])]),
         .systemLibrary(name: "CLibSSH2", pkgConfig: "libssh2", providers: [.apt(["libssh2-1-dev"])]),
@@ -41,7 +42,7 @@ let package = Package(
         // Imports point down only: Platform ← {Streams, YAML} ← MeshIdentity ← {H2Transport, SSHSignal} ← MeshPaths ←
         // MeshNode ← bootstrap.
         .target(name: "Platform", dependencies: ["CLinux"], swiftSettings: settings),
-        .target(name: "Streams", dependencies: ["Platform", "CLinux"], swiftSettings: settings),
+        .target(name: "Streams", dependencies: ["Platform", "CLinux", "CCAres"], swiftSettings: settings),
         // The reader of configuration and inventory files.
         .target(name: "YAML", dependencies: ["Platform", "CLibYAML"], swiftSettings: settings),
         .target(name: "MeshIdentity", dependencies: ["Platform", "COpenSSL"], swiftSettings: settings),

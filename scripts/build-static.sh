@@ -11,6 +11,10 @@ output=${1:?usage: scripts/build-static.sh OUTPUT}
 limit=$((25 * 1000 * 1000))
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
+mkdir -p .build-static
+map=$PWD/.build-static/bootstrap.map names=$PWD/.build-static/static-names.o
+# The C library's name service is not part of it (the file says why); libraries that mention it find this instead.
+clang -c -Os -Wall -Werror -o "$names" scripts/static-names.c
 
 options=(
     -c release --product bootstrap --scratch-path .build-static
@@ -19,21 +23,31 @@ options=(
     # GNU ld: the only one that can drop a section of one archive and keep it of another (scripts/static.ld).
     -Xswiftc -use-ld=bfd -Xlinker -T -Xlinker "$PWD/scripts/static.ld"
     -Xlinker --gc-sections -Xlinker -s
+    -Xlinker "$names" -Xlinker -Map="$map"
     # libssh2.a's compression; its .pc file tells only `pkg-config --static`, which the package manager does not ask.
     -Xlinker -lz
     # libsqlite3.a's SQL functions of mathematics.
     -Xlinker -lm
 )
-# A changed linker script alone would not link anew.
-if [ scripts/static.ld -nt .build-static/release/bootstrap ]; then rm -f .build-static/release/bootstrap; fi
+# Linked anew each time: the linker's warnings are part of the result.
+rm -f .build-static/release/bootstrap
 
 if ! swift build "${options[@]}" >"$log" 2>&1; then
     cat "$log"
     exit 1
 fi
-# glibc warns that name service modules, and SQLite's extensions (which nobody loads), are looked for at run time
-# (docs/dependencies.md); the rest is shown.
-grep -E '(warning|error):' "$log" | grep -vE "statically linked applications requires|mktemp' is dangerous" || true
+# glibc warns of dlopen too, which is not reached: SQLite's extensions, which nobody loads, and the like
+# (docs/dependencies.md). What it says of names and accounts is an error; the rest is shown.
+warnings=$(grep -E '(warning|error):' "$log" | grep -vE "Using 'dlopen' in statically linked|mktemp' is dangerous" || true)
+[ -z "$warnings" ] || printf '%s\n' "$warnings"
+if grep -q 'in statically linked applications' <<<"$warnings"; then
+    echo "error: it asks the C library's name service, which crashes in a static program: see scripts/static-names.c" >&2
+    exit 1
+fi
+if grep -E '^[^ ].*libc\.a\((nss_|getaddrinfo|getnameinfo|gethst|getpw|getgr(gid|nam|ent|ouplist)|getsrv|getserv)[a-z_]*\.o\)$' "$map"; then
+    echo "error: members of libc.a that belong to the name service are linked (above; $map says for whom)" >&2
+    exit 1
+fi
 
 mkdir -p "$(dirname "$output")"
 cp .build-static/release/bootstrap "$output.new"

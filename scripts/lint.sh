@@ -51,19 +51,19 @@ not_above() {
     forbid "$module must not import $*: imports point down only (docs/architecture.md)" \
         "^[^/]*\bimport +(struct +|class +|enum +|func +)?($pattern)\b" --include='*.swift' "Sources/$module"
 }
-not_above Platform Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite
+not_above Platform Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite CCAres
 not_above Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite
-not_above YAML Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CSQLite
-not_above MeshIdentity H2Transport SSHSignal MeshNode CNGHTTP2 CLibSSH2 CLibYAML CSQLite
-not_above H2Transport SSHSignal MeshNode CLibSSH2 CLibYAML CSQLite
-not_above SSHSignal Fleet H2Transport MeshNode CNGHTTP2 CLibYAML CSQLite
-not_above Fleet Agent MeshNode CLibSSH2 CNGHTTP2 COpenSSL CLibYAML
-not_above Agent Fleet H2Transport MeshNode CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CSQLite
-not_above MeshPolicy H2Transport SSHSignal Agent MeshPaths MeshNode YAML Glibc CLinux COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite
-not_above MeshPaths Agent MeshNode YAML COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite
+not_above YAML Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CSQLite CCAres
+not_above MeshIdentity H2Transport SSHSignal MeshNode CNGHTTP2 CLibSSH2 CLibYAML CSQLite CCAres
+not_above H2Transport SSHSignal MeshNode CLibSSH2 CLibYAML CSQLite CCAres
+not_above SSHSignal Fleet H2Transport MeshNode CNGHTTP2 CLibYAML CSQLite CCAres
+not_above Fleet Agent MeshNode CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CCAres
+not_above Agent Fleet H2Transport MeshNode CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CSQLite CCAres
+not_above MeshPolicy H2Transport SSHSignal Agent MeshPaths MeshNode YAML Glibc CLinux COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite CCAres
+not_above MeshPaths Agent MeshNode YAML COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite CCAres
 for module in Streams YAML MeshIdentity H2Transport SSHSignal Agent; do not_above "$module" MeshPolicy MeshPaths; done
-not_above MeshNode CLibSSH2 CNGHTTP2 CSQLite CLibYAML
-not_above bootstrap CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CSQLite
+not_above MeshNode CLibSSH2 CNGHTTP2 CSQLite CLibYAML CCAres
+not_above bootstrap CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CSQLite CCAres
 
 # The folders inside a module point one way, too.
 found=$(python3 scripts/check-rooms.py 2>&1) || fail "a folder must not know those above or beside it (scripts/rooms.txt)"$'\n'"$found"

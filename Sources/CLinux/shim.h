@@ -129,6 +129,8 @@ static inline pid_t clinux_spawn(const struct clinux_program *program) {
     errno = number;
     return child;
 }
+// No core dump of this process, and no debugger of the same user: 0 or -1 (prctl(2), PR_SET_DUMPABLE).
+static inline int clinux_hide_memory(void) { return prctl(4, 0UL, 0UL, 0UL, 0UL); }
 // A descriptor that becomes readable when the child ends (pidfd_open(2), Linux 5.3); close-on-exec. -1 with errno before that.
 static inline int clinux_pidfd_open(pid_t process) { return (int)syscall(434, process, 0U); }
 // Close-on-exec from the start, so that a child that another thread starts meanwhile does not inherit them.

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Glibc
 import MeshIdentity
+import Platform
 import SSHSignal
 
 @main
@@ -37,6 +38,7 @@ extension Bootstrap {
         openStandardDescriptors()
         OpenSSLLifetime.untilTheProcessIsGone()
         if let reason = missingDescriptors() { exit(withError: fail(reason)) }
+        ProcessMemory.isNotDumped()
         do {
             var command = try parseAsRoot()
             if var asynchronous = command as? any AsyncParsableCommand {
@@ -54,9 +56,9 @@ extension Bootstrap {
             exit()
         } catch {
             if isInterrupted { exit(withError: ExitCode.interrupted) }
+            // What `fail` throws was said.
+            guard !(error is ExitCode) else { exit(withError: error) }
             let code = exitCode(for: error)
-            // What `fail` throws was said, and help is no error.
-            guard !code.isSuccess, !(error is ExitCode) else { exit(withError: error) }
             let (message, prefix) = (fullMessage(for: error), "Error: ")
             printError(message.hasPrefix(prefix) ? "error: \(message.dropFirst(prefix.count))" : message)
             exit(withError: code == .validationFailure ? ExitCode.usage : code)

@@ -75,6 +75,17 @@ struct BusyboxMachine {
         return UInt32(status.st_mode) & 0o777
     }
 
+    /// What is run may name a password; everybody on the device can read the arguments of its processes.
+    @Test func whatIsRunAfterwardsIsNoArgument() async throws {
+        let script = AgentlessScript.after(
+            "tr '\\0' ' ' </proc/$$/cmdline; echo \"in $BOOTSTRAP_CREDENTIALS\" >&2; exit 7",
+            directory: "/etc/a b"
+        )
+        let output = try await ChildProcess.run("sh", ["-s"], input: Array(script.utf8))
+        #expect(output.status == .exited(7))
+        #expect(output.standardOutput == "sh -s in /etc/a b\n", "\(output)")
+    }
+
     @Test func busyboxWithOpenSSLMakesItsOwnKey() async throws {
         let machine = try await BusyboxMachine(openssl: true)
         let directory = machine.root.path("etc/mesh")

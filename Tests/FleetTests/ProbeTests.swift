@@ -58,6 +58,24 @@ import Testing
         )
     }
 
+    /// As sshd's StrictModes: what root runs is not where others can put something else into its place.
+    @Test(.enabled(if: getuid() == 0), arguments: FarShell.allCases)
+    func rootInstallsNothingWhereOthersCanWrite(kind: FarShell) async throws {
+        for name in ["open/own", "group/own", "theirs/own", "sticky/own", "fine"] { try home.makeDirectory(name) }
+        chmod(home.path("open"), 0o757)
+        chmod(home.path("group"), 0o775)
+        chown(home.path("theirs"), 4711, 0)
+        chmod(home.path("sticky"), 0o1777)
+        let facts = try await probe(
+            kind,
+            bases: ["open/own", "open", "group/own/not/there", "theirs/own", "sticky/own", "fine"].map(home.path)
+        )
+        #expect(facts.bases.map(\.isWritable) == [false, false, false, false, true, true])
+        for (base, place) in zip(facts.bases, ["open", "open", "group", "theirs"]) {
+            #expect(base.reason.contains("others than root can write into \(home.path(place)) "), "\(base.reason)")
+        }
+    }
+
     /// The operator is gone while the probe's file is there (its output has no reader any more), and another one was
     /// killed before: neither file is there at the end. (BusyBox has a chmod of its own, which no stand-in can hold
     /// up.)

@@ -67,6 +67,64 @@ struct PasswordAuthenticationTests {
         await server.stop()
     }
 
+    /// An `ssh` that logs in has the password of the file, too, and sends it once.
+    @Test(arguments: ["PasswordAuthentication yes", "KbdInteractiveAuthentication yes"], [true, false])
+    func aPasswordFileByWayOfSSH(line: String, isRight: Bool) async throws {
+        let server = try await server([line])
+        let directory = TemporaryDirectory()
+        let hosts = try directory.write(
+            "known_hosts",
+            "[127.0.0.1]:\(server.port) " + server.directory.read("host_ed25519.pub")
+        )
+        var prompts = SSHLogin.Prompts(warn: { _ in })
+        prompts.passwordFile = try directory.write(
+            "pass word",
+            isRight ? "\(Self.password)\nmore\n" : "wrong",
+            permissions: 0o600
+        )
+        let login = try SSHLogin(
+            to: Destination(user: OpenSSHServer.user, host: "127.0.0.1", port: server.port),
+            arguments: SSHArguments(
+                configurationFile: "none",
+                options: [
+                    "UserKnownHostsFile=\(hosts)", "GlobalKnownHostsFile=none", "IdentityAgent=none",
+                    "PubkeyAuthentication=no",
+                ],
+                engine: .openSSH
+            ),
+            prompts: prompts
+        )
+        do {
+            let client = try await login.connect(on: testLoops.next())
+            #expect(isRight)
+            #expect(try await client.run("echo in").text == "in\n")
+            await client.close()
+        } catch {
+            #expect(!isRight, "\(error)")
+            #expect(error.code == .authenticationRefused, "\(error)")
+            #expect(server.log.split(separator: "\n").filter { $0.contains("Failed ") }.count <= 1)
+        }
+        await server.stop()
+    }
+
+    @Test func aJumpHostIsNotAnsweredFromTheFile() async throws {
+        let directory = TemporaryDirectory()
+        let file = try directory.write("password", "secret\n", permissions: 0o600)
+        for (isDirect, question, isAnswered) in [
+            (true, "me@last's password: ", true), (false, "me@last's password: ", true),
+            (false, "(me@last) Password: ", true), (true, "Password: ", true), (false, "Password: ", false),
+            (true, "me@jump's password: ", false), (false, "(me@jump) Password: ", false),
+            (true, "Enter passphrase for key '/k': ", false), (true, "(me@last) One-time code: ", false),
+        ] {
+            let script = AskpassScript(file: file, user: "me", host: "last", isDirect: isDirect).text
+            let path = try directory.write("askpass", script, permissions: 0o700)
+            // Without a terminal.
+            let output = try await ChildProcess.run("setsid", ["--wait", path, question])
+            #expect(output.standardOutput == (isAnswered ? "secret\n" : ""), "\(question) \(output)")
+            #expect(output.succeeded == isAnswered)
+        }
+    }
+
     @Test func aWrongPasswordIsAskedForThreeTimes() async throws {
         let server = try await server(["PasswordAuthentication yes"])
         let patient = Person("wrong", "wrong", Self.password)

@@ -50,6 +50,32 @@ import Testing
         """
     }
 
+    /// Whoever answers for the destination (a password file) can tell its questions from those of a jump host.
+    @Test func aJumpHostAsksAsOne() async throws {
+        let file = try directory.write("config", "Host last\n  ProxyJump one,two\n", permissions: 0o600)
+        let asked = Lock<[Bool]>([])
+        let login = try SSHLogin(
+            to: Destination(parsing: "me@last"),
+            arguments: SSHArguments(configurationFile: file),
+            prompts: SSHLogin.Prompts(
+                authentication: { question in
+                    asked.withLock { $0.append(question.isFromDestination) }
+                    return nil
+                },
+                warn: { _ in }
+            )
+        )
+        let question = AuthenticationQuestion(
+            method: "password",
+            destination: "me@one",
+            text: "password: ",
+            isSecret: true,
+            attempt: 1
+        )
+        for session in login.sessions { _ = await session.authenticationPrompt?(question) }
+        #expect(asked.withLock { $0 } == [false, false, true])
+    }
+
     @Test func threeJumpHosts() async throws {
         let (one, two, three) = (try await OpenSSHServer(), try await OpenSSHServer(), try await OpenSSHServer())
         let last = try await OpenSSHServer()

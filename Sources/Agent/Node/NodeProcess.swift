@@ -2,6 +2,7 @@ import CLinux
 import Glibc
 import Platform
 import SSHSignal
+import Streams
 
 /// The `bootstrap node` of this machine: found by its process number file, started detached from whoever starts it.
 package struct NodeProcess {
@@ -61,26 +62,7 @@ package struct NodeProcess {
     package static func accepts(_ listener: String) -> Bool {
         guard let (bound, port) = NumericAddress.split(listener) else { return false }
         let address = ["0.0.0.0": "127.0.0.1", "::": "::1"][bound] ?? bound
-        var hints = addrinfo()
-        hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV
-        hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
-        var list: UnsafeMutablePointer<addrinfo>?
-        guard getaddrinfo(address, "\(port)", &hints, &list) == 0, let found = list else { return false }
-        defer { freeaddrinfo(list) }
-        let descriptor = socket(
-            found.pointee.ai_family,
-            Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue),
-            0
-        )
-        guard descriptor >= 0 else { return false }
-        defer { close(descriptor) }
-        if connect(descriptor, found.pointee.ai_addr, found.pointee.ai_addrlen) == 0 { return true }
-        guard errno == EINPROGRESS else { return false }
-        var waiting = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
-        guard poll(&waiting, 1, 1000) == 1 else { return false }
-        var failure: Int32 = 0
-        var length = socklen_t(MemoryLayout<Int32>.size)
-        return getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &failure, &length) == 0 && failure == 0
+        return (try? SocketAddress(ip: address, port: port))?.accepts(within: .seconds(1)) ?? false
     }
 
     /// Starts it in a session of its own, with no file of ours open, and waits for its `ready hbone` line. It takes the

@@ -94,7 +94,9 @@ enum AgentlessScript {
         """
         PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         export BOOTSTRAP_CREDENTIALS=\(ShellScript.quote(directory))
-        exec sh -c \(ShellScript.quote(command)) 2>&1
+        exec 2>&1
+        # Not as an argument of a shell of its own: everybody there can read those.
+        eval \(ShellScript.quote(command))
         """
     }
 

@@ -130,7 +130,7 @@ package struct InstallationPlan: Hashable, Sendable {
     }
 
     private static func megabytes(_ kilobytes: UInt64) -> String {
-        let tenths = kilobytes * 10 / 1024
+        let tenths = kilobytes / 1024 * 10 + kilobytes % 1024 * 10 / 1024
         return "\(tenths / 10).\(tenths % 10) MiB"
     }
 }

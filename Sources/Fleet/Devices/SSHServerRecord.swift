@@ -1,3 +1,6 @@
+import MeshIdentity
+import Platform
+
 /// What `enroll` has set up in a device's sshd: enough to renew it and to take it away. No secret is in it.
 package struct SSHServerRecord: Hashable, Sendable, Codable {
     /// sshd_config, absolute.
@@ -26,6 +29,11 @@ package struct SSHServerRecord: Hashable, Sendable, Codable {
         package var notAfter: Int64
         /// Whether the device has proven to have the key: the key exchange of the session that asked for it used it.
         package var isProven: Bool
+
+        /// What was asked for, in seconds: its beginning is some minutes before it was signed.
+        package var lifetime: Int64 {
+            notAfter.subtractingSaturating(notBefore).subtractingSaturating(SSHCertificateAuthority.backdating)
+        }
     }
 
     /// When the first of the certificates ends, in seconds since 1970; nil: there is none.
@@ -35,6 +43,8 @@ package struct SSHServerRecord: Hashable, Sendable, Codable {
     ///
     /// - Parameter now: seconds since 1970.
     package func isDue(at now: Int64) -> Bool {
-        hostCertificates.contains { now >= $0.notBefore + ($0.notAfter - $0.notBefore) / 2 }
+        hostCertificates.contains {
+            now >= $0.notBefore.addingSaturating($0.notAfter.subtractingSaturating($0.notBefore) / 2)
+        }
     }
 }

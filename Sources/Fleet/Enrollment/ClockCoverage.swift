@@ -1,4 +1,5 @@
 import MeshIdentity
+import Platform
 import SSHSignal
 
 extension IssuanceOptions {

@@ -26,11 +26,11 @@ package struct PasswordFile: Sendable {
         self.path = path
     }
 
-    /// Answers the question for the password, once for each connection: the same wrong password is not sent twice.
-    /// Other questions (a one-time code) go to `other`.
+    /// Answers the destination's question for the password, once for each connection: the same wrong password is not
+    /// sent twice. Other questions (a one-time code, those of a jump host) go to `other`.
     package func prompt(else other: AuthenticationPrompt?) -> AuthenticationPrompt {
         { question in
-            if question.isForPassword {
+            if question.isForPassword, question.isFromDestination {
                 guard question.attempt == 1 else { return nil }
                 return password.withBytes { Array($0) }
             }

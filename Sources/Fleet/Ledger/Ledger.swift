@@ -24,7 +24,7 @@ package struct Ledger: Sendable {
         var host = [CChar](repeating: 0, count: 256)
         gethostname(&host, host.count - 1)
         let name = String(decoding: host.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
-        let user = getpwuid(getuid()).flatMap { $0.pointee.pw_name }.map { String(cString: $0) } ?? "\(getuid())"
+        let user = Account.current?.name ?? "\(getuid())"
         return "\(user)@\(name)"
     }
 

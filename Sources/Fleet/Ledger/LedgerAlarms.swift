@@ -144,7 +144,7 @@ extension Ledger {
             [.text(device.name), .text(shown.issuer), .text(shown.serial)]
         ) { $0.integer(0) }.first
         // Not one that a wrong clock has put into the future.
-        return last.map { $0 <= clock.seconds && clock.seconds - $0 < Self.alarmInterval } ?? false
+        return last.map { $0 <= clock.seconds && clock.seconds.subtractingSaturating($0) < Self.alarmInterval } ?? false
     }
 
     /// - Returns: what whoever asked is told.

@@ -194,8 +194,8 @@ extension Device {
         let share = serial.flatMap { UInt16($0.suffix(4), radix: 16) }.map { Double($0) / 65536 } ?? 0.5
         // The lifetime is what was asked for. An issuer that gives less must not have it due at once: it did not begin
         // before it was issued.
-        let begin = min(max(notAfter - lifetime, renewedAt ?? enrolledAt), notAfter)
-        return RenewalSchedule(notBefore: begin - 120, notAfter: notAfter, random: share)
+        let begin = min(max(notAfter.subtractingSaturating(lifetime), renewedAt ?? enrolledAt), notAfter)
+        return RenewalSchedule(notBefore: begin.subtractingSaturating(120), notAfter: notAfter, random: share)
     }
 }
 

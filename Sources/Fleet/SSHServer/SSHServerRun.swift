@@ -57,8 +57,7 @@ package struct SSHServerRun: Sendable {
         if let lifetime {
             options.lifetime = lifetime
         } else if let first = recorded.first {
-            // Its beginning is some minutes before it was signed.
-            options.lifetime = .seconds(first.notAfter - first.notBefore - SSHCertificateAuthority.backdating)
+            options.lifetime = .seconds(first.lifetime)
         }
         let setup = SSHServerSetup(options, authority: authority, report: report)
         var changed = device

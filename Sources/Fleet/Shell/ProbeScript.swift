@@ -72,6 +72,27 @@ enum ProbeScript {
               sum=$( { openssl dgst -sha256 -r "$1" || sha256sum "$1"; } 2>/dev/null )
               echo "${sum%% *}"
             }
+            # As sshd's StrictModes: says the first directory on the way to "$1" in which others than root may put something else into
+            # the place of what is below. A sticky one keeps what is root's.
+            foreign() {
+              rest=$(cd "$1" 2>/dev/null && pwd -P) || return
+              set -- /
+              d=; rest="${rest#/}"
+              while [ -n "$rest" ]; do
+                d="$d/${rest%%/*}"; set -- "$@" "$d"
+                case "$rest" in */*) rest="${rest#*/}";; *) rest=;; esac
+              done
+              # One program for all of them; another for each only where something is wrong.
+              ls -ldn "$@" 2>/dev/null | strict || for d in "$@"; do
+                ls -ldn "$d" 2>/dev/null | strict || { echo "$d"; return; }
+              done
+            }
+            strict() {
+              while read -r mode links owner more; do
+                [ "$owner" = 0 ] || return 1
+                case "$mode" in ?????-??-*|?????????[tT]*) ;; *) return 1;; esac
+              done
+            }
             n=0
             for base in \(candidates.joined(separator: " ")); do
               say "base.$n" "$base"
@@ -90,7 +111,11 @@ enum ProbeScript {
               done
               trap '' HUP PIPE
               f="$at/.bootstrap-probe.$$"
-              if why=$( { printf '#!/bin/sh\\necho ran\\n' >"$f" && chmod 700 "$f"; } 2>&1 ) && [ -s "$f" ]; then
+              others=
+              [ "$uid" = 0 ] && others=$(foreign "$at")
+              if [ -n "$others" ]; then
+                say "base.$n.why" "others than root can write into $others (ls -ld $others)"
+              elif why=$( { printf '#!/bin/sh\\necho ran\\n' >"$f" && chmod 700 "$f"; } 2>&1 ) && [ -s "$f" ]; then
                 say "base.$n.write" 1
                 why=$("$f" 2>&1)
                 if [ "$why" = ran ]; then say "base.$n.exec" 1; else say "base.$n.why" "$why"; fi

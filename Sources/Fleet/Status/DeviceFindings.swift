@@ -64,7 +64,7 @@ package struct DeviceFindings: Sendable {
     }
 
     private func check(_ certificate: Certificate, _ now: Int64, _ renew: String, _ add: (String) -> Void) {
-        let left = certificate.notAfter - now
+        let left = certificate.notAfter.subtractingSaturating(now)
         let lifetime = device.lifetime ?? IssuanceOptions.defaultLifetime.components.seconds
         if left <= 0 {
             add("its certificate ended \(describe(seconds: -left)) ago: \(renew)")
@@ -126,7 +126,7 @@ package struct DeviceFindings: Sendable {
 
     private func timeLeft(at now: Int64) -> String {
         guard let certificate = reading?.certificate else { return "-" }
-        let left = certificate.notAfter - now
+        let left = certificate.notAfter.subtractingSaturating(now)
         return left > 0 ? "\(describe(seconds: left)) left" : "ended \(describe(seconds: -left)) ago"
     }
 }

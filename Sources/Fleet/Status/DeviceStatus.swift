@@ -22,7 +22,7 @@ package struct DeviceStatus: Encodable {
     package init(_ record: Device, alarms: [LedgerAlarm] = [], at now: Int64) {
         device = record
         self.alarms = alarms
-        secondsLeft = record.notAfter - now
+        secondsLeft = record.notAfter.subtractingSaturating(now)
         let lifetime = record.lifetime ?? IssuanceOptions.defaultLifetime.components.seconds
         state =
             if record.revokedAt != nil {
@@ -94,7 +94,7 @@ package struct DeviceStatus: Encodable {
             )
         }
         for certificate in device.sshServer?.hostCertificates ?? [] {
-            let left = certificate.notAfter - now
+            let left = certificate.notAfter.subtractingSaturating(now)
             line(
                 "ssh host",
                 "\(certificate.algorithm) \(certificate.fingerprint) certified \(left > 0 ? "until" : "ENDED") "

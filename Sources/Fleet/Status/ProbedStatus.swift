@@ -1,4 +1,5 @@
 import MeshIdentity
+import Platform
 import SSHSignal
 
 /// The same for programs: what `status` says of a device, and `probe`.
@@ -57,7 +58,7 @@ package struct ProbedStatus: Encodable {
             probe.certificate = .init(
                 serial: certificate.serialNumber,
                 notAfter: certificate.notAfter,
-                secondsLeft: certificate.notAfter - now,
+                secondsLeft: certificate.notAfter.subtractingSaturating(now),
                 isRecorded: certificate.serialNumber == findings.device.serial
             )
         }

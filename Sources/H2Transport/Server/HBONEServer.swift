@@ -17,10 +17,10 @@ public final class HBONEServer {
     public struct Configuration: Hashable, Sendable {
         /// The settings of each connection.
         public var http2 = H2Configuration.defaults
-        /// Connections that are still in their TLS handshake; more are closed at once. Whoever has not proved an
-        /// identity must not cost much.
+        /// Connections that are still in their TLS handshake. With one more the oldest of the largest source is closed,
+        /// by IPv4 /24 and IPv6 /48: whoever has not proved an identity must not cost much, nor keep others out.
         public var handshakesInProgress = 256
-        /// The same for one source address, so that one client leaves room for the others.
+        /// The same for one IPv4 address or IPv6 /64: with one more its own oldest is closed.
         public var handshakesPerAddress = 64
         /// Connections in all.
         public var connections = 10_000
@@ -46,7 +46,7 @@ public final class HBONEServer {
     }
     /// Handshakes that failed or were cut off.
     package private(set) var failedHandshakes = 0
-    /// Connections closed at once because of ``Configuration``'s limits.
+    /// Connections closed before their handshake was over because of ``Configuration``'s limits.
     package private(set) var refusedConnections = 0
     /// Of those, the ones because of ``Configuration/handshakesPerAddress``.
     package private(set) var refusedByAddress = 0
@@ -55,8 +55,8 @@ public final class HBONEServer {
     /// For what whoever can connect causes.
     private let peerLog: PeerLog
     private let onRequest: (PendingConnect) -> Void
-    private var handshakes: [ObjectIdentifier: TLSStream] = [:]
-    private var handshakesByAddress: [IPAddress: Int] = [:]
+    private var handshakes: [HandshakeSlots.ID: TLSStream] = [:]
+    private var slots = HandshakeSlots()
     private var connections: [ObjectIdentifier: H2Connection] = [:]
     private var isDraining = false
     private var isClosed = false
@@ -104,27 +104,30 @@ public final class HBONEServer {
     /// Takes over a connection on which nothing has been read or written: a socket, or any stream that leads to a
     /// client.
     public func accept(_ lower: ByteStream) {
-        guard !isClosed, handshakes.count < configuration.handshakesInProgress,
-            handshakes.count + connections.count < configuration.connections
-        else {
+        guard !isClosed, configuration.handshakesInProgress > 0, connections.count < configuration.connections else {
             refusedConnections += 1
             return lower.reset(StreamError(.limit, "the server takes no more connections now"))
         }
-        let address = (lower as? Socket)?.peerAddress
-        if let source = address?.address, handshakesByAddress[source, default: 0] >= configuration.handshakesPerAddress
-        {
-            refusedConnections += 1
-            refusedByAddress += 1
-            return lower.reset(StreamError(.limit, "\(source) has too many connections in their handshake"))
-        }
+        let admission = slots.admit(
+            (lower as? Socket)?.peerAddress?.address,
+            // Of the room for connections, what is left for those that have not shaken hands.
+            limit: min(configuration.handshakesInProgress, configuration.connections - connections.count),
+            limitEach: configuration.handshakesPerAddress
+        )
+        let id = admission.id
         let stream = TLSStream(over: lower, context: context, expecting: .anyTrusted)
-        let id = ObjectIdentifier(stream)
         handshakes[id] = stream
-        if let source = address?.address { handshakesByAddress[source, default: 0] += 1 }
+        switch admission {
+        case .free: break
+        case .insteadOfOwn(_, let oldest):
+            refusedByAddress += 1
+            refuse(oldest, "has too many connections in their handshake")
+        case .insteadOfLargest(_, let oldest): refuse(oldest, "has made place for another's handshake")
+        }
         stream.startHandshake { [weak self] result in
             guard let self else { return stream.reset(StreamError(.closed, "the server is gone")) }
             handshakes[id] = nil
-            if let source = address?.address { handshakeEnded(source) }
+            guard slots.leave(id) else { return }
             switch result {
             case .success:
                 configuration.http2.metrics.countHandshake(.server)
@@ -144,9 +147,12 @@ public final class HBONEServer {
         }
     }
 
-    private func handshakeEnded(_ source: IPAddress) {
-        guard let count = handshakesByAddress[source] else { return }
-        handshakesByAddress[source] = count > 1 ? count - 1 : nil
+    private func refuse(_ id: HandshakeSlots.ID, _ reason: String) {
+        refusedConnections += 1
+        guard let stream = handshakes.removeValue(forKey: id) else { return }
+        let error = StreamError(.limit, "\(stream.peerDescription) \(reason)")
+        configuration.http2.metrics.countHandshake(.server, failure: error)
+        stream.reset(error)
     }
 
     private func serve(_ stream: TLSStream) {

@@ -1,3 +1,5 @@
+import Platform
+
 /// When to renew a certificate: at half to two thirds of its lifetime, and how long to wait after a failure.
 ///
 /// Random numbers come from outside, so that the same inputs give the same times.
@@ -22,11 +24,11 @@ package struct RenewalSchedule: Hashable, Sendable {
     ///   - notAfter: seconds since 1970.
     ///   - random: 0 to 1, drawn for each certificate.
     package init(notBefore: Int64, notAfter: Int64, random: Double = .random(in: 0..<1)) {
-        let total = max(0, notAfter - notBefore)
+        let total = max(0, notAfter.subtractingSaturating(notBefore))
         let backdating = min(IssuanceOptions.defaultBackdating.components.seconds, total / 2)
         let lifetime = Double(total - backdating)
         let share = Self.fraction * (1 + Self.jitter * (2 * min(max(random, 0), 1) - 1))
-        renewAt = notBefore + backdating + Int64(lifetime * share)
+        renewAt = notBefore.addingSaturating(backdating).addingSaturating(Int64(lifetime * share))
         self.notAfter = notAfter
     }
 
@@ -41,10 +43,10 @@ package struct RenewalSchedule: Hashable, Sendable {
         failures += 1
         let wait = Int64((doubled * (0.8 + 0.4 * min(max(random, 0), 1))).rounded())
         let backoff = min(max(1, wait), Self.longestBackoff)
-        let remaining = notAfter - now
+        let remaining = notAfter.subtractingSaturating(now)
         return remaining > 1 ? min(backoff, remaining - 1) : backoff
     }
 
     /// How many seconds to wait before the first attempt; zero if it is due.
-    package func wait(at now: Int64) -> Int64 { max(0, renewAt - now) }
+    package func wait(at now: Int64) -> Int64 { max(0, renewAt.subtractingSaturating(now)) }
 }

@@ -39,9 +39,13 @@ public final class Passphrase: @unchecked Sendable, Equatable, CustomStringConve
 }
 
 extension Passphrase {
-    /// The first line of a file.
+    /// The first line of a file that nobody but its owner can read.
     package convenience init(file: String) throws(IdentityError) {
-        let bytes = try fileWork(AtomicFile.read(file, limit: 4096))
+        var (bytes, mode) = try fileWork(AtomicFile.readWithMode(file, limit: 4096))
+        defer { bytes.withUnsafeMutableBytes { OPENSSL_cleanse($0.baseAddress, $0.count) } }
+        guard mode & 0o077 == 0 else {
+            throw IdentityError(.permissions, "others can read the passphrase in \(file): chmod 600 \(file)")
+        }
         let line = bytes.prefix { $0 != UInt8(ascii: "\n") && $0 != UInt8(ascii: "\r") }
         guard !line.isEmpty else {
             throw IdentityError(.wrongPassphrase, "the first line of \(file) is empty: it is the passphrase")

@@ -56,17 +56,16 @@ extension NodeConfiguration {
 /// Turns the paths of a configuration file into paths for the process.
 struct PathResolution {
     private let directory: String
-    private let home: String?
+    private let home = LocalAccount.homeDirectory
 
     init(file: String) {
         directory = file.lastIndex(of: "/").map { String(file[...$0]) } ?? ""
-        home = getenv("HOME").map { String(cString: $0) }
     }
 
     /// Absolute paths stay, `~/` is the home directory, anything else is taken from the file's directory.
     func resolve(_ path: String) -> String {
         if path.hasPrefix("/") { return path }
-        if path.hasPrefix("~/"), let home { return home + path.dropFirst() }
+        if path.hasPrefix("~/") { return home + path.dropFirst() }
         return directory + path
     }
 }

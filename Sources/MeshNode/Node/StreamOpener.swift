@@ -73,7 +73,10 @@ final class StreamOpener {
         _ completion: @escaping (Result<Opened, StreamError>) -> Void
     ) -> Cancellation {
         let planner = snapshot.planner
-        let options = Dialer.Options(timeout: snapshot.configuration.connections.connectTimeout)
+        var options = Dialer.Options(timeout: snapshot.configuration.connections.connectTimeout)
+        if target.address == nil, plan.request.source != .localUser {
+            options.requester = plan.request.sourceDescription
+        }
         let dialer = Dialer(to: Self.places(of: target, plan), on: loop, options: options) {
             planner.refusal(dialing: $0, port: target.port, for: plan.request)
         } completion: { result in

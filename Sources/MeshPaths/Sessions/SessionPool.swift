@@ -7,7 +7,7 @@ import Streams
 /// One is opened when the first stream asks for it, and is enough on a short path. On a long one the receive windows of
 /// a session together bound what its streams can receive (`ChannelWindow`), and TCP's own windows do the same: when
 /// streams want larger ones than the session has left, another is opened, and new streams go to the session that has
-/// the fewest.
+/// the fewest. Another is opened too when a destination that does not answer holds up what is opened after it.
 final class SessionPool {
     typealias Completion = (Result<any SSHConnection, StreamError>) -> Void
 
@@ -54,8 +54,15 @@ final class SessionPool {
     /// Sessions that are open.
     var sessions: [any SSHConnection] { ([first] + others).compactMap(\.open) }
 
-    /// The open session with the fewest streams.
-    var leastLoaded: (any SSHConnection)? { sessions.min { $0.streamCount < $1.streamCount } }
+    /// The open session with the fewest streams, of those that open them at once if there is one.
+    var leastLoaded: (any SSHConnection)? {
+        sessions.min { (Self.isHeldUp($0) ? 1 : 0, $0.streamCount) < (Self.isHeldUp($1) ? 1 : 0, $1.streamCount) }
+    }
+
+    /// A destination that does not answer holds up the streams that are opened after it, with libssh2.
+    private static func isHeldUp(_ connection: any SSHConnection) -> Bool {
+        (connection as? SSHSession)?.isHeldUp ?? false
+    }
 
     /// A session: the open one with the fewest streams, or the first. `completion` is called once, on the loop, and
     /// maybe from inside this call.
@@ -85,9 +92,21 @@ final class SessionPool {
 
     private func observe(_ connection: any SSHConnection) {
         connection.onWindowLimit = { [weak self, weak connection] in
-            guard let self, let connection, connection.streamCount > 1 else { return }
-            grow(beside: connection)
+            guard let self, let connection, connection.streamCount > 1,
+                let roundTrip = connection.shortestRoundTrip, roundTrip >= Self.longRoundTrip
+            else { return }
+            grow()
         }
+        (connection as? SSHSession)?.onHeldUp = { [weak self] in self?.relieve() }
+    }
+
+    /// What waits behind a destination that does not answer goes to a session that is free, or to another one.
+    private func relieve() {
+        let open = sessions.compactMap { $0 as? SSHSession }
+        guard let free = open.filter({ !$0.isHeldUp }).min(by: { $0.streamCount < $1.streamCount }) else {
+            return grow()
+        }
+        for session in open where session.isHeldUp { session.moveWaitingStreams(to: free) }
     }
 
     private func watch(_ session: SharedSession) {
@@ -99,10 +118,8 @@ final class SessionPool {
         }
     }
 
-    private func grow(beside connection: any SSHConnection) {
-        guard !isClosed, !isGrowing, others.count + 1 < limit, loop.now >= growsAgainAt,
-            let roundTrip = connection.shortestRoundTrip, roundTrip >= Self.longRoundTrip
-        else { return }
+    private func grow() {
+        guard !isClosed, !isGrowing, others.count + 1 < limit, loop.now >= growsAgainAt else { return }
         isGrowing = true
         let session = SharedSession(login.withoutQuestions, on: loop)
         watch(session)
@@ -114,6 +131,7 @@ final class SessionPool {
             case .success(let connection):
                 observe(connection)
                 logger.debug("another SSH session", metadata: ["peer": "\(connection.peerDescription)"])
+                relieve()
                 onGrowth?()
             case .failure(let error):
                 others.removeAll { $0 === session }

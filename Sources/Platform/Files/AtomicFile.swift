@@ -85,24 +85,35 @@ package enum AtomicFile {
 
     /// Makes a directory and those above it that are missing. One that is there keeps its permissions.
     package static func createDirectory(_ path: String, mode: UInt32 = 0o755) throws(FileError) {
-        if mkdir(path, mode_t(mode)) == 0 {
-            guard chmod(path, mode_t(mode)) == 0 else { throw failure("set the permissions of", path) }
-            return
+        var reason = try make(path, mode)
+        if reason == ENOENT {
+            let (parent, _) = split(path)
+            guard parent != path else { throw failure("create", path, errno: reason) }
+            try createDirectory(parent)
+            reason = try make(path, mode)
         }
-        switch errno {
+        switch reason {
+        case 0: return
         case EEXIST:
             var status = stat()
             guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
                 throw FileError(.file, "\(path) is there and is no directory")
             }
         case ENOENT:
-            let (parent, _) = split(path)
-            guard parent != path else { throw failure("create", path) }
-            try createDirectory(parent)
-            try createDirectory(path, mode: mode)
-        default:
-            throw failure("create", path)
+            // The one above is there, and yet takes nothing.
+            let above = split(path).directory
+            let place = above == "." ? "the working directory" : above
+            let cause = "\(place) takes no new entries (it is deleted, or the kernel's own); choose another place"
+            throw FileError(.file, "cannot create \(path): \(cause)")
+        default: throw failure("create", path, errno: reason)
         }
+    }
+
+    /// Returns why it could not be made, 0 when it was.
+    private static func make(_ path: String, _ mode: UInt32) throws(FileError) -> Int32 {
+        guard mkdir(path, mode_t(mode)) == 0 else { return errno }
+        guard chmod(path, mode_t(mode)) == 0 else { throw failure("set the permissions of", path) }
+        return 0
     }
 
     /// Puts a symbolic link in place of whatever file or link is at `path`.

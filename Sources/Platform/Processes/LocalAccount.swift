@@ -22,19 +22,22 @@ package struct LocalAccount: Hashable, Sendable {
     /// own (after `sudo -E` it is not); else the account database's.
     package static func current() -> LocalAccount {
         let userID = getuid()
-        var entry = passwd()
-        var found: UnsafeMutablePointer<passwd>?
-        // 16 KiB: what sysconf(_SC_GETPW_R_SIZE_MAX) suggests, with room for directory services.
-        var buffer = [CChar](repeating: 0, count: 16_384)
         let environment = Program.currentEnvironment
-        var user = environment["USER"] ?? "\(userID)"
-        var home = environment["HOME"] ?? "/"
+        let home = environment["HOME"] ?? ""
         var status = stat()
         let isOwn = home.hasPrefix("/") && stat(home, &status) == 0 && status.st_uid == userID
-        if getpwuid_r(userID, &entry, &buffer, buffer.count, &found) == 0, found != nil {
-            user = String(cString: entry.pw_name)
-            if !isOwn { home = String(cString: entry.pw_dir) }
-        }
-        return LocalAccount(user: user, userID: userID, home: home, environment: environment)
+        return LocalAccount(
+            user: Account.current?.name ?? environment["USER"] ?? "\(userID)",
+            userID: userID,
+            home: isOwn ? home : Account.current?.home ?? (home.hasPrefix("/") ? home : "/"),
+            environment: environment
+        )
+    }
+
+    /// Where this user's own files are: `$HOME`, whoever owns it; where it is empty or no absolute path, the account
+    /// database's. `/` for who has neither.
+    package static var homeDirectory: String {
+        let home = getenv("HOME").map { String(cString: $0) } ?? ""
+        return home.hasPrefix("/") ? home : Account.current?.home ?? "/"
     }
 }

@@ -37,6 +37,20 @@ package enum Printable {
         clean(String(decoding: bytes, as: UTF8.self), limit: limit)
     }
 
+    /// `text` for a terminal, whoever has written a part of it: line breaks and tabs stay, every other character that
+    /// is not harmless becomes `?`. The place where text is printed calls it, for all that is printed there.
+    package static func cleanText(_ text: String) -> String {
+        // What nearly all of it is.
+        if text.utf8.allSatisfy({ (0x20..<0x7F).contains($0) || $0 == 0x0A || $0 == 0x09 }) { return text }
+        var result = ""
+        result.reserveCapacity(text.utf8.count)
+        for scalar in text.unicodeScalars {
+            let stays = scalar == "\n" || scalar == "\t" || isHarmless(scalar)
+            result.unicodeScalars.append(stays ? scalar : "?")
+        }
+        return result
+    }
+
     /// `text` cut after 80 characters, with everything outside printable ASCII escaped: what a peer or a user wrote,
     /// quoted in a message so that it can be seen as it was.
     package static func escape(_ text: some StringProtocol) -> String {

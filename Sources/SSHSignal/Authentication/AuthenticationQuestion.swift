@@ -12,6 +12,8 @@ public struct AuthenticationQuestion: Hashable, Sendable {
     public var isSecret: Bool
     /// 1 for the first try of this connection.
     public var attempt: Int
+    /// False: a jump host on the way asks, for which the destination's password is not.
+    package var isFromDestination = true
 
     /// - Parameters:
     ///   - method: `password` or `keyboard-interactive`.

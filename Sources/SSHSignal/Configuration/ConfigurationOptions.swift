@@ -68,7 +68,8 @@ extension ConfigurationEvaluation {
             let jumps = options.proxyJump.map { $0.text.lowercased() != "none" } ?? false
             if first(!jumps && !options.hasProxyCommand) {
                 options.hasProxyCommand = true
-                if line.arguments.map({ $0.lowercased() }) != ["none"] {
+                let isNone = line.arguments.map { $0.lowercased() } == ["none"]
+                if !isNone, !OwnProxyCommand.isThisProgram(line.arguments.joined(separator: " ")) {
                     limit(.proxyCommand, line.keyword, at: place)
                 }
             }

@@ -249,7 +249,7 @@ let keyboardInteractiveCallback:
             return Printable.clean(String(decoding: bytes, as: UTF8.self))
         }
         var questions: [(text: String, isSecret: Bool)] = []
-        for index in 0..<Int(count) {
+        for index in 0..<max(0, Int(count)) {
             guard let prompt = prompts?[index] else { continue }
             questions.append((text(UnsafeRawPointer(prompt.text), Int(prompt.length)), prompt.echo == 0))
         }

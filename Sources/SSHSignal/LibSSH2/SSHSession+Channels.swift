@@ -5,7 +5,7 @@ extension SSHSession {
     /// Has the server connect to what `kind` says (RFC 4254 §7.2).
     ///
     /// libssh2 opens one channel at a time: behind a destination that does not answer, others wait, each at most its
-    /// own ``SSHSessionConfiguration/requestTimeout``.
+    /// own ``SSHSessionConfiguration/requestTimeout``, unless ``onHeldUp`` finds another session for them.
     ///
     /// sshd turns off Nagle's algorithm when a connection has run its first command: on one that never ran any, a
     /// stream that is sent and finished at once takes 40 ms more to end. Run something (the probe will do) before
@@ -41,12 +41,58 @@ extension SSHSession {
             guard let self, let opening, let completion = opening.completion else { return }
             opening.completion = nil
             waitingOpenings.removeAll { $0 === opening }
-            completion(.failure(opening.kind.timedOut(after: configuration.requestTimeout, peer: peerDescription)))
+            completion(.failure(timedOut(opening)))
         }
         opening.timer = timer
         timer.schedule(after: configuration.requestTimeout)
         waitingOpenings.append(opening)
         scheduleDrive()
+        if isHeldUp { later { [weak self] in self?.reportHeldUp() } }
+    }
+
+    /// One that was never asked for has waited for another's answer: its own destination is not to blame.
+    private func timedOut(_ opening: ChannelOpening) -> SSHError {
+        let limit = configuration.requestTimeout
+        guard let current = currentOpening, current !== opening else {
+            return opening.kind.timedOut(after: limit, peer: peerDescription)
+        }
+        return SSHError(
+            .timedOut,
+            "\(opening.kind.what) through \(peerDescription) was not asked for within \(limit): the server opens one at a "
+                + "time here, and has not answered for \(current.kind.what)"
+        )
+    }
+
+    // MARK: Held up
+
+    /// Longer than any server takes to answer that connects to somebody who answers.
+    static var heldUpAfter: Duration { .milliseconds(500) }
+
+    func watchOpening() {
+        heldUpTimer.cancel()
+        isHeldUp = false
+        if currentOpening != nil { heldUpTimer.schedule(after: Self.heldUpAfter) }
+    }
+
+    func heldUp() {
+        guard currentOpening != nil, phase == .open else { return }
+        isHeldUp = true
+        reportHeldUp()
+    }
+
+    private func reportHeldUp() {
+        if isHeldUp, waitingOpenings.contains(where: { $0.completion != nil }) { onHeldUp?() }
+    }
+
+    /// Has another session of the same server open what waits here.
+    package func moveWaitingStreams(to other: SSHSession) {
+        guard other !== self, other.isOpen else { return }
+        let moved = waitingOpenings.filter { $0.completion != nil }
+        waitingOpenings.removeAll { $0.completion != nil }
+        for opening in moved {
+            opening.timer?.cancel()
+            other.open(opening)
+        }
     }
 
     /// Asks for something the server must answer, unless something is being asked already. Returns whether it was.

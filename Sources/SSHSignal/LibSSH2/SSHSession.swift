@@ -44,7 +44,16 @@ package final class SSHSession: SSHConnection {
     /// Channels whose owner is done with them, until the server has confirmed.
     var closingChannels: [SSHChannel] = []
     /// libssh2 opens one channel at a time.
-    var currentOpening: ChannelOpening?
+    var currentOpening: ChannelOpening? {
+        didSet { watchOpening() }
+    }
+    /// The server has not answered to the current opening for long: it may have to connect to somebody who does not
+    /// answer. What is opened next waits behind it.
+    package internal(set) var isHeldUp = false
+    /// Called while streams wait and ``isHeldUp``; on the loop, not from inside a call. See
+    /// ``moveWaitingStreams(to:)``.
+    package var onHeldUp: (() -> Void)?
+    lazy var heldUpTimer = LoopTimer(on: loop) { [weak self] in self?.heldUp() }
     var waitingOpenings: [ChannelOpening] = []
     var pendingRequests: [PendingRequest] = []
     /// Ports that the server was not asked for yet, the first one perhaps, and those where it listens.

@@ -41,7 +41,7 @@ extension SSHLogin {
         }
         // A fingerprint does not tell its key's type: a server that shows another of its keys is asked for the next
         // one.
-        var types = sessionConfiguration(hop.configuration).hostKeyAlgorithms(
+        var types = sessionConfiguration(hop.configuration, isDestination: hop.isDestination).hostKeyAlgorithms(
             preferring: hop.policy.preferredAlgorithms
         )
         var refusal: SSHError?
@@ -73,7 +73,7 @@ extension SSHLogin {
         _ verifier: HostKeyCheck,
         on loop: EventLoop
     ) async throws(SSHError) -> SSHClient {
-        var configuration = sessionConfiguration(hop.configuration)
+        var configuration = sessionConfiguration(hop.configuration, isDestination: hop.isDestination)
         if let types = verifier.types { configuration.hostKeyAlgorithms = types }
         if let jump {
             return try await jump.connect(
@@ -121,10 +121,18 @@ extension SSHLogin {
         }
     }
 
-    /// What the destination's session is made with, for tests.
-    var lastSession: SSHSessionConfiguration { sessionConfiguration(configuration) }
+    /// What the sessions on the way and the destination's are made with, for tests.
+    var sessions: [SSHSessionConfiguration] {
+        hops.map { sessionConfiguration($0.configuration, isDestination: $0.isDestination) }
+    }
 
-    private func sessionConfiguration(_ configuration: SSHClientConfiguration) -> SSHSessionConfiguration {
+    /// What the destination's session is made with, for tests.
+    var lastSession: SSHSessionConfiguration { sessionConfiguration(configuration, isDestination: true) }
+
+    private func sessionConfiguration(
+        _ configuration: SSHClientConfiguration,
+        isDestination: Bool
+    ) -> SSHSessionConfiguration {
         var credentials: [SSHCredential] = []
         if let agent = configuration.agentSocket { credentials.append(.agent(socketPath: agent)) }
         credentials += configuration.certificateFiles.map(SSHCredential.certificateFile)
@@ -137,7 +145,13 @@ extension SSHLogin {
         session.authentication = configuration.authentication
         if !configuration.authentication.isBatch {
             session.passphrase = prompts.passphrase
-            session.authenticationPrompt = prompts.authentication
+            if let ask = prompts.authentication {
+                session.authenticationPrompt = { question in
+                    var question = question
+                    question.isFromDestination = isDestination
+                    return await ask(question)
+                }
+            }
         }
         if let timeout = configuration.connectTimeout { session.handshakeTimeout = timeout }
         if let interval = configuration.serverAliveInterval {

@@ -17,9 +17,10 @@ extension SSHLogin {
             arguments: argumentsForSSH,
             pinnedHostKey: configuration.pinnedHostKey,
             isInteractive: prompts.hostKey != nil || prompts.passphrase != nil
-                || (prompts.authentication != nil && Self.hasTerminal),
+                || (prompts.authentication != nil && Self.hasTerminal) || prompts.passwordFile != nil,
             warn: prompts.warn
         )
+        login.passwordFile = configuration.authentication.isBatch ? nil : prompts.passwordFile
         guard let pinned = configuration.pinnedHostKey else { return try await login.connect(on: loop) }
         // With a pin ssh reads no known_hosts, where a revocation would stand.
         if let revocation { throw SSHError(.hostKeyRefused, revocation.message) }

@@ -14,6 +14,8 @@ public struct SSHLogin: Sendable {
         public var authentication: AuthenticationPrompt?
         /// Told what the server says before the login (`Banner` of sshd_config), cleaned; nil: nobody hears it.
         public var banner: (@Sendable (String) -> Void)?
+        /// A file with the destination's password, for an `ssh` that cannot ask ``authentication``.
+        package var passwordFile: String?
         /// What the user should know: a recorded host key, an option without effect.
         public var warn: @Sendable (String) -> Void
 
@@ -39,6 +41,7 @@ public struct SSHLogin: Sendable {
     struct Hop: Sendable {
         let configuration: SSHClientConfiguration
         var policy: HostKeyPolicy
+        let isDestination: Bool
     }
 
     /// The machine that is logged in to.
@@ -67,14 +70,15 @@ public struct SSHLogin: Sendable {
         for note in configurations.flatMap(\.notes) where note.changesConnection && !note.isForSSHOnly {
             if told.insert(note).inserted { prompts.warn("\(note)") }
         }
-        hops = configurations.map { configuration in
+        hops = configurations.enumerated().map { index, configuration in
             Hop(
                 configuration: configuration,
                 policy: HostKeyPolicy(
                     configuration,
                     ask: configuration.authentication.isBatch ? nil : prompts.hostKey,
                     warn: prompts.warn
-                )
+                ),
+                isDestination: index == configurations.count - 1
             )
         }
         guard let last = configurations.last else {

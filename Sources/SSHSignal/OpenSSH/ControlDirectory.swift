@@ -15,6 +15,17 @@ final class ControlDirectory {
     /// Lines of a key type and base 64, that ``KnownHostsCommand`` writes.
     var hostKeys: String { "\(path)/k" }
 
+    /// The program that answers for the password.
+    var askpass: String { "\(path)/a" }
+
+    func write(_ script: AskpassScript) throws(SSHError) {
+        do throws(FileError) {
+            try AtomicFile.create(Array(script.text.utf8), at: askpass, mode: 0o700)
+        } catch {
+            throw SSHError(.system, error.message)
+        }
+    }
+
     /// - Throws: ``SSHError/Code/system`` where no directory will do.
     init() throws(SSHError) {
         var tried: [String] = []
@@ -49,6 +60,7 @@ final class ControlDirectory {
         isRemoved = true
         unlink(socket)
         unlink(hostKeys)
+        unlink(askpass)
         rmdir(path)
     }
 
@@ -91,7 +103,7 @@ final class ControlDirectory {
             let path = "\(parent)/\(name)"
             var status = stat()
             guard lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFDIR, status.st_uid == geteuid(),
-                WallClock.system.seconds - Int64(status.st_mtim.tv_sec) > 3600
+                WallClock.system.seconds.subtractingSaturating(Int64(status.st_mtim.tv_sec)) > 3600
             else { continue }
             empty(path)
             rmdir(path)

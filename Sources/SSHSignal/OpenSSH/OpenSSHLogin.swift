@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 import Streams
 
 /// A login by the user's own `ssh` program, with everything that it reads and can do: what works with `ssh HOST` works
@@ -12,6 +13,8 @@ struct OpenSSHLogin: Sendable {
     let isInteractive: Bool
     /// Told what ssh says while it logs in: a host key that it has recorded, a security key that waits for a touch.
     let warn: @Sendable (String) -> Void
+    /// A file with the destination's password; nil: there is none.
+    var passwordFile: String?
     /// What to ask the server for; nil leaves it to ssh and its configuration.
     var hostKeyAlgorithms: [String]?
 
@@ -71,15 +74,40 @@ struct OpenSSHLogin: Sendable {
     ) throws(SSHError) {
         let directory = try ControlDirectory()
         let words = masterArguments(program, settings, directory) + userArguments
+        let user = destination.user ?? settings["user"] ?? "?"
+        let peer = "\(user)@\(settings["hostname"] ?? destination.host):\(settings["port"] ?? "22")"
+        let environment = Program.currentEnvironment
+        guard !OwnProxyCommand.isUnderWay(to: peer, in: environment) else {
+            directory.remove()
+            throw SSHError(
+                .connectionFailed,
+                "\(destination): this is the ProxyCommand of a connection to \(peer) that bootstrap itself makes by ssh: "
+                    + "another one inside it would go in a circle"
+            )
+        }
         let process: OpenSSHProcess
         do {
-            process = try OpenSSHProcess(program.path, words, on: loop)
+            var variables = OwnProxyCommand.environment(connectingTo: peer, environment)
+            if let passwordFile {
+                let script = AskpassScript(
+                    file: absolutePath(passwordFile),
+                    user: user,
+                    host: settings["hostname"] ?? destination.host,
+                    isDirect: isDirect(settings)
+                )
+                try directory.write(script)
+                variables = AskpassScript.environment(directory.askpass, variables)
+            }
+            process = try OpenSSHProcess(
+                program.path,
+                words,
+                environment: variables,
+                on: loop
+            )
         } catch {
             directory.remove()
             throw error
         }
-        let user = destination.user ?? settings["user"] ?? "?"
-        let peer = "\(user)@\(settings["hostname"] ?? destination.host):\(settings["port"] ?? "22")"
         let start = MasterStart(
             process,
             directory: directory,
@@ -104,13 +132,22 @@ struct OpenSSHLogin: Sendable {
                 let connection = LoopBound<any SSHConnection>(session, on: loop)
                 completion(.success(Established(connection: connection, hostKey: ready.hostKey)))
             case .ended(let log):
-                let isDirect = settings["proxycommand"] == nil && settings["proxyjump"] == nil
-                let error = log.loginFailure(of: "\(destination)", isDirect: isDirect, program: program.path)
+                let error = log.loginFailure(
+                    of: "\(destination)",
+                    isDirect: isDirect(settings),
+                    program: program.path
+                )
                 completion(.failure(error))
             case .failed(let error):
                 completion(.failure(error))
             }
         }
+    }
+
+    /// Whether no other program, and no other host, is on the way.
+    private func isDirect(_ settings: OpenSSHSettings) -> Bool {
+        let command = settings["proxycommand"].flatMap { OwnProxyCommand.isThisProgram($0) ? nil : $0 }
+        return command == nil && settings["proxyjump"] == nil
     }
 
     private static func knownHosts(_ settings: OpenSSHSettings) -> [String] {
@@ -150,6 +187,8 @@ struct OpenSSHLogin: Sendable {
             "ControlPersist=no", "ClearAllForwardings=yes", "RemoteCommand=none", "PermitLocalCommand=no", "Tunnel=no",
         ]
         if program.hasForkAfterAuthentication { options.append("ForkAfterAuthentication=no") }
+        // The same wrong password is not sent twice.
+        if passwordFile != nil { options.append("NumberOfPasswordPrompts=1") }
         if !isInteractive { options.append("BatchMode=yes") }
         if pinnedHostKey != nil {
             options += ["StrictHostKeyChecking=yes", "UserKnownHostsFile=/dev/null", "GlobalKnownHostsFile=/dev/null"]
@@ -158,6 +197,9 @@ struct OpenSSHLogin: Sendable {
         // With `no` ssh goes on with a changed key; here that is refused in every mode.
         if ["no", "off", "false"].contains(settings["stricthostkeychecking"]) {
             options.append("StrictHostKeyChecking=accept-new")
+        }
+        if let command = settings["proxycommand"], OwnProxyCommand.isThisProgram(command) {
+            options.append("ProxyCommand=none")
         }
         if settings["connecttimeout"] == nil { options.append("ConnectTimeout=\(Self.connectTimeout)") }
         if (settings["serveraliveinterval"] ?? "0") == "0" {

@@ -30,7 +30,13 @@ final class OpenSSHProcess: StreamObserver {
     /// - Parameters:
     ///   - program: An absolute path.
     ///   - arguments: Without the program's name.
-    init(_ program: String, _ arguments: [String], on loop: EventLoop) throws(SSHError) {
+    ///   - environment: By name.
+    init(
+        _ program: String,
+        _ arguments: [String],
+        environment: [String: String] = Program.currentEnvironment,
+        on loop: EventLoop
+    ) throws(SSHError) {
         self.loop = loop
         let empty = open("/dev/null", O_RDONLY | O_CLOEXEC)
         guard empty >= 0 else { throw Self.failure(program, errno) }
@@ -53,7 +59,7 @@ final class OpenSSHProcess: StreamObserver {
         var start = Program(
             program,
             [program] + arguments,
-            environment: Program.currentEnvironment,
+            environment: environment,
             group: .callers
         )
         start.endsWithThread = true

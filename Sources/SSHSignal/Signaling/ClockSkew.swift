@@ -1,4 +1,5 @@
 import MeshIdentity
+import Platform
 
 /// How far a device's clock is from the operator's.
 package struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
@@ -13,14 +14,13 @@ package struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
     package static let consequenceThreshold: Int64 = 300_000
 
     package init(milliseconds: Int64, uncertainty: Int64 = 0) {
-        self.milliseconds = milliseconds
+        self.milliseconds = max(milliseconds, -Int64.max)
         self.uncertainty = uncertainty
     }
 
     /// Both in milliseconds since 1970. A nonsensical clock of a peer saturates instead of trapping.
     package init(device: Int64, operator here: Int64) {
-        let (difference, overflow) = device.subtractingReportingOverflow(here)
-        milliseconds = overflow ? (device < here ? -Int64.max : Int64.max) : max(difference, -Int64.max)
+        milliseconds = max(device.subtractingSaturating(here), -Int64.max)
         uncertainty = 0
     }
 
@@ -45,7 +45,7 @@ package struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
         guard abs(milliseconds) > Self.consequenceThreshold else { return description }
         let consequence =
             milliseconds < 0
-            ? "its certificate is dated back by \(Self.text(milliseconds: backdating * 1000)) to be valid there, but it refuses peers "
+            ? "its certificate is dated back by \(text(backdating)) to be valid there, but it refuses peers "
                 + "whose certificates are younger than that"
             : "it takes certificates, its own too, for expired by so much too early"
         return "\(description): \(consequence); set its clock (\(Self.fix))"
@@ -69,7 +69,7 @@ package struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
     ///   - lifetime: Of the certificate, in seconds.
     ///   - isAccepted: Somebody said that it is to be made all the same.
     package func refusal(lifetime: Int64, isAccepted: Bool) -> SignalError? {
-        let seconds = max(0, abs(milliseconds) - uncertainty) / 1000
+        let seconds = max(0, abs(milliseconds).subtractingSaturating(uncertainty)) / 1000
         let longest = max(IssuanceOptions.defaultBackdating.components.seconds, lifetime / 4)
         guard seconds > longest else { return nil }
         let set = "set the device's clock (\(Self.fix)), then try again"

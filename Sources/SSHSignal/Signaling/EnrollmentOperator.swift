@@ -242,15 +242,3 @@ package struct EnrollmentOperator: Sendable {
         return [.send(notice), .failed(error), .close]
     }
 }
-
-extension Int64 {
-    package func addingSaturating(_ other: Int64) -> Int64 {
-        let (sum, overflow) = addingReportingOverflow(other)
-        return overflow ? (other < 0 ? .min : .max) : sum
-    }
-
-    func multipliedSaturating(by factor: Int64) -> Int64 {
-        let (product, overflow) = multipliedReportingOverflow(by: factor)
-        return overflow ? ((self < 0) == (factor < 0) ? .max : .min) : product
-    }
-}

@@ -42,6 +42,8 @@ public final class Dialer {
         public var locals: [SocketAddress] = []
         /// Of the connected socket.
         public var socket = SocketOptions.defaults
+        /// On whose behalf a name is looked up: each one's wait in a queue of their own. Empty: this process itself.
+        package var requester = ""
 
         /// - Parameters:
         ///   - timeout: For each address.
@@ -92,7 +94,7 @@ public final class Dialer {
         switch destination {
         case .addresses(let addresses): connect(to: addresses)
         case .host(let name, let port):
-            Resolver.resolve(host: name, port: port, on: loop) { [self] result in
+            Resolver.resolve(host: name, port: port, for: options.requester, on: loop) { [self] result in
                 switch result {
                 case .success(let addresses): connect(to: addresses)
                 case .failure(let error): end(.failure(error))
@@ -171,7 +173,8 @@ extension Dialer {
         let addresses =
             switch destination {
             case .addresses(let addresses): addresses
-            case .host(let name, let port): try await Resolver.resolve(host: name, port: port)
+            case .host(let name, let port):
+                try await Resolver.resolve(host: name, port: port, for: options.requester)
             }
         guard !addresses.isEmpty else { throw StreamError(.unreachable, "\(destination) has no address") }
         return try await withCheckedThrowingContinuation { continuation in

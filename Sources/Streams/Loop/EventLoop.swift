@@ -51,7 +51,7 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
 
     private let inbox = Lock(Inbox())
     private let wakeup: Wakeup
-    private var poller = Poller()
+    private var poller: Poller
     private var timers = TimerQueue()
     private var turnTasks: ContiguousArray<any TurnTask> = []
     private var runningTasks: ContiguousArray<any TurnTask> = []
@@ -59,20 +59,31 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
     private var thread = pthread_t()
 
     /// Starts the loop's thread.
-    public init(name: String) {
+    public convenience init(name: String) {
+        do throws(StreamError) {
+            try self.init(starting: name)
+        } catch {
+            preconditionFailure("event loop \(name): \(error)")
+        }
+    }
+
+    /// The same, for a loop that is started when the process has long been at work.
+    ///
+    /// - Throws: ``StreamError`` when there is no thread or descriptor left for it.
+    package init(starting name: String) throws(StreamError) {
         self.name = name
         now = Self.monotonicTime()
-        wakeup = Wakeup()
-        do {
-            try poller.add(wakeup.descriptor, handler: wakeup, edgeTriggered: false)
-        } catch {
-            preconditionFailure("cannot watch an eventfd: \(error)")
-        }
+        wakeup = try Wakeup()
+        poller = try Poller()
+        try poller.add(wakeup.descriptor, handler: wakeup, edgeTriggered: false)
         let started = Started()
         let context = Unmanaged.passRetained(ThreadContext(loop: self, started: started))
         var thread = pthread_t()
         let result = pthread_create(&thread, nil, EventLoop.threadMain, context.toOpaque())
-        precondition(result == 0, "pthread_create failed: \(StreamError.describe(errno: result))")
+        guard result == 0 else {
+            context.release()
+            throw .system(result, "pthread_create")
+        }
         pthread_detach(thread)
         started.wait()
     }
@@ -334,9 +345,9 @@ private final class Wakeup: PollHandler {
     /// Set by the poller, cleared by the loop. Loop only.
     var wasSignalled = false
 
-    init() {
+    init() throws(StreamError) {
         descriptor = eventfd(0, Int32(EFD_CLOEXEC | EFD_NONBLOCK))
-        precondition(descriptor >= 0, "eventfd failed: \(StreamError.describe(errno: errno))")
+        guard descriptor >= 0 else { throw .system(errno, "eventfd") }
     }
 
     deinit { _ = Glibc.close(descriptor) }

@@ -41,9 +41,9 @@ struct Poller: ~Copyable {
     /// 256 events fill one wake-up of a busy gateway; more only delays the flush at the end of the turn.
     private static var capacity: Int { 256 }
 
-    init() {
+    init() throws(StreamError) {
         epoll = epoll_create1(Int32(EPOLL_CLOEXEC))
-        precondition(epoll >= 0, "epoll_create1 failed: \(StreamError.describe(errno: errno))")
+        guard epoll >= 0 else { throw .system(errno, "epoll_create1") }
         events = .allocate(capacity: Self.capacity)
         events.initialize(repeating: epoll_event(), count: Self.capacity)
     }

@@ -121,7 +121,7 @@ private final class TransferBar: Sendable {
 
     func draw(_ done: UInt64, of total: UInt64) {
         guard isShown, total > 0 else { return }
-        let now = Int(done * 100 / total)
+        let now = Int(100 * min(1, Double(done) / Double(total)))
         let hasChanged = percent.withLock { percent in
             defer { percent = now }
             return percent != now

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Fleet
 import MeshIdentity
+import Platform
 
 /// Where the CA is.
 struct CALocation: ParsableArguments {
@@ -33,6 +34,7 @@ struct CAAccess: ParsableArguments {
 
     /// The same, with the passphrase of its key; nil where that is not encrypted.
     func loadWithPassphrase() throws -> (authority: EmbeddedCA, passphrase: Passphrase?) {
+        ProcessMemory.isHidden()
         do throws(IdentityError) {
             return try openWithPassphrase()
         } catch {

@@ -23,7 +23,8 @@ struct DurationArgument: ExpressibleByArgument {
             total = sum
             digits = ""
         }
-        guard digits.isEmpty, total > 0 else { return nil }
+        // A hundred years: what is added to it stays a number.
+        guard digits.isEmpty, total > 0, total <= 3_153_600_000 else { return nil }
         duration = .seconds(total)
     }
 

@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 
 /// Where the operator's files are: `$BOOTSTRAP_HOME`, or `~/.bootstrap`.
 enum Home {
@@ -11,11 +12,7 @@ enum Home {
     static var ca: String { "\(path)/ca" }
 
     /// The user's home directory.
-    static var user: String {
-        if let value = getenv("HOME"), value.pointee != 0 { return String(cString: value) }
-        guard let entry = getpwuid(getuid()), let directory = entry.pointee.pw_dir else { return "." }
-        return String(cString: directory)
-    }
+    static var user: String { LocalAccount.homeDirectory }
 }
 
 extension Home {

@@ -90,6 +90,7 @@ struct SSHOptionGroup: ParsableArguments {
         do throws(SSHConfigurationError) {
             if let passwordFile {
                 prompts.authentication = try PasswordFile(passwordFile).prompt(else: prompts.authentication)
+                prompts.passwordFile = passwordFile
             }
         } catch {
             throw fail("\(error)", .usage)

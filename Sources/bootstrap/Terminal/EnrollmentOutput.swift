@@ -65,7 +65,7 @@ final class EnrollmentOutput: EnrollmentReport {
         clearBar()
         live.above {
             if format == .text {
-                _ = writeStandardOutput(Array((text + "\n").utf8))
+                printLine(text)
             } else {
                 printError(text)
             }
@@ -127,7 +127,7 @@ final class EnrollmentOutput: EnrollmentReport {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
         guard let bytes = try? encoder.encode(outcome) else { return }
-        _ = writeStandardOutput(Array(bytes) + [UInt8(ascii: "\n")])
+        printLine(String(decoding: bytes, as: UTF8.self))
     }
 
     // MARK: Progress bar

@@ -26,6 +26,6 @@ struct FileLogHandler: LogHandler {
         if let own = event.metadata { fields.merge(own) { $1 } }
         let text = fields.sorted { $0.key < $1.key }.map { " \($0.key)=\($0.value)" }.joined()
         let time = describe(time: WallClock.system.seconds)
-        file.append("\(time) \(event.level) \(label):\(text) [\(event.source)] \(event.message)")
+        file.append(printableLine("\(time) \(event.level) \(label):\(text) [\(event.source)] \(event.message)"))
     }
 }

@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 import Synchronization
 
 /// The last lines of a terminal: one for each machine that is being worked on, redrawn in place; what is finished
@@ -88,7 +89,11 @@ final class LiveLines: Sendable {
         var text = clear(&state)
         // More than the screen has cannot be drawn over.
         let shown = state.active.prefix(max(1, rows - 2))
-        for line in shown { text += String("\(line.name)  \(line.text)".prefix(columns - 1)) + "\n" }
+        for line in shown {
+            text +=
+                String(Printable.cleanLine("\(line.name)  \(line.text)".utf8, limit: columns).prefix(columns - 1))
+                + "\n"
+        }
         state.drawn = shown.count
         put(text)
     }

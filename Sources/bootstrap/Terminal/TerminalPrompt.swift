@@ -1,6 +1,7 @@
 import CLinux
 import Glibc
 import MeshIdentity
+import Platform
 import Streams
 
 /// Questions to the person at the terminal. They go to /dev/tty, so that stdin and stdout stay free for data.
@@ -141,7 +142,7 @@ enum TerminalPrompt {
     }
 
     private static func put(_ text: String, on terminal: Int32) {
-        var text = text
+        var text = Printable.cleanText(text)
         _ = text.withUTF8 { write(terminal, $0.baseAddress, $0.count) }
     }
 

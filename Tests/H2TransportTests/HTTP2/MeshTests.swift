@@ -256,7 +256,7 @@ import Testing
                     ends.append(end)
                 }
             }
-            try await server.until("the third is refused") { $0.server?.refusedConnections == 1 }
+            try await server.until("the first makes place for the third") { $0.server?.refusedConnections == 1 }
             for end in ends { try await loop.execute { end.withValue { $0.stream.close() } } }
             try await server.until("the others fail") { $0.server?.failedHandshakes == 2 }
             try await server { $0.close() }

@@ -356,6 +356,35 @@ struct Home {
         #expect(result.certificateFiles.first?.wholeMatch(of: /\/c\/[0-9a-f]{40}/) != nil)
     }
 
+    @Test(arguments: [
+        "bootstrap connect %h -W localhost:22", "exec /usr/local/bin/bootstrap connect -W localhost:22 %h",
+        "\"/opt/bootstrap\" connect %h -W localhost:22",
+    ])
+    func aProxyCommandThatIsThisProgramIsNotFollowed(command: String) throws {
+        let result = try Home(config: "Host dev\n    ProxyCommand \(command)\n").resolve("dev")
+        #expect(result.notes.isEmpty, "\(result.notes)")
+        #expect(result.limits.isEmpty, "\(result.limits)")
+        #expect(OwnProxyCommand.isThisProgram(command))
+    }
+
+    @Test func otherProxyCommandsAreFollowed() throws {
+        for command in ["nc %h %p", "bootstrap --help", "ssh bootstrap connect", "/usr/bin/connect bootstrap"] {
+            #expect(!OwnProxyCommand.isThisProgram(command))
+        }
+        // Under another name it is known by its file.
+        let own = try #require(realpath("/proc/self/exe", nil).map { String(cString: $0) })
+        #expect(OwnProxyCommand.isThisProgram("\(own) connect %h -W localhost:22"))
+    }
+
+    @Test func whatIsUnderWayIsNotBegunAgain() {
+        let outer = OwnProxyCommand.environment(connectingTo: "me@one:22", ["HOME": "/"])
+        let inner = OwnProxyCommand.environment(connectingTo: "me@two:22", outer)
+        #expect(inner["HOME"] == "/")
+        for peer in ["me@one:22", "me@two:22"] { #expect(OwnProxyCommand.isUnderWay(to: peer, in: inner)) }
+        #expect(!OwnProxyCommand.isUnderWay(to: "me@two:22", in: outer))
+        #expect(!OwnProxyCommand.isUnderWay(to: "me@one:22", in: [:]))
+    }
+
     @Test func namedFileMustExistAndNoneReadsNothing() throws {
         let home = try Home(config: "Port 9")
         #expect(throws: SSHConfigurationError.self) {

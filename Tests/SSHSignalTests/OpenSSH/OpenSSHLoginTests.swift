@@ -27,6 +27,18 @@ import Testing
         try await check(files.login(to: server, engine: .automatic), byOpenSSH: false)
     }
 
+    /// README's own ProxyCommand, read by an `ssh` that we have started: it would start us again, and so on.
+    @Test(arguments: [SSHEngine.automatic, .openSSH]) func aProxyCommandThatIsThisProgram(
+        engine: SSHEngine
+    ) async throws {
+        let server = try await OpenSSHServer()
+        let command = "ProxyCommand=bootstrap connect %h -W localhost:22"
+        let login = try files.login(to: server, engine: engine, options: [command])
+        let client = try await login.connect(on: testLoops.next())
+        #expect(try await client.isOpenSSH == (engine == .openSSH))
+        await client.close()
+    }
+
     @Test(arguments: [true, false]) func aHostWithAnRSAKeyOnly(known: Bool) async throws {
         let server = try await OpenSSHServer(hostKeys: ["rsa"])
         let line = "[127.0.0.1]:\(server.port) " + (try server.directory.read("host_rsa.pub"))

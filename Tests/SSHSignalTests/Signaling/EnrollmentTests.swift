@@ -1,4 +1,5 @@
 import MeshIdentity
+import Platform
 import Testing
 
 @testable import Fleet
