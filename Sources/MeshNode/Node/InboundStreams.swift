@@ -33,7 +33,13 @@ final class InboundStreams {
         let plan = opener.plan(request)
         switch plan.outcome {
         case .refused(let refusal):
-            logger.notice("denied", metadata: ["reason": "\(refusal)", "to": "\(pending.destination)"])
+            logger.notice(
+                "denied",
+                metadata: [
+                    "peer": "\(pending.peer?.description ?? "-")", "reason": "\(refusal)",
+                    "to": "\(pending.destination)",
+                ]
+            )
             // The peer learns that policy refused, not which rule did.
             pending.reject(.denied("policy"))
         case .dial(let target, _): open(plan, for: pending, failure: "backend failed", to: target)

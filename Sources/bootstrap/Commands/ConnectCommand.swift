@@ -87,7 +87,13 @@ struct ConnectCommand: AsyncParsableCommand {
         let device = try findDevice()
         let session = try device.map { try makeSession($0) }
         let access = try makeAccess(device)
-        let connection = Connection(access: access, session: session, forwards: forwards, name: destination)
+        let connection = Connection(
+            access: access,
+            session: session,
+            device: device,
+            forwards: forwards,
+            name: destination
+        )
         try await connection.run()
     }
 
@@ -194,6 +200,7 @@ private struct Forwards: Sendable {
 private struct Connection: Sendable {
     let access: PeerAccess
     let session: OperatorSession?
+    let device: Device?
     let forwards: Forwards
     let name: String
 
@@ -207,7 +214,7 @@ private struct Connection: Sendable {
         let events = AsyncStream<PathChange>.makeStream()
         let paths: LoopBound<PeerPaths>
         do {
-            paths = try await loop.execute { [access, session] in
+            paths = try await loop.execute { [access, session, device] in
                 // Whoever runs the command waits for streams: a login that asked for a passphrase must not have to ask
                 // again.
                 var settings = ConnectionSettings.defaults
@@ -221,6 +228,7 @@ private struct Connection: Sendable {
                 ) {
                     events.continuation.yield($0)
                 }
+                paths.remedy = { device?.remedy(forDenied: $0) }
                 return LoopBound(paths, on: loop)
             }
             try await listen(paths, on: loop)
