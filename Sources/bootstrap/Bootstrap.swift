@@ -12,9 +12,11 @@ struct Bootstrap: AsyncParsableCommand {
             "Turns an SSH login into a mesh identity, and the identity into the fastest stream between two machines.",
         version: AgentRelease.version,
         subcommands: [
+            AllowCommand.self,
             CACommand.self,
             ConnectCommand.self,
             CopyCommand.self,
+            DenyCommand.self,
             DoctorCommand.self,
             EnrollCommand.self,
             ExecCommand.self,

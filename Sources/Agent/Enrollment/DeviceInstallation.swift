@@ -146,11 +146,15 @@ extension DeviceInstallation: SignaledDevice {
             throw SignalError(isStored ? .node : .credential, error.message)
         }
         var unchanged: [String] = []
-        var (service, former) = (String?.none, [UInt8]?.none)
+        var (service, former, allowed) = (String?.none, [UInt8]?.none, [String]?.none)
         if case .enroll(let enroll) = order {
             service = enroll.service
             former = try? LocalFile.read(node.configuration)
-            if try writeConfiguration(enroll.node, id: pending.id) { unchanged.append("configuration") }
+            let request = enroll.node.completed(
+                by: former.flatMap { NodeConfigurationFile.request(in: String(decoding: $0, as: UTF8.self)) }
+            )
+            allowed = request.allowed
+            if try writeConfiguration(request, id: pending.id) { unchanged.append("configuration") }
         } else {
             unchanged.append("configuration")
         }
@@ -164,7 +168,8 @@ extension DeviceInstallation: SignaledDevice {
                 node: report.outcome,
                 unchanged: unchanged,
                 service: report.service,
-                warnings: report.warnings + [remark].compactMap(\.self)
+                warnings: report.warnings + [remark].compactMap(\.self),
+                allowed: allowed
             )
         } catch {
             // What the node that runs was started with is what the next start finds, too.

@@ -14,6 +14,11 @@ enum NodeConfigurationFile {
 
             """
         if let source = node.renewFrom { text += "renewal: {from: \(quote(source))}\n" }
+        let hosts = Set(node.allowHosts ?? []).sorted()
+        if !hosts.isEmpty {
+            text += "endpoints:\n"
+            for host in hosts { text += "- {match: \(quote(host)), direct: true}\n" }
+        }
         let ports = Set(node.allowPorts).sorted()
         if !ports.isEmpty, let namespace = id.namespace {
             text += """
@@ -27,6 +32,43 @@ enum NodeConfigurationFile {
                 """
         }
         return text
+    }
+
+    /// What a node's configuration says that this release, or one before, has written; nil for any other file.
+    static func request(in text: String) -> SignalMessage.NodeRequest? {
+        var request: SignalMessage.NodeRequest?
+        var ports: [UInt16] = []
+        var hosts: [String] = []
+        var renewFrom: String?
+        for line in text.split(separator: "\n") {
+            if let bind = value(in: line, "- {name: hbone, bind: ", ", protocol: hbone}").flatMap(unquote),
+                let colon = bind.lastIndex(of: ":"), let port = UInt16(bind[bind.index(after: colon)...])
+            {
+                request = .init(bind: bind[..<colon].filter { $0 != "[" && $0 != "]" }, port: port)
+            } else if let list = value(in: line, "    to: [{ports: [", "]}]") {
+                ports = list.split(separator: ",").compactMap { UInt16($0.filter { $0 != " " }) }
+            } else if let source = value(in: line, "renewal: {from: ", "}") {
+                renewFrom = unquote(source)
+            } else if let host = value(in: line, "- {match: ", ", direct: true}").flatMap(unquote) {
+                hosts.append(host)
+            }
+        }
+        guard var request else { return nil }
+        (request.allowPorts, request.allowHosts, request.renewFrom) = (ports, hosts, renewFrom)
+        return request
+    }
+
+    private static func value(in line: Substring, _ before: String, _ after: String) -> Substring? {
+        guard line.hasPrefix(before), line.hasSuffix(after), line.count >= before.count + after.count else {
+            return nil
+        }
+        return line.dropFirst(before.count).dropLast(after.count)
+    }
+
+    /// Of what needed no escapes: addresses.
+    private static func unquote(_ text: Substring) -> String? {
+        guard text.count >= 2, text.first == "\"", text.last == "\"", !text.contains("\\") else { return nil }
+        return String(text.dropFirst().dropLast())
     }
 
     /// A double-quoted YAML scalar. Paths may hold anything but control characters, which are escaped.
@@ -43,4 +85,34 @@ enum NodeConfigurationFile {
         }
         return result + "\""
     }
+}
+
+extension SignalMessage.NodeRequest {
+    /// With what the operator has left open as the device has it, and without what is denied.
+    ///
+    /// - Parameter present: nil: there is nothing yet, or nobody knows what.
+    func completed(by present: SignalMessage.NodeRequest?) -> SignalMessage.NodeRequest {
+        var result = self
+        if let present {
+            for word in keeps ?? [] {
+                switch word {
+                case "bind": result.bind = present.bind
+                case "port": result.port = present.port
+                case "renewFrom": result.renewFrom = present.renewFrom
+                case "allow":
+                    result.allowPorts += present.allowPorts
+                    result.allowHosts = (allowHosts ?? []) + (present.allowHosts ?? [])
+                default: break
+                }
+            }
+        }
+        let denied = Set(deny ?? [])
+        result.allowPorts = Set(result.allowPorts).filter { !denied.contains("\($0)") }.sorted()
+        result.allowHosts = Set(result.allowHosts ?? []).subtracting(denied).sorted()
+        (result.deny, result.keeps) = (nil, nil)
+        return result
+    }
+
+    /// Ports, and then the others.
+    var allowed: [String] { allowPorts.map(String.init) + (allowHosts ?? []) }
 }

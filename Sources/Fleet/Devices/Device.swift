@@ -32,13 +32,13 @@ package struct Device: Hashable, Sendable, Codable {
     package var lifetime: Int64?
     /// SHA-256 fingerprints of the roots it has, by its own word, in lower-case hexadecimal; nil when it did not say.
     package var roots: [String]?
+    /// Ports and `host:port` that members of its namespace may reach, by its own word; nil: it did not say (it was
+    /// enrolled by an earlier release, or has no agent).
+    package var allowed: [String]?
     /// What the inventory says of it, for people.
     package var labels: [String: String]?
     /// Its host key's signature over the request of its enrolment; nil: that was not asked for.
     package var attestation: HostKeyAttestation?
-    /// The ports of its own that its node lets members of its namespace reach, in ascending order; nil: it has no node,
-    /// or was enrolled by a release that did not record them.
-    package var allowedPorts: [UInt16]?
     /// What was set up in its sshd; nil: nothing.
     package var sshServer: SSHServerRecord?
     /// When its certificate was renewed last since it was enrolled, in seconds since 1970.
@@ -144,6 +144,20 @@ extension MachineKey {
 }
 
 extension Device {
+    /// What to do about a destination that it denies; nil where that is not for want of permission, as far as is known.
+    ///
+    /// - Parameter destination: As it was asked for.
+    package func remedy(forDenied destination: Authority) -> String? {
+        guard let allowed else { return nil }
+        let host = destination.host.description
+        let isItself = ["localhost", "127.0.0.1", "::1", "[::1]"].contains(host)
+        let words = isItself ? "\(destination.port)" : destination.description
+        guard !allowed.contains(words) else { return nil }
+        let list = allowed.isEmpty ? "nothing" : allowed.joined(separator: ", ")
+        return
+            "\(name) does not allow \(isItself ? "port \(words)" : words) (allowed: \(list)). Add it: bootstrap allow \(name) \(words)"
+    }
+
     /// The directory that the agent was installed below; nil without an agent.
     package var base: String? {
         // BASE/bootstrap/state

@@ -9,19 +9,24 @@ package struct EnrolledPolicy: Sendable {
     private let planner: StreamPlanner
     private let own: SPIFFEID
     private let device: Device
-    private let ports: [UInt16]
 
     /// - Returns: nil where nothing was recorded of it: without a node, and by earlier releases.
     package init?(of device: Device) {
-        guard let ports = device.allowedPorts else { return nil }
+        guard let allowed = device.allowed else { return nil }
         self.device = device
-        self.ports = ports
         own = device.identity
         // The rules of the `node.yaml` that enrolment writes.
+        let ports = allowed.compactMap { UInt16($0) }
         let rule = AuthorizationPolicy.Rule(to: [.init(ports: ports.map { $0...$0 })])
+        let endpoints = allowed.compactMap { try? EndpointMatch(parsing: $0) }.filter { $0.port != nil }
         let policies = ports.isEmpty ? [] : [AuthorizationPolicy(name: "enrolled", rules: [rule])]
         planner = StreamPlanner(
-            MeshRules(source: "the record of \(device.name)", policies: policies, unmatched: .deny),
+            MeshRules(
+                source: "the record of \(device.name)",
+                policies: policies,
+                endpoints: endpoints.map { Endpoint(match: $0, way: .direct(tls: nil)) },
+                unmatched: .deny
+            ),
             own: device.identity,
             ownAddresses: Set(device.hbone.compactMap(\.address))
         )
@@ -39,12 +44,7 @@ package struct EnrolledPolicy: Sendable {
             now: WallClock.system.seconds
         )
         guard !planner.plan(request).isAllowed else { return nil }
-        let allowed = ports.isEmpty ? "nothing" : "ports \(ports.map(String.init).joined(separator: ", ")) of its own"
-        let flags = Set(ports + [destination.port]).sorted().map { " --allow-port \($0)" }.joined()
-        return StreamError(
-            .denied,
-            "\(device.name) does not allow \(destination) (allowed: \(allowed)), and its policy holds on path ssh too. "
-                + "To allow a port: `bootstrap enroll \(device.destination)\(flags)`"
-        )
+        // What it allows, and how to change that, is said beside (``Device/remedy(forDenied:)``).
+        return StreamError(.denied, "refused by the policy of \(device.name), which holds on path ssh too")
     }
 }

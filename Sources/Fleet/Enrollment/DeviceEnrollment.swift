@@ -77,7 +77,7 @@ package struct DeviceEnrollment: Sendable {
             roots: try? Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)
         )
         record.attestation = outcome.attestation
-        record.allowedPorts = Set(installation.node.allowPorts).sorted()
+        record.allowed = ack.allowed
         return record
     }
 
@@ -164,6 +164,12 @@ package struct DeviceEnrollment: Sendable {
                 ? "--agentless has the machine's own openssl make a key, for the software that is there"
                 : "the machine has no openssl for --agentless either; --push-key sends it a key"
             throw HostError(.unfit, "\(options.name): \(error.message). Without an agent: \(way)")
+        }
+        if let service = installation.service.flatMap(ServiceKind.init), let lack = facts.lack(for: service) {
+            throw HostError(
+                .unfit,
+                "\(options.name): --service \(service.rawValue): \(lack). Nothing was uploaded; --service auto takes the best that is there"
+            )
         }
         let words = [
             "\(facts.operatingSystem) \(facts.architecture)", facts.surroundings.distribution, facts.libc,

@@ -12,6 +12,8 @@ package struct EnrollmentTarget: Sendable {
     package var identityFile: String?
     package var jump: String?
     package var labels: [String: String]?
+    /// How the device was logged in to before: where the command line says nothing else.
+    package var recorded: SSHArguments?
 
     /// - Parameter name: nil takes the host's, as far as a SPIFFE ID can have its characters.
     package init(_ text: String, name: String? = nil) throws(HostError) {
@@ -34,6 +36,16 @@ package struct EnrollmentTarget: Sendable {
         }
     }
 
+    /// A device that is enrolled already.
+    package init(_ device: Device) throws(DeviceDirectoryError) {
+        do throws(HostError) {
+            try self.init(device.destination, name: device.name)
+        } catch {
+            throw DeviceDirectoryError(message: "the record of \(device.name): \(error.message)")
+        }
+        recorded = device.ssh.arguments
+    }
+
     /// Letters, digits, `-`, `_` and `.` stay; the rest becomes `-`.
     private static func name(of host: String) -> String {
         let kept = host.lowercased().unicodeScalars.map { scalar -> Character in
@@ -52,9 +64,20 @@ package struct EnrollmentTarget: Sendable {
     package static func all(
         _ destinations: [String],
         name: String?,
-        inventory file: String?
+        inventory file: String?,
+        recorded records: DeviceDirectory? = nil
     ) throws(HostError) -> [EnrollmentTarget] {
-        var targets = try destinations.map { text throws(HostError) in try EnrollmentTarget(text, name: name) }
+        var targets = try destinations.map { text throws(HostError) in
+            do throws(DeviceDirectoryError) {
+                // Of an enrolled device, who logs in to it and how is known, as for every other command.
+                if name == nil, let device = try records?.device(for: text) {
+                    return try EnrollmentTarget(device)
+                }
+            } catch {
+                throw HostError(.failed, error.message)
+            }
+            return try EnrollmentTarget(text, name: name)
+        }
         if let file { targets += try InventoryFile.targets(file) }
         if name != nil, targets.count > 1 {
             throw HostError(.usage, "--name is for one device; give names in an inventory, one a line: DEST NAME")

@@ -74,7 +74,7 @@ extension EnrollmentTarget {
 
     /// The SSH flags for this machine: those of the command line, unless the inventory says something else.
     package func arguments(_ common: SSHArguments) -> SSHArguments {
-        var arguments = common
+        var arguments = common == SSHArguments() ? recorded ?? common : common
         if let identityFile { arguments.identityFiles = [identityFile] }
         if let jump { arguments.jump = jump }
         return arguments

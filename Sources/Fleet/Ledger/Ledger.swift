@@ -110,7 +110,7 @@ package struct LedgerEvent: Hashable, Sendable {
 }
 
 extension Ledger {
-    /// The latest events first.
+    /// The latest events first. A certificate that was issued and then renewed a device is told once.
     ///
     /// - Parameter device: nil is everything.
     /// - Parameter limit: At most so many.
@@ -119,7 +119,11 @@ extension Ledger {
             try database.rows(
                 """
                 SELECT at, operator, command, device, identity, serial, what FROM events
-                WHERE ?1 IS NULL OR device = ?1 ORDER BY id DESC LIMIT ?2
+                WHERE (?1 IS NULL OR device = ?1) AND NOT (what LIKE 'issued until %' AND EXISTS (
+                    SELECT 1 FROM events AS later WHERE later.device = events.device AND later.id > events.id
+                    AND later.serial = events.serial AND later.what LIKE 'renewed %'
+                ))
+                ORDER BY id DESC LIMIT ?2
                 """,
                 [SQLiteValue(device), .integer(Int64(limit))]
             ) { row in

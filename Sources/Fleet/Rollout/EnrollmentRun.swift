@@ -5,14 +5,17 @@ import Streams
 
 /// What is to be done on a device beside giving it an identity.
 package struct EnrollmentOrder: Sendable {
-    /// Of the identities.
-    package var namespace: String
+    /// Of the identities; nil: that of the record, or `default`.
+    package var namespace: String?
     package var node: SignalMessage.NodeRequest
+    /// Ports and `host:port` that are allowed no more.
+    package var deny: [String]?
     /// Directories to install below, best first.
     package var bases: [String]
     package var agent: AgentBinary
     /// What keeps the node running: a ``SSHSignal/ServiceKind``, or `auto`.
-    package var service: String
+    /// nil leaves what is there.
+    package var service: String?
     /// Where the key is made when there is to be no agent; nil when there is.
     package var keyOrigin: Device.KeyOrigin?
     /// Without an agent: where the credential goes; `{name}` stands for the device's name.
@@ -21,11 +24,11 @@ package struct EnrollmentOrder: Sendable {
     package var after: String?
 
     package init(
-        namespace: String,
+        namespace: String?,
         node: SignalMessage.NodeRequest,
         bases: [String] = DeviceEnrollment.Installation.defaultBases,
         agent: AgentBinary,
-        service: String,
+        service: String?,
         keyOrigin: Device.KeyOrigin? = nil,
         credentialDirectory: String? = nil,
         after: String? = nil
@@ -187,7 +190,7 @@ package struct EnrollmentRun: Sendable {
             var claim = found
             claim.limit = CertificateLimit.byHand
             claim.reinstates = admission.reinstates
-            var options = try options(for: target)
+            var options = try options(for: target, known: known)
             let recording = RecordingIssuer(issuer, ledger: records.ledger, command: "enroll", claim: claim)
             MachineAdmission(
                 target: target,
@@ -208,7 +211,7 @@ package struct EnrollmentRun: Sendable {
                 try await enroll(target, options, recording, on: loop)
             }
             var record = outcome.record
-            record.labels = target.labels
+            record.labels = target.labels ?? known?.labels
             var change: String?
             if case .replaces(let text) = admission.decide(known, destination: target.text, hostKey: record.hostKey) {
                 change = text
@@ -278,6 +281,7 @@ package struct EnrollmentRun: Sendable {
         guard let keyOrigin = order.keyOrigin else {
             var node = order.node
             if let ports = target.allowPorts { node.allowPorts = ports }
+            node.deny = order.deny
             let enrollment = DeviceEnrollment(
                 options,
                 .init(node: node, agent: order.agent, bases: order.bases, service: order.service),
@@ -311,12 +315,15 @@ package struct EnrollmentRun: Sendable {
         }
     }
 
-    private func options(for target: EnrollmentTarget) throws(HostError) -> EnrollmentOptions {
+    private func options(
+        for target: EnrollmentTarget,
+        known: Device?
+    ) throws(HostError) -> EnrollmentOptions {
         let id: SPIFFEID
         do throws(SPIFFEIDError) {
             id = try SPIFFEID(
                 trustDomain: trustDomain,
-                namespace: target.namespace ?? order.namespace,
+                namespace: target.namespace ?? order.namespace ?? known?.identity.namespace ?? "default",
                 name: target.name
             )
         } catch {

@@ -85,6 +85,28 @@ extension DeviceFacts {
     }
 }
 
+extension DeviceFacts {
+    /// What a kind of service needs and the machine does not have; nil where it has all of it.
+    func lack(for service: ServiceKind) -> String? {
+        let system: Surroundings.InitSystem? =
+            switch service {
+            case .systemd: .systemd
+            case .openrc: .openrc
+            case .procd: .procd
+            default: nil
+            }
+        if let system {
+            guard surroundings.initSystem == system else { return "\(system.rawValue) does not run there" }
+            return userID == 0 ? nil : "it is for root, and the login is \(user)'s"
+        }
+        switch service {
+        case .systemdUser where !surroundings.hasUserBus: return "the account has no systemd of its own that answers"
+        case .cron where !tools.contains("crontab"): return "there is no crontab"
+        default: return nil
+        }
+    }
+}
+
 /// The part of ``ProbeScript`` that looks around. It starts as few programs as it can: on a small device each takes
 /// milliseconds.
 enum SurroundingsScript {

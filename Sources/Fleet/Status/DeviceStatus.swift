@@ -105,6 +105,12 @@ package struct DeviceStatus: Encodable {
             line("ssh users", "those with a certificate of \(authority)")
         }
         for label in (device.labels ?? [:]).sorted(by: { $0.key < $1.key }) { line(label.key, label.value) }
+        if let allowed = device.allowed {
+            line(
+                "allows",
+                allowed.isEmpty ? "nothing (bootstrap allow \(device.name) PORT)" : allowed.joined(separator: ", ")
+            )
+        }
         line("hbone", device.hbone.isEmpty ? "-" : device.hbone.map(\.description).joined(separator: ", "))
         line("agent", "\(device.agent.path), sha256 \(device.agent.sha256.prefix(12))")
         line("state kept in", device.agent.state)

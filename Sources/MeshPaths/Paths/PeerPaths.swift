@@ -46,6 +46,8 @@ package final class PeerPaths {
     }
 
     package let access: PeerAccess
+    /// What the user is told beside a refusal by the peer's policy; nil: nothing.
+    package var remedy: ((Authority) -> String?)?
     let loop: EventLoop
     let logger: Logger
     private let onChange: (PathChange) -> Void
@@ -132,6 +134,17 @@ package final class PeerPaths {
         permits: @escaping (PathID) -> StreamError? = { _ in nil },
         completion: @escaping (Result<OpenedStream, StreamError>) -> Void
     ) {
+        var completion = completion
+        if let remedy {
+            completion = { [completion] result in
+                completion(
+                    result.mapError { error in
+                        guard error.code == .denied, let fix = remedy(authority) else { return error }
+                        return StreamError(.denied, "\(error.message): \(fix)")
+                    }
+                )
+            }
+        }
         let request = Request(authority: authority, headers: headers, permits: permits, completion: completion)
         guard !isShutDown else {
             return loop.later { request.end(.failure(StreamError(.closed, "\(self.access.name): shut down"))) }

@@ -227,6 +227,10 @@ package struct EnrollmentOperator: Sendable {
         guard ack.hbone.count <= 64 else {
             return SignalError(.malformed, "the device names \(ack.hbone.count) addresses; 64 are allowed")
         }
+        let allowed = ack.allowed ?? []
+        guard allowed.count <= 1024, allowed.allSatisfy({ Printable.clean($0, limit: 300) == $0 }) else {
+            return SignalError(.malformed, "the device names destinations that are allowed, and are none")
+        }
         for address in ack.hbone + [ack.listener] where !NumericAddress.isValid(address) {
             return SignalError(
                 .malformed,

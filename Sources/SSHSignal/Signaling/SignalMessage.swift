@@ -72,13 +72,26 @@ package enum SignalMessage: Hashable, Sendable {
         package var allowPorts: [UInt16]
         /// `host:port` of who renews certificates over the mesh; absent: nobody does.
         package var renewFrom: String?
+        /// `host:port` of what members of the same namespace may reach through the device.
+        package var allowHosts: [String]?
+        /// Ports and `host:port` that they may reach no more.
+        package var deny: [String]?
+        /// What the operator has not named, and what stays as the device has it: `bind`, `port`, `renewFrom`, `allow`
+        /// (then what is allowed here is added). What the device has not, is as it stands here. Absent: nothing.
+        package var keeps: [String]?
 
         package init(
             bind: String = "0.0.0.0",
             port: UInt16 = 15008,
             allowPorts: [UInt16] = [],
-            renewFrom: String? = nil
+            renewFrom: String? = nil,
+            allowHosts: [String]? = nil,
+            deny: [String]? = nil,
+            keeps: [String]? = nil
         ) {
+            self.allowHosts = allowHosts
+            self.deny = deny
+            self.keeps = keeps
             self.renewFrom = renewFrom
             self.bind = bind
             self.port = port
@@ -146,6 +159,9 @@ package enum SignalMessage: Hashable, Sendable {
         package var service: Service?
         /// For the user.
         package var warnings: [String]?
+        /// Ports and `host:port` that members of its namespace may reach; absent: nothing was asked for, or the agent
+        /// is older.
+        package var allowed: [String]?
 
         package init(
             id: String,
@@ -154,8 +170,10 @@ package enum SignalMessage: Hashable, Sendable {
             node: String,
             unchanged: [String],
             service: Service? = nil,
-            warnings: [String]? = nil
+            warnings: [String]? = nil,
+            allowed: [String]? = nil
         ) {
+            self.allowed = allowed
             self.service = service
             self.warnings = warnings
             self.id = id

@@ -95,7 +95,7 @@ struct ConnectCommand: AsyncParsableCommand {
         let connection = Connection(
             access: access,
             session: session,
-            policy: device.flatMap(EnrolledPolicy.init),
+            device: device,
             watch: watch,
             forwards: forwards,
             name: destination
@@ -220,6 +220,7 @@ private struct Forwards: Sendable {
 private struct Connection: Sendable {
     let access: PeerAccess
     let session: OperatorSession?
+    let device: Device?
     /// Of the device, for path `ssh`; nil where there is none.
     let policy: EnrolledPolicy?
     /// For a machine that is no device by its name.
@@ -231,14 +232,15 @@ private struct Connection: Sendable {
     init(
         access: PeerAccess,
         session: OperatorSession?,
-        policy: EnrolledPolicy?,
+        device: Device?,
         watch: HostWatch?,
         forwards: Forwards,
         name: String
     ) {
         self.access = access
         self.session = session
-        self.policy = policy
+        self.device = device
+        policy = device.flatMap(EnrolledPolicy.init)
         self.watch = watch
         self.forwards = forwards
         self.name = name
@@ -264,7 +266,7 @@ private struct Connection: Sendable {
         let events = AsyncStream<PathChange>.makeStream()
         let paths: LoopBound<PeerPaths>
         do {
-            paths = try await loop.execute { [access, session, policy] in
+            paths = try await loop.execute { [access, session, device, policy] in
                 // Whoever runs the command waits for streams: a login that asked for a passphrase must not have to ask
                 // again.
                 var settings = ConnectionSettings.defaults
@@ -279,6 +281,7 @@ private struct Connection: Sendable {
                 ) {
                     events.continuation.yield($0)
                 }
+                paths.remedy = { device?.remedy(forDenied: $0) }
                 return LoopBound(paths, on: loop)
             }
             try await listen(paths, on: loop)

@@ -34,8 +34,8 @@ struct EnrollCommand: AsyncParsableCommand {
     @Argument(help: ArgumentHelp("[user@]host[:port], or a Host alias of ssh_config.", valueName: "DEST"))
     var destinations: [String] = []
 
-    @Option(help: ArgumentHelp("The namespace of the identities.", valueName: "NS"))
-    var namespace = "default"
+    @Option(help: ArgumentHelp("The namespace of the identities. (default: as before, or default)", valueName: "NS"))
+    var namespace: String?
 
     @Option(help: ArgumentHelp("The device's name. (default: its host)", valueName: "NAME"))
     var name: String?
@@ -52,15 +52,19 @@ struct EnrollCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("How many devices at a time.", valueName: "N"))
     var parallel = 16
 
-    @Option(help: ArgumentHelp("The port of the device's HBONE listener.", valueName: "PORT"))
-    var hbonePort: UInt16 = 15008
+    @Option(
+        help: ArgumentHelp("The port of the device's HBONE listener. (default: as before, or 15008)", valueName: "PORT")
+    )
+    var hbonePort: UInt16?
 
-    @Option(help: ArgumentHelp("The address that listener binds.", valueName: "ADDRESS"))
-    var hboneAddress = "0.0.0.0"
+    @Option(
+        help: ArgumentHelp("The address that listener binds. (default: as before, or 0.0.0.0)", valueName: "ADDRESS")
+    )
+    var hboneAddress: String?
 
     @Option(
         help: ArgumentHelp(
-            "A port on the device that others of its namespace may reach. May be repeated.",
+            "A port on the device that others of its namespace may reach, beside those that they may already. May be repeated.",
             valueName: "PORT"
         )
     )
@@ -68,8 +72,16 @@ struct EnrollCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
+            "The same for another host, which they reach through the device. May be repeated.",
+            valueName: "HOST:PORT"
+        )
+    )
+    var allowHost: [String] = []
+
+    @Option(
+        help: ArgumentHelp(
             "Have the device renew its certificate over the mesh, from a `bootstrap ca serve` there. Numeric, or a name that the "
-                + "device itself can resolve.",
+                + "device itself can resolve; none: not any more. (default: as before)",
             valueName: "HOST:PORT"
         )
     )
@@ -123,7 +135,13 @@ struct EnrollCommand: AsyncParsableCommand {
             throw ValidationError("name at least one destination, or an --inventory file")
         }
         guard (1...256).contains(parallel) else { throw ValidationError("--parallel is from 1 to 256") }
-        if let renewFrom {
+        for host in allowHost {
+            do { _ = try Authority(parsing: host) } catch { throw ValidationError("--allow-host: \(error)") }
+        }
+        if let hboneAddress, !NumericAddress.isNumeric(hboneAddress) {
+            throw ValidationError("--hbone-address \(hboneAddress) is no numeric address, such as 0.0.0.0 or ::")
+        }
+        if let renewFrom, renewFrom != "none" {
             do { _ = try Authority(parsing: renewFrom) } catch { throw ValidationError("--renew-from: \(error)") }
         }
         if let base, !base.hasPrefix("/"), base != "~", !base.hasPrefix("~/") {
@@ -132,14 +150,14 @@ struct EnrollCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
+        let records = DeviceDirectory(Home.devices)
         let targets: [EnrollmentTarget]
         do throws(HostError) {
-            targets = try EnrollmentTarget.all(destinations, name: name, inventory: inventory)
+            targets = try EnrollmentTarget.all(destinations, name: name, inventory: inventory, recorded: records)
         } catch {
             throw fail(error)
         }
         let (issuer, trustDomain) = try issuers.load(access)
-        let records = DeviceDirectory(Home.devices)
         let report = EnrollmentOutput(format: output, names: targets.map(\.name))
         var run = EnrollmentRun(
             try order(),
@@ -182,13 +200,29 @@ struct EnrollCommand: AsyncParsableCommand {
     private func order() throws -> EnrollmentOrder {
         EnrollmentOrder(
             namespace: namespace,
-            node: .init(bind: hboneAddress, port: hbonePort, allowPorts: allowPort, renewFrom: renewFrom),
+            node: node(),
             bases: base.map { [$0] } ?? DeviceEnrollment.Installation.defaultBases,
             agent: try agent(),
             service: device.service,
             keyOrigin: device.keyOrigin,
             credentialDirectory: device.credentialDir,
             after: device.after
+        )
+    }
+
+    /// What is not named stays.
+    private func node() -> SignalMessage.NodeRequest {
+        var keeps = ["allow"]
+        if hboneAddress == nil { keeps.append("bind") }
+        if hbonePort == nil { keeps.append("port") }
+        if renewFrom == nil { keeps.append("renewFrom") }
+        return .init(
+            bind: hboneAddress ?? "0.0.0.0",
+            port: hbonePort ?? 15008,
+            allowPorts: allowPort,
+            renewFrom: renewFrom == "none" ? nil : renewFrom,
+            allowHosts: allowHost.isEmpty ? nil : allowHost.map { (try? Authority(parsing: $0))?.description ?? $0 },
+            keeps: keeps
         )
     }
 

@@ -29,6 +29,12 @@ struct IdentityArgument: ParsableArguments {
         if !reserved, let reservation = found.reservation {
             throw fail("--id \(id): \(reservation); choose another one, or say --reserved", .usage)
         }
+        guard found.namespace != nil, found.serviceAccount != nil else {
+            throw fail(
+                "--id \(id): nothing else in the mesh has such an identity; write ns/NAMESPACE/sa/NAME, such as ns/prod/sa/db",
+                .usage
+            )
+        }
         return found
     }
 
