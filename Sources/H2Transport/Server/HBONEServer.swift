@@ -108,8 +108,9 @@ public final class HBONEServer {
             refusedConnections += 1
             return lower.reset(StreamError(.limit, "the server takes no more connections now"))
         }
+        let address = (lower as? Socket)?.peerAddress?.address
         let admission = slots.admit(
-            (lower as? Socket)?.peerAddress?.address,
+            address,
             // Of the room for connections, what is left for those that have not shaken hands.
             limit: min(configuration.handshakesInProgress, configuration.connections - connections.count),
             limitEach: configuration.handshakesPerAddress
@@ -139,7 +140,7 @@ public final class HBONEServer {
                 peerLog.log(
                     .info,
                     "handshake failed",
-                    of: address?.address.map { "\($0)" } ?? lower.peerDescription,
+                    of: address.map { "\($0)" } ?? lower.peerDescription,
                     ["reason": "\(error)"]
                 )
                 checkDrained()
