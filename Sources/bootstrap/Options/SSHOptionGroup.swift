@@ -103,22 +103,30 @@ struct SSHOptionGroup: ParsableArguments {
 }
 
 extension SSHLogin.Prompts {
-    /// Asks the person at the terminal, if there is one; warnings go to stderr.
+    /// Asks the person at the terminal, if there is one, or by `SSH_ASKPASS`; warnings go to stderr.
     static func terminal() -> SSHLogin.Prompts {
         var prompts = SSHLogin.Prompts(warn: { printError($0) })
         prompts.banner = { printError($0) }
-        if TerminalPrompt.isAvailable {
-            prompts.hostKey = { question in await askHostKey(question) }
-            prompts.passphrase = { request in await askPassphrase(request) }
-            prompts.authentication = { question in await askAuthentication(question) }
+        let terminal = TerminalPrompt.isAvailable
+        let askPass = AskPass.wanted(hasTerminal: terminal)
+        let ask: Ask = { text, isSecret in
+            guard let askPass else { return await TerminalPrompt.answer(text, isSecret: isSecret) }
+            return await askPass.answer(text)
+        }
+        if terminal || askPass != nil {
+            prompts.hostKey = { question in await askHostKey(question, ask) }
+            prompts.passphrase = { request in await askPassphrase(request, ask) }
+            prompts.authentication = { question in await askAuthentication(question, ask) }
         }
         return prompts
     }
 
-    private static func askHostKey(_ question: HostKeyQuestion) async -> Bool {
+    private typealias Ask = @Sendable (_ text: String, _ isSecret: Bool) async -> Passphrase?
+
+    private static func askHostKey(_ question: HostKeyQuestion, _ ask: Ask) async -> Bool {
         for _ in 0..<3 {
             guard
-                let answer = await TerminalPrompt.answer(question.text, isSecret: false)?
+                let answer = await ask(question.text, false)?
                     .withBytes({ String(decoding: $0, as: UTF8.self) })
             else { return false }
             if let accepts = question.accepts(answer) { return accepts }
@@ -127,18 +135,18 @@ extension SSHLogin.Prompts {
         return false
     }
 
-    private static func askPassphrase(_ request: PassphraseRequest) async -> [UInt8]? {
+    private static func askPassphrase(_ request: PassphraseRequest, _ ask: Ask) async -> [UInt8]? {
         let again = request.attempt > 1 ? "Wrong passphrase. " : ""
         let key = request.fingerprint.map { "\(request.name) (\($0))" } ?? request.name
-        return await TerminalPrompt.answer("\(again)Passphrase for \(key): ", isSecret: true)?.withBytes { Array($0) }
+        return await ask("\(again)Passphrase for \(key): ", true)?.withBytes { Array($0) }
     }
 
-    private static func askAuthentication(_ question: AuthenticationQuestion) async -> [UInt8]? {
+    private static func askAuthentication(_ question: AuthenticationQuestion, _ ask: Ask) async -> [UInt8]? {
         let again = question.attempt > 1 ? "Permission denied, please try again.\n" : ""
         let instruction = question.instruction.isEmpty ? "" : question.instruction + "\n"
         // The server chooses the words; whose they are must be plain.
         let text = question.method == "password" ? question.text : "(\(question.destination)) \(question.text)"
-        return await TerminalPrompt.answer(again + instruction + text, isSecret: question.isSecret)?
+        return await ask(again + instruction + text, question.isSecret)?
             .withBytes { Array($0) }
     }
 }
