@@ -32,8 +32,12 @@ package struct ListComparison: Sendable {
 
     /// - Parameter signers: Those of the keys that lists are made with here.
     init(of lists: PresentLists, _ signers: [Certificate], _ ledger: Ledger) throws(LedgerError) {
-        for certificate in try ledger.liveRevocations() where !lists.contain(certificate) {
-            if signers.contains(where: { $0.subjectKeyIdentifier == certificate.issuer }) {
+        // Once: a list may have some 300,000 certificates.
+        let own = Set(signers.compactMap(\.subjectKeyIdentifier))
+        let listed = lists.signed.map { (issuer: $0.root.subjectKeyIdentifier, serials: $0.list.serials) }
+        for certificate in try ledger.liveRevocations()
+        where !listed.contains(where: { $0.issuer == certificate.issuer && $0.serials.contains(certificate.serial) }) {
+            if own.contains(certificate.issuer) {
                 unlisted.append(certificate)
             } else {
                 foreign.append(certificate)
@@ -69,25 +73,31 @@ struct PresentLists {
             return
         }
         do throws(IdentityError) {
-            // Refuses what says that a root made it, and was not signed by that.
-            _ = try Revocations(pem: pem, roots: roots)
             all = try RevocationList.all(pem: pem)
         } catch {
             throw LedgerError(.damaged, Self.damage(path, pem.isEmpty ? "it is empty" : error.message))
         }
-        signed = all.compactMap { list in roots.first { list.isSigned(by: $0) }.map { (list, $0) } }
+        var signed: [(list: RevocationList, root: Certificate)] = []
+        for list in all {
+            if let root = roots.first(where: { list.isSigned(by: $0) }) {
+                signed.append((list, root))
+            } else if let root = roots.first(where: { $0.subjectKeyIdentifier == list.issuer }) {
+                throw LedgerError(
+                    .damaged,
+                    Self.damage(
+                        path,
+                        "it says that \"\(root.subject)\" made it, but was not signed by it, or was changed"
+                    )
+                )
+            }
+        }
+        self.signed = signed
     }
 
     private static func damage(_ path: String, _ reason: String) -> String {
         "the revocation list \(path) cannot be used: \(reason). Nobody is given it, and none is written over it. Put a copy of it back; without "
             + "one: `mv \(path) \(path).damaged`, then `bootstrap revoke`, whose list has what the ledger knows, and what the lists of the "
             + "devices say that it visits"
-    }
-
-    func contain(_ certificate: LedgerCertificate) -> Bool {
-        signed.contains { list, root in
-            root.subjectKeyIdentifier == certificate.issuer && list.serials.contains(certificate.serial)
-        }
     }
 }
 

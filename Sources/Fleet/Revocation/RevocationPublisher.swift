@@ -44,8 +44,9 @@ package struct RevocationPublisher: Sendable {
     ///   certificates for it.
     /// - Throws: where the list is damaged, or the ledger cannot be used.
     package func reconcile(warn: (String) -> Void) throws(LedgerError) {
-        try takeOverPresent()
-        let unlisted = try comparison().unlisted
+        let present = try presentLists()
+        _ = try takeOver(present.signed, from: path)
+        let unlisted = try comparison(of: present).unlisted
         guard !unlisted.isEmpty else { return }
         do throws(LedgerError) {
             try locked { () throws(LedgerError) in
@@ -69,14 +70,16 @@ package struct RevocationPublisher: Sendable {
     }
 
     /// What ledger and list say differently.
-    package func comparison() throws(LedgerError) -> ListComparison {
+    package func comparison() throws(LedgerError) -> ListComparison { try comparison(of: presentLists()) }
+
+    private func comparison(of lists: PresentLists) throws(LedgerError) -> ListComparison {
         let signers: [Certificate]
         do throws(IdentityError) {
             signers = try EmbeddedCA.signers(directory: directory)
         } catch {
             throw LedgerError(.file, error.message)
         }
-        return try ListComparison(of: presentLists(), signers, ledger)
+        return try ListComparison(of: lists, signers, ledger)
     }
 
     private func presentLists() throws(LedgerError) -> PresentLists {

@@ -1,6 +1,7 @@
 import COpenSSL
 import Glibc
 import Platform
+import Synchronization
 
 extension EmbeddedCA {
     /// A signed list of what this CA revoked.
@@ -91,5 +92,22 @@ extension EmbeddedCA {
         guard X509_CRL_add_ext(pointer, identifier, -1) == 1 else {
             throw OpenSSLErrors.failure("name the key of a revocation list")
         }
+    }
+}
+
+/// The revocation lists that were good the last time: not every certificate that goes out with them costs their
+/// signatures once more.
+final class GoodLists: Sendable {
+    /// A process has one CA.
+    static let lastOnes = GoodLists()
+
+    private let last = Mutex<(pem: [UInt8], roots: [Certificate])>(([], []))
+
+    /// Whether holders of `roots` take these lists.
+    func contain(_ pem: [UInt8], of roots: [Certificate]) -> Bool {
+        if last.withLock({ $0.pem == pem && $0.roots == roots }) { return true }
+        guard (try? Revocations(pem: pem, roots: roots)) != nil else { return false }
+        last.withLock { $0 = (pem, roots) }
+        return true
     }
 }
