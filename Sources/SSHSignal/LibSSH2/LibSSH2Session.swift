@@ -45,7 +45,7 @@ final class LibSSH2Session {
         guard LibSSH2.initialised == 0 else {
             throw SSHError(.system, "libssh2 cannot be initialised (error \(LibSSH2.initialised))")
         }
-        guard let raw = libssh2_session_init_ex(allocateCallback, freeCallback, nil, nil) else {
+        guard let raw = libssh2_session_init_ex(allocateCallback, freeCallback, reallocateCallback, nil) else {
             throw SSHError(.system, "libssh2 cannot allocate a session: out of memory")
         }
         self.raw = raw
@@ -119,10 +119,10 @@ final class LibSSH2Session {
 
     fileprivate func allocated(_ block: UnsafeMutableRawPointer, _ size: Int) {
         allocations += 1
-        // What an earlier block has left there is no message.
-        block.storeBytes(of: 0, as: UInt8.self)
         blocks[block] = (size, allocations)
     }
+
+    fileprivate func forget(_ block: UnsafeMutableRawPointer) { blocks[block] = nil }
 
     /// What the server has said since the last call (SSH_MSG_USERAUTH_BANNER). libssh2 before 1.11 keeps such messages
     /// with those that nobody has asked for yet, and shows them to nobody.
@@ -232,9 +232,25 @@ private let freeCallback: @convention(c) (UnsafeMutableRawPointer?, Abstract?) -
 
 private let allocateCallback: @convention(c) (Int, Abstract?) -> UnsafeMutableRawPointer? = { size, abstract in
     let block = malloc(size)
-    if let block, size > 0, watches(abstract) { session(abstract)?.allocated(block, size) }
+    if let block, size > 0, watches(abstract) {
+        // What an earlier block has left there is no message.
+        block.storeBytes(of: 0, as: UInt8.self)
+        session(abstract)?.allocated(block, size)
+    }
     return block
 }
+
+private let reallocateCallback: @convention(c) (UnsafeMutableRawPointer?, Int, Abstract?) -> UnsafeMutableRawPointer? =
+    {
+        former,
+        size,
+        abstract in
+        guard watches(abstract) else { return realloc(former, size) }
+        if let former { session(abstract)?.forget(former) }
+        let block = realloc(former, size)
+        if let block, size > 0 { session(abstract)?.allocated(block, size) }
+        return block
+    }
 
 /// What libssh2 calls when the server asks something; `abstract` is the session's.
 let keyboardInteractiveCallback:
