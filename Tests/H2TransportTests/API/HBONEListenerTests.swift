@@ -56,6 +56,23 @@ import Testing
         }
     }
 
+    @Test("a request for a tunnel with TLS inside is refused before anybody is asked: nobody here speaks that")
+    func innerTunnel() async throws {
+        let asked = Notes<HBONERequest>()
+        let admit: HBONEAdmissionHook = { request in
+            asked.add(request)
+            return .admit
+        }
+        try await MeshPair.with(admit: admit, handler: MeshPair.echo) { pair in
+            let failure = await #expect(throws: ConnectFailure.self) {
+                try await pair.withStream(headers: ["x-tun": "127.0.0.1:22"]) { _ in }
+            }
+            #expect(failure?.response?.status == 400)
+            #expect(failure?.error.message.contains("x-tun") == true)
+            #expect(asked.all.isEmpty)
+        }
+    }
+
     @Test("a refusal reaches the client with status and reason, and no handler runs")
     func refusal() async throws {
         let handled = Notes<Void>()
