@@ -7,7 +7,8 @@ public import Streams
 /// peer allows no more streams on those there are, when all of them are stalled
 /// (``H2Configuration/Windows/stallTime``), and before one that has become too old is retired. A request that a
 /// connection refused without looking at it (GOAWAY, REFUSED_STREAM), or that was lost with its connection before it
-/// was answered, is repeated on another one; no other is ever repeated.
+/// was answered, is repeated on another one; no other is ever repeated. A peer that refuses streams with REFUSED_STREAM
+/// although it had announced them gets no more at once than it took, and the rest waits.
 ///
 /// A pool belongs to one loop, so that a program with several loops has a connection to a busy peer on each: no stream
 /// hops between threads, and no core is the limit of all.

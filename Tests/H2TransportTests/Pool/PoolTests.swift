@@ -82,12 +82,14 @@ import Testing
 
     @Test("where the replacement does not come up, the old connection goes on")
     func replacementFails() async throws {
-        var pool = H2ClientPool.Configuration.defaults
-        pool.http2.age.maximum = .seconds(2)
-        try await withMesh(pool: pool) { server, user, echo in
+        try await withMesh { server, user, echo in
             try await user { $0.open(echo.authority) }
             try await user.until("the tunnel opens") { $0.streams.count == 1 }
             try await server { $0.listener?.close() }
+            try await user { user in
+                let connection = user.pool.connections(to: user.endpoint.key)[0]
+                connection.delegate?.connectionIsTooOld(connection)
+            }
             try await user.until("the replacement fails") { !$0.dialFailures.isEmpty }
             try await user { $0.open(echo.authority, keepsBytes: true) }
             try await user.until("another tunnel opens") { $0.streams.count == 2 }
