@@ -85,6 +85,9 @@ struct ConnectCommand: AsyncParsableCommand {
         startLogging(.warning)
         let forwards = try parseForwards()
         let device = try findDevice()
+        if let device, let warning = DeviceStatus(device, at: WallClock.system.seconds).warning {
+            printError("warning: \(warning)")
+        }
         let session = try device.map { try makeSession($0) }
         let access = try makeAccess(device)
         let connection = Connection(
