@@ -1,5 +1,7 @@
 import MeshIdentity
 import SSHSignal
+import TestDevices
+import TestPeers
 import Testing
 
 @testable import Agent
@@ -28,6 +30,19 @@ import Testing
     @Test func anotherFileIsNone() {
         #expect(NodeConfigurationFile.request(in: "identity: x\nlisteners: []\n") == nil)
         #expect(NodeConfigurationFile.request(in: "") == nil)
+    }
+
+    @Test func anIssuerThatIsOfferedIsTakenWhereItIsReached() throws {
+        let offer = SignalMessage.NodeRequest(keeps: ["renewFrom"], offersRenewal: "*:15012")
+        #expect(offer.completed(by: nil) { $0.replacing("*", with: "10.0.0.1") }.renewFrom == "10.0.0.1:15012")
+        #expect(offer.completed(by: nil) { _ in nil }.renewFrom == nil)
+        // What it has stays, and is not asked after.
+        let present = SignalMessage.NodeRequest(renewFrom: "10.0.0.2:1")
+        #expect(offer.completed(by: present) { _ in "10.0.0.1:15012" }.renewFrom == "10.0.0.2:1")
+        let port = try LoopbackPort()
+        #expect(!Reachability.accepts("127.0.0.1") && !Reachability.accepts("host.lan:80"))
+        #expect(!Reachability.accepts("127.0.0.1:\(FreePort.next())"))
+        #expect(Reachability.accepts("127.0.0.1:\(port.port)"))
     }
 
     @Test func whatIsNotNamedStays() {

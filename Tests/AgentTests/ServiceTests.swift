@@ -127,14 +127,27 @@ import Testing
     }
 
     /// systemd's own opinion of the units. It complains about a program that does not exist, so there is one.
-    @Test(arguments: [true, false])
-    func unitsAreValid(isUser: Bool) async throws {
+    @Test(arguments: [true, false], [true, false])
+    func unitsAreValid(isUser: Bool, isIssuer: Bool) async throws {
         let directory = TemporaryDirectory()
         let program = try directory.write("current/bootstrap", "#!/bin/sh\n", permissions: 0o755)
+        let state = directory.path("state")
         let service = SystemdService(
-            description: ServiceDescription(program: program, state: directory.path("state")),
+            description: isIssuer
+                ? ServiceDescription(issuer: program, options: ["--listen", "0.0.0.0:15012"], home: state)
+                : ServiceDescription(program: program, state: state),
             isUser: isUser
         )
+        if isIssuer {
+            #expect(service.unit == "bootstrap-ca.service")
+            #expect(
+                service.text.contains(
+                    "\nEnvironment=BOOTSTRAP_HOME=\(state)\nExecStart=\(program) ca serve --listen 0.0.0.0:15012\n"
+                )
+            )
+        } else {
+            #expect(service.text.contains("\nType=simple\nExecStart=\(program) supervise --state \(state)\n"))
+        }
         let unit = try directory.write("bootstrap-node.service", service.text)
         guard try await ChildProcess.run("sh", ["-c", "command -v systemd-analyze"]).succeeded else { return }
         let output = try await ChildProcess.run(

@@ -74,6 +74,19 @@ struct DeviceInstallation {
         }
     }
 
+    /// Where an issuer that is offered is reached from here; nil where it is not.
+    private func issuer(_ offer: String) -> String? {
+        var place = offer
+        if offer.hasPrefix("*:") {
+            // "client port server port"
+            guard let client = connection?.split(separator: " ").first, let port = UInt16(offer.dropFirst(2)) else {
+                return nil
+            }
+            place = NumericAddress.text(String(client), port)
+        }
+        return Reachability.accepts(place) ? place : nil
+    }
+
     /// Returns whether the file had this content already.
     private func writeConfiguration(_ request: SignalMessage.NodeRequest, id: SPIFFEID) throws(SignalError) -> Bool {
         let text = NodeConfigurationFile.text(identity: credentials.path, id: id, node: request)
@@ -146,14 +159,16 @@ extension DeviceInstallation: SignaledDevice {
             throw SignalError(isStored ? .node : .credential, error.message)
         }
         var unchanged: [String] = []
-        var (service, former, allowed) = (String?.none, [UInt8]?.none, [String]?.none)
+        var (service, former) = (String?.none, [UInt8]?.none)
+        var (allowed, renewFrom) = ([String]?.none, String?.none)
         if case .enroll(let enroll) = order {
             service = enroll.service
             former = try? LocalFile.read(node.configuration)
             let request = enroll.node.completed(
-                by: former.flatMap { NodeConfigurationFile.request(in: String(decoding: $0, as: UTF8.self)) }
+                by: former.flatMap { NodeConfigurationFile.request(in: String(decoding: $0, as: UTF8.self)) },
+                reaching: issuer
             )
-            allowed = request.allowed
+            (allowed, renewFrom) = (request.allowed, request.renewFrom)
             if try writeConfiguration(request, id: pending.id) { unchanged.append("configuration") }
         } else {
             unchanged.append("configuration")
@@ -169,7 +184,8 @@ extension DeviceInstallation: SignaledDevice {
                 unchanged: unchanged,
                 service: report.service,
                 warnings: report.warnings + [remark].compactMap(\.self),
-                allowed: allowed
+                allowed: allowed,
+                renewFrom: renewFrom
             )
         } catch {
             // What the node that runs was started with is what the next start finds, too.

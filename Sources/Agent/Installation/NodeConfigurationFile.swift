@@ -90,8 +90,13 @@ enum NodeConfigurationFile {
 extension SignalMessage.NodeRequest {
     /// With what the operator has left open as the device has it, and without what is denied.
     ///
-    /// - Parameter present: nil: there is nothing yet, or nobody knows what.
-    func completed(by present: SignalMessage.NodeRequest?) -> SignalMessage.NodeRequest {
+    /// - Parameters:
+    ///   - present: nil: there is nothing yet, or nobody knows what.
+    ///   - reach: Where what is offered is reached; nil where it is not.
+    func completed(
+        by present: SignalMessage.NodeRequest?,
+        reaching reach: (String) -> String? = { _ in nil }
+    ) -> SignalMessage.NodeRequest {
         var result = self
         if let present {
             for word in keeps ?? [] {
@@ -106,10 +111,12 @@ extension SignalMessage.NodeRequest {
                 }
             }
         }
+        // Last: what it has, or the operator has named, is not asked after.
+        if result.renewFrom == nil { result.renewFrom = offersRenewal.flatMap(reach) }
         let denied = Set(deny ?? [])
         result.allowPorts = Set(result.allowPorts).filter { !denied.contains("\($0)") }.sorted()
         result.allowHosts = Set(result.allowHosts ?? []).subtracting(denied).sorted()
-        (result.deny, result.keeps) = (nil, nil)
+        (result.deny, result.keeps, result.offersRenewal) = (nil, nil, nil)
         return result
     }
 

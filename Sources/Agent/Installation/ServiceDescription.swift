@@ -9,18 +9,46 @@ struct ServiceDescription: Hashable {
     /// Absolute.
     let state: String
 
-    var arguments: [String] { [program, "supervise", "--state", state] }
+    let arguments: [String]
+    /// Added to the environment.
+    let environment: [String: String]
+    /// Who wrote it and who removes it, for who finds it.
+    let origin: String
+    /// What it is, in a word.
+    let purpose: String
 
+    /// The node of an installation.
+    ///
     /// - Parameter state: absolute; its parent is what the installation's name is made of.
     init(program: String, state: String) {
         self.program = program
         self.state = state
         name = ServiceName(state: state).description
+        arguments = [program, "supervise", "--state", state]
+        environment = [:]
+        origin = "Written by `bootstrap enroll`; `bootstrap unenroll` removes it."
+        purpose = "mesh node of \(state)"
+    }
+
+    /// The operator's issuer.
+    ///
+    /// - Parameters:
+    ///   - program: Absolute.
+    ///   - options: Behind `ca serve`.
+    ///   - home: `$BOOTSTRAP_HOME`, absolute.
+    init(issuer program: String, options: [String], home: String) {
+        self.program = program
+        state = home
+        name = "bootstrap-ca"
+        arguments = [program, "ca", "serve"] + options
+        environment = ["BOOTSTRAP_HOME": home]
+        origin = "Written by `bootstrap ca serve --install`; `bootstrap ca serve --uninstall` removes it."
+        purpose = "renews certificates of the mesh, with the CA in \(home)"
     }
 
     /// Unit files, crontabs and scripts each quote in their own way; a path that needs none is the same in all of them.
     var isPlain: Bool {
-        (program + state).utf8.allSatisfy { byte in
+        (arguments.joined() + state).utf8.allSatisfy { byte in
             switch byte {
             case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
                 UInt8(ascii: "0")...UInt8(ascii: "9"):

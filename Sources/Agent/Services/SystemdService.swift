@@ -93,13 +93,14 @@ struct SystemdService: DeviceService {
     /// signal on and lets streams end.
     var text: String {
         """
-        # Written by `bootstrap enroll`; `bootstrap unenroll` removes it.
+        # \(description.origin)
         [Unit]
-        Description=bootstrap: mesh node of \(description.state)
+        Description=bootstrap: \(description.purpose)
         \(isUser ? "" : "Wants=network-online.target\nAfter=network-online.target\n")StartLimitIntervalSec=0
 
         [Service]
         Type=simple
+        \(description.environment.sorted { $0.key < $1.key }.map { "Environment=\($0.key)=\($0.value)\n" }.joined())\
         ExecStart=\(description.arguments.joined(separator: " "))
         Restart=always
         RestartSec=2

@@ -35,6 +35,8 @@ package struct Device: Hashable, Sendable, Codable {
     /// Ports and `host:port` that members of its namespace may reach, by its own word; nil: it did not say (it was
     /// enrolled by an earlier release, or has no agent).
     package var allowed: [String]?
+    /// `host:port` of who renews its certificate over the mesh, by its own word; nil: nobody, as far as is known.
+    package var renewFrom: String?
     /// What the inventory says of it, for people.
     package var labels: [String: String]?
     /// Its host key's signature over the request of its enrolment; nil: that was not asked for.

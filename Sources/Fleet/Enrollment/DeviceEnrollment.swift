@@ -77,7 +77,7 @@ package struct DeviceEnrollment: Sendable {
             roots: try? Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)
         )
         record.attestation = outcome.attestation
-        record.allowed = ack.allowed
+        (record.allowed, record.renewFrom) = (ack.allowed, ack.renewFrom)
         return record
     }
 

@@ -57,6 +57,15 @@ package struct DeviceStatus: Encodable {
         return lines + devices.flatMap(\.alarms).map { "ALARM: \($0.text)" }
     }
 
+    /// That nobody renews its certificate and it ends before long, or has ended; nil where it is renewed in time.
+    package var warning: String? {
+        guard state == .expiring || state == .expired else { return nil }
+        let end =
+            secondsLeft > 0
+            ? "ends in \(describe(seconds: secondsLeft))" : "ended \(describe(seconds: -secondsLeft)) ago"
+        return "the certificate of \(device.name) \(end): bootstrap renew \(device.name)"
+    }
+
     private var word: String {
         if !alarms.isEmpty { return "ALARM" }
         return state == .valid ? "valid" : state.rawValue.uppercased()
@@ -105,6 +114,7 @@ package struct DeviceStatus: Encodable {
             line("ssh users", "those with a certificate of \(authority)")
         }
         for label in (device.labels ?? [:]).sorted(by: { $0.key < $1.key }) { line(label.key, label.value) }
+        if let renewFrom = device.renewFrom { line("renews", "by itself, from \(renewFrom)") }
         if let allowed = device.allowed {
             line(
                 "allows",

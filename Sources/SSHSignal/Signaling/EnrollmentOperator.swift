@@ -227,9 +227,9 @@ package struct EnrollmentOperator: Sendable {
         guard ack.hbone.count <= 64 else {
             return SignalError(.malformed, "the device names \(ack.hbone.count) addresses; 64 are allowed")
         }
-        let allowed = ack.allowed ?? []
+        let allowed = (ack.allowed ?? []) + (ack.renewFrom.map { [$0] } ?? [])
         guard allowed.count <= 1024, allowed.allSatisfy({ Printable.clean($0, limit: 300) == $0 }) else {
-            return SignalError(.malformed, "the device names destinations that are allowed, and are none")
+            return SignalError(.malformed, "the device names destinations that are none")
         }
         for address in ack.hbone + [ack.listener] where !NumericAddress.isValid(address) {
             return SignalError(

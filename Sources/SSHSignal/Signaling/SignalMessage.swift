@@ -79,6 +79,9 @@ package enum SignalMessage: Hashable, Sendable {
         /// What the operator has not named, and what stays as the device has it: `bind`, `port`, `renewFrom`, `allow`
         /// (then what is allowed here is added). What the device has not, is as it stands here. Absent: nothing.
         package var keeps: [String]?
+        /// Who renews certificates, where ``renewFrom`` says nobody: taken by a device that can reach it. `*` for the
+        /// host is whoever is logged in to the device.
+        package var offersRenewal: String?
 
         package init(
             bind: String = "0.0.0.0",
@@ -87,8 +90,10 @@ package enum SignalMessage: Hashable, Sendable {
             renewFrom: String? = nil,
             allowHosts: [String]? = nil,
             deny: [String]? = nil,
-            keeps: [String]? = nil
+            keeps: [String]? = nil,
+            offersRenewal: String? = nil
         ) {
+            self.offersRenewal = offersRenewal
             self.allowHosts = allowHosts
             self.deny = deny
             self.keeps = keeps
@@ -162,6 +167,8 @@ package enum SignalMessage: Hashable, Sendable {
         /// Ports and `host:port` that members of its namespace may reach; absent: nothing was asked for, or the agent
         /// is older.
         package var allowed: [String]?
+        /// `host:port` of who renews its certificate over the mesh; absent: nobody.
+        package var renewFrom: String?
 
         package init(
             id: String,
@@ -171,8 +178,10 @@ package enum SignalMessage: Hashable, Sendable {
             unchanged: [String],
             service: Service? = nil,
             warnings: [String]? = nil,
-            allowed: [String]? = nil
+            allowed: [String]? = nil,
+            renewFrom: String? = nil
         ) {
+            self.renewFrom = renewFrom
             self.allowed = allowed
             self.service = service
             self.warnings = warnings

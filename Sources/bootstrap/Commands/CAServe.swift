@@ -1,5 +1,7 @@
+import Agent
 import ArgumentParser
 import Fleet
+import Glibc
 import H2Transport
 import Logging
 import MeshIdentity
@@ -21,6 +23,7 @@ struct CAServe: AsyncParsableCommand {
 
               bootstrap ca serve --listen 0.0.0.0:15012
               bootstrap enroll dev7 --renew-from 10.0.0.1:15012
+              bootstrap ca serve --install               as a systemd unit; devices enrolled from then on use it
             """
     )
 
@@ -30,10 +33,70 @@ struct CAServe: AsyncParsableCommand {
     @Option(help: ArgumentHelp("How long certificates are valid. (default: as long as before)", valueName: "TIME"))
     var ttl: DurationArgument?
 
+    @Flag(
+        help: "Have systemd run this from now on, with these options, and devices that reach it renew here by default."
+    )
+    var install = false
+
+    @Flag(help: "Take that back.")
+    var uninstall = false
+
+    @Option(
+        help: ArgumentHelp(
+            "With --install: where devices reach it, numeric. (default: this machine, as each of them sees it, and the port of --listen)",
+            valueName: "ADDRESS:PORT"
+        )
+    )
+    var address: String?
+
     @OptionGroup var clock: ClockOptions
     @OptionGroup var access: CAAccess
 
+    func validate() throws {
+        guard !install || !uninstall else { throw ValidationError("--install or --uninstall, not both") }
+        guard address == nil || install else { throw ValidationError("--address is for --install") }
+        if let address, !NumericAddress.isValid(address) {
+            throw ValidationError("--address \(address) is no numeric address and port")
+        }
+    }
+
+    /// As a service of this machine.
+    private func setUp() throws {
+        guard let program = Executable.path else { throw fail("/proc is needed to find this program") }
+        var options = ["--listen", listen]
+        if let ttl { options += ["--ttl", "\(ttl.duration.components.seconds)s"] }
+        if clock.skewOk { options.append("--skew-ok") }
+        if let directory = access.location.directory { options += ["--ca", absolutePath(directory)] }
+        if let file = access.passphraseFile { options += ["--passphrase-file", absolutePath(file)] }
+        let service = IssuerService(program: program, options: options, home: absolutePath(Home.path))
+        do {
+            if uninstall {
+                unlink(Home.issuerAddress)
+                try service.remove()
+                return printLine("removed \(service.place)")
+            }
+            let port = try SocketAddress(parsing: listen).port
+            guard try access.loadWithPassphrase().passphrase == nil || access.passphraseFile != nil else {
+                throw fail(
+                    "nobody answers a service's questions: give the CA's passphrase with --passphrase-file",
+                    .usage
+                )
+            }
+            for warning in try service.install() { printError("warning: \(warning)") }
+            try AtomicFile.write(Array("\(address ?? "*:\(port)")\n".utf8), to: Home.issuerAddress)
+            printLine("installed \(service.place), listening on \(listen)")
+            printLine(
+                "From now on `bootstrap enroll` has devices that reach it renew here; those that are enrolled, when they are enrolled again."
+            )
+        } catch let error as ExitCode {
+            throw error
+        } catch {
+            throw fail("\(error)")
+        }
+    }
+
     func run() async throws {
+        if install || uninstall { return try setUp() }
         startLogging(.notice)
         let logger = Logger(label: "issuer")
         let authority = try access.loadLive()

@@ -88,6 +88,9 @@ struct ConnectCommand: AsyncParsableCommand {
         raiseDescriptorLimit()
         let forwards = try parseForwards()
         let device = try findDevice()
+        if let device, let warning = DeviceStatus(device, at: WallClock.system.seconds).warning {
+            printError("warning: \(warning)")
+        }
         let session = try device.map { try makeSession($0) }
         // Whoever is no device by this name may be one by another.
         let watch = device == nil ? HostWatch(trust) : nil

@@ -81,7 +81,7 @@ struct EnrollCommand: AsyncParsableCommand {
     @Option(
         help: ArgumentHelp(
             "Have the device renew its certificate over the mesh, from a `bootstrap ca serve` there. Numeric, or a name that the "
-                + "device itself can resolve; none: not any more. (default: as before)",
+                + "device itself can resolve; none: not any more. (default: as before, or the one of `ca serve --install` if the device reaches it)",
             valueName: "HOST:PORT"
         )
     )
@@ -210,6 +210,13 @@ struct EnrollCommand: AsyncParsableCommand {
         )
     }
 
+    /// Where the issuer that was installed is reached; nil without one.
+    private static var installedIssuer: String? {
+        (try? AtomicFile.read(Home.issuerAddress)).map { bytes in
+            String(decoding: bytes, as: UTF8.self).filter { !$0.isWhitespace }
+        }
+    }
+
     /// What is not named stays.
     private func node() -> SignalMessage.NodeRequest {
         var keeps = ["allow"]
@@ -222,7 +229,8 @@ struct EnrollCommand: AsyncParsableCommand {
             allowPorts: allowPort,
             renewFrom: renewFrom == "none" ? nil : renewFrom,
             allowHosts: allowHost.isEmpty ? nil : allowHost.map { (try? Authority(parsing: $0))?.description ?? $0 },
-            keeps: keeps
+            keeps: keeps,
+            offersRenewal: renewFrom == nil ? Self.installedIssuer : nil
         )
     }
 

@@ -19,6 +19,9 @@ extension Home {
     /// What was enrolled, issued and revoked.
     static var ledger: String { "\(path)/ledger.sqlite" }
 
+    /// Where devices reach the issuer that was installed: `host:port`, or `*:port` for this machine as they see it.
+    static var issuerAddress: String { "\(path)/issuer.address" }
+
     /// Where earlier releases had one record for each device; the ledger takes them over.
     static var devices: String { "\(path)/devices" }
 }

@@ -58,6 +58,37 @@ import Testing
         #expect(try allowed() == ["\(server.port)"])
     }
 
+    /// The issuer that was installed is offered to every device, and a certificate that nobody renews is said.
+    @Test func aDeviceThatReachesTheIssuerRenewsThere() async throws {
+        let server = try await OpenSSHServer()
+        // Whoever accepts there.
+        let issuer = server
+        let owner = try await Operator()
+        defer { owner.stopNode() }
+        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.home.write("bootstrap/issuer.address", "*:\(issuer.port)\n")
+        let enrolled = try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"])
+        #expect(enrolled.succeeded, "\(enrolled.standardError)")
+        #expect(try owner.devices.record(named: "dev7")?.renewFrom == "127.0.0.1:\(issuer.port)")
+        let yaml = try String(contentsOfFile: owner.state + "/node.yaml", encoding: .utf8)
+        #expect(yaml.contains("renewal: {from: \"127.0.0.1:\(issuer.port)\"}"), "\(yaml)")
+        let none = ["--name", "dev7", "--renew-from", "none"]
+        #expect(try await owner.enroll(port: server.port, key: server.userKey, none).succeeded)
+        #expect(try owner.devices.record(named: "dev7")?.renewFrom == nil)
+
+        let fresh = try await owner.run(["connect", "dev7", "--path", "h2", "-W", "127.0.0.1:1"])
+        #expect(!fresh.standardError.contains("certificate of dev7"), "\(fresh.standardError)")
+        try owner.devices.update("dev7", by: "test", "ends") {
+            $0.notAfter = Int64(Date().timeIntervalSince1970) + 3600
+        }
+        let ending = try await owner.run(["connect", "dev7", "--path", "h2", "-W", "127.0.0.1:1"])
+        #expect(
+            ending.standardError.contains("warning: the certificate of dev7 ends in")
+                && ending.standardError.contains("bootstrap renew dev7"),
+            "\(ending.standardError)"
+        )
+    }
+
     @Test func theServiceIsCheckedBeforeAnythingIsUploaded() async throws {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
