@@ -199,7 +199,7 @@ import Testing
         configuration.windows.connection = 65535
         try await withLoop { loop in
             let test = try await OnLoop(loop) { [configuration] in
-                let (ours, theirs) = MemoryStream.pair(on: loop, capacity: 1024)
+                let (ours, theirs) = MemoryStream.pair(on: loop, capacity: 4096)
                 return Unread(
                     try H2Connection(over: ours, role: .server, configuration: configuration, delegate: nil),
                     theirs
@@ -234,7 +234,7 @@ import Testing
             self.peer = peer
             connection.delegate = log
             bytes = Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8) + [0, 0, 0, 4, 0, 0, 0, 0, 0]
-            for _ in 0..<100 { bytes += [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8] }
+            for _ in 0..<300 { bytes += [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8] }
             let request: [UInt8] =
                 [2, 7] + Array("CONNECT".utf8) + [1, 11] + Array("10.0.0.1:80".utf8)
             for stream: UInt8 in [1, 3, 5, 7] {
