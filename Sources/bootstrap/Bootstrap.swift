@@ -34,8 +34,9 @@ extension Bootstrap {
     /// 64.
     static func main() async {
         OpenSSLLifetime.untilTheProcessIsGone()
+        if let script = completionScript(CommandLine.arguments) { return printLine(script) }
         do {
-            var command = try parseAsRoot()
+            var command = try parseAsRoot(SSHFlags.parted(CommandLine.arguments.dropFirst()))
             if var asynchronous = command as? any AsyncParsableCommand {
                 try await asynchronous.run()
             } else {
@@ -44,9 +45,11 @@ extension Bootstrap {
             if isInterrupted { exit(withError: ExitCode.interrupted) }
         } catch {
             if isInterrupted { exit(withError: ExitCode.interrupted) }
-            guard exitCode(for: error) == .validationFailure else { exit(withError: error) }
-            printError(fullMessage(for: error))
-            exit(withError: ExitCode.usage)
+            // What is thrown to end a command has told its reason; help and the version are no errors.
+            guard !(error is ExitCode), exitCode(for: error) != .success else { exit(withError: error) }
+            let isUsage = exitCode(for: error) == .validationFailure
+            printError(CommandSuggestion.text(for: fullMessage(for: error), CommandLine.arguments))
+            exit(withError: isUsage ? ExitCode.usage : ExitCode.failed)
         }
     }
 
@@ -54,5 +57,15 @@ extension Bootstrap {
     private static var isInterrupted: Bool {
         let wasAsking = TerminalPrompt.abandon()
         return wasAsking || PromptSignals.wereInterrupted
+    }
+
+    /// bash completes file names where we know nothing better; nil where no script for bash is asked for.
+    private static func completionScript(_ arguments: [String]) -> String? {
+        let flag = "--generate-completion-script"
+        guard arguments.count > 1, arguments[1] == "\(flag)=bash" || arguments.dropFirst().prefix(2) == [flag, "bash"]
+        else { return nil }
+        return completionScript(for: .bash).split(separator: "\n", omittingEmptySubsequences: false).map { line in
+            line.hasPrefix("complete ") ? "complete -o default" + line.dropFirst("complete".count) : String(line)
+        }.joined(separator: "\n")
     }
 }

@@ -33,6 +33,8 @@ struct CAServe: AsyncParsableCommand {
     @OptionGroup var clock: ClockOptions
     @OptionGroup var access: CAAccess
 
+    @OptionGroup var messages: MessageOptions
+
     func run() async throws {
         startLogging(.notice)
         let logger = Logger(label: "issuer")

@@ -32,7 +32,7 @@ struct ConnectCommand: AsyncParsableCommand {
             """
     )
 
-    @Argument(help: ArgumentHelp("A device's name, or [user@]host[:port].", valueName: "DEST"))
+    @Argument(help: ArgumentHelp("A device's name, or [user@]host[:port].", valueName: "DEST"), completion: .devices)
     var destination: String
 
     @Option(
@@ -66,6 +66,9 @@ struct ConnectCommand: AsyncParsableCommand {
     )
     var standardForward: String?
 
+    @Flag(name: [.customShort("N")], help: "As ssh has it: run no command. That is so anyway.")
+    var noCommand = false
+
     @Option(help: ArgumentHelp("auto, h2, h2-over-ssh or ssh.", valueName: "PATH"))
     var path: PathPreference = .automatic
 
@@ -73,7 +76,7 @@ struct ConnectCommand: AsyncParsableCommand {
     @OptionGroup var authority: CAAccess
 
     func validate() throws {
-        guard standardForward != nil || !(forwards + remoteForwards + dynamicForwards).isEmpty else {
+        guard noCommand || standardForward != nil || !(forwards + remoteForwards + dynamicForwards).isEmpty else {
             throw ValidationError(
                 "give at least one of -L [bind_address:]port:host:hostport, -R (the same, listening there), "
                     + "-D [bind_address:]port and -W host:port"
@@ -86,8 +89,17 @@ struct ConnectCommand: AsyncParsableCommand {
         let forwards = try parseForwards()
         let device = try findDevice()
         let session = try device.map { try makeSession($0) }
-        let access = try makeAccess(device)
-        let connection = Connection(access: access, session: session, forwards: forwards, name: destination)
+        let fallback = FallbackReason()
+        let outage = Outage()
+        let access = try makeAccess(device, fallback, outage)
+        let connection = Connection(
+            access: access,
+            session: session,
+            forwards: forwards,
+            name: destination,
+            fallback: fallback,
+            outage: outage
+        )
         try await connection.run()
     }
 
@@ -146,16 +158,17 @@ struct ConnectCommand: AsyncParsableCommand {
         }
     }
 
-    private func makeAccess(_ device: Device?) throws -> PeerAccess {
-        let logins = try ssh.logins()
+    private func makeAccess(_ device: Device?, _ fallback: FallbackReason, _ outage: Outage) throws -> PeerAccess {
+        let logins = fallback.told(before: try ssh.logins())
         do {
             let login = try logins.login(
                 to: try Destination(parsing: device?.destination ?? destination),
                 recorded: device?.ssh.arguments,
-                warn: logins.prompts.warn
+                warn: { outage.warn($0) }
             )
             guard let device else {
-                printError("'\(destination)' is not enrolled: plain SSH only. `bootstrap enroll` adds the native path.")
+                let text = "'\(destination)' is not enrolled: plain SSH only. `bootstrap enroll` adds the native path."
+                if standardForward == nil { printNotice(text) } else { printDetail(text) }
                 return PeerAccess(
                     name: destination,
                     transports: [.ssh],
@@ -196,18 +209,30 @@ private struct Connection: Sendable {
     let session: OperatorSession?
     let forwards: Forwards
     let name: String
+    let fallback: FallbackReason
     private let end = CommandEnd()
+    let outage: Outage
 
-    init(access: PeerAccess, session: OperatorSession?, forwards: Forwards, name: String) {
+    init(
+        access: PeerAccess,
+        session: OperatorSession?,
+        forwards: Forwards,
+        name: String,
+        fallback: FallbackReason,
+        outage: Outage
+    ) {
         self.access = access
         self.session = session
         self.forwards = forwards
         self.name = name
+        self.fallback = fallback
+        self.outage = outage
     }
 
-    /// Standard output belongs to the stream of `-W`.
+    /// Standard output belongs to the stream of `-W`, and who uses that wants to hear of failures only.
     private func report(_ line: String) {
-        if forwards.standard == nil { printLine(line) } else { printError(line) }
+        guard forwards.standard == nil else { return printDetail(line) }
+        if Verbosity.current >= .normal { printLine(line) }
     }
 
     func run() async throws {
@@ -215,7 +240,7 @@ private struct Connection: Sendable {
         let events = AsyncStream<PathChange>.makeStream()
         let paths: LoopBound<PeerPaths>
         do {
-            paths = try await loop.execute { [access, session] in
+            paths = try await loop.execute { [access, session, outage] in
                 // Whoever runs the command waits for streams: a login that asked for a passphrase must not have to ask
                 // again.
                 var settings = ConnectionSettings.defaults
@@ -227,10 +252,13 @@ private struct Connection: Sendable {
                     on: loop,
                     logger: Logger(label: "connect")
                 ) {
+                    outage.follow($0)
                     events.continuation.yield($0)
                 }
+                paths.onForwardFailure = { outage.failed($0) }
                 return LoopBound(paths, on: loop)
             }
+            fallback.look(at: paths)
             try await listen(paths, on: loop)
         } catch let error as ExitCode {
             throw error
@@ -310,12 +338,12 @@ private struct Connection: Sendable {
                 let host = forward.bindHost.isEmpty ? "*" : forward.bindHost
                 report("listening \(host):\(port) on \(name) → \(forward.destination)")
                 if host != "localhost" && host != "127.0.0.1" && host != "::1" {
-                    printError(
+                    printNotice(
                         "Other machines reach that port only where GatewayPorts in the sshd_config of \(name) allows it."
                     )
                 }
             case .refused(let error): throw end.fail("-R \(forward): \(error.message)", .denied)
-            case .lost(let error): printError("-R \(forward): \(error.message); trying again")
+            case .lost(let error): printWarning("-R \(forward): \(error.message); trying again")
             }
         }
     }
@@ -363,15 +391,16 @@ private struct Connection: Sendable {
         for await event in events {
             switch event {
             case .using(let path, _, _, let peer):
-                report("\(event)")
+                report("\(event)\(outage.takeNote())")
                 if !hasBeenUp || peer != nil, let own {
                     let other = peer?.description ?? "by SSH host key only"
                     if !hasBeenUp || path.transport == .h2 { report("identities: local \(own), peer \(other)") }
                 }
                 hasBeenUp = true
             case .relaying: report("\(event)")
-            case .unreachable(let error) where hasBeenUp: printError(error.message)
-            case .refused(let error) where hasBeenUp: printError("refused: \(error.message)")
+            // The outage tells of itself.
+            case .unreachable where hasBeenUp: continue
+            case .refused(let error) where hasBeenUp: printWarning(error.message)
             case .unreachable(let error), .refused(let error):
                 let code = try await paths.loop.execute { paths.withValue { $0.exitCode(for: error) } }
                 throw end.fail(error.message, code)
@@ -383,7 +412,7 @@ private struct Connection: Sendable {
     private func keepCurrent(_ session: OperatorSession, _ paths: LoopBound<PeerPaths>) async throws {
         do {
             try await session.follow(
-                warn: { printError("warning: \($0)") },
+                warn: { printWarning($0) },
                 use: { context in paths.loop.submit { paths.withValue { $0.use(context) } } }
             )
         } catch let error as HostError {

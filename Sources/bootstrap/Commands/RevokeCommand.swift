@@ -21,7 +21,10 @@ struct RevokeCommand: AsyncParsableCommand {
             """
     )
 
-    @Argument(help: ArgumentHelp("Devices: names, destinations or SPIFFE IDs.", valueName: "DEST"))
+    @Argument(
+        help: ArgumentHelp("Devices: names, destinations or SPIFFE IDs.", valueName: "DEST"),
+        completion: .devices
+    )
     var destinations: [String] = []
 
     @Option(help: ArgumentHelp("One certificate, by its serial number. May be repeated.", valueName: "HEX"))
@@ -35,6 +38,14 @@ struct RevokeCommand: AsyncParsableCommand {
 
     @Option(help: ArgumentHelp("How many devices at a time.", valueName: "N"))
     var parallel = 16
+
+    @Option(
+        help: ArgumentHelp(
+            "text, or json: an object for each revoked certificate, and one for each device that was told, on stdout.",
+            valueName: "FORMAT"
+        )
+    )
+    var output = ResultFormat.text
 
     @OptionGroup var access: CAAccess
     @OptionGroup var ssh: SSHOptionGroup
@@ -61,14 +72,14 @@ struct RevokeCommand: AsyncParsableCommand {
         } catch {
             throw fail(error.message)
         }
-        printLine("Wrote \(publisher.path)")
+        output.say("Wrote \(publisher.path)")
         guard !listOnly else { return }
         let delivery = RevocationDelivery(
             parallel: parallel,
             records: records,
             publisher: publisher,
             logins: try ssh.logins(),
-            report: .standard
+            report: output.report
         )
         let failures: HostFailures?
         do throws(DeviceDirectoryError) {
@@ -87,7 +98,8 @@ struct RevokeCommand: AsyncParsableCommand {
 
     private func revoke(_ device: Device, in ledger: Ledger) throws(LedgerError) {
         let revoked = try ledger.revokeDevice(named: device.name, reason: reason, by: "revoke")
-        printLine("Revoked \(device.identity): \(revoked.count) certificates")
+        output.say("Revoked \(device.identity): \(revoked.count) certificates")
+        for certificate in revoked { output.tell(Revocation("\(certificate.identity)", certificate.serial)) }
         let now = WallClock.system.seconds
         if !revoked.contains(where: { $0.serial == device.serial }), device.serial == nil, device.notAfter > now {
             printError(
@@ -108,6 +120,19 @@ struct RevokeCommand: AsyncParsableCommand {
                     + "`bootstrap status DEST` shows a device's"
             )
         }
-        for certificate in revoked { printLine("Revoked \(certificate.identity), serial \(certificate.serial)") }
+        for certificate in revoked {
+            output.say("Revoked \(certificate.identity), serial \(certificate.serial)")
+            output.tell(Revocation("\(certificate.identity)", certificate.serial))
+        }
+    }
+
+    private struct Revocation: Encodable {
+        var revoked: String
+        var serial: String
+
+        init(_ identity: String, _ serial: String) {
+            revoked = identity
+            self.serial = serial
+        }
     }
 }

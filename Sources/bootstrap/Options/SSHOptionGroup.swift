@@ -69,6 +69,8 @@ struct SSHOptionGroup: ParsableArguments {
     )
     var hostKey: String?
 
+    @OptionGroup var messages: MessageOptions
+
     /// What was given on the command line.
     var arguments: SSHArguments {
         SSHArguments(
@@ -94,7 +96,9 @@ struct SSHOptionGroup: ParsableArguments {
         } catch {
             throw fail("\(error)", .usage)
         }
-        return LoginOptions(arguments, prompts: prompts)
+        var logins = LoginOptions(arguments, prompts: prompts)
+        logins.note = { printDetail($0) }
+        return logins
     }
 
     /// Nothing was given: what is recorded of a device holds.
@@ -104,7 +108,7 @@ struct SSHOptionGroup: ParsableArguments {
 extension SSHLogin.Prompts {
     /// Asks the person at the terminal, if there is one; warnings go to stderr.
     static func terminal() -> SSHLogin.Prompts {
-        var prompts = SSHLogin.Prompts(warn: { printError($0) })
+        var prompts = SSHLogin.Prompts(warn: { printNotice($0) })
         if TerminalPrompt.isAvailable {
             prompts.hostKey = { question in await askHostKey(question) }
             prompts.passphrase = { request in await askPassphrase(request) }

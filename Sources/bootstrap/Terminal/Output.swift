@@ -11,7 +11,7 @@ extension HostReport {
     /// Results on stdout, the rest on stderr.
     static let standard = HostReport(
         say: { printLine($0) },
-        warn: { printError("warning: \($0)") },
+        warn: { printWarning($0) },
         complain: { printError("error: \($0)") }
     )
 }
@@ -20,14 +20,14 @@ extension HostReport {
 func startLogging(_ level: Logger.Level) {
     LoggingSystem.bootstrap { label in
         var handler = StreamLogHandler.standardError(label: label)
-        handler.logLevel = level
+        handler.logLevel = Verbosity.logLevel(level)
         return handler
     }
 }
 
 /// Prints a line on stderr: whatever is not the result that a script reads.
 func printError(_ line: String) {
-    var line = line
+    var line = Colour.marked(line)
     line.append("\n")
     // One write, so that lines of several tasks do not mix.
     line.withUTF8 { text in
