@@ -24,8 +24,8 @@ package struct RemoteChild: Hashable, Sendable {
 package enum TransferPermissions: Hashable, Sendable {
     /// These, whatever was there, which is replaced.
     case exactly(UInt32)
-    /// As scp(1) has it: a new file has these, less what the umask takes. What is there keeps its owner and its own. It is
-    /// replaced when all has arrived where that shows no difference: a regular file of the account, with one name.
+    /// As scp(1) has it: a new file has these, less what the umask takes. What is there keeps its owner and its own. It
+    /// is replaced when all has arrived where that shows no difference: a regular file of the account, with one name.
     /// Everything else, devices and other people's files, is written to.
     case ifNew(UInt32)
 }

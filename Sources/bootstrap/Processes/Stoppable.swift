@@ -23,7 +23,7 @@ func stoppable(_ body: @escaping @Sendable () async throws -> Void) async throws
             let wasAsking = TerminalPrompt.abandon()
             work.cancel()
             Task {
-                try? await Task.sleep(for: wasAsking ? .milliseconds(100) : .seconds(3))
+                try? await Task.sleep(for: wasAsking ? .milliseconds(100) : .seconds(10))
                 _exit(code.rawValue)
             }
         }

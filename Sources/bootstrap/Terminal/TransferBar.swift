@@ -3,7 +3,8 @@ import Glibc
 import Platform
 import Synchronization
 
-/// How far a copy has come, in a line of the terminal that is drawn over; the last of each file stays. Nothing elsewhere.
+/// How far a copy has come, in a line of the terminal that is drawn over; the last of each file stays. Nothing
+/// elsewhere.
 final class TransferBar: Sendable {
     private struct State {
         var meter = TransferMeter()

@@ -2,8 +2,8 @@ import TestPeers
 
 /// A terminal, which Python's pty plays, and the person at it, who does not answer.
 enum TerminalPerson {
-    /// Starts a program on a terminal of its own, waits for a question, and presses a key or sends a signal. Prints what
-    /// was on the terminal, and whether it echoes afterwards; ends with the program's code.
+    /// Starts a program on a terminal of its own, waits for a question, and presses a key or sends a signal. Prints
+    /// what was on the terminal, and whether it echoes afterwards; ends with the program's code.
     private static let person = """
         import os, signal, sys, termios
         what, program = sys.argv[1], sys.argv[2:]
