@@ -41,8 +41,9 @@ extension Bootstrap {
         OpenSSLLifetime.untilTheProcessIsGone()
         if let reason = missingDescriptors() { exit(withError: fail(reason)) }
         ProcessMemory.isNotDumped()
+        if let script = completionScript(CommandLine.arguments) { return printLine(script) }
         do {
-            var command = try parseAsRoot()
+            var command = try parseAsRoot(SSHFlags.parted(CommandLine.arguments.dropFirst()))
             if var asynchronous = command as? any AsyncParsableCommand {
                 try await asynchronous.run()
             } else {
@@ -60,10 +61,9 @@ extension Bootstrap {
             if isInterrupted { exit(withError: ExitCode.interrupted) }
             // What `fail` throws was said.
             guard !(error is ExitCode) else { exit(withError: error) }
-            let code = exitCode(for: error)
-            let (message, prefix) = (fullMessage(for: error), "Error: ")
-            printError(message.hasPrefix(prefix) ? "error: \(message.dropFirst(prefix.count))" : message)
-            exit(withError: code == .validationFailure ? ExitCode.usage : code)
+            let isUsage = exitCode(for: error) == .validationFailure
+            printError(CommandSuggestion.text(for: fullMessage(for: error), CommandLine.arguments))
+            exit(withError: isUsage ? ExitCode.usage : ExitCode.failed)
         }
     }
 
@@ -76,5 +76,15 @@ extension Bootstrap {
     private static func checkOutput() throws {
         guard let number = standardOutputFailure() else { return }
         throw fail("standard output cannot be written: \(String(cString: strerror(number)))")
+    }
+
+    /// bash completes file names where we know nothing better; nil where no script for bash is asked for.
+    private static func completionScript(_ arguments: [String]) -> String? {
+        let flag = "--generate-completion-script"
+        guard arguments.count > 1, arguments[1] == "\(flag)=bash" || arguments.dropFirst().prefix(2) == [flag, "bash"]
+        else { return nil }
+        return completionScript(for: .bash).split(separator: "\n", omittingEmptySubsequences: false).map { line in
+            line.hasPrefix("complete ") ? "complete -o default" + line.dropFirst("complete".count) : String(line)
+        }.joined(separator: "\n")
     }
 }

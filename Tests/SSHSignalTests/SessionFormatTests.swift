@@ -8,87 +8,73 @@ import Testing
 
 /// State machines and parsers of the session, by plain calls.
 @Suite struct SessionFormatTests {
-    @Test func anUploadGoesThroughItsSteps() {
-        var state = SFTPUploadState(size: 70_000, part: "p", target: "t", permissions: 0o755)
-        #expect(!state.isSpeaking)
-        #expect(state.nextWrite() == nil)
-        let opening = state.received(.version(3, extensions: [SFTPPacket.posixRename]))
-        #expect(opening == .send(SFTPPacket.open(id: 1, path: "p", permissions: 0o600)))
-        #expect(state.isSpeaking)
-        #expect(state.received(.handle(id: 1, [7])) == .fill)
+    @Test func writesAreAcknowledgedInAnyOrder() throws {
+        var writes = SFTPWrites(to: "p", handle: [7], size: 70_000)
         var counts: [Int] = []
-        while let (header, count) = state.nextWrite() {
+        var id: UInt32 = 2
+        while let (header, count) = writes.next(id) {
             #expect(header.count == 26)
             counts.append(count)
+            id += 1
         }
         #expect(counts == [32768, 32768, 4464])
-        // Answers in any order.
-        #expect(state.received(.status(id: 4, code: 0, message: "")) == .fill)
-        #expect(state.acknowledged == 4464)
-        #expect(state.received(.status(id: 2, code: 0, message: "")) == .fill)
-        let permissions = SFTPPacket.setPermissions(id: 5, handle: [7], permissions: 0o755)
-        #expect(state.received(.status(id: 3, code: 0, message: "")) == .send(permissions))
-        #expect(state.received(.status(id: 5, code: 0, message: "")) == .send(SFTPPacket.status(id: 6, handle: [7])))
-        #expect(state.received(.size(id: 6, 70_000)) == .send(SFTPPacket.close(id: 7, handle: [7])))
-        #expect(
-            state.received(.status(id: 7, code: 0, message: "")) == .send(SFTPPacket.rename(id: 8, from: "p", to: "t"))
-        )
-        #expect(state.received(.status(id: 8, code: 0, message: "")) == .done)
+        #expect(try !writes.received(.status(id: 4, code: 0, message: "")))
+        #expect(writes.acknowledged == 4464)
+        #expect(try !writes.received(.status(id: 2, code: 0, message: "")))
+        #expect(try writes.received(.status(id: 3, code: 0, message: "")))
     }
 
-    @Test func anUploadKeepsAtMostSixtyFourWritesInFlight() {
-        var state = writing(size: 1 << 30)
-        var count = 0
-        while state.nextWrite() != nil { count += 1 }
+    @Test func atMostSixtyFourWritesAreInFlight() throws {
+        var writes = SFTPWrites(to: "p", handle: [7], size: 1 << 30)
+        var count: UInt32 = 0
+        while writes.next(count) != nil { count += 1 }
         #expect(count == 64)
-        #expect(state.received(.status(id: 2, code: 0, message: "")) == .fill)
-        #expect(state.nextWrite() != nil)
-        #expect(state.nextWrite() == nil)
+        #expect(try !writes.received(.status(id: 2, code: 0, message: "")))
+        #expect(writes.next(count) != nil)
+        #expect(writes.next(count + 1) == nil)
     }
 
-    @Test func anUploadThatFailsRemovesThePart() {
-        var state = writing(size: 100_000)
-        while state.nextWrite() != nil {}
+    @Test func answersThatDoNotFitEndTheTransfer() throws {
+        for answer in [SFTPPacket.Answer.handle(id: 1, [1]), .status(id: 99, code: 0, message: "")] {
+            var writes = SFTPWrites(to: "p", handle: [7], size: 10)
+            _ = writes.next(1)
+            #expect(throws: SSHError.self) { try writes.received(answer) }
+            var reads = SFTPReads(of: "p", handle: [7], size: 10)
+            _ = reads.next(1)
+            #expect(throws: SSHError.self) { try reads.received(answer) }
+        }
+        var writes = SFTPWrites(to: "p", handle: [7], size: 10)
+        _ = writes.next(1)
+        let full = #expect(throws: SSHError.self) { try writes.received(.status(id: 1, code: 4, message: "Failure")) }
+        #expect(full?.message.contains("disk is full") == true)
+    }
+
+    @Test func whatWasReadTooShortIsAskedForAgain() throws {
+        var reads = SFTPReads(of: "p", handle: [7], size: 40_000)
+        #expect(reads.next(1) != nil)
+        #expect(reads.next(2) != nil)
+        #expect(reads.next(3) == nil)
+        let (bytes, offset) = try #require(try reads.received(.data(id: 1, [1, 2])))
+        #expect(bytes == [1, 2])
+        #expect(offset == 0)
+        #expect(reads.next(3) == SFTPPacket.read(id: 3, handle: [7], offset: 2, count: 32766))
+        _ = try reads.received(.data(id: 3, [UInt8](repeating: 0, count: 32766)))
+        #expect(!reads.isDone)
+        let (_, second) = try #require(try reads.received(.data(id: 2, [UInt8](repeating: 0, count: 7232))))
+        #expect(second == 32768)
+        #expect(reads.isDone)
+    }
+
+    @Test func namesAndAttributesAreDecoded() {
+        let attributes: [UInt8] = [0, 0, 0, 6, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0x81, 0xA0]
+        let found = SFTPPacket.Attributes(size: nil, owner: .init(user: 1, group: 2), mode: 0o100640)
+        #expect(found.kind == .file)
+        #expect(SFTPPacket.decode([105, 0, 0, 0, 5] + attributes) == .attributes(id: 5, found))
         #expect(
-            state.received(.status(id: 3, code: 4, message: "Failure")) == .send(SFTPPacket.remove(id: 6, path: "p"))
+            SFTPPacket.decode([104, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0, 1, 120, 0, 0, 0, 0] + attributes)
+                == .names(id: 5, [.init(name: "x", attributes: found)])
         )
-        #expect(state.received(.status(id: 2, code: 0, message: "")) == .none)
-        #expect(state.nextWrite() == nil)
-        guard case .fail(let why) = state.received(.status(id: 6, code: 0, message: "")) else {
-            Issue.record("it must fail")
-            return
-        }
-        #expect(why.contains("disk is full"))
-    }
-
-    @Test func anUploadOfAnotherSizeFails() {
-        var state = writing(size: 10)
-        _ = state.nextWrite()
-        _ = state.received(.status(id: 2, code: 0, message: ""))
-        _ = state.received(.status(id: 3, code: 0, message: ""))
-        #expect(state.received(.size(id: 4, 9)) == .fail("p has 9 bytes after the upload, not 10"))
-    }
-
-    @Test func answersThatDoNotFitEndTheUpload() {
-        var early = SFTPUploadState(size: 1, part: "p", target: "t", permissions: 0)
-        #expect(early.received(.handle(id: 1, [1])) == .unavailable)
-        var state = writing(size: 10)
-        for answer in [SFTPPacket.Answer?.none, .version(3, extensions: []), .status(id: 99, code: 0, message: "")] {
-            var copy = state
-            guard case .fail = copy.received(answer) else {
-                Issue.record("\(String(describing: answer)) was accepted")
-                return
-            }
-        }
-        _ = state.nextWrite()
-        #expect(state.received(.status(id: 2, code: 0, message: "")) != .fill)
-    }
-
-    private func writing(size: UInt64) -> SFTPUploadState {
-        var state = SFTPUploadState(size: size, part: "p", target: "t", permissions: 0o600)
-        _ = state.received(.version(3, extensions: []))
-        _ = state.received(.handle(id: 1, [7]))
-        return state
+        #expect(SFTPPacket.decode([104, 0, 0, 0, 5, 0, 0, 0, 2, 0, 0, 0, 1, 120, 0, 0, 0, 0] + attributes) == nil)
     }
 
     @Test func sftpAnswersAreDecodedStrictly() {
@@ -99,7 +85,7 @@ import Testing
         #expect(SFTPPacket.decode([101, 0, 0, 0, 5, 0, 0]) == nil)
         #expect(SFTPPacket.decode([102, 0, 0, 0, 5, 0, 0, 0, 2, 1]) == nil)
         #expect(SFTPPacket.decode([102, 0, 0, 0, 5, 0, 0, 0, 2, 1, 2]) == .handle(id: 5, [1, 2]))
-        #expect(SFTPPacket.decode([105, 0, 0, 0, 5, 0, 0, 0, 0]) == nil)
+        #expect(SFTPPacket.decode([105, 0, 0, 0, 5, 0, 0, 0, 1]) == nil)
         #expect(SFTPPacket.decode([]) == nil)
     }
 

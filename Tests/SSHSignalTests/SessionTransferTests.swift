@@ -110,7 +110,7 @@ import Testing
         await client.close()
     }
 
-    @Test(arguments: [UploadMethod.sftp, .cat]) func aCutUploadLeavesOnlyThePart(method: UploadMethod) async throws {
+    @Test(arguments: [UploadMethod.sftp, .cat]) func aCutUploadLeavesThePartAtMost(method: UploadMethod) async throws {
         let server = try await OpenSSHServer()
         let client = try await server.connect()
         let target = try server.directory.write("target", "old")
@@ -125,7 +125,8 @@ import Testing
         // What runs on at the far end may take the cut for the end of the file; it must not take it for success.
         try await eventually("nothing is left running there") { !Self.isMentioned(target + ".part") }
         #expect(try server.directory.read("target") == "old")
-        #expect(FileManager.default.fileExists(atPath: target + ".part"))
+        // Over SFTP nobody is left there who could take it away.
+        #expect(FileManager.default.fileExists(atPath: target + ".part") == (method == .sftp))
         // The next upload recovers.
         let again = try await server.connect()
         try await again.upload(.bytes(Pattern.bytes(100)), to: target, method: method)

@@ -115,14 +115,16 @@ struct DeviceNode {
             do throws(DeviceProgram.Failure) {
                 setUp = try installed.install(kind)
             } catch {
-                reasons.append("\(kind.rawValue): \(error.message)")
+                // What a machine does not have needs no word.
+                if !error.isAbsence { reasons.append("\(kind.rawValue): \(error.message)") }
                 continue
             }
             return try run(configurationChanged, setUp)
         }
         var report = try runWithoutService(configurationChanged)
+        let why = reasons.isEmpty ? "" : " (\(reasons.joined(separator: "; ")))"
         report.warnings.append(
-            "nothing starts the node again after a crash or a reboot of the device: \(reasons.joined(separator: "; "))"
+            "nothing starts the node again after a crash or a reboot of the device\(why): install cron there, or log in as root"
         )
         return report
     }

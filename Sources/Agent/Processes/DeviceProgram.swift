@@ -22,6 +22,8 @@ struct DeviceProgram {
 
     struct Failure: Error {
         var message: String
+        /// Nothing went wrong: the machine does not have it.
+        var isAbsence = false
     }
 
     /// A crontab fits.

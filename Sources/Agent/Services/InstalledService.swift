@@ -38,7 +38,7 @@ struct InstalledService {
                 message: "the path \(description.state) has characters that a service cannot have"
             )
         }
-        if let obstacle = service.obstacle { throw DeviceProgram.Failure(message: obstacle) }
+        if let obstacle = service.obstacle { throw DeviceProgram.Failure(message: obstacle, isAbsence: true) }
         if let recordedKind, recordedKind != kind { try remove() }
         let (isChanged, warnings) = try service.install()
         do {

@@ -31,8 +31,10 @@ package struct DeviceRun: Sendable {
                 let text = try await body(device, loop)
                 let padding = String(repeating: " ", count: max(0, width - device.name.count))
                 report.say("\(device.name)\(padding)  \(text)")
+                report.outcome(HostOutcome(device.name, result: text))
             } catch {
                 report.complain(error.message)
+                report.outcome(HostOutcome(device.name, error))
                 throw error
             }
         }

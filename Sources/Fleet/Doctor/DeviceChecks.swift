@@ -69,7 +69,7 @@ package struct DeviceChecks: Sendable {
         // What would help there is refused to it.
         guard isTrusted else { return skip(["path h2"], because: "a device that is not revoked") }
         hostCertificates()
-        await nativePath(device, on: loop)
+        if hasAgent { await nativePath(device, on: loop) }
     }
 
     /// Those that the ledger knows of; who has no other way to trust the host is locked out when they end.
@@ -86,6 +86,9 @@ package struct DeviceChecks: Sendable {
             report(.good("ssh certificate", "the SSH host certificate is valid until \(text)"))
         }
     }
+
+    /// A device without one keeps files only: nothing of ours runs there.
+    private var hasAgent: Bool { device.map { ($0.keyOrigin ?? .device) == .device } ?? true }
 
     private func skip(_ checks: [String], because other: String) {
         for check in checks { report(.skipped(check, because: other)) }
@@ -188,12 +191,14 @@ package struct DeviceChecks: Sendable {
             let name = device?.name ?? destination
             let inspection = try await DeviceInspection.run(on: client, agent: agent, bases: bases, name: name)
             shell(inspection)
-            fit(inspection)
-            installation(inspection)
-            service(inspection)
+            if hasAgent {
+                fit(inspection)
+                installation(inspection)
+                service(inspection)
+            }
             clock(inspection)
         } catch let error as SSHError {
-            let explanation = SSHErrorExplanation(error, destination: destination)
+            let explanation = SSHErrorExplanation(error, destination: destination, isLoggedIn: true)
             report(.failure("shell", error.message, fix: explanation.fix, explanation.reason))
             skip(["fit", "installation", "service", "clock"], because: "a shell")
         } catch {
@@ -208,7 +213,7 @@ package struct DeviceChecks: Sendable {
             skip(["fit", "installation", "service", "clock"], because: "a shell")
         }
         await sessions(client)
-        await forwarding(client)
+        if hasAgent { await forwarding(client) }
         guard isTrusted else { return skip(["certificate"], because: "a device that is not revoked") }
         await certificate(client)
     }
@@ -324,7 +329,7 @@ package struct DeviceChecks: Sendable {
             second.loop.submit { second.withValue { $0.close() } }
             report(.good("sessions", "more than one at a time"))
         } catch {
-            let explanation = SSHErrorExplanation(error, destination: destination)
+            let explanation = SSHErrorExplanation(error, destination: destination, isLoggedIn: true)
             report(.warning("sessions", error.message, fix: explanation.fix))
         }
     }
@@ -364,7 +369,8 @@ package struct DeviceChecks: Sendable {
 
     private func certificate(_ client: SSHClient) async {
         guard let device else { return report(.skipped("certificate", because: "an enrolled device")) }
-        let file = "\(device.agent.state)/identity/cert-chain.pem"
+        // Without an agent the directory is the credential's own.
+        let file = hasAgent ? "\(device.agent.state)/identity/cert-chain.pem" : "\(device.agent.state)/cert-chain.pem"
         let renew = "bootstrap renew \(device.name)"
         do {
             let certificates = try Certificate.all(pem: try await client.download(file, limit: 1 << 20))
@@ -382,7 +388,13 @@ package struct DeviceChecks: Sendable {
                 report(.good("certificate", "valid until \(end)"))
             }
         } catch {
-            report(.failure("certificate", "\(file): \(error)", fix: "bootstrap enroll \(device.destination)"))
+            report(
+                .failure(
+                    "certificate",
+                    "\(file): \(error)",
+                    fix: hasAgent ? "bootstrap enroll \(device.destination)" : renew
+                )
+            )
         }
     }
 

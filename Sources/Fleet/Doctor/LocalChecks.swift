@@ -93,10 +93,35 @@ package struct LocalChecks {
                     fix: "bootstrap ca rotate, then bootstrap renew --all"
                 )
             }
+            if let finding = signingKey() { return finding }
             return .good("CA", "\(path), trust domain \(bundle.trustDomain), until \(Timestamp.text(last))")
         } catch {
             return .failure("CA", error.message, fix: "restore \(path) from a backup, or name another with --ca")
         }
+    }
+
+    /// What it signs with; nil where nothing is wrong with it.
+    private func signingKey() -> Finding? {
+        let file = "\(authority)/\(EmbeddedCA.keyFile)"
+        var status = stat()
+        guard stat(file, &status) == 0 else {
+            return .failure(
+                "CA",
+                "\(file): \(String(cString: strerror(errno))): nothing can be signed without it",
+                fix: "restore it from a backup; docs/identity.md says what to do where there is none"
+            )
+        }
+        guard status.st_mode & 0o077 == 0 else {
+            return .failure(
+                "CA",
+                "others may use \(file) (mode \(String(status.st_mode & 0o777, radix: 8)))",
+                fix: "chmod 600 \(file); if it may have been read: bootstrap ca rotate, then bootstrap renew --all"
+            )
+        }
+        guard access(file, R_OK) == 0 else {
+            return .failure("CA", "\(file): \(String(cString: strerror(errno)))", fix: "chown it to you")
+        }
+        return nil
     }
 
     private func agentProgram() -> Finding {

@@ -8,8 +8,15 @@ struct SSHErrorExplanation {
     let fix: String
     let reason: HostError.Reason
 
-    init(_ error: SSHError, destination: String) {
+    /// - Parameter isLoggedIn: Whether the server had let us in before it failed.
+    init(_ error: SSHError, destination: String, isLoggedIn: Bool = false) {
         switch error.code {
+        case .timedOut where isLoggedIn, .connectionLost where isLoggedIn:
+            (check, reason) = ("session", .failed)
+            fix = """
+                the server took the login and stopped answering: its log says why (journalctl -u ssh; dropbear writes to syslog). \
+                If it answers to a second try, it was busy
+                """
         case .connectionFailed:
             (check, reason) = ("connection", .unreachable)
             fix =

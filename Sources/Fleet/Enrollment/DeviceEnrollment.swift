@@ -135,12 +135,12 @@ package struct DeviceEnrollment: Sendable {
         report(.step("identity", "\(ack.id), certificate until \(Timestamp.text(certificate.notAfter))", elapsed))
         let unchanged = ack.unchanged.map { Printable.clean($0, limit: 40) }
         let remark = unchanged.isEmpty ? "" : " (unchanged: \(unchanged.joined(separator: ", ")))"
-        report(.step("node", "\(Printable.clean(ack.node, limit: 40)), listens on \(ack.listener)\(remark)", elapsed))
+        report(.step("node", "\(Printable.clean(ack.node, limit: 40)), listens on \(ack.listener)\(remark)", nil))
         if let service = ack.service {
             let place = service.place.map { ", \(Printable.clean($0, limit: 200))" } ?? ""
             let text =
                 "\(Printable.clean(service.kind, limit: 40))\(place), \(Printable.clean(service.change, limit: 40))"
-            report(.step("service", service.kind == "none" ? "none: a reboot ends the node" : text, elapsed))
+            report(.step("service", service.kind == "none" ? "none: a reboot ends the node" : text, nil))
         }
     }
 

@@ -23,10 +23,17 @@ package struct FleetCommand: Sendable {
         var standard: @Sendable (String) -> Void
         /// One line: what it has printed to its standard error, or why a machine failed.
         var error: @Sendable (String) -> Void
+        /// What came of one machine, for programs.
+        var outcome: @Sendable (FleetOutcome) -> Void
 
-        package init(standard: @escaping @Sendable (String) -> Void, error: @escaping @Sendable (String) -> Void) {
+        package init(
+            standard: @escaping @Sendable (String) -> Void,
+            error: @escaping @Sendable (String) -> Void,
+            outcome: @escaping @Sendable (FleetOutcome) -> Void = { _ in }
+        ) {
             self.standard = standard
             self.error = error
+            self.outcome = outcome
         }
     }
 
@@ -60,19 +67,33 @@ package struct FleetCommand: Sendable {
         let outcomes = await HostRun(width: parallel)(targets) { (target, loop) async throws(HostError) in
             let padding = String(repeating: " ", count: max(0, width - target.name.count))
             let label = "\(target.name)\(padding)  "
+            let told = LockedOutcome(target.name)
+            defer { output.outcome(told.value) }
             do throws(HostError) {
-                try await run(on: target, label, loop)
+                try await run(on: target, label, loop, told)
             } catch {
-                output.error("\(label)error: \(error.message)")
+                told.change {
+                    $0.ok = false
+                    $0.reason = error.reason.rawValue
+                    $0.error = error.message
+                }
+                if !Task.isCancelled { output.error("\(label)error: \(error.message)") }
                 throw error
             }
         }
         let failures = HostFailures(outcomes.compactMap(\.error?.reason))
-        if let failures, targets.count > 1 { output.error("\(failures.count) of \(targets.count) failed") }
+        if let failures, targets.count > 1, !Task.isCancelled {
+            output.error("\(failures.count) of \(targets.count) failed")
+        }
         return failures
     }
 
-    private func run(on target: RemoteTarget, _ label: String, _ loop: EventLoop) async throws(HostError) {
+    private func run(
+        on target: RemoteTarget,
+        _ label: String,
+        _ loop: EventLoop,
+        _ told: LockedOutcome
+    ) async throws(HostError) {
         let login: SSHLogin
         do throws(SSHConfigurationError) {
             login = try target.login(logins) { output.error("\(label)error: \($0)") }
@@ -87,7 +108,7 @@ package struct FleetCommand: Sendable {
         }
         let result: Result<Void, HostError>
         do throws(HostError) {
-            result = .success(try await work(client, target, label))
+            result = .success(try await work(client, target, label, told))
         } catch {
             result = .failure(error)
         }
@@ -95,23 +116,31 @@ package struct FleetCommand: Sendable {
         try result.get()
     }
 
-    private func work(_ client: SSHClient, _ target: RemoteTarget, _ label: String) async throws(HostError) {
+    private func work(
+        _ client: SSHClient,
+        _ target: RemoteTarget,
+        _ label: String,
+        _ told: LockedOutcome
+    ) async throws(HostError) {
         do {
+            let files = put.isEmpty && get.isEmpty ? nil : try await client.files()
             for transfer in put {
                 let local = NameTemplate.expand(transfer.source, for: target.name)
-                try await client.upload(
+                try await files?.send(
                     .file(path: local),
                     to: RemotePath.withoutHome(NameTemplate.expand(transfer.target, for: target.name)),
-                    permissions: FileMode.of(local)
+                    permissions: .ifNew(FileMode.of(local))
                 )
             }
-            if !command.isEmpty { try await runCommand(client, label) }
+            if !command.isEmpty { try await runCommand(client, label, told) }
             for transfer in get {
-                try await client.download(
+                try await files?.fetch(
                     RemotePath.withoutHome(NameTemplate.expand(transfer.source, for: target.name)),
-                    toFile: NameTemplate.expand(transfer.target, for: target.name)
+                    to: NameTemplate.expand(transfer.target, for: target.name),
+                    progress: nil
                 )
             }
+            await files?.close()
         } catch let error as HostError {
             throw error
         } catch let error as SSHError {
@@ -121,8 +150,21 @@ package struct FleetCommand: Sendable {
         }
     }
 
-    private func runCommand(_ client: SSHClient, _ label: String) async throws {
-        let result = try await client.run(command, outputLimit: Self.outputLimit, timeout: timeout)
+    private func runCommand(_ client: SSHClient, _ label: String, _ told: LockedOutcome) async throws {
+        // Who stops us does not wait for commands.
+        let result = try await withTaskCancellationHandler {
+            try await client.run(command, outputLimit: Self.outputLimit, timeout: timeout)
+        } onCancel: {
+            Task { await client.close() }
+        }
+        told.change {
+            $0.stdout = result.text
+            $0.stderr = result.standardErrorText
+            switch result.exit {
+            case .status(let status): $0.exit = status
+            case .signal(let name): $0.signal = name
+            }
+        }
         var text = ""
         for line in Self.lines(result.text) { text += "\(label)\(line)\n" }
         if !text.isEmpty { output.standard(text) }
@@ -136,6 +178,32 @@ package struct FleetCommand: Sendable {
         if lines.last?.isEmpty == true { lines.removeLast() }
         return lines.map { Printable.clean(String($0), limit: 1 << 20) }
     }
+}
+
+/// What came of a command on one machine, for programs.
+package struct FleetOutcome: Encodable, Sendable {
+    package var name: String
+    package var ok = true
+    /// The command's exit status; nil where it did not run, or a signal ended it.
+    package var exit: Int32?
+    package var signal: String?
+    package var stdout: String?
+    /// The end of it.
+    package var stderr: String?
+    /// The kind of failure.
+    package var reason: String?
+    package var error: String?
+}
+
+/// An outcome while it is found out.
+private final class LockedOutcome: Sendable {
+    private let outcome: Lock<FleetOutcome>
+
+    init(_ name: String) { outcome = Lock(FleetOutcome(name: name)) }
+
+    var value: FleetOutcome { outcome.withLock { $0 } }
+
+    func change(_ body: (inout FleetOutcome) -> Void) { outcome.withLock { body(&$0) } }
 }
 
 /// `FROM:TO`, where one side is on another machine; `{name}` in either stands for the machine's name.

@@ -71,6 +71,8 @@ package struct HostReport: Sendable {
     package var warn: @Sendable (String) -> Void
     /// Why a host failed.
     package var complain: @Sendable (String) -> Void
+    /// What came of each host, for programs.
+    package var outcome: @Sendable (HostOutcome) -> Void = { _ in }
 
     package init(
         say: @escaping @Sendable (String) -> Void,
@@ -80,6 +82,30 @@ package struct HostReport: Sendable {
         self.say = say
         self.warn = warn
         self.complain = complain
+    }
+}
+
+/// What came of one host, for programs.
+package struct HostOutcome: Encodable, Sendable {
+    package var name: String
+    package var ok: Bool
+    /// What was done, for people.
+    package var result: String?
+    /// The kind of failure.
+    package var reason: String?
+    package var error: String?
+
+    package init(_ name: String, result: String) {
+        self.name = name
+        ok = true
+        self.result = result
+    }
+
+    package init(_ name: String, _ error: HostError) {
+        self.name = name
+        ok = false
+        reason = error.reason.rawValue
+        self.error = error.message
     }
 }
 

@@ -6,6 +6,8 @@ package struct LoginOptions: Sendable {
     package var arguments: SSHArguments
     /// Who answers what a login asks.
     package var prompts: SSHLogin.Prompts
+    /// Told how each host is logged in to.
+    package var note: @Sendable (String) -> Void = { _ in }
 
     package init(_ arguments: SSHArguments, prompts: SSHLogin.Prompts) {
         self.arguments = arguments
@@ -27,6 +29,12 @@ package struct LoginOptions: Sendable {
     ) throws(SSHConfigurationError) -> SSHLogin {
         var prompts = prompts
         prompts.warn = warn
-        return try SSHLogin(to: destination, arguments: arguments(recorded: recorded), prompts: prompts)
+        let login = try SSHLogin(to: destination, arguments: arguments(recorded: recorded), prompts: prompts)
+        let found = login.configuration
+        let way = found.proxyJump.map { "\($0)" }.joined(separator: ", ")
+        note(
+            "\(destination): \(found.user)@\(found.hostName), port \(found.port)\(way.isEmpty ? "" : ", by way of \(way)")"
+        )
+        return login
     }
 }

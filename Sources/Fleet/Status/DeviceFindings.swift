@@ -84,23 +84,16 @@ package struct DeviceFindings: Sendable {
 
     /// Aligned columns, with a heading, and below what needs somebody.
     package static func table(_ all: [DeviceFindings], at now: Int64) -> [String] {
-        var rows = [["NAME", "STATE", "SSH", "MESH", "CERTIFICATE", "SERIAL", "AGENT", "DESTINATION"]]
+        var rows = [["NAME", "STATE", "SSH", "MESH", "CERTIFICATE", "DESTINATION", "AGENT", "SERIAL"]]
         for findings in all {
             rows.append([
                 findings.device.name, findings.state(at: now), findings.login, findings.path,
-                findings.timeLeft(at: now),
+                findings.timeLeft(at: now), findings.device.destination, findings.reading?.release ?? "-",
                 findings.reading?.certificate.map { String($0.serialNumber.prefix(12)) } ?? "-",
-                findings.reading?.release ?? "-", findings.device.destination,
             ])
         }
-        let widths = rows[0].indices.map { column in rows.map { $0[column].count }.max() ?? 0 }
-        let table = rows.map { row in
-            // The last column is not padded.
-            zip(row.dropLast(), widths).map { text, width in
-                text + String(repeating: " ", count: width - text.count)
-            }.joined(separator: "  ") + "  " + row[row.count - 1]
-        }
-        return table + all.flatMap { $0.attention(at: now).map { "attention: \($0.text)" } }
+        return TextTable.lines(rows, required: 6)
+            + all.flatMap { $0.attention(at: now).map { "attention: \($0.text)" } }
     }
 
     private func state(at now: Int64) -> String {

@@ -36,25 +36,18 @@ package struct DeviceStatus: Encodable {
             }
     }
 
-    /// Aligned columns, with a heading.
+    /// Aligned columns, with a heading, of 80 characters where names allow it: what does not fit is left to
+    /// ``details(at:)``.
     package static func table(_ devices: [DeviceStatus], at now: Int64) -> [String] {
-        var rows = [["NAME", "STATE", "CERTIFICATE", "RENEWED", "HOST KEY", "AGENT", "IDENTITY", "DESTINATION"]]
+        var rows = [["NAME", "STATE", "CERTIFICATE", "DESTINATION", "RENEWED", "AGENT"]]
         for status in devices {
             let device = status.device
             rows.append([
-                device.name, status.word, status.timeLeft,
-                device.renewedAt.map { "\(describe(seconds: now - $0)) ago" } ?? "-", device.hostKey.short,
-                device.agent.release ?? "-", device.identity.description, device.destination,
+                device.name, status.word, status.timeLeft, device.destination,
+                device.renewedAt.map { "\(describe(seconds: now - $0)) ago" } ?? "-", device.agent.release ?? "-",
             ])
         }
-        let widths = rows[0].indices.map { column in rows.map { $0[column].count }.max() ?? 0 }
-        let lines = rows.map { row in
-            // The last column is not padded.
-            zip(row.dropLast(), widths).map { text, width in
-                text + String(repeating: " ", count: width - text.count)
-            }.joined(separator: "  ") + "  " + row[row.count - 1]
-        }
-        return lines + devices.flatMap(\.alarms).map { "ALARM: \($0.text)" }
+        return TextTable.lines(rows, required: 4) + devices.flatMap(\.alarms).map { "ALARM: \($0.text)" }
     }
 
     /// That nobody renews its certificate and it ends before long, or has ended; nil where it is renewed in time.

@@ -7,14 +7,17 @@ extension PeerPaths {
     /// Carries an accepted connection to `destination` behind the peer. The connection is reset, and the reason logged,
     /// when there is no stream for it.
     package func carry(_ socket: Socket, to destination: ForwardDestination) {
-        let join = { [logger] (result: Result<ByteStream, StreamError>) in
+        let join = { [weak self] (result: Result<ByteStream, StreamError>) in
             switch result {
             case .success(let stream):
-                Relay(socket, stream) { result in
-                    if let failure = result.failure { logger.warning("stream to \(destination) cut: \(failure)") }
-                }.start()
+                let relay = Relay(socket, stream)
+                relay.onFailure = { error in
+                    // Who hangs up knows it.
+                    if socket.failure == nil { self?.forwardFailed(.cut("\(destination)", error)) }
+                }
+                relay.start()
             case .failure(let error):
-                logger.warning("no stream to \(destination): \(error)")
+                self?.forwardFailed(.notOpened("\(destination)", error))
                 socket.reset(error)
             }
         }
@@ -32,9 +35,9 @@ extension PeerPaths {
                 guard let self else { return completion(.failure(StreamError(.closed, "shut down"))) }
                 openStream(to: authority) { completion($0.map(\.stream)) }
             },
-            ended: { [logger] destination, failure in
+            ended: { [weak self] destination, failure in
                 guard let failure else { return }
-                logger.warning("SOCKS stream to \(destination?.description ?? "an unknown place"): \(failure)")
+                self?.forwardFailed(.cut("\(destination?.description ?? "an unknown place") (SOCKS)", failure))
             }
         ).start()
     }

@@ -106,7 +106,11 @@ package final class SOCKSConnection: StreamObserver {
                 }
                 retained.release()
                 let (ended, destination) = (ended, destination)
-                Relay(client, stream) { ended(destination, $0.failure) }.start()
+                let client = client
+                let hasHungUp = Box(false)
+                let relay = Relay(client, stream) { ended(destination, hasHungUp.value ? nil : $0.failure) }
+                relay.onFailure = { _ in hasHungUp.value = client.failure != nil }
+                relay.start()
             case .failure(let error):
                 guard send(handshake.reply(error)) else { return }
                 client.finish()
@@ -130,4 +134,10 @@ package final class SOCKSConnection: StreamObserver {
         ended(destination, reason)
         retained.release()
     }
+}
+
+/// A value that two closures share. Confined to their loop.
+private final class Box<Value> {
+    var value: Value
+    init(_ value: Value) { self.value = value }
 }

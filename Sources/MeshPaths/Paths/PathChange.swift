@@ -21,7 +21,7 @@ extension PathChange: CustomStringConvertible {
         case .using(let path, nil, let reason, _): "path \(path): \(reason)"
         case .relaying(let reason): "path \(Transport.h2OverSSH) goes through the agent: \(reason)"
         case .unreachable(let error): error.message
-        case .refused(let error): "refused: \(error.message)"
+        case .refused(let error): error.message
         }
     }
 }

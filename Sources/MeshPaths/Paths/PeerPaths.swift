@@ -118,6 +118,22 @@ package final class PeerPaths {
     /// Why the last SSH login failed, if it did: tells a refused key or host key from an unreachable server.
     package var loginError: SSHError? { sessions?.lastError }
 
+    /// Why paths that were tried do not work, the preferred one first.
+    package var failures: [(path: PathID, error: StreamError)] {
+        selector.candidates.compactMap { candidate in candidate.lastError.map { (candidate.path, $0) } }
+    }
+
+    /// Told, on the loop, of accepted connections that came to nothing; nil: that is logged.
+    package var onForwardFailure: ((ForwardFailure) -> Void)?
+
+    func forwardFailed(_ failure: ForwardFailure) {
+        if let onForwardFailure { return onForwardFailure(failure) }
+        switch failure {
+        case .notOpened(let destination, let error): logger.warning("no stream to \(destination): \(error)")
+        case .cut(let destination, let error): logger.warning("stream to \(destination) cut: \(error)")
+        }
+    }
+
     /// The path that carries new streams; nil while there is none.
     package var pathInUse: PathID? { selector.inUse }
 

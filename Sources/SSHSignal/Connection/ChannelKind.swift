@@ -26,6 +26,8 @@ enum ChannelKind {
         }
     }
 
+    var isSession: Bool { if case .session = self { true } else { false } }
+
     /// What the type has of its own in SSH_MSG_CHANNEL_OPEN.
     var message: [UInt8] {
         var message = SSHWireWriter()
@@ -70,7 +72,7 @@ enum ChannelKind {
     /// same text, and `ssh` words it alike.
     func refusal(_ text: String, peer: String) -> SSHError {
         switch self {
-        case .directTCPIP:
+        case .directTCPIP(let host, _):
             let destination = destination ?? ""
             if text.contains("prohibited") {
                 return SSHError(
@@ -82,7 +84,10 @@ enum ChannelKind {
                 )
             }
             if text.contains("connect failed") {
-                return SSHError(.refused, "\(peer) could not connect to \(destination): nothing listens there")
+                // The server's own words are not told.
+                let isName = host != "localhost" && (try? SocketAddress(ip: host, port: 0)) == nil
+                let why = isName ? "nothing listens there, or the name does not resolve there" : "nothing listens there"
+                return SSHError(.refused, "\(peer) could not connect to \(destination): \(why)")
             }
             return SSHError(.refused, "\(peer) did not open \(destination): \(text)")
         case .directStreamLocal(let path):

@@ -17,6 +17,13 @@ final class SSHChannel: ByteStream, SessionChannel {
     private static let maximumWrite = 32700
 
     let raw: OpaquePointer
+    /// A session channel, as against a connection that the server has made.
+    var isCommand = false
+    /// The server has answered to what was to be started on it.
+    var isStarted = false
+    /// See ``isEndedByServer(wake:)``.
+    private var endPatience: (timer: LoopTimer, until: UInt64)?
+    private var hasSentEOF = false
     private var window: ChannelWindow
     /// What the server may send, and what has arrived and was not read: this channel's part of the session's budget.
     private(set) var announced = 0
@@ -158,7 +165,9 @@ final class SSHChannel: ByteStream, SessionChannel {
     }
 
     private func sendFinish() {
-        guard ends.writing == .finishing, !closedByServer, sendHeldBack() else { return }
+        guard ends.writing == .finishing, !closedByServer, sendHeldBack(), session?.holdsEnd(of: self) != true else {
+            return
+        }
         switch libssh2_channel_send_eof(raw) {
         case 0: ends.sentEnd()
         case LIBSSH2_ERROR_EAGAIN: break
@@ -324,6 +333,30 @@ final class SSHChannel: ByteStream, SessionChannel {
         let onClose = onClose
         self.onClose = nil
         onClose?()
+    }
+
+    /// Ends a command's input, and waits until the server has closed the channel, for a while.
+    ///
+    /// - Returns: Whether it need not be waited for any more.
+    func isEndedByServer(wake: @escaping () -> Void) -> Bool {
+        if closedByServer { return true }
+        guard let until = endPatience?.until else {
+            let timer = LoopTimer(on: loop, wake)
+            timer.schedule(after: .seconds(1))
+            endPatience = (timer, until: loop.now &+ 1_000_000_000)
+            return false
+        }
+        guard loop.now < until else { return true }
+        if ends.writing == .finishing {
+            sendFinish()
+            return false
+        }
+        if !hasSentEOF, ends.writing != .finished {
+            let result = libssh2_channel_send_eof(raw)
+            guard result != LIBSSH2_ERROR_EAGAIN else { return false }
+            hasSentEOF = true
+        }
+        return libssh2_channel_wait_eof(raw) == 0 && libssh2_channel_wait_closed(raw) == 0
     }
 
     /// Goes on with the end of a channel that its owner has released. Returns whether it is over; libssh2 has then

@@ -105,8 +105,8 @@ extension SSHSession {
 
     /// Returns whether one was answered.
     func stepOpenings() -> Bool {
-        if currentOpening == nil && !waitingOpenings.isEmpty {
-            let next = waitingOpenings.removeFirst()
+        if currentOpening == nil, let index = nextOpening {
+            let next = waitingOpenings.remove(at: index)
             next.window = windows.opening(next.window)
             currentOpening = next
             openingSince = 0
@@ -152,6 +152,37 @@ extension SSHSession {
         return true
     }
 
+    /// What may be opened now.
+    ///
+    /// dropbear takes the end of one command for that of another one that was opened and not started yet, and then does
+    /// not answer, or dies of it (`!channel->sent_close`). So it does when it is told to close a channel whose command
+    /// has just ended. There a command waits for those that are being ended, and these for the server to close them;
+    /// for a while.
+    private var nextOpening: Int? {
+        guard mixesUpCommands, closingChannels.contains(where: \.isCommand) else {
+            return waitingOpenings.indices.first
+        }
+        return waitingOpenings.firstIndex { opening in
+            guard case .session = opening.kind else { return true }
+            guard let patience = opening.patience else {
+                let timer = LoopTimer(on: loop) { [weak self] in self?.scheduleDrive() }
+                timer.schedule(after: .seconds(1))
+                opening.patience = (timer, until: loop.now &+ 1_000_000_000)
+                return false
+            }
+            return loop.now >= patience.until
+        }
+    }
+
+    /// Whether another command is being started, which the end of this one must not meet.
+    func holdsEnd(of channel: SSHChannel) -> Bool {
+        guard mixesUpCommands, channel.isCommand else { return false }
+        return currentOpening?.kind.isSession == true
+            || channels.contains { $0 !== channel && $0.isCommand && !$0.isStarted }
+    }
+
+    private var mixesUpCommands: Bool { serverVersion?.contains("dropbear") == true }
+
     private func accept(_ raw: OpaquePointer, for opening: ChannelOpening) {
         opening.timer?.cancel()
         let channel = SSHChannel(
@@ -160,6 +191,7 @@ extension SSHSession {
             window: opening.window,
             peerDescription: opening.kind.peerDescription(through: peerDescription)
         )
+        if case .session = opening.kind { channel.isCommand = true }
         guard let completion = opening.completion else {
             // Nobody waits any more.
             closingChannels.append(channel)
@@ -217,6 +249,7 @@ extension SSHSession {
             }
             pendingRequests.remove(at: index)
             pending.timer.cancel()
+            pending.channel.isStarted = true
             progress = true
             if result == 0 {
                 later { pending.completion(nil) }
@@ -246,11 +279,19 @@ extension SSHSession {
 
     func stepClosing() {
         guard !closingChannels.isEmpty else { return }
+        let count = closingChannels.count
         closingChannels.removeAll { channel in
+            if mixesUpCommands, channel.isCommand {
+                guard !holdsEnd(of: channel), channel.isEndedByServer(wake: { [weak self] in self?.scheduleDrive() })
+                else {
+                    return false
+                }
+            }
             guard channel.stepClose() else { return false }
             windows.change(by: -channel.announced)
             return true
         }
+        if closingChannels.count != count, !waitingOpenings.isEmpty { scheduleDrive() }
     }
 
     /// The session is over: everything that waits fails, every channel is told.

@@ -9,8 +9,9 @@ final class CatDownload: StreamObserver {
     private let file: DownloadFile
     private let progress: ((UInt64, UInt64) -> Void)?
     private var completion: ((Result<Void, SSHError>) -> Void)?
-    /// The line that says how long the file is, until it is complete.
+    /// The line that says how long the file is, until it is complete; others may come before it.
     private var header: [UInt8]? = []
+    private let mark: ShellMark
     private var size: UInt64 = 0
     private var received: UInt64 = 0
     private var outputEnded = false
@@ -20,12 +21,14 @@ final class CatDownload: StreamObserver {
         _ process: SSHProcess,
         _ path: String,
         _ file: DownloadFile,
+        _ mark: ShellMark,
         progress: ((UInt64, UInt64) -> Void)?,
         completion: @escaping (Result<Void, SSHError>) -> Void
     ) {
         self.process = process
         self.path = path
         self.file = file
+        self.mark = mark
         self.progress = progress
         self.completion = completion
     }
@@ -38,11 +41,12 @@ final class CatDownload: StreamObserver {
         completion: @escaping (Result<Void, SSHError>) -> Void
     ) {
         let quoted = ShellScript.quote(path)
-        let script = "n=$(wc -c < \(quoted)) && echo \"size\" $n && cat < \(quoted)"
+        let mark = ShellMark()
+        let script = "n=$(wc -c < \(quoted)) && echo \(mark.text) $n && cat < \(quoted)"
         connection.execute("exec sh -c \(ShellScript.quote(script))") { result in
             switch result {
             case .success(let process):
-                let download = CatDownload(process, path, file, progress: progress, completion: completion)
+                let download = CatDownload(process, path, file, mark, progress: progress, completion: completion)
                 process.stream.observer = download
                 // Keeps the object alive; broken in end().
                 process.onExit = { download.exited($0) }
@@ -79,19 +83,22 @@ final class CatDownload: StreamObserver {
 
     private func take(_ bytes: UnsafeRawBufferPointer) throws(SSHError) {
         var rest = bytes
-        if var line = header {
-            let end = bytes.firstIndex(of: UInt8(ascii: "\n"))
-            line.append(contentsOf: bytes[..<(end ?? bytes.count)])
+        while var line = header {
+            let end = rest.firstIndex(of: UInt8(ascii: "\n"))
+            line.append(contentsOf: rest[..<(end ?? rest.count)])
             guard let end else {
                 guard line.count < 4096 else { throw unexpected(line) }
                 header = line
                 return
             }
+            rest = UnsafeRawBufferPointer(rebasing: rest[(end + 1)...])
+            header = []
+            // What the account's rc files print.
+            guard line.starts(with: mark.text.utf8) else { continue }
             let words = String(decoding: line, as: UTF8.self).split(separator: " ")
-            guard words.count == 2, words[0] == "size", let size = UInt64(words[1]) else { throw unexpected(line) }
+            guard words.count == 2, let size = UInt64(words[1]) else { throw unexpected(line) }
             self.size = size
             header = nil
-            rest = UnsafeRawBufferPointer(rebasing: bytes[(end + 1)...])
         }
         try file.write(rest, at: received)
         received += UInt64(rest.count)

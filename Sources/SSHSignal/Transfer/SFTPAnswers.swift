@@ -7,8 +7,8 @@ struct SFTPAnswers {
         case tooLong(Int)
     }
 
-    /// A block of data and its header; everything else is smaller.
-    private static let maximumLength = 64 << 10
+    /// No server sends more (SFTP_MAX_MSG_LENGTH of OpenSSH); a block of data that was asked for is smaller.
+    private static let maximumLength = 256 << 10
 
     private var bytes: [UInt8] = []
     private var start = 0

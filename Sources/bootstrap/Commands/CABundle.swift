@@ -14,6 +14,8 @@ struct CABundle: AsyncParsableCommand {
 
     @OptionGroup var location: CALocation
 
+    @OptionGroup var messages: MessageOptions
+
     func run() async throws {
         let bundle: TrustBundle
         do throws(IdentityError) {

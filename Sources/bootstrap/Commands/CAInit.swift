@@ -23,6 +23,8 @@ struct CAInit: AsyncParsableCommand {
 
     @OptionGroup var location: CALocation
 
+    @OptionGroup var messages: MessageOptions
+
     func validate() throws {
         guard !(encrypt && passphraseFile != nil) else {
             throw ValidationError("--encrypt asks for the passphrase, --passphrase-file reads it: give one of them")

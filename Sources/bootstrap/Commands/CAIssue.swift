@@ -24,6 +24,8 @@ struct CAIssue: AsyncParsableCommand {
 
     @OptionGroup var access: CAAccess
 
+    @OptionGroup var messages: MessageOptions
+
     func run() async throws {
         let ca = try access.loadLive()
         let id = try identity.spiffeID(in: ca.trustDomain)

@@ -27,6 +27,8 @@ struct CARotate: AsyncParsableCommand {
 
     @OptionGroup var access: CAAccess
 
+    @OptionGroup var messages: MessageOptions
+
     func run() async throws {
         let rotation = RootRotation(directory: access.location.path)
         let records = DeviceDirectory(Home.devices)

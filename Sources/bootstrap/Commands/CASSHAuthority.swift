@@ -21,6 +21,8 @@ struct CASSHAuthority: AsyncParsableCommand {
 
     @OptionGroup var access: CAAccess
 
+    @OptionGroup var messages: MessageOptions
+
     func validate() throws {
         guard !hosts.isEmpty, hosts.utf8.allSatisfy({ $0 > 0x20 && $0 < 0x7F }) else {
             throw ValidationError("--hosts is a list of names and patterns without spaces")

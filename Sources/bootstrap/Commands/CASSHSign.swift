@@ -37,6 +37,8 @@ struct CASSHSign: AsyncParsableCommand {
     @Argument(help: ArgumentHelp("The public key.", valueName: "KEY.pub"))
     var key: String
 
+    @OptionGroup var messages: MessageOptions
+
     func validate() throws {
         guard !principal.isEmpty else { throw ValidationError("name at least one --principal") }
         guard out != nil || key.hasSuffix(".pub") else {

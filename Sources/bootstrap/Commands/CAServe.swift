@@ -52,6 +52,8 @@ struct CAServe: AsyncParsableCommand {
     @OptionGroup var clock: ClockOptions
     @OptionGroup var access: CAAccess
 
+    @OptionGroup var messages: MessageOptions
+
     func validate() throws {
         guard !install || !uninstall else { throw ValidationError("--install or --uninstall, not both") }
         guard address == nil || install else { throw ValidationError("--address is for --install") }

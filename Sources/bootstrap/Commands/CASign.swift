@@ -17,6 +17,8 @@ struct CASign: AsyncParsableCommand {
     @OptionGroup var issuance: IssuanceArguments
     @OptionGroup var access: CAAccess
 
+    @OptionGroup var messages: MessageOptions
+
     func run() async throws {
         let ca = try access.loadLive()
         let id = try identity.spiffeID(in: ca.trustDomain)

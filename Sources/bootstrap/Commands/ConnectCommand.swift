@@ -34,7 +34,7 @@ struct ConnectCommand: AsyncParsableCommand {
             """
     )
 
-    @Argument(help: ArgumentHelp("A device's name, or [user@]host[:port].", valueName: "DEST"))
+    @Argument(help: ArgumentHelp("A device's name, or [user@]host[:port].", valueName: "DEST"), completion: .devices)
     var destination: String
 
     @Option(
@@ -68,6 +68,9 @@ struct ConnectCommand: AsyncParsableCommand {
     )
     var standardForward: String?
 
+    @Flag(name: [.customShort("N")], help: "As ssh has it: run no command. That is so anyway.")
+    var noCommand = false
+
     @Option(help: ArgumentHelp("auto, h2, h2-over-ssh or ssh.", valueName: "PATH"))
     var path: PathPreference = .automatic
 
@@ -75,7 +78,7 @@ struct ConnectCommand: AsyncParsableCommand {
     @OptionGroup var authority: CAAccess
 
     func validate() throws {
-        guard standardForward != nil || !(forwards + remoteForwards + dynamicForwards).isEmpty else {
+        guard noCommand || standardForward != nil || !(forwards + remoteForwards + dynamicForwards).isEmpty else {
             throw ValidationError(
                 "give at least one of -L [bind_address:]port:host:hostport, -R (the same, listening there), "
                     + "-D [bind_address:]port and -W host:port"
@@ -94,14 +97,18 @@ struct ConnectCommand: AsyncParsableCommand {
         let session = try device.map { try makeSession($0) }
         // Whoever is no device by this name may be one by another.
         let watch = device == nil ? HostWatch(trust) : nil
-        let access = try makeAccess(device, watch)
+        let fallback = FallbackReason()
+        let outage = Outage()
+        let access = try makeAccess(device, watch, fallback, outage)
         let connection = Connection(
             access: access,
             session: session,
             device: device,
             watch: watch,
             forwards: forwards,
-            name: destination
+            name: destination,
+            fallback: fallback,
+            outage: outage
         )
         try await connection.run()
     }
@@ -171,20 +178,25 @@ struct ConnectCommand: AsyncParsableCommand {
         }
     }
 
-    private func makeAccess(_ device: Device?, _ watch: HostWatch?) throws -> PeerAccess {
-        let logins = try ssh.logins()
+    private func makeAccess(
+        _ device: Device?,
+        _ watch: HostWatch?,
+        _ fallback: FallbackReason,
+        _ outage: Outage
+    ) throws -> PeerAccess {
+        let logins = fallback.told(before: try ssh.logins())
         do {
             var login = try logins.login(
                 to: try Destination(parsing: device?.destination ?? destination),
                 recorded: device?.ssh.arguments,
-                warn: logins.prompts.warn
+                warn: { outage.warn($0) }
             )
             if let watch { login.objection = { watch.objection(to: $0) } }
             guard let device else {
-                printError(
+                let text =
                     "'\(destination)' is not enrolled: plain SSH only, and no policy but the SSH server's. "
-                        + "`bootstrap enroll` adds the native path."
-                )
+                    + "`bootstrap enroll` adds the native path."
+                if standardForward == nil { printNotice(text) } else { printDetail(text) }
                 return PeerAccess(
                     name: destination,
                     transports: [.ssh],
@@ -230,7 +242,9 @@ private struct Connection: Sendable {
     let watch: HostWatch?
     let forwards: Forwards
     let name: String
+    let fallback: FallbackReason
     private let end = CommandEnd()
+    let outage: Outage
 
     init(
         access: PeerAccess,
@@ -238,7 +252,9 @@ private struct Connection: Sendable {
         device: Device?,
         watch: HostWatch?,
         forwards: Forwards,
-        name: String
+        name: String,
+        fallback: FallbackReason,
+        outage: Outage
     ) {
         self.access = access
         self.session = session
@@ -247,11 +263,14 @@ private struct Connection: Sendable {
         self.watch = watch
         self.forwards = forwards
         self.name = name
+        self.fallback = fallback
+        self.outage = outage
     }
 
-    /// Standard output belongs to the stream of `-W`.
+    /// Standard output belongs to the stream of `-W`, and who uses that wants to hear of failures only.
     private func report(_ line: String) {
-        if forwards.standard == nil { printLine(line) } else { printError(line) }
+        guard forwards.standard == nil else { return printDetail(line) }
+        if Verbosity.current >= .normal { printLine(line) }
     }
 
     /// What ends the command in order. A signal that whoever started it has it ignore stays ignored (`nohup`).
@@ -269,7 +288,7 @@ private struct Connection: Sendable {
         let events = AsyncStream<PathChange>.makeStream()
         let paths: LoopBound<PeerPaths>
         do {
-            paths = try await loop.execute { [access, session, device, policy] in
+            paths = try await loop.execute { [access, session, device, policy, outage] in
                 // Whoever runs the command waits for streams: a login that asked for a passphrase must not have to ask
                 // again.
                 var settings = ConnectionSettings.defaults
@@ -282,11 +301,14 @@ private struct Connection: Sendable {
                     logger: Logger(label: "connect"),
                     permits: { policy?.refusal(of: $0, over: $1) }
                 ) {
+                    outage.follow($0)
                     events.continuation.yield($0)
                 }
                 paths.remedy = { device?.remedy(forDenied: $0) }
+                paths.onForwardFailure = { outage.failed($0) }
                 return LoopBound(paths, on: loop)
             }
+            fallback.look(at: paths)
             try await listen(paths, on: loop)
         } catch let error as ExitCode {
             throw error
@@ -371,7 +393,7 @@ private struct Connection: Sendable {
                 let host = forward.bindHost.isEmpty ? "*" : forward.bindHost
                 report("listening \(host):\(port) on \(name) → \(forward.destination)")
                 if host != "localhost" && host != "127.0.0.1" && host != "::1" {
-                    printError(
+                    printNotice(
                         "Other machines reach that port only where GatewayPorts in the sshd_config of \(name) allows it."
                     )
                 }
@@ -381,8 +403,8 @@ private struct Connection: Sendable {
                     throw end.fail("-R \(forward): \(error.message)", .denied)
                 }
                 // As ssh: the others are of use without it.
-                printError("-R \(forward): \(error.message)")
-            case .lost(let error): printError("-R \(forward): \(error.message); trying again")
+                printWarning("-R \(forward): \(error.message)")
+            case .lost(let error): printWarning("-R \(forward): \(error.message); trying again")
             }
         }
     }
@@ -434,10 +456,10 @@ private struct Connection: Sendable {
         for await event in events {
             switch event {
             case .using(let path, _, _, let peer):
-                report("\(event)")
+                report("\(event)\(outage.takeNote())")
                 if saysNoPolicy, path.transport == .ssh {
                     saysNoPolicy = false
-                    printError(
+                    printWarning(
                         "No policy of \(access.name) is known here: on path ssh, whatever the login reaches is reached. "
                             + "`bootstrap enroll` with --allow-port records one, where there is an agent."
                     )
@@ -448,9 +470,9 @@ private struct Connection: Sendable {
                 }
                 hasBeenUp = true
             case .relaying: report("\(event)")
-            case .unreachable(let error) where hasBeenUp: printError(error.message)
-            case .refused(let error) where hasBeenUp && watch?.refusal == nil:
-                printError("refused: \(error.message)")
+            // The outage tells of itself.
+            case .unreachable where hasBeenUp: continue
+            case .refused(let error) where hasBeenUp && watch?.refusal == nil: printWarning(error.message)
             case .unreachable(let error), .refused(let error):
                 let code = try await paths.loop.execute { paths.withValue { $0.exitCode(for: error) } }
                 throw failure(error.message, code)
@@ -476,7 +498,7 @@ private struct Connection: Sendable {
     private func keepCurrent(_ session: OperatorSession, _ paths: LoopBound<PeerPaths>) async throws {
         do {
             try await session.follow(
-                warn: { printError("warning: \($0)") },
+                warn: { printWarning($0) },
                 use: { context in paths.loop.submit { paths.withValue { $0.use(context) } } }
             )
         } catch let error as HostError {

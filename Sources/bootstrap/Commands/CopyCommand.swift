@@ -2,7 +2,6 @@ import ArgumentParser
 import CLinux
 import Fleet
 import Glibc
-import Platform
 import SSHSignal
 import Streams
 import Synchronization
@@ -10,84 +9,101 @@ import Synchronization
 struct CopyCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "copy",
-        abstract: "Copy one file to a machine, or from it.",
+        abstract: "Copy files to a machine, or from it.",
         discussion: """
-            As scp has it: one of the two is DEST:PATH, where DEST is a device's name or whatever `ssh` would take (an IPv6 address in \
-            brackets), and PATH is relative to the account's home directory. Over SFTP where the server has it, else through the \
-            account's shell. The target appears when all of it has arrived; what was there before stays until then. Permissions are \
-            kept on the way there.
+            As scp has it: what is on another machine is DEST:PATH, where DEST is a device's name or whatever `ssh` would take (an \
+            IPv6 address in brackets), and PATH is relative to the account's home directory; *, ? and […] in it stand for names that \
+            are there. Over SFTP where the server has it, else through the account's shell. A new file has the permissions of its \
+            source, less what the umask takes; one that is there keeps its own, and its owner. It is replaced when all has arrived; \
+            what is no regular file of the account, such as a device, is written to.
 
               bootstrap copy app.conf dev7:/etc/app.conf
-              bootstrap copy dev7:/var/log/app.log .
+              bootstrap copy 'dev7:/var/log/app*.log' logs/
+              bootstrap copy -r site dev7:/srv
             """
     )
 
-    @Argument(help: ArgumentHelp("A local file, or DEST:PATH.", valueName: "SRC"))
-    var source: String
+    @Argument(
+        help: ArgumentHelp(
+            "Local files, or DEST:PATH; the last one is where the others go: a directory, unless there is one source.",
+            valueName: "SRC … DST"
+        )
+    )
+    var paths: [String]
 
-    @Argument(help: ArgumentHelp("A local file or directory, or DEST:PATH.", valueName: "DST"))
-    var target: String
+    @Flag(name: [.customShort("r"), .customLong("recursive")], help: "Copy directories with all that is in them.")
+    var recursive = false
 
     @OptionGroup var ssh: SSHOptionGroup
 
+    private var sources: [String] { Array(paths.dropLast()) }
+    private var target: String { paths.last ?? "" }
+
+    func validate() throws {
+        guard paths.count >= 2 else { throw ValidationError("name what to copy, and where to: SRC … DST") }
+    }
+
     func run() async throws {
-        switch (RemoteFile(source), RemoteFile(target)) {
-        case (nil, nil):
+        let remotes = sources.map { RemoteFile($0) }
+        switch (remotes.compactMap { $0 }.count, RemoteFile(target)) {
+        case (0, nil):
             throw fail(
-                "neither '\(source)' nor '\(target)' is on another machine; write DEST:PATH (a local name with a colon as ./NAME)",
+                "neither '\(sources[0])' nor '\(target)' is on another machine; write DEST:PATH (a local name with a colon as ./NAME)",
                 .usage
             )
-        case (_?, _?):
-            throw fail("one of the two must be local; copy it here first", .usage)
-        case (nil, let remote?): try await send(to: remote)
-        case (let remote?, nil): try await fetch(remote)
+        case (0, let remote?):
+            for source in sources { try check(source) }
+            try await copy(with: remote.destination) { [sources] (copy) async throws(SSHError) in
+                try await copy.send(sources, to: RemotePath.withoutHome(remote.path))
+            }
+        case (sources.count, nil):
+            for (source, remote) in zip(sources, remotes) where remote?.path.hasSuffix("/") == true && !recursive {
+                throw fail("'\(source)' names a directory; -r copies it", .usage)
+            }
+            // Each machine once, in the order in which they are named.
+            var patterns: [(destination: String, paths: [String])] = []
+            for remote in remotes.compactMap({ $0 }) {
+                let path = RemotePath.withoutHome(remote.path)
+                if let index = patterns.firstIndex(where: { $0.destination == remote.destination }) {
+                    patterns[index].paths.append(path)
+                } else {
+                    patterns.append((remote.destination, [path]))
+                }
+            }
+            if patterns.count > 1 { try checkDirectory() }
+            for (destination, paths) in patterns {
+                try await copy(with: destination) { [target] (copy) async throws(SSHError) in
+                    try await copy.fetch(paths, to: target)
+                }
+            }
+        case (_, nil): throw fail("some of the sources are here, and so is '\(target)'; copy them apart", .usage)
+        case (_, _?):
+            throw fail("between two machines: copy it here first, the target or the sources must be local", .usage)
         }
     }
 
-    private func send(to remote: RemoteFile) async throws {
+    /// Before anybody is asked for a password.
+    private func check(_ source: String) throws {
         var status = stat()
         guard stat(source, &status) == 0 else {
             throw fail("\(source): \(String(cString: strerror(errno)))", .usage)
         }
-        guard status.st_mode & S_IFMT == S_IFREG else {
-            throw fail(
-                "\(source) is not a regular file; for a directory: tar -cf - DIR | bootstrap exec DEST -- tar -xf -",
-                .usage
-            )
+        guard status.st_mode & S_IFMT != S_IFDIR || recursive else {
+            throw fail("\(source) is a directory; -r copies it", .usage)
         }
-        let name = source.split(separator: "/").last.map(String.init) ?? source
-        let path = remote.path.isEmpty || remote.path.hasSuffix("/") ? remote.path + name : remote.path
-        let bar = TransferBar(name)
-        try await transfer(with: remote.destination) { client throws(SSHError) in
-            try await client.upload(
-                .file(path: source),
-                to: RemotePath.withoutHome(path),
-                permissions: FileMode.of(source),
-                progress: { bar.draw($0, of: $1) }
-            )
-        }
-        bar.clear()
     }
 
-    private func fetch(_ remote: RemoteFile) async throws {
-        guard let name = remote.path.split(separator: "/").last, !remote.path.hasSuffix("/") else {
-            throw fail("'\(source)' names no file", .usage)
-        }
+    private func checkDirectory() throws {
         var status = stat()
-        let isDirectory = stat(target, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
-        let file = isDirectory ? target + (target.hasSuffix("/") ? "" : "/") + name : target
-        let bar = TransferBar(String(name))
-        try await transfer(with: remote.destination) { client throws(SSHError) in
-            try await client.download(
-                RemotePath.withoutHome(remote.path),
-                toFile: file,
-                progress: { bar.draw($0, of: $1) }
-            )
+        guard stat(target, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
+            throw fail("\(target) is not a directory", .usage)
         }
-        bar.clear()
     }
 
-    private func transfer(with destination: String, _ body: (SSHClient) async throws(SSHError) -> Void) async throws {
+    private func copy(
+        with destination: String,
+        _ body: @escaping @Sendable (FileCopy) async throws(SSHError) -> Void
+    ) async throws {
         let logins = try ssh.logins()
         let target: RemoteTarget
         do throws(HostError) {
@@ -97,44 +113,35 @@ struct CopyCommand: AsyncParsableCommand {
         }
         let login: SSHLogin
         do throws(SSHConfigurationError) {
-            login = try target.login(logins) { printError($0) }
+            login = try target.login(logins) { printNotice($0) }
         } catch {
             throw fail("\(error)", .usage)
         }
-        do throws(SSHError) {
-            let client = try await login.connect(on: EventLoop(name: "copy"))
-            try await body(client)
-            await client.close()
-        } catch {
-            throw fail("\(target.name): \(error.message)", HostError.Reason(error.code).exitCode)
+        let bar = TransferBar(isShown: Verbosity.current >= .normal)
+        let failures = Mutex<[HostError.Reason]>([])
+        let report = FileCopy.Report(
+            progress: { bar.draw($0, $1, of: $2) },
+            finished: { bar.finish($0) },
+            failed: { error in
+                bar.clear()
+                printError("error: \(target.name): \(error.message)")
+                failures.withLock { $0.append(error.reason) }
+            }
+        )
+        try await stoppable { [recursive] in
+            do throws(SSHError) {
+                let client = try await login.connect(on: EventLoop(name: "copy"))
+                printDetail("\(target.name): \(client.serverVersion), host key \(client.hostKey)")
+                let files = try await client.files()
+                try await body(FileCopy(files, isRecursive: recursive, report: report))
+                await files.close()
+                await client.close()
+            } catch {
+                bar.clear()
+                guard !Task.isCancelled else { return }
+                throw fail("\(target.name): \(error.message)", HostError.Reason(error.code).exitCode)
+            }
         }
-    }
-}
-
-/// How far a copy has come: a line on the terminal that is drawn over, and nothing elsewhere.
-private final class TransferBar: Sendable {
-    private let name: String
-    private let isShown = isatty(STDERR_FILENO) == 1
-    private let percent = Mutex(-1)
-
-    init(_ name: String) { self.name = name }
-
-    func draw(_ done: UInt64, of total: UInt64) {
-        guard isShown, total > 0 else { return }
-        let now = Int(100 * min(1, Double(done) / Double(total)))
-        let hasChanged = percent.withLock { percent in
-            defer { percent = now }
-            return percent != now
-        }
-        if hasChanged { put("\r\(Printable.clean(name, limit: 60))  \(now) % of \(total >> 10) KiB\u{1B}[K") }
-    }
-
-    func clear() {
-        if isShown { put("\r\u{1B}[K") }
-    }
-
-    private func put(_ text: String) {
-        var text = text
-        text.withUTF8 { _ = write(STDERR_FILENO, $0.baseAddress, $0.count) }
+        if let reason = HostError.Reason.common(of: failures.withLock { $0 }) { throw reason.exitCode }
     }
 }

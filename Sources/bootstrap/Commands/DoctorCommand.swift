@@ -23,7 +23,7 @@ struct DoctorCommand: AsyncParsableCommand {
         case text, json
     }
 
-    @Argument(help: ArgumentHelp("A device's name, or [user@]host[:port].", valueName: "DEST"))
+    @Argument(help: ArgumentHelp("A device's name, or [user@]host[:port].", valueName: "DEST"), completion: .devices)
     var destination: String?
 
     @Option(help: ArgumentHelp("The program that would be uploaded.", valueName: "PATH"))
@@ -108,7 +108,14 @@ private final class DoctorReport: Sendable {
             func padded(_ text: String, _ width: Int) -> String {
                 text + String(repeating: " ", count: max(1, width - text.count))
             }
-            printLine(padded(finding.verdict.rawValue, 9) + padded(finding.check, 13) + finding.detail)
+            let verdict = padded(finding.verdict.rawValue, 9)
+            let colour: String? =
+                switch finding.verdict {
+                case .failure: Colour.failed
+                case .warning: Colour.warning
+                default: nil
+                }
+            printLine(verdict + padded(finding.check, 13) + finding.detail, colour, of: verdict.count)
             if let fix = finding.fix { printLine(padded("", 9) + padded("", 13) + "→ \(fix)") }
         }
     }

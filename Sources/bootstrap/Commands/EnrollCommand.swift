@@ -31,7 +31,10 @@ struct EnrollCommand: AsyncParsableCommand {
             """
     )
 
-    @Argument(help: ArgumentHelp("[user@]host[:port], or a Host alias of ssh_config.", valueName: "DEST"))
+    @Argument(
+        help: ArgumentHelp("[user@]host[:port], or a Host alias of ssh_config.", valueName: "DEST"),
+        completion: .devices
+    )
     var destinations: [String] = []
 
     @Option(help: ArgumentHelp("The namespace of the identities. (default: as before, or default)", valueName: "NS"))

@@ -16,7 +16,7 @@ struct ExecCommand: AsyncParsableCommand {
             """
     )
 
-    @Argument(help: ArgumentHelp("A device's name, or [user@]host[:port].", valueName: "DEST"))
+    @Argument(help: ArgumentHelp("A device's name, or [user@]host[:port].", valueName: "DEST"), completion: .devices)
     var destination: String?
 
     @Argument(
@@ -27,6 +27,20 @@ struct ExecCommand: AsyncParsableCommand {
 
     @Option(help: ArgumentHelp("A file with destinations, as `enroll` takes it.", valueName: "FILE"))
     var inventory: String?
+
+    @Flag(help: "Every enrolled device that is not revoked.")
+    var all = false
+
+    @Option(
+        help: ArgumentHelp(
+            "Every enrolled device, or with --inventory every machine of it, that has this label. Of several all must hold.",
+            valueName: "KEY=VALUE"
+        )
+    )
+    var label: [LabelArgument] = []
+
+    @Option(help: ArgumentHelp("text, or json: one object a machine on stdout.", valueName: "FORMAT"))
+    var output = ResultFormat.text
 
     @Option(help: ArgumentHelp("How many machines at a time.", valueName: "N"))
     var parallel = 16
@@ -48,8 +62,8 @@ struct ExecCommand: AsyncParsableCommand {
     @OptionGroup var ssh: SSHOptionGroup
 
     func validate() throws {
-        guard destination != nil || inventory != nil else {
-            throw ValidationError("name a destination, or an --inventory file")
+        guard destination != nil || inventory != nil || all || !label.isEmpty else {
+            throw ValidationError("name a destination, an --inventory file, --label KEY=VALUE, or --all")
         }
         guard !command.isEmpty || !put.isEmpty || !get.isEmpty else {
             throw ValidationError("give the command after `--`: bootstrap exec DEST -- uname -a")
@@ -62,7 +76,8 @@ struct ExecCommand: AsyncParsableCommand {
         let logins = try ssh.logins()
         // As ssh does: words joined by blanks, for the shell there.
         let line = command.joined(separator: " ")
-        if targets.count == 1, inventory == nil, put.isEmpty, get.isEmpty {
+        guard !targets.isEmpty else { throw fail("no machine has these labels", .usage) }
+        if destination != nil, targets.count == 1, put.isEmpty, get.isEmpty, output == .text {
             return try await ForegroundCommand(target: targets[0], command: line, logins: logins).run()
         }
         let fleet = FleetCommand(
@@ -72,9 +87,16 @@ struct ExecCommand: AsyncParsableCommand {
             timeout: timeout?.duration,
             logins: logins,
             // One write, so that the lines of several machines do not mix.
-            output: .init(standard: { _ = writeStandardOutput(Array($0.utf8)) }, error: { printError($0) })
+            output: .init(
+                standard: { [output] in if output == .text { _ = writeStandardOutput(Array($0.utf8)) } },
+                error: { printError($0) },
+                outcome: { [output] in output.tell($0) }
+            )
         )
-        if let failures = await fleet(targets, parallel: parallel) { throw failures.reason.exitCode }
+        // Files that are on their way are taken away again.
+        try await stoppable { [parallel] in
+            if let failures = await fleet(targets, parallel: parallel) { throw failures.reason.exitCode }
+        }
     }
 
     private func targets() throws -> [RemoteTarget] {
@@ -83,13 +105,29 @@ struct ExecCommand: AsyncParsableCommand {
             var targets: [RemoteTarget] = []
             if let destination { targets.append(try RemoteTarget(destination, in: records)) }
             if let inventory {
-                for target in try InventoryFile.targets(inventory) {
+                for target in try InventoryFile.targets(inventory)
+                where label.allSatisfy({ $0.holds(for: target.labels) }) {
                     targets.append(try RemoteTarget(target.text, name: target.name, in: records))
                 }
+            }
+            guard all || (!label.isEmpty && inventory == nil) else { return targets }
+            let known = Set(targets.map(\.name))
+            for device in try everyDevice(in: records) where !known.contains(device.name) {
+                targets.append(try RemoteTarget(device.name, in: records))
             }
             return targets
         } catch {
             throw fail(error)
+        }
+    }
+
+    private func everyDevice(in records: DeviceDirectory) throws(HostError) -> [Device] {
+        do throws(DeviceDirectoryError) {
+            return try records.all().filter { device in
+                device.revokedAt == nil && label.allSatisfy { $0.holds(for: device.labels) }
+            }
+        } catch {
+            throw HostError(.failed, error.message)
         }
     }
 }

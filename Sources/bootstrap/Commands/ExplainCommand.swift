@@ -62,6 +62,8 @@ struct ExplainCommand: AsyncParsableCommand {
     @Option(help: "text or json.")
     var output = OutputFormat.text
 
+    @OptionGroup var messages: MessageOptions
+
     func run() async throws {
         let configuration: NodeConfiguration
         do throws(ConfigurationError) {

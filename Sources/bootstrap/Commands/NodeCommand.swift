@@ -58,6 +58,8 @@ struct NodeCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("trace, debug, info, notice, warning, error or critical.", valueName: "LEVEL"))
     var logLevel: Logger.Level = .notice
 
+    @OptionGroup var messages: MessageOptions
+
     func validate() throws {
         guard loops ?? 1 >= 1 else { throw ValidationError("--loops must be at least 1") }
     }

@@ -38,26 +38,29 @@ struct RenewCommand: AsyncParsableCommand {
     @Flag(help: "Renew SSH host certificates, too, that are not past half of their time yet.")
     var sshHostCert = false
 
+    @Option(help: ArgumentHelp("text, or json: one object a device on stdout.", valueName: "FORMAT"))
+    var output = ResultFormat.text
+
     @OptionGroup var clock: ClockOptions
     @OptionGroup var issuers: IssuerOptions
     @OptionGroup var access: CAAccess
     @OptionGroup var ssh: SSHOptionGroup
 
     func validate() throws {
-        guard !selection.destinations.isEmpty || selection.all || due || watch else {
-            throw ValidationError("name at least one device, or give --all, --due or --watch")
+        guard !selection.isEmpty || due || watch else {
+            throw ValidationError("name at least one device, or give --all, --label, --due or --watch")
         }
-        guard !watch || (selection.destinations.isEmpty && !due) else {
+        guard !watch || (selection.destinations.isEmpty && selection.label.isEmpty && !due) else {
             throw ValidationError("--watch looks after every device; give it alone")
         }
-        guard !due || (selection.destinations.isEmpty && !selection.all) else {
+        guard !due || selection.isEmpty else {
             throw ValidationError("--due chooses the devices itself; give it alone")
         }
     }
 
     func run() async throws {
         let records = DeviceDirectory(Home.devices)
-        let report = HostReport.standard
+        let report = output.report
         let issuer = try issuers.load(access).issuer
         var renewal = DeviceRenewal(
             issuer: issuer,
@@ -74,7 +77,7 @@ struct RenewCommand: AsyncParsableCommand {
         if watch { return await keepWatching(renewal, report) }
         let devices = try devices(in: records)
         guard !devices.isEmpty else {
-            printLine(due ? "No certificate is due." : "No device is enrolled; `bootstrap enroll DEST` changes that.")
+            output.say(due ? "No certificate is due." : "No device is enrolled; `bootstrap enroll DEST` changes that.")
             return
         }
         let revoked = Lock<[String]>([])

@@ -21,7 +21,10 @@ struct RevokeCommand: AsyncParsableCommand {
             """
     )
 
-    @Argument(help: ArgumentHelp("Devices: names, destinations or SPIFFE IDs.", valueName: "DEST"))
+    @Argument(
+        help: ArgumentHelp("Devices: names, destinations or SPIFFE IDs.", valueName: "DEST"),
+        completion: .devices
+    )
     var destinations: [String] = []
 
     @Option(help: ArgumentHelp("One certificate, by its serial number. May be repeated.", valueName: "HEX"))
@@ -35,6 +38,14 @@ struct RevokeCommand: AsyncParsableCommand {
 
     @Option(help: ArgumentHelp("How many devices at a time.", valueName: "N"))
     var parallel = 16
+
+    @Option(
+        help: ArgumentHelp(
+            "text, or json: an object for each revoked certificate, and one for each device that was told, on stdout.",
+            valueName: "FORMAT"
+        )
+    )
+    var output = ResultFormat.text
 
     @OptionGroup var access: CAAccess
     @OptionGroup var ssh: SSHOptionGroup
@@ -101,16 +112,18 @@ struct RevokeCommand: AsyncParsableCommand {
     private func say(_ revocation: LedgerRevocation) {
         guard let device = revocation.device else {
             for certificate in revocation.revoked {
-                printLine("Revoked \(certificate.identity), serial \(certificate.serial)")
+                output.say("Revoked \(certificate.identity), serial \(certificate.serial)")
+                output.tell(Revoked(certificate))
             }
             for certificate in revocation.before {
                 let time = certificate.changedAt.map { " at \(describe(time: $0))" } ?? ""
-                printLine("\(certificate.identity), serial \(certificate.serial), was revoked\(time)")
+                output.say("\(certificate.identity), serial \(certificate.serial), was revoked\(time)")
             }
             return
         }
         let before = revocation.before.isEmpty ? "" : ", and \(revocation.before.count) before"
-        printLine("Revoked \(device.identity): \(counted(revocation.revoked.count, "certificate"))\(before)")
+        for certificate in revocation.revoked { output.tell(Revoked(certificate)) }
+        output.say("Revoked \(device.identity): \(counted(revocation.revoked.count, "certificate"))\(before)")
         if device.serial == nil, device.notAfter > WallClock.system.seconds {
             printError(
                 "warning: \(device.name) was enrolled before there was a ledger: its certificate's number is not known, and it is "
@@ -147,7 +160,7 @@ struct RevokeCommand: AsyncParsableCommand {
     ) throws -> (lists: [UInt8], isComplete: Bool) {
         do throws(LedgerError) {
             let lists = try publisher.publish()
-            printLine("Wrote \(publisher.path)")
+            output.say("Wrote \(publisher.path)")
             let foreign = try publisher.comparison().foreign
             guard !done.isEmpty else {
                 if let remark = ListComparison.remark(onForeign: foreign) { printError("warning: \(remark)") }
@@ -176,7 +189,7 @@ struct RevokeCommand: AsyncParsableCommand {
             records: records,
             publisher: publisher,
             logins: logins,
-            report: .standard
+            report: output.report
         )
         let failures: HostFailures?
         do throws(DeviceDirectoryError) {
@@ -190,5 +203,15 @@ struct RevokeCommand: AsyncParsableCommand {
                 + "\(failures.count == 1 ? "it" : "they") can be reached, or leave it to the next renewal"
         )
         throw failures.reason.exitCode
+    }
+
+    private struct Revoked: Encodable {
+        var revoked: String
+        var serial: String
+
+        init(_ certificate: LedgerCertificate) {
+            revoked = certificate.identity
+            serial = certificate.serial
+        }
     }
 }

@@ -28,7 +28,7 @@ struct StatusCommand: AsyncParsableCommand {
         case json
     }
 
-    @Argument(help: ArgumentHelp("A device's name, destination or SPIFFE ID.", valueName: "DEST"))
+    @Argument(help: ArgumentHelp("A device's name, destination or SPIFFE ID.", valueName: "DEST"), completion: .devices)
     var destination: String?
 
     @Option(help: ArgumentHelp("text, or json: an array of objects.", valueName: "FORMAT"))
@@ -62,7 +62,7 @@ struct StatusCommand: AsyncParsableCommand {
                 switch output {
                 case .json: printJSON(devices)
                 case .text where devices.isEmpty: printNothingEnrolled()
-                case .text: DeviceStatus.table(devices, at: now).forEach(printLine)
+                case .text: DeviceStatus.table(devices, at: now).forEach(printRow)
                 }
                 return
             }
@@ -132,7 +132,7 @@ struct StatusCommand: AsyncParsableCommand {
         switch output {
         case .json: printJSON(found.map { ProbedStatus($0, at: now) })
         case .text where found.isEmpty: printNothingEnrolled()
-        case .text: DeviceFindings.table(found, at: now).forEach(printLine)
+        case .text: DeviceFindings.table(found, at: now).forEach(printRow)
         }
         let reasons = found.flatMap { $0.attention(at: now).map(\.reason) }
         if let reason = HostError.Reason.common(of: reasons) { throw reason.exitCode }
@@ -147,6 +147,14 @@ struct StatusCommand: AsyncParsableCommand {
             return nil
         }
         return try access.loadLive()
+    }
+
+    /// A row of a table; what needs somebody in colour.
+    private func printRow(_ row: String) {
+        let marks = ["ALARM", "EXPIRED", "EXPIRING", "REVOKED", "ATTENTION", "attention:"]
+        let words = row.split(separator: " ").prefix(2)
+        let isBad = words.contains { word in marks.contains { word.hasPrefix($0) } }
+        printLine(row, isBad ? Colour.failed : nil)
     }
 
     private func printNothingEnrolled() {

@@ -16,7 +16,8 @@ struct UnenrollCommand: AsyncParsableCommand {
     )
 
     @Argument(
-        help: ArgumentHelp("A device's name, destination or SPIFFE ID, or [user@]host[:port].", valueName: "DEST")
+        help: ArgumentHelp("A device's name, destination or SPIFFE ID, or [user@]host[:port].", valueName: "DEST"),
+        completion: .devices
     )
     var destinations: [String]
 

@@ -3,11 +3,24 @@ import Fleet
 
 /// Devices of the ledger, by name or all of them.
 struct FleetSelection: ParsableArguments {
-    @Argument(help: ArgumentHelp("Devices: names, destinations or SPIFFE IDs.", valueName: "DEST"))
+    @Argument(
+        help: ArgumentHelp("Devices: names, destinations or SPIFFE IDs.", valueName: "DEST"),
+        completion: .devices
+    )
     var destinations: [String] = []
 
     @Flag(help: "Every device that is not revoked.")
     var all = false
+
+    @Option(
+        help: ArgumentHelp(
+            "Every device with this label, which its inventory has given to it. Of several all must hold.",
+            valueName: "KEY=VALUE"
+        )
+    )
+    var label: [LabelArgument] = []
+
+    var isEmpty: Bool { destinations.isEmpty && !all && label.isEmpty }
 
     @Option(help: ArgumentHelp("How many devices at a time.", valueName: "N"))
     var parallel = 16
@@ -18,11 +31,16 @@ struct FleetSelection: ParsableArguments {
 
     /// - Throws: the exit code; why was printed.
     func devices(in records: DeviceDirectory) throws -> [Device] {
-        try Self.devices(destinations, all: all, in: records)
+        try Self.devices(destinations, all: all, labels: label, in: records)
     }
 
     /// - Throws: the exit code; why was printed.
-    static func devices(_ destinations: [String], all: Bool, in records: DeviceDirectory) throws -> [Device] {
+    static func devices(
+        _ destinations: [String],
+        all: Bool,
+        labels: [LabelArgument] = [],
+        in records: DeviceDirectory
+    ) throws -> [Device] {
         do throws(DeviceDirectoryError) {
             var found: [Device] = []
             for destination in destinations {
@@ -33,13 +51,40 @@ struct FleetSelection: ParsableArguments {
                 }
                 if !found.contains(where: { $0.name == record.name }) { found.append(record) }
             }
-            if all {
+            if all || !labels.isEmpty {
                 let names = Set(found.map(\.name))
-                found += try records.all().filter { $0.revokedAt == nil && !names.contains($0.name) }
+                found += try records.all().filter { device in
+                    device.revokedAt == nil && !names.contains(device.name)
+                        && labels.allSatisfy { $0.holds(for: device.labels) }
+                }
             }
             return found
         } catch {
             throw fail(error.message)
+        }
+    }
+}
+
+/// `KEY=VALUE`, as the labels of inventories have it.
+struct LabelArgument: ExpressibleByArgument, Hashable {
+    let key: String
+    let value: String
+
+    init?(argument: String) {
+        guard let mark = argument.firstIndex(of: "="), mark != argument.startIndex else { return nil }
+        key = String(argument[..<mark])
+        value = String(argument[argument.index(after: mark)...])
+    }
+
+    func holds(for labels: [String: String]?) -> Bool { labels?[key] == value }
+}
+
+extension CompletionKind {
+    /// The names of enrolled devices.
+    static var devices: CompletionKind {
+        .custom { (_: [String], _: Int, prefix: String) -> [String] in
+            let names = (try? DeviceDirectory(Home.devices).all().map(\.name)) ?? []
+            return names.filter { $0.hasPrefix(prefix) }
         }
     }
 }

@@ -69,6 +69,8 @@ struct SSHOptionGroup: ParsableArguments {
     )
     var hostKey: String?
 
+    @OptionGroup var messages: MessageOptions
+
     /// What was given on the command line.
     var arguments: SSHArguments {
         SSHArguments(
@@ -95,7 +97,9 @@ struct SSHOptionGroup: ParsableArguments {
         } catch {
             throw fail("\(error)", .usage)
         }
-        return LoginOptions(arguments, prompts: prompts)
+        var logins = LoginOptions(arguments, prompts: prompts)
+        logins.note = { printDetail($0) }
+        return logins
     }
 
     /// Nothing was given: what is recorded of a device holds.
@@ -105,8 +109,8 @@ struct SSHOptionGroup: ParsableArguments {
 extension SSHLogin.Prompts {
     /// Asks the person at the terminal, if there is one, or by `SSH_ASKPASS`; warnings go to stderr.
     static func terminal() -> SSHLogin.Prompts {
-        var prompts = SSHLogin.Prompts(warn: { printError($0) })
-        prompts.banner = { printError($0) }
+        var prompts = SSHLogin.Prompts(warn: { printNotice($0) })
+        if Verbosity.current >= .normal { prompts.banner = { printError($0) } }
         let terminal = TerminalPrompt.isAvailable
         let askPass = AskPass.wanted(hasTerminal: terminal)
         let ask: Ask = { text, isSecret in

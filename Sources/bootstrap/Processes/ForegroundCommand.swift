@@ -17,7 +17,7 @@ struct ForegroundCommand: Sendable {
         let loop = EventLoop(name: "exec")
         let login: SSHLogin
         do throws(SSHConfigurationError) {
-            login = try target.login(logins) { printError($0) }
+            login = try target.login(logins) { printNotice($0) }
         } catch {
             throw fail("\(error)", .usage)
         }
@@ -25,6 +25,7 @@ struct ForegroundCommand: Sendable {
         let process: LoopBound<SSHProcess>
         do throws(SSHError) {
             client = try await login.connect(on: loop)
+            printDetail("\(target.name): \(client.serverVersion), host key \(client.hostKey)")
             process = try await client.execute(command)
         } catch {
             throw fail("\(target.name): \(error.message)", HostError.Reason(error.code).exitCode)

@@ -2,6 +2,7 @@ import ArgumentParser
 import Fleet
 import FoundationEssentials
 import Glibc
+import Platform
 import SSHSignal
 import Synchronization
 
@@ -18,6 +19,7 @@ final class EnrollmentOutput: EnrollmentReport {
     private let showsBar: Bool
     /// The percentage that the bar shows; nil while there is no bar on the line.
     private let bar = Mutex<Int?>(nil)
+    private let succeeded = Mutex<[Device]>([])
     /// A line for each device that is under way.
     private let live: LiveLines
 
@@ -29,12 +31,12 @@ final class EnrollmentOutput: EnrollmentReport {
     }
 
     func progress(_ progress: EnrollmentProgress, of device: String) {
+        guard Verbosity.current >= .normal else { return }
         switch progress {
         case .step(let step, let text, let duration):
-            let milliseconds =
-                duration.components.seconds * 1000 + duration.components.attoseconds / 1_000_000_000_000_000
+            let time = duration.map { "  \(Int($0 / .milliseconds(1))) ms" } ?? ""
             if live.isEnabled { return live.update(pad(device, nameWidth), "\(pad(step, 8))  \(text)") }
-            line("\(pad(device, nameWidth))  \(pad(step, 8))  \(text)  \(milliseconds) ms")
+            line("\(pad(device, nameWidth))  \(pad(step, 8))  \(text)\(time)")
         case .warning(let text): warning(text)
         case .uploading(let sent, let total):
             guard live.isEnabled, total > 0 else { return draw(sent, total) }
@@ -74,14 +76,16 @@ final class EnrollmentOutput: EnrollmentReport {
 
     func warning(_ text: String) {
         clearBar()
-        live.above { printError("warning: \(text)") }
+        live.above { printWarning(text) }
     }
 
     func succeeded(_ record: Device) {
         live.end(pad(record.name, nameWidth))
+        let left = describe(seconds: max(0, record.notAfter - WallClock.system.seconds))
         line(
-            "\(pad(record.name, nameWidth))  \(pad("enrolled", 8))  \(record.identity), in the ledger; see: bootstrap status \(record.name)"
+            "\(pad(record.name, nameWidth))  \(pad("enrolled", 8))  \(record.identity), certificate until \(describe(time: record.notAfter)) (\(left))"
         )
+        succeeded.withLock { $0.append(record) }
         json(Outcome(name: record.name, destination: record.destination, ok: true, record: record))
     }
 
@@ -102,6 +106,7 @@ final class EnrollmentOutput: EnrollmentReport {
 
     /// How many, and once more each that failed: the reasons have scrolled away.
     func summary(_ failures: [EnrollmentFailure], of count: Int) {
+        defer { next() }
         guard count > 1 else { return }
         let failed = failures.isEmpty ? "" : ", \(failures.count) failed; --resume tries those again:"
         line("\(count - failures.count) of \(count) devices enrolled\(failed)")
@@ -111,6 +116,19 @@ final class EnrollmentOutput: EnrollmentReport {
                 "  \(pad(failure.name, nameWidth))  \(pad(failure.error.reason.rawValue, width))  \(failure.error.message)"
             )
         }
+    }
+
+    /// What comes next.
+    private func next() {
+        guard format == .text, Verbosity.current >= .normal, let device = succeeded.withLock({ $0.first }) else {
+            return
+        }
+        if (device.keyOrigin ?? .device) == .device {
+            line(
+                "Next: bootstrap connect \(device.name) -L 8080:localhost:80    reach a port of it that --allow-port names"
+            )
+        }
+        line("      bootstrap renew --watch    keep certificates fresh; bootstrap status says how long they last")
     }
 
     private struct Outcome: Encodable {

@@ -9,8 +9,14 @@ import Platform
 
 /// Prints one line on stdout at once, also when stdout is a file or a pipe that somebody watches. A command whose line
 /// cannot be written fails in the end.
-func printLine(_ line: String) {
-    _ = writeStandardOutput(Array("\(Printable.cleanText(line))\n".utf8))
+///
+/// - Parameters:
+///   - colour: Of its beginning, where a terminal shows it; nil: none.
+///   - length: So many characters of it.
+func printLine(_ line: String, _ colour: String? = nil, of length: Int = .max) {
+    var line = Printable.cleanText(line)
+    if let colour { line = Colour.output(String(line.prefix(length)), colour) + line.dropFirst(length) }
+    _ = writeStandardOutput(Array("\(line)\n".utf8))
 }
 
 /// The same for what a service says while it runs: a full disk is no reason for it to fail.
@@ -25,7 +31,7 @@ extension HostReport {
     /// Results on stdout, the rest on stderr.
     static let standard = HostReport(
         say: { printLine($0) },
-        warn: { printError("warning: \($0)") },
+        warn: { printWarning($0) },
         complain: { printError("error: \($0)") }
     )
 }
@@ -35,6 +41,7 @@ extension HostReport {
 /// - Parameter file: What stderr is, where that has to stay small; nil: anything.
 func startLogging(_ level: Logger.Level, to file: LogFile? = nil) {
     LoggingSystem.bootstrap { label in
+        let level = Verbosity.logLevel(level)
         if let file { return FileLogHandler(label: label, logLevel: level, file: file) }
         var handler = PrintableLogHandler(StreamLogHandler.standardError(label: label))
         handler.logLevel = level
@@ -73,7 +80,7 @@ private struct PrintableLogHandler: LogHandler {
 
 /// Prints a line on stderr: whatever is not the result that a script reads.
 func printError(_ line: String) {
-    var line = Printable.cleanText(line)
+    var line = Colour.marked(Printable.cleanText(line))
     line.append("\n")
     // One write, so that lines of several tasks do not mix.
     line.withUTF8 { text in

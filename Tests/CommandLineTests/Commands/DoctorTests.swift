@@ -271,4 +271,60 @@ import Testing
         #expect(diagnosis.status == .exited(2))
         await journey.stop()
     }
+
+    /// A CA whose key is gone, or that others may read, signs nothing.
+    @Test func aKeyThatCannotSignIsNoCA() async throws {
+        let journey = try await Journey()
+        try await journey.makeAuthority()
+        let key = journey.directory.path("home/.bootstrap/ca/ca-key.pem")
+        chmod(key, 0o644)
+        let open = try await diagnose(journey, nil)
+        #expect(open.failed == ["CA"])
+        #expect(open.of("CA")?.fix?.contains("chmod 600 \(key)") == true)
+        unlink(key)
+        let gone = try await diagnose(journey, nil)
+        #expect(gone.failed == ["CA"])
+        #expect(gone.of("CA")?.fix?.contains("backup") == true)
+        #expect(gone.status == .exited(1))
+        await journey.stop()
+    }
+
+    /// rc files that print something stand in the way of nothing: neither of enrolment, nor of reading files.
+    @Test func rcFilesThatPrintAreNoFault() async throws {
+        let journey = try await Journey(
+            sshd: try await OpenSSHServer(configuration: ["ForceCommand echo Welcome; eval \"$SSH_ORIGINAL_COMMAND\""])
+        )
+        try await journey.makeAuthority()
+        let enrolled = try await journey.enroll(allow: 1)
+        #expect(enrolled.succeeded, "\(enrolled.standardError)")
+        let diagnosis = try await diagnose(journey, "device1", options: [])
+        #expect(diagnosis.failed == [], "\(diagnosis.findings)")
+        #expect(diagnosis.of("certificate")?.verdict == "ok")
+        let copied = try await journey.run(["copy", "device1:/etc/passwd", journey.directory.path("passwd")])
+        #expect(copied.succeeded, "\(copied.standardError)")
+        #expect(
+            try Data(contentsOf: URL(filePath: journey.directory.path("passwd")))
+                == Data(contentsOf: URL(filePath: "/etc/passwd"))
+        )
+        await journey.stop()
+    }
+
+    /// A device without an agent is read where its credential is, and not advised to take one.
+    @Test func aDeviceWithoutAnAgent() async throws {
+        let journey = try await Journey()
+        try await journey.makeAuthority()
+        let files = journey.directory.path("credential")
+        let enrolled = try await journey.run(
+            ["enroll", journey.destination, "--name", "router", "--agentless", "--credential-dir", files]
+                + journey.sshOptions
+        )
+        #expect(enrolled.succeeded, "\(enrolled.standardError)")
+        let diagnosis = try await diagnose(journey, "router", options: [])
+        #expect(diagnosis.status == .exited(0), "\(diagnosis.findings)")
+        #expect(diagnosis.of("certificate")?.verdict == "ok")
+        for check in ["fit", "service", "forwarding", "path h2"] {
+            #expect(diagnosis.of(check) == nil, "\(check)")
+        }
+        await journey.stop()
+    }
 }

@@ -211,7 +211,9 @@ import Testing
         (["copy", "a", "b"], "DEST:PATH"),
         (["copy", "h:a", "h:b"], "local"),
         (["copy", "does-not-exist", "h:b"], "does-not-exist"),
-        (["copy", "h:dir/", "."], "names no file"),
+        (["copy", "h:dir/", "."], "-r"),
+        (["copy", "/etc", "h:dir"], "-r"),
+        (["copy", "h:a"], "where to"),
     ])
     func copiesThatMakeNoSense(arguments: [String], mention: String) async throws {
         let journey = try await Journey()

@@ -13,9 +13,10 @@ public final class RelayServer: LoopbackServer, @unchecked Sendable {
     private let target: UInt16
     private let watched = Lock(Watch())
 
-    public init(to target: UInt16) throws {
+    /// - Parameter port: Where it listens; 0 for any free one.
+    public init(to target: UInt16, port: UInt16 = 0) throws {
         self.target = target
-        try super.init()
+        try super.init(port: port)
     }
 
     /// Bytes in both directions since the last ``watch(until:_:)``.

@@ -1,0 +1,34 @@
+import ArgumentParser
+import Fleet
+import FoundationEssentials
+
+/// What a command that does something with several machines prints on stdout.
+enum ResultFormat: String, ExpressibleByArgument, CaseIterable {
+    case text
+    /// An object a line; what is for people goes to stderr.
+    case json
+
+    /// A line for people.
+    func say(_ text: String) {
+        switch self {
+        case .text: printLine(text)
+        case .json: printNotice(text)
+        }
+    }
+
+    /// A line for programs; nothing otherwise.
+    func tell(_ value: some Encodable) {
+        guard self == .json else { return }
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        guard let bytes = try? encoder.encode(value) else { return }
+        printLine(String(decoding: bytes, as: UTF8.self))
+    }
+
+    var report: HostReport {
+        var report = HostReport.standard
+        report.say = { say($0) }
+        report.outcome = { tell($0) }
+        return report
+    }
+}

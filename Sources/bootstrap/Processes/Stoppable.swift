@@ -1,0 +1,35 @@
+import ArgumentParser
+import Glibc
+import Synchronization
+import UnixSignals
+
+/// Runs work that has something to put in order when somebody stops it: its task is cancelled by the first signal, and
+/// the process ends with the second, or when the work takes too long.
+///
+/// - Throws: 128 and the signal, as a shell has it, when it was stopped; otherwise what `body` throws.
+func stoppable(_ body: @escaping @Sendable () async throws -> Void) async throws {
+    let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm, .sighup)
+    let stopped = Mutex<ExitCode?>(nil)
+    let work = Task { try await body() }
+    let watcher = Task {
+        for await signal in signals {
+            let code = ExitCode(128 + (signal == .sigint ? SIGINT : signal == .sigterm ? SIGTERM : SIGHUP))
+            let isFirst = stopped.withLock { stopped in
+                defer { stopped = code }
+                return stopped == nil
+            }
+            guard isFirst else { _exit(code.rawValue) }
+            // Who is asked a question waits for nothing.
+            let wasAsking = TerminalPrompt.abandon()
+            work.cancel()
+            Task {
+                try? await Task.sleep(for: wasAsking ? .milliseconds(100) : .seconds(10))
+                _exit(code.rawValue)
+            }
+        }
+    }
+    let result = await work.result
+    watcher.cancel()
+    if let code = stopped.withLock({ $0 }) { throw code }
+    try result.get()
+}
