@@ -268,8 +268,10 @@ struct SFTPFiles: RemoteFiles {
             (_, completion: @escaping (Result<Void, SSHError>) -> Void) in
             file.withValue { file in
                 SFTPReading(SFTPReads(of: path, handle: handle, size: size), to: file, progress: progress) { result in
-                    completion(result.flatMap { Result { () throws(SSHError) in try file.complete() } })
+                    let outcome = result.flatMap { Result { () throws(SSHError) in try file.complete() } }
+                    // Before anybody hears of it: the process may end then.
                     file.discard()
+                    completion(outcome)
                 }
             }
         }
