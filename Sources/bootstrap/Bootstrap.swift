@@ -51,7 +51,7 @@ extension Bootstrap {
             }
             if isInterrupted { exit(withError: ExitCode.interrupted) }
             try checkOutput()
-        } catch where exitCode(for: error) == .success {
+        } catch  where exitCode(for: error) == .success {
             // What --help and --version have to say.
             let text = fullMessage(for: error)
             if !text.isEmpty { print(text) }

@@ -3,8 +3,8 @@ package import Platform
 
 /// A stream that is asked for: who asks, from where, over what, and for which destination.
 ///
-/// Every way into a node makes one; ``StreamPlanner`` says what becomes of it. An object that does not change: the plan,
-/// its decisions and the stream all keep it, and the copies would cost more than everything else that is decided.
+/// Every way into a node makes one; ``StreamPlanner`` says what becomes of it. An object that does not change: the
+/// plan, its decisions and the stream all keep it, and the copies would cost more than everything else that is decided.
 package final class StreamRequest: Hashable, Sendable {
     package enum Source: Hashable, Sendable {
         /// A peer whose certificate was verified.

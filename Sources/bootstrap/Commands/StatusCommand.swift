@@ -71,7 +71,7 @@ struct StatusCommand: AsyncParsableCommand {
             switch output {
             case .json: printJSON([status])
             case .text:
-                status.details(at: now).forEach { printLine($0) }
+                for line in status.details(at: now) { printLine(line) }
                 let certificates = try records.ledger.certificates(of: record.name)
                 let revoked = certificates.filter { $0.state == .revoked }.count
                 printLine("  certificates  \(certificates.count) issued so far, \(revoked) of them revoked")
