@@ -113,7 +113,9 @@ package struct DeviceClaim: Hashable, Sendable {
             )
         }
         // Who had the machine first keeps it, and is not cut for the sake of one that the user has accepted beside it.
-        guard given == nil, device.map({ MachineKey(of: $0) }) != machine.hostKey else { return nil }
+        guard given == nil, !machine.mayHaveOtherNames, device.map({ MachineKey(of: $0) }) != machine.hostKey else {
+            return nil
+        }
         let names = Set(machine.known.map(\.name))
         guard let other = news.first(where: { !names.contains($0.name) }) else { return nil }
         return LedgerError(

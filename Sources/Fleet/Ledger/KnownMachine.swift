@@ -66,6 +66,8 @@ package struct MetMachine: Hashable, Sendable {
     package var serial: String?
     /// Who was known by these then, under other names.
     package var known: Set<KnownMachine> = []
+    /// The user has accepted that it has other names, whichever they are.
+    package var mayHaveOtherNames = false
 
     package init(hostKey: MachineKey) { self.hostKey = hostKey }
 

@@ -88,6 +88,7 @@ struct MachineAdmission: Sendable {
     ) -> Result<(all: Set<KnownMachine>, news: Set<KnownMachine>), HostError> {
         var machine = recording.claim?.machine ?? MetMachine(hostKey: hostKey)
         if machine.hostKey != hostKey { machine = MetMachine(hostKey: hostKey) }
+        machine.mayHaveOtherNames = admission.acceptsKnownMachine
         let before = machine.known
         change(&machine)
         do throws(DeviceDirectoryError) {

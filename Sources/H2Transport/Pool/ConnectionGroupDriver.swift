@@ -242,6 +242,8 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
                 if case .success(let connection) = result { connection.close() }
                 return
             }
+            // The group holds the attempt, and lets go of it here.
+            let hadBegun = attempt?.hasBegun == true
             self.attempt = nil
             switch result {
             case .success(let connection):
@@ -250,7 +252,7 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
                 } else {
                     dialed(connection)
                 }
-            case .failure(let error): failed(error, hadBegun: attempt?.hasBegun == true)
+            case .failure(let error): failed(error, hadBegun: hadBegun)
             }
             run()
         }

@@ -61,13 +61,13 @@ import Testing
                 + ["-keyout", directory.path("key")]
         ).standardOutput
         let signed = try await bootstrap(
-            ["sign", "--id", "spiffe://mesh.example/device/7"],
+            ["sign", "--id", "spiffe://mesh.example/ns/prod/sa/device7"],
             input: Array(request.utf8)
         )
         try #require(signed.succeeded, "\(signed.standardError)")
         let certificates = try Certificate.all(pem: Array(signed.standardOutput.utf8))
         #expect(certificates.count == 2)
-        #expect(try certificates[0].spiffeID().description == "spiffe://mesh.example/device/7")
+        #expect(try certificates[0].spiffeID().description == "spiffe://mesh.example/ns/prod/sa/device7")
         let bundle = try await bootstrap(["bundle"])
         #expect(try Certificate(pem: Array(bundle.standardOutput.utf8)) == certificates[1])
         let refused = try await bootstrap(["sign", "--id", "ns/prod/sa/db"], input: Array("no request".utf8))

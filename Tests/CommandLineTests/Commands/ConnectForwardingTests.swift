@@ -184,7 +184,7 @@ import Testing
 
         let port = FreePort.next()
         let nowhere = try await journey.run(
-            ["connect", journey.destination, "-W", "127.0.0.1:\(port)"] + journey.sshOptions
+            ["connect", journey.destination, "-v", "-W", "127.0.0.1:\(port)"] + journey.sshOptions
         )
         #expect(nowhere.status == .exited(1), "\(nowhere.standardError)")
         #expect(nowhere.standardError.contains("127.0.0.1:\(port)"))

@@ -111,7 +111,7 @@ import Testing
                 containing: "process \(secondServer.pid) has taken over the listeners"
             )
             _ = try await secondServer.standardError.line(
-                containing: "took over 1 listeners from process \(firstServer.pid)"
+                containing: "took over 1 listener from process \(firstServer.pid)"
             )
             // The server in the middle carried short streams only, and is done.
             #expect(try await secondServer.exit() == .exited(0))
@@ -219,7 +219,7 @@ import Testing
             ]
         )
         _ = try await server.standardOutput.line(containing: "ready hbone 127.0.0.1:\(bench.hbonePort)")
-        _ = try await server.standardError.line(containing: "took over 1 listeners from systemd")
+        _ = try await server.standardError.line(containing: "took over 1 listener from systemd")
         let (client, entry) = try await bench.start("client")
         let (received, ending) = try await TCPClient.exchange(port: entry, sending: [1, 2, 3])
         #expect(received == [1, 2, 3])
