@@ -29,8 +29,8 @@ options=(
     # libsqlite3.a's SQL functions of mathematics.
     -Xlinker -lm
 )
-# Linked anew each time: the linker's warnings are part of the result.
-rm -f .build-static/release/bootstrap
+# Linked anew each time: the linker's warnings and its map are part of the result.
+rm -f .build-static/release/bootstrap "$map"
 
 if ! swift build "${options[@]}" >"$log" 2>&1; then
     cat "$log"
@@ -44,7 +44,11 @@ if grep -q 'in statically linked applications' <<<"$warnings"; then
     echo "error: it asks the C library's name service, which crashes in a static program: see scripts/static-names.c" >&2
     exit 1
 fi
-if grep -E '^[^ ].*libc\.a\((nss_|getaddrinfo|getnameinfo|gethst|getpw|getgr(gid|nam|ent|ouplist)|getsrv|getserv)[a-z_]*\.o\)$' "$map"; then
+if ! [ -s "$map" ]; then
+    echo "error: the linker has written no map ($map): what is linked of the name service is not known" >&2
+    exit 1
+fi
+if grep -E '^[^ ].*libc\.a\((nss_|getaddrinfo|getnameinfo|gethst|getpw|getgr(gid|nam|ent|ouplist)|getsrv|getserv)[a-z0-9_]*\.o\)$' "$map"; then
     echo "error: members of libc.a that belong to the name service are linked (above; $map says for whom)" >&2
     exit 1
 fi

@@ -199,6 +199,32 @@ private func frame(_ json: String) -> [UInt8] {
         #expect(device.nodeProcess == nil)
     }
 
+    @Test func whatWasChangedByHandIsLeftAloneByAllow() async throws {
+        let device = try LocalDevice()
+        _ = try await device.conversation(over: device.startSignal()).run(device.order())
+        let changed = try device.directory.read("state/node.yaml") + "# mine\n"
+        try device.directory.write("state/node.yaml", changed)
+        let before = try #require(try device.credential())
+        let node = SignalMessage.NodeRequest(allowPorts: [80], keeps: ["bind", "port", "renewFrom", "allow"])
+        let id = device.id.description
+        let error = await error {
+            _ = try await device.conversation(over: try device.startSignal()).run(.enroll(.init(id: id, node: node)))
+        }
+        #expect(error?.code == .refused && error?.isFromPeer == true)
+        #expect(error?.message.contains("node.yaml was changed by hand") == true, "\(error?.message ?? "")")
+        try await device.settled()
+        #expect(try device.directory.read("state/node.yaml") == changed)
+        #expect(try device.credential()?.leaf.serialNumber == before.leaf.serialNumber)
+
+        // An enrolment writes it anew, and says so.
+        let (ack, _) = try await device.conversation(over: device.startSignal()).run(
+            .enroll(.init(id: id, node: node, service: "none"))
+        )
+        #expect(ack.warnings?.contains { $0.contains("was changed by hand") } == true, "\(ack.warnings ?? [])")
+        #expect(ack.allowed == ["22", "80"])
+        #expect(try !device.directory.read("state/node.yaml").contains("# mine"))
+    }
+
     @Test func secondOperatorIsTold() async throws {
         let device = try LocalDevice()
         // Holds the lock as an enrolment that is under way does.

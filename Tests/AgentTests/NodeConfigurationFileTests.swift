@@ -25,6 +25,99 @@ import Testing
         var expected = request
         expected.allowHosts = request.allowHosts ?? []
         #expect(NodeConfigurationFile.request(in: try written(request)) == expected)
+        #expect(try !reading(written(request)).isChangedByHand)
+    }
+
+    private let everything = ["bind", "port", "renewFrom", "allow"]
+
+    /// A file as a device with a certificate for this identity has it.
+    private func reading(
+        _ text: String,
+        id: String = "spiffe://demo.example/ns/default/sa/dev7"
+    ) throws -> PresentConfiguration {
+        try PresentConfiguration(
+            Array(text.utf8),
+            path: "node.yaml",
+            identity: "/opt/a \"b\"/identity",
+            id: SPIFFEID(id)
+        )
+    }
+
+    @Test func aFileOfAnEarlierReleaseIsNotChangedByHand() throws {
+        let text = """
+            # Written by `bootstrap enroll`, which replaces it when its options change.
+            identity: "/opt/a \\"b\\"/identity"
+            listeners:
+            - {name: hbone, bind: "0.0.0.0:15008", protocol: hbone}
+            default: deny
+            policy:
+            - name: enrolled
+              action: ALLOW
+              rules:
+              - from: [{principals: ["demo.example/ns/default/sa/*"]}]
+                to: [{ports: [22, 80]}]
+
+            """
+        #expect(try !reading(text).isChangedByHand)
+        // Nor where a certificate for another identity came before the node did not come up.
+        #expect(try !reading(text, id: "spiffe://demo.example/ns/prod/sa/dev7").isChangedByHand)
+    }
+
+    /// What `allow` and `deny` would lose they leave alone; an enrolment says so.
+    @Test(arguments: [
+        ("default: deny\n", "default: direct\n"),
+        ("default: deny\n", "default: deny\n# mine\n"),
+        ("default: deny\n", "default: deny\nconnections: {idleTimeout: 1h}\n"),
+        ("[22, 80]", "[22, 8000-8010]"),
+        ("[22, 80]", "[80, 22]"),
+        ("/sa/*\"]", "/sa/*\", \"demo.example/ns/prod/sa/*\"]"),
+        ("demo.example/ns/default/sa/*", "*"),
+        ("protocol: hbone}", "protocol: hbone }"),
+    ])
+    func whatWasChangedByHandIsNotReplaced(text: String, replacement: String) throws {
+        let file = try written(.init(allowPorts: [22, 80]))
+        let changed = try reading(file.replacing(text, with: replacement))
+        let id = try SPIFFEID("spiffe://demo.example/ns/default/sa/dev7")
+        let order = SignalMessage.Enroll(id: id.description, node: .init(allowPorts: [443], keeps: everything))
+        #expect(try reading(file).refusal(of: order) == nil)
+        #expect(changed.refusal(of: order)?.contains("node.yaml was changed by hand") == true)
+        var enrolment = order
+        enrolment.service = "auto"
+        #expect(changed.refusal(of: enrolment) == nil)
+        #expect(changed.remains(for: enrolment, id: id).warnings.first?.contains("was changed by hand") == true)
+        #expect(try reading(file).remains(for: enrolment, id: id).warnings == [])
+    }
+
+    @Test(arguments: [[22], []] as [[UInt16]])
+    func whatAnotherNamespaceCouldReachIsClosed(ports: [UInt16]) throws {
+        let node = SignalMessage.NodeRequest(
+            allowPorts: ports,
+            renewFrom: "10.0.0.1:15012",
+            allowHosts: ["cam.lan:80"]
+        )
+        let before = try reading(written(node))
+        let own = try SPIFFEID("spiffe://demo.example/ns/default/sa/dev7")
+        let other = try SPIFFEID("spiffe://demo.example/ns/prod/sa/dev7")
+        let order = SignalMessage.Enroll(
+            id: other.description,
+            node: .init(allowPorts: [443], keeps: everything),
+            service: "auto"
+        )
+        let (kept, silence) = before.remains(for: order, id: own)
+        #expect(kept?.allowed == node.allowed && silence == [])
+        let (rest, warnings) = before.remains(for: order, id: other)
+        let result = order.node.completed(by: rest)
+        #expect(result.allowed == ["443"] && result.renewFrom == "10.0.0.1:15012")
+        let places = node.allowed.joined(separator: ", ")
+        #expect(warnings.count == 1)
+        #expect(warnings.first?.contains("demo.example/ns/default/sa/* could reach (\(places)) is closed") == true)
+        // `allow` opens nothing of it to others by the way.
+        var allow = order
+        allow.service = nil
+        #expect(before.refusal(of: allow)?.contains("is open to demo.example/ns/default/sa/*") == true)
+        // An operator of the release before names all of it, and has nothing to hear.
+        allow.node.keeps = nil
+        #expect(before.refusal(of: allow) == nil && before.remains(for: allow, id: other).warnings == [])
     }
 
     @Test func anotherFileIsNone() {
@@ -39,10 +132,6 @@ import Testing
         // What it has stays, and is not asked after.
         let present = SignalMessage.NodeRequest(renewFrom: "10.0.0.2:1")
         #expect(offer.completed(by: present) { _ in "10.0.0.1:15012" }.renewFrom == "10.0.0.2:1")
-        let port = try LoopbackPort()
-        #expect(!Reachability.accepts("127.0.0.1") && !Reachability.accepts("host.lan:80"))
-        #expect(!Reachability.accepts("127.0.0.1:\(FreePort.next())"))
-        #expect(Reachability.accepts("127.0.0.1:\(port.port)"))
     }
 
     @Test func whatIsNotNamedStays() {

@@ -136,12 +136,18 @@ import Testing
         let state = directory.path("state")
         let service = SystemdService(
             description: isIssuer
-                ? ServiceDescription(issuer: program, options: ["--listen", "0.0.0.0:15012"], home: state)
+                ? ServiceDescription(
+                    issuer: program,
+                    options: ["--listen", "0.0.0.0:15012"],
+                    home: state,
+                    authority: directory.path("ca")
+                )
                 : ServiceDescription(program: program, state: state),
             isUser: isUser
         )
         if isIssuer {
             #expect(service.unit == "bootstrap-ca.service")
+            #expect(isUser || service.text.contains("\nReadWritePaths=\(state) \(directory.path("ca"))\n"))
             #expect(
                 service.text.contains(
                     "\nEnvironment=BOOTSTRAP_HOME=\(state)\nExecStart=\(program) ca serve --listen 0.0.0.0:15012\n"
@@ -185,5 +191,16 @@ import Testing
             }
         }
         #expect(!ServiceDescription(program: "/opt/a b/bootstrap", state: "/opt/a b/state").isPlain)
+    }
+
+    @Test func anIssuerWritesToItsAuthority() {
+        func writable(_ authority: String) -> [String]? {
+            let description = ServiceDescription(issuer: "/opt/b", options: [], home: "/root/h", authority: authority)
+            return description.isPlain ? description.writable : nil
+        }
+        #expect(writable("/root/h/ca") == ["/root/h"])
+        #expect(writable("/srv/ca") == ["/root/h", "/srv/ca"])
+        #expect(writable("/root/h/../ca") == ["/root/h", "/root/h/../ca"])
+        #expect(writable("/srv/a b") == nil)
     }
 }

@@ -113,6 +113,18 @@ import Testing
         let both = EnrollmentAdmission(reinstates: true, acceptsKnownMachine: true)
         #expect(refusal(try acquaintance(both, among: [revoked])) == nil)
 
+        // Nor does one of two names go on when the other was revoked.
+        let itself = try #require(refusal(try acquaintance(accepting, known: eight, among: [revoked])))
+        #expect(itself.reason == .denied && itself.message.contains("--reinstate --accept-known-machine"))
+        #expect(try acquaintance(both, known: eight, among: [revoked]) == nil)
+
+        // A key that it only says it has is no proof where somebody who is trusted has shown it.
+        var claiming = revoked
+        (claiming.name, claiming.hostKey) = ("dev9", try key("SHA256:new"))
+        #expect(try acquaintance(known: eight, among: [claiming]) == nil)
+        #expect(refusal(try acquaintance(among: [claiming]))?.reason == .denied)
+        #expect(refusal(try acquaintance(among: [claiming, machine(seven)]))?.reason == .hostKeyRefused)
+
         // Nor after its record is gone: under no name, not even its own.
         revoked.standing = .removed(number: 1)
         for name in ["dev7", "dev8"] {

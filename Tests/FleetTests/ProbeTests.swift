@@ -76,6 +76,16 @@ import Testing
         }
     }
 
+    /// Where it cannot be looked, nothing says that the place is root's. (BusyBox has an ls of its own.)
+    @Test(.enabled(if: getuid() == 0), arguments: [FarShell.dash, .bash])
+    func rootInstallsNothingWhereItCannotLook(kind: FarShell) async throws {
+        let tools = try home.makeDirectory("tools")
+        try await home.writeProgram("tools/ls", "exit 1")
+        let base = try home.makeDirectory("fine")
+        let facts = try await probe(kind, bases: [base], setup: "export PATH='\(tools)':\"$PATH\"")
+        #expect(facts.bases.map(\.isWritable) == [false])
+    }
+
     /// The operator is gone while the probe's file is there (its output has no reader any more), and another one was
     /// killed before: neither file is there at the end. (BusyBox has a chmod of its own, which no stand-in can hold
     /// up.)

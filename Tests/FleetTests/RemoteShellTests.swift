@@ -79,6 +79,21 @@ import Testing
         #expect(reading.problem?.contains("is no regular file") == true && reading.runsNode == false)
     }
 
+    /// A device that answers with less than any file has: it gets no answer of ours, and no more than that.
+    @Test func aBlockWithoutItsEndIsNoFile() async throws {
+        let file = try home.write("list.pem", "\n")
+        // An echo that leaves the stroke out.
+        let channel = try LocalChannel(
+            "bash",
+            ["-s"],
+            environment: ["HOME": home.path, "BASH_FUNC_echo%%": "() { [ \"$1\" = '|' ] || builtin echo \"$@\"; }"]
+        )
+        defer { channel.close() }
+        let shell = RemoteShell(channel, name: "dev")
+        #expect(try await shell.run("echo 'line:'; echo '|'", step: "echo").lines == ["line:"])
+        #expect(try await shell.text(of: file, limit: 1 << 20, step: "list") == nil)
+    }
+
     /// A file that is longer than one block, where there is no time for the next: a beginning is not the whole.
     @Test func aFileThatWasNotReadInTimeIsNotWhole() async throws {
         let text = String(repeating: "0123456789abcdef\n", count: 20_000)

@@ -54,6 +54,21 @@ import Testing
         await loop.shutDown()
     }
 
+    @Test("a line that is about no peer calls it by another name")
+    func label() async throws {
+        let lines = Lines()
+        let loop = EventLoop(name: "test")
+        let log = PeerLog(lines.logger(), on: loop, lines: 1, interval: .milliseconds(200))
+        for _ in 0..<2 { log.log(.notice, "no stream", of: "10.0.0.1:80", label: "to") }
+        try await eventually("it is told what was left out") { lines.all.withLock { $0.count } == 2 }
+        #expect(
+            lines.all.withLock { $0 } == [
+                "no stream to=10.0.0.1:80", "no stream, again and again lines left out=1 to=10.0.0.1:80",
+            ]
+        )
+        await loop.shutDown()
+    }
+
     @Test("peers that are too many to tell apart are limited together")
     func manyPeers() async throws {
         let lines = Lines()

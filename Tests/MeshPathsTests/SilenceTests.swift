@@ -148,6 +148,15 @@ import Testing
         try await body()
     }
 
+    @Test("a slow answer is granted more time, up to a bound; a long round trip all that it takes")
+    func patience() {
+        #expect(TunnelSource.patience(nil, slowestAnswer: .zero) == .milliseconds(900))
+        #expect(TunnelSource.patience(.milliseconds(500), slowestAnswer: .seconds(1)) == .seconds(2))
+        #expect(TunnelSource.patience(.milliseconds(1), slowestAnswer: .milliseconds(1500)) == .seconds(3))
+        #expect(TunnelSource.patience(.milliseconds(1), slowestAnswer: .seconds(60)) == .seconds(4))
+        #expect(TunnelSource.patience(.seconds(2), slowestAnswer: .seconds(60)) == .seconds(8))
+    }
+
     @Test("a connection that was made while a request waited for it is asked, too, when it falls silent")
     func replacement() async throws {
         let (near, far) = (EventLoop(name: "near"), EventLoop(name: "far"))

@@ -281,6 +281,7 @@ import YAML
                 "dry run: would be allowed by policy 'try-allow', rule 1 (ALLOW)",
             ]
         )
+        #expect(second.remarks.map(\.isAudit) == [true, false, false])
         #expect(!engine.names(port: 2), "a policy that only logs must not open a port")
     }
 

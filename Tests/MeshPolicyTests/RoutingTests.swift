@@ -175,6 +175,25 @@ import Testing
         #expect(try router.route(Authority(parsing: "127.0.0.1:41235"), from: .peer).refusal == nil)
     }
 
+    @Test("an endpoint that is this node leads to none but own addresses")
+    func ownAddress() throws {
+        let router = try Self.router(
+            endpoints: """
+                - {match: "192.0.2.0/24", hbone: "10.0.0.7:15008"}
+                - {match: "self.prod:8080", address: "10.0.0.7:8080", hbone: "10.0.0.7:15008"}
+                """
+        )
+        for (destination, address) in [
+            ("192.0.2.9:8080", nil), ("self.prod:8080", "10.0.0.7"), ("10.0.0.7:8080", "10.0.0.7"),
+            ("localhost:8080", nil), ("127.9.9.9:8080", "127.9.9.9"),
+        ] as [(String, String?)] {
+            let route = try router.route(Authority(parsing: destination), from: .peer)
+            #expect(text(route) == "direct 127.0.0.1:8080", "\(destination)")
+            #expect(route.isThisMachine)
+            #expect(route.ownAddress == address.flatMap { IPAddress($0) }, "\(destination)")
+        }
+    }
+
     @Test func theFirstEndpointWinsAcrossTableAndPatterns() throws {
         let router = try Self.router(
             endpoints: """

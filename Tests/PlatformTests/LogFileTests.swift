@@ -42,6 +42,14 @@ import Testing
         #expect(lines[1] == "there is room again")
     }
 
+    @Test func beginsAnewWhereItCannotBeMoved() throws {
+        let path = directory.path("node.log")
+        try directory.makeDirectory("node.log.1")
+        let log = LogFile(path, limit: 100)
+        for name in ["a", "b", "c"] { log.append(String(repeating: name, count: 60)) }
+        #expect(try directory.read("node.log") == "\(String(repeating: "c", count: 60))\n")
+    }
+
     @Test func withoutADirectoryNothingHappens() throws {
         let log = LogFile(directory.path("gone/node.log"))
         log.append("a")

@@ -110,16 +110,27 @@ struct PasswordAuthenticationTests {
     @Test func aJumpHostIsNotAnsweredFromTheFile() async throws {
         let directory = TemporaryDirectory()
         let file = try directory.write("password", "secret\n", permissions: 0o600)
-        for (isDirect, question, isAnswered) in [
-            (true, "me@last's password: ", true), (false, "me@last's password: ", true),
-            (false, "(me@last) Password: ", true), (true, "Password: ", true), (false, "Password: ", false),
-            (true, "me@jump's password: ", false), (false, "(me@jump) Password: ", false),
-            (true, "Enter passphrase for key '/k': ", false), (true, "(me@last) One-time code: ", false),
-        ] {
-            let script = AskpassScript(file: file, user: "me", host: "last", isDirect: isDirect).text
+        let long = String(repeating: "m", count: 31)
+        let questions: [(String, Bool, String, Bool)] = [
+            ("me", true, "me@last's password: ", true),
+            ("me", false, "me@last's password: ", true),
+            ("me", false, "(me@last) Password: ", true),
+            ("me", true, "Password: ", true),
+            ("me", false, "Password: ", false),
+            ("me", true, "me@jump's password: ", false),
+            ("me", false, "(me@jump) Password: ", false),
+            ("me", true, "Enter passphrase for key '/k': ", false),
+            ("me", true, "(me@last) One-time code: ", false),
+            // Cut, and whole, as newer releases ask.
+            (long, false, "\(long.dropLast())@last's password: ", true),
+            (long, false, "\(long)@last's password: ", true),
+            (long, false, "\(long)m@last's password: ", false),
+        ]
+        for (user, isDirect, question, isAnswered) in questions {
+            let script = AskpassScript(file: file, user: user, host: "last", isDirect: isDirect).text
             let path = try directory.write("askpass", script, permissions: 0o700)
             // Without a terminal.
-            let output = try await ChildProcess.run("setsid", ["--wait", path, question])
+            let output = try await ChildProcess.run("setsid", ["--wait", "sh", path, question])
             #expect(output.standardOutput == (isAnswered ? "secret\n" : ""), "\(question) \(output)")
             #expect(output.succeeded == isAnswered)
         }

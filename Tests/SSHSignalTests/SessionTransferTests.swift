@@ -110,6 +110,22 @@ import Testing
         await client.close()
     }
 
+    /// It ends, and the connection can be used further.
+    @Test func aSourceThatBecomesShorterEndsTheUpload() async throws {
+        let server = try await OpenSSHServer()
+        let client = try await server.connect()
+        let local = try server.directory.write("local", Pattern.bytes(30_000_000))
+        let target = server.directory.path("target")
+        let error = await sshFailure {
+            try await client.upload(.file(path: local), to: target, method: .sftp) { _, _ in truncate(local, 0) }
+        }
+        #expect(error?.message.contains("it became shorter while it was sent") == true, "\(error?.message ?? "")")
+        #expect(!FileManager.default.fileExists(atPath: target))
+        try await client.upload(.bytes(Pattern.bytes(100)), to: target, method: .sftp)
+        try expectFile(target, Pattern.bytes(100), permissions: 0o600)
+        await client.close()
+    }
+
     @Test(arguments: [UploadMethod.sftp, .cat]) func aCutUploadLeavesThePartAtMost(method: UploadMethod) async throws {
         let server = try await OpenSSHServer()
         let client = try await server.connect()

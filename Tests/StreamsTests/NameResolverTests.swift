@@ -164,17 +164,45 @@ import Testing
         let server = try NameServer { _, type in type == .a ? .answer([[192, 0, 2, 7]]) : .answer([]) }
         let resolver = try resolver(
             server,
-            sources: "hosts: files mdns4_minimal [NOTFOUND=return] dns\n",
+            sources: "hosts: files mdns4 dns\n",
             getent: getent
         )
         #expect(await resolve("printer.local", by: resolver) == .success(["192.0.2.9", "fe80::9%1"]))
         #expect(await resolve("web.test", by: resolver) == .success(["192.0.2.7"]))
         #expect(
             try directory.read("asked") == """
-                -s hosts:mdns4_minimal [NOTFOUND=return] ahosts printer.local
-                -s hosts:mdns4_minimal [NOTFOUND=return] ahosts web.test
+                -s hosts:mdns4 ahosts printer.local
+                -s hosts:mdns4 ahosts web.test
 
                 """
+        )
+        await resolver.shutDown()
+    }
+
+    @Test("what an action behind such a source makes of the rest of the line is for getent to know")
+    func moduleWithAction() async throws {
+        let getent = try directory.write(
+            "getent",
+            """
+            #!/bin/sh
+            echo "$*" >> \(directory.path)/asked
+            exit 2
+            """,
+            permissions: 0o755
+        )
+        let server = try NameServer { _, type in type == .a ? .answer([[192, 0, 2, 7]]) : .answer([]) }
+        let resolver = try resolver(
+            server,
+            sources: "hosts: files mdns4_minimal [NOTFOUND=return] dns\n",
+            getent: getent
+        )
+        #expect(await resolve("printer.local", by: resolver).failure?.code == .unreachable)
+        // The line has name servers in it, which are not asked for this.
+        let local = try await resolve("web.localhost", by: resolver).get()
+        #expect(!local.isEmpty && local.allSatisfy { ["127.0.0.1", "::1"].contains($0) })
+        #expect(server.names.isEmpty)
+        #expect(
+            try directory.read("asked") == "-s hosts:mdns4_minimal [NOTFOUND=return] dns ahosts printer.local\n"
         )
         await resolver.shutDown()
     }

@@ -21,15 +21,31 @@ import Testing
     @Test("what it does not know is asked as the line has it, in its place")
     func modules() {
         #expect(
-            steps("hosts: files myhostname resolve [!UNAVAIL=return] dns").map(\.source) == [
-                .cares("f"), .modules("myhostname resolve [!UNAVAIL=return]"), .cares("b"),
+            steps("hosts: files myhostname mymachines dns").map(\.source) == [
+                .cares("f"), .modules("myhostname mymachines"), .cares("b"),
             ]
         )
-        #expect(
-            steps("hosts: mymachines mdns4_minimal[NOTFOUND=return  TRYAGAIN=continue] dns").map(\.source) == [
-                .modules("mymachines mdns4_minimal [NOTFOUND=return TRYAGAIN=continue]"), .cares("b"),
-            ]
-        )
+    }
+
+    @Test(
+        "an action behind a module holds for the rest of the line, which is asked with it",
+        arguments: [
+            (
+                "resolve [!UNAVAIL=return] files myhostname dns",
+                [.modules("resolve [!UNAVAIL=return] files myhostname dns")]
+            ),
+            (
+                "files mdns4_minimal [NOTFOUND=return] dns",
+                [.cares("f"), .modules("mdns4_minimal [NOTFOUND=return] dns")]
+            ),
+            (
+                "mymachines mdns4_minimal[NOTFOUND=return  TRYAGAIN=continue] dns [!UNAVAIL=return] files",
+                [.modules("mymachines mdns4_minimal [NOTFOUND=return TRYAGAIN=continue] dns [!UNAVAIL=return] files")]
+            ),
+        ] as [(String, [NameSources.Source])]
+    )
+    func restOfLine(line: String, sources: [NameSources.Source]) {
+        #expect(steps("hosts: \(line)").map(\.source) == sources)
     }
 
     @Test("without a program that asks them, modules are left out, and name servers stand in for resolve")

@@ -54,6 +54,25 @@ struct SocketAddressTests {
         }
     }
 
+    @Test("says whether somebody accepts")
+    func probes() throws {
+        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        try #require(descriptor >= 0)
+        defer { close(descriptor) }
+        let bound = try SocketAddress(ip: "127.0.0.1", port: 0).withSockaddr { bind(descriptor, $0, $1) }
+        try #require(bound == 0)
+        var name = sockaddr_in()
+        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let named = withUnsafeMutablePointer(to: &name) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { getsockname(descriptor, $0, &length) }
+        }
+        try #require(named == 0)
+        let address = try SocketAddress(ip: "127.0.0.1", port: UInt16(bigEndian: name.sin_port))
+        #expect(!address.accepts(within: .seconds(2)))
+        try #require(listen(descriptor, 1) == 0)
+        #expect(address.accepts(within: .seconds(2)))
+    }
+
     @Test("Unix paths")
     func unix() throws {
         let address = try SocketAddress(unixPath: "/run/a.sock")

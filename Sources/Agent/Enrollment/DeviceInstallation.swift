@@ -2,6 +2,7 @@ import Glibc
 import MeshIdentity
 import Platform
 import SSHSignal
+import Streams
 
 /// What `bootstrap signal` does on the device: key, credential, configuration, node. All files are below one directory:
 ///
@@ -84,7 +85,24 @@ struct DeviceInstallation {
             }
             place = NumericAddress.text(String(client), port)
         }
-        return Reachability.accepts(place) ? place : nil
+        guard let (address, port) = NumericAddress.split(place) else { return nil }
+        let isReached = (try? SocketAddress(ip: address, port: port))?.accepts(within: .seconds(2)) == true
+        return isReached ? place : nil
+    }
+
+    /// nil: there is none, or it cannot be read.
+    private func presentConfiguration() -> PresentConfiguration? {
+        guard let file = try? LocalFile.read(node.configuration) else { return nil }
+        return PresentConfiguration(
+            file,
+            path: node.configuration,
+            identity: credentials.path,
+            id: try? identity(of: .renew)
+        )
+    }
+
+    private func check(_ order: SignalMessage.Enroll, against present: PresentConfiguration?) throws(SignalError) {
+        if let refusal = present?.refusal(of: order) { throw SignalError(.refused, refusal) }
     }
 
     /// Returns whether the file had this content already.
@@ -127,6 +145,8 @@ extension DeviceInstallation: SignaledDevice {
     mutating func prepareKey(_ order: EnrollmentDevice.Order) throws(SignalError) -> SignalMessage.SigningRequest {
         try prepare()
         try takeLockForCertificate()
+        // Before anything is signed, too.
+        if case .enroll(let enroll) = order { try check(enroll, against: presentConfiguration()) }
         do throws(IdentityError) {
             let prepared = try credentials.prepare(id: try identity(of: order))
             pending = prepared
@@ -145,7 +165,13 @@ extension DeviceInstallation: SignaledDevice {
         guard let pending else { throw SignalError(.credential, "there is no key for this certificate") }
         self.pending = nil
         // Before the credential is stored: whatever is refused with another code than `node` counts as not stored.
-        if case .enroll(let enroll) = order { try check(enroll.node) }
+        // The configuration is read here, too: the certificate that it belongs to is still there.
+        var present: PresentConfiguration?
+        if case .enroll(let enroll) = order {
+            try check(enroll.node)
+            present = presentConfiguration()
+            try check(enroll, against: present)
+        }
         let lists = certificate.revocations.map { Array($0.utf8) }
         let remark = lists.flatMap { credentials.remark(on: $0) }
         do throws(IdentityError) {
@@ -159,15 +185,14 @@ extension DeviceInstallation: SignaledDevice {
             throw SignalError(isStored ? .node : .credential, error.message)
         }
         var unchanged: [String] = []
-        var (service, former) = (String?.none, [UInt8]?.none)
+        var warnings: [String] = []
+        var service: String?
         var (allowed, renewFrom) = ([String]?.none, String?.none)
         if case .enroll(let enroll) = order {
             service = enroll.service
-            former = try? LocalFile.read(node.configuration)
-            let request = enroll.node.completed(
-                by: former.flatMap { NodeConfigurationFile.request(in: String(decoding: $0, as: UTF8.self)) },
-                reaching: issuer
-            )
+            let remains = present?.remains(for: enroll, id: pending.id)
+            warnings = remains?.warnings ?? []
+            let request = enroll.node.completed(by: remains?.request, reaching: issuer)
             (allowed, renewFrom) = (request.allowed, request.renewFrom)
             if try writeConfiguration(request, id: pending.id) { unchanged.append("configuration") }
         } else {
@@ -183,13 +208,13 @@ extension DeviceInstallation: SignaledDevice {
                 node: report.outcome,
                 unchanged: unchanged,
                 service: report.service,
-                warnings: report.warnings + [remark].compactMap(\.self),
+                warnings: report.warnings + warnings + [remark].compactMap(\.self),
                 allowed: allowed,
                 renewFrom: renewFrom
             )
         } catch {
             // What the node that runs was started with is what the next start finds, too.
-            if unchanged.isEmpty, let former { try? AtomicFile.write(former, to: node.configuration) }
+            if unchanged.isEmpty, let present { try? AtomicFile.write(present.file, to: node.configuration) }
             throw SignalError(.node, "\(error.message). The new credential is stored")
         }
     }

@@ -5,6 +5,11 @@ import SSHSignal
 /// of its own namespace for the ports that the operator named.
 enum NodeConfigurationFile {
     static func text(identity: String, id: SPIFFEID, node: SignalMessage.NodeRequest) -> String {
+        text(identity: identity, members: members(of: id), node: node)
+    }
+
+    /// - Parameter members: Whom its policy lets in; nil: it has none.
+    static func text(identity: String, members: String?, node: SignalMessage.NodeRequest) -> String {
         var text = """
             # Written by `bootstrap enroll`, which replaces it when its options change.
             identity: \(quote(identity))
@@ -20,13 +25,13 @@ enum NodeConfigurationFile {
             for host in hosts { text += "- {match: \(quote(host)), direct: true}\n" }
         }
         let ports = Set(node.allowPorts).sorted()
-        if !ports.isEmpty, let namespace = id.namespace {
+        if !ports.isEmpty, let members {
             text += """
                 policy:
                 - name: enrolled
                   action: ALLOW
                   rules:
-                  - from: [{principals: [\(quote("\(id.trustDomain)/ns/\(namespace)/sa/*"))]}]
+                  - from: [{principals: [\(quote(members))]}]
                     to: [{ports: [\(ports.map(String.init).joined(separator: ", "))]}]
 
                 """
@@ -56,6 +61,22 @@ enum NodeConfigurationFile {
         guard var request else { return nil }
         (request.allowPorts, request.allowHosts, request.renewFrom) = (ports, hosts, renewFrom)
         return request
+    }
+
+    /// Members of its namespace, as a policy names them; nil: it has none.
+    static func members(of id: SPIFFEID) -> String? { id.namespace.map { "\(id.trustDomain)/ns/\($0)/sa/*" } }
+
+    /// Whom a configuration lets in that this release, or one before, has written; nil: it has no such policy.
+    static func members(in text: String) -> String? {
+        for line in text.split(separator: "\n") {
+            guard let found = value(in: line, "  - from: [{principals: [", "]}]").flatMap(unquote) else { continue }
+            // Of a namespace, and of nobody else.
+            guard found.hasSuffix("/sa/*"), let one = try? SPIFFEID("spiffe://\(found.dropLast())member") else {
+                return nil
+            }
+            return members(of: one)
+        }
+        return nil
     }
 
     private static func value(in line: Substring, _ before: String, _ after: String) -> Substring? {

@@ -9,6 +9,9 @@ struct ServiceDescription: Hashable {
     /// Absolute.
     let state: String
 
+    /// What it writes to, absolute.
+    let writable: [String]
+
     let arguments: [String]
     /// Added to the environment.
     let environment: [String: String]
@@ -23,6 +26,7 @@ struct ServiceDescription: Hashable {
     init(program: String, state: String) {
         self.program = program
         self.state = state
+        writable = [state]
         name = ServiceName(state: state).description
         arguments = [program, "supervise", "--state", state]
         environment = [:]
@@ -36,19 +40,22 @@ struct ServiceDescription: Hashable {
     ///   - program: Absolute.
     ///   - options: Behind `ca serve`.
     ///   - home: `$BOOTSTRAP_HOME`, absolute.
-    init(issuer program: String, options: [String], home: String) {
+    ///   - authority: The CA's directory, absolute; it may be outside of `home`.
+    init(issuer program: String, options: [String], home: String, authority: String) {
         self.program = program
         state = home
+        let isInside = authority.hasPrefix("\(home)/") && !authority.contains("/../") && !authority.hasSuffix("/..")
+        writable = isInside ? [home] : [home, authority]
         name = "bootstrap-ca"
         arguments = [program, "ca", "serve"] + options
         environment = ["BOOTSTRAP_HOME": home]
         origin = "Written by `bootstrap ca serve --install`; `bootstrap ca serve --uninstall` removes it."
-        purpose = "renews certificates of the mesh, with the CA in \(home)"
+        purpose = "renews certificates of the mesh, with the CA in \(authority)"
     }
 
     /// Unit files, crontabs and scripts each quote in their own way; a path that needs none is the same in all of them.
     var isPlain: Bool {
-        (arguments.joined() + state).utf8.allSatisfy { byte in
+        (arguments + writable).joined().utf8.allSatisfy { byte in
             switch byte {
             case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
                 UInt8(ascii: "0")...UInt8(ascii: "9"):

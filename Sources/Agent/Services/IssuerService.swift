@@ -13,15 +13,19 @@ package struct IssuerService {
     ///   - program: This program, absolute.
     ///   - options: Behind `ca serve`.
     ///   - home: `$BOOTSTRAP_HOME`, absolute.
-    package init(program: String, options: [String], home: String) {
+    ///   - authority: The CA's directory, absolute.
+    package init(program: String, options: [String], home: String, authority: String) {
         service = SystemdService(
-            description: ServiceDescription(issuer: program, options: options, home: home),
+            description: ServiceDescription(issuer: program, options: options, home: home, authority: authority),
             isUser: geteuid() != 0
         )
     }
 
     /// Where it is, or would be.
     package var place: String { service.place }
+
+    /// Where its messages are.
+    package var logCommand: String { "journalctl \(service.isUser ? "--user " : "")-u \(service.unit)" }
 
     /// Writes it, and has it run from now on and with every start of the machine.
     ///

@@ -70,8 +70,8 @@ struct SystemdService: DeviceService {
         }
         return [
             """
-            the node ends when \(user) is logged out, and does not start with the machine: lingering cannot be enabled \
-            (\(complaint)). Have root run: loginctl enable-linger \(user)
+            \(unit) (\(description.purpose)) ends when \(user) is logged out, and does not start with the machine: \
+            lingering cannot be enabled (\(complaint)). Have root run: loginctl enable-linger \(user)
             """
         ]
     }
@@ -114,7 +114,7 @@ struct SystemdService: DeviceService {
         RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
         \(isUser ? "" : """
             ProtectSystem=full
-            ReadWritePaths=\(description.state)
+            ReadWritePaths=\(description.writable.joined(separator: " "))
             ProtectKernelTunables=yes
             ProtectKernelModules=yes
             ProtectKernelLogs=yes

@@ -125,7 +125,9 @@ package struct DeviceChecks: Sendable {
         {
             return report(.failure("record", refusal.message, fix: reinstating(revoked), refusal.reason))
         }
-        guard let other = known.first else { return report(unknown) }
+        // One that has shown it, before one that only says it has it.
+        let proven = known.first { $0.hostKey.fingerprint == hostKey.fingerprint }
+        guard let other = proven ?? known.first else { return report(unknown) }
         report(
             .warning(
                 "record",

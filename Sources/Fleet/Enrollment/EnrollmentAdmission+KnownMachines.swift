@@ -17,7 +17,8 @@ extension EnrollmentAdmission {
     ///   - hostKey: What it has proven to have.
     ///   - known: What is recorded under the name; nil when there is nothing.
     ///   - others: Who is known by a key that it has, under whatever name.
-    /// - Returns: nil when nobody else is, or the name was given to it before: then that was said already.
+    /// - Returns: nil when nobody else is, or the name was given to it before: then that was said already, unless
+    ///   another with the very key was revoked since.
     package func acquaintance(
         _ name: String,
         destination: String,
@@ -25,11 +26,23 @@ extension EnrollmentAdmission {
         known: Device?,
         among others: some Collection<KnownMachine>
     ) -> Acquaintance? {
-        guard known?.hostKey != hostKey else { return nil }
-        let others = others.sorted { ($0.name, $0.revokedAt ?? 0) < ($1.name, $1.revokedAt ?? 0) }
-        if let revoked = others.first(where: { $0.revokedAt != nil && !forgives($0) }) {
-            return .refused(Self.revoked(name, "\(destination) \(Self.shows(revoked, hostKey))", revoked))
+        // Where a device that is trusted has proven the key, the word of others that they have it counts for nothing.
+        let isProven = others.contains {
+            $0.hostKey == hostKey && $0.revokedAt == nil && $0.standing == .enrolled
         }
+        let others =
+            others
+            .filter { !isProven || $0.hostKey == hostKey }
+            .sorted { ($0.name, $0.revokedAt ?? 0) < ($1.name, $1.revokedAt ?? 0) }
+        let isItself = known?.hostKey == hostKey
+        let revoked = others.first { other in
+            other.revokedAt != nil && !forgives(other) && (!isItself || other.hostKey == hostKey)
+        }
+        if let revoked {
+            let what = "\(destination) \(Self.shows(revoked, hostKey))"
+            return .refused(Self.revoked(name, what, revoked, isItself: isItself))
+        }
+        guard !isItself else { return nil }
         guard let other = others.first(where: { !$0.isRemoved }) else {
             return others.first.map { revoked in
                 .accepted(
@@ -63,9 +76,17 @@ extension EnrollmentAdmission {
         return "was revoked at \(Timestamp.text(revoked.revokedAt ?? 0))\(reason)\(removed)"
     }
 
-    /// - Parameter what: How it is known: "dev7 shows the host key of dev8".
-    private static func revoked(_ name: String, _ what: String, _ revoked: KnownMachine) -> HostError {
-        let fix = revoked.isRemoved ? "--reinstate" : "--name \(revoked.name) --reinstate"
+    /// - Parameters:
+    ///   - what: How it is known: "dev7 shows the host key of dev8".
+    ///   - isItself: The name is the machine's own, beside the other.
+    private static func revoked(
+        _ name: String,
+        _ what: String,
+        _ revoked: KnownMachine,
+        isItself: Bool = false
+    ) -> HostError {
+        let both = isItself ? "--reinstate --accept-known-machine" : "--name \(revoked.name) --reinstate"
+        let fix = revoked.isRemoved ? "--reinstate" : both
         let names = revoked.name == name ? "" : " under another name either"
         return HostError(
             .denied,

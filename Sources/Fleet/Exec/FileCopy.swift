@@ -131,11 +131,8 @@ package struct FileCopy: Sendable {
                 throw SSHError(.system, "\(target): \(String(cString: strerror(errno)))")
             }
             for child in try await files.children(of: source) {
-                // A server names files; it does not choose where they go.
-                guard child.name != ".", child.name != "..", !child.name.contains("/"), !child.name.isEmpty else {
-                    throw SSHError(.protocolViolation, "\(source): the server has a file of the name '\(child.name)'")
-                }
-                try await fetch(Self.join(source, child.name), child.status, to: Self.join(target, child.name))
+                let name = try Self.checked(child, in: source)
+                try await fetch(Self.join(source, name), child.status, to: Self.join(target, name))
             }
         }
     }
@@ -158,8 +155,9 @@ package struct FileCopy: Sendable {
                 }
                 guard try await files.status(of: parent.isEmpty ? "." : parent)?.kind == .directory else { continue }
                 for child in try await files.children(of: parent.isEmpty ? "." : parent)
-                where fnmatch(part, child.name, FNM_PERIOD) == 0 && (isLast || child.status.kind == .directory) {
-                    next.append(Self.join(parent, child.name))
+                where isLast || child.status.kind == .directory {
+                    let name = try Self.checked(child, in: parent.isEmpty ? "." : parent)
+                    if fnmatch(part, name, FNM_PERIOD | FNM_PATHNAME) == 0 { next.append(Self.join(parent, name)) }
                 }
             }
             found = next.sorted()
@@ -169,8 +167,17 @@ package struct FileCopy: Sendable {
 
     // MARK: -
 
-    /// What goes wrong with one file does not concern the others.
+    /// The name of something in a directory. A server names files; it does not choose where they go.
+    private static func checked(_ child: RemoteChild, in directory: String) throws(SSHError) -> String {
+        guard RemoteChild.isName(child.name) else {
+            throw SSHError(.protocolViolation, "\(directory): the server has a file of the name '\(child.name)'")
+        }
+        return child.name
+    }
+
+    /// What goes wrong with one file does not concern the others. Begins nothing once the copy is stopped.
     private func attempt(_ body: () async throws(SSHError) -> Void) async throws(SSHError) {
+        guard !Task.isCancelled else { throw .interrupted }
         do throws(SSHError) {
             try await body()
         } catch {
@@ -181,7 +188,10 @@ package struct FileCopy: Sendable {
 
     private static func isPattern(_ text: String) -> Bool { text.contains { "*?[".contains($0) } }
 
-    private static func name(of path: String) -> String { path.split(separator: "/").last.map(String.init) ?? path }
+    /// What stands behind the last slash, whatever character that is part of.
+    private static func name(of path: String) -> String {
+        path.utf8.split(separator: UInt8(ascii: "/")).last.map { String(Substring($0)) } ?? path
+    }
 
     private static func join(_ directory: String, _ name: String) -> String {
         directory.isEmpty || directory.hasSuffix("/") ? directory + name : "\(directory)/\(name)"

@@ -23,16 +23,20 @@ package struct FleetCommand: Sendable {
         var standard: @Sendable (String) -> Void
         /// One line: what it has printed to its standard error, or why a machine failed.
         var error: @Sendable (String) -> Void
+        /// One line that a user should know, and that is no failure.
+        var warning: @Sendable (String) -> Void
         /// What came of one machine, for programs.
         var outcome: @Sendable (FleetOutcome) -> Void
 
         package init(
             standard: @escaping @Sendable (String) -> Void,
             error: @escaping @Sendable (String) -> Void,
+            warning: @escaping @Sendable (String) -> Void,
             outcome: @escaping @Sendable (FleetOutcome) -> Void = { _ in }
         ) {
             self.standard = standard
             self.error = error
+            self.warning = warning
             self.outcome = outcome
         }
     }
@@ -96,7 +100,7 @@ package struct FleetCommand: Sendable {
     ) async throws(HostError) {
         let login: SSHLogin
         do throws(SSHConfigurationError) {
-            login = try target.login(logins) { output.error("\(label)error: \($0)") }
+            login = try target.login(logins) { output.warning("\(label)warning: \($0)") }
         } catch {
             throw HostError(.failed, "\(error)")
         }

@@ -37,8 +37,19 @@ package struct OperatorTrust: Sendable {
 
     /// The same for the machine that has proven to have a host key, by whatever name it was reached.
     package func refusal(of hostKey: HostKey) throws(DeviceDirectoryError) -> HostError? {
-        for device in try records.devices(withHostKey: hostKey.fingerprint) {
-            guard let refusal = try refusal(of: device) else { continue }
+        let devices = try records.devices(withHostKey: hostKey.fingerprint)
+        var refused: [(device: Device, refusal: HostError)] = []
+        var isTrusted = false
+        for device in devices {
+            if let verdict = try refusal(of: device) {
+                refused.append((device, verdict))
+            } else if device.hostKey.fingerprint == hostKey.fingerprint {
+                isTrusted = true
+            }
+        }
+        for (device, refusal) in refused {
+            // That others say they have the key of a device that is trusted says nothing of its machine.
+            guard !isTrusted || device.hostKey.fingerprint == hostKey.fingerprint else { continue }
             return HostError(
                 refusal.reason,
                 "this machine shows the host key of \(device.name) (\(hostKey)), whatever name it is reached by. \(refusal.message)"

@@ -217,7 +217,7 @@ extension Ledger {
             try self.change(before, into: device, in: database)
             if let serial = device.serial, serial != before.serial {
                 try setLastIssued(serial, of: name, in: database)
-                if let reason = reason(try !alarms(of: name, in: database).isEmpty) {
+                if let reason = reason(try alarms(of: name, in: database).contains { $0.kind != .refused }) {
                     try settleAlarms(of: name, in: database)
                     try revoke(certificatesOf: name, except: serial, reason: reason, by: command, in: database)
                 } else {

@@ -79,7 +79,8 @@ extension Ledger {
         )
     }
 
-    /// The keys that a device has beside the one that it has shown, by its own word.
+    /// The keys that a device has beside the one that it has shown, by its own word: not one that another device has
+    /// proven.
     func setOtherHostKeys(
         _ keys: [MachineKey],
         of name: String,
@@ -88,7 +89,10 @@ extension Ledger {
         try database.execute("DELETE FROM host_keys WHERE device = ?", [.text(name)])
         for key in keys {
             try database.execute(
-                "INSERT INTO host_keys (fingerprint, algorithm, device) VALUES (?, ?, ?)",
+                """
+                INSERT INTO host_keys (fingerprint, algorithm, device) SELECT ?1, ?2, ?3
+                WHERE NOT EXISTS (SELECT 1 FROM devices WHERE host_key = ?1 AND name <> ?3)
+                """,
                 [.text(key.fingerprint), .text(key.algorithm), .text(name)]
             )
         }

@@ -212,6 +212,11 @@ package struct EnrollmentRun: Sendable {
             }
             var record = outcome.record
             record.labels = target.labels ?? known?.labels
+            let event = record.enrolmentEvent
+            // What the host key has signed once is evidence still, for the certificate that it names.
+            if !terms.attests, record.attestation == nil, known?.hostKey == record.hostKey {
+                record.attestation = known?.attestation
+            }
             var change: String?
             if case .replaces(let text) = admission.decide(known, destination: target.text, hostKey: record.hostKey) {
                 change = text
@@ -222,7 +227,7 @@ package struct EnrollmentRun: Sendable {
                     record,
                     on: recording.claim,
                     by: "enroll",
-                    record.enrolmentEvent,
+                    event,
                     revokingEarlier: { isAlarmed in
                         // Somebody else has, or had, a key of it: what it had before goes.
                         reason = change ?? (isAlarmed ? "a certificate that it had replaced was used elsewhere" : nil)

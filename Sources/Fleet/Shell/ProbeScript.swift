@@ -52,7 +52,7 @@ enum ProbeScript {
             else for f in /lib/ld-musl-*; do [ -e "$f" ] && say libc musl; done; fi
             for t in sha256sum openssl ssh-keygen base64 gzip xz zstd crontab timeout; do has $t && say "tool.$t" 1; done
             for f in /etc/ssh/ssh_host_*_key.pub; do
-              [ -r "$f" ] && read -r type key rest 2>/dev/null <"$f" && say hostkey "$type $key"
+              [ -f "$f" ] && [ -r "$f" ] && read -r type key rest 2>/dev/null <"$f" && say hostkey "$type $key"
             done
             [ "$(printf ab | head -c 1 2>/dev/null)" = a ] && say tool.head 1
             \(SurroundingsScript.text)
@@ -83,15 +83,19 @@ enum ProbeScript {
                 case "$rest" in */*) rest="${rest#*/}";; *) rest=;; esac
               done
               # One program for all of them; another for each only where something is wrong.
-              ls -ldn "$@" 2>/dev/null | strict || for d in "$@"; do
-                ls -ldn "$d" 2>/dev/null | strict || { echo "$d"; return; }
+              ls -ldn "$@" 2>/dev/null | strict $# || for d in "$@"; do
+                ls -ldn "$d" 2>/dev/null | strict 1 || { echo "$d"; return; }
               done
             }
+            # Of "$1" directories. One that ls(1) says nothing of is not known to be root's.
             strict() {
+              seen=0
               while read -r mode links owner more; do
+                seen=$((seen+1))
                 [ "$owner" = 0 ] || return 1
                 case "$mode" in ?????-??-*|?????????[tT]*) ;; *) return 1;; esac
               done
+              [ $seen -ge "$1" ]
             }
             n=0
             for base in \(candidates.joined(separator: " ")); do

@@ -37,7 +37,9 @@ extension RemoteShell {
                 text += line.dropFirst(5).utf8
                 text.append(UInt8(ascii: "\n"))
             }
-            if output.lines.last != "|", text.count > before {
+            if output.lines.last != "|" {
+                // The stroke stands behind a line that the block has cut. Whoever leaves it out answers something else.
+                guard text.count >= before + 2, text[text.count - 2] == UInt8(ascii: "|") else { return nil }
                 // Both the end of the line and the stroke.
                 text.removeLast(2)
             }

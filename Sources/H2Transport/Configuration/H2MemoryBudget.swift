@@ -60,10 +60,15 @@ public final class H2MemoryBudget: Sendable, Hashable {
     private func giveBack() {
         guard !isGivingBack.exchange(true, ordering: .relaxed) else { return }
         peak.store(0, ordering: .relaxed)
-        startThread { [self] in
-            sleep(1)
+        do throws(SystemError) {
+            try startOwnThread { [self] in
+                sleep(1)
+                isGivingBack.store(false, ordering: .relaxed)
+                clinux_trim_memory()
+            }
+        } catch {
+            // After the next flood, then: the caller is an event loop, which must not sleep.
             isGivingBack.store(false, ordering: .relaxed)
-            clinux_trim_memory()
         }
     }
 

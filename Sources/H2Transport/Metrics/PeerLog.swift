@@ -5,6 +5,7 @@ package import Streams
 /// each peer and kind, and then one that says how many were left out. Safe from any thread.
 package final class PeerLog: Sendable {
     private struct Kind: Hashable {
+        let label: String
         let peer: String
         let name: String
     }
@@ -42,22 +43,24 @@ package final class PeerLog: Sendable {
     /// - Parameters:
     ///   - level: Of all lines of the kind.
     ///   - kind: The line's text, unless `text` says another one.
-    ///   - peer: Who causes it; it stands in the line.
+    ///   - peer: Who causes it, or what it is about; it stands in the line.
+    ///   - label: What the line calls that.
     ///   - text: Where it differs from line to line.
     ///   - metadata: What else is in the line.
     package func log(
         _ level: Logger.Level,
         _ kind: String,
         of peer: @autoclosure () -> String,
+        label: String = "peer",
         text: @autoclosure () -> String? = nil,
         _ metadata: @autoclosure () -> Logger.Metadata = [:]
     ) {
         guard logger.logLevel <= level else { return }
-        var kind = Kind(peer: peer(), name: kind)
+        var kind = Kind(label: label, peer: peer(), name: kind)
         let (isFirst, count) = state.withLock { state in
             let isFirst = state.counts.isEmpty
             if state.counts.count >= Self.limit && state.counts[kind] == nil {
-                kind = Kind(peer: "others", name: kind.name)
+                kind = Kind(label: label, peer: "others", name: kind.name)
             }
             state.counts[kind, default: 0] += 1
             state.level = max(state.level, level)
@@ -71,7 +74,7 @@ package final class PeerLog: Sendable {
         }
         guard count <= lines else { return }
         var metadata = metadata()
-        metadata["peer"] = "\(kind.peer)"
+        metadata[kind.label] = "\(kind.peer)"
         logger.log(level: level, "\(text() ?? kind.name)", metadata: metadata)
     }
 
@@ -84,7 +87,7 @@ package final class PeerLog: Sendable {
             logger.log(
                 level: level,
                 "\(kind.name), again and again",
-                metadata: ["peer": "\(kind.peer)", "lines left out": "\(count - lines)"]
+                metadata: [kind.label: "\(kind.peer)", "lines left out": "\(count - lines)"]
             )
         }
     }

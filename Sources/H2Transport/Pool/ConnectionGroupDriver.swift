@@ -85,11 +85,17 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
     private var timerDeadline: UInt64 = 0
     private var isClosed = false
 
-    package init(to endpoint: H2Endpoint, settings: Settings, on loop: EventLoop) {
+    /// - Parameter backoff: Of the group that led to the same place before this one.
+    package init(
+        to endpoint: H2Endpoint,
+        settings: Settings,
+        backoff: DialBackoff = DialBackoff(),
+        on loop: EventLoop
+    ) {
         self.endpoint = endpoint
         self.settings = settings
         self.loop = loop
-        group = ConnectionGroup(settings.rules)
+        group = ConnectionGroup(settings.rules, backoff: backoff)
         timer = LoopTimer(on: loop) { [weak self] in self?.run() }
     }
 
@@ -97,6 +103,8 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
 
     /// A connection takes streams, or is being made for those who wait.
     package var isUp: Bool { group.isUp }
+    /// What became of the connections so far, for a group that follows this one.
+    package var backoff: DialBackoff { group.backoff }
     /// Streams that are open or being opened.
     package var streamCount: Int { group.streamCount }
     /// All that there are, also those that take no more streams.

@@ -66,13 +66,17 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
     private var wantsReplacement = false
     /// When the next attempt to replace a connection that is too old may be made.
     private var replacesAt: UInt64 = 0
-    private var backoff = DialBackoff()
+    private(set) var backoff: DialBackoff
     private var isClosed = false
 
     /// Pause before another attempt to replace a connection that has become too old, and still works.
     static var replacementPause: Duration { .seconds(60) }
 
-    init(_ rules: Rules) { self.rules = rules }
+    /// - Parameter backoff: What a group before this one has learnt of the same place.
+    init(_ rules: Rules, backoff: DialBackoff = DialBackoff()) {
+        self.rules = rules
+        self.backoff = backoff
+    }
 
     // MARK: What there is
 

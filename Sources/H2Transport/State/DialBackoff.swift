@@ -2,12 +2,15 @@ import Streams
 
 /// When a peer may be dialled again whose connections come to nothing: it takes them, and ends them before they have
 /// carried a stream. Only a connection that lasts makes up for those before it.
-struct DialBackoff: Hashable {
+package struct DialBackoff: Hashable {
     /// Connections that came to nothing since the last one that lasted.
     private(set) var failures = 0
     /// No sooner than this, on the loop's clock.
     private(set) var notBefore: UInt64 = 0
     private var failedAt: UInt64 = 0
+
+    /// Nothing has failed.
+    package init() {}
 
     /// A connection that has lived for this long has proved that the peer keeps what it takes.
     static let trust: Duration = .seconds(60)

@@ -9,12 +9,9 @@ struct ClientStreams: Hashable {
 
     /// HEADERS for a stream begin. Returns false where it is one that was left out.
     mutating func begin(_ id: Int32) -> Bool {
-        if id == last + 2 || id > last + 2 && gaps.count == Self.limit {
-            last = id
-            return true
-        }
         guard id > last else { return !gaps.contains { $0.contains(id) } }
-        gaps.append(last + 2...id - 1)
+        // Not `last + 2`: the largest identifier has no successor.
+        if id - 2 > last, gaps.count < Self.limit { gaps.append(last + 2...id - 1) }
         last = id
         return true
     }

@@ -3,6 +3,7 @@ internal import Streams
 
 /// OpenSSL's error queue of this thread: cleared before every call that reports through it, drained after.
 enum TLSErrorQueue {
+    /// Empties the queue, before a call that reports through it.
     ///
     /// Clearing walks over sixteen places though there is nothing in them, for each record; looking at the first is a
     /// tenth of that.

@@ -38,6 +38,7 @@ final class OutboundStreams {
                     .warning,
                     "no stream",
                     of: "\(destination)",
+                    label: "to",
                     text: "no stream to \(destination): \(error)"
                 )
                 socket.reset(error)

@@ -41,8 +41,16 @@ final class StreamOpener {
     /// What is done with `request`, by what holds now. Says what AUDIT and `dryRun` policies have to say.
     func plan(_ request: StreamRequest) -> StreamPlan {
         let plan = snapshot.planner.plan(request)
-        for note in plan.decision.notes {
-            peerLog.log(.notice, "a policy that only tells", of: "\(request.source)", text: "\(note)")
+        for remark in plan.decision.remarks {
+            if remark.isAudit {
+                // Each match, as the operator has asked for: never left out.
+                logger.notice(
+                    "\(remark.text)",
+                    metadata: ["peer": "\(request.sourceDescription)", "to": "\(request.destination)"]
+                )
+            } else {
+                peerLog.log(.notice, remark.text, of: request.sourceDescription)
+            }
         }
         return plan
     }
@@ -86,12 +94,12 @@ final class StreamOpener {
         return { dialer.cancel() }
     }
 
-    /// A service of this machine listens at the address that the client names, or on either loopback address:
+    /// A service of this machine listens at the own address that is asked for, or on either loopback address:
     /// `localhost` is both, and many programs take the first one that they find.
     private static func places(of target: Authority, _ plan: StreamPlan) -> Dialer.Destination {
         guard plan.route.isThisMachine else { return .authority(target) }
         var addresses = [IPAddress.loopbackIPv4, .loopbackIPv6]
-        if let named = plan.request.destination.address {
+        if let named = plan.route.ownAddress {
             addresses = named.isLoopback ? [named] : [named] + addresses
         }
         return .addresses(addresses.map { SocketAddress($0, port: target.port) })

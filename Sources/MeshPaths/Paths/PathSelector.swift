@@ -28,6 +28,7 @@ struct PathSelector {
         var stability: Duration = .seconds(2)
         /// The first pause before a failed candidate is tried again; doubles up to ``longestPause``.
         var firstPause: Duration = .seconds(1)
+        /// The longest pause before a failed candidate is tried again.
         ///
         /// What it was made longer for may be over at any moment, and nothing says so: this is how long a better path
         /// is missed at most.

@@ -30,6 +30,9 @@ final class TunnelSource: PathSource {
     /// Counts connections that were lost: tells whether a request failed because its connection did.
     private var losses = 0
     private var monitor: LoopTimer?
+    /// Outlives the group: a peer that ends what it takes is not to be dialled for each client that comes after the path
+    /// was let go.
+    private var backoff = DialBackoff()
     /// Who waits until there is a certificate in the place of one that has ended.
     private var held: [H2Endpoint.Completion<ByteStream>] = []
     private var holdTimer: LoopTimer?
@@ -43,6 +46,8 @@ final class TunnelSource: PathSource {
     /// How long it may take to answer at least before it takes no new streams: together with the silence, a black hole
     /// is left within 1.5 s.
     private static let shortestAnswer: Duration = .milliseconds(900)
+    /// The most that is granted because an answer was slow before.
+    private static let longestAllowance: Duration = .seconds(4)
 
     init(
         over dialLower: @escaping LowerDialer,
@@ -73,7 +78,7 @@ final class TunnelSource: PathSource {
     }
 
     private func makeGroup() -> ConnectionGroupDriver {
-        let group = ConnectionGroupDriver(to: endpoint, settings: settings.group, on: loop)
+        let group = ConnectionGroupDriver(to: endpoint, settings: settings.group, backoff: backoff, on: loop)
         group.trust = context.trust
         group.onEvent = { [weak self] in self?.handle($0) }
         return group
@@ -129,13 +134,15 @@ final class TunnelSource: PathSource {
     func reset() {
         monitor?.cancel()
         holdTimer?.cancel()
+        // Before anybody is told: who is told may come back to this.
+        let former = group
+        group = nil
+        if let former { backoff = former.backoff }
+        former?.onEvent = { _ in }
+        former?.close(StreamError(.closed, "the path was closed"))
         let waiting = held
         held = []
         for completion in waiting { completion(.failure(StreamError(.closed, "the path was closed"))) }
-        let former = group
-        group = nil
-        former?.onEvent = { _ in }
-        former?.close(StreamError(.closed, "the path was closed"))
     }
 
     // MARK: Streams
@@ -166,6 +173,12 @@ final class TunnelSource: PathSource {
         if monitor?.isScheduled == false { monitor?.schedule(after: Self.silence) }
     }
 
+    /// How long an answer may take before the connection is in doubt. One long pause must not make the next black hole
+    /// go unnoticed for as long.
+    static func patience(_ roundTripTime: Duration?, slowestAnswer: Duration) -> Duration {
+        max(shortestAnswer, (roundTripTime ?? .zero) * 4, min(slowestAnswer * 2, longestAllowance))
+    }
+
     /// Runs while streams are open, or wait for a connection that is being made. Silence alone is no reason to ask: an
     /// idle stream owes nothing, and a device's battery pays for each PING. Silence after something was sent is.
     ///
@@ -178,11 +191,7 @@ final class TunnelSource: PathSource {
             guard connection.doubt == nil, !connection.isBeingProbed, connection.lastSent > connection.lastReceived,
                 loop.now &- connection.lastReceived >= Self.silence.nanoseconds
             else { continue }
-            let timeout = max(
-                Self.shortestAnswer,
-                (connection.roundTripTime ?? .zero) * 4,
-                connection.slowestAnswer * 2
-            )
+            let timeout = Self.patience(connection.roundTripTime, slowestAnswer: connection.slowestAnswer)
             let asked = loop.now
             connection.probe(timeout: timeout) { [weak group] isAlive in
                 guard !isAlive else { return }

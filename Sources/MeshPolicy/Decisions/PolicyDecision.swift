@@ -42,12 +42,21 @@ package struct PolicyDecision: Hashable, Sendable, CustomStringConvertible {
         case portNotNamed
     }
 
+    /// What a policy that decides nothing has to say.
+    package struct Remark: Hashable, Sendable {
+        /// Of an AUDIT policy, which logs each match; otherwise of one with `dryRun`.
+        package let isAudit: Bool
+        package let text: String
+    }
+
     private let request: StreamRequest
     /// What it was decided for: what has carried the request here, or the way it would go on.
     private let transport: Transport
     private let cause: Cause
-    /// What AUDIT and `dryRun` policies have to say, one line for the log each.
-    package var notes: [String] = []
+    /// What AUDIT and `dryRun` policies have to say.
+    package var remarks: [Remark] = []
+    /// The same, one line for the log each.
+    package var notes: [String] { remarks.map(\.text) }
 
     init(request: StreamRequest, transport: Transport, cause: Cause) {
         self.request = request

@@ -64,7 +64,7 @@ package struct PolicyEngine: Sendable {
     ) -> PolicyDecision {
         if logged.isEmpty { return decision }
         var decision = decision
-        decision.notes = notes(attributes, over: transport)
+        decision.remarks = remarks(attributes, over: transport)
         return decision
     }
 
@@ -133,7 +133,7 @@ package struct PolicyEngine: Sendable {
         }
     }
 
-    private func notes(_ attributes: RequestAttributes, over transport: Transport) -> [String] {
+    private func remarks(_ attributes: RequestAttributes, over transport: Transport) -> [PolicyDecision.Remark] {
         var rules = logged.allMatches(attributes, over: transport)
         if attributes.hasAliases {
             var seen: Set<RuleReference> = []
@@ -142,9 +142,9 @@ package struct PolicyEngine: Sendable {
         }
         return rules.map { rule in
             switch rule.policy.action {
-            case .audit: "audited by \(rule)"
-            case .allow: "dry run: would be allowed by \(rule)"
-            case .deny: "dry run: would be denied by \(rule)"
+            case .audit: PolicyDecision.Remark(isAudit: true, text: "audited by \(rule)")
+            case .allow: PolicyDecision.Remark(isAudit: false, text: "dry run: would be allowed by \(rule)")
+            case .deny: PolicyDecision.Remark(isAudit: false, text: "dry run: would be denied by \(rule)")
             }
         }
     }

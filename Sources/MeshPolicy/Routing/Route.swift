@@ -41,6 +41,8 @@ package struct Route: Hashable, Sendable {
     package let endpoint: Int?
     /// It ends at a service of this machine, of which nobody says at which of its addresses it listens.
     package var isThisMachine = false
+    /// The address of this machine that it is asked for at; nil: at none in particular.
+    package var ownAddress: IPAddress?
 
     init(action: Action, cause: Cause, endpoint: Int? = nil) {
         self.action = action

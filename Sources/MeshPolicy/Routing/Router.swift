@@ -48,7 +48,7 @@ package struct Router: Sendable {
         }
         if let index = endpoints.firstMatch(destination) { return route(destination, by: index, from: origin) }
         if origin == .peer, isOwn(destination) {
-            return loopback(destination.port, why: .thisNode(host: destination.host), endpoint: nil)
+            return loopback(destination, why: .thisNode(host: destination.host), endpoint: nil)
         }
         switch unmatched {
         case .deny:
@@ -110,18 +110,21 @@ package struct Router: Sendable {
             let isThisNode = peer.servers.contains { server in
                 server.address.map { isOwn(server) && guarded($0, server.port) != nil } ?? false
             }
-            if isThisNode { return loopback(target.port, why: .endpointIsThisNode(why), endpoint: index) }
+            if isThisNode { return loopback(target, why: .endpointIsThisNode(why), endpoint: index) }
             let route = MeshRoute(peer: peer, authority: target)
             return Route(action: .mesh(route), cause: .endpoint(why), endpoint: index)
         }
     }
 
-    private func loopback(_ port: UInt16, why: Route.Cause, endpoint: Int?) -> Route {
+    private func loopback(_ target: Authority, why: Route.Cause, endpoint: Int?) -> Route {
+        let port = target.port
         guard policy.names(port: port) else {
             return refused(Self.portNotNamed(port, why: why), "\(why.description); port not named", endpoint: endpoint)
         }
         var route = direct(Authority(address: .loopbackIPv4, port: port), tls: nil, why: why, endpoint: endpoint)
         route.isThisMachine = true
+        // An endpoint that is this node may stand for addresses of others, which must not be dialled.
+        if let address = target.address, isOwn(target) { route.ownAddress = address }
         return route
     }
 

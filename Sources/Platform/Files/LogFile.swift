@@ -69,7 +69,11 @@ package final class LogFile: Sendable {
                 && own.st_dev == present.st_dev
             // Something that is no file, /dev/null, has no length.
             if isSame, own.st_size < limit { return }
-            if isSame { _ = rename(path, "\(path).1") }
+            if isSame, rename(path, "\(path).1") != 0 {
+                // Its lines are lost; a full disk would be worse.
+                _ = ftruncate(state.descriptor, 0)
+                return
+            }
         }
         let next = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
         guard next >= 0 else {

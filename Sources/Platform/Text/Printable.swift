@@ -65,6 +65,25 @@ package enum Printable {
         return text.unicodeScalars.count > 80 ? result + "…" : result
     }
 
+    /// JSON on one line whose strings have the same value, with `\uXXXX` for what is not harmless: outside its strings
+    /// there is no such character.
+    package static func escapeJSON(_ json: String) -> String {
+        if json.utf8.allSatisfy({ (0x20..<0x7F).contains($0) }) { return json }
+        var result = ""
+        result.reserveCapacity(json.utf8.count)
+        for scalar in json.unicodeScalars {
+            guard !isHarmless(scalar) else {
+                result.unicodeScalars.append(scalar)
+                continue
+            }
+            for unit in String(scalar).utf16 {
+                let digits = String(unit, radix: 16)
+                result += "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
+            }
+        }
+        return result
+    }
+
     private static func isHarmless(_ scalar: Unicode.Scalar) -> Bool {
         switch scalar.properties.generalCategory {
         // Format characters turn the direction of text around or hide parts of it.

@@ -69,7 +69,9 @@ extension ConfigurationEvaluation {
             if first(!jumps && !options.hasProxyCommand) {
                 options.hasProxyCommand = true
                 let isNone = line.arguments.map { $0.lowercased() } == ["none"]
-                if !isNone, !OwnProxyCommand.isThisProgram(line.arguments.joined(separator: " ")) {
+                // A host name that comes further down is not known yet: then ssh logs in, which knows it.
+                let hosts = [destination.host] + (options.hostName.map { [$0.text] } ?? [])
+                if !isNone, !OwnProxyCommand.isThisProgram(line.arguments.joined(separator: " "), to: hosts) {
                     limit(.proxyCommand, line.keyword, at: place)
                 }
             }

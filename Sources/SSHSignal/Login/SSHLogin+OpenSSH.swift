@@ -12,9 +12,12 @@ extension SSHLogin {
     }
 
     private func logInByOpenSSH(on loop: EventLoop) async throws(SSHError) -> SSHClient {
+        // ssh reads it before it has logged in, and not again.
+        let directory = try hasOtherHome && arguments.configurationFile == nil ? ControlDirectory() : nil
+        defer { directory?.remove() }
         var login = OpenSSHLogin(
             destination: configuration.destination,
-            arguments: argumentsForSSH,
+            arguments: try argumentsForSSH(directory),
             pinnedHostKey: configuration.pinnedHostKey,
             isInteractive: prompts.hostKey != nil || prompts.passphrase != nil
                 || (prompts.authentication != nil && Self.hasTerminal) || prompts.passwordFile != nil,
@@ -50,15 +53,22 @@ extension SSHLogin {
         )
     }
 
+    /// Whether `$HOME` is another directory than the account's.
+    private var hasOtherHome: Bool {
+        let account = LocalAccount.current()
+        return account.recordedHome.map { $0 != account.home } ?? false
+    }
+
     /// `ssh` does not look at `$HOME`: where that is another directory than the account's, it is told what was read
     /// from there, so that it decides by the same files.
-    private var argumentsForSSH: SSHArguments {
-        let account = LocalAccount.current()
-        guard let home = account.recordedHome, home != account.home else { return arguments }
+    ///
+    /// - Parameter directory: For the configuration, where none was given.
+    private func argumentsForSSH(_ directory: ControlDirectory?) throws(SSHError) -> SSHArguments {
+        guard hasOtherHome else { return arguments }
         var arguments = arguments
-        if arguments.configurationFile == nil {
-            let files = [account.home + "/.ssh/config", "/etc/ssh/ssh_config"]
-            arguments.configurationFile = files.first { access($0, F_OK) == 0 } ?? "none"
+        if let directory {
+            let files = [LocalAccount.current().home + "/.ssh/config", "/etc/ssh/ssh_config"]
+            arguments.configurationFile = try directory.writeConfiguration(of: files) ? directory.configuration : "none"
         }
         func option(_ keyword: String, _ paths: [String]) -> String {
             let quoted = paths.map { path in

@@ -10,18 +10,20 @@ struct AskpassScript: Hashable {
     let file: String
     /// The account, as `ssh` names it in its questions.
     let user: String
+    /// As `ssh` names it there: the alias of its key comes before its name.
     let host: String
     /// Whether there is no other `ssh` on the way that might ask: servers' own questions name no account before
     /// OpenSSH 8.5.
     let isDirect: Bool
 
     var text: String {
-        // ssh cuts both in `USER@HOST's password: `.
-        let account = "\(user.prefix(30))@\(host.prefix(128))"
-        var questions = [
-            "\(ShellScript.quote(account))\"'s password: \"",
-            "'('\(ShellScript.quote("\(user)@\(host)"))') '*[Pp]assword*",
-        ]
+        let account = "\(user)@\(host)"
+        // Some releases of ssh cut both in `USER@HOST's password: `.
+        let cut = "\(user.prefix(30))@\(host.prefix(128))"
+        var questions = (account == cut ? [account] : [account, cut]).map { name in
+            "\(ShellScript.quote(name))\"'s password: \""
+        }
+        questions.append("'('\(ShellScript.quote(account))') '*[Pp]assword*")
         if isDirect { questions.append("[Pp]assword*") }
         return """
             #!/bin/sh

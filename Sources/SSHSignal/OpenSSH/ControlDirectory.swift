@@ -18,9 +18,49 @@ final class ControlDirectory {
     /// The program that answers for the password.
     var askpass: String { "\(path)/a" }
 
+    /// A configuration for `ssh -F`.
+    var configuration: String { "\(path)/c" }
+
     func write(_ script: AskpassScript) throws(SSHError) {
+        try create(Array(script.text.utf8), at: askpass, mode: 0o700)
+    }
+
+    /// Makes ``configuration`` of these files, in their order, as far as each exists: what `ssh` reads without `-F`,
+    /// which leaves out the system's file.
+    ///
+    /// - Returns: Whether there is any.
+    func writeConfiguration(of files: [String]) throws(SSHError) -> Bool {
+        var text: [UInt8] = []
+        for file in files where access(file, F_OK) == 0 {
+            // Else the block that the file before has ended with would have its lines.
+            if !text.isEmpty { text += Array("\nHost *\n".utf8) }
+            text += try Self.configuration(of: file)
+        }
+        guard !text.isEmpty else { return false }
+        try create(text, at: configuration, mode: 0o600)
+        return true
+    }
+
+    /// A line that includes it; where `ssh` would not take that, its lines.
+    private static func configuration(of file: String) throws(SSHError) -> [UInt8] {
+        var status = stat()
+        // Quotes, patterns, and what newer releases expand.
+        let isPlain = file.utf8.allSatisfy { $0 > 0x20 && !"\"'\\*?[]{}%$~#".utf8.contains($0) }
+        if isPlain, stat(file, &status) == 0, status.st_uid == 0 || status.st_uid == geteuid(),
+            status.st_mode & 0o022 == 0
+        {
+            return Array("Include \"\(file)\"\n".utf8)
+        }
+        do throws(LocalFile.Failure) {
+            return try LocalFile.read(file) ?? []
+        } catch {
+            throw SSHError(.system, "\(file) cannot be read: \(error.reason)")
+        }
+    }
+
+    private func create(_ bytes: [UInt8], at path: String, mode: UInt32) throws(SSHError) {
         do throws(FileError) {
-            try AtomicFile.create(Array(script.text.utf8), at: askpass, mode: 0o700)
+            try AtomicFile.create(bytes, at: path, mode: mode)
         } catch {
             throw SSHError(.system, error.message)
         }
@@ -61,6 +101,7 @@ final class ControlDirectory {
         unlink(socket)
         unlink(hostKeys)
         unlink(askpass)
+        unlink(configuration)
         rmdir(path)
     }
 

@@ -88,11 +88,16 @@ struct OpenSSHLogin: Sendable {
         let process: OpenSSHProcess
         do {
             var variables = OwnProxyCommand.environment(connectingTo: peer, environment)
-            if let passwordFile {
+            if passwordFile != nil, !isDirect(settings), !program.namesAccountInQuestions {
+                warn(
+                    "\(destination): the password of the file is not given: \(program.path) (\(program.name)) does not tell "
+                        + "the questions of hosts on the way from those of the last one; OpenSSH 8.5 does"
+                )
+            } else if let passwordFile {
                 let script = AskpassScript(
                     file: absolutePath(passwordFile),
                     user: user,
-                    host: settings["hostname"] ?? destination.host,
+                    host: settings["hostkeyalias"] ?? settings["hostname"] ?? destination.host,
                     isDirect: isDirect(settings)
                 )
                 try directory.write(script)
@@ -146,8 +151,14 @@ struct OpenSSHLogin: Sendable {
 
     /// Whether no other program, and no other host, is on the way.
     private func isDirect(_ settings: OpenSSHSettings) -> Bool {
-        let command = settings["proxycommand"].flatMap { OwnProxyCommand.isThisProgram($0) ? nil : $0 }
-        return command == nil && settings["proxyjump"] == nil
+        (settings["proxycommand"] == nil || hasOwnProxyCommand(settings)) && settings["proxyjump"] == nil
+    }
+
+    /// Whether the `ProxyCommand` is this program, on its way to the same host.
+    private func hasOwnProxyCommand(_ settings: OpenSSHSettings) -> Bool {
+        guard let command = settings["proxycommand"] else { return false }
+        let hosts = [destination.host] + (settings["hostname"].map { [$0] } ?? [])
+        return OwnProxyCommand.isThisProgram(command, to: hosts)
     }
 
     private static func knownHosts(_ settings: OpenSSHSettings) -> [String] {
@@ -198,9 +209,7 @@ struct OpenSSHLogin: Sendable {
         if ["no", "off", "false"].contains(settings["stricthostkeychecking"]) {
             options.append("StrictHostKeyChecking=accept-new")
         }
-        if let command = settings["proxycommand"], OwnProxyCommand.isThisProgram(command) {
-            options.append("ProxyCommand=none")
-        }
+        if hasOwnProxyCommand(settings) { options.append("ProxyCommand=none") }
         if settings["connecttimeout"] == nil { options.append("ConnectTimeout=\(Self.connectTimeout)") }
         if (settings["serveraliveinterval"] ?? "0") == "0" {
             options += ["ServerAliveInterval=\(Self.keepAliveInterval)", "ServerAliveCountMax=2"]

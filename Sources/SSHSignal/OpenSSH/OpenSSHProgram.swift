@@ -19,6 +19,8 @@ struct OpenSSHProgram: Sendable {
 
     /// Whether ssh can show the host key it has verified to a command of ours.
     var hasKnownHostsCommand: Bool { version >= (8, 5) }
+    /// Whether the questions of a server are shown with the account and host that ask.
+    var namesAccountInQuestions: Bool { version >= (8, 5) }
     var hasForkAfterAuthentication: Bool { version >= (8, 7) }
 
     /// For `ssh -V` and `ssh -G`, which may run a command of a `Match exec`.

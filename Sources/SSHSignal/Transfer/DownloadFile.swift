@@ -19,7 +19,8 @@ final class DownloadFile {
     private var place: Place
     /// -1 while nothing is open.
     private var descriptor: Int32 = -1
-    private var isComplete = false
+    /// There is a part that has not become the target.
+    private var isPending = false
     /// A pipe or a terminal takes bytes in their order only: how many it has, and what came early.
     private var sequence: (written: UInt64, early: [UInt64: [UInt8]])?
 
@@ -51,6 +52,7 @@ final class DownloadFile {
             // A file may be writable in a directory that is not.
             guard descriptor >= 0 else { return }
             place = .part(part, status.st_mode & 0o777)
+            isPending = true
             var made = stat()
             if fstat(descriptor, &made) != 0
                 || (made.st_gid != status.st_gid && fchown(descriptor, .max, status.st_gid) != 0)
@@ -64,6 +66,7 @@ final class DownloadFile {
             let mask = umask(0o077)
             umask(mask)
             place = .part(part, self.permissions & ~mask)
+            isPending = true
         }
     }
 
@@ -77,10 +80,10 @@ final class DownloadFile {
 
     /// Removes what was not completed.
     func discard() {
-        guard descriptor >= 0 else { return }
-        Glibc.close(descriptor)
+        if descriptor >= 0 { Glibc.close(descriptor) }
         descriptor = -1
-        if case .part(let part, _) = place, !isComplete { unlink(part) }
+        if isPending, case .part(let part, _) = place { unlink(part) }
+        isPending = false
     }
 
     func write(_ bytes: [UInt8], at offset: UInt64) throws(SSHError) {
@@ -132,19 +135,22 @@ final class DownloadFile {
         if lseek(descriptor, 0, SEEK_CUR) < 0 { sequence = (0, [:]) }
     }
 
-    /// Puts it in place.
+    /// Puts it in place; removes a part that cannot be.
     func complete() throws(SSHError) {
         try openTarget()
-        if case .part(let part, let mode) = place {
-            guard fchmod(descriptor, mode) == 0, rename(part, target) == 0 else {
-                throw SSHError(.transferFailed, "\(target): \(String(cString: strerror(errno)))")
-            }
-        }
-        isComplete = true
-        guard Glibc.close(descriptor) == 0 else {
-            descriptor = -1
-            throw SSHError(.transferFailed, "\(target): \(String(cString: strerror(errno)))")
-        }
+        if case .part(_, let mode) = place, fchmod(descriptor, mode) != 0 { throw failed(errno) }
+        // Before the name is given: a server's disk says only now that it is full.
+        let isClosed = Glibc.close(descriptor) == 0
         descriptor = -1
+        guard isClosed else { throw failed(errno) }
+        if case .part(let part, _) = place {
+            guard rename(part, target) == 0 else { throw failed(errno) }
+            isPending = false
+        }
+    }
+
+    private func failed(_ code: Int32) -> SSHError {
+        discard()
+        return SSHError(.transferFailed, "\(target): \(String(cString: strerror(code)))")
     }
 }

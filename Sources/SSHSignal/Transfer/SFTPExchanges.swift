@@ -54,10 +54,11 @@ final class SFTPWriting: SFTPExchange {
 
     func queueNext(_ id: UInt32, into outgoing: inout ByteQueue) throws(SSHError) -> Bool {
         guard let (header, count) = writes.next(id) else { return false }
-        header.withUnsafeBytes { outgoing.append($0) }
         let buffer = buffers.take(.medium)
         defer { buffers.give(buffer) }
+        // Before the header: the next request would become part of one that is not whole.
         let read = try reader.read(into: UnsafeMutableRawBufferPointer(start: buffer.base, count: count))
+        header.withUnsafeBytes { outgoing.append($0) }
         outgoing.append(UnsafeRawBufferPointer(start: buffer.base, count: read))
         return true
     }

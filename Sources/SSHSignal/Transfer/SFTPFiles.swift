@@ -34,16 +34,21 @@ struct SFTPFiles: RemoteFiles {
         let handle = try await handle("cannot read \(directory)") {
             SFTPPacket.openDirectory(id: $0, path: directory)
         }
+        return try await closing(handle, of: directory) { () async throws(SSHError) -> [RemoteChild] in
+            try await children(of: directory, handle)
+        }
+    }
+
+    private func children(of directory: String, _ handle: [UInt8]) async throws(SSHError) -> [RemoteChild] {
         var found: [RemoteChild] = []
-        reading: while true {
+        while true {
             switch try await ask({ SFTPPacket.readDirectory(id: $0, handle: handle) }) {
             case .names(_, let names):
                 for name in names where name.name != "." && name.name != ".." {
-                    // A server names files; it does not choose where they go.
-                    guard !name.name.isEmpty, !name.name.contains("/") else { throw .unfitting }
+                    guard RemoteChild.isName(name.name) else { throw .unfitting }
                     var attributes = name.attributes
                     if attributes.kind == .link {
-                        guard let led = try await self.attributes(of: "\(directory)/\(name.name)") else { continue }
+                        guard let led = try await target("\(directory)/\(name.name)", attributes) else { continue }
                         attributes = led
                     }
                     let status = RemoteFileStatus(
@@ -52,14 +57,28 @@ struct SFTPFiles: RemoteFiles {
                     )
                     found.append(RemoteChild(name: name.name, status: status))
                 }
-            case .status(_, SFTPPacket.endOfFile, _): break reading
+            case .status(_, SFTPPacket.endOfFile, _): return found
             case .status(_, let code, let message):
                 throw failure("cannot read \(directory)", code, message)
             default: throw .unfitting
             }
         }
-        try await close(handle, of: directory)
-        return found
+    }
+
+    /// What a link leads to. Where nobody may look there it counts as a file: whoever fetches it hears why, and the
+    /// other names are of use.
+    private func target(
+        _ path: String,
+        _ link: SFTPPacket.Attributes
+    ) async throws(SSHError) -> SFTPPacket.Attributes? {
+        do throws(SSHError) {
+            return try await attributes(of: path)
+        } catch {
+            guard error.code == .transferFailed else { throw error }
+            var unknown = link
+            unknown.mode = nil
+            return unknown
+        }
     }
 
     func makeDirectory(_ path: String, permissions: UInt32) async throws(SSHError) {
@@ -189,9 +208,10 @@ struct SFTPFiles: RemoteFiles {
         let handle = try await handle("cannot write \(path)") {
             SFTPPacket.open(id: $0, path: path, permissions: permissions, exclusive: false)
         }
-        let size = try await write(reader, path, handle, progress)
-        if isRegular { try await check(handle, of: path, has: size) }
-        try await close(handle, of: path)
+        try await closing(handle, of: path) { () async throws(SSHError) -> Void in
+            let size = try await write(reader, path, handle, progress)
+            if isRegular { try await check(handle, of: path, has: size) }
+        }
     }
 
     /// - Returns: How many bytes were written.
@@ -262,8 +282,26 @@ struct SFTPFiles: RemoteFiles {
         guard found.kind != .directory else { throw SSHError(.transferFailed, "\(path) is a directory") }
         let handle = try await handle("cannot open \(path)") { SFTPPacket.openForReading(id: $0, path: path) }
         let permissions = (found.mode ?? 0o644) & 0o777
-        let file = LoopBound(try DownloadFile(target: target, permissions: permissions), on: session.loop)
         let size = found.size ?? 0
+        try await closing(handle, of: path) { () async throws(SSHError) -> Void in
+            let file = LoopBound(try DownloadFile(target: target, permissions: permissions), on: session.loop)
+            do throws(SSHError) {
+                try await read(path, handle, size, to: file, progress)
+            } catch {
+                // Also where the exchange has not begun.
+                _ = try? await session.loop.execute { file.withValue { $0.discard() } }
+                throw error
+            }
+        }
+    }
+
+    private func read(
+        _ path: String,
+        _ handle: [UInt8],
+        _ size: UInt64,
+        to file: LoopBound<DownloadFile>,
+        _ progress: (@Sendable (UInt64, UInt64) -> Void)?
+    ) async throws(SSHError) {
         try await exchange(isCancellable: true) {
             (_, completion: @escaping (Result<Void, SSHError>) -> Void) in
             file.withValue { file in
@@ -275,7 +313,6 @@ struct SFTPFiles: RemoteFiles {
                 }
             }
         }
-        try await close(handle, of: path)
     }
 
     // MARK: Questions
@@ -315,6 +352,23 @@ struct SFTPFiles: RemoteFiles {
         try await confirm("closing \(path) failed") { SFTPPacket.close(id: $0, handle: handle) }
     }
 
+    /// Does something with a handle, and closes it, whatever comes of it.
+    private func closing<Value: Sendable>(
+        _ handle: [UInt8],
+        of path: String,
+        _ body: () async throws(SSHError) -> Value
+    ) async throws(SSHError) -> Value {
+        let value: Value
+        do throws(SSHError) {
+            value = try await body()
+        } catch {
+            _ = try? await ask { SFTPPacket.close(id: $0, handle: handle) }
+            throw error
+        }
+        try await close(handle, of: path)
+        return value
+    }
+
     private func failure(_ what: String, _ code: UInt32, _ message: String) -> SSHError {
         SSHError(.transferFailed, "\(what): \(SFTPPacket.describe(code, message))")
     }
@@ -333,17 +387,38 @@ struct SFTPFiles: RemoteFiles {
         _ body: @escaping @Sendable (SFTPSession, @escaping (Result<Success, SSHError>) -> Void) -> (any SFTPExchange)?
     ) async throws(SSHError) -> Success {
         let session = session
+        let wasCancelled = Lock(false)
         let result: Result<Success, SSHError> = await withTaskCancellationHandler {
             await withCheckedContinuation { continuation in
                 session.loop.submit {
+                    // The cancellation may have come before there was an exchange that it could end.
+                    guard !isCancellable || !wasCancelled.withLock({ $0 }) else {
+                        return continuation.resume(returning: .failure(.interrupted))
+                    }
                     session.withValue { value in
                         if let exchange = body(value, { continuation.resume(returning: $0) }) { value.run(exchange) }
                     }
                 }
             }
         } onCancel: {
-            if isCancellable { session.loop.submit { session.withValue { $0.cancel() } } }
+            if isCancellable {
+                wasCancelled.withLock { $0 = true }
+                session.loop.submit { session.withValue { $0.cancel() } }
+            }
         }
         return try result.get()
     }
+}
+
+extension RemoteChild {
+    /// Whether this can be the name of something in a directory: a server names files, it does not choose where they
+    /// go. Looks at bytes, as the kernel does: a combining mark behind a slash makes another character of it.
+    package static func isName(_ name: String) -> Bool {
+        !name.isEmpty && name != "." && name != ".." && !name.utf8.contains(UInt8(ascii: "/")) && !name.utf8.contains(0)
+    }
+}
+
+extension SSHError {
+    /// Somebody has stopped a transfer.
+    package static var interrupted: SSHError { SSHError(.closed, "the transfer was interrupted") }
 }

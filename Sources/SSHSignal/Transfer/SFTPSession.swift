@@ -71,7 +71,7 @@ final class SFTPSession: StreamObserver {
     }
 
     /// Gives up what is running. The session can be used further.
-    func cancel() { finish(SSHError(.closed, "the transfer was interrupted")) }
+    func cancel() { finish(.interrupted) }
 
     func close() {
         guard !isClosed else { return }

@@ -38,10 +38,12 @@ struct ShellFiles: RemoteFiles {
         try Self.check(result, "reading \(directory)")
         return try result.text.split(separator: "\0").map { record throws(SSHError) in
             let words = record.split(separator: " ", maxSplits: 2)
-            guard words.count == 3, words[2].hasPrefix("./") else {
+            guard words.count == 3, words[2].utf8.starts(with: "./".utf8) else {
                 throw Self.unexpected("reading \(directory)", result.text)
             }
-            return RemoteChild(name: String(words[2].dropFirst(2)), status: Self.status(words[0], words[1]))
+            let name = String(Substring(words[2].utf8.dropFirst(2)))
+            guard RemoteChild.isName(name) else { throw Self.unexpected("reading \(directory)", result.text) }
+            return RemoteChild(name: name, status: Self.status(words[0], words[1]))
         }
     }
 

@@ -44,7 +44,7 @@ struct ServerPatience: Hashable {
 
 /// Where host names are looked up, one source after the other: the `hosts` line of nsswitch.conf(5).
 struct NameSources: Hashable {
-    enum Source: Hashable {
+    enum Source: Hashable, Sendable {
         /// c-ares is asked, as its option `lookups` says: `f` is the hosts file, `b` the name servers.
         case cares(String)
         /// Modules of the C library, as the line names them. They are shared libraries, so that a program has to be
@@ -59,6 +59,9 @@ struct NameSources: Hashable {
     }
 
     private(set) var steps: [Step] = []
+    /// An action stands behind a module. Only the C library knows what came of that module, so that whoever asks it is
+    /// given the rest of the line as well, files and name servers included.
+    private var asksRest = false
 
     /// - Parameters:
     ///   - text: Of nsswitch.conf; nil: there is no such file.
@@ -67,6 +70,7 @@ struct NameSources: Hashable {
     init(nsswitch text: [UInt8]?, asksModules: Bool) {
         for word in text.map(Self.words) ?? [] {
             switch word {
+            case _ where asksRest: add(module: word)
             case "files": add("f")
             case "dns": add("b")
             case "resolve" where !asksModules: add("b")
@@ -97,7 +101,9 @@ struct NameSources: Hashable {
     private mutating func act(_ action: String) {
         guard let last = steps.last else { return }
         switch last.source {
-        case .modules(let names): steps[steps.count - 1].source = .modules("\(names) \(action)")
+        case .modules:
+            add(module: action)
+            asksRest = true
         case .cares:
             let words = action.dropFirst().dropLast().lowercased().split(separator: " ")
             let ends = words.contains { $0 == "notfound=return" || $0 == "!unavail=return" || $0 == "!success=return" }

@@ -18,7 +18,7 @@ final class NameService {
     }
 
     private struct Lookup {
-        var questions: [Question] = []
+        var questions: [ObjectIdentifier: Question] = [:]
         var isUnderWay = false
     }
 
@@ -41,7 +41,7 @@ final class NameService {
         }
         guard queue.ask(name, for: requester) else {
             let reason = "too many names wait to be looked up; try again later"
-            return answer(.failure(StreamError(.limit, "'\(host)' is not looked up: \(reason)")))
+            return answer(.failure(StreamError(.limit, "'\(Printable.escape(host))' is not looked up: \(reason)")))
         }
         let question = Question(host, for: requester, answer)
         let timer = LoopTimer(on: loop) { [weak self, weak question] in
@@ -49,7 +49,7 @@ final class NameService {
         }
         question.timer = timer
         timer.schedule(after: limits.patience)
-        lookups[name, default: Lookup()].questions.append(question)
+        lookups[name, default: Lookup()].questions[ObjectIdentifier(question)] = question
         startNext()
     }
 
@@ -72,25 +72,22 @@ final class NameService {
 
     private func ended(_ name: String, _ result: Result<[SocketAddress], NameSourceReader.Failure>) {
         queue.ended(name)
-        for question in lookups.removeValue(forKey: name)?.questions ?? [] {
-            settle(
-                question,
-                result.mapError { StreamError($0.code, "'\(question.host)' does not resolve: \($0.reason)") }
-            )
+        for question in (lookups.removeValue(forKey: name)?.questions ?? [:]).values {
+            let host = Printable.escape(question.host)
+            settle(question, result.mapError { StreamError($0.code, "'\(host)' does not resolve: \($0.reason)") })
         }
         startNext()
     }
 
     private func giveUp(_ question: Question, _ name: String) {
-        guard var lookup = lookups[name] else { return }
-        lookup.questions.removeAll { $0 === question }
-        lookups[name] = lookup
-        if lookup.questions.isEmpty, !lookup.isUnderWay {
+        guard lookups[name]?.questions.removeValue(forKey: ObjectIdentifier(question)) != nil else { return }
+        if let lookup = lookups[name], lookup.questions.isEmpty, !lookup.isUnderWay {
             lookups[name] = nil
             queue.abandon(name)
         }
         let reason = "no answer within \(limits.patience)"
-        settle(question, .failure(StreamError(.timedOut, "'\(question.host)' does not resolve: \(reason)")))
+        let host = Printable.escape(question.host)
+        settle(question, .failure(StreamError(.timedOut, "'\(host)' does not resolve: \(reason)")))
     }
 
     private func settle(_ question: Question, _ result: Result<[SocketAddress], StreamError>) {

@@ -58,6 +58,10 @@ final class NameSourceReader {
         let rest = steps.dropFirst()
         switch step.source {
         case .modules(let line):
+            // As below: the rest of a line may have name servers in it.
+            if Self.isLocal(name), line.split(separator: " ").contains("dns") {
+                return run(rest, name, failure, completion)
+            }
             asked(modules: line, name) { [self] addresses in
                 if addresses.isEmpty { run(rest, name, failure, completion) } else { completion(.success(addresses)) }
             }

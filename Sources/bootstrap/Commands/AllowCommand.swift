@@ -9,8 +9,8 @@ struct AllowCommand: AsyncParsableCommand {
         commandName: "allow",
         abstract: "Let others of a device's namespace reach more of it.",
         discussion: """
-            Adds ports of the device, or other hosts that are reached through it, to what its node lets through. Nothing else of it \
-            changes; `bootstrap status DEST` shows what is allowed.
+            Adds ports of the device, or other hosts that are reached through it, to what its node lets through. Its agent and its \
+            certificate are brought up to date on the way; the rest stays as it is. `bootstrap status DEST` shows what is allowed.
 
               bootstrap allow camera.lan 22 8080
               bootstrap allow gateway.lan 10.0.0.9:554
@@ -27,7 +27,8 @@ struct DenyCommand: AsyncParsableCommand {
         commandName: "deny",
         abstract: "Take back what `allow` and `enroll --allow-port` let others reach.",
         discussion: """
-            Streams that are open to it are cut when the node has taken its new configuration up.
+            Streams that are open to it are cut when the node has taken its new configuration up. The device's agent and its \
+            certificate are brought up to date on the way; the rest stays as it is.
 
               bootstrap deny camera.lan 22
             """
@@ -45,6 +46,14 @@ struct AccessChange: ParsableArguments {
 
     @Argument(help: ArgumentHelp("A port of the device, or HOST:PORT behind it.", valueName: "PORT"))
     var places: [String]
+
+    @Option(
+        help: ArgumentHelp(
+            "The program that is the device's agent from then on. (default: the static build beside this one, or this one)",
+            valueName: "PATH"
+        )
+    )
+    var agentBinary: String?
 
     @OptionGroup var clock: ClockOptions
     @OptionGroup var issuers: IssuerOptions
@@ -70,7 +79,7 @@ struct AccessChange: ParsableArguments {
         let agent: AgentBinary
         do {
             target = try EnrollmentTarget(device)
-            agent = try AgentBinary.find(nil, executable: Executable.path)
+            agent = try AgentBinary.find(agentBinary, executable: Executable.path)
         } catch let error as AgentBinaryError {
             throw fail(error.message, .usage)
         } catch {
@@ -92,7 +101,7 @@ struct AccessChange: ParsableArguments {
         if !allows { order.deny = ports.map(String.init) + hosts }
         let (issuer, trustDomain) = try issuers.load(access)
         let report = EnrollmentOutput(format: .text, names: [device.name])
-        let run = EnrollmentRun(
+        var run = EnrollmentRun(
             order,
             server: nil,
             issuer: issuer,
@@ -102,6 +111,7 @@ struct AccessChange: ParsableArguments {
             records: records,
             report: report
         )
+        run.publisher = try RevocationPublisher.reconciled(issuer, with: records.ledger)
         let failures: [EnrollmentFailure]
         do throws(HostError) {
             failures = try await run([target], parallel: 1).failures

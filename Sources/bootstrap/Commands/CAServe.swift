@@ -63,29 +63,42 @@ struct CAServe: AsyncParsableCommand {
     }
 
     /// As a service of this machine.
-    private func setUp() throws {
+    private func setUp() async throws {
         guard let program = Executable.path else { throw fail("/proc is needed to find this program") }
         var options = ["--listen", listen]
         if let ttl { options += ["--ttl", "\(ttl.duration.components.seconds)s"] }
         if clock.skewOk { options.append("--skew-ok") }
         if let directory = access.location.directory { options += ["--ca", absolutePath(directory)] }
         if let file = access.passphraseFile { options += ["--passphrase-file", absolutePath(file)] }
-        let service = IssuerService(program: program, options: options, home: absolutePath(Home.path))
+        let service = IssuerService(
+            program: program,
+            options: options,
+            home: absolutePath(Home.path),
+            authority: absolutePath(access.location.path)
+        )
         do {
             if uninstall {
                 unlink(Home.issuerAddress)
                 try service.remove()
                 return printLine("removed \(service.place)")
             }
-            let port = try SocketAddress(parsing: listen).port
+            let place = try SocketAddress(parsing: listen)
             guard try access.loadWithPassphrase().passphrase == nil || access.passphraseFile != nil else {
                 throw fail(
                     "nobody answers a service's questions: give the CA's passphrase with --passphrase-file",
                     .usage
                 )
             }
-            for warning in try service.install() { printError("warning: \(warning)") }
-            try AtomicFile.write(Array("\(address ?? "*:\(port)")\n".utf8), to: Home.issuerAddress)
+            // A unit that may write to it does not start where it is not there.
+            try AtomicFile.createDirectory(Home.path, mode: 0o700)
+            for warning in try service.install() { printWarning(warning) }
+            guard await Self.accepts(place) else {
+                throw fail(
+                    "\(service.place) is installed, and nobody listens on \(listen) yet; devices are not told of it. See why "
+                        + "(\(service.logCommand)), then run this again, or take it back with --uninstall"
+                )
+            }
+            try AtomicFile.write(Array("\(address ?? "*:\(place.port)")\n".utf8), to: Home.issuerAddress)
             printLine("installed \(service.place), listening on \(listen)")
             printLine(
                 "From now on `bootstrap enroll` has devices that reach it renew here; those that are enrolled, when they are enrolled again."
@@ -97,8 +110,19 @@ struct CAServe: AsyncParsableCommand {
         }
     }
 
+    /// Whether a service that was started just now is there, within some seconds.
+    private static func accepts(_ place: SocketAddress) async -> Bool {
+        let end = ContinuousClock.now + .seconds(5)
+        // Nobody there is said at once.
+        while !place.accepts(within: .seconds(1)) {
+            guard ContinuousClock.now < end else { return false }
+            try? await Task.sleep(for: .milliseconds(100))
+        }
+        return true
+    }
+
     func run() async throws {
-        if install || uninstall { return try setUp() }
+        if install || uninstall { return try await setUp() }
         startLogging(.notice)
         let logger = Logger(label: "issuer")
         let authority = try access.loadLive()

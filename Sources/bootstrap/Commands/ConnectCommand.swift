@@ -92,7 +92,7 @@ struct ConnectCommand: AsyncParsableCommand {
         let forwards = try parseForwards()
         let device = try findDevice()
         if let device, let warning = DeviceStatus(device, at: WallClock.system.seconds).warning {
-            printError("warning: \(warning)")
+            printWarning(warning)
         }
         let session = try device.map { try makeSession($0) }
         // Whoever is no device by this name may be one by another.
@@ -273,17 +273,10 @@ private struct Connection: Sendable {
         if Verbosity.current >= .normal { printLine(line) }
     }
 
-    /// What ends the command in order. A signal that whoever started it has it ignore stays ignored (`nohup`).
-    private static var stopSignals: [UnixSignal] {
-        let signals: [(number: Int32, signal: UnixSignal)] = [
-            (SIGINT, .sigint), (SIGTERM, .sigterm), (SIGHUP, .sighup), (SIGUSR1, .sigusr1), (SIGUSR2, .sigusr2),
-        ]
-        return signals.filter { !isIgnored($0.number) }.map(\.signal)
-    }
-
     func run() async throws {
         // Before anything listens: one that comes early ends the command as any other.
-        let signals = await UnixSignalsSequence(trapping: Self.stopSignals)
+        let stopSignals = trappable([.sigint, .sigterm, .sighup, .sigusr1, .sigusr2])
+        let signals = await UnixSignalsSequence(trapping: stopSignals)
         let loop = EventLoop(name: "connect")
         let events = AsyncStream<PathChange>.makeStream()
         let paths: LoopBound<PeerPaths>
@@ -488,7 +481,7 @@ private struct Connection: Sendable {
 
     private func keepWatch(_ watch: HostWatch) async throws {
         do {
-            try await watch.follow { printError("warning: \($0)") }
+            try await watch.follow { printWarning($0) }
         } catch let error as HostError {
             throw end.fail(error.message, error.reason.exitCode)
         }

@@ -53,9 +53,10 @@ struct CopyCommand: AsyncParsableCommand {
             )
         case (0, let remote?):
             for source in sources { try check(source) }
-            try await copy(with: remote.destination) { [sources] (copy) async throws(SSHError) in
+            let reason = try await copy(with: remote.destination) { [sources] (copy) async throws(SSHError) in
                 try await copy.send(sources, to: RemotePath.withoutHome(remote.path))
             }
+            if let reason { throw reason.exitCode }
         case (sources.count, nil):
             for (source, remote) in zip(sources, remotes) where remote?.path.hasSuffix("/") == true && !recursive {
                 throw fail("'\(source)' names a directory; -r copies it", .usage)
@@ -71,11 +72,15 @@ struct CopyCommand: AsyncParsableCommand {
                 }
             }
             if patterns.count > 1 { try checkDirectory() }
+            // What one machine does not give is no reason to leave the others out.
+            var reasons: [HostError.Reason] = []
             for (destination, paths) in patterns {
-                try await copy(with: destination) { [target] (copy) async throws(SSHError) in
+                let reason = try await copy(with: destination) { [target] (copy) async throws(SSHError) in
                     try await copy.fetch(paths, to: target)
                 }
+                if let reason { reasons.append(reason) }
             }
+            if let reason = HostError.Reason.common(of: reasons) { throw reason.exitCode }
         case (_, nil): throw fail("some of the sources are here, and so is '\(target)'; copy them apart", .usage)
         case (_, _?):
             throw fail("between two machines: copy it here first, the target or the sources must be local", .usage)
@@ -100,25 +105,28 @@ struct CopyCommand: AsyncParsableCommand {
         }
     }
 
+    /// - Returns: Why not everything was copied, which was printed; nil when all was.
+    /// - Throws: the exit code, when it was stopped or nothing can be copied with any machine.
     private func copy(
         with destination: String,
         _ body: @escaping @Sendable (FileCopy) async throws(SSHError) -> Void
-    ) async throws {
+    ) async throws -> HostError.Reason? {
         let logins = try ssh.logins()
         let target: RemoteTarget
         do throws(HostError) {
             target = try RemoteTarget(destination, in: DeviceDirectory(Home.devices))
         } catch {
-            throw fail(error)
+            return try Self.told(error.message, error.reason)
         }
         let login: SSHLogin
         do throws(SSHConfigurationError) {
             login = try target.login(logins) { printNotice($0) }
         } catch {
-            throw fail("\(error)", .usage)
+            return try Self.told("\(error)", .usage)
         }
         let bar = TransferBar(isShown: Verbosity.current >= .normal)
         let failures = Mutex<[HostError.Reason]>([])
+        let end = Mutex<HostError.Reason?>(nil)
         let report = FileCopy.Report(
             progress: { bar.draw($0, $1, of: $2) },
             finished: { bar.finish($0) },
@@ -139,9 +147,19 @@ struct CopyCommand: AsyncParsableCommand {
             } catch {
                 bar.clear()
                 guard !Task.isCancelled else { return }
-                throw fail("\(target.name): \(error.message)", HostError.Reason(error.code).exitCode)
+                let reason = try Self.told("\(target.name): \(error.message)", HostError.Reason(error.code))
+                end.withLock { $0 = reason }
             }
         }
-        if let reason = HostError.Reason.common(of: failures.withLock { $0 }) { throw reason.exitCode }
+        return end.withLock { $0 } ?? HostError.Reason.common(of: failures.withLock { $0 })
+    }
+
+    /// Prints why a machine has failed.
+    ///
+    /// - Throws: the exit code, where a question was answered with Ctrl-C: that is meant for all.
+    private static func told(_ message: String, _ reason: HostError.Reason) throws -> HostError.Reason {
+        let code = fail(message, reason.exitCode)
+        guard code != .interrupted else { throw code }
+        return reason
     }
 }

@@ -1,6 +1,5 @@
 import ArgumentParser
 import Fleet
-import FoundationEssentials
 import MeshIdentity
 import SSHSignal
 import Streams
@@ -99,11 +98,7 @@ private final class DoctorReport: Sendable {
             }
         }
         switch format {
-        case .json:
-            let encoder = JSONEncoder()
-            encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-            guard let json = try? encoder.encode(finding) else { return }
-            printLine(String(decoding: json, as: UTF8.self))
+        case .json: printJSON(finding)
         case .text:
             func padded(_ text: String, _ width: Int) -> String {
                 text + String(repeating: " ", count: max(1, width - text.count))

@@ -172,7 +172,7 @@ struct EnrollCommand: AsyncParsableCommand {
             records: records,
             report: report
         )
-        run.publisher = try publisher(issuer, records)
+        run.publisher = try RevocationPublisher.reconciled(issuer, with: records.ledger)
         run.admission = EnrollmentAdmission(
             acceptsNewHostKey: acceptNewHostKey,
             reinstates: reinstate,
@@ -187,17 +187,6 @@ struct EnrollCommand: AsyncParsableCommand {
         }
         report.summary(failures, of: begun)
         if let reason = HostError.Reason.common(of: failures.map(\.error.reason)) { throw reason.exitCode }
-    }
-
-    /// nil where somebody else's CA signs.
-    private func publisher(
-        _ issuer: any CertificateIssuer,
-        _ records: DeviceDirectory
-    ) throws -> RevocationPublisher? {
-        guard let authority = issuer as? LiveCA else { return nil }
-        // Who is revoked says the CA's list, too, where the ledger has forgotten it.
-        try authority.reconcile(with: records.ledger)
-        return RevocationPublisher(authority: authority, ledger: records.ledger)
     }
 
     private func order() throws -> EnrollmentOrder {

@@ -76,7 +76,9 @@ struct ExecCommand: AsyncParsableCommand {
         let logins = try ssh.logins()
         // As ssh does: words joined by blanks, for the shell there.
         let line = command.joined(separator: " ")
-        guard !targets.isEmpty else { throw fail("no machine has these labels", .usage) }
+        guard !targets.isEmpty else {
+            throw fail(label.isEmpty ? "there is no machine to run it on" : "no machine has these labels", .usage)
+        }
         if destination != nil, targets.count == 1, put.isEmpty, get.isEmpty, output == .text {
             return try await ForegroundCommand(target: targets[0], command: line, logins: logins).run()
         }
@@ -90,6 +92,7 @@ struct ExecCommand: AsyncParsableCommand {
             output: .init(
                 standard: { [output] in if output == .text { _ = writeStandardOutput(Array($0.utf8)) } },
                 error: { printError($0) },
+                warning: { printNotice($0) },
                 outcome: { [output] in output.tell($0) }
             )
         )

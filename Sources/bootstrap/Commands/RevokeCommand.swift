@@ -163,7 +163,7 @@ struct RevokeCommand: AsyncParsableCommand {
             output.say("Wrote \(publisher.path)")
             let foreign = try publisher.comparison().foreign
             guard !done.isEmpty else {
-                if let remark = ListComparison.remark(onForeign: foreign) { printError("warning: \(remark)") }
+                if let remark = ListComparison.remark(onForeign: foreign) { printWarning(remark) }
                 return (lists, true)
             }
             let named = Set(done.flatMap(\.certificates).map(\.name))

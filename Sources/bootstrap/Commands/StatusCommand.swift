@@ -104,9 +104,9 @@ struct StatusCommand: AsyncParsableCommand {
         guard (try? EmbeddedCA.bundle(directory: access.location.path)) != nil else { return }
         do throws(LedgerError) {
             let found = try ListComparison(directory: access.location.path, ledger: ledger)
-            if let remark = found.remark { printError("warning: \(remark)") }
+            if let remark = found.remark { printWarning(remark) }
         } catch {
-            printError("warning: \(error.message)")
+            printWarning(error.message)
         }
     }
 

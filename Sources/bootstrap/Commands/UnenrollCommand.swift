@@ -68,7 +68,7 @@ struct UnenrollCommand: AsyncParsableCommand {
                 removal.sshServer = record?.sshServer
                 let outcome = try await removal.run(try login(record, destination, logins), on: loop)
                 for text in outcome.removed { printLine("\(name)  removed  \(text)") }
-                for text in outcome.left { printError("warning: \(name): left \(text)") }
+                for text in outcome.left { printWarning("\(name): left \(text)") }
                 if let failure = outcome.sshServerFailure {
                     throw HostError(
                         failure.reason,
@@ -89,9 +89,9 @@ struct UnenrollCommand: AsyncParsableCommand {
 
     private func forget(_ record: Device?, name: String, in records: DeviceDirectory) throws {
         guard let record else {
-            // It was to be called as its host, or the name was given.
-            let host = (try? Destination(parsing: name))?.host ?? name
-            let isEnded = try records.ledger.endEnrolment(named: host, by: "unenroll")
+            // The name was given, or it was to be called as its host.
+            let names = [name, (try? EnrollmentTarget(name))?.name ?? name]
+            let isEnded = try names.contains { try records.ledger.endEnrolment(named: $0, by: "unenroll") }
             let why = isEnded ? " yet; its enrolment, which was under way or was cut, gets nothing more" : ""
             return printLine("\(name)  was not recorded\(why)")
         }

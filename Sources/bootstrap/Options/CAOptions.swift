@@ -34,7 +34,6 @@ struct CAAccess: ParsableArguments {
 
     /// The same, with the passphrase of its key; nil where that is not encrypted.
     func loadWithPassphrase() throws -> (authority: EmbeddedCA, passphrase: Passphrase?) {
-        ProcessMemory.isHidden()
         do throws(IdentityError) {
             return try openWithPassphrase()
         } catch {
@@ -44,6 +43,7 @@ struct CAAccess: ParsableArguments {
 
     /// The same, and prints nothing.
     private func openWithPassphrase() throws(IdentityError) -> (authority: EmbeddedCA, passphrase: Passphrase?) {
+        ProcessMemory.isHidden()
         if let passphraseFile {
             let passphrase = try Passphrase(file: passphraseFile)
             return (try EmbeddedCA.load(directory: location.path, passphrase: passphrase), passphrase)
@@ -88,9 +88,22 @@ extension LiveCA {
     /// - Throws: the exit code; why was printed.
     func reconcile(with ledger: Ledger) throws {
         do throws(LedgerError) {
-            try RevocationPublisher(authority: self, ledger: ledger).reconcile { printError("warning: \($0)") }
+            try RevocationPublisher(authority: self, ledger: ledger).reconcile { printWarning($0) }
         } catch {
             throw fail(error.message)
         }
+    }
+}
+
+extension RevocationPublisher {
+    /// For whatever gives certificates to devices: compares ledger and list first.
+    ///
+    /// - Returns: nil where somebody else's CA signs.
+    /// - Throws: the exit code; why was printed.
+    static func reconciled(_ issuer: any CertificateIssuer, with ledger: Ledger) throws -> RevocationPublisher? {
+        guard let authority = issuer as? LiveCA else { return nil }
+        // Who is revoked says the CA's list, too, where the ledger has forgotten it.
+        try authority.reconcile(with: ledger)
+        return RevocationPublisher(authority: authority, ledger: ledger)
     }
 }

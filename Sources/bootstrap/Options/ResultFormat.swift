@@ -1,6 +1,5 @@
 import ArgumentParser
 import Fleet
-import FoundationEssentials
 
 /// What a command that does something with several machines prints on stdout.
 enum ResultFormat: String, ExpressibleByArgument, CaseIterable {
@@ -19,10 +18,7 @@ enum ResultFormat: String, ExpressibleByArgument, CaseIterable {
     /// A line for programs; nothing otherwise.
     func tell(_ value: some Encodable) {
         guard self == .json else { return }
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-        guard let bytes = try? encoder.encode(value) else { return }
-        printLine(String(decoding: bytes, as: UTF8.self))
+        printJSON(value)
     }
 
     var report: HostReport {

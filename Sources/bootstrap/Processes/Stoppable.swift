@@ -8,7 +8,7 @@ import UnixSignals
 ///
 /// - Throws: 128 and the signal, as a shell has it, when it was stopped; otherwise what `body` throws.
 func stoppable(_ body: @escaping @Sendable () async throws -> Void) async throws {
-    let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm, .sighup)
+    let signals = await UnixSignalsSequence(trapping: trappable([.sigint, .sigterm, .sighup]))
     let stopped = Mutex<ExitCode?>(nil)
     let work = Task { try await body() }
     let watcher = Task {

@@ -1,6 +1,5 @@
 import ArgumentParser
 import Fleet
-import FoundationEssentials
 import Glibc
 import Platform
 import SSHSignal
@@ -142,10 +141,7 @@ final class EnrollmentOutput: EnrollmentReport {
 
     private func json(_ outcome: Outcome) {
         guard format == .json else { return }
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-        guard let bytes = try? encoder.encode(outcome) else { return }
-        printLine(String(decoding: bytes, as: UTF8.self))
+        printJSON(outcome)
     }
 
     // MARK: Progress bar

@@ -23,6 +23,27 @@ import Testing
         await journey.stop()
     }
 
+    /// So does `nohup bootstrap exec … &`.
+    @Test func aCommandOnSeveralMachinesIgnoresWhatItWasStartedToIgnore() async throws {
+        let journey = try await Journey()
+        let inventory = try journey.directory.write(
+            "fleet.yaml",
+            "- {host: \"\(journey.destination)\", name: one}\n- {host: \"\(journey.destination)\", name: two}\n"
+        )
+        let begun = journey.directory.path("begun")
+        let exec = try ChildProcess(
+            "sh",
+            ["-c", "trap '' HUP; exec \"$@\"", "sh", TestTools.bootstrap, "exec", "--inventory", inventory]
+                + journey.sshOptions + ["--", "touch \(begun); sleep 2; echo done"],
+            environment: ["HOME": journey.home, "BOOTSTRAP_HOME": journey.home + "/.bootstrap", "SSH_AUTH_SOCK": nil]
+        )
+        try await eventually("the command has begun") { FileManager.default.fileExists(atPath: begun) }
+        exec.signal(SIGHUP)
+        _ = try await exec.standardOutput.line(containing: "done")
+        #expect(try await exec.exit() == .exited(0))
+        await journey.stop()
+    }
+
     /// `nohup bootstrap connect … &` outlives the terminal.
     @Test func aSignalThatIsIgnoredStaysIgnored() async throws {
         let journey = try await Journey()

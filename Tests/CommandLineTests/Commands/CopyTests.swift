@@ -148,6 +148,44 @@ import Testing
         await journey.stop()
     }
 
+    /// Nor does a machine that fails.
+    @Test func oneMachineDoesNotStopTheOthers() async throws {
+        let journey = try await start(sftp: true)
+        try journey.directory.write("there/file", "content")
+        let here = journey.directory.path("here")
+        let nobody = "\(OpenSSHServer.user)@127.0.0.1:\(FreePort.next()):/none"
+        let output = try await copy([nobody, remote("file", journey), here], journey, 6)
+        #expect(output.standardError.contains("error: "), "\(output.standardError)")
+        #expect(try journey.directory.read("here/file") == "content")
+        await journey.stop()
+    }
+
+    /// Nor does a link that nobody can follow. (The shell takes it for one to nothing.)
+    @Test func aBadLinkDoesNotStopTheOthers() async throws {
+        let journey = try await start(sftp: true)
+        try journey.directory.write("there/file", "content")
+        symlink(String(repeating: "x", count: 300), journey.directory.path("there/bad"))
+        let output = try await copy([remote("*", journey), journey.directory.path("here")], journey, 1)
+        #expect(output.standardError.contains("there/bad"), "\(output.standardError)")
+        #expect(try FileManager.default.contentsOfDirectory(atPath: journey.directory.path("here")) == ["file"])
+        await journey.stop()
+    }
+
+    /// A device says which files there are, not where they go.
+    @Test func namesWithSlashesAreRefused() async throws {
+        let forged = #"exec sh -c "$(printf %s "$SSH_ORIGINAL_COMMAND" | sed 's|.$f.; done|./a/.bashrc; done|')""#
+        let server = try await OpenSSHServer(configuration: ["ForceCommand \(forged)"], sftp: false)
+        let journey = try await Journey(sshd: server)
+        for name in ["here/a", "there/a"] { try journey.directory.makeDirectory(name, permissions: 0o755) }
+        try journey.directory.write("there/a/.bashrc", "evil")
+        for arguments in [[remote("*", journey)], ["-r", remote("", journey)]] {
+            let output = try await copy(arguments + [journey.directory.path("here")], journey, 1)
+            #expect(output.standardError.contains("did not confirm it"), "\(output.standardError)")
+        }
+        #expect(try FileManager.default.contentsOfDirectory(atPath: journey.directory.path("here/a")).isEmpty)
+        await journey.stop()
+    }
+
     /// Ctrl-C on the way: nothing half is left, on either side, and what was there before is whole.
     @Test(arguments: [true, false], [true, false]) func whatIsInterruptedIsTakenAway(
         sftp: Bool,

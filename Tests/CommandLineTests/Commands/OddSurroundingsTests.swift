@@ -93,4 +93,28 @@ import Testing
         server.signal(SIGTERM)
         _ = await server.stop()
     }
+
+    /// Of a process that can be looked at, the files in /proc are its user's; otherwise root's.
+    @Test(.enabled(if: getuid() == 0)) func whatServesTheAuthorityIsHidden() async throws {
+        let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", TestTools.bootstrap]
+        try #require(chown(directory.path, 65534, 65534) == 0)
+        let home = ["BOOTSTRAP_HOME": directory.path("home"), "HOME": directory.path]
+        let made = try await ChildProcess.run(
+            "setpriv",
+            nobody + ["ca", "init", "--trust-domain", "t.example"],
+            environment: home
+        )
+        try #require(made.succeeded, "\(made.standardError)")
+        let server = try ChildProcess(
+            "setpriv",
+            nobody + ["ca", "serve", "--listen", "127.0.0.1:0"],
+            environment: home
+        )
+        _ = try await server.standardOutput.line(containing: "127.0.0.1")
+        var memory = stat()
+        try #require(stat("/proc/\(server.pid)/mem", &memory) == 0)
+        #expect(memory.st_uid == 0)
+        server.signal(SIGTERM)
+        _ = await server.stop()
+    }
 }

@@ -147,6 +147,37 @@ import Testing
         #expect(try ledger.machines(like: other, besides: "dev8").isEmpty)
     }
 
+    // MARK: What a machine says of its keys
+
+    @Test func aKeyThatAnotherHasProvenIsNotTaken() async throws {
+        try await enroll("dev7")
+        try await enroll("dev8") { machine in
+            machine = MetMachine(hostKey: otherKey)
+            machine.otherKeys = [key]
+        }
+        #expect(try devices.devices(withHostKey: key.fingerprint).map(\.name) == ["dev7"])
+    }
+
+    /// It was first, and is revoked: the machine that has the key in truth goes on.
+    @Test func whoOnlySaysThatItHasAKeyIsNotItsMachine() async throws {
+        let shown = try #require(HostKey(blob: [0, 0, 0, 11] + Array("ssh-ed25519".utf8) + [7]))
+        let proven = MachineKey(algorithm: shown.algorithm, fingerprint: shown.fingerprint)
+        let trust = OperatorTrust(records: devices, authority: home.path("ca"))
+        try await enroll("dev8") { machine in
+            machine = MetMachine(hostKey: otherKey)
+            machine.otherKeys = [proven]
+        }
+        _ = try ledger.revokeDevice(named: "dev8", reason: "stolen", by: "revoke")
+        let before = try trust.refusal(of: shown)
+        #expect(before?.message.contains("stolen") == true)
+        try await enroll("dev7") { $0 = MetMachine(hostKey: proven) }
+        let trusted = try trust.refusal(of: shown)
+        #expect(trusted == nil, "\(trusted?.message ?? "")")
+        _ = try ledger.revokeDevice(named: "dev7", reason: "lost", by: "revoke")
+        let after = try trust.refusal(of: shown)
+        #expect(after?.message.contains("lost") == true)
+    }
+
     // MARK: What a device does not take
 
     private func renewal(_ ledger: Ledger, byHand: Bool = false) throws -> RecordingIssuer {
@@ -183,7 +214,21 @@ import Testing
         by.clock = at.clock.advanced(by: -2)
         let issuer = try renewal(by, byHand: true)
         let renewed = try await certify("dev7", issuer)
-        try devices.update("dev7", on: issuer.claim, by: "renew", "renewed") { $0.serial = renewed.serial }
+        // Nobody else has a key of it: what it had before is superseded.
+        var wasAlarmed: Bool?
+        try devices.update(
+            "dev7",
+            on: issuer.claim,
+            by: "renew",
+            "renewed",
+            revokingEarlier: { isAlarmed in
+                wasAlarmed = isAlarmed
+                return isAlarmed ? "a certificate that it had replaced was used elsewhere" : nil
+            },
+            { $0.serial = renewed.serial }
+        )
+        #expect(wasAlarmed == false)
+        #expect(try ledger.certificates(of: "dev7").first { $0.serial == device.serial }?.state == .superseded)
         #expect(try ledger.alarms().isEmpty)
     }
 

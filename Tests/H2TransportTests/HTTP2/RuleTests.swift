@@ -170,6 +170,14 @@ import Testing
         #expect(late)
     }
 
+    @Test("the largest identifier has no successor, and needs none")
+    func largestIdentifier() {
+        var streams = ClientStreams()
+        var answers: [Bool] = []
+        for id: Int32 in [.max, .max, 1] { answers.append(streams.begin(id)) }
+        #expect(answers == [true, true, false])
+    }
+
     @Test("SETTINGS by which a window overflows are an error of the connection")
     func windowOverflow() async throws {
         try await withAttackedServer(configuration) { server, peer in

@@ -359,21 +359,31 @@ struct Home {
     @Test(arguments: [
         "bootstrap connect %h -W localhost:22", "exec /usr/local/bin/bootstrap connect -W localhost:22 %h",
         "\"/opt/bootstrap\" connect %h -W localhost:22",
+        "bootstrap connect -q -p2222 -i ~/.ssh/gw --path h2 '%r@%h:%p' -W localhost:22",
+        "bootstrap connect -N --path=ssh Dev:22 -W localhost:22",
     ])
     func aProxyCommandThatIsThisProgramIsNotFollowed(command: String) throws {
         let result = try Home(config: "Host dev\n    ProxyCommand \(command)\n").resolve("dev")
         #expect(result.notes.isEmpty, "\(result.notes)")
         #expect(result.limits.isEmpty, "\(result.limits)")
-        #expect(OwnProxyCommand.isThisProgram(command))
+        #expect(OwnProxyCommand.isThisProgram(command, to: ["dev"]))
     }
 
     @Test func otherProxyCommandsAreFollowed() throws {
         for command in ["nc %h %p", "bootstrap --help", "ssh bootstrap connect", "/usr/bin/connect bootstrap"] {
-            #expect(!OwnProxyCommand.isThisProgram(command))
+            #expect(!OwnProxyCommand.isThisProgram(command, to: ["dev"]))
         }
         // Under another name it is known by its file.
         let own = try #require(realpath("/proc/self/exe", nil).map { String(cString: $0) })
-        #expect(OwnProxyCommand.isThisProgram("\(own) connect %h -W localhost:22"))
+        #expect(OwnProxyCommand.isThisProgram("\(own) connect %h -W localhost:22", to: []))
+    }
+
+    /// The way by a gateway is not dropped.
+    @Test(arguments: ["bootstrap connect gw -W %h:22", "bootstrap connect -p 22 ops@gw:22 -W %h:%p"])
+    func aProxyCommandToAnotherHostIsFollowed(command: String) throws {
+        #expect(!OwnProxyCommand.isThisProgram(command, to: ["dev", "192.0.2.1"]))
+        let result = try Home(config: "Host dev\n    ProxyCommand \(command)\n").resolve("dev")
+        #expect(result.limits.map(\.kind) == [.proxyCommand])
     }
 
     @Test func whatIsUnderWayIsNotBegunAgain() {

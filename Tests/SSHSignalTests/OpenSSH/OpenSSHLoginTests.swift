@@ -206,6 +206,26 @@ import Testing
         #expect(option.hasSuffix(" \"/a b/100%% \\\"x\\\"\\\\y/k\" %t %K"))
     }
 
+    /// What a `Host` block of the user's file ends with does not swallow the system's, however each gets in.
+    @Test(arguments: ["config", "config 100%"]) func theSystemsFileHoldsBesideTheUsers(name: String) async throws {
+        let user = try files.directory.write(name, "Host other\n  User no", permissions: 0o600)
+        let system = try files.directory.write("ssh_config", "User yes\nPort 1022\n", permissions: 0o600)
+        let directory = try ControlDirectory()
+        defer { directory.remove() }
+        #expect(try directory.writeConfiguration(of: [user, files.directory.path("none"), system]))
+        let output = try await ChildProcess.run("ssh", ["-G", "-F", directory.configuration, "device"])
+        let lines = output.standardOutput.split(separator: "\n")
+        #expect(lines.contains("user yes") && lines.contains("port 1022"), "\(output)")
+        directory.remove()
+        #expect(access(directory.path, F_OK) != 0)
+    }
+
+    @Test func withoutAnyFileThereIsNoConfiguration() throws {
+        let directory = try ControlDirectory()
+        #expect(try !directory.writeConfiguration(of: [files.directory.path("none")]))
+        directory.remove()
+    }
+
     // MARK: Refused
 
     @Test func keysThatAreRefused() async throws {
