@@ -30,8 +30,8 @@ final class TunnelSource: PathSource {
     /// Counts connections that were lost: tells whether a request failed because its connection did.
     private var losses = 0
     private var monitor: LoopTimer?
-    /// Outlives the group: a peer that ends what it takes is not to be dialled for each client that comes after the path
-    /// was let go.
+    /// Outlives the group: a peer that ends what it takes is not to be dialled for each client that comes after the
+    /// path was let go.
     private var backoff = DialBackoff()
     /// Who waits until there is a certificate in the place of one that has ended.
     private var held: [H2Endpoint.Completion<ByteStream>] = []
