@@ -10,8 +10,8 @@ package struct EnrollmentOrder: Sendable {
     package var node: SignalMessage.NodeRequest
     /// Ports and `host:port` that are allowed no more.
     package var deny: [String]?
-    /// Directories to install below, best first.
-    package var bases: [String]
+    /// Directories to install below, best first; nil: where a device has it already, else the usual ones.
+    package var bases: [String]?
     package var agent: AgentBinary
     /// What keeps the node running: a ``SSHSignal/ServiceKind``, or `auto`.
     /// nil leaves what is there.
@@ -26,7 +26,7 @@ package struct EnrollmentOrder: Sendable {
     package init(
         namespace: String?,
         node: SignalMessage.NodeRequest,
-        bases: [String] = DeviceEnrollment.Installation.defaultBases,
+        bases: [String]? = nil,
         agent: AgentBinary,
         service: String?,
         keyOrigin: Device.KeyOrigin? = nil,
@@ -287,9 +287,17 @@ package struct EnrollmentRun: Sendable {
             var node = order.node
             if let ports = target.allowPorts { node.allowPorts = ports }
             node.deny = order.deny
+            // A device stays where it is: a second installation would leave the first one running.
+            var bases = order.bases
+            if bases == nil { bases = try record(of: target)?.base.map { [$0] } }
             let enrollment = DeviceEnrollment(
                 options,
-                .init(node: node, agent: order.agent, bases: order.bases, service: order.service),
+                .init(
+                    node: node,
+                    agent: order.agent,
+                    bases: bases ?? DeviceEnrollment.Installation.defaultBases,
+                    service: order.service
+                ),
                 issuer: issuer
             )
             return (try await enrollment.run(login, destination: target.text, arguments: arguments, on: loop), nil)

@@ -32,6 +32,8 @@ package struct HopTrail: Hashable, Sendable {
 
     /// Why the stream must not go on from the node `own`; nil if it may.
     package func refusal(at own: SPIFFEID?) -> String? {
+        // Nearly all come straight from their client, and a name is not made for nothing.
+        if elements.isEmpty { return nil }
         if let own, nodes.contains(Self.name(of: own)) {
             return "the stream has come through this node before: that is a loop"
         }

@@ -94,7 +94,6 @@ struct AccessChange: ParsableArguments {
                 allowHosts: allows ? hosts : nil,
                 keeps: ["bind", "port", "renewFrom", "allow"]
             ),
-            bases: device.base.map { [$0] } ?? DeviceEnrollment.Installation.defaultBases,
             agent: agent,
             service: nil
         )

@@ -193,7 +193,7 @@ struct EnrollCommand: AsyncParsableCommand {
         EnrollmentOrder(
             namespace: namespace,
             node: node(),
-            bases: base.map { [$0] } ?? DeviceEnrollment.Installation.defaultBases,
+            bases: base.map { [$0] },
             agent: try agent(),
             service: device.service,
             keyOrigin: device.keyOrigin,

@@ -25,9 +25,9 @@ import Testing
         let file = owner.state + "/node.yaml"
         let before = try String(contentsOfFile: file, encoding: .utf8)
 
-        // By its name: as whom and where to log in is known, and nothing is dropped.
+        // By its name: as whom, where to log in and where it is installed is known, and nothing is dropped.
         let again = try await owner.run([
-            "enroll", "dev7", "--agent-binary", TestTools.bootstrap, "--base", owner.base.path,
+            "enroll", "dev7", "--agent-binary", TestTools.bootstrap,
         ])
         #expect(again.succeeded, "\(again.standardOutput)\(again.standardError)")
         #expect(try owner.devices.all().map(\.destination) == [destination])
