@@ -25,6 +25,18 @@ extension PathID {
         #expect(selector.nextDeadline == nil)
     }
 
+    /// Whatever became of an attempt: a better path is not missed for ever.
+    @Test func aBetterPathOfWhichNothingIsHeardIsAskedForAgain() {
+        var selector = PathSelector(paths: [.h2, .ssh])
+        _ = selector.wanted(now: 0)
+        _ = selector.tick(now: second)
+        _ = selector.cameUp(.ssh, now: second)
+        #expect(selector.nextDeadline == 30 * second)
+        #expect(selector.tick(now: 30 * second - 1).isEmpty)
+        #expect(selector.tick(now: 30 * second) == [.connect(.h2)])
+        #expect(selector.nextDeadline == 60 * second)
+    }
+
     @Test func aFailureEndsTheHeadStart() {
         var selector = PathSelector(paths: [.h2, .ssh])
         _ = selector.wanted(now: 0)

@@ -35,6 +35,9 @@ struct PathSelector {
         var longestPause: Duration = .seconds(10)
         /// A path that was up for this long is trusted again: earlier failures no longer lengthen the pause.
         var trust: Duration = .seconds(60)
+        /// After so long without a word of a better path it is asked for again: longer than a connection and its
+        /// handshakes may take. Nothing is lost by it, and a path whose answer got lost is not missed for ever.
+        var patience: Duration = .seconds(30)
     }
 
     enum Action: Equatable {
@@ -191,6 +194,11 @@ struct PathSelector {
             if case .waiting(let until) = candidates[index].state, now >= until {
                 candidates[index].state = .trying(since: now)
                 actions.append(.connect(candidates[index].path))
+            } else if case .trying(let since) = candidates[index].state,
+                now >= since &+ timing.patience.nanoseconds
+            {
+                candidates[index].state = .trying(since: now)
+                actions.append(.connect(candidates[index].path))
             } else if case .idle = candidates[index].state {
                 candidates[index].state = .trying(since: now)
                 actions.append(.connect(candidates[index].path))
@@ -211,6 +219,7 @@ struct PathSelector {
                 if let limit, index < limit { consider(since &+ timing.stability.nanoseconds) }
             case .trying(let since):
                 if limit == nil, hasUntried(after: index) { consider(since &+ timing.headStart.nanoseconds) }
+                if let limit, index < limit { consider(since &+ timing.patience.nanoseconds) }
             case .waiting(let until):
                 if let limit, index < limit { consider(until) }
             case .idle:

@@ -74,6 +74,10 @@ final class TunnelSource: PathSource {
     func establish() {
         let group = group ?? makeGroup()
         self.group = group
+        // Who asks for what is there has missed that it is.
+        if group.isUp, group.connections.contains(where: { !$0.isDraining && $0.doubt == nil }) {
+            return loop.later { [weak self] in self?.events.up() }
+        }
         group.establish()
     }
 
