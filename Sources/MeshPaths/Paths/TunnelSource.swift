@@ -76,7 +76,11 @@ final class TunnelSource: PathSource {
         self.group = group
         // Who asks for what is there has missed that it is.
         if group.isUp, group.connections.contains(where: { !$0.isDraining && $0.doubt == nil }) {
-            return loop.later { [weak self] in self?.events.up() }
+            return loop.later { [weak self, weak group] in
+                // It may have been lost or let go meanwhile.
+                guard let self, let group, self.group === group, group.isUp else { return }
+                events.up()
+            }
         }
         group.establish()
     }

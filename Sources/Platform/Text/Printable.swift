@@ -65,8 +65,8 @@ package enum Printable {
         return text.unicodeScalars.count > 80 ? result + "…" : result
     }
 
-    /// JSON on one line whose strings have the same value, with `\uXXXX` for what is not harmless: outside its strings
-    /// there is no such character.
+    /// JSON on one line whose strings have the same value, with JSON's escape by number (RFC 8259 §7) for what is not
+    /// harmless: outside its strings there is no such character.
     package static func escapeJSON(_ json: String) -> String {
         if json.utf8.allSatisfy({ (0x20..<0x7F).contains($0) }) { return json }
         var result = ""
