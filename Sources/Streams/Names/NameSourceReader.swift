@@ -145,13 +145,20 @@ final class NameSourceReader {
         )
         let completion = LoopBound(completion, on: loop)
         let service = LoopBound(self, on: loop)
-        startThread { [loop] in
-            let outcome = try? run.run()
-            let addresses = outcome?.status == .exited(0) ? Self.addresses(outcome?.output ?? []) : []
+        let end = { @Sendable [loop] (addresses: [SocketAddress]) in
             loop.submit {
                 service.withValue { $0.programEnded() }
                 completion.withValue { $0(addresses) }
             }
+        }
+        do throws(SystemError) {
+            try startOwnThread {
+                let outcome = try? run.run()
+                end(outcome?.status == .exited(0) ? Self.addresses(outcome?.output ?? []) : [])
+            }
+        } catch {
+            // Every lookup would wait for this one here.
+            end([])
         }
     }
 
