@@ -199,7 +199,8 @@ struct BusyboxMachine {
         try home.makeDirectory("tools")
         try await home.writeProgram(
             "tools/openssl",
-            ": >'\(home.path("started"))'\nexec tail -f --pid=$PPID /dev/null\n"
+            // Until the tests end: the shell waits for it.
+            ": >'\(home.path("started"))'\nexec tail -f --pid=\(getpid()) /dev/null\n"
         )
         let recording = RecordingIssuer(
             ca,

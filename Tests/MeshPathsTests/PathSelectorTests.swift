@@ -37,6 +37,14 @@ extension PathID {
         #expect(selector.nextDeadline == 60 * second)
     }
 
+    /// Letting everything go ends the attempts as well, and nobody tells of them any more.
+    @Test func whatIsBeingTriedIsLetGoAsWell() {
+        var selector = PathSelector(paths: [.h2])
+        #expect(selector.wanted(now: 0) == [.connect(.h2)])
+        selector.released()
+        #expect(selector.wanted(now: 1) == [.connect(.h2)])
+    }
+
     @Test func aFailureEndsTheHeadStart() {
         var selector = PathSelector(paths: [.h2, .ssh])
         _ = selector.wanted(now: 0)

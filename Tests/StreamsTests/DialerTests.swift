@@ -156,20 +156,23 @@ struct DialerTests {
         try await withLoop { loop in
             let listener = try await ListenerTests.greeter(try ListenerTests.loopback(), on: loop)
             let port = try await loop.execute { listener.withValue(\.localAddress) }.port
-            let options = Dialer.Options(socket: SocketOptions(unsentLimit: 65_536, unacknowledgedLimit: .seconds(7)))
+            var options = Dialer.Options(socket: SocketOptions(unsentLimit: 65_536, unacknowledgedLimit: .seconds(7)))
+            options.socket.segmentLimit = 1000
             let values = try await Dialer.connect(to: .host("localhost", port: port), on: loop, options: options) {
                 // Where the name leads first; the listener is on IPv4 only.
                 $0.isIPv4 ? nil : StreamError(.denied, "IPv4 only")
             } body: { socket in
                 defer { socket.close() }
-                return [TCP_NOTSENT_LOWAT, TCP_USER_TIMEOUT].map { name in
+                return [TCP_NOTSENT_LOWAT, TCP_USER_TIMEOUT, TCP_MAXSEG].map { name in
                     var value: Int32 = -1
                     var length = socklen_t(MemoryLayout<Int32>.size)
                     getsockopt(socket.descriptor, Int32(IPPROTO_TCP), name, &value, &length)
                     return value
                 }
             }
-            #expect(values == [65_536, 7000])
+            #expect(values.prefix(2) == [65_536, 7000])
+            // The time stamps (RFC 7323) take 12 bytes of each segment.
+            #expect((980...1000).contains(values[2]), "a segment has \(values[2]) bytes")
             try await loop.execute { listener.withValue { $0.close() } }
         }
     }

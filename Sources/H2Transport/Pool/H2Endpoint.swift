@@ -60,16 +60,29 @@ public struct H2Endpoint {
     /// As ``over(_:context:expecting:dial:)``, with a credential that may have been renewed by the time of the
     /// handshake.
     ///
-    /// - Parameter current: Asked on the loop when a stream is connected.
+    /// - Parameters:
+    ///   - current: Asked on the loop when a stream is connected.
+    ///   - dialAgain: Makes a stream whose packets are small, beside the first where its handshake stalls; see
+    ///     `HandshakeRace`. nil: there is none.
     package static func over(
         _ location: String,
         context: TLSContext,
         expecting expectation: PeerExpectation,
         current: @escaping () -> TLSContext,
-        dial: @escaping (EventLoop, @escaping Completion<ByteStream>) -> Void
+        dial: @escaping (EventLoop, @escaping Completion<ByteStream>) -> Void,
+        again dialAgain: ((EventLoop, @escaping Completion<ByteStream>) -> Void)? = nil
     ) -> H2Endpoint {
         let key = Key(credential: ObjectIdentifier(context), expectation: expectation, location: location)
         return H2Endpoint(key: key) { loop, completion in
+            if let dialAgain {
+                return HandshakeRace(
+                    { dial(loop, $0) },
+                    again: { dialAgain(loop, $0) },
+                    secure: { TLSStream(over: $0, context: current(), expecting: expectation) },
+                    on: loop,
+                    completion: completion
+                ).start()
+            }
             dial(loop) { result in
                 switch result {
                 case .failure(let error): completion(.failure(error))

@@ -10,6 +10,7 @@ import Streams
 final class DialList {
     private let loop: EventLoop
     private let timeout: Duration
+    private let socket: SocketOptions
     /// How many there are.
     private let count: Int
     /// What is still to be dialled; whether a round begins with it.
@@ -29,10 +30,12 @@ final class DialList {
     private static let again = Duration.seconds(1)
     private static let rounds = 4
 
+    /// - Parameter segmentLimit: As in ``Streams/SocketOptions``.
     init(
         _ addresses: [Authority],
         on loop: EventLoop,
         timeout: Duration,
+        segmentLimit: Int? = nil,
         completion: @escaping (Result<ByteStream, StreamError>) -> Void
     ) {
         let repeated = (0..<Self.rounds).flatMap { round in
@@ -43,6 +46,9 @@ final class DialList {
         deadline = loop.now &+ timeout.nanoseconds
         self.loop = loop
         self.timeout = timeout
+        var socket = SocketOptions.multiplexed(unacknowledgedLimit: .seconds(10))
+        socket.segmentLimit = segmentLimit
+        self.socket = socket
         self.completion = completion
     }
 
@@ -56,7 +62,7 @@ final class DialList {
 
     private func startNext() {
         guard !isDone, let (address, _) = rest.popFirst() else { return }
-        var options = Dialer.Options(timeout: timeout, socket: .multiplexed(unacknowledgedLimit: .seconds(10)))
+        var options = Dialer.Options(timeout: timeout, socket: socket)
         started += 1
         if started > count {
             guard loop.now < deadline else { return }

@@ -163,10 +163,13 @@ struct PathSelector {
         return []
     }
 
-    /// Nobody has used any path for a while, and all were let go: the next stream starts anew.
+    /// Nobody has used any path for a while, and all were let go, those that were being tried as well: the next stream
+    /// starts anew.
     mutating func released() {
         guard refusal == nil else { return }
-        for index in candidates.indices where candidates[index].isUp { candidates[index].state = .idle }
+        for index in candidates.indices where candidates[index].isUp || candidates[index].isTrying {
+            candidates[index].state = .idle
+        }
         resting = inUse ?? resting
         inUse = nil
         lost = nil

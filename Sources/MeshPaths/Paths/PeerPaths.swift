@@ -284,6 +284,7 @@ package final class PeerPaths {
             guard let context else { return nil }
             return TunnelSource(
                 over: lowerDialer(way.reach),
+                again: smallerDialer(way.reach),
                 as: way.id.transport,
                 context: context,
                 expecting: access.expectation,
@@ -293,14 +294,22 @@ package final class PeerPaths {
         }
     }
 
+    private func dialer(_ addresses: [Authority], segmentLimit: Int? = nil) -> TunnelSource.LowerDialer {
+        { [weak self, loop, first = settings] completion in
+            let timeout = (self?.settings ?? first).connectTimeout
+            DialList(addresses, on: loop, timeout: timeout, segmentLimit: segmentLimit, completion: completion).start()
+        }
+    }
+
+    /// How large the packets of an SSH session are is not for what runs inside it to say.
+    private func smallerDialer(_ reach: PathWay.Reach) -> TunnelSource.LowerDialer? {
+        guard case .tunnel(let addresses) = reach else { return nil }
+        return dialer(addresses, segmentLimit: SocketOptions.smallSegment)
+    }
+
     private func lowerDialer(_ reach: PathWay.Reach) -> TunnelSource.LowerDialer {
         switch reach {
-        case .tunnel(let addresses):
-            let (loop, first) = (loop, settings)
-            return { [weak self] completion in
-                let timeout = (self?.settings ?? first).connectTimeout
-                DialList(addresses, on: loop, timeout: timeout, completion: completion).start()
-            }
+        case .tunnel(let addresses): return dialer(addresses)
         case .tunnelOverSSH(let port):
             guard let sessions else { break }
             let dialer = ChannelDialer(

@@ -19,6 +19,8 @@ final class TunnelSource: PathSource {
     private(set) var peer: SPIFFEID?
 
     private let dialLower: LowerDialer
+    /// The same in small packets, where that is for this side to choose.
+    private let dialAgain: LowerDialer?
     /// Tells the peer what carries this.
     private let mark: HeaderFields
     private let expectation: PeerExpectation
@@ -48,9 +50,15 @@ final class TunnelSource: PathSource {
     private static let shortestAnswer: Duration = .milliseconds(900)
     /// The most that is granted because an answer was slow before.
     private static let longestAllowance: Duration = .seconds(4)
+    /// After a connection has fallen silent, those that follow it send small packets for so long: it may be the large
+    /// ones that get lost, while handshakes and PINGs pass (RFC 2923 §2.1).
+    private static let caution: Duration = .seconds(600)
+    /// Until when, on the loop's clock.
+    private var isCautiousUntil: UInt64 = 0
 
     init(
         over dialLower: @escaping LowerDialer,
+        again dialAgain: LowerDialer? = nil,
         as transport: Transport,
         context: TLSContext,
         expecting expectation: PeerExpectation,
@@ -58,6 +66,7 @@ final class TunnelSource: PathSource {
         on loop: EventLoop
     ) {
         self.dialLower = dialLower
+        self.dialAgain = dialAgain
         mark = TransportMark.headers(for: transport)
         self.context = context
         self.expectation = expectation
@@ -93,32 +102,45 @@ final class TunnelSource: PathSource {
     }
 
     private var endpoint: H2Endpoint {
-        .over("path", context: context, expecting: expectation) { [weak self, context] in
-            self?.context ?? context
-        } dial: { [weak self, dialLower] in
-            if let self { dial($1) } else { dialLower($1) }
-        }
+        H2Endpoint.over(
+            "path",
+            context: context,
+            expecting: expectation,
+            current: { [weak self, context] in self?.context ?? context },
+            dial: { [weak self, dialLower] in
+                if let self { dial($1) } else { dialLower($1) }
+            },
+            again: dialAgain.map { dial in { dial($1) } }
+        )
     }
 
     /// A machine that has slept past the end of its certificate renews it once it is awake; who dialled before that
     /// would show the old one, and be refused for it.
     private func dial(_ completion: @escaping H2Endpoint.Completion<ByteStream>) {
-        guard let end = context.notAfter, WallClock.system.seconds > end else { return dialLower(completion) }
+        guard let end = context.notAfter, WallClock.system.seconds > end else { return dialNow(completion) }
         held.append(completion)
         if holdTimer?.isScheduled == false { holdTimer?.schedule(after: Self.longestHold) }
+    }
+
+    private func dialNow(_ completion: @escaping H2Endpoint.Completion<ByteStream>) {
+        let isCautious = loop.now < isCautiousUntil
+        let dial = isCautious ? dialAgain ?? dialLower : dialLower
+        dial(completion)
     }
 
     private func dialHeld() {
         holdTimer?.cancel()
         let waiting = held
         held = []
-        for completion in waiting { dialLower(completion) }
+        for completion in waiting { dialNow(completion) }
     }
 
     private func handle(_ event: ConnectionGroupDriver.Event) {
         switch event {
         case .connected(let connection): peer = connection.peer
-        case .disconnected(_, let reason): if reason != nil { losses += 1 }
+        case .disconnected(_, let reason):
+            if reason != nil { losses += 1 }
+            if reason?.code == .timedOut { beCautious() }
         case .up: events.up()
         case .down(let reason?, let wasUsed): events.down(reason, wasUsed)
         case .down(nil, _): events.rest()
@@ -126,6 +148,8 @@ final class TunnelSource: PathSource {
         case .failed, .draining, .unused: break
         }
     }
+
+    private func beCautious() { isCautiousUntil = loop.now &+ Self.caution.nanoseconds }
 
     func use(_ context: TLSContext, _ settings: ConnectionSettings) {
         self.context = context
@@ -201,8 +225,9 @@ final class TunnelSource: PathSource {
             else { continue }
             let timeout = Self.patience(connection.roundTripTime, slowestAnswer: connection.slowestAnswer)
             let asked = loop.now
-            connection.probe(timeout: timeout) { [weak group] isAlive in
+            connection.probe(timeout: timeout) { [weak self, weak group] isAlive in
                 guard !isAlive else { return }
+                self?.beCautious()
                 let reason = StreamError(.timedOut, "no answer to PING within \(timeout)")
                 group?.doubt(connection, reason, since: asked)
             }

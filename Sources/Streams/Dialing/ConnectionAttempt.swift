@@ -5,21 +5,26 @@ import Glibc
 final class ConnectionAttempt: PollHandler, TurnTask {
     private let address: SocketAddress
     private let local: SocketAddress?
+    private let segmentLimit: Int?
     private let loop: EventLoop
     private var completion: ((Result<Socket, StreamError>) -> Void)?
     private var descriptor: Int32 = -1
     private var timer: LoopTimer?
     private var outcome: StreamError?
 
-    /// - Parameter local: What the socket is bound to; nil leaves that to the system.
+    /// - Parameters:
+    ///   - local: What the socket is bound to; nil leaves that to the system.
+    ///   - segmentLimit: As in ``SocketOptions``, of which the others are for a socket that is connected.
     init(
         address: SocketAddress,
         from local: SocketAddress? = nil,
+        segmentLimit: Int? = nil,
         loop: EventLoop,
         completion: @escaping (Result<Socket, StreamError>) -> Void
     ) {
         self.address = address
         self.local = local
+        self.segmentLimit = segmentLimit
         self.loop = loop
         self.completion = completion
     }
@@ -35,6 +40,10 @@ final class ConnectionAttempt: PollHandler, TurnTask {
         guard descriptor >= 0 else { return deferFailure(.system(errno, "socket")) }
         if let local, local.withSockaddr({ bind(descriptor, $0, $1) }) != 0 {
             return deferFailure(.system(errno, "connecting from \(local)"))
+        }
+        if let segmentLimit, !address.isUnix {
+            var bytes = Int32(clamping: segmentLimit)
+            setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_MAXSEG, &bytes, socklen_t(MemoryLayout<Int32>.size))
         }
         var number = connect()
         // Within this machine the handshake is over by now, and asking again tells, without a turn of the loop in

@@ -56,7 +56,10 @@ final class ConnectionRace {
         }
         started += 1
         let number = started
-        let attempt = ConnectionAttempt(address: address, from: local, loop: loop) { [self] in ended(number, $0) }
+        let segmentLimit = options.socket.segmentLimit
+        let attempt = ConnectionAttempt(address: address, from: local, segmentLimit: segmentLimit, loop: loop) {
+            [self] in ended(number, $0)
+        }
         underWay[number] = attempt
         attempt.start(timeout: options.timeout)
         if !waiting.isEmpty { timer?.schedule(after: options.attemptDelay) }

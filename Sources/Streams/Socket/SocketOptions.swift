@@ -11,6 +11,10 @@ public struct SocketOptions: Hashable, Sendable {
     /// Counts in seconds; 1 to 32,767 of them.
     public var idleBeforeProbe: Duration = .seconds(180)
 
+    /// The largest TCP segment, both ways, in bytes (TCP_MAXSEG, RFC 9293 §3.7.1); 88 to 32,767. Only for a socket that
+    /// is still to be connected. nil: as large as the way seems to allow.
+    package var segmentLimit: Int?
+
     /// - Parameters:
     ///   - unsentLimit: In bytes; nil leaves it to the system.
     ///   - unacknowledgedLimit: In whole milliseconds; nil leaves it to the system.
@@ -21,6 +25,9 @@ public struct SocketOptions: Hashable, Sendable {
 
     /// The system's.
     public static var defaults: SocketOptions { SocketOptions() }
+
+    /// Passes wherever IPv6 does, which needs 1,280 bytes for a packet (RFC 8200 §5).
+    package static let smallSegment = 1200
 
     /// For a connection that carries many streams, keystrokes beside bulk: at most 128 KiB unsent.
     ///

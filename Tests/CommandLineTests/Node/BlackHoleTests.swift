@@ -108,6 +108,18 @@ import Testing
         await site.stop()
     }
 
+    /// Handshakes and PINGs pass, bytes do not. What was open is lost; whoever comes after it is carried in small
+    /// packets.
+    @Test func aWayThatLosesLargePacketsCarriesSmallOnes() async throws {
+        let site = try await Site(path: "h2")
+        try await site.machines.dropPackets(largerThan: 1300)
+        // Its bytes are never acknowledged.
+        #expect(try await site.exchanging(200_000).exit() != .exited(0))
+        try await site.exchange(300_000)
+        try await site.exchange(400_000)
+        await site.stop()
+    }
+
     /// TCP delivers what was sent, and whoever wants a stream meanwhile waits for the path, or for another one.
     @Test(arguments: ["h2", "auto"]) func anOpenStreamOutlivesTwoSecondsOfLostNetwork(_ path: String) async throws {
         let site = try await Site(path: path)

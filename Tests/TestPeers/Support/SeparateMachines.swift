@@ -20,13 +20,13 @@ public final class SeparateMachines: Sendable {
             ["ip", "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", "\(far.pid)"]
         )
         for (side, address) in [(Side.near, Self.nearAddress), (.far, Self.farAddress)] {
+            try await run(
+                side,
+                ["nft", "add table inet test; add chain inet test in { type filter hook input priority 0; }"]
+            )
             try await run(side, ["ip", "address", "add", "\(address)/30", "dev", "wire"])
             try await run(side, ["ip", "link", "set", "wire", "up"])
         }
-        try await run(
-            .far,
-            ["nft", "add table inet test; add chain inet test in { type filter hook input priority 0; }"]
-        )
     }
 
     /// The namespaces live for as long as these do.
@@ -62,6 +62,17 @@ public final class SeparateMachines: Sendable {
         try await run(.far, ["nft", "add rule inet test in iifname wire tcp dport \(port) drop"])
     }
 
+    /// Lets nothing larger than so many bytes arrive on either machine, and nobody is told.
+    public func dropPackets(largerThan bytes: Int) async throws {
+        for side in [Side.near, .far] {
+            // Otherwise the filter sees what a real wire never carries: many segments in one.
+            try await run(side, ["ip", "link", "set", "wire", "gso_max_segs", "1", "gso_max_size", "1500"])
+            try await run(side, ["nft", "add rule inet test in iifname wire meta length > \(bytes) drop"])
+        }
+    }
+
     /// Lets everything through again.
-    public func dropNothing() async throws { try await run(.far, ["nft", "flush chain inet test in"]) }
+    public func dropNothing() async throws {
+        for side in [Side.near, .far] { try await run(side, ["nft", "flush chain inet test in"]) }
+    }
 }
