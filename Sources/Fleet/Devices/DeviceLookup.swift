@@ -2,8 +2,8 @@ import Platform
 
 /// How commands find the device that somebody names: one lookup, one error.
 extension DeviceDirectory {
-    /// The device that `text` means: its name, the destination it was enrolled with, or its SPIFFE ID. For where nothing
-    /// but an enrolled device will do.
+    /// The device that `text` means: its name, the destination it was enrolled with, or its SPIFFE ID. For where
+    /// nothing but an enrolled device will do.
     ///
     /// - Throws: `usage` where there is none, or several, with what was probably meant.
     package func enrolled(_ text: String) throws(HostError) -> Device {

@@ -36,8 +36,8 @@ package struct DeviceAccess: Sendable {
         return parts.map { "\($0.0) \($0.1.joined(separator: ", "))" }.joined(separator: "; ")
     }
 
-    /// - Returns: The record as it is now; nil where only an enrolment can do it: the certificate has ended, so that the
-    ///   device must have another, or its agent is too old.
+    /// - Returns: The record as it is now; nil where only an enrolment can do it: the certificate has ended, so that
+    ///   the device must have another, or its agent is too old.
     package func callAsFunction(_ device: Device, on loop: EventLoop) async throws(HostError) -> Device? {
         // Not what was known when the command began.
         guard let known = try found({ () throws(DeviceDirectoryError) in try records.record(named: device.name) })

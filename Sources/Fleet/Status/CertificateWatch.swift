@@ -1,7 +1,7 @@
 import Platform
 
-/// Tells, while something runs, that a device's certificate ends before long and nobody renews it: once when that is so,
-/// once when it has ended, and again after a renewal.
+/// Tells, while something runs, that a device's certificate ends before long and nobody renews it: once when that is
+/// so, once when it has ended, and again after a renewal.
 package struct CertificateWatch: Sendable {
     private let records: DeviceDirectory
     private let name: String

@@ -88,6 +88,10 @@ struct ConnectCommand: AsyncParsableCommand {
         raiseDescriptorLimit()
         let forwards = try parseForwards()
         let device = try findDevice()
+        var certificate = device.map { CertificateWatch($0.name, in: DeviceDirectory(Home.devices)) }
+        if let device, let warning = certificate?.warning(device, at: WallClock.system.seconds) {
+            printWarning(warning)
+        }
         let session = try device.map { try makeSession($0) }
         // Whoever is no device by this name may be one by another.
         let watch = device == nil ? HostWatch(trust) : nil
@@ -98,6 +102,7 @@ struct ConnectCommand: AsyncParsableCommand {
             access: access,
             session: session,
             device: device,
+            certificate: certificate,
             watch: watch,
             forwards: forwards,
             name: destination,

@@ -23,6 +23,8 @@ struct Connection: Sendable {
     let access: PeerAccess
     let session: OperatorSession?
     let device: Device?
+    /// Of the device's; nil where there is none.
+    let certificate: CertificateWatch?
     /// Of the device, for path `ssh`; nil where there is none.
     let policy: EnrolledPolicy?
     /// For a machine that is no device by its name.
@@ -37,6 +39,7 @@ struct Connection: Sendable {
         access: PeerAccess,
         session: OperatorSession?,
         device: Device?,
+        certificate: CertificateWatch?,
         watch: HostWatch?,
         forwards: Forwards,
         name: String,
@@ -46,6 +49,7 @@ struct Connection: Sendable {
         self.access = access
         self.session = session
         self.device = device
+        self.certificate = certificate
         policy = device.flatMap(EnrolledPolicy.init)
         self.watch = watch
         self.forwards = forwards
@@ -127,9 +131,9 @@ struct Connection: Sendable {
             }
             if let session { group.addTask { try await keepCurrent(session, paths) } }
             if let watch { group.addTask { try await keepWatch(watch) } }
-            if let device {
+            if let certificate {
                 group.addTask {
-                    var certificate = CertificateWatch(device.name, in: DeviceDirectory(Home.devices))
+                    var certificate = certificate
                     try await certificate.follow { printWarning($0) }
                 }
             }

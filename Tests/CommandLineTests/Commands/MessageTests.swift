@@ -130,7 +130,7 @@ import Testing
         try FileManager.default.copyItem(atPath: journey.sshd.userKey + ".pub", toPath: key)
         let yaml = try journey.directory.write(
             "node.yaml",
-            "identity: /nowhere\nlisteners:\n- {name: h, bind: \"127.0.0.1:0\", protocol: hbone}\n"
+            "identity: \(journey.directory.path("issued"))\nlisteners:\n- {name: h, bind: \"127.0.0.1:0\", protocol: hbone}\n"
         )
         var missing = try await commands()
         func quiet(_ arguments: [String], says asked: Bool = false, input: String = "") async throws {
