@@ -225,6 +225,42 @@ private func frame(_ json: String) -> [UInt8] {
         #expect(try !device.directory.read("state/node.yaml").contains("# mine"))
     }
 
+    /// What others may reach changes, and nothing else: neither key nor certificate.
+    @Test func accessIsChangedWithoutACertificate() async throws {
+        let device = try LocalDevice()
+        _ = try await device.conversation(over: device.startSignal()).run(device.order())
+        let before = try #require(try device.credential())
+        let id = device.id.description
+        let allow = SignalMessage.Access(id: id, allow: ["80", "10.0.0.9:554"])
+        let more = try await device.conversation(over: device.startSignal()).change(allow)
+        #expect(more.allowed == ["22", "80", "10.0.0.9:554"])
+        #expect(more.node == "restarted")
+        #expect(try device.directory.read("state/node.yaml").contains("ports: [22, 80]"))
+        let deny = SignalMessage.Access(id: id, deny: ["22", "10.0.0.9:554"])
+        let less = try await device.conversation(over: device.startSignal()).change(deny)
+        #expect(less.allowed == ["80"])
+        let same = try await device.conversation(over: device.startSignal()).change(deny)
+        #expect(same.allowed == ["80"] && same.unchanged == ["configuration", "node"])
+        #expect(try device.credential()?.leaf.serialNumber == before.leaf.serialNumber)
+
+        // Of another identity, of a file that is somebody's, and of what is no place: refused, and nothing changes.
+        let text = try device.directory.read("state/node.yaml")
+        for (order, mention) in [
+            (SignalMessage.Access(id: id + "2", allow: ["1"]), "by now, and not"),
+            (SignalMessage.Access(id: id, allow: ["nonsense"]), "no port and no host:port"),
+        ] {
+            let error = await error {
+                _ = try await device.conversation(over: try device.startSignal()).change(order)
+            }
+            #expect(error?.code == .refused && error?.message.contains(mention) == true, "\(error?.message ?? "")")
+            try await device.settled()
+            #expect(try device.directory.read("state/node.yaml") == text)
+        }
+        try device.directory.write("state/node.yaml", text + "# mine\n")
+        let mine = await error { _ = try await device.conversation(over: try device.startSignal()).change(allow) }
+        #expect(mine?.code == .refused && mine?.message.contains("changed by hand") == true, "\(mine?.message ?? "")")
+    }
+
     @Test func secondOperatorIsTold() async throws {
         let device = try LocalDevice()
         // Holds the lock as an enrolment that is under way does.

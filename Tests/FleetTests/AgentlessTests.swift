@@ -86,6 +86,32 @@ struct BusyboxMachine {
         #expect(output.standardOutput == "sh -s in /etc/a b\n", "\(output)")
     }
 
+    /// As for an agent: what root writes is not where others can put a link in its place.
+    @Test(.enabled(if: getuid() == 0))
+    func rootWritesNoKeyWhereOthersCanWrite() async throws {
+        let machine = try await BusyboxMachine(openssl: true)
+        try machine.root.makeDirectory("srv/open/mesh")
+        chmod(machine.root.path("srv/open"), 0o757)
+        for directory in ["/srv/open/mesh", "/srv/open/not/there"] {
+            let error = await #expect(throws: HostError.self) {
+                try await enroll(over: try machine.shell(), directory: directory)
+            }
+            #expect(error?.reason == .unfit)
+            #expect(
+                error?.message.contains("others than root can write into /srv/open ") == true,
+                "\(error?.message ?? "")"
+            )
+            #expect(error?.message.contains("--credential-dir") == true)
+        }
+        #expect(
+            try FileManager.default.subpathsOfDirectory(atPath: machine.root.path("srv")).sorted() == [
+                "open", "open/mesh",
+            ]
+        )
+        chmod(machine.root.path("srv/open"), 0o1777)
+        _ = try await enroll(over: try machine.shell(), directory: "/srv/open/mesh")
+    }
+
     @Test func busyboxWithOpenSSLMakesItsOwnKey() async throws {
         let machine = try await BusyboxMachine(openssl: true)
         let directory = machine.root.path("etc/mesh")

@@ -89,6 +89,22 @@ import Testing
         #expect(try machine.directory.read("other/bootstrap/file") == "mine")
     }
 
+    /// What the record does not name is named, and stays.
+    @Test func anotherInstallationIsNamed() async throws {
+        let machine = try InstalledDevice()
+        try await machine.addRelease(InstalledDevice.first)
+        let second = machine.directory.path("second")
+        try machine.directory.write("second/bootstrap/state/node.yaml", "")
+        var removal = DeviceRemoval(name: "dev", bases: [machine.directory.path])
+        removal.otherBases = [second, machine.directory.path, machine.directory.path("third")]
+        let outcome = try await removal.remove(over: try machine.shell(.dash))
+        #expect(outcome.others == [second])
+        #expect(outcome.removed.contains(machine.root))
+        #expect(FileManager.default.fileExists(atPath: "\(second)/bootstrap/state/node.yaml"))
+        // Also where nothing was removed.
+        #expect(try await removal.remove(over: try machine.shell(.dash)).others == [second])
+    }
+
     @Test func installationUnderWayIsNotDisturbed() async throws {
         let machine = try InstalledDevice()
         try await machine.addRelease(InstalledDevice.first)

@@ -48,6 +48,20 @@ import Testing
         return try #require(lists.first)
     }
 
+    /// Of many devices that are renewed in one run, the list is read for the first, and again when it is another.
+    @Test func aListThatDidNotChangeIsReadOnce() async throws {
+        _ = (try await enroll("a"), try await enroll("b"))
+        _ = try revoke("a")
+        let publisher = publisher(ledger)
+        for _ in 0..<5 { try publisher.reconcile { Issue.record("\($0)") } }
+        #expect(publisher.present != nil)
+        #expect(publisher.readings == 1)
+        _ = try revoke("b")
+        try publisher.reconcile { Issue.record("\($0)") }
+        #expect(publisher.readings == 2)
+        #expect(try RevocationList.all(pem: publisher.present ?? []).first?.serials.count == 2)
+    }
+
     @Test func aLedgerThatWasDeletedTakesNothingBack() async throws {
         let (a, b) = (try await enroll("a"), try await enroll("b"))
         let before = try revoke("a")

@@ -184,39 +184,79 @@ extension DeviceInstallation: SignaledDevice {
             let isStored = (try? LocalFile.read("\(credentials.path)/cert-chain.pem")) == Array(certificate.chain.utf8)
             throw SignalError(isStored ? .node : .credential, error.message)
         }
-        var unchanged: [String] = []
-        var warnings: [String] = []
-        var service: String?
-        var (allowed, renewFrom) = ([String]?.none, String?.none)
-        if case .enroll(let enroll) = order {
-            service = enroll.service
+        do throws(SignalError) {
+            guard case .enroll(let enroll) = order else {
+                var ack = try bringUp(nil, id: pending.id, present, service: nil)
+                ack.warnings = (ack.warnings ?? []) + [remark].compactMap(\.self)
+                return ack
+            }
             let remains = present?.remains(for: enroll, id: pending.id)
-            warnings = remains?.warnings ?? []
             let request = enroll.node.completed(by: remains?.request, reaching: issuer)
-            (allowed, renewFrom) = (request.allowed, request.renewFrom)
-            if try writeConfiguration(request, id: pending.id) { unchanged.append("configuration") }
-        } else {
-            unchanged.append("configuration")
+            var ack = try bringUp(request, id: pending.id, present, service: enroll.service)
+            ack.warnings = (ack.warnings ?? []) + (remains?.warnings ?? []) + [remark].compactMap(\.self)
+            return ack
+        } catch {
+            throw SignalError(error.code, "\(error.message). The new credential is stored")
         }
+    }
+
+    /// Has the node run, with another configuration where there is a request for one.
+    ///
+    /// - Parameter present: What is there; it is put back where the node does not come up with the new one.
+    private func bringUp(
+        _ request: SignalMessage.NodeRequest?,
+        id: SPIFFEID,
+        _ present: PresentConfiguration?,
+        service: String?
+    ) throws(SignalError) -> SignalMessage.Acknowledgement {
+        var unchanged = ["configuration"]
+        if let request, try !writeConfiguration(request, id: id) { unchanged = [] }
         do throws(NodeProcess.Failure) {
             let report = try deviceNode.bringUp(configurationChanged: unchanged.isEmpty, service: service)
             if report.outcome == "running" { unchanged.append("node") }
             return .init(
-                id: pending.id.description,
+                id: id.description,
                 listener: report.listener,
                 hbone: DeviceAddresses.reachable(listener: report.listener, connection: connection),
                 node: report.outcome,
                 unchanged: unchanged,
                 service: report.service,
-                warnings: report.warnings + warnings + [remark].compactMap(\.self),
-                allowed: allowed,
-                renewFrom: renewFrom
+                warnings: report.warnings,
+                allowed: request?.allowed,
+                renewFrom: request?.renewFrom
             )
         } catch {
             // What the node that runs was started with is what the next start finds, too.
             if unchanged.isEmpty, let present { try? AtomicFile.write(present.file, to: node.configuration) }
-            throw SignalError(.node, "\(error.message). The new credential is stored")
+            throw SignalError(.node, error.message)
         }
+    }
+
+    mutating func changeAccess(_ order: SignalMessage.Access) throws(SignalError) -> SignalMessage.Acknowledgement {
+        try takeLock()
+        let id: SPIFFEID
+        do throws(IdentityError) {
+            id = try identity(of: .renew)
+        } catch {
+            throw SignalError(.credential, error.message)
+        }
+        guard id.description == order.id else {
+            throw SignalError(
+                .refused,
+                "the device is \(id) by now, and not \(Printable.clean(order.id, limit: 200)); `bootstrap enroll` takes it over"
+            )
+        }
+        guard let present = presentConfiguration() else {
+            throw SignalError(.refused, "there is no \(node.configuration); `bootstrap enroll` writes one")
+        }
+        let enroll = SignalMessage.Enroll(id: order.id, node: try SignalMessage.NodeRequest(order))
+        try check(enroll, against: present)
+        return try bringUp(
+            enroll.node.completed(by: present.remains(for: enroll, id: id).request),
+            id: id,
+            present,
+            service: nil
+        )
     }
 
     mutating func takeRevocations(_ lists: String) throws(SignalError) -> Bool {

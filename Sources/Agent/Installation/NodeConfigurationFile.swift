@@ -1,4 +1,5 @@
 import MeshIdentity
+import Platform
 import SSHSignal
 
 /// The configuration that `enroll` gives a device's node: an HBONE server with the device's identity, open to members
@@ -109,6 +110,22 @@ enum NodeConfigurationFile {
 }
 
 extension SignalMessage.NodeRequest {
+    /// The node that the device has, but for what others may reach.
+    init(_ change: SignalMessage.Access) throws(SignalError) {
+        self.init(allowHosts: [], deny: [], keeps: ["bind", "port", "renewFrom", "allow"])
+        for place in change.allow {
+            if let port = UInt16(place) { allowPorts.append(port) } else { allowHosts?.append(try Self.host(place)) }
+        }
+        for place in change.deny { deny?.append(UInt16(place) == nil ? try Self.host(place) : place) }
+    }
+
+    private static func host(_ text: String) throws(SignalError) -> String {
+        guard let place = try? Authority(parsing: text) else {
+            throw SignalError(.refused, "'\(Printable.clean(text, limit: 80))' is no port and no host:port")
+        }
+        return place.description
+    }
+
     /// With what the operator has left open as the device has it, and without what is denied.
     ///
     /// - Parameters:

@@ -1,5 +1,5 @@
 package import MeshIdentity
-package import Platform
+import Platform
 package import SSHSignal
 package import Streams
 
@@ -176,6 +176,15 @@ package struct AgentlessEnrollment: Sendable {
         guard directory.hasPrefix("/"), !directory.contains("?"), !directory.split(separator: "/").contains("..") else {
             throw failure(
                 "'\(Printable.clean(directory, limit: 120))' is no absolute path; give one with --credential-dir"
+            )
+        }
+        let output = try await shell.run(AgentlessScript.check(directory: directory), step: "directory")
+        guard output.status == 0 else {
+            let reason = output.values["error"] ?? "it ended with status \(output.status)"
+            throw HostError(
+                .unfit,
+                "\(options.name): \(directory): \(Printable.clean(reason, limit: 400)). Nothing was changed; --credential-dir names another, in "
+                    + "which, and above which, only root can write"
             )
         }
         let words = [

@@ -20,6 +20,19 @@ enum AgentlessScript {
         """
     }
 
+    /// Refuses a directory, for root, in which others can put something of theirs into the place of what is written: a
+    /// link, that leads anywhere.
+    static func check(directory: String) -> String {
+        """
+        export LC_ALL=C
+        PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        \(StrictDirectories.functions)
+        [ "$(id -u)" = 0 ] || exit 0
+        why=$(foreign "$(nearest \(ShellScript.quote(directory)))")
+        [ -z "$why" ] || { echo "error=$why"; exit 1; }
+        """
+    }
+
     /// Makes the directory of the new version, and removes those of runs that were cut.
     private static let prepare = """
         used=$(readlink "$dir/..data" 2>/dev/null)

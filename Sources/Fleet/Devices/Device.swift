@@ -37,6 +37,9 @@ package struct Device: Hashable, Sendable, Codable {
     package var allowed: [String]?
     /// `host:port` of who renews its certificate over the mesh, by its own word; nil: nobody, as far as is known.
     package var renewFrom: String?
+    /// The user has said that nobody is to renew it over the mesh (`--renew-from none`): no issuer is offered to it
+    /// until another is named.
+    package var declinesRenewal: Bool?
     /// What the inventory says of it, for people.
     package var labels: [String: String]?
     /// Its host key's signature over the request of its enrolment; nil: that was not asked for.
@@ -158,6 +161,24 @@ extension Device {
         let list = allowed.isEmpty ? "nothing" : allowed.joined(separator: ", ")
         return
             "\(name) does not allow \(isItself ? "port \(words)" : words) (allowed: \(list)). Add it: bootstrap allow \(name) \(words)"
+    }
+
+    /// What to do with it once it is enrolled: commands that work as they stand here, and what they are for.
+    package var advice: [(command: String, what: String)] {
+        guard (keyOrigin ?? .device) == .device else { return [] }
+        if let place = allowed?.first {
+            let target = UInt16(place) == nil ? place : "localhost:\(place)"
+            return [("bootstrap connect \(name) -L 8080:\(target)", "reach at port 8080 here what it allows")]
+        }
+        // Its sshd is there in any case.
+        let port = (try? Destination(parsing: destination))?.port ?? ssh.port ?? 22
+        return [
+            (
+                "bootstrap allow \(name) \(port)",
+                "let you, and others of its namespace, reach a port of it: here its sshd's"
+            ),
+            ("bootstrap connect \(name) -L 8080:localhost:\(port)", "then reach it at port 8080 here"),
+        ]
     }
 
     /// The directory that the agent was installed below; nil without an agent.

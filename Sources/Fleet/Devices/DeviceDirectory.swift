@@ -7,6 +7,8 @@ import SSHSignal
 /// A record that cannot be read, written or found.
 package struct DeviceDirectoryError: Error, Hashable, Sendable, CustomStringConvertible {
     package var message: String
+    /// What kind of failure it is for the user.
+    package var reason = HostError.Reason.failed
     package var description: String { message }
 
     package init(message: String) { self.message = message }
@@ -138,10 +140,12 @@ package struct DeviceDirectory: Sendable {
         if (try? Self.check(name: text)) != nil, let record = try record(named: text) { return record }
         let matches = try reading { () throws(LedgerError) in try ledger.devices(matching: text) }
         guard matches.count <= 1 else {
-            throw DeviceDirectoryError(
+            var error = DeviceDirectoryError(
                 message:
                     "'\(text)' is several devices: \(matches.map(\.name).joined(separator: ", ")); use one of these names"
             )
+            error.reason = .usage
+            throw error
         }
         return matches.first
     }

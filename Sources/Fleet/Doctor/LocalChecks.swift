@@ -136,7 +136,8 @@ package struct LocalChecks {
                 fix: "make static, and keep dist/bootstrap-linux-\(agent.architecture) beside this program"
             )
         } catch {
-            return .failure("agent", error.message, fix: "name the program to upload with --agent-binary")
+            // As for whoever names a file that cannot be used.
+            return .failure("agent", error.message, fix: "name the program to upload with --agent-binary", .usage)
         }
     }
 

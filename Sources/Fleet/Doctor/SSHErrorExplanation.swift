@@ -20,7 +20,7 @@ struct SSHErrorExplanation {
         case .connectionFailed:
             (check, reason) = ("connection", .unreachable)
             fix =
-                error.message.contains("resolve") || error.message.contains("no address")
+                error.isOfUnknownName
                 ? "check the spelling, or give HostName in ~/.ssh/config"
                 : """
                 check that sshd runs there and listens on this port (ss -tln), and that no firewall refuses it; \

@@ -1,5 +1,5 @@
 package import MeshIdentity
-package import Platform
+import Platform
 package import SSHSignal
 package import Streams
 
@@ -116,6 +116,7 @@ package struct DeviceEnrollment: Sendable {
             name: options.name,
             certification: certification,
             clock: options.clock,
+            isWatched: true,
             warn: warn
         )
         let purpose = EnrollmentOperator.Purpose.enroll(

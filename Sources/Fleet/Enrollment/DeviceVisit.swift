@@ -3,8 +3,8 @@ package import Platform
 package import SSHSignal
 package import Streams
 
-/// A visit to an enrolled device over SSH: to renew its certificate, or to tell it what was revoked. Its agent is there
-/// already.
+/// A visit to an enrolled device over SSH: to renew its certificate, to tell it what was revoked, or to change what
+/// others may reach. Its agent is there already.
 ///
 /// SSH needs no mesh certificate: a device whose certificate has expired is visited like any other.
 package struct DeviceVisit: Sendable {
@@ -58,6 +58,40 @@ package struct DeviceVisit: Sendable {
             warn("\(record.name): \(Printable.clean(warning, limit: 600))")
         }
         return renewed
+    }
+
+    /// Changes what members of the device's namespace may reach. Its certificate stays, and nothing is uploaded.
+    ///
+    /// - Parameters:
+    ///   - allow: Ports, and `host:port` of what is reached through it.
+    ///   - deny: The same that they may reach no more.
+    ///   - login: How to reach it.
+    ///   - loop: Where the SSH session lives.
+    /// - Returns: What the device has become; nil where its agent is too old to change just that.
+    package func change(
+        allow: [String],
+        deny: [String],
+        _ login: SSHLogin,
+        on loop: EventLoop
+    ) async throws(HostError) -> Device? {
+        let order = SignalMessage.Access(id: record.identity.description, allow: allow, deny: deny)
+        // Nothing is signed; but a node is started.
+        let ack = try await converse(login, nil, limits: .certifying, on: loop) {
+            (conversation) -> SignalMessage.Acknowledgement? in
+            do {
+                return try await conversation.change(order)
+            } catch let error as SignalError where error.code == .version {
+                return nil
+            }
+        }
+        guard let ack else { return nil }
+        for warning in (ack.warnings ?? []).prefix(8) {
+            warn("\(record.name): \(Printable.clean(warning, limit: 600))")
+        }
+        var changed = record
+        changed.hbone = try Device.addresses(ack, name: record.name)
+        (changed.allowed, changed.renewFrom) = (ack.allowed, ack.renewFrom)
+        return changed
     }
 
     /// Gives the device the lists of what was revoked. It cuts what it has with those at once.

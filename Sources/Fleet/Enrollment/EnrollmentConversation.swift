@@ -13,6 +13,8 @@ package struct EnrollmentConversation: Sendable {
     let clock: WallClock
     let warn: @Sendable (String) -> Void
     let limits: ConversationLimits
+    /// Whoever runs it watches the channel already, from before the conversation on.
+    private let isWatched: Bool
 
     /// - Parameters:
     ///   - channel: To the device.
@@ -21,6 +23,7 @@ package struct EnrollmentConversation: Sendable {
     ///     asked before each message that is sent, and again and again while it waits: the channel is cut where not.
     ///   - clock: Milliseconds since 1970.
     ///   - limits: What the device may take.
+    ///   - isWatched: The caller looks itself whether it may go on.
     ///   - warn: For the user.
     package init(
         channel: any RemoteChannel,
@@ -28,9 +31,11 @@ package struct EnrollmentConversation: Sendable {
         certification: Certification?,
         clock: WallClock,
         limits: ConversationLimits = .certifying,
+        isWatched: Bool = false,
         warn: @escaping @Sendable (String) -> Void
     ) {
         self.limits = limits
+        self.isWatched = isWatched
         self.channel = channel
         self.name = name
         self.certification = certification
@@ -73,13 +78,24 @@ package struct EnrollmentConversation: Sendable {
         return changed
     }
 
+    /// Changes what others may reach; nothing else of the device changes.
+    ///
+    /// - Throws: ``SignalError``; ``SignalError/Code/version`` where its agent cannot.
+    func change(_ access: SignalMessage.Access) async throws -> SignalMessage.Acknowledgement {
+        guard case .changedAccess(let ack) = try await converse(.access(access)) else {
+            throw SignalError(.unexpected, "\(name): it did not say what others may reach")
+        }
+        return ack
+    }
+
     private enum Outcome {
         case certified(Certified)
+        case changedAccess(SignalMessage.Acknowledgement)
         case delivered(changed: Bool)
     }
 
     private func converse(_ purpose: EnrollmentOperator.Purpose) async throws -> Outcome {
-        try await channel.watched(for: certification) {
+        try await channel.watched(for: isWatched ? nil : certification) {
             try await exchange(purpose)
         }
     }
@@ -124,6 +140,7 @@ package struct EnrollmentConversation: Sendable {
                         }
                         ?? .failure(SignalError(.unexpected, "\(name): no certificate was asked for"))
                 case .delivered(let changed): outcome = .success(.delivered(changed: changed))
+                case .changedAccess(let ack): outcome = .success(.changedAccess(ack))
                 case .failed(let error):
                     outcome = .failure(await explained(error))
                     if certificate != nil { note(error) }

@@ -102,7 +102,7 @@ package struct FleetCommand: Sendable {
         do throws(SSHConfigurationError) {
             login = try target.login(logins) { output.warning("\(label)warning: \($0)") }
         } catch {
-            throw HostError(.failed, "\(error)")
+            throw HostError(.usage, "\(error)")
         }
         let client: SSHClient
         do throws(SSHError) {

@@ -8,6 +8,8 @@ package struct LoginOptions: Sendable {
     package var prompts: SSHLogin.Prompts
     /// Told how each host is logged in to.
     package var note: @Sendable (String) -> Void = { _ in }
+    /// What was probably meant by a host whose name does not resolve; nil: nothing is known.
+    package var suggest: @Sendable (String) -> String? = { _ in nil }
 
     package init(_ arguments: SSHArguments, prompts: SSHLogin.Prompts) {
         self.arguments = arguments
@@ -29,7 +31,9 @@ package struct LoginOptions: Sendable {
     ) throws(SSHConfigurationError) -> SSHLogin {
         var prompts = prompts
         prompts.warn = warn
-        let login = try SSHLogin(to: destination, arguments: arguments(recorded: recorded), prompts: prompts)
+        var login = try SSHLogin(to: destination, arguments: arguments(recorded: recorded), prompts: prompts)
+        // What was recorded was not typed.
+        if recorded == nil { login.suggestion = { [suggest] in suggest(destination.host) } }
         let found = login.configuration
         let way = found.proxyJump.map { "\($0)" }.joined(separator: ", ")
         note(

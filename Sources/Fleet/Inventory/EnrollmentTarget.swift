@@ -74,7 +74,7 @@ package struct EnrollmentTarget: Sendable {
                     return try EnrollmentTarget(device)
                 }
             } catch {
-                throw HostError(.failed, error.message)
+                throw HostError(error.reason, error.message)
             }
             return try EnrollmentTarget(text, name: name)
         }

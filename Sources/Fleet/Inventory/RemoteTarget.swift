@@ -24,7 +24,7 @@ package struct RemoteTarget: Sendable {
             destination = target.destination
             recorded = nil
         } catch let error as DeviceDirectoryError {
-            throw HostError(.failed, error.message)
+            throw HostError(error.reason, error.message)
         } catch {
             throw HostError(.usage, "\(error)")
         }

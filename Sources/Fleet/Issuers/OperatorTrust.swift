@@ -1,4 +1,4 @@
-package import MeshIdentity
+import MeshIdentity
 package import Platform
 package import SSHSignal
 import Streams

@@ -30,13 +30,21 @@ extension Ledger {
                 AND state <> 'revoked' AND issued_at >= revoked_at
             )
             """
+        // Where a device that is trusted has proven a key, the word of others that they have it counts for nothing,
+        // whether the machine has proven it, too, or says so.
+        let hasKeyByWord = """
+            FROM host_keys WHERE fingerprint IN (\(marks)) AND NOT EXISTS (
+                SELECT 1 FROM devices AS proven WHERE proven.host_key = host_keys.fingerprint AND proven.revoked_at IS NULL
+                AND (host_keys.device IS NULL OR proven.name <> host_keys.device)
+            )
+            """
         var found: Set<KnownMachine> = []
         found.formUnion(
             try database.rows(
                 """
                 SELECT name, identity, destination, host_key_algorithm, host_key, revoked_at, revocation_reason FROM devices
                 WHERE name <> ?1 AND (
-                    host_key IN (\(marks)) OR name IN (SELECT device FROM host_keys WHERE fingerprint IN (\(marks)))
+                    host_key IN (\(marks)) OR name IN (SELECT device \(hasKeyByWord))
                     OR (\(hasRevokedIdentity))
                 )
                 """,
@@ -48,7 +56,7 @@ extension Ledger {
                 """
                 SELECT name, identity, destination, host_key_algorithm, host_key, revoked_at, revocation_reason, id
                 FROM removed_machines WHERE host_key IN (\(marks))
-                OR id IN (SELECT removed FROM host_keys WHERE fingerprint IN (\(marks))) OR (\(hasRevokedIdentity))
+                OR id IN (SELECT removed \(hasKeyByWord)) OR (\(hasRevokedIdentity))
                 """,
                 values
             ) { Self.machine($0, .removed(number: $0.integer(7))) }

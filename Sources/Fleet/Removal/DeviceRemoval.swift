@@ -9,6 +9,8 @@ package struct DeviceRemoval: Sendable {
     package var name: String
     /// Where it may be installed; `~/` is the home directory there. All that is found is removed.
     package var bases: [String]
+    /// Where others may be, which are looked for and left alone.
+    package var otherBases: [String] = []
     /// The releases stay.
     package var keepsAgent: Bool
     /// Of a device that was enrolled without an agent; absolute.
@@ -27,6 +29,8 @@ package struct DeviceRemoval: Sendable {
         package var removed: [String] = []
         /// What is not ours, or could not be removed.
         package var left: [String] = []
+        /// Installations that are there still: `BASE` of each.
+        package var others: [String] = []
         /// Why its sshd still has what was set up there; the rest is gone.
         package var sshServerFailure: HostError?
     }
@@ -53,12 +57,8 @@ package struct DeviceRemoval: Sendable {
         let shell = RemoteShell(channel, name: name)
         let found = try await shell.run(RemovalScript.find(bases: bases), step: "find")
         var outcome = Outcome()
-        for line in found.lines where line.hasPrefix("root.") && line.hasSuffix("=1") {
-            let root = String(line.dropFirst(5).dropLast(2))
-            // The device's word: never a path that was not asked for.
-            guard root.hasSuffix("/bootstrap"), root.hasPrefix("/"), !root.split(separator: "/").contains(".."),
-                !root.contains("?"), bases.contains(where: { isBelow(root, $0) })
-            else { throw SignalError(.malformed, "\(name): '\(Printable.clean(root, limit: 120))' is no installation") }
+        let roots = try roots(found, below: bases)
+        for root in roots {
             _ = try await AgentInstaller(shell: shell, plan: InstallationPlan(root: root)).lock()
             let script = RemovalScript.text(root: root, keepsAgent: keepsAgent)
             // Nodes may take their time to let streams end.
@@ -68,6 +68,12 @@ package struct DeviceRemoval: Sendable {
                 throw SignalError(.refused, "\(name): remove: it ended with status \(output.status): \(said)")
             }
             note(output, in: &outcome)
+        }
+        if !otherBases.isEmpty {
+            // Also where nothing was to be removed, or the record is wrong about the place.
+            let found = try await shell.run(RemovalScript.find(bases: otherBases), step: "find")
+            let others = try self.roots(found, below: otherBases).filter { !roots.contains($0) }
+            outcome.others = others.map { $0 == "/bootstrap" ? "/" : String($0.dropLast("/bootstrap".count)) }
         }
         if let credentialDirectory {
             let isThere = try await shell.run("[ -d \(ShellScript.quote(credentialDirectory)) ]", step: "find")
@@ -79,6 +85,19 @@ package struct DeviceRemoval: Sendable {
             note(try await shell.run(script, step: "remove"), in: &outcome)
         }
         return outcome
+    }
+
+    private func roots(_ output: RemoteShell.Output, below bases: [String]) throws(SignalError) -> [String] {
+        var roots: [String] = []
+        for line in output.lines where line.hasPrefix("root.") && line.hasSuffix("=1") {
+            let root = String(line.dropFirst(5).dropLast(2))
+            // The device's word: never a path that was not asked for.
+            guard root.hasSuffix("/bootstrap"), root.hasPrefix("/"), !root.split(separator: "/").contains(".."),
+                !root.contains("?"), bases.contains(where: { isBelow(root, $0) })
+            else { throw SignalError(.malformed, "\(name): '\(Printable.clean(root, limit: 120))' is no installation") }
+            if !roots.contains(root) { roots.append(root) }
+        }
+        return roots
     }
 
     /// Takes what was set up out of sshd again, for the shell of somebody who may.

@@ -1,4 +1,4 @@
-package import MeshIdentity
+import MeshIdentity
 import Platform
 
 /// What the ledger and the CA's revocation list say differently of who is revoked. No key of the CA is needed.
@@ -50,7 +50,7 @@ package struct ListComparison: Sendable {
 }
 
 /// The lists in a CA's directory as they were read at one moment.
-struct PresentLists {
+struct PresentLists: Sendable {
     /// Those that a root has signed, with it.
     let signed: [(list: RevocationList, root: Certificate)]
     /// All of them, in the order of the file.

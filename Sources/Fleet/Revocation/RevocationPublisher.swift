@@ -1,6 +1,7 @@
 import Glibc
 import MeshIdentity
 import Platform
+import Streams
 
 /// The file with what the CA no longer stands by: made of the ledger, signed by the CA, kept beside its certificate.
 ///
@@ -11,6 +12,18 @@ package struct RevocationPublisher: Sendable {
     private let ledger: Ledger
     /// How long to wait for another process that writes a list.
     package var patience = Duration.seconds(10)
+    /// Shared by all copies: of many devices that are renewed in one run, the list is read for the first.
+    private let memory = Lock(Memory())
+
+    /// What was read last, and of which files: a list may have some 300,000 certificates.
+    private struct Memory {
+        var stamp: FileStamp?
+        var lists: PresentLists?
+        var readings = 0
+    }
+
+    /// How often the file was read, for tests.
+    var readings: Int { memory.withLock { $0.readings } }
 
     package init(authority: LiveCA, ledger: Ledger) {
         self.authority = authority
@@ -83,13 +96,23 @@ package struct RevocationPublisher: Sendable {
     }
 
     private func presentLists() throws(LedgerError) -> PresentLists {
+        // Before anything is read: what changes meanwhile is seen the next time.
+        let stamp = FileStamp(
+            of: [EmbeddedCA.revocationsFile, "root-cert.pem", "ca-cert.pem"].map { "\(directory)/\($0)" }
+        )
+        if let known = memory.withLock({ $0.stamp == stamp ? $0.lists : nil }) { return known }
         let roots: [Certificate]
         do throws(IdentityError) {
             roots = try authority.roots()
         } catch {
             throw LedgerError(.file, error.message)
         }
-        return try PresentLists(directory: directory, roots: roots)
+        let lists = try PresentLists(directory: directory, roots: roots)
+        memory.withLock { memory in
+            (memory.stamp, memory.lists) = (stamp, lists)
+            memory.readings += 1
+        }
+        return lists
     }
 
     private func locked<Outcome>(_ body: () throws(LedgerError) -> Outcome) throws(LedgerError) -> Outcome {

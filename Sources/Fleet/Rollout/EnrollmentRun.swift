@@ -8,6 +8,8 @@ package struct EnrollmentOrder: Sendable {
     /// Of the identities; nil: that of the record, or `default`.
     package var namespace: String?
     package var node: SignalMessage.NodeRequest
+    /// Whether nobody is to renew certificates over the mesh, `--renew-from none`; nil: as before.
+    package var declinesRenewal: Bool?
     /// Ports and `host:port` that are allowed no more.
     package var deny: [String]?
     /// Directories to install below, best first; nil: where a device has it already, else the usual ones.
@@ -22,6 +24,9 @@ package struct EnrollmentOrder: Sendable {
     package var credentialDirectory: String?
     /// Without an agent: run there after each new certificate.
     package var after: String?
+    /// Which command it is, and what it does beside enrolling, for the ledger's events.
+    package var command = "enroll"
+    package var event: String?
 
     package init(
         namespace: String?,
@@ -191,7 +196,7 @@ package struct EnrollmentRun: Sendable {
             claim.limit = CertificateLimit.byHand
             claim.reinstates = admission.reinstates
             var options = try options(for: target, known: known)
-            let recording = RecordingIssuer(issuer, ledger: records.ledger, command: "enroll", claim: claim)
+            let recording = RecordingIssuer(issuer, ledger: records.ledger, command: order.command, claim: claim)
             MachineAdmission(
                 target: target,
                 id: options.id,
@@ -212,7 +217,8 @@ package struct EnrollmentRun: Sendable {
             }
             var record = outcome.record
             record.labels = target.labels ?? known?.labels
-            let event = record.enrolmentEvent
+            if order.keyOrigin == nil { record.declinesRenewal = order.declinesRenewal ?? known?.declinesRenewal }
+            let event = order.event ?? record.enrolmentEvent
             // What the host key has signed once is evidence still, for the certificate that it names.
             if !terms.attests, record.attestation == nil, known?.hostKey == record.hostKey {
                 record.attestation = known?.attestation
@@ -226,7 +232,7 @@ package struct EnrollmentRun: Sendable {
                 record = try records.save(
                     record,
                     on: recording.claim,
-                    by: "enroll",
+                    by: order.command,
                     event,
                     revokingEarlier: { isAlarmed in
                         // Somebody else has, or had, a key of it: what it had before goes.
@@ -287,9 +293,11 @@ package struct EnrollmentRun: Sendable {
             var node = order.node
             if let ports = target.allowPorts { node.allowPorts = ports }
             node.deny = order.deny
+            let known = try record(of: target)
+            if order.declinesRenewal ?? known?.declinesRenewal == true { node.offersRenewal = nil }
             // A device stays where it is: a second installation would leave the first one running.
             var bases = order.bases
-            if bases == nil { bases = try record(of: target)?.base.map { [$0] } }
+            if bases == nil { bases = known?.base.map { [$0] } }
             let enrollment = DeviceEnrollment(
                 options,
                 .init(
@@ -354,11 +362,15 @@ package struct EnrollmentRun: Sendable {
         do throws(SSHConfigurationError) {
             var prompts = logins.prompts
             prompts.warn = { [report] in report.warning("\(target.name): \($0)") }
-            return try SSHLogin(
+            var login = try SSHLogin(
                 to: target.destination,
                 arguments: target.arguments(logins.arguments),
                 prompts: prompts
             )
+            if target.recorded == nil {
+                login.suggestion = { [logins] in logins.suggest(target.destination.host) }
+            }
+            return login
         } catch {
             throw HostError(.usage, "\(error)")
         }

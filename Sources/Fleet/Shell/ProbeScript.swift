@@ -72,42 +72,13 @@ enum ProbeScript {
               sum=$( { openssl dgst -sha256 -r "$1" || sha256sum "$1"; } 2>/dev/null )
               echo "${sum%% *}"
             }
-            # As sshd's StrictModes: says the first directory on the way to "$1" in which others than root may put something else into
-            # the place of what is below. A sticky one keeps what is root's.
-            foreign() {
-              rest=$(cd "$1" 2>/dev/null && pwd -P) || return
-              set -- /
-              d=; rest="${rest#/}"
-              while [ -n "$rest" ]; do
-                d="$d/${rest%%/*}"; set -- "$@" "$d"
-                case "$rest" in */*) rest="${rest#*/}";; *) rest=;; esac
-              done
-              # One program for all of them; another for each only where something is wrong.
-              ls -ldn "$@" 2>/dev/null | strict $# || for d in "$@"; do
-                ls -ldn "$d" 2>/dev/null | strict 1 || { echo "$d"; return; }
-              done
-            }
-            # Of "$1" directories. One that ls(1) says nothing of is not known to be root's.
-            strict() {
-              seen=0
-              while read -r mode links owner more; do
-                seen=$((seen+1))
-                [ "$owner" = 0 ] || return 1
-                case "$mode" in ?????-??-*|?????????[tT]*) ;; *) return 1;; esac
-              done
-              [ $seen -ge "$1" ]
-            }
+            \(StrictDirectories.functions)
             n=0
             for base in \(candidates.joined(separator: " ")); do
               say "base.$n" "$base"
               root="$base/bootstrap"
               # What does not exist yet is made in the nearest directory that does.
-              at="$root"
-              while [ ! -d "$at" ] && [ -n "$at" ]; do
-                [ -e "$at" ] && break
-                at="${at%/*}"
-              done
-              [ -n "$at" ] || at=/
+              at=$(nearest "$root")
               say "base.$n.at" "$at"
               # One that a power cut has left. That the operator is gone (HUP, PIPE) leaves none: see the end of this.
               for f in "$at"/.bootstrap-probe.*; do
@@ -118,7 +89,7 @@ enum ProbeScript {
               others=
               [ "$uid" = 0 ] && others=$(foreign "$at")
               if [ -n "$others" ]; then
-                say "base.$n.why" "others than root can write into $others (ls -ld $others)"
+                say "base.$n.why" "$others"
               elif why=$( { printf '#!/bin/sh\\necho ran\\n' >"$f" && chmod 700 "$f"; } 2>&1 ) && [ -s "$f" ]; then
                 say "base.$n.write" 1
                 why=$("$f" 2>&1)

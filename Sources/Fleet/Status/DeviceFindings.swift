@@ -84,15 +84,14 @@ package struct DeviceFindings: Sendable {
 
     /// Aligned columns, with a heading, and below what needs somebody.
     package static func table(_ all: [DeviceFindings], at now: Int64) -> [String] {
-        var rows = [["NAME", "STATE", "SSH", "MESH", "CERTIFICATE", "DESTINATION", "AGENT", "SERIAL"]]
+        var rows = [["NAME", "STATE", "SSH", "MESH", "CERTIFICATE", "DESTINATION"]]
         for findings in all {
             rows.append([
                 findings.device.name, findings.state(at: now), findings.login, findings.path,
-                findings.timeLeft(at: now), findings.device.destination, findings.reading?.release ?? "-",
-                findings.reading?.certificate.map { String($0.serialNumber.prefix(12)) } ?? "-",
+                findings.timeLeft(at: now), findings.device.destination,
             ])
         }
-        return TextTable.lines(rows, required: 6)
+        return TextTable.lines(rows, flexible: [5, 0])
             + all.flatMap { $0.attention(at: now).map { "attention: \($0.text)" } }
     }
 

@@ -1,5 +1,5 @@
 import H2Transport
-package import MeshIdentity
+import MeshIdentity
 import MeshPaths
 import Platform
 import SSHSignal

@@ -36,18 +36,18 @@ package struct DeviceStatus: Encodable {
             }
     }
 
-    /// Aligned columns, with a heading, of 80 characters where names allow it: what does not fit is left to
-    /// ``details(at:)``.
+    /// Aligned columns, with a heading, which are always the same and fit in 80 characters: what has no place is left
+    /// to ``details(at:)``.
     package static func table(_ devices: [DeviceStatus], at now: Int64) -> [String] {
-        var rows = [["NAME", "STATE", "CERTIFICATE", "DESTINATION", "RENEWED", "AGENT"]]
+        var rows = [["NAME", "STATE", "CERTIFICATE", "RENEWED", "DESTINATION"]]
         for status in devices {
             let device = status.device
             rows.append([
-                device.name, status.word, status.timeLeft, device.destination,
-                device.renewedAt.map { "\(describe(seconds: now - $0)) ago" } ?? "-", device.agent.release ?? "-",
+                device.name, status.word, status.timeLeft,
+                device.renewedAt.map { "\(describe(seconds: now - $0)) ago" } ?? "-", device.destination,
             ])
         }
-        return TextTable.lines(rows, required: 4) + devices.flatMap(\.alarms).map { "ALARM: \($0.text)" }
+        return TextTable.lines(rows, flexible: [4, 0]) + devices.flatMap(\.alarms).map { "ALARM: \($0.text)" }
     }
 
     /// That nobody renews its certificate and it ends before long, or has ended; nil where it is renewed in time.

@@ -1,21 +1,29 @@
-/// Rows of texts in aligned columns.
+/// Rows of texts in aligned columns, which fit on every terminal.
 enum TextTable {
     /// What every terminal has.
     private static let width = 80
+    /// A text that is cut keeps so many characters, the mark of the cut among them.
+    private static let least = 12
 
     /// - Parameters:
     ///   - rows: Equally long; the first is the heading.
-    ///   - required: So many columns always; of the others as many as fit.
-    static func lines(_ rows: [[String]], required: Int) -> [String] {
+    ///   - flexible: Which columns are cut where a row would be too long, those first that come first here.
+    static func lines(_ rows: [[String]], flexible: [Int]) -> [String] {
         guard let heading = rows.first else { return [] }
-        let widths = heading.indices.map { column in rows.map { $0[column].count }.max() ?? 0 }
-        let count = (required...heading.count).last { widths[..<$0].reduce(2 * ($0 - 1), +) <= width } ?? required
+        var widths = heading.indices.map { column in rows.map { $0[column].count }.max() ?? 0 }
+        for column in flexible {
+            let excess = widths.reduce(2 * (widths.count - 1), +) - width
+            widths[column] -= min(max(0, excess), max(0, widths[column] - least))
+        }
         return rows.map { row in
-            // The last column is not padded.
-            let padded = zip(row[..<(count - 1)], widths).map { text, width in
-                text + String(repeating: " ", count: width - text.count)
+            let texts = zip(row, widths).map { text, width in
+                text.count <= width
+                    ? text + String(repeating: " ", count: width - text.count) : "\(text.prefix(width - 1))…"
             }
-            return (padded + [row[count - 1]]).joined(separator: "  ")
+            // The last column is not padded.
+            var line = texts.joined(separator: "  ")
+            while line.last == " " { line.removeLast() }
+            return line
         }
     }
 }

@@ -83,6 +83,13 @@ private struct RenewedDevice: SignaledDevice {
         self.listener = listener
     }
 
+    mutating func changeAccess(_ order: SignalMessage.Access) throws(SignalError) -> SignalMessage.Acknowledgement {
+        throw SignalError(
+            .refused,
+            "over the mesh a certificate is renewed; what others may reach, only a login may say"
+        )
+    }
+
     mutating func prepareKey(_ order: EnrollmentDevice.Order) throws(SignalError) -> SignalMessage.SigningRequest {
         guard case .renew = order else {
             throw SignalError(

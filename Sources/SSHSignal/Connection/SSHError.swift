@@ -69,6 +69,11 @@ public struct SSHError: Error, Hashable, Sendable, CustomStringConvertible {
 
     public var description: String { message }
 
+    /// A name on the way does not resolve.
+    package var isOfUnknownName: Bool {
+        code == .connectionFailed && (message.contains("resolve") || message.contains("no address"))
+    }
+
     /// The same failure as byte streams and paths tell it.
     public var streamError: StreamError {
         let streamCode: StreamError.Code =

@@ -10,6 +10,16 @@ extension SSHLogin {
     ///
     /// - Parameter loop: Where the session and its streams will live.
     public func connect(on loop: EventLoop) async throws(SSHError) -> SSHClient {
+        do throws(SSHError) {
+            return try await connectByEngine(on: loop)
+        } catch {
+            guard error.isOfUnknownName, error.message.contains(configuration.hostName), let meant = suggestion?()
+            else { throw error }
+            throw SSHError(error.code, "\(error.message); did you mean '\(meant)'?", limits: error.limits)
+        }
+    }
+
+    private func connectByEngine(on loop: EventLoop) async throws(SSHError) -> SSHClient {
         switch arguments.engine {
         case .libssh2: return try await connectByLibSSH2(on: loop)
         case .openSSH: return try await connectByOpenSSH(on: loop)

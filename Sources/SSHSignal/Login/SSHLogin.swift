@@ -56,6 +56,8 @@ public struct SSHLogin: Sendable {
     /// against it. Asked with the key that it has proven to have, before anything secret is sent; where `ssh` logs in,
     /// before the session is used. From any thread.
     package var objection: (@Sendable (HostKey) -> String?)?
+    /// What was probably meant by the destination, where its name does not resolve; asked then, from any thread.
+    package var suggestion: (@Sendable () -> String?)?
 
     /// Reads the configuration and the known_hosts files of the destination and of every jump host.
     ///

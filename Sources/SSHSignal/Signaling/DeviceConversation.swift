@@ -15,6 +15,8 @@ package protocol SignaledDevice {
     ) throws(SignalError) -> SignalMessage.Acknowledgement
     /// Refuses the certificates of these lists (PEM) from now on. Returns whether they were new.
     mutating func takeRevocations(_ lists: String) throws(SignalError) -> Bool
+    /// Changes what others may reach, and has the node run with it.
+    mutating func changeAccess(_ order: SignalMessage.Access) throws(SignalError) -> SignalMessage.Acknowledgement
     /// Where the node can be reached.
     mutating func endpoints() -> SignalMessage.Endpoints
 }
@@ -83,6 +85,7 @@ package struct DeviceConversation<Device: SignaledDevice> {
             case .reportEndpoints: answer(.endpoints(device.endpoints()))
             case .takeRevocations(let lists):
                 answer(.tookRevocations(changed: try device.takeRevocations(lists)))
+            case .changeAccess(let order): answer(.changedAccess(try device.changeAccess(order)))
             case .send, .close: break
             }
         } catch {

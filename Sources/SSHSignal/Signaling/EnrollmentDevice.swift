@@ -1,6 +1,7 @@
 /// The device's side: what happened in, what to do out.
 ///
 ///     started ─hello→ awaitingHello ─(hello)→ ready ─(enroll|renew) prepare→ preparing ─csr→ awaitingCertificate ─(certificate) install→ installing
+///                                              ↑ ├(access) change→ changing ─ack→ ready
 ///                                              ↑ ├(revocations) take→ revoking ─revocations→ ready
 ///                                              ↑ └(endpoints) report→ reporting ─endpoints→ ready                                        │
 ///                                              └───────────────────────────────────ack──────────────────────────────────────────────────┘
@@ -26,6 +27,8 @@ package struct EnrollmentDevice: Sendable {
         case installed(SignalMessage.Acknowledgement)
         /// Answer to ``Action/takeRevocations(_:)``: whether they were new.
         case tookRevocations(changed: Bool)
+        /// Answer to ``Action/changeAccess(_:)``.
+        case changedAccess(SignalMessage.Acknowledgement)
         /// Answer to ``Action/reportEndpoints``.
         case endpoints(SignalMessage.Endpoints)
         /// Instead of an answer.
@@ -49,6 +52,8 @@ package struct EnrollmentDevice: Sendable {
         case reportEndpoints
         /// Refuse the certificates of these lists (PEM) from now on, and cut what is open with them.
         case takeRevocations(String)
+        /// Change what others may reach, and have the node run with it.
+        case changeAccess(SignalMessage.Access)
         /// Close the channel; nil: the conversation ended well. The last action.
         case close(SignalError?)
     }
@@ -62,6 +67,7 @@ package struct EnrollmentDevice: Sendable {
         case installing(Order)
         case reporting
         case revoking
+        case changing
         case over
 
         var text: String {
@@ -74,6 +80,7 @@ package struct EnrollmentDevice: Sendable {
             case .installing: "the certificate was being installed"
             case .reporting: "the endpoints were being listed"
             case .revoking: "the revocation lists were being stored"
+            case .changing: "what others may reach was being changed"
             case .over: "the conversation was over"
             }
         }
@@ -118,12 +125,16 @@ package struct EnrollmentDevice: Sendable {
             if let end { return over([.close(end)]) }
             state = .ready
             return [.send(.revocations(.init(changed: changed)))]
-        case (.prepared, _), (.installed, _), (.endpoints, _), (.tookRevocations, _):
+        case (.changedAccess(let ack), .changing):
+            if let end { return over([.close(end)]) }
+            state = .ready
+            return [.send(.ack(ack))]
+        case (.prepared, _), (.installed, _), (.endpoints, _), (.tookRevocations, _), (.changedAccess, _):
             return []
         case (.failed(let error), _), (.invalid(let error), _):
             return fail(error)
         case (.ended(let error), .preparing), (.ended(let error), .installing), (.ended(let error), .reporting),
-            (.ended(let error), .revoking):
+            (.ended(let error), .revoking), (.ended(let error), .changing):
             end = error ?? cut()
             return []
         case (.ended(nil), .ready):
@@ -175,6 +186,9 @@ package struct EnrollmentDevice: Sendable {
             }
             state = .revoking
             return [.takeRevocations(lists)]
+        case (.access(let order), .ready):
+            state = .changing
+            return [.changeAccess(order)]
         case (.bye, .ready):
             return over([.close(nil)])
         case (.bye, .awaitingCertificate):
@@ -192,7 +206,7 @@ package struct EnrollmentDevice: Sendable {
     private func discard() -> [Action] {
         switch state {
         case .preparing, .awaitingCertificate: [.discardKey]
-        case .idle, .awaitingHello, .ready, .installing, .reporting, .revoking, .over: []
+        case .idle, .awaitingHello, .ready, .installing, .reporting, .revoking, .changing, .over: []
         }
     }
 

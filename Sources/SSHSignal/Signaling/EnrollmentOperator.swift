@@ -6,7 +6,8 @@ import Platform
 ///
 /// ```
 /// started → awaitingHello ─(hello) hello, enroll|renew→ awaitingRequest ─(csr) issue→ issuing ─certificate→ awaitingAck ─(ack) bye→ over
-///                         └(hello) hello, revocations→ awaitingRevocations ─(revocations) bye→ over
+///                         ├(hello) hello, revocations→ awaitingRevocations ─(revocations) bye→ over
+///                         └(hello) hello, access→ awaitingAccess ─(ack) bye→ over
 /// ```
 ///
 /// The device speaks first: what is sent before its program runs may be swallowed by the shell that starts it. Every
@@ -20,12 +21,15 @@ package struct EnrollmentOperator: Sendable {
         case renew(id: String)
         /// Tells the device what was revoked: lists in PEM form.
         case revoke(lists: String)
+        /// Changes what others may reach.
+        case access(SignalMessage.Access)
 
-        /// nil where no certificate is involved.
+        /// Whom it is about; nil where that is no matter.
         var id: String? {
             switch self {
             case .enroll(let order): order.id
             case .renew(let id): id
+            case .access(let order): order.id
             case .revoke: nil
             }
         }
@@ -58,6 +62,8 @@ package struct EnrollmentOperator: Sendable {
         case succeeded(SignalMessage.Acknowledgement)
         /// The device knows what was revoked; whether that was new to it.
         case delivered(changed: Bool)
+        /// The device lets others reach what was asked for.
+        case changedAccess(SignalMessage.Acknowledgement)
         /// The device was not enrolled, or, after the certificate was sent, it is not known whether it was.
         case failed(SignalError)
         /// Close the channel. The last action.
@@ -71,6 +77,7 @@ package struct EnrollmentOperator: Sendable {
         case issuing(ClockSkew)
         case awaitingAck
         case awaitingRevocations
+        case awaitingAccess
         case over
 
         var text: String {
@@ -81,6 +88,7 @@ package struct EnrollmentOperator: Sendable {
             case .issuing: "the certificate was being signed"
             case .awaitingAck: "its acknowledgement was awaited"
             case .awaitingRevocations: "its word on the revocation lists was awaited"
+            case .awaitingAccess: "its word on what others may reach was awaited"
             case .over: "the conversation was over"
             }
         }
@@ -181,6 +189,10 @@ package struct EnrollmentOperator: Sendable {
             if let error = check(ack) { return fail(error) }
             state = .over
             return [.send(.bye(.init())), .succeeded(ack), .close]
+        case (.ack(let ack), .awaitingAccess):
+            if let error = check(ack) { return fail(error) }
+            state = .over
+            return [.send(.bye(.init())), .changedAccess(ack), .close]
         case (.revocations(let answer), .awaitingRevocations):
             state = .over
             return [.send(.bye(.init())), .delivered(changed: answer.changed ?? true), .close]
@@ -196,13 +208,20 @@ package struct EnrollmentOperator: Sendable {
         case .enroll(let order): question = .enroll(order)
         case .renew: question = .renew(.init())
         case .revoke(let lists): question = .revocations(.init(lists: lists))
+        case .access(let order): question = .access(order)
         }
         guard hello.capabilities.contains(question.type) else {
             return fail(SignalError(.version, "the device's agent cannot \(question.type); upload a newer one"))
         }
-        if case .revoke = purpose {
-            // However wrong its clock is.
-            state = .awaitingRevocations
+        // However wrong its clock is, where no certificate is given out.
+        let awaiting: State? =
+            switch purpose {
+            case .revoke: .awaitingRevocations
+            case .access: .awaitingAccess
+            case .enroll, .renew: nil
+            }
+        if let awaiting {
+            state = awaiting
             return [.send(SignalProtocol.hello(software: software, now: now)), .send(question)]
         }
         let skew = ClockSkew(device: hello.clock, operator: now)

@@ -7,6 +7,8 @@ package enum SignalMessage: Hashable, Sendable {
     case enroll(Enroll)
     /// Operator: renew the certificate you have. The device answers `csr`.
     case renew(Renew)
+    /// Operator: let others reach this, and that no more. The device answers `ack`.
+    case access(Access)
     /// Device: sign this.
     case csr(SigningRequest)
     /// Operator: the signed certificate. The device answers `ack`.
@@ -36,7 +38,7 @@ package enum SignalMessage: Hashable, Sendable {
         /// Milliseconds since 1970 by the sender's clock, when it sent this.
         package var clock: Int64
         /// Words for what the sender can do beside the mandatory part: `enroll`, `renew`, `endpoints`, `probe`,
-        /// `revocations`.
+        /// `revocations`, `access`.
         package var capabilities: [String]
 
         package init(version: Int, minimumVersion: Int, software: String, clock: Int64, capabilities: [String]) {
@@ -106,6 +108,22 @@ package enum SignalMessage: Hashable, Sendable {
 
     package struct Renew: Hashable, Sendable, Codable {
         package init() {}
+    }
+
+    /// A change of what members of the device's namespace may reach; all else, the certificate too, stays.
+    package struct Access: Hashable, Sendable, Codable {
+        /// The SPIFFE ID that the device has: nothing is changed where it has another.
+        package var id: String
+        /// Ports on the device itself, and `host:port` of what is reached through it.
+        package var allow: [String]
+        /// The same that they may reach no more.
+        package var deny: [String]
+
+        package init(id: String, allow: [String] = [], deny: [String] = []) {
+            self.id = id
+            self.allow = allow
+            self.deny = deny
+        }
     }
 
     package struct SigningRequest: Hashable, Sendable, Codable {
@@ -261,6 +279,7 @@ package enum SignalMessage: Hashable, Sendable {
         case .hello: "hello"
         case .enroll: "enroll"
         case .renew: "renew"
+        case .access: "access"
         case .csr: "csr"
         case .certificate: "certificate"
         case .ack: "ack"

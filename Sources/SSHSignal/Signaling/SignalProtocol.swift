@@ -4,7 +4,7 @@ import Platform
 enum SignalProtocol {
     static let version = 1
     static let minimumVersion = 1
-    static let capabilities = ["enroll", "renew", "endpoints", "probe", "revocations"]
+    static let capabilities = ["enroll", "renew", "endpoints", "probe", "revocations", "access"]
 
     static func hello(software: String, now: Int64) -> SignalMessage {
         .hello(

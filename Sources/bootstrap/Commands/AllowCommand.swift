@@ -3,14 +3,15 @@ import Fleet
 import MeshIdentity
 import Platform
 import SSHSignal
+import Streams
 
 struct AllowCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "allow",
         abstract: "Let others of a device's namespace reach more of it.",
         discussion: """
-            Adds ports of the device, or other hosts that are reached through it, to what its node lets through. Its agent and its \
-            certificate are brought up to date on the way; the rest stays as it is. `bootstrap status DEST` shows what is allowed.
+            Adds ports of the device, or other hosts that are reached through it, to what its node lets through. All else stays \
+            as it is. `bootstrap status DEST` shows what is allowed.
 
               bootstrap allow camera.lan 22 8080
               bootstrap allow gateway.lan 10.0.0.9:554
@@ -27,8 +28,7 @@ struct DenyCommand: AsyncParsableCommand {
         commandName: "deny",
         abstract: "Take back what `allow` and `enroll --allow-port` let others reach.",
         discussion: """
-            Streams that are open to it are cut when the node has taken its new configuration up. The device's agent and its \
-            certificate are brought up to date on the way; the rest stays as it is.
+            Streams that are open to it are cut when the node has taken its new configuration up. All else stays as it is.
 
               bootstrap deny camera.lan 22
             """
@@ -39,7 +39,7 @@ struct DenyCommand: AsyncParsableCommand {
     func run() async throws { try await change.run(allows: false) }
 }
 
-/// What `allow` and `deny` have in common: an enrolment of a device that is enrolled, in which everything else stays.
+/// What `allow` and `deny` have in common: a device that is enrolled lets others reach more or less.
 struct AccessChange: ParsableArguments {
     @Argument(help: ArgumentHelp("A device's name, destination or SPIFFE ID.", valueName: "DEST"))
     var destination: String
@@ -49,7 +49,8 @@ struct AccessChange: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "The program that is the device's agent from then on. (default: the static build beside this one, or this one)",
+            "Where the device's agent is too old to be told, or its certificate has ended, so that it is enrolled once more: the program "
+                + "that is its agent from then on. (default: the static build beside this one, or this one)",
             valueName: "PATH"
         )
     )
@@ -75,6 +76,31 @@ struct AccessChange: ParsableArguments {
         guard (device.keyOrigin ?? .device) == .device else {
             throw fail("\(device.name) has no agent: what it lets through is up to the software there", .usage)
         }
+        let hosts = places.filter { UInt16($0) == nil }.map { (try? Authority(parsing: $0))?.description ?? $0 }
+        let words = places.compactMap { UInt16($0) }.map(String.init) + hosts
+        let access = DeviceAccess(
+            allow: allows ? words : [],
+            deny: allows ? [] : words,
+            logins: try ssh.logins(),
+            records: records,
+            warn: { printWarning($0) }
+        )
+        let loop = EventLoop(name: access.command)
+        let changed: Device?
+        do throws(HostError) {
+            changed = try await access(device, on: loop)
+        } catch {
+            throw fail(error)
+        }
+        await loop.shutDown()
+        if changed == nil { try await enroll(device, access, records) }
+        if let allowed = try (changed ?? records.record(named: device.name))?.allowed {
+            printDone("\(device.name)  allows \(allowed.isEmpty ? "nothing" : allowed.joined(separator: ", "))")
+        }
+    }
+
+    /// Where that cannot be done alone: an enrolment in which everything else stays.
+    private func enroll(_ device: Device, _ access: DeviceAccess, _ records: DeviceDirectory) async throws {
         let target: EnrollmentTarget
         let agent: AgentBinary
         do {
@@ -85,28 +111,27 @@ struct AccessChange: ParsableArguments {
         } catch {
             throw fail("\(error)")
         }
-        let hosts = places.filter { UInt16($0) == nil }.map { (try? Authority(parsing: $0))?.description ?? $0 }
-        let ports = places.compactMap { UInt16($0) }
         var order = EnrollmentOrder(
             namespace: nil,
             node: .init(
-                allowPorts: allows ? ports : [],
-                allowHosts: allows ? hosts : nil,
+                allowPorts: access.allow.compactMap { UInt16($0) },
+                allowHosts: access.allow.filter { UInt16($0) == nil },
                 keeps: ["bind", "port", "renewFrom", "allow"]
             ),
             agent: agent,
             service: nil
         )
-        if !allows { order.deny = ports.map(String.init) + hosts }
-        let (issuer, trustDomain) = try issuers.load(access)
-        let report = EnrollmentOutput(format: .text, names: [device.name])
+        order.deny = access.deny
+        (order.command, order.event) = (access.command, access.event)
+        let (issuer, trustDomain) = try issuers.load(self.access)
+        let report = Report()
         var run = EnrollmentRun(
             order,
             server: nil,
             issuer: issuer,
             trustDomain: trustDomain,
             terms: IssuanceTerms(acceptsSkew: clock.skewOk).renewing(device),
-            logins: report.asking(for: try ssh.logins()),
+            logins: try ssh.logins(),
             records: records,
             report: report
         )
@@ -118,8 +143,20 @@ struct AccessChange: ParsableArguments {
             throw fail(error)
         }
         if let reason = HostError.Reason.common(of: failures.map(\.error.reason)) { throw reason.exitCode }
-        if let allowed = try? records.record(named: device.name)?.allowed {
-            printLine("\(device.name)  allows \(allowed.isEmpty ? "nothing" : allowed.joined(separator: ", "))")
+    }
+
+    /// Nobody has asked for an enrolment: its steps are details.
+    private struct Report: EnrollmentReport {
+        func line(_ text: String) { printDetail(text) }
+        func warning(_ text: String) { printWarning(text) }
+        func progress(_ progress: EnrollmentProgress, of device: String) {
+            switch progress {
+            case .step(let step, let text, _): printDetail("\(device)  \(step)  \(text)")
+            case .warning(let text): printWarning(text)
+            case .uploading: break
+            }
         }
+        func succeeded(_ record: Device) {}
+        func failed(_ error: HostError, _ target: EnrollmentTarget) { printError("error: \(error.message)") }
     }
 }

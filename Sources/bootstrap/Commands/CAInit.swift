@@ -64,12 +64,14 @@ struct CAInit: AsyncParsableCommand {
     }
 
     private func report(_ ca: EmbeddedCA, isEncrypted: Bool) {
-        print("Made the CA of \(ca.trustDomain) in \(location.path)")
-        print("  key          ca-key.pem, \(isEncrypted ? "encrypted with your passphrase" : "readable by you only")")
-        print("  certificate  ca-cert.pem, valid until \(describe(time: ca.certificate.notAfter))")
-        print("  fingerprint  SHA256 \(ca.certificate.fingerprint)")
-        print("Keep a copy of this directory in a safe place: without its key no identity can be renewed.")
-        print("Next: bootstrap enroll DEST            give a machine an identity over SSH")
-        print("      bootstrap ca issue --id ns/NS/sa/NAME --out DIR    make one by hand")
+        printDone("Made the CA of \(ca.trustDomain) in \(location.path)")
+        printDone(
+            "  key          ca-key.pem, \(isEncrypted ? "encrypted with your passphrase" : "readable by you only")"
+        )
+        printDone("  certificate  ca-cert.pem, valid until \(describe(time: ca.certificate.notAfter))")
+        printDone("  fingerprint  SHA256 \(ca.certificate.fingerprint)")
+        printDone("Keep a copy of this directory in a safe place: without its key no identity can be renewed.")
+        printDone("Next: bootstrap enroll DEST            give a machine an identity over SSH")
+        printDone("      bootstrap ca issue --id ns/NS/sa/NAME --out DIR    make one by hand")
     }
 }

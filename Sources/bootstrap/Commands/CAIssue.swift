@@ -46,16 +46,16 @@ struct CAIssue: AsyncParsableCommand {
     }
 
     private func report(_ credential: Credential) {
-        print("Issued \(credential.id) in \(out)")
-        print("  key.pem          the private key, readable by you only")
-        print("  cert-chain.pem   serial \(credential.leaf.serialNumber)")
-        print("                   valid until \(describe(time: credential.notAfter))")
+        printDone("Issued \(credential.id) in \(out)")
+        printDone("  key.pem          the private key, readable by you only")
+        printDone("  cert-chain.pem   serial \(credential.leaf.serialNumber)")
+        printDone("                   valid until \(describe(time: credential.notAfter))")
         let names = credential.leaf.dnsNames + credential.leaf.ipAddresses
-        if !names.isEmpty { print("                   also for \(names.joined(separator: ", "))") }
-        print(
+        if !names.isEmpty { printDone("                   also for \(names.joined(separator: ", "))") }
+        printDone(
             "  root-cert.pem    who may vouch for peers: \(counted(credential.bundle.roots.count, "root")) of \(credential.id.trustDomain)"
         )
-        print(
+        printDone(
             "Next: name the directory as `identity: \(out)` in a node's configuration. To renew it, run the same command again."
         )
     }

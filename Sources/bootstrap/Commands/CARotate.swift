@@ -38,9 +38,9 @@ struct CARotate: AsyncParsableCommand {
                 if status { return printLine("No root is being replaced. `bootstrap ca rotate` begins it.") }
                 let (authority, passphrase) = try access.loadWithPassphrase()
                 let root = try rotation.begin(authority, passphrase: passphrase)
-                printLine("Made a new root, SHA256 \(root.fingerprint)")
-                printLine("It is given out from now on; the old key goes on signing.")
-                printLine("Next: bootstrap renew --all    then bootstrap ca rotate")
+                printDone("Made a new root, SHA256 \(root.fingerprint)")
+                printDone("It is given out from now on; the old key goes on signing.")
+                printDone("Next: bootstrap renew --all    then bootstrap ca rotate")
             case .distributing:
                 guard let root = try rotation.other() else { return }
                 let waiting = try records.lacking(root)
@@ -59,8 +59,8 @@ struct CARotate: AsyncParsableCommand {
                     )
                 }
                 try rotation.switchSigner()
-                printLine("The new key signs from now on, SHA256 \(root.fingerprint)")
-                printLine(
+                printDone("The new key signs from now on, SHA256 \(root.fingerprint)")
+                printDone(
                     "Next: bootstrap renew --all    then, when the old certificates have ended, bootstrap ca rotate"
                 )
             case .retiring:
@@ -81,8 +81,8 @@ struct CARotate: AsyncParsableCommand {
                     )
                 }
                 try rotation.finish()
-                printLine("The old root is given out no more, and its key is removed.")
-                printLine("Devices forget it with their next renewal.")
+                printDone("The old root is given out no more, and its key is removed.")
+                printDone("Devices forget it with their next renewal.")
             }
         } catch let error as IdentityError {
             throw fail(error)

@@ -72,7 +72,7 @@ struct CASSHSign: AsyncParsableCommand {
         if out == "-", !writeStandardOutput(Array("\(certificate.line)\n".utf8)) {
             throw fail("stdout cannot be written")
         }
-        printError(
+        printNotice(
             "Signed the \(kind.rawValue)'s key \(publicKey) for \(principal.joined(separator: ", ")), "
                 + "valid \(certificate.validity), serial \(certificate.serial)"
         )
@@ -82,7 +82,7 @@ struct CASSHSign: AsyncParsableCommand {
         do throws(IdentityError) {
             return try SSHPublicKey(line: fileWork(AtomicFile.read(key, limit: 64 << 10)))
         } catch {
-            throw fail("\(key): \(error.message)")
+            throw fail(IdentityError(error.code, "\(key): \(error.message)"))
         }
     }
 }

@@ -80,7 +80,7 @@ struct CAServe: AsyncParsableCommand {
             if uninstall {
                 unlink(Home.issuerAddress)
                 try service.remove()
-                return printLine("removed \(service.place)")
+                return printDone("removed \(service.place)")
             }
             let place = try SocketAddress(parsing: listen)
             guard try access.loadWithPassphrase().passphrase == nil || access.passphraseFile != nil else {
@@ -99,8 +99,8 @@ struct CAServe: AsyncParsableCommand {
                 )
             }
             try AtomicFile.write(Array("\(address ?? "*:\(place.port)")\n".utf8), to: Home.issuerAddress)
-            printLine("installed \(service.place), listening on \(listen)")
-            printLine(
+            printDone("installed \(service.place), listening on \(listen)")
+            printDone(
                 "From now on `bootstrap enroll` has devices that reach it renew here; those that are enrolled, when they are enrolled again."
             )
         } catch let error as ExitCode {

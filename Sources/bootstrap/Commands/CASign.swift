@@ -41,6 +41,6 @@ struct CASign: AsyncParsableCommand {
         }
         guard writeStandardOutput(issued.pem) else { throw fail("stdout cannot be written") }
         guard let leaf = issued.leaf else { return }
-        printError("Signed \(id), valid until \(describe(time: leaf.notAfter)), serial \(leaf.serialNumber)")
+        printNotice("Signed \(id), valid until \(describe(time: leaf.notAfter)), serial \(leaf.serialNumber)")
     }
 }

@@ -47,10 +47,10 @@ struct DoctorCommand: AsyncParsableCommand {
 
     private func check(_ destination: String, agent: AgentBinary?, _ report: DoctorReport) async throws {
         let device: Device?
-        do throws(DeviceDirectoryError) {
-            device = try DeviceDirectory(Home.devices).device(for: destination)
+        do throws(HostError) {
+            device = try DeviceDirectory(Home.devices).enrolledIfAny(destination)
         } catch {
-            throw fail(error.message)
+            throw fail(error)
         }
         let logins = try ssh.logins()
         let loop = EventLoop(name: "doctor")
@@ -100,6 +100,7 @@ private final class DoctorReport: Sendable {
         switch format {
         case .json: printJSON(finding)
         case .text:
+            guard Verbosity.current >= .normal || finding.verdict == .failure else { return }
             func padded(_ text: String, _ width: Int) -> String {
                 text + String(repeating: " ", count: max(1, width - text.count))
             }
@@ -119,7 +120,7 @@ private final class DoctorReport: Sendable {
     func end() -> ExitCode? {
         let (failures, warnings, code) = state.withLock { ($0.failures, $0.warnings, $0.code) }
         if format == .text {
-            printLine(
+            printDone(
                 failures + warnings == 0
                     ? "everything is as it should be"
                     : "\(failures) failed, \(warnings) \(warnings == 1 ? "warning" : "warnings")"

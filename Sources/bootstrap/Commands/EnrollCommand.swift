@@ -190,7 +190,7 @@ struct EnrollCommand: AsyncParsableCommand {
     }
 
     private func order() throws -> EnrollmentOrder {
-        EnrollmentOrder(
+        var order = EnrollmentOrder(
             namespace: namespace,
             node: node(),
             bases: base.map { [$0] },
@@ -200,6 +200,8 @@ struct EnrollCommand: AsyncParsableCommand {
             credentialDirectory: device.credentialDir,
             after: device.after
         )
+        order.declinesRenewal = renewFrom.map { $0 == "none" }
+        return order
     }
 
     /// Where the issuer that was installed is reached; nil without one.

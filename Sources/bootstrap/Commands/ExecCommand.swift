@@ -79,6 +79,9 @@ struct ExecCommand: AsyncParsableCommand {
         guard !targets.isEmpty else {
             throw fail(label.isEmpty ? "there is no machine to run it on" : "no machine has these labels", .usage)
         }
+        for transfer in put {
+            for target in targets { try requireFile(NameTemplate.expand(transfer.source, for: target.name), "--put") }
+        }
         if destination != nil, targets.count == 1, put.isEmpty, get.isEmpty, output == .text {
             return try await ForegroundCommand(target: targets[0], command: line, logins: logins).run()
         }

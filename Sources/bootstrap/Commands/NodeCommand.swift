@@ -73,7 +73,7 @@ struct NodeCommand: AsyncParsableCommand {
             throw fail("\(error)", .usage)
         }
         if check {
-            print("\(config) is valid")
+            printDone("\(config) is valid")
             return
         }
         startLogging(logLevel, to: LogFile.ofThisProcess())

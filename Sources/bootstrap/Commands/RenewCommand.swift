@@ -113,7 +113,7 @@ struct RenewCommand: AsyncParsableCommand {
     private func keepWatching(_ renewal: DeviceRenewal, _ report: HostReport) async {
         let watch = RenewalWatch(renewal, parallel: selection.parallel, report: report)
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
-        printLine("watching \(Home.ledger)")
+        printDone("watching \(Home.ledger)")
         await withTaskGroup(of: Void.self) { group in
             group.addTask { for await _ in signals { return } }
             group.addTask { await watch.run() }

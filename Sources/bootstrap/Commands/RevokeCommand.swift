@@ -125,8 +125,8 @@ struct RevokeCommand: AsyncParsableCommand {
         for certificate in revocation.revoked { output.tell(Revoked(certificate)) }
         output.say("Revoked \(device.identity): \(counted(revocation.revoked.count, "certificate"))\(before)")
         if device.serial == nil, device.notAfter > WallClock.system.seconds {
-            printError(
-                "warning: \(device.name) was enrolled before there was a ledger: its certificate's number is not known, and it is "
+            printWarning(
+                "\(device.name) was enrolled before there was a ledger: its certificate's number is not known, and it is "
                     + "accepted until \(describe(time: device.notAfter))"
             )
         }

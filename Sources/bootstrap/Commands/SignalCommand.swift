@@ -12,7 +12,8 @@ struct SignalCommand: ParsableCommand {
             Speaks the signaling protocol (docs/protocol.md) on stdin and stdout. Makes this machine's key, which never \
             leaves it, stores the certificate that the operator sends, writes the node's configuration and starts \
             `bootstrap node`. Nobody needs to run it by hand.
-            """
+            """,
+        shouldDisplay: false
     )
 
     @Option(

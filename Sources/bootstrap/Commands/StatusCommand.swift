@@ -90,13 +90,11 @@ struct StatusCommand: AsyncParsableCommand {
     }
 
     private func device(_ destination: String, in records: DeviceDirectory) throws -> Device {
-        guard let record = try records.device(for: destination) else {
-            throw fail(
-                "'\(destination)' is not enrolled; `bootstrap status` lists what is, "
-                    + "`bootstrap enroll \(destination)` changes it"
-            )
+        do throws(HostError) {
+            return try records.enrolled(destination)
+        } catch {
+            throw fail(error)
         }
-        return record
     }
 
     /// Says where the CA's list and the ledger differ.
@@ -160,9 +158,9 @@ struct StatusCommand: AsyncParsableCommand {
     private func printNothingEnrolled() {
         printLine("No device is enrolled yet (\(Home.ledger)).")
         if (try? EmbeddedCA.bundle(directory: Home.ca)) == nil {
-            printLine("Next: bootstrap ca init --trust-domain TD    make the CA that vouches for identities")
+            printDone("Next: bootstrap ca init --trust-domain TD    make the CA that vouches for identities")
         }
-        printLine("Next: bootstrap enroll DEST                  give a machine an identity over SSH")
+        printDone("Next: bootstrap enroll DEST                  give a machine an identity over SSH")
     }
 
     private func printJSON(_ devices: [some Encodable]) {

@@ -60,22 +60,29 @@ struct UnenrollCommand: AsyncParsableCommand {
     private func unenroll(_ destination: String, _ logins: LoginOptions, on loop: EventLoop) async throws(HostError) {
         let records = DeviceDirectory(Home.devices)
         do {
-            let record = try records.device(for: destination)
+            let record = try records.enrolledIfAny(destination)
             let name = record?.name ?? destination
             if !forget {
                 var removal = DeviceRemoval(name: name, bases: bases(record), keepsAgent: keepAgent)
                 if let record, record.agent.path.isEmpty { removal.credentialDirectory = record.agent.state }
+                removal.otherBases = DeviceEnrollment.Installation.defaultBases
                 removal.sshServer = record?.sshServer
                 let outcome = try await removal.run(try login(record, destination, logins), on: loop)
-                for text in outcome.removed { printLine("\(name)  removed  \(text)") }
+                for text in outcome.removed { printDone("\(name)  removed  \(text)") }
                 for text in outcome.left { printWarning("\(name): left \(text)") }
+                for base in outcome.others {
+                    printWarning(
+                        "\(name): another installation is in \(base)/bootstrap, and stays: bootstrap unenroll "
+                            + "\(record?.destination ?? destination) --base \(ShellScript.quote(base)) removes it, too"
+                    )
+                }
                 if let failure = outcome.sshServerFailure {
                     throw HostError(
                         failure.reason,
                         "\(failure.message); it stays recorded, so that unenroll can be run again (--forget gives it up)"
                     )
                 }
-                if outcome.removed.isEmpty { printLine("\(name)  nothing of ours is there") }
+                if outcome.removed.isEmpty { printDone("\(name)  nothing of ours is there") }
             }
             try forget(record, name: name, in: records)
         } catch let error as HostError {
@@ -93,14 +100,15 @@ struct UnenrollCommand: AsyncParsableCommand {
             let names = [name, (try? EnrollmentTarget(name))?.name ?? name]
             let isEnded = try names.contains { try records.ledger.endEnrolment(named: $0, by: "unenroll") }
             let why = isEnded ? " yet; its enrolment, which was under way or was cut, gets nothing more" : ""
-            return printLine("\(name)  was not recorded\(why)")
+            let guess = isEnded ? nil : records.suggestion(for: name)
+            return printDone("\(name)  was not recorded\(why)\(guess.map { "; did you mean '\($0)'?" } ?? "")")
         }
         let wasRevoked = try records.remove(named: record.name, ifStill: record)
         let rest =
             wasRevoked
             ? "its machine stays revoked until `bootstrap enroll --reinstate` trusts it again"
             : "its certificate ends \(describe(time: record.notAfter))"
-        printLine("\(name)  is no longer recorded; \(rest)")
+        printDone("\(name)  is no longer recorded; \(rest)")
     }
 
     private func bases(_ record: Device?) -> [String] {

@@ -41,16 +41,16 @@ struct FleetSelection: ParsableArguments {
         labels: [LabelArgument] = [],
         in records: DeviceDirectory
     ) throws -> [Device] {
-        do throws(DeviceDirectoryError) {
-            var found: [Device] = []
+        var found: [Device] = []
+        do throws(HostError) {
             for destination in destinations {
-                guard let record = try records.device(for: destination) else {
-                    throw DeviceDirectoryError(
-                        message: "'\(destination)' is not enrolled; `bootstrap status` lists what is"
-                    )
-                }
+                let record = try records.enrolled(destination)
                 if !found.contains(where: { $0.name == record.name }) { found.append(record) }
             }
+        } catch {
+            throw fail(error)
+        }
+        do throws(DeviceDirectoryError) {
             if all || !labels.isEmpty {
                 let names = Set(found.map(\.name))
                 found += try records.all().filter { device in

@@ -88,7 +88,11 @@ struct IssuerOptions: ParsableArguments {
             let authority = try access.loadLive()
             return (authority, authority.trustDomain)
         }
-        if issuer.hasPrefix("istiod:") { return (try istiod(issuer), try domain(access)) }
+        if issuer.hasPrefix("istiod:") {
+            if let issuerToken { try requireFile(issuerToken, "--issuer-token") }
+            if let issuerCa { try requireFile(issuerCa, "--issuer-ca") }
+            return (try istiod(issuer), try domain(access))
+        }
         return (ExecIssuer(command: [String(issuer.dropFirst(5))]), try domain(access))
     }
 

@@ -10,7 +10,7 @@ enum ResultFormat: String, ExpressibleByArgument, CaseIterable {
     /// A line for people.
     func say(_ text: String) {
         switch self {
-        case .text: printLine(text)
+        case .text: printDone(text)
         case .json: printNotice(text)
         }
     }

@@ -99,6 +99,7 @@ struct SSHOptionGroup: ParsableArguments {
         }
         var logins = LoginOptions(arguments, prompts: prompts)
         logins.note = { printDetail($0) }
+        logins.suggest = { DeviceDirectory(Home.devices).suggestion(for: $0) }
         return logins
     }
 

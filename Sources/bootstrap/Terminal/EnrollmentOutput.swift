@@ -61,15 +61,12 @@ final class EnrollmentOutput: EnrollmentReport {
         return logins
     }
 
-    /// For people: on stdout, unless that belongs to JSON.
+    /// For people: on stdout, unless that belongs to JSON. Not with `-q`.
     func line(_ text: String) {
+        guard Verbosity.current >= .normal else { return }
         clearBar()
         live.above {
-            if format == .text {
-                printLine(text)
-            } else {
-                printError(text)
-            }
+            if format == .text { printLine(text) } else { printNotice(text) }
         }
     }
 
@@ -119,15 +116,17 @@ final class EnrollmentOutput: EnrollmentReport {
 
     /// What comes next.
     private func next() {
-        guard format == .text, Verbosity.current >= .normal, let device = succeeded.withLock({ $0.first }) else {
+        guard format == .text, let device = succeeded.withLock({ $0.first }) else {
             return
         }
-        if (device.keyOrigin ?? .device) == .device {
-            line(
-                "Next: bootstrap connect \(device.name) -L 8080:localhost:80    reach a port of it that --allow-port names"
-            )
+        let advice =
+            device.advice + [
+                ("bootstrap renew --watch", "keep certificates fresh; bootstrap status says how long they last")
+            ]
+        let width = advice.map(\.command.count).max() ?? 0
+        for (index, (command, what)) in advice.enumerated() {
+            line("\(index == 0 ? "Next: " : "      ")\(pad(command, width))    \(what)")
         }
-        line("      bootstrap renew --watch    keep certificates fresh; bootstrap status says how long they last")
     }
 
     private struct Outcome: Encodable {

@@ -1,12 +1,13 @@
 import ArgumentParser
 import Fleet
+import Glibc
 import MeshIdentity
 
 /// How `bootstrap` ends: scripts decide by these.
 extension ExitCode {
     /// Something went wrong that none of the others names.
     static let failed = ExitCode(1)
-    /// The command line or a configuration file makes no sense.
+    /// The command line, or a file that it names, makes no sense or is not there.
     static let usage = ExitCode(2)
     /// The host key is unknown, changed or revoked.
     static let hostKeyRefused = ExitCode(3)
@@ -49,6 +50,15 @@ func fail(_ error: HostError) -> ExitCode { fail(error.message, error.reason.exi
 func fail(_ error: IdentityError) -> ExitCode {
     switch error.code {
     case .passphraseRequired, .wrongPassphrase: fail(error.message, .authenticationRefused)
+    case .notFound: fail(error.message, .usage)
     default: fail(error.message)
     }
+}
+
+/// Before anybody is asked for anything: a file of this machine that the command line names has to be there.
+///
+/// - Throws: the exit code; why was printed.
+func requireFile(_ path: String, _ what: String = "") throws {
+    guard access(path, R_OK) != 0 else { return }
+    throw fail("\(what.isEmpty ? "" : "\(what): ")\(path): \(String(cString: strerror(errno)))", .usage)
 }

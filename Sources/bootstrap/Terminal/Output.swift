@@ -28,9 +28,9 @@ func announce(_ line: String) {
 func print(_ item: Any) { printLine("\(item)") }
 
 extension HostReport {
-    /// Results on stdout, the rest on stderr.
+    /// What was done on stdout, the rest on stderr.
     static let standard = HostReport(
-        say: { printLine($0) },
+        say: { printDone($0) },
         warn: { printWarning($0) },
         complain: { printError("error: \($0)") }
     )

@@ -34,6 +34,11 @@ func printNotice(_ text: String) {
     if Verbosity.current >= .normal { printError(text) }
 }
 
+/// What was done, on stdout; not with `-q`, for it is not what was asked for.
+func printDone(_ text: String) {
+    if Verbosity.current >= .normal { printLine(text) }
+}
+
 /// What explains how something came about; with `-v`.
 func printDetail(_ text: String) {
     if Verbosity.current >= .verbose { printError(text) }

@@ -93,6 +93,95 @@ import Testing
         await journey.stop()
     }
 
+    // MARK: Names and files that are not there
+
+    /// Where only a device can be meant, a name that none has is a mistake of the command line. Where any host will do,
+    /// it cannot be reached. Either way what was probably meant is said.
+    @Test func aNameThatNoDeviceHas() async throws {
+        let journey = try await Journey()
+        try await journey.makeAuthority()
+        #expect(try await journey.enroll(allow: 1).succeeded)
+        let name = "devcie1.invalid"
+        let devicesOnly = [
+            ["allow", name, "1"], ["deny", name, "1"], ["renew", name], ["revoke", name, "--list-only"],
+            ["status", name], ["status", "--probe", name], ["connect", name, "--path", "h2", "-W", "localhost:1"],
+        ]
+        let anyHost = [
+            ["exec", name, "--", "true"], ["exec", name, "--put", "/etc/passwd:/dev/null"],
+            ["copy", "/etc/passwd", "\(name):/dev/null"], ["connect", name, "-W", "localhost:1"],
+            ["enroll", name, "--agent-binary", TestTools.bootstrap], ["unenroll", name], ["doctor", name],
+        ]
+        // A name that the resolver is not to know, and that is near a device's.
+        let ledger = journey.directory.path("home/.bootstrap/ledger.sqlite")
+        let renamed = try await ChildProcess.run(
+            "python3",
+            [
+                "-c",
+                """
+                import sqlite3, sys
+                ledger = sqlite3.connect(sys.argv[1])
+                for name, record in ledger.execute("SELECT name, record FROM devices").fetchall():
+                    record = record.replace('"name":"device1"', '"name":"device1.invalid"')
+                    ledger.execute("UPDATE devices SET name = 'device1.invalid', record = ?", [record])
+                ledger.commit()
+                """, ledger,
+            ]
+        )
+        #expect(renamed.succeeded, "\(renamed.standardError)")
+        for (commands, code) in [(devicesOnly, Int32(2)), (anyHost, 6)] {
+            for command in commands {
+                let output = try await journey.run(command)
+                #expect(output.status == .exited(code), "\(command): \(output.standardOutput)\(output.standardError)")
+                let said = output.standardError + output.standardOutput
+                #expect(said.contains("did you mean 'device1.invalid'?"), "\(command): \(said)")
+                if code == 2 { #expect(said.contains("'\(name)' is not enrolled"), "\(command): \(said)") }
+            }
+        }
+        await journey.stop()
+    }
+
+    /// A file of this machine that the command line names and that is not there.
+    @Test func aFileThatIsNotThere() async throws {
+        let journey = try await Journey()
+        try await journey.makeAuthority()
+        let there = ["-o", "BatchMode=yes", "--agent-binary", TestTools.bootstrap]
+        let host = journey.destination
+        for command in [
+            ["enroll", "--inventory", "missing"], ["enroll", host, "--agent-binary", "missing"],
+            ["enroll", host, "--passphrase-file", "missing"] + there, ["enroll", host, "--ca", "missing"] + there,
+            ["enroll", host, "--password-file", "missing"] + there, ["enroll", host, "-F", "missing"] + there,
+            [
+                "enroll", host, "--issuer", "istiod:localhost:1", "--issuer-token", "missing", "--issuer-ca",
+                "/etc/passwd",
+            ] + there,
+            [
+                "enroll", host, "--issuer", "istiod:localhost:1", "--issuer-token", "/etc/passwd", "--issuer-ca",
+                "missing",
+            ] + there,
+            ["exec", "--inventory", "missing", "--", "true"], ["exec", host, "--put", "missing:/tmp/x"],
+            ["exec", host, "-F", "missing", "--", "true"], ["exec", host, "-F", "missing", "--put", "/etc/passwd:/x"],
+            ["exec", host, "--password-file", "missing", "--", "true"], ["copy", "missing", "\(host):/tmp/x"],
+            ["copy", "/etc/passwd", "\(host):/x", "-F", "missing"],
+            ["connect", host, "-F", "missing", "-W", "localhost:1"], ["doctor", host, "-F", "missing"],
+            ["doctor", "--agent-binary", "missing"], ["unenroll", host, "-F", "missing"],
+            ["renew", "--due", "--passphrase-file", "missing"], ["renew", "--due", "--ca", "missing"],
+            ["revoke", "--ca", "missing"], ["revoke", "--passphrase-file", "missing"],
+            ["ca", "init", "--trust-domain", "other.example", "--ca", "other", "--passphrase-file", "missing"],
+            ["ca", "issue", "--id", "ns/a/sa/b", "--out", "out", "--ca", "missing"],
+            ["ca", "bundle", "--ca", "missing"],
+            ["ca", "sign", "--id", "ns/a/sa/b", "--passphrase-file", "missing"],
+            ["ca", "ssh", "ca", "--ca", "missing"],
+            ["ca", "ssh", "sign", "--user", "--principal", "root", "missing.pub"], ["ca", "serve", "--ca", "missing"],
+            ["ca", "rotate", "--passphrase-file", "missing"], ["node", "--config", "missing"],
+            ["explain", "--config", "missing", "--from", "local", "--to", "a:1"],
+        ] {
+            let output = try await journey.run(command, input: [])
+            #expect(output.status == .exited(2), "\(command): \(output.standardOutput)\(output.standardError)")
+            #expect((output.standardError + output.standardOutput).contains("missing"), "\(command)")
+        }
+        await journey.stop()
+    }
+
     /// What each command does with a machine that it has to log in to.
     private static func commands(_ destination: String) -> [[String]] {
         [

@@ -81,6 +81,116 @@ import Testing
         await journey.stop()
     }
 
+    private struct Help: Decodable {
+        struct Command: Decodable {
+            struct Argument: Decodable {
+                struct Name: Decodable { var name: String }
+                var names: [Name]?
+            }
+            var commandName: String
+            var shouldDisplay: Bool
+            var arguments: [Argument]?
+            var subcommands: [Command]?
+        }
+        var command: Command
+    }
+
+    /// Every command that people use, without options; that each has `-q` is checked on the way.
+    private func commands() async throws -> Set<String> {
+        let dump = try await ChildProcess.run(TestTools.bootstrap, ["--experimental-dump-help"])
+        let help = try JSONDecoder().decode(Help.self, from: Data(dump.standardOutput.utf8))
+        var found: Set<String> = []
+        func walk(_ command: Help.Command, _ path: [String]) {
+            guard command.shouldDisplay, command.commandName != "help" else { return }
+            let below = (command.subcommands ?? []).filter { $0.commandName != "help" }
+            for next in below { walk(next, path + [next.commandName]) }
+            guard below.isEmpty else { return }
+            let options = (command.arguments ?? []).flatMap { $0.names ?? [] }.map(\.name)
+            #expect(options.contains("q"), "\(path)")
+            found.insert(path.joined(separator: " "))
+        }
+        walk(help.command, [])
+        return found
+    }
+
+    /// `-q`: errors only, and what was asked for, such as a certificate or the status.
+    @Test func quietCommandsSayNothingThatWasNotAskedFor() async throws {
+        let journey = try await Journey()
+        let backend = try EchoServer()
+        let port = FreePort.next()
+        let options = journey.sshOptions
+        let request = try await ChildProcess.run(
+            "openssl",
+            [
+                "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/",
+                "-keyout", journey.directory.path("key"),
+            ]
+        )
+        let key = journey.directory.path("user.pub")
+        try FileManager.default.copyItem(atPath: journey.sshd.userKey + ".pub", toPath: key)
+        let yaml = try journey.directory.write(
+            "node.yaml",
+            "identity: \(journey.directory.path("issued"))\nlisteners:\n- {name: h, bind: \"127.0.0.1:0\", protocol: hbone}\n"
+        )
+        var missing = try await commands()
+        func quiet(_ arguments: [String], says asked: Bool = false, input: String = "") async throws {
+            let output = try await journey.run(
+                arguments + (arguments.contains("--") ? [] : ["-q"]),
+                input: Array(input.utf8)
+            )
+            #expect(output.succeeded, "\(arguments): \(output.standardOutput)\(output.standardError)")
+            #expect(output.standardOutput.isEmpty == !asked, "\(arguments): \(output.standardOutput)")
+            #expect(output.standardError == "", "\(arguments): \(output.standardError)")
+            let words = arguments.prefix { !$0.hasPrefix("-") }
+            for count in 1...3 { missing.remove(words.prefix(count).joined(separator: " ")) }
+        }
+        try await quiet(["ca", "init", "--trust-domain", "journey.example"])
+        try await quiet(["ca", "bundle"], says: true)
+        try await quiet(["ca", "issue", "--id", "ns/a/sa/b", "--out", journey.directory.path("issued")])
+        try await quiet(["ca", "sign", "--id", "ns/a/sa/c"], says: true, input: request.standardOutput)
+        try await quiet(["ca", "ssh", "sign", "--user", "--principal", "root", key])
+        try await quiet(["ca", "ssh", "ca"], says: true)
+        try await quiet(
+            [
+                "enroll", journey.destination, "--name", "device1", "--allow-port", "\(backend.port)", "--base",
+                journey.directory.path("device"), "--hbone-port", "\(journey.hbonePort)", "--hbone-address",
+                "127.0.0.1",
+                "--agent-binary", TestTools.bootstrap, "--service", "none",
+            ] + options
+        )
+        try await quiet(["allow", "device1", "80"])
+        try await quiet(["deny", "device1", "80"])
+        try await quiet(["renew", "device1"])
+        try await quiet(["renew", "--due"])
+        try await quiet(["status"], says: true)
+        try await quiet(["status", "device1"], says: true)
+        try await quiet(["exec", "device1", "-q", "--", "true"])
+        try await quiet([
+            "exec", "device1", "-q", "--put", "/etc/passwd:\(journey.directory.path("put"))", "--", "true",
+        ])
+        try await quiet(["copy", "/etc/passwd", "device1:\(journey.directory.path("copied"))"])
+        try await quiet(["doctor"])
+        try await quiet(["doctor", "device1"])
+        try await quiet(["connect", "device1", "-W", "localhost:\(backend.port)"], says: true, input: "hello")
+        let connect = try journey.start(["connect", "device1", "-q", "-L", "\(port):localhost:\(backend.port)"])
+        try await eventually("it listens") {
+            (try? await TCPClient.exchange(port: port, sending: [1]).received) == [1]
+        }
+        connect.signal(SIGTERM)
+        #expect(try await connect.exit() == .exited(0))
+        #expect(connect.standardOutput.text == "" && connect.standardError.text == "")
+        try await quiet(["node", "--check", "--config", yaml])
+        try await quiet(["ca", "rotate"])
+        try await quiet(["ca", "rotate", "--status"], says: true)
+        try await quiet(["revoke", "device1"])
+        try await quiet(["unenroll", "device1"])
+        try await quiet(["unenroll", "--forget", "device1"])
+        // Says nothing but what was asked for, with or without it; and serves until it is stopped.
+        missing.subtract(["explain", "ca serve"])
+        #expect(missing.isEmpty)
+        await journey.stop()
+    }
+
     // MARK: Outages
 
     /// Twenty connections while nothing is reached: a line when it begins, a line when it ends, with their number. A

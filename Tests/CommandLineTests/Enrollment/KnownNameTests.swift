@@ -55,7 +55,7 @@ extension EnrollmentOverSSHTests {
         #expect(status.succeeded)
         #expect(status.standardOutput.contains("bootstrap enroll DEST"))
         let unknown = try await owner.run(["status", "nobody"])
-        #expect(unknown.status == .exited(1))
+        #expect(unknown.status == .exited(2))
         #expect(unknown.standardError.contains("'nobody' is not enrolled"))
     }
 }

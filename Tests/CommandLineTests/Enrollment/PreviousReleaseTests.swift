@@ -51,6 +51,24 @@ import Testing
         try await upgradeAndRemove(journey, backend)
     }
 
+    /// Its agent cannot be told just what is allowed: it is enrolled once more on the way, and there is one line all
+    /// the same.
+    @Test(.enabled(if: binary != nil)) func binaryIsToldWhatItAllows() async throws {
+        let journey = try await Journey()
+        let backend = try EchoServer()
+        let previous = try #require(Self.binary)
+        try await journey.makeAuthority(program: previous)
+        let enrolled = try await journey.enroll(allow: 81, program: previous)
+        try #require(enrolled.succeeded, "\(enrolled.standardOutput)\(enrolled.standardError)")
+        let arguments = ["allow", "device1", "\(backend.port)", "--agent-binary", TestTools.bootstrap]
+        let allowed = try await journey.run(arguments)
+        #expect(allowed.succeeded && allowed.standardOutput == "device1  allows 81, \(backend.port)\n", "\(allowed)")
+        try await exchange(journey, backend)
+        let status = try await journey.run(["status", "device1"])
+        #expect(status.standardOutput.contains(": allowed \(backend.port)"), "\(status.standardOutput)")
+        await journey.stop()
+    }
+
     private func renew(_ journey: Journey) async throws {
         let before = try certificate(journey)
         let renewed = try await journey.run(["renew", "device1"])

@@ -49,7 +49,7 @@ extension EnrollmentOverSSHTests {
         #expect(states == ["renew issued", "enroll superseded"])
 
         let unknown = try await owner.run(["renew", "nobody"])
-        #expect(unknown.status == .exited(1) && unknown.standardError.contains("'nobody' is not enrolled"))
+        #expect(unknown.status == .exited(2) && unknown.standardError.contains("'nobody' is not enrolled"))
     }
 
     /// An expired certificate strands nobody: SSH does not ask for it.

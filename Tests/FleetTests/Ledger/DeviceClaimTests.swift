@@ -8,44 +8,15 @@ import Testing
 @testable import SSHSignal
 
 /// What is read before a wait holds when it is written, or nothing is written.
-@Suite struct DeviceClaimTests {
-    private let home = TemporaryDirectory()
-    private let ca: EmbeddedCA
-    private var devices: DeviceDirectory { DeviceDirectory(home.path("devices")) }
-    private var ledger: Ledger { devices.ledger }
+@Suite struct DeviceClaimTests: LedgerSuite {
+    let fixture: LedgerFixture
 
-    init() throws {
-        ca = try EmbeddedCA(trustDomain: TrustDomain("demo.example"), now: Int64(Date().timeIntervalSince1970))
-    }
-
-    private func recording(_ claim: DeviceClaim) -> RecordingIssuer {
-        RecordingIssuer(ca, ledger: ledger, command: "enroll", claim: claim)
-    }
-
-    /// Returns the record with the certificate in it.
-    private func certify(_ device: Device, _ issuer: RecordingIssuer) async throws -> Device {
-        let request = try CertificateRequest.create(key: PrivateKey.generate(), id: device.identity)
-        let leaf = try #require(
-            try await issuer.issue(request, id: device.identity, options: IssuanceOptions()).leaf
-        )
-        var device = device
-        (device.serial, device.notAfter) = (leaf.serialNumber, leaf.notAfter)
-        return device
-    }
+    init() throws { fixture = try LedgerFixture() }
 
     @discardableResult
     private func enroll(_ name: String = "dev7") async throws -> Device {
         let issuer = recording(try ledger.claim(name))
         return try devices.save(try await certify(DeviceDirectoryTests.record(name), issuer), on: issuer.claim)
-    }
-
-    private func refusal(_ body: () async throws -> Void) async -> String {
-        do {
-            try await body()
-            return "nothing is refused"
-        } catch {
-            return "\(error)"
-        }
     }
 
     @Test func oneOfTwoEnrolmentsOfAName() async throws {

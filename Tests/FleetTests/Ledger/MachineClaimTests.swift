@@ -8,17 +8,12 @@ import Testing
 @testable import SSHSignal
 
 /// One machine has one name, decided where the certificate is recorded; and what was revoked stays so.
-@Suite struct MachineClaimTests {
-    private let home = TemporaryDirectory()
-    private let ca: EmbeddedCA
-    private var devices: DeviceDirectory { DeviceDirectory(home.path("devices")) }
-    private var ledger: Ledger { devices.ledger }
+@Suite struct MachineClaimTests: LedgerSuite {
+    let fixture: LedgerFixture
     private let key = MachineKey(algorithm: "ssh-ed25519", fingerprint: "SHA256:machine")
     private let otherKey = MachineKey(algorithm: "ecdsa-sha2-nistp256", fingerprint: "SHA256:other")
 
-    init() throws {
-        ca = try EmbeddedCA(trustDomain: TrustDomain("demo.example"), now: Int64(Date().timeIntervalSince1970))
-    }
+    init() throws { fixture = try LedgerFixture() }
 
     /// As `enroll` does it: what is known of the machine is looked up, and goes with the claim.
     private func recording(
@@ -33,7 +28,7 @@ import Testing
         var machine = MetMachine(hostKey: key)
         change(&machine)
         machine.known = try ledger.machines(like: machine, besides: name)
-        let issuer = RecordingIssuer(ca, ledger: ledger, command: "enroll", claim: claim)
+        let issuer = recording(claim, in: ledger)
         issuer.meets(machine)
         return issuer
     }
@@ -41,27 +36,13 @@ import Testing
     private func certify(_ name: String, _ issuer: RecordingIssuer) async throws -> Device {
         var device = try DeviceDirectoryTests.record(name)
         device.hostKey = issuer.claim?.machine?.hostKey ?? key
-        let request = try CertificateRequest.create(key: PrivateKey.generate(), id: device.identity)
-        let leaf = try #require(
-            try await issuer.issue(request, id: device.identity, options: IssuanceOptions()).leaf
-        )
-        (device.serial, device.notAfter) = (leaf.serialNumber, leaf.notAfter)
-        return device
+        return try await certify(device, issuer)
     }
 
     @discardableResult
     private func enroll(_ name: String, _ change: (inout MetMachine) -> Void = { _ in }) async throws -> Device {
         let issuer = try recording(name, change)
         return try devices.save(try await certify(name, issuer), on: issuer.claim)
-    }
-
-    private func refusal(_ body: () async throws -> Void) async -> String {
-        do {
-            try await body()
-            return "nothing is refused"
-        } catch {
-            return "\(error)"
-        }
     }
 
     /// Both were admitted before either had a certificate.
@@ -178,12 +159,36 @@ import Testing
         #expect(after?.message.contains("lost") == true)
     }
 
+    /// The same where the machine that is met does not prove the key, but only says that it has it: who has proven it
+    /// counts, and nobody else's word.
+    @Test func aKeyThatIsOnlyClaimedIsThatOfWhoHasProvenIt() async throws {
+        let claimed = MachineKey(algorithm: "ssh-rsa", fingerprint: "SHA256:claimed")
+        try await enroll("liar") { machine in
+            machine = MetMachine(hostKey: otherKey)
+            machine.otherKeys = [claimed]
+        }
+        _ = try ledger.revokeDevice(named: "liar", reason: "stolen", by: "revoke")
+        var met = MetMachine(hostKey: key)
+        met.otherKeys = [claimed]
+        // While nobody has proven it, the word is all there is.
+        #expect(try ledger.machines(like: met, besides: "new").map(\.name) == ["liar"])
+        try await enroll("owner") { $0 = MetMachine(hostKey: claimed) }
+        #expect(try ledger.machines(like: met, besides: "new").map(\.name) == ["owner"])
+        // So it stays when the record of the other is gone, and its revocation is all that is kept of it.
+        try devices.remove(named: "liar")
+        #expect(try ledger.machines(like: met, besides: "new").map(\.name) == ["owner"])
+        // The one that has shown the very key of a revoked machine is that machine still.
+        #expect(try ledger.machines(like: MetMachine(hostKey: otherKey), besides: "new").map(\.name) == ["liar"])
+        _ = try ledger.revokeDevice(named: "owner", reason: "lost", by: "revoke")
+        #expect(try ledger.machines(like: met, besides: "new").map(\.name).sorted() == ["liar", "owner"])
+    }
+
     // MARK: What a device does not take
 
     private func renewal(_ ledger: Ledger, byHand: Bool = false) throws -> RecordingIssuer {
         var claim = try ledger.claim("dev7")
         if byHand { claim.limit = CertificateLimit.byHand }
-        return RecordingIssuer(ca, ledger: ledger, command: "renew", claim: claim)
+        return recording(claim, by: "renew", in: ledger)
     }
 
     @Test func certificatesThatADeviceRefusesLockNobodyOut() async throws {

@@ -21,6 +21,10 @@ import Testing
             return Sample.request
         }
         mutating func discardKey() { calls.append("discardKey") }
+        mutating func changeAccess(_ order: SignalMessage.Access) throws(SignalError) -> SignalMessage.Acknowledgement {
+            try call("changeAccess")
+            return Sample.ack
+        }
         mutating func install(
             _ certificate: SignalMessage.IssuedCertificate,
             for order: EnrollmentDevice.Order
@@ -71,6 +75,17 @@ import Testing
         conversation.received(.message(.bye(.init())))
         #expect(sent(&conversation) == ["closed: well"])
         #expect(conversation.device.calls == ["prepareKey", "install"])
+    }
+
+    @Test func aChangeOfAccess() {
+        var conversation = conversation()
+        #expect(sent(&conversation) == ["hello"])
+        conversation.received(.message(.hello(Sample.hello)))
+        conversation.received(.message(.access(.init(id: Sample.enroll.id, allow: ["22"]))))
+        #expect(sent(&conversation) == ["ack"])
+        conversation.received(.message(.bye(.init())))
+        #expect(sent(&conversation) == ["closed: well"])
+        #expect(conversation.device.calls == ["changeAccess"], "no key, no certificate")
     }
 
     @Test func whatFailsIsToldAndEndsIt() {

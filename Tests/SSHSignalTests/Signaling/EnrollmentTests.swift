@@ -20,7 +20,7 @@ import Testing
             minimumVersion: 1,
             software: "test",
             clock: now,
-            capabilities: ["enroll", "renew", "endpoints", "probe", "revocations"]
+            capabilities: ["enroll", "renew", "endpoints", "probe", "revocations", "access"]
         )
     )
 
@@ -86,6 +86,37 @@ import Testing
                 .send(.bye(.init())), .delivered(changed: true), .close,
             ]
         )
+    }
+
+    /// However wrong its clock is, and without a certificate.
+    @Test func access() {
+        let order = SignalMessage.Access(id: Sample.enroll.id, allow: ["22"], deny: ["10.0.0.9:554"])
+        var machine = machine(.access(order))
+        _ = machine.handle(.started, now: Self.now)
+        var hello = Sample.hello
+        hello.clock = 0
+        #expect(
+            machine.handle(.message(.hello(hello)), now: Self.now) == [.send(Self.hello), .send(.access(order))]
+        )
+        var other = machine
+        #expect(
+            machine.handle(.message(.ack(Sample.ack)), now: Self.now) == [
+                .send(.bye(.init())), .changedAccess(Sample.ack), .close,
+            ]
+        )
+        var ack = Sample.ack
+        ack.id = "spiffe://demo.example/ns/default/sa/other"
+        #expect(failure(other.handle(.message(.ack(ack)), now: Self.now))?.code == .unexpected)
+    }
+
+    @Test func anAgentThatKnowsNoAccessIsNamed() {
+        var machine = machine(.access(.init(id: Sample.enroll.id, allow: ["22"])))
+        _ = machine.handle(.started, now: Self.now)
+        var hello = Sample.hello
+        hello.capabilities.removeAll { $0 == "access" }
+        let actions = machine.handle(.message(.hello(hello)), now: Self.now)
+        #expect(failure(actions)?.code == .version)
+        #expect(!actions.contains { if case .send(.access) = $0 { true } else { false } })
     }
 
     @Test func anAgentThatKnowsNoRevocationsIsNamed() {
@@ -321,7 +352,7 @@ import Testing
                             minimumVersion: 1,
                             software: "test",
                             clock: now,
-                            capabilities: ["enroll", "renew", "endpoints", "probe", "revocations"]
+                            capabilities: ["enroll", "renew", "endpoints", "probe", "revocations", "access"]
                         )
                     )
                 )
@@ -395,7 +426,7 @@ import Testing
         switch (message, step) {
         case (.hello, 1), (.enroll, 2), (.enroll, 6), (.revocations, 2), (.revocations, 6), (.renew, 2), (.renew, 6),
             (.endpoints, 2), (.endpoints, 6),
-            (.bye, 2),
+            (.access, 2), (.access, 6), (.bye, 2),
             (.bye, 6), (.probe, 2), (.probe, 4), (.probe, 6), (.certificate, 4), (.bye, 4), (.error, _):
             true
         default: false

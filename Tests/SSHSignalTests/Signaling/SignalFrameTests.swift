@@ -15,7 +15,7 @@ enum Sample {
         minimumVersion: 1,
         software: "bootstrap 0.1.0",
         clock: 1_000_000_000_000,
-        capabilities: ["enroll", "renew", "endpoints", "probe", "revocations"]
+        capabilities: ["enroll", "renew", "endpoints", "probe", "revocations", "access"]
     )
     static let request = SignalMessage.SigningRequest(id: enroll.id, csr: "-----BEGIN CERTIFICATE REQUEST-----\n…")
     static let certificate = SignalMessage.IssuedCertificate(
@@ -34,6 +34,7 @@ enum Sample {
 
     static let all: [SignalMessage] = [
         .hello(hello), .enroll(enroll), .renew(.init()), .csr(request), .certificate(certificate), .ack(ack),
+        .access(.init(id: enroll.id, allow: ["22"], deny: ["10.0.0.9:554"])),
         .endpoints(.init()), .endpoints(.init(hbone: ["10.0.0.7:15008"])), .probe(.init(nonce: "n", clock: 5)),
         .revocations(.init(lists: "lists")), .revocations(.init(changed: true)),
         .bye(.init()), .error(.init(code: "credential", message: "disk full")),
