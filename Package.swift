@@ -39,6 +39,9 @@ let package = Package(
         .systemLibrary(name: "CSQLite", pkgConfig: "sqlite3", providers: [.apt(["libsqlite3-dev"])]),
         .systemLibrary(name: "CLibYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
 
+        // AES-GCM for processors with VAES, as an OpenSSL provider; empty on other architectures.
+        .target(name: "CAESGCM", dependencies: ["COpenSSL"]),
+
         // Imports point down only: Platform ← {Streams, YAML} ← MeshIdentity ← {H2Transport, SSHSignal} ← MeshPaths ←
         // MeshNode ← bootstrap.
         .target(name: "Platform", dependencies: ["CLinux"], swiftSettings: settings),
@@ -49,7 +52,7 @@ let package = Package(
         .target(
             name: "H2Transport",
             dependencies: [
-                "Platform", "Streams", "MeshIdentity", "COpenSSL", "CNGHTTP2", log,
+                "Platform", "Streams", "MeshIdentity", "CAESGCM", "COpenSSL", "CNGHTTP2", log,
                 .product(name: "CoreMetrics", package: "swift-metrics"),
             ],
             swiftSettings: settings
@@ -119,7 +122,8 @@ let package = Package(
         .testTarget(
             name: "H2TransportTests",
             dependencies: [
-                "H2Transport", "TestPeers", .product(name: "MetricsTestKit", package: "swift-metrics"),
+                "H2Transport", "TestPeers", "CAESGCM", "COpenSSL",
+                .product(name: "MetricsTestKit", package: "swift-metrics"),
             ],
             swiftSettings: settings
         ),

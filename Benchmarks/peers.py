@@ -159,9 +159,12 @@ class Bootstrap(Peer):
     # Seconds until a node is ready, at most.
     ready_within = 20
 
+    # Of the environment, for what is measured in two ways.
+    environment = {}
+
     def node(self, name, configuration):
         path = self.write(f"{name}.yaml", configuration)
-        process = self.spawn([self.binary, "node", "--config", path], stdout=subprocess.PIPE)
+        process = self.spawn([self.binary, "node", "--config", path], stdout=subprocess.PIPE, env={**os.environ, **self.environment})
         # One line `ready NAME ADDRESS` for each listener, here one.
         os.set_blocking(process.stdout.fileno(), False)
         deadline = time.monotonic() + self.ready_within
@@ -203,6 +206,13 @@ endpoints:
         self.start_node_client(self.reach(tunnel))
         # The server was started first; the report names the client side first.
         self.processes.reverse()
+
+
+class BootstrapOpenSSL(Bootstrap):
+    """The same binary with OpenSSL's own AES-GCM, where ours would run (docs/dependencies.md)."""
+
+    name = "bootstrap, AES by OpenSSL"
+    environment = {"BOOTSTRAP_AES_GCM": "openssl"}
 
 
 class BootstrapBefore(Bootstrap):
@@ -438,4 +448,4 @@ class Nghttpx(Peer):
         self.processes.reverse()
 
 
-ALL = [Direct, Bootstrap, BootstrapBefore, Envoy, EnvoyDefaults, SSH, SSHAESGCM, BootstrapSSH, BootstrapSSHEngine, BootstrapOverSSH, Stunnel, Nghttpx]
+ALL = [Direct, Bootstrap, BootstrapOpenSSL, BootstrapBefore, Envoy, EnvoyDefaults, SSH, SSHAESGCM, BootstrapSSH, BootstrapSSHEngine, BootstrapOverSSH, Stunnel, Nghttpx]

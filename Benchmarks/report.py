@@ -98,7 +98,8 @@ def markdown(results):
     machine = results["machine"]
     names = list(results["peers"])
     parts = [
-        f"{machine['processor']}, {machine['cores']} cores, Linux {machine['kernel']}; {machine['openssl']}; "
+        f"{machine['processor']} ({machine['class']}), {machine['cores']} cores, Linux {machine['kernel']}; "
+        f"bootstrap: {machine['cryptography']}; {machine['openssl']}; "
         f"{machine['ssh']}; commit {machine['commit']}. {results['rounds']} interleaved rounds of {results['seconds']:g} s "
         f"after {results['warmUp']:g} s of warm-up. Medians (least–most).",
     ]

@@ -139,25 +139,38 @@ def build_load():
     return os.path.join(HERE, ".build/release/load")
 
 
+def aes_class(flags):
+    """What the ratios of bulk depend on most: libraries differ in which of these they have code for."""
+    if {"vaes", "vpclmulqdq"} <= flags:
+        return "VAES and AVX-512" if {"avx512f", "avx512bw", "avx512vl"} <= flags else "VAES, no AVX-512"
+    return "AES instructions, no VAES" if "aes" in flags else "no AES instructions"
+
+
 def machine():
     with open("/proc/cpuinfo") as info:
-        model = next((line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), "unknown")
+        fields = dict(line.split(":", 1) for line in info.read().split("\n\n")[0].splitlines() if ":" in line)
+    fields = {name.strip(): value.strip() for name, value in fields.items()}
+    model = fields.get("model name", "unknown")
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
 
-    def version(*command):
+    def version(*command, line=0):
         try:
             done = subprocess.run(command, capture_output=True, text=True)
-            return (done.stdout or done.stderr).strip().splitlines()[0]
+            return (done.stdout or done.stderr).strip().splitlines()[line]
         except (OSError, IndexError):
             return "not installed"
 
     return {
         "processor": model,
+        "class": aes_class(flags),
         "cores": len(os.sched_getaffinity(0)),
         "kernel": os.uname().release,
         "swift": version("swift", "--version"),
         "openssl": version("openssl", "version"),
         "ssh": version("ssh", "-V"),
         "envoy": version(peers.Envoy.binary, "--version") if peers.Envoy.binary else "not installed",
+        # Its second line names libcrypto and the AES that runs.
+        "cryptography": version(peers.Bootstrap.binary, "--version", line=-1),
         "commit": version("git", "-C", HERE, "describe", "--always", "--dirty"),
     }
 

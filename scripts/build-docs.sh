@@ -11,7 +11,7 @@ swift build
 bin=$(swift build --show-bin-path)
 # The C modules are found by their module maps, as in a build.
 c_modules=()
-for map in Sources/*/module.modulemap; do c_modules+=(-I "$(dirname "$map")"); done
+for map in Sources/*/module.modulemap Sources/*/include/module.modulemap; do c_modules+=(-I "$(dirname "$map")"); done
 for module in "${modules[@]}"; do
     swift symbolgraph-extract -module-name "$module" -minimum-access-level public -skip-synthesized-members \
         -output-dir "$graphs" -target "$(uname -m)-unknown-linux-gnu" -I "$bin/Modules" "${c_modules[@]}"

@@ -23,7 +23,7 @@ fail() {
 modules=$(sed -nE 's/^ *\.library\(name: "([A-Za-z0-9_]+)".*/\1/p' Package.swift | sort)
 target=$(swiftc -print-target-info | python3 -c 'import json, sys; print(json.load(sys.stdin)["target"]["triple"])')
 options=(-target "$target" -I "$build/Modules")
-for map in Sources/C*/module.modulemap; do options+=(-Xcc "-fmodule-map-file=$PWD/$map"); done
+for map in Sources/C*/module.modulemap Sources/C*/include/module.modulemap; do options+=(-Xcc "-fmodule-map-file=$PWD/$map"); done
 
 # extract MODULE LEVEL FOLDER
 extract() {

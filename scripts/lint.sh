@@ -63,6 +63,9 @@ not_above MeshPolicy H2Transport SSHSignal Agent MeshPaths MeshNode YAML Glibc C
 not_above MeshPaths Agent MeshNode YAML COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite CCAres
 for module in Streams YAML MeshIdentity H2Transport SSHSignal Agent; do not_above "$module" MeshPolicy MeshPaths; done
 not_above MeshNode CLibSSH2 CNGHTTP2 CSQLite CLibYAML CCAres
+for module in Platform Streams YAML MeshIdentity SSHSignal Fleet Agent MeshPolicy MeshPaths MeshNode bootstrap; do
+    not_above "$module" CAESGCM
+done
 not_above bootstrap CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CSQLite CCAres
 
 # The folders inside a module point one way, too.

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Glibc
+import H2Transport
 import MeshIdentity
 import Platform
 import SSHSignal
@@ -55,6 +56,8 @@ extension Bootstrap {
             // What --help and --version have to say.
             let text = fullMessage(for: error)
             if !text.isEmpty { print(text) }
+            // Not in `configuration`, which every command makes.
+            if text == AgentRelease.version { print(AESGCM.ofThisProcess.description) }
             do { try checkOutput() } catch { exit(withError: error) }
             exit()
         } catch {

@@ -13,6 +13,7 @@ struct TLSSide: Sendable {
     var serverName: String?
     var recordsPerKey = TLSEngine.recordsPerKey
     var job = Endpoint.Job()
+    var aes = AESGCM.ofThisProcess
 
     static let client = TLSSide()
     static let server = TLSSide(credential: .server)
@@ -32,7 +33,8 @@ struct TLSSide: Sendable {
             key: credential.key,
             chain: self.credential == nil ? [] : credential.chain,
             trust: trust,
-            options: options
+            options: options,
+            aes: aes
         )
     }
 

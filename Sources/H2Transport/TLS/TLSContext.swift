@@ -76,11 +76,13 @@ public final class TLSContext: @unchecked Sendable {
         chain: [Certificate],
         trust: TrustBundleSet,
         server: ServerVerifier? = nil,
-        options: Options?
+        options: Options?,
+        aes: AESGCM = .ofThisProcess
     ) throws(StreamError) {
         let options = options ?? .defaults(for: role)
         TLSErrorQueue.clear()
-        guard let pointer = SSL_CTX_new(role == .client ? TLS_client_method() : TLS_server_method()) else {
+        let method = role == .client ? TLS_client_method() : TLS_server_method()
+        guard let pointer = SSL_CTX_new_ex(aes.library, nil, method) else {
             throw StreamError(.system, "cannot set up TLS: \(TLSErrorQueue.drainText())")
         }
         self.role = role

@@ -1,10 +1,12 @@
 public import ArgumentParser
 import Glibc
+import H2Transport
 public import Logging
 import MeshIdentity
 import MeshNode
 import MeshPaths
 import Platform
+import SSHSignal
 import Streams
 
 struct NodeCommand: AsyncParsableCommand {
@@ -81,6 +83,10 @@ struct NodeCommand: AsyncParsableCommand {
         signal(SIGPIPE, SIG_IGN)
         raiseDescriptorLimit()
         let logger = Logger(label: "node")
+        logger.notice(
+            "starting",
+            metadata: ["release": "\(AgentRelease.version)", "libcrypto": "\(AESGCM.ofThisProcess.description)"]
+        )
         let service = NodeService(
             node: Node(
                 configuration,
