@@ -49,12 +49,13 @@ class Servers:
         self.directory, self.processes, self.homes, self.ports = directory, [], [], []
         self.key = f"{directory}/id"
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key)
-        host_key = f"{directory}/host"
-        run("ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", host_key)
         self.known_hosts = f"{directory}/known_hosts"
-        with open(host_key + ".pub") as public:
-            key = " ".join(public.read().split()[:2])
         for index in range(count):
+            # Each its own, as machines have it: one that shows the key of another is not enrolled.
+            host_key = f"{directory}/host{index}"
+            run("ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", host_key)
+            with open(host_key + ".pub") as public:
+                key = " ".join(public.read().split()[:2])
             home = f"{directory}/home{index}"
             os.makedirs(home, mode=0o700)
             port = free_port()
@@ -331,7 +332,7 @@ def many(arguments, directory):
                 for index in range(count):
                     file.write(f"root@127.0.0.1:{servers.ports[index % 10]} m{index}\n")
             command = [arguments.binary, "enroll", "--inventory", inventory, "--parallel", str(arguments.parallel), "--agentless",
-                       "--credential-dir", f"{directory}/many/devices/{{name}}"]
+                       "--accept-known-machine", "--credential-dir", f"{directory}/many/devices/{{name}}"]
             seconds, memory = timed(command + ssh_options(servers), environment, f"{directory}/many.log")
             points.append({"hosts": count, "seconds": seconds, "perMinute": count * 60 / seconds, "peak": memory})
             shutil.rmtree(f"{directory}/many/devices")

@@ -8,7 +8,8 @@
 # repository: ${BOOTSTRAP_TESTS_CACHE:-${XDG_CACHE_HOME:-~/.cache}/bootstrap-tests}. The Swift toolchain is not installed.
 set -euo pipefail
 
-build_packages=(libc-ares-dev libssh2-1-dev libssl-dev libnghttp2-dev libyaml-dev libsqlite3-dev zlib1g-dev pkg-config binutils file xz-utils)
+build_packages=(libc-ares-dev libssh2-1-dev libssl-dev libnghttp2-dev libyaml-dev libsqlite3-dev zlib1g-dev pkg-config binutils file xz-utils
+    zstd)
 test_packages=(openssh-server openssh-client dropbear-bin busybox-static iproute2 nftables openssl python3 python3-venv unzip procps
     haproxy nghttp2-proxy golang-go golang-golang-x-net-dev fish tcsh faketime)
 bench_packages=(stunnel4 nghttp2-proxy valgrind)

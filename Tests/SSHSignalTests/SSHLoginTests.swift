@@ -191,6 +191,29 @@ import Testing
         await server.stop()
     }
 
+    /// One command makes several logins, each by an `SSHLogin` of its own, by either engine.
+    @Test(arguments: [SSHEngine.libssh2, .openSSH]) func aRunHearsAHostsBannerOnce(engine: SSHEngine) async throws {
+        let banner = try directory.write("banner", "Hello from here\n")
+        let server = try await OpenSSHServer(configuration: ["Banner \(banner)"])
+        let file = try directory.write("config", host("a", server) + host("b", server) + common)
+        let told = Lock<[String]>([])
+        var prompts = SSHLogin.Prompts(warn: { line in told.withLock { $0.append(line) } })
+        prompts.banner = { line in told.withLock { $0.append(line) } }
+        for name in ["a", "a", "a", "b"] {
+            let login = try SSHLogin(
+                to: Destination(host: name),
+                arguments: SSHArguments(configurationFile: file, engine: engine),
+                prompts: prompts
+            )
+            let client = try await login.connect(on: testLoops.next())
+            #expect(try await client.run("echo in").text == "in\n")
+            await client.close()
+        }
+        let heard = told.withLock { $0.filter { $0 == "Hello from here" }.count }
+        #expect(heard == 2, "\(told.withLock { $0 })")
+        await server.stop()
+    }
+
     @Test func aJumpListOnTheCommandLineLeavesTheLaterHostsOwnJumpsOut() throws {
         let config = "Host b\n ProxyJump elsewhere\n" + common
         let login = try login("dest", config) { $0.jump = "a,b" }

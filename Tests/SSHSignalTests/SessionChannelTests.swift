@@ -48,6 +48,41 @@ import Testing
         return received
     }
 
+    /// dropbear dies of a command that ends while another session is opened and not started yet, and of a close that
+    /// meets the end of its command. What is opened and closed in quick succession must not bring them together.
+    @Test func manyQuickChannelsOnDropbear() async throws {
+        let server = try await DropbearServer()
+        let client = try await server.connect()
+        let echo = try EchoServer()
+        for round in 0..<12 {
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                for index in 0..<16 {
+                    group.addTask {
+                        switch index % 4 {
+                        case 0:
+                            #expect(try await client.run("echo \(index)").text == "\(index)\n")
+                        case 1:
+                            let channel = try await client.openDirectTCPIP(host: "127.0.0.1", port: echo.port)
+                            #expect(try await exchange(channel, on: client.loop, send: 1000).received == 1000)
+                        case 2:
+                            #expect(try await client.run("cat", input: .bytes([1, 2, 3])).output == [1, 2, 3])
+                        default:
+                            // Closed while it ends by itself.
+                            let process = try await client.execute("exit \(round)")
+                            client.loop.submit { process.withValue { $0.close() } }
+                        }
+                    }
+                }
+                try await group.waitForAll()
+            }
+        }
+        #expect(try await client.run("echo in").text == "in\n")
+        let log = server.process.standardError.text
+        #expect(!log.contains("ssertion"), "\(log)")
+        await client.close()
+        await server.stop()
+    }
+
     @Test func sixtyFourMegabytesEachWay() async throws {
         let server = try await OpenSSHServer()
         let client = try await server.connect()

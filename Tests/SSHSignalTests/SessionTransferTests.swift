@@ -151,6 +151,40 @@ import Testing
         await again.close()
     }
 
+    /// Whoever has stopped a copy finds nothing of it when that says so, also where the device takes its time.
+    @Test(arguments: [true, false]) func anInterruptedUploadIsAwayWhenItEnds(sftp: Bool) async throws {
+        let programs = TemporaryDirectory()
+        chmod(programs.path, 0o755)
+        try programs.write("rm", "#!/bin/sh\nsleep 0.5\nexec /bin/rm \"$@\"\n", permissions: 0o755)
+        let slow = "command=\"PATH=\(programs.path):$PATH exec sh -c \\\"$SSH_ORIGINAL_COMMAND\\\"\""
+        let server = try await OpenSSHServer(authorizedKeyOptions: sftp ? "" : slow, sftp: sftp)
+        let client = try await server.connect()
+        let there = try server.directory.makeDirectory("there")
+        let files = try await client.files()
+        for target in ["new", "old"] {
+            if target == "old" { try server.directory.write("there/old", "as it was") }
+            let (progress, begun) = AsyncStream<Void>.makeStream()
+            let upload = Task {
+                try await files.send(
+                    .bytes(Pattern.bytes(60_000_000)),
+                    to: "\(there)/\(target)",
+                    permissions: .ifNew(0o644)
+                ) { done, _ in if done > 1_000_000 { begun.yield() } }
+            }
+            for await _ in progress { break }
+            upload.cancel()
+            let error = await sshFailure { try await upload.value }
+            #expect(error?.message == SSHError.interrupted.message, "\(error?.message ?? "")")
+            let left = try FileManager.default.contentsOfDirectory(atPath: there)
+            #expect(left == (target == "old" ? ["old"] : []), "\(left)")
+        }
+        #expect(try server.directory.read("there/old") == "as it was")
+        // What was stopped is the upload alone.
+        #expect(try await client.run("echo in").text == "in\n")
+        await files.close()
+        await client.close()
+    }
+
     /// Whether a running process has `text` in its arguments.
     private static func isMentioned(_ text: String) -> Bool {
         let processes = (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? []

@@ -6,12 +6,17 @@ extension AgentBinary {
     /// - Parameters:
     ///   - path: nil: none was named.
     ///   - executable: This program's own file; nil: it is not known.
-    package static func find(_ path: String?, executable: String?) throws(AgentBinaryError) -> AgentBinary {
-        if let path { return try AgentBinary(path: path) }
+    ///   - cache: The directory in which compressed forms are kept from run to run.
+    package static func find(
+        _ path: String?,
+        executable: String?,
+        cache: String?
+    ) throws(AgentBinaryError) -> AgentBinary {
+        if let path { return try AgentBinary(path: path, cache: cache) }
         guard let executable else {
             throw AgentBinaryError(message: "the path of this program is not known; name it with --agent-binary")
         }
-        return try AgentBinary(path: staticBuild(beside: executable) ?? executable)
+        return try AgentBinary(path: staticBuild(beside: executable) ?? executable, cache: cache)
     }
 
     /// The static build for this machine's architecture: in the same directory, or in `dist` of the repository that

@@ -30,14 +30,16 @@ package struct AgentBinary: Sendable {
     package let glibcVersion: String?
 
     let bytes: [UInt8]
-    /// ``bytes`` as they travel to machines that have gzip.
-    let compressed: CompressedAgent
+    /// ``bytes`` as they travel to machines that can undo it.
+    let forms: AgentForms
 
     /// Bigger than any agent: a wrong file is found before it is read.
     private static let sizeLimit = 1 << 30
 
     /// Reads a Linux program.
-    package init(path: String) throws(AgentBinaryError) {
+    ///
+    /// - Parameter cache: The directory in which compressed forms are kept from run to run; nil: nowhere.
+    package init(path: String, cache: String? = nil) throws(AgentBinaryError) {
         let contents: [UInt8]?
         do {
             contents = try LocalFile.read(path, limit: Self.sizeLimit)
@@ -56,9 +58,9 @@ package struct AgentBinary: Sendable {
         }
         self.path = path
         bytes = contents
-        compressed = CompressedAgent(contents)
         size = contents.count
         sha256 = hexadecimal(Digest.sha256(contents))
+        forms = AgentForms(path: path, sha256: sha256, plain: contents, cache: cache)
         interpreter = image.interpreter
         libraries = image.neededLibraries
         libraryPaths = image.libraryPaths.filter { $0.hasPrefix("/") }

@@ -9,8 +9,8 @@ package struct InstallationPlan: Hashable, Sendable {
     package var release: String
     /// Whether this very agent is there already.
     package var isInstalled: Bool
-    /// Whether the upload is worth compressing: the machine can undo it, and is not this one.
-    package var compressesUpload: Bool
+    /// The compressed forms that the machine can undo and that are worth it, best first.
+    package var uploadForms: [UploadForm]
     /// For the user.
     package var warnings: [String]
 
@@ -30,7 +30,9 @@ package struct InstallationPlan: Hashable, Sendable {
         try Self.checkFit(facts, agent: agent)
         if let base = facts.bases.first(where: \.isBrokenInstallation) { throw Refusal(message: Self.broken(base)) }
         release = agent.release
-        compressesUpload = facts.tools.contains("gzip") && !facts.surroundings.isLoopback
+        let forms = UploadForm.allCases.filter { facts.tools.contains($0.rawValue) }
+        // Within a machine only zstd takes less time to undo than the encryption of the bytes that it saves.
+        uploadForms = facts.surroundings.isLoopback ? forms.filter { $0 == .zstd } : forms
         let usable = facts.bases.filter { $0.isWritable && $0.isExecutable }
         if let installed = usable.first(where: { $0.installedHash == agent.sha256 }) {
             (root, isInstalled, warnings) = (Self.root(installed), true, Self.warnings(installed))
@@ -60,7 +62,7 @@ package struct InstallationPlan: Hashable, Sendable {
         self.root = root
         release = ""
         isInstalled = false
-        compressesUpload = false
+        uploadForms = []
         warnings = []
     }
 

@@ -18,6 +18,8 @@ struct PrivateKeyFile {
     var publicKey: HostKey?
     /// The key's type where it is known without decrypting.
     private let algorithm: String?
+    /// The file's permissions where others than its owner may read or write it: then it is not used.
+    private(set) var tooOpen: UInt32?
 
     enum Failure: Error {
         case unreadable(String)
@@ -32,7 +34,10 @@ struct PrivateKeyFile {
     init(path: String) throws(Failure) {
         let beside = (try? Self.read(path + ".pub")).flatMap(Self.publicKey)
         do throws(Failure) {
-            try self.init(contents: Self.read(path), name: path)
+            var status = stat()
+            try self.init(contents: Self.read(path, &status), name: path)
+            // As ssh has it: what belongs to somebody else is that one's matter, root's keys for a group among it.
+            if status.st_uid == getuid(), status.st_mode & 0o077 != 0 { tooOpen = status.st_mode & 0o777 }
         } catch {
             guard case .unreadable = error, let beside else { throw error }
             self.init(name: path, publicKey: beside)
@@ -85,6 +90,16 @@ struct PrivateKeyFile {
     }
 
     var hasPrivateHalf: Bool { !contents.isEmpty }
+
+    /// Why the private half is not used, and what to do; nil where it may be.
+    var exposure: String? {
+        tooOpen.map { mode in
+            let text = "0" + String(mode, radix: 8)
+            return
+                "UNPROTECTED PRIVATE KEY FILE: permissions \(text) for \(name) are too open, others could read it. This "
+                + "private key is ignored; make it yours alone: chmod 600 \(ShellScript.quote(name))"
+        }
+    }
 
     /// RSA is to be refused with a reason.
     var isRSA: Bool { (publicKey?.algorithm ?? algorithm) == "ssh-rsa" }
@@ -169,8 +184,17 @@ struct PrivateKeyFile {
     }
 
     static func read(_ path: String) throws(Failure) -> [UInt8] {
+        var status = stat()
+        return try read(path, &status)
+    }
+
+    private static func read(_ path: String, _ status: inout stat) throws(Failure) -> [UInt8] {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw .unreadable("\(path): \(String(cString: strerror(errno)))") }
+        guard descriptor >= 0, fstat(descriptor, &status) == 0 else {
+            let reason = String(cString: strerror(errno))
+            if descriptor >= 0 { close(descriptor) }
+            throw .unreadable("\(path): \(reason)")
+        }
         defer { close(descriptor) }
         var bytes = [UInt8](repeating: 0, count: maximumSize)
         var length = 0

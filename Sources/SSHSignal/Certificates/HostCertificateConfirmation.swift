@@ -33,10 +33,12 @@ package struct HostCertificateConfirmation: Sendable {
         let directory = try ControlDirectory()
         defer { directory.remove() }
         try directory.writeHostKeys("@cert-authority * \(authority.line)\n")
+        // The host may be known by a name of that configuration only.
+        let words = try OpenSSHLogin.words(to: login.configuration.destination, login.argumentsForSSH(directory))
         var said = ""
         for pause in Self.pauses {
             try? await Task.sleep(for: .milliseconds(pause))
-            let answer = try await OpenSSHProgram.run(path, arguments(knownHosts: directory.hostKeys), on: loop)
+            let answer = try await OpenSSHProgram.run(path, options(directory.hostKeys) + words + ["true"], on: loop)
             if Self.confirms(answer.errors, serial: certificate.serial) { return }
             let lines = answer.errors.split(whereSeparator: \.isNewline).filter { !$0.hasPrefix("debug1: ") }
             said = Printable.clean(lines.suffix(3).joined(separator: " "), limit: 300)
@@ -61,7 +63,7 @@ package struct HostCertificateConfirmation: Sendable {
             }
     }
 
-    private func arguments(knownHosts: String) -> [String] {
+    private func options(_ knownHosts: String) -> [String] {
         let options = [
             "BatchMode=yes", "StrictHostKeyChecking=yes", "UserKnownHostsFile=\"\(knownHosts)\"",
             "GlobalKnownHostsFile=/dev/null", "IgnoreUnknown=KnownHostsCommand", "KnownHostsCommand=none",
@@ -70,7 +72,6 @@ package struct HostCertificateConfirmation: Sendable {
             "ConnectTimeout=10", "LogLevel=DEBUG1",
         ]
         return ["-T", "-x", "-a"] + options.flatMap { ["-o", $0] }
-            + OpenSSHLogin.words(to: login.configuration.destination, login.arguments) + ["true"]
     }
 
     /// Of an RSA key's certificate by the signature (RFC 8332).

@@ -117,7 +117,7 @@ extension SSHClientConfiguration {
         identityFilesAreExplicit = !options.identityFiles.isEmpty
         identityFiles = files
         // As in ssh, one of -i that is not there names nothing.
-        let missing = Set(named.filter { access(account.expandingHome($0) ?? $0, F_OK) != 0 })
+        let missing = Set(named.filter { Self.inaccessibility(of: $0, account) != nil })
         if options.identityFiles.allSatisfy({ missing.contains($0.text) }) {
             let usual = ["id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk"].map {
                 account.home + "/.ssh/" + $0
@@ -170,6 +170,17 @@ extension SSHClientConfiguration {
     var existingIdentityFiles: [String] {
         identityFiles.filter { identityFilesAreExplicit || Self.exists($0) }
     }
+
+    /// Why a file of `-i` cannot be looked at; nil: it can.
+    static func inaccessibility(of file: String, _ account: LocalAccount = .current()) -> String? {
+        access(account.expandingHome(file) ?? file, F_OK) == 0 ? nil : String(cString: strerror(errno))
+    }
+
+    /// The destination as the user wrote it, with its port where that is not 22: `[host]:port`.
+    package var namedHost: String { Self.withPort(destination.host, port) }
+
+    /// A host as ssh writes it: `[host]:port`, and the host alone on port 22.
+    static func withPort(_ host: String, _ port: UInt16) -> String { port == 22 ? host : "[\(host)]:\(port)" }
 
     /// Whether there is a key, or the public half of one that an agent may have.
     private static func exists(_ path: String) -> Bool {

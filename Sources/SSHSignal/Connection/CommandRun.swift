@@ -14,6 +14,18 @@ public struct SSHCommandResult: Sendable {
     public var text: String { String(decoding: output, as: UTF8.self) }
 }
 
+/// Asks a ``CommandRun`` to end before all of its input was sent. Confined to the connection's loop.
+final class Interruption {
+    private(set) var isRequested = false
+    fileprivate var onRequest: (() -> Void)?
+
+    /// Idempotent.
+    func request() {
+        isRequested = true
+        onRequest?()
+    }
+}
+
 /// Runs one command to its end: feeds its standard input, collects its output, waits for its exit status. Keeps itself
 /// alive through the process until then.
 final class CommandRun: StreamObserver {
@@ -28,6 +40,10 @@ final class CommandRun: StreamObserver {
     private var output: [UInt8] = []
     private var outputEnded = false
     private var exit: SSHExit?
+    private var isInterrupted = false
+
+    /// How long a command may take to end that gets no more input.
+    private static let patience = Duration.seconds(5)
 
     private init(
         _ process: SSHProcess,
@@ -43,13 +59,16 @@ final class CommandRun: StreamObserver {
         self.completion = completion
     }
 
-    /// - Parameter timeout: For the whole run; nil waits for ever.
+    /// - Parameters:
+    ///   - timeout: For the whole run; nil waits for ever.
+    ///   - interruption: Ends the command's input early; the run then ends with the command.
     static func start(
         _ command: String,
         on connection: any SSHConnection,
         input: UploadReader,
         outputLimit: Int,
         timeout: Duration?,
+        interruption: Interruption? = nil,
         progress: ((UInt64, UInt64) -> Void)? = nil,
         completion: @escaping (Result<SSHCommandResult, SSHError>) -> Void
     ) {
@@ -64,12 +83,12 @@ final class CommandRun: StreamObserver {
                     progress: progress,
                     completion: completion
                 )
-                run.begin(timeout: timeout)
+                run.begin(timeout: timeout, interruption)
             }
         }
     }
 
-    private func begin(timeout: Duration?) {
+    private func begin(timeout: Duration?, _ interruption: Interruption?) {
         process.stream.observer = self
         // Keeps this object alive; broken in end().
         process.onExit = { self.exited($0) }
@@ -80,8 +99,22 @@ final class CommandRun: StreamObserver {
             self.timer = timer
             timer.schedule(after: timeout)
         }
+        interruption?.onRequest = { [weak self] in self?.interrupt() }
+        if interruption?.isRequested == true { interrupt() }
         write()
         read()
+    }
+
+    /// The command sees its input end, and has the time to put things in order.
+    private func interrupt() {
+        guard completion != nil, !isInterrupted else { return }
+        isInterrupted = true
+        givePending()
+        process.stream.finish()
+        let timer = LoopTimer(on: process.stream.loop) { [weak self] in self?.end(.failure(.interrupted)) }
+        self.timer?.cancel()
+        self.timer = timer
+        timer.schedule(after: Self.patience)
     }
 
     func streamReadable(_ stream: ByteStream) { read() }
@@ -94,7 +127,7 @@ final class CommandRun: StreamObserver {
     }
 
     private func write() {
-        guard completion != nil else { return }
+        guard completion != nil, !isInterrupted else { return }
         let stream = process.stream
         while true {
             let buffer: Buffer
@@ -125,22 +158,20 @@ final class CommandRun: StreamObserver {
     }
 
     private func read() {
-        while completion != nil && !outputEnded {
-            let buffer = process.stream.loop.buffers.take(.medium)
-            defer { process.stream.loop.buffers.give(buffer) }
-            switch process.stream.read(into: buffer.writable) {
-            case .bytes(let count):
-                guard output.count + count <= outputLimit else {
-                    return end(.failure(SSHError(.limit, "the command printed more than \(outputLimit) bytes")))
-                }
-                output.append(contentsOf: UnsafeRawBufferPointer(start: buffer.base, count: count))
-            case .wouldBlock: return
-            case .end:
-                outputEnded = true
-                endIfDone()
-            case .failed: return streamFailed()
-            }
+        switch process.stream.readAll(while: { completion != nil && !outputEnded }, take) {
+        case .paused: break
+        case .end:
+            outputEnded = true
+            endIfDone()
+        case .failed: streamFailed()
         }
+    }
+
+    private func take(_ bytes: UnsafeRawBufferPointer) {
+        guard output.count + bytes.count <= outputLimit else {
+            return end(.failure(SSHError(.limit, "the command printed more than \(outputLimit) bytes")))
+        }
+        output.append(contentsOf: bytes)
     }
 
     private func exited(_ result: Result<SSHExit, StreamError>) {

@@ -93,3 +93,8 @@ public struct SSHError: Error, Hashable, Sendable, CustomStringConvertible {
         return StreamError(streamCode, message)
     }
 }
+
+extension SSHError {
+    /// Somebody has stopped a transfer.
+    package static var interrupted: SSHError { SSHError(.closed, "the transfer was interrupted") }
+}

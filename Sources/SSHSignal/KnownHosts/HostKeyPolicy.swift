@@ -28,7 +28,7 @@ public struct HostKeyError: Error, Hashable, Sendable, CustomStringConvertible {
 
 /// What a person is asked about a host seen for the first time.
 public struct HostKeyQuestion: Hashable, Sendable {
-    /// As the user knows it.
+    /// As the user knows it; with its port where that is not 22, as ssh writes it: `[host]:port`.
     public var host: String
     /// What the host has shown and proved to have.
     public var key: HostKey
@@ -62,6 +62,7 @@ public typealias HostKeyPrompt = @Sendable (HostKeyQuestion) async -> Bool
 package struct HostKeyPolicy: Sendable {
     /// Asks a person and returns whether the key is accepted. nil where nobody can be asked.
 
+    /// For messages: as the user knows it, with its port where that is not 22.
     let host: String
     private let name: String
     /// What a certificate has to name: the host without a port.
@@ -97,7 +98,7 @@ package struct HostKeyPolicy: Sendable {
         knownHosts = KnownHosts(files: configuration.userKnownHostsFiles + configuration.globalKnownHostsFiles) {
             warn("\($0): the host keys there are not known to this login")
         }
-        host = configuration.destination.host
+        host = configuration.namedHost
         name =
             configuration.hostKeyAlias?.lowercased()
             ?? KnownHosts.name(host: configuration.hostName, port: configuration.port)

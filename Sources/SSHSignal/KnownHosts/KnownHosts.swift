@@ -64,8 +64,7 @@ package struct KnownHosts: Sendable {
 
     /// The name a host is recorded under: in lower case, `[host]:port` unless the port is 22.
     package static func name(host: String, port: UInt16) -> String {
-        let host = host.lowercased()
-        return port == 22 ? host : "[\(host)]:\(port)"
+        SSHClientConfiguration.withPort(host.lowercased(), port)
     }
 
     /// The key types that `name` is recorded with, in the order of the files: what the key exchange has to ask for

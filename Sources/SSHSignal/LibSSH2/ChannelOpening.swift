@@ -7,7 +7,7 @@ final class ChannelOpening {
     var window: Int
     var completion: ((Result<SSHChannel, SSHError>) -> Void)?
     var timer: LoopTimer?
-    /// Runs while the opening waits for channels that are being closed, and until when it does.
+    /// Runs while the opening waits for other commands to end, and until when it does.
     var patience: (timer: LoopTimer, until: UInt64)?
 
     init(_ kind: ChannelKind, window: Int, completion: ((Result<SSHChannel, SSHError>) -> Void)?) {

@@ -132,12 +132,13 @@ final class PublicKeyAuthentication {
             session.startAuthenticationTimer()
             switch candidate.signer {
             case .agent(let identity): offer(candidate, identity, name)
-            case .file(let file) where !file.isEncrypted: use(candidate, file, name, passphrase: [], attempt: 1)
+            case .file(let file) where !file.isEncrypted && file.exposure == nil:
+                use(candidate, file, name, passphrase: [], attempt: 1)
             case .file(let file):
                 if let key = candidate.offered {
                     probe(key, candidate, file, name)
                 } else {
-                    ask(candidate, file, name, attempt: 1)
+                    unlock(candidate, file, name)
                 }
             }
             return
@@ -160,13 +161,20 @@ final class PublicKeyAuthentication {
         }
     }
 
-    /// Finds out whether an encrypted key is worth a passphrase.
+    /// Finds out whether an encrypted key is worth a passphrase, and one that others may read worth a warning.
     private func probe(_ key: HostKey, _ candidate: KeyCandidate, _ file: PrivateKeyFile, _ name: String) {
         signature = .notWanted(accepted: false)
         authenticate(with: key, signing: key) { [unowned self] result in
-            if case .notWanted(accepted: true) = signature { return ask(candidate, file, name, attempt: 1) }
+            if case .notWanted(accepted: true) = signature { return unlock(candidate, file, name) }
             decide(result, name)
         }
+    }
+
+    private func unlock(_ candidate: KeyCandidate, _ file: PrivateKeyFile, _ name: String) {
+        guard let exposure = file.exposure else { return ask(candidate, file, name, attempt: 1) }
+        session.configuration.warn?(exposure)
+        record.notes.append(exposure)
+        offerNext()
     }
 
     private func authenticate(with key: HostKey, signing signer: HostKey, then: @escaping (Int32) -> Void) {

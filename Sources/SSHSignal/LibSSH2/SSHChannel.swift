@@ -19,8 +19,8 @@ final class SSHChannel: ByteStream, SessionChannel {
     let raw: OpaquePointer
     /// A session channel, as against a connection that the server has made.
     var isCommand = false
-    /// The server has answered to what was to be started on it.
-    var isStarted = false
+    /// When the server has answered to what was to be started on it; on the loop's clock.
+    var startedAt: UInt64?
     /// See ``isEndedByServer(wake:)``.
     private var endPatience: (timer: LoopTimer, until: UInt64)?
     private var hasSentEOF = false

@@ -152,25 +152,40 @@ extension SSHSession {
         return true
     }
 
+    /// How long a command counts as one that may end at any moment.
+    private static var quickCommand: UInt64 { 500_000_000 }
+
     /// What may be opened now.
     ///
-    /// dropbear takes the end of one command for that of another one that was opened and not started yet, and then does
-    /// not answer, or dies of it (`!channel->sent_close`). So it does when it is told to close a channel whose command
-    /// has just ended. There a command waits for those that are being ended, and these for the server to close them;
-    /// for a while.
+    /// When a command ends, dropbear looks at all sessions of its connection. One that was opened and not started yet
+    /// it takes for one that is over: it closes it, then starts it all the same, and dies of the first byte
+    /// (`!channel->sent_close`). So it does when it is told to close a channel whose command has just ended. There a
+    /// command waits for the one before it to end, unless that runs for long, and for those that are being ended, and
+    /// these for the server to close them; for a while.
     private var nextOpening: Int? {
-        guard mixesUpCommands, closingChannels.contains(where: \.isCommand) else {
+        guard mixesUpCommands, waitingOpenings.contains(where: \.kind.isSession) else {
             return waitingOpenings.indices.first
         }
+        let now = loop.now
+        var isHeld = closingChannels.contains(where: \.isCommand)
+        var earliest = UInt64.max
+        for channel in channels where channel.isCommand && channel.closure == nil {
+            let end = channel.startedAt.map { $0 &+ Self.quickCommand }
+            if let end, end <= now { continue }
+            isHeld = true
+            earliest = min(earliest, end ?? .max)
+        }
+        guard isHeld else { return waitingOpenings.indices.first }
+        if earliest < .max { commandTimer.schedule(after: .nanoseconds(Int64(clamping: earliest &- now))) }
         return waitingOpenings.firstIndex { opening in
-            guard case .session = opening.kind else { return true }
+            guard opening.kind.isSession else { return true }
             guard let patience = opening.patience else {
                 let timer = LoopTimer(on: loop) { [weak self] in self?.scheduleDrive() }
-                timer.schedule(after: .seconds(1))
-                opening.patience = (timer, until: loop.now &+ 1_000_000_000)
+                timer.schedule(after: .seconds(5))
+                opening.patience = (timer, until: now &+ 5_000_000_000)
                 return false
             }
-            return loop.now >= patience.until
+            return now >= patience.until
         }
     }
 
@@ -178,7 +193,7 @@ extension SSHSession {
     func holdsEnd(of channel: SSHChannel) -> Bool {
         guard mixesUpCommands, channel.isCommand else { return false }
         return currentOpening?.kind.isSession == true
-            || channels.contains { $0 !== channel && $0.isCommand && !$0.isStarted }
+            || channels.contains { $0 !== channel && $0.isCommand && $0.startedAt == nil }
     }
 
     private var mixesUpCommands: Bool { serverVersion?.contains("dropbear") == true }
@@ -249,7 +264,7 @@ extension SSHSession {
             }
             pendingRequests.remove(at: index)
             pending.timer.cancel()
-            pending.channel.isStarted = true
+            pending.channel.startedAt = loop.now
             progress = true
             if result == 0 {
                 later { pending.completion(nil) }

@@ -22,6 +22,9 @@ public struct SSHSessionConfiguration: Sendable {
     /// command; from the session's loop. It may have several lines.
     public var banner: (@Sendable (String) -> Void)?
 
+    /// Told why a key that the server would take is not used; from the session's loop.
+    package var warn: (@Sendable (String) -> Void)?
+
     /// Asked for the passphrase of an encrypted key file, and only once the server has said that it would take the key.
     /// nil where nobody can be asked.
     public var passphrase: PassphrasePrompt?

@@ -141,7 +141,8 @@ extension SSHLogin {
         session.identitiesOnly = configuration.identitiesOnly
         session.acceptedKeys = configuration.acceptedKeys
         session.use(configuration)
-        if configuration.showsBanner { session.banner = prompts.banner }
+        session.warn = { [prompts] in prompts.warnOnce($0) }
+        if configuration.showsBanner { session.banner = prompts.banner(of: configuration.namedHost) }
         session.authentication = configuration.authentication
         if !configuration.authentication.isBatch {
             session.passphrase = prompts.passphrase

@@ -13,7 +13,7 @@ extension SSHLogin {
 
     private func logInByOpenSSH(on loop: EventLoop) async throws(SSHError) -> SSHClient {
         // ssh reads it before it has logged in, and not again.
-        let directory = try hasOtherHome && arguments.configurationFile == nil ? ControlDirectory() : nil
+        let directory = try needsWrittenConfiguration ? ControlDirectory() : nil
         defer { directory?.remove() }
         var login = OpenSSHLogin(
             destination: configuration.destination,
@@ -21,7 +21,7 @@ extension SSHLogin {
             pinnedHostKey: configuration.pinnedHostKey,
             isInteractive: prompts.hostKey != nil || prompts.passphrase != nil
                 || (prompts.authentication != nil && Self.hasTerminal) || prompts.passwordFile != nil,
-            warn: prompts.warn
+            warn: { [prompts, name = configuration.namedHost] in prompts.relay($0, of: name) }
         )
         login.passwordFile = configuration.authentication.isBatch ? nil : prompts.passwordFile
         guard let pinned = configuration.pinnedHostKey else { return try await login.connect(on: loop) }
@@ -48,7 +48,7 @@ extension SSHLogin {
         }
         throw SSHError(
             .hostKeyRefused,
-            "HOST KEY MISMATCH for \(configuration.destination.host): none of its keys is \(pinned) (--host-key); nothing was sent. "
+            "HOST KEY MISMATCH for \(configuration.namedHost): none of its keys is \(pinned) (--host-key); nothing was sent. "
                 + "Compare the fingerprint with the host's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub there). \(said)"
         )
     }
@@ -59,14 +59,17 @@ extension SSHLogin {
         return account.recordedHome.map { $0 != account.home } ?? false
     }
 
-    /// `ssh` does not look at `$HOME`: where that is another directory than the account's, it is told what was read
-    /// from there, so that it decides by the same files.
+    /// Whether ``argumentsForSSH(_:)`` writes a configuration.
+    var needsWrittenConfiguration: Bool { hasOtherHome && arguments.configurationFile == nil }
+
+    /// What every `ssh` that is run for this login gets. `ssh` does not look at `$HOME`: where that is another
+    /// directory than the account's, it is told what was read from there, so that it decides by the same files.
     ///
-    /// - Parameter directory: For the configuration, where none was given.
-    private func argumentsForSSH(_ directory: ControlDirectory?) throws(SSHError) -> SSHArguments {
+    /// - Parameter directory: For the configuration, where ``needsWrittenConfiguration``.
+    func argumentsForSSH(_ directory: ControlDirectory?) throws(SSHError) -> SSHArguments {
         guard hasOtherHome else { return arguments }
         var arguments = arguments
-        if let directory {
+        if let directory, needsWrittenConfiguration {
             let files = [LocalAccount.current().home + "/.ssh/config", "/etc/ssh/ssh_config"]
             arguments.configurationFile = try directory.writeConfiguration(of: files) ? directory.configuration : "none"
         }

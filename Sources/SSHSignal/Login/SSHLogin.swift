@@ -18,6 +18,8 @@ public struct SSHLogin: Sendable {
         package var passwordFile: String?
         /// What the user should know: a recorded host key, an option without effect.
         public var warn: @Sendable (String) -> Void
+        /// What was said already. One run may log in to a host several times: copies of the prompts say it once.
+        private let told = Lock<Set<[String]>>([])
 
         /// - Parameters:
         ///   - hostKey: Asked about an unknown host key; nil refuses it.
@@ -34,6 +36,29 @@ public struct SSHLogin: Sendable {
             self.passphrase = passphrase
             self.authentication = authentication
             self.warn = warn
+        }
+
+        /// The same warnings, and nobody who answers.
+        var withoutQuestions: Prompts {
+            var prompts = self
+            (prompts.hostKey, prompts.passphrase, prompts.authentication) = (nil, nil, nil)
+            (prompts.banner, prompts.passwordFile) = (nil, nil)
+            return prompts
+        }
+
+        /// Shows what a host says before the login, unless it has said the same before.
+        func banner(of host: String) -> (@Sendable (String) -> Void)? {
+            guard let show = banner else { return nil }
+            return { [told] text in if told.isNew([host, text]) { show(text) } }
+        }
+
+        /// Warns of what does not change between two logins.
+        func warnOnce(_ text: String) { if told.isNew([text]) { warn(text) } }
+
+        /// A line of the `ssh` program's, among them those of the banner. That a key waits to be touched is said each
+        /// time.
+        func relay(_ line: String, of host: String) {
+            if line.hasPrefix("Confirm user presence") || told.isNew([host, line]) { warn(line) }
         }
     }
 
@@ -68,6 +93,13 @@ public struct SSHLogin: Sendable {
         prompts: Prompts
     ) throws(SSHConfigurationError) {
         let configurations = try Self.chain(to: destination, arguments, below: [])
+        var arguments = arguments
+        // As ssh, which says so and goes on. What is run for this login need not say it again.
+        arguments.identityFiles.removeAll { file in
+            guard let reason = SSHClientConfiguration.inaccessibility(of: file) else { return false }
+            prompts.warnOnce("Identity file \(file) not accessible: \(reason)")
+            return true
+        }
         var told: Set<SSHClientConfiguration.Note> = []
         for note in configurations.flatMap(\.notes) where note.changesConnection && !note.isForSSHOnly {
             if told.insert(note).inserted { prompts.warn("\(note)") }
@@ -89,11 +121,6 @@ public struct SSHLogin: Sendable {
         configuration = last
         self.arguments = arguments
         self.prompts = prompts
-        if let show = prompts.banner {
-            // Not again with each session of this login.
-            let shown = Lock<Set<String>>([])
-            self.prompts.banner = { text in if shown.withLock({ $0.insert(text).inserted }) { show(text) } }
-        }
         limits = hops.flatMap { Self.limits($0.configuration, $0.policy) }
     }
 
@@ -146,7 +173,7 @@ public struct SSHLogin: Sendable {
     /// question would be needed.
     package var withoutQuestions: SSHLogin {
         var login = self
-        login.prompts = Prompts(warn: prompts.warn)
+        login.prompts = prompts.withoutQuestions
         for index in login.hops.indices { login.hops[index].policy = login.hops[index].policy.withoutQuestions }
         return login
     }
@@ -156,4 +183,9 @@ public struct SSHLogin: Sendable {
 
     /// The hosts on the way and the destination, for tests.
     var hostNames: [String] { hops.map(\.configuration.hostName) }
+}
+
+extension Lock<Set<[String]>> {
+    /// Notes it.
+    fileprivate func isNew(_ words: [String]) -> Bool { withLock { $0.insert(words).inserted } }
 }

@@ -62,23 +62,17 @@ final class CatDownload: StreamObserver {
     func streamFailed(_ stream: ByteStream) { lost(stream.failure) }
 
     private func read() {
-        while completion != nil && !outputEnded {
-            let buffer = process.stream.loop.buffers.take(.medium)
-            defer { process.stream.loop.buffers.give(buffer) }
-            switch process.stream.read(into: buffer.writable) {
-            case .bytes(let count):
-                do throws(SSHError) {
-                    try take(UnsafeRawBufferPointer(start: buffer.base, count: count))
-                } catch {
-                    return end(.failure(error))
-                }
-            case .wouldBlock: return
-            case .end:
-                outputEnded = true
-                endIfDone()
-            case .failed: return lost(process.stream.failure)
-            }
+        switch process.stream.readAll(while: { completion != nil && !outputEnded }, takePiece) {
+        case .paused: break
+        case .end:
+            outputEnded = true
+            endIfDone()
+        case .failed: lost(process.stream.failure)
         }
+    }
+
+    private func takePiece(_ bytes: UnsafeRawBufferPointer) {
+        do throws(SSHError) { try take(bytes) } catch { end(.failure(error)) }
     }
 
     private func take(_ bytes: UnsafeRawBufferPointer) throws(SSHError) {

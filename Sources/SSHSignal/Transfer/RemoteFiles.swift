@@ -18,6 +18,12 @@ package struct RemoteFileStatus: Hashable, Sendable {
 package struct RemoteChild: Hashable, Sendable {
     package var name: String
     package var status: RemoteFileStatus
+
+    /// Whether this can be the name of something in a directory: a server names files, it does not choose where they
+    /// go. Looks at bytes, as the kernel does: a combining mark behind a slash makes another character of it.
+    package static func isName(_ name: String) -> Bool {
+        !name.isEmpty && name != "." && name != ".." && !name.utf8.contains(UInt8(ascii: "/")) && !name.utf8.contains(0)
+    }
 }
 
 /// What becomes of a file's permissions, and of what was there before it.
@@ -32,8 +38,8 @@ package enum TransferPermissions: Hashable, Sendable {
 
 /// The files of an account on a server, whatever leads to them.
 ///
-/// Transfers that are cancelled take away what they have written under a part name. Paths are relative to the account's
-/// home directory.
+/// Transfers that are cancelled take away what they have written under a part name, before they return. Paths are
+/// relative to the account's home directory.
 package protocol RemoteFiles: Sendable {
     /// nil: there is nothing.
     func status(of path: String) async throws(SSHError) -> RemoteFileStatus?

@@ -409,16 +409,3 @@ struct SFTPFiles: RemoteFiles {
         return try result.get()
     }
 }
-
-extension RemoteChild {
-    /// Whether this can be the name of something in a directory: a server names files, it does not choose where they
-    /// go. Looks at bytes, as the kernel does: a combining mark behind a slash makes another character of it.
-    package static func isName(_ name: String) -> Bool {
-        !name.isEmpty && name != "." && name != ".." && !name.utf8.contains(UInt8(ascii: "/")) && !name.utf8.contains(0)
-    }
-}
-
-extension SSHError {
-    /// Somebody has stopped a transfer.
-    package static var interrupted: SSHError { SSHError(.closed, "the transfer was interrupted") }
-}

@@ -109,18 +109,16 @@ final class SFTPSession: StreamObserver {
     func streamFailed(_ stream: ByteStream) { lost(stream.failure) }
 
     private func read() {
-        while !isClosed {
-            let buffer = process.stream.loop.buffers.take(.medium)
-            defer { process.stream.loop.buffers.give(buffer) }
-            switch process.stream.read(into: buffer.writable) {
-            case .bytes(let count):
-                answers.append(UnsafeRawBufferPointer(start: buffer.base, count: count))
-                takeAnswers()
-            case .wouldBlock: return
-            case .end: return ended()
-            case .failed: return lost(process.stream.failure)
-            }
+        switch process.stream.readAll(while: { !isClosed }, take) {
+        case .paused: break
+        case .end: ended()
+        case .failed: lost(process.stream.failure)
         }
+    }
+
+    private func take(_ bytes: UnsafeRawBufferPointer) {
+        answers.append(bytes)
+        takeAnswers()
     }
 
     private func takeAnswers() {

@@ -75,23 +75,33 @@ struct ShellFiles: RemoteFiles {
         permissions: TransferPermissions,
         progress: (@Sendable (UInt64, UInt64) -> Void)?
     ) async throws(SSHError) {
-        let result = try await cancellable {
-            (connection, completion: @escaping (Result<SSHCommandResult, SSHError>) -> Void) in
-            do throws(SSHError) {
-                let reader = try source.open()
-                CommandRun.start(
-                    Self.sendCommand(part: part, path: path, size: reader.size, permissions: permissions),
-                    on: connection,
-                    input: reader,
-                    outputLimit: 64 << 10,
-                    timeout: nil,
-                    progress: progress,
-                    completion: completion
-                )
-            } catch {
-                completion(.failure(error))
+        // Whoever closes the connection instead does not know when the part is gone.
+        let interruption = LoopBound(Interruption(), on: client.loop)
+        let sent: Result<SSHCommandResult, SSHError> = await withTaskCancellationHandler {
+            await perform { connection, completion in
+                interruption.withValue { interruption in
+                    do throws(SSHError) {
+                        let reader = try source.open()
+                        CommandRun.start(
+                            Self.sendCommand(part: part, path: path, size: reader.size, permissions: permissions),
+                            on: connection,
+                            input: reader,
+                            outputLimit: 64 << 10,
+                            timeout: nil,
+                            interruption: interruption,
+                            progress: progress,
+                            completion: completion
+                        )
+                    } catch {
+                        completion(.failure(error))
+                    }
+                }
             }
+        } onCancel: {
+            interruption.loop.submit { interruption.withValue { $0.request() } }
         }
+        let result = try sent.get()
+        if Task.isCancelled, !result.exit.isSuccess { throw .interrupted }
         try Self.check(result, "uploading to \(path)")
         // libssh2 cannot tell a missing exit status from 0.
         guard result.text.contains("upload complete") else {
@@ -147,11 +157,23 @@ struct ShellFiles: RemoteFiles {
         guard found.kind != .directory else { throw SSHError(.transferFailed, "\(path) is a directory") }
         let made = try DownloadFile(target: target, permissions: found.permissions & 0o777)
         let file = LoopBound(made, on: client.loop)
-        try await cancellable { (connection, completion: @escaping (Result<Void, SSHError>) -> Void) in
-            file.withValue {
-                CatDownload.start(on: connection, Self.plain(path), to: $0, progress: progress, completion: completion)
+        let fetched: Result<Void, SSHError> = await withTaskCancellationHandler {
+            await perform { connection, completion in
+                file.withValue {
+                    CatDownload.start(
+                        on: connection,
+                        Self.plain(path),
+                        to: $0,
+                        progress: progress,
+                        completion: completion
+                    )
+                }
             }
+        } onCancel: { [client] in
+            // There is nothing there to put in order.
+            Task { await client.close() }
         }
+        try fetched.get()
     }
 
     // MARK: Commands
@@ -192,16 +214,9 @@ struct ShellFiles: RemoteFiles {
         )
     }
 
-    /// Its commands see the end of a connection that is closed, and put things in order there.
-    private func cancellable<Success: Sendable>(
+    private func perform<Success: Sendable>(
         _ body: @escaping @Sendable (any SSHConnection, @escaping (Result<Success, SSHError>) -> Void) -> Void
-    ) async throws(SSHError) -> Success {
-        let client = client
-        let result: Result<Success, SSHError> = await withTaskCancellationHandler {
-            do throws(SSHError) { return .success(try await client.perform(body)) } catch { return .failure(error) }
-        } onCancel: {
-            Task { await client.close() }
-        }
-        return try result.get()
+    ) async -> Result<Success, SSHError> {
+        do throws(SSHError) { return .success(try await client.perform(body)) } catch { return .failure(error) }
     }
 }

@@ -105,7 +105,7 @@ struct AccessChange: ParsableArguments {
         let agent: AgentBinary
         do {
             target = try EnrollmentTarget(device)
-            agent = try AgentBinary.find(agentBinary, executable: Executable.path)
+            agent = try AgentBinary.find(agentBinary, executable: Executable.path, cache: Home.cache)
         } catch let error as AgentBinaryError {
             throw fail(error.message, .usage)
         } catch {

@@ -37,7 +37,7 @@ struct DoctorCommand: AsyncParsableCommand {
     func run() async throws {
         let report = DoctorReport(output)
         let agent = Result { () throws(AgentBinaryError) in
-            try AgentBinary.find(agentBinary, executable: Executable.path)
+            try AgentBinary.find(agentBinary, executable: Executable.path, cache: Home.cache)
         }
         let local = LocalChecks(home: Home.path, authority: authority.location.path, agent: agent)
         for finding in local.run() { report.add(finding) }

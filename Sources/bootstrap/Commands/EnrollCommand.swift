@@ -240,7 +240,7 @@ struct EnrollCommand: AsyncParsableCommand {
 
     private func agent() throws -> AgentBinary {
         do throws(AgentBinaryError) {
-            return try AgentBinary.find(agentBinary, executable: Executable.path)
+            return try AgentBinary.find(agentBinary, executable: Executable.path, cache: Home.cache)
         } catch {
             throw fail(error.message, .usage)
         }

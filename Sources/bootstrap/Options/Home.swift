@@ -19,6 +19,9 @@ extension Home {
     /// What was enrolled, issued and revoked.
     static var ledger: String { "\(path)/ledger.sqlite" }
 
+    /// What can be made again: compressed forms of the agent.
+    static var cache: String { "\(path)/cache" }
+
     /// Where devices reach the issuer that was installed: `host:port`, or `*:port` for this machine as they see it.
     static var issuerAddress: String { "\(path)/issuer.address" }
 

@@ -137,6 +137,33 @@ import Testing
         await setup.stop()
     }
 
+    /// The name stands in the configuration of `$HOME` only, which the `ssh` that confirms does not read by itself.
+    @Test func theConfigurationThatWasReadHoldsForTheConfirmation() async throws {
+        let setup = try await Setup()
+        try setup.journey.directory.write(
+            "home/.ssh/config",
+            """
+            Host device
+              HostName 127.0.0.1
+              Port \(setup.sshd.port)
+              User \(OpenSSHServer.user)
+              IdentityFile \(setup.sshd.userKey)
+              IdentityAgent none
+
+            """,
+            permissions: 0o600
+        )
+        let enrolled = try await setup.journey.run(
+            [
+                "enroll", "device", "--name", "dev7", "--agentless", "--agent-binary", TestTools.bootstrap,
+                "--credential-dir", setup.journey.directory.path("device/identity"), "--ssh-host-cert",
+            ]
+        )
+        #expect(enrolled.succeeded, "\(enrolled.standardOutput)\(enrolled.standardError)")
+        #expect(setup.exists(setup.sshd.directory.path("host_ed25519-cert.pub")))
+        await setup.stop()
+    }
+
     /// As a machine that was installed anew; only this key is left to it.
     private func replaceHostKey(_ setup: Setup, certified: Bool) async throws {
         let key = setup.sshd.directory.path("host_ed25519")

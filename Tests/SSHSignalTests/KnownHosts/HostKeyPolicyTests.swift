@@ -18,6 +18,7 @@ import Testing
         host: String = "dev7",
         port: UInt16 = 2222,
         options: [String] = [],
+        pinned: String? = nil,
         ask: HostKeyPrompt? = nil,
         log: Log = Log()
     ) throws -> HostKeyPolicy {
@@ -26,7 +27,8 @@ import Testing
             options: options + [
                 "StrictHostKeyChecking=\(mode.rawValue)", "UserKnownHostsFile=\(keys.directory.path("kh"))",
                 "GlobalKnownHostsFile=none",
-            ]
+            ],
+            hostKey: pinned
         )
         let configuration = try SSHClientConfiguration(
             resolving: Destination(host: host, port: port),
@@ -56,11 +58,43 @@ import Testing
             let error = await refusal(try policy(mode, ask: { _ in true }), b)
             #expect(error?.reason == .changed)
             let message = error?.message ?? ""
-            #expect(message.hasPrefix("HOST KEY CHANGED for dev7: expected \(a.fingerprint)"), "\(message)")
+            #expect(message.hasPrefix("HOST KEY CHANGED for [dev7]:2222: expected \(a.fingerprint)"), "\(message)")
             #expect(message.contains("kh:2), got \(b.fingerprint); nothing was sent"), "\(message)")
             #expect(message.contains("ssh-keygen -R '[dev7]:2222'"), "\(message)")
         }
         #expect(try keys.directory.read("kh") == "# x\n[dev7]:2222 \(a.line)\n")
+    }
+
+    /// As ssh writes a host in its messages: two servers of one machine are not the same.
+    @Test(arguments: [(2222, "[Dev7]:2222"), (22, "Dev7")] as [(UInt16, String)])
+    func messagesNameThePort(port: UInt16, name: String) async throws {
+        let (a, b) = (try await keys.make("a"), try await keys.make("b"))
+        try keys.directory.write("kh", "")
+        let asked = Mutex<[String]>([])
+        _ = await refusal(
+            try policy(.ask, host: "Dev7", port: port) { question in
+                asked.withLock { $0.append(question.text) }
+                return false
+            },
+            a
+        )
+        #expect(asked.withLock { $0.first }?.hasPrefix("The authenticity of host '\(name)' can't be") == true)
+        let unknown = await refusal(try policy(.yes, host: "Dev7", port: port), a)?.message ?? ""
+        #expect(unknown.hasPrefix("host key of \(name) is unknown: "), "\(unknown)")
+        let log = Log()
+        try await policy(.acceptNew, host: "Dev7", port: port, log: log).check(a)
+        #expect(log.lines.withLock { $0.first }?.hasPrefix("\(name): recorded the host key") == true)
+        let changed = await refusal(try policy(.no, host: "Dev7", port: port), b)?.message ?? ""
+        #expect(changed.hasPrefix("HOST KEY CHANGED for \(name): "), "\(changed)")
+        try keys.directory.write("kh", "@revoked * \(a.line)\n")
+        let revoked = await refusal(try policy(.no, host: "Dev7", port: port), a)?.message ?? ""
+        #expect(revoked.hasPrefix("REVOKED HOST KEY for \(name): "), "\(revoked)")
+        let pinned =
+            await refusal(
+                try policy(.no, host: "Dev7", port: port, pinned: "SHA256:" + String(repeating: "A", count: 43)),
+                b
+            )?.message ?? ""
+        #expect(pinned.hasPrefix("HOST KEY MISMATCH for \(name): "), "\(pinned)")
     }
 
     @Test func revokedKeyIsRefusedInEveryMode() async throws {
@@ -180,7 +214,7 @@ import Testing
         let error = await refusal(try policy(.ask, ask: { _ in false }), a)
         #expect(error?.reason == .rejected)
         try await policy(.ask) { question in
-            #expect(question.host == "dev7")
+            #expect(question.host == "[dev7]:2222")
             #expect(question.text.contains("ssh-ed25519 key fingerprint is \(a.fingerprint)."))
             return true
         }.check(a)
