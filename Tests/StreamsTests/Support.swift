@@ -162,10 +162,19 @@ final class Talker: StreamObserver {
     private var isOver = false
     private var buffer = [UInt8](repeating: 0, count: 40_000)
 
-    init(_ stream: ByteStream, sending count: Int, seed: UInt64, expecting peerSeed: UInt64) {
+    /// - Parameter early: What went another way before: the pattern goes on after it.
+    init(
+        _ stream: ByteStream,
+        sending count: Int,
+        after early: Int = 0,
+        seed: UInt64,
+        expecting peerSeed: UInt64
+    ) {
         self.stream = stream
         toSend = count
         pattern = Pattern(seed: seed)
+        var skipped = [UInt8](repeating: 0, count: early)
+        skipped.withUnsafeMutableBytes { pattern.fill($0) }
         expected = Pattern(seed: peerSeed)
         stream.observer = self
     }

@@ -8,8 +8,9 @@ import YAML
 /// The daemon: listens as its configuration says, and carries streams between its listeners and its peers.
 ///
 /// ```
-/// hbone listener ─→ InboundStreams  ─┬─→ StreamPlan ─→ StreamOpener ─┬─→ Dialer ─→ a service of this machine
-/// tcp listener   ─→ OutboundStreams ─┘                               └─→ PeerPaths ─→ another node
+/// hbone listener ─→ HBONEFront ─┬─→ StreamPlan ─→ StreamOpener ─┬─→ Dialer ─→ a service of this machine
+/// tcp listener   ─→ TCPFront   ─┤                               └─→ PeerPaths ─→ another node
+/// another one    ─→ its front  ─┘
 /// ```
 ///
 /// Safe to use from any task. Each event loop has a `Worker`; the loops share an immutable snapshot.
