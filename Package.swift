@@ -88,8 +88,8 @@ let package = Package(
         .target(
             name: "MeshNode",
             dependencies: [
-                "Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "MeshPolicy", "MeshPaths", "YAML",
-                "CLinux", log,
+                "Platform", "Streams", "MeshIdentity", "H2Transport", "HTTP1", "SSHSignal", "MeshPolicy", "MeshPaths",
+                "YAML", "CLinux", log,
             ],
             swiftSettings: settings
         ),
@@ -161,7 +161,7 @@ let package = Package(
         .testTarget(name: "MeshPathsTests", dependencies: ["MeshPaths", "TestPeers", log], swiftSettings: settings),
         .testTarget(
             name: "MeshNodeTests",
-            dependencies: ["MeshNode", "MeshPaths", "MeshPolicy", "YAML", "TestPeers", log],
+            dependencies: ["MeshNode", "MeshPaths", "MeshPolicy", "HTTP1", "YAML", "TestPeers", log],
             swiftSettings: settings
         ),
         // Tests that run the `bootstrap` binary.

@@ -58,6 +58,8 @@ final class Worker {
             socket.apply(.multiplexed(unacknowledgedLimit: .seconds(20)))
             stripes.accept(socket)
         case .tcp: TCPFront.accept(socket, by: listener, carrier)
+        case .socks5: SOCKSFront.accept(socket, by: listener, carrier)
+        case .httpProxy: HTTPProxyFront.accept(socket, by: listener, carrier)
         default:
             // Refused when the configuration was loaded.
             socket.reset(.closed(socket))
