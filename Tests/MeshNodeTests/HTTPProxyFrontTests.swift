@@ -141,6 +141,40 @@ import Testing
         await setup.stop()
     }
 
+    /// Real programs through both fronts, with TLS to the very end.
+    @Test func curlReachesHTTPSThroughEveryFront() async throws {
+        let certificate = TestCertificates.shared.path(.server)
+        let script = """
+            import http.server, ssl
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain("\(certificate)/cert-chain.pem", "\(certificate)/key.pem")
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            print(server.server_address[1], flush=True)
+            server.serve_forever()
+            """
+        let directory = TemporaryDirectory()
+        try directory.write("file", Pattern.bytes(1_000_000, seed: 6))
+        let server = try ChildProcess(TestTools.python, ["-c", script], directory: directory.path)
+        let port = try #require(UInt16(try await server.standardOutput.line { (UInt16($0) ?? 0) > 1023 }))
+        let nodes = try await FrontNodes(
+            Self.proxy + "\n- {name: socks, bind: \"127.0.0.1:0\", protocol: socks5}",
+            names: ["tls.mesh:443": port]
+        )
+        let (proxy, socks) = (try nodes.port("proxy"), try nodes.port("socks"))
+        for front in ["http://127.0.0.1:\(proxy)", "socks5h://127.0.0.1:\(socks)", "socks4a://127.0.0.1:\(socks)"] {
+            let file = directory.path("got")
+            let curl = try await ChildProcess.run(
+                "curl",
+                ["-sSk", "--max-time", "60", "-x", front, "-o", file, "https://tls.mesh/file"]
+            )
+            #expect(curl.succeeded, "\(front): \(curl.standardError)")
+            #expect(try Data(contentsOf: URL(fileURLWithPath: file)) == Data(Pattern.bytes(1_000_000, seed: 6)))
+        }
+        await nodes.stop()
+        await server.stop()
+    }
+
     /// A hand-over of the connection: early bytes of either side are the other protocol's.
     @Test func webSocketsPass() async throws {
         let setup = try await Setup()

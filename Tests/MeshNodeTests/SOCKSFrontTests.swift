@@ -77,6 +77,43 @@ import Testing
         await nodes.stop()
     }
 
+    /// A node does not dial itself, by whatever name.
+    @Test func aFrontDoesNotLeadToItself() async throws {
+        let nodes = try await FrontNodes(
+            Self.socks + "\n- {name: proxy, bind: \"127.0.0.1:0\", protocol: http-proxy}",
+            names: [:],
+            more: "default: direct"
+        )
+        let socks = try nodes.port("socks")
+        for port in [socks, try nodes.port("proxy")] {
+            for name in ["127.0.0.1", "localhost", "::ffff:127.0.0.1"] {
+                let (received, _) = try await TCPClient.exchange(
+                    port: socks,
+                    sending: Self.greeting + Self.request(name, port),
+                    staysOpen: true
+                )
+                #expect(Array(received.prefix(4)) == [5, 0, 5, 2], "\(name):\(port)")
+            }
+        }
+        await nodes.stop()
+    }
+
+    /// Who is slow holds a place for as long as a handshake may last, and no longer.
+    @Test func whoIsTooSlowIsSentAway() async throws {
+        let nodes = try await FrontNodes(
+            Self.socks + "\n- {name: proxy, bind: \"127.0.0.1:0\", protocol: http-proxy}",
+            names: [:]
+        )
+        let (socks, proxy) = (try nodes.port("socks"), try nodes.port("proxy"))
+        async let slow = TCPClient.exchange(port: socks, sending: [5, 1], staysOpen: true)
+        async let silent = TCPClient.exchange(port: proxy, sending: [], staysOpen: true)
+        async let half = TCPClient.exchange(port: proxy, sending: Array("GET / HTT".utf8), staysOpen: true)
+        #expect(try await slow.1 == .broken(ECONNRESET))
+        #expect(try await silent.1 == .endOfStream)
+        #expect(String(decoding: try await half.received, as: UTF8.self).hasPrefix("HTTP/1.1 408 "))
+        await nodes.stop()
+    }
+
     private static func login(_ user: String, _ password: String) -> [UInt8] {
         [5, 1, 2, 1, UInt8(user.utf8.count)] + Array(user.utf8) + [UInt8(password.utf8.count)] + Array(password.utf8)
     }

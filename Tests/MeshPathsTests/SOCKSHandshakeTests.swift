@@ -174,15 +174,17 @@ import Testing
 
     /// Whatever comes, it ends or asks for a few bytes more, and never traps.
     @Test func anyBytes() {
-        var state: UInt64 = 42
-        func next() -> UInt8 {
-            state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-            return UInt8(truncatingIfNeeded: state >> 56)
-        }
-        for _ in 0..<20_000 {
-            var input = (0..<Int(next())).map { _ in next() }
-            if !input.isEmpty { input[0] = next() % 2 + 4 }
-            if input.count > 1, input[0] == 5 { input[1] = next() % 4 }
+        var fuzzer = Fuzzer("SOCKS")
+        let corpus: [[UInt8]] = [
+            Self.greeting + [5, 1, 0, 3, 3, 0x61, 0x2E, 0x62, 0, 80, 1, 2, 3],
+            Self.greeting + [5, 1, 0, 1, 10, 0, 0, 7, 0, 80],
+            [5, 1, 2, 1, 1, 0x61, 2, 0x70, 0x77, 5, 1, 0, 4] + [UInt8](repeating: 0, count: 15) + [1, 1, 0],
+            [4, 1, 0, 80, 10, 0, 0, 7, 0x61, 0], [4, 1, 0, 80, 0, 0, 0, 1, 0, 0x61, 0],
+        ]
+        var count = 0
+        while fuzzer.goesOn(count, of: 20_000) {
+            count += 1
+            let input = fuzzer.mutate(corpus, dictionary: [[5, 1, 0], [0], [0xFF], [1, 1], [0, 0, 0, 1]])
             for password in [nil, "pw"] {
                 let result = run(input, password: password)
                 if case .connect(let authority)? = result.end { #expect(authority.port > 0) }

@@ -40,10 +40,12 @@ struct HTTPExchange {
     /// A server that goes on with them says nothing else.
     private static let interimLimit = 32
 
+    /// - Parameter isLast: The client's connection ends with it, whatever the request says.
     init(
         _ request: HTTPRequestHead,
         to destination: Authority,
         path: String,
+        isLast: Bool = false,
         limits: HTTPLimits = HTTPLimits()
     ) throws(HTTPError) {
         self.request = request
@@ -56,7 +58,7 @@ struct HTTPExchange {
         requestBody = HTTPBodyReader(request.framing, limits: limits)
         isRequestRead = requestBody.isOver
         parser = HTTPHeadParser(limits: limits)
-        closesClient = !request.keepsAlive
+        closesClient = isLast || !request.keepsAlive
     }
 
     /// Whether it can be asked again when the connection is lost before an answer (RFC 9110 §9.2.2).
@@ -69,7 +71,9 @@ struct HTTPExchange {
     var hasBegun = false
 
     /// The same from its beginning, for another connection.
-    var again: HTTPExchange? { try? HTTPExchange(request, to: destination, path: path, limits: limits) }
+    var again: HTTPExchange? {
+        try? HTTPExchange(request, to: destination, path: path, isLast: closesClient, limits: limits)
+    }
 
     /// Whether the client has something of the final response.
     var isAnswerShown: Bool { response != nil || isUpgraded }

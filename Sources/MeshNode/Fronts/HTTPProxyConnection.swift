@@ -203,7 +203,7 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
         case .tunnel(let authority): tunnel(to: authority, head)
         case .server(let authority, let path):
             do throws(HTTPError) {
-                exchange = try HTTPExchange(head, to: authority, path: path)
+                exchange = try HTTPExchange(head, to: authority, path: path, isLast: carrier.isDraining)
             } catch {
                 return answer(.bad(error), to: head, closes: true)
             }

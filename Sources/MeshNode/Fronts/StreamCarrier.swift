@@ -22,6 +22,8 @@ final class StreamCarrier {
     let logger: Logger
     /// For what a client or a peer can cause as often as it likes.
     let peerLog: PeerLog
+    /// The node takes nothing new: a connection that could have another request ends after this one.
+    var isDraining = false
     /// Clients that have not said yet what they want.
     let newcomers = Newcomers()
 

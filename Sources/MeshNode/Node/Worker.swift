@@ -83,6 +83,7 @@ final class Worker {
     /// Lets live streams end, for as long as they last unless ``limitDraining(to:)`` says otherwise. `completion` is
     /// called on the loop.
     func drain(completion: @escaping () -> Void) {
+        carrier.isDraining = true
         server.drain(deadline: nil) { [self] in
             live.whenEmpty { [self] in
                 limit?.cancel()
