@@ -100,6 +100,26 @@ struct RelayTests {
         }
     }
 
+    @Test("what was read of a stream before goes first", arguments: Kind.allCases)
+    func earlyBytes(kind: Kind) async throws {
+        let early = 100_000
+        let rest = min(kind.volume, 200_000)
+        try await withLoop { loop in
+            let outcomes: [Talker.Outcome] = try await onLoop(loop) { scenario in
+                let (user, first, second, server) = try kind.streams(on: loop)
+                let talkers = [
+                    scenario.keep(Talker(user, sending: rest, after: early, seed: 1, expecting: 2)),
+                    scenario.keep(Talker(server, sending: 10, seed: 2, expecting: 1)),
+                ]
+                awaitAll(talkers) { scenario.complete($0) }
+                var pattern = Pattern(seed: 1)
+                Relay(first, second).start(early: pattern.next(early))
+                for talker in talkers { talker.start() }
+            }
+            #expect(outcomes[1] == .init(sent: 10, received: early + rest, sawEnd: true))
+        }
+    }
+
     @Test(
         "half-close passes through in both orders",
         arguments: [Kind.tcpToTCP, .tcpToUnix, .hostile, .push],

@@ -111,6 +111,12 @@ struct Pattern {
         }
     }
 
+    mutating func next(_ count: Int) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: count)
+        bytes.withUnsafeMutableBytes { fill($0) }
+        return bytes
+    }
+
     mutating func fill(_ bytes: UnsafeMutableRawBufferPointer) {
         advance(bytes.count) { offset, piece in
             UnsafeMutableRawBufferPointer(rebasing: bytes[offset..<offset + piece.count]).copyMemory(from: piece)
@@ -162,10 +168,19 @@ final class Talker: StreamObserver {
     private var isOver = false
     private var buffer = [UInt8](repeating: 0, count: 40_000)
 
-    init(_ stream: ByteStream, sending count: Int, seed: UInt64, expecting peerSeed: UInt64) {
+    /// - Parameter early: What went another way before: the pattern goes on after it.
+    init(
+        _ stream: ByteStream,
+        sending count: Int,
+        after early: Int = 0,
+        seed: UInt64,
+        expecting peerSeed: UInt64
+    ) {
         self.stream = stream
         toSend = count
-        pattern = Pattern(seed: seed)
+        var pattern = Pattern(seed: seed)
+        if early > 0 { _ = pattern.next(early) }
+        self.pattern = pattern
         expected = Pattern(seed: peerSeed)
         stream.observer = self
     }

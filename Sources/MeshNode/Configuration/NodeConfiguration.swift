@@ -61,6 +61,9 @@ public struct NodeConfiguration: Hashable, Sendable {
         package var forwardTo: Authority?
         /// Credential directory of an `https` listener; `nil`: the node's own.
         package var credential: String?
+        /// The file of users and hashed passwords of a `socks5` or `http-proxy` listener; `nil`: everybody who reaches
+        /// it, which is this machine.
+        package var users: String?
         package var position: SourcePosition?
 
         package init(
@@ -69,6 +72,7 @@ public struct NodeConfiguration: Hashable, Sendable {
             protocol: ListenerProtocol,
             forwardTo: Authority? = nil,
             credential: String? = nil,
+            users: String? = nil,
             position: SourcePosition? = nil
         ) {
             self.name = name
@@ -76,6 +80,7 @@ public struct NodeConfiguration: Hashable, Sendable {
             self.protocol = `protocol`
             self.forwardTo = forwardTo
             self.credential = credential
+            self.users = users
             self.position = position
         }
     }
@@ -85,7 +90,9 @@ public struct NodeConfiguration: Hashable, Sendable {
         case hbone
         /// Whitebox: every connection goes to `forwardTo`.
         case tcp
+        /// SOCKS 5, 4 and 4a: every connection says where it goes.
         case socks5
+        /// HTTP/1.1 proxy: CONNECT and absolute-form requests.
         case httpProxy = "http-proxy"
         /// TPROXY or REDIRECT: the connection goes where it was going.
         case transparent

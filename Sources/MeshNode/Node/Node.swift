@@ -8,8 +8,9 @@ import YAML
 /// The daemon: listens as its configuration says, and carries streams between its listeners and its peers.
 ///
 /// ```
-/// hbone listener ─→ InboundStreams  ─┬─→ StreamPlan ─→ StreamOpener ─┬─→ Dialer ─→ a service of this machine
-/// tcp listener   ─→ OutboundStreams ─┘                               └─→ PeerPaths ─→ another node
+/// hbone listener ─→ HBONEFront ─┬─→ StreamPlan ─→ StreamOpener ─┬─→ Dialer ─→ a service of this machine
+/// tcp listener   ─→ TCPFront   ─┤                               └─→ PeerPaths ─→ another node
+/// another one    ─→ its front  ─┘
 /// ```
 ///
 /// Safe to use from any task. Each event loop has a `Worker`; the loops share an immutable snapshot.
@@ -230,7 +231,8 @@ public final class Node: Sendable {
 
     private static func stamp(_ configuration: NodeConfiguration, _ file: String?) -> FileStamp {
         let names = ["key.pem", "cert-chain.pem", "root-cert.pem", "ca-crl.pem"]
-        return FileStamp(of: names.map { "\(configuration.identity)/\($0)" } + (file.map { [$0] } ?? []))
+        let users = configuration.listeners.compactMap(\.users)
+        return FileStamp(of: names.map { "\(configuration.identity)/\($0)" } + (file.map { [$0] } ?? []) + users)
     }
 }
 

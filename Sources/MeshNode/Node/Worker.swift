@@ -10,7 +10,7 @@ final class Worker {
     let loop: EventLoop
     let live = LiveStreams()
     private let opener: StreamOpener
-    private let outbound: OutboundStreams
+    private let carrier: StreamCarrier
     private let server: HBONEServer
     private let stripes: StripeAcceptor
     private let logger: Logger
@@ -31,8 +31,8 @@ final class Worker {
         self.loop = loop
         self.logger = logger
         opener = StreamOpener(loop: loop, snapshot: snapshot, logger: logger)
-        outbound = OutboundStreams(live: live, opener: opener, logger: logger)
-        let inbound = InboundStreams(live: live, opener: opener, logger: logger)
+        carrier = StreamCarrier(opener: opener, live: live, logger: logger)
+        let inbound = HBONEFront(carrier)
         let server = try HBONEServer(
             on: loop,
             context: snapshot.server,
@@ -57,9 +57,9 @@ final class Worker {
         case .hbone:
             socket.apply(.multiplexed(unacknowledgedLimit: .seconds(20)))
             stripes.accept(socket)
-        case .tcp:
-            guard let destination = listener.forwardTo else { return socket.reset(.closed(socket)) }
-            outbound.carry(socket, to: destination)
+        case .tcp: TCPFront.accept(socket, by: listener, carrier)
+        case .socks5: SOCKSFront.accept(socket, by: listener, carrier)
+        case .httpProxy: HTTPProxyFront.accept(socket, by: listener, carrier)
         default:
             // Refused when the configuration was loaded.
             socket.reset(.closed(socket))
@@ -83,6 +83,7 @@ final class Worker {
     /// Lets live streams end, for as long as they last unless ``limitDraining(to:)`` says otherwise. `completion` is
     /// called on the loop.
     func drain(completion: @escaping () -> Void) {
+        carrier.isDraining = true
         server.drain(deadline: nil) { [self] in
             live.whenEmpty { [self] in
                 limit?.cancel()

@@ -27,6 +27,8 @@ public final class Pump: TurnTask {
     /// Bytes read from the source that the sink has not taken.
     private var pending: Buffer?
     private var size = BufferSize.medium
+    /// ``pending`` was read before the pump began: until the sink has it, no direct path may overtake it.
+    private var hasEarlyBytes = false
     private var isScheduled = false
     private(set) var isDone = false
 
@@ -42,7 +44,19 @@ public final class Pump: TurnTask {
         self.owner = owner
     }
 
-    func start() {
+    /// - Parameter early: Bytes of the source that somebody has read before; they go first.
+    func start(early: [UInt8] = []) {
+        if early.isEmpty { return choosePath() }
+        let size = BufferSize.allCases.first { $0.rawValue >= early.count } ?? .large
+        let buffer = source.loop.buffers.take(size)
+        early.withUnsafeBytes { buffer.writable.copyMemory(from: $0) }
+        buffer.writeIndex = early.count
+        pending = buffer
+        hasEarlyBytes = true
+        move()
+    }
+
+    private func choosePath() {
         if source.push(to: sink, for: self) {
             path = .push
         } else if sink.pull(from: source, for: self) {
@@ -119,6 +133,10 @@ public final class Pump: TurnTask {
                     guard buffer.readableBytes == 0 else { return }
                     pending = nil
                     source.loop.buffers.give(buffer)
+                    if hasEarlyBytes {
+                        hasEarlyBytes = false
+                        return choosePath()
+                    }
                 case .wouldBlock: return
                 case .failed: return failed(sink.failure ?? .closed(sink))
                 }

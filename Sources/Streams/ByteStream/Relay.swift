@@ -56,7 +56,10 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
     }
 
     /// Starts moving bytes. Call once, on the loop.
-    public func start() {
+    public func start() { start(early: []) }
+
+    /// - Parameter early: What has been read from the first stream already: the second gets it first. At most 256 KiB.
+    package func start(early: [UInt8]) {
         precondition(forward == nil, "a relay starts once")
         retained.hold(self)
         first.observer = self
@@ -66,7 +69,7 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
         self.forward = forward
         self.backward = backward
         startIdleTimer()
-        forward.start()
+        forward.start(early: early)
         if result == nil { backward.start() }
     }
 

@@ -11,18 +11,14 @@ import Streams
 ///     HBONE listener → TLS → HTTP/2 → PendingConnect → plan → dial | another node → 200 → relay
 ///
 /// 200 is answered only when policy has passed and the backend is connected.
-final class InboundStreams {
-    private let logger: Logger
-    /// For what a peer can cause as often as it likes.
-    private let peerLog: PeerLog
-    private let live: LiveStreams
-    private let opener: StreamOpener
+final class HBONEFront {
+    private let carrier: StreamCarrier
+    private var logger: Logger { carrier.logger }
+    private var peerLog: PeerLog { carrier.peerLog }
+    private var opener: StreamOpener { carrier.opener }
 
-    init(live: LiveStreams, opener: StreamOpener, logger: Logger) {
-        self.live = live
-        self.opener = opener
-        self.logger = logger
-        peerLog = PeerLog(logger, on: opener.loop)
+    init(_ carrier: StreamCarrier) {
+        self.carrier = carrier
     }
 
     /// Answers a request, now or later.
@@ -103,7 +99,7 @@ final class InboundStreams {
             return opened.stream.reset(StreamError(.closed, "the client gave up"))
         }
         let logger = logger
-        live.relay(stream, opened, for: request) { result in
+        carrier.live.relay(stream, opened, for: request) { result in
             logger.debug(
                 "stream ended",
                 metadata: [

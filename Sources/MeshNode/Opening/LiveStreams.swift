@@ -20,8 +20,11 @@ final class LiveStreams {
     var count: Int { entries.count }
 
     /// Joins a stream with its far end and keeps track of them until they are done.
+    ///
+    /// - Parameter early: What has been read from the stream already, which the far end gets first.
     func relay(
         _ first: ByteStream,
+        early: [UInt8] = [],
         _ opened: StreamOpener.Opened,
         for request: StreamRequest,
         completion: @escaping (RelayResult) -> Void
@@ -39,7 +42,7 @@ final class LiveStreams {
         }
         // Where it came through was for opening it.
         entries[key] = Entry(relay: relay, request: request.withoutHops, path: opened.path, dialled: opened.dialled)
-        relay.start()
+        relay.start(early: early)
     }
 
     /// Cuts every stream that policy no longer allows. Returns how many.

@@ -1,0 +1,131 @@
+import H2Transport
+import Logging
+import MeshPolicy
+import Platform
+import Streams
+
+/// What all fronts have in common: a request becomes a plan, a plan a stream, and a relay joins that with the client.
+/// Confined to its loop.
+///
+/// ```
+///   accepted socket ─→ front: handshake ─→ StreamRequest ─┐
+///                                                         ├─→ plan ─→ open ─→ front: answer ─→ relay
+/// ```
+///
+/// A front is a file of this folder and a line in ``Worker/accept(_:by:)``. One that has nothing to say to its client
+/// calls ``carry(_:_:early:)``; one that answers calls ``open(_:headers:completion:)``, writes what its protocol has
+/// for the result, and hands what it has read beyond the handshake to ``join(_:early:_:_:)``. Streams that are joined
+/// here are decided again when policy changes, and waited for when the node drains.
+final class StreamCarrier {
+    let opener: StreamOpener
+    let live: LiveStreams
+    let logger: Logger
+    /// For what a client or a peer can cause as often as it likes.
+    let peerLog: PeerLog
+    /// The node takes nothing new: a connection that could have another request ends after this one.
+    var isDraining = false
+    /// Clients that have not said yet what they want.
+    let newcomers = Newcomers()
+
+    init(opener: StreamOpener, live: LiveStreams, logger: Logger) {
+        self.opener = opener
+        self.live = live
+        self.logger = logger
+        peerLog = PeerLog(logger, on: opener.loop)
+    }
+
+    var loop: EventLoop { opener.loop }
+    /// What holds now.
+    var snapshot: NodeSnapshot { opener.snapshot }
+
+    /// Who may use a listener.
+    enum Access {
+        case everybody
+        case users(PasswordCheck)
+        /// It should have users, and has none: after a reload that took them away, until the restart.
+        case nobody
+    }
+
+    func access(to listener: NodeConfiguration.Listener) -> Access {
+        if let check = snapshot.passwords[listener.name] { return .users(check) }
+        return listener.users == nil && listener.bind.address.isLoopback ? .everybody : .nobody
+    }
+
+    /// Counts a client that has not said yet what it wants.
+    ///
+    /// - Parameter drop: Ends it, when too many others wait.
+    func admit(from source: IPAddress, _ drop: @escaping () -> Void) -> Newcomers.Key {
+        let (key, isCrowded) = newcomers.add(drop)
+        if isCrowded { peerLog.log(.warning, "too many clients that say nothing", of: "\(source)") }
+        return key
+    }
+
+    /// What a local listener asks for in the name of who has connected to it.
+    func request(of client: Socket, to destination: Authority) -> StreamRequest {
+        StreamRequest(
+            source: .localUser,
+            sourceIP: client.peerAddress?.address ?? .loopbackIPv4,
+            transport: nil,
+            destination: destination,
+            now: WallClock.system.seconds
+        )
+    }
+
+    /// Plans the stream and opens it; says in the log why there is none.
+    ///
+    /// - Parameter completion: Called once, on the loop, unless the returned function is called before; for a refused
+    ///   request from inside this call. Why it was refused is for this side's log and for clients of this machine, not
+    ///   for peers.
+    func open(
+        _ request: StreamRequest,
+        headers: HeaderFields = [:],
+        completion: @escaping (Result<StreamOpener.Opened, StreamError>) -> Void
+    ) -> StreamOpener.Cancellation {
+        opener.open(opener.plan(request), headers: headers) { [self] result in
+            if case .failure(let error) = result { report(error, to: request.destination) }
+            completion(result)
+        }
+    }
+
+    private func report(_ error: StreamError, to destination: Authority) {
+        peerLog.log(
+            .warning,
+            "no stream",
+            of: "\(destination)",
+            label: "to",
+            text: "no stream to \(destination): \(error)"
+        )
+    }
+
+    /// Joins a client with its far end.
+    ///
+    /// - Parameter early: What the client has sent already, which the far end gets first; at most 256 KiB.
+    func join(
+        _ client: ByteStream,
+        early: [UInt8] = [],
+        _ opened: StreamOpener.Opened,
+        _ request: StreamRequest
+    ) {
+        let logger = logger
+        live.relay(client, early: early, opened, for: request) { result in
+            guard let failure = result.failure else { return }
+            logger.info(
+                "stream cut",
+                metadata: [
+                    "to": "\(request.destination)", "sent": "\(result.bytesForward)",
+                    "received": "\(result.bytesBackward)", "reason": "\(failure)",
+                ]
+            )
+        }
+    }
+
+    /// Opens the stream and joins the client with it; resets the client when there is none.
+    func carry(_ client: ByteStream, _ request: StreamRequest, early: [UInt8] = []) {
+        _ = open(request) { [self] result in
+            switch result {
+            case .success(let opened): join(client, early: early, opened, request)
+            case .failure(let error): client.reset(error)
+            }
+        }
+    }
+}
