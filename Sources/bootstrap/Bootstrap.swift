@@ -14,6 +14,7 @@ struct Bootstrap: AsyncParsableCommand {
         subcommands: [
             AllowCommand.self,
             CACommand.self,
+            CaptureCommand.self,
             ConnectCommand.self,
             CopyCommand.self,
             DenyCommand.self,

@@ -47,11 +47,11 @@ import YAML
         ),
         (
             "- {name: socks, bind: '127.0.0.1:1', protocol: socks5}",
-            "f:3:3: listener 'socks': protocol socks5 is not available in this build (available: hbone, tcp)"
+            "f:3:3: listener 'socks': protocol socks5 is not available in this build (available: dns, hbone, tcp, transparent)"
         ),
         (
-            "- {name: a, bind: '127.0.0.1:1', protocol: transparent}\n- {name: b, bind: '127.0.0.1:2', protocol: sni}",
-            "f:3:3: listener 'a': protocol transparent is not|f:4:3: listener 'b': protocol sni is not"
+            "- {name: a, bind: '127.0.0.1:1', protocol: sni}\n- {name: b, bind: '127.0.0.1:2', protocol: sni}",
+            "f:3:3: listener 'a': protocol sni is not|f:4:3: listener 'b': protocol sni is not"
         ),
         (
             "- {name: a, bind: '127.0.0.1:1', protocol: tcp, forwardTo: 'b:1'}",

@@ -115,7 +115,7 @@ private struct NodeConfigurationDecoder {
     }
 
     private func listener(_ node: YAMLNode) -> NodeConfiguration.Listener? {
-        let keys = ["name", "bind", "protocol", "forwardTo", "credential"]
+        let keys = ["name", "bind", "protocol", "forwardTo", "credential"] + CaptureDecoder.listenerKeys
         let required = ["name", "bind", "protocol"]
         guard let mapping = MappingDecoder(node, what: "a listener", keys: keys, required: required, diagnostics) else {
             return nil
@@ -135,7 +135,7 @@ private struct NodeConfigurationDecoder {
                     at: node.position
                 )
             }
-        case .hbone, .socks5, .httpProxy, .transparent, .sni:
+        case .hbone, .socks5, .httpProxy, .transparent, .dns, .sni:
             if mapping["forwardTo"] != nil {
                 diagnostics.report(
                     "listener '\(name)': 'forwardTo' means nothing with protocol \(kind.rawValue), whose connections "
@@ -150,7 +150,7 @@ private struct NodeConfigurationDecoder {
                 at: mapping.position(of: "credential")
             )
         }
-        return NodeConfiguration.Listener(
+        var listener = NodeConfiguration.Listener(
             name: name,
             bind: bind,
             protocol: kind,
@@ -158,6 +158,8 @@ private struct NodeConfigurationDecoder {
             credential: credential,
             position: node.position
         )
+        CaptureDecoder(diagnostics: diagnostics).decode(mapping, into: &listener)
+        return listener
     }
 
     /// A name is one word of the line `ready NAME ADDRESS`.

@@ -13,9 +13,9 @@ import Streams
 /// ```
 ///
 /// A front is a file of this folder and a line in ``Worker/accept(_:by:)``. One that has nothing to say to its client
-/// calls ``carry(_:_:early:)``; one that answers calls ``open(_:headers:completion:)``, writes what its protocol has for
-/// the result, and hands what it has read beyond the handshake to ``join(_:early:_:_:)``. Streams that are joined here
-/// are decided again when policy changes, and waited for when the node drains.
+/// calls ``carry(_:_:early:)``; one that answers calls ``open(_:headers:completion:)``, writes what its protocol has
+/// for the result, and hands what it has read beyond the handshake to ``join(_:early:_:_:)``. Streams that are joined
+/// here are decided again when policy changes, and waited for when the node drains.
 final class StreamCarrier {
     let opener: StreamOpener
     let live: LiveStreams
