@@ -147,6 +147,9 @@ static inline int clinux_available_processors(void) {
     for (size_t index = 0; index < sizeof set / sizeof set[0]; index++) count += __builtin_popcountl(set[index]);
     return count;
 }
+// Takes the calling thread into another network namespace (setns(2), CLONE_NEWNET): 0 or -1.
+extern int setns(int descriptor, int type);
+static inline int clinux_enter_network(int descriptor) { return setns(descriptor, 0x40000000); }
 static inline void clinux_name_thread(const char *name) { pthread_setname_np(pthread_self(), name); }
 
 // EPOLLET is 1u << 31 inside an enum, which Swift imports as a signed value.

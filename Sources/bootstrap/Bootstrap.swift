@@ -15,6 +15,7 @@ struct Bootstrap: AsyncParsableCommand {
         subcommands: [
             AllowCommand.self,
             CACommand.self,
+            CaptureCommand.self,
             ConnectCommand.self,
             CopyCommand.self,
             DenyCommand.self,

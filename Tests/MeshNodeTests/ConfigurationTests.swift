@@ -267,7 +267,7 @@ import YAML
         ),
         (
             "identity: /i\nlisteners:\n- {name: a, bind: '127.0.0.1:1', protocol: socks}\n",
-            "f:3:44: 'protocol' must be one of hbone, tcp, socks5, http-proxy, transparent, https, sni, not 'socks': did you mean 'socks5'?"
+            "f:3:44: 'protocol' must be one of hbone, tcp, socks5, http-proxy, transparent, dns, https, sni, not 'socks': did you mean 'socks5'?"
         ),
         (
             "identity: /i\nlisteners:\n- {name: a, bind: '127.0.0.1:1', protocol: tcp}\n",

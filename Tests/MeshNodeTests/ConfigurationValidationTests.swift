@@ -46,13 +46,13 @@ import YAML
             "f:4:8: 'admin' is not available in this build|f:4:8: 'admin' asks nobody who they are"
         ),
         (
-            "- {name: out, bind: '127.0.0.1:1', protocol: transparent}",
-            "f:3:3: listener 'out': protocol transparent is not available in this build "
-                + "(available: hbone, http-proxy, socks5, tcp)"
+            "- {name: in, bind: '127.0.0.1:1', protocol: sni}",
+            "f:3:3: listener 'in': protocol sni is not available in this build "
+                + "(available: dns, hbone, http-proxy, socks5, tcp, transparent)"
         ),
         (
-            "- {name: a, bind: '127.0.0.1:1', protocol: transparent}\n- {name: b, bind: '127.0.0.1:2', protocol: sni}",
-            "f:3:3: listener 'a': protocol transparent is not|f:4:3: listener 'b': protocol sni is not"
+            "- {name: a, bind: '127.0.0.1:1', protocol: sni}\n- {name: b, bind: '127.0.0.1:2', protocol: sni}",
+            "f:3:3: listener 'a': protocol sni is not|f:4:3: listener 'b': protocol sni is not"
         ),
         (
             "- {name: a, bind: '127.0.0.1:1', protocol: tcp, forwardTo: 'b:1'}",

@@ -9,9 +9,11 @@ extension NodeConfiguration {
     ///
     /// - Parameter listenerAddresses: Where listeners really listen, by name, for those whose `bind` has port 0.
     package func rules(listenerAddresses: [String: BindAddress] = [:]) -> MeshRules {
-        var sockets = listeners.map { listener in
+        var sockets = listeners.flatMap { listener in
             let bind = listenerAddresses[listener.name] ?? listener.bind
-            return MeshRules.OwnSocket(what: "listener '\(listener.name)'", address: bind.address, port: bind.port)
+            return [bind.address, listener.twin?.bind.address].compactMap { $0 }.map {
+                MeshRules.OwnSocket(what: "listener '\(listener.name)'", address: $0, port: bind.port)
+            }
         }
         if let admin { sockets.append(.init(what: "'admin'", address: admin.address, port: admin.port)) }
         return MeshRules(

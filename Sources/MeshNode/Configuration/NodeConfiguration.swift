@@ -64,6 +64,12 @@ public struct NodeConfiguration: Hashable, Sendable {
         /// The file of users and hashed passwords of a `socks5` or `http-proxy` listener; `nil`: everybody who reaches
         /// it, which is this machine.
         package var users: String?
+        /// What only a `transparent` listener has.
+        package var transparency = Transparency()
+        /// What rules of the kernel lead to it; nil: nothing is asked of them.
+        package var capture: Capture?
+        /// What only a `dns` listener has.
+        package var names = NameSettings()
         package var position: SourcePosition?
 
         package init(
@@ -96,6 +102,8 @@ public struct NodeConfiguration: Hashable, Sendable {
         case httpProxy = "http-proxy"
         /// TPROXY or REDIRECT: the connection goes where it was going.
         case transparent
+        /// Names of the mesh have addresses there, which ``transparent`` knows the names of.
+        case dns
         /// Ingress: TLS ends here, the connection goes to `forwardTo`.
         case https
         /// Passthrough by the server name of the ClientHello.

@@ -115,7 +115,8 @@ private struct NodeConfigurationDecoder {
     }
 
     private func listener(_ node: YAMLNode) -> NodeConfiguration.Listener? {
-        let keys = ["name", "bind", "protocol", "forwardTo", "credential", "users"]
+        let keys =
+            ["name", "bind", "protocol", "forwardTo", "credential", "users"] + CaptureDecoder.listenerKeys
         let required = ["name", "bind", "protocol"]
         guard let mapping = MappingDecoder(node, what: "a listener", keys: keys, required: required, diagnostics) else {
             return nil
@@ -135,7 +136,7 @@ private struct NodeConfigurationDecoder {
                     at: node.position
                 )
             }
-        case .hbone, .socks5, .httpProxy, .transparent, .sni:
+        case .hbone, .socks5, .httpProxy, .transparent, .dns, .sni:
             if mapping["forwardTo"] != nil {
                 diagnostics.report(
                     "listener '\(name)': 'forwardTo' means nothing with protocol \(kind.rawValue), whose connections "
@@ -166,7 +167,7 @@ private struct NodeConfigurationDecoder {
                 at: mapping.position(of: "bind")
             )
         }
-        return NodeConfiguration.Listener(
+        var listener = NodeConfiguration.Listener(
             name: name,
             bind: bind,
             protocol: kind,
@@ -175,6 +176,8 @@ private struct NodeConfigurationDecoder {
             users: users,
             position: node.position
         )
+        CaptureDecoder(diagnostics: diagnostics).decode(mapping, into: &listener)
+        return listener
     }
 
     /// A name is one word of the line `ready NAME ADDRESS`.

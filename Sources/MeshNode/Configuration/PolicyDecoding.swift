@@ -134,7 +134,7 @@ struct PolicyDecoder {
     }
 
     /// `22` or `"8000-8010"`.
-    private static func ports(_ text: String) throws -> ClosedRange<UInt16> {
+    static func ports(_ text: String) throws -> ClosedRange<UInt16> {
         let parts = text.split(separator: "-", omittingEmptySubsequences: false).map { part in
             UInt16(part).flatMap { $0 > 0 && "\($0)" == part ? $0 : nil }
         }

@@ -8,7 +8,9 @@ import YAML
 /// What this build can serve: one list, extended as parts arrive. Whatever a configuration asks for beyond it is an
 /// error, never silence.
 enum BuildFeatures {
-    static let protocols: Set<NodeConfiguration.ListenerProtocol> = [.hbone, .tcp, .socks5, .httpProxy]
+    static let protocols: Set<NodeConfiguration.ListenerProtocol> = [
+        .hbone, .tcp, .socks5, .httpProxy, .transparent, .dns,
+    ]
     /// Of the keys of an endpoint that stand for a feature of their own.
     static let endpointKeys: Set<String> = []
     /// Of the top-level keys that open a listener of their own.
@@ -58,6 +60,17 @@ extension NodeConfiguration {
                     at: listener.position
                 )
             }
+        }
+
+        let blocks = listeners.filter { $0.protocol == .dns }.map(\.names.blocks)
+        if let first = blocks.first,
+            let other = listeners.first(where: { $0.protocol == .dns && $0.names.blocks != first })
+        {
+            diagnostics.report(
+                "listener '\(other.name)': 'ipv4' and 'ipv6' of 'names' must be the same for all dns listeners: an address "
+                    + "stands for one name",
+                at: other.position
+            )
         }
 
         let services = [("admin", admin), ("metrics", metrics)]

@@ -12,9 +12,12 @@ extension Node {
         let task = state.withLock { state in
             if let task = state.drain { return task }
             let (listeners, workers, takeover) = (state.listeners, state.workers, state.takeover)
+            let heartbeat = state.heartbeat
             state.listeners = []
             state.takeover = nil
+            state.heartbeat = nil
             let task = Task {
+                if let heartbeat { try? await heartbeat.loop.execute { heartbeat.withValue { $0.stop() } } }
                 await close(listeners)
                 if let takeover { try? await takeover.loop.execute { takeover.withValue { $0.close() } } }
                 await drain(workers)
@@ -68,6 +71,20 @@ extension Node {
         return count
     }
 
+    /// Takes the rules away that lead traffic here, if the configuration asks for some: for a node that has ended and
+    /// has no heir. Blocks.
+    ///
+    /// - Returns: Why they are still there.
+    package func removeCapture() -> CaptureError? {
+        guard state.withLock({ $0.configuration.listeners.contains { $0.capture != nil } }) else { return nil }
+        do throws(CaptureError) {
+            try CaptureInstaller.remove()
+            return nil
+        } catch {
+            return error
+        }
+    }
+
     /// Lets another process take over the listening sockets; see ``Takeover``. To be called once the node has started.
     ///
     /// - Returns: The number of the process that has them now: this node accepts nothing more, and is to be drained. It
@@ -87,7 +104,7 @@ extension Node {
                     defer { state.listeners = [] }
                     return state.listeners
                 }
-                for listener in listeners { listener.listener.withValue { $0.close() } }
+                for listener in listeners { listener.close() }
                 released()
                 heirs.continuation.yield(process)
             }

@@ -26,6 +26,14 @@ public final class Node: Sendable {
     struct NamedListener {
         let name: String
         let listener: LoopBound<Listener>
+        /// Of a `dns` listener.
+        var datagrams: LoopBound<DatagramSocket>?
+
+        /// On its loop.
+        func close() {
+            listener.withValue { $0.close() }
+            datagrams?.withValue { $0.close() }
+        }
     }
 
     struct State {
@@ -37,11 +45,14 @@ public final class Node: Sendable {
         /// Ends when every worker has drained.
         var drain: Task<Void, Never>?
         var takeover: LoopBound<TakeoverOffer>?
+        var heartbeat: LoopBound<CaptureHeartbeat>?
     }
 
     let group: EventLoopGroup
     let logger: Logger
     let stripes = StripeDirectory()
+    /// The addresses that names of the mesh have.
+    private let names: VirtualNames?
     let state: Lock<State>
     /// The file to read again on a reload; nil when the configuration was made by a program.
     private let configurationFile: String?
@@ -60,6 +71,7 @@ public final class Node: Sendable {
         group = EventLoopGroup(count: loops)
         self.logger = logger
         self.configurationFile = configurationFile
+        names = configuration.listeners.contains { $0.protocol == .dns } ? VirtualNames() : nil
         state = Lock(State(configuration: configuration, stamp: Self.stamp(configuration, configurationFile)))
     }
 
@@ -76,14 +88,20 @@ public final class Node: Sendable {
         var snapshot = try NodeSnapshot(configuration: configuration, credential: credential, warn: warn)
         var workers: [LoopBound<Worker>] = []
         for loop in group.loops {
-            let (first, stripes, logger) = (snapshot, stripes, logger)
+            let (first, stripes, names, logger) = (snapshot, stripes, names, logger)
             workers.append(
                 try await loop.execute {
-                    LoopBound(try Worker(on: loop, snapshot: first, stripes: stripes, logger: logger), on: loop)
+                    LoopBound(
+                        try Worker(on: loop, snapshot: first, stripes: stripes, names: names, logger: logger),
+                        on: loop
+                    )
                 }
             )
         }
-        let (listeners, ready) = try await listen(configuration.listeners, workers, inherited)
+        if configuration.listeners.contains(where: { $0.capture?.node == .mark }) {
+            try OutgoingMark.set(CaptureRules.ownMark)
+        }
+        let (listeners, ready) = try await listen(configuration.sockets, workers, inherited)
         // Port 0 has become a real one, which the loop guard must know.
         let addresses = Dictionary(
             ready.compactMap { listener in
@@ -106,8 +124,10 @@ public final class Node: Sendable {
                 metadata: ["address": "\(address)"]
             )
         }
+        let heartbeat = try await heartbeat(for: configuration)
         state.withLock { state in
             state.workers = workers
+            state.heartbeat = heartbeat
             state.listeners = listeners
             state.addresses = addresses
         }
@@ -181,10 +201,12 @@ public final class Node: Sendable {
             for index in order {
                 let name = listeners[index].name
                 let bound = try await listen(listeners[index], on: sockets[index], workers)
-                started[index] = (
-                    NamedListener(name: name, listener: bound),
-                    ReadyListener(name: name, address: try await localAddress(of: bound))
-                )
+                let address = try await localAddress(of: bound)
+                var named = NamedListener(name: name, listener: bound)
+                started[index] = (named, ReadyListener(name: name, address: address))
+                guard listeners[index].protocol == .dns else { continue }
+                named.datagrams = try await listen(for: listeners[index], at: address, workers)
+                started[index]?.0 = named
             }
         } catch {
             await close(started.values.map(\.0))
@@ -200,6 +222,7 @@ public final class Node: Sendable {
         _ workers: [LoopBound<Worker>]
     ) async throws -> LoopBound<Listener> {
         let address = try SocketAddress(ip: listener.bind.address.description, port: listener.bind.port)
+        let options = listener.socketOptions
         let (first, loops) = (group.loops[0], group.loops)
         return try await first.execute {
             let accept: @Sendable (Socket) -> Void = { socket in
@@ -207,9 +230,21 @@ public final class Node: Sendable {
             }
             let started =
                 if let socket { try Listener(adopting: socket, on: first, spreadOver: loops, accept: accept) } else {
-                    try Listener(bind: address, on: first, spreadOver: loops, accept: accept)
+                    try Listener(bind: address, on: first, options: options, spreadOver: loops, accept: accept)
                 }
             return LoopBound(started, on: first)
+        }
+    }
+
+    /// Questions to a name server come as datagrams, too, all to the first loop.
+    private func listen(
+        for listener: NodeConfiguration.Listener,
+        at address: SocketAddress,
+        _ workers: [LoopBound<Worker>]
+    ) async throws -> LoopBound<DatagramSocket> {
+        let worker = workers[0]
+        return try await worker.loop.execute {
+            LoopBound(try worker.withValue { try $0.answerDatagrams(at: address, for: listener) }, on: worker.loop)
         }
     }
 
@@ -217,13 +252,25 @@ public final class Node: Sendable {
         try await listener.loop.execute { listener.withValue(\.localAddress) }
     }
 
+    /// Rules that let connections pass when nobody listens have to know that somebody does.
+    private func heartbeat(for configuration: NodeConfiguration) async throws -> LoopBound<CaptureHeartbeat>? {
+        let ports = configuration.listeners.filter { $0.capture?.onFailure == .open }.map(\.bind.port)
+        guard !ports.isEmpty else { return nil }
+        let first = group.loops[0]
+        return try await first.execute { LoopBound(try CaptureHeartbeat(to: ports, on: first), on: first) }
+    }
+
     func close(_ listeners: [NamedListener]) async {
-        for listener in listeners.map(\.listener) {
-            try? await listener.loop.execute { listener.withValue { $0.close() } }
+        for listener in listeners {
+            try? await listener.listener.loop.execute { listener.close() }
         }
     }
 
     private func hand(_ snapshot: NodeSnapshot, to workers: [LoopBound<Worker>]) async throws {
+        if let names, let listener = snapshot.configuration.listeners.first(where: { $0.protocol == .dns }) {
+            let endpoints = snapshot.configuration.endpoints.map(\.rule)
+            names.prepare(MeshZone.fixedNames(endpoints), in: listener.names.blocks)
+        }
         for worker in workers {
             try await worker.loop.execute { worker.withValue { $0.take(snapshot) } }
         }

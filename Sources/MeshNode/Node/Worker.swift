@@ -2,6 +2,7 @@ import H2Transport
 import Logging
 import MeshIdentity
 import MeshPaths
+import MeshPolicy
 import Streams
 
 /// The part of a node that lives on one event loop: its streams, its connections to peers, its HBONE servers. Loops
@@ -13,6 +14,10 @@ final class Worker {
     private let carrier: StreamCarrier
     private let server: HBONEServer
     private let stripes: StripeAcceptor
+    /// The addresses of names; nil where no listener gives them out.
+    private let names: VirtualNames?
+    private let nameServer: NameServer
+    private var zone: [MeshPolicy.Endpoint] = []
     private let logger: Logger
     private var limit: LoopTimer?
     private var drainDeadline = UInt64.max
@@ -26,10 +31,13 @@ final class Worker {
         on loop: EventLoop,
         snapshot: NodeSnapshot,
         stripes: StripeDirectory,
+        names: VirtualNames?,
         logger: Logger
     ) throws(StreamError) {
         self.loop = loop
         self.logger = logger
+        self.names = names
+        nameServer = NameServer(on: loop)
         opener = StreamOpener(loop: loop, snapshot: snapshot, logger: logger)
         carrier = StreamCarrier(opener: opener, live: live, logger: logger)
         let inbound = HBONEFront(carrier)
@@ -42,6 +50,7 @@ final class Worker {
             inbound.handle(pending)
         }
         self.server = server
+        zone = snapshot.configuration.endpoints.map(\.rule)
         self.stripes = StripeAcceptor(on: loop, directory: stripes) { server.accept($0) }
     }
 
@@ -60,16 +69,41 @@ final class Worker {
         case .tcp: TCPFront.accept(socket, by: listener, carrier)
         case .socks5: SOCKSFront.accept(socket, by: listener, carrier)
         case .httpProxy: HTTPProxyFront.accept(socket, by: listener, carrier)
+        case .transparent: TransparentFront.accept(socket, by: listener, carrier, names)
+        case .dns: nameServer.accept(socket, { [self] in zone(of: listener) }, for: listener)
         default:
             // Refused when the configuration was loaded.
             socket.reset(.closed(socket))
         }
     }
 
+    private func zone(of listener: NodeConfiguration.Listener) -> MeshZone {
+        MeshZone(endpoints: zone, names: names ?? VirtualNames(), settings: listener.names)
+    }
+
+    /// Answers questions that come as datagrams.
+    func answerDatagrams(
+        at address: SocketAddress,
+        for listener: NodeConfiguration.Listener
+    ) throws(StreamError) -> DatagramSocket {
+        var socket: DatagramSocket?
+        let receiving = try DatagramSocket(bind: address, on: loop, isIPv6Only: true, isShared: true) {
+            [self] bytes, source in
+            nameServer.answer([UInt8](bytes), zone(of: listener), for: listener, isStream: false) { answer in
+                if let answer { socket?.send(answer, to: source) }
+            }
+        } closed: {
+            socket = nil
+        }
+        socket = receiving
+        return receiving
+    }
+
     /// New streams are decided with `snapshot`; live ones are decided again.
     func take(_ snapshot: NodeSnapshot) {
         opener.snapshot = snapshot
         opener.forgetPeers()
+        zone = snapshot.configuration.endpoints.map(\.rule)
         server.context = snapshot.server
         do {
             try server.use(Self.serverConfiguration(snapshot))

@@ -217,6 +217,13 @@ package struct CIDR: Hashable, Sendable, CustomStringConvertible {
         self.prefixLength = prefixLength
     }
 
+    /// The block of `length` bits that `address` lies in; the length must be one of the address's family.
+    package init(containing address: IPAddress, length: Int) {
+        precondition((0...(address.isIPv4 ? 32 : 128)).contains(length), "no prefix length of this family")
+        network = address.masked(length)
+        prefixLength = length
+    }
+
     /// Parses `ADDRESS/LENGTH`, or a lone address as the block of itself.
     ///
     /// Throws ``AddressError`` when it is neither, and when host bits are set (`10.0.0.1/8`): that

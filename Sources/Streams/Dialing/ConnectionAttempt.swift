@@ -38,6 +38,7 @@ final class ConnectionAttempt: PollHandler, TurnTask {
         let type = Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue)
         descriptor = socket(address.family, type, 0)
         guard descriptor >= 0 else { return deferFailure(.system(errno, "socket")) }
+        OutgoingMark.apply(to: descriptor)
         if let local, local.withSockaddr({ bind(descriptor, $0, $1) }) != 0 {
             return deferFailure(.system(errno, "connecting from \(local)"))
         }

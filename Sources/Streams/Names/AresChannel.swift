@@ -85,6 +85,14 @@ final class AresChannel: PollHandler {
         guard status == ccares_success else {
             throw StreamError(.system, "c-ares cannot be initialised: \(String(cString: ares_strerror(status)))")
         }
+        ares_set_socket_configure_callback(
+            channel,
+            { descriptor, _, _ in
+                OutgoingMark.apply(to: descriptor)
+                return 0
+            },
+            nil
+        )
         try loop.register(sockets.epoll, handler: self, edgeTriggered: false)
         timer = LoopTimer(on: loop) { [unowned self] in process() }
     }

@@ -49,8 +49,9 @@ struct NodeService: Sendable {
             Task { await offerTakeover { ends.continuation.yield(.takenOver(by: $0)) } },
         ]
         let result: Result<Void, any Error>
+        var isTakenOver = false
         do {
-            try await follow(ends.stream) { deadline in
+            try await follow(ends.stream, &isTakenOver) { deadline in
                 Task {
                     await node.drain(deadline: deadline)
                     ends.continuation.yield(.drained)
@@ -61,6 +62,10 @@ struct NodeService: Sendable {
             result = .failure(error)
         }
         for task in reloads + others { task.cancel() }
+        // An heir needs the rules; without one, they would lead to nobody.
+        if !isTakenOver, let error = node.removeCapture() {
+            logger.warning("the rules of capture were not removed: \(error). `bootstrap capture remove` does it")
+        }
         // The process ends when this returns. One that reads a credential meanwhile would use OpenSSL while that is
         // taken down.
         for task in reloads { await task.value }
@@ -104,12 +109,17 @@ struct NodeService: Sendable {
         }
     }
 
-    private func follow(_ ends: AsyncStream<End>, _ drain: (Duration?) -> Void) async throws {
+    private func follow(
+        _ ends: AsyncStream<End>,
+        _ isTakenOver: inout Bool,
+        _ drain: (Duration?) -> Void
+    ) async throws {
         var signals = 0
         for await end in ends {
             switch end {
             case .drained: return
             case .takenOver(let process):
+                isTakenOver = true
                 let streams = await node.liveStreams()
                 logger.notice(
                     "process \(process) has taken over the listeners; this one ends with its last stream",

@@ -1,0 +1,205 @@
+import Foundation
+import TestPeers
+import Testing
+
+/// Connections of programs that know of nothing, led to a node by rules that redirect them.
+@Suite(.enabled(if: getuid() == 0, "it needs namespaces"), .timeLimit(.minutes(5)))
+struct RedirectTests {
+    private let machine = CapturedMachine()
+
+    @Test(arguments: ["mark", "{uid: 4000}"])
+    func programsAreCapturedAndTheNodeIsNot(_ own: String) async throws {
+        try machine.configure([
+            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, capture: {node: \(own), excludePorts: [8081, 8080-8090], excludeUids: [4321], excludeCidrs: [10.77.0.2]}}"
+        ])
+        // The node may read its credential as another user.
+        let start =
+            own == "mark"
+            ? "start_node out"
+            : """
+            cp -r "\(TestCertificates.shared.path(.client))" "$W/own"; chown -R 4000 "$W" "$W/own"; chmod 755 "$W"
+            sed -i "s|^identity: .*|identity: $W/own|" "$W/node.yaml"
+            BIN_=$BIN; as_node() { exec setpriv --reuid 4000 --clear-groups "$BIN_" "$@"; }
+            BIN=as_node start_node out
+            """
+        try await machine.expect(
+            [
+                "port 8080 from 198.51.100.1", "port 8080 from 2001:db8:1::1",
+                // Another user, SSH, an excluded port, an excluded machine, this machine itself.
+                "port 80 from 198.51.100.1", "port 22 from 198.51.100.1", "port 8081 from 198.51.100.1",
+                "port 80 from 10.77.0.1", "port 9000 from 127.0.0.1",
+                // QUIC: the kernel says so to the program at once.
+                "EPERM", "EPERM", "udp 444 ?",
+                // The listener itself leads nowhere.
+                "ECONNRESET", "ECONNRESET",
+                "after", "port 80 from 198.51.100.1",
+            ],
+            from: """
+                serve far 22 80 443 444 8080 8081
+                serve behind 80
+                serve here 9000
+                \(start)
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                ask 198.51.100.2 80
+                ask 2001:db8:1::2 80
+                ask 198.51.100.2 80 --uid 4321
+                ask 198.51.100.2 22
+                ask 198.51.100.2 8081
+                ask 10.77.0.2 80
+                ask 127.0.0.1 9000
+                ask 198.51.100.2 443 --udp
+                ask 2001:db8:1::2 443 --udp
+                ask 198.51.100.2 444 --udp
+                ask 127.0.0.1 15001
+                ask ::1 15001
+                echo after
+                "$BIN" capture remove
+                ask 198.51.100.2 80
+                """
+        )
+    }
+
+    @Test func onlyWhatIsIncludedIsCaptured() async throws {
+        try machine.configure([
+            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, capture: {ports: [80, 90-95], cidrs: [\"198.51.100.0/24\"], uids: [0, 5000], gids: [0, 6000]}}"
+        ])
+        try await machine.expect(
+            [
+                "port 8080 from 198.51.100.1", "port 8080 from 198.51.100.1", "port 81 from 198.51.100.1",
+                "port 80 from 2001:db8:1::1", "port 80 from 198.51.100.1", "port 80 from 198.51.100.1",
+                "port 8080 from 198.51.100.1",
+            ],
+            from: """
+                serve far 80 81 90 8080
+                start_node out
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                ask 198.51.100.2 80
+                ask 198.51.100.2 90
+                ask 198.51.100.2 81
+                ask 2001:db8:1::2 80
+                ask 198.51.100.2 80 --uid 5001
+                ask 198.51.100.2 80 --uid 5000 --gid 6001
+                ask 198.51.100.2 80 --uid 5000 --gid 6000
+                """
+        )
+    }
+
+    @Test func onlyTheCgroupIsCaptured() async throws {
+        try machine.configure([
+            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, capture: {cgroups: [bootstrap-test-in], excludeCgroups: [bootstrap-test-in/not]}}"
+        ])
+        try await machine.expect(
+            ["port 80 from 198.51.100.1", "port 8080 from 198.51.100.1", "port 80 from 198.51.100.1"],
+            from: """
+                root=/sys/fs/cgroup
+                [ -e $root/cgroup.controllers ] || root=$root/unified
+                trap 'echo 0 >$root/cgroup.procs; rmdir $root/bootstrap-test-in/not $root/bootstrap-test-in' EXIT
+                mkdir -p $root/bootstrap-test-in/not
+                serve far 80 8080
+                start_node out
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                inside() { bash -c 'echo 0 >'"$1"'/cgroup.procs; exec python3 "$PEERS/ask.py" 198.51.100.2 80'; }
+                ask 198.51.100.2 80
+                inside $root/bootstrap-test-in
+                inside $root/bootstrap-test-in/not
+                """
+        )
+    }
+
+    /// REDIRECT to a port where nobody listens is a refusal; with `open` the rules notice by themselves.
+    @Test func whatHappensWhenTheNodeIsKilledIsChosen() async throws {
+        try machine.configure([
+            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, capture: {uids: [0], onFailure: closed}}",
+            "{name: other, bind: \"127.0.0.1:15011\", protocol: transparent, capture: {uids: [5000], onFailure: open}}",
+        ])
+        try await machine.expect(
+            [
+                "closed before: ECONNREFUSED", "open before: port 80 from 198.51.100.1",
+                "closed: port 8080 from 198.51.100.1", "open: port 8080 from 198.51.100.1",
+                "open: port 8080 from 2001:db8:1::1",
+                "closed after: ECONNREFUSED", "closed after: ECONNREFUSED",
+                "open after: port 80 from 198.51.100.1", "open after: port 80 from 2001:db8:1::1",
+            ],
+            from: """
+                serve far 80 8080
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                echo closed before: $(ask 198.51.100.2 80)
+                echo open before: $(ask 198.51.100.2 80 --uid 5000)
+                start_node other
+                echo closed: $(ask 198.51.100.2 80)
+                while [ "$(ask 198.51.100.2 80 --uid 5000)" = "port 80 from 198.51.100.1" ]; do :; done
+                echo open: $(ask 198.51.100.2 80 --uid 5000)
+                echo open: $(ask 2001:db8:1::2 80 --uid 5000)
+                kill -9 $node
+                echo closed after: $(ask 198.51.100.2 80)
+                echo closed after: $(ask 2001:db8:1::2 80)
+                while [ "$(ask 198.51.100.2 80 --uid 5000)" = ECONNREFUSED ]; do :; done
+                while [ "$(ask 2001:db8:1::2 80 --uid 5000)" = ECONNREFUSED ]; do :; done
+                echo open after: $(ask 198.51.100.2 80 --uid 5000)
+                echo open after: $(ask 2001:db8:1::2 80 --uid 5000)
+                """
+        )
+    }
+
+    @Test func nothingIsLeftWhenTheNodeEnds() async throws {
+        try machine.configure([
+            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, capture: {}}",
+            "{name: more, bind: \"127.0.0.1:15011\", protocol: transparent, mode: tproxy, capture: {uids: [1]}}",
+        ])
+        try await machine.expect(
+            ["port 8080 from 198.51.100.1", "port 80 from 198.51.100.1"],
+            from: """
+                serve far 80 8080
+                ruleset >"$W/before"
+                start_node more
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                ask 198.51.100.2 80
+                kill $node
+                wait $node
+                ask 198.51.100.2 80
+                ruleset >"$W/after"
+                cmp "$W/before" "$W/after"
+                """
+        )
+    }
+
+    @Test func otherMachinesAreCaptured() async throws {
+        try machine.configure([
+            "{name: out, bind: \"0.0.0.0:15001\", protocol: transparent, capture: {local: false, interfaces: [lan]}}"
+        ])
+        try await machine.expect(
+            [
+                "port 8080 from 198.51.100.1", "port 8080 from 2001:db8:1::1", "port 22 from 10.77.0.2",
+                "port 80 from 198.51.100.1", "ECONNREFUSED", "udp 444 ?",
+            ],
+            from: """
+                serve far 22 80 443 444 8080
+                start_node out
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                ask_from behind 198.51.100.2 80
+                ask_from behind 2001:db8:1::2 80
+                ask_from behind 198.51.100.2 22
+                ask 198.51.100.2 80
+                ask_from behind 198.51.100.2 443 --udp
+                ask_from behind 198.51.100.2 444 --udp
+                """
+        )
+    }
+
+    @Test func curlKnowsNothingOfIt() async throws {
+        try machine.configure(["{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, capture: {}}"])
+        try await machine.expect(
+            ["200 from 198.51.100.2", "200 from 2001:db8:1::2", "2"],
+            from: """
+                mkdir "$W/www"
+                ip netns exec far python3 -u -m http.server 8080 --bind :: --directory "$W/www" >"$W/http" 2>&1 &
+                until_line Serving "$W/http"
+                start_node out
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                curl -s -o /dev/null -w '%{http_code} from %{remote_ip}\\n' http://198.51.100.2/
+                curl -s -o /dev/null -w '%{http_code} from %{remote_ip}\\n' 'http://[2001:db8:1::2]/'
+                nft list table inet bootstrap | sed -n 's/.*packets \\([0-9]*\\).*"capture out"/\\1/p'
+                """
+        )
+    }
+}

@@ -1,0 +1,149 @@
+import Foundation
+import Platform
+import TestPeers
+import Testing
+
+@testable import MeshNode
+
+/// What rules are made of `capture:`, and which of its keys are refused.
+@Suite struct CaptureRulesTests {
+    private func configuration(_ listeners: String, _ more: String = "") throws -> NodeConfiguration {
+        try NodeConfiguration.parse("identity: i\nlisteners: [\(listeners)]\ndefault: direct\n\(more)", file: "f")
+    }
+
+    private func chain(_ name: String, of text: String) throws -> [String] {
+        let rest = try #require(text.components(separatedBy: "chain \(name) {\n").dropFirst().first, "\(text)")
+        return (rest.components(separatedBy: "\n\t}").first ?? "").split(separator: "\n").map {
+            $0.trimmingCharacters(in: .whitespaces)
+        }
+    }
+
+    @Test func whatIsNeverCapturedComesFirst() throws {
+        let configuration = try configuration(
+            "{name: out, bind: \"127.0.0.1:1\", protocol: transparent, capture: {node: {cgroup: a/b.service}, excludePorts: [90-100, 95, 80]}}",
+            "endpoints: [{match: x.test, ssh: {destination: \"ops@x.test:2222\"}}]"
+        )
+        var surroundings = CaptureSurroundings()
+        surroundings.sshPorts = [22, 2022]
+        let rules = try chain("output/out", of: CaptureRules(configuration, on: surroundings).text)
+        #expect(
+            rules.dropFirst() == [
+                "meta l4proto != tcp counter return",
+                "tcp flags & (fin | syn | rst | ack) != syn counter return",
+                "fib daddr type { local, broadcast, multicast } counter return",
+                "socket cgroupv2 level 2 \"a/b.service\" counter return comment \"the node's own\"",
+                "th dport { 22, 2022, 2222 } counter return comment \"SSH\"",
+                "th dport { 80, 90-100 } counter return",
+                "meta l4proto tcp counter redirect to :1 comment \"capture out\"",
+            ]
+        )
+    }
+
+    /// The node's own is known in each listener's chains, however it is known.
+    @Test func ownTrafficIsKnownToAllListeners() throws {
+        let configuration = try configuration(
+            """
+            {name: a, bind: "127.0.0.1:1", protocol: transparent, capture: {node: {uid: 5}}},
+            {name: b, bind: "127.0.0.1:2", protocol: transparent, mode: tproxy, capture: {node: mark}}
+            """
+        )
+        let text = CaptureRules(configuration, on: CaptureSurroundings()).text
+        for name in ["output/a", "output/b", "quic/a", "quic/b"] {
+            let rules = try chain(name, of: text)
+            #expect(rules.contains("meta skuid 5 counter return comment \"the node's own\""), "\(name)")
+            #expect(
+                rules.contains("meta mark & 0x0f000000 == 0x0b000000 counter return comment \"the node's own\""),
+                "\(name)"
+            )
+        }
+    }
+
+    /// Blocks of one family alone leave the other out, and blocks in blocks are not written.
+    @Test func blocksAreOfBothFamilies() throws {
+        let configuration = try configuration(
+            "{name: out, bind: \"127.0.0.1:1\", protocol: transparent, capture: {cidrs: [10.1.0.0/16, 10.0.0.0/8, 192.0.2.1]}}"
+        )
+        let rules = try chain("output/out", of: CaptureRules(configuration, on: CaptureSurroundings()).text)
+        #expect(rules.contains("ip daddr != { 10.0.0.0/8, 192.0.2.1/32 } counter return"), "\(rules)")
+        #expect(rules.contains("meta nfproto ipv6 counter return"))
+    }
+
+    /// A listener that is captured is there for both families.
+    @Test(arguments: [("127.0.0.1", "[::1]"), ("0.0.0.0", "[::]"), ("[::1]", "127.0.0.1"), ("[::]", "0.0.0.0")])
+    func listenersHaveATwin(_ bind: String, _ twin: String) throws {
+        let configuration = try configuration("{name: out, bind: \"\(bind):1\", protocol: transparent, capture: {}}")
+        #expect(configuration.listeners[0].twin?.bind.description == "\(twin):1")
+        #expect(configuration.listeners[0].socketOptions.isIPv6Only == true)
+        #expect(configuration.rules().sockets.map { "\($0.address)" }.count == 2)
+    }
+
+    @Test(arguments: [
+        ("mode: tproxy, direction: sideways", "'direction' must be one of outbound, inbound, not 'sideways'"),
+        ("mode: nat", "'mode' must be one of redirect, tproxy, not 'nat'"),
+        ("direction: inbound", "'direction: inbound' needs 'mode: tproxy'"),
+        ("plaintext: allow", "'plaintext' is for 'direction: inbound' only"),
+        ("capture: {port: [1]}", "unknown key 'port' in 'capture': did you mean 'ports'?"),
+        ("capture: {ports: [http]}", "'http' is neither a port from 1 to 65535 nor a range"),
+        ("capture: {cidrs: [10.0.0.1/8]}", "has bits set after its prefix: write 10.0.0.0/8"),
+        ("capture: {uids: [root]}", "'root' is not a number of a user or group: `id` tells it"),
+        ("capture: {gids: [-1]}", "'-1' is not a number of a user or group"),
+        ("capture: {cgroups: [../x]}", "is not a path below the root of cgroup v2"),
+        ("capture: {cgroups: ['a\"b']}", "is not a path below the root of cgroup v2"),
+        ("capture: {interfaces: ['eth0 drop']}", "is not the name of an interface"),
+        ("capture: {onFailure: maybe}", "'onFailure' must be one of closed, open, not 'maybe'"),
+        ("capture: {node: {}}", "write mark, {uid: NUMBER} or {cgroup: PATH}"),
+        ("capture: {node: {uid: 1, cgroup: a}}", "write mark, {uid: NUMBER} or {cgroup: PATH}"),
+        ("capture: {local: false}", "'local: false' without 'interfaces' captures nothing"),
+        (
+            "capture: {local: false, interfaces: [a], uids: [1]}",
+            "programs of this machine, which 'local: false' leaves out"
+        ),
+        ("capture: {interfaces: [a]}", "'interfaces' needs 0.0.0.0:1 in 'bind'"),
+        ("mode: tproxy, direction: inbound, capture: {uids: [1]}", "they mean nothing when inbound"),
+    ])
+    func whatMakesNoSenseIsRefused(_ keys: String, _ message: String) throws {
+        let error = #expect(throws: ConfigurationError.self) {
+            try configuration("{name: out, bind: \"127.0.0.1:1\", protocol: transparent, \(keys)}")
+        }
+        #expect(
+            error?.issues.contains { $0.message.contains(message) && $0.position?.line == 2 } == true,
+            "\(error as Any)"
+        )
+    }
+
+    @Test(arguments: [
+        (
+            "{name: a, bind: \"127.0.0.1:1\", protocol: hbone, mode: redirect}",
+            "'mode' is for protocol transparent only"
+        ),
+        (
+            "{name: a, bind: \"127.0.0.1:1\", protocol: hbone, capture: {}}",
+            "'capture' is for the protocols transparent and dns"
+        ),
+        ("{name: a, bind: \"127.0.0.1:0\", protocol: transparent, capture: {}}", "'capture' needs a port in 'bind'"),
+        ("{name: a, bind: \"10.0.0.1:1\", protocol: transparent, capture: {}}", "'capture' is for IPv4 and IPv6 alike"),
+        ("{name: a, bind: \"127.0.0.1:1\", protocol: transparent, forwardTo: \"a:1\"}", "'forwardTo' means nothing"),
+    ])
+    func listenersThatMakeNoSenseAreRefused(_ listener: String, _ message: String) throws {
+        let error = #expect(throws: ConfigurationError.self) { try configuration(listener) }
+        #expect(error?.issues.contains { $0.message.contains(message) } == true, "\(error as Any)")
+    }
+
+    @Test func surroundingsAreReadFromTheMachinesFiles() throws {
+        let directory = TemporaryDirectory()
+        try directory.makeDirectory("sshd_config.d")
+        let sshd = try directory.write(
+            "sshd_config",
+            "# Port 1\nport 2022\nListenAddress [::]:2023\nListenAddress ::1\n"
+        )
+        try directory.write("sshd_config.d/a.conf", "Port=2024\nListenAddress 10.0.0.1:22\n")
+        let resolver = try directory.write(
+            "resolv.conf",
+            "nameserver 192.0.2.53\nnameserver fe80::1%eth0\nnameserver ::1\nnameserver 192.0.2.53\nsearch x\n"
+        )
+        let surroundings = CaptureSurroundings.read(sshd: sshd, resolver: resolver)
+        #expect(surroundings.sshPorts == [22, 2022, 2023, 2024])
+        #expect(surroundings.nameServers.map(\.description) == ["192.0.2.53", "::1"])
+        #expect(CaptureSurroundings.nameServers("/nonexistent").map(\.description) == ["127.0.0.1"])
+    }
+}

@@ -1,0 +1,153 @@
+import Foundation
+import MeshPolicy
+import Platform
+import TestPeers
+import Testing
+
+@testable import MeshNode
+
+/// Questions to a name server, read and answered; and the addresses that names get.
+@Suite struct NameMessageTests {
+    private static func message(_ name: String, kind: UInt16 = 1, additional: [UInt8] = []) -> [UInt8] {
+        let labels = name.split(separator: ".").flatMap { [UInt8($0.utf8.count)] + Array($0.utf8) }
+        return [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, additional.isEmpty ? 0 : 1] + labels
+            + [0, UInt8(kind >> 8), UInt8(truncatingIfNeeded: kind), 0, 1] + additional
+    }
+
+    private static let options: [UInt8] = [0, 0, 41, 0x04, 0xD0, 0, 0, 0x80, 0, 0, 0]
+
+    @Test func aQuestionIsRead() throws {
+        let question = try DNSQuestion(parsing: Self.message("Db.Prod", additional: Self.options))
+        #expect(question.id == 0x1234 && question.isRecursionDesired && question.isInternetClass)
+        #expect(question.name == "db.prod" && question.kind == 1)
+        #expect(question.datagramSize == 1232 && question.isDNSSECDesired)
+        #expect(question.bytes == Array(Self.message("Db.Prod")[12...]))
+        #expect(try DNSQuestion(parsing: Self.message("a")).datagramSize == nil)
+        // What is no letter cannot be taken for a dot.
+        var odd = Self.message("a.b")
+        odd[14] = 1
+        odd[13] = UInt8(ascii: ".")
+        #expect(try DNSQuestion(parsing: odd).name == "\\..b")
+    }
+
+    /// Cut at every byte, and with every byte changed, it is read or refused.
+    @Test func half() {
+        let whole = Self.message("db.prod", additional: Self.options)
+        for end in whole.indices {
+            #expect(throws: DNSQuestion.Unreadable.self) { try DNSQuestion(parsing: Array(whole[..<end])) }
+        }
+        #expect(throws: DNSQuestion.Unreadable.self) {
+            // 256 bytes of name.
+            try DNSQuestion(
+                parsing: Self.message(
+                    [String](repeating: String(repeating: "a", count: 63), count: 4).joined(separator: ".")
+                )
+            )
+        }
+        #expect(throws: DNSQuestion.Unreadable(code: .formatError)) {
+            try DNSQuestion(parsing: Self.message("a", additional: [0xC0]))
+        }
+    }
+
+    @Test func fuzz() throws {
+        let directory = TestTools.repository + "/Tests/Peers/network/names.corpus"
+        let lines = try String(contentsOfFile: directory, encoding: .utf8).split(separator: "\n").filter {
+            !$0.hasPrefix("#")
+        }
+        let corpus = try lines.map { line in
+            let digits = Array(line)
+            return try stride(from: 0, to: digits.count, by: 2).map {
+                try #require(UInt8(String(digits[$0...$0 + 1]), radix: 16))
+            }
+        }
+        var fuzzer = Fuzzer("DNS questions")
+        let zone = MeshZone(
+            endpoints: [
+                MeshPolicy.Endpoint(
+                    match: try EndpointMatch(parsing: "*.prod"),
+                    way: .peer(.init(id: .init("p", facts: ""), candidates: [], servers: [], identities: []))
+                )
+            ],
+            names: VirtualNames(),
+            settings: .init()
+        )
+        var (count, answered) = (0, 0)
+        while fuzzer.goesOn(count, of: 20_000) {
+            count += 1
+            let message = fuzzer.mutate(corpus, dictionary: [[0xC0, 12], [63], [0, 41], [0xFF, 0xFF]])
+            do throws(DNSQuestion.Unreadable) {
+                let question = try DNSQuestion(parsing: message)
+                #expect(question.bytes.count <= message.count - 12)
+                guard let answer = zone.answer(to: question)?.bytes(to: question) else { continue }
+                answered += 1
+                #expect(answer.count <= 512 && answer[0] == message[0] && answer[1] == message[1])
+                #expect(Array(answer[12..<12 + question.bytes.count]) == question.bytes)
+            } catch {
+                if let code = error.code { #expect(DNSAnswer.refusing(message, code).count >= 12) }
+            }
+        }
+        #expect(answered > 100)
+    }
+
+    // MARK: Addresses
+
+    @Test func anAddressIsMadeOfItsName() throws {
+        let (first, second) = (VirtualNames(), VirtualNames())
+        let addresses = try #require(first.addresses(of: "db.prod"))
+        #expect(
+            VirtualBlocks.standard.ipv4.contains(addresses.ipv4) && VirtualBlocks.standard.ipv6.contains(addresses.ipv6)
+        )
+        _ = second.addresses(of: "other.prod")
+        #expect(second.addresses(of: "db.prod")?.ipv4 == addresses.ipv4)
+        #expect(first.meaning(of: addresses.ipv4) == .name("db.prod"))
+        #expect(first.meaning(of: addresses.ipv6) == .name("db.prod"))
+        #expect(first.meaning(of: try #require(IPAddress("198.18.0.0"))) == .unknown)
+        #expect(first.meaning(of: try #require(IPAddress("192.0.2.1"))) == .address)
+    }
+
+    /// In a small block many names want one address; each has its own, always the same, and no more than there is room.
+    @Test func namesThatWantOneAddressHaveTwo() throws {
+        let blocks = VirtualBlocks(ipv4: try CIDR(parsing: "10.0.0.0/24"), ipv6: VirtualBlocks.standard.ipv6)
+        let names = (0..<63).map { "n\($0).prod" }
+        func addresses(_ order: [String]) -> [IPAddress?] {
+            let virtual = VirtualNames(blocks)
+            virtual.prepare(order, in: blocks)
+            return names.map { virtual.addresses(of: $0)?.ipv4 }
+        }
+        let forward = addresses(names)
+        #expect(Set(forward).count == 63 && !forward.contains(nil))
+        #expect(addresses(names.reversed()) == forward)
+        let full = VirtualNames(blocks)
+        full.prepare(names, in: blocks)
+        #expect(full.addresses(of: "one-more.prod") == nil)
+    }
+
+    @Test func reverseNames() throws {
+        #expect(MeshZone.reversed("1.2.18.198.in-addr.arpa") == IPAddress("198.18.2.1"))
+        #expect(MeshZone.reversed("1.2.18.in-addr.arpa") == nil)
+        #expect(MeshZone.reversed("01.2.18.198.in-addr.arpa") == nil)
+        let nibbles = "1" + String(repeating: ".0", count: 23) + ".d.f.0.0.0.0.0.0"
+        #expect(MeshZone.reversed(nibbles + ".ip6.arpa") == IPAddress("0:fd::1"))
+        #expect(MeshZone.reversed("1.ip6.arpa") == nil)
+    }
+
+    @Test(arguments: [
+        ("names: {ttl: 0}", "'0' is not a number of seconds from 1 to 3600"),
+        ("names: {ipv4: \"fd00::/8\"}", "is not a block of IPv4 with a prefix length from 8 to 24"),
+        ("names: {ipv4: 10.0.0.0/30}", "is not a block of IPv4 with a prefix length from 8 to 24"),
+        ("names: {upstreams: [ns.test]}", "is not an IP address and a port"),
+        ("names: {upstreams: [\"0.0.0.0:53\"]}", "is not where a name server listens"),
+        ("names: {upstream: [192.0.2.1]}", "did you mean 'upstreams'?"),
+        ("capture: {ports: [53]}", "'ports' and 'cidrs' mean nothing with protocol dns"),
+        ("plaintext: deny", "'plaintext' is for protocol transparent only"),
+    ])
+    func whatMakesNoSenseIsRefused(_ keys: String, _ message: String) throws {
+        let error = #expect(throws: ConfigurationError.self) {
+            try NodeConfiguration.parse(
+                "identity: i\nlisteners: [{name: d, bind: \"127.0.0.1:1\", protocol: dns, \(keys)}]",
+                file: "f"
+            )
+        }
+        #expect(error?.issues.contains { $0.message.contains(message) } == true, "\(error as Any)")
+    }
+}
