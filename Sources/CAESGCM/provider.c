@@ -128,6 +128,8 @@ static int set_parameters(void *opaque, const OSSL_PARAM parameters[]) {
     if (parameter) {
         size_t length;
         if (!OSSL_PARAM_get_size_t(parameter, &length)) return refuse(PROV_R_FAILED_TO_GET_PARAMETER);
+        // What OpenSSL's own refuses, more than 1,024 bits too, must not cost the message that is under way.
+        if (length == 0 || length > 1024 / 8) return refuse(PROV_R_INVALID_IV_LENGTH);
         if (length != GCM_IV) is_for_openssl = 1;
     }
     if (is_for_openssl) return hand_over(context) && EVP_CIPHER_CTX_set_params(context->openssl, parameters);

@@ -46,7 +46,8 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
     /// What happens to the connections.
     package enum Event {
         case connected(H2Connection)
-        case failed(StreamError)
+        /// - `hadBegun`: The peer had proved who it is by then.
+        case failed(StreamError, hadBegun: Bool)
         case draining(H2Connection)
         case disconnected(H2Connection, StreamError?)
         /// The group can carry streams.
@@ -269,7 +270,7 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
     private func failed(_ error: StreamError, hadBegun: Bool = false) {
         counters.failedDials += 1
         group.dialFailed(error, hadBegun: hadBegun, now: loop.now)
-        onEvent(.failed(error))
+        onEvent(.failed(error, hadBegun: hadBegun))
     }
 
     private func dialed(_ connection: H2Connection) {

@@ -109,7 +109,7 @@ public final class H2ClientPool {
             guard let self else { return }
             switch event {
             case .connected(let connection): onChange?(key, .connected(connection))
-            case .failed(let error): onChange?(key, .failed(error))
+            case .failed(let error, _): onChange?(key, .failed(error))
             case .draining(let connection): onChange?(key, .draining(connection))
             case .disconnected(let connection, let reason): onChange?(key, .disconnected(connection, reason))
             case .unused: forget(group)

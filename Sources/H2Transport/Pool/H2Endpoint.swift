@@ -64,13 +64,15 @@ public struct H2Endpoint {
     ///   - current: Asked on the loop when a stream is connected.
     ///   - dialAgain: Makes a stream whose packets are small, beside the first where its handshake stalls; see
     ///     `HandshakeRace`. nil: there is none.
+    ///   - overtaken: Told when the second one was faster.
     package static func over(
         _ location: String,
         context: TLSContext,
         expecting expectation: PeerExpectation,
         current: @escaping () -> TLSContext,
         dial: @escaping (EventLoop, @escaping Completion<ByteStream>) -> Void,
-        again dialAgain: ((EventLoop, @escaping Completion<ByteStream>) -> Void)? = nil
+        again dialAgain: ((EventLoop, @escaping Completion<ByteStream>) -> Void)? = nil,
+        overtaken: @escaping () -> Void = {}
     ) -> H2Endpoint {
         let key = Key(credential: ObjectIdentifier(context), expectation: expectation, location: location)
         return H2Endpoint(key: key) { loop, completion in
@@ -79,6 +81,7 @@ public struct H2Endpoint {
                     { dial(loop, $0) },
                     again: { dialAgain(loop, $0) },
                     secure: { TLSStream(over: $0, context: current(), expecting: expectation) },
+                    overtaken: overtaken,
                     on: loop,
                     completion: completion
                 ).start()

@@ -17,6 +17,7 @@ final class HandshakeRace {
     private let dial: Dial
     private let dialAgain: Dial
     private let secure: (ByteStream) -> TLSStream
+    private let overtaken: () -> Void
     private let patience: Duration
     private let loop: EventLoop
     private var completion: Completion?
@@ -30,13 +31,15 @@ final class HandshakeRace {
     ///   - dial: Connects to the peer.
     ///   - dialAgain: The same, with small segments.
     ///   - secure: Makes the TLS stream over what was connected.
+    ///   - overtaken: The second one was faster: told before the completion.
     ///   - patience: How long the first handshake has for itself.
     ///   - loop: Where it all lives.
-    ///   - completion: Called once, on the loop. When both fail, with why the first one did.
+    ///   - completion: Called once, on the loop. When both fail, with a peer that is not who it should be, or else with why the first one did.
     init(
         _ dial: @escaping Dial,
         again dialAgain: @escaping Dial,
         secure: @escaping (ByteStream) -> TLSStream,
+        overtaken: @escaping () -> Void = {},
         patience: Duration = HandshakeRace.patience,
         on loop: EventLoop,
         completion: @escaping Completion
@@ -44,43 +47,47 @@ final class HandshakeRace {
         self.dial = dial
         self.dialAgain = dialAgain
         self.secure = secure
+        self.overtaken = overtaken
         self.patience = patience
         self.loop = loop
         self.completion = completion
     }
 
     func start() {
-        timer = LoopTimer(on: loop) { [self] in attempt(dialAgain) {} }
-        attempt(dial) { [self] in timer?.schedule(after: patience) }
+        timer = LoopTimer(on: loop) { [self] in attempt(dialAgain, isFirst: false) }
+        attempt(dial, isFirst: true)
     }
 
-    private func attempt(_ dial: Dial, connected: @escaping () -> Void) {
+    private func attempt(_ dial: Dial, isFirst: Bool) {
         underWay += 1
         dial { [self] result in
             switch result {
-            case .failure(let error): failed(error)
+            case .failure(let error): failed(error, isFirst: isFirst)
             case .success(let lower) where completion == nil:
                 lower.reset(StreamError(.closed, "another connection was faster"))
             case .success(let lower):
-                connected()
+                if isFirst { timer?.schedule(after: patience) }
                 let stream = secure(lower)
                 handshakes.append(stream)
                 stream.startHandshake { [self] result in
                     switch result {
-                    case .success: end(.success(stream))
-                    case .failure(let error): failed(error)
+                    case .success:
+                        if !isFirst, completion != nil { overtaken() }
+                        end(.success(stream))
+                    case .failure(let error): failed(error, isFirst: isFirst)
                     }
                 }
             }
         }
     }
 
-    private func failed(_ error: StreamError) {
+    private func failed(_ error: StreamError, isFirst: Bool) {
         underWay -= 1
-        let reason = failure ?? error
+        let isStranger = error.code == .authentication
+        let reason = isStranger ? error : failure ?? error
         failure = reason
-        // Who the peer is, is no question of packets.
-        if error.code == .authentication { end(.failure(error)) } else if underWay == 0 { end(.failure(reason)) }
+        // Who the peer is, is no question of packets; but the second connection may lead to another machine.
+        if underWay == 0 || isStranger && isFirst { end(.failure(reason)) }
     }
 
     private func end(_ result: Result<ByteStream, StreamError>) {

@@ -110,7 +110,16 @@ final class TunnelSource: PathSource {
             dial: { [weak self, dialLower] in
                 if let self { dial($1) } else { dialLower($1) }
             },
-            again: dialAgain.map { dial in { dial($1) } }
+            again: dialAgain.map { dial in
+                { [weak self] _, completion in
+                    // It is late: the path may have been let go.
+                    guard self?.group != nil else {
+                        return completion(.failure(StreamError(.closed, "the path was closed")))
+                    }
+                    dial(completion)
+                }
+            },
+            overtaken: { [weak self] in self?.beCautious() }
         )
     }
 
@@ -145,7 +154,9 @@ final class TunnelSource: PathSource {
         case .down(let reason?, let wasUsed): events.down(reason, wasUsed)
         case .down(nil, _): events.rest()
         case .idle: events.idle()
-        case .failed, .draining, .unused: break
+        // Its handshake passed, and its first PING did not: the answer to the handshake may have been too large.
+        case .failed(let error, let hadBegun): if hadBegun, error.code == .timedOut { beCautious() }
+        case .draining, .unused: break
         }
     }
 
