@@ -30,16 +30,12 @@ final class ConnectionAttempt: PollHandler, TurnTask {
     }
 
     func start(timeout: Duration) {
-        let type = Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue)
-        descriptor = socket(address.family, type, 0)
+        descriptor = Self.newSocket(for: address)
         guard descriptor >= 0 else { return deferFailure(.system(errno, "socket")) }
         if let local, local.withSockaddr({ bind(descriptor, $0, $1) }) != 0 {
             return deferFailure(.system(errno, "connecting from \(local)"))
         }
-        var number = connect()
-        // Within this machine the handshake is over by now, and asking again tells, without a turn of the loop in
-        // between.
-        if number == EINPROGRESS && address.isLoopback { number = connect() }
+        let number = Self.connect(descriptor, to: address)
         switch number {
         case 0: return loop.nextTurn(self)
         case EINPROGRESS, EALREADY, EINTR: break
@@ -57,9 +53,29 @@ final class ConnectionAttempt: PollHandler, TurnTask {
         timer.schedule(after: timeout)
     }
 
+    private static func newSocket(for address: SocketAddress) -> Int32 {
+        let type = Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue)
+        return socket(address.family, type, 0)
+    }
+
     /// Returns `errno`, 0 once connected.
-    private func connect() -> Int32 {
-        address.withSockaddr { Glibc.connect(descriptor, $0, $1) } == 0 ? 0 : errno
+    private static func connect(_ descriptor: Int32, to address: SocketAddress) -> Int32 {
+        func ask() -> Int32 { address.withSockaddr { Glibc.connect(descriptor, $0, $1) } == 0 ? 0 : errno }
+        let number = ask()
+        // Within this machine the handshake is over by now, and asking again tells, without a turn of the loop in
+        // between.
+        return number == EINPROGRESS && address.isLoopback ? ask() : number
+    }
+
+    /// A connection within this machine that is there at once, as nearly all are; nil where it takes an attempt, which
+    /// says what is the matter.
+    static func connectAtOnce(to address: SocketAddress) -> Int32? {
+        guard address.isLoopback else { return nil }
+        let descriptor = newSocket(for: address)
+        guard descriptor >= 0 else { return nil }
+        if connect(descriptor, to: address) == 0 { return descriptor }
+        _ = Glibc.close(descriptor)
+        return nil
     }
 
     func pollReady(_ events: PollEvents) {
