@@ -59,8 +59,8 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
     public func start() {
         precondition(forward == nil, "a relay starts once")
         retained.hold(self)
-        first.observer = self
-        second.observer = self
+        first.relay = self
+        second.relay = self
         let forward = Pump(from: first, to: second, for: self)
         let backward = Pump(from: second, to: first, for: self)
         self.forward = forward
@@ -131,6 +131,8 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
         self.completion = nil
         onFailure = nil
         completion(result)
+        if first.relay === self { first.relay = nil }
+        if second.relay === self { second.relay = nil }
         retained.release()
     }
 
