@@ -36,15 +36,13 @@ final class InboundStreams {
             )
             return pending.reject(.innerTunnel)
         }
-        let request = StreamRequest(
-            source: pending.peer.map { .peer($0) } ?? .unauthenticated,
-            sourceIP: pending.remoteAddress?.address ?? .loopbackIPv4,
-            transport: TransportMark.transport(of: pending),
-            destination: pending.destination,
-            hops: HopTrail(parsing: pending.request.forwarded),
-            now: WallClock.system.seconds
+        let plan = opener.plan(
+            pending.peer.map { .peer($0) } ?? .unauthenticated,
+            at: pending.remoteAddress?.address ?? .loopbackIPv4,
+            over: TransportMark.transport(of: pending),
+            to: pending.destination,
+            through: HopTrail(parsing: pending.request.forwarded)
         )
-        let plan = opener.plan(request)
         switch plan.outcome {
         case .refused(let refusal):
             refuse(pending, refusal, plan)

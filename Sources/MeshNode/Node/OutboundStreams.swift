@@ -23,16 +23,11 @@ final class OutboundStreams {
 
     /// Carries an accepted connection to `destination`.
     func carry(_ socket: Socket, to destination: Authority) {
-        let request = StreamRequest(
-            source: .localUser,
-            sourceIP: socket.peerAddress?.address ?? .loopbackIPv4,
-            transport: nil,
-            destination: destination,
-            now: WallClock.system.seconds
-        )
-        _ = opener.open(opener.plan(request)) { [self] result in
+        let source = socket.peerAddress?.address ?? .loopbackIPv4
+        let plan = opener.plan(.localUser, at: source, over: nil, to: destination)
+        _ = opener.open(plan) { [self] result in
             switch result {
-            case .success(let opened): join(socket, opened, request)
+            case .success(let opened): join(socket, opened, plan.request)
             case .failure(let error):
                 peerLog.log(
                     .warning,
