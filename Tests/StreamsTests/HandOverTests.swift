@@ -53,8 +53,8 @@ struct HandOverTests {
             names.withLock { $0.append(socket.loop.name) }
         }
         let address = try await loop.execute { listener.withValue(\.localAddress) }
-        // Each is over before the next one comes. How many of them fall into one interval is the machine's affair, so it
-        // goes on until one pair in a row was kept: round robin never gives the same loop twice.
+        // Each is over before the next one comes. How many of them fall into one interval is the machine's affair, so
+        // it goes on until one pair in a row was kept: round robin never gives the same loop twice.
         var isKept = false
         for _ in 0..<100_000 where !isKept {
             #expect(greeting(from: address) == "hello")

@@ -4,8 +4,8 @@ import Glibc
 /// How much of a processor a thread uses, by its own clock: a loop that waits for its processor behind other threads is
 /// no less slow for it, but would gain nothing from a second one.
 struct LoopLoad {
-    /// Between two looks, in nanoseconds: the clock of a thread costs a system call, and what a scheduler gives a thread
-    /// at once says nothing yet.
+    /// Between two looks, in nanoseconds: the clock of a thread costs a system call, and what a scheduler gives a
+    /// thread at once says nothing yet.
     private static var interval: UInt64 { 50_000_000 }
 
     private(set) var isHigh = false
