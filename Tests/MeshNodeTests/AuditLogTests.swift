@@ -24,15 +24,16 @@ import Testing
         let port = try #require(try await node.start().first).address.port
         let client = try await HBONEClient(credentials: .directory(certificates.path(.client)))
         let peer = HBONEPeer(try Authority(parsing: "127.0.0.1:\(port)"), expecting: .anyTrusted)
+        // Some ask for what was asked for within the same second, of which the node makes no plan anew.
         for number in 1...25 {
-            let destination = try Authority(parsing: "192.0.2.1:\(number)")
+            let destination = try Authority(parsing: "192.0.2.1:\(number / 5 * 5 + 1)")
             await #expect(throws: ConnectFailure.self) {
                 try await client.withStream(to: destination, through: peer) { _ in }
             }
         }
         let audits = log.lines.filter { $0.contains("audited by policy 'watch'") }
         #expect(audits.count == 25)
-        #expect(audits.last?.contains("192.0.2.1:25") == true)
+        #expect(audits.last?.contains("192.0.2.1:26") == true)
         #expect(audits.last?.contains("spiffe://mesh.example/ns/prod/sa/client") == true)
         let trials = log.lines.filter { $0.contains("dry run: would be denied by policy 'trial'") }
         #expect((10..<25).contains(trials.count))

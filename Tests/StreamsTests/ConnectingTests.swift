@@ -85,6 +85,55 @@ struct ConnectingTests {
         }
     }
 
+    @Test("small writes never wait for one another: TCP_NODELAY is there before the second one, and moves along")
+    func smallWrites() async throws {
+        try await withLoop { loop in
+            let other = EventLoop(name: "other")
+            let isSet: [Int32] = try await onLoop(loop, deadline: .seconds(20)) { scenario in
+                let listener = try listeningDescriptor()
+                let address = try #require(Socket.address(of: listener, getsockname))
+                Dialer.connect(to: .address(address), on: loop) { result in
+                    guard case .success(let socket) = result else { return scenario.complete([]) }
+                    var values: [Int32] = []
+                    for _ in 0..<2 {
+                        _ = socket.write("x")
+                        values.append(option(of: socket.descriptor))
+                    }
+                    socket.close()
+                    close(listener)
+                    scenario.complete(values)
+                }
+            }
+            #expect(isSet == [0, 1])
+            let moved: Int32 = try await withCheckedThrowingContinuation { continuation in
+                loop.submit {
+                    do {
+                        let listener = try listeningDescriptor()
+                        let address = try #require(Socket.address(of: listener, getsockname))
+                        Dialer.connect(to: .address(address), on: loop) { result in
+                            guard case .success(let socket) = result else { return continuation.resume(returning: -1) }
+                            socket.move(to: other) { socket in
+                                continuation.resume(returning: option(of: socket.descriptor))
+                                socket.close()
+                                close(listener)
+                            }
+                        }
+                    } catch {
+                        continuation.resume(throwing: error)
+                    }
+                }
+            }
+            #expect(moved == 1)
+            await other.shutDown()
+        }
+        @Sendable func option(of descriptor: Int32) -> Int32 {
+            var value: Int32 = -1
+            var length = socklen_t(MemoryLayout<Int32>.size)
+            getsockopt(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, &value, &length)
+            return value
+        }
+    }
+
     @Test("a body that throws leaves no socket behind")
     func throwingBody() async throws {
         try await withLoop { loop in

@@ -145,20 +145,30 @@ extension H2Connection {
                 ConnectRejection(status: 405, reason: ProxyStatus(error: "http_request_error", details: details))
             )
         }
+        let request = stream.request
         let destination: Authority
         do throws(StreamError) {
-            destination = try stream.request.destination()
+            destination = try self.destination(of: request)
         } catch {
             return reject(stream, ConnectRejection(error))
         }
         guard requests.count < configuration.limits.pendingRequests, let delegate else { return refuseUnseen(stream) }
-        let pending = PendingConnect(stream: stream, destination: destination, peer: peer)
+        let pending = PendingConnect(request, stream: stream, destination: destination, peer: peer)
         stream.pending = pending
         guard requests.add(pending, to: destination, limit: configuration.limits.pendingPerDestination) else {
             pending.waits = true
             return
         }
         delegate.connection(self, received: pending)
+    }
+
+    /// Most requests of a peer ask for what the one before has asked for: the same text is not read again.
+    private func destination(of request: ConnectRequest) throws(StreamError) -> Authority {
+        guard request.tunnelDestination == nil else { return try request.destination() }
+        if let last = lastDestination, last.text == request.authority { return last.destination }
+        let destination = try request.destination()
+        lastDestination = (request.authority, destination)
+        return destination
     }
 
     /// Requests whose destination is being dialled, or who wait for that.

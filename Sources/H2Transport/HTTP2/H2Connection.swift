@@ -111,6 +111,8 @@ package final class H2Connection: StreamObserver, TurnTask {
     /// Requests whose destination is being dialled, those included that the client has given up meanwhile.
     var requests = PendingRequests<Authority, PendingConnect>()
     var allowance = StreamAllowance()
+    /// Of the last request, as it was written and as it was read.
+    var lastDestination: (text: String, destination: Authority)?
 
     var pings = PingQueue()
     var liveness: PeerLiveness

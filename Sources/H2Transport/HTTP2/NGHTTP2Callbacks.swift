@@ -30,9 +30,11 @@ final class NGHTTP2Callbacks: @unchecked Sendable {
     deinit { nghttp2_session_callbacks_del(pointer) }
 }
 
-private func owner(_ userData: UnsafeMutableRawPointer?) -> H2Connection {
+/// Calls `body` with the connection, without retaining it: it is on the stack of the call into nghttp2.
+@inline(__always)
+private func withOwner<Result>(_ userData: UnsafeMutableRawPointer?, _ body: (H2Connection) -> Result) -> Result {
     guard let userData else { preconditionFailure("nghttp2 lost its user data") }
-    return Unmanaged<H2Connection>.fromOpaque(userData).takeUnretainedValue()
+    return Unmanaged<H2Connection>.fromOpaque(userData)._withUnsafeGuaranteedRef(body)
 }
 
 private func stream(_ session: OpaquePointer?, _ id: Int32) -> H2Stream? {
@@ -43,63 +45,67 @@ private func stream(_ session: OpaquePointer?, _ id: Int32) -> H2Stream? {
 private let onBeginFrame: nghttp2_on_begin_frame_callback = { _, header, userData in
     // DATA and WINDOW_UPDATE are most of what comes, and have no rule here.
     guard let header, header.pointee.type != 0, header.pointee.type != 8 else { return 0 }
-    owner(userData).beginFrame(header.pointee)
+    withOwner(userData) { $0.beginFrame(header.pointee) }
     return 0
 }
 
 private let onBeginHeaders: nghttp2_on_begin_headers_callback = { session, frame, userData in
     guard let frame else { return 0 }
     let id = cnghttp2_header(frame).pointee.stream_id
-    owner(userData).beginHeaders(category: frame.pointee.headers.cat, stream: stream(session, id))
+    withOwner(userData) { $0.beginHeaders(category: frame.pointee.headers.cat, stream: stream(session, id)) }
     return 0
 }
 
 private let onHeader: nghttp2_on_header_callback = { _, _, name, nameLength, value, valueLength, _, userData in
-    owner(userData).receivedHeader(
-        name: UnsafeBufferPointer(start: name, count: nameLength),
-        value: UnsafeBufferPointer(start: value, count: valueLength)
-    )
+    withOwner(userData) {
+        $0.receivedHeader(
+            name: UnsafeBufferPointer(start: name, count: nameLength),
+            value: UnsafeBufferPointer(start: value, count: valueLength)
+        )
+    }
     return 0
 }
 
 private let onFrameReceived: nghttp2_on_frame_recv_callback = { session, frame, userData in
     guard let frame else { return 0 }
     let id = cnghttp2_header(frame).pointee.stream_id
-    owner(userData).receivedFrame(frame, stream: id == 0 ? nil : stream(session, id))
+    withOwner(userData) { $0.receivedFrame(frame, stream: id == 0 ? nil : stream(session, id)) }
     return 0
 }
 
 private let onDataChunk: nghttp2_on_data_chunk_recv_callback = { session, _, id, data, length, userData in
     guard let data else { return 0 }
-    owner(userData).receivedData(UnsafeMutableRawPointer(mutating: data), length, id: id)
+    withOwner(userData) { $0.receivedData(UnsafeMutableRawPointer(mutating: data), length, id: id) }
     return 0
 }
 
 private let onStreamClose: nghttp2_on_stream_close_callback = { session, id, code, userData in
-    owner(userData).streamClosed(id: id, code: HTTP2ErrorCode(rawValue: code))
+    withOwner(userData) { $0.streamClosed(id: id, code: HTTP2ErrorCode(rawValue: code)) }
     return 0
 }
 
 private let onFrameSent: nghttp2_on_frame_send_callback = { session, frame, userData in
     guard let frame else { return 0 }
     let header = cnghttp2_header(frame).pointee
-    owner(userData).sentFrame(frame, header, stream: header.stream_id == 0 ? nil : stream(session, header.stream_id))
+    withOwner(userData) {
+        $0.sentFrame(frame, header, stream: header.stream_id == 0 ? nil : stream(session, header.stream_id))
+    }
     return 0
 }
 
 private let onInvalidFrame: nghttp2_on_invalid_frame_recv_callback = { _, _, _, userData in
-    owner(userData).receivedInvalidFrame()
+    withOwner(userData) { $0.receivedInvalidFrame() }
     return 0
 }
 
 private let sendData: nghttp2_send_data_callback = { _, _, header, length, _, userData in
     guard let header else { return NGHTTP2_ERR_CALLBACK_FAILURE.rawValue }
-    owner(userData).commitData(header: header, length: length)
+    withOwner(userData) { $0.commitData(header: header, length: length) }
     return 0
 }
 
 private let readLength: nghttp2_data_source_read_length_callback = { _, _, _, _, _, peerFrameSize, userData in
-    owner(userData).nextFrameLength(peerFrameSize: Int(peerFrameSize))
+    withOwner(userData) { $0.nextFrameLength(peerFrameSize: Int(peerFrameSize)) }
 }
 
 extension H2Stream {
@@ -112,8 +118,11 @@ extension H2Stream {
             guard let flags, let pointer = source?.pointee.ptr else {
                 return Int(NGHTTP2_ERR_CALLBACK_FAILURE.rawValue)
             }
-            let stream = Unmanaged<H2Stream>.fromOpaque(pointer).takeUnretainedValue()
-            return owner(userData).readData(of: stream, length: length, flags: flags)
+            return withOwner(userData) { owner in
+                Unmanaged<H2Stream>.fromOpaque(pointer)._withUnsafeGuaranteedRef { stream in
+                    owner.readData(of: stream, length: length, flags: flags)
+                }
+            }
         }
         return provider
     }

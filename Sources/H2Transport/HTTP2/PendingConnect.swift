@@ -27,9 +27,10 @@ public final class PendingConnect {
     /// Others for the same destination come first; nobody knows of this one yet.
     var waits = false
 
-    init(stream: H2Stream, destination: Authority, peer: SPIFFEID?) {
+    /// - Parameter request: That of `stream`.
+    init(_ request: ConnectRequest, stream: H2Stream, destination: Authority, peer: SPIFFEID?) {
         self.stream = stream
-        self.request = stream.request
+        self.request = request
         self.destination = destination
         self.peer = peer
         peerCertificate = stream.connection?.peerCertificate

@@ -15,6 +15,7 @@ struct HeaderBlock {
     private var pseudoFields = 0
 
     init(_ head: RequestHead) {
+        makeRoom(for: head.fields, beside: 32 + head.authority.utf8.count + (head.path?.utf8.count ?? 0))
         add(":method", head.method)
         if let scheme = head.scheme { add(":scheme", scheme) }
         if let path = head.path { add(":path", path) }
@@ -24,9 +25,20 @@ struct HeaderBlock {
     }
 
     init(_ response: ConnectResponse) {
+        makeRoom(for: response.headers, beside: 16)
         add(":status", String(response.status))
         pseudoFields = entries.count
         add(response.headers)
+    }
+
+    /// Nothing has to grow afterwards.
+    ///
+    /// - Parameter pseudoFields: Their bytes, about.
+    private mutating func makeRoom(for fields: HeaderFields, beside pseudoFields: Int) {
+        var count = pseudoFields
+        for field in fields { count += field.name.utf8.count + field.value.utf8.count }
+        bytes.reserveCapacity(count)
+        entries.reserveCapacity(fields.count + 4)
     }
 
     private mutating func add(_ fields: HeaderFields) {
@@ -72,11 +84,11 @@ struct HeaderBlock {
     }
 
     func withFields<Result>(_ body: (UnsafePointer<nghttp2_nv>?, Int) -> Result) -> Result {
-        var bytes = bytes
-        return bytes.withUnsafeMutableBufferPointer { bytes in
+        bytes.withUnsafeBufferPointer { bytes in
             withUnsafeTemporaryAllocation(of: nghttp2_nv.self, capacity: entries.count) { fields in
+                // nghttp2's fields are not `const`, and it writes to none.
+                let base = UnsafeMutablePointer(mutating: bytes.baseAddress)
                 for (index, entry) in entries.enumerated() {
-                    let base = bytes.baseAddress
                     fields[index] = nghttp2_nv(
                         name: base.map { $0 + entry.nameStart },
                         value: base.map { $0 + entry.valueStart },

@@ -60,9 +60,15 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
         case unused
     }
 
-    struct Opening {
+    /// An object: the group and the connection hand it around.
+    final class Opening {
         let request: ConnectRequest
         let completion: Completion
+
+        init(request: ConnectRequest, completion: @escaping Completion) {
+            self.request = request
+            self.completion = completion
+        }
     }
 
     /// Told on the loop.

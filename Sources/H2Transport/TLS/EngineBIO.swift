@@ -17,7 +17,7 @@ enum EngineBIO {
         BIO_meth_set_read(method) { bio, destination, length in
             BIO_clear_flags(bio, BIO_FLAGS_READ | BIO_FLAGS_WRITE | BIO_FLAGS_SHOULD_RETRY)
             guard let engine = engine(of: bio), let destination, length > 0 else { return 0 }
-            let count = engine.bioRead(destination, Int(length))
+            let count = engine._withUnsafeGuaranteedRef { $0.bioRead(destination, Int(length)) }
             if count == 0 {
                 // Never an end of file: whether the end of the transport is clean is not for OpenSSL to say.
                 BIO_set_flags(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY)
@@ -28,7 +28,8 @@ enum EngineBIO {
         BIO_meth_set_write(method) { bio, source, length in
             BIO_clear_flags(bio, BIO_FLAGS_READ | BIO_FLAGS_WRITE | BIO_FLAGS_SHOULD_RETRY)
             guard let engine = engine(of: bio), let source, length > 0 else { return 0 }
-            let count = engine.bioWrite(UnsafeRawBufferPointer(start: source, count: Int(length)))
+            let bytes = UnsafeRawBufferPointer(start: source, count: Int(length))
+            let count = engine._withUnsafeGuaranteedRef { $0.bioWrite(bytes) }
             if count == 0 {
                 BIO_set_flags(bio, BIO_FLAGS_WRITE | BIO_FLAGS_SHOULD_RETRY)
                 return -1
@@ -38,9 +39,9 @@ enum EngineBIO {
         return method
     }()
 
-    private static func engine(of bio: OpaquePointer?) -> TLSEngine? {
-        guard let reference = BIO_get_data(bio) else { return nil }
-        return Unmanaged<TLSEngine>.fromOpaque(reference).takeUnretainedValue()
+    /// Not retained: OpenSSL calls from inside of a call of the engine.
+    private static func engine(of bio: OpaquePointer?) -> Unmanaged<TLSEngine>? {
+        BIO_get_data(bio).map { Unmanaged<TLSEngine>.fromOpaque($0) }
     }
 
     /// For `SSL_CTX_set_cert_verify_callback`: our rules instead of OpenSSL's.

@@ -4,15 +4,33 @@
 /// Parsing is strict and says which rule was broken. Nothing is normalised: what parses is compared byte by byte.
 public struct SPIFFEID: Hashable, Sendable, CustomStringConvertible {
     /// Who vouches for the workload.
-    public let trustDomain: TrustDomain
+    public var trustDomain: TrustDomain { parts.trustDomain }
     /// Empty (the ID of the trust domain itself), or `/` and segments.
-    public let path: String
+    public var path: String { parts.path }
     /// `NAMESPACE`, if the path is `/ns/NAMESPACE/sa/NAME`. Kept, because every request asks for it.
-    public let namespace: String?
+    public var namespace: String? { parts.namespace }
     /// `NAME`, if the path is `/ns/NAMESPACE/sa/NAME`.
-    public let serviceAccount: String?
+    public var serviceAccount: String? { parts.serviceAccount }
     /// The ID without its scheme, as policies name it.
-    package let principal: String
+    package var principal: String { parts.principal }
+
+    /// An object: each request hands its peer's ID around, and a copy would retain each of its texts.
+    private let parts: Parts
+
+    private final class Parts: Sendable {
+        let trustDomain: TrustDomain
+        let path: String
+        let namespace: String?
+        let serviceAccount: String?
+        let principal: String
+
+        init(_ trustDomain: TrustDomain, _ path: String, _ workload: (namespace: String?, name: String?)) {
+            self.trustDomain = trustDomain
+            self.path = path
+            (namespace, serviceAccount) = workload
+            principal = trustDomain.name + path
+        }
+    }
 
     /// The longest ID, in bytes (SPIFFE-ID specification, §2.3).
     package static let maximumLength = 2048
@@ -58,11 +76,10 @@ public struct SPIFFEID: Hashable, Sendable, CustomStringConvertible {
             }
         }
         let slash = rest.firstIndex(of: UInt8(ascii: "/")) ?? rest.endIndex
-        trustDomain = try TrustDomain(validating: rest[..<slash])
+        let trustDomain = try TrustDomain(validating: rest[..<slash])
         if slash < rest.endIndex { try Self.validate(path: rest[slash...]) }
-        path = String(decoding: rest[slash...], as: UTF8.self)
-        principal = trustDomain.name + path
-        (namespace, serviceAccount) = Self.workload(in: path)
+        let path = String(decoding: rest[slash...], as: UTF8.self)
+        parts = Parts(trustDomain, path, Self.workload(in: path))
     }
 
     /// The ID of a workload in the form that Istio and ztunnel know.
@@ -81,10 +98,7 @@ public struct SPIFFEID: Hashable, Sendable, CustomStringConvertible {
 
     /// The ID of the trust domain itself.
     init(trustDomain: TrustDomain) {
-        self.trustDomain = trustDomain
-        path = ""
-        principal = trustDomain.name
-        (namespace, serviceAccount) = (nil, nil)
+        parts = Parts(trustDomain, "", (nil, nil))
     }
 
     private static func workload(in path: String) -> (namespace: String?, name: String?) {
@@ -93,7 +107,9 @@ public struct SPIFFEID: Hashable, Sendable, CustomStringConvertible {
         return (String(segments[1]), String(segments[3]))
     }
 
-    public static func == (first: SPIFFEID, second: SPIFFEID) -> Bool { first.principal == second.principal }
+    public static func == (first: SPIFFEID, second: SPIFFEID) -> Bool {
+        first.parts === second.parts || first.principal == second.principal
+    }
 
     public func hash(into hasher: inout Hasher) { hasher.combine(principal) }
 

@@ -13,11 +13,12 @@ final class LiveStreams {
         let dialled: SocketAddress?
     }
 
-    private var entries: [UInt64: Entry] = [:]
-    private var nextKey: UInt64 = 0
+    /// Each stream keeps its place; nil where one is free.
+    private var entries: ContiguousArray<Entry?> = []
+    private var freePlaces: ContiguousArray<Int> = []
     private var emptied: [() -> Void] = []
 
-    var count: Int { entries.count }
+    private(set) var count = 0
 
     /// Joins a stream with its far end and keeps track of them until they are done.
     ///
@@ -29,26 +30,37 @@ final class LiveStreams {
         for request: StreamRequest,
         completion: @escaping (RelayResult) -> Void
     ) {
-        let key = nextKey
-        nextKey += 1
+        let place = freePlaces.popLast() ?? entries.count
         let relay = Relay(first, opened.stream) { [self] result in
-            entries[key] = nil
+            leave(place)
             completion(result)
-            if entries.isEmpty {
-                let waiting = emptied
-                emptied = []
-                for resume in waiting { resume() }
-            }
+            guard count == 0, !emptied.isEmpty else { return }
+            let waiting = emptied
+            emptied = []
+            for resume in waiting { resume() }
         }
         // Where it came through was for opening it.
-        entries[key] = Entry(relay: relay, request: request.withoutHops, path: opened.path, dialled: opened.dialled)
+        let entry = Entry(relay: relay, request: request.withoutHops, path: opened.path, dialled: opened.dialled)
+        if place < entries.count { entries[place] = entry } else { entries.append(entry) }
+        count += 1
         relay.start(early: early)
+    }
+
+    private func leave(_ place: Int) {
+        entries[place] = nil
+        count -= 1
+        freePlaces.append(place)
+        // What a crowd has taken up is not kept.
+        guard count == 0, entries.count > 1024 else { return }
+        entries = []
+        freePlaces = []
     }
 
     /// Cuts every stream that policy no longer allows. Returns how many.
     func recheck(with planner: StreamPlanner) -> Int {
         let now = WallClock.system.seconds
-        let losers = entries.values.compactMap { entry in
+        let losers: [(Relay, StreamError)] = entries.compactMap { entry in
+            guard let entry else { return nil }
             let dialled = entry.dialled.flatMap { peer in peer.address.map { ($0, peer.port) } }
             return planner.refusal(of: entry.request.at(now), over: entry.path, dialled: dialled)
                 .map { (entry.relay, $0) }
@@ -59,10 +71,10 @@ final class LiveStreams {
 
     /// Calls `body` on the loop when no stream is left, at once if none is.
     func whenEmpty(_ body: @escaping () -> Void) {
-        if entries.isEmpty { body() } else { emptied.append(body) }
+        if count == 0 { body() } else { emptied.append(body) }
     }
 
     func cutAll(_ reason: StreamError) {
-        for entry in Array(entries.values) { entry.relay.cut(reason) }
+        for entry in Array(entries) { entry?.relay.cut(reason) }
     }
 }

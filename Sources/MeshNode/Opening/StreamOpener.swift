@@ -25,11 +25,18 @@ final class StreamOpener {
     private let peerLog: PeerLog
     var snapshot: NodeSnapshot {
         didSet {
+            recent = []
             guard snapshot.client !== oldValue.client else { return }
             for peer in peers.values { peer.use(snapshot.client, settings: snapshot.configuration.connections) }
         }
     }
-    private var peers: [PeerID: PeerPaths] = [:]
+    private var peers: [PeerID: PeerPaths] = [:] {
+        didSet { lastPeer = nil }
+    }
+    /// The one that was asked for last: its identifier is a long text.
+    private var lastPeer: (peer: Peer, paths: PeerPaths)?
+    /// The plans of late, by ``place(of:)``; empty before the first.
+    private var recent: ContiguousArray<StreamPlan?> = []
 
     init(loop: EventLoop, snapshot: NodeSnapshot, logger: Logger) {
         self.loop = loop
@@ -39,8 +46,31 @@ final class StreamOpener {
     }
 
     /// What is done with `request`, by what holds now. Says what AUDIT and `dryRun` policies have to say.
+    ///
+    /// A plan follows from its request alone, whose time counts in seconds: who asks for the same within the same
+    /// second gets the same one.
     func plan(_ request: StreamRequest) -> StreamPlan {
+        if recent.isEmpty { recent = ContiguousArray(repeating: nil, count: Self.recentPlans) }
+        let place = Self.place(of: request.destination)
+        if let plan = recent[place], plan.request == request {
+            report(plan)
+            return plan
+        }
         let plan = snapshot.planner.plan(request)
+        recent[place] = plan
+        report(plan)
+        return plan
+    }
+
+    private static let recentPlans = 64
+
+    private static func place(of destination: Authority) -> Int {
+        let host = destination.address.map { Int(truncatingIfNeeded: $0.low) } ?? destination.host.utf8.count
+        return (host &* 31 &+ Int(destination.port)) & (recentPlans - 1)
+    }
+
+    private func report(_ plan: StreamPlan) {
+        let request = plan.request
         for remark in plan.decision.remarks {
             if remark.isAudit {
                 // Each match, as the operator has asked for: never left out.
@@ -52,7 +82,6 @@ final class StreamOpener {
                 peerLog.log(.notice, remark.text, of: request.sourceDescription)
             }
         }
-        return plan
     }
 
     /// Opens the stream of a plan.
@@ -98,11 +127,12 @@ final class StreamOpener {
     /// `localhost` is both, and many programs take the first one that they find.
     private static func places(of target: Authority, _ plan: StreamPlan) -> Dialer.Destination {
         guard plan.route.isThisMachine else { return .authority(target) }
-        var addresses = [IPAddress.loopbackIPv4, .loopbackIPv6]
-        if let named = plan.route.ownAddress {
-            addresses = named.isLoopback ? [named] : [named] + addresses
-        }
-        return .addresses(addresses.map { SocketAddress($0, port: target.port) })
+        let loopback = [
+            SocketAddress(.loopbackIPv4, port: target.port), SocketAddress(.loopbackIPv6, port: target.port),
+        ]
+        guard let named = plan.route.ownAddress else { return .addresses(loopback) }
+        let own = SocketAddress(named, port: target.port)
+        return .addresses(named.isLoopback ? [own] : [own] + loopback)
     }
 
     private func open(
@@ -111,7 +141,7 @@ final class StreamOpener {
         _ headers: HeaderFields,
         _ completion: @escaping (Result<Opened, StreamError>) -> Void
     ) -> Cancellation {
-        guard let paths = paths(to: route.peer.id) else {
+        guard let paths = paths(to: route.peer) else {
             // Between a plan of the old configuration and the access of the new one lies a reload.
             completion(.failure(StreamError(.unreachable, "the endpoint for \(route.authority) is gone")))
             return {}
@@ -132,6 +162,13 @@ final class StreamOpener {
             }
         )
         return { isCancelled = true }
+    }
+
+    private func paths(to peer: Peer) -> PeerPaths? {
+        if let lastPeer, lastPeer.peer === peer { return lastPeer.paths }
+        guard let paths = paths(to: peer.id) else { return nil }
+        lastPeer = (peer, paths)
+        return paths
     }
 
     private func paths(to id: PeerID) -> PeerPaths? {

@@ -31,6 +31,7 @@ final class TunnelSource: PathSource {
     private var group: ConnectionGroupDriver?
     /// Counts connections that were lost: tells whether a request failed because its connection did.
     private var losses = 0
+    private var lastAuthority: (authority: Authority, text: String)?
     private var monitor: LoopTimer?
     /// Outlives the group: a peer that ends what it takes is not to be dialled for each client that comes after the
     /// path was let go.
@@ -201,7 +202,10 @@ final class TunnelSource: PathSource {
         let before = losses
         var headers = headers
         for field in mark { headers.append(field.name, field.value) }
-        group.open(ConnectRequest(to: authority, headers: headers)) { [self] result in
+        // Its text is made once: most streams to a peer go to one or two places behind it.
+        if lastAuthority?.authority != authority { lastAuthority = (authority, authority.description) }
+        let text = lastAuthority?.text ?? authority.description
+        group.open(ConnectRequest(authority: text, headers: headers)) { [self] result in
             switch result {
             case .success(let stream): completion(.success(stream))
             case .failure(let failure):

@@ -77,8 +77,8 @@ package struct Router: Sendable {
         if let problem = Self.problem(address) {
             return StreamError(.denied, "\(address) is \(problem), which is never a destination")
         }
-        let aliases = [address] + address.embeddedIPv4
-        guard let address = aliases.first(where: { $0.isLoopback || ownAddresses.contains($0) }) else { return nil }
+        func isOwn(_ address: IPAddress) -> Bool { address.isLoopback || ownAddresses.contains(address) }
+        guard let address = isOwn(address) ? address : address.embeddedIPv4.first(where: isOwn) else { return nil }
         if let what = guarded(address, port) {
             return StreamError(
                 .denied,

@@ -55,6 +55,17 @@ public struct Authority: Hashable, Sendable, CustomStringConvertible {
         address = nil
     }
 
+    /// An address says it all: its text need not be hashed as well.
+    public func hash(into hasher: inout Hasher) {
+        hasher.combine(port)
+        if let address {
+            hasher.combine(address.high)
+            hasher.combine(address.low)
+        } else {
+            hasher.combine(host)
+        }
+    }
+
     /// `name:port`, `1.2.3.4:port` or `[v6]:port`; parses back to the same value.
     public var description: String {
         if let address, !address.isIPv4 { return "[\(host)]:\(port)" }

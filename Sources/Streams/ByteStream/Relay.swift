@@ -62,8 +62,8 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
     package func start(early: [UInt8]) {
         precondition(forward == nil, "a relay starts once")
         retained.hold(self)
-        first.observer = self
-        second.observer = self
+        first.relay = self
+        second.relay = self
         let forward = Pump(from: first, to: second, for: self)
         let backward = Pump(from: second, to: first, for: self)
         self.forward = forward
@@ -134,6 +134,8 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
         self.completion = nil
         onFailure = nil
         completion(result)
+        if first.relay === self { first.relay = nil }
+        if second.relay === self { second.relay = nil }
         retained.release()
     }
 

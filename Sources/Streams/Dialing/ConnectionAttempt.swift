@@ -35,10 +35,8 @@ final class ConnectionAttempt: PollHandler, TurnTask {
     }
 
     func start(timeout: Duration) {
-        let type = Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue)
-        descriptor = socket(address.family, type, 0)
+        descriptor = Self.newSocket(for: address)
         guard descriptor >= 0 else { return deferFailure(.system(errno, "socket")) }
-        OutgoingMark.apply(to: descriptor)
         if let local, local.withSockaddr({ bind(descriptor, $0, $1) }) != 0 {
             return deferFailure(.system(errno, "connecting from \(local)"))
         }
@@ -46,10 +44,7 @@ final class ConnectionAttempt: PollHandler, TurnTask {
             var bytes = Int32(clamping: segmentLimit)
             setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_MAXSEG, &bytes, socklen_t(MemoryLayout<Int32>.size))
         }
-        var number = connect()
-        // Within this machine the handshake is over by now, and asking again tells, without a turn of the loop in
-        // between.
-        if number == EINPROGRESS && address.isLoopback { number = connect() }
+        let number = Self.connect(descriptor, to: address)
         switch number {
         case 0: return loop.nextTurn(self)
         case EINPROGRESS, EALREADY, EINTR: break
@@ -67,9 +62,31 @@ final class ConnectionAttempt: PollHandler, TurnTask {
         timer.schedule(after: timeout)
     }
 
+    private static func newSocket(for address: SocketAddress) -> Int32 {
+        let type = Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue)
+        let descriptor = socket(address.family, type, 0)
+        if descriptor >= 0 { OutgoingMark.apply(to: descriptor) }
+        return descriptor
+    }
+
     /// Returns `errno`, 0 once connected.
-    private func connect() -> Int32 {
-        address.withSockaddr { Glibc.connect(descriptor, $0, $1) } == 0 ? 0 : errno
+    private static func connect(_ descriptor: Int32, to address: SocketAddress) -> Int32 {
+        func ask() -> Int32 { address.withSockaddr { Glibc.connect(descriptor, $0, $1) } == 0 ? 0 : errno }
+        let number = ask()
+        // Within this machine the handshake is over by now, and asking again tells, without a turn of the loop in
+        // between.
+        return number == EINPROGRESS && address.isLoopback ? ask() : number
+    }
+
+    /// A connection within this machine that is there at once, as nearly all are; nil where it takes an attempt, which
+    /// says what is the matter.
+    static func connectAtOnce(to address: SocketAddress) -> Int32? {
+        guard address.isLoopback else { return nil }
+        let descriptor = newSocket(for: address)
+        guard descriptor >= 0 else { return nil }
+        if connect(descriptor, to: address) == 0 { return descriptor }
+        _ = Glibc.close(descriptor)
+        return nil
     }
 
     func pollReady(_ events: PollEvents) {

@@ -1,3 +1,4 @@
+import Glibc
 public import Platform
 
 /// Connects to a destination over TCP, or to a Unix socket: resolves its name, puts each address to a check, and races
@@ -6,7 +7,7 @@ public import Platform
 ///     destination ─ Resolver ─→ addresses ─ check ─→ those that may be dialled ─ ConnectionRace ─→ the first that is connected
 ///
 /// What was checked is what is dialled: a name cannot be made to lead elsewhere between the check and the connection.
-public final class Dialer {
+public final class Dialer: TurnTask {
     /// What to connect to.
     public enum Destination: Hashable, Sendable, CustomStringConvertible {
         /// A name, or an IP address without brackets.
@@ -66,6 +67,9 @@ public final class Dialer {
     private let check: Check
     private var completion: ((Result<Socket, StreamError>) -> Void)?
     private var race: ConnectionRace?
+    /// Connected at once, to ``connectedTo``; −1 otherwise.
+    private var descriptor: Int32 = -1
+    private var connectedTo: SocketAddress?
 
     /// - Parameters:
     ///   - destination: Where to.
@@ -89,6 +93,8 @@ public final class Dialer {
         self.completion = completion
     }
 
+    deinit { closeDescriptor() }
+
     /// The dialler keeps itself alive until it is done.
     public func start() {
         switch destination {
@@ -108,23 +114,57 @@ public final class Dialer {
         completion = nil
         race?.cancel()
         race = nil
+        closeDescriptor()
     }
 
     private func connect(to addresses: [SocketAddress]) {
         guard completion != nil else { return }
         var refusal: StreamError?
-        let allowed = addresses.filter { address in
-            guard let error = address.address.flatMap(check) else { return true }
-            refusal = error
-            return false
+        // Nearly always all of them: no other list is made.
+        var some: [SocketAddress]?
+        for (index, address) in addresses.enumerated() {
+            if let error = address.address.flatMap(check) {
+                refusal = error
+                if some == nil { some = Array(addresses[..<index]) }
+            } else {
+                some?.append(address)
+            }
         }
+        let allowed = some ?? addresses
         guard !allowed.isEmpty else {
             let error = refusal ?? StreamError(.unreachable, "\(destination) has no address")
             return loop.later { [self] in end(.failure(error)) }
         }
+        if options.locals.isEmpty, options.socket.segmentLimit == nil,
+            let descriptor = ConnectionAttempt.connectAtOnce(to: allowed[0])
+        {
+            self.descriptor = descriptor
+            connectedTo = allowed[0]
+            return loop.nextTurn(self)
+        }
         let race = ConnectionRace(allowed, on: loop, options: options) { [self] in end($0) }
         self.race = race
         race.start()
+    }
+
+    package func runTurn() {
+        // Cancelled in between.
+        guard descriptor >= 0 else { return }
+        let connected = descriptor
+        descriptor = -1
+        do {
+            let socket = try Socket(descriptor: connected, on: loop, peer: connectedTo)
+            socket.apply(options.socket)
+            end(.success(socket))
+        } catch {
+            end(.failure(error))
+        }
+    }
+
+    private func closeDescriptor() {
+        guard descriptor >= 0 else { return }
+        _ = Glibc.close(descriptor)
+        descriptor = -1
     }
 
     private func end(_ result: Result<Socket, StreamError>) {

@@ -5,7 +5,8 @@ import Glibc
 ///
 /// Accepted sockets live on the listener's own loop, or are handed round robin to the loops it spreads over: with few
 /// long-lived connections an even spread matters more than saving the hand-over (SO_REUSEPORT spreads by hash,
-/// unevenly).
+/// unevenly). Short ones, of which many come and few stay, are kept while the listener's loop has time: to wake another
+/// thread for each costs more than it saves (``ShortLivedConnections``).
 public final class Listener: PollHandler {
     /// Where the listener lives: every method is called here.
     public let loop: EventLoop
@@ -14,6 +15,8 @@ public final class Listener: PollHandler {
     private var descriptor: Int32
     private let targets: [EventLoop]
     private var turn = 0
+    private var shortLived = ShortLivedConnections()
+    private let isOnOneOfTargets: Bool
     private let accept: @Sendable (Socket) -> Void
     /// A spare descriptor, closed to accept and refuse one connection when the process has no descriptors left.
     private var reserve: Int32
@@ -68,6 +71,7 @@ public final class Listener: PollHandler {
     ) throws(StreamError) {
         self.loop = loop
         self.targets = targets.isEmpty ? [loop] : targets
+        isOnOneOfTargets = self.targets.contains { $0 === loop }
         self.accept = accept
         self.descriptor = descriptor
         self.localAddress = localAddress
@@ -137,8 +141,7 @@ public final class Listener: PollHandler {
     }
 
     private func hand(_ connection: Int32, from peer: SocketAddress?) {
-        let target = targets[turn % targets.count]
-        turn &+= 1
+        let target = nextTarget()
         let accept = accept
         if target === loop {
             if let socket = try? Socket(accepted: connection, from: peer, on: target) { accept(socket) }
@@ -148,6 +151,14 @@ public final class Listener: PollHandler {
             }
             if !isAccepted { _ = Glibc.close(connection) }
         }
+    }
+
+    private func nextTarget() -> EventLoop {
+        guard targets.count > 1 else { return targets[0] }
+        let areShort = shortLived.accepted(now: loop.now, open: loop.watchedDescriptors)
+        if areShort, isOnOneOfTargets, !loop.isBusy { return loop }
+        turn &+= 1
+        return targets[turn % targets.count]
     }
 
     /// Out of descriptors: refuse one connection with the spare one, so that its client learns at once, and take a

@@ -57,6 +57,11 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
     private var runningTasks: ContiguousArray<any TurnTask> = []
     private var endOfTurnTasks: ContiguousArray<any TurnTask> = []
     private var thread = pthread_t()
+    private var load = LoopLoad()
+
+    /// Whether the loop has lately used nearly all of a processor: another loop could help, where there is a processor
+    /// for it. Loop only.
+    package var isBusy: Bool { load.isHigh }
 
     /// Starts the loop's thread.
     public convenience init(name: String) {
@@ -227,6 +232,7 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
             if wakeup.wasSignalled { isStopping = runInbox() }
             runTurnTasks()
             runEndOfTurnTasks()
+            load.look(start: now)
         }
         // What the last turns submitted runs too, and then nothing more is accepted. Bounded, for work that submits
         // itself.

@@ -4,8 +4,8 @@ import Glibc
 /// A connected TCP or Unix stream socket.
 ///
 /// Registered once with edge-triggered epoll; what is known of its readiness saves the system calls that would find
-/// nothing. TCP_NODELAY is always set. The loop retains a socket until it is closed or reset: whoever owns it must do
-/// either.
+/// nothing. No write waits for an acknowledgment (TCP_NODELAY). The loop retains a socket until it is closed or reset:
+/// whoever owns it must do either.
 ///
 /// A Unix socket has no reset: the peer of one that was reset, or closed before it had ended, reads an end, unless it
 /// had sent bytes that were not read (unix(7)). Where an end must prove completeness, the bytes have to say so
@@ -24,6 +24,18 @@ public final class Socket: ByteStream, PollHandler {
     private var sawReadHangup = false
     /// The stream has failed, and bytes that arrived before can still be read.
     private var hasUnread = false
+    private var smallWrites = SmallWrites.leaveAtOnce
+
+    /// Whether a small write may have to wait for the acknowledgment of the one before it (Nagle's algorithm).
+    private enum SmallWrites {
+        /// TCP_NODELAY is set, or there is no such thing.
+        case leaveAtOnce
+        /// Nothing was written yet, so that the first one has none to wait for. Connections that carry one small
+        /// request save the system call.
+        case firstOfAll
+        /// TCP_NODELAY is set before the next one.
+        case wouldWait
+    }
 
     /// Takes over a connected, non-blocking descriptor.
     ///
@@ -41,7 +53,9 @@ public final class Socket: ByteStream, PollHandler {
         peerAddress = peer ?? Self.address(of: descriptor, getpeername)
         super.init(loop: loop)
         if peerAddress?.isUnix == false {
-            Self.set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
+            smallWrites = .firstOfAll
+            // Whoever had it before may have written.
+            if peer == nil { letSmallWritesLeave() }
         }
         if let reported {
             sawReadHangup = !reported.isDisjoint(with: [.readHangup, .hangup])
@@ -157,6 +171,7 @@ public final class Socket: ByteStream, PollHandler {
         var offered = 0
         for vector in vectors { offered += vector.iov_len }
         guard offered > 0 else { return .bytes(0) }
+        if smallWrites == .firstOfAll { smallWrites = .wouldWait } else { letSmallWritesLeave() }
         while true {
             let count = send(vectors)
             if count >= 0 { return ends.accept(count, of: offered) }
@@ -168,6 +183,12 @@ public final class Socket: ByteStream, PollHandler {
                 return .failed
             }
         }
+    }
+
+    private func letSmallWritesLeave() {
+        guard smallWrites != .leaveAtOnce else { return }
+        Self.set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
+        smallWrites = .leaveAtOnce
     }
 
     /// The connection is broken, but the kernel may still hold what the peer said before: the last words of a TLS peer
@@ -247,6 +268,7 @@ public final class Socket: ByteStream, PollHandler {
     package func move(to target: EventLoop, _ body: @escaping @Sendable (Socket) -> Void) {
         loop.preconditionInLoop()
         guard descriptor >= 0 else { return }
+        letSmallWritesLeave()
         let (moved, peer) = (descriptor, peerAddress)
         loop.unregister(moved)
         descriptor = -1

@@ -1,4 +1,5 @@
 import ArgumentParser
+import CLinux
 import Glibc
 import Logging
 import MeshNode
@@ -96,6 +97,7 @@ struct NodeService: Sendable {
             logger.notice("took over \(counted(count, "listener")) from systemd")
         }
         for listener in listeners { announce("ready \(listener.name) \(listener.address)") }
+        clinux_forget_code()
     }
 
     private func offerTakeover(_ taken: (Int32) -> Void) async {
