@@ -1,5 +1,7 @@
 import Foundation
+import MeshPolicy
 import Platform
+import Streams
 import TestPeers
 import Testing
 
