@@ -89,6 +89,68 @@ static inline ssize_t clinux_receive_descriptor(int socket, void *bytes, size_t 
     }
     return count;
 }
+// Datagrams with the address of this machine that they were sent to, and are answered from: a socket for every address would
+// answer from another one (ip(7), IP_PKTINFO; ipv6(7), IPV6_PKTINFO, whose structures need _GNU_SOURCE). 0 or -1.
+static inline int clinux_tell_own_address(int socket, int is_ipv6) {
+    int on = 1;
+    return is_ipv6 ? setsockopt(socket, IPPROTO_IPV6, 49 /* IPV6_RECVPKTINFO */, &on, sizeof on)
+                   : setsockopt(socket, IPPROTO_IP, 8 /* IP_PKTINFO */, &on, sizeof on);
+}
+struct clinux_own_ipv4 { int interface; struct in_addr own, destination; };
+struct clinux_own_ipv6 { struct in6_addr own; unsigned int interface; };
+// As recvfrom(2). The family of `own` is 0 where the kernel does not tell.
+static inline ssize_t clinux_receive_datagram(int socket, void *bytes, size_t capacity, struct sockaddr_storage *peer,
+                                              struct sockaddr_storage *own) {
+    struct iovec vector = {.iov_base = bytes, .iov_len = capacity};
+    union { struct cmsghdr header; char space[CMSG_SPACE(64)]; } control;
+    struct msghdr message = {.msg_name = peer, .msg_namelen = sizeof *peer, .msg_iov = &vector, .msg_iovlen = 1,
+                             .msg_control = control.space, .msg_controllen = sizeof control.space};
+    memset(own, 0, sizeof *own);
+    ssize_t count = recvmsg(socket, &message, 0);
+    if (count < 0) return count;
+    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+        if (header->cmsg_level == IPPROTO_IP && header->cmsg_type == 8) {
+            struct clinux_own_ipv4 told;
+            memcpy(&told, CMSG_DATA(header), sizeof told);
+            struct sockaddr_in *v4 = (struct sockaddr_in *)own;
+            v4->sin_family = AF_INET;
+            v4->sin_addr = told.destination;
+        } else if (header->cmsg_level == IPPROTO_IPV6 && header->cmsg_type == 50) {
+            struct clinux_own_ipv6 told;
+            memcpy(&told, CMSG_DATA(header), sizeof told);
+            struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)own;
+            v6->sin6_family = AF_INET6;
+            v6->sin6_addr = told.own;
+        }
+    }
+    return count;
+}
+// As sendto(2), from the address `own` of this machine; NULL leaves that to the kernel.
+static inline ssize_t clinux_send_datagram(int socket, const void *bytes, size_t length, const struct sockaddr *peer,
+                                           socklen_t peer_length, const struct sockaddr *own) {
+    struct iovec vector = {.iov_base = (void *)bytes, .iov_len = length};
+    union { struct cmsghdr header; char space[CMSG_SPACE(sizeof(struct clinux_own_ipv6))]; } control;
+    memset(&control, 0, sizeof control);
+    struct msghdr message = {.msg_name = (void *)peer, .msg_namelen = peer_length, .msg_iov = &vector, .msg_iovlen = 1};
+    if (own) {
+        int is_ipv6 = own->sa_family == AF_INET6;
+        size_t size = is_ipv6 ? sizeof(struct clinux_own_ipv6) : sizeof(struct clinux_own_ipv4);
+        message.msg_control = control.space;
+        message.msg_controllen = CMSG_SPACE(size);
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IP;
+        header->cmsg_type = is_ipv6 ? 50 : 8;
+        header->cmsg_len = CMSG_LEN(size);
+        if (is_ipv6) {
+            struct clinux_own_ipv6 told = {.own = ((const struct sockaddr_in6 *)own)->sin6_addr};
+            memcpy(CMSG_DATA(header), &told, size);
+        } else {
+            struct clinux_own_ipv4 told = {.own = ((const struct sockaddr_in *)own)->sin_addr};
+            memcpy(CMSG_DATA(header), &told, size);
+        }
+    }
+    return sendmsg(socket, &message, MSG_NOSIGNAL);
+}
 // Who is at the other end of a Unix socket (SO_PEERCRED): 0 or -1.
 static inline int clinux_peer_credentials(int socket, int *process, unsigned int *user) {
     int values[3];  // struct ucred, a GNU extension: pid, uid, gid

@@ -22,6 +22,7 @@ import YAML
             - {name: socks,  bind: "127.0.0.1:15004", protocol: socks5}
             - {name: proxy,  bind: "localhost:15002", protocol: http-proxy}
             - {name: out,    bind: "[::1]:0",         protocol: transparent}
+            - {name: names,  bind: "127.0.0.1:53",    protocol: dns, names: {upstreams: [192.0.2.53, "[::1]:54"], ttl: 9}}
             - {name: web,    bind: "0.0.0.0:443",     protocol: https, forwardTo: "web.prod:8080", credential: web}
             - {name: sni,    bind: "0.0.0.0:15443",   protocol: sni}
             endpoints:
@@ -55,13 +56,14 @@ import YAML
         )
         #expect(configuration.identity == "/etc/bootstrap/identity")
         #expect(configuration.listeners.map(\.protocol) == NodeConfiguration.ListenerProtocol.allCases)
-        #expect(configuration.listeners.map(\.name) == ["hbone", "db", "socks", "proxy", "out", "web", "sni"])
+        #expect(configuration.listeners.map(\.name) == ["hbone", "db", "socks", "proxy", "out", "names", "web", "sni"])
         #expect(configuration.listeners[0].bind.description == "0.0.0.0:15008")
+        #expect(configuration.listeners[5].names.upstreams.map(\.description) == ["192.0.2.53:53", "[::1]:54"])
         #expect(try configuration.listeners[1].forwardTo == Authority(parsing: "db.prod:5432"))
         #expect(configuration.listeners[1].position == SourcePosition(line: 4, column: 3))
         #expect(configuration.listeners[3].bind.socketAddress.description == "127.0.0.1:15002")
         #expect(configuration.listeners[4].bind.description == "[::1]:0")
-        #expect(configuration.listeners[5].credential == "/srv/web")
+        #expect(configuration.listeners[6].credential == "/srv/web")
 
         let db = configuration.endpoints[0]
         #expect(db.match.description == "db.prod:5432")
@@ -85,7 +87,7 @@ import YAML
         #expect(cams.ssh?.knownHosts == "/kh")
         #expect(cams.ssh?.config == "/srv/sub/ssh_config")
         #expect(cams.path == .h2OverSSH && cams.transports == [.h2OverSSH])
-        #expect(cams.position == SourcePosition(line: 21, column: 3))
+        #expect(cams.position == SourcePosition(line: 22, column: 3))
 
         #expect(configuration.unmatched == .direct)
         #expect(configuration.admin?.description == "127.0.0.1:15000")
@@ -106,7 +108,7 @@ import YAML
         #expect(rule.to[0].hosts.map(\.description) == ["127.0.0.1", "cam-*.lan"])
         #expect(rule.to[0].ports == [22...22, 8000...8010])
         #expect(rule.when == [.transport([.h2, .h2OverSSH]), .notAfter(1_798_675_200)])
-        #expect(rule.position?.line == 31)
+        #expect(rule.position?.line == 32)
     }
 
     @Test func defaults() throws {

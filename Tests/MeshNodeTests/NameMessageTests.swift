@@ -82,11 +82,27 @@ import Testing
                 answered += 1
                 #expect(answer.count <= 512 && answer[0] == message[0] && answer[1] == message[1])
                 #expect(Array(answer[12..<12 + question.bytes.count]) == question.bytes)
+                _ = DNSQuestion.addresses(in: message)
             } catch {
+                _ = DNSQuestion.addresses(in: message)
                 if let code = error.code { #expect(DNSAnswer.refusing(message, code).count >= 12) }
             }
         }
         #expect(answered > 100)
+    }
+
+    @Test func whatOthersAnswerIsLookedThrough() throws {
+        let zone = MeshZone(endpoints: [], names: VirtualNames(), settings: .init())
+        func answer(_ address: [UInt8]) -> [UInt8] {
+            var message = Self.message("a.test")
+            (message[2], message[7]) = (0x81, 1)
+            return message + [0xC0, 12, 0, address.count == 4 ? 1 : 28, 0, 1, 0, 0, 0, 9, 0, UInt8(address.count)]
+                + address
+        }
+        #expect(zone.allows(answer([192, 0, 2, 1])))
+        #expect(!zone.allows(answer([198, 19, 0, 1])))
+        #expect(!zone.allows(answer(try #require(IPAddress("fd6d:6573:6800::5")).bytes)))
+        #expect(!zone.allows(Array(answer([192, 0, 2, 1]).dropLast())))
     }
 
     // MARK: Addresses

@@ -50,6 +50,7 @@ package struct CaptureRules: Hashable, Sendable {
             guard let capture = listener.capture else { continue }
             var rules = ListenerRules(listener, capture, own: knownOwn, surroundings)
             rules.sshPorts = sshPorts
+            rules.nameCaptures = listeners.filter { $0.protocol == .dns }.compactMap(\.capture)
             rules.ownPorts = configuration.listeners.map(\.bind.port).filter { $0 > 0 }
             chains += rules.chains
         }

@@ -8,6 +8,8 @@ struct ListenerRules {
     private let surroundings: CaptureSurroundings
     /// Never captured: the way in for whoever has to repair it.
     var sshPorts: [UInt16] = []
+    /// What `dns` listeners capture.
+    var nameCaptures: [NodeConfiguration.Capture] = []
     /// Where the node listens; what comes in for itself is not captured.
     var ownPorts: [UInt16] = []
 
@@ -52,6 +54,7 @@ struct ListenerRules {
         rules.append("fib daddr type { local, broadcast, multicast } counter return")
         if isLocal { rules += own.map { "\($0) counter return comment \"the node's own\"" } }
         rules.append("th dport \(ports(sshPorts.map { $0...$0 })) counter return comment \"SSH\"")
+        rules += namesElsewhere(isLocal: isLocal)
         rules += excluded("daddr")
         if isLocal {
             if !capture.excludeUsers.isEmpty { rules.append("meta skuid \(set(capture.excludeUsers)) counter return") }
@@ -67,6 +70,21 @@ struct ListenerRules {
         }
         if isOpen { rules.append("meta nfproto != @alive/\(listener.name) counter return comment \"nobody listens\"") }
         return rules
+    }
+
+    /// Questions over TCP are for the `dns` listener.
+    private func namesElsewhere(isLocal: Bool) -> [String] {
+        guard listener.protocol != .dns, nameCaptures.contains(where: { isLocal ? $0.local : !$0.interfaces.isEmpty }) else {
+            return []
+        }
+        guard isLocal else { return ["th dport 53 counter return comment \"names\""] }
+        return servers.filter { !$0.1.isEmpty }.map { family, servers in
+            "th dport 53 \(family) daddr \(set(servers)) counter return comment \"names\""
+        }
+    }
+
+    private var servers: [(String, [CIDR])] {
+        families(surroundings.nameServers.map { CIDR(containing: $0, length: $0.isIPv4 ? 32 : 128) })
     }
 
     private func excluded(_ address: String) -> [String] {
@@ -135,9 +153,7 @@ struct ListenerRules {
         if capture.local {
             var rules = others + own.map { "\($0) counter return comment \"the node's own\"" }
             // What a local name server asks on is not among them, or it would be asked for what it asks for.
-            for (family, servers) in families(
-                surroundings.nameServers.compactMap { CIDR($0, prefixLength: $0.isIPv4 ? 32 : 128) }
-            ) {
+            for (family, servers) in servers {
                 rules.append(
                     servers.isEmpty
                         ? "meta nfproto \(family == "ip" ? "ipv4" : "ipv6") counter return"
@@ -163,6 +179,10 @@ struct ListenerRules {
     }
 
     // MARK: TPROXY
+
+    /// After the chains of others: once a packet has its socket, some kernels no longer see that it came over the
+    /// loopback, and a reverse path filter (firewalld's is at 10) would drop it.
+    private static let comingIn = "type filter hook prerouting priority 20"
 
     /// A connection is marked with its first packet; the others follow the mark. One that was there before the rules is
     /// left alone.
@@ -201,7 +221,7 @@ struct ListenerRules {
             chains.append(
                 chain(
                     "tproxy",
-                    "type filter hook prerouting priority mangle",
+                    Self.comingIn,
                     [others, "iifname != \"lo\" counter return", "\(marked) counter return"] + handingOver()
                         + [Self.refusal]
                 )
@@ -218,7 +238,7 @@ struct ListenerRules {
             chains.append(
                 chain(
                     "forwarded",
-                    "type filter hook prerouting priority mangle",
+                    Self.comingIn,
                     [others, fromOthers] + following(CaptureRules.outboundMark, "counter goto \(captured)")
                         + scope(isLocal: false) + ["counter \(remember) goto \(captured) \(remark)"]
                 )
@@ -261,7 +281,7 @@ struct ListenerRules {
         rules += excluded("saddr") + included("saddr")
         rules.append("counter \(marking("ct", CaptureRules.inboundMark)) goto \(captured) \(remark)")
         return "\tchain \(captured) {\n" + hand.map { "\t\t\($0)\n" }.joined() + "\t}\n"
-            + chain("inbound", "type filter hook prerouting priority mangle", rules)
+            + chain("inbound", Self.comingIn, rules)
     }
 
     // MARK: Beside it

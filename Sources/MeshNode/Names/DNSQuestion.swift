@@ -102,6 +102,29 @@ struct DNSQuestion: Hashable {
         }
     }
 
+    /// The addresses in an answer; nil where it cannot be read to its end.
+    static func addresses(in answer: [UInt8]) -> [IPAddress]? {
+        guard answer.count >= 12 else { return nil }
+        func word(_ at: Int) -> Int { Int(answer[at]) << 8 | Int(answer[at + 1]) }
+        var place = 12
+        for _ in 0..<word(4) {
+            guard let end = skipName(answer, place), end + 4 <= answer.count else { return nil }
+            place = end + 4
+        }
+        var addresses: [IPAddress] = []
+        for _ in 0..<word(6) + word(8) + word(10) {
+            guard let end = skipName(answer, place), end + 10 <= answer.count else { return nil }
+            let next = end + 10 + word(end + 8)
+            guard next <= answer.count else { return nil }
+            if word(end) == Kind.a || word(end) == Kind.aaaa, let address = IPAddress(bytes: answer[(end + 10)..<next])
+            {
+                addresses.append(address)
+            }
+            place = next
+        }
+        return addresses
+    }
+
     /// Where a name ends that is not looked at.
     private static func skipName(_ message: [UInt8], _ start: Int) -> Int? {
         var place = start

@@ -32,6 +32,13 @@ struct MeshZone: Sendable {
         return DNSAnswer(content: content, lifetime: settings.lifetime)
     }
 
+    /// Whether what others answer may be passed on. A name of theirs that has an address of the mesh would lead
+    /// programs, and pages in browsers, to a service that they have not named.
+    func allows(_ answer: [UInt8]) -> Bool {
+        guard let addresses = DNSQuestion.addresses(in: answer) else { return false }
+        return addresses.allSatisfy { !settings.blocks.ipv4.contains($0) && !settings.blocks.ipv6.contains($0) }
+    }
+
     /// Whether an endpoint leads from the name to a peer, on whichever port: what goes to its other ports is resolved
     /// when it comes. An endpoint for everything makes no name one of the mesh, for that would be all of them.
     private func isOfTheMesh(_ name: String) -> Bool {

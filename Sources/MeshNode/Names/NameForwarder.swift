@@ -89,8 +89,8 @@ private final class ForwardedQuestion: StreamObserver {
         socket = nil
         guard let server = servers.first, let address = server.address else { return end(nil) }
         let any = SocketAddress(IPAddress(high: 0, low: 0, isIPv4: address.isIPv4), port: 0)
-        socket = try? DatagramSocket(bind: any, on: loop) { [weak self] bytes, source in
-            guard source == server, let self, self.accept(bytes) else { return }
+        socket = try? DatagramSocket(bind: any, on: loop) { [weak self] bytes, ends in
+            guard ends.peer == server, let self, self.accept(bytes) else { return }
             self.end([UInt8](bytes))
         }
         socket?.send(question, to: server)

@@ -35,7 +35,9 @@ final class NameServer {
         }
         if let answer = zone.answer(to: question) { return reply(answer.bytes(to: question)) }
         forwarder.ask(message, repeating: question.bytes.count, for: listener, isStream: isStream) { answer in
-            guard let answer else { return reply(DNSAnswer(code: .serverFailure).bytes(to: question)) }
+            guard let answer, zone.allows(answer) else {
+                return reply(DNSAnswer(code: .serverFailure).bytes(to: question))
+            }
             // More than whoever asks takes in a datagram: it asks again over TCP (RFC 1035 §4.2.1, RFC 6891 §6.2.5).
             let limit = question.datagramSize ?? 512
             guard !isStream, answer.count > limit else { return reply(answer) }

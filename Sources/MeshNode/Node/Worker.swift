@@ -88,9 +88,9 @@ final class Worker {
     ) throws(StreamError) -> DatagramSocket {
         var socket: DatagramSocket?
         let receiving = try DatagramSocket(bind: address, on: loop, isIPv6Only: true, isShared: true) {
-            [self] bytes, source in
+            [self] bytes, ends in
             nameServer.answer([UInt8](bytes), zone(of: listener), for: listener, isStream: false) { answer in
-                if let answer { socket?.send(answer, to: source) }
+                if let answer { socket?.answer(ends, answer) }
             }
         } closed: {
             socket = nil

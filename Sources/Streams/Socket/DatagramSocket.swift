@@ -3,11 +3,18 @@ import Glibc
 
 /// A UDP socket. Confined to its event loop, which retains it until ``close()``.
 package final class DatagramSocket: PollHandler {
+    /// Between whom a datagram has travelled.
+    package struct Ends: Hashable, Sendable {
+        package var peer: SocketAddress
+        /// The address of this machine that it was sent to; nil where the kernel does not tell.
+        package var own: SocketAddress?
+    }
+
     /// Where it is bound.
     package let localAddress: SocketAddress
     private let loop: EventLoop
     private var descriptor: Int32
-    private let received: (UnsafeRawBufferPointer, SocketAddress) -> Void
+    private let received: (UnsafeRawBufferPointer, Ends) -> Void
     private var closed: (() -> Void)?
 
     /// - Parameters:
@@ -23,7 +30,7 @@ package final class DatagramSocket: PollHandler {
         on loop: EventLoop,
         isIPv6Only: Bool = false,
         isShared: Bool = false,
-        received: @escaping (UnsafeRawBufferPointer, SocketAddress) -> Void,
+        received: @escaping (UnsafeRawBufferPointer, Ends) -> Void,
         closed: (() -> Void)? = nil
     ) throws(StreamError) {
         loop.preconditionInLoop()
@@ -35,6 +42,8 @@ package final class DatagramSocket: PollHandler {
         guard descriptor >= 0 else { throw .system(errno, "socket") }
         self.descriptor = descriptor
         if isIPv6Only, address.isIPv6 { Socket.set(descriptor, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 1) }
+        // Without it an answer from a socket for all addresses has the wrong one.
+        if address.isUnspecified { _ = clinux_tell_own_address(descriptor, address.isIPv6 ? 1 : 0) }
         if isShared { Socket.set(descriptor, SOL_SOCKET, SO_REUSEPORT, 1) }
         OutgoingMark.apply(to: descriptor)
         guard address.withSockaddr({ Glibc.bind(descriptor, $0, $1) }) == 0 else {
@@ -53,11 +62,23 @@ package final class DatagramSocket: PollHandler {
 
     /// Whether the kernel took it; a datagram may be lost in any case.
     @discardableResult
-    package func send(_ bytes: [UInt8], to address: SocketAddress) -> Bool {
+    package func send(_ bytes: [UInt8], to address: SocketAddress) -> Bool { answer(Ends(peer: address), bytes) }
+
+    /// Sends to where a datagram came from, from the address that it went to.
+    @discardableResult
+    package func answer(_ ends: Ends, _ bytes: [UInt8]) -> Bool {
         guard descriptor >= 0 else { return false }
-        return bytes.withUnsafeBytes { bytes in
-            address.withSockaddr { sendto(descriptor, bytes.baseAddress, bytes.count, Int32(MSG_NOSIGNAL), $0, $1) }
-        } == bytes.count
+        let count = bytes.withUnsafeBytes { bytes in
+            ends.peer.withSockaddr { peer, length in
+                guard let own = ends.own else {
+                    return clinux_send_datagram(descriptor, bytes.baseAddress, bytes.count, peer, length, nil)
+                }
+                return own.withSockaddr { own, _ in
+                    clinux_send_datagram(descriptor, bytes.baseAddress, bytes.count, peer, length, own)
+                }
+            }
+        }
+        return count == bytes.count
     }
 
     /// Idempotent.
@@ -78,20 +99,16 @@ package final class DatagramSocket: PollHandler {
         // Bounded, so that a flood leaves others their turn; what waits is reported again. The callee may close it.
         withUnsafeTemporaryAllocation(byteCount: 65536, alignment: 16) { buffer in
             for _ in 0..<64 where descriptor >= 0 {
-                var storage = sockaddr_storage()
-                var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
-                let count = withUnsafeMutablePointer(to: &storage) {
-                    $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                        recvfrom(descriptor, buffer.baseAddress, buffer.count, 0, $0, &length)
-                    }
-                }
+                var (peer, own) = (sockaddr_storage(), sockaddr_storage())
+                let count = clinux_receive_datagram(descriptor, buffer.baseAddress, buffer.count, &peer, &own)
                 if count < 0 {
                     // What an earlier datagram met on its way (ECONNREFUSED) is reported once.
                     if errno == EAGAIN { return }
                     continue
                 }
-                guard let source = SocketAddress(storage) else { continue }
-                received(UnsafeRawBufferPointer(rebasing: buffer[..<count]), source)
+                guard let source = SocketAddress(peer) else { continue }
+                let ends = Ends(peer: source, own: SocketAddress(own))
+                received(UnsafeRawBufferPointer(rebasing: buffer[..<count]), ends)
             }
         }
     }

@@ -40,6 +40,28 @@ struct CaptureCommandTests {
         )
     }
 
+    /// firewalld refuses IPv6 that is redirected to ::1, since its rule sees the interface from before: that fails
+    /// closed.
+    @Test(arguments: [("redirect", "EHOSTUNREACH"), ("tproxy", "port 8080 from 2001:db8:1::1")])
+    func captureWorksBesideThem(_ mode: String, _ overIPv6: String) async throws {
+        try machine.configure([
+            "{name: names, bind: \"127.0.0.1:15053\", protocol: dns, capture: {}}",
+            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, mode: \(mode), capture: {}}",
+        ])
+        try await machine.expect(
+            ["port 8080 from 198.51.100.1", overIPv6],
+            from: """
+                serve far 80 8080
+                nft -f "$PEERS/firewalld.nft"
+                nft -f "$PEERS/docker.nft"
+                start_node out
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                ask 198.51.100.2 80
+                ask 2001:db8:1::2 80
+                """
+        )
+    }
+
     @Test func eachRuleCounts() async throws {
         try machine.configure(Self.listeners)
         let output = try await machine.run(
@@ -127,6 +149,23 @@ struct CaptureCommandTests {
             #expect(error.contains("Listeners with protocol tcp or socks5 need no rules, and no privilege"), "\(error)")
         }
         #expect(errors[2].contains("no listener has 'capture'"), "\(errors)")
+    }
+
+    /// A node that cannot mark its connections would capture them, and be led to itself.
+    @Test func aNodeThatMayNotSaysSoBeforeItListens() async throws {
+        try machine.configure(["{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, capture: {}}"])
+        let output = try await machine.run(
+            """
+            setpriv --bounding-set=-net_admin,-net_raw "$BIN" node --config "$W/node.yaml" || echo $?
+            sed -i 's/capture: {}/mode: tproxy, capture: {node: {uid: 0}}/' "$W/node.yaml"
+            setpriv --bounding-set=-net_admin,-net_raw "$BIN" node --config "$W/node.yaml" || echo $?
+            """
+        )
+        #expect(output.standardOutput == "1\n1\n")
+        let errors = output.standardError.split(separator: "\n")
+        try #require(errors.count == 2, "\(errors)")
+        #expect(errors[0].contains("marking own connections: Operation not permitted. It needs root or CAP_NET_ADMIN"))
+        #expect(errors[1].contains("setting IP_TRANSPARENT: permission denied"))
     }
 
     /// Ended at every step: before and after each program that it runs.

@@ -7,21 +7,48 @@ import Testing
 struct RedirectTests {
     private let machine = CapturedMachine()
 
-    @Test(arguments: ["mark", "{uid: 4000}"])
-    func programsAreCapturedAndTheNodeIsNot(_ own: String) async throws {
+    /// How rules know the node, and what starts it so.
+    enum Own: String, CaseIterable {
+        case mark
+        case user = "{uid: 4000}"
+        case cgroup = "{cgroup: bootstrap-test-own}"
+
+        var start: String {
+            switch self {
+            case .mark: "start_node out"
+            // Without any privilege. It must be able to read its credential.
+            case .user:
+                """
+                cp -r "\(TestCertificates.shared.path(.client))" "$W/own"
+                chown -R 4000 "$W"
+                sed -i "s|^identity: .*|identity: $W/own|" "$W/node.yaml"
+                program=$BIN
+                as_user() { exec setpriv --reuid 4000 --clear-groups "$program" "$@"; }
+                BIN=as_user
+                start_node out
+                BIN=$program
+                """
+            case .cgroup:
+                """
+                root=/sys/fs/cgroup
+                [ -e $root/cgroup.controllers ] || root=$root/unified
+                mkdir -p $root/bootstrap-test-own
+                trap 'kill -9 $node; wait $node || true; rmdir $root/bootstrap-test-own' EXIT
+                program=$BIN
+                in_cgroup() { exec bash -c 'echo 0 >'$root'/bootstrap-test-own/cgroup.procs; exec "$@"' - "$program" "$@"; }
+                BIN=in_cgroup
+                start_node out
+                BIN=$program
+                """
+            }
+        }
+    }
+
+    @Test(arguments: Own.allCases)
+    func programsAreCapturedAndTheNodeIsNot(_ own: Own) async throws {
         try machine.configure([
-            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, capture: {node: \(own), excludePorts: [8081, 8080-8090], excludeUids: [4321], excludeCidrs: [10.77.0.2]}}"
+            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, capture: {node: \(own.rawValue), excludePorts: [8081, 8080-8090], excludeUids: [4321], excludeCidrs: [10.77.0.2]}}"
         ])
-        // The node may read its credential as another user.
-        let start =
-            own == "mark"
-            ? "start_node out"
-            : """
-            cp -r "\(TestCertificates.shared.path(.client))" "$W/own"; chown -R 4000 "$W" "$W/own"; chmod 755 "$W"
-            sed -i "s|^identity: .*|identity: $W/own|" "$W/node.yaml"
-            BIN_=$BIN; as_node() { exec setpriv --reuid 4000 --clear-groups "$BIN_" "$@"; }
-            BIN=as_node start_node out
-            """
         try await machine.expect(
             [
                 "port 8080 from 198.51.100.1", "port 8080 from 2001:db8:1::1",
@@ -38,7 +65,7 @@ struct RedirectTests {
                 serve far 22 80 443 444 8080 8081
                 serve behind 80
                 serve here 9000
-                \(start)
+                \(own.start)
                 "$BIN" capture install --config "$W/node.yaml" >/dev/null
                 ask 198.51.100.2 80
                 ask 2001:db8:1::2 80

@@ -1,7 +1,8 @@
 """A name server that others are forwarded to, and a client that prints what it is answered. Written by RFC 1035 alone.
 
     names.py serve ADDRESS PORT           big.test has more than a datagram holds, none.test nothing, missing.* does not exist,
-                                          every other name has the address 203.0.113.9; prints "listening"
+                                          forged.test an address of the mesh, every other name the address 203.0.113.9;
+                                          prints "listening"
     names.py ask ADDRESS PORT NAME TYPE [tcp] [edns]
     names.py raw ADDRESS PORT HEX         sends a datagram, prints the answer in hexadecimal, or "silence"
 """
@@ -42,7 +43,7 @@ def answer(message, stream):
         else:
             flags |= 0x0200
     elif name != "none.test" and kind == 1:
-        records = [struct.pack(">HHHIH", 0xC00C, 1, 1, 60, 4) + socket.inet_aton("203.0.113.9")]
+        records = [struct.pack(">HHHIH", 0xC00C, 1, 1, 60, 4) + socket.inet_aton("198.18.0.9" if name == "forged.test" else "203.0.113.9")]
     return message[:2] + struct.pack(">HHHHH", flags, 1, len(records), 0, 0) + question + b"".join(records)
 
 
