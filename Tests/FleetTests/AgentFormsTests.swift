@@ -87,7 +87,10 @@ import Testing
         let built = Array("built".utf8)
         let name = "agent.\(agent.sha256.prefix(12)).xz"
         #expect(await agent.forms.first(of: [.xz]) == nil)
+        // Within a machine none is made.
+        #expect(await agent.forms.first(of: UploadForm.allCases, making: false) == nil)
         try directory.write(name, built)
+        #expect(try await self.agent().forms.first(of: UploadForm.allCases, making: false)?.bytes == built)
         let found = try await self.agent().forms.first(of: UploadForm.allCases.filter { $0 != .zstd })
         #expect(found?.form == .xz && found?.bytes == built)
         let other = try self.agent("other", of: "/bin/uname")

@@ -7,9 +7,9 @@ import Streams
 /// A program's bytes in the forms in which they travel. Each is made when it is first asked for, and once, however many
 /// devices it is for.
 ///
-/// Where it comes from: a file that was built beside the program (`PROGRAM.HASH.zst`, scripts/build-static.sh), which is
-/// smallest; the cache of an earlier run; or it is made now, by this machine's own zstd, or as gzip by zlib. xz takes
-/// ten seconds to make, so that there is only what was built.
+/// Where it comes from: a file that was built beside the program (`PROGRAM.HASH.zst`, scripts/build-static.sh), which
+/// is smallest; the cache of an earlier run; or it is made now, by this machine's own zstd, or as gzip by zlib. xz
+/// takes ten seconds to make, so that there is only what was built.
 final class AgentForms: Sendable {
     private let path: String
     private let sha256: String
@@ -26,9 +26,18 @@ final class AgentForms: Sendable {
     }
 
     /// The first of `forms` that there is; nil: there is none of them.
-    func first(of forms: [UploadForm]) async -> (form: UploadForm, bytes: [UInt8])? {
-        for form in forms { if let bytes = await bytes(form) { return (form, bytes) } }
+    ///
+    /// - Parameter making: Whether one is made that there is not.
+    func first(of forms: [UploadForm], making: Bool = true) async -> (form: UploadForm, bytes: [UInt8])? {
+        for form in forms where making || isThere(form) {
+            if let bytes = await bytes(form) { return (form, bytes) }
+        }
         return nil
+    }
+
+    private func isThere(_ form: UploadForm) -> Bool {
+        let files = [Self.built(form, of: path, sha256)] + (cache.map { [file(form, $0)] } ?? [])
+        return files.contains { access($0, R_OK) == 0 }
     }
 
     private func bytes(_ form: UploadForm) async -> [UInt8]? {

@@ -90,7 +90,7 @@ struct AgentInstaller: Sendable {
     /// Compressed where that pays: what comes out of the decompression cannot grow much beyond the size that is
     /// expected, and its hash is checked like that of plain bytes.
     func install(_ agent: AgentBinary, progress: @escaping @Sendable (Int, Int) -> Void) async throws {
-        let compressed = await agent.forms.first(of: plan.uploadForms)
+        let compressed = await agent.forms.first(of: plan.uploadForms, making: plan.makesForms)
         let payload = compressed?.bytes ?? agent.bytes
         let decompression = compressed.map { " | ( \(Self.undo($0.form, size: agent.size)) )" } ?? ""
         let nonce = String(UInt32.random(in: .min ... .max), radix: 16)

@@ -11,6 +11,8 @@ package struct InstallationPlan: Hashable, Sendable {
     package var isInstalled: Bool
     /// The compressed forms that the machine can undo and that are worth it, best first.
     package var uploadForms: [UploadForm]
+    /// Whether one of them is worth being made.
+    package var makesForms: Bool
     /// For the user.
     package var warnings: [String]
 
@@ -31,8 +33,10 @@ package struct InstallationPlan: Hashable, Sendable {
         if let base = facts.bases.first(where: \.isBrokenInstallation) { throw Refusal(message: Self.broken(base)) }
         release = agent.release
         let forms = UploadForm.allCases.filter { facts.tools.contains($0.rawValue) }
-        // Within a machine only zstd takes less time to undo than the encryption of the bytes that it saves.
-        uploadForms = facts.surroundings.isLoopback ? forms.filter { $0 == .zstd } : forms
+        // Within a machine only zstd takes less time to undo than the encryption of the bytes that it saves; to make it
+        // takes longer.
+        makesForms = !facts.surroundings.isLoopback
+        uploadForms = makesForms ? forms : forms.filter { $0 == .zstd }
         let usable = facts.bases.filter { $0.isWritable && $0.isExecutable }
         if let installed = usable.first(where: { $0.installedHash == agent.sha256 }) {
             (root, isInstalled, warnings) = (Self.root(installed), true, Self.warnings(installed))
@@ -62,7 +66,7 @@ package struct InstallationPlan: Hashable, Sendable {
         self.root = root
         release = ""
         isInstalled = false
-        uploadForms = []
+        (uploadForms, makesForms) = ([], false)
         warnings = []
     }
 
