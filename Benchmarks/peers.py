@@ -78,6 +78,8 @@ class Peer:
     is_distant = False
     # Whether several connections over the long path say something: where a connection has a window of its own.
     measures_long_many = False
+    # What its programs find in their environment besides.
+    environment = {}
 
     def __init__(self, directory, target):
         # A comma would end a value in the configuration files that name it.
@@ -94,6 +96,7 @@ class Peer:
 
     def spawn(self, arguments, ready_port=None, **options):
         log = open(os.path.join(self.directory, f"log-{len(self.processes)}"), "wb")
+        options.setdefault("env", {**os.environ, **self.environment})
         try:
             process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=options.pop("stdout", log),
                                        stderr=log, start_new_session=True, **options)
@@ -159,12 +162,9 @@ class Bootstrap(Peer):
     # Seconds until a node is ready, at most.
     ready_within = 20
 
-    # Of the environment, for what is measured in two ways.
-    environment = {}
-
     def node(self, name, configuration):
         path = self.write(f"{name}.yaml", configuration)
-        process = self.spawn([self.binary, "node", "--config", path], stdout=subprocess.PIPE, env={**os.environ, **self.environment})
+        process = self.spawn([self.binary, "node", "--config", path], stdout=subprocess.PIPE)
         # One line `ready NAME ADDRESS` for each listener, here one.
         os.set_blocking(process.stdout.fileno(), False)
         deadline = time.monotonic() + self.ready_within

@@ -81,8 +81,8 @@ static void *copy_context(void *opaque) {
     return NULL;
 }
 
-// From here on OpenSSL's own cipher does everything. It gets what it would know had it been asked from the start, except
-// that a message that has begun cannot go on: its IV counts as used.
+// From here on OpenSSL's own cipher does everything. It gets what it would know had it been asked from the start,
+// except that a message that has begun cannot go on: its IV counts as used.
 static int hand_over(struct context *context) {
     if (context->openssl) return 1;
     const char *name = context->key_length == 16 ? "AES-128-GCM" : "AES-256-GCM";
@@ -363,21 +363,21 @@ static int cipher(
 
 typedef void (*entry)(void);
 
-#define CIPHER(BITS)                                                                                                    \
-    static const OSSL_DISPATCH cipher_##BITS[] = {                                                                      \
-        {OSSL_FUNC_CIPHER_NEWCTX, (entry)new_context_##BITS},                                                           \
-        {OSSL_FUNC_CIPHER_FREECTX, (entry)free_context},                                                                \
-        {OSSL_FUNC_CIPHER_DUPCTX, (entry)copy_context},                                                                 \
-        {OSSL_FUNC_CIPHER_ENCRYPT_INIT, (entry)start_encryption},                                                       \
-        {OSSL_FUNC_CIPHER_DECRYPT_INIT, (entry)start_decryption},                                                       \
-        {OSSL_FUNC_CIPHER_UPDATE, (entry)update},                                                                       \
-        {OSSL_FUNC_CIPHER_FINAL, (entry)finish},                                                                        \
-        {OSSL_FUNC_CIPHER_CIPHER, (entry)cipher},                                                                       \
-        {OSSL_FUNC_CIPHER_GET_PARAMS, (entry)get_cipher_parameters_##BITS},                                             \
-        {OSSL_FUNC_CIPHER_GET_CTX_PARAMS, (entry)get_parameters},                                                       \
-        {OSSL_FUNC_CIPHER_SET_CTX_PARAMS, (entry)set_parameters},                                                       \
-        {OSSL_FUNC_CIPHER_GETTABLE_CTX_PARAMS, (entry)gettable_parameters},                                             \
-        {OSSL_FUNC_CIPHER_SETTABLE_CTX_PARAMS, (entry)settable_parameters},                                             \
+#define CIPHER(BITS)                                                                                                \
+    static const OSSL_DISPATCH cipher_##BITS[] = {                                                                  \
+        {OSSL_FUNC_CIPHER_NEWCTX, (entry)new_context_##BITS},                                                       \
+        {OSSL_FUNC_CIPHER_FREECTX, (entry)free_context},                                                            \
+        {OSSL_FUNC_CIPHER_DUPCTX, (entry)copy_context},                                                             \
+        {OSSL_FUNC_CIPHER_ENCRYPT_INIT, (entry)start_encryption},                                                   \
+        {OSSL_FUNC_CIPHER_DECRYPT_INIT, (entry)start_decryption},                                                   \
+        {OSSL_FUNC_CIPHER_UPDATE, (entry)update},                                                                   \
+        {OSSL_FUNC_CIPHER_FINAL, (entry)finish},                                                                    \
+        {OSSL_FUNC_CIPHER_CIPHER, (entry)cipher},                                                                   \
+        {OSSL_FUNC_CIPHER_GET_PARAMS, (entry)get_cipher_parameters_##BITS},                                         \
+        {OSSL_FUNC_CIPHER_GET_CTX_PARAMS, (entry)get_parameters},                                                   \
+        {OSSL_FUNC_CIPHER_SET_CTX_PARAMS, (entry)set_parameters},                                                   \
+        {OSSL_FUNC_CIPHER_GETTABLE_CTX_PARAMS, (entry)gettable_parameters},                                         \
+        {OSSL_FUNC_CIPHER_SETTABLE_CTX_PARAMS, (entry)settable_parameters},                                         \
         {0, NULL}};
 CIPHER(128)
 CIPHER(256)

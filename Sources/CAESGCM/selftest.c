@@ -23,7 +23,9 @@ static const struct {
 };
 
 // Forth and back in place, in two pieces that end inside of a block.
-static int is_right(int processor_class, size_t key_length, const uint8_t *first_block, const uint8_t *tag, size_t split) {
+static int is_right(
+    int processor_class, size_t key_length, const uint8_t *first_block, const uint8_t *tag, size_t split
+) {
     uint8_t bytes[GCM_MAX_KEY], iv[GCM_IV], additional[ADDITIONAL], plain[LENGTH], data[LENGTH], result[GCM_TAG];
     for (size_t index = 0; index < key_length; index++) bytes[index] = (uint8_t)(3 * index + 1);
     for (size_t index = 0; index < GCM_IV; index++) iv[index] = (uint8_t)(100 + index);
@@ -50,7 +52,9 @@ int caesgcm_self_test(int processor_class) {
     for (size_t index = 0; index < sizeof answers / sizeof *answers; index++) {
         static const size_t splits[] = {0, 7, 500};
         for (size_t split = 0; split < sizeof splits / sizeof *splits; split++) {
-            if (!is_right(processor_class, answers[index].key_length, answers[index].first_block, answers[index].tag, splits[split])) {
+            if (!is_right(
+                    processor_class, answers[index].key_length, answers[index].first_block, answers[index].tag,
+                    splits[split])) {
                 return 0;
             }
         }

@@ -5,8 +5,8 @@ internal import Glibc
 /// The AES-GCM of our TLS connections: OpenSSL's, or on a processor with VAES an OpenSSL provider of ours (`CAESGCM`),
 /// more than twice as fast.
 ///
-/// The provider lives in a library context of its own (OSSL_LIB_CTX(3)), which only our `SSL_CTX`s use. Whatever else in
-/// the process calls OpenSSL has the default one, in which nothing changes. docs/dependencies.md has the reasons.
+/// The provider lives in a library context of its own (OSSL_LIB_CTX(3)), which only our `SSL_CTX`s use. Whatever else
+/// in the process calls OpenSSL has the default one, in which nothing changes. docs/dependencies.md has the reasons.
 // Sendable: immutable. OpenSSL's library contexts are made for use by all threads.
 package final class AESGCM: @unchecked Sendable {
     /// What a processor has, best last.

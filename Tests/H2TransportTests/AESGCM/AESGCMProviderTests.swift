@@ -40,8 +40,8 @@ import Testing
         }
     }
 
-    /// Each bit of the tag, and one of everything that it vouches for. What was written until then is what OpenSSL's own
-    /// has written: the bytes of its stream, and nothing after them.
+    /// Each bit of the tag, and one of everything that it vouches for. What was written until then is what OpenSSL's
+    /// own has written: the bytes of its stream, and nothing after them.
     @Test(arguments: AESGCMClass.all, [16, 32]) func aWrongTagIsRefused(
         processor: AESGCM.Processor,
         keyLength: Int
