@@ -43,7 +43,8 @@ CLASS static inline __attribute__((always_inline)) void NAME(cipher_chunk)(
 }
 
 CLASS static void NAME(chunks)(
-    const struct gcm_key *key, __m128i *counter, __m128i *hash, const uint8_t *in, uint8_t *out, size_t count, int encrypts
+    const struct gcm_key *key, __m128i *counter, __m128i *hash, const uint8_t *in, uint8_t *out, size_t count,
+    int encrypts
 ) {
     VECTOR counters = ADD(BROADCAST(*counter), START);
     __m128i sum = *hash;

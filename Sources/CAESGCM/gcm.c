@@ -91,11 +91,15 @@ static inline __attribute__((always_inline)) int update(
     return 1;
 }
 
-int gcm_encrypt(const struct gcm_key *key, struct gcm_message *message, const uint8_t *in, uint8_t *out, size_t length) {
+int gcm_encrypt(
+    const struct gcm_key *key, struct gcm_message *message, const uint8_t *in, uint8_t *out, size_t length
+) {
     return update(key, message, in, out, length, 1);
 }
 
-int gcm_decrypt(const struct gcm_key *key, struct gcm_message *message, const uint8_t *in, uint8_t *out, size_t length) {
+int gcm_decrypt(
+    const struct gcm_key *key, struct gcm_message *message, const uint8_t *in, uint8_t *out, size_t length
+) {
     return update(key, message, in, out, length, 0);
 }
 

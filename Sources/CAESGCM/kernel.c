@@ -1,8 +1,8 @@
 // AES and GHASH themselves, from FIPS 197 and NIST SP 800-38D. Nothing looks up a table and nothing branches on what is
 // secret, so that time tells nothing.
 //
-// GHASH reads bits in the opposite order of PCLMULQDQ. Its product is one bit to the right of where it belongs; with one
-// factor, the hash key, moved one bit to the left beforehand, it is right (Gueron and Kounavis, "Intel Carry-Less
+// GHASH reads bits in the opposite order of PCLMULQDQ. Its product is one bit to the right of where it belongs; with
+// one factor, the hash key, moved one bit to the left beforehand, it is right (Gueron and Kounavis, "Intel Carry-Less
 // Multiplication Instruction and its Usage for Computing the GCM Mode", 2014). The sum of a chunk's products is reduced
 // once: each block is multiplied by the power of the hash key that its place asks for.
 #include "kernel.h"

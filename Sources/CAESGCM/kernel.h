@@ -26,8 +26,8 @@ void gcm_encrypt_block(const struct gcm_key *key, const uint8_t in[GCM_BLOCK], u
 void gcm_hash(const struct gcm_key *key, uint8_t hash[GCM_BLOCK], const uint8_t *data, size_t blocks);
 // Multiplies the hash by the hash key: its last block is complete.
 void gcm_multiply(const struct gcm_key *key, uint8_t hash[GCM_BLOCK]);
-// Whole blocks, from `counter` on, which is moved on; the ciphertext, whichever of the two it is, is hashed. `in` and `out`
-// are the same or do not overlap.
+// Whole blocks, from `counter` on, which is moved on; the ciphertext, whichever of the two it is, is hashed. `in` and
+// `out` are the same or do not overlap.
 void gcm_cipher(
     const struct gcm_key *key, uint8_t counter[GCM_BLOCK], uint8_t hash[GCM_BLOCK], const uint8_t *in, uint8_t *out,
     size_t blocks, int encrypts);
