@@ -43,6 +43,8 @@ let package = Package(
         // MeshNode ← bootstrap.
         .target(name: "Platform", dependencies: ["CLinux"], swiftSettings: settings),
         .target(name: "Streams", dependencies: ["Platform", "CLinux", "CCAres"], swiftSettings: settings),
+        // The parser of HTTP/1.1 messages, without I/O.
+        .target(name: "HTTP1", swiftSettings: settings),
         // The reader of configuration and inventory files.
         .target(name: "YAML", dependencies: ["Platform", "CLibYAML"], swiftSettings: settings),
         .target(name: "MeshIdentity", dependencies: ["Platform", "COpenSSL"], swiftSettings: settings),
@@ -86,8 +88,8 @@ let package = Package(
         .target(
             name: "MeshNode",
             dependencies: [
-                "Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "MeshPolicy", "MeshPaths", "YAML",
-                "CLinux", log,
+                "Platform", "Streams", "MeshIdentity", "H2Transport", "HTTP1", "SSHSignal", "MeshPolicy", "MeshPaths",
+                "YAML", "CLinux", log,
             ],
             swiftSettings: settings
         ),
@@ -114,6 +116,7 @@ let package = Package(
         .testTarget(name: "TestPeersTests", dependencies: ["TestPeers"], swiftSettings: settings),
         .testTarget(name: "PlatformTests", dependencies: ["Platform", "TestPeers"], swiftSettings: settings),
         .testTarget(name: "StreamsTests", dependencies: ["Platform", "Streams", "TestPeers"], swiftSettings: settings),
+        .testTarget(name: "HTTP1Tests", dependencies: ["HTTP1", "TestPeers"], swiftSettings: settings),
         .testTarget(name: "YAMLTests", dependencies: ["YAML"], swiftSettings: settings),
         .testTarget(name: "MeshIdentityTests", dependencies: ["MeshIdentity", "TestPeers"], swiftSettings: settings),
         .testTarget(
@@ -158,7 +161,7 @@ let package = Package(
         .testTarget(name: "MeshPathsTests", dependencies: ["MeshPaths", "TestPeers", log], swiftSettings: settings),
         .testTarget(
             name: "MeshNodeTests",
-            dependencies: ["MeshNode", "MeshPaths", "MeshPolicy", "YAML", "TestPeers", log],
+            dependencies: ["MeshNode", "MeshPaths", "MeshPolicy", "HTTP1", "YAML", "TestPeers", log],
             swiftSettings: settings
         ),
         // Tests that run the `bootstrap` binary.

@@ -53,6 +53,7 @@ not_above() {
 }
 not_above Platform Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite CCAres
 not_above Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite
+not_above HTTP1 Platform Streams MeshIdentity H2Transport SSHSignal MeshPolicy MeshPaths MeshNode Glibc CLinux COpenSSL
 not_above YAML Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CSQLite CCAres
 not_above MeshIdentity H2Transport SSHSignal MeshNode CNGHTTP2 CLibSSH2 CLibYAML CSQLite CCAres
 not_above H2Transport SSHSignal MeshNode CLibSSH2 CLibYAML CSQLite CCAres

@@ -284,6 +284,16 @@ import YAML
             "f:3:63: listener 'a': 'credential' is for protocol https only"
         ),
         (
+            "identity: /i\nlisteners:\n- {name: a, bind: '0.0.0.0:1', protocol: socks5}\n"
+                + "- {name: b, bind: '[::]:2', protocol: http-proxy}\n",
+            "f:3:19: listener 'a': protocol socks5 on 0.0.0.0:1, beyond loopback, would carry anybody's streams in the "
+                + "name of this node: add 'users'|f:4:19: listener 'b': protocol http-proxy on [::]:2, beyond loopback"
+        ),
+        (
+            "identity: /i\nlisteners:\n- {name: a, bind: '127.0.0.1:1', protocol: hbone, users: /u}\n",
+            "f:3:58: listener 'a': 'users' is for protocols socks5 and http-proxy"
+        ),
+        (
             "identity: /i\nlisteners:\n- {name: a, bnid: '127.0.0.1:1', protocol: hbone}\n- {name: b, bind: x, protocol: hbone}\n",
             "f:3:13: unknown key 'bnid' in a listener: did you mean 'bind'?|f:4:19: 'bind': 'x' is not"
         ),

@@ -46,8 +46,9 @@ import YAML
             "f:4:8: 'admin' is not available in this build|f:4:8: 'admin' asks nobody who they are"
         ),
         (
-            "- {name: socks, bind: '127.0.0.1:1', protocol: socks5}",
-            "f:3:3: listener 'socks': protocol socks5 is not available in this build (available: dns, hbone, tcp, transparent)"
+            "- {name: sni, bind: '127.0.0.1:1', protocol: sni}",
+            "f:3:3: listener 'sni': protocol sni is not available in this build "
+                + "(available: dns, hbone, http-proxy, socks5, tcp, transparent)"
         ),
         (
             "- {name: a, bind: '127.0.0.1:1', protocol: sni}\n- {name: b, bind: '127.0.0.1:2', protocol: sni}",
@@ -119,6 +120,40 @@ import YAML
             checkingFiles: true
         )
         try expectIssues(text(good, ", identityFile: \(file)"), "", checkingFiles: true)
+    }
+
+    @Test func checksFilesOfUsers() throws {
+        let directory = TemporaryDirectory()
+        let good = TestCertificates.shared.path(.server)
+        func text(_ users: String) -> String {
+            "identity: \(good)\nlisteners: [{name: a, bind: '0.0.0.0:1', protocol: socks5, users: \(users)}]\n"
+        }
+        let hash = "$pbkdf2-sha256$i=10000$AAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA"
+        let fine = try directory.write(
+            "fine",
+            "# c\n\nann:\(hash)\r\nbob b:x:\(hash)\n".replacing("bob b:x", with: "bob")
+        )
+        try expectIssues(text(fine), "", checkingFiles: true)
+        let missing = directory.path("none")
+        try expectIssues(
+            text(missing),
+            "f:2:13: listener 'a': 'users': \(missing): cannot be read",
+            checkingFiles: true
+        )
+        let bad = try directory.write(
+            "bad",
+            "ann\nann:plain\nbob:\(hash)\nbob:\(hash)\na b:\(hash)\neve:$pbkdf2-sha256$i=1$AAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA\n"
+        )
+        try expectIssues(
+            text(bad),
+            [
+                "1:1: has no ':'", "2:1: user 'ann': the hash must be", "4:1: user 'bob' is there twice",
+                "5:1: the user's name must be", "6:1: user 'eve': the hash has 1 iterations",
+            ].map { "f:2:13: listener 'a': 'users': \(bad):\($0)" }.joined(separator: "|"),
+            checkingFiles: true
+        )
+        let empty = try directory.write("empty", "# nobody\n")
+        try expectIssues(text(empty), "f:2:13: listener 'a': 'users': \(empty): has no users", checkingFiles: true)
     }
 
     @Test func checkReadsAndValidates() throws {

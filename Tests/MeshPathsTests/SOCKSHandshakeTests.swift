@@ -1,13 +1,19 @@
 import Platform
 import Streams
+import TestPeers
 import Testing
 
 @testable import MeshPaths
 
 @Suite struct SOCKSHandshakeTests {
     /// Feeds `input` in the pieces that are asked for; returns what was sent, and how it ended.
-    private func run(_ input: [UInt8]) -> (sent: [UInt8], end: SOCKSHandshake.Action?, rest: [UInt8], SOCKSHandshake) {
-        var handshake = SOCKSHandshake()
+    ///
+    /// - Parameter password: What lets a client in; nil: everybody comes in.
+    private func run(
+        _ input: [UInt8],
+        password: String? = nil
+    ) -> (sent: [UInt8], end: SOCKSHandshake.Action?, rest: [UInt8], SOCKSHandshake) {
+        var handshake = SOCKSHandshake(authenticates: password != nil)
         var rest = input[...]
         var sent: [UInt8] = []
         var action = SOCKSHandshake.start
@@ -18,6 +24,9 @@ import Testing
             case .send(let bytes, let wanted):
                 sent += bytes
                 count = wanted
+            case .check(let user, let given):
+                action = handshake.checked(user == [0x61] && password.map { Array($0.utf8) } == given)
+                continue
             case .connect, .refuse: return (sent, action, Array(rest), handshake)
             }
             guard rest.count >= count else { return (sent, nil, Array(rest), handshake) }
@@ -87,19 +96,99 @@ import Testing
         #expect(error.message.contains(reason), "\(error)")
     }
 
+    @Test func aPasswordLetsIn() throws {
+        let request: [UInt8] = [5, 1, 0, 1, 10, 0, 0, 7, 0, 80]
+        let login: [UInt8] = [1, 1, 0x61, 2, 0x70, 0x77]
+        let right = run([5, 2, 0, 2] + login + request + [9], password: "pw")
+        #expect(right.sent == [5, 2, 1, 0])
+        #expect(right.end == .connect(try Authority(parsing: "10.0.0.7:80")))
+        #expect(right.rest == [9])
+        for (input, reply, reason) in [
+            ([5, 2, 0, 2, 1, 1, 0x62, 2, 0x70, 0x77], [1, 1], "wrong"), ([5, 1, 0], [5, 0xFF], "does not offer"),
+            ([5, 1, 2, 0, 1], [1, 1], "version"), ([5, 1, 2, 1, 0, 1], [1, 1], "empty"),
+            ([5, 1, 2, 1, 1, 0x61, 0], [1, 1], "empty"), ([4], [0, 0x5B, 0, 0, 0, 0, 0, 0], "no password"),
+        ] as [([UInt8], [UInt8], String)] {
+            guard case .refuse(reply, let error) = run(input + request, password: "pw").end else {
+                Issue.record("not refused as it should be: \(input)")
+                continue
+            }
+            #expect(error.message.contains(reason), "\(error)")
+        }
+    }
+
+    /// The connection as a client sees it, cut at every byte.
+    @Test(arguments: [false, true]) func anyPieces(authenticates: Bool) async throws {
+        let loop = EventLoop(name: "pieces")
+        let login: [UInt8] = authenticates ? [5, 1, 2, 1, 1, 0x61, 2, 0x70, 0x77] : [5, 1, 0]
+        let input = login + [5, 1, 0, 3, 2, 0x61, 0x62, 0, 80] + [7, 8, 9]
+        for cut in 1..<input.count {
+            let (user, client) = try await loop.execute {
+                let (user, client) = MemoryStream.pair(on: loop)
+                return (LoopBound(user, on: loop), LoopBound(client, on: loop))
+            }
+            let outcome = Lock<(Authority, [UInt8])?>(nil)
+            try await loop.execute {
+                let check: (([UInt8], [UInt8], @escaping (Bool) -> Void) -> Void)? =
+                    authenticates ? { _, password, completion in completion(password == [0x70, 0x77]) } : nil
+                let connection = SOCKSConnection(
+                    client.withValue { $0 },
+                    .init(
+                        connect: { connection, authority in
+                            // Answered only when everything has come.
+                            loop.submit { [connection = LoopBound(connection, on: loop)] in
+                                loop.submit {
+                                    let early = connection.withValue { $0.succeed() }
+                                    outcome.withLock { $0 = early.map { (authority, $0) } }
+                                }
+                            }
+                            return {}
+                        },
+                        failed: { _, error in Issue.record("cut at \(cut): \(error)") },
+                        check: check
+                    )
+                )
+                connection.start()
+            }
+            for piece in [input[..<cut], input[cut...]] {
+                try await loop.execute {
+                    _ = piece.withUnsafeBytes { bytes in user.withValue { $0.write(bytes) } }
+                }
+            }
+            try await eventually("it is answered") { outcome.withLock { $0 != nil } }
+            let rest: [UInt8] = try await loop.execute {
+                var buffer = [UInt8](repeating: 0, count: 100)
+                let answers = user.withValue { user in buffer.withUnsafeMutableBytes { user.read(into: $0) } }
+                #expect(answers == .bytes(authenticates ? 14 : 12))
+                let count = client.withValue { client in buffer.withUnsafeMutableBytes { client.read(into: $0) } }
+                client.withValue { $0.reset(StreamError(.closed, "over")) }
+                user.withValue { $0.reset(StreamError(.closed, "over")) }
+                guard case .bytes(let left) = count else { return [] }
+                return Array(buffer[..<left])
+            }
+            let (authority, early) = try #require(outcome.withLock { $0 })
+            #expect(authority.description == "ab:80")
+            #expect(early + rest == [7, 8, 9], "cut at \(cut)")
+        }
+        await loop.shutDown()
+    }
+
     /// Whatever comes, it ends or asks for a few bytes more, and never traps.
     @Test func anyBytes() {
-        var state: UInt64 = 42
-        func next() -> UInt8 {
-            state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-            return UInt8(truncatingIfNeeded: state >> 56)
-        }
-        for _ in 0..<20_000 {
-            var input = (0..<Int(next())).map { _ in next() }
-            if !input.isEmpty { input[0] = next() % 2 + 4 }
-            if input.count > 1, input[0] == 5 { input[1] = next() % 4 }
-            let result = run(input)
-            if case .connect(let authority)? = result.end { #expect(authority.port > 0) }
+        var fuzzer = Fuzzer("SOCKS")
+        let corpus: [[UInt8]] = [
+            Self.greeting + [5, 1, 0, 3, 3, 0x61, 0x2E, 0x62, 0, 80, 1, 2, 3],
+            Self.greeting + [5, 1, 0, 1, 10, 0, 0, 7, 0, 80],
+            [5, 1, 2, 1, 1, 0x61, 2, 0x70, 0x77, 5, 1, 0, 4] + [UInt8](repeating: 0, count: 15) + [1, 1, 0],
+            [4, 1, 0, 80, 10, 0, 0, 7, 0x61, 0], [4, 1, 0, 80, 0, 0, 0, 1, 0, 0x61, 0],
+        ]
+        var count = 0
+        while fuzzer.goesOn(count, of: 20_000) {
+            count += 1
+            let input = fuzzer.mutate(corpus, dictionary: [[5, 1, 0], [0], [0xFF], [1, 1], [0, 0, 0, 1]])
+            for password in [nil, "pw"] {
+                let result = run(input, password: password)
+                if case .connect(let authority)? = result.end { #expect(authority.port > 0) }
+            }
         }
     }
 }

@@ -112,7 +112,8 @@ struct RelayTests {
                     scenario.keep(Talker(server, sending: 10, seed: 2, expecting: 1)),
                 ]
                 awaitAll(talkers) { scenario.complete($0) }
-                Relay(first, second).start(early: Pattern.bytes(early, seed: 1))
+                var pattern = Pattern(seed: 1)
+                Relay(first, second).start(early: pattern.next(early))
                 for talker in talkers { talker.start() }
             }
             #expect(outcomes[1] == .init(sent: 10, received: early + rest, sawEnd: true))

@@ -111,6 +111,12 @@ struct Pattern {
         }
     }
 
+    mutating func next(_ count: Int) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: count)
+        bytes.withUnsafeMutableBytes { fill($0) }
+        return bytes
+    }
+
     mutating func fill(_ bytes: UnsafeMutableRawBufferPointer) {
         advance(bytes.count) { offset, piece in
             UnsafeMutableRawBufferPointer(rebasing: bytes[offset..<offset + piece.count]).copyMemory(from: piece)
@@ -172,9 +178,9 @@ final class Talker: StreamObserver {
     ) {
         self.stream = stream
         toSend = count
-        pattern = Pattern(seed: seed)
-        var skipped = [UInt8](repeating: 0, count: early)
-        skipped.withUnsafeMutableBytes { pattern.fill($0) }
+        var pattern = Pattern(seed: seed)
+        if early > 0 { _ = pattern.next(early) }
+        self.pattern = pattern
         expected = Pattern(seed: peerSeed)
         stream.observer = self
     }

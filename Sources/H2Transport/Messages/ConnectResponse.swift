@@ -140,7 +140,7 @@ public struct ProxyStatus: Hashable, Sendable {
     }
 
     /// The field's value, as this server sends it.
-    var fieldValue: String {
+    package var fieldValue: String {
         var value = "bootstrap"
         if let error { value += "; error=\(error)" }
         if let details {

@@ -67,6 +67,9 @@ public struct NodeConfiguration: Hashable, Sendable {
         package var capture: Capture?
         /// What only a `dns` listener has.
         package var names = NameSettings()
+        /// The file of users and hashed passwords of a `socks5` or `http-proxy` listener; `nil`: everybody who reaches
+        /// it, which is this machine.
+        package var users: String?
         package var position: SourcePosition?
 
         package init(
@@ -75,6 +78,7 @@ public struct NodeConfiguration: Hashable, Sendable {
             protocol: ListenerProtocol,
             forwardTo: Authority? = nil,
             credential: String? = nil,
+            users: String? = nil,
             position: SourcePosition? = nil
         ) {
             self.name = name
@@ -82,6 +86,7 @@ public struct NodeConfiguration: Hashable, Sendable {
             self.protocol = `protocol`
             self.forwardTo = forwardTo
             self.credential = credential
+            self.users = users
             self.position = position
         }
     }
@@ -91,7 +96,9 @@ public struct NodeConfiguration: Hashable, Sendable {
         case hbone
         /// Whitebox: every connection goes to `forwardTo`.
         case tcp
+        /// SOCKS 5, 4 and 4a: every connection says where it goes.
         case socks5
+        /// HTTP/1.1 proxy: CONNECT and absolute-form requests.
         case httpProxy = "http-proxy"
         /// TPROXY or REDIRECT: the connection goes where it was going.
         case transparent

@@ -27,7 +27,7 @@ extension NodeConfiguration {
         return configuration
     }
 
-    private static func readText(_ path: String) throws(ConfigurationError) -> String {
+    static func readText(_ path: String) throws(ConfigurationError) -> String {
         func failure(_ message: String) -> ConfigurationError {
             ConfigurationError(issues: [.init(file: path, position: nil, message: message)])
         }
@@ -115,7 +115,7 @@ private struct NodeConfigurationDecoder {
     }
 
     private func listener(_ node: YAMLNode) -> NodeConfiguration.Listener? {
-        let keys = ["name", "bind", "protocol", "forwardTo", "credential"] + CaptureDecoder.listenerKeys
+        let keys = ["name", "bind", "protocol", "forwardTo", "credential", "users"] + CaptureDecoder.listenerKeys
         let required = ["name", "bind", "protocol"]
         guard let mapping = MappingDecoder(node, what: "a listener", keys: keys, required: required, diagnostics) else {
             return nil
@@ -150,12 +150,29 @@ private struct NodeConfigurationDecoder {
                 at: mapping.position(of: "credential")
             )
         }
+        let users = mapping.string("users").map(paths.resolve)
+        let mayHaveUsers = kind == .socks5 || kind == .httpProxy
+        if mapping["users"] != nil, !mayHaveUsers {
+            diagnostics.report(
+                "listener '\(name)': 'users' is for protocols socks5 and http-proxy, which have passwords",
+                at: mapping.position(of: "users")
+            )
+        }
+        if mapping["users"] == nil, mayHaveUsers, !bind.address.isLoopback {
+            diagnostics.report(
+                "listener '\(name)': protocol \(kind.rawValue) on \(bind), beyond loopback, would carry anybody's streams "
+                    + "in the name of this node: add 'users', a file of names and hashed passwords, or bind "
+                    + "127.0.0.1:\(bind.port)",
+                at: mapping.position(of: "bind")
+            )
+        }
         var listener = NodeConfiguration.Listener(
             name: name,
             bind: bind,
             protocol: kind,
             forwardTo: forwardTo,
             credential: credential,
+            users: users,
             position: node.position
         )
         CaptureDecoder(diagnostics: diagnostics).decode(mapping, into: &listener)

@@ -8,7 +8,9 @@ import YAML
 /// What this build can serve: one list, extended as parts arrive. Whatever a configuration asks for beyond it is an
 /// error, never silence.
 enum BuildFeatures {
-    static let protocols: Set<NodeConfiguration.ListenerProtocol> = [.hbone, .tcp, .transparent, .dns]
+    static let protocols: Set<NodeConfiguration.ListenerProtocol> = [
+        .hbone, .tcp, .socks5, .httpProxy, .transparent, .dns,
+    ]
     /// Of the keys of an endpoint that stand for a feature of their own.
     static let endpointKeys: Set<String> = []
     /// Of the top-level keys that open a listener of their own.
@@ -141,6 +143,15 @@ extension NodeConfiguration {
         for listener in listeners {
             if let credential = listener.credential {
                 checkCredential(credential, key: "credential", at: listener.position, diagnostics)
+            }
+            if let users = listener.users {
+                do throws(ConfigurationError) {
+                    _ = try UserFile(loading: users)
+                } catch {
+                    for issue in error.issues {
+                        diagnostics.report("listener '\(listener.name)': 'users': \(issue)", at: listener.position)
+                    }
+                }
             }
         }
         for endpoint in endpoints {

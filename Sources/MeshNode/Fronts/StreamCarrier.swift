@@ -22,6 +22,10 @@ final class StreamCarrier {
     let logger: Logger
     /// For what a client or a peer can cause as often as it likes.
     let peerLog: PeerLog
+    /// The node takes nothing new: a connection that could have another request ends after this one.
+    var isDraining = false
+    /// Clients that have not said yet what they want.
+    let newcomers = Newcomers()
 
     init(opener: StreamOpener, live: LiveStreams, logger: Logger) {
         self.opener = opener
@@ -33,6 +37,28 @@ final class StreamCarrier {
     var loop: EventLoop { opener.loop }
     /// What holds now.
     var snapshot: NodeSnapshot { opener.snapshot }
+
+    /// Who may use a listener.
+    enum Access {
+        case everybody
+        case users(PasswordCheck)
+        /// It should have users, and has none: after a reload that took them away, until the restart.
+        case nobody
+    }
+
+    func access(to listener: NodeConfiguration.Listener) -> Access {
+        if let check = snapshot.passwords[listener.name] { return .users(check) }
+        return listener.users == nil && listener.bind.address.isLoopback ? .everybody : .nobody
+    }
+
+    /// Counts a client that has not said yet what it wants.
+    ///
+    /// - Parameter drop: Ends it, when too many others wait.
+    func admit(from source: IPAddress, _ drop: @escaping () -> Void) -> Newcomers.Key {
+        let (key, isCrowded) = newcomers.add(drop)
+        if isCrowded { peerLog.log(.warning, "too many clients that say nothing", of: "\(source)") }
+        return key
+    }
 
     /// What a local listener asks for in the name of who has connected to it.
     func request(of client: Socket, to destination: Authority) -> StreamRequest {

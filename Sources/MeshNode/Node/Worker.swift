@@ -67,6 +67,8 @@ final class Worker {
             socket.apply(.multiplexed(unacknowledgedLimit: .seconds(20)))
             stripes.accept(socket)
         case .tcp: TCPFront.accept(socket, by: listener, carrier)
+        case .socks5: SOCKSFront.accept(socket, by: listener, carrier)
+        case .httpProxy: HTTPProxyFront.accept(socket, by: listener, carrier)
         case .transparent: TransparentFront.accept(socket, by: listener, carrier, names)
         case .dns: nameServer.accept(socket, { [self] in zone(of: listener) }, for: listener)
         default:
@@ -115,6 +117,7 @@ final class Worker {
     /// Lets live streams end, for as long as they last unless ``limitDraining(to:)`` says otherwise. `completion` is
     /// called on the loop.
     func drain(completion: @escaping () -> Void) {
+        carrier.isDraining = true
         server.drain(deadline: nil) { [self] in
             live.whenEmpty { [self] in
                 limit?.cancel()

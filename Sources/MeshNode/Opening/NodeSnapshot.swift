@@ -15,8 +15,10 @@ final class NodeSnapshot: Sendable {
     let client: TLSContext
     /// The ways to each peer.
     let access: [PeerID: PeerAccess]
+    /// Who may use the listeners that ask for a password, by their names.
+    let passwords: [String: PasswordCheck]
 
-    /// - Throws: What is wrong with the credential, or with the SSH login of an endpoint.
+    /// - Throws: What is wrong with the credential, with the SSH login of an endpoint, or with a file of users.
     init(
         configuration: NodeConfiguration,
         credential: Credential,
@@ -49,5 +51,10 @@ final class NodeSnapshot: Sendable {
             access[endpoint.peer.id] = try PeerAccess(endpoint, own: credential.id, warn: warn)
         }
         self.access = access
+        var passwords: [String: PasswordCheck] = [:]
+        for listener in configuration.listeners {
+            if let file = listener.users { passwords[listener.name] = PasswordCheck(try UserFile(loading: file)) }
+        }
+        self.passwords = passwords
     }
 }

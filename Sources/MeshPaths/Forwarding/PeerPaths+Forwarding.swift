@@ -31,15 +31,42 @@ extension PeerPaths {
     package func serveSOCKS(_ socket: Socket) {
         SOCKSConnection(
             socket,
-            dial: { [weak self] authority, completion in
-                guard let self else { return completion(.failure(StreamError(.closed, "shut down"))) }
-                openStream(to: authority) { completion($0.map(\.stream)) }
-            },
-            ended: { [weak self] destination, failure in
-                guard let failure else { return }
-                self?.forwardFailed(.cut("\(destination?.description ?? "an unknown place") (SOCKS)", failure))
-            }
+            .init(
+                connect: { [weak self] connection, destination in
+                    guard let self else {
+                        connection.refuse(StreamError(.closed, "shut down"))
+                        return {}
+                    }
+                    return connect(connection, to: destination)
+                },
+                failed: { [weak self] destination, error in
+                    self?.forwardFailed(.cut("\(destination?.description ?? "an unknown place") (SOCKS)", error))
+                }
+            )
         ).start()
+    }
+
+    /// Returns what to call when the client has gone before it is answered.
+    private func connect(_ connection: SOCKSConnection, to destination: Authority) -> () -> Void {
+        var isCancelled = false
+        openStream(to: destination) { [weak self] result in
+            switch result {
+            case .success(let opened):
+                guard !isCancelled, let early = connection.succeed() else {
+                    return opened.stream.reset(StreamError(.closed, "the SOCKS client has gone"))
+                }
+                let client = connection.client
+                let relay = Relay(client, opened.stream)
+                relay.onFailure = { error in
+                    // Who hangs up knows it.
+                    if client.failure == nil { self?.forwardFailed(.cut("\(destination) (SOCKS)", error)) }
+                }
+                relay.start(early: early)
+            case .failure(let error):
+                if !isCancelled { connection.refuse(error) }
+            }
+        }
+        return { isCancelled = true }
     }
 
     /// Connects to a Unix socket of the peer's machine: over SSH, whichever path is in use, since HTTP/2 CONNECT has no

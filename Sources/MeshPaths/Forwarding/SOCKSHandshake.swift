@@ -1,22 +1,25 @@
 import Platform
 import Streams
 
-/// The server's side of a SOCKS handshake, version 5 without authentication (RFC 1928), and versions 4 and 4a: what a
-/// client wants to be connected to. Names stay names: they are resolved where the stream ends.
+/// The server's side of a SOCKS handshake, version 5 (RFC 1928) without authentication or with a name and a password
+/// (RFC 1929), and versions 4 and 4a: what a client wants to be connected to. Names stay names: they are resolved where
+/// the stream ends.
 ///
 /// ```
-///   version 5:   greeting ──→ (method) ──→ request ──→ connect ──→ (reply)
+///   version 5:   greeting ──→ (method) ──→ [name, password ──→ check ──→ (status)] ──→ request ──→ connect ──→ (reply)
 ///   version 4:   request, user, name of 4a ──────────→ connect ──→ (reply)
 /// ```
 ///
-/// No I/O: it says how many bytes it needs next, and what to do with them. Never more than the handshake is asked for,
-/// so that what the client sends early stays in its socket.
+/// No I/O: it says how many bytes it needs next, and what to do with them. It never asks for more than the handshake
+/// has, so that what comes after it is the stream's.
 struct SOCKSHandshake {
     enum Action: Equatable {
         /// Read exactly this many bytes and hand them to ``SOCKSHandshake/received(_:)``.
         case read(Int)
         /// Send these, then read.
         case send([UInt8], thenRead: Int)
+        /// Check these, and go on with ``SOCKSHandshake/checked(_:)``.
+        case check(user: [UInt8], password: [UInt8])
         /// Connect, and answer with ``SOCKSHandshake/reply(_:)``.
         case connect(Authority)
         /// Send these, and close.
@@ -27,6 +30,10 @@ struct SOCKSHandshake {
         case version
         case methodCount
         case methods
+        case userLength
+        case user(length: Int)
+        case password(user: [UInt8])
+        case checking
         case request
         case address(kind: UInt8)
         case nameLength
@@ -39,6 +46,10 @@ struct SOCKSHandshake {
 
     private var state = State.version
     private var isVersion4 = false
+    /// Whether a client must say who it is; version 4 has no password to say it with.
+    private let authenticates: Bool
+
+    init(authenticates: Bool = false) { self.authenticates = authenticates }
 
     /// What to do first.
     static let start = Action.read(1)
@@ -56,6 +67,10 @@ struct SOCKSHandshake {
                 return .read(1)
             case 4:
                 isVersion4 = true
+                // RFC 1929 has come with version 5.
+                guard !authenticates else {
+                    return refuse(Self.reply4(0x5B), "speaks version 4, which has no password")
+                }
                 state = .request4
                 return .read(7)
             default:
@@ -67,11 +82,33 @@ struct SOCKSHandshake {
             state = .methods
             return .read(Int(bytes[0]))
         case .methods:
+            if authenticates {
+                guard bytes.contains(2) else {
+                    return refuse([5, 0xFF], "does not offer a name and a password, which this server wants")
+                }
+                state = .userLength
+                return .send([5, 2], thenRead: 2)
+            }
             guard bytes.contains(0) else {
                 return refuse([5, 0xFF], "insists on authentication, which this server does not have")
             }
             state = .request
             return .send([5, 0], thenRead: 4)
+        case .userLength:
+            guard bytes[0] == 1 else { return refuse([1, 1], "has version \(bytes[0]) of name and password, not 1") }
+            // The name, and how long the password is.
+            state = .user(length: Int(bytes[1]))
+            return .read(Int(bytes[1]) + 1)
+        case .user(let length):
+            guard length > 0, let passwordLength = bytes.last, passwordLength > 0 else {
+                return refuse([1, 1], "has an empty name or password")
+            }
+            state = .password(user: Array(bytes.dropLast()))
+            return .read(Int(passwordLength))
+        case .password(let user):
+            state = .checking
+            return .check(user: user, password: bytes)
+        case .checking: return refuse([], "goes on before it is let in")
         case .request: return request(bytes)
         case .nameLength:
             guard bytes[0] > 0 else { return refuse(Self.reply5(1), "asks for an empty name") }
@@ -95,13 +132,24 @@ struct SOCKSHandshake {
         }
     }
 
+    /// What becomes of a client whose name and password were checked.
+    mutating func checked(_ isRight: Bool) -> Action {
+        guard case .checking = state else { return refuse([], "was checked out of turn") }
+        guard isRight else {
+            state = .done
+            return .refuse([1, 1], StreamError(.denied, "the SOCKS client has a wrong name or password"))
+        }
+        state = .request
+        return .send([1, 0], thenRead: 4)
+    }
+
     /// What the client is told when the connection is there, or why it is not.
     func reply(_ failure: StreamError?) -> [UInt8] {
         guard !isVersion4 else { return Self.reply4(failure == nil ? 0x5A : 0x5B) }
         let code: UInt8 =
             switch failure?.code {
             case nil: 0
-            case .denied?, .authentication?: 2
+            case .denied?, .authentication?, .loop?: 2
             case .unreachable?: 4
             case .refused?: 5
             case .timedOut?: 6

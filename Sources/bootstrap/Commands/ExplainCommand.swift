@@ -17,6 +17,7 @@ struct ExplainCommand: AsyncParsableCommand {
 
               bootstrap explain --config node.yaml --from spiffe://mesh.example/ns/ops/sa/ann --to 127.0.0.1:22
               bootstrap explain --config node.yaml --from local --to db.prod:5432
+              bootstrap explain --config node.yaml --listener socks --to web.prod:80
 
             Exit code: 0 allowed, 5 denied, 2 the command line or the configuration makes no sense.
             """
@@ -37,10 +38,19 @@ struct ExplainCommand: AsyncParsableCommand {
             valueName: "ID"
         )
     )
-    var from: String
+    var from: String?
 
     @Option(help: ArgumentHelp("Where the stream is to go.", valueName: "HOST:PORT"))
-    var to: String
+    var to: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "What somebody asks for who connects to this listener (tcp, socks5, http-proxy), in the place of --from; a tcp "
+                + "listener says itself where that goes.",
+            valueName: "NAME"
+        )
+    )
+    var listener: String?
 
     @Option(help: ArgumentHelp("The address the peer comes from. (default: 127.0.0.1)", valueName: "ADDRESS"))
     var sourceIp: String?
@@ -64,6 +74,17 @@ struct ExplainCommand: AsyncParsableCommand {
 
     @OptionGroup var messages: MessageOptions
 
+    func validate() throws {
+        if let listener {
+            guard from == nil else {
+                throw ValidationError("--listener \(listener) says who asks: leave --from away")
+            }
+            return
+        }
+        guard from != nil else { throw ValidationError("Missing expected argument '--from <ID>'") }
+        guard to != nil else { throw ValidationError("Missing expected argument '--to <HOST:PORT>'") }
+    }
+
     func run() async throws {
         let configuration: NodeConfiguration
         do throws(ConfigurationError) {
@@ -77,7 +98,7 @@ struct ExplainCommand: AsyncParsableCommand {
             own: own,
             ownAddresses: Set(InterfaceAddress.all().map(\.address))
         )
-        let plan = planner.plan(try request(own: own))
+        let plan = planner.plan(try request(own: own, configuration))
         switch output {
         case .text: print(plan)
         case .json: print(try Self.json(plan))
@@ -98,7 +119,38 @@ struct ExplainCommand: AsyncParsableCommand {
         }
     }
 
-    private func request(own: SPIFFEID?) throws -> StreamRequest {
+    /// Who asks, and for what.
+    private func question(_ configuration: NodeConfiguration) throws -> (from: String, to: Authority) {
+        var from = from ?? "local"
+        var target: Authority?
+        if let listener {
+            guard let found = configuration.listeners.first(where: { $0.name == listener }) else {
+                let names = configuration.listeners.map(\.name).joined(separator: ", ")
+                throw fail("--listener \(listener): there is no such listener (there are: \(names))", .usage)
+            }
+            guard [.tcp, .socks5, .httpProxy].contains(found.protocol) else {
+                throw fail(
+                    "--listener \(listener): who connects to \(found.protocol.rawValue) is told by --from",
+                    .usage
+                )
+            }
+            from = "local"
+            target = found.forwardTo
+        }
+        if let to {
+            guard target == nil else {
+                throw fail("--to \(to): listener \(listener ?? "") leads to \(target?.description ?? "") only", .usage)
+            }
+            target = try usage("--to \(to)") { try Authority(parsing: to) }
+        }
+        guard let target else {
+            throw fail("--listener \(listener ?? ""): say with --to where the stream goes", .usage)
+        }
+        return (from, target)
+    }
+
+    private func request(own: SPIFFEID?, _ configuration: NodeConfiguration) throws -> StreamRequest {
+        let (from, to) = try question(configuration)
         let name = transport ?? Transport.h2.rawValue
         guard let transport = Transport(rawValue: name) else {
             throw fail("--transport \(name): must be h2, h2-over-ssh or ssh", .usage)
@@ -106,17 +158,17 @@ struct ExplainCommand: AsyncParsableCommand {
         guard let sourceIP = IPAddress(sourceIp ?? "127.0.0.1") else {
             throw fail("--source-ip \(sourceIp ?? ""): is not an IP address", .usage)
         }
-        let source = try source(own: own)
+        let source = try source(from, own: own)
         return StreamRequest(
             source: source,
             sourceIP: sourceIP,
             transport: source == .localUser && self.transport == nil ? nil : transport,
-            destination: try usage("--to \(to)") { try Authority(parsing: to) },
+            destination: to,
             now: WallClock.system.seconds
         )
     }
 
-    private func source(own: SPIFFEID?) throws -> StreamRequest.Source {
+    private func source(_ from: String, own: SPIFFEID?) throws -> StreamRequest.Source {
         switch from {
         case "local": return .localUser
         case "anyone": return .unauthenticated

@@ -36,7 +36,12 @@ struct NodeCommand: AsyncParsableCommand {
     )
 
     @Option(name: .long, help: ArgumentHelp("The configuration file.", valueName: "FILE"))
-    var config: String
+    var config: String?
+
+    @Flag(
+        help: "Ask for a password, or read it from stdin, print its hash for a listener's file of users, and exit."
+    )
+    var hashPassword = false
 
     @Flag(help: "Check the configuration and exit: 0 when it is valid, 2 when not.")
     var check = false
@@ -61,10 +66,15 @@ struct NodeCommand: AsyncParsableCommand {
     @OptionGroup var messages: MessageOptions
 
     func validate() throws {
+        guard config != nil || hashPassword else {
+            throw ValidationError("Missing expected argument '--config <FILE>'")
+        }
         guard loops ?? 1 >= 1 else { throw ValidationError("--loops must be at least 1") }
     }
 
     func run() async throws {
+        if hashPassword { return print(try Self.hash(try Self.password())) }
+        guard let config else { return }
         let configuration: NodeConfiguration
         do {
             configuration = try NodeConfiguration.load(config)
@@ -100,6 +110,19 @@ struct NodeCommand: AsyncParsableCommand {
         } catch {
             throw fail("\(error)")
         }
+    }
+
+    private static func hash(_ password: [UInt8]) throws -> PasswordHash {
+        // RFC 1929 has one byte for the length.
+        guard (1...255).contains(password.count) else { throw fail("a password must have 1 to 255 bytes", .usage) }
+        return try PasswordHash(of: password)
+    }
+
+    private static func password() throws -> [UInt8] {
+        guard isatty(STDIN_FILENO) == 1 else { return Array((readLine() ?? "").utf8) }
+        let answers = ["Password: ", "The same again: "].map { TerminalPrompt.passphrase($0)?.withBytes { Array($0) } }
+        guard let first = answers[0], first == answers[1] else { throw fail("the passwords are not the same", .usage) }
+        return first
     }
 
     /// The directory where a running node hands over: named here, or made by systemd (RuntimeDirectory=).

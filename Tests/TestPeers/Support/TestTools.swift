@@ -2,7 +2,7 @@ import Foundation
 
 /// Where the programs are that `scripts/install-dependencies.sh` installed outside the system's folders.
 public enum TestTools {
-    /// The Python that has the packages `h2` and `cryptography`.
+    /// The Python that has the packages `h2`, `h11` and `cryptography`.
     public static var python: String { cache + "/venv/bin/python3" }
 
     /// Envoy 1.40.

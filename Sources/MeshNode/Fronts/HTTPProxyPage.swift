@@ -1,0 +1,89 @@
+import H2Transport
+import HTTP1
+import Platform
+import Streams
+
+/// What a proxy answers itself: a few words for people, and `proxy-status` (RFC 9209) for programs.
+struct HTTPProxyPage: Hashable, Sendable {
+    var status: Int
+    var text: String
+    var type = "text/plain; charset=utf-8"
+    var fields = HTTPFields()
+
+    /// A request that cannot be served as it is.
+    static func bad(_ error: HTTPError) -> HTTPProxyPage {
+        let type = error.status == 508 ? "proxy_loop_detected" : "http_request_error"
+        return page(error.status, error.message, ProxyStatus(error: type, details: error.message))
+    }
+
+    /// A server that cannot be reached, or may not be.
+    static func failed(_ error: StreamError) -> HTTPProxyPage {
+        // A server that was reached and says nothing that can be understood is no proxy's refusal.
+        if error.code == .protocolViolation {
+            return page(502, error.message, ProxyStatus(error: "http_protocol_error", details: error.message))
+        }
+        if error.code == .truncated || error.code == .reset || error.code == .closed {
+            let status = ProxyStatus(error: "http_response_incomplete", details: error.message)
+            return page(502, error.message, status)
+        }
+        let rejection = ConnectRejection(error)
+        return page(rejection.status, error.message, rejection.reason ?? ProxyStatus(error: nil))
+    }
+
+    static func passwordNeeded(isOwn: Bool) -> HTTPProxyPage {
+        var page = HTTPProxyPage(status: isOwn ? 401 : 407, text: "This proxy asks for a name and a password.\n")
+        page.fields.append(isOwn ? "WWW-Authenticate" : "Proxy-Authenticate", "Basic realm=\"bootstrap\"")
+        return page
+    }
+
+    static var notHere: HTTPProxyPage {
+        let text = "This is an HTTP proxy of bootstrap. Browsers take their settings from /proxy.pac.\n"
+        return HTTPProxyPage(status: 404, text: text)
+    }
+
+    private static func page(_ status: Int, _ message: String, _ reason: ProxyStatus) -> HTTPProxyPage {
+        let text = "\(status) \(name(of: status))\n\n\(Printable.escape(message))\n\nbootstrap proxy\n"
+        var page = HTTPProxyPage(status: status, text: text)
+        page.fields.append("Proxy-Status", reason.fieldValue)
+        return page
+    }
+
+    /// - Parameters:
+    ///   - method: That of the request.
+    ///   - closes: The connection ends with it.
+    func response(to method: String, closes: Bool) -> [UInt8] {
+        var fields = fields
+        fields.append("Content-Type", type)
+        fields.append("Content-Length", "\(text.utf8.count)")
+        fields.append("Cache-Control", "no-store")
+        if closes { fields.append("Connection", "close") }
+        let head = HTTPResponseHead(
+            status: status,
+            reason: Array(Self.name(of: status).utf8),
+            fields: fields,
+            framing: .length(UInt64(text.utf8.count))
+        )
+        return head.bytes + (method == "HEAD" ? [] : Array(text.utf8))
+    }
+
+    private static func name(of status: Int) -> String {
+        switch status {
+        case 200: "OK"
+        case 400: "Bad Request"
+        case 401: "Unauthorized"
+        case 403: "Forbidden"
+        case 404: "Not Found"
+        case 407: "Proxy Authentication Required"
+        case 408: "Request Timeout"
+        case 414: "URI Too Long"
+        case 431: "Request Header Fields Too Large"
+        case 501: "Not Implemented"
+        case 502: "Bad Gateway"
+        case 503: "Service Unavailable"
+        case 504: "Gateway Timeout"
+        case 505: "HTTP Version Not Supported"
+        case 508: "Loop Detected"
+        default: ""
+        }
+    }
+}

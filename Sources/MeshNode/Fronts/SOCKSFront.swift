@@ -1,0 +1,62 @@
+import H2Transport
+import Logging
+import MeshPaths
+import MeshPolicy
+import Platform
+import Streams
+
+/// A SOCKS server (versions 5, 4 and 4a) for programs of this machine, and with passwords for those of others. Names
+/// stay names: routing looks at them, and they are resolved where the stream ends.
+enum SOCKSFront {
+    static func accept(_ socket: Socket, by listener: NodeConfiguration.Listener, _ carrier: StreamCarrier) {
+        let check: PasswordCheck?
+        switch carrier.access(to: listener) {
+        case .everybody: check = nil
+        case .users(let users): check = users
+        case .nobody: return socket.reset(.closed(socket))
+        }
+        let source = socket.peerAddress?.address ?? .loopbackIPv4
+        let newcomers = carrier.newcomers
+        var key: Newcomers.Key?
+        let connection = SOCKSConnection(
+            socket,
+            .init(
+                connect: { connection, destination in
+                    if let key { newcomers.remove(key) }
+                    return connect(connection, carrier.request(of: socket, to: destination), carrier)
+                },
+                failed: { destination, error in
+                    if let key { newcomers.remove(key) }
+                    // Why a stream did not open was told when it did not.
+                    guard destination == nil else { return }
+                    carrier.peerLog.log(.info, "no SOCKS handshake", of: "\(source)", ["reason": "\(error)"])
+                },
+                check: check.map { check in
+                    { user, password, completion in
+                        let loop = socket.loop
+                        check.check(user: user, password: password, from: source, on: loop, completion: completion)
+                    }
+                }
+            )
+        )
+        key = carrier.admit(from: source) { [weak connection] in connection?.drop(.crowdedOut) }
+        connection.start()
+    }
+
+    private static func connect(
+        _ connection: SOCKSConnection,
+        _ request: StreamRequest,
+        _ carrier: StreamCarrier
+    ) -> () -> Void {
+        carrier.open(request) { result in
+            switch result {
+            case .success(let opened):
+                guard let early = connection.succeed() else {
+                    return opened.stream.reset(StreamError(.closed, "the client has gone"))
+                }
+                carrier.join(connection.client, early: early, opened, request)
+            case .failure(let error): connection.refuse(error)
+            }
+        }
+    }
+}
