@@ -74,7 +74,8 @@ struct ListenerRules {
 
     /// Questions over TCP are for the `dns` listener.
     private func namesElsewhere(isLocal: Bool) -> [String] {
-        guard listener.protocol != .dns, nameCaptures.contains(where: { isLocal ? $0.local : !$0.interfaces.isEmpty }) else {
+        guard listener.protocol != .dns, nameCaptures.contains(where: { isLocal ? $0.local : !$0.interfaces.isEmpty })
+        else {
             return []
         }
         guard isLocal else { return ["th dport 53 counter return comment \"names\""] }
