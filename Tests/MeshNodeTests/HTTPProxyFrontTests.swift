@@ -238,6 +238,18 @@ import Testing
         await setup.stop()
     }
 
+    /// With no content, whether it says so or not, and so the connection stays.
+    @Test func optionsThatGoNoFurtherAreAnsweredHere() async throws {
+        let setup = try await Setup()
+        let options =
+            "OPTIONS http://closed.mesh HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\nContent-Length: 0\r\n\r\n"
+        let (text, ending) = try await setup.exchange(options + Self.get("http://web.mesh/", Self.last))
+        #expect(text.hasPrefix("HTTP/1.1 200 OK\r\n") && text.contains("This is an HTTP proxy of bootstrap.\n"))
+        #expect(text.hasSuffix("hello"))
+        #expect(ending == .endOfStream)
+        await setup.stop()
+    }
+
     /// What two readers could take for two things is refused, and nothing of it reaches the server.
     @Test(arguments: [
         (
@@ -266,6 +278,9 @@ import Testing
         ),
         ("GET http://web.mesh/ HTTP/3.0\r\nHost: a\r\n\r\n", 505),
         ("\u{16}\u{3}\u{1}", 400),
+        ("TRACE http://web.mesh/ HTTP/1.1\r\nHost: a\r\n\r\n", 501),
+        ("TRACE / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n", 501),
+        ("OPTIONS http://web.mesh HTTP/1.1\r\nHost: a\r\nMax-Forwards: -1\r\n\r\n", 400),
         ("GET http://web.mesh/ HTTP/1.1\r\nHost: a\r\nX: " + String(repeating: "a", count: 40_000), 431),
         (
             "GET http://web.mesh/ HTTP/1.1\r\nHost: a\r\n" + String(repeating: "Via: 1.1 x\r\n", count: 10) + "\r\n",
@@ -308,6 +323,9 @@ import Testing
             "GET /proxy.pac HTTP/1.1\r\nHost: 127.0.0.1:\(setup.proxy)\r\nConnection: close\r\n\r\n"
         )
         #expect(answer.contains("Content-Type: application/x-ns-proxy-autoconfig\r\n"))
+        // For browsers, and not for the pages in them.
+        #expect(answer.contains("X-Content-Type-Options: nosniff\r\n"))
+        #expect(answer.contains("Cross-Origin-Resource-Policy: same-origin\r\n"))
         let script = try #require(answer.components(separatedBy: "\r\n\r\n").last)
         let questions = """
 
@@ -315,12 +333,13 @@ import Testing
                 ["https://web.mesh/", "web.mesh"], ["http://other.mesh:8080/", "other.mesh"], ["http://a.example/", "a.example"],
                 ["http://u:p@web.mesh/", "web.mesh"], ["ws://web.mesh/", "web.mesh"]])
               console.log(FindProxyForURL(url, host));
+            console.log(typeof rules);
             """
         let node = try await ChildProcess.run("node", ["-e", script + questions])
         let here = "PROXY 127.0.0.1:\(setup.proxy)"
         #expect(
             node.standardOutput.split(separator: "\n").map(String.init)
-                == [here, here, "DIRECT", here, "DIRECT", here, here],
+                == [here, here, "DIRECT", here, "DIRECT", here, here, "undefined"],
             "\(node.standardError)"
         )
         // A page of the web whose name was given this address.

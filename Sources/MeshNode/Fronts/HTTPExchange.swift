@@ -64,7 +64,7 @@ struct HTTPExchange {
     /// Whether it can be asked again when the connection is lost before an answer (RFC 9110 §9.2.2).
     var isRepeatable: Bool {
         request.framing == .none && !hasAnswerBegun
-            && ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"].contains(request.method)
+            && ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"].contains(request.method)
     }
 
     /// Whether the server has got anything of the request.

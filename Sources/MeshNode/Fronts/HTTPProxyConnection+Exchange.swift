@@ -203,7 +203,7 @@ extension HTTPProxyConnection {
             self.exchange = again
             return openServer()
         }
-        answerInstead(.failed(error))
+        answerInstead(.failed(error, isLocal: isLocal))
     }
 
     private func answerBroken(_ error: HTTPError) {

@@ -69,6 +69,8 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
     var loop: EventLoop { client.loop }
     var clientDescription: String { client.peerDescription }
     var isLive: Bool { retained.isHeld }
+    /// Whether the client may read why something failed.
+    var isLocal: Bool { source.isLoopback }
 
     func start() {
         retained.hold(self)
@@ -203,6 +205,7 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
         case .tunnel(let authority): tunnel(to: authority, head)
         case .server(let authority, let path):
             do throws(HTTPError) {
+                if try HTTPProxyHeads.maxForwards(head) == 0 { return answer(.options, to: head) }
                 exchange = try HTTPExchange(head, to: authority, path: path, isLast: carrier.isDraining)
             } catch {
                 return answer(.bad(error), to: head, closes: true)
@@ -258,7 +261,7 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
                 carrier.join(client, early: Array(input[consumed...]), opened, request)
                 retained.release()
             // What the client has sent in hope of a stream must not be taken for requests.
-            case .failure(let error): answer(.failed(error), to: head, closes: true)
+            case .failure(let error): answer(.failed(error, isLocal: isLocal), to: head, closes: true)
             }
         }
     }
@@ -277,7 +280,7 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
                 let stream = HTTPServerStream(for: self)
                 server = (stream, exchange.destination)
                 carrier.join(stream, opened, request)
-            case .failure(let error): answerInstead(.failed(error))
+            case .failure(let error): answerInstead(.failed(error, isLocal: isLocal))
             }
         }
     }
@@ -293,7 +296,7 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
     }
 
     private func answer(_ page: HTTPProxyPage, to head: HTTPRequestHead? = nil, closes: Bool = false) {
-        let keeps = !closes && head?.keepsAlive == true && head?.framing == HTTPFraming.none
+        let keeps = !closes && head?.keepsAlive == true && head?.framing.isEmpty == true
         write(page.response(to: head?.method ?? "GET", closes: !keeps))
         guard isLive else { return }
         if keeps, output.isEmpty { return nextRequest() }
