@@ -148,6 +148,25 @@ import Testing
         #expect(try HTTPProxyTarget(of: head) == .server(try Authority(parsing: authority), path: path))
     }
 
+    /// A server may answer before it has everything. What it has not taken yet it must not read as the next request.
+    @Test func aServerWithoutTheWholeRequestHasNoOther() throws {
+        let text = "POST http://web.mesh/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+        let (request, rest) = try #require(try Self.head(Array(text.utf8)))
+        var exchange = try HTTPExchange(request, to: Authority(parsing: Self.server), path: "/")
+        // The head has gone.
+        exchange.toServer = []
+        exchange.hasBegun = true
+        var index = 0
+        while !exchange.isRequestRead { try exchange.readRequest(rest, &index) }
+        let answer = Array("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".utf8)
+        try answer.withUnsafeBytes { try exchange.receive($0) }
+        #expect(exchange.isAnswered && !exchange.isRequestSent && !exchange.keepsServer)
+        exchange.toServer.removeFirst(4)
+        #expect(!exchange.keepsServer)
+        exchange.toServer = []
+        #expect(exchange.isRequestSent && exchange.keepsServer)
+    }
+
     @Test func optionsCountTheProxiesOnTheirWay() throws {
         func hops(_ method: String, _ fields: String) throws -> [String] {
             let text = "\(method) http://web.mesh HTTP/1.1\r\nHost: x\r\n\(fields)\r\n"

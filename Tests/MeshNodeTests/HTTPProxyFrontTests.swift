@@ -208,6 +208,34 @@ import Testing
         #expect(text.contains("data: 1\n\n"))
     }
 
+    /// A server that speaks when it is not asked is not asked again: what it says is no answer to the next request.
+    @Test(arguments: ["/more", "/at-once"]) func whatNobodyAskedForIsNoAnswer(path: String) async throws {
+        let setup = try await Setup()
+        let client = try RawClient(port: setup.proxy)
+        client.send(Self.get("http://web.mesh" + path))
+        // Up to the end of the content, and no further.
+        var received: [UInt8] = []
+        var missing: Int?
+        while missing != 0 {
+            let bytes = client.next(missing ?? 1024)
+            try #require(!bytes.isEmpty, "\(received.count) bytes came")
+            received += bytes
+            if let rest = missing {
+                missing = rest - bytes.count
+            } else if let head = Data(received).range(of: Data("\r\n\r\n".utf8)) {
+                missing = (path == "/more" ? 5 : 8 << 20) - (received.count - head.upperBound)
+            }
+        }
+        if path == "/more" { try setup.server.write("x") }
+        try await eventually("the server is gone") { await setup.nodes.near.liveStreams() == 0 }
+        client.send(Self.get("http://web.mesh/", Self.last))
+        var answer: [UInt8] = []
+        while case let bytes = client.next(1 << 16), !bytes.isEmpty { answer += bytes }
+        #expect(String(decoding: answer, as: UTF8.self).hasSuffix("\r\n\r\nhello"))
+        client.reset()
+        await setup.stop()
+    }
+
     @Test func errorsAreReadablePages() async throws {
         let setup = try await Setup()
         let expected: [(String, Int, String)] = [
@@ -397,6 +425,13 @@ private final class RawClient {
     func receive(_ count: Int) -> Int {
         var bytes = [UInt8](repeating: 0, count: count)
         return recv(descriptor, &bytes, count, 0)
+    }
+
+    /// What came next; empty at the end.
+    func next(_ limit: Int) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: min(limit, 1 << 16))
+        let count = recv(descriptor, &bytes, bytes.count, 0)
+        return Array(bytes.prefix(max(count, 0)))
     }
 
     func reset() {
