@@ -213,25 +213,11 @@ import Testing
         let setup = try await Setup()
         let client = try RawClient(port: setup.proxy)
         client.send(Self.get("http://web.mesh" + path))
-        // Up to the end of the content, and no further.
-        var received: [UInt8] = []
-        var missing: Int?
-        while missing != 0 {
-            let bytes = client.next(missing ?? 1024)
-            try #require(!bytes.isEmpty, "\(received.count) bytes came")
-            received += bytes
-            if let rest = missing {
-                missing = rest - bytes.count
-            } else if let head = Data(received).range(of: Data("\r\n\r\n".utf8)) {
-                missing = (path == "/more" ? 5 : 8 << 20) - (received.count - head.upperBound)
-            }
-        }
+        #expect(client.response().hasSuffix(path == "/more" ? "\r\n\r\nhello" : "xxxx"))
         if path == "/more" { try setup.server.write("x") }
         try await eventually("the server is gone") { await setup.nodes.near.liveStreams() == 0 }
         client.send(Self.get("http://web.mesh/", Self.last))
-        var answer: [UInt8] = []
-        while case let bytes = client.next(1 << 16), !bytes.isEmpty { answer += bytes }
-        #expect(String(decoding: answer, as: UTF8.self).hasSuffix("\r\n\r\nhello"))
+        #expect(client.response().hasSuffix("\r\n\r\nhello"))
         client.reset()
         await setup.stop()
     }
@@ -344,6 +330,80 @@ import Testing
         await setup.stop()
     }
 
+    private static func authorization(_ login: String) -> String {
+        "Proxy-Authorization: Basic \(Data(login.utf8).base64EncodedString())\r\n"
+    }
+
+    /// None at all is no better than a wrong one, or a connection would be for whoever asks.
+    @Test func whoShowsNoPasswordIsSentAway() async throws {
+        let hash = try PasswordHash(of: Array("secret".utf8), iterations: 10_000)
+        let setup = try await Setup(
+            "- {name: proxy, bind: \"127.0.0.1:0\", protocol: http-proxy, users: users}",
+            files: ["users": "ann:\(hash)\n"]
+        )
+        let wrong = ["", "Proxy-Authorization: Basic !\r\n", "", Self.authorization("ann:secret")]
+        let (text, _) = try await setup.exchange(wrong.map { Self.get("http://web.mesh/", $0) }.joined())
+        #expect(text.components(separatedBy: "HTTP/1.1 407 ").count == 4, "\(text)")
+        #expect(text.components(separatedBy: "HTTP/1.1 ").count == 4, "nothing follows them: \(text)")
+        // A right one in between is a new beginning.
+        let (first, _) = try await setup.exchange(
+            ["", Self.authorization("ann:secret"), "", "", Self.authorization("ann:secret") + Self.last]
+                .map { Self.get("http://web.mesh/", $0) }.joined()
+        )
+        #expect(first.hasSuffix("hello") && first.components(separatedBy: "HTTP/1.1 200 ").count == 3, "\(first)")
+        await setup.stop()
+    }
+
+    /// Who may is asked for each request, also of a connection that was there before.
+    @Test func aReloadHoldsForTheNextRequest() async throws {
+        let setup = try await Setup()
+        let without = try String(contentsOfFile: setup.nodes.clientFile, encoding: .utf8)
+        let with = without.replacingOccurrences(
+            of: "protocol: http-proxy}",
+            with: "protocol: http-proxy, users: users}"
+        )
+        let client = try RawClient(port: setup.proxy)
+        func status(_ login: String? = nil) -> String {
+            client.send(Self.get("http://web.mesh/", login.map(Self.authorization) ?? ""))
+            return String(client.response().prefix(12))
+        }
+        func users(_ password: String) throws -> String {
+            "ann:\(try PasswordHash(of: Array(password.utf8), iterations: 10_000))\n"
+        }
+        #expect(status() == "HTTP/1.1 200")
+        _ = try setup.nodes.directory.write("users", try users("secret"))
+        _ = try setup.nodes.directory.write("near.yaml", with)
+        try await setup.nodes.near.reload()
+        #expect(status() == "HTTP/1.1 407")
+        #expect(status("ann:secret") == "HTTP/1.1 200")
+        _ = try setup.nodes.directory.write("users", try users("other"))
+        await setup.nodes.near.reloadIfChanged()
+        #expect(status("ann:secret") == "HTTP/1.1 407")
+        #expect(status("ann:other") == "HTTP/1.1 200")
+        client.reset()
+        await setup.stop()
+    }
+
+    /// Without its users a listener that asked for a password is for nobody.
+    @Test func usersThatAreTakenAwayTakeTheirConnectionsWithThem() async throws {
+        let hash = try PasswordHash(of: Array("secret".utf8), iterations: 10_000)
+        let setup = try await Setup(
+            "- {name: proxy, bind: \"127.0.0.1:0\", protocol: http-proxy, users: users}",
+            files: ["users": "ann:\(hash)\n"]
+        )
+        let client = try RawClient(port: setup.proxy)
+        let request = Self.get("http://web.mesh/", Self.authorization("ann:secret"))
+        client.send(request)
+        #expect(client.response().hasSuffix("hello"))
+        let text = try String(contentsOfFile: setup.nodes.clientFile, encoding: .utf8)
+        _ = try setup.nodes.directory.write("near.yaml", text.replacingOccurrences(of: ", users: users", with: ""))
+        try await setup.nodes.near.reload()
+        client.send(request)
+        #expect(client.response().isEmpty)
+        client.reset()
+        await setup.stop()
+    }
+
     /// The browser's own question, asked of the script by a JavaScript engine.
     @Test func theScriptForBrowsersSendsMeshNamesHere() async throws {
         let setup = try await Setup()
@@ -427,11 +487,25 @@ private final class RawClient {
         return recv(descriptor, &bytes, count, 0)
     }
 
-    /// What came next; empty at the end.
-    func next(_ limit: Int) -> [UInt8] {
-        var bytes = [UInt8](repeating: 0, count: min(limit, 1 << 16))
-        let count = recv(descriptor, &bytes, bytes.count, 0)
-        return Array(bytes.prefix(max(count, 0)))
+    /// The next response, as long as its Content-Length says; empty where the connection has ended.
+    func response() -> String {
+        var bytes: [UInt8] = []
+        var missing: Int?
+        while missing != 0 {
+            // Up to the end of the head in single bytes: what follows is not this response's.
+            var more = [UInt8](repeating: 0, count: min(missing ?? 1, 1 << 16))
+            let count = recv(descriptor, &more, more.count, 0)
+            guard count > 0 else { break }
+            bytes += more.prefix(count)
+            if let rest = missing {
+                missing = rest - count
+            } else if bytes.suffix(4).elementsEqual([13, 10, 13, 10]) {
+                let head = String(decoding: bytes, as: UTF8.self)
+                let length = head.components(separatedBy: "Content-Length: ").last ?? ""
+                missing = Int(length.prefix(while: \.isNumber)) ?? 0
+            }
+        }
+        return String(decoding: bytes, as: UTF8.self)
     }
 
     func reset() {

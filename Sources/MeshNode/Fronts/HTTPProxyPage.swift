@@ -50,6 +50,13 @@ struct HTTPProxyPage: Hashable, Sendable {
         return page
     }
 
+    /// Nobody has looked at the password.
+    static var busy: HTTPProxyPage {
+        var page = HTTPProxyPage(status: 503, text: "Too many passwords are being checked: try again.\n")
+        page.fields.append("Retry-After", "1")
+        return page
+    }
+
     static var notHere: HTTPProxyPage {
         let text = "This is an HTTP proxy of bootstrap. Browsers take their settings from /proxy.pac.\n"
         return HTTPProxyPage(status: 404, text: text)
