@@ -78,8 +78,8 @@ struct HTTPExchange {
     /// Whether the client has something of the final response.
     var isAnswerShown: Bool { response != nil || isUpgraded }
 
-    /// Whether the server's connection has taken the whole request. It takes what its window has room for: a server that
-    /// answers early leaves the rest here, and would read another request in its place.
+    /// Whether the server's connection has taken the whole request. It takes what its window has room for: a server
+    /// that answers early leaves the rest here, and would read another request in its place.
     var isRequestSent: Bool { hasBegun && isRequestRead && toServer.isEmpty }
 
     /// Whether the connection to the server can have another exchange after this one.

@@ -13,8 +13,8 @@ package final class SOCKSConnection: StreamObserver {
         /// Told once, unless the connection succeeds: where the client wanted to go, as far as it said, and why it does
         /// not. For what ``SOCKSConnection/refuse(_:)`` was called with, too.
         package var failed: (Authority?, StreamError) -> Void
-        /// Checks a name and a password, and calls back once, on the loop, with nil where it cannot be checked now; nil:
-        /// everybody comes in.
+        /// Checks a name and a password, and calls back once, on the loop, with nil where they cannot be checked now;
+        /// nil: everybody comes in.
         package var check: ((_ user: [UInt8], _ password: [UInt8], @escaping (Bool?) -> Void) -> Void)?
 
         package init(
