@@ -27,11 +27,12 @@ package struct HTTPFields: Hashable, Sendable {
 
     package func contains(_ name: String) -> Bool { all.contains { Self.isSame($0.name, name) } }
 
-    /// The elements of the comma-separated lists in every field `name`, in lower case.
+    /// The elements of the comma-separated lists in every field `name`, in ASCII's lower case.
     package func list(_ name: String) -> [String] {
         values(name).flatMap { value in
             value.split(separator: ",").map { element in
-                String(decoding: element.utf8.filter { $0 != 0x20 && $0 != 0x09 }, as: UTF8.self).lowercased()
+                let bytes = element.utf8.filter { $0 != 0x20 && $0 != 0x09 }
+                return String(decoding: bytes.map(Self.lowercased), as: UTF8.self)
             }
         }
     }
@@ -43,13 +44,16 @@ package struct HTTPFields: Hashable, Sendable {
         append(name, value)
     }
 
+    /// Compares names, codings and other tokens.
+    ///
     /// - Parameter lowercase: Is in lower case.
     package static func isSame(_ name: String, _ lowercase: String) -> Bool {
         name.utf8.count == lowercase.utf8.count
-            && zip(name.utf8, lowercase.utf8).allSatisfy { byte, other in
-                byte == other || (0x41...0x5A).contains(byte) && byte | 0x20 == other
-            }
+            && zip(name.utf8, lowercase.utf8).allSatisfy { byte, other in lowercased(byte) == other }
     }
+
+    /// HTTP compares without case in ASCII only. Unicode would make a `k` of U+212A, which another reader does not.
+    private static func lowercased(_ byte: UInt8) -> UInt8 { (0x41...0x5A).contains(byte) ? byte | 0x20 : byte }
 
     /// As they go over the wire, without the empty line.
     package func write(to bytes: inout [UInt8]) {

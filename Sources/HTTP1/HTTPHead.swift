@@ -14,6 +14,9 @@ package enum HTTPFraming: Hashable, Sendable {
     case chunked
     /// A response's, with the connection.
     case untilClose
+
+    /// Whether nothing follows the head.
+    package var isEmpty: Bool { self == .none || self == .length(0) }
 }
 
 /// The head of a request that means one thing only.

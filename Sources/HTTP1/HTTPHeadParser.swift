@@ -69,8 +69,12 @@ package struct HTTPHeadParser: Sendable {
         guard hosts.count <= 1 else { throw .bad("there are several Host fields") }
         if version == .http11, hosts.isEmpty { throw .bad("there is no Host field") }
         if let host = hosts.first, !Self.isHost(host) { throw .bad("the Host field is no host") }
-        let framing = try Self.framing(fields, version: version) ?? HTTPFraming.none
-        if method == "CONNECT", framing != .none { throw .bad("CONNECT has no content") }
+        var framing = try Self.framing(fields, version: version) ?? HTTPFraming.none
+        if method == "CONNECT" {
+            // Some clients say of each request how long its content is. No content is what CONNECT has.
+            guard framing.isEmpty else { throw .bad("CONNECT has no content") }
+            framing = .none
+        }
         return HTTPRequestHead(
             method: method,
             target: String(decoding: parts[1], as: UTF8.self),
@@ -166,7 +170,8 @@ package struct HTTPHeadParser: Sendable {
         if !codings.isEmpty {
             guard lengths.isEmpty else { throw .bad("there are Content-Length and Transfer-Encoding") }
             guard version == .http11 else { throw .bad("HTTP/1.0 has no Transfer-Encoding") }
-            guard codings.count == 1, codings[0].lowercased() == "chunked" else {
+            // Without case in ASCII only: Unicode has other letters whose lower case is in `chunked`.
+            guard codings.count == 1, HTTPFields.isSame(codings[0], "chunked") else {
                 throw HTTPError(501, "the Transfer-Encoding is not chunked alone")
             }
             return .chunked

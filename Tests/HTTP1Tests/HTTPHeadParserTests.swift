@@ -84,11 +84,25 @@ import Testing
         ("GET / http/1.1\r\nHost: a\r\n\r\n", 400),
         ("GET /\r\n\r\n", 400),
         ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-        ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nContent-Length: 0\r\n\r\n", 400),
+        ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nContent-Length: 1\r\n\r\n", 400),
+        ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        // U+212A, whose lower case is k.
+        ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chun\u{212A}ed\r\n\r\n", 501),
     ])
     func ambiguousRequestsAreRefused(text: String, status: Int) {
         let error = #expect(throws: HTTPError.self) { try head(text) }
         #expect(error?.status == status, "\(error as Any)")
+    }
+
+    /// Some clients write the length of what CONNECT does not have.
+    @Test func aTunnelHasNoContent() throws {
+        let text = "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nContent-Length: 0\r\n\r\n"
+        #expect(try head(text)?.framing == HTTPFraming.none)
+    }
+
+    @Test func listsAreComparedWithoutCaseInASCIIOnly() throws {
+        let text = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Close, \u{212A}eep\r\n\r\n"
+        #expect(try head(text)?.fields.list("connection") == ["close", "\u{212A}eep"])
     }
 
     @Test func limitsHoldBeforeTheHeadIsWhole() {

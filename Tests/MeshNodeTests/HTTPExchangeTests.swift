@@ -1,5 +1,6 @@
 import HTTP1
 import Platform
+import Streams
 import TestPeers
 import Testing
 
@@ -145,6 +146,58 @@ import Testing
     func targetsAreFound(line: String, authority: String, path: String) throws {
         let (head, _) = try #require(try Self.head(Array("\(line)\r\nHost: x\r\n\r\n".utf8)))
         #expect(try HTTPProxyTarget(of: head) == .server(try Authority(parsing: authority), path: path))
+    }
+
+    /// A server may answer before it has everything. What it has not taken yet it must not read as the next request.
+    @Test func aServerWithoutTheWholeRequestHasNoOther() throws {
+        let text = "POST http://web.mesh/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+        let (request, rest) = try #require(try Self.head(Array(text.utf8)))
+        var exchange = try HTTPExchange(request, to: Authority(parsing: Self.server), path: "/")
+        // The head has gone.
+        exchange.toServer = []
+        exchange.hasBegun = true
+        var index = 0
+        while !exchange.isRequestRead { try exchange.readRequest(rest, &index) }
+        let answer = Array("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".utf8)
+        try answer.withUnsafeBytes { try exchange.receive($0) }
+        #expect(exchange.isAnswered && !exchange.isRequestSent && !exchange.keepsServer)
+        exchange.toServer.removeFirst(4)
+        #expect(!exchange.keepsServer)
+        exchange.toServer = []
+        #expect(exchange.isRequestSent && exchange.keepsServer)
+    }
+
+    @Test func optionsCountTheProxiesOnTheirWay() throws {
+        func hops(_ method: String, _ fields: String) throws -> [String] {
+            let text = "\(method) http://web.mesh HTTP/1.1\r\nHost: x\r\n\(fields)\r\n"
+            let (head, _) = try #require(try Self.head(Array(text.utf8)))
+            let next = try HTTPProxyHeads.request(head, to: Authority(parsing: Self.server), path: "*")
+            return next.head.fields.values("max-forwards")
+        }
+        #expect(try hops("OPTIONS", "Max-Forwards: 3\r\n") == ["2"])
+        #expect(try hops("OPTIONS", "").isEmpty)
+        #expect(try hops("GET", "Max-Forwards: 3\r\n") == ["3"], "it is no business of other requests")
+        #expect(throws: HTTPError.self) { try hops("OPTIONS", "Max-Forwards: x\r\n") }
+        #expect(throws: HTTPError.self) { try hops("OPTIONS", "Max-Forwards: 1\r\nMax-Forwards: 1\r\n") }
+    }
+
+    /// What a node knows of its rules and addresses is for its own programs.
+    @Test func othersAreToldTheKindOfAFailureOnly() {
+        let expected: [(StreamError.Code, String, String)] = [
+            (.denied, "403 Forbidden\n\npolicy\n", "bootstrap; error=http_request_denied; details=\"policy\""),
+            (.refused, "503 Service Unavailable\n\nconnection refused\n", "bootstrap; error=connection_refused"),
+            (.loop, "508 Loop Detected\n\nproxy loop detected\n", "bootstrap; error=proxy_loop_detected"),
+            (.truncated, "502 Bad Gateway\n\nhttp response incomplete\n", "bootstrap; error=http_response_incomplete"),
+            (.protocolViolation, "502 Bad Gateway\n\nhttp protocol error\n", "bootstrap; error=http_protocol_error"),
+        ]
+        for (code, text, status) in expected {
+            let error = StreamError(code, "10.0.0.9:80: a secret")
+            let remote = HTTPProxyPage.failed(error, isLocal: false)
+            #expect(remote.text.hasPrefix(text), "\(remote.text)")
+            #expect(remote.fields.first("proxy-status") == status)
+            let local = HTTPProxyPage.failed(error, isLocal: true)
+            #expect(local.status == remote.status && local.text.contains("10.0.0.9:80: a secret"))
+        }
     }
 
     @Test func theOldestNewcomerMakesRoom() {

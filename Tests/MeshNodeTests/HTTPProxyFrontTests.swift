@@ -208,6 +208,20 @@ import Testing
         #expect(text.contains("data: 1\n\n"))
     }
 
+    /// A server that speaks when it is not asked is not asked again: what it says is no answer to the next request.
+    @Test(arguments: ["/more", "/at-once"]) func whatNobodyAskedForIsNoAnswer(path: String) async throws {
+        let setup = try await Setup()
+        let client = try RawClient(port: setup.proxy)
+        client.send(Self.get("http://web.mesh" + path))
+        #expect(client.response().hasSuffix(path == "/more" ? "\r\n\r\nhello" : "xxxx"))
+        if path == "/more" { try setup.server.write("x") }
+        try await eventually("the server is gone") { await setup.nodes.near.liveStreams() == 0 }
+        client.send(Self.get("http://web.mesh/", Self.last))
+        #expect(client.response().hasSuffix("\r\n\r\nhello"))
+        client.reset()
+        await setup.stop()
+    }
+
     @Test func errorsAreReadablePages() async throws {
         let setup = try await Setup()
         let expected: [(String, Int, String)] = [
@@ -235,6 +249,18 @@ import Testing
             "CONNECT closed.mesh:80 HTTP/1.1\r\nHost: closed.mesh:80\r\n\r\nGET http://web.mesh/ HTTP/1.1\r\nHost: a\r\n\r\n"
         )
         #expect(tunnel.hasPrefix("HTTP/1.1 503 ") && tunnel.components(separatedBy: "HTTP/1.1 ").count == 2)
+        await setup.stop()
+    }
+
+    /// With no content, whether it says so or not, and so the connection stays.
+    @Test func optionsThatGoNoFurtherAreAnsweredHere() async throws {
+        let setup = try await Setup()
+        let options =
+            "OPTIONS http://closed.mesh HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\nContent-Length: 0\r\n\r\n"
+        let (text, ending) = try await setup.exchange(options + Self.get("http://web.mesh/", Self.last))
+        #expect(text.hasPrefix("HTTP/1.1 200 OK\r\n") && text.contains("This is an HTTP proxy of bootstrap.\n"))
+        #expect(text.hasSuffix("hello"))
+        #expect(ending == .endOfStream)
         await setup.stop()
     }
 
@@ -266,6 +292,9 @@ import Testing
         ),
         ("GET http://web.mesh/ HTTP/3.0\r\nHost: a\r\n\r\n", 505),
         ("\u{16}\u{3}\u{1}", 400),
+        ("TRACE http://web.mesh/ HTTP/1.1\r\nHost: a\r\n\r\n", 501),
+        ("TRACE / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n", 501),
+        ("OPTIONS http://web.mesh HTTP/1.1\r\nHost: a\r\nMax-Forwards: -1\r\n\r\n", 400),
         ("GET http://web.mesh/ HTTP/1.1\r\nHost: a\r\nX: " + String(repeating: "a", count: 40_000), 431),
         (
             "GET http://web.mesh/ HTTP/1.1\r\nHost: a\r\n" + String(repeating: "Via: 1.1 x\r\n", count: 10) + "\r\n",
@@ -301,6 +330,80 @@ import Testing
         await setup.stop()
     }
 
+    private static func authorization(_ login: String) -> String {
+        "Proxy-Authorization: Basic \(Data(login.utf8).base64EncodedString())\r\n"
+    }
+
+    /// None at all is no better than a wrong one, or a connection would be for whoever asks.
+    @Test func whoShowsNoPasswordIsSentAway() async throws {
+        let hash = try PasswordHash(of: Array("secret".utf8), iterations: 10_000)
+        let setup = try await Setup(
+            "- {name: proxy, bind: \"127.0.0.1:0\", protocol: http-proxy, users: users}",
+            files: ["users": "ann:\(hash)\n"]
+        )
+        let wrong = ["", "Proxy-Authorization: Basic !\r\n", "", Self.authorization("ann:secret")]
+        let (text, _) = try await setup.exchange(wrong.map { Self.get("http://web.mesh/", $0) }.joined())
+        #expect(text.components(separatedBy: "HTTP/1.1 407 ").count == 4, "\(text)")
+        #expect(text.components(separatedBy: "HTTP/1.1 ").count == 4, "nothing follows them: \(text)")
+        // A right one in between is a new beginning.
+        let (first, _) = try await setup.exchange(
+            ["", Self.authorization("ann:secret"), "", "", Self.authorization("ann:secret") + Self.last]
+                .map { Self.get("http://web.mesh/", $0) }.joined()
+        )
+        #expect(first.hasSuffix("hello") && first.components(separatedBy: "HTTP/1.1 200 ").count == 3, "\(first)")
+        await setup.stop()
+    }
+
+    /// Who may is asked for each request, also of a connection that was there before.
+    @Test func aReloadHoldsForTheNextRequest() async throws {
+        let setup = try await Setup()
+        let without = try String(contentsOfFile: setup.nodes.clientFile, encoding: .utf8)
+        let with = without.replacingOccurrences(
+            of: "protocol: http-proxy}",
+            with: "protocol: http-proxy, users: users}"
+        )
+        let client = try RawClient(port: setup.proxy)
+        func status(_ login: String? = nil) -> String {
+            client.send(Self.get("http://web.mesh/", login.map(Self.authorization) ?? ""))
+            return String(client.response().prefix(12))
+        }
+        func users(_ password: String) throws -> String {
+            "ann:\(try PasswordHash(of: Array(password.utf8), iterations: 10_000))\n"
+        }
+        #expect(status() == "HTTP/1.1 200")
+        _ = try setup.nodes.directory.write("users", try users("secret"))
+        _ = try setup.nodes.directory.write("near.yaml", with)
+        try await setup.nodes.near.reload()
+        #expect(status() == "HTTP/1.1 407")
+        #expect(status("ann:secret") == "HTTP/1.1 200")
+        _ = try setup.nodes.directory.write("users", try users("other"))
+        await setup.nodes.near.reloadIfChanged()
+        #expect(status("ann:secret") == "HTTP/1.1 407")
+        #expect(status("ann:other") == "HTTP/1.1 200")
+        client.reset()
+        await setup.stop()
+    }
+
+    /// Without its users a listener that asked for a password is for nobody.
+    @Test func usersThatAreTakenAwayTakeTheirConnectionsWithThem() async throws {
+        let hash = try PasswordHash(of: Array("secret".utf8), iterations: 10_000)
+        let setup = try await Setup(
+            "- {name: proxy, bind: \"127.0.0.1:0\", protocol: http-proxy, users: users}",
+            files: ["users": "ann:\(hash)\n"]
+        )
+        let client = try RawClient(port: setup.proxy)
+        let request = Self.get("http://web.mesh/", Self.authorization("ann:secret"))
+        client.send(request)
+        #expect(client.response().hasSuffix("hello"))
+        let text = try String(contentsOfFile: setup.nodes.clientFile, encoding: .utf8)
+        _ = try setup.nodes.directory.write("near.yaml", text.replacingOccurrences(of: ", users: users", with: ""))
+        try await setup.nodes.near.reload()
+        client.send(request)
+        #expect(client.response().isEmpty)
+        client.reset()
+        await setup.stop()
+    }
+
     /// The browser's own question, asked of the script by a JavaScript engine.
     @Test func theScriptForBrowsersSendsMeshNamesHere() async throws {
         let setup = try await Setup()
@@ -308,6 +411,9 @@ import Testing
             "GET /proxy.pac HTTP/1.1\r\nHost: 127.0.0.1:\(setup.proxy)\r\nConnection: close\r\n\r\n"
         )
         #expect(answer.contains("Content-Type: application/x-ns-proxy-autoconfig\r\n"))
+        // For browsers, and not for the pages in them.
+        #expect(answer.contains("X-Content-Type-Options: nosniff\r\n"))
+        #expect(answer.contains("Cross-Origin-Resource-Policy: same-origin\r\n"))
         let script = try #require(answer.components(separatedBy: "\r\n\r\n").last)
         let questions = """
 
@@ -315,12 +421,13 @@ import Testing
                 ["https://web.mesh/", "web.mesh"], ["http://other.mesh:8080/", "other.mesh"], ["http://a.example/", "a.example"],
                 ["http://u:p@web.mesh/", "web.mesh"], ["ws://web.mesh/", "web.mesh"]])
               console.log(FindProxyForURL(url, host));
+            console.log(typeof rules);
             """
         let node = try await ChildProcess.run("node", ["-e", script + questions])
         let here = "PROXY 127.0.0.1:\(setup.proxy)"
         #expect(
             node.standardOutput.split(separator: "\n").map(String.init)
-                == [here, here, "DIRECT", here, "DIRECT", here, here],
+                == [here, here, "DIRECT", here, "DIRECT", here, here, "undefined"],
             "\(node.standardError)"
         )
         // A page of the web whose name was given this address.
@@ -378,6 +485,27 @@ private final class RawClient {
     func receive(_ count: Int) -> Int {
         var bytes = [UInt8](repeating: 0, count: count)
         return recv(descriptor, &bytes, count, 0)
+    }
+
+    /// The next response, as long as its Content-Length says; empty where the connection has ended.
+    func response() -> String {
+        var bytes: [UInt8] = []
+        var missing: Int?
+        while missing != 0 {
+            // Up to the end of the head in single bytes: what follows is not this response's.
+            var more = [UInt8](repeating: 0, count: min(missing ?? 1, 1 << 16))
+            let count = recv(descriptor, &more, more.count, 0)
+            guard count > 0 else { break }
+            bytes += more.prefix(count)
+            if let rest = missing {
+                missing = rest - count
+            } else if bytes.suffix(4).elementsEqual([13, 10, 13, 10]) {
+                let head = String(decoding: bytes, as: UTF8.self)
+                let length = head.components(separatedBy: "Content-Length: ").last ?? ""
+                missing = Int(length.prefix(while: \.isNumber)) ?? 0
+            }
+        }
+        return String(decoding: bytes, as: UTF8.self)
     }
 
     func reset() {

@@ -159,6 +159,39 @@ import Testing
         await nodes.stop()
     }
 
+    /// A password that is right lets in as many as have it, however many come at once.
+    @Test func manyComeInAtOnceWithOnePassword() async throws {
+        let backend = try EchoServer()
+        let hash = try PasswordHash(of: Array("secret".utf8), iterations: 200_000)
+        let nodes = try await FrontNodes(
+            "- {name: socks, bind: \"127.0.0.1:0\", protocol: socks5, users: users}",
+            names: ["web.mesh:80": backend.port],
+            files: ["users": "ann:\(hash)\n"]
+        )
+        let socks = try nodes.port("socks")
+        func attempts(_ passwords: [String]) async throws -> [[UInt8]] {
+            try await withThrowingTaskGroup(of: [UInt8].self) { group in
+                for password in passwords {
+                    let handshake = Self.login("ann", password) + Self.request("web.mesh", 80) + [9]
+                    group.addTask { try await TCPClient.exchange(port: socks, sending: handshake).received }
+                }
+                var received: [[UInt8]] = []
+                for try await next in group { received.append(next) }
+                return received
+            }
+        }
+        let welcome: [UInt8] = [5, 2, 1, 0] + Self.reply + [9]
+        let right = try await attempts(Array(repeating: "secret", count: 12))
+        #expect(right.count == 12)
+        #expect(right.allSatisfy { $0 == welcome }, "\(right)")
+        // Nobody has looked at some of them, who are not told that they are wrong.
+        let wrong = try await attempts((0..<12).map { "wrong \($0)" })
+        #expect(wrong.allSatisfy { $0 == [5, 2, 1, 1] || $0 == [5, 2] }, "\(wrong)")
+        let known = try await attempts(["secret"])
+        #expect(known == [welcome])
+        await nodes.stop()
+    }
+
     /// Who connects and says nothing holds nobody up, and who hangs up leaves nothing.
     @Test func silentAndHalfFinishedClientsHarmNobody() async throws {
         let backend = try EchoServer()

@@ -37,6 +37,17 @@ import Testing
 
     private static let greeting: [UInt8] = [5, 2, 2, 0]
 
+    /// To say that the password is wrong would not be true.
+    @Test func whoCouldNotBeCheckedIsToldNothing() {
+        var handshake = SOCKSHandshake(authenticates: true)
+        for bytes in [[5], [1], [2], [1, 1], [97, 1], [97]] as [[UInt8]] { _ = handshake.received(bytes) }
+        guard case .refuse(let reply, let error) = handshake.checked(nil) else {
+            Issue.record("the client was not sent away")
+            return
+        }
+        #expect(reply.isEmpty && error.code == .limit)
+    }
+
     @Test func version5TakesNamesAndAddresses() throws {
         let name = Array("Db.Prod".utf8)
         let requests: [([UInt8], String)] = [

@@ -147,6 +147,37 @@ import Testing
         #expect(plan.isAllowed == !(expected.hasPrefix("policy") || expected.hasPrefix("route")))
     }
 
+    /// Whoever comes in by a proxy on the network has the node's identity, and not its machine: what listens there for
+    /// the machine's own programs is not for him.
+    @Test(
+        arguments: [
+            ("127.0.0.1", "127.0.0.1:22", "dial 127.0.0.1:22"),
+            ("10.0.0.7", "127.0.0.1:22", "dial 127.0.0.1:22"),
+            ("192.168.1.9", "127.0.0.1:22", "route: 127.0.0.1 is this node itself"),
+            ("192.168.1.9", "[::1]:22", "route: ::1 is this node itself"),
+            ("192.168.1.9", "10.0.0.7:22", "route: 10.0.0.7 is this node itself"),
+            ("192.168.1.9", "localhost:22", "route: localhost is this node itself"),
+            // Named, by an endpoint.
+            ("192.168.1.9", "10.0.0.7:80", "dial 10.0.0.7:80"),
+            ("192.168.1.9", "web.example:22", "dial web.example:22"),
+            ("192.168.1.9", "db.prod:5432", "db 10.0.0.8:5432 h2,h2-over-ssh,ssh"),
+        ] as [(String, String, String)]
+    ) func aUserOfAnotherMachineIsNoneOfThisOne(_ from: String, _ to: String, _ expected: String) throws {
+        let planner = try Self.planner(unmatched: .direct)
+        let request = try Self.request("local", to, at: try #require(IPAddress(from)))
+        let plan = planner.plan(request)
+        #expect(Self.text(plan).hasPrefix(expected), "\(Self.text(plan))")
+        // Whatever the name resolves to, and for as long as the stream is open.
+        let isRemote = from == "192.168.1.9"
+        for address in try ["127.0.0.1", "::1", "10.0.0.7"].map({ try #require(IPAddress($0)) }) {
+            #expect((planner.refusal(dialing: address, port: 22, for: request) != nil) == isRemote)
+            #expect(planner.refusal(dialing: address, port: 80, for: request) == nil)
+        }
+        let named = try Self.request("local", "web.example:22", at: request.sourceIP)
+        let dialled = (address: IPAddress.loopbackIPv4, port: UInt16(22))
+        #expect((planner.refusal(of: named, over: nil, dialled: dialled) != nil) == isRemote)
+    }
+
     @Test func aRefusalNamesTheRuleThatDecided() throws {
         let policies = [
             Self.rule(.allow),

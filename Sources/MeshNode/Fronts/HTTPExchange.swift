@@ -64,7 +64,7 @@ struct HTTPExchange {
     /// Whether it can be asked again when the connection is lost before an answer (RFC 9110 §9.2.2).
     var isRepeatable: Bool {
         request.framing == .none && !hasAnswerBegun
-            && ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"].contains(request.method)
+            && ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"].contains(request.method)
     }
 
     /// Whether the server has got anything of the request.
@@ -78,9 +78,13 @@ struct HTTPExchange {
     /// Whether the client has something of the final response.
     var isAnswerShown: Bool { response != nil || isUpgraded }
 
+    /// Whether the server's connection has taken the whole request. It takes what its window has room for: a server
+    /// that answers early leaves the rest here, and would read another request in its place.
+    var isRequestSent: Bool { hasBegun && isRequestRead && toServer.isEmpty }
+
     /// Whether the connection to the server can have another exchange after this one.
     var keepsServer: Bool {
-        isRequestRead && isAnswered && !hasMoreThanAnswer && !isUpgraded && response?.keepsAlive == true
+        isRequestSent && isAnswered && !hasMoreThanAnswer && !isUpgraded && response?.keepsAlive == true
     }
 
     // MARK: From the client

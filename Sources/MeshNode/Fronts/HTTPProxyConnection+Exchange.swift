@@ -74,10 +74,13 @@ extension HTTPProxyConnection {
     }
 
     func writeResponses(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
-        guard !hasOutput else { return .wouldBlock }
-        guard state == .exchange, let exchange, !exchange.isAnswered else {
-            return writeUnasked()
+        // Also where the answer before is still on its way to the client: held back, it would pass for the next one.
+        guard state == .exchange, let exchange, !exchange.isAnswered else { return writeUnasked() }
+        guard exchange.hasBegun else {
+            serverBroke(StreamError(.protocolViolation, "the server answers before it has the request"))
+            return .failed
         }
+        guard !hasOutput else { return .wouldBlock }
         let plain = exchange.isUpgraded ? Int.max : exchange.plainAnswerBytes
         let offered = vectors.reduce(0) { $0 + $1.iov_len }
         if plain >= offered {
@@ -141,19 +144,26 @@ extension HTTPProxyConnection {
     func goOn() {
         guard state == .exchange, let exchange, !hasOutput else { return }
         guard exchange.isAnswered else { return server?.stream.wake() ?? () }
-        if let server, !exchange.keepsServer {
-            if exchange.isRequestRead {
-                server.stream.letGo()
-            } else {
-                server.stream.abort(StreamError(.closed, "the server answered before the request was over"))
-            }
-            self.server = nil
-        }
+        if !exchange.keepsServer { dismissServer() }
         if exchange.closesClient || !exchange.isRequestRead {
             self.exchange = nil
             return close()
         }
+        // What its relay still holds of it was not asked for, and is found before the next request is read.
+        server?.stream.wake()
         nextRequest()
+    }
+
+    /// The exchange is answered, and its server has no other. One that has a part of the request only must not take it
+    /// for the whole.
+    private func dismissServer() {
+        guard let server else { return }
+        self.server = nil
+        if exchange?.isRequestSent == false {
+            server.stream.abort(StreamError(.closed, "the server answered before the request was over"))
+        } else {
+            server.stream.letGo()
+        }
     }
 
     // MARK: The server's end
@@ -169,8 +179,7 @@ extension HTTPProxyConnection {
             return finishIfServerHas()
         }
         if exchange?.end() == true {
-            server?.stream.letGo()
-            server = nil
+            dismissServer()
             return passOn()
         }
         let error = StreamError(.truncated, "the server ended before its response did")
@@ -203,7 +212,7 @@ extension HTTPProxyConnection {
             self.exchange = again
             return openServer()
         }
-        answerInstead(.failed(error))
+        answerInstead(.failed(error, isLocal: isLocal))
     }
 
     private func answerBroken(_ error: HTTPError) {

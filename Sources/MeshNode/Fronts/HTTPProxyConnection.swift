@@ -30,7 +30,7 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
 
     let client: Socket
     let carrier: StreamCarrier
-    private let check: PasswordCheck?
+    private let listener: NodeConfiguration.Listener
     let source: IPAddress
     var state = State.head
     var exchange: HTTPExchange?
@@ -59,16 +59,18 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
     private static let piece = 4096
     private static let passwordLimit = 3
 
-    init(_ client: Socket, _ carrier: StreamCarrier, _ check: PasswordCheck?) {
+    init(_ client: Socket, _ listener: NodeConfiguration.Listener, _ carrier: StreamCarrier) {
         self.client = client
+        self.listener = listener
         self.carrier = carrier
-        self.check = check
         source = client.peerAddress?.address ?? .loopbackIPv4
     }
 
     var loop: EventLoop { client.loop }
     var clientDescription: String { client.peerDescription }
     var isLive: Bool { retained.isHeld }
+    /// Whether the client may read why something failed.
+    var isLocal: Bool { source.isLoopback }
 
     func start() {
         retained.hold(self)
@@ -164,8 +166,6 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
 
     private func handle(_ head: HTTPRequestHead) {
         timer?.cancel()
-        if let newcomer { carrier.newcomers.remove(newcomer) }
-        newcomer = nil
         state = .waiting
         let target: HTTPProxyTarget
         do throws(HTTPError) {
@@ -173,36 +173,65 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
         } catch {
             return answer(.bad(error), to: head, closes: true)
         }
-        guard let check else { return serve(head, target) }
+        admit(head, target)
+    }
+
+    /// Has a request served if its client may. Each is asked about: a reload may have changed who may since the last.
+    private func admit(_ head: HTTPRequestHead, _ target: HTTPProxyTarget) {
+        let access = carrier.access(to: listener)
+        let check: PasswordCheck
+        switch access {
+        case .everybody: return serve(head, target)
+        case .nobody: return end(resetting: StreamError(.denied, "listener '\(listener.name)' has no users any more"))
+        case .users(let users): check = users
+        }
         let isOwn = if case .own = target { true } else { false }
         let field = head.fields.values(isOwn ? "authorization" : "proxy-authorization")
         guard field.count == 1, let (user, password) = Self.credentials(field[0]) else {
-            return answer(.passwordNeeded(isOwn: isOwn), to: head)
+            return askForPassword(head, isOwn: isOwn)
         }
-        check.check(user: user, password: password, from: source, on: loop) { [weak self] isRight in
+        check.check(user: user, password: password, from: source, on: loop) { [weak self] verdict in
             guard let self, isLive else { return }
-            if isRight { return serve(head, target) }
-            failedPasswords += 1
-            carrier.peerLog.log(.notice, "a wrong name or password", of: "\(source)")
-            answer(.passwordNeeded(isOwn: isOwn), to: head, closes: failedPasswords >= Self.passwordLimit)
+            switch verdict {
+            case .right:
+                // It was the right one when it was asked about.
+                guard carrier.access(to: listener).isSame(as: access) else { return admit(head, target) }
+                failedPasswords = 0
+                serve(head, target)
+            case .wrong:
+                carrier.peerLog.log(.notice, "a wrong name or password", of: "\(source)")
+                askForPassword(head, isOwn: isOwn)
+            case .busy:
+                carrier.peerLog.log(.notice, "too many passwords at once", of: "\(source)")
+                answer(.busy, to: head, closes: true)
+            }
         }
+    }
+
+    /// Whoever goes on without one must not hold a connection for as long as he likes.
+    private func askForPassword(_ head: HTTPRequestHead, isOwn: Bool) {
+        failedPasswords += 1
+        answer(.passwordNeeded(isOwn: isOwn), to: head, closes: failedPasswords >= Self.passwordLimit)
     }
 
     /// RFC 7617 §2.
     static func credentials(_ field: String) -> (user: [UInt8], password: [UInt8])? {
         let parts = field.split(separator: " ", maxSplits: 1)
-        guard parts.count == 2, parts[0].lowercased() == "basic", let bytes = Base64.decode(parts[1]),
+        guard parts.count == 2, HTTPFields.isSame(String(parts[0]), "basic"), let bytes = Base64.decode(parts[1]),
             let colon = bytes.firstIndex(of: UInt8(ascii: ":"))
         else { return nil }
         return (Array(bytes[..<colon]), Array(bytes[(colon + 1)...]))
     }
 
     private func serve(_ head: HTTPRequestHead, _ target: HTTPProxyTarget) {
+        if let newcomer { carrier.newcomers.remove(newcomer) }
+        newcomer = nil
         switch target {
         case .own(let path): answer(ownPage(path, head), to: head)
         case .tunnel(let authority): tunnel(to: authority, head)
         case .server(let authority, let path):
             do throws(HTTPError) {
+                if try HTTPProxyHeads.maxForwards(head) == 0 { return answer(.options, to: head) }
                 exchange = try HTTPExchange(head, to: authority, path: path, isLast: carrier.isDraining)
             } catch {
                 return answer(.bad(error), to: head, closes: true)
@@ -222,7 +251,8 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
             (try? Authority(parsing: text)) ?? (try? Authority(parsing: "\(text):80"))
         }
         // A page of the web that has given its own name this address must not read which services there are.
-        guard let host, host.address != nil || host.host == "localhost" || check != nil else { return .notHere }
+        let hasUsers = if case .users = carrier.access(to: listener) { true } else { false }
+        guard let host, host.address != nil || host.host == "localhost" || hasUsers else { return .notHere }
         let script = PACFile.script(proxy: host, endpoints: carrier.snapshot.configuration.endpoints.map(\.match))
         return HTTPProxyPage(status: 200, text: script, type: "application/x-ns-proxy-autoconfig")
     }
@@ -258,7 +288,7 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
                 carrier.join(client, early: Array(input[consumed...]), opened, request)
                 retained.release()
             // What the client has sent in hope of a stream must not be taken for requests.
-            case .failure(let error): answer(.failed(error), to: head, closes: true)
+            case .failure(let error): answer(.failed(error, isLocal: isLocal), to: head, closes: true)
             }
         }
     }
@@ -277,7 +307,7 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
                 let stream = HTTPServerStream(for: self)
                 server = (stream, exchange.destination)
                 carrier.join(stream, opened, request)
-            case .failure(let error): answerInstead(.failed(error))
+            case .failure(let error): answerInstead(.failed(error, isLocal: isLocal))
             }
         }
     }
@@ -293,7 +323,7 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
     }
 
     private func answer(_ page: HTTPProxyPage, to head: HTTPRequestHead? = nil, closes: Bool = false) {
-        let keeps = !closes && head?.keepsAlive == true && head?.framing == HTTPFraming.none
+        let keeps = !closes && head?.keepsAlive == true && head?.framing.isEmpty == true
         write(page.response(to: head?.method ?? "GET", closes: !keeps))
         guard isLive else { return }
         if keeps, output.isEmpty { return nextRequest() }

@@ -4,10 +4,7 @@ import Streams
 /// absolute form, and `/proxy.pac` for browsers.
 enum HTTPProxyFront {
     static func accept(_ socket: Socket, by listener: NodeConfiguration.Listener, _ carrier: StreamCarrier) {
-        switch carrier.access(to: listener) {
-        case .everybody: HTTPProxyConnection(socket, carrier, nil).start()
-        case .users(let check): HTTPProxyConnection(socket, carrier, check).start()
-        case .nobody: socket.reset(.closed(socket))
-        }
+        if case .nobody = carrier.access(to: listener) { return socket.reset(.closed(socket)) }
+        HTTPProxyConnection(socket, listener, carrier).start()
     }
 }

@@ -17,22 +17,43 @@ struct HTTPProxyPage: Hashable, Sendable {
     }
 
     /// A server that cannot be reached, or may not be.
-    static func failed(_ error: StreamError) -> HTTPProxyPage {
+    ///
+    /// - Parameter isLocal: The client is a program of this machine. Others are told what kind of failure it is, as
+    ///   peers are: the rest names rules, addresses and files of this node.
+    static func failed(_ error: StreamError, isLocal: Bool) -> HTTPProxyPage {
+        let status: Int
+        var reason: ProxyStatus
+        switch error.code {
         // A server that was reached and says nothing that can be understood is no proxy's refusal.
-        if error.code == .protocolViolation {
-            return page(502, error.message, ProxyStatus(error: "http_protocol_error", details: error.message))
+        case .protocolViolation:
+            (status, reason) = (502, ProxyStatus(error: "http_protocol_error", details: error.message))
+        case .truncated, .reset, .closed:
+            (status, reason) = (502, ProxyStatus(error: "http_response_incomplete", details: error.message))
+        default:
+            let rejection = ConnectRejection(error)
+            (status, reason) = (rejection.status, rejection.reason ?? ProxyStatus(error: nil))
         }
-        if error.code == .truncated || error.code == .reset || error.code == .closed {
-            let status = ProxyStatus(error: "http_response_incomplete", details: error.message)
-            return page(502, error.message, status)
-        }
-        let rejection = ConnectRejection(error)
-        return page(rejection.status, error.message, rejection.reason ?? ProxyStatus(error: nil))
+        if isLocal { return page(status, error.message, reason) }
+        reason.details = error.code == .denied ? "policy" : nil
+        let kind = (reason.error ?? "").map { (letter: Character) -> Character in letter == "_" ? " " : letter }
+        return page(status, reason.details ?? String(kind), reason)
+    }
+
+    /// What an `OPTIONS` gets that goes no further (RFC 9110 §7.6.2).
+    static var options: HTTPProxyPage {
+        HTTPProxyPage(status: 200, text: "This is an HTTP proxy of bootstrap.\n")
     }
 
     static func passwordNeeded(isOwn: Bool) -> HTTPProxyPage {
         var page = HTTPProxyPage(status: isOwn ? 401 : 407, text: "This proxy asks for a name and a password.\n")
         page.fields.append(isOwn ? "WWW-Authenticate" : "Proxy-Authenticate", "Basic realm=\"bootstrap\"")
+        return page
+    }
+
+    /// Nobody has looked at the password.
+    static var busy: HTTPProxyPage {
+        var page = HTTPProxyPage(status: 503, text: "Too many passwords are being checked: try again.\n")
+        page.fields.append("Retry-After", "1")
         return page
     }
 
@@ -56,6 +77,9 @@ struct HTTPProxyPage: Hashable, Sendable {
         fields.append("Content-Type", type)
         fields.append("Content-Length", "\(text.utf8.count)")
         fields.append("Cache-Control", "no-store")
+        // A page of the web could have a script element load the script for browsers, and ask it for this mesh's names.
+        fields.append("X-Content-Type-Options", "nosniff")
+        fields.append("Cross-Origin-Resource-Policy", "same-origin")
         if closes { fields.append("Connection", "close") }
         let head = HTTPResponseHead(
             status: status,

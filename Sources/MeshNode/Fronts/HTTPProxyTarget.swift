@@ -12,6 +12,8 @@ enum HTTPProxyTarget: Hashable, Sendable {
 
     init(of head: HTTPRequestHead) throws(HTTPError) {
         let target = head.target
+        // It would show its client what this proxy and those after it add, and nobody needs it.
+        guard head.method != "TRACE" else { throw HTTPError(501, "TRACE is not served") }
         if head.method == "CONNECT" {
             guard let authority = Self.authority(target[...], defaultPort: nil) else {
                 throw HTTPError(400, "CONNECT names no host:port")
@@ -78,6 +80,7 @@ enum HTTPProxyHeads {
         let dropped = Set(hopByHop + ["host", "content-length"] + head.fields.list("connection"))
         fields.all += head.fields.all.filter { !dropped.contains($0.name.lowercased()) }
         if head.version == .http10 { fields.remove("expect") }
+        if let hops = try maxForwards(head) { fields.replace("Max-Forwards", "\(hops > 0 ? hops - 1 : 0)") }
         switch head.framing {
         case .length(let count): fields.append("Content-Length", "\(count)")
         case .chunked: fields.append("Transfer-Encoding", "chunked")
@@ -96,6 +99,18 @@ enum HTTPProxyHeads {
             framing: head.framing
         )
         return (next, upgrade)
+    }
+
+    /// Through how many proxies an `OPTIONS` may go on (RFC 9110 §7.6.2); nil: any number. In other requests it means
+    /// nothing.
+    static func maxForwards(_ head: HTTPRequestHead) throws(HTTPError) -> UInt64? {
+        guard head.method == "OPTIONS" else { return nil }
+        let values = head.fields.values("max-forwards")
+        guard let text = values.first else { return nil }
+        guard values.count == 1, !text.isEmpty, text.utf8.allSatisfy({ (0x30...0x39).contains($0) }) else {
+            throw HTTPError(400, "the Max-Forwards is no number")
+        }
+        return UInt64(text) ?? .max
     }
 
     /// WebSocket only: what `h2c` would make of the connection is another way of sending requests past the proxy.

@@ -51,8 +51,9 @@ final class HTTPServerStream: ByteStream, TurnTask {
             observer?.streamFailed(self)
             return
         }
-        observer?.streamReadable(self)
-        if !isOver, failure == nil { observer?.streamWritable(self) }
+        // What the server has said comes first: it said that before it could have the next request.
+        observer?.streamWritable(self)
+        if !isOver, failure == nil { observer?.streamReadable(self) }
     }
 
     // MARK: ByteStream

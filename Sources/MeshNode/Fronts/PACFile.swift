@@ -11,18 +11,14 @@ enum PACFile {
         let rules = endpoints.map { match in
             let port = match.port.map(String.init) ?? "0"
             return switch match.host {
-            case .any: "  [\"any\", \"\", \(port)]"
+            case .any: "    [\"any\", \"\", \(port)]"
             // What a match can have is in the alphabet of host names and addresses: nothing to escape.
-            case .exact(let name): "  [\"is\", \"\(name)\", \(port)]"
-            case .suffix(let suffix): "  [\"ends\", \"\(suffix)\", \(port)]"
-            case .block(let block): "  [\"in\", \"\(block)\", \(port)]"
+            case .exact(let name): "    [\"is\", \"\(name)\", \(port)]"
+            case .suffix(let suffix): "    [\"ends\", \"\(suffix)\", \(port)]"
+            case .block(let block): "    [\"in\", \"\(block)\", \(port)]"
             }
         }
         return """
-            var rules = [
-            \(rules.joined(separator: ",\n"))
-            ];
-
             // The bits of an address, or null for a name: a name is never resolved here.
             function bits(text) {
               var out = "", i, groups;
@@ -43,6 +39,10 @@ enum PACFile {
             }
 
             function FindProxyForURL(url, host) {
+              // In here they are no variable of whoever else runs this script.
+              var rules = [
+            \(rules.joined(separator: ",\n"))
+              ];
               var parts = /^([a-z]+):\\/\\/(?:[^\\/@]*@)?(\\[[^\\]]*\\]|[^\\/:?#]*)(?::(\\d+))?/i.exec(url);
               var scheme = parts ? parts[1].toLowerCase() : "";
               var port = parts && parts[3] ? Number(parts[3]) : scheme === "https" || scheme === "wss" ? 443 : 80;

@@ -10,7 +10,8 @@ import Streams
 enum SOCKSFront {
     static func accept(_ socket: Socket, by listener: NodeConfiguration.Listener, _ carrier: StreamCarrier) {
         let check: PasswordCheck?
-        switch carrier.access(to: listener) {
+        let access = carrier.access(to: listener)
+        switch access {
         case .everybody: check = nil
         case .users(let users): check = users
         case .nobody: return socket.reset(.closed(socket))
@@ -23,6 +24,12 @@ enum SOCKSFront {
             .init(
                 connect: { connection, destination in
                     if let key { newcomers.remove(key) }
+                    // A reload during the handshake.
+                    guard carrier.access(to: listener).isSame(as: access) else {
+                        let reason = "the users of listener '\(listener.name)' have changed meanwhile"
+                        connection.refuse(StreamError(.denied, reason))
+                        return {}
+                    }
                     return connect(connection, carrier.request(of: socket, to: destination), carrier)
                 },
                 failed: { destination, error in
@@ -34,7 +41,9 @@ enum SOCKSFront {
                 check: check.map { check in
                     { user, password, completion in
                         let loop = socket.loop
-                        check.check(user: user, password: password, from: source, on: loop, completion: completion)
+                        check.check(user: user, password: password, from: source, on: loop) { verdict in
+                            completion(verdict == .busy ? nil : verdict == .right)
+                        }
                     }
                 }
             )

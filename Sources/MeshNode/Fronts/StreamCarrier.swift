@@ -44,8 +44,18 @@ final class StreamCarrier {
         case users(PasswordCheck)
         /// It should have users, and has none: after a reload that took them away, until the restart.
         case nobody
+
+        /// Whether the same come in.
+        func isSame(as other: Access) -> Bool {
+            switch (self, other) {
+            case (.everybody, .everybody), (.nobody, .nobody): true
+            case (.users(let check), .users(let otherCheck)): check.isSame(as: otherCheck)
+            default: false
+            }
+        }
     }
 
+    /// What holds now: ask for each request, since a reload may change it.
     func access(to listener: NodeConfiguration.Listener) -> Access {
         if let check = snapshot.passwords[listener.name] { return .users(check) }
         return listener.users == nil && listener.bind.address.isLoopback ? .everybody : .nobody

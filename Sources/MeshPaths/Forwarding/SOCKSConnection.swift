@@ -13,13 +13,14 @@ package final class SOCKSConnection: StreamObserver {
         /// Told once, unless the connection succeeds: where the client wanted to go, as far as it said, and why it does
         /// not. For what ``SOCKSConnection/refuse(_:)`` was called with, too.
         package var failed: (Authority?, StreamError) -> Void
-        /// Checks a name and a password, and calls back once, on the loop; nil: everybody comes in.
-        package var check: ((_ user: [UInt8], _ password: [UInt8], @escaping (Bool) -> Void) -> Void)?
+        /// Checks a name and a password, and calls back once, on the loop, with nil where they cannot be checked now;
+        /// nil: everybody comes in.
+        package var check: ((_ user: [UInt8], _ password: [UInt8], @escaping (Bool?) -> Void) -> Void)?
 
         package init(
             connect: @escaping (SOCKSConnection, Authority) -> () -> Void,
             failed: @escaping (Authority?, StreamError) -> Void,
-            check: (([UInt8], [UInt8], @escaping (Bool) -> Void) -> Void)? = nil
+            check: (([UInt8], [UInt8], @escaping (Bool?) -> Void) -> Void)? = nil
         ) {
             self.connect = connect
             self.failed = failed

@@ -133,8 +133,15 @@ struct SOCKSHandshake {
     }
 
     /// What becomes of a client whose name and password were checked.
-    mutating func checked(_ isRight: Bool) -> Action {
+    ///
+    /// - Parameter isRight: nil: nobody has looked.
+    mutating func checked(_ isRight: Bool?) -> Action {
         guard case .checking = state else { return refuse([], "was checked out of turn") }
+        guard let isRight else {
+            state = .done
+            // Every status but 0 means a wrong password to clients, and they ask their users for another one.
+            return .refuse([], StreamError(.limit, "too many SOCKS clients have a password to check: try again"))
+        }
         guard isRight else {
             state = .done
             return .refuse([1, 1], StreamError(.denied, "the SOCKS client has a wrong name or password"))

@@ -74,7 +74,7 @@ package final class StreamPlanner: Sendable {
     /// for addresses, and what DENY policies say of them, holds for what is dialled in the end. Dial the very address
     /// that was asked about: resolving again could answer differently.
     package func refusal(dialing address: IPAddress, port: UInt16, for request: StreamRequest) -> StreamError? {
-        if let refusal = router.refusal(dialing: address, port: port, from: request.origin) { return refusal }
+        if let refusal = router.refusal(dialing: address, port: port, from: origin(of: request)) { return refusal }
         return policy.denial(of: request, dialing: Authority(address: address, port: port))
             .map { StreamError(.denied, $0.reason) }
     }
@@ -102,12 +102,14 @@ package final class StreamPlanner: Sendable {
 
     /// Where it goes, unless it has gone round in a circle: only what goes on to another node can do that.
     private func route(of request: StreamRequest) -> Route {
-        let route = router.route(request.destination, from: request.origin)
+        let route = router.route(request.destination, from: origin(of: request))
         guard case .mesh = route.action, let loop = request.hops.refusal(at: own) else { return route }
         return Route(action: .refused(StreamError(.loop, loop)), cause: .words("hop guard"), endpoint: route.endpoint)
     }
-}
 
-extension StreamRequest {
-    fileprivate var origin: Router.Origin { source == .localUser ? .local : .peer }
+    /// Who has come in by a local listener has this node's identity, and may be anywhere.
+    private func origin(of request: StreamRequest) -> Router.Origin {
+        guard request.source == .localUser else { return .peer }
+        return router.isOwn(request.sourceIP) ? .local : .remoteUser
+    }
 }

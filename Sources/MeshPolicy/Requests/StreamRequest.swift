@@ -9,15 +9,15 @@ package final class StreamRequest: Hashable, Sendable {
     package enum Source: Hashable, Sendable {
         /// A peer whose certificate was verified.
         case peer(SPIFFEID)
-        /// A user of this machine, through a local listener: has the node's own identity. Allowed unless a policy says
-        /// otherwise; where it may go is a matter of routing.
+        /// A user of a local listener: has the node's own identity. Allowed unless a policy says otherwise; where it
+        /// may go is a matter of routing, which knows by ``StreamRequest/sourceIP`` who is on another machine.
         case localUser
         /// Somebody without a mesh identity.
         case unauthenticated
     }
 
     package let source: Source
-    /// The peer's address, loopback for a local user.
+    /// The address of the peer, or of a local listener's client; loopback where that has none.
     package let sourceIP: IPAddress
     /// What it came over; nil for a local user's, which has come over nothing yet: each way to its peer is decided for
     /// itself.

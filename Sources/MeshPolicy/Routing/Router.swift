@@ -12,8 +12,11 @@ package struct Router: Sendable {
     package enum Origin: Hashable, Sendable {
         /// A node, by CONNECT or the SSH fallback.
         case peer
-        /// A local listener.
+        /// A local listener, for a program of this machine.
         case local
+        /// A local listener, for somebody on another machine. Goes wherever this node goes but to the machine itself:
+        /// services that listen there for its own programs are guarded as they are for a peer.
+        case remoteUser
     }
 
     private let endpoints: EndpointIndex
@@ -65,6 +68,10 @@ package struct Router: Sendable {
                     "no endpoint matches; port not named"
                 )
             }
+            if origin == .remoteUser, isOwn(destination), !policy.names(port: destination.port) {
+                let why = Route.Cause.thisNode(host: destination.host)
+                return refused(Self.portNotNamed(destination.port, why: why), "\(why.description); port not named")
+            }
             return direct(destination, tls: nil, why: .words("no endpoint matches; default: direct"), endpoint: nil)
         }
     }
@@ -77,7 +84,6 @@ package struct Router: Sendable {
         if let problem = Self.problem(address) {
             return StreamError(.denied, "\(address) is \(problem), which is never a destination")
         }
-        func isOwn(_ address: IPAddress) -> Bool { address.isLoopback || ownAddresses.contains(address) }
         guard let address = isOwn(address) ? address : address.embeddedIPv4.first(where: isOwn) else { return nil }
         if let what = guarded(address, port) {
             return StreamError(
@@ -85,7 +91,7 @@ package struct Router: Sendable {
                 "\(Authority(address: address, port: port)) is this node's own \(what): that would be a loop"
             )
         }
-        if origin == .peer, !policy.names(port: port) {
+        if origin != .local, !policy.names(port: port) {
             return StreamError(.denied, Self.portNotNamed(port, why: .thisNode(host: address.description)))
         }
         return nil
@@ -155,8 +161,11 @@ package struct Router: Sendable {
 
     private func isOwn(_ authority: Authority) -> Bool {
         guard let address = authority.address else { return ownNames.contains(authority.host) }
-        return address.isLoopback || ownAddresses.contains(address)
+        return isOwn(address)
     }
+
+    /// Whether this machine has the address.
+    func isOwn(_ address: IPAddress) -> Bool { address.isLoopback || ownAddresses.contains(address) }
 
     /// What of this node listens at an own `address` and `port`.
     private func guarded(_ address: IPAddress, _ port: UInt16) -> String? {

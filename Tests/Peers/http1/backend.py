@@ -10,6 +10,8 @@
     /continue   100 Continue, and then /body
     /ws         101, and then an echo
     /big        8 MiB
+    /more       an answer, and another for each byte that the test writes to stdin
+    /at-once    8 MiB, and another answer right behind it
     /events     one line of an endless response for each byte that the test writes to stdin
     /once       answers, and ends the connection without saying so before
 """
@@ -88,6 +90,13 @@ def serve(connection):
             break
         elif target == b"/big":
             whole(b"x" * (8 << 20))
+        elif target == b"/more":
+            whole(b"hello")
+            events.acquire()
+            whole(b"wrong")
+        elif target == b"/at-once":
+            whole(b"x" * (8 << 20))
+            whole(b"wrong")
         elif target == b"/events":
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
             try:
