@@ -31,12 +31,71 @@ import Testing
                 "meta l4proto != tcp counter return",
                 "tcp flags & (fin | syn | rst | ack) != syn counter return",
                 "fib daddr type { local, broadcast, multicast } counter return",
+                "ip daddr 169.254.0.0/16 counter return comment \"link-local\"",
+                "ip6 daddr fe80::/10 counter return comment \"link-local\"",
                 "socket cgroupv2 level 2 \"a/b.service\" counter return comment \"the node's own\"",
                 "th dport { 22, 2022, 2222 } counter return comment \"SSH\"",
                 "th dport { 80, 90-100 } counter return",
                 "meta l4proto tcp counter redirect to :1 comment \"capture out\"",
             ]
         )
+    }
+
+    /// A socket of the kernel has no user: rules about users must be those that act.
+    @Test func usersAreAskedByTheRuleThatActs() throws {
+        let configuration = try configuration(
+            """
+            {name: a, bind: "127.0.0.1:1", protocol: transparent, capture: {uids: [5, 6], gids: [7], cgroups: [x]}},
+            {name: b, bind: "127.0.0.1:2", protocol: transparent, mode: tproxy, capture: {uids: [5]}}
+            """
+        )
+        let text = CaptureRules(configuration, on: CaptureSurroundings()).text
+        #expect(!text.contains("skuid !=") && !text.contains("skgid !="), "\(text)")
+        let redirecting = try chain("output/a", of: text)
+        #expect(
+            redirecting.last == "socket cgroupv2 level 1 \"x\" meta skuid { 5, 6 } meta skgid { 7 } meta l4proto tcp "
+                + "counter redirect to :1 comment \"capture a\""
+        )
+        let proxying = try chain("output/b", of: text)
+        #expect(proxying.last?.hasPrefix("meta skuid { 5 } counter ct mark set") == true, "\(proxying)")
+    }
+
+    /// A question over TCP is the name server's, whichever chain comes first.
+    @Test(arguments: ["redirect", "tproxy"]) func questionsOverTCPAreForTheNameServer(_ mode: String) throws {
+        let configuration = try configuration(
+            """
+            {name: out, bind: "0.0.0.0:1", protocol: transparent, mode: \(mode), capture: {interfaces: [lan]}},
+            {name: names, bind: "0.0.0.0:2", protocol: dns, capture: {interfaces: [lan], excludeUids: [7]}}
+            """
+        )
+        var surroundings = CaptureSurroundings()
+        surroundings.nameServers = [.loopbackIPv4]
+        let text = CaptureRules(configuration, on: surroundings).text
+        #expect(try chain("output/out", of: text).contains("th dport 53 counter jump taken/names"))
+        let forwarded = mode == "tproxy" ? "forwarded/out" : "prerouting/out"
+        #expect(try chain(forwarded, of: text).contains("th dport 53 counter jump taken-forwarded/names"))
+        // What the name server leaves alone is a connection like any other.
+        let taken = try chain("taken/names", of: text)
+        #expect(taken.contains("meta skuid { 7 } counter return") && taken.last == "counter accept", "\(taken)")
+        #expect(try chain("output/names", of: text).first?.contains("priority -111") == true)
+        #expect(
+            try chain("direct/names", of: text).suffix(4) == [
+                "th dport != 2 counter return", "iifname { \"lo\", \"lan\" } counter return",
+                "ct status dnat counter return", "counter drop comment \"not captured\"",
+            ]
+        )
+    }
+
+    @Test func ourPolicyRuleIsKnownByAllThatItSays() {
+        #expect(CaptureInstaller.isOurs("15001:\tfrom all fwmark 0xc000000/0xf000000 lookup 15001"))
+        #expect(CaptureInstaller.isOurs("15001:\tfrom all fwmark 0xc000000/0xf000000 lookup named "))
+        for other in [
+            "15001:\tfrom all fwmark 0x1 lookup 15001", "15001:\tfrom all lookup main",
+            "15001:\tfrom all fwmark 0xc000000/0xf000000 lookup 7", "1:\tfrom all fwmark 0xc000000/0xf000000 lookup 15001",
+            "15001:\tfrom all fwmark 0xc000000/0xf000000 iif lo lookup 15001", "",
+        ] {
+            #expect(!CaptureInstaller.isOurs(other), "\(other)")
+        }
     }
 
     /// The node's own is known in each listener's chains, however it is known.

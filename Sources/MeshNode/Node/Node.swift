@@ -46,6 +46,8 @@ public final class Node: Sendable {
         var drain: Task<Void, Never>?
         var takeover: LoopBound<TakeoverOffer>?
         var heartbeat: LoopBound<CaptureHeartbeat>?
+        /// Those of the listeners that the node has started with.
+        var captures: [NodeConfiguration.Capture] = []
     }
 
     let group: EventLoopGroup
@@ -128,6 +130,7 @@ public final class Node: Sendable {
         state.withLock { state in
             state.workers = workers
             state.heartbeat = heartbeat
+            state.captures = Self.captures(of: configuration)
             state.listeners = listeners
             state.addresses = addresses
         }
@@ -229,7 +232,9 @@ public final class Node: Sendable {
                 workers.first { $0.loop === socket.loop }?.withValue { $0.accept(socket, by: listener) }
             }
             let started =
-                if let socket { try Listener(adopting: socket, on: first, spreadOver: loops, accept: accept) } else {
+                if let socket {
+                    try Listener(adopting: socket, on: first, options: options, spreadOver: loops, accept: accept)
+                } else {
                     try Listener(bind: address, on: first, options: options, spreadOver: loops, accept: accept)
                 }
             return LoopBound(started, on: first)

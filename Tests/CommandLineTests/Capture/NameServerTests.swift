@@ -127,7 +127,7 @@ struct NameServerTests {
         )
         try await machine.expect(
             [
-                "NOERROR 198.19.", "NOERROR 203.0.113.9", "port 5432 from 198.51.100.1", "port 5432 from 198.51.100.1",
+                "NOERROR 198.19.", "NOERROR 198.19.", "NOERROR 203.0.113.9", "port 5432 from 198.51.100.1", "port 5432 from 198.51.100.1",
                 "ECONNRESET", "NOERROR 203.0.113.9",
             ],
             from: """
@@ -141,6 +141,7 @@ struct NameServerTests {
                 start_node hbone
                 "$BIN" capture install --config "$W/node.yaml" >/dev/null
                 python3 "$PEERS/names.py" ask 198.51.100.2 53 db.test A | cut -c -15
+                python3 "$PEERS/names.py" ask 198.51.100.2 53 db.test A tcp | cut -c -15
                 python3 "$PEERS/names.py" ask 198.51.100.2 53 plain.test A tcp
                 ask db.test 5432
                 python3 "$PEERS/ask.py" fd6d:6573:6800::$(python3 "$PEERS/names.py" ask 198.51.100.2 53 db.test AAAA | sed 's/.*:://') 5432
