@@ -76,6 +76,79 @@ static inline int clinux_peer_credentials(int socket, int *process, unsigned int
     *user = (unsigned int)values[1];
     return 0;
 }
+// An address of this machine that a datagram came to, or leaves from. `family` is 0 where it is not known.
+struct clinux_own_address {
+    int family;
+    unsigned interface;
+    unsigned char bytes[16];
+};
+// The structures of IP_PKTINFO (8, ip(7)) and IPV6_PKTINFO (50, RFC 3542): the latter is hidden without _GNU_SOURCE.
+struct clinux_pktinfo4 { int interface; unsigned char local[4]; unsigned char destination[4]; };
+struct clinux_pktinfo6 { unsigned char address[16]; unsigned interface; };
+// Datagrams come with the address that they were sent to: 0 or -1.
+static inline int clinux_receive_own_address(int socket, int family) {
+    int on = 1;
+    return family == AF_INET6 ? setsockopt(socket, IPPROTO_IPV6, 49 /* IPV6_RECVPKTINFO */, &on, sizeof on)
+                              : setsockopt(socket, IPPROTO_IP, 8, &on, sizeof on);
+}
+// recvmsg(2) for one datagram.
+static inline ssize_t clinux_receive_datagram(int socket, void *bytes, size_t capacity, struct sockaddr_storage *source,
+                                              struct clinux_own_address *own) {
+    struct iovec vector = {.iov_base = bytes, .iov_len = capacity};
+    union { struct cmsghdr header; char space[256]; } control;
+    struct msghdr message = {.msg_name = source, .msg_namelen = sizeof *source, .msg_iov = &vector, .msg_iovlen = 1,
+                             .msg_control = control.space, .msg_controllen = sizeof control.space};
+    memset(own, 0, sizeof *own);
+    ssize_t count = recvmsg(socket, &message, 0);
+    if (count < 0) return count;
+    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+        if (header->cmsg_level == IPPROTO_IP && header->cmsg_type == 8) {
+            struct clinux_pktinfo4 info;
+            memcpy(&info, CMSG_DATA(header), sizeof info);
+            own->family = AF_INET;
+            memcpy(own->bytes, info.local, 4);
+        } else if (header->cmsg_level == IPPROTO_IPV6 && header->cmsg_type == 50) {
+            struct clinux_pktinfo6 info;
+            memcpy(&info, CMSG_DATA(header), sizeof info);
+            // What was sent to many is answered from an address that the kernel chooses.
+            if (info.address[0] == 0xff) continue;
+            own->family = AF_INET6;
+            own->interface = info.interface;
+            memcpy(own->bytes, info.address, 16);
+        }
+    }
+    return count;
+}
+// sendmsg(2) of one datagram that leaves from `own`, if that is known.
+static inline ssize_t clinux_send_datagram(int socket, const void *bytes, size_t length, const struct sockaddr *to,
+                                           socklen_t size, const struct clinux_own_address *own) {
+    struct iovec vector = {.iov_base = (void *)bytes, .iov_len = length};
+    union { struct cmsghdr header; char space[CMSG_SPACE(sizeof(struct clinux_pktinfo6))]; } control;
+    memset(&control, 0, sizeof control);
+    struct msghdr message = {.msg_name = (void *)to, .msg_namelen = size, .msg_iov = &vector, .msg_iovlen = 1};
+    if (own->family == AF_INET) {
+        struct clinux_pktinfo4 info = {0};
+        memcpy(info.local, own->bytes, 4);
+        message.msg_control = control.space;
+        message.msg_controllen = CMSG_SPACE(sizeof info);
+        control.header.cmsg_level = IPPROTO_IP;
+        control.header.cmsg_type = 8;
+        control.header.cmsg_len = CMSG_LEN(sizeof info);
+        memcpy(CMSG_DATA(&control.header), &info, sizeof info);
+    } else if (own->family == AF_INET6) {
+        struct clinux_pktinfo6 info = {0};
+        memcpy(info.address, own->bytes, 16);
+        // Only a link-local address (fe80::/10) means nothing without its interface.
+        if (own->bytes[0] == 0xfe && (own->bytes[1] & 0xc0) == 0x80) info.interface = own->interface;
+        message.msg_control = control.space;
+        message.msg_controllen = CMSG_SPACE(sizeof info);
+        control.header.cmsg_level = IPPROTO_IPV6;
+        control.header.cmsg_type = 50;
+        control.header.cmsg_len = CMSG_LEN(sizeof info);
+        memcpy(CMSG_DATA(&control.header), &info, sizeof info);
+    }
+    return sendmsg(socket, &message, MSG_NOSIGNAL);
+}
 // How a program is started. The three descriptors are above 2; no other is handed on.
 struct clinux_program {
     const char *path;

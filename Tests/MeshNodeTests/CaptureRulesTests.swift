@@ -87,14 +87,15 @@ import Testing
     }
 
     @Test func ourPolicyRuleIsKnownByAllThatItSays() {
-        #expect(CaptureInstaller.isOurs("15001:\tfrom all fwmark 0xc000000/0xf000000 lookup 15001"))
-        #expect(CaptureInstaller.isOurs("15001:\tfrom all fwmark 0xc000000/0xf000000 lookup named "))
+        #expect(CaptureInstaller.isOurs("15001:\tfrom all fwmark 0xc000000/0xf000000 lookup 15001"[...]))
+        #expect(CaptureInstaller.isOurs("15001:\tfrom all fwmark 0xc000000/0xf000000 lookup named "[...]))
         for other in [
             "15001:\tfrom all fwmark 0x1 lookup 15001", "15001:\tfrom all lookup main",
-            "15001:\tfrom all fwmark 0xc000000/0xf000000 lookup 7", "1:\tfrom all fwmark 0xc000000/0xf000000 lookup 15001",
+            "15001:\tfrom all fwmark 0xc000000/0xf000000 lookup 7",
+            "1:\tfrom all fwmark 0xc000000/0xf000000 lookup 15001",
             "15001:\tfrom all fwmark 0xc000000/0xf000000 iif lo lookup 15001", "",
         ] {
-            #expect(!CaptureInstaller.isOurs(other), "\(other)")
+            #expect(!CaptureInstaller.isOurs(other[...]), "\(other)")
         }
     }
 

@@ -85,11 +85,12 @@ package struct CaptureInstaller {
     }
 
     /// `15001:	from all fwmark 0xc000000/0xf000000 lookup 15001`; the table may have a name on this machine.
-    static func isOurs(_ rule: some StringProtocol) -> Bool {
+    static func isOurs(_ rule: Substring) -> Bool {
         let words = rule.split { $0 == " " || $0 == "\t" }.map(String.init)
-        let mark = "0x" + String(CaptureRules.outboundMark, radix: 16) + "/0x" + String(CaptureRules.markBits, radix: 16)
+        let (mark, bits) = (String(CaptureRules.outboundMark, radix: 16), String(CaptureRules.markBits, radix: 16))
         let table = "\(CaptureRules.routingTable)"
-        guard words.count == 7, words[..<6] == ["\(table):", "from", "all", "fwmark", mark, "lookup"] else { return false }
+        let beginning = ["\(table):", "from", "all", "fwmark", "0x\(mark)/0x\(bits)", "lookup"]
+        guard words.count == 7, Array(words[..<6]) == beginning else { return false }
         return words[6] == table || UInt32(words[6]) == nil
     }
 

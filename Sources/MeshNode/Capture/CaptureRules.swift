@@ -84,8 +84,8 @@ package struct CaptureRules: Hashable, Sendable {
         )
     }
 
-    /// A marked packet goes to the loopback, or nowhere: without the route, or its rule, it would leave as it is, in the
-    /// clear. Whatever flushes routes has no part in that.
+    /// A marked packet goes to the loopback, or nowhere: without the route, or its rule, it would leave as it is, in
+    /// the clear. Whatever flushes routes has no part in that.
     private static let stray = chain(
         "stray",
         "type filter hook postrouting priority mangle",

@@ -112,9 +112,9 @@ struct ListenerRules {
         return rules
     }
 
-    /// What is done with the rest of a scope: each rule once for every cgroup that is captured, or once. Who is captured
-    /// is asked here, by rules that must match: a socket of the kernel (NFS, WireGuard) has no user, so that no rule
-    /// about users matches it, neither one that acts nor one that returns.
+    /// What is done with the rest of a scope: each rule once for every cgroup that is captured, or once. Who is
+    /// captured is asked here, by rules that must match: a socket of the kernel (NFS, WireGuard) has no user, so that no
+    /// rule about users matches it, neither one that acts nor one that returns.
     private func act(_ rules: [String], isLocal: Bool) -> [String] {
         guard isLocal else { return rules }
         var who = ""
@@ -154,8 +154,8 @@ struct ListenerRules {
         return chains
     }
 
-    /// Questions to the name servers that this machine uses, and all of other machines. They come before the chains that
-    /// redirect other connections.
+    /// Questions to the name servers that this machine uses, and all of other machines. They come before the chains
+    /// that redirect other connections.
     private var names: [String] {
         var chains: [String] = []
         let redirect = ["udp", "tcp"].map(redirected)
@@ -210,11 +210,12 @@ struct ListenerRules {
 
     /// Called by chains of transparent listeners, which end with what is taken here.
     private func taking(_ rules: [String], isLocal: Bool) -> String {
-        "\tchain \(Self.taken(by: listener.name, isLocal: isLocal)) {\n" + rules.map { "\t\t\($0)\n" }.joined() + "\t}\n"
+        let name = Self.taken(by: listener.name, isLocal: isLocal)
+        return "\tchain \(name) {\n" + rules.map { "\t\t\($0)\n" }.joined() + "\t}\n"
     }
 
     /// Bound to every address, the name server would answer whoever reaches this machine, and flood others for whoever
-    /// writes their address as his own. A question from elsewhere that somebody's rule has led here is his to answer for.
+    /// writes their address as his own. What another rule of this machine has led here was meant to come.
     private var direct: String {
         let interfaces = set((["lo"] + capture.interfaces).map { "\"\($0)\"" })
         return chain(

@@ -274,7 +274,8 @@ public final class Node: Sendable {
     private func hand(_ snapshot: NodeSnapshot, to workers: [LoopBound<Worker>]) async throws {
         if let names, let listener = snapshot.configuration.listeners.first(where: { $0.protocol == .dns }) {
             let endpoints = snapshot.configuration.endpoints.map(\.rule)
-            names.prepare(MeshZone.fixedNames(endpoints), in: listener.names.blocks)
+            let (blocks, lifetime) = (listener.names.blocks, listener.names.lifetime)
+            names.prepare(MeshZone.fixedNames(endpoints), in: blocks, lifetime: lifetime)
         }
         for worker in workers {
             try await worker.loop.execute { worker.withValue { $0.take(snapshot) } }

@@ -89,7 +89,9 @@ final class Worker {
         var socket: DatagramSocket?
         let receiving = try DatagramSocket(bind: address, on: loop, isIPv6Only: true, isShared: true) {
             [self] bytes, source in
-            nameServer.answer([UInt8](bytes), zone(of: listener), for: listener, isStream: false) { answer in
+            let asker = source.address.address
+            nameServer.answer([UInt8](bytes), zone(of: listener), for: listener, from: asker, isStream: false) {
+                answer in
                 if let answer { socket?.send(answer, to: source) }
             }
         } closed: {

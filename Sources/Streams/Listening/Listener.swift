@@ -45,8 +45,8 @@ public final class Listener: PollHandler {
     /// - Parameters:
     ///   - socket: Used up by this call, also when it fails.
     ///   - loop: Where it lives.
-    ///   - options: Of these, what a socket that is bound already can be set to: whoever made it may not have known that
-    ///     traffic is led to it.
+    ///   - options: Of these, what a socket that is bound already can be set to: whoever made it may not have known
+    ///     that traffic is led to it.
     ///   - targets: As for ``init(bind:on:options:spreadOver:accept:)``.
     ///   - accept: As there.
     /// - Throws: ``StreamError``.

@@ -3,11 +3,18 @@ import Glibc
 
 /// A UDP socket. Confined to its event loop, which retains it until ``close()``.
 package final class DatagramSocket: PollHandler {
+    /// Where a datagram has come from, and where it was sent to: whoever asks one address of this machine takes no
+    /// answer from another one.
+    package struct Origin {
+        package let address: SocketAddress
+        fileprivate let own: clinux_own_address
+    }
+
     /// Where it is bound.
     package let localAddress: SocketAddress
     private let loop: EventLoop
     private var descriptor: Int32
-    private let received: (UnsafeRawBufferPointer, SocketAddress) -> Void
+    private let received: (UnsafeRawBufferPointer, Origin) -> Void
     private var closed: (() -> Void)?
 
     /// - Parameters:
@@ -23,7 +30,7 @@ package final class DatagramSocket: PollHandler {
         on loop: EventLoop,
         isIPv6Only: Bool = false,
         isShared: Bool = false,
-        received: @escaping (UnsafeRawBufferPointer, SocketAddress) -> Void,
+        received: @escaping (UnsafeRawBufferPointer, Origin) -> Void,
         closed: (() -> Void)? = nil
     ) throws(StreamError) {
         loop.preconditionInLoop()
@@ -37,6 +44,8 @@ package final class DatagramSocket: PollHandler {
         if isIPv6Only, address.isIPv6 { Socket.set(descriptor, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 1) }
         if isShared { Socket.set(descriptor, SOL_SOCKET, SO_REUSEPORT, 1) }
         OutgoingMark.apply(to: descriptor)
+        // Bound to one address, it has no other to answer from.
+        if address.isUnspecified { _ = clinux_receive_own_address(descriptor, address.family) }
         guard address.withSockaddr({ Glibc.bind(descriptor, $0, $1) }) == 0 else {
             let number = errno
             _ = Glibc.close(descriptor)
@@ -60,6 +69,19 @@ package final class DatagramSocket: PollHandler {
         } == bytes.count
     }
 
+    /// To where a datagram has come from, from the address that it was sent to.
+    @discardableResult
+    package func send(_ bytes: [UInt8], to origin: Origin) -> Bool {
+        guard descriptor >= 0 else { return false }
+        var own = origin.own
+        let count = bytes.withUnsafeBytes { bytes in
+            origin.address.withSockaddr {
+                clinux_send_datagram(descriptor, bytes.baseAddress, bytes.count, $0, $1, &own)
+            }
+        }
+        return count == bytes.count
+    }
+
     /// Idempotent.
     package func close() {
         guard descriptor >= 0 else { return }
@@ -79,19 +101,15 @@ package final class DatagramSocket: PollHandler {
         withUnsafeTemporaryAllocation(byteCount: 65536, alignment: 16) { buffer in
             for _ in 0..<64 where descriptor >= 0 {
                 var storage = sockaddr_storage()
-                var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
-                let count = withUnsafeMutablePointer(to: &storage) {
-                    $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                        recvfrom(descriptor, buffer.baseAddress, buffer.count, 0, $0, &length)
-                    }
-                }
+                var own = clinux_own_address()
+                let count = clinux_receive_datagram(descriptor, buffer.baseAddress, buffer.count, &storage, &own)
                 if count < 0 {
                     // What an earlier datagram met on its way (ECONNREFUSED) is reported once.
                     if errno == EAGAIN { return }
                     continue
                 }
                 guard let source = SocketAddress(storage) else { continue }
-                received(UnsafeRawBufferPointer(rebasing: buffer[..<count]), source)
+                received(UnsafeRawBufferPointer(rebasing: buffer[..<count]), Origin(address: source, own: own))
             }
         }
     }
