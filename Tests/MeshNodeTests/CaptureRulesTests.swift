@@ -201,8 +201,45 @@ import Testing
             "resolv.conf",
             "nameserver 192.0.2.53\nnameserver fe80::1%eth0\nnameserver ::1\nnameserver 192.0.2.53\nsearch x\n"
         )
-        let surroundings = CaptureSurroundings.read(sshd: sshd, resolver: resolver)
-        #expect(surroundings.sshPorts == [22, 2022, 2023, 2024])
+        try directory.makeDirectory("units/ssh.socket.d")
+        try directory.write("units/ssh.socket", "[Socket]\n# ListenStream=1\nListenStream=2025\nAccept=no\n")
+        try directory.write("units/ssh.socket.d/addresses.conf", "ListenStream=\nListenStream=[::]:2026\n")
+        // As proc(5) writes it: 2027 and 2028 are listened on, by sshd and by another; 2029 is a connection of sshd's.
+        try directory.makeDirectory("proc/thread-self/net")
+        for (process, name) in [("10", "sshd"), ("11", "other")] {
+            try directory.makeDirectory("proc/\(process)/fd")
+            try directory.write("proc/\(process)/comm", name + "\n")
+        }
+        func line(_ port: Int, _ state: String, _ inode: Int) -> String {
+            "0: 00000000:\(String(port, radix: 16, uppercase: true)) 00000000:0000 \(state) 0:0 00:0 0 0 0 \(inode) 1\n"
+        }
+        try directory.write(
+            "proc/thread-self/net/tcp",
+            "sl local_address rem_address st\n" + line(2027, "0A", 71) + line(2028, "0A", 72) + line(2029, "01", 73)
+        )
+        for (link, inode) in [("10/fd/3", 71), ("11/fd/3", 72), ("10/fd/4", 73)] {
+            try #require(symlink("socket:[\(inode)]", directory.path + "/proc/" + link) == 0)
+        }
+        // Whom a login reaches first decides.
+        let client = try directory.write(
+            "ssh_config",
+            "Host box\nPort 2030\nHost inner\nPort 2031\nProxyJump gate\nHost gate\nPort 2032\n"
+        )
+        let configuration = try configuration(
+            "{name: out, bind: \"127.0.0.1:1\", protocol: transparent, capture: {}}",
+            """
+            endpoints:
+            - {match: x.test, ssh: {destination: box, config: "\(client)"}}
+            - {match: y.test, ssh: {destination: inner, config: "\(client)"}}
+            """
+        )
+        let ssh = SSHPorts(
+            configuration: sshd,
+            units: [directory.path + "/units"],
+            processes: directory.path + "/proc"
+        )
+        let surroundings = CaptureSurroundings.read(for: configuration, ssh, resolver: resolver)
+        #expect(surroundings.sshPorts == [22, 2022, 2023, 2024, 2025, 2026, 2027, 2030, 2032])
         #expect(surroundings.nameServers.map(\.description) == ["192.0.2.53", "::1"])
         #expect(CaptureSurroundings.nameServers("/nonexistent").map(\.description) == ["127.0.0.1"])
     }
