@@ -181,6 +181,63 @@ import Testing
         #expect(itself && !resolved)
     }
 
+    /// What repeats no question is an error and no more, or it could be the answer to any.
+    @Test func anAnswerIsToTheQuestion() throws {
+        let question = Self.message("db.test")
+        let size = question.count - 12
+        var whole = question
+        whole[2] = 0x81
+        func isAnswer(_ bytes: [UInt8]) -> Bool {
+            bytes.withUnsafeBytes { NameForwarder.isAnswer($0, to: question, repeating: size) }
+        }
+        #expect(isAnswer(whole) && !isAnswer(question))
+        let head: [UInt8] = [0x12, 0x34, 0x81, 0x01, 0, 0, 0, 0, 0, 0, 0, 0]
+        #expect(isAnswer(head), "FORMERR")
+        var fine = head
+        fine[3] = 0
+        #expect(!isAnswer(fine), "no error")
+        for place in [7, 9, 11] {
+            var more = head
+            more[place] = 1
+            #expect(!isAnswer(more + whole[12...]), "\(place)")
+        }
+        var another = whole
+        another[13] ^= 1
+        #expect(!isAnswer(another))
+    }
+
+    @Test func oneMachineLeavesOthersTheirTurn() async throws {
+        let upstream = FreePort.next()
+        let listener = try NodeConfiguration.parse(
+            "identity: i\nlisteners: [{name: d, bind: \"127.0.0.1:1\", protocol: dns, "
+                + "names: {upstreams: [\"127.0.0.1:\(upstream)\"]}}]",
+            file: "f"
+        ).listeners[0]
+        let question = Self.message("a.test")
+        let loop = EventLoop(name: "names")
+        let refused = try await loop.execute {
+            let forwarder = NameForwarder(on: loop)
+            var refused: [String] = []
+            // Nobody answers: each that is taken waits.
+            for asker in [String](repeating: "192.0.2.7", count: 33) + ["192.0.2.8"]
+                + [String](repeating: "127.0.0.1", count: 40)
+            {
+                forwarder.ask(
+                    question,
+                    repeating: question.count - 12,
+                    for: listener,
+                    from: IPAddress(asker),
+                    isStream: false
+                ) { answer in
+                    if answer == nil { refused.append(asker) }
+                }
+            }
+            return refused
+        }
+        await loop.shutDown()
+        #expect(refused == ["192.0.2.7"])
+    }
+
     /// A name server that everybody reaches floods others.
     @Test(arguments: ["", ", capture: {}"]) func aNameServerBeyondLoopbackIsRefused(_ keys: String) throws {
         let error = #expect(throws: ConfigurationError.self) {

@@ -86,15 +86,10 @@ struct SSHPorts {
         for process in Self.entries(of: processes) where process.utf8.allSatisfy({ (48...57).contains($0) }) {
             guard Self.lines(of: "\(processes)/\(process)/comm").first?.first == "sshd" else { continue }
             for descriptor in Self.entries(of: "\(processes)/\(process)/fd") {
-                var target = [UInt8](repeating: 0, count: 64)
-                let count = target.withUnsafeMutableBytes { buffer in
-                    readlink(
-                        "\(processes)/\(process)/fd/\(descriptor)",
-                        buffer.baseAddress?.assumingMemoryBound(to: CChar.self),
-                        buffer.count
-                    )
-                }
-                let text = String(decoding: target.prefix(max(0, count)), as: UTF8.self)
+                var target = [CChar](repeating: 0, count: 64)
+                let count = readlink("\(processes)/\(process)/fd/\(descriptor)", &target, target.count)
+                let bytes = target.prefix(max(0, count)).map { UInt8(bitPattern: $0) }
+                let text = String(decoding: bytes, as: UTF8.self)
                 guard text.hasPrefix("socket:["), text.hasSuffix("]") else { continue }
                 if let port = ports[String(text.dropFirst(8).dropLast())] { found.append(port) }
             }

@@ -69,6 +69,19 @@ final class NameForwarder {
         return servers.filter { !Self.isOwn($0, of: listener, on: system.addresses) }
     }
 
+    /// Whether `bytes` answer this very question.
+    ///
+    /// - Parameter size: As for ``ask(_:repeating:for:from:isStream:completion:)``.
+    static func isAnswer(_ bytes: UnsafeRawBufferPointer, to question: [UInt8], repeating size: Int) -> Bool {
+        guard bytes.count >= 12, bytes[0] == question[0], bytes[1] == question[1], bytes[2] & 0x80 != 0 else {
+            return false
+        }
+        // Whoever could not read it repeats nothing, says why, and has nothing else to say.
+        if bytes[4] == 0, bytes[5] == 0 { return bytes[3] & 15 != 0 && bytes[4..<12].allSatisfy { $0 == 0 } }
+        return bytes[4] == 0 && bytes[5] == 1 && bytes.count >= 12 + size
+            && zip(bytes[12..<12 + size], question[12..<12 + size]).allSatisfy { $0 == $1 }
+    }
+
     /// Whether the listener itself is there: it would ask itself, and itself again.
     static func isOwn(
         _ server: SocketAddress,
@@ -132,15 +145,8 @@ private final class ForwardedQuestion: StreamObserver {
         timer.schedule(after: .seconds(2))
     }
 
-    /// An answer, to this very question.
     private func accept(_ bytes: UnsafeRawBufferPointer) -> Bool {
-        guard bytes.count >= 12, bytes[0] == question[0], bytes[1] == question[1], bytes[2] & 0x80 != 0 else {
-            return false
-        }
-        // Whoever could not read it repeats nothing, says why, and has nothing else to say.
-        if bytes[4] == 0, bytes[5] == 0 { return bytes[3] & 15 != 0 && bytes[4..<12].allSatisfy { $0 == 0 } }
-        return bytes[4] == 0 && bytes[5] == 1 && bytes.count >= 12 + size
-            && zip(bytes[12..<12 + size], question[12..<12 + size]).allSatisfy { $0 == $1 }
+        NameForwarder.isAnswer(bytes, to: question, repeating: size)
     }
 
     // MARK: TCP

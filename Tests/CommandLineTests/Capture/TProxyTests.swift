@@ -102,6 +102,28 @@ struct TProxyTests {
         )
     }
 
+    /// Rules may be set before IPv6 is up; what it carries then is not sent in the clear.
+    @Test func ipv6MayComeLater() async throws {
+        try machine.configure([
+            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, mode: tproxy, capture: {}}"
+        ])
+        try await machine.expect(
+            ["1", "silence", "port 8080 from 2001:db8:1::1"],
+            from: """
+                serve far 80 8080
+                start_node out
+                echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                ip -6 rule | grep -c 15001
+                echo 0 >/proc/sys/net/ipv6/conf/all/disable_ipv6
+                ip address add 2001:db8:1::1/64 dev wire nodad
+                ask 2001:db8:1::2 80 --seconds 1
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                ask 2001:db8:1::2 80
+                """
+        )
+    }
+
     /// Somebody else's rule of the same priority is not ours: it does not stand for ours, and it stays.
     @Test func aRuleOfAnotherWithOurPriorityIsLeftAlone() async throws {
         try machine.configure([
