@@ -114,7 +114,7 @@ static inline ssize_t clinux_receive_datagram(int socket, void *bytes, size_t ca
             memcpy(&told, CMSG_DATA(header), sizeof told);
             struct sockaddr_in *v4 = (struct sockaddr_in *)own;
             v4->sin_family = AF_INET;
-            v4->sin_addr = told.destination;
+            v4->sin_addr = told.own;
         } else if (header->cmsg_level == IPPROTO_IPV6 && header->cmsg_type == 50) {
             struct clinux_own_ipv6 told;
             memcpy(&told, CMSG_DATA(header), sizeof told);

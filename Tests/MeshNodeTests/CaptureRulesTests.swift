@@ -33,12 +33,72 @@ import Testing
                 "meta l4proto != tcp counter return",
                 "tcp flags & (fin | syn | rst | ack) != syn counter return",
                 "fib daddr type { local, broadcast, multicast } counter return",
+                "ip daddr 169.254.0.0/16 counter return comment \"link-local\"",
+                "ip6 daddr fe80::/10 counter return comment \"link-local\"",
                 "socket cgroupv2 level 2 \"a/b.service\" counter return comment \"the node's own\"",
                 "th dport { 22, 2022, 2222 } counter return comment \"SSH\"",
                 "th dport { 80, 90-100 } counter return",
                 "meta l4proto tcp counter redirect to :1 comment \"capture out\"",
             ]
         )
+    }
+
+    /// A socket of the kernel has no user: rules about users must be those that act.
+    @Test func usersAreAskedByTheRuleThatActs() throws {
+        let configuration = try configuration(
+            """
+            {name: a, bind: "127.0.0.1:1", protocol: transparent, capture: {uids: [5, 6], gids: [7], cgroups: [x]}},
+            {name: b, bind: "127.0.0.1:2", protocol: transparent, mode: tproxy, capture: {uids: [5]}}
+            """
+        )
+        let text = CaptureRules(configuration, on: CaptureSurroundings()).text
+        #expect(!text.contains("skuid !=") && !text.contains("skgid !="), "\(text)")
+        let redirecting = try chain("output/a", of: text)
+        #expect(
+            redirecting.last == "socket cgroupv2 level 1 \"x\" meta skuid { 5, 6 } meta skgid { 7 } meta l4proto tcp "
+                + "counter redirect to :1 comment \"capture a\""
+        )
+        let proxying = try chain("output/b", of: text)
+        #expect(proxying.last?.hasPrefix("meta skuid { 5 } counter ct mark set") == true, "\(proxying)")
+    }
+
+    /// A question over TCP is the name server's, whichever chain comes first.
+    @Test(arguments: ["redirect", "tproxy"]) func questionsOverTCPAreForTheNameServer(_ mode: String) throws {
+        let configuration = try configuration(
+            """
+            {name: out, bind: "0.0.0.0:1", protocol: transparent, mode: \(mode), capture: {interfaces: [lan]}},
+            {name: names, bind: "0.0.0.0:2", protocol: dns, capture: {interfaces: [lan], excludeUids: [7]}}
+            """
+        )
+        var surroundings = CaptureSurroundings()
+        surroundings.nameServers = [.loopbackIPv4]
+        let text = CaptureRules(configuration, on: surroundings).text
+        #expect(try chain("output/out", of: text).contains("th dport 53 counter jump taken/names"))
+        let forwarded = mode == "tproxy" ? "forwarded/out" : "prerouting/out"
+        #expect(try chain(forwarded, of: text).contains("th dport 53 counter jump taken-forwarded/names"))
+        // What the name server leaves alone is a connection like any other.
+        let taken = try chain("taken/names", of: text)
+        #expect(taken.contains("meta skuid { 7 } counter return") && taken.last == "counter accept", "\(taken)")
+        #expect(try chain("output/names", of: text).first?.contains("priority -111") == true)
+        #expect(
+            try chain("direct/names", of: text).suffix(4) == [
+                "th dport != 2 counter return", "iifname { \"lo\", \"lan\" } counter return",
+                "ct status dnat counter return", "counter drop comment \"not captured\"",
+            ]
+        )
+    }
+
+    @Test func ourPolicyRuleIsKnownByAllThatItSays() {
+        #expect(CaptureInstaller.isOurs("15001:\tfrom all fwmark 0xc000000/0xf000000 lookup 15001"[...]))
+        #expect(CaptureInstaller.isOurs("15001:\tfrom all fwmark 0xc000000/0xf000000 lookup named "[...]))
+        for other in [
+            "15001:\tfrom all fwmark 0x1 lookup 15001", "15001:\tfrom all lookup main",
+            "15001:\tfrom all fwmark 0xc000000/0xf000000 lookup 7",
+            "1:\tfrom all fwmark 0xc000000/0xf000000 lookup 15001",
+            "15001:\tfrom all fwmark 0xc000000/0xf000000 iif lo lookup 15001", "",
+        ] {
+            #expect(!CaptureInstaller.isOurs(other[...]), "\(other)")
+        }
     }
 
     /// The node's own is known in each listener's chains, however it is known.
@@ -143,8 +203,45 @@ import Testing
             "resolv.conf",
             "nameserver 192.0.2.53\nnameserver fe80::1%eth0\nnameserver ::1\nnameserver 192.0.2.53\nsearch x\n"
         )
-        let surroundings = CaptureSurroundings.read(sshd: sshd, resolver: resolver)
-        #expect(surroundings.sshPorts == [22, 2022, 2023, 2024])
+        try directory.makeDirectory("units/ssh.socket.d")
+        try directory.write("units/ssh.socket", "[Socket]\n# ListenStream=1\nListenStream=2025\nAccept=no\n")
+        try directory.write("units/ssh.socket.d/addresses.conf", "ListenStream=\nListenStream=[::]:2026\n")
+        // As proc(5) writes it: 2027 and 2028 are listened on, by sshd and by another; 2029 is a connection of sshd's.
+        try directory.makeDirectory("proc/thread-self/net")
+        for (process, name) in [("10", "sshd"), ("11", "other")] {
+            try directory.makeDirectory("proc/\(process)/fd")
+            try directory.write("proc/\(process)/comm", name + "\n")
+        }
+        func line(_ port: Int, _ state: String, _ inode: Int) -> String {
+            "0: 00000000:\(String(port, radix: 16, uppercase: true)) 00000000:0000 \(state) 0:0 00:0 0 0 0 \(inode) 1\n"
+        }
+        try directory.write(
+            "proc/thread-self/net/tcp",
+            "sl local_address rem_address st\n" + line(2027, "0A", 71) + line(2028, "0A", 72) + line(2029, "01", 73)
+        )
+        for (link, inode) in [("10/fd/3", 71), ("11/fd/3", 72), ("10/fd/4", 73)] {
+            try #require(symlink("socket:[\(inode)]", directory.path + "/proc/" + link) == 0)
+        }
+        // Whom a login reaches first decides.
+        let client = try directory.write(
+            "ssh_config",
+            "Host box\nPort 2030\nHost inner\nPort 2031\nProxyJump gate\nHost gate\nPort 2032\n"
+        )
+        let configuration = try configuration(
+            "{name: out, bind: \"127.0.0.1:1\", protocol: transparent, capture: {}}",
+            """
+            endpoints:
+            - {match: x.test, ssh: {destination: box, config: "\(client)"}}
+            - {match: y.test, ssh: {destination: inner, config: "\(client)"}}
+            """
+        )
+        let ssh = SSHPorts(
+            configuration: sshd,
+            units: [directory.path + "/units"],
+            processes: directory.path + "/proc"
+        )
+        let surroundings = CaptureSurroundings.read(for: configuration, ssh, resolver: resolver)
+        #expect(surroundings.sshPorts == [22, 2022, 2023, 2024, 2025, 2026, 2027, 2030, 2032])
         #expect(surroundings.nameServers.map(\.description) == ["192.0.2.53", "::1"])
         #expect(CaptureSurroundings.nameServers("/nonexistent").map(\.description) == ["127.0.0.1"])
     }

@@ -1,6 +1,7 @@
 import Foundation
 import MeshPolicy
 import Platform
+import Streams
 import TestPeers
 import Testing
 
@@ -136,6 +137,133 @@ import Testing
         let full = VirtualNames(blocks)
         full.prepare(names, in: blocks)
         #expect(full.addresses(of: "one-more.prod") == nil)
+    }
+
+    /// Whoever asks for many names keeps no other from having one: the least recently used is given up, in time.
+    @Test func addressesThatNobodyUsesAreGivenToOthers() throws {
+        let blocks = VirtualBlocks(ipv4: try CIDR(parsing: "10.0.0.0/24"), ipv6: VirtualBlocks.standard.ipv6)
+        let clock = Lock<UInt64>(1000)
+        let virtual = VirtualNames(blocks) { clock.withLock { $0 } }
+        virtual.prepare(["fixed.prod"], in: blocks, lifetime: 900)
+        for index in 0..<62 { #expect(virtual.addresses(of: "n\(index).prod") != nil) }
+        #expect(virtual.addresses(of: "more.prod") == nil)
+        clock.withLock { $0 = 1899 }
+        #expect(virtual.addresses(of: "more.prod") == nil, "an answer may still hold")
+        let used = try #require(virtual.addresses(of: "n0.prod"))
+        let connected = try #require(virtual.addresses(of: "n1.prod"))
+        clock.withLock { $0 = 1900 }
+        #expect(virtual.addresses(of: "more.prod") != nil)
+        for index in 0..<59 { #expect(virtual.addresses(of: "m\(index).prod") != nil) }
+        #expect(virtual.addresses(of: "too-many.prod") == nil)
+        #expect(virtual.meaning(of: used.ipv4) == .name("n0.prod"))
+        #expect(virtual.meaning(of: connected.ipv6) == .name("n1.prod"))
+        // What is written out stays for good.
+        clock.withLock { $0 = 1_000_000 }
+        for index in 0..<70 { #expect(virtual.addresses(of: "k\(index).prod") != nil || index >= 62) }
+        let fixed = try #require(virtual.addresses(of: "fixed.prod"))
+        let fresh = VirtualNames(blocks)
+        fresh.prepare(["fixed.prod"], in: blocks)
+        #expect(fresh.addresses(of: "fixed.prod")?.ipv4 == fixed.ipv4)
+    }
+
+    /// The largest blocks hold no more names than memory has room for.
+    @Test func blocksHaveAnEnd() throws {
+        let blocks = VirtualBlocks(ipv4: try CIDR(parsing: "10.0.0.0/8"), ipv6: VirtualBlocks.standard.ipv6)
+        #expect(blocks.places == (1 << 18) - 2)
+    }
+
+    // MARK: Asking others
+
+    /// A name server that asks itself asks itself again.
+    @Test func theListenerItselfIsNoServerToAsk() throws {
+        func listener(_ text: String) throws -> NodeConfiguration.Listener {
+            try NodeConfiguration.parse("identity: i\nlisteners: [\(text)]", file: "f").listeners[0]
+        }
+        let any = try listener("{name: d, bind: \"0.0.0.0:53\", protocol: dns, capture: {interfaces: [lan]}}")
+        let one = try listener("{name: d, bind: \"127.0.0.1:53\", protocol: dns}")
+        let addresses = Set(["192.0.2.1", "2001:db8::1"].compactMap { IPAddress($0) })
+        func isOwn(_ server: String, _ listener: NodeConfiguration.Listener) throws -> Bool {
+            NameForwarder.isOwn(try SocketAddress(parsing: server), of: listener, on: addresses)
+        }
+        for own in ["127.0.0.1:53", "127.0.0.53:53", "[::1]:53", "192.0.2.1:53", "[2001:db8::1]:53"] {
+            let result = try isOwn(own, any)
+            #expect(result, "\(own)")
+        }
+        for other in ["127.0.0.1:54", "192.0.2.2:53", "192.0.2.1:5353"] {
+            let result = try isOwn(other, any)
+            #expect(!result, "\(other)")
+        }
+        let (itself, resolved) = (try isOwn("127.0.0.1:53", one), try isOwn("127.0.0.53:53", one))
+        #expect(itself && !resolved)
+    }
+
+    /// What repeats no question is an error and no more, or it could be the answer to any.
+    @Test func anAnswerIsToTheQuestion() throws {
+        let question = Self.message("db.test")
+        let size = question.count - 12
+        var whole = question
+        whole[2] = 0x81
+        func isAnswer(_ bytes: [UInt8]) -> Bool {
+            bytes.withUnsafeBytes { NameForwarder.isAnswer($0, to: question, repeating: size) }
+        }
+        #expect(isAnswer(whole) && !isAnswer(question))
+        let head: [UInt8] = [0x12, 0x34, 0x81, 0x01, 0, 0, 0, 0, 0, 0, 0, 0]
+        #expect(isAnswer(head), "FORMERR")
+        var fine = head
+        fine[3] = 0
+        #expect(!isAnswer(fine), "no error")
+        for place in [7, 9, 11] {
+            var more = head
+            more[place] = 1
+            #expect(!isAnswer(more + whole[12...]), "\(place)")
+        }
+        var another = whole
+        another[13] ^= 1
+        #expect(!isAnswer(another))
+    }
+
+    @Test func oneMachineLeavesOthersTheirTurn() async throws {
+        let upstream = FreePort.next()
+        let listener = try NodeConfiguration.parse(
+            "identity: i\nlisteners: [{name: d, bind: \"127.0.0.1:1\", protocol: dns, "
+                + "names: {upstreams: [\"127.0.0.1:\(upstream)\"]}}]",
+            file: "f"
+        ).listeners[0]
+        let question = Self.message("a.test")
+        let loop = EventLoop(name: "names")
+        let refused = try await loop.execute {
+            let forwarder = NameForwarder(on: loop)
+            var refused: [String] = []
+            // Nobody answers: each that is taken waits.
+            for asker in [String](repeating: "192.0.2.7", count: 33) + ["192.0.2.8"]
+                + [String](repeating: "127.0.0.1", count: 40)
+            {
+                forwarder.ask(
+                    question,
+                    repeating: question.count - 12,
+                    for: listener,
+                    from: IPAddress(asker),
+                    isStream: false
+                ) { answer in
+                    if answer == nil { refused.append(asker) }
+                }
+            }
+            return refused
+        }
+        await loop.shutDown()
+        #expect(refused == ["192.0.2.7"])
+    }
+
+    /// A name server that everybody reaches floods others.
+    @Test(arguments: ["", ", capture: {}"]) func aNameServerBeyondLoopbackIsRefused(_ keys: String) throws {
+        let error = #expect(throws: ConfigurationError.self) {
+            try NodeConfiguration.parse(
+                "identity: i\nlisteners: [{name: d, bind: \"0.0.0.0:53\", protocol: dns\(keys)}]",
+                file: "f"
+            )
+        }
+        let isSaid = error?.issues.contains { $0.message.contains("would answer anybody") } == true
+        #expect(isSaid, "\(error as Any)")
     }
 
     @Test func reverseNames() throws {

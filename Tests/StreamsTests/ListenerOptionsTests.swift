@@ -56,6 +56,31 @@ struct ListenerOptionsTests {
         #expect(try value(address, options, level, name) == 1)
     }
 
+    /// systemd's sockets need not say so: traffic is led to them all the same.
+    @Test(.enabled(if: geteuid() == 0, "IP_TRANSPARENT needs root"))
+    func anAdoptedSocketIsMadeTransparent() async throws {
+        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        defer { close(descriptor) }
+        let address = try SocketAddress(ip: "127.0.0.1", port: 0)
+        try #require(address.withSockaddr { bind(descriptor, $0, $1) } == 0)
+        try #require(Glibc.listen(descriptor, 8) == 0)
+        let adopted = try ListeningSocket(adopting: dup(descriptor), name: "in")
+        var transparent = ListenerOptions.defaults
+        transparent.isTransparent = true
+        let options = transparent
+        let value = try await withLoop { loop in
+            try await loop.execute {
+                let listener = try Listener(adopting: adopted, on: loop, options: options) { $0.close() }
+                defer { listener.close() }
+                var value: Int32 = -1
+                var length = socklen_t(MemoryLayout<Int32>.size)
+                getsockopt(descriptor, Int32(IPPROTO_IP), IP_TRANSPARENT, &value, &length)
+                return value
+            }
+        }
+        #expect(value == 1)
+    }
+
     @Test func bothFamiliesOrOneOfThem() async throws {
         let any = try SocketAddress(ip: "::", port: 0)
         var options = ListenerOptions.defaults

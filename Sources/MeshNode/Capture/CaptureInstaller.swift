@@ -60,20 +60,38 @@ package struct CaptureInstaller {
 
     private var families: [String] { surroundings.hasIPv6 ? ["-4", "-6"] : ["-4"] }
 
+    /// The whole of what our policy rule selects by, as `ip` takes it.
+    private static let selector = [
+        "fwmark", "\(CaptureRules.hex(CaptureRules.outboundMark))/\(CaptureRules.hex(CaptureRules.markBits))",
+        "lookup", "\(CaptureRules.routingTable)", "priority", "\(CaptureRules.routingTable)",
+    ]
+
     private func setRoutes() throws(CaptureError) {
-        let table = "\(CaptureRules.routingTable)"
-        for family in families {
-            try Self.ip([family, "route", "replace", "local", "default", "dev", "lo", "table", table])
-            guard try !Self.hasRule(family) else { continue }
-            let mark = "\(CaptureRules.hex(CaptureRules.outboundMark))/\(CaptureRules.hex(CaptureRules.markBits))"
-            try Self.ip([family, "rule", "add", "fwmark", mark, "lookup", table, "priority", table])
+        for family in ["-4", "-6"] {
+            do throws(CaptureError) {
+                if try Self.ruleCount(family) == 0 { try Self.ip([family, "rule", "add"] + Self.selector) }
+                let table = "\(CaptureRules.routingTable)"
+                try Self.ip([family, "route", "replace", "local", "default", "dev", "lo", "table", table])
+            } catch {
+                // IPv6 may come up later. What is marked until there is a route is dropped, never sent.
+                guard !families.contains(family) else { throw error }
+            }
         }
     }
 
-    private static func hasRule(_ family: String) throws(CaptureError) -> Bool {
-        try ip([family, "rule", "list"]).split(separator: "\n").contains {
-            $0.hasPrefix("\(CaptureRules.routingTable):")
-        }
+    /// Others may have rules of the same priority: ours is known by all that it says.
+    private static func ruleCount(_ family: String) throws(CaptureError) -> Int {
+        try ip([family, "rule", "list"]).split(separator: "\n").filter(isOurs).count
+    }
+
+    /// `15001:	from all fwmark 0xc000000/0xf000000 lookup 15001`; the table may have a name on this machine.
+    static func isOurs(_ rule: Substring) -> Bool {
+        let words = rule.split { $0 == " " || $0 == "\t" }.map(String.init)
+        let (mark, bits) = (String(CaptureRules.outboundMark, radix: 16), String(CaptureRules.markBits, radix: 16))
+        let table = "\(CaptureRules.routingTable)"
+        let beginning = ["\(table):", "from", "all", "fwmark", "0x\(mark)/0x\(bits)", "lookup"]
+        guard words.count == 7, Array(words[..<6]) == beginning else { return false }
+        return words[6] == table || UInt32(words[6]) == nil
     }
 
     private static func removeRoutes() throws(CaptureError) {
@@ -81,12 +99,13 @@ package struct CaptureInstaller {
         guard find("ip") != nil else { return }
         for family in ["-4", "-6"] {
             let table = "\(CaptureRules.routingTable)"
-            guard let listing = try? ip([family, "rule", "list"]) else { continue }
-            for _ in listing.split(separator: "\n").filter({ $0.hasPrefix("\(table):") }) {
-                try ip([family, "rule", "del", "priority", table])
-            }
-            guard let routes = try? ip([family, "route", "list", "table", table]), !routes.isEmpty else { continue }
-            try ip([family, "route", "flush", "table", table])
+            guard let count = try? ruleCount(family) else { continue }
+            for _ in 0..<count { try ip([family, "rule", "del"] + selector) }
+            let route = ["local", "default", "dev", "lo"]
+            guard let routes = try? ip([family, "route", "list", "table", table]),
+                routes.split(separator: "\n").contains(where: { $0.hasPrefix(route.joined(separator: " ")) })
+            else { continue }
+            try ip([family, "route", "del"] + route + ["table", table])
         }
     }
 
@@ -114,7 +133,7 @@ package struct CaptureInstaller {
         }
         if rules.isRouted {
             for family in families {
-                if try !Self.hasRule(family) {
+                if try Self.ruleCount(family) == 0 {
                     differences.append(
                         "missing: ip \(family) rule for captured packets (priority \(CaptureRules.routingTable))"
                     )

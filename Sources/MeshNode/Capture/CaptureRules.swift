@@ -8,8 +8,9 @@ import SSHSignal
 ///           └→ a route for marked packets, which only TPROXY of this machine's programs and of others needs
 /// ```
 ///
-/// No chain but the table's own is touched. Our chains say `return` or lead to the listener; neither hides a packet
-/// from the chains of others, so that the machine's own filter holds. Each rule counts.
+/// No chain but the table's own is touched. Our chains say `return`, lead to the listener, or drop what would pass
+/// in the clear; none of it hides a packet that goes on from the chains of others, so that the machine's own filter
+/// holds. Each rule counts.
 package struct CaptureRules: Hashable, Sendable {
     /// The table, of the family `inet`: one set of rules for IPv4 and IPv6.
     package static let table = "bootstrap"
@@ -50,8 +51,10 @@ package struct CaptureRules: Hashable, Sendable {
             guard let capture = listener.capture else { continue }
             var rules = ListenerRules(listener, capture, own: knownOwn, surroundings)
             rules.sshPorts = sshPorts
-            rules.nameCaptures = listeners.filter { $0.protocol == .dns }.compactMap(\.capture)
             rules.ownPorts = configuration.listeners.map(\.bind.port).filter { $0 > 0 }
+            if listener.protocol == .transparent {
+                rules.nameListeners = listeners.filter { $0.protocol == .dns }
+            }
             chains += rules.chains
         }
         if listeners.contains(where: { $0.protocol == .dns }) { chains.append(Self.zone(knownOwn)) }
@@ -59,6 +62,7 @@ package struct CaptureRules: Hashable, Sendable {
             listener.protocol == .transparent && listener.transparency.mode == .tproxy
                 && listener.transparency.direction == .outbound
         }
+        if isRouted { chains.append(Self.stray) }
         let table = "table inet \(Self.table)"
         // The first line is for the second, which refuses what is not there.
         text =
@@ -79,6 +83,18 @@ package struct CaptureRules: Hashable, Sendable {
             }
         )
     }
+
+    /// A marked packet goes to the loopback, or nowhere: without the route, or its rule, it would leave as it is, in
+    /// the clear. Whatever flushes routes has no part in that.
+    private static let stray = chain(
+        "stray",
+        "type filter hook postrouting priority mangle",
+        [
+            "meta l4proto != tcp counter return", "oifname \"lo\" counter return",
+            "meta mark & \(hex(markBits)) != \(hex(outboundMark)) counter return",
+            "counter drop comment \"no route to the listener\"",
+        ]
+    )
 
     static func chain(_ name: String, _ head: String, _ rules: [String]) -> String {
         "\tchain \(name) {\n\t\t\(head); policy accept;\n" + rules.map { "\t\t\($0)\n" }.joined() + "\t}\n"

@@ -3,7 +3,7 @@ package import Platform
 
 /// What rules depend on beside the configuration.
 package struct CaptureSurroundings: Hashable, Sendable {
-    /// Where sshd listens, and 22.
+    /// Where sshd listens, and 22; and where the node's own logins go.
     package var sshPorts: [UInt16] = [22]
     /// The name servers of resolv.conf(5).
     package var nameServers: [IPAddress] = []
@@ -15,12 +15,18 @@ package struct CaptureSurroundings: Hashable, Sendable {
     package init() {}
 
     /// Those of this machine, and of the network namespace that this thread is in.
-    package static func read(
-        sshd: String = "/etc/ssh/sshd_config",
+    package static func read(for configuration: NodeConfiguration) -> CaptureSurroundings {
+        read(for: configuration, SSHPorts())
+    }
+
+    static func read(
+        for configuration: NodeConfiguration,
+        _ ssh: SSHPorts,
         resolver: String = "/etc/resolv.conf"
     ) -> CaptureSurroundings {
         var surroundings = CaptureSurroundings()
-        for port in ports(ofSSHD: sshd) where !surroundings.sshPorts.contains(port) {
+        surroundings.sshPorts = ssh.ofServers()
+        for port in SSHPorts.ofLogins(configuration.endpoints) where !surroundings.sshPorts.contains(port) {
             surroundings.sshPorts.append(port)
         }
         surroundings.nameServers = nameServers(resolver)
@@ -31,38 +37,6 @@ package struct CaptureSurroundings: Hashable, Sendable {
         }
         surroundings.hasIPv6 = !((try? LocalFile.read("/proc/thread-self/net/if_inet6")) ?? []).isEmpty
         return surroundings
-    }
-
-    /// `Port` and the ports of `ListenAddress`, of the file and of those in the directory beside it that it includes.
-    private static func ports(ofSSHD file: String) -> [UInt16] {
-        var files = [file]
-        let directory = file + ".d"
-        if let handle = opendir(directory) {
-            defer { closedir(handle) }
-            while let entry = readdir(handle) {
-                let name = withUnsafePointer(to: entry.pointee.d_name) {
-                    $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-                }
-                if name.hasSuffix(".conf") { files.append("\(directory)/\(name)") }
-            }
-        }
-        var ports: [UInt16] = []
-        for file in files {
-            for line in LocalFile.lines(of: ((try? LocalFile.read(file, limit: 1 << 20)) ?? nil) ?? []) {
-                let words = line.text.split { $0 == " " || $0 == "\t" || $0 == "=" }
-                guard words.count >= 2 else { continue }
-                switch words[0].lowercased() {
-                case "port": ports += [UInt16(words[1])].compactMap { $0 }
-                case "listenaddress":
-                    // Without brackets, more than one colon is an IPv6 address alone.
-                    let isAddressAlone = !words[1].contains("]") && words[1].filter { $0 == ":" }.count > 1
-                    guard !isAddressAlone, let colon = words[1].lastIndex(of: ":") else { continue }
-                    ports += [UInt16(words[1][words[1].index(after: colon)...])].compactMap { $0 }
-                default: continue
-                }
-            }
-        }
-        return ports.filter { $0 > 0 }
     }
 
     /// In their order; one with a scope is left out.

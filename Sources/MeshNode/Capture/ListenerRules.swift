@@ -8,10 +8,10 @@ struct ListenerRules {
     private let surroundings: CaptureSurroundings
     /// Never captured: the way in for whoever has to repair it.
     var sshPorts: [UInt16] = []
-    /// What `dns` listeners capture.
-    var nameCaptures: [NodeConfiguration.Capture] = []
     /// Where the node listens; what comes in for itself is not captured.
     var ownPorts: [UInt16] = []
+    /// The captured `dns` listeners: questions are theirs, over TCP as well.
+    var nameListeners: [NodeConfiguration.Listener] = []
 
     init(
         _ listener: NodeConfiguration.Listener,
@@ -52,9 +52,10 @@ struct ListenerRules {
         var rules: [String] = []
         // What is for this machine itself stays; and it is no stream that goes to many.
         rules.append("fib daddr type { local, broadcast, multicast } counter return")
+        // The neighbourhood's own affairs, and the cloud's (169.254.169.254): no peer could reach the same.
+        rules += Self.linkLocal
         if isLocal { rules += own.map { "\($0) counter return comment \"the node's own\"" } }
         rules.append("th dport \(ports(sshPorts.map { $0...$0 })) counter return comment \"SSH\"")
-        rules += namesElsewhere(isLocal: isLocal)
         rules += excluded("daddr")
         if isLocal {
             if !capture.excludeUsers.isEmpty { rules.append("meta skuid \(set(capture.excludeUsers)) counter return") }
@@ -64,28 +65,28 @@ struct ListenerRules {
             rules += capture.excludeCgroups.map { "\(surroundings.match(cgroup: $0)) counter return" }
         }
         rules += included("daddr")
-        if isLocal {
-            if !capture.users.isEmpty { rules.append("meta skuid != \(set(capture.users)) counter return") }
-            if !capture.groups.isEmpty { rules.append("meta skgid != \(set(capture.groups)) counter return") }
-        }
         if isOpen { rules.append("meta nfproto != @alive/\(listener.name) counter return comment \"nobody listens\"") }
         return rules
     }
 
-    /// Questions over TCP are for the `dns` listener.
-    private func namesElsewhere(isLocal: Bool) -> [String] {
-        guard listener.protocol != .dns, nameCaptures.contains(where: { isLocal ? $0.local : !$0.interfaces.isEmpty })
-        else {
-            return []
+    private static let linkLocal = [
+        "ip daddr 169.254.0.0/16 counter return comment \"link-local\"",
+        "ip6 daddr fe80::/10 counter return comment \"link-local\"",
+    ]
+
+    /// The scope of TCP connections: without the questions that a `dns` listener takes. A transparent chain may come
+    /// first, and a question is for the name server.
+    private func streamScope(isLocal: Bool) -> [String] {
+        let takers = nameListeners.filter { listener in
+            guard let capture = listener.capture else { return false }
+            return isLocal ? capture.local : !capture.interfaces.isEmpty
         }
-        guard isLocal else { return ["th dport 53 counter return comment \"names\""] }
-        return servers.filter { !$0.1.isEmpty }.map { family, servers in
-            "th dport 53 \(family) daddr \(set(servers)) counter return comment \"names\""
-        }
+        return takers.map { "th dport 53 counter jump \(Self.taken(by: $0.name, isLocal: isLocal))" }
+            + scope(isLocal: isLocal)
     }
 
-    private var servers: [(String, [CIDR])] {
-        families(surroundings.nameServers.map { CIDR(containing: $0, length: $0.isIPv4 ? 32 : 128) })
+    private static func taken(by name: String, isLocal: Bool) -> String {
+        "\(isLocal ? "taken" : "taken-forwarded")/\(name)"
     }
 
     private func excluded(_ address: String) -> [String] {
@@ -111,9 +112,16 @@ struct ListenerRules {
         return rules
     }
 
-    /// What is done with the rest of a scope: each rule once for every cgroup that is captured, or once.
+    /// What is done with the rest of a scope: each rule once for every cgroup that is captured, or once. Who is
+    /// captured is asked here, by rules that must match: a socket of the kernel (NFS, WireGuard) has no user, so that no
+    /// rule about users matches it, neither one that acts nor one that returns.
     private func act(_ rules: [String], isLocal: Bool) -> [String] {
-        guard isLocal, !capture.cgroups.isEmpty else { return rules }
+        guard isLocal else { return rules }
+        var who = ""
+        if !capture.users.isEmpty { who += "meta skuid \(set(capture.users)) " }
+        if !capture.groups.isEmpty { who += "meta skgid \(set(capture.groups)) " }
+        let rules = rules.map { who + $0 }
+        guard !capture.cgroups.isEmpty else { return rules }
         return capture.cgroups.flatMap { cgroup in rules.map { "\(surroundings.match(cgroup: cgroup)) \($0)" } }
     }
 
@@ -130,7 +138,7 @@ struct ListenerRules {
                 chain(
                     "output",
                     "type nat hook output priority -110",
-                    [others, Self.opening] + scope(isLocal: true) + act([redirected("tcp")], isLocal: true)
+                    [others, Self.opening] + streamScope(isLocal: true) + act([redirected("tcp")], isLocal: true)
                 )
             )
         }
@@ -139,44 +147,86 @@ struct ListenerRules {
                 chain(
                     "prerouting",
                     "type nat hook prerouting priority -110",
-                    [others, Self.opening, fromOthers] + scope(isLocal: false) + [redirected("tcp")]
+                    [others, Self.opening, fromOthers] + streamScope(isLocal: false) + [redirected("tcp")]
                 )
             )
         }
         return chains
     }
 
-    /// Questions to the name servers that this machine uses, and all of other machines.
+    /// Questions to the name servers that this machine uses, and all of other machines. They come before the chains
+    /// that redirect other connections.
     private var names: [String] {
         var chains: [String] = []
-        let others = ["meta l4proto != { tcp, udp } counter return", "th dport != 53 counter return"]
         let redirect = ["udp", "tcp"].map(redirected)
         if capture.local {
-            var rules = others + own.map { "\($0) counter return comment \"the node's own\"" }
-            // What a local name server asks on is not among them, or it would be asked for what it asks for.
-            for (family, servers) in servers {
-                rules.append(
-                    servers.isEmpty
-                        ? "meta nfproto \(family == "ip" ? "ipv4" : "ipv6") counter return"
-                        : "\(family) daddr != \(set(servers)) counter return"
-                )
-            }
-            let rest = scope(isLocal: true).filter { !$0.hasPrefix("fib ") && !$0.contains("\"the node's own\"") }
             chains.append(
-                chain("output", "type nat hook output priority -110", rules + rest + act(redirect, isLocal: true))
+                chain(
+                    "output",
+                    "type nat hook output priority -111",
+                    localQuestions + act(redirect, isLocal: true)
+                )
             )
+            chains.append(taking(localQuestions + act(["counter accept"], isLocal: true), isLocal: true))
         }
         if !capture.interfaces.isEmpty {
-            let rest = scope(isLocal: false).filter { !$0.hasPrefix("fib ") }
             chains.append(
                 chain(
                     "prerouting",
-                    "type nat hook prerouting priority -110",
-                    others + [fromOthers] + rest + redirect
+                    "type nat hook prerouting priority -111",
+                    forwardedQuestions + redirect
                 )
             )
+            chains.append(taking(forwardedQuestions + ["counter accept"], isLocal: false))
+            chains.append(direct)
         }
         return chains
+    }
+
+    private static let question = ["meta l4proto != { tcp, udp } counter return", "th dport != 53 counter return"]
+
+    /// `return` for what is no question of a program of this machine.
+    private var localQuestions: [String] {
+        var rules = Self.question + own.map { "\($0) counter return comment \"the node's own\"" }
+        // What a local name server asks on is not among them, or it would be asked for what it asks for.
+        for (family, servers) in families(
+            surroundings.nameServers.compactMap { CIDR($0, prefixLength: $0.isIPv4 ? 32 : 128) }
+        ) {
+            rules.append(
+                servers.isEmpty
+                    ? "meta nfproto \(family == "ip" ? "ipv4" : "ipv6") counter return"
+                    : "\(family) daddr != \(set(servers)) counter return"
+            )
+        }
+        return rules + questionScope(isLocal: true).filter { !$0.contains("\"the node's own\"") }
+    }
+
+    private var forwardedQuestions: [String] { Self.question + [fromOthers] + questionScope(isLocal: false) }
+
+    /// A name server may be this machine itself, and link-local, as that of a cloud.
+    private func questionScope(isLocal: Bool) -> [String] {
+        scope(isLocal: isLocal).filter { !$0.hasPrefix("fib ") && !Self.linkLocal.contains($0) }
+    }
+
+    /// Called by chains of transparent listeners, which end with what is taken here.
+    private func taking(_ rules: [String], isLocal: Bool) -> String {
+        let name = Self.taken(by: listener.name, isLocal: isLocal)
+        return "\tchain \(name) {\n" + rules.map { "\t\t\($0)\n" }.joined() + "\t}\n"
+    }
+
+    /// Bound to every address, the name server would answer whoever reaches this machine, and flood others for whoever
+    /// writes their address as his own. What another rule of this machine has led here was meant to come.
+    private var direct: String {
+        let interfaces = set((["lo"] + capture.interfaces).map { "\"\($0)\"" })
+        return chain(
+            "direct",
+            "type filter hook input priority -10",
+            [
+                "meta l4proto != { tcp, udp } counter return", "th dport != \(port) counter return",
+                "iifname \(interfaces) counter return", "ct status dnat counter return",
+                "counter drop comment \"not captured\"",
+            ]
+        )
     }
 
     // MARK: TPROXY
@@ -191,9 +241,13 @@ struct ListenerRules {
         [
             "ct direction reply counter return",
             "ct mark & \(CaptureRules.hex(CaptureRules.markBits)) == \(CaptureRules.hex(mark)) \(rule)",
-            "ct state != new counter return", Self.opening,
+            // Neither what is untracked nor what is related is known already: it is somebody's first packet.
+            "ct state established counter return", Self.opening,
         ]
     }
+
+    /// Without a connection there is no mark for the packets that follow: they would go on in the clear.
+    private static let untracked = "ct state { invalid, untracked } counter drop comment \"untracked\""
 
     /// Before the rules nobody may have followed connections: one that is under way looks new then.
     private static let opening = "tcp flags & (fin | syn | rst | ack) != syn counter return"
@@ -213,8 +267,9 @@ struct ListenerRules {
                 chain(
                     "output",
                     "type route hook output priority mangle",
-                    [others] + following(CaptureRules.outboundMark, "counter \(mark) accept") + scope(isLocal: true)
-                        + act(["counter \(remember) \(mark) accept \(remark)"], isLocal: true)
+                    [others] + following(CaptureRules.outboundMark, "counter \(mark) accept")
+                        + streamScope(isLocal: true)
+                        + act([Self.untracked, "counter \(remember) \(mark) accept \(remark)"], isLocal: true)
                 )
             )
             let marked =
@@ -241,7 +296,8 @@ struct ListenerRules {
                     "forwarded",
                     Self.comingIn,
                     [others, fromOthers] + following(CaptureRules.outboundMark, "counter goto \(captured)")
-                        + scope(isLocal: false) + ["counter \(remember) goto \(captured) \(remark)"]
+                        + streamScope(isLocal: false)
+                        + [Self.untracked, "counter \(remember) goto \(captured) \(remark)"]
                 )
             )
         }

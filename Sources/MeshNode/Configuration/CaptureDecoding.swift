@@ -36,7 +36,7 @@ struct CaptureDecoder {
                 )
             }
         }
-        guard let node = mapping["capture"] else { return }
+        guard let node = mapping["capture"] else { return checkReach(of: listener, mapping) }
         guard kind == .transparent || kind == .dns else {
             return diagnostics.report(
                 "listener '\(name)': 'capture' is for the protocols transparent and dns only: remove it",
@@ -45,7 +45,21 @@ struct CaptureDecoder {
         }
         guard let capture = capture(node) else { return }
         listener.capture = capture
+        checkReach(of: listener, mapping)
         check(capture, of: listener, mapping)
+    }
+
+    /// A name server that everybody reaches floods others for whoever writes their address as his own.
+    private func checkReach(of listener: NodeConfiguration.Listener, _ mapping: MappingDecoder) {
+        guard listener.protocol == .dns, !listener.bind.address.isLoopback,
+            listener.capture?.interfaces.isEmpty != false
+        else { return }
+        diagnostics.report(
+            "listener '\(listener.name)': protocol dns on \(listener.bind), beyond loopback, would answer anybody, and "
+                + "flood others with answers: name the interfaces of the machines that may ask, 'capture: {interfaces: "
+                + "[eth1]}', whose rules keep others out, or bind 127.0.0.1:\(listener.bind.port)",
+            at: mapping.position(of: "bind")
+        )
     }
 
     private func check(_ listener: NodeConfiguration.Listener, _ mapping: MappingDecoder) {

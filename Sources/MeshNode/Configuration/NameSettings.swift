@@ -32,9 +32,9 @@ package struct VirtualBlocks: Hashable, Sendable {
         ipv6: CIDR(containing: IPAddress(high: 0xFD6D_6573_6800_0000, low: 0, isIPv4: false), length: 64)
     )
 
-    /// How many names there can be: a quarter of the smaller block, so that a free place is found soon; the first
-    /// and the last address of a block are left out.
-    var places: UInt64 { (UInt64(1) << UInt64(min(32 - ipv4.prefixLength, 128 - ipv6.prefixLength, 24))) - 2 }
+    /// How many addresses are used of either block, of which names get a quarter, so that a free one is found soon. The
+    /// first and the last address of a block are left out, and no block is so large that its names fill the memory.
+    var places: UInt64 { (UInt64(1) << UInt64(min(32 - ipv4.prefixLength, 128 - ipv6.prefixLength, 18))) - 2 }
 }
 
 struct NameSettingsDecoder {

@@ -9,10 +9,21 @@ final class NameForwarder {
 
     private let loop: EventLoop
     private var pending = 0
-    private var system: (servers: [SocketAddress], until: UInt64) = ([], 0)
+    /// Of these, those of each other machine.
+    private var pendingBySource: [IPAddress: Int] = [:]
+    private var system = System()
+
+    private struct System {
+        var servers: [SocketAddress] = []
+        /// Of this machine's interfaces.
+        var addresses: Set<IPAddress> = []
+        var until: UInt64 = 0
+    }
 
     /// Questions that may wait for answers; more are told to try again.
     private static let mostPending = 256
+    /// Of one other machine, so that one leaves the rest their turn. Programs of this one have one address together.
+    private static let mostPendingOfOne = 32
 
     init(on loop: EventLoop) { self.loop = loop }
 
@@ -20,33 +31,68 @@ final class NameForwarder {
     ///   - message: A question that could be read.
     ///   - size: Of the part that an answer repeats: what stands behind the head.
     ///   - listener: Whose question it is; its own addresses are not asked.
+    ///   - asker: Who has asked it.
     ///   - isStream: Over TCP, as the question came.
     func ask(
         _ message: [UInt8],
         repeating size: Int,
         for listener: NodeConfiguration.Listener,
+        from asker: IPAddress?,
         isStream: Bool,
         completion: @escaping Completion
     ) {
         let servers = servers(for: listener)
-        guard pending < Self.mostPending, !servers.isEmpty else { return completion(nil) }
+        let source = asker.flatMap { $0.isLoopback || system.addresses.contains($0) ? nil : $0 }
+        let isPatient = source.map { pendingBySource[$0, default: 0] < Self.mostPendingOfOne } ?? true
+        guard pending < Self.mostPending, isPatient, !servers.isEmpty else { return completion(nil) }
         pending += 1
+        if let source { pendingBySource[source, default: 0] += 1 }
         let question = ForwardedQuestion(message, repeating: size, on: loop) { [self] answer in
             pending -= 1
+            if let source, let count = pendingBySource[source] {
+                pendingBySource[source] = count > 1 ? count - 1 : nil
+            }
             completion(answer)
         }
         if isStream { question.connect(to: servers) } else { question.send(to: servers[...]) }
     }
 
     private func servers(for listener: NodeConfiguration.Listener) -> [SocketAddress] {
-        if !listener.names.upstreams.isEmpty { return listener.names.upstreams }
         if loop.now >= system.until {
-            let servers = CaptureSurroundings.nameServers("/etc/resolv.conf").map { SocketAddress($0, port: 53) }
-            system = (servers, loop.now &+ 2_000_000_000)
+            system = System(
+                servers: CaptureSurroundings.nameServers("/etc/resolv.conf").map { SocketAddress($0, port: 53) },
+                addresses: Set(InterfaceAddress.all().map(\.address)),
+                until: loop.now &+ 2_000_000_000
+            )
         }
-        return system.servers.filter { server in
-            guard server.port == listener.bind.port, let address = server.address else { return true }
-            return !address.isLoopback && address != listener.bind.address
+        let servers = listener.names.upstreams.isEmpty ? system.servers : listener.names.upstreams
+        return servers.filter { !Self.isOwn($0, of: listener, on: system.addresses) }
+    }
+
+    /// Whether `bytes` answer this very question.
+    ///
+    /// - Parameter size: As for ``ask(_:repeating:for:from:isStream:completion:)``.
+    static func isAnswer(_ bytes: UnsafeRawBufferPointer, to question: [UInt8], repeating size: Int) -> Bool {
+        guard bytes.count >= 12, bytes[0] == question[0], bytes[1] == question[1], bytes[2] & 0x80 != 0 else {
+            return false
+        }
+        // Whoever could not read it repeats nothing, says why, and has nothing else to say.
+        if bytes[4] == 0, bytes[5] == 0 { return bytes[3] & 15 != 0 && bytes[4..<12].allSatisfy { $0 == 0 } }
+        return bytes[4] == 0 && bytes[5] == 1 && bytes.count >= 12 + size
+            && zip(bytes[12..<12 + size], question[12..<12 + size]).allSatisfy { $0 == $1 }
+    }
+
+    /// Whether the listener itself is there: it would ask itself, and itself again.
+    static func isOwn(
+        _ server: SocketAddress,
+        of listener: NodeConfiguration.Listener,
+        on addresses: Set<IPAddress>
+    ) -> Bool {
+        guard let address = server.address, server.port == listener.bind.port else { return false }
+        return [listener.bind.address, listener.twin?.bind.address].contains { bind in
+            guard let bind else { return false }
+            guard bind.isUnspecified else { return bind == address }
+            return bind.isIPv4 == address.isIPv4 && (address.isLoopback || addresses.contains(address))
         }
     }
 }
@@ -99,15 +145,8 @@ private final class ForwardedQuestion: StreamObserver {
         timer.schedule(after: .seconds(2))
     }
 
-    /// An answer, to this very question.
     private func accept(_ bytes: UnsafeRawBufferPointer) -> Bool {
-        guard bytes.count >= 12, bytes[0] == question[0], bytes[1] == question[1], bytes[2] & 0x80 != 0 else {
-            return false
-        }
-        // Whoever could not read it repeats nothing.
-        if bytes[4] == 0, bytes[5] == 0 { return true }
-        return bytes[5] == 1 && bytes.count >= 12 + size
-            && zip(bytes[12..<12 + size], question[12..<12 + size]).allSatisfy { $0 == $1 }
+        NameForwarder.isAnswer(bytes, to: question, repeating: size)
     }
 
     // MARK: TCP

@@ -24,6 +24,7 @@ final class NameServer {
         _ message: [UInt8],
         _ zone: MeshZone,
         for listener: NodeConfiguration.Listener,
+        from asker: IPAddress?,
         isStream: Bool,
         reply: @escaping ([UInt8]?) -> Void
     ) {
@@ -34,12 +35,14 @@ final class NameServer {
             return reply(error.code.map { DNSAnswer.refusing(message, $0) })
         }
         if let answer = zone.answer(to: question) { return reply(answer.bytes(to: question)) }
-        forwarder.ask(message, repeating: question.bytes.count, for: listener, isStream: isStream) { answer in
+        forwarder.ask(message, repeating: question.bytes.count, for: listener, from: asker, isStream: isStream) {
+            answer in
             guard let answer, zone.allows(answer) else {
                 return reply(DNSAnswer(code: .serverFailure).bytes(to: question))
             }
             // More than whoever asks takes in a datagram: it asks again over TCP (RFC 1035 §4.2.1, RFC 6891 §6.2.5).
-            let limit = question.datagramSize ?? 512
+            // No more than our own answers have, whatever whoever asks says: the address may be somebody else's.
+            let limit = min(question.datagramSize ?? 512, DNSAnswer.datagramLimit)
             guard !isStream, answer.count > limit else { return reply(answer) }
             var short = DNSAnswer().truncated(to: question)
             short[3] = answer[3]
@@ -53,8 +56,9 @@ final class NameServer {
             return socket.reset(StreamError(.limit, "too many connections to the name server"))
         }
         connections += 1
+        let asker = socket.peerAddress?.address
         NameConnection(socket) { [self] message, reply in
-            answer(message, zone(), for: listener, isStream: true, reply: reply)
+            answer(message, zone(), for: listener, from: asker, isStream: true, reply: reply)
         } ended: { [self] in
             connections -= 1
         }.start()

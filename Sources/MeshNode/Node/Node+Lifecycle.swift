@@ -71,18 +71,33 @@ extension Node {
         return count
     }
 
-    /// Takes the rules away that lead traffic here, if the configuration asks for some: for a node that has ended and
-    /// has no heir. Blocks.
-    ///
-    /// - Returns: Why they are still there.
-    package func removeCapture() -> CaptureError? {
-        guard state.withLock({ $0.configuration.listeners.contains { $0.capture != nil } }) else { return nil }
+    /// What has become of the rules that lead traffic here.
+    package enum CaptureEnd: Hashable, Sendable {
+        /// The configuration asks for none, nor did it at the start.
+        case none
+        case removed
+        /// A listener has `onFailure: closed`: without its rules, what it captures would go on in the clear.
+        case kept
+        case failed(CaptureError)
+    }
+
+    /// Takes the rules away that lead traffic here, unless they have to go on refusing it: for a node that has ended
+    /// and has no heir. Blocks.
+    package func removeCapture() -> CaptureEnd {
+        // A reload that took `capture` out of the file has taken no rule away.
+        let captures = state.withLock { $0.captures + Self.captures(of: $0.configuration) }
+        guard !captures.isEmpty else { return .none }
+        guard captures.allSatisfy({ $0.onFailure == .open }) else { return .kept }
         do throws(CaptureError) {
             try CaptureInstaller.remove()
-            return nil
+            return .removed
         } catch {
-            return error
+            return .failed(error)
         }
+    }
+
+    static func captures(of configuration: NodeConfiguration) -> [NodeConfiguration.Capture] {
+        configuration.listeners.compactMap(\.capture)
     }
 
     /// Lets another process take over the listening sockets; see ``Takeover``. To be called once the node has started.

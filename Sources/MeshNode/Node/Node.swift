@@ -46,6 +46,8 @@ public final class Node: Sendable {
         var drain: Task<Void, Never>?
         var takeover: LoopBound<TakeoverOffer>?
         var heartbeat: LoopBound<CaptureHeartbeat>?
+        /// Those of the listeners that the node has started with.
+        var captures: [NodeConfiguration.Capture] = []
     }
 
     let group: EventLoopGroup
@@ -128,6 +130,7 @@ public final class Node: Sendable {
         state.withLock { state in
             state.workers = workers
             state.heartbeat = heartbeat
+            state.captures = Self.captures(of: configuration)
             state.listeners = listeners
             state.addresses = addresses
         }
@@ -229,7 +232,9 @@ public final class Node: Sendable {
                 workers.first { $0.loop === socket.loop }?.withValue { $0.accept(socket, by: listener) }
             }
             let started =
-                if let socket { try Listener(adopting: socket, on: first, spreadOver: loops, accept: accept) } else {
+                if let socket {
+                    try Listener(adopting: socket, on: first, options: options, spreadOver: loops, accept: accept)
+                } else {
                     try Listener(bind: address, on: first, options: options, spreadOver: loops, accept: accept)
                 }
             return LoopBound(started, on: first)
@@ -269,7 +274,8 @@ public final class Node: Sendable {
     private func hand(_ snapshot: NodeSnapshot, to workers: [LoopBound<Worker>]) async throws {
         if let names, let listener = snapshot.configuration.listeners.first(where: { $0.protocol == .dns }) {
             let endpoints = snapshot.configuration.endpoints.map(\.rule)
-            names.prepare(MeshZone.fixedNames(endpoints), in: listener.names.blocks)
+            let (blocks, lifetime) = (listener.names.blocks, listener.names.lifetime)
+            names.prepare(MeshZone.fixedNames(endpoints), in: blocks, lifetime: lifetime)
         }
         for worker in workers {
             try await worker.loop.execute { worker.withValue { $0.take(snapshot) } }

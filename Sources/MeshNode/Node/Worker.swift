@@ -89,7 +89,9 @@ final class Worker {
         var socket: DatagramSocket?
         let receiving = try DatagramSocket(bind: address, on: loop, isIPv6Only: true, isShared: true) {
             [self] bytes, ends in
-            nameServer.answer([UInt8](bytes), zone(of: listener), for: listener, isStream: false) { answer in
+            let asker = ends.peer.address
+            nameServer.answer([UInt8](bytes), zone(of: listener), for: listener, from: asker, isStream: false) {
+                answer in
                 if let answer { socket?.answer(ends, answer) }
             }
         } closed: {

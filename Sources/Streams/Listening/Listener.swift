@@ -48,17 +48,27 @@ public final class Listener: PollHandler {
     /// - Parameters:
     ///   - socket: Used up by this call, also when it fails.
     ///   - loop: Where it lives.
+    ///   - options: Of these, what a socket that is bound already can be set to: whoever made it may not have known
+    ///     that traffic is led to it.
     ///   - targets: As for ``init(bind:on:options:spreadOver:accept:)``.
     ///   - accept: As there.
     /// - Throws: ``StreamError``.
     package convenience init(
         adopting socket: ListeningSocket,
         on loop: EventLoop,
+        options: ListenerOptions = .defaults,
         spreadOver targets: [EventLoop] = [],
         accept: @escaping @Sendable (Socket) -> Void
     ) throws(StreamError) {
         loop.preconditionInLoop()
-        try self.init(socket.take(), socket.address, on: loop, spreadOver: targets, accept: accept)
+        let descriptor = socket.take()
+        do throws(StreamError) {
+            try options.applyTransparency(to: descriptor, for: socket.address)
+        } catch {
+            _ = Glibc.close(descriptor)
+            throw StreamError(error.code, "cannot go on with the listener on \(socket.address): \(error.message)")
+        }
+        try self.init(descriptor, socket.address, on: loop, spreadOver: targets, accept: accept)
     }
 
     /// `descriptor` is closed when this fails.

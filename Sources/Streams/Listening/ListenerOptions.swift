@@ -26,13 +26,18 @@ public struct ListenerOptions: Hashable, Sendable {
         guard !address.isUnix else { return }
         let ip = Int32(address.isIPv6 ? IPPROTO_IPV6 : IPPROTO_IP)
         if reusesAddress { try Self.set(descriptor, SOL_SOCKET, SO_REUSEADDR, 1, "SO_REUSEADDR") }
-        if isTransparent {
-            try Self.set(descriptor, ip, address.isIPv6 ? IPV6_TRANSPARENT : IP_TRANSPARENT, 1, "IP_TRANSPARENT")
-        }
+        try applyTransparency(to: descriptor, for: address)
         if bindsFreely { try Self.set(descriptor, ip, address.isIPv6 ? IPV6_FREEBIND : IP_FREEBIND, 1, "IP_FREEBIND") }
         if let isIPv6Only, address.isIPv6 {
             try Self.set(descriptor, ip, IPV6_V6ONLY, isIPv6Only ? 1 : 0, "IPV6_V6ONLY")
         }
+    }
+
+    /// What a bound socket can be set to just as well.
+    func applyTransparency(to descriptor: Int32, for address: SocketAddress) throws(StreamError) {
+        guard isTransparent, !address.isUnix else { return }
+        let ip = Int32(address.isIPv6 ? IPPROTO_IPV6 : IPPROTO_IP)
+        try Self.set(descriptor, ip, address.isIPv6 ? IPV6_TRANSPARENT : IP_TRANSPARENT, 1, "IP_TRANSPARENT")
     }
 
     private static func set(

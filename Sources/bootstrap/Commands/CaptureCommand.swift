@@ -40,7 +40,7 @@ struct CaptureNetwork: ParsableArguments {
         } catch {
             throw fail("\(error)", .usage)
         }
-        let installer = CaptureInstaller(configuration, on: .read())
+        let installer = CaptureInstaller(configuration, on: .read(for: configuration))
         guard !installer.rules.listeners.isEmpty else {
             throw fail("\(config): no listener has 'capture': add it to a listener with protocol transparent", .usage)
         }

@@ -64,13 +64,24 @@ struct NodeService: Sendable {
         }
         for task in reloads + others { task.cancel() }
         // An heir needs the rules; without one, they would lead to nobody.
-        if !isTakenOver, let error = node.removeCapture() {
-            logger.warning("the rules of capture were not removed: \(error). `bootstrap capture remove` does it")
-        }
+        if !isTakenOver { endCapture() }
         // The process ends when this returns. One that reads a credential meanwhile would use OpenSSL while that is
         // taken down.
         for task in reloads { await task.value }
         try result.get()
+    }
+
+    private func endCapture() {
+        switch node.removeCapture() {
+        case .none, .removed: break
+        case .kept:
+            logger.notice(
+                "the rules of capture stay, since 'onFailure' is closed: what they capture is refused until a node "
+                    + "listens again. `bootstrap capture remove` takes them away"
+            )
+        case .failed(let error):
+            logger.warning("the rules of capture were not removed: \(error). `bootstrap capture remove` does it")
+        }
     }
 
     /// Starts the node, with the sockets of the process that runs already, if there is one, and lets that one know.

@@ -103,6 +103,35 @@ struct NameServerTests {
         )
     }
 
+    /// Machines behind the interfaces may ask whichever address they like, and are answered from it; others may not.
+    @Test func onlyMachinesBehindTheInterfacesAreAnswered() async throws {
+        try configure([
+            "{name: names, bind: \"0.0.0.0:15053\", protocol: dns, capture: {local: false, interfaces: [lan]}, names: {upstreams: [\"127.0.0.1:5301\"]}}"
+        ])
+        try await machine.expect(
+            [
+                "12348580", "rules", "silence", "silence", "NOERROR 198.1", "NOERROR 198.1", "NOERROR 198.1",
+                "NOERROR 198.1", "NOERROR 198.1",
+            ],
+            from: """
+                start_node names
+                ip address add 10.77.0.9/24 dev lan
+                question=12340100000100000000000002646204746573740000010001
+                on far python3 "$PEERS/names.py" raw 198.51.100.1 15053 $question | cut -c -8
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                echo rules
+                on far python3 "$PEERS/names.py" raw 198.51.100.1 15053 $question
+                on far python3 "$PEERS/names.py" raw 10.77.0.1 15053 $question
+                ask() { on behind python3 "$PEERS/names.py" ask "$@" db.test A | cut -c -13; }
+                ask 198.51.100.2 53
+                ask 10.77.0.1 53
+                ask 10.77.0.9 15053
+                ask fd77::1 15053
+                python3 "$PEERS/names.py" ask 127.0.0.1 15053 db.test A | cut -c -13
+                """
+        )
+    }
+
     /// A captured program looks a name up and connects to it; policy and routes see the name.
     @Test(arguments: ["redirect", "tproxy"])
     func capturedProgramsUseNames(_ mode: String) async throws {
@@ -127,8 +156,9 @@ struct NameServerTests {
         )
         try await machine.expect(
             [
-                "NOERROR 198.19.", "NOERROR 203.0.113.9", "port 5432 from 198.51.100.1", "port 5432 from 198.51.100.1",
-                "NOERROR 203.0.113.9", "port 5432 from 198.51.100.1", "1", "ECONNRESET", "NOERROR 203.0.113.9",
+                "NOERROR 198.19.", "NOERROR 198.19.", "NOERROR 203.0.113.9", "port 5432 from 198.51.100.1",
+                "port 5432 from 198.51.100.1", "NOERROR 203.0.113.9", "port 5432 from 198.51.100.1", "1", "ECONNRESET",
+                "NOERROR 203.0.113.9",
             ],
             from: """
                 echo nameserver 198.51.100.2 >"$W/resolv.conf"
@@ -142,6 +172,7 @@ struct NameServerTests {
                 start_node hbone
                 "$BIN" capture install --config "$W/node.yaml" >/dev/null
                 python3 "$PEERS/names.py" ask 198.51.100.2 53 db.test A | cut -c -15
+                python3 "$PEERS/names.py" ask 198.51.100.2 53 db.test A tcp | cut -c -15
                 python3 "$PEERS/names.py" ask 198.51.100.2 53 plain.test A tcp
                 ask db.test 5432
                 python3 "$PEERS/ask.py" fd6d:6573:6800::$(python3 "$PEERS/names.py" ask 198.51.100.2 53 db.test AAAA | sed 's/.*:://') 5432

@@ -170,17 +170,67 @@ struct RedirectTests {
 
     @Test func nothingIsLeftWhenTheNodeEnds() async throws {
         try machine.configure([
-            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, capture: {}}",
-            "{name: more, bind: \"127.0.0.1:15011\", protocol: transparent, mode: tproxy, capture: {uids: [1]}}",
+            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, capture: {onFailure: open}}",
+            "{name: more, bind: \"127.0.0.1:15011\", protocol: transparent, mode: tproxy, capture: {uids: [1], onFailure: open}}",
         ])
         try await machine.expect(
-            ["port 8080 from 198.51.100.1", "port 80 from 198.51.100.1"],
+            ["captured", "port 80 from 198.51.100.1"],
             from: """
                 serve far 80 8080
                 ruleset >"$W/before"
                 start_node more
                 "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                while [ "$(ask 198.51.100.2 80)" != "port 8080 from 198.51.100.1" ]; do :; done
+                echo captured
+                kill $node
+                wait $node
                 ask 198.51.100.2 80
+                ruleset >"$W/after"
+                cmp "$W/before" "$W/after"
+                """
+        )
+    }
+
+    /// An orderly end is no leave to go on in the clear.
+    @Test(arguments: ["redirect", "tproxy"])
+    func rulesThatRefuseStayWhenTheNodeEnds(_ mode: String) async throws {
+        try machine.configure([
+            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, mode: \(mode), capture: {}}"
+        ])
+        try await machine.expect(
+            ["port 8080 from 198.51.100.1", "ECONNREFUSED", "said", "port 80 from 198.51.100.1"],
+            from: """
+                serve far 80 8080
+                start_node out
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                ask 198.51.100.2 80
+                kill $node
+                wait $node
+                ask 198.51.100.2 80
+                grep -q "bootstrap capture remove" "$W/log" && echo said
+                "$BIN" capture remove
+                ask 198.51.100.2 80
+                """
+        )
+    }
+
+    /// The rules are still there when the file asks for none any more.
+    @Test func rulesOfAnEarlierConfigurationGoWithTheNode() async throws {
+        try machine.configure([
+            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, capture: {onFailure: open}}"
+        ])
+        try await machine.expect(
+            ["reloaded", "port 80 from 198.51.100.1"],
+            from: """
+                serve far 80 8080
+                ruleset >"$W/before"
+                start_node out
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                sed -i 's/, capture: {.*}}/}/' "$W/node.yaml"
+                kill -HUP $node
+                until_line "takes effect with a restart only" "$W/log"
+                until_line "reloaded" "$W/log"
+                echo reloaded
                 kill $node
                 wait $node
                 ask 198.51.100.2 80

@@ -76,6 +76,75 @@ struct TProxyTests {
         )
     }
 
+    /// Without the route, a marked packet takes the way to where it was going.
+    @Test func withoutTheRouteNothingPassesInTheClear() async throws {
+        try machine.configure([
+            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, mode: tproxy, capture: {}}"
+        ])
+        try await machine.expect(
+            ["silence", "silence", "silence", "seen: 0", "port 8080 from 198.51.100.1"],
+            from: """
+                serve far 80 8080
+                start_node out
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                ip netns exec far nft 'add table inet t; add chain inet t in { type filter hook input priority 0; }; add rule inet t in tcp dport 80 counter'
+                ip rule del priority 15001
+                ip -6 route flush table 15001
+                ask 198.51.100.2 80 --seconds 1
+                ask 2001:db8:1::2 80 --seconds 1
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                ip route flush table 15001
+                ask 198.51.100.2 80 --seconds 1
+                echo seen: $(ip netns exec far nft list table inet t | sed -n 's/.*packets \\([0-9]*\\).*/\\1/p')
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                ask 198.51.100.2 80
+                """
+        )
+    }
+
+    /// Rules may be set before IPv6 is up; what it carries then is not sent in the clear.
+    @Test func ipv6MayComeLater() async throws {
+        try machine.configure([
+            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, mode: tproxy, capture: {}}"
+        ])
+        try await machine.expect(
+            ["1", "silence", "port 8080 from 2001:db8:1::1"],
+            from: """
+                serve far 80 8080
+                start_node out
+                echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                ip -6 rule | grep -c 15001
+                echo 0 >/proc/sys/net/ipv6/conf/all/disable_ipv6
+                ip address add 2001:db8:1::1/64 dev wire nodad
+                ask 2001:db8:1::2 80 --seconds 1
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                ask 2001:db8:1::2 80
+                """
+        )
+    }
+
+    /// Somebody else's rule of the same priority is not ours: it does not stand for ours, and it stays.
+    @Test func aRuleOfAnotherWithOurPriorityIsLeftAlone() async throws {
+        try machine.configure([
+            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, mode: tproxy, capture: {}}"
+        ])
+        try await machine.expect(
+            ["port 8080 from 198.51.100.1", "everything is the same"],
+            from: """
+                serve far 80 8080
+                ip rule add fwmark 0x1 lookup main priority 15001
+                ruleset >"$W/before"
+                start_node out
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                ask 198.51.100.2 80
+                "$BIN" capture remove
+                ruleset | cmp - "$W/before"
+                echo everything is the same
+                """
+        )
+    }
+
     @Test func openLetsItPass() async throws {
         try machine.configure([
             "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, mode: tproxy, capture: {interfaces: [lan], onFailure: open}}"
@@ -163,6 +232,24 @@ struct TProxyTests {
                 grep -q "plain connections are refused here" "$W/log"
                 kill -9 $node
                 echo killed
+                ask_from far 198.51.100.1 9000
+                """
+        )
+    }
+
+    /// Who tracks no connections must not have open services for it.
+    @Test func untrackedConnectionsAreRefusedAsWell() async throws {
+        try machine.configure([
+            "{name: in, bind: \"0.0.0.0:15006\", protocol: transparent, mode: tproxy, direction: inbound, plaintext: deny, capture: {}}"
+        ])
+        try await machine.expect(
+            ["port 9000 from 198.51.100.2", "ECONNRESET"],
+            from: """
+                serve here 9000
+                nft 'add table inet host; add chain inet host raw { type filter hook prerouting priority raw; }; add rule inet host raw iifname wire notrack'
+                start_node in
+                ask_from far 198.51.100.1 9000
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
                 ask_from far 198.51.100.1 9000
                 """
         )
