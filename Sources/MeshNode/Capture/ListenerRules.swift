@@ -141,6 +141,14 @@ struct ListenerRules {
                     [others, Self.opening] + streamScope(isLocal: true) + act([redirected("tcp")], isLocal: true)
                 )
             )
+            chains.append(
+                chain(
+                    "untracked",
+                    "type filter hook output priority mangle",
+                    [others, Self.tracked, Self.opening] + streamScope(isLocal: true)
+                        + act([Self.untracked], isLocal: true)
+                )
+            )
         }
         if !capture.interfaces.isEmpty {
             chains.append(
@@ -148,6 +156,13 @@ struct ListenerRules {
                     "prerouting",
                     "type nat hook prerouting priority -110",
                     [others, Self.opening, fromOthers] + streamScope(isLocal: false) + [redirected("tcp")]
+                )
+            )
+            chains.append(
+                chain(
+                    "untracked-forwarded",
+                    "type filter hook forward priority mangle",
+                    [others, Self.tracked, Self.opening, fromOthers] + streamScope(isLocal: false) + [Self.untracked]
                 )
             )
         }
@@ -246,7 +261,9 @@ struct ListenerRules {
         ]
     }
 
-    /// Without a connection there is no mark for the packets that follow: they would go on in the clear.
+    /// Without a connection there is no mark for the packets that follow, nor anything that could be redirected: they
+    /// would go on in the clear.
+    private static let tracked = "ct state != { invalid, untracked } counter return"
     private static let untracked = "ct state { invalid, untracked } counter drop comment \"untracked\""
 
     /// Before the rules nobody may have followed connections: one that is under way looks new then.
@@ -336,7 +353,8 @@ struct ListenerRules {
         rules.append("th dport \(ports(sshPorts.map { $0...$0 })) counter return comment \"SSH\"")
         rules.append("th dport \(ports(ownPorts.map { $0...$0 })) counter return comment \"the node's own\"")
         rules += excluded("saddr") + included("saddr")
-        rules.append("counter \(marking("ct", CaptureRules.inboundMark)) goto \(captured) \(remark)")
+        // Two rules: what is untracked has no mark that the first could change, and ends there.
+        rules += ["counter \(marking("ct", CaptureRules.inboundMark))", "counter goto \(captured) \(remark)"]
         return "\tchain \(captured) {\n" + hand.map { "\t\t\($0)\n" }.joined() + "\t}\n"
             + chain("inbound", Self.comingIn, rules)
     }

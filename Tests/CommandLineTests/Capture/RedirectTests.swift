@@ -214,6 +214,28 @@ struct RedirectTests {
         )
     }
 
+    /// What the kernel does not track it cannot redirect, and must not let go.
+    @Test(arguments: ["redirect", "tproxy"])
+    func untrackedConnectionsDoNotLeave(_ mode: String) async throws {
+        try machine.configure([
+            "{name: out, bind: \"0.0.0.0:15001\", protocol: transparent, mode: \(mode), capture: {interfaces: [lan]}}"
+        ])
+        try await machine.expect(
+            ["silence", "silence", "seen: 0"],
+            from: """
+                serve far 80 8080
+                nft 'add table inet host; add chain inet host out { type filter hook output priority raw; }; add rule inet host out tcp dport 80 notrack'
+                nft 'add chain inet host in { type filter hook prerouting priority raw; }; add rule inet host in tcp dport 80 notrack'
+                ip netns exec far nft 'add table inet t; add chain inet t in { type filter hook input priority 0; }; add rule inet t in tcp dport 80 counter'
+                start_node out
+                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                ask 198.51.100.2 80 --seconds 1
+                ask_from behind 198.51.100.2 80 --seconds 1
+                echo seen: $(ip netns exec far nft list table inet t | sed -n 's/.*packets \\([0-9]*\\).*/\\1/p')
+                """
+        )
+    }
+
     /// The rules are still there when the file asks for none any more.
     @Test func rulesOfAnEarlierConfigurationGoWithTheNode() async throws {
         try machine.configure([
