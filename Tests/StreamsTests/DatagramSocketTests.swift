@@ -14,7 +14,8 @@ import Testing
             let port = try await loop.execute {
                 var socket: DatagramSocket?
                 let receiving = try DatagramSocket(bind: SocketAddress(ip: bind, port: 0), on: loop, isIPv6Only: true) {
-                    bytes, origin in
+                    bytes,
+                    origin in
                     socket?.send([UInt8](bytes) + [2], to: origin)
                 } closed: {
                     socket = nil
@@ -28,7 +29,8 @@ import Testing
             var limit = timeval(tv_sec: 20, tv_usec: 0)
             setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
             // Connected: the kernel drops what another address sends.
-            try #require(server.withSockaddr { connect(client, $0, $1) } == 0)
+            let connected = server.withSockaddr { connect(client, $0, $1) }
+            try #require(connected == 0)
             var bytes: [UInt8] = [1, 0, 0]
             try #require(send(client, bytes, 1, 0) == 1)
             let count = recv(client, &bytes, bytes.count, 0)

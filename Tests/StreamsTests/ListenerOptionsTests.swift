@@ -62,8 +62,8 @@ struct ListenerOptionsTests {
         let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
         defer { close(descriptor) }
         let address = try SocketAddress(ip: "127.0.0.1", port: 0)
-        try #require(address.withSockaddr { bind(descriptor, $0, $1) } == 0)
-        try #require(Glibc.listen(descriptor, 8) == 0)
+        let bound = address.withSockaddr { Glibc.bind(descriptor, $0, $1) }
+        try #require(bound == 0 && Glibc.listen(descriptor, 8) == 0)
         let adopted = try ListeningSocket(adopting: dup(descriptor), name: "in")
         var transparent = ListenerOptions.defaults
         transparent.isTransparent = true

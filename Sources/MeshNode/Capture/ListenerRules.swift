@@ -113,8 +113,8 @@ struct ListenerRules {
     }
 
     /// What is done with the rest of a scope: each rule once for every cgroup that is captured, or once. Who is
-    /// captured is asked here, by rules that must match: a socket of the kernel (NFS, WireGuard) has no user, so that no
-    /// rule about users matches it, neither one that acts nor one that returns.
+    /// captured is asked here, by rules that must match: a socket of the kernel (NFS, WireGuard) has no user, so that
+    /// no rule about users matches it, neither one that acts nor one that returns.
     private func act(_ rules: [String], isLocal: Bool) -> [String] {
         guard isLocal else { return rules }
         var who = ""
