@@ -16,7 +16,7 @@ import Testing
                 let receiving = try DatagramSocket(bind: SocketAddress(ip: bind, port: 0), on: loop, isIPv6Only: true) {
                     bytes,
                     origin in
-                    socket?.send([UInt8](bytes) + [2], to: origin)
+                    socket?.answer(ends, [UInt8](bytes) + [2])
                 } closed: {
                     socket = nil
                 }
