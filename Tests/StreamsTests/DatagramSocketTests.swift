@@ -15,7 +15,7 @@ import Testing
                 var socket: DatagramSocket?
                 let receiving = try DatagramSocket(bind: SocketAddress(ip: bind, port: 0), on: loop, isIPv6Only: true) {
                     bytes,
-                    origin in
+                    ends in
                     socket?.answer(ends, [UInt8](bytes) + [2])
                 } closed: {
                     socket = nil

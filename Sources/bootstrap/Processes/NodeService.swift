@@ -76,8 +76,7 @@ struct NodeService: Sendable {
         case .none, .removed: break
         case .kept:
             logger.notice(
-                "the rules of capture stay, since 'onFailure' is closed: what they capture is refused until a node "
-                    + "listens again. `bootstrap capture remove` takes them away"
+                "the rules of capture stay ('onFailure: closed'), and refuse what they capture until a node listens again; `bootstrap capture remove` takes them away"
             )
         case .failed(let error):
             logger.warning("the rules of capture were not removed: \(error). `bootstrap capture remove` does it")
