@@ -40,7 +40,7 @@ package struct HTTPFields: Hashable, Sendable {
     package mutating func remove(_ name: String) { all.removeAll { Self.isSame($0.name, name) } }
 
     package mutating func replace(_ name: String, _ value: String) {
-        remove(name)
+        remove(String(decoding: name.utf8.map(Self.lowercased), as: UTF8.self))
         append(name, value)
     }
 

@@ -238,7 +238,8 @@ import Testing
         init() async throws {
             let socket = directory.path("agent")
             process = try ChildProcess("ssh-agent", ["-D", "-a", socket])
-            try await eventually("the agent listens") { FileManager.default.fileExists(atPath: socket) }
+            // Said when it listens; its socket is there sooner.
+            _ = try await process.standardOutput.line(containing: "SSH_AUTH_SOCK=")
         }
 
         func add(_ key: String) async throws { try await ssh_add([key]) }

@@ -59,15 +59,19 @@ struct CaptureInstall: ParsableCommand {
     @Option(help: ArgumentHelp("The node's configuration file.", valueName: "FILE"))
     var config: String
     @OptionGroup var network: CaptureNetwork
+    @OptionGroup var messages: MessageOptions
     @Flag(help: "Print the rules, as nft takes them, and set nothing.")
     var dryRun = false
 
     func run() throws {
         try network.enter()
         let installer = try network.installer(config)
-        if dryRun { return print(installer.rules.text, terminator: "") }
+        if dryRun {
+            _ = writeStandardOutput(Array(installer.rules.text.utf8))
+            return
+        }
         do throws(CaptureError) { try installer.install() } catch { throw fail("\(error)") }
-        for listener in installer.rules.listeners { print("capture \(listener.name) \(listener.bind)") }
+        for listener in installer.rules.listeners { printDone("capture \(listener.name) \(listener.bind)") }
     }
 }
 
@@ -84,6 +88,7 @@ struct CaptureVerify: ParsableCommand {
     @Option(help: ArgumentHelp("The node's configuration file.", valueName: "FILE"))
     var config: String
     @OptionGroup var network: CaptureNetwork
+    @OptionGroup var messages: MessageOptions
 
     func run() throws {
         try network.enter()
@@ -91,8 +96,8 @@ struct CaptureVerify: ParsableCommand {
         var isWorking: Bool
         do throws(CaptureError) {
             let differences = try installer.differences()
-            for difference in differences { print(difference) }
-            if differences.isEmpty { print("rules are as \(config) asks for") }
+            for difference in differences { printLine("\(difference)") }
+            if differences.isEmpty { printDone("rules are as \(config) asks for") }
             isWorking = differences.isEmpty
             let isThere = CaptureInstaller.isInstalled
             for listener in installer.rules.listeners where isThere {
@@ -109,9 +114,9 @@ struct CaptureVerify: ParsableCommand {
         _ installer: CaptureInstaller
     ) throws(CaptureError) -> Bool {
         let before = try installer.captured()[listener.name] ?? 0
-        print("capture \(listener.name): \(before) so far")
+        printDone("capture \(listener.name): \(before) so far")
         guard let trials = CaptureTrial.trials(for: listener) else {
-            print("capture \(listener.name): not tried, since connections of this user are not captured by it")
+            printDone("capture \(listener.name): not tried, since connections of this user are not captured by it")
             return true
         }
         var isWorking = true
@@ -121,18 +126,18 @@ struct CaptureVerify: ParsableCommand {
             let isCaptured = try installer.captured()[listener.name] ?? 0 > count
             let what = "a connection to \(trial.address) port \(trial.port)"
             switch outcome {
-            case .taken where isCaptured: print("capture \(listener.name): \(what) was captured, and taken")
+            case .taken where isCaptured: printDone("capture \(listener.name): \(what) was captured, and taken")
             case .refused where isCaptured:
-                print(
+                printLine(
                     "capture \(listener.name): \(what) was captured, but nobody listens on \(listener.bind): start the node"
                 )
                 isWorking = false
             case .failed(let reason) where !isCaptured:
                 // Without a route the kernel asks no rule.
-                print("capture \(listener.name): \(what) could not be tried: \(reason)")
+                printLine("capture \(listener.name): \(what) could not be tried: \(reason)")
                 if trial.address.isIPv4 { isWorking = false }
             case .taken, .refused, .silence, .failed:
-                print("capture \(listener.name): \(what) was not captured")
+                printLine("capture \(listener.name): \(what) was not captured")
                 isWorking = false
             }
         }
@@ -151,6 +156,7 @@ struct CaptureRemove: ParsableCommand {
     @Option(help: ArgumentHelp("The node's configuration file; it is not read.", valueName: "FILE"))
     var config: String?
     @OptionGroup var network: CaptureNetwork
+    @OptionGroup var messages: MessageOptions
 
     func run() throws {
         try network.enter()
