@@ -161,10 +161,11 @@ class Bootstrap(Peer):
     can_be_distant = True
     # Seconds until a node is ready, at most.
     ready_within = 20
+    node_options = ()
 
     def node(self, name, configuration):
         path = self.write(f"{name}.yaml", configuration)
-        process = self.spawn([self.binary, "node", "--config", path], stdout=subprocess.PIPE)
+        process = self.spawn([self.binary, "node", "--config", path, *self.node_options], stdout=subprocess.PIPE)
         # One line `ready NAME ADDRESS` for each listener, here one.
         os.set_blocking(process.stdout.fileno(), False)
         deadline = time.monotonic() + self.ready_within
@@ -213,6 +214,14 @@ class BootstrapOpenSSL(Bootstrap):
 
     name = "bootstrap, AES by OpenSSL"
     environment = {"BOOTSTRAP_AES_GCM": "openssl"}
+
+
+class BootstrapOneLoop(Bootstrap):
+    """The same binary with one event loop for each node, as the peers with one thread have."""
+
+    name = "bootstrap, one loop"
+    can_be_distant = False
+    node_options = ("--loops", "1")
 
 
 class BootstrapBefore(Bootstrap):
@@ -448,4 +457,25 @@ class Nghttpx(Peer):
         self.processes.reverse()
 
 
-ALL = [Direct, Bootstrap, BootstrapOpenSSL, BootstrapBefore, Envoy, EnvoyDefaults, SSH, SSHAESGCM, BootstrapSSH, BootstrapSSHEngine, BootstrapOverSSH, Stunnel, Nghttpx]
+class Rust(Peer):
+    """ztunnel's libraries (tokio, h2, rustls) in a small program of ours, `Benchmarks/Rust`: one connection, a thread for each
+    proxy. Windows of 1 and 16 MiB that do not grow, so it is not led over the long path."""
+
+    name = "rust"
+    build = os.path.join(os.path.dirname(os.path.abspath(__file__)), "Rust/build.sh")
+
+    def start(self):
+        built = subprocess.run([self.build], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if built.returncode != 0:
+            raise PeerUnavailable(f"Benchmarks/Rust/build.sh failed: {built.stderr.strip().splitlines()[-1:] or 'no message'}")
+        binary = built.stdout.strip()
+        self.port, tunnel = free_port(), free_port()
+        identity = f"spiffe://{TRUST_DOMAIN}/ns/default/sa"
+        self.spawn([binary, "server", f"127.0.0.1:{tunnel}", f"{self.certificates}/server", f"{identity}/client"], tunnel)
+        self.spawn([binary, "client", f"127.0.0.1:{self.port}", f"127.0.0.1:{tunnel}", f"127.0.0.1:{self.target}",
+                    f"{self.certificates}/client", f"{identity}/server"], self.port)
+        self.processes.reverse()
+
+
+ALL = [Direct, Bootstrap, BootstrapOneLoop, BootstrapOpenSSL, BootstrapBefore, Envoy, EnvoyDefaults, SSH, SSHAESGCM, Rust, BootstrapSSH,
+       BootstrapSSHEngine, BootstrapOverSSH, Stunnel, Nghttpx]

@@ -4,6 +4,12 @@ import statistics
 
 BEGIN, END = "<!-- results: begin (written by make bench) -->", "<!-- results: end -->"
 
+# CPU time of both proxies for each stream and message, and the peer that all are held against in them.
+CPU_OPEN = "CPU per open, both proxies, us"
+CPU_ROUND_TRIP = "CPU per round trip, both proxies, us"
+CPU_ROUND_TRIP_64 = "CPU per round trip of 64 connections, both proxies, us"
+YARDSTICK = "rust"
+
 # What is compared: title, measure, how a value is read from the load tool's answer, whether more is better.
 QUANTITIES = [
     ("up, 1 connection, MB/s", "up 1", lambda v: v["up"], True),
@@ -18,8 +24,11 @@ QUANTITIES = [
     ("CPU-s per GB, down 8, both proxies", "down 8", lambda v: sum(v["cpu"]), False),
     ("64 B round trip, p50, us", "ping 1", lambda v: v["p50"], False),
     ("64 B round trip, p99, us", "ping 1", lambda v: v["p99"], False),
+    (CPU_ROUND_TRIP, "ping 1", lambda v: sum(v["cpuEach"]), False),
     ("64 connections, round trips per second", "ping 64", lambda v: v["rate"], True),
+    (CPU_ROUND_TRIP_64, "ping 64", lambda v: sum(v["cpuEach"]), False),
     ("opens per second, 16 at a time", "opens 16", lambda v: v["rate"], True),
+    (CPU_OPEN, "opens 16", lambda v: sum(v["cpuEach"]), False),
     ("keystrokes under bulk up, p50, ms", "keystrokes up", lambda v: v["p50"] / 1000, False),
     ("keystrokes under bulk up, p99, ms", "keystrokes up", lambda v: v["p99"] / 1000, False),
     ("keystrokes under bulk down, p50, ms", "keystrokes down", lambda v: v["p50"] / 1000, False),
@@ -68,22 +77,46 @@ def progress(measure, results):
             for peer in results["peers"]:
                 numbers = samples(results, peer, quantity)
                 if any(n is not None for n in numbers):
-                    lines.append(f"{quantity[0]:48} {peer:24} {cell(numbers)}")
+                    beside = ratio(results, peer, YARDSTICK, quantity) if peer != YARDSTICK else None
+                    lines.append(f"{quantity[0]:54} {peer:24} {cell(numbers)}" + (f"  {beside:.2f} x {YARDSTICK}" if beside else ""))
     return "\n".join(lines)
+
+
+def ratio(results, ours, peer, quantity):
+    """The median of our figure divided by the peer's, round by round; None where there is none."""
+    pairs = [a / b for a, b in zip(samples(results, ours, quantity), samples(results, peer, quantity)) if a and b]
+    return statistics.median(pairs) if pairs else None
+
+
+def cpu_table(results):
+    """CPU time for each open and round trip: a line for each peer, its client and server side apart, and beside the yardstick."""
+    quantities = [q for q in QUANTITIES if q[0] in (CPU_OPEN, CPU_ROUND_TRIP, CPU_ROUND_TRIP_64)]
+    rows = []
+    for peer in results["peers"]:
+        row = [peer]
+        for quantity in quantities:
+            measured = [v for v in results["peers"][peer]["values"].get(quantity[1], []) if v and "cpuEach" in v]
+            sides = [statistics.median(side) for side in zip(*(v["cpuEach"] for v in measured))]
+            beside = ratio(results, peer, YARDSTICK, quantity)
+            row += [f"{cell(samples(results, peer, quantity))}, {' + '.join(number(side) for side in sides)}" if sides else "–",
+                    f"{beside:.2f}" if beside else "–"]
+        if any(text != "–" for text in row[1:]):
+            rows.append(row)
+    header = [""] + [text for quantity in quantities for text in (quantity[0].replace(", both proxies", ""), f"÷ {YARDSTICK}")]
+    return rows and "CPU time of the two proxies (added; then client + server, a median each):\n\n" + table(header, rows)
 
 
 def ratios(results, ours="bootstrap"):
     """For each quantity and peer: the median of our figure divided by the peer's, round by round."""
     table = {}
     for quantity in QUANTITIES:
-        mine = samples(results, ours, quantity)
         row = {}
         for peer in results["peers"]:
             if peer in (ours, "no tunnel") or ours in FALLBACKS and peer not in SSH_PEERS or ours not in FALLBACKS and peer in FALLBACKS:
                 continue
-            pairs = [a / b for a, b in zip(mine, samples(results, peer, quantity)) if a and b]
-            if pairs:
-                row[peer] = statistics.median(pairs)
+            beside = ratio(results, ours, peer, quantity)
+            if beside is not None:
+                row[peer] = beside
         if row:
             table[quantity[0]] = row
     return table
@@ -109,6 +142,9 @@ def markdown(results):
         if any(c != "–" for c in cells):
             rows.append([quantity[0]] + cells)
     parts.append(table([""] + names, rows))
+    each = cpu_table(results)
+    if each:
+        parts.append(each)
 
     idle = [(name, results["peers"][name]["idle"]) for name in names if results["peers"][name]["idle"]]
     if idle:

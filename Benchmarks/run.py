@@ -4,7 +4,7 @@
     Benchmarks/run.py [--quick] [--binary PATH] [--before PATH] [--peers NAME;...] [--measures NAME;...] [--rounds N] [--no-write]
 
 Every round measures every peer once, so that what disturbs the machine disturbs all of them; what counts is the ratio to a
-peer of the same round, and CPU time per byte. Results: Benchmarks/results.json and the tables of docs/benchmarks.md.
+peer of the same round, and CPU time per byte, per open and per round trip. Results: Benchmarks/results.json and the tables of docs/benchmarks.md.
 """
 
 import argparse
@@ -45,7 +45,9 @@ MEASURES = {
 LONG_MANY = ("long up 8", "long down 8")
 LONG_MEASURES, LONG_SECONDS, LONG_WARM_UP, LONG_ROUNDS = ("long up", "long down", *LONG_MANY), 6, 4, 3
 QUICK_MEASURES = ["up 1", "down 1", "up 8", "down 8", "ping 1", "opens 16"]
-QUICK_PEERS = ["bootstrap", "envoy", "ssh -L", "ssh -L, aes128-gcm"]
+QUICK_PEERS = ["bootstrap", "envoy", "ssh -L", "ssh -L, aes128-gcm", "rust"]
+# What is counted one by one: their CPU time is divided by how many there were.
+COUNTED = ("ping", "opens")
 
 
 def process_tree(pid):
@@ -100,11 +102,20 @@ def run_load(load, arguments, peer, seconds, warm_up):
 
 
 def measure(load, peer, arguments, seconds, warm_up):
+    counted = arguments[0] in COUNTED
+    if counted and warm_up:
+        # A run of its own, because the load tool does not count what it does in its warm-up, and the proxies' CPU time does.
+        run_load(load, arguments, peer, warm_up, 0)
+        warm_up = 0
     before = [cpu_seconds(process.pid) for process in peer.processes]
     result = run_load(load, arguments, peer, seconds, warm_up)
-    if "bytes" in result and peer.processes:
-        after = [cpu_seconds(process.pid) for process in peer.processes]
-        result["cpu"] = [(b - a) / (result["bytes"] / 1e9) for a, b in zip(before, after)]
+    if peer.processes and ("bytes" in result or counted):
+        used = [cpu_seconds(process.pid) - earlier for process, earlier in zip(peer.processes, before)]
+        if counted:
+            # Microseconds for each open or round trip.
+            result["cpuEach"] = [1e6 * cpu / (result["rate"] * seconds) for cpu in used]
+        else:
+            result["cpu"] = [cpu / (result["bytes"] / 1e9) for cpu in used]
     return result
 
 

@@ -1,18 +1,19 @@
 #!/bin/bash
 # Installs what building, testing and measuring need on Debian 12: idempotent, and quick when nothing is missing.
 #
-#   scripts/install-dependencies.sh [build] [test] [bench] [fleet]     default: build test
+#   scripts/install-dependencies.sh [build] [test] [bench] [instructions] [fleet]     default: build test
 #
 # build: C libraries with headers and static archives. test: the real servers that the tests run against.
-# bench: the proxies that the benchmark compares with; fleet: the tools for many machines. Python packages and Envoy go into a cache outside the
-# repository: ${BOOTSTRAP_TESTS_CACHE:-${XDG_CACHE_HOME:-~/.cache}/bootstrap-tests}. The Swift toolchain is not installed.
+# bench: the proxies that the benchmark compares with, one of them compiled from Debian's crates for Rust; instructions: what counts them;
+# fleet: the tools for many machines. Python packages, Envoy and what is compiled go into a cache outside the repository: ${BOOTSTRAP_TESTS_CACHE:-${XDG_CACHE_HOME:-~/.cache}/bootstrap-tests}. The Swift toolchain is not installed.
 set -euo pipefail
 
 build_packages=(libc-ares-dev libssh2-1-dev libssl-dev libnghttp2-dev libyaml-dev libsqlite3-dev zlib1g-dev pkg-config binutils file xz-utils
     zstd)
 test_packages=(curl openssh-server openssh-client dropbear-bin busybox-static iproute2 nftables openssl python3 python3-venv unzip procps
     haproxy nghttp2-proxy golang-go golang-golang-x-net-dev fish tcsh faketime)
-bench_packages=(stunnel4 nghttp2-proxy valgrind)
+bench_packages=(stunnel4 nghttp2-proxy librust-h2-dev librust-tokio-dev librust-tokio-rustls-dev librust-rustls-pemfile-dev)
+instructions_packages=(valgrind)
 python_packages=(h2==4.4.1 cryptography==48.0.0 pycurl==7.49.0 grpcio==1.85.1 protobuf==7.36.2 h11==0.16.0)
 fleet_packages=(ansible-core==2.19.14 parallel-ssh==2.16.0.post1)
 envoy_version=1.40.0
@@ -112,6 +113,13 @@ build_go_peer() {
         || die "Tests/Peers/go/peer.go does not compile with $(go version)"
 }
 
+# Compiled here, so that no measurement waits for it. Debian's cargo 1.65 does, and newer ones, so one that is there already is used.
+build_rust_peer() {
+    command -v cargo >/dev/null || install_debian_packages cargo
+    BOOTSTRAP_TESTS_CACHE=$cache "$(dirname "$0")/../Benchmarks/Rust/build.sh" >/dev/null \
+        || die "Benchmarks/Rust does not compile with $(cargo --version)"
+}
+
 mkdir -p "$cache"
 exec 9>"$cache/.lock"
 flock 9 # two runs at once take turns
@@ -130,8 +138,12 @@ for group in "$@"; do
         install_envoy
         build_go_peer
         ;;
-    bench) install_debian_packages "${bench_packages[@]}" ;;
+    bench)
+        install_debian_packages "${bench_packages[@]}"
+        build_rust_peer
+        ;;
+    instructions) install_debian_packages "${instructions_packages[@]}" ;;
     fleet) install_python_packages fleet "${fleet_packages[@]}" ;;
-    *) die "unknown group '$group': build, test, bench or fleet" ;;
+    *) die "unknown group '$group': build, test, bench, instructions or fleet" ;;
     esac
 done
