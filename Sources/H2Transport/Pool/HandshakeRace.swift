@@ -34,7 +34,8 @@ final class HandshakeRace {
     ///   - overtaken: The second one was faster: told before the completion.
     ///   - patience: How long the first handshake has for itself.
     ///   - loop: Where it all lives.
-    ///   - completion: Called once, on the loop. When both fail, with a peer that is not who it should be, or else with why the first one did.
+    ///   - completion: Called once, on the loop. When both fail, with a peer that is not who it should be, or else with
+    ///     why the first one did.
     init(
         _ dial: @escaping Dial,
         again dialAgain: @escaping Dial,
