@@ -50,7 +50,7 @@ import Testing
         func startServer() async throws -> ChildProcess {
             let server = try ChildProcess(
                 TestTools.bootstrap,
-                ["node", "--config", directory.path("server.yaml"), "--loops", "1"]
+                ["node", "--config", directory.path("server.yaml"), "--loops", "1", "--drain", "2m"]
             )
             _ = try await server.standardOutput.line(containing: "ready hbone")
             return server
