@@ -23,6 +23,7 @@ import YAML
 
     @Test(arguments: [
         ("- {name: a, bind: '127.0.0.1:1', protocol: hbone}", ""),
+        ("- {name: a, bind: '0.0.0.0:1', protocol: sni}", ""),
         ("- {name: a, bind: '127.0.0.1:0', protocol: hbone}\n- {name: b, bind: '127.0.0.1:0', protocol: hbone}", ""),
         ("- {name: a, bind: '127.0.0.1:1', protocol: hbone}\n- {name: b, bind: '127.0.0.2:1', protocol: hbone}", ""),
         (
@@ -46,13 +47,14 @@ import YAML
             "f:4:8: 'admin' is not available in this build|f:4:8: 'admin' asks nobody who they are"
         ),
         (
-            "- {name: in, bind: '127.0.0.1:1', protocol: sni}",
-            "f:3:3: listener 'in': protocol sni is not available in this build "
-                + "(available: dns, hbone, http-proxy, socks5, tcp, transparent)"
+            "- {name: in, bind: '127.0.0.1:1', protocol: https, forwardTo: 'a:1'}\ndefault: direct",
+            "f:3:3: listener 'in': protocol https is not available in this build "
+                + "(available: dns, hbone, http-proxy, sni, socks5, tcp, transparent)"
         ),
         (
-            "- {name: a, bind: '127.0.0.1:1', protocol: sni}\n- {name: b, bind: '127.0.0.1:2', protocol: sni}",
-            "f:3:3: listener 'a': protocol sni is not|f:4:3: listener 'b': protocol sni is not"
+            "- {name: a, bind: '127.0.0.1:1', protocol: https, forwardTo: 'a:1'}\n"
+                + "- {name: b, bind: '127.0.0.1:2', protocol: https, forwardTo: 'a:1'}\ndefault: direct",
+            "f:3:3: listener 'a': protocol https is not|f:4:3: listener 'b': protocol https is not"
         ),
         (
             "- {name: a, bind: '127.0.0.1:1', protocol: tcp, forwardTo: 'b:1'}",
@@ -166,7 +168,7 @@ import YAML
         #expect(try NodeConfiguration.check(directory.path("good.yaml")).listeners.count == 1)
         try directory.write(
             "bad.yaml",
-            "identity: \(good)\nlisteners: [{name: a, bind: '127.0.0.1:1', protocol: sni}]\n"
+            "identity: \(good)\nlisteners: [{name: a, bind: '127.0.0.1:1', protocol: https, forwardTo: 'a:1'}]\n"
         )
         #expect(throws: ConfigurationError.self) { try NodeConfiguration.check(directory.path("bad.yaml")) }
     }

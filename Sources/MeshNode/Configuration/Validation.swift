@@ -9,7 +9,7 @@ import YAML
 /// error, never silence.
 enum BuildFeatures {
     static let protocols: Set<NodeConfiguration.ListenerProtocol> = [
-        .hbone, .tcp, .socks5, .httpProxy, .transparent, .dns,
+        .hbone, .tcp, .socks5, .httpProxy, .transparent, .dns, .sni,
     ]
     /// Of the keys of an endpoint that stand for a feature of their own.
     static let endpointKeys: Set<String> = []

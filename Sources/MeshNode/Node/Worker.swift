@@ -70,6 +70,7 @@ final class Worker {
         case .socks5: SOCKSFront.accept(socket, by: listener, carrier)
         case .httpProxy: HTTPProxyFront.accept(socket, by: listener, carrier)
         case .transparent: TransparentFront.accept(socket, by: listener, carrier, names)
+        case .sni: SNIFront.accept(socket, by: listener, carrier)
         case .dns: nameServer.accept(socket, { [self] in zone(of: listener) }, for: listener)
         default:
             // Refused when the configuration was loaded.

@@ -45,8 +45,8 @@ struct ExplainCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "What somebody asks for who connects to this listener (tcp, socks5, http-proxy), in the place of --from; a tcp "
-                + "listener says itself where that goes.",
+            "What somebody asks for who connects to this listener (tcp, socks5, http-proxy, sni), in the place of --from; "
+                + "a tcp listener says itself where that goes.",
             valueName: "NAME"
         )
     )
@@ -128,13 +128,14 @@ struct ExplainCommand: AsyncParsableCommand {
                 let names = configuration.listeners.map(\.name).joined(separator: ", ")
                 throw fail("--listener \(listener): there is no such listener (there are: \(names))", .usage)
             }
-            guard [.tcp, .socks5, .httpProxy].contains(found.protocol) else {
+            guard [.tcp, .socks5, .httpProxy, .sni].contains(found.protocol) else {
                 throw fail(
                     "--listener \(listener): who connects to \(found.protocol.rawValue) is told by --from",
                     .usage
                 )
             }
-            from = "local"
+            // As the sni front has it.
+            from = found.protocol == .sni && !found.bind.address.isLoopback ? "anyone" : "local"
             target = found.forwardTo
         }
         if let to {

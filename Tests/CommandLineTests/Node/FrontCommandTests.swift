@@ -30,6 +30,8 @@ import Testing
             - {name: socks, bind: "127.0.0.1:15004", protocol: socks5}
             - {name: proxy, bind: "127.0.0.1:15002", protocol: http-proxy}
             - {name: hbone, bind: "127.0.0.1:15008", protocol: hbone}
+            - {name: sni, bind: "127.0.0.1:15443", protocol: sni}
+            - {name: open, bind: "0.0.0.0:15444", protocol: sni}
             endpoints:
             - {match: "*.mesh:80", hbone: "127.0.0.1:15009"}
             """
@@ -40,15 +42,21 @@ import Testing
         #expect(try await run("node", "--check").succeeded)
         let whitebox = try await run("explain", "--listener", "db")
         #expect(whitebox.succeeded, "\(whitebox.standardError)")
-        for name in ["socks", "proxy"] {
+        for name in ["socks", "proxy", "sni"] {
             let allowed = try await run("explain", "--listener", name, "--to", "web.mesh:80")
             #expect(allowed.standardOutput == whitebox.standardOutput)
             let denied = try await run("explain", "--listener", name, "--to", "web.example:80")
             #expect(denied.status == .exited(5))
             #expect(denied.standardOutput.contains("no endpoint matches"))
         }
+        let anybody = try await run("explain", "--listener", "open", "--to", "web.mesh:80")
+        #expect(anybody.status == .exited(5))
+        #expect(anybody.standardOutput.contains("has no mesh identity"), "\(anybody.standardOutput)")
         for (arguments, message) in [
-            (["--listener", "none", "--to", "a:1"], "there is no such listener (there are: db, socks, proxy, hbone)"),
+            (
+                ["--listener", "none", "--to", "a:1"],
+                "there is no such listener (there are: db, socks, proxy, hbone, sni, open)"
+            ),
             (["--listener", "hbone", "--to", "a:1"], "who connects to hbone is told by --from"),
             (["--listener", "db", "--to", "a:1"], "listener db leads to web.mesh:80 only"),
             (["--listener", "socks"], "say with --to where the stream goes"),
