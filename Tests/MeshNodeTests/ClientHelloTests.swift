@@ -113,6 +113,9 @@ import Testing
 
         let message = good.message
         #expect(Self.alert(HelloMaker.records(message + [1], size: 1 << 14)) == .unexpectedMessage)
+        // Where the message ends, nobody has seen yet what follows.
+        let followed = Self.read(HelloMaker.records(message + [1], size: 1 << 14), ends: [5 + message.count])
+        #expect(throws: ClientHelloError.self) { try followed.get() }
         #expect(Self.alert([22, 3, 1, 0x40, 1]) == .recordOverflow)
         #expect(Self.alert([22, 3, 1, 0, 0]) == .unexpectedMessage)
         let half = HelloMaker.records(Array(message.prefix(20)), size: 20)
