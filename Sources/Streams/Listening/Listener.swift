@@ -6,7 +6,7 @@ import Glibc
 /// Accepted sockets live on the listener's own loop, or are handed round robin to the loops it spreads over: with few
 /// long-lived connections an even spread matters more than saving the hand-over (SO_REUSEPORT spreads by hash,
 /// unevenly). Short ones, of which many come and few stay, are kept while the listener's loop has time: to wake another
-/// thread for each costs more than it saves (``ShortLivedConnections``).
+/// thread for each costs more than it saves (`ShortLivedConnections`).
 public final class Listener: PollHandler {
     /// Where the listener lives: every method is called here.
     public let loop: EventLoop
