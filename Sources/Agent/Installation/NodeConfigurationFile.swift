@@ -114,9 +114,21 @@ extension SignalMessage.NodeRequest {
     init(_ change: SignalMessage.Access) throws(SignalError) {
         self.init(allowHosts: [], deny: [], keeps: ["bind", "port", "renewFrom", "allow"])
         for place in change.allow {
-            if let port = UInt16(place) { allowPorts.append(port) } else { allowHosts?.append(try Self.host(place)) }
+            if let port = try Self.port(place) {
+                allowPorts.append(port)
+            } else {
+                allowHosts?.append(try Self.host(place))
+            }
         }
-        for place in change.deny { deny?.append(UInt16(place) == nil ? try Self.host(place) : place) }
+        for place in change.deny {
+            if let port = try Self.port(place) { deny?.append("\(port)") } else { deny?.append(try Self.host(place)) }
+        }
+    }
+
+    private static func port(_ text: String) throws(SignalError) -> UInt16? {
+        guard let port = UInt16(text) else { return nil }
+        guard port > 0 else { throw SignalError(.refused, "'0' is no port") }
+        return port
     }
 
     private static func host(_ text: String) throws(SignalError) -> String {

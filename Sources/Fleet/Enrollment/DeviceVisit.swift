@@ -129,15 +129,22 @@ package struct DeviceVisit: Sendable {
             let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
             defer { channel.close() }
             let shell = RemoteShell(channel, name: record.name)
-            // Skips what the account's rc files print, and finds an agent that is gone before it is called.
-            let agent = ShellScript.quote(record.agent.path)
-            let found = try await shell.run("[ -x \(agent) ]", step: "agent")
-            guard found.status == 0 else {
+            // Skips what the account's rc files print, and finds an agent that is gone before it is called. The one in
+            // use is called, which another operator may have made a newer one: an older one would put itself in its
+            // place.
+            let inUse = ShellScript.quote(AtomicFile.split(record.agent.state).directory + "/current/bootstrap")
+            let recorded = ShellScript.quote(record.agent.path)
+            let found = try await shell.run(
+                "if [ -x \(inUse) ]; then echo agent=current; elif [ -x \(recorded) ]; then echo agent=recorded; fi",
+                step: "agent"
+            )
+            guard let which = found.values["agent"] else {
                 throw HostError(
                     .failed,
                     "\(record.name): there is no agent at \(record.agent.path) any more; enroll the device again"
                 )
             }
+            let agent = which == "current" ? inUse : recorded
             let identity = "\(record.agent.state)/identity"
             let tell: @Sendable (String) -> Void = { [warn, name = record.name] in warn("\(name): \($0)") }
             if let learn, let lists = try await shell.revocationLists(in: identity, warn: tell) { learn(lists) }

@@ -16,9 +16,19 @@ package struct LoginOptions: Sendable {
         self.prompts = prompts
     }
 
-    /// Those of the command line, or, where it is silent, those that were recorded.
+    /// Those of the command line, and what was recorded where it is silent. Of what may be given several times, the
+    /// command line's come first, so that they count where there can be one only.
     package func arguments(recorded: SSHArguments?) -> SSHArguments {
-        arguments == SSHArguments() ? recorded ?? arguments : arguments
+        guard let recorded else { return arguments }
+        var merged = arguments
+        merged.configurationFile = arguments.configurationFile ?? recorded.configurationFile
+        merged.options += recorded.options.filter { !arguments.options.contains($0) }
+        merged.identityFiles += recorded.identityFiles.filter { !arguments.identityFiles.contains($0) }
+        merged.port = arguments.port ?? recorded.port
+        merged.jump = arguments.jump ?? recorded.jump
+        merged.hostKey = arguments.hostKey ?? recorded.hostKey
+        if arguments.engine == .automatic { merged.engine = recorded.engine }
+        return merged
     }
 
     /// - Parameters:

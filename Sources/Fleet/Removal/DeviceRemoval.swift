@@ -69,12 +69,6 @@ package struct DeviceRemoval: Sendable {
             }
             note(output, in: &outcome)
         }
-        if !otherBases.isEmpty {
-            // Also where nothing was to be removed, or the record is wrong about the place.
-            let found = try await shell.run(RemovalScript.find(bases: otherBases), step: "find")
-            let others = try self.roots(found, below: otherBases).filter { !roots.contains($0) }
-            outcome.others = others.map { $0 == "/bootstrap" ? "/" : String($0.dropLast("/bootstrap".count)) }
-        }
         if let credentialDirectory {
             let isThere = try await shell.run("[ -d \(ShellScript.quote(credentialDirectory)) ]", step: "find")
             // Who is enrolling it has the lock; the script takes it away with the rest.
@@ -83,6 +77,14 @@ package struct DeviceRemoval: Sendable {
             }
             let script = AgentlessScript.remove(directory: credentialDirectory)
             note(try await shell.run(script, step: "remove"), in: &outcome)
+        }
+        if !otherBases.isEmpty {
+            // Also where nothing was to be removed, or the record is wrong about the place. Last, and of what was
+            // removed nothing becomes undone where this fails.
+            let found = try? await shell.run(RemovalScript.find(bases: otherBases), step: "find")
+            let others = found.flatMap { try? self.roots($0, below: otherBases) } ?? []
+            outcome.others = others.filter { !roots.contains($0) }
+                .map { $0 == "/bootstrap" ? "/" : String($0.dropLast("/bootstrap".count)) }
         }
         return outcome
     }

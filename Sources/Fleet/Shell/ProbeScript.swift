@@ -50,7 +50,12 @@ enum ProbeScript {
             esac
             if has getconf && v=$(getconf GNU_LIBC_VERSION 2>/dev/null); then say libc "$v"
             else for f in /lib/ld-musl-*; do [ -e "$f" ] && say libc musl; done; fi
-            for t in sha256sum openssl ssh-keygen base64 gzip xz zstd crontab timeout; do has $t && say "tool.$t" 1; done
+            for t in sha256sum openssl ssh-keygen base64 crontab timeout; do has $t && say "tool.$t" 1; done
+            # One that is there may not run, or not undo what it does not make (busybox): it has to undo "ab".
+            undoes() { has $1 && [ "$(printf "$2" | $1 -dc 2>/dev/null)" = ab ] && say "tool.$1" 1; }
+            undoes gzip '\\037\\213\\010\\000\\000\\000\\000\\000\\002\\003\\113\\114\\002\\000\\155\\110\\203\\236\\002\\000\\000\\000'
+            undoes xz '\\375\\067\\172\\130\\132\\000\\000\\001\\151\\042\\336\\066\\002\\000\\041\\001\\034\\000\\000\\000\\020\\317\\130\\314\\001\\000\\001\\141\\142\\000\\000\\000\\155\\110\\203\\236\\000\\001\\026\\002\\320\\141\\020\\322\\220\\102\\231\\015\\001\\000\\000\\000\\000\\001\\131\\132'
+            undoes zstd '\\050\\265\\057\\375\\004\\130\\021\\000\\000\\141\\142\\141\\112\\320\\222'
             for f in /etc/ssh/ssh_host_*_key.pub; do
               [ -f "$f" ] && [ -r "$f" ] && read -r type key rest 2>/dev/null <"$f" && say hostkey "$type $key"
             done

@@ -51,9 +51,21 @@ package struct CaptureInstaller {
         try removeRoutes()
     }
 
-    /// Whether there are rules of ours, as far as this process may know.
+    /// Whether there are rules of ours.
+    ///
+    /// - Throws: where this process may not know.
     package static var isInstalled: Bool {
-        (try? nft(["list", "table", "inet", CaptureRules.table])) != nil
+        get throws(CaptureError) { try table() != nil }
+    }
+
+    /// Our table as nft writes it; nil where there is none.
+    private static func table() throws(CaptureError) -> String? {
+        do throws(CaptureError) {
+            return try nft(["-s", "list", "table", "inet", CaptureRules.table])
+        } catch {
+            guard error.description.contains("No such file or directory") else { throw error }
+            return nil
+        }
     }
 
     // MARK: Routes
@@ -115,8 +127,7 @@ package struct CaptureInstaller {
     package func differences() throws(CaptureError) -> [String] {
         var differences: [String] = []
         let program = try Self.program("nft")
-        let actual = try? Self.nft(["-s", "list", "table", "inet", CaptureRules.table])
-        guard let actual else {
+        guard let actual = try Self.table() else {
             return ["there is no table inet \(CaptureRules.table): `bootstrap capture install` makes it"]
         }
         // The same program writes both listings, each kernel and each release in its own notation.

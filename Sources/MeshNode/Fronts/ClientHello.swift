@@ -39,10 +39,10 @@ struct ClientHelloReader {
     /// How much of the record is still to come.
     private var rest = 0
 
-    /// Of the message.
-    static let messageLimit = 64 << 10
+    /// Of the message: ten times what clients send, with keys that quantum computers do not break.
+    static let messageLimit = 16 << 10
     /// Of the message in its records: one-byte records would make six of each of its bytes.
-    static let wireLimit = 128 << 10
+    static let wireLimit = 32 << 10
     /// RFC 8446 §5.1.
     static let recordLimit = 16 << 10
 

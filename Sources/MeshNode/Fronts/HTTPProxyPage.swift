@@ -63,7 +63,7 @@ struct HTTPProxyPage: Hashable, Sendable {
     }
 
     private static func page(_ status: Int, _ message: String, _ reason: ProxyStatus) -> HTTPProxyPage {
-        let text = "\(status) \(name(of: status))\n\n\(Printable.escape(message))\n\nbootstrap proxy\n"
+        let text = "\(status) \(name(of: status))\n\n\(Printable.clean(message, limit: 2000))\n\nbootstrap proxy\n"
         var page = HTTPProxyPage(status: status, text: text)
         page.fields.append("Proxy-Status", reason.fieldValue)
         return page

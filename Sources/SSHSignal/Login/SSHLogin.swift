@@ -55,10 +55,11 @@ public struct SSHLogin: Sendable {
         /// Warns of what does not change between two logins.
         func warnOnce(_ text: String) { if told.isNew([text]) { warn(text) } }
 
-        /// A line of the `ssh` program's, among them those of the banner. That a key waits to be touched is said each
-        /// time.
+        /// A line of the `ssh` program's, among them those of the banner. That a key waits to be touched, or that a
+        /// password was wrong, is said each time.
         func relay(_ line: String, of host: String) {
-            if line.hasPrefix("Confirm user presence") || told.isNew([host, line]) { warn(line) }
+            let isAnswer = line.hasPrefix("Confirm user presence") || line.hasPrefix("Permission denied")
+            if isAnswer || told.isNew([host, line]) { warn(line) }
         }
     }
 
@@ -186,6 +187,8 @@ public struct SSHLogin: Sendable {
 }
 
 extension Lock<Set<[String]>> {
-    /// Notes it.
-    fileprivate func isNew(_ words: [String]) -> Bool { withLock { $0.insert(words).inserted } }
+    /// Notes it; as long as no server says something else each time.
+    fileprivate func isNew(_ words: [String]) -> Bool {
+        withLock { $0.count < 1000 ? $0.insert(words).inserted : !$0.contains(words) }
+    }
 }

@@ -41,7 +41,7 @@ struct DenyCommand: AsyncParsableCommand {
 
 /// What `allow` and `deny` have in common: a device that is enrolled lets others reach more or less.
 struct AccessChange: ParsableArguments {
-    @Argument(help: ArgumentHelp("A device's name, destination or SPIFFE ID.", valueName: "DEST"))
+    @Argument(help: ArgumentHelp("A device's name, destination or SPIFFE ID.", valueName: "DEST"), completion: .devices)
     var destination: String
 
     @Argument(help: ArgumentHelp("A port of the device, or HOST:PORT behind it.", valueName: "PORT"))
@@ -63,6 +63,7 @@ struct AccessChange: ParsableArguments {
 
     func validate() throws {
         guard !places.isEmpty else { throw ValidationError("name at least one port") }
+        if places.contains(where: { UInt16($0) == 0 }) { throw ValidationError("'0' is no port: write 1 to 65535") }
         for place in places where UInt16(place) == nil {
             do { _ = try Authority(parsing: place) } catch {
                 throw ValidationError("'\(place)' is no port and no HOST:PORT")

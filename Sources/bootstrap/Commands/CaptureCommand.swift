@@ -99,7 +99,7 @@ struct CaptureVerify: ParsableCommand {
             for difference in differences { printLine("\(difference)") }
             if differences.isEmpty { printDone("rules are as \(config) asks for") }
             isWorking = differences.isEmpty
-            let isThere = CaptureInstaller.isInstalled
+            let isThere = try CaptureInstaller.isInstalled
             for listener in installer.rules.listeners where isThere {
                 isWorking = try tryOut(listener, installer) && isWorking
             }
@@ -116,7 +116,9 @@ struct CaptureVerify: ParsableCommand {
         let before = try installer.captured()[listener.name] ?? 0
         printDone("capture \(listener.name): \(before) so far")
         guard let trials = CaptureTrial.trials(for: listener) else {
-            printDone("capture \(listener.name): not tried, since connections of this user are not captured by it")
+            printDone(
+                "capture \(listener.name): not tried, since no connection of this program is captured by it; try it from where one is"
+            )
             return true
         }
         var isWorking = true
@@ -160,6 +162,13 @@ struct CaptureRemove: ParsableCommand {
 
     func run() throws {
         try network.enter()
-        do throws(CaptureError) { try CaptureInstaller.remove() } catch { throw fail("\(error)") }
+        let wasThere: Bool
+        do throws(CaptureError) {
+            wasThere = try CaptureInstaller.isInstalled
+            try CaptureInstaller.remove()
+        } catch {
+            throw fail("\(error)")
+        }
+        printNotice(wasThere ? "the rules are gone" : "there were no rules")
     }
 }

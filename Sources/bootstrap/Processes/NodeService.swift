@@ -73,7 +73,11 @@ struct NodeService: Sendable {
 
     private func endCapture() {
         switch node.removeCapture() {
-        case .none, .removed: break
+        case .none: break
+        case .removed:
+            logger.notice(
+                "the rules of capture went with the node ('onFailure: open'); `bootstrap capture install` sets them again"
+            )
         case .kept:
             logger.notice(
                 "the rules of capture stay ('onFailure: closed'), and refuse what they capture until a node listens again; `bootstrap capture remove` takes them away"
