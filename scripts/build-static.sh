@@ -21,10 +21,12 @@ clang -c -Os -Wall -Werror -o "$names" scripts/static-names.c
 options=(
     -c release --product bootstrap --scratch-path .build-static
     --static-swift-stdlib -Xswiftc -static-executable -Xswiftc -Osize
+    # A section for each function, so that the linker drops those that nothing calls.
+    -Xswiftc -Xfrontend -Xswiftc -function-sections
     -Xswiftc -enforce-exclusivity=unchecked
     # GNU ld: the only one that can drop a section of one archive and keep it of another (scripts/static.ld).
     -Xswiftc -use-ld=bfd -Xlinker -T -Xlinker "$PWD/scripts/static.ld"
-    -Xlinker --gc-sections -Xlinker -s
+    -Xlinker --gc-sections -Xlinker -s -Xlinker -O2
     -Xlinker "$names" -Xlinker -Map="$map"
     # libssh2.a's compression; its .pc file tells only `pkg-config --static`, which the package manager does not ask.
     -Xlinker -lz
