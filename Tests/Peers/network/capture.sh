@@ -32,6 +32,7 @@ until_line() { while ! grep -q "$1" "$2"; do :; done; }
 serve() { # NAMESPACE PORT…; `here` is this machine
     place=$1
     shift
+    : >"$W/$place.ports"
     on "$place" python3 "$PEERS/who.py" "$@" >"$W/$place.ports" &
     until_line listening "$W/$place.ports"
 }
@@ -41,6 +42,8 @@ on() { # NAMESPACE COMMAND…
 ask() { python3 "$PEERS/ask.py" "$@"; }
 ask_from() { on "$1" python3 "$PEERS/ask.py" "${@:2}"; }
 start_node() { # LISTENER: the last one of the configuration
+    # Emptied here: the node's own process may come to it later, and the node before it has said that it is ready.
+    : >"$W/ready"
     "$BIN" node --config "$W/node.yaml" --loops 1 >"$W/ready" 2>"$W/log" &
     node=$!
     until_line "ready $1" "$W/ready"
