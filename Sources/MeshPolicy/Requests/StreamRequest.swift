@@ -25,6 +25,8 @@ package final class StreamRequest: Hashable, Sendable {
     package let destination: Authority
     /// The nodes that it has come through.
     package let hops: HopTrail
+    /// What a front that reads HTTP or a token knows beside that; nil where nobody reads them.
+    package let details: RequestDetails?
     /// When it is decided, in seconds since 1970-01-01T00:00:00Z.
     package let now: Int64
 
@@ -34,6 +36,7 @@ package final class StreamRequest: Hashable, Sendable {
         transport: Transport?,
         destination: Authority,
         hops: HopTrail = HopTrail(),
+        details: RequestDetails? = nil,
         now: Int64
     ) {
         self.source = source
@@ -41,6 +44,7 @@ package final class StreamRequest: Hashable, Sendable {
         self.transport = transport
         self.destination = destination
         self.hops = hops
+        self.details = details
         self.now = now
     }
 
@@ -52,6 +56,7 @@ package final class StreamRequest: Hashable, Sendable {
             transport: transport,
             destination: destination,
             hops: hops,
+            details: details,
             now: now
         )
     }
@@ -64,6 +69,7 @@ package final class StreamRequest: Hashable, Sendable {
             sourceIP: sourceIP,
             transport: transport,
             destination: destination,
+            details: details,
             now: now
         )
     }
@@ -76,6 +82,7 @@ package final class StreamRequest: Hashable, Sendable {
             transport: transport,
             destination: destination,
             hops: hops,
+            details: details,
             now: now
         )
     }
@@ -84,6 +91,7 @@ package final class StreamRequest: Hashable, Sendable {
         left === right
             || left.source == right.source && left.sourceIP == right.sourceIP && left.transport == right.transport
                 && left.destination == right.destination && left.hops == right.hops && left.now == right.now
+                && left.details == right.details
     }
 
     package func hash(into hasher: inout Hasher) {
@@ -92,7 +100,24 @@ package final class StreamRequest: Hashable, Sendable {
         hasher.combine(transport)
         hasher.combine(destination)
         hasher.combine(hops)
+        hasher.combine(details)
         hasher.combine(now)
+    }
+}
+
+/// What is known of a request that came as HTTP, or with a token.
+package struct RequestDetails: Hashable, Sendable {
+    /// As it was sent: methods are case-sensitive (RFC 9110 §9.1).
+    package var method: String?
+    /// Normalized, without the query.
+    package var path: String?
+    /// `ISSUER/SUBJECT` of the verified token, as Istio writes it.
+    package var principal: String?
+
+    package init(method: String? = nil, path: String? = nil, principal: String? = nil) {
+        self.method = method
+        self.path = path
+        self.principal = principal
     }
 }
 
