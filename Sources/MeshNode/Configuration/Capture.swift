@@ -95,7 +95,8 @@ extension NodeConfiguration {
 extension NodeConfiguration.Listener {
     /// What its socket is set to before it is bound.
     package var socketOptions: ListenerOptions {
-        var options = ListenerOptions.defaults
+        // Peers know an end from a cut: their streams are inside TLS.
+        var options: ListenerOptions = self.protocol == .hbone ? .defaults : .programs
         options.isTransparent = self.protocol == .transparent && transparency.mode == .tproxy
         // `::` must leave IPv4 to the twin.
         if twin != nil { options.isIPv6Only = true }

@@ -111,6 +111,7 @@ final class StreamOpener {
     ) -> Cancellation {
         let planner = snapshot.planner
         var options = Dialer.Options(timeout: snapshot.configuration.connections.connectTimeout)
+        options.socket.resetsUnlessEnded = true
         if target.address == nil, plan.request.source != .localUser {
             options.requester = plan.request.sourceDescription
         }

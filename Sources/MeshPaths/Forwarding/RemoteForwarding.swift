@@ -121,7 +121,7 @@ package final class RemoteForwarding: SessionUser {
         }
         switch forward.destination {
         case .authority(let authority):
-            Dialer(to: .authority(authority), on: loop, completion: join).start()
+            Dialer.connect(to: .authority(authority), on: loop, options: .program, completion: join)
         case .unixSocket(let path):
             do throws(StreamError) {
                 Dialer.connect(to: .address(try SocketAddress(unixPath: path)), on: loop, completion: join)

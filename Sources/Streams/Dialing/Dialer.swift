@@ -56,6 +56,13 @@ public final class Dialer: TurnTask {
 
         /// What is used where nothing else is asked for.
         public static var defaults: Options { Options() }
+
+        /// For a connection to a program, which takes an end for the whole.
+        package static var program: Options {
+            var options = Options()
+            options.socket.resetsUnlessEnded = true
+            return options
+        }
     }
 
     /// Says why an address must not be dialled, or nil.

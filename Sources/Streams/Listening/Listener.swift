@@ -17,6 +17,7 @@ public final class Listener: PollHandler {
     private var turn = 0
     private var shortLived = ShortLivedConnections()
     private let isOnOneOfTargets: Bool
+    private let resetsUnlessEnded: Bool
     private let accept: @Sendable (Socket) -> Void
     /// A spare descriptor, closed to accept and refuse one connection when the process has no descriptors left.
     private var reserve: Int32
@@ -40,7 +41,7 @@ public final class Listener: PollHandler {
         loop.preconditionInLoop()
         let descriptor = try Self.listen(on: address, options)
         let localAddress = Socket.address(of: descriptor, getsockname) ?? address
-        try self.init(descriptor, localAddress, on: loop, spreadOver: targets, accept: accept)
+        try self.init(descriptor, localAddress, on: loop, options, spreadOver: targets, accept: accept)
     }
 
     /// Goes on with a socket that listens already: one that another process has handed over. Loop only.
@@ -68,7 +69,7 @@ public final class Listener: PollHandler {
             _ = Glibc.close(descriptor)
             throw StreamError(error.code, "cannot go on with the listener on \(socket.address): \(error.message)")
         }
-        try self.init(descriptor, socket.address, on: loop, spreadOver: targets, accept: accept)
+        try self.init(descriptor, socket.address, on: loop, options, spreadOver: targets, accept: accept)
     }
 
     /// `descriptor` is closed when this fails.
@@ -76,17 +77,23 @@ public final class Listener: PollHandler {
         _ descriptor: Int32,
         _ localAddress: SocketAddress,
         on loop: EventLoop,
+        _ options: ListenerOptions,
         spreadOver targets: [EventLoop],
         accept: @escaping @Sendable (Socket) -> Void
     ) throws(StreamError) {
         self.loop = loop
+        resetsUnlessEnded = options.resetsUnlessEnded && !localAddress.isUnix
         self.targets = targets.isEmpty ? [loop] : targets
         isOnOneOfTargets = self.targets.contains { $0 === loop }
         self.accept = accept
         self.descriptor = descriptor
         self.localAddress = localAddress
         // What it accepts inherits it, without a system call for each.
-        if !localAddress.isUnix { Socket.set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1) }
+        if !localAddress.isUnix {
+            Socket.set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
+            // Also where it is not asked for: a process that handed the socket over may have wanted it.
+            Socket.setReset(resetsUnlessEnded, of: descriptor)
+        }
         reserve = Self.openReserve()
         do {
             try loop.register(descriptor, handler: self, edgeTriggered: false)
@@ -152,13 +159,15 @@ public final class Listener: PollHandler {
 
     private func hand(_ connection: Int32, from peer: SocketAddress?) {
         let target = nextTarget()
-        let accept = accept
+        let (accept, resetsUnlessEnded) = (accept, resetsUnlessEnded)
+        let take: @Sendable () -> Void = {
+            let socket = try? Socket(accepted: connection, from: peer, on: target, resetsUnlessEnded: resetsUnlessEnded)
+            if let socket { accept(socket) }
+        }
         if target === loop {
-            if let socket = try? Socket(accepted: connection, from: peer, on: target) { accept(socket) }
+            take()
         } else {
-            let isAccepted = target.submitIfRunning {
-                if let socket = try? Socket(accepted: connection, from: peer, on: target) { accept(socket) }
-            }
+            let isAccepted = target.submitIfRunning(take)
             if !isAccepted { _ = Glibc.close(connection) }
         }
     }

@@ -12,6 +12,8 @@ public struct ListenerOptions: Hashable, Sendable {
     public var bindsFreely = false
     /// Whether a listener on `::` leaves IPv4 alone (IPV6_V6ONLY); nil: as net.ipv6.bindv6only has it.
     public var isIPv6Only: Bool?
+    /// What is accepted has ``SocketOptions/resetsUnlessEnded``.
+    package var resetsUnlessEnded = false
     /// Connections that may wait to be accepted; net.core.somaxconn is above it.
     public var backlog: Int32 = 1024
 
@@ -20,6 +22,13 @@ public struct ListenerOptions: Hashable, Sendable {
 
     /// What is used where nothing else is asked for.
     public static var defaults: ListenerOptions { ListenerOptions() }
+
+    /// For programs, which take an end for the whole.
+    package static var programs: ListenerOptions {
+        var options = ListenerOptions()
+        options.resetsUnlessEnded = true
+        return options
+    }
 
     /// - Throws: ``StreamError`` that names the option.
     func apply(to descriptor: Int32, for address: SocketAddress) throws(StreamError) {

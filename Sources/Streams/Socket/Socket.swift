@@ -25,6 +25,8 @@ public final class Socket: ByteStream, PollHandler {
     /// The stream has failed, and bytes that arrived before can still be read.
     private var hasUnread = false
     private var smallWrites = SmallWrites.leaveAtOnce
+    /// The kernel would say reset, ``SocketOptions/resetsUnlessEnded``.
+    private var resetsUnlessEnded = false
 
     /// Whether a small write may have to wait for the acknowledgment of the one before it (Nagle's algorithm).
     private enum SmallWrites {
@@ -72,9 +74,15 @@ public final class Socket: ByteStream, PollHandler {
     }
 
     /// Takes over what a ``Listener`` accepted, which has the listener's options.
-    init(accepted descriptor: Int32, from peer: SocketAddress?, on loop: EventLoop) throws(StreamError) {
+    init(
+        accepted descriptor: Int32,
+        from peer: SocketAddress?,
+        on loop: EventLoop,
+        resetsUnlessEnded: Bool = false
+    ) throws(StreamError) {
         self.descriptor = descriptor
         peerAddress = peer
+        self.resetsUnlessEnded = resetsUnlessEnded
         super.init(loop: loop)
         try register()
     }
@@ -96,6 +104,10 @@ public final class Socket: ByteStream, PollHandler {
     /// What is nil in `options` stays as it is.
     public func apply(_ options: SocketOptions) {
         guard peerAddress?.isUnix == false else { return }
+        if options.resetsUnlessEnded, !resetsUnlessEnded {
+            resetsUnlessEnded = true
+            Self.setReset(true, of: descriptor)
+        }
         if let bytes = options.unsentLimit {
             Self.set(descriptor, Int32(IPPROTO_TCP), TCP_NOTSENT_LOWAT, Int32(clamping: bytes))
         }
@@ -211,6 +223,7 @@ public final class Socket: ByteStream, PollHandler {
         ends.sentEnd()
         if ends.areOver && failure == nil {
             // Both directions are over, and closing says so as well as a shutdown would.
+            letEndReachPeer()
             release()
         } else {
             _ = shutdown(descriptor, Int32(SHUT_WR))
@@ -220,8 +233,7 @@ public final class Socket: ByteStream, PollHandler {
     public override func reset(_ reason: StreamError) {
         guard descriptor >= 0 else { return }
         fail(reason)
-        var linger = linger(l_onoff: 1, l_linger: 0)
-        setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &linger, socklen_t(MemoryLayout<linger>.size))
+        if !resetsUnlessEnded { Self.setReset(true, of: descriptor) }
         release()
     }
 
@@ -230,6 +242,7 @@ public final class Socket: ByteStream, PollHandler {
         // Without finish() the peer must not take the close for a clean end.
         guard ends.writing == .finished || failure != nil else { return reset(.closed(self)) }
         let mayStillSend = failure == nil && ends.reading == .open
+        if failure == nil { letEndReachPeer() }
         fail(.closedByOwner)
         // The peer may send on, and the kernel answers bytes for a closed socket with a reset that destroys what the
         // peer has yet to be sent: linger until it has everything.
@@ -269,13 +282,14 @@ public final class Socket: ByteStream, PollHandler {
         loop.preconditionInLoop()
         guard descriptor >= 0 else { return }
         letSmallWritesLeave()
-        let (moved, peer) = (descriptor, peerAddress)
+        let (moved, peer, resets) = (descriptor, peerAddress, resetsUnlessEnded)
         loop.unregister(moved)
         descriptor = -1
         observer = nil
         fail(.closedByOwner)
         let isAccepted = target.submitIfRunning {
-            if let socket = try? Socket(accepted: moved, from: peer, on: target) { body(socket) }
+            let socket = try? Socket(accepted: moved, from: peer, on: target, resetsUnlessEnded: resets)
+            if let socket { body(socket) }
         }
         if !isAccepted { _ = Glibc.close(moved) }
     }
@@ -325,6 +339,19 @@ public final class Socket: ByteStream, PollHandler {
         loop.unregister(descriptor, isClosing: true)
         _ = Glibc.close(descriptor)
         descriptor = -1
+    }
+
+    /// The end was said in order: closing must not take it back.
+    private func letEndReachPeer() {
+        guard resetsUnlessEnded else { return }
+        resetsUnlessEnded = false
+        Self.setReset(false, of: descriptor)
+    }
+
+    /// Whether closing a socket resets its connection, whoever closes it.
+    static func setReset(_ isReset: Bool, of descriptor: Int32) {
+        var linger = linger(l_onoff: isReset ? 1 : 0, l_linger: 0)
+        setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &linger, socklen_t(MemoryLayout<linger>.size))
     }
 
     static func set(_ descriptor: Int32, _ level: Int32, _ option: Int32, _ value: Int32) {

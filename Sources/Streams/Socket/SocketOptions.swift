@@ -15,6 +15,11 @@ public struct SocketOptions: Hashable, Sendable {
     /// is still to be connected. nil: as large as the way seems to allow.
     package var segmentLimit: Int?
 
+    /// For a socket towards a program that takes an end for the whole: when this process dies, the kernel says reset,
+    /// where it would say that all had been sent (SO_LINGER of zero seconds, socket(7)). Ended in order the socket
+    /// closes as ever, with whatever is still to be sent.
+    package var resetsUnlessEnded = false
+
     /// - Parameters:
     ///   - unsentLimit: In bytes; nil leaves it to the system.
     ///   - unacknowledgedLimit: In whole milliseconds; nil leaves it to the system.

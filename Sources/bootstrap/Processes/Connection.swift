@@ -148,7 +148,7 @@ struct Connection: Sendable {
         defer { _ = umask(mask) }
         for forward in forwards.local {
             let address = try await loop.execute {
-                let listener = try Listener(bind: forward.bind, on: loop) { socket in
+                let listener = try Listener(bind: forward.bind, on: loop, options: .programs) { socket in
                     paths.withValue { $0.carry(socket, to: forward.destination) }
                 }
                 return listener.localAddress
@@ -157,7 +157,7 @@ struct Connection: Sendable {
         }
         for forward in forwards.dynamic {
             let address = try await loop.execute {
-                let listener = try Listener(bind: forward.bind, on: loop) { socket in
+                let listener = try Listener(bind: forward.bind, on: loop, options: .programs) { socket in
                     paths.withValue { $0.serveSOCKS(socket) }
                 }
                 return listener.localAddress
