@@ -20,7 +20,7 @@ TEST_WIDTH := --experimental-maximum-parallelization-width 4
 export PATH := $(CACHE)/venv/bin:$(PATH)
 export BOOTSTRAP_TESTS_CACHE := $(CACHE)
 
-.PHONY: help deps build static test test-sanitizers soak soak-sanitizers demo examples bench bench-fleet instructions lint api-check api-update format docs clean
+.PHONY: help deps build static test test-sanitizers soak soak-sanitizers demo examples bench bench-fronts bench-fleet instructions lint api-check api-update format docs clean
 
 help: ## This list
 	@echo "make TARGET, where TARGET is one of"
@@ -67,6 +67,10 @@ examples: deps ## Run the programs of Examples against each other, SwiftNIO's to
 bench: build ## Measure against ssh -L, Envoy and others; writes docs/benchmarks.md (QUICK=1: fewer rounds)
 	@scripts/install-dependencies.sh test bench
 	@python3 Benchmarks/run.py $(if $(QUICK),--quick) --binary $(BINARY)
+
+bench-fronts: build ## Measure what an open costs through each kind of listener; writes docs/benchmarks.md
+	@scripts/install-dependencies.sh test
+	@python3 Benchmarks/fronts.py --binary $(BINARY)
 
 bench-fleet: build static ## Measure enrolment and commands on many machines against Ansible and parallel-ssh; writes docs/benchmarks.md
 	@scripts/install-dependencies.sh test fleet
