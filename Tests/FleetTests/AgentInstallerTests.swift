@@ -87,6 +87,26 @@ import Testing
         #expect(left == [])
     }
 
+    /// The probe found nothing there; by now somebody else has made it, as a directory of theirs or as a link.
+    @Test(.enabled(if: getuid() == 0), arguments: FarShell.allCases)
+    func rootTakesNoDirectoryThatSomebodyElseHasMade(kind: FarShell) async throws {
+        let agent = try agent()
+        let sticky = try base.makeDirectory("sticky", permissions: 0o1777)
+        let theirs = try base.makeDirectory("sticky/theirs")
+        chown(theirs, 4711, 0)
+        let (fine, link) = (try base.makeDirectory("fine"), sticky + "/link")
+        try FileManager.default.createSymbolicLink(atPath: link, withDestinationPath: fine)
+        lchown(link, 4711, 0)
+        for (place, why) in [
+            (theirs, "others than root can write into \(theirs) "), (link, "the link \(link) is not root's"),
+        ] {
+            let error = await error { _ = try await install(agent, over: try shell(kind), base: place) }
+            #expect(error?.message.contains(why) == true, "\(error?.message ?? "")")
+            #expect(!FileManager.default.fileExists(atPath: place + "/bootstrap/.lock"))
+        }
+        #expect(try await install(agent, over: shell(kind), base: sticky + "/new/one") == false)
+    }
+
     @Test(arguments: FarShell.allCases, [UploadForm.zstd, .gzip])
     func compressedUploadIsTheSameFile(kind: FarShell, form: UploadForm) async throws {
         let agent = try agent()

@@ -30,12 +30,15 @@ struct AgentInstaller: Sendable {
 
     /// Takes the lock, or says who has it, and removes what a cut installation left.
     ///
+    /// - Parameter checking: Whether root refuses a directory in which, or above which, others can write: where it is
+    ///   to put something there. Who takes away what is there does not look.
     /// - Returns: whether there was any.
-    func lock() async throws -> Bool {
+    func lock(checking: Bool = true) async throws -> Bool {
         let output = try await step(
             "lock",
             """
             [ -d "$root" ] || why=$(mkdir -p "$root" 2>&1) || refuse "$root cannot be made: $why"
+            \(checking ? Self.strictness : "")
             tries=0
             why=
             # What another has done here while this one waited is not undone by it.
@@ -74,6 +77,15 @@ struct AgentInstaller: Sendable {
         )
         return output.lines.contains { $0.hasPrefix("stale=") || $0.hasPrefix("recovered=") }
     }
+
+    /// The probe has looked at what was there then. In a sticky directory everybody can make what was not, before root
+    /// does: what is there now counts. From here on nobody else can change it.
+    private static let strictness = """
+        \(StrictDirectories.functions)
+        why=
+        [ "$(id -u)" != 0 ] || why=$(foreign "$root")
+        [ -z "$why" ] || refuse "$why. Nothing was written there; name another directory, in which and above which only root can write"
+        """
 
     /// Has the agent take over the shell's channel as `bootstrap signal`. Its process is the shell's still, and so is
     /// the lock: the agent takes that away when the conversation is over.
