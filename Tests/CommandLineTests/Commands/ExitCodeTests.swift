@@ -11,6 +11,7 @@ import Testing
         (["frobnicate"], "frobnicate"),
         (["enroll", "nowhere.invalid", "--name", "a b"], "'a b' is no device name"),
         (["enroll", "nowhere.invalid", "--name", "../x"], "'../x' is no device name"),
+        (["enroll", "nowhere.invalid", "--allow-port", "0"], "'0' is no port: write 1 to 65535"),
     ])
     func usageIs2(arguments: [String], mention: String) async throws {
         let journey = try await Journey()
