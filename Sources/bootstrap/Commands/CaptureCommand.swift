@@ -28,6 +28,7 @@ struct CaptureNetwork: ParsableArguments {
     /// Synchronous, as all of these commands: it is this thread that changes its namespace.
     func enter() throws {
         guard let netns else { return }
+        try requireFile(netns, "--netns")
         do throws(CaptureError) { try CaptureInstaller.enter(namespace: netns) } catch { throw fail("\(error)") }
     }
 

@@ -175,6 +175,7 @@ import Testing
             ["ca", "ssh", "sign", "--user", "--principal", "root", "missing.pub"], ["ca", "serve", "--ca", "missing"],
             ["ca", "rotate", "--passphrase-file", "missing"], ["node", "--config", "missing"],
             ["explain", "--config", "missing", "--from", "local", "--to", "a:1"],
+            ["capture", "verify", "--netns", "missing", "--config", "missing"],
         ] {
             let output = try await journey.run(command, input: [])
             #expect(output.status == .exited(2), "\(command): \(output.standardOutput)\(output.standardError)")
