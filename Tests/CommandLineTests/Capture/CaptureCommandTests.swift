@@ -54,8 +54,7 @@ struct CaptureCommandTests {
                 serve far 80 8080
                 nft -f "$PEERS/firewalld.nft"
                 nft -f "$PEERS/docker.nft"
-                start_node out
-                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                start_captured out
                 ask 198.51.100.2 80
                 ask 2001:db8:1::2 80
                 """
