@@ -102,6 +102,26 @@ import Testing
         #expect(reader.open(sealed, iv: made, additional: [], tag: tag, key: key(32)) == [7, 8, 9])
     }
 
+    /// A message that is done keeps its tag, whatever the context is told of the next one.
+    @Test(arguments: AESGCMClass.all, [16, 32]) func theTagStaysWhenTheLengthOfTheIVChanges(
+        processor: AESGCM.Processor,
+        keyLength: Int
+    ) throws {
+        let (text, longer) = (Pattern.bytes(100), [UInt8](60..<76))
+        let tags = try [processor, nil].map { processor in
+            let cipher = try CipherContext(processor, keyLength: keyLength)
+            let first = try #require(cipher.seal(text, iv: iv, additional: [1], key: key(keyLength))?.tag)
+            #expect(cipher.setIVLength(longer.count))
+            #expect(cipher.tag() == first && cipher.tag(4) == Array(first.prefix(4)))
+            // The next one has its own; and it cannot go on without an IV.
+            #expect(cipher.update(text) == nil)
+            let second = try #require(cipher.seal(text, iv: longer, additional: [])?.tag)
+            #expect(cipher.setIVLength(12) && cipher.tag() == second && second != first)
+            return [first, second]
+        }
+        #expect(tags[0] == tags[1])
+    }
+
     /// TLS 1.2 hands the record's header over as a parameter; that is OpenSSL's own.
     @Test(arguments: AESGCMClass.all) func recordsOfTLS12(processor: AESGCM.Processor) throws {
         let results = try [processor, nil].map { processor in
