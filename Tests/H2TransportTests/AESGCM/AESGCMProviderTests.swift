@@ -122,6 +122,29 @@ import Testing
         #expect(tags[0] == tags[1])
     }
 
+    /// What openssl.cnf says of random numbers holds for our library context, too.
+    @Test(arguments: AESGCMClass.all) func theRandomGeneratorIsTheConfiguredOne(processor: AESGCM.Processor) throws {
+        let directory = TemporaryDirectory()
+        let file = try directory.write(
+            "openssl.cnf",
+            "openssl_conf = start\n[start]\nrandom = chance\n[chance]\nrandom = HASH-DRBG\ndigest = SHA512\n"
+        )
+        let settings = RandomSettings(file: file)
+        #expect(settings.generator == "HASH-DRBG" && settings.digest == "SHA512" && settings.seed == nil)
+        func generator(_ settings: RandomSettings) throws -> String {
+            let library = try AESGCMClass.fresh(processor, random: settings).library
+            let primary = try #require(RAND_get0_primary(library))
+            return String(cString: EVP_RAND_get0_name(EVP_RAND_CTX_get0_rand(primary)))
+        }
+        #expect(try generator(settings) == "HASH-DRBG")
+        #expect(try generator(RandomSettings()) == "CTR-DRBG")
+        // No such section, and no such file.
+        try directory.write("other.cnf", "openssl_conf = start\n[start]\n[random]\nrandom = HASH-DRBG\n")
+        for name in ["other.cnf", "missing.cnf"] {
+            #expect(RandomSettings(file: directory.path(name)) == RandomSettings())
+        }
+    }
+
     /// TLS 1.2 hands the record's header over as a parameter; that is OpenSSL's own.
     @Test(arguments: AESGCMClass.all) func recordsOfTLS12(processor: AESGCM.Processor) throws {
         let results = try [processor, nil].map { processor in
