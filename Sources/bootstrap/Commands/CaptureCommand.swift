@@ -122,7 +122,7 @@ struct CaptureVerify: ParsableCommand {
     private func tell(_ differences: [String]) {
         if differences.isEmpty { return printDone("rules are as \(config) asks for") }
         let isShort = differences.count <= 5 || Verbosity.current >= .verbose
-        if isShort { differences.forEach { printLine($0) } }
+        for difference in differences where isShort { printLine(difference) }
         guard differences.count > 5 else { return }
         let missing = differences.filter { $0.hasPrefix("missing: ") }.count
         let foreign = differences.filter { $0.hasPrefix("not ours: ") }.count
