@@ -91,14 +91,17 @@ static int hand_over(struct context *context) {
     // The first round keys of AES are the key.
     const uint8_t *key = context->has_key ? context->key.round_keys : NULL;
     const uint8_t *iv = context->iv_state != IV_NONE ? context->iv : NULL;
-    int done = cipher && openssl && EVP_CipherInit_ex2(openssl, cipher, key, iv, context->encrypts, NULL);
+    // OpenSSL is told a tag while it deciphers, and keeps it when the direction changes: a finished message has one.
+    int has_tag = context->tag_length != NO_TAG;
+    int done = cipher && openssl && EVP_CipherInit_ex2(openssl, cipher, key, iv, !has_tag && context->encrypts, NULL);
     if (done && (context->iv_state == IV_IN_USE || context->iv_state == IV_USED)) {
         // Another length and back: OpenSSL takes no IV twice either.
         done = EVP_CIPHER_CTX_ctrl(openssl, EVP_CTRL_AEAD_SET_IVLEN, GCM_IV + 4, NULL) > 0 &&
                EVP_CIPHER_CTX_ctrl(openssl, EVP_CTRL_AEAD_SET_IVLEN, GCM_IV, NULL) > 0;
     }
-    if (done && !context->encrypts && context->tag_length != NO_TAG) {
-        done = EVP_CIPHER_CTX_ctrl(openssl, EVP_CTRL_AEAD_SET_TAG, (int)context->tag_length, context->tag) > 0;
+    if (done && has_tag) {
+        done = EVP_CIPHER_CTX_ctrl(openssl, EVP_CTRL_AEAD_SET_TAG, (int)context->tag_length, context->tag) > 0 &&
+               EVP_CipherInit_ex2(openssl, NULL, NULL, NULL, context->encrypts, NULL);
     }
     EVP_CIPHER_free(cipher);
     if (!done) {

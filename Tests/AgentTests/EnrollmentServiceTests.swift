@@ -199,6 +199,34 @@ private func frame(_ json: String) -> [UInt8] {
         #expect(device.nodeProcess == nil)
     }
 
+    @Test func aNodeThatGoesOnBesideOneThatDoesNotComeUpIsNamed() async throws {
+        let device = try LocalDevice()
+        _ = try await device.conversation(over: device.startSignal()).run(device.order())
+        let (process, configuration) = (device.nodeProcess, try device.directory.read("state/node.yaml"))
+        let taken = try LoopbackPort()
+        let order = EnrollmentOperator.Purpose.enroll(
+            .init(id: device.id.description, node: .init(bind: "127.0.0.1", port: taken.port))
+        )
+        let error = await error { _ = try await device.conversation(over: try device.startSignal()).run(order) }
+        let message = error?.message ?? ""
+        #expect(
+            message.contains("The node that ran before goes on as it was. The new credential is stored"),
+            "\(message)"
+        )
+        // Why, and not all that the other one logged.
+        #expect(message.contains("\(taken.port)") && !message.contains("libcrypto"), "\(message)")
+        #expect(device.nodeProcess == process)
+        #expect(try device.directory.read("state/node.yaml") == configuration)
+    }
+
+    @Test(arguments: [
+        ("2026 notice starting\n2026 warning slow\nerror: address in use\n  on lo\n", "address in use on lo"),
+        ("2026 notice starting\nIllegal instruction\n", "Illegal instruction"), ("\n", ""),
+    ])
+    func theReasonIsOneOfTheLog(log: String, reason: String) {
+        #expect(NodeProcess.reason(in: Array(log.utf8)) == reason)
+    }
+
     @Test func whatWasChangedByHandIsLeftAloneByAllow() async throws {
         let device = try LocalDevice()
         _ = try await device.conversation(over: device.startSignal()).run(device.order())

@@ -32,13 +32,14 @@ import Testing
         _ agent: AgentBinary,
         over channel: any RemoteChannel,
         base: String? = nil,
-        forms: [UploadForm] = []
+        forms: [UploadForm] = [],
+        warn: @Sendable (String) -> Void = { _ in }
     ) async throws -> Bool {
         defer { channel.close() }
         let plan = try plan(agent, base: base, forms: forms)
         let installer = AgentInstaller(shell: RemoteShell(channel, name: "dev"), plan: plan)
         let recovered = try await installer.lock()
-        try await installer.install(agent) { _, _ in }
+        try await installer.install(agent, warn: warn, progress: { _, _ in })
         return recovered
     }
 
@@ -87,6 +88,26 @@ import Testing
         #expect(left == [])
     }
 
+    /// The probe found nothing there; by now somebody else has made it, as a directory of theirs or as a link.
+    @Test(.enabled(if: getuid() == 0), arguments: FarShell.allCases)
+    func rootTakesNoDirectoryThatSomebodyElseHasMade(kind: FarShell) async throws {
+        let agent = try agent()
+        let sticky = try base.makeDirectory("sticky", permissions: 0o1777)
+        let theirs = try base.makeDirectory("sticky/theirs")
+        chown(theirs, 4711, 0)
+        let (fine, link) = (try base.makeDirectory("fine"), sticky + "/link")
+        try FileManager.default.createSymbolicLink(atPath: link, withDestinationPath: fine)
+        lchown(link, 4711, 0)
+        for (place, why) in [
+            (theirs, "others than root can write into \(theirs) "), (link, "the link \(link) is not root's"),
+        ] {
+            let error = await error { _ = try await install(agent, over: try shell(kind), base: place) }
+            #expect(error?.message.contains(why) == true, "\(error?.message ?? "")")
+            #expect(!FileManager.default.fileExists(atPath: place + "/bootstrap/.lock"))
+        }
+        #expect(try await install(agent, over: shell(kind), base: sticky + "/new/one") == false)
+    }
+
     @Test(arguments: FarShell.allCases, [UploadForm.zstd, .gzip])
     func compressedUploadIsTheSameFile(kind: FarShell, form: UploadForm) async throws {
         let agent = try agent()
@@ -110,8 +131,36 @@ import Testing
         try expectInstalled(second)
     }
 
+    /// A file beside the program that is not its compressed form: the plain bytes travel, and it is said once.
+    @Test(arguments: FarShell.allCases)
+    func aDamagedFormIsNotTheEnd(kind: FarShell) async throws {
+        let program = Array(try Data(contentsOf: URL(fileURLWithPath: "/bin/true")))
+        let path = try base.write("agent", program, permissions: 0o755)
+        let whole = AgentForms.gzip(program)
+        let damages = [
+            [UInt8](repeating: 0x55, count: 300_000), Array(whole.prefix(whole.count / 2)),
+            AgentForms.gzip(Array(program.reversed())), AgentForms.gzip([UInt8](repeating: 0, count: 4 << 20)),
+        ]
+        for (number, damage) in damages.enumerated() {
+            let agent = try AgentBinary(path: path)
+            let file = AgentForms.built(.gzip, of: path, agent.sha256)
+            try Data(damage).write(to: URL(fileURLWithPath: file))
+            let warnings = Mutex<[String]>([])
+            for device in ["\(number)/one", "\(number)/two"].map(base.path) {
+                _ = try await install(agent, over: shell(kind), base: device, forms: [.gzip]) { text in
+                    warnings.withLock { $0.append(text) }
+                }
+                let release = "\(device)/bootstrap/\(agent.release)"
+                #expect(try FileManager.default.contentsOfDirectory(atPath: release) == ["bootstrap"])
+                #expect(FileManager.default.contentsEqual(atPath: release + "/bootstrap", andPath: path))
+            }
+            let said = warnings.withLock { $0 }
+            #expect(said.count == 1 && said[0].contains("\(file) seems damaged"), "\(said)")
+        }
+    }
+
     /// Bytes that unpack to far more than was announced, as an operator's damaged memory would send them: the device's
-    /// disk is safe.
+    /// disk is safe, and the plain bytes come after them.
     @Test(arguments: FarShell.allCases)
     func decompressionIsBounded(kind: FarShell) async throws {
         final class Bomb: RemoteChannel {
@@ -133,10 +182,11 @@ import Testing
         let bomb = AgentForms.gzip([UInt8](repeating: 0, count: 64 << 20))
         let mount = try base.makeDirectory("small")
         let channel = try shell(kind, setup: "mount -t tmpfs -o size=1m tmpfs \(mount)")
-        let error = await error {
-            _ = try await install(agent, over: Bomb(channel, bomb), base: mount, forms: [.gzip])
+        let warnings = Mutex<[String]>([])
+        _ = try await install(agent, over: Bomb(channel, bomb), base: mount, forms: [.gzip]) { text in
+            warnings.withLock { $0.append(text) }
         }
-        let message = try #require(error?.message)
+        let message = warnings.withLock { $0.first } ?? ""
         let arrived = message.split(separator: " ").compactMap { Int($0) }.first ?? 0
         #expect(message.contains("only \(arrived) of \(agent.size) bytes arrived"), "\(message)")
         // A file's limit is counted in blocks, of 512 bytes or of 1,024.
@@ -202,7 +252,7 @@ import Testing
                 let shell = RemoteShell(channel, name: "dev")
                 let installer = AgentInstaller(shell: shell, plan: try plan(agent, base: mount))
                 _ = try await installer.lock()
-                try await installer.install(agent) { _, _ in }
+                try await installer.install(agent, warn: { _ in }, progress: { _, _ in })
             }
             #expect(
                 error?.message.contains("of \(agent.size) bytes arrived or could be written") == true,

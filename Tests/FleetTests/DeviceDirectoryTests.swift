@@ -17,7 +17,13 @@ import Testing
             name: name,
             destination: destination,
             ssh: .init(
-                SSHArguments(configurationFile: "/c", options: ["A=b"], identityFiles: ["/k"], port: 22, jump: "j")
+                SSHArguments(
+                    configurationFile: "/c",
+                    options: ["Tunnel=no"],
+                    identityFiles: ["/k"],
+                    port: 22,
+                    jump: "j"
+                )
             ),
             hostKey: .init(key),
             identity: try SPIFFEID("spiffe://demo.example/ns/default/sa/\(name)"),

@@ -76,6 +76,22 @@ import Testing
         }
     }
 
+    /// A link leads where its owner wants, and elsewhere tomorrow: those that are named by others count, too.
+    @Test(.enabled(if: getuid() == 0), arguments: FarShell.allCases)
+    func rootFollowsNoLinksOfOthers(kind: FarShell) async throws {
+        try home.makeDirectory("fine/own")
+        for (name, target) in [
+            ("theirs", home.path("fine")), ("hop", "fine/../theirs/own"), ("roots", home.path("fine")),
+            ("again", "roots/./own"),
+        ] { try FileManager.default.createSymbolicLink(atPath: home.path(name), withDestinationPath: target) }
+        lchown(home.path("theirs"), 4711, 0)
+        let facts = try await probe(kind, bases: ["theirs/own", "hop/not/there", "roots/own", "again"].map(home.path))
+        #expect(facts.bases.map(\.isWritable) == [false, false, true, true])
+        for base in facts.bases.prefix(2) {
+            #expect(base.reason.contains("the link \(home.path("theirs")) is not root's"), "\(base.reason)")
+        }
+    }
+
     /// Where it cannot be looked, nothing says that the place is root's. (BusyBox has an ls of its own.)
     @Test(.enabled(if: getuid() == 0), arguments: [FarShell.dash, .bash])
     func rootInstallsNothingWhereItCannotLook(kind: FarShell) async throws {

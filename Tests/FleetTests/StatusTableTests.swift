@@ -45,6 +45,20 @@ import Testing
         #expect(!tables[0][1].contains("…"), "\(tables[0][1])")
     }
 
+    /// A port that `-p` named at enrolment is one of the things that are known.
+    @Test func theSSHPortIsShownWhereTheDestinationDoesNotSayIt() throws {
+        var device = try device("dev7")
+        func line() -> String? {
+            DeviceStatus(device, at: now).details(at: now).first { $0.contains("destination") }
+        }
+        device.ssh.port = 2200
+        #expect(line() == "  destination   root@dev7.example:2222")
+        device.destination = "root@dev7.example"
+        #expect(line() == "  destination   root@dev7.example, SSH port 2200")
+        device.ssh.port = 22
+        #expect(line() == "  destination   root@dev7.example")
+    }
+
     /// The examples of docs/identity.md have the columns of the tool.
     @Test func theDocumentedExamples() throws {
         let file = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../../docs/identity.md")

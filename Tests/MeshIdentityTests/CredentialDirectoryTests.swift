@@ -126,6 +126,18 @@ import Testing
         #expect(try credentials.load().leaf == current.leaf)
     }
 
+    @Test func aDirectoryThatWasMadeForNothingIsRemoved() throws {
+        _ = try credentials.prepare(id: id)
+        #expect(!FileManager.default.fileExists(atPath: credentials.path))
+        // One that was there stays, and so does one that has a credential by now.
+        try directory.makeDirectory("identity")
+        _ = try credentials.prepare(id: id)
+        #expect(try entries().isEmpty)
+        try FileManager.default.removeItem(atPath: credentials.path)
+        let made = try renew()
+        #expect(try credentials.load().leaf == made.leaf)
+    }
+
     @Test func aPendingKeyOfADeadProcessIsRemoved() async throws {
         await #expect(processExitsWith: .signal(SIGKILL)) { [path = credentials.path as String] in
             let pending = try CredentialDirectory(path).prepare(id: SPIFFEID("spiffe://mesh.example/ns/prod/sa/db"))

@@ -162,6 +162,7 @@ import Testing
         ),
         ("capture: {interfaces: [a]}", "'interfaces' needs 0.0.0.0:1 in 'bind'"),
         ("mode: tproxy, direction: inbound, capture: {uids: [1]}", "they mean nothing when inbound"),
+        ("capture: {ports: [80, 22]}", "'ports' has 22, and SSH is never captured"),
     ])
     func whatMakesNoSenseIsRefused(_ keys: String, _ message: String) throws {
         let error = #expect(throws: ConfigurationError.self) {
@@ -189,6 +190,53 @@ import Testing
     func listenersThatMakeNoSenseAreRefused(_ listener: String, _ message: String) throws {
         let error = #expect(throws: ConfigurationError.self) { try configuration(listener) }
         #expect(error?.issues.contains { $0.message.contains(message) } == true, "\(error as Any)")
+    }
+
+    /// Which of the two gets it nothing would say.
+    @Test(arguments: [
+        ("transparent, capture: {}", "transparent, capture: {onFailure: open}", true),
+        ("transparent, capture: {}", "transparent, mode: tproxy, capture: {}", true),
+        ("dns, capture: {}", "dns, capture: {}", true), ("transparent, capture: {}", "dns, capture: {}", false),
+        ("transparent, capture: {uids: [1]}", "transparent, capture: {}", false),
+        ("transparent, capture: {}", "transparent", false),
+        ("transparent, capture: {}", "transparent, mode: tproxy, direction: inbound, capture: {}", false),
+    ])
+    func twoListenersDoNotCaptureTheSame(_ one: String, _ other: String, _ isRefused: Bool) throws {
+        let configuration = try configuration(
+            "{name: a, bind: \"127.0.0.1:1\", protocol: \(one)}, {name: b, bind: \"127.0.0.1:2\", protocol: \(other)}"
+        )
+        var issues: [String] = []
+        do {
+            try configuration.validate(checkingFiles: false)
+        } catch {
+            issues = error.issues.map(\.message)
+        }
+        let isSaid = issues.contains { $0.hasPrefix("listener 'b': captures the same as listener 'a'") }
+        #expect(isSaid == isRefused, "\(issues)")
+    }
+
+    @Test(
+        arguments: [
+            ("dns, capture: {}", ["a question to 192.0.2.53 port 53", "a question to ::1 port 53"], ""),
+            ("dns, capture: {excludeCidrs: [192.0.2.0/24]}", ["a question to ::1 port 53"], ""),
+            ("transparent, capture: {cidrs: [10.0.0.0/8], ports: [7]}", ["a connection to 10.0.0.0 port 7"], ""),
+            ("dns, capture: {cgroups: [a]}", [], "it captures programs of its cgroups only"),
+            (
+                "transparent, capture: {excludeUids: [\(getuid())]}", [],
+                "it does not capture programs of uid \(getuid())"
+            ),
+            ("transparent, mode: tproxy, direction: inbound, capture: {}", [], "it captures what others send here"),
+        ] as [(String, [String], String)]
+    )
+    func whatCanBeTried(_ keys: String, _ trials: [String], _ obstacle: String) throws {
+        let listener = try configuration("{name: a, bind: \"127.0.0.1:1\", protocol: \(keys)}").listeners[0]
+        let servers = ["192.0.2.53", "192.0.2.54", "::1"].compactMap { IPAddress($0) }
+        let found = Result { () throws(CaptureTrial.Untried) in
+            try CaptureTrial.trials(for: listener, nameServers: servers).map(\.description)
+        }
+        let expected: Result<[String], CaptureTrial.Untried> =
+            obstacle.isEmpty ? .success(trials) : .failure(.init(reason: obstacle))
+        #expect(found == expected)
     }
 
     @Test func surroundingsAreReadFromTheMachinesFiles() throws {

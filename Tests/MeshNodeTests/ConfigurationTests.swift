@@ -195,6 +195,10 @@ import YAML
             "endpoints:\n- match: a\n  ssh: {destination: a}\n  via: ['gw:1']\n",
             "f:6:8: endpoint 'a': 'via' needs 'hbone'"
         ),
+        (
+            "endpoints:\n- match: a\n  ssh: {destination: a}\n  identity: 'spiffe://a/b'\n",
+            "f:6:13: endpoint 'a': 'identity' is who the server of 'hbone' must be"
+        ),
         ("endpoints:\n- match: a\n  hbone: 'a:1'\n  tls: {}\n", "f:6:8: endpoint 'a': 'tls' is for 'direct: true'"),
         (
             "endpoints:\n- match: a\n  hbone: 'a:1'\n  direct: true\n",

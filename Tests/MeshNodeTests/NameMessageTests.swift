@@ -232,7 +232,7 @@ import Testing
         let question = Self.message("a.test")
         let loop = EventLoop(name: "names")
         let refused = try await loop.execute {
-            let forwarder = NameForwarder(on: loop)
+            let forwarder = NameForwarder(on: loop, logger: LogRecorder().logger)
             var refused: [String] = []
             // Nobody answers: each that is taken waits.
             for asker in [String](repeating: "192.0.2.7", count: 33) + ["192.0.2.8"]
@@ -252,6 +252,31 @@ import Testing
         }
         await loop.shutDown()
         #expect(refused == ["192.0.2.7"])
+    }
+
+    /// Whoever wonders why names are not found looks into the log: there is one line, however many questions.
+    @Test func serversThatDoNotAnswerAreLogged() async throws {
+        let upstream = FreePort.next()
+        let listener = try NodeConfiguration.parse(
+            "identity: i\nlisteners: [{name: d, bind: \"127.0.0.1:1\", protocol: dns, "
+                + "names: {upstreams: [\"127.0.0.1:\(upstream)\"]}}]",
+            file: "f"
+        ).listeners[0]
+        let question = Self.message("a.test")
+        let (loop, log, answers) = (EventLoop(name: "names"), LogRecorder(), Lock<[Bool]>([]))
+        try await loop.execute {
+            let forwarder = NameForwarder(on: loop, logger: log.logger)
+            // Over TCP, so that the refusal is seen at once.
+            for _ in 0..<3 {
+                forwarder.ask(question, repeating: question.count - 12, for: listener, from: nil, isStream: true) {
+                    answer in answers.withLock { $0.append(answer != nil) }
+                }
+            }
+        }
+        try await eventually("all have failed") { answers.withLock { $0 } == [false, false, false] }
+        await loop.shutDown()
+        let lines = log.lines.filter { $0.contains("no name server answers") }
+        #expect(lines.count == 1 && lines[0].contains("127.0.0.1:\(upstream)"), "\(log.lines)")
     }
 
     /// A name server that everybody reaches floods others.

@@ -48,7 +48,10 @@ struct DeviceNode {
             }
             return report
         } catch {
-            guard let releases, let before, before != releases.own else { throw error }
+            guard let releases, let before, before != releases.own else {
+                let goesOn = node.runningProcess == nil ? "" : ". The node that ran before goes on as it was"
+                throw NodeProcess.Failure(message: error.message + goesOn)
+            }
             throw NodeProcess.Failure(
                 message:
                     "the new agent \(releases.own) did not come up: \(error.message). \(goBack(to: before, releases))"

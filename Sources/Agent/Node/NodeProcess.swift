@@ -213,8 +213,16 @@ package struct NodeProcess {
         // One that has grown to its limit meanwhile begins anew.
         let from = start <= end ? max(start, end - off_t(bytes.count)) : 0
         let count = pread(file, &bytes, bytes.count, from)
-        let text = count > 0 ? Printable.clean(bytes[..<count], limit: 1000) : ""
-        return text.isEmpty ? "it logged nothing (\(logFile))" : text
+        let text = count > 0 ? Self.reason(in: bytes[..<count]) : ""
+        return text.isEmpty ? "it logged nothing (\(logFile))" : "\(text) (\(logFile))"
+    }
+
+    /// Of what a node logged until it ended: its error where it says one, else its last line.
+    static func reason(in log: some Sequence<UInt8>) -> String {
+        let lines = String(decoding: Array(log), as: UTF8.self).split(separator: "\n")
+        let mark = "error: "
+        let error = lines.lastIndex { $0.hasPrefix(mark) }.map { lines[$0...].joined(separator: " ") }
+        return Printable.clean(error.map { $0.dropFirst(mark.count) } ?? lines.last ?? "", limit: 1000)
     }
 
     private func failure(_ what: String, _ code: Int32) -> Failure {

@@ -17,6 +17,7 @@ final class AgentForms: Sendable {
     /// The directory of the cache; nil: there is none.
     private let cache: String?
     private let work = Lock<[UploadForm: Task<[UInt8]?, Never>]>([:])
+    private let faulty = Lock<Set<UploadForm>>([])
 
     /// Beside this program's own release there may be one for another architecture, and the ones before.
     private static let cachedForms = 6
@@ -29,10 +30,21 @@ final class AgentForms: Sendable {
     ///
     /// - Parameter making: Whether one is made that there is not.
     func first(of forms: [UploadForm], making: Bool = true) async -> (form: UploadForm, bytes: [UInt8])? {
-        for form in forms where making || isThere(form) {
+        let faulty = faulty.withLock { $0 }
+        for form in forms where !faulty.contains(form) && (making || isThere(form)) {
             if let bytes = await bytes(form) { return (form, bytes) }
         }
         return nil
+    }
+
+    /// One that the program did not come out of on a device is sent to no other.
+    ///
+    /// - Returns: For people; nil: they have been told.
+    func distrust(_ form: UploadForm, because fault: String) -> String? {
+        guard faulty.withLock({ $0.insert(form).inserted }) else { return nil }
+        let file = Self.built(form, of: path, sha256)
+        let advice = access(file, F_OK) == 0 ? ". \(file) seems damaged: build it again, or remove it" : ""
+        return "the agent did not come out of its \(form.rawValue) form, which is not sent any more: \(fault)\(advice)"
     }
 
     private func isThere(_ form: UploadForm) -> Bool {

@@ -30,12 +30,15 @@ struct AgentInstaller: Sendable {
 
     /// Takes the lock, or says who has it, and removes what a cut installation left.
     ///
+    /// - Parameter checking: Whether root refuses a directory in which, or above which, others can write: where it is
+    ///   to put something there. Who takes away what is there does not look.
     /// - Returns: whether there was any.
-    func lock() async throws -> Bool {
+    func lock(checking: Bool = true) async throws -> Bool {
         let output = try await step(
             "lock",
             """
             [ -d "$root" ] || why=$(mkdir -p "$root" 2>&1) || refuse "$root cannot be made: $why"
+            \(checking ? Self.strictness : "")
             tries=0
             why=
             # What another has done here while this one waited is not undone by it.
@@ -75,6 +78,15 @@ struct AgentInstaller: Sendable {
         return output.lines.contains { $0.hasPrefix("stale=") || $0.hasPrefix("recovered=") }
     }
 
+    /// The probe has looked at what was there then. In a sticky directory everybody can make what was not, before root
+    /// does: what is there now counts. From here on nobody else can change it.
+    private static let strictness = """
+        \(StrictDirectories.functions)
+        why=
+        [ "$(id -u)" != 0 ] || why=$(foreign "$root")
+        [ -z "$why" ] || refuse "$why. Nothing was written there; name another directory, in which and above which only root can write"
+        """
+
     /// Has the agent take over the shell's channel as `bootstrap signal`. Its process is the shell's still, and so is
     /// the lock: the agent takes that away when the conversation is over.
     func startSignaling() async throws {
@@ -88,11 +100,36 @@ struct AgentInstaller: Sendable {
     /// Uploads, checks, runs once and puts in place, beside what is in use.
     ///
     /// Compressed where that pays: what comes out of the decompression cannot grow much beyond the size that is
-    /// expected, and its hash is checked like that of plain bytes.
-    func install(_ agent: AgentBinary, progress: @escaping @Sendable (Int, Int) -> Void) async throws {
-        let compressed = await agent.forms.first(of: plan.uploadForms, making: plan.makesForms)
-        let payload = compressed?.bytes ?? agent.bytes
-        let decompression = compressed.map { " | ( \(Self.undo($0.form, size: agent.size)) )" } ?? ""
+    /// expected, and its hash is checked like that of plain bytes. Where something else comes out, the next form is
+    /// sent, and at last the plain bytes.
+    ///
+    /// - Parameter warn: Told once of each form that is not sent any more.
+    func install(
+        _ agent: AgentBinary,
+        warn: @Sendable (String) -> Void,
+        progress: @escaping @Sendable (Int, Int) -> Void
+    ) async throws {
+        var forms = plan.uploadForms
+        while let (form, bytes) = await agent.forms.first(of: forms, making: plan.makesForms) {
+            guard let fault = try await upload(bytes, form, of: agent, progress) else { return }
+            if let warning = agent.forms.distrust(form, because: fault) { warn(warning) }
+            forms.removeAll { $0 == form }
+        }
+        _ = try await upload(agent.bytes, nil, of: agent, progress)
+    }
+
+    /// - Parameter form: The compressed form that `payload` is; nil: the agent's own bytes.
+    /// - Returns: What is wrong with the form; nil: the agent is in place.
+    private func upload(
+        _ payload: [UInt8],
+        _ form: UploadForm?,
+        of agent: AgentBinary,
+        _ progress: @escaping @Sendable (Int, Int) -> Void
+    ) async throws -> String? {
+        // What a decompression leaves is read, too: it is not to be taken for commands.
+        let decompression = form.map { " | { ( \(Self.undo($0, size: agent.size)) ); cat >/dev/null; }" } ?? ""
+        let giveUp = form == nil ? ":" : #"rm -f "$part"; rmdir "$dir" 2>/dev/null; echo "faulty=$1"; exit 0"#
+        let kilobytes = agent.size / 1024
         let nonce = String(UInt32.random(in: .min ... .max), radix: 16)
         let script = """
             \(setup)
@@ -105,6 +142,8 @@ struct AgentInstaller: Sendable {
               [ "$owner" = "$$" ] && { rmdir "$dir" 2>/dev/null; rm -rf "$lock"; }
               refuse "$1"
             }
+            # What came compressed may come otherwise, with the lock held. After a cut nothing comes, and this shell ends.
+            faulty() { \(giveUp); }
             why=$(mkdir -p "$dir" 2>&1) || fail "$dir cannot be made: $why"
             why=$( (umask 077; : >"$part") 2>&1) || fail "$part cannot be made: $why"
             echo "$ready"
@@ -112,10 +151,16 @@ struct AgentInstaller: Sendable {
             size=$(wc -c <"$part" 2>/dev/null)
             if [ "${size:-0}" -ne \(agent.size) ]; then
               free=$(df -Pk "$dir" 2>/dev/null | sed -n '$s/.*[ ]\\([0-9][0-9]*\\)  *[0-9][0-9]*% .*/\\1/p')
-              fail "only ${size:-0} of \(agent.size) bytes arrived or could be written (free: ${free:-unknown} KiB) $why"
+              text="only ${size:-0} of \(agent.size) bytes arrived or could be written (free: ${free:-unknown} KiB) $why"
+              [ $((${free:-0} + ${size:-0} / 1024)) -le \(kilobytes) ] || faulty "$text"
+              fail "$text"
             fi
             sum=$( { openssl dgst -sha256 -r <"$part" || sha256sum <"$part"; } 2>/dev/null )
-            [ "${sum%% *}" = \(agent.sha256) ] || fail "the file on the device differs from what was sent (SHA-256 ${sum%% *})"
+            if [ "${sum%% *}" != \(agent.sha256) ]; then
+              text="the file on the device differs from what was sent (SHA-256 ${sum%% *})"
+              faulty "$text"
+              fail "$text"
+            fi
             chmod 755 "$part" || fail "$part cannot be made executable"
             why=$("$part" --version 2>&1 </dev/null)
             status=$?
@@ -129,6 +174,7 @@ struct AgentInstaller: Sendable {
             progress: { progress($0, payload.count) }
         )
         try check(output, step: "upload")
+        return output.values["faulty"].map { Printable.clean($0, limit: 200) }
     }
 
     /// The limit of a file's size costs nothing; another program that counts would copy every byte once more. It is

@@ -198,7 +198,12 @@ package struct DeviceEnrollment: Sendable {
         if plan.isInstalled {
             return "unchanged, \(size)\(recovered)"
         }
-        try await installer.install(agent) { [options] in options.report(.uploading($0, total: $1)) }
+        let options = options
+        try await installer.install(
+            agent,
+            warn: { options.warn($0) },
+            progress: { options.report(.uploading($0, total: $1)) }
+        )
         return "installed \(plan.agentPath), \(size)\(recovered)"
     }
 }

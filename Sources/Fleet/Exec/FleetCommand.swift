@@ -7,8 +7,7 @@ import Streams
 /// Files there, a command, files back: on many machines, some at a time, over one connection each.
 package struct FleetCommand: Sendable {
     private let command: String
-    private let put: [FileTransfer]
-    private let get: [FileTransfer]
+    private let transfers: FileTransfers
     /// For the command; nil: as long as it takes.
     private let timeout: Duration?
     private let logins: LoginOptions
@@ -43,22 +42,19 @@ package struct FleetCommand: Sendable {
 
     /// - Parameters:
     ///   - command: For the account's shell; empty: only files are copied.
-    ///   - put: Copied there before.
-    ///   - get: Copied here afterwards.
+    ///   - transfers: Files there before, and back afterwards.
     ///   - timeout: For the command; nil: as long as it takes.
     ///   - logins: How to log in.
     ///   - output: Where lines go.
     package init(
         _ command: String,
-        put: [FileTransfer],
-        get: [FileTransfer],
+        _ transfers: FileTransfers,
         timeout: Duration?,
         logins: LoginOptions,
         output: Output
     ) {
         self.command = command
-        self.put = put
-        self.get = get
+        self.transfers = transfers
         self.timeout = timeout
         self.logins = logins
         self.output = output
@@ -127,23 +123,10 @@ package struct FleetCommand: Sendable {
         _ told: LockedOutcome
     ) async throws(HostError) {
         do {
-            let files = put.isEmpty && get.isEmpty ? nil : try await client.files()
-            for transfer in put {
-                let local = NameTemplate.expand(transfer.source, for: target.name)
-                try await files?.send(
-                    .file(path: local),
-                    to: RemotePath.withoutHome(NameTemplate.expand(transfer.target, for: target.name)),
-                    permissions: .ifNew(FileMode.of(local))
-                )
-            }
+            let files = try await transfers.files(of: client)
+            if let files { try await transfers.send(for: target.name, over: files) }
             if !command.isEmpty { try await runCommand(client, label, told) }
-            for transfer in get {
-                try await files?.fetch(
-                    RemotePath.withoutHome(NameTemplate.expand(transfer.source, for: target.name)),
-                    to: NameTemplate.expand(transfer.target, for: target.name),
-                    progress: nil
-                )
-            }
+            if let files { try await transfers.fetch(for: target.name, over: files) }
             await files?.close()
         } catch let error as HostError {
             throw error
@@ -208,18 +191,4 @@ private final class LockedOutcome: Sendable {
     var value: FleetOutcome { outcome.withLock { $0 } }
 
     func change(_ body: (inout FleetOutcome) -> Void) { outcome.withLock { body(&$0) } }
-}
-
-/// `FROM:TO`, where one side is on another machine; `{name}` in either stands for the machine's name.
-package struct FileTransfer: Hashable, Sendable {
-    package let source: String
-    package let target: String
-
-    /// nil without a colon between two paths.
-    package init?(parsing text: String) {
-        guard let colon = text.firstIndex(of: ":") else { return nil }
-        source = String(text[..<colon])
-        target = String(text[text.index(after: colon)...])
-        guard !source.isEmpty, !target.isEmpty else { return nil }
-    }
 }

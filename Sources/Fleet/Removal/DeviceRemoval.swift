@@ -59,7 +59,7 @@ package struct DeviceRemoval: Sendable {
         var outcome = Outcome()
         let roots = try roots(found, below: bases)
         for root in roots {
-            _ = try await AgentInstaller(shell: shell, plan: InstallationPlan(root: root)).lock()
+            _ = try await AgentInstaller(shell: shell, plan: InstallationPlan(root: root)).lock(checking: false)
             let script = RemovalScript.text(root: root, keepsAgent: keepsAgent)
             // Nodes may take their time to let streams end.
             let output = try await shell.run(script, step: "remove", timeout: .seconds(120))
@@ -73,7 +73,8 @@ package struct DeviceRemoval: Sendable {
             let isThere = try await shell.run("[ -d \(ShellScript.quote(credentialDirectory)) ]", step: "find")
             // Who is enrolling it has the lock; the script takes it away with the rest.
             if isThere.status == 0 {
-                _ = try await AgentInstaller(shell: shell, plan: InstallationPlan(root: credentialDirectory)).lock()
+                let plan = InstallationPlan(root: credentialDirectory)
+                _ = try await AgentInstaller(shell: shell, plan: plan).lock(checking: false)
             }
             let script = AgentlessScript.remove(directory: credentialDirectory)
             note(try await shell.run(script, step: "remove"), in: &outcome)

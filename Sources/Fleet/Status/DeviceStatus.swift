@@ -83,7 +83,7 @@ package struct DeviceStatus: Encodable {
         if let serial = device.serial { line("serial", serial) }
         line("enrolled", describe(time: device.enrolledAt))
         if let renewedAt = device.renewedAt { line("renewed", describe(time: renewedAt)) }
-        line("destination", device.destination)
+        line("destination", device.destination + (device.otherPort.map { ", SSH port \($0)" } ?? ""))
         line("host key", "\(device.hostKey.algorithm) \(device.hostKey.fingerprint)")
         line("key made", (device.keyOrigin ?? .device).rawValue)
         if let attestation = device.attestation {
@@ -118,6 +118,14 @@ package struct DeviceStatus: Encodable {
         line("agent", "\(device.agent.path), sha256 \(device.agent.sha256.prefix(12))")
         line("state kept in", device.agent.state)
         return lines
+    }
+}
+
+extension Device {
+    /// The SSH port that it was enrolled with, where the destination does not say it; nil: the usual one.
+    fileprivate var otherPort: UInt16? {
+        guard let port = ssh.port, port != 22, (try? Destination(parsing: destination))?.port == nil else { return nil }
+        return port
     }
 }
 

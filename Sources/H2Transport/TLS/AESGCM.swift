@@ -65,9 +65,11 @@ package final class AESGCM: @unchecked Sendable {
     }
 
     /// Ours; nil where it cannot be loaded or its test fails. To be made only where the processor has it.
-    init?(_ processor: Processor) {
+    ///
+    /// - Parameter random: What holds for random numbers in its library context.
+    init?(_ processor: Processor, random: RandomSettings = .ofThisProcess()) {
         guard let library = OSSL_LIB_CTX_new() else { return nil }
-        guard let provider = caesgcm_load(library, processor.rawValue) else {
+        guard random.apply(to: library), let provider = caesgcm_load(library, processor.rawValue) else {
             OSSL_LIB_CTX_free(library)
             TLSErrorQueue.clear()
             return nil

@@ -14,12 +14,15 @@ public final class PendingCredential: Sendable {
     private let version: String
     /// Holds a lock on the version directory: it says that this pending credential is alive.
     private let lock: FileLock
+    /// There was no directory before.
+    private let madeDirectory: Bool
 
     init(directory: CredentialDirectory, id: SPIFFEID, key: PrivateKey) throws(IdentityError) {
         self.directory = directory
         self.id = id
         self.key = key
         request = try CertificateRequest.create(key: key, id: id)
+        madeDirectory = access(directory.path, F_OK) != 0
         try fileWork(AtomicFile.createDirectory(directory.path))
         let writing = try fileWork(FileLock(directory: directory.path, patience: .seconds(10)))
         directory.removeStaleVersions()
@@ -37,6 +40,8 @@ public final class PendingCredential: Sendable {
         // Whoever writes at this moment removes it as well, now or the next time.
         guard let writing = try? fileWork(FileLock(directory: directory.path, patience: .zero)) else { return }
         directory.removeStaleVersions()
+        // Where nothing came of it, there is nothing in it.
+        if madeDirectory { rmdir(directory.path) }
         withExtendedLifetime(writing) {}
     }
 

@@ -39,10 +39,39 @@ package struct CaptureInstaller {
 
     /// Replaces whatever an earlier call has set.
     package func install() throws(CaptureError) {
+        try checkCgroups()
         // Without marks the route leads nothing anywhere: it is first, and the table, which is all or nothing, last.
         if rules.isRouted { try setRoutes() }
         try Self.nft(["-f", "-"], input: rules.text)
         if !rules.isRouted { try Self.removeRoutes() }
+    }
+
+    /// nft knows a cgroup by its number, and says little where there is none.
+    private func checkCgroups() throws(CaptureError) {
+        let captures = rules.listeners.compactMap(\.capture)
+        let named = captures.flatMap { capture in
+            let own: [String] = if case .cgroup(let path) = capture.node { [path] } else { [] }
+            return own + capture.cgroups + capture.excludeCgroups
+        }
+        for path in named where access(surroundings.directory(ofCgroup: path), F_OK) != 0 {
+            throw CaptureError(
+                description: "there is no cgroup \(path) (\(surroundings.directory(ofCgroup: path))), and rules about "
+                    + "one that is not there cannot be set: start what runs in it first"
+            )
+        }
+    }
+
+    /// What can be tried of a listener from here.
+    package func trials(
+        for listener: NodeConfiguration.Listener
+    ) throws(CaptureTrial.Untried) -> [CaptureTrial] {
+        try CaptureTrial.trials(for: listener, nameServers: surroundings.nameServers)
+    }
+
+    /// The listeners that nobody listens for.
+    package var unattended: [NodeConfiguration.Listener] {
+        let ports = Set(SSHPorts().sockets.values)
+        return rules.listeners.filter { !ports.contains($0.bind.port) }
     }
 
     /// Leaves nothing. Nothing to remove is no error.
@@ -130,6 +159,7 @@ package struct CaptureInstaller {
         guard let actual = try Self.table() else {
             return ["there is no table inet \(CaptureRules.table): `bootstrap capture install` makes it"]
         }
+        try checkCgroups()
         // The same program writes both listings, each kernel and each release in its own notation.
         if let unshare = Self.find("unshare") {
             let script = "\"$0\" -f - && exec \"$0\" -s list table inet \(CaptureRules.table)"

@@ -53,6 +53,8 @@ package struct CaptureSurroundings: Hashable, Sendable {
         return servers.isEmpty ? [.loopbackIPv4] : servers
     }
 
+    func directory(ofCgroup path: String) -> String { "/sys/fs/cgroup/\(cgroupPrefix)\(path)" }
+
     /// A packet of a program in this cgroup, or below it.
     func match(cgroup path: String) -> String {
         "socket cgroupv2 level \(path.split(separator: "/").count) \"\(cgroupPrefix)\(path)\""

@@ -71,8 +71,8 @@ struct SSHPorts {
         }
     }
 
-    /// Where processes called sshd listen in this network namespace. Only root sees those of others.
-    private var listening: [UInt16] {
+    /// Where anybody listens over TCP in this network namespace, by the socket's inode.
+    var sockets: [String: UInt16] {
         var ports: [String: UInt16] = [:]
         for table in ["tcp", "tcp6"] {
             // sl, local address, remote address, state, …, inode: 0A is LISTEN.
@@ -81,6 +81,12 @@ struct SSHPorts {
                 ports[words[9]] = words[1].split(separator: ":").last.flatMap { UInt16($0, radix: 16) }
             }
         }
+        return ports
+    }
+
+    /// Where processes called sshd listen in this network namespace. Only root sees those of others.
+    private var listening: [UInt16] {
+        let ports = sockets
         guard !ports.isEmpty else { return [] }
         var found: [UInt16] = []
         for process in Self.entries(of: processes) where process.utf8.allSatisfy({ (48...57).contains($0) }) {

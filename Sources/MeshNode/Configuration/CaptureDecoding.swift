@@ -117,6 +117,9 @@ struct CaptureDecoder {
                     + "an address of the interface. Let the packet filter keep others from that port"
             )
         }
+        if listener.protocol == .transparent, capture.ports.contains(22...22) {
+            report("'ports' has 22, and SSH is never captured: whoever repairs this machine comes in by it. Remove it")
+        }
         if listener.protocol == .dns, !(capture.ports + capture.excludePorts).isEmpty || !capture.cidrs.isEmpty {
             report("'ports' and 'cidrs' mean nothing with protocol dns, whose port is 53: remove them")
         }

@@ -290,6 +290,12 @@ private struct NodeConfigurationDecoder {
         for key in ["labels", "via"] where has(key) && !has("hbone") {
             report(key, "'\(key)' needs 'hbone', the server it leads to")
         }
+        if has("identity"), !has("hbone") {
+            report(
+                "identity",
+                "'identity' is who the server of 'hbone' must be, and without it nobody is asked: remove it"
+            )
+        }
         if has("token"), !has("labels") { report("token", "'token' is for the proxy of 'labels: {tun: …}': add that") }
         let needed: [PathPreference: [String]] = [
             .h2: ["hbone"], .h2OverSSH: ["hbone", "ssh"], .ssh: ["ssh"],

@@ -1,3 +1,4 @@
+import Glibc
 import MeshIdentity
 import Platform
 
@@ -14,7 +15,15 @@ struct UserFile: Hashable, Sendable {
 
     /// - Throws: Everything that is wrong, each with its place.
     init(loading path: String) throws(ConfigurationError) {
-        try self.init(parsing: try NodeConfiguration.readText(path), file: path)
+        let text = try NodeConfiguration.readText(path)
+        var status = stat()
+        // Whoever can write a line into it can come in.
+        if stat(path, &status) == 0, status.st_mode & 0o022 != 0 {
+            let mode = String(status.st_mode & 0o777, radix: 8)
+            let message = "others than its owner can write to it (mode \(mode)): chmod go-w \(path)"
+            throw ConfigurationError(issues: [.init(file: path, position: nil, message: message)])
+        }
+        try self.init(parsing: text, file: path)
     }
 
     init(parsing text: String, file: String) throws(ConfigurationError) {

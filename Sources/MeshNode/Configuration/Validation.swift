@@ -73,6 +73,8 @@ extension NodeConfiguration {
             )
         }
 
+        validateCapture(diagnostics)
+
         let services = [("admin", admin), ("metrics", metrics)]
         for (key, bind) in services {
             guard let bind else { continue }
@@ -96,6 +98,23 @@ extension NodeConfiguration {
                 diagnostics.report("\(what) would listen on \(bind), which \(other.what) has already", at: position)
             }
             seen.append((what, bind))
+        }
+    }
+
+    /// What two listeners capture alike, one of them gets, and nothing says which.
+    private func validateCapture(_ diagnostics: Diagnostics) {
+        for (index, listener) in listeners.enumerated() {
+            guard let scope = listener.capture?.scope else { continue }
+            let earlier = listeners[..<index].first { other in
+                other.protocol == listener.protocol && other.capture?.scope == scope
+                    && other.transparency.direction == listener.transparency.direction
+            }
+            guard let earlier else { continue }
+            diagnostics.report(
+                "listener '\(listener.name)': captures the same as listener '\(earlier.name)', and one of the two would get "
+                    + "nothing: tell them apart, by 'ports', 'cidrs', 'uids' or 'interfaces', or remove one",
+                at: listener.capture?.position ?? listener.position
+            )
         }
     }
 
@@ -192,5 +211,14 @@ extension NodeConfiguration.BindAddress {
         guard port == other.port, port != 0 else { return false }
         return address == other.address
             || address.isIPv4 == other.address.isIPv4 && (address.isUnspecified || other.address.isUnspecified)
+    }
+}
+
+extension NodeConfiguration.Capture {
+    /// What is captured, and nothing else: for a comparison.
+    fileprivate var scope: NodeConfiguration.Capture {
+        var scope = self
+        (scope.node, scope.onFailure, scope.position) = (.mark, .closed, nil)
+        return scope
     }
 }

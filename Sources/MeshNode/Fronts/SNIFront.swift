@@ -15,7 +15,7 @@ enum SNIFront {
             .init(
                 connect: { connection, destination in
                     if let key { newcomers.remove(key) }
-                    return connect(connection, request(of: socket, to: destination, by: listener, carrier), carrier)
+                    return carrier.connect(connection, request(of: socket, to: destination, by: listener, carrier))
                 },
                 failed: { destination, error in
                     if let key { newcomers.remove(key) }
@@ -50,22 +50,5 @@ enum SNIFront {
             destination: destination,
             now: WallClock.system.seconds
         )
-    }
-
-    private static func connect(
-        _ connection: SNIConnection,
-        _ request: StreamRequest,
-        _ carrier: StreamCarrier
-    ) -> () -> Void {
-        carrier.open(request) { result in
-            switch result {
-            case .success(let opened):
-                guard let early = connection.succeed() else {
-                    return opened.stream.reset(StreamError(.closed, "the client has gone"))
-                }
-                carrier.join(connection.client, early: early, opened, request)
-            case .failure(let error): connection.refuse(error)
-            }
-        }
     }
 }

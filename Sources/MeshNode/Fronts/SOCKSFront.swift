@@ -30,7 +30,7 @@ enum SOCKSFront {
                         connection.refuse(StreamError(.denied, reason))
                         return {}
                     }
-                    return connect(connection, carrier.request(of: socket, to: destination), carrier)
+                    return carrier.connect(connection, carrier.request(of: socket, to: destination))
                 },
                 failed: { destination, error in
                     if let key { newcomers.remove(key) }
@@ -50,22 +50,5 @@ enum SOCKSFront {
         )
         key = carrier.admit(from: source) { [weak connection] in connection?.drop(.crowdedOut) }
         connection.start()
-    }
-
-    private static func connect(
-        _ connection: SOCKSConnection,
-        _ request: StreamRequest,
-        _ carrier: StreamCarrier
-    ) -> () -> Void {
-        carrier.open(request) { result in
-            switch result {
-            case .success(let opened):
-                guard let early = connection.succeed() else {
-                    return opened.stream.reset(StreamError(.closed, "the client has gone"))
-                }
-                carrier.join(connection.client, early: early, opened, request)
-            case .failure(let error): connection.refuse(error)
-            }
-        }
     }
 }

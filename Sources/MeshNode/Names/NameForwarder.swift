@@ -1,4 +1,6 @@
 import Glibc
+import H2Transport
+import Logging
 import Platform
 import Streams
 
@@ -8,6 +10,7 @@ final class NameForwarder {
     typealias Completion = ([UInt8]?) -> Void
 
     private let loop: EventLoop
+    private let log: PeerLog
     private var pending = 0
     /// Of these, those of each other machine.
     private var pendingBySource: [IPAddress: Int] = [:]
@@ -25,7 +28,11 @@ final class NameForwarder {
     /// Of one other machine, so that one leaves the rest their turn. Programs of this one have one address together.
     private static let mostPendingOfOne = 32
 
-    init(on loop: EventLoop) { self.loop = loop }
+    init(on loop: EventLoop, logger: Logger) {
+        self.loop = loop
+        // Programs ask again and again: a line a minute says as much.
+        log = PeerLog(logger, on: loop, lines: 1, interval: .seconds(60))
+    }
 
     /// - Parameters:
     ///   - message: A question that could be read.
@@ -44,13 +51,27 @@ final class NameForwarder {
         let servers = servers(for: listener)
         let source = asker.flatMap { $0.isLoopback || system.addresses.contains($0) ? nil : $0 }
         let isPatient = source.map { pendingBySource[$0, default: 0] < Self.mostPendingOfOne } ?? true
-        guard pending < Self.mostPending, isPatient, !servers.isEmpty else { return completion(nil) }
+        guard pending < Self.mostPending, isPatient, !servers.isEmpty else {
+            let reason = servers.isEmpty ? "there is no name server to ask" : "too many questions wait for name servers"
+            log.log(.warning, reason, of: listener.name, label: "listener")
+            return completion(nil)
+        }
         pending += 1
         if let source { pendingBySource[source, default: 0] += 1 }
         let question = ForwardedQuestion(message, repeating: size, on: loop) { [self] answer in
             pending -= 1
             if let source, let count = pendingBySource[source] {
                 pendingBySource[source] = count > 1 ? count - 1 : nil
+            }
+            if answer == nil {
+                let asked = servers.map { "\($0)" }.joined(separator: ", ")
+                log.log(
+                    .warning,
+                    "no name server answers",
+                    of: asked,
+                    label: "upstreams",
+                    ["listener": "\(listener.name)"]
+                )
             }
             completion(answer)
         }

@@ -1,3 +1,4 @@
+import Logging
 import Platform
 import Streams
 
@@ -14,9 +15,9 @@ final class NameServer {
     /// Over TCP at a time; more are closed at once.
     private static let mostConnections = 64
 
-    init(on loop: EventLoop) {
+    init(on loop: EventLoop, logger: Logger) {
         self.loop = loop
-        forwarder = NameForwarder(on: loop)
+        forwarder = NameForwarder(on: loop, logger: logger)
     }
 
     /// Answers now or later; nil: not at all.

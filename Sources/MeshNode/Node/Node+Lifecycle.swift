@@ -96,6 +96,17 @@ extension Node {
         }
     }
 
+    /// Whether the configuration asks for rules and there are none, so that nothing is captured. False where this
+    /// process may not know. Blocks.
+    package func lacksCaptureRules() -> Bool {
+        guard !Self.captures(of: state.withLock { $0.configuration }).isEmpty else { return false }
+        do throws(CaptureError) {
+            return try !CaptureInstaller.isInstalled
+        } catch {
+            return false
+        }
+    }
+
     static func captures(of configuration: NodeConfiguration) -> [NodeConfiguration.Capture] {
         configuration.listeners.compactMap(\.capture)
     }

@@ -37,7 +37,7 @@ final class Worker {
         self.loop = loop
         self.logger = logger
         self.names = names
-        nameServer = NameServer(on: loop)
+        nameServer = NameServer(on: loop, logger: logger)
         opener = StreamOpener(loop: loop, snapshot: snapshot, logger: logger)
         carrier = StreamCarrier(opener: opener, live: live, logger: logger)
         let inbound = HBONEFront(carrier)

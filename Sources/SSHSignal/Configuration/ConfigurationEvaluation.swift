@@ -96,6 +96,7 @@ struct ConfigurationEvaluation {
         options.identityFiles = arguments.identityFiles.map { ConfigurationValue(text: $0) }
         if let jump = arguments.jump { options.proxyJump = ConfigurationValue(text: jump) }
         var active = true
+        var ignored: [String]?
         for option in arguments.options {
             do throws(SSHConfigurationError) {
                 guard let line = try ConfigurationLine(parsing: option) else {
@@ -103,6 +104,11 @@ struct ConfigurationEvaluation {
                 }
                 guard !["host", "match", "include"].contains(line.keyword.lowercased()) else {
                     throw SSHConfigurationError("\(line.keyword) stands in a file only")
+                }
+                // A file may be for another release of ssh; what is typed is a mistake.
+                try KnownKeywords.check(line.keyword, ignoring: ignored ?? [])
+                if ignored == nil, line.keyword.lowercased() == "ignoreunknown" {
+                    ignored = line.arguments.flatMap { $0.lowercased().split(separator: ",").map(String.init) }
                 }
                 try apply(line, at: Place(), active: &active, neverActive: false)
             } catch {

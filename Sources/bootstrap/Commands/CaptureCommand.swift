@@ -28,6 +28,7 @@ struct CaptureNetwork: ParsableArguments {
     /// Synchronous, as all of these commands: it is this thread that changes its namespace.
     func enter() throws {
         guard let netns else { return }
+        try requireFile(netns, "--netns")
         do throws(CaptureError) { try CaptureInstaller.enter(namespace: netns) } catch { throw fail("\(error)") }
     }
 
@@ -72,16 +73,25 @@ struct CaptureInstall: ParsableCommand {
         }
         do throws(CaptureError) { try installer.install() } catch { throw fail("\(error)") }
         for listener in installer.rules.listeners { printDone("capture \(listener.name) \(listener.bind)") }
+        for listener in installer.unattended {
+            let isOpen = listener.capture?.onFailure == .open
+            printNotice(
+                "nobody listens on \(listener.bind) yet: what \(listener.name) captures "
+                    + (isOpen ? "goes on as without rules" : "is refused") + " until the node runs"
+            )
+        }
     }
 }
 
 struct CaptureVerify: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "verify",
-        abstract: "Compare the rules with what they should be, and try a connection.",
+        abstract: "Compare the rules with what they should be, and try them.",
         discussion: """
-            Ends with 0 when everything is as the configuration asks for and a connection was taken by the listener, else with 1. \
-            The connection goes to an address that stands in documents only; the node refuses it, and its log says so.
+            Ends with 0 when everything is as the configuration asks for and the listener took what was tried, else with 1. A \
+            connection goes to an address that stands in documents only; the node refuses it, and its log says so. A dns listener is \
+            asked for the name of an address of the mesh. What cannot be tried from here is said, with the reason. Where many \
+            rules differ, -v lists them.
             """
     )
 
@@ -96,8 +106,7 @@ struct CaptureVerify: ParsableCommand {
         var isWorking: Bool
         do throws(CaptureError) {
             let differences = try installer.differences()
-            for difference in differences { printLine("\(difference)") }
-            if differences.isEmpty { printDone("rules are as \(config) asks for") }
+            tell(differences)
             isWorking = differences.isEmpty
             let isThere = try CaptureInstaller.isInstalled
             for listener in installer.rules.listeners where isThere {
@@ -109,15 +118,32 @@ struct CaptureVerify: ParsableCommand {
         guard isWorking else { throw fail("capture does not work as it should; see above") }
     }
 
+    /// A few differences are each worth a line; many come of another configuration.
+    private func tell(_ differences: [String]) {
+        if differences.isEmpty { return printDone("rules are as \(config) asks for") }
+        let isShort = differences.count <= 5 || Verbosity.current >= .verbose
+        for difference in differences where isShort { printLine(difference) }
+        guard differences.count > 5 else { return }
+        let missing = differences.filter { $0.hasPrefix("missing: ") }.count
+        let foreign = differences.filter { $0.hasPrefix("not ours: ") }.count
+        printLine(
+            "the rules are those of another configuration than \(config): \(missing) are missing, \(foreign) are not of it"
+                + "\(isShort ? "" : " (-v lists them)"). `bootstrap capture install --config \(config)` sets them"
+        )
+    }
+
     private func tryOut(
         _ listener: NodeConfiguration.Listener,
         _ installer: CaptureInstaller
     ) throws(CaptureError) -> Bool {
         let before = try installer.captured()[listener.name] ?? 0
         printDone("capture \(listener.name): \(before) so far")
-        guard let trials = CaptureTrial.trials(for: listener) else {
-            printDone(
-                "capture \(listener.name): not tried, since no connection of this program is captured by it; try it from where one is"
+        let trials: [CaptureTrial]
+        do throws(CaptureTrial.Untried) {
+            trials = try installer.trials(for: listener)
+        } catch {
+            printLine(
+                "capture \(listener.name): not tried, since \(error.reason); try it from where something is captured"
             )
             return true
         }
@@ -126,9 +152,12 @@ struct CaptureVerify: ParsableCommand {
             let count = try installer.captured()[listener.name] ?? 0
             let outcome = trial.run()
             let isCaptured = try installer.captured()[listener.name] ?? 0 > count
-            let what = "a connection to \(trial.address) port \(trial.port)"
+            let what = trial.description
             switch outcome {
             case .taken where isCaptured: printDone("capture \(listener.name): \(what) was captured, and taken")
+            case .silence where isCaptured:
+                printLine("capture \(listener.name): \(what) was captured, but \(listener.bind) does not answer")
+                isWorking = false
             case .refused where isCaptured:
                 printLine(
                     "capture \(listener.name): \(what) was captured, but nobody listens on \(listener.bind): start the node"

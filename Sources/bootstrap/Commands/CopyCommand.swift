@@ -27,7 +27,8 @@ struct CopyCommand: AsyncParsableCommand {
         help: ArgumentHelp(
             "Local files, or DEST:PATH; the last one is where the others go: a directory, unless there is one source.",
             valueName: "SRC … DST"
-        )
+        ),
+        completion: .filesAndDevices
     )
     var paths: [String]
 

@@ -138,6 +138,7 @@ struct EnrollCommand: AsyncParsableCommand {
             throw ValidationError("name at least one destination, or an --inventory file")
         }
         guard (1...256).contains(parallel) else { throw ValidationError("--parallel is from 1 to 256") }
+        if allowPort.contains(0) { throw ValidationError("--allow-port: '0' is no port: write 1 to 65535") }
         for host in allowHost {
             do { _ = try Authority(parsing: host) } catch { throw ValidationError("--allow-host: \(error)") }
         }

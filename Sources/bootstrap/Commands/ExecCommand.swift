@@ -82,13 +82,18 @@ struct ExecCommand: AsyncParsableCommand {
         for transfer in put {
             for target in targets { try requireFile(NameTemplate.expand(transfer.source, for: target.name), "--put") }
         }
-        if destination != nil, targets.count == 1, put.isEmpty, get.isEmpty, output == .text {
-            return try await ForegroundCommand(target: targets[0], command: line, logins: logins).run()
+        let transfers = FileTransfers(put: put, get: get)
+        if destination != nil, targets.count == 1, output == .text {
+            return try await ForegroundCommand(
+                target: targets[0],
+                command: line,
+                transfers: transfers,
+                logins: logins
+            ).run()
         }
         let fleet = FleetCommand(
             line,
-            put: put,
-            get: get,
+            transfers,
             timeout: timeout?.duration,
             logins: logins,
             // One write, so that the lines of several machines do not mix.

@@ -174,6 +174,12 @@ struct ExplainCommand: AsyncParsableCommand {
         case "local": return .localUser
         case "anyone": return .unauthenticated
         case let id where id.contains("://"): return .peer(try usage("--from \(id)") { try SPIFFEID(id) })
+        case let word where !word.contains("/"):
+            let hint = Spelling.nearest(to: word, among: ["local", "anyone"]).map { "; did you mean '\($0)'?" } ?? ""
+            throw fail(
+                "--from \(word): is no SPIFFE ID, no ns/NAMESPACE/sa/NAME, and not 'local' or 'anyone'\(hint)",
+                .usage
+            )
         default:
             guard let own else {
                 throw fail("--from \(from): the node's trust domain is not known; write the whole SPIFFE ID", .usage)

@@ -103,7 +103,8 @@ struct RevokeCommand: AsyncParsableCommand {
         do throws(LedgerError) {
             done = try ledger.revoke(order)
         } catch {
-            throw fail(error.message)
+            // No certificate has that number, or it is refused by everybody already.
+            throw fail(error.message, error.code == .invalid ? .usage : .failed)
         }
         for revocation in done { say(revocation) }
         return done

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Fleet
+import Glibc
 
 /// Devices of the ledger, by name or all of them.
 struct FleetSelection: ParsableArguments {
@@ -86,5 +87,32 @@ extension CompletionKind {
             let names = (try? DeviceDirectory(Home.devices).all().map(\.name)) ?? []
             return names.filter { $0.hasPrefix(prefix) }
         }
+    }
+
+    /// Files of this machine, and `NAME:` for those of a device.
+    static var filesAndDevices: CompletionKind {
+        .custom { (_: [String], _: Int, prefix: String) -> [String] in
+            let names = (try? DeviceDirectory(Home.devices).all().map(\.name)) ?? []
+            return names.map { $0 + ":" }.filter { $0.hasPrefix(prefix) } + Self.files(prefix)
+        }
+    }
+
+    /// The files whose path begins so; directories end with a slash.
+    private static func files(_ prefix: String) -> [String] {
+        let slash = prefix.lastIndex(of: "/").map { prefix.index(after: $0) } ?? prefix.startIndex
+        let (directory, start) = (String(prefix[..<slash]), prefix[slash...])
+        guard let stream = opendir(directory.isEmpty ? "." : directory) else { return [] }
+        defer { closedir(stream) }
+        var found: [String] = []
+        while let entry = readdir(stream) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: Int(NAME_MAX) + 1) { String(cString: $0) }
+            }
+            guard name.hasPrefix(start), start.hasPrefix(".") || !name.hasPrefix(".") else { continue }
+            var status = stat()
+            let isDirectory = stat(directory + name, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
+            found.append(directory + name + (isDirectory ? "/" : ""))
+        }
+        return found.sorted()
     }
 }

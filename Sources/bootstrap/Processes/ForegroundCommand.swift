@@ -7,13 +7,21 @@ import Streams
 /// One command on one machine, with this process's own standard input, output and error.
 struct ForegroundCommand: Sendable {
     let target: RemoteTarget
+    /// Empty: only files are copied.
     let command: String
+    let transfers: FileTransfers
     let logins: LoginOptions
 
     /// - Throws: the exit code: the command's own, or this program's when there was no command.
     func run() async throws {
         // Whoever read our output may be gone; that is a failed write.
         signal(SIGPIPE, SIG_IGN)
+        guard !transfers.isEmpty else { return try await work() }
+        // Files that are on their way are taken away again.
+        try await stoppable { try await work() }
+    }
+
+    private func work() async throws {
         let loop = EventLoop(name: "exec")
         let login: SSHLogin
         do throws(SSHConfigurationError) {
@@ -22,28 +30,62 @@ struct ForegroundCommand: Sendable {
             throw fail("\(error)", .usage)
         }
         let client: SSHClient
-        let process: LoopBound<SSHProcess>
+        let files: (any RemoteFiles)?
         do throws(SSHError) {
             client = try await login.connect(on: loop)
             printDetail("\(target.name): \(client.serverVersion), host key \(client.hostKey)")
+            files = try await transfers.files(of: client)
+            if let files { try await transfers.send(for: target.name, over: files) }
+        } catch {
+            throw failure(error)
+        }
+        if !command.isEmpty, let code = try await execute(client, on: loop) {
+            await client.close()
+            throw code
+        }
+        if let files {
+            do throws(SSHError) {
+                try await transfers.fetch(for: target.name, over: files)
+            } catch {
+                throw failure(error)
+            }
+            await files.close()
+        }
+        await client.close()
+    }
+
+    /// Who was stopped needs no explanation.
+    private func failure(_ error: SSHError) -> any Error {
+        guard !Task.isCancelled else { return CancellationError() }
+        return fail("\(target.name): \(error.message)", HostError.Reason(error.code).exitCode)
+    }
+
+    /// - Returns: The exit code for it; nil: it was successful.
+    private func execute(_ client: SSHClient, on loop: EventLoop) async throws -> ExitCode? {
+        let process: LoopBound<SSHProcess>
+        do throws(SSHError) {
             process = try await client.execute(command)
         } catch {
-            throw fail("\(target.name): \(error.message)", HostError.Reason(error.code).exitCode)
+            throw failure(error)
         }
         let standard = try await StandardStreams(on: loop)
-        let exit = await finish(process, standard)
+        let exit = await withTaskCancellationHandler {
+            await finish(process, standard)
+        } onCancel: {
+            Task { await client.close() }
+        }
         let failedWrite = await standard.written()
-        await client.close()
         switch exit {
         // The signal is what the command got for it.
         case .success(.status(0)) where failedWrite != 0, .success(.signal("PIPE")) where failedWrite != 0:
-            throw fail("standard output cannot be written: \(String(cString: strerror(failedWrite)))")
-        case .success(.status(0)): return
-        case .success(.status(let status)): throw ExitCode(status)
+            return fail("standard output cannot be written: \(String(cString: strerror(failedWrite)))")
+        case .success(.status(0)): return nil
+        case .success(.status(let status)): return ExitCode(status)
         case .success(.signal(let name)):
             printError("\(target.name): the command was ended by signal \(name)")
-            throw ExitCode(255)
-        case .failure(let error): throw fail("\(target.name): \(error.message)")
+            return ExitCode(255)
+        case .failure(let error):
+            return Task.isCancelled ? .interrupted : fail("\(target.name): \(error.message)")
         }
     }
 

@@ -111,6 +111,11 @@ struct NodeService: Sendable {
             logger.notice("took over \(counted(count, "listener")) from systemd")
         }
         for listener in listeners { announce("ready \(listener.name) \(listener.address)") }
+        if node.lacksCaptureRules() {
+            logger.warning(
+                "nothing is captured: the rules are not set, or went with the node before ('onFailure: open'); `bootstrap capture install` sets them"
+            )
+        }
         clinux_forget_code()
     }
 

@@ -54,8 +54,7 @@ struct CaptureCommandTests {
                 serve far 80 8080
                 nft -f "$PEERS/firewalld.nft"
                 nft -f "$PEERS/docker.nft"
-                start_node out
-                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                start_captured out
                 ask 198.51.100.2 80
                 ask 2001:db8:1::2 80
                 """
@@ -112,6 +111,87 @@ struct CaptureCommandTests {
                 nft delete rule inet bootstrap output/out handle $handle
                 verify | grep -e missing -e '^1'
                 """
+        )
+    }
+
+    /// A name server is tried by a question about an address of the mesh, which only it can answer.
+    @Test func verifyAsksANameServer() async throws {
+        try machine.configure(["{name: names, bind: \"127.0.0.1:15053\", protocol: dns, capture: {}}"])
+        try await machine.expect(
+            [
+                "capture names 127.0.0.1:15053",
+                "nobody listens on 127.0.0.1:15053 yet: what names captures is refused until the node runs",
+                "rules are as node.yaml asks for", "capture names: 0 so far",
+                "capture names: a question to 198.51.100.2 port 53 was captured, but",
+                "1", "capture names 127.0.0.1:15053", "rules are as node.yaml asks for", "capture names: 0 so far",
+                "capture names: a question to 198.51.100.2 port 53 was captured, and taken", "0",
+            ],
+            from: """
+                cd "$W"
+                echo nameserver 198.51.100.2 >"$W/resolv.conf"
+                mount --bind "$W/resolv.conf" /etc/resolv.conf
+                set -o pipefail
+                verify() { "$BIN" capture verify --config node.yaml 2>/dev/null | sed 's/, but .*/, but/' && echo 0 || echo $?; }
+                "$BIN" capture install --config node.yaml 2>&1
+                verify
+                start_node names
+                "$BIN" capture install --config node.yaml 2>&1
+                verify
+                """
+        )
+    }
+
+    /// The rules of another configuration differ in many lines: they are told in one.
+    @Test func verifyOfAnotherConfigurationIsShort() async throws {
+        try machine.configure(["{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, capture: {}}"])
+        try await machine.expect(
+            [
+                "the rules are those of another configuration than other.yaml: N are missing, N are not of it (-v lists them). "
+                    + "`bootstrap capture install --config other.yaml` sets them",
+                "1", "listed",
+            ],
+            from: """
+                cd "$W"
+                sed 's/name: out/name: other/' node.yaml >other.yaml
+                "$BIN" capture install -q --config node.yaml
+                "$BIN" capture verify --config other.yaml >short 2>/dev/null || code=$?
+                sed -n '1s/[0-9][0-9]*/N/gp' short
+                echo $code
+                "$BIN" capture verify -v --config other.yaml >long 2>/dev/null || true
+                [ $(grep -c '^missing: ' long) -gt 5 ] && [ $(grep -c '^not ours: ' long) -gt 5 ] && echo listed
+                """
+        )
+    }
+
+    /// Rules that went with the node before, or were never set, are missed at its start.
+    @Test func aNodeWithoutItsRulesSaysSo() async throws {
+        try machine.configure([
+            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, capture: {onFailure: open}}"
+        ])
+        try await machine.expect(
+            ["1", "0", "1"],
+            from: """
+                said() { kill $node; wait $node || true; grep -c 'nothing is captured: the rules are not set' "$W/log" || true; }
+                start_node out
+                said
+                "$BIN" capture install -q --config "$W/node.yaml"
+                start_node out
+                said
+                start_node out
+                said
+                """
+        )
+    }
+
+    @Test func aCgroupThatIsNotThereIsNamed() async throws {
+        try machine.configure([
+            "{name: out, bind: \"127.0.0.1:15001\", protocol: transparent, capture: {cgroups: [not/there.service]}}"
+        ])
+        let output = try await machine.run("\"$BIN\" capture install --config \"$W/node.yaml\" || echo $?")
+        #expect(output.standardOutput == "1\n")
+        #expect(
+            output.standardError.hasPrefix("error: there is no cgroup not/there.service (/sys/fs/cgroup/"),
+            "\(output)"
         )
     }
 

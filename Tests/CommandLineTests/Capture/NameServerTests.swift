@@ -169,8 +169,7 @@ struct NameServerTests {
                 until_line listening "$W/upstream"
                 ask_names() { on "$1" python3 "$PEERS/names.py" ask "${@:2}"; }
                 serve here 5432
-                start_node hbone
-                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                start_captured hbone
                 python3 "$PEERS/names.py" ask 198.51.100.2 53 db.test A | cut -c -15
                 python3 "$PEERS/names.py" ask 198.51.100.2 53 db.test A tcp | cut -c -15
                 python3 "$PEERS/names.py" ask 198.51.100.2 53 plain.test A tcp

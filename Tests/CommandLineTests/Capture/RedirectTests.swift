@@ -98,8 +98,7 @@ struct RedirectTests {
             ],
             from: """
                 serve far 80 81 90 8080
-                start_node out
-                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                start_captured out
                 ask 198.51.100.2 80
                 ask 198.51.100.2 90
                 ask 198.51.100.2 81
@@ -123,8 +122,7 @@ struct RedirectTests {
                 trap 'echo 0 >$root/cgroup.procs; rmdir $root/bootstrap-test-in/not $root/bootstrap-test-in' EXIT
                 mkdir -p $root/bootstrap-test-in/not
                 serve far 80 8080
-                start_node out
-                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                start_captured out
                 inside() { bash -c 'echo 0 >'"$1"'/cgroup.procs; exec python3 "$PEERS/ask.py" 198.51.100.2 80'; }
                 ask 198.51.100.2 80
                 inside $root/bootstrap-test-in
@@ -178,8 +176,7 @@ struct RedirectTests {
             from: """
                 serve far 80 8080
                 ruleset >"$W/before"
-                start_node more
-                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                start_captured more
                 while [ "$(ask 198.51.100.2 80)" != "port 8080 from 198.51.100.1" ]; do :; done
                 echo captured
                 kill $node
@@ -201,8 +198,7 @@ struct RedirectTests {
             ["port 8080 from 198.51.100.1", "ECONNREFUSED", "said", "port 80 from 198.51.100.1"],
             from: """
                 serve far 80 8080
-                start_node out
-                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                start_captured out
                 ask 198.51.100.2 80
                 kill $node
                 wait $node
@@ -227,8 +223,7 @@ struct RedirectTests {
                 nft 'add table inet host; add chain inet host out { type filter hook output priority raw; }; add rule inet host out tcp dport 80 notrack'
                 nft 'add chain inet host in { type filter hook prerouting priority raw; }; add rule inet host in tcp dport 80 notrack'
                 ip netns exec far nft 'add table inet t; add chain inet t in { type filter hook input priority 0; }; add rule inet t in tcp dport 80 counter'
-                start_node out
-                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                start_captured out
                 ask 198.51.100.2 80 --seconds 1
                 ask_from behind 198.51.100.2 80 --seconds 1
                 echo seen: $(ip netns exec far nft list table inet t | sed -n 's/.*packets \\([0-9]*\\).*/\\1/p')
@@ -246,8 +241,7 @@ struct RedirectTests {
             from: """
                 serve far 80 8080
                 ruleset >"$W/before"
-                start_node out
-                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                start_captured out
                 sed -i 's/, capture: {.*}}/}/' "$W/node.yaml"
                 kill -HUP $node
                 until_line "takes effect with a restart only" "$W/log"
@@ -273,8 +267,7 @@ struct RedirectTests {
             ],
             from: """
                 serve far 22 80 443 444 8080
-                start_node out
-                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                start_captured out
                 ask_from behind 198.51.100.2 80
                 ask_from behind 2001:db8:1::2 80
                 ask_from behind 198.51.100.2 22
@@ -293,8 +286,7 @@ struct RedirectTests {
                 mkdir "$W/www"
                 ip netns exec far python3 -u -m http.server 8080 --bind :: --directory "$W/www" >"$W/http" 2>&1 &
                 until_line Serving "$W/http"
-                start_node out
-                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                start_captured out
                 curl -s -o /dev/null -w '%{http_code} from %{remote_ip}\\n' http://198.51.100.2/
                 curl -s -o /dev/null -w '%{http_code} from %{remote_ip}\\n' 'http://[2001:db8:1::2]/'
                 nft list table inet bootstrap | sed -n 's/.*packets \\([0-9]*\\).*"capture out"/\\1/p'

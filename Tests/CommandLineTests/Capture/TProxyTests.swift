@@ -24,8 +24,7 @@ struct TProxyTests {
                 serve far 22 80 81 8080
                 serve here 9000
                 ruleset >"$W/before"
-                start_node out
-                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                start_captured out
                 ask 198.51.100.2 80
                 ask 2001:db8:1::2 80
                 ask_from behind 198.51.100.2 80
@@ -61,8 +60,7 @@ struct TProxyTests {
                 serve far 80 8080
                 # A service of this machine with the same port must not get what was meant for another one.
                 serve here 80
-                start_node out
-                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                start_captured out
                 ask 198.51.100.2 80
                 kill -9 $node
                 wait $node || true
@@ -85,8 +83,7 @@ struct TProxyTests {
             ["silence", "silence", "silence", "seen: 0", "port 8080 from 198.51.100.1"],
             from: """
                 serve far 80 8080
-                start_node out
-                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                start_captured out
                 ip netns exec far nft 'add table inet t; add chain inet t in { type filter hook input priority 0; }; add rule inet t in tcp dport 80 counter'
                 ip rule del priority 15001
                 ip -6 route flush table 15001
@@ -135,8 +132,7 @@ struct TProxyTests {
                 serve far 80 8080
                 ip rule add fwmark 0x1 lookup main priority 15001
                 ruleset >"$W/before"
-                start_node out
-                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                start_captured out
                 ask 198.51.100.2 80
                 "$BIN" capture remove
                 ruleset | cmp - "$W/before"
@@ -153,8 +149,7 @@ struct TProxyTests {
             ["captured", "captured", "passed", "passed"],
             from: """
                 serve far 80 8080
-                start_node out
-                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                start_captured out
                 while [ "$(ask 198.51.100.2 80)" != "port 8080 from 198.51.100.1" ]; do :; done
                 echo captured
                 while [ "$(ask_from behind 2001:db8:1::2 80)" != "port 8080 from 2001:db8:1::1" ]; do :; done
@@ -277,8 +272,7 @@ struct TProxyTests {
             ],
             from: """
                 serve here 9000 9001
-                start_node in
-                "$BIN" capture install --config "$W/node.yaml" >/dev/null
+                start_captured in
                 ask_from far 198.51.100.1 9000
                 ask_from far 2001:db8:1::1 9000
                 ask_from far 198.51.100.1 9001

@@ -32,6 +32,34 @@ import Testing
         await journey.stop()
     }
 
+    /// Files that go along change nothing of it; they come back where the command has succeeded.
+    @Test func withFilesItIsTheSame() async throws {
+        let journey = try await Journey()
+        let (sent, back) = (journey.directory.path("sent"), journey.directory.path("back-{name}"))
+        let files = ["--put", "/etc/passwd:\(sent)", "--get", "\(sent):\(back)"]
+        let failed = try await exec(
+            journey,
+            ["cat >&2; wc -l <\(sent); exit 7"],
+            options: files,
+            input: Array("in".utf8)
+        )
+        #expect(failed.status == .exited(7))
+        let lines = try String(contentsOfFile: "/etc/passwd", encoding: .utf8).split(separator: "\n").count
+        #expect(failed.standardOutput.filter { !$0.isWhitespace } == "\(lines)" && failed.standardError == "in")
+        func cameBack() throws -> Bool {
+            try FileManager.default.contentsOfDirectory(atPath: journey.directory.path).contains {
+                $0.hasPrefix("back-")
+            }
+        }
+        #expect(try !cameBack())
+        let done = try await exec(journey, ["true"], options: files)
+        #expect(done.status == .exited(0) && done.standardOutput == "" && done.standardError == "", "\(done)")
+        #expect(try cameBack())
+        let nothing = try await exec(journey, ["true"], options: ["--get", "/nowhere/x:\(back)"])
+        #expect(nothing.status == .exited(1) && nothing.standardError.hasPrefix("error: "), "\(nothing)")
+        await journey.stop()
+    }
+
     @Test func inputGoesThereAndItsEndToo() async throws {
         let journey = try await Journey()
         let bytes = Pattern.bytes(3_000_000, seed: 1)

@@ -11,6 +11,7 @@ import Testing
         (["frobnicate"], "frobnicate"),
         (["enroll", "nowhere.invalid", "--name", "a b"], "'a b' is no device name"),
         (["enroll", "nowhere.invalid", "--name", "../x"], "'../x' is no device name"),
+        (["enroll", "nowhere.invalid", "--allow-port", "0"], "'0' is no port: write 1 to 65535"),
     ])
     func usageIs2(arguments: [String], mention: String) async throws {
         let journey = try await Journey()
@@ -174,6 +175,7 @@ import Testing
             ["ca", "ssh", "sign", "--user", "--principal", "root", "missing.pub"], ["ca", "serve", "--ca", "missing"],
             ["ca", "rotate", "--passphrase-file", "missing"], ["node", "--config", "missing"],
             ["explain", "--config", "missing", "--from", "local", "--to", "a:1"],
+            ["capture", "verify", "--netns", "missing", "--config", "missing"],
         ] {
             let output = try await journey.run(command, input: [])
             #expect(output.status == .exited(2), "\(command): \(output.standardOutput)\(output.standardError)")

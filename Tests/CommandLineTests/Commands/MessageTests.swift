@@ -329,6 +329,22 @@ import Testing
             environment: ["HOME": journey.home, "BOOTSTRAP_HOME": journey.directory.path("home/.bootstrap")]
         )
         #expect(completed.standardOutput.contains("device1"), "\(completed.standardOutput)\(completed.standardError)")
+        try journey.directory.write("devices.conf", "")
+        try journey.directory.makeDirectory("devout")
+        let copied = try await ChildProcess.run(
+            "bash",
+            [
+                "-c",
+                """
+                source "$1"; cd "$3"
+                COMP_WORDS=("$2" copy dev); COMP_CWORD=2; COMP_LINE="bootstrap copy dev"; COMP_POINT=18
+                _bootstrap bootstrap dev copy; printf '%s\\n' "${COMPREPLY[@]}"
+                """, "bash", file, TestTools.bootstrap, journey.directory.path,
+            ],
+            environment: ["HOME": journey.home, "BOOTSTRAP_HOME": journey.directory.path("home/.bootstrap")]
+        )
+        let words = Set(copied.standardOutput.split(separator: "\n").map(String.init))
+        #expect(words.isSuperset(of: ["device1:", "devices.conf", "devout/"]), "\(copied)")
         await journey.stop()
     }
 

@@ -64,6 +64,7 @@ import Testing
                 ["--from", "ns/ops", "--to", "a:1", "--transport", "tcp"],
                 "--transport tcp: must be h2, h2-over-ssh or ssh"
             ),
+            (["--from", "locl", "--to", "a:1"], "not 'local' or 'anyone'; did you mean 'local'?"),
             (["--from", "local", "--to", "a:1", "--source-ip", "127.1"], "--source-ip 127.1: is not an IP address"),
             (
                 ["--from", "spiffe://A/b", "--to", "a:1"],

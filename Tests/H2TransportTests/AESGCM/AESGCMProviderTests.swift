@@ -102,6 +102,49 @@ import Testing
         #expect(reader.open(sealed, iv: made, additional: [], tag: tag, key: key(32)) == [7, 8, 9])
     }
 
+    /// A message that is done keeps its tag, whatever the context is told of the next one.
+    @Test(arguments: AESGCMClass.all, [16, 32]) func theTagStaysWhenTheLengthOfTheIVChanges(
+        processor: AESGCM.Processor,
+        keyLength: Int
+    ) throws {
+        let (text, longer) = (Pattern.bytes(100), [UInt8](60..<76))
+        let tags = try [processor, nil].map { processor in
+            let cipher = try CipherContext(processor, keyLength: keyLength)
+            let first = try #require(cipher.seal(text, iv: iv, additional: [1], key: key(keyLength))?.tag)
+            #expect(cipher.setIVLength(longer.count))
+            #expect(cipher.tag() == first && cipher.tag(4) == Array(first.prefix(4)))
+            // The next one has its own; and it cannot go on without an IV.
+            #expect(cipher.update(text) == nil)
+            let second = try #require(cipher.seal(text, iv: longer, additional: [])?.tag)
+            #expect(cipher.setIVLength(12) && cipher.tag() == second && second != first)
+            return [first, second]
+        }
+        #expect(tags[0] == tags[1])
+    }
+
+    /// What openssl.cnf says of random numbers holds for our library context, too.
+    @Test(arguments: AESGCMClass.all) func theRandomGeneratorIsTheConfiguredOne(processor: AESGCM.Processor) throws {
+        let directory = TemporaryDirectory()
+        let file = try directory.write(
+            "openssl.cnf",
+            "openssl_conf = start\n[start]\nrandom = chance\n[chance]\nrandom = HASH-DRBG\ndigest = SHA512\n"
+        )
+        let settings = RandomSettings(file: file)
+        #expect(settings.generator == "HASH-DRBG" && settings.digest == "SHA512" && settings.seed == nil)
+        func generator(_ settings: RandomSettings) throws -> String {
+            let library = try AESGCMClass.fresh(processor, random: settings).library
+            let primary = try #require(RAND_get0_primary(library))
+            return String(cString: EVP_RAND_get0_name(EVP_RAND_CTX_get0_rand(primary)))
+        }
+        #expect(try generator(settings) == "HASH-DRBG")
+        #expect(try generator(RandomSettings()) == "CTR-DRBG")
+        // No such section, and no such file.
+        try directory.write("other.cnf", "openssl_conf = start\n[start]\n[random]\nrandom = HASH-DRBG\n")
+        for name in ["other.cnf", "missing.cnf"] {
+            #expect(RandomSettings(file: directory.path(name)) == RandomSettings())
+        }
+    }
+
     /// TLS 1.2 hands the record's header over as a parameter; that is OpenSSL's own.
     @Test(arguments: AESGCMClass.all) func recordsOfTLS12(processor: AESGCM.Processor) throws {
         let results = try [processor, nil].map { processor in

@@ -18,8 +18,11 @@ enum AESGCMClass {
     static func provider(_ processor: AESGCM.Processor) throws -> AESGCM { try #require(loaded[processor]) }
 
     /// One that nobody has used, and that stays, as all of them do.
-    static func fresh(_ processor: AESGCM.Processor) throws -> AESGCM {
-        let one = try #require(AESGCM(processor))
+    static func fresh(
+        _ processor: AESGCM.Processor,
+        random: RandomSettings = .ofThisProcess()
+    ) throws -> AESGCM {
+        let one = try #require(AESGCM(processor, random: random))
         fresh.withLock { $0.append(one) }
         return one
     }

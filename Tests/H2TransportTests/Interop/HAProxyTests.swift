@@ -13,6 +13,13 @@ import Testing
 struct HAProxyTests {
     private static let bytes = 8_000_000
 
+    private static let haproxy = InteropProxy(
+        name: "HAProxy",
+        program: "/usr/sbin/haproxy",
+        configuration: "haproxy/haproxy.cfg",
+        arguments: { ["-db", "-f", $0] }
+    )
+
     enum Place: String, CaseIterable, Sendable { case hop, level4 }
 
     /// Our server, HAProxy in front of it, and our client, which expects `identity` of whoever answers.
@@ -31,46 +38,19 @@ struct HAProxyTests {
             atPath: "\(credential)/root-cert.pem",
             toPath: directory.path("root-cert.pem")
         )
-        try await withLoop { loop in
-            let server = try await OnLoop(loop) { try RelayingServer(on: loop) }
-            let ports = [Place.hop: FreePort.next(), .level4: FreePort.next()]
-            let values = [
-                "HOP": ports[.hop]?.description, "LEVEL4": ports[.level4]?.description, "CREDENTIAL": directory.path,
-                "SERVER": String(try await server { $0.port }),
-            ]
-            var text = try String(
-                contentsOfFile: TestTools.repository + "/Tests/Peers/haproxy/haproxy.cfg",
-                encoding: .utf8
-            )
-            for (name, value) in values { text = text.replacingOccurrences(of: "@\(name)@", with: value ?? "") }
-            let file = try directory.write("haproxy.cfg", text)
-            let haproxy = try ChildProcess("/usr/sbin/haproxy", ["-db", "-f", file])
-            let port = ports[place] ?? 0
-            try await eventually("HAProxy listens") {
-                guard haproxy.isRunning else { throw DeadlineExceeded(haproxy.standardError.text) }
-                return
-                    (try? await Dialer.connect(to: .address(SocketAddress(ip: "127.0.0.1", port: port)), on: loop) {
-                        $0.close()
-                    })
-                    != nil
-            }
-            let user = try await OnLoop(loop) { try PoolUser(on: loop, port: port) }
-            try await body(user, server)
-            try await user { $0.close() }
-            await haproxy.stop()
-            try await server { $0.close() }
-        }
+        let ports = [Place.hop: FreePort.next(), .level4: FreePort.next()]
+        try await Self.haproxy.run(
+            port: ports[place] ?? 0,
+            values: [
+                "HOP": "\(ports[.hop] ?? 0)", "LEVEL4": "\(ports[.level4] ?? 0)", "CREDENTIAL": directory.path,
+            ],
+            in: directory,
+            body
+        )
     }
 
     private func open(_ user: OnLoop<PoolUser>, _ authority: String) async throws -> Int {
-        let count = try await user {
-            $0.open(authority, keepsBytes: true)
-            return $0.streams.count
-        }
-        try await user.until("the tunnel opens") { $0.streams.count > count || !$0.failures.isEmpty }
-        let failures = try await user { $0.failures }
-        #expect(failures == [])
-        return count
+        try await InteropProxy.open(user, authority)
     }
 
     @Test("bytes up and both ways, and the client's end", arguments: Place.allCases)

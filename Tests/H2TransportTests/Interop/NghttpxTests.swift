@@ -14,43 +14,19 @@ struct NghttpxTests {
     private static let bytes = 8_000_000
 
     private func withNghttpx(_ body: (OnLoop<PoolUser>, OnLoop<RelayingServer>) async throws -> Void) async throws {
-        try await withLoop { loop in
-            let server = try await OnLoop(loop) { try RelayingServer(on: loop) }
-            let front = FreePort.next()
-            let values = [
-                "FRONT": String(front), "SERVER": String(try await server { $0.port }),
-                "CREDENTIAL": TestCertificates.shared.path(.intermediate),
-            ]
-            var text = try String(
-                contentsOfFile: TestTools.repository + "/Tests/Peers/nghttpx/nghttpx.conf",
-                encoding: .utf8
-            )
-            for (name, value) in values { text = text.replacingOccurrences(of: "@\(name)@", with: value) }
-            let directory = TemporaryDirectory()
-            let file = try directory.write("nghttpx.conf", text)
-            let nghttpx = try ChildProcess("/usr/sbin/nghttpx", ["--conf=\(file)"])
-            try await eventually("nghttpx listens") {
-                guard nghttpx.isRunning else { throw DeadlineExceeded(nghttpx.standardError.text) }
-                let address = try SocketAddress(ip: "127.0.0.1", port: front)
-                return (try? await Dialer.connect(to: .address(address), on: loop) { $0.close() }) != nil
-            }
-            let user = try await OnLoop(loop) { try PoolUser(on: loop, port: front) }
-            try await body(user, server)
-            try await user { $0.close() }
-            await nghttpx.stop()
-            try await server { $0.close() }
-        }
+        let nghttpx = InteropProxy(
+            name: "nghttpx",
+            program: "/usr/sbin/nghttpx",
+            configuration: "nghttpx/nghttpx.conf",
+            arguments: { ["--conf=\($0)"] }
+        )
+        let front = FreePort.next()
+        let values = ["FRONT": "\(front)", "CREDENTIAL": TestCertificates.shared.path(.intermediate)]
+        try await nghttpx.run(port: front, values: values, body)
     }
 
     private func open(_ user: OnLoop<PoolUser>, _ authority: String) async throws -> Int {
-        let count = try await user {
-            $0.open(authority, keepsBytes: true)
-            return $0.streams.count
-        }
-        try await user.until("the tunnel opens") { $0.streams.count > count || !$0.failures.isEmpty }
-        let failures = try await user { $0.failures }
-        try #require(failures == [])
-        return count
+        try await InteropProxy.open(user, authority)
     }
 
     @Test("bytes both ways")

@@ -48,6 +48,10 @@ start_node() { # LISTENER: the last one of the configuration
     node=$!
     until_line "ready $1" "$W/ready"
 }
+start_captured() { # LISTENER, as for start_node: the node, then the rules that lead to it
+    start_node "$1"
+    "$BIN" capture install --config "$W/node.yaml" >/dev/null
+}
 ruleset() { # What capture may have changed; the kernel changes other routes by itself.
     nft -s list ruleset
     ip rule

@@ -202,6 +202,22 @@ struct Home {
         }
     }
 
+    /// As ssh(1) refuses it; what `IgnoreUnknown` names before does not matter.
+    @Test func anOptionThatSSHDoesNotKnowIsRefused() throws {
+        let home = try Home(config: "NoSuchKeyword 1\n")
+        let error = #expect(throws: SSHConfigurationError.self) {
+            try home.resolve("dev", SSHArguments(options: ["StrictHostKeyCheking=no"]))
+        }
+        let message = error?.description ?? ""
+        #expect(message.contains("bad configuration option 'StrictHostKeyCheking'"), "\(message)")
+        #expect(message.contains("did you mean StrictHostKeyChecking?"), "\(message)")
+        #expect(throws: SSHConfigurationError.self) {
+            try home.resolve("dev", SSHArguments(options: ["UseKeychain=yes", "IgnoreUnknown=UseKeychain"]))
+        }
+        let ignored = ["IgnoreUnknown=x,usekey*", "UseKeychain=yes", "compression yes", "CIPHER=3des"]
+        #expect(throws: Never.self) { try home.resolve("dev", SSHArguments(options: ignored)) }
+    }
+
     @Test func whatHasNoEffectIsListed() throws {
         let home = try Home(
             config: """

@@ -316,9 +316,9 @@ import Testing
 
     @Test func aConfigurationThatSSHRefuses() async throws {
         let server = try await OpenSSHServer()
-        let login = try files.login(to: server, options: ["NoSuchKeyword=1"])
+        let login = try files.login(to: server, options: ["Tunnel=nosuchvalue"])
         let error = await sshFailure { try await login.connect(on: testLoops.next()) }
         #expect(error?.code == .system)
-        #expect(error?.message.lowercased().contains("nosuchkeyword") == true)
+        #expect(error?.message.lowercased().contains("nosuchvalue") == true)
     }
 }
