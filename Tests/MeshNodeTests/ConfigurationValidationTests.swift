@@ -146,41 +146,6 @@ import YAML
         }
         let missing = directory.path("none")
         try expectIssues(
-            text(good, ", identityFile: \(missing), knownHosts: \(missing), config: \(missing)"),
-            "f:4:3: endpoint 'b': ssh identityFile \(missing): No such file|f:4:3: endpoint 'b': ssh knownHosts \(missing)|f:4:3: endpoint 'b': ssh config \(missing)",
-            checkingFiles: true
-        )
-        let file = try directory.write("key", "x", permissions: 0o600)
-        try expectIssues(
-            text(good, ", identityFile: key"),
-            "f:4:3: endpoint 'b': ssh identityFile key: No such file",
-            checkingFiles: true
-        )
-        try expectIssues(text(good, ", identityFile: \(file)"), "", checkingFiles: true)
-    }
-
-    @Test func checksFilesOfUsers() throws {
-        let directory = TemporaryDirectory()
-        let good = TestCertificates.shared.path(.server)
-        func text(_ users: String) -> String {
-            "identity: \(good)\nlisteners: [{name: a, bind: '0.0.0.0:1', protocol: socks5, users: \(users)}]\n"
-        }
-        let hash = "$pbkdf2-sha256$i=10000$AAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA"
-        let fine = try directory.write(
-            "fine",
-            "# c\n\nann:\(hash)\r\nbob b:x:\(hash)\n".replacing("bob b:x", with: "bob")
-        )
-        try expectIssues(text(fine), "", checkingFiles: true)
-        for (mode, name) in [(0o666, "666"), (0o620, "620")] as [(mode_t, String)] {
-            chmod(fine, mode)
-            try expectIssues(
-                text(fine),
-                "f:2:13: listener 'a': 'users': \(fine): others than its owner can write to it (mode \(name))",
-                checkingFiles: true
-            )
-        }
-        let missing = directory.path("none")
-        try expectIssues(
             text(missing),
             "f:2:13: listener 'a': 'users': \(missing): cannot be read",
             checkingFiles: true
