@@ -13,7 +13,11 @@ import Testing
         let entry: UInt16
 
         init() async throws {
-            backend = try ChildProcess(TestTools.python, [TestTools.repository + "/Tests/Peers/ends.py"], keepsInputOpen: true)
+            backend = try ChildProcess(
+                TestTools.python,
+                [TestTools.repository + "/Tests/Peers/ends.py"],
+                keepsInputOpen: true
+            )
             let first = try await backend.standardOutput.line("a port") { UInt16($0) != nil }
             let backendPort = try #require(UInt16(first))
             try directory.write(
