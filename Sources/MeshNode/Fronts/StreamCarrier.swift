@@ -42,7 +42,7 @@ final class StreamCarrier {
     enum Access {
         case everybody
         case users(PasswordCheck)
-        /// It should have users, and has none: after a reload that took them away, until the restart.
+        /// It should have users, and has none: its listener has gone, or has become another one.
         case nobody
 
         /// Whether the same come in.
