@@ -8,8 +8,8 @@ import Streams
 extension Node {
     /// Reads configuration and credential again. New streams are decided by the new ones, live streams are decided
     /// again; connections keep the certificate they were made with. Listeners that are new are bound, those that are
-    /// gone are closed, and what they have accepted goes on; the others are not touched. While the node drains, it opens
-    /// none.
+    /// gone are closed, and what they have accepted goes on; the others are not touched. While the node drains, it
+    /// opens none.
     ///
     /// - Returns: The listeners that accept connections where they did not before.
     /// - Throws: What is wrong with either, or the listener that cannot be had; the node then goes on as before.
