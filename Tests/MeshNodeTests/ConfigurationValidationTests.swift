@@ -86,6 +86,30 @@ import YAML
         try expectIssues("identity: /i\nlisteners:\n\(listeners)\n", expected)
     }
 
+    /// A rule about HTTP needs somebody who reads it.
+    @Test(arguments: [
+        ("to: [{methods: [GET]}]", "sni", false), ("to: [{ports: [1], notPaths: [/a]}]", "sni", false),
+        ("from: [{requestPrincipals: ['*']}]", "hbone", false), ("to: [{ports: [1]}]", "hbone", true),
+        ("to: [{methods: [GET]}]", "http-proxy", true), ("from: [{notRequestPrincipals: ['*']}]", "http-proxy", true),
+    ])
+    func rulesAboutHTTPNeedAListenerThatReadsIt(_ rule: String, _ kind: String, _ isFine: Bool) throws {
+        try expectIssues(
+            """
+            identity: i
+            listeners: [{name: a, bind: '127.0.0.1:1', protocol: \(kind)}]
+            policy:
+            - {name: fine, action: DENY, rules: [{to: [{ports: [1]}]}]}
+            - name: p
+              action: DENY
+              rules:
+              - {to: [{ports: [2]}]}
+              - {\(rule)}
+            """,
+            isFine
+                ? "" : "f:9:5: policy 'p': methods, paths and requestPrincipals are read by listeners of protocol http"
+        )
+    }
+
     @Test func needsAListener() throws {
         let error = #expect(throws: ConfigurationError.self) {
             try NodeConfiguration(identity: "/i", listeners: []).validate(checkingFiles: false)

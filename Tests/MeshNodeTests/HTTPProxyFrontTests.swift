@@ -16,7 +16,11 @@ import Testing
         let proxy: UInt16
         let backend: UInt16
 
-        init(_ listeners: String = HTTPProxyFrontTests.proxy, files: [String: String] = [:]) async throws {
+        init(
+            _ listeners: String = HTTPProxyFrontTests.proxy,
+            files: [String: String] = [:],
+            more: String = ""
+        ) async throws {
             server = try ChildProcess(
                 TestTools.python,
                 [TestTools.repository + "/Tests/Peers/http1/backend.py"],
@@ -31,7 +35,8 @@ import Testing
                     "denied.mesh:80": 9,
                 ],
                 denied: [9],
-                files: files
+                files: files,
+                more: more
             )
             proxy = try nodes.port("proxy")
         }
@@ -380,6 +385,74 @@ import Testing
         await setup.nodes.near.reloadIfChanged()
         #expect(status("ann:secret") == "HTTP/1.1 407")
         #expect(status("ann:other") == "HTTP/1.1 200")
+        client.reset()
+        await setup.stop()
+    }
+
+    /// Methods and paths are asked about for each request, also of a connection whose stream to the server is open.
+    @Test func policyReadsEachRequest() async throws {
+        let policy = """
+            policy:
+            - {name: heads, action: DENY, rules: [{to: [{ports: [8080], paths: [/head*]}]}, {to: [{hosts: [web.mesh], methods: [PUT]}]}]}
+            - {name: watch, action: AUDIT, rules: [{to: [{paths: [/body]}]}]}
+            """
+        let setup = try await Setup(more: policy)
+        let client = try RawClient(port: setup.proxy)
+        func status(_ method: String, _ url: String) -> String {
+            client.send("\(method) \(url) HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+            return String(client.response().prefix(12))
+        }
+        #expect(status("GET", "http://web.mesh/head") == "HTTP/1.1 200")
+        #expect(status("GET", "http://other.mesh:8080/") == "HTTP/1.1 200")
+        #expect(status("GET", "http://other.mesh:8080/head") == "HTTP/1.1 403")
+        client.reset()
+        let second = try RawClient(port: setup.proxy)
+        func again(_ method: String, _ url: String) -> String {
+            second.send("\(method) \(url) HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+            return String(second.response().prefix(12))
+        }
+        #expect(again("GET", "http://other.mesh:8080/body") == "HTTP/1.1 200")
+        #expect(again("GET", "http://other.mesh:8080/%68ead?x") == "HTTP/1.1 403")
+        #expect(again("GET", "http://other.mesh:8080/x/..%2Fhead") == "HTTP/1.1 403", "it may mean /head")
+        #expect(again("GET", "http://web.mesh/x/..%2Fhead") == "HTTP/1.1 200")
+        #expect(again("PUT", "http://web.mesh/body") == "HTTP/1.1 403")
+        #expect(setup.nodes.nearLog.lines.contains { $0.contains("audited by policy 'watch', rule 1 (AUDIT)") })
+        #expect(
+            setup.nodes.nearLog.lines.contains {
+                $0.contains("no stream to other.mesh:8080") && $0.contains("denied by policy 'heads', rule 1 (DENY)")
+            }
+        )
+        second.reset()
+        // Nobody reads what goes through a tunnel.
+        let (tunnel, _) = try await setup.exchange("CONNECT other.mesh:8080 HTTP/1.1\r\nHost: x\r\n\r\n")
+        #expect(tunnel.hasPrefix("HTTP/1.1 403 "))
+        await setup.stop()
+    }
+
+    /// A reload decides about the request that is open, not about the one that its stream was opened for.
+    @Test func aReloadDecidesAboutTheRequestThatIsOpen() async throws {
+        let setup = try await Setup(more: "policy: [{name: w, action: AUDIT, rules: [{to: [{paths: [/none]}]}]}]")
+        let text = try String(contentsOfFile: setup.nodes.clientFile, encoding: .utf8)
+        func deny(_ path: String) async throws {
+            let rule = "policy: [{name: d, action: DENY, rules: [{to: [{paths: [\(path)]}]}]}]"
+            let start = try #require(text.range(of: "policy: "))
+            _ = try setup.nodes.directory.write("near.yaml", text[..<start.lowerBound] + rule + "\n")
+            try await setup.nodes.near.reload()
+        }
+        let client = try RawClient(port: setup.proxy)
+        client.send(Self.get("http://web.mesh/body"))
+        #expect(client.response().hasPrefix("HTTP/1.1 200"))
+        client.send(Self.get("http://web.mesh/"))
+        #expect(client.response().hasPrefix("HTTP/1.1 200"))
+        try await deny("/body")
+        client.send(Self.get("http://web.mesh/"))
+        #expect(client.response().hasPrefix("HTTP/1.1 200"), "the stream was opened for /body, and has gone on to /")
+        let cut = { setup.nodes.nearLog.lines.contains { $0.contains("policy changed: 1 streams cut") } }
+        #expect(!cut())
+        try await deny("/")
+        #expect(cut())
+        client.send(Self.get("http://web.mesh/"))
+        #expect(client.response().hasPrefix("HTTP/1.1 403"))
         client.reset()
         await setup.stop()
     }

@@ -68,13 +68,38 @@ import YAML
             "f:3:64: 'sourceIPs': '10.0.0.1/8' has bits set after its prefix: write 10.0.0.0/8"
         ),
         (
-            "[{name: a, action: ALLOW, rules: [{from: [{requestPrincipals: [a]}]}]}]",
-            "f:3:52: unknown key 'requestPrincipals' in a source of 'from'"
+            "[{name: a, action: ALLOW, rules: [{from: [{requestPrincipals: ['a*b']}]}]}]",
+            "f:3:72: 'requestPrincipals': 'a*b' must have at most one '*'"
         ),
         (
-            "[{name: a, action: DENY, rules: [{to: [{methods: [GET]}]}]}]",
-            "f:3:49: unknown key 'methods' in an element of 'to'"
+            "[{name: a, action: DENY, rules: [{to: [{methods: [get]}]}]}]",
+            "f:3:59: 'methods': 'get' is not a method, which is written in capitals"
         ),
+        (
+            "[{name: a, action: DENY, rules: [{to: [{notMethods: ['G T']}]}]}]",
+            "f:3:62: 'notMethods': 'G T' is not a method"
+        ),
+        (
+            "[{name: a, action: DENY, rules: [{to: [{paths: [admin]}]}]}]",
+            "f:3:57: 'paths': 'admin': a path begins with '/', or with '*'"
+        ),
+        (
+            "[{name: a, action: DENY, rules: [{to: [{paths: ['/a?b']}]}]}]",
+            "f:3:57: 'paths': '/a?b': a path is compared without its query"
+        ),
+        (
+            "[{name: a, action: DENY, rules: [{to: [{notPaths: ['/a/{*}']}]}]}]",
+            "f:3:60: 'notPaths': '/a/{*}' must have at most one '*', at its beginning or its end"
+        ),
+        (
+            "[{name: a, action: DENY, rules: [{to: [{paths: ['/a%20b']}]}]}]",
+            "f:3:57: 'paths': '/a%20b': paths are compared decoded"
+        ),
+        (
+            "[{name: a, action: DENY, rules: [{to: [{paths: ['/a//b*']}]}]}]",
+            "f:3:57: 'paths': '/a//b*': paths are compared decoded, and without '//'"
+        ),
+        ("[{name: a, action: DENY, rules: [{to: [{paths: []}]}]}]", "f:3:56: 'paths' is an empty list"),
         ("[{name: a, action: DENY, rules: [{to: [{}]}]}]", "f:3:48: an element of 'to' is empty"),
         (
             "[{name: a, action: DENY, rules: [{to: [{ports: [0]}]}]}]",

@@ -14,6 +14,7 @@ import Testing
             let policies = (0..<Int.random(in: 1...12, using: &random)).map { index in
                 AuthorizationPolicy(
                     name: "p\(index)",
+                    action: Bool.random(using: &random) ? .allow : .deny,
                     rules: (0..<Int.random(in: 1...3, using: &random)).map { _ in Self.rule(&random) }
                 )
             }
@@ -21,7 +22,7 @@ import Testing
             for _ in 0..<150 {
                 let request = try Self.request(&random)
                 let all = policies.flatMap { policy in policy.rules.indices.map { (policy, $0) } }
-                let expected = all.first { Self.matches($0.0.rules[$0.1], request) }
+                let expected = all.first { Self.matches($0.0.rules[$0.1], request, isDeny: $0.0.action == .deny) }
                 switch index.firstMatch(RequestAttributes(request, own: nil), over: request.decidedTransport) {
                 case .rule(let rule):
                     matched += 1
@@ -42,6 +43,23 @@ import Testing
     static func some<Value>(_ random: inout SeededGenerator, _ values: [Value]) -> [Value] {
         guard Int.random(in: 0...2, using: &random) < 2 else { return [] }
         return (0..<Int.random(in: 1...2, using: &random)).compactMap { _ in values.randomElement(using: &random) }
+    }
+
+    static let tokens: [StringPattern] = [.exact("iss/ann"), .prefix("iss/"), .suffix("/ben"), .any]
+    static let methods: [StringPattern] = [.exact("GET"), .exact("POST"), .prefix("P"), .any]
+    static let paths: [StringPattern] = [.exact("/a"), .prefix("/a"), .prefix("/a/"), .suffix(".png"), .any]
+
+    static func rarely<Value>(_ random: inout SeededGenerator, _ values: [Value]) -> [Value] {
+        Int.random(in: 0...3, using: &random) == 0 ? some(&random, values) : []
+    }
+
+    static func details(_ random: inout SeededGenerator) -> RequestDetails? {
+        guard Int.random(in: 0...2, using: &random) > 0 else { return nil }
+        return RequestDetails(
+            method: ["GET", "POST", "PUT"].randomElement(using: &random),
+            path: ["/a", "/a/b", "/b.png", nil].randomElement(using: &random) ?? nil,
+            principal: ["iss/ann", "iss/ben", "x/ben", nil].randomElement(using: &random) ?? nil
+        )
     }
 
     static func rule(_ random: inout SeededGenerator) -> AuthorizationPolicy.Rule {
@@ -66,7 +84,9 @@ import Testing
                 namespaces: some(&random, spaces),
                 notNamespaces: some(&random, spaces),
                 sourceIPs: some(&random, blocks),
-                notSourceIPs: some(&random, blocks)
+                notSourceIPs: some(&random, blocks),
+                requestPrincipals: rarely(&random, tokens),
+                notRequestPrincipals: rarely(&random, tokens)
             )
         }
         let to = (0..<Int.random(in: 1...2, using: &random)).map { _ in
@@ -74,7 +94,11 @@ import Testing
                 hosts: some(&random, patterns),
                 notHosts: some(&random, patterns),
                 ports: some(&random, ports),
-                notPorts: some(&random, ports)
+                notPorts: some(&random, ports),
+                methods: rarely(&random, methods),
+                notMethods: rarely(&random, methods),
+                paths: rarely(&random, paths),
+                notPaths: rarely(&random, paths)
             )
         }
         let when: [AuthorizationPolicy.Condition] = some(
@@ -95,12 +119,13 @@ import Testing
                 parsing:
                     "\(hosts.randomElement(using: &random) ?? ""):\([1, 2, 3, 22, 99].randomElement(using: &random) ?? 1)"
             ),
+            details: details(&random),
             now: 100
         )
     }
 
     /// Written from the documentation, without the index or its helpers.
-    static func matches(_ rule: AuthorizationPolicy.Rule, _ request: StreamRequest) -> Bool {
+    static func matches(_ rule: AuthorizationPolicy.Rule, _ request: StreamRequest, isDeny: Bool) -> Bool {
         var principal: String?
         var namespace: String?
         if case .peer(let id) = request.source {
@@ -119,18 +144,32 @@ import Testing
             }
         }
         let to = request.destination
+        func http(_ patterns: [StringPattern], _ excluded: [StringPattern], _ text: String?, isKnown: Bool) -> Bool {
+            if patterns.isEmpty, excluded.isEmpty { return true }
+            if !isKnown { return isDeny }
+            return (patterns.isEmpty || any(patterns, text)) && !any(excluded, text)
+        }
+        let details = request.details
         let from = rule.from.contains { source in
             (source.principals.isEmpty || any(source.principals, principal)) && !any(source.notPrincipals, principal)
                 && (source.namespaces.isEmpty || any(source.namespaces, namespace))
                 && !any(source.notNamespaces, namespace)
                 && (source.sourceIPs.isEmpty || source.sourceIPs.contains { $0.contains(request.sourceIP) })
                 && !source.notSourceIPs.contains { $0.contains(request.sourceIP) }
+                && http(
+                    source.requestPrincipals,
+                    source.notRequestPrincipals,
+                    details?.principal,
+                    isKnown: details != nil
+                )
         }
         let operation = rule.to.contains { operation in
             (operation.hosts.isEmpty || operation.hosts.contains { $0.matches(to) })
                 && !operation.notHosts.contains { $0.matches(to) }
                 && (operation.ports.isEmpty || operation.ports.contains { $0.contains(to.port) })
                 && !operation.notPorts.contains { $0.contains(to.port) }
+                && http(operation.methods, operation.notMethods, details?.method, isKnown: details?.method != nil)
+                && http(operation.paths, operation.notPaths, details?.path, isKnown: details?.path != nil)
         }
         let conditions = rule.when.allSatisfy { condition in
             switch condition {

@@ -55,7 +55,10 @@ struct PolicyDecoder {
     }
 
     private func source(_ node: YAMLNode) -> AuthorizationPolicy.Source? {
-        let keys = ["principals", "notPrincipals", "namespaces", "notNamespaces", "sourceIPs", "notSourceIPs"]
+        let keys = [
+            "principals", "notPrincipals", "namespaces", "notNamespaces", "sourceIPs", "notSourceIPs",
+            "requestPrincipals", "notRequestPrincipals",
+        ]
         guard let mapping = element(node, what: "a source of 'from'", keys: keys) else { return nil }
         return AuthorizationPolicy.Source(
             principals: values(mapping, "principals", Self.principal),
@@ -63,18 +66,24 @@ struct PolicyDecoder {
             namespaces: values(mapping, "namespaces") { try StringPattern(parsing: $0) },
             notNamespaces: values(mapping, "notNamespaces") { try StringPattern(parsing: $0) },
             sourceIPs: values(mapping, "sourceIPs") { try CIDR(parsing: $0) },
-            notSourceIPs: values(mapping, "notSourceIPs") { try CIDR(parsing: $0) }
+            notSourceIPs: values(mapping, "notSourceIPs") { try CIDR(parsing: $0) },
+            requestPrincipals: values(mapping, "requestPrincipals") { try StringPattern(parsing: $0) },
+            notRequestPrincipals: values(mapping, "notRequestPrincipals") { try StringPattern(parsing: $0) }
         )
     }
 
     private func operation(_ node: YAMLNode) -> AuthorizationPolicy.Operation? {
-        let keys = ["hosts", "notHosts", "ports", "notPorts"]
+        let keys = ["hosts", "notHosts", "ports", "notPorts", "methods", "notMethods", "paths", "notPaths"]
         guard let mapping = element(node, what: "an element of 'to'", keys: keys) else { return nil }
         return AuthorizationPolicy.Operation(
             hosts: values(mapping, "hosts") { try HostPattern(parsing: $0) },
             notHosts: values(mapping, "notHosts") { try HostPattern(parsing: $0) },
             ports: values(mapping, "ports", Self.ports),
-            notPorts: values(mapping, "notPorts", Self.ports)
+            notPorts: values(mapping, "notPorts", Self.ports),
+            methods: values(mapping, "methods", Self.method),
+            notMethods: values(mapping, "notMethods", Self.method),
+            paths: values(mapping, "paths", Self.path),
+            notPaths: values(mapping, "notPaths", Self.path)
         )
     }
 
@@ -131,6 +140,44 @@ struct PolicyDecoder {
             throw StreamError(.badRequest, "principals are written without spiffe://, as '\(bare)'")
         }
         return try StringPattern(parsing: text)
+    }
+
+    static func method(_ text: String) throws -> StringPattern {
+        let isToken = text.utf8.allSatisfy { byte in
+            switch byte {
+            case UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "0")...UInt8(ascii: "9"),
+                UInt8(ascii: "-"), UInt8(ascii: "_"), UInt8(ascii: "*"):
+                true
+            default: false
+            }
+        }
+        guard isToken else {
+            throw StreamError(.badRequest, "'\(text)' is not a method, which is written in capitals, like GET")
+        }
+        return try StringPattern(parsing: text)
+    }
+
+    /// A pattern that a normalized path can match.
+    static func path(_ text: String) throws -> StringPattern {
+        let pattern = try StringPattern(parsing: text)
+        guard !text.contains("{*") else {
+            throw StreamError(.badRequest, "'\(text)': templates of paths are not supported, only one '*' at an end")
+        }
+        guard !text.contains("?"), !text.contains("#") else {
+            throw StreamError(.badRequest, "'\(text)': a path is compared without its query")
+        }
+        guard text.hasPrefix("/") || text.hasPrefix("*") else {
+            throw StreamError(.badRequest, "'\(text)': a path begins with '/', or with '*'")
+        }
+        let sample = text.replacing("*", with: "")
+        let isNormal = sample.isEmpty || RequestDetails.path(of: sample.hasPrefix("/") ? sample : "/x" + sample) != nil
+        guard isNormal, !text.contains("%") else {
+            throw StreamError(
+                .badRequest,
+                "'\(text)': paths are compared decoded, and without '//', '/../' and the like: write it so"
+            )
+        }
+        return pattern
     }
 
     /// `22` or `"8000-8010"`.

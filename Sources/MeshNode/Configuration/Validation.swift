@@ -35,6 +35,7 @@ extension NodeConfiguration {
         validateListeners(diagnostics)
         validateEndpoints(diagnostics)
         validateForwarding(diagnostics)
+        validatePolicy(diagnostics)
         if checkingFiles { validateFiles(diagnostics) }
         try diagnostics.throwIfAny()
     }
@@ -154,6 +155,22 @@ extension NodeConfiguration {
             // Only the way counts: what policy says of it may change with the time of day.
             guard let refusal = planner.plan(request).route.refusal else { continue }
             diagnostics.report("listener '\(listener.name)': forwardTo: \(refusal.message)", at: listener.position)
+        }
+    }
+
+    /// A rule about HTTP where nobody reads it would allow nothing, or deny everything.
+    private func validatePolicy(_ diagnostics: Diagnostics) {
+        let readers: Set<String> = ["http", "https", "http-proxy"]
+        guard !listeners.contains(where: { readers.contains($0.protocol.rawValue) }) else { return }
+        for policy in policy ?? [] {
+            for rule in policy.rules where rule.readsHTTP {
+                diagnostics.report(
+                    "policy '\(policy.name)': methods, paths and requestPrincipals are read by listeners of protocol http, "
+                        + "https and http-proxy, and there is none: the rule would decide about streams that it cannot see "
+                        + "into",
+                    at: rule.position
+                )
+            }
         }
     }
 

@@ -28,6 +28,12 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
         case over
     }
 
+    struct Server {
+        let stream: HTTPServerStream
+        let authority: Authority
+        let opened: StreamOpener.Opened
+    }
+
     let client: Socket
     let carrier: StreamCarrier
     private let listener: NodeConfiguration.Listener
@@ -35,7 +41,9 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
     var state = State.head
     var exchange: HTTPExchange?
     /// Where the exchange goes on, or the next one to the same server.
-    var server: (stream: HTTPServerStream, authority: Authority)?
+    var server: Server?
+    /// What is asked for now, as far as rules read it.
+    private var details: RequestDetails?
     var isReused = false
     /// An upgraded server has, and the client is to be told.
     var serverHasEnded = false
@@ -236,13 +244,26 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
             } catch {
                 return answer(.bad(error), to: head, closes: true)
             }
-            if let server, server.authority == authority {
+            details = RequestDetails(method: head.method, target: path)
+            if let server, server.authority == authority, mayGoOn(over: server) {
                 isReused = true
                 state = .exchange
                 return server.stream.wake()
             }
             openServer()
         }
+    }
+
+    /// Whether policy lets this request have the stream of the one before. Otherwise it is asked for one of its own,
+    /// and told why there is none.
+    private func mayGoOn(over server: Server) -> Bool {
+        let request = carrier.request(of: client, to: server.authority, details: details)
+        let dialled = server.opened.dialled.flatMap { peer in peer.address.map { ($0, peer.port) } }
+        let planner = carrier.snapshot.planner
+        guard planner.refusal(of: request, over: server.opened.path, dialled: dialled) == nil else { return false }
+        // AUDIT policies log each request.
+        _ = carrier.opener.plan(request)
+        return true
     }
 
     private func ownPage(_ path: String, _ head: HTTPRequestHead) -> HTTPProxyPage {
@@ -263,7 +284,7 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
         _ authority: Authority,
         _ completion: @escaping (Result<(StreamOpener.Opened, StreamRequest), StreamError>) -> Void
     ) {
-        let request = carrier.request(of: client, to: authority)
+        let request = carrier.request(of: client, to: authority, details: details)
         var isDone = false
         let cancel = carrier.open(request) { [self] result in
             isDone = true
@@ -274,6 +295,8 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
     }
 
     private func tunnel(to authority: Authority, _ head: HTTPRequestHead) {
+        // What goes through it nobody reads.
+        details = nil
         open(authority) { [self] result in
             switch result {
             case .success(let (opened, request)):
@@ -305,8 +328,11 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
             case .success(let (opened, request)):
                 state = .exchange
                 let stream = HTTPServerStream(for: self)
-                server = (stream, exchange.destination)
-                carrier.join(stream, opened, request)
+                server = Server(stream: stream, authority: exchange.destination, opened: opened)
+                // A reload decides about the request of then, which need not be the one that the stream was opened for.
+                carrier.join(stream, opened, request) { [weak self] in
+                    self.map { $0.carrier.request(of: $0.client, to: request.destination, details: $0.details) }
+                }
             case .failure(let error): answerInstead(.failed(error, isLocal: isLocal))
             }
         }

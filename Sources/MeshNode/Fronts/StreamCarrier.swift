@@ -42,7 +42,7 @@ final class StreamCarrier {
     enum Access {
         case everybody
         case users(PasswordCheck)
-        /// It should have users, and has none: after a reload that took them away, until the restart.
+        /// It should have users, and has none: its listener has gone, or has become another one.
         case nobody
 
         /// Whether the same come in.
@@ -71,12 +71,13 @@ final class StreamCarrier {
     }
 
     /// What a local listener asks for in the name of who has connected to it.
-    func request(of client: Socket, to destination: Authority) -> StreamRequest {
+    func request(of client: Socket, to destination: Authority, details: RequestDetails? = nil) -> StreamRequest {
         StreamRequest(
             source: .localUser,
             sourceIP: client.peerAddress?.address ?? .loopbackIPv4,
             transport: nil,
             destination: destination,
+            details: details,
             now: WallClock.system.seconds
         )
     }
@@ -109,15 +110,18 @@ final class StreamCarrier {
 
     /// Joins a client with its far end.
     ///
-    /// - Parameter early: What the client has sent already, which the far end gets first; at most 256 KiB.
+    /// - Parameters:
+    ///   - early: What the client has sent already, which the far end gets first; at most 256 KiB.
+    ///   - current: What is asked for when a reload decides again, where one stream serves several requests.
     func join(
         _ client: ByteStream,
         early: [UInt8] = [],
         _ opened: StreamOpener.Opened,
-        _ request: StreamRequest
+        _ request: StreamRequest,
+        current: (() -> StreamRequest?)? = nil
     ) {
         let logger = logger
-        live.relay(client, early: early, opened, for: request) { result in
+        live.relay(client, early: early, opened, for: request, current: current) { result in
             guard let failure = result.failure else { return }
             logger.info(
                 "stream cut",

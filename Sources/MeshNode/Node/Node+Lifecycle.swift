@@ -122,17 +122,25 @@ extension Node {
         let logger = logger
         let offer = try await loop.execute { [self] in
             let offer = try TakeoverOffer(at: path, on: loop, logger: logger) { [self] in
-                try state.withLock { $0.listeners }.map { listener in
-                    try listener.listener.withValue { try $0.duplicate(named: listener.name) }
+                let listeners = try state.withLock { try $0.beginHandingOver() }
+                do {
+                    return try listeners.map { listener in
+                        try listener.listener.withValue { try $0.duplicate(named: listener.name) }
+                    }
+                } catch {
+                    state.withLock { $0.change = nil }
+                    throw error
                 }
             } onTaken: { [self] process, released in
                 let listeners = state.withLock { state in
-                    defer { state.listeners = [] }
+                    defer { (state.listeners, state.change, state.hasHeir) = ([], nil, true) }
                     return state.listeners
                 }
                 for listener in listeners { listener.close() }
                 released()
                 heirs.continuation.yield(process)
+            } onAbandoned: { [self] in
+                state.withLock { $0.change = nil }
             }
             return LoopBound(offer, on: loop)
         }

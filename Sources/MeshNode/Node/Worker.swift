@@ -14,8 +14,9 @@ final class Worker {
     private let carrier: StreamCarrier
     private let server: HBONEServer
     private let stripes: StripeAcceptor
+    private let allNames: VirtualNames
     /// The addresses of names; nil where no listener gives them out.
-    private let names: VirtualNames?
+    private var names: VirtualNames?
     private let nameServer: NameServer
     private var zone: [MeshPolicy.Endpoint] = []
     private let logger: Logger
@@ -26,17 +27,18 @@ final class Worker {
     ///   - loop: Where it lives.
     ///   - snapshot: What holds now.
     ///   - stripes: What all loops of the node have in common.
+    ///   - names: Likewise.
     ///   - logger: Told of streams and connections.
     init(
         on loop: EventLoop,
         snapshot: NodeSnapshot,
         stripes: StripeDirectory,
-        names: VirtualNames?,
+        names: VirtualNames,
         logger: Logger
     ) throws(StreamError) {
         self.loop = loop
         self.logger = logger
-        self.names = names
+        allNames = names
         nameServer = NameServer(on: loop, logger: logger)
         opener = StreamOpener(loop: loop, snapshot: snapshot, logger: logger)
         carrier = StreamCarrier(opener: opener, live: live, logger: logger)
@@ -50,8 +52,16 @@ final class Worker {
             inbound.handle(pending)
         }
         self.server = server
-        zone = snapshot.configuration.endpoints.map(\.rule)
+        (zone, self.names) = Self.naming(snapshot, names)
         self.stripes = StripeAcceptor(on: loop, directory: stripes) { server.accept($0) }
+    }
+
+    private static func naming(
+        _ snapshot: NodeSnapshot,
+        _ names: VirtualNames
+    ) -> ([MeshPolicy.Endpoint], VirtualNames?) {
+        let isServed = snapshot.configuration.listeners.contains { $0.protocol == .dns }
+        return (snapshot.configuration.endpoints.map(\.rule), isServed ? names : nil)
     }
 
     private static func serverConfiguration(_ snapshot: NodeSnapshot) -> HBONEServer.Configuration {
@@ -79,7 +89,7 @@ final class Worker {
     }
 
     private func zone(of listener: NodeConfiguration.Listener) -> MeshZone {
-        MeshZone(endpoints: zone, names: names ?? VirtualNames(), settings: listener.names)
+        MeshZone(endpoints: zone, names: allNames, settings: listener.names)
     }
 
     /// Answers questions that come as datagrams.
@@ -90,6 +100,9 @@ final class Worker {
         var socket: DatagramSocket?
         let receiving = try DatagramSocket(bind: address, on: loop, isIPv6Only: true, isShared: true) {
             [self] bytes, ends in
+            // A listener that a reload adds answers once the reload is complete; until then, the names may lie
+            // elsewhere.
+            guard names != nil else { return }
             let asker = ends.peer.address
             nameServer.answer([UInt8](bytes), zone(of: listener), for: listener, from: asker, isStream: false) {
                 answer in
@@ -106,7 +119,7 @@ final class Worker {
     func take(_ snapshot: NodeSnapshot) {
         opener.snapshot = snapshot
         opener.forgetPeers()
-        zone = snapshot.configuration.endpoints.map(\.rule)
+        (zone, names) = Self.naming(snapshot, allNames)
         server.context = snapshot.server
         do {
             try server.use(Self.serverConfiguration(snapshot))

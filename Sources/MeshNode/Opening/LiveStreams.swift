@@ -9,6 +9,8 @@ final class LiveStreams {
     private struct Entry {
         let relay: Relay
         let request: StreamRequest
+        /// Where one stream serves several requests.
+        let current: (() -> StreamRequest?)?
         let path: PathID?
         let dialled: SocketAddress?
     }
@@ -22,12 +24,15 @@ final class LiveStreams {
 
     /// Joins a stream with its far end and keeps track of them until they are done.
     ///
-    /// - Parameter early: What has been read from the stream already, which the far end gets first.
+    /// - Parameters:
+    ///   - early: What has been read from the stream already, which the far end gets first.
+    ///   - current: What is asked for when a reload decides again, if that is not `request`.
     func relay(
         _ first: ByteStream,
         early: [UInt8] = [],
         _ opened: StreamOpener.Opened,
         for request: StreamRequest,
+        current: (() -> StreamRequest?)? = nil,
         completion: @escaping (RelayResult) -> Void
     ) {
         let place = freePlaces.popLast() ?? entries.count
@@ -40,7 +45,13 @@ final class LiveStreams {
             for resume in waiting { resume() }
         }
         // Where it came through was for opening it.
-        let entry = Entry(relay: relay, request: request.withoutHops, path: opened.path, dialled: opened.dialled)
+        let entry = Entry(
+            relay: relay,
+            request: request.withoutHops,
+            current: current,
+            path: opened.path,
+            dialled: opened.dialled
+        )
         if place < entries.count { entries[place] = entry } else { entries.append(entry) }
         count += 1
         relay.start(early: early)
@@ -62,7 +73,8 @@ final class LiveStreams {
         let losers: [(Relay, StreamError)] = entries.compactMap { entry in
             guard let entry else { return nil }
             let dialled = entry.dialled.flatMap { peer in peer.address.map { ($0, peer.port) } }
-            return planner.refusal(of: entry.request.at(now), over: entry.path, dialled: dialled)
+            let request = entry.current?() ?? entry.request
+            return planner.refusal(of: request.at(now), over: entry.path, dialled: dialled)
                 .map { (entry.relay, $0) }
         }
         for (relay, refusal) in losers { relay.cut(StreamError(.denied, "policy changed: \(refusal.message)")) }

@@ -8,24 +8,28 @@ final class TakeoverOffer {
     private let logger: Logger
     private let sockets: () throws -> [ListeningSocket]
     private let onTaken: (Int32, @escaping () -> Void) -> Void
+    private let onAbandoned: () -> Void
     private var listener: Listener?
     /// The process that takes over right now; there is one at a time.
     private var heir: Heir?
 
     /// - Parameters:
-    ///   - sockets: The listening sockets, duplicated.
+    ///   - sockets: The listening sockets, duplicated, which stay what they are until one of the other two is called.
     ///   - onTaken: Called once, with the number of the process that has them now; it stops accepting and calls back.
+    ///   - onAbandoned: Called when the process that has them has ended before it was ready.
     init(
         at path: String,
         on loop: EventLoop,
         logger: Logger,
         sockets: @escaping () throws -> [ListeningSocket],
-        onTaken: @escaping (Int32, @escaping () -> Void) -> Void
+        onTaken: @escaping (Int32, @escaping () -> Void) -> Void,
+        onAbandoned: @escaping () -> Void
     ) throws(StreamError) {
         self.loop = loop
         self.logger = logger
         self.sockets = sockets
         self.onTaken = onTaken
+        self.onAbandoned = onAbandoned
         let bound = LoopBound(Weak(self), on: loop)
         listener = try Listener(bind: SocketAddress(unixPath: path), on: loop) { socket in
             bound.withValue { offer in
@@ -51,12 +55,20 @@ final class TakeoverOffer {
             )
             return socket.close()
         }
+        let handedOver: [ListeningSocket]
         do {
-            for listening in try sockets() { try socket.send("listener \(listening.name)\n", passing: listening) }
+            handedOver = try sockets()
+        } catch {
+            logger.error("the listeners were not handed over: \(error)")
+            return socket.close()
+        }
+        do {
+            for listening in handedOver { try socket.send("listener \(listening.name)\n", passing: listening) }
             let end = Array("end\n".utf8)
             _ = end.withUnsafeBytes { socket.write($0) }
         } catch {
             logger.error("the listeners were not handed over: \(error)")
+            onAbandoned()
             return socket.close()
         }
         logger.info("handing over the listeners", metadata: ["to process": "\(peer.process)"])
@@ -75,6 +87,7 @@ final class TakeoverOffer {
             )
             heir.socket.close()
             self.heir = nil
+            onAbandoned()
             return
         }
         onTaken(process) { [self] in

@@ -6,15 +6,22 @@ struct Feature: Hashable {
         case text(TextField, TextPart, length: Int)
         case block(AddressField, isIPv4: Bool, prefixLength: Int)
         case port
+        /// What a field of HTTP has where nobody has read it.
+        case unknown(TextField)
     }
     var hash: UInt64
     var shape: Shape
+
+    var isUnknown: Bool { if case .unknown = shape { true } else { false } }
 }
 
 enum TextField: UInt64, CaseIterable {
     case principal = 1
     case namespace
     case host
+    case method = 6
+    case path
+    case requestPrincipal
 }
 
 enum AddressField: UInt64 {
@@ -36,7 +43,8 @@ struct RuleFeatures {
     /// A wider range of ports is no feature: it would fill the table.
     private static let maximumRange = 16
 
-    init(_ rule: AuthorizationPolicy.Rule) {
+    /// - Parameter matchesUnknown: The rule matches requests, too, whose method, path and token are not known.
+    init(_ rule: AuthorizationPolicy.Rule, matchesUnknown: Bool) {
         add(rule.from) { $0.principals.isEmpty ? nil : Self.all($0.principals) { Self.feature(.principal, $0) } }
         add(rule.from) { $0.namespaces.isEmpty ? nil : Self.all($0.namespaces) { Self.feature(.namespace, $0) } }
         add(rule.from) { $0.sourceIPs.isEmpty ? nil : Self.all($0.sourceIPs) { Self.feature(.source, $0) } }
@@ -45,6 +53,13 @@ struct RuleFeatures {
             guard !to.ports.isEmpty, to.ports.allSatisfy({ $0.count <= Self.maximumRange }) else { return nil }
             return to.ports.flatMap { $0.map { Feature(hash: portHash($0), shape: .port) } }
         }
+        func http(_ field: TextField, _ patterns: [StringPattern]) -> [Feature]? {
+            guard !patterns.isEmpty, let features = Self.all(patterns, { Self.feature(field, $0) }) else { return nil }
+            return features + (matchesUnknown ? [Feature(hash: unknownHash(field), shape: .unknown(field))] : [])
+        }
+        add(rule.to) { http(.method, $0.methods) }
+        add(rule.to) { http(.path, $0.paths) }
+        add(rule.from) { http(.requestPrincipal, $0.requestPrincipals) }
     }
 
     /// A field counts only if every alternative of `from` or `to` has it.
@@ -113,6 +128,10 @@ struct FeatureShapes: Sendable {
     private var source: [(isIPv4: Bool, prefixLength: Int)] = []
     private var destination: [(isIPv4: Bool, prefixLength: Int)] = []
     private var hasPorts = false
+    private var method = TextLengths()
+    private var path = TextLengths()
+    private var requestPrincipal = TextLengths()
+    private var unknown: [TextField] = []
 
     mutating func insert(_ shape: Feature.Shape) {
         switch shape {
@@ -120,6 +139,10 @@ struct FeatureShapes: Sendable {
         case .text(.principal, let part, let length): Self.insert(part, length, &principal)
         case .text(.namespace, let part, let length): Self.insert(part, length, &namespace)
         case .text(.host, let part, let length): Self.insert(part, length, &host)
+        case .text(.method, let part, let length): Self.insert(part, length, &method)
+        case .text(.path, let part, let length): Self.insert(part, length, &path)
+        case .text(.requestPrincipal, let part, let length): Self.insert(part, length, &requestPrincipal)
+        case .unknown(let field): if !unknown.contains(field) { unknown.append(field) }
         case .block(.source, let isIPv4, let length):
             if !source.contains(where: { $0 == (isIPv4, length) }) { source.append((isIPv4, length)) }
         case .block(.destination, let isIPv4, let length):
@@ -151,6 +174,22 @@ struct FeatureShapes: Sendable {
             for (isIPv4, length) in destination where isIPv4 == address.isIPv4 {
                 body(blockHash(.destination, address, length))
             }
+        }
+        if let details = request.details {
+            if let text = details.method { Self.forEachHash(of: text, .method, method, body) }
+            if let text = details.path { Self.forEachHash(of: text, .path, path, body) }
+            if let text = details.principal { Self.forEachHash(of: text, .requestPrincipal, requestPrincipal, body) }
+        }
+        for field in unknown where !isKnown(field, request.details) { body(unknownHash(field)) }
+    }
+
+    private func isKnown(_ field: TextField, _ details: RequestDetails?) -> Bool {
+        switch field {
+        case .method: details?.method != nil
+        case .path: details?.path != nil
+        // No token is known, too.
+        case .requestPrincipal: details != nil
+        case .principal, .namespace, .host: true
         }
     }
 
@@ -195,6 +234,8 @@ private struct TextHash {
 
     mutating func add(_ byte: UInt8) { value = (value ^ UInt64(byte)) &* 0x100_0000_01b3 }
 }
+
+private func unknownHash(_ field: TextField) -> UInt64 { field.rawValue | 0xfe << 56 }
 
 private func portHash(_ port: UInt16) -> UInt64 { UInt64(port) | 0xff << 56 }
 

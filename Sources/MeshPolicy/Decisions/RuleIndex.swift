@@ -22,6 +22,8 @@ final class RuleIndex: Sendable {
         var policy: Int
         var rule: AuthorizationPolicy.Rule
         var reference: RuleReference
+        /// Matches where what it asks for is not known: a DENY rule must not be got round by hiding it.
+        var matchesUnknown: Bool
     }
 
     private let entries: [Entry]
@@ -35,12 +37,20 @@ final class RuleIndex: Sendable {
     init(_ policies: [AuthorizationPolicy]) {
         entries = policies.enumerated().flatMap { number, policy in
             policy.rules.enumerated().map { index, rule in
-                Entry(policy: number, rule: rule, reference: RuleReference(policy: policy, index: index))
+                Entry(
+                    policy: number,
+                    rule: rule,
+                    reference: RuleReference(policy: policy, index: index),
+                    matchesUnknown: policy.action == .deny
+                )
             }
         }
-        let features = entries.map { RuleFeatures($0.rule) }
+        let features = entries.map { RuleFeatures($0.rule, matchesUnknown: $0.matchesUnknown) }
         var uses: [UInt64: Int] = [:]
-        for key in features.lazy.flatMap(\.fields).flatMap({ $0 }) { uses[key.hash, default: 0] += 1 }
+        // That a request is not known has no part in it: the first such rule that fits the rest matches, and ends it.
+        for key in features.lazy.flatMap(\.fields).flatMap({ $0 }) where !key.isUnknown {
+            uses[key.hash, default: 0] += 1
+        }
 
         var buckets: [UInt64: [Int32]] = [:]
         var unfiled: [Int32] = []
@@ -71,7 +81,8 @@ final class RuleIndex: Sendable {
         func scan(_ ids: [Int32]) {
             for id in ids {
                 if let match, id >= match { return }
-                switch evaluate(entries[Int(id)].rule, request, over: transport) {
+                let entry = entries[Int(id)]
+                switch evaluate(entry.rule, request, over: transport, matchesUnknown: entry.matchesUnknown) {
                 case .no: continue
                 case .yes:
                     match = id
@@ -97,7 +108,8 @@ final class RuleIndex: Sendable {
         var policiesSeen: Set<Int> = []
         return ids.sorted().compactMap { id in
             let entry = entries[Int(id)]
-            guard case .yes = evaluate(entry.rule, request, over: transport),
+            guard
+                case .yes = evaluate(entry.rule, request, over: transport, matchesUnknown: entry.matchesUnknown),
                 policiesSeen.insert(entry.policy).inserted
             else {
                 return nil
@@ -117,10 +129,11 @@ private enum Evaluation {
 private func evaluate(
     _ rule: AuthorizationPolicy.Rule,
     _ request: RequestAttributes,
-    over transport: Transport
+    over transport: Transport,
+    matchesUnknown: Bool
 ) -> Evaluation {
-    guard rule.to.isEmpty || rule.to.contains(where: { matches($0, request) }) else { return .no }
-    guard rule.from.isEmpty || rule.from.contains(where: { matches($0, request) }) else { return .no }
+    guard rule.to.isEmpty || rule.to.contains(where: { matches($0, request, matchesUnknown) }) else { return .no }
+    guard rule.from.isEmpty || rule.from.contains(where: { matches($0, request, matchesUnknown) }) else { return .no }
     var result = Evaluation.yes
     for condition in rule.when {
         switch condition {
@@ -131,17 +144,39 @@ private func evaluate(
     return result
 }
 
-private func matches(_ to: AuthorizationPolicy.Operation, _ request: RequestAttributes) -> Bool {
+private func matches(
+    _ to: AuthorizationPolicy.Operation,
+    _ request: RequestAttributes,
+    _ matchesUnknown: Bool
+) -> Bool {
     let destination = request.destination
     return (to.ports.isEmpty || to.ports.contains { $0.contains(destination.port) })
         && !to.notPorts.contains { $0.contains(destination.port) }
         && (to.hosts.isEmpty || to.hosts.contains { $0.matches(destination) })
         && !to.notHosts.contains { pattern in
             pattern.matches(destination) || request.destinationAliases.contains { pattern.matches($0) }
-        }
+        } && (!to.readsHTTP || matchesHTTP(to, request, matchesUnknown))
 }
 
-private func matches(_ from: AuthorizationPolicy.Source, _ request: RequestAttributes) -> Bool {
+private func matchesHTTP(
+    _ to: AuthorizationPolicy.Operation,
+    _ request: RequestAttributes,
+    _ matchesUnknown: Bool
+) -> Bool {
+    func matches(_ patterns: [StringPattern], _ excluded: [StringPattern], _ text: String?) -> Bool {
+        if patterns.isEmpty, excluded.isEmpty { return true }
+        guard let text else { return matchesUnknown }
+        return (patterns.isEmpty || patterns.contains { $0.matches(text) }) && !excluded.contains { $0.matches(text) }
+    }
+    return matches(to.methods, to.notMethods, request.details?.method)
+        && matches(to.paths, to.notPaths, request.details?.path)
+}
+
+private func matches(
+    _ from: AuthorizationPolicy.Source,
+    _ request: RequestAttributes,
+    _ matchesUnknown: Bool
+) -> Bool {
     func anyMatches(_ patterns: [StringPattern], _ text: String?) -> Bool {
         guard let text else { return false }
         return patterns.contains { $0.matches(text) }
@@ -153,7 +188,14 @@ private func matches(_ from: AuthorizationPolicy.Source, _ request: RequestAttri
         && (from.sourceIPs.isEmpty || from.sourceIPs.contains { $0.contains(request.sourceIP) })
         && !from.notSourceIPs.contains { block in
             block.contains(request.sourceIP) || request.sourceAliases.contains { block.contains($0) }
-        }
+        } && (!from.readsHTTP || matchesToken())
+
+    /// Whether there is a token is known where HTTP is read, and nowhere else.
+    func matchesToken() -> Bool {
+        guard let details = request.details else { return matchesUnknown }
+        return (from.requestPrincipals.isEmpty || anyMatches(from.requestPrincipals, details.principal))
+            && !anyMatches(from.notRequestPrincipals, details.principal)
+    }
 }
 
 /// A request as the rules see it. An object: it is handed to every comparison.
@@ -163,6 +205,8 @@ final class RequestAttributes {
     let namespace: String?
     let sourceIP: IPAddress
     let destination: Authority
+    /// nil where nobody reads HTTP.
+    let details: RequestDetails?
     /// The IPv4 addresses that stand in those two: what an ALLOW rule excludes is excluded under either name. None
     /// where each spelling is judged for itself.
     let sourceAliases: [IPAddress]
@@ -180,6 +224,7 @@ final class RequestAttributes {
         namespace = identity?.namespace
         sourceIP = request.sourceIP
         destination = request.destination
+        details = request.details
         now = request.now
         let port = request.destination.port
         sourceAliases = request.sourceIP.embeddedIPv4
@@ -191,6 +236,7 @@ final class RequestAttributes {
         namespace = original.namespace
         self.sourceIP = sourceIP
         self.destination = destination
+        details = original.details
         sourceAliases = []
         destinationAliases = []
         now = original.now

@@ -139,7 +139,16 @@ extension StreamPlan: CustomStringConvertible {
         var lines = [
             "from    \(request.sourceDescription) at \(request.sourceIP), over \(request.decidedTransport)",
             "to      \(request.destination)",
-            "policy  \(decision.reason)\(place)",
+        ]
+        if let details = request.details {
+            let what = [
+                details.method ?? "a request of some method", details.path ?? "with a path of several meanings",
+            ]
+            let token = details.principal.map { ", with a token of \($0)" } ?? ""
+            lines.append("request \(what.joined(separator: " "))\(token)")
+        }
+        lines += [
+            "policy  \(decision.reason)\(place)"
         ]
         lines += decision.notes.map { "        \($0)" }
         lines.append("route   \(routeDescription)")

@@ -105,22 +105,6 @@ package final class StreamRequest: Hashable, Sendable {
     }
 }
 
-/// What is known of a request that came as HTTP, or with a token.
-package struct RequestDetails: Hashable, Sendable {
-    /// As it was sent: methods are case-sensitive (RFC 9110 §9.1).
-    package var method: String?
-    /// Normalized, without the query.
-    package var path: String?
-    /// `ISSUER/SUBJECT` of the verified token, as Istio writes it.
-    package var principal: String?
-
-    package init(method: String? = nil, path: String? = nil, principal: String? = nil) {
-        self.method = method
-        self.path = path
-        self.principal = principal
-    }
-}
-
 extension StreamRequest {
     /// What rules compare ``transport`` with. A rule about transports means those between nodes: a stream that a local
     /// user has dialled from here counts as one of the best kind.

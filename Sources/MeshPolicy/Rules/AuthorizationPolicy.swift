@@ -61,6 +61,9 @@ package struct AuthorizationPolicy: Hashable, Sendable {
         package var notNamespaces: [StringPattern]
         package var sourceIPs: [CIDR]
         package var notSourceIPs: [CIDR]
+        /// Against `ISSUER/SUBJECT` of a verified token. A field of HTTP, as ``Operation/methods``.
+        package var requestPrincipals: [StringPattern]
+        package var notRequestPrincipals: [StringPattern]
 
         package init(
             principals: [StringPattern] = [],
@@ -68,7 +71,9 @@ package struct AuthorizationPolicy: Hashable, Sendable {
             namespaces: [StringPattern] = [],
             notNamespaces: [StringPattern] = [],
             sourceIPs: [CIDR] = [],
-            notSourceIPs: [CIDR] = []
+            notSourceIPs: [CIDR] = [],
+            requestPrincipals: [StringPattern] = [],
+            notRequestPrincipals: [StringPattern] = []
         ) {
             self.principals = principals
             self.notPrincipals = notPrincipals
@@ -76,6 +81,8 @@ package struct AuthorizationPolicy: Hashable, Sendable {
             self.notNamespaces = notNamespaces
             self.sourceIPs = sourceIPs
             self.notSourceIPs = notSourceIPs
+            self.requestPrincipals = requestPrincipals
+            self.notRequestPrincipals = notRequestPrincipals
         }
     }
 
@@ -85,19 +92,36 @@ package struct AuthorizationPolicy: Hashable, Sendable {
         package var notHosts: [HostPattern]
         package var ports: [ClosedRange<UInt16>]
         package var notPorts: [ClosedRange<UInt16>]
+        /// Of an HTTP request. What no front has read is not known: an ALLOW rule that asks for it does not match then,
+        /// and a DENY rule matches as if it did not ask.
+        package var methods: [StringPattern]
+        package var notMethods: [StringPattern]
+        package var paths: [StringPattern]
+        package var notPaths: [StringPattern]
 
         package init(
             hosts: [HostPattern] = [],
             notHosts: [HostPattern] = [],
             ports: [ClosedRange<UInt16>] = [],
-            notPorts: [ClosedRange<UInt16>] = []
+            notPorts: [ClosedRange<UInt16>] = [],
+            methods: [StringPattern] = [],
+            notMethods: [StringPattern] = [],
+            paths: [StringPattern] = [],
+            notPaths: [StringPattern] = []
         ) {
             self.hosts = hosts
             self.notHosts = notHosts
             self.ports = ports
             self.notPorts = notPorts
+            self.methods = methods
+            self.notMethods = notMethods
+            self.paths = paths
+            self.notPaths = notPaths
         }
     }
+
+    /// Whether it asks for something that only HTTP has.
+    package var readsHTTP: Bool { rules.contains(where: \.readsHTTP) }
 
     package enum Condition: Hashable, Sendable {
         /// The stream comes over one of these.
@@ -105,4 +129,17 @@ package struct AuthorizationPolicy: Hashable, Sendable {
         /// Until this time, seconds since 1970-01-01T00:00:00Z, itself included.
         case notAfter(Int64)
     }
+}
+
+extension AuthorizationPolicy.Rule {
+    /// Whether it asks for something that only HTTP has.
+    package var readsHTTP: Bool { to.contains(where: \.readsHTTP) || from.contains(where: \.readsHTTP) }
+}
+
+extension AuthorizationPolicy.Operation {
+    var readsHTTP: Bool { !methods.isEmpty || !notMethods.isEmpty || !paths.isEmpty || !notPaths.isEmpty }
+}
+
+extension AuthorizationPolicy.Source {
+    var readsHTTP: Bool { !requestPrincipals.isEmpty || !notRequestPrincipals.isEmpty }
 }

@@ -39,9 +39,9 @@ public final class Listener: PollHandler {
         accept: @escaping @Sendable (Socket) -> Void
     ) throws(StreamError) {
         loop.preconditionInLoop()
-        let descriptor = try Self.listen(on: address, options)
+        let descriptor = try Self.listeningDescriptor(on: address, options)
         let localAddress = Socket.address(of: descriptor, getsockname) ?? address
-        try self.init(descriptor, localAddress, on: loop, options, spreadOver: targets, accept: accept)
+        try self.init(descriptor, localAddress, on: loop, options, spreadOver: targets, isPaused: false, accept: accept)
     }
 
     /// Goes on with a socket that listens already: one that another process has handed over. Loop only.
@@ -52,6 +52,7 @@ public final class Listener: PollHandler {
     ///   - options: Of these, what a socket that is bound already can be set to: whoever made it may not have known
     ///     that traffic is led to it.
     ///   - targets: As for ``init(bind:on:options:spreadOver:accept:)``.
+    ///   - isPaused: Accepts nothing before ``startAccepting(_:)``; connections wait in the queue of the kernel.
     ///   - accept: As there.
     /// - Throws: ``StreamError``.
     package convenience init(
@@ -59,6 +60,7 @@ public final class Listener: PollHandler {
         on loop: EventLoop,
         options: ListenerOptions = .defaults,
         spreadOver targets: [EventLoop] = [],
+        isPaused: Bool = false,
         accept: @escaping @Sendable (Socket) -> Void
     ) throws(StreamError) {
         loop.preconditionInLoop()
@@ -69,7 +71,7 @@ public final class Listener: PollHandler {
             _ = Glibc.close(descriptor)
             throw StreamError(error.code, "cannot go on with the listener on \(socket.address): \(error.message)")
         }
-        try self.init(descriptor, socket.address, on: loop, options, spreadOver: targets, accept: accept)
+        try self.init(descriptor, socket.address, on: loop, options, spreadOver: targets, isPaused: isPaused, accept: accept)
     }
 
     /// `descriptor` is closed when this fails.
@@ -79,6 +81,7 @@ public final class Listener: PollHandler {
         on loop: EventLoop,
         _ options: ListenerOptions,
         spreadOver targets: [EventLoop],
+        isPaused: Bool,
         accept: @escaping @Sendable (Socket) -> Void
     ) throws(StreamError) {
         self.loop = loop
@@ -95,12 +98,23 @@ public final class Listener: PollHandler {
             Socket.setReset(resetsUnlessEnded, of: descriptor)
         }
         reserve = Self.openReserve()
+        guard !isPaused else { return }
         do {
             try loop.register(descriptor, handler: self, edgeTriggered: false)
         } catch {
             closeDescriptors()
             throw error
         }
+    }
+
+    /// Begins to accept, once, where it was made paused. Loop only.
+    ///
+    /// - Parameter options: What the socket of another listener may have had, and this one has not, is taken away.
+    package func startAccepting(_ options: ListenerOptions = .defaults) {
+        loop.preconditionInLoop()
+        guard descriptor >= 0 else { return }
+        if !options.isTransparent { ListenerOptions.removeTransparency(from: descriptor, for: localAddress) }
+        resume()
     }
 
     // The loop was shut down in a pause.
@@ -114,8 +128,20 @@ public final class Listener: PollHandler {
         release()
     }
 
-    /// The same socket for another process: connections that wait in its queue are not lost when this listener is
-    /// closed.
+    /// Accepts what waits in the queue, whose clients take themselves for connected, and closes. Loop only.
+    package func finish() {
+        loop.preconditionInLoop()
+        acceptWaiting(atMost: 4096)
+        close()
+    }
+
+    /// Whether another socket of this process may be bound to an address that overlaps (SO_REUSEPORT). Loop only.
+    func setSharing(_ isShared: Bool) {
+        if descriptor >= 0 { Socket.set(descriptor, SOL_SOCKET, SO_REUSEPORT, isShared ? 1 : 0) }
+    }
+
+    /// The same socket for another process, or another listener: connections that wait in its queue are not lost when
+    /// this listener is closed.
     ///
     /// - Throws: ``StreamError`` when the listener is closed, or no descriptor is left.
     package func duplicate(named name: String) throws(StreamError) -> ListeningSocket {
@@ -142,8 +168,12 @@ public final class Listener: PollHandler {
 
     func pollReady(_ events: PollEvents) {
         // Bounded, so that a flood of connections leaves the established ones their turn; what waits is reported again.
+        acceptWaiting(atMost: 64)
+    }
+
+    private func acceptWaiting(atMost count: Int) {
         // The callee may close the listener.
-        for _ in 0..<64 where descriptor >= 0 {
+        for _ in 0..<count where descriptor >= 0 {
             var peer = sockaddr_storage()
             let connection = clinux_accept(descriptor, &peer)
             guard connection >= 0 else {
@@ -212,7 +242,12 @@ public final class Listener: PollHandler {
 
     private static func openReserve() -> Int32 { open("/dev/null", O_RDONLY | O_CLOEXEC) }
 
-    private static func listen(on address: SocketAddress, _ options: ListenerOptions) throws(StreamError) -> Int32 {
+    /// - Parameter isShared: Also where sockets of this process are bound that share their address (SO_REUSEPORT).
+    static func listeningDescriptor(
+        on address: SocketAddress,
+        _ options: ListenerOptions,
+        isShared: Bool = false
+    ) throws(StreamError) -> Int32 {
         let type = Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue)
         let descriptor = socket(address.family, type, 0)
         guard descriptor >= 0 else { throw .system(errno, "socket") }
@@ -222,6 +257,7 @@ public final class Listener: PollHandler {
             _ = Glibc.close(descriptor)
             throw StreamError(error.code, "cannot listen on \(address): \(error.message)")
         }
+        if isShared { Socket.set(descriptor, SOL_SOCKET, SO_REUSEPORT, 1) }
         var result = address.withSockaddr { Glibc.bind(descriptor, $0, $1) }
         var number = errno
         if result != 0, number == EADDRINUSE, address.isUnix, isAbandoned(address) {

@@ -49,6 +49,13 @@ public struct ListenerOptions: Hashable, Sendable {
         try Self.set(descriptor, ip, address.isIPv6 ? IPV6_TRANSPARENT : IP_TRANSPARENT, 1, "IP_TRANSPARENT")
     }
 
+    /// Takes it away again, which needs no privilege.
+    static func removeTransparency(from descriptor: Int32, for address: SocketAddress) {
+        guard !address.isUnix else { return }
+        let ip = Int32(address.isIPv6 ? IPPROTO_IPV6 : IPPROTO_IP)
+        Socket.set(descriptor, ip, address.isIPv6 ? IPV6_TRANSPARENT : IP_TRANSPARENT, 0)
+    }
+
     private static func set(
         _ descriptor: Int32,
         _ level: Int32,

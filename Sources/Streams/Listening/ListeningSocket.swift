@@ -33,6 +33,39 @@ package final class ListeningSocket: Sendable {
         self.init(descriptor: descriptor, name: name, address: address)
     }
 
+    /// Binds, and listens. On the loop of `others`.
+    ///
+    /// - Parameters:
+    ///   - address: Port 0 lets the kernel choose.
+    ///   - name: For messages.
+    ///   - options: What the socket is set to before it is bound.
+    ///   - others: Listeners of this process that are to be closed for it: they may have an address that overlaps.
+    /// - Throws: ``StreamError``; ``StreamError/Code/addressInUse`` names the address and how to find its owner.
+    package convenience init(
+        bind address: SocketAddress,
+        named name: String,
+        options: ListenerOptions,
+        replacing others: [Listener] = []
+    ) throws(StreamError) {
+        let neighbours = others.filter { address.port != 0 && $0.localAddress.port == address.port }
+        let descriptor: Int32
+        do throws(StreamError) {
+            descriptor = try Listener.listeningDescriptor(on: address, options)
+        } catch {
+            guard error.code == .addressInUse, !neighbours.isEmpty else { throw error }
+            for listener in neighbours { listener.setSharing(true) }
+            defer { for listener in neighbours { listener.setSharing(false) } }
+            descriptor = try Listener.listeningDescriptor(on: address, options, isShared: true)
+            // Nobody else is to join.
+            Socket.set(descriptor, SOL_SOCKET, SO_REUSEPORT, 0)
+        }
+        self.init(
+            descriptor: descriptor,
+            name: name,
+            address: Socket.address(of: descriptor, getsockname) ?? address
+        )
+    }
+
     deinit {
         descriptor.withLock { if $0 >= 0 { _ = Glibc.close($0) } }
     }

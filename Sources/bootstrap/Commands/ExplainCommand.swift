@@ -69,12 +69,31 @@ struct ExplainCommand: AsyncParsableCommand {
     )
     var node: String?
 
+    @Option(
+        help: ArgumentHelp(
+            "What is asked for over HTTP, as a listener that reads it sees it; with --path. (default: a stream without HTTP)",
+            valueName: "METHOD"
+        )
+    )
+    var method: String?
+
+    @Option(help: ArgumentHelp("The path of the request, as it is sent.", valueName: "PATH"))
+    var path: String?
+
+    @Option(help: ArgumentHelp("Issuer and subject of the request's token.", valueName: "ISSUER/SUBJECT"))
+    var requestPrincipal: String?
+
     @Option(help: "text or json.")
     var output = OutputFormat.text
 
     @OptionGroup var messages: MessageOptions
 
     func validate() throws {
+        guard (method == nil) == (path == nil), requestPrincipal == nil || path != nil else {
+            throw ValidationError(
+                "--method, --path and --request-principal are of one request: give --method and --path"
+            )
+        }
         if let listener {
             guard from == nil else {
                 throw ValidationError("--listener \(listener) says who asks: leave --from away")
@@ -89,6 +108,7 @@ struct ExplainCommand: AsyncParsableCommand {
         let configuration: NodeConfiguration
         do throws(ConfigurationError) {
             configuration = try NodeConfiguration.load(config)
+            try configuration.validate(checkingFiles: false)
         } catch {
             throw fail(error.description, .usage)
         }
@@ -165,6 +185,9 @@ struct ExplainCommand: AsyncParsableCommand {
             sourceIP: sourceIP,
             transport: source == .localUser && self.transport == nil ? nil : transport,
             destination: to,
+            details: method.flatMap { method in
+                path.map { RequestDetails(method: method, target: $0, principal: requestPrincipal) }
+            },
             now: WallClock.system.seconds
         )
     }
@@ -203,6 +226,10 @@ struct ExplainCommand: AsyncParsableCommand {
             var sourceIP: String
             var transport: String
             var to: String
+            /// Absent for a stream without HTTP.
+            var method: String?
+            var path: String?
+            var requestPrincipal: String?
             var policy: Policy
             var route: Path
 
@@ -239,6 +266,9 @@ struct ExplainCommand: AsyncParsableCommand {
             sourceIP: plan.request.sourceIP.description,
             transport: plan.request.decidedTransport.rawValue,
             to: plan.request.destination.description,
+            method: plan.request.details?.method,
+            path: plan.request.details?.path,
+            requestPrincipal: plan.request.details?.principal,
             policy: .init(
                 allowed: decision.isAllowed,
                 name: decision.rule?.policy.name,

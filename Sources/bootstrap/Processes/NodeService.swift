@@ -36,12 +36,18 @@ struct NodeService: Sendable {
         let reloads = [
             Task {
                 for await _ in hangups {
-                    do { try await node.reload() } catch { logger.error("not reloaded: \(error)") }
+                    do {
+                        announceReady(try await node.reload())
+                    } catch {
+                        logger.error("not reloaded: \(error)")
+                    }
                 }
             },
             Task {
                 // Two seconds bound how long an expired certificate is still shown after its renewal.
-                while (try? await Task.sleep(for: .seconds(2))) != nil { await node.reloadIfChanged() }
+                while (try? await Task.sleep(for: .seconds(2))) != nil {
+                    announceReady(await node.reloadIfChanged())
+                }
             },
             Task { await node.keepCredentialFresh() },
         ]
@@ -110,13 +116,17 @@ struct NodeService: Sendable {
         } else if count > 0 {
             logger.notice("took over \(counted(count, "listener")) from systemd")
         }
-        for listener in listeners { announce("ready \(listener.name) \(listener.address)") }
+        announceReady(listeners)
         if node.lacksCaptureRules() {
             logger.warning(
                 "nothing is captured: the rules are not set, or went with the node before ('onFailure: open'); `bootstrap capture install` sets them"
             )
         }
         clinux_forget_code()
+    }
+
+    private func announceReady(_ listeners: [Node.ReadyListener]) {
+        for listener in listeners { announce("ready \(listener.name) \(listener.address)") }
     }
 
     private func offerTakeover(_ taken: (Int32) -> Void) async {

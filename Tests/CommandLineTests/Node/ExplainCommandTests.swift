@@ -25,6 +25,57 @@ import Testing
         - {name: watch, action: AUDIT, rules: [{to: [{ports: [22]}]}]}
         """
 
+    @Test func aRequestIsExplained() async throws {
+        let directory = TemporaryDirectory()
+        let http = Self.yaml.replacing(
+            "endpoints:",
+            with: "- {name: web, bind: \"127.0.0.1:1\", protocol: http-proxy}\nendpoints:"
+        )
+        let rule = """
+            - name: api
+              action: DENY
+              rules:
+              - {to: [{ports: [1]}]}
+              - {to: [{methods: [GET], paths: ["/v1/*"]}], from: [{notRequestPrincipals: ["https://id/*"]}]}
+            """
+        let file = try directory.write("node.yaml", "\(http)\n\(rule)\n")
+        func run(_ arguments: String...) async throws -> ChildProcess.Output {
+            try await ChildProcess.run(
+                TestTools.bootstrap,
+                ["explain", "--config", file, "--from", "local", "--to", "legacy.lan:80"] + arguments
+            )
+        }
+        let denied = try await run("--method", "GET", "--path", "/v1/%61?x")
+        #expect(denied.status == .exited(5), "\(denied)")
+        let lines = denied.standardOutput.split(separator: "\n").map(String.init)
+        #expect(lines.count == 6)
+        #expect(lines.contains("request GET /v1/a"))
+        #expect(
+            lines.contains { $0.hasPrefix("policy  denied by policy 'api', rule 2 (DENY) (\(file):25:5)") },
+            "\(lines)"
+        )
+        let token = try await run("--method", "GET", "--path", "/v1/a", "--request-principal", "https://id/ann")
+        #expect(token.succeeded)
+        #expect(token.standardOutput.contains("request GET /v1/a, with a token of https://id/ann\n"))
+        #expect(try await run("--method", "POST", "--path", "/v1/a").succeeded)
+        let stream = try await run("--output", "json")
+        #expect(stream.status == .exited(5), "what nobody reads is not kept from a denial")
+        #expect(!stream.standardOutput.contains("\"method\""))
+        let ambiguous = try await run("--method", "GET", "--path", "/x/../v1", "--output", "json")
+        #expect(ambiguous.status == .exited(5))
+        #expect(
+            ambiguous.standardOutput.contains("\"method\" : \"GET\"") && !ambiguous.standardOutput.contains("\"path\"")
+        )
+        let half = try await run("--method", "GET")
+        #expect(half.status == .exited(2))
+        #expect(half.standardError.contains("give --method and --path"))
+        // Nobody reads HTTP there.
+        try directory.write("node.yaml", "\(Self.yaml)\n\(rule)\n")
+        let refused = try await run()
+        #expect(refused.status == .exited(2))
+        #expect(refused.standardError.contains("node.yaml:24:5: policy 'api': methods, paths and requestPrincipals"))
+    }
+
     @Test func command() async throws {
         let directory = TemporaryDirectory()
         try directory.write(

@@ -1,0 +1,164 @@
+import Logging
+import MeshIdentity
+import MeshPaths
+import Platform
+import Streams
+
+// Another configuration or another credential for a node that runs.
+extension Node {
+    /// Reads configuration and credential again. New streams are decided by the new ones, live streams are decided
+    /// again; connections keep the certificate they were made with. Listeners that are new are bound, those that are
+    /// gone are closed, and what they have accepted goes on; the others are not touched. While the node drains, it
+    /// opens none.
+    ///
+    /// - Returns: The listeners that accept connections where they did not before.
+    /// - Throws: What is wrong with either, or the listener that cannot be had; the node then goes on as before.
+    @discardableResult
+    public func reload() async throws -> [ReadyListener] {
+        // One after the other: a signal and the clock may ask at once.
+        let task = state.withLock { state in
+            let previous = state.reload
+            let task = Task {
+                _ = await previous?.result
+                return try await readAgain()
+            }
+            state.reload = task
+            return task
+        }
+        return try await task.value
+    }
+
+    /// Reloads when the configuration file or the credential has changed since it was read. A broken one is reported
+    /// once.
+    ///
+    /// - Returns: As ``reload()``.
+    @discardableResult
+    public func reloadIfChanged() async -> [ReadyListener] {
+        let stamp = state.withLock { Self.stamp($0.configuration, configurationFile) }
+        // A process that takes over reads the change itself.
+        guard state.withLock({ $0.stamp != stamp && $0.change != .handingOver }) else { return [] }
+        do {
+            return try await reload()
+        } catch {
+            state.withLock { $0.stamp = stamp }
+            logger.error("the change was not taken over: \(error)")
+            return []
+        }
+    }
+
+    private func readAgain() async throws -> [ReadyListener] {
+        let (old, workers) = state.withLock { ($0.configuration, $0.workers) }
+        let stamp = Self.stamp(old, configurationFile)
+        let configuration = try configurationFile.map { try NodeConfiguration.check($0) } ?? old
+        guard !workers.isEmpty else { throw StreamError(.closed, "the node has not started") }
+        let credential = try CredentialDirectory(configuration.identity).load()
+        let current = try state.withLock { try $0.beginReload() }
+        defer { state.withLock { if $0.change == .reload { $0.change = nil } } }
+
+        var prepared: PreparedListeners?
+        var heartbeat: LoopBound<CaptureHeartbeat>?
+        var addresses = state.withLock { $0.addresses }
+        if let current {
+            try mark(for: configuration)
+            prepared = try await prepare(configuration, beside: current, workers)
+            addresses = prepared?.addresses ?? addresses
+        }
+        do {
+            if Self.heartbeatPorts(configuration) != Self.heartbeatPorts(old), current != nil {
+                heartbeat = try await self.heartbeat(for: configuration)
+            }
+            let snapshot = try NodeSnapshot(
+                configuration: configuration,
+                credential: credential,
+                listenerAddresses: addresses,
+                warn: { [logger] in logger.warning("\($0)") }
+            )
+            try await hand(snapshot, to: workers)
+        } catch {
+            await stop(heartbeat)
+            if let prepared { await close(prepared.opening) }
+            throw error
+        }
+        let (isOpen, unused) = state.withLock { state in
+            state.configuration = configuration
+            state.stamp = stamp
+            // It may drain since.
+            guard let prepared, state.isListening else { return (false, heartbeat) }
+            state.listeners = prepared.all
+            state.addresses = addresses
+            state.captures += Self.captures(of: configuration).filter { !state.captures.contains($0) }
+            guard Self.heartbeatPorts(configuration) != Self.heartbeatPorts(old) else { return (true, nil) }
+            defer { state.heartbeat = heartbeat }
+            return (true, state.heartbeat)
+        }
+        await stop(unused)
+        if let prepared {
+            if isOpen { try await open(prepared) } else { await close(prepared.opening) }
+        }
+        logger.notice("reloaded", metadata: ["certificate until": "\(credential.notAfter)"])
+        guard isOpen, let prepared else { return [] }
+        for listener in prepared.removed + prepared.replaced where !prepared.all.contains(where: listener.isSamePlace) {
+            logger.notice("listener '\(listener.name)' on \(listener.address) is closed; its connections go on")
+        }
+        return prepared.ready
+    }
+
+    private func stop(_ heartbeat: LoopBound<CaptureHeartbeat>?) async {
+        guard let heartbeat else { return }
+        try? await heartbeat.loop.execute { heartbeat.withValue { $0.stop() } }
+    }
+
+    /// Gives every loop what holds from now on.
+    func hand(_ snapshot: NodeSnapshot, to workers: [LoopBound<Worker>]) async throws {
+        if let listener = snapshot.configuration.listeners.first(where: { $0.protocol == .dns }) {
+            let endpoints = snapshot.configuration.endpoints.map(\.rule)
+            let (blocks, lifetime) = (listener.names.blocks, listener.names.lifetime)
+            names.prepare(MeshZone.fixedNames(endpoints), in: blocks, lifetime: lifetime)
+        }
+        for worker in workers {
+            try await worker.loop.execute { worker.withValue { $0.take(snapshot) } }
+        }
+    }
+
+    static func stamp(_ configuration: NodeConfiguration, _ file: String?) -> FileStamp {
+        let names = ["key.pem", "cert-chain.pem", "root-cert.pem", "ca-crl.pem"]
+        let users = configuration.listeners.compactMap(\.users)
+        return FileStamp(of: names.map { "\(configuration.identity)/\($0)" } + (file.map { [$0] } ?? []) + users)
+    }
+}
+
+extension Node.NamedListener {
+    /// For whoever reads the log: that it does something else now is no other listener.
+    fileprivate func isSamePlace(_ other: Node.NamedListener) -> Bool {
+        name == other.name && address == other.address
+    }
+}
+
+extension Node.State {
+    /// What must not happen to the listeners at the same time.
+    enum ListenerChange: Hashable {
+        case reload
+        /// Another process has them, and is about to be ready.
+        case handingOver
+    }
+
+    /// Whether the node still listens: it has no heir, and does not drain.
+    var isListening: Bool { drain == nil && !hasHeir }
+
+    /// The listeners, which nobody else changes now; nil when the node does not listen any more.
+    mutating func beginReload() throws(StreamError) -> [Node.NamedListener]? {
+        guard isListening else { return nil }
+        guard change == nil else {
+            throw StreamError(.limit, "another process takes over right now: it reads the configuration itself")
+        }
+        change = .reload
+        return listeners
+    }
+
+    mutating func beginHandingOver() throws(StreamError) -> [Node.NamedListener] {
+        guard isListening else { throw StreamError(.draining, "the node does not listen any more") }
+        guard change == nil else { throw StreamError(.limit, "a reload is under way: try again") }
+        change = .handingOver
+        return listeners
+    }
+}
