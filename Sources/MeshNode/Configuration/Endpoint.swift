@@ -108,6 +108,13 @@ extension NodeConfiguration {
 }
 
 extension NodeConfiguration.Endpoint {
+    /// What is read again when it has changed.
+    var watchedFiles: [String] {
+        guard let tls else { return [] }
+        let shown = tls.credential.map { ["\($0)/key.pem", "\($0)/cert-chain.pem"] } ?? []
+        return (tls.roots.map { [$0] } ?? []) + shown
+    }
+
     /// The transports to this endpoint, best first: what ``path`` allows and ``hbone`` and ``ssh`` make possible.
     /// Empty for a ``direct`` endpoint.
     package var transports: [Transport] {

@@ -224,10 +224,7 @@ private struct NodeConfigurationDecoder {
                     gateway.parsed("a gateway of 'via'", diagnostics) { try Authority(parsing: $0) }
                 } ?? []
         }
-        if let tls = mapping["tls"], let fields = MappingDecoder(tls, what: "'tls'", keys: ["serverName"], diagnostics)
-        {
-            endpoint.tls = .init(serverName: fields.value("serverName") { try Authority(host: $0, port: 1).host })
-        }
+        if let tls = mapping["tls"] { endpoint.tls = directTLS(tls) }
         if let ssh = mapping["ssh"] { endpoint.ssh = sshAccess(ssh) }
         if !mapping.hasUnknownKeys, direct != nil || mapping["direct"] == nil { checkCombination(endpoint, mapping) }
         return match == nil ? nil : endpoint
@@ -244,6 +241,16 @@ private struct NodeConfigurationDecoder {
             return nil
         }
         return labels.choice("tun", of: NodeConfiguration.TunnelMethod.self)
+    }
+
+    private func directTLS(_ node: YAMLNode) -> DirectTLS? {
+        let keys = ["serverName", "roots", "credential"]
+        guard let mapping = MappingDecoder(node, what: "'tls'", keys: keys, diagnostics) else { return nil }
+        return DirectTLS(
+            serverName: mapping.value("serverName") { try Authority(host: $0, port: 1).host },
+            roots: mapping.string("roots").map(paths.resolve),
+            credential: mapping.string("credential").map(paths.resolve)
+        )
     }
 
     private func sshAccess(_ node: YAMLNode) -> NodeConfiguration.SSHAccess? {
