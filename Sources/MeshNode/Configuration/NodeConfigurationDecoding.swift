@@ -205,7 +205,7 @@ private struct NodeConfigurationDecoder {
         var endpoint = NodeConfiguration.Endpoint(
             match: match ?? EndpointMatch(host: .any, port: nil),
             address: mapping.value("address") { try Authority(parsing: $0) },
-            hbone: mapping.value("hbone") { try Authority(parsing: $0) },
+            hbone: mapping["hbone"].map(servers) ?? [],
             identities: mapping["identity"].map(identities) ?? [],
             direct: direct ?? false,
             path: path,
@@ -229,6 +229,22 @@ private struct NodeConfigurationDecoder {
         if !mapping.hasUnknownKeys, direct != nil || mapping["direct"] == nil { checkCombination(endpoint, mapping) }
         return match == nil ? nil : endpoint
     }
+
+    /// One, or several.
+    private func servers(_ node: YAMLNode) -> [Authority] {
+        let one = { (node: YAMLNode) in node.parsed("'hbone'", self.diagnostics) { try Authority(parsing: $0) } }
+        guard case .sequence = node.content else { return one(node).map { [$0] } ?? [] }
+        let all = node.list("'hbone'", diagnostics, one) ?? []
+        for (index, server) in all.enumerated() where all[..<index].contains(server) {
+            diagnostics.report("'hbone': \(server) is there twice: remove one", at: node.position)
+        }
+        if all.count > Self.mostServers {
+            diagnostics.report("'hbone' has \(all.count) servers; \(Self.mostServers) are allowed", at: node.position)
+        }
+        return all
+    }
+
+    private static let mostServers = 64
 
     private func identities(_ node: YAMLNode) -> [SPIFFEID] {
         let one = { (node: YAMLNode) in node.parsed("'identity'", self.diagnostics) { try SPIFFEID($0) } }

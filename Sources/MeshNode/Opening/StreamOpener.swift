@@ -26,6 +26,9 @@ final class StreamOpener {
     var snapshot: NodeSnapshot {
         didSet {
             recent = []
+            for (id, paths) in peers {
+                if let access = snapshot.access[id] { paths.use(access) }
+            }
             guard snapshot.client !== oldValue.client else { return }
             for peer in peers.values { peer.use(snapshot.client, settings: snapshot.configuration.connections) }
         }
