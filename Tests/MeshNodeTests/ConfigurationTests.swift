@@ -68,7 +68,7 @@ import YAML
         let db = configuration.endpoints[0]
         #expect(db.match.description == "db.prod:5432")
         #expect(try db.address == Authority(parsing: "10.0.0.7:5432"))
-        #expect(try db.hbone == Authority(parsing: "10.0.0.7:15008"))
+        #expect(try db.hbone == [Authority(parsing: "10.0.0.7:15008")])
         #expect(try db.identities == [SPIFFEID("spiffe://example.org/ns/prod/sa/db")])
         #expect(db.tunnel == .post)
         #expect(db.token?.file == "/var/run/token")
@@ -156,6 +156,9 @@ import YAML
         ),
         ("endpoints:\n- match: a\n  hbon: 'a:1'\n", "f:5:3: unknown key 'hbon' in an endpoint: did you mean 'hbone'?"),
         ("endpoints:\n- match: a\n  hbone: a\n", "f:5:10: 'hbone': authority 'a' has no port"),
+        ("endpoints:\n- match: a\n  hbone: ['h:1', 'H:1']\n", "f:5:10: 'hbone': h:1 is there twice: remove one"),
+        ("endpoints:\n- match: a\n  hbone: []\n", "f:5:10: 'hbone' is an empty list"),
+        ("endpoints:\n- match: a\n  direct: true\n  tls: {roots: [a]}\n", "f:6:16: 'roots' must be"),
         ("endpoints:\n- match: '127.1'\n  hbone: 'a:1'\n", "f:4:10: 'match': authority '127.1:1' ends in a number"),
         (
             "endpoints:\n- match: a\n  hbone: 'a:1'\n  address: '[::1]'\n",

@@ -78,8 +78,8 @@ import YAML
             "f:6:3: endpoint 'b': is never used, since line 5 has the same 'match'"
         ),
         (
-            "- {name: a, bind: '127.0.0.1:1', protocol: hbone}\nendpoints:\n- {match: b, hbone: 'h:1', labels: {tun: POST}, token: {file: t}, via: ['g:1']}\n- {match: c, direct: true, tls: {}}",
-            "f:5:3: endpoint 'b': 'labels' is not available in this build|f:5:3: endpoint 'b': 'token' is not|f:5:3: endpoint 'b': 'via' is not|f:6:3: endpoint 'c': 'tls' is not"
+            "- {name: a, bind: '127.0.0.1:1', protocol: hbone}\nendpoints:\n- {match: b, hbone: 'h:1', labels: {tun: POST}, token: {file: t}, via: ['g:1']}",
+            "f:5:3: endpoint 'b': 'labels' is not available in this build|f:5:3: endpoint 'b': 'token' is not|f:5:3: endpoint 'b': 'via' is not"
         ),
     ])
     func checksAgainstItself(_ listeners: String, _ expected: String) throws {

@@ -22,6 +22,7 @@ import Testing
         - {match: "moved.net:443", address: "127.0.0.1:9443", direct: true, tls: {serverName: moved.net}}
         - {match: "loop.net", address: "127.0.0.1:5432", direct: true}
         - {match: "local.net", address: "169.254.169.254:80", direct: true}
+        - {match: "group.net", address: "224.0.0.1:80", direct: true}
         """
     ) throws -> Router {
         let text =
@@ -85,14 +86,15 @@ import Testing
         ),
         (both, "loop.net:1", "refused: 127.0.0.1:5432 is this node's own listener 'white': that would be a loop"),
         // never a destination
-        (both, "169.254.169.254:80", "refused: 169.254.169.254 is link-local, which is never a destination"),
+        (both, "169.254.169.254:80", "refused: 169.254.169.254 is link-local, which is a destination only where an"),
         (both, "[fe80::1]:80", "refused: fe80::1 is link-local"),
         (both, "[::ffff:169.254.169.254]:80", "refused: 169.254.169.254 is link-local"),
         (both, "0.0.0.0:8080", "refused: 0.0.0.0 is the unspecified address"),
         (both, "[::]:8080", "refused: :: is the unspecified address"),
         (both, "224.0.0.1:80", "refused: 224.0.0.1 is a group"),
         (both, "255.255.255.255:80", "refused: 255.255.255.255 is a group"),
-        (both, "local.net:1", "refused: endpoint 'local.net' (line 13): its address 169.254.169.254 is link-local"),
+        (both, "local.net:1", "direct 169.254.169.254:80"),
+        (both, "group.net:1", "refused: endpoint 'group.net' (line 14): its address 224.0.0.1 is a group"),
     ])
     func routes(_ origins: [Router.Origin], _ destination: String, _ expected: String) throws {
         for origin in origins {
@@ -111,7 +113,8 @@ import Testing
         ),
         ([.peer], "anything.net:8443", "direct anything.net:8443"),
         ([.peer], "127.0.0.1:8443", "direct 127.0.0.1:8443"),
-        ([.local], "127.0.0.1:22", "direct 127.0.0.1:22"),
+        ([.local], "127.0.0.1:22", "refused: 127.0.0.1:22 is loopback, which is dialled only where an endpoint"),
+        ([.local], "10.0.0.7:22", "direct 10.0.0.7:22"),
         (both, "127.0.0.1:15008", "refused: 127.0.0.1:15008 is this node's own listener 'hbone'"),
         ([.local], "10.0.0.7:15008", "refused: 10.0.0.7:15008 is this node's own listener 'hbone'"),
         ([.local], "localhost:5432", "refused: localhost:5432 is this node's own listener 'white'"),

@@ -151,8 +151,10 @@ import Testing
     /// the machine's own programs is not for him.
     @Test(
         arguments: [
-            ("127.0.0.1", "127.0.0.1:22", "dial 127.0.0.1:22"),
-            ("10.0.0.7", "127.0.0.1:22", "dial 127.0.0.1:22"),
+            // Nor may a program of this machine be led there by who it talks to.
+            ("127.0.0.1", "127.0.0.1:22", "route: 127.0.0.1:22 is loopback"),
+            ("10.0.0.7", "localhost:22", "route: localhost:22 is loopback"),
+            ("10.0.0.7", "10.0.0.7:22", "dial 10.0.0.7:22"),
             ("192.168.1.9", "127.0.0.1:22", "route: 127.0.0.1 is this node itself"),
             ("192.168.1.9", "[::1]:22", "route: ::1 is this node itself"),
             ("192.168.1.9", "10.0.0.7:22", "route: 10.0.0.7 is this node itself"),
@@ -170,11 +172,12 @@ import Testing
         // Whatever the name resolves to, and for as long as the stream is open.
         let isRemote = from == "192.168.1.9"
         for address in try ["127.0.0.1", "::1", "10.0.0.7"].map({ try #require(IPAddress($0)) }) {
-            #expect((planner.refusal(dialing: address, port: 22, for: request) != nil) == isRemote)
-            #expect(planner.refusal(dialing: address, port: 80, for: request) == nil)
+            let isRefused = isRemote || address.isLoopback
+            #expect((planner.refusal(dialing: address, port: 22, for: request) != nil) == isRefused)
+            #expect((planner.refusal(dialing: address, port: 80, for: request) == nil) == (isRemote || !isRefused))
         }
         let named = try Self.request("local", "web.example:22", at: request.sourceIP)
-        let dialled = (address: IPAddress.loopbackIPv4, port: UInt16(22))
+        let dialled = (address: try #require(IPAddress("10.0.0.7")), port: UInt16(22))
         #expect((planner.refusal(of: named, over: nil, dialled: dialled) != nil) == isRemote)
     }
 

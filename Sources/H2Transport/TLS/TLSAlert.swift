@@ -39,7 +39,7 @@ struct TLSAlert: Hashable {
     }
 
     /// What the alert means to the one who receives it.
-    func error(from peer: String) -> StreamError {
+    func error(from peer: String, versions: TLSContext.Versions = .only13) -> StreamError {
         let refusal = "\(peer) refused our certificate: \(name)"
         switch code {
         case 42, 43:
@@ -82,7 +82,10 @@ struct TLSAlert: Hashable {
                 "\(peer) ended the TLS handshake: \(name) (no cipher, group or signature in common)"
             )
         case 70:
-            return StreamError(.protocolViolation, "\(peer) does not speak TLS 1.3: \(name)")
+            return StreamError(
+                .protocolViolation,
+                "\(peer) does not speak \(versions == .only13 ? "TLS 1.3" : versions.description): \(name)"
+            )
         case 112:
             return StreamError(.protocolViolation, "\(peer) does not serve the server name we sent: \(name)")
         case 120:

@@ -4,9 +4,10 @@ public import Streams
 
 /// Everything that the TLS connections of one role share: our credential, whom we trust, protocols and time limits.
 ///
-/// TLS 1.3 only (RFC 8446), always mutual: a server refuses a client without a certificate. No tickets, no resumption,
-/// so that each connection verifies its peer anew. Immutable: for a renewed credential make a new context; connections
-/// that stand keep the old one.
+/// TLS 1.3 only (RFC 8446), always mutual: a server refuses a client without a certificate. The exception is a client
+/// of servers that are no members of a mesh, see ``init(server:versions:key:chain:options:)``. No tickets, no
+/// resumption, so that each connection verifies its peer anew. Immutable: for a renewed credential make a new context;
+/// connections that stand keep the old one.
 // Sendable: the SSL_CTX is configured in init and never changed afterwards. SSL_new only reads it, and counts
 // references atomically; with the session cache off it has no other shared state.
 public final class TLSContext: @unchecked Sendable {
@@ -47,6 +48,7 @@ public final class TLSContext: @unchecked Sendable {
     package let trust: TrustBundleSet
     /// A client's, for a server that is no member of a mesh; nil everywhere else.
     let server: ServerVerifier?
+    let versions: Versions
     /// When the certificate that this side shows expires, in seconds since 1970; nil when it shows none.
     package let notAfter: Int64?
 
@@ -63,10 +65,40 @@ public final class TLSContext: @unchecked Sendable {
         try self.init(role: role, key: credential.key, chain: credential.chain, trust: trust, options: options)
     }
 
-    /// For a client of a server that is no member of a mesh, and is verified by its name. This side shows no
-    /// certificate.
-    convenience init(server: ServerVerifier, options: Options) throws(StreamError) {
-        try self.init(role: .client, key: nil, chain: [], trust: TrustBundleSet(), server: server, options: options)
+    /// What versions of TLS are spoken.
+    package enum Versions: Hashable, Sendable {
+        case only13
+        /// For servers that nobody can make speak 1.3. Of 1.2 only what has forward secrecy and AEAD (RFC 9325 §4.2).
+        case from12
+
+        var description: String { self == .only13 ? "TLS 1.3, the only version accepted" : "TLS 1.2 or 1.3" }
+    }
+
+    /// For a client of a server that is no member of a mesh, and is verified by its name, as web clients do.
+    ///
+    /// - Parameters:
+    ///   - server: Who vouches for it. A stream can have a name of its own:
+    ///     ``TLSStream/init(over:context:verifying:)``.
+    ///   - versions: What is spoken.
+    ///   - key: Of the certificate that this side shows when the server asks for one; nil: it shows none.
+    ///   - chain: That certificate, and its issuers'.
+    ///   - options: Protocols and time limits.
+    package convenience init(
+        server: ServerVerifier,
+        versions: Versions = .only13,
+        key: PrivateKey? = nil,
+        chain: [Certificate] = [],
+        options: Options
+    ) throws(StreamError) {
+        try self.init(
+            role: .client,
+            key: key,
+            chain: chain,
+            trust: TrustBundleSet(),
+            server: server,
+            versions: versions,
+            options: options
+        )
     }
 
     /// A credential in parts, not held to any rule. `chain` has the leaf first; empty, no certificate is sent.
@@ -76,6 +108,7 @@ public final class TLSContext: @unchecked Sendable {
         chain: [Certificate],
         trust: TrustBundleSet,
         server: ServerVerifier? = nil,
+        versions: Versions = .only13,
         options: Options?,
         aes: AESGCM = .ofThisProcess
     ) throws(StreamError) {
@@ -89,6 +122,7 @@ public final class TLSContext: @unchecked Sendable {
         self.options = options
         self.trust = trust
         self.server = server
+        self.versions = versions
         notAfter = chain.first?.notAfter
         self.pointer = pointer
         try configure(options)
@@ -100,12 +134,16 @@ public final class TLSContext: @unchecked Sendable {
     // MARK: -
 
     private func configure(_ options: Options) throws(StreamError) {
-        try require(copenssl_SSL_CTX_set_min_proto_version(pointer, TLS1_3_VERSION), "TLS 1.3")
+        let oldest = versions == .only13 ? TLS1_3_VERSION : TLS1_2_VERSION
+        try require(copenssl_SSL_CTX_set_min_proto_version(pointer, oldest), "its oldest version")
         try require(copenssl_SSL_CTX_set_max_proto_version(pointer, TLS1_3_VERSION), "TLS 1.3")
         try require(
             SSL_CTX_set_ciphersuites(pointer, Self.ciphersuites(hasAES: copenssl_cpu_has_aes() != 0)),
             "ciphers"
         )
+        if versions == .from12 {
+            try require(SSL_CTX_set_cipher_list(pointer, "ECDHE+AESGCM:ECDHE+CHACHA20"), "ciphers of TLS 1.2")
+        }
         try require(copenssl_SSL_CTX_set1_groups_list(pointer, "X25519:P-256:P-384"), "groups")
         SSL_CTX_set_options(pointer, copenssl_SSL_options())
         copenssl_SSL_CTX_set_session_cache_mode(pointer, Int(SSL_SESS_CACHE_OFF))

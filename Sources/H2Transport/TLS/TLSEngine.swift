@@ -47,6 +47,7 @@ final class TLSEngine {
     init(
         context: TLSContext,
         expecting expectation: PeerExpectation,
+        server: ServerVerifier? = nil,
         serverName: String?,
         peerDescription: String,
         pool: BufferPool,
@@ -57,7 +58,7 @@ final class TLSEngine {
         }
         self.ssl = ssl
         self.context = context
-        verifier = PeerVerifier(trust: context.trust, expectation: expectation, server: context.server)
+        verifier = PeerVerifier(trust: context.trust, expectation: expectation, server: server ?? context.server)
         self.peerDescription = peerDescription
         self.pool = pool
         self.recordsPerKey = recordsPerKey
@@ -303,7 +304,11 @@ final class TLSEngine {
     }
 
     private func drainErrors() -> StreamError {
-        let (error, isAlert) = TLSErrorQueue.drain(peer: peerDescription, refusal: refusal)
+        let (error, isAlert) = TLSErrorQueue.drain(
+            peer: peerDescription,
+            refusal: refusal,
+            versions: context.versions
+        )
         failedByAlert = isAlert
         return error
     }

@@ -15,7 +15,11 @@ enum TLSErrorQueue {
     ///
     /// `refusal` is what our own verification had against the peer's certificate, if that was the cause. `isAlert`
     /// tells that the cause is an alert of the peer.
-    static func drain(peer: String, refusal: StreamError?) -> (error: StreamError, isAlert: Bool) {
+    static func drain(
+        peer: String,
+        refusal: StreamError?,
+        versions: TLSContext.Versions = .only13
+    ) -> (error: StreamError, isAlert: Bool) {
         let first = ERR_get_error()
         ERR_clear_error()
         guard first != 0 else {
@@ -24,12 +28,17 @@ enum TLSErrorQueue {
         let reason = ERR_GET_REASON(first)
         guard ERR_GET_LIB(first) == ERR_LIB_SSL else { return (other(first, peer: peer), false) }
         if reason >= SSL_AD_REASON_OFFSET, let code = UInt8(exactly: reason - SSL_AD_REASON_OFFSET) {
-            return (TLSAlert(code: code).error(from: peer), true)
+            return (TLSAlert(code: code).error(from: peer, versions: versions), true)
         }
-        return (local(first, peer: peer, refusal: refusal), false)
+        return (local(first, peer: peer, refusal: refusal, versions), false)
     }
 
-    private static func local(_ first: UInt, peer: String, refusal: StreamError?) -> StreamError {
+    private static func local(
+        _ first: UInt,
+        peer: String,
+        refusal: StreamError?,
+        _ versions: TLSContext.Versions
+    ) -> StreamError {
         switch ERR_GET_REASON(first) {
         case SSL_R_CERTIFICATE_VERIFY_FAILED:
             return refusal ?? StreamError(.authentication, "the certificate of \(peer) does not verify")
@@ -39,7 +48,7 @@ enum TLSErrorQueue {
                 "\(peer) sent no certificate; it needs a mesh identity of its own (enrol it, then connect with its certificate)"
             )
         case SSL_R_UNSUPPORTED_PROTOCOL, SSL_R_WRONG_SSL_VERSION, SSL_R_UNKNOWN_SSL_VERSION, SSL_R_VERSION_TOO_LOW:
-            return StreamError(.protocolViolation, "\(peer) does not speak TLS 1.3, the only version accepted")
+            return StreamError(.protocolViolation, "\(peer) does not speak \(versions.description)")
         case SSL_R_WRONG_VERSION_NUMBER, SSL_R_HTTP_REQUEST, SSL_R_HTTPS_PROXY_REQUEST, SSL_R_PACKET_LENGTH_TOO_LONG,
             SSL_R_RECORD_LENGTH_MISMATCH, SSL_R_BAD_RECORD_TYPE:
             return StreamError(

@@ -1,5 +1,6 @@
 package import CLinux
 package import MeshIdentity
+import Platform
 package import Streams
 
 /// Mutual TLS 1.3 over any byte stream: a socket, a CONNECT stream through a gateway, an SSH channel.
@@ -90,10 +91,25 @@ package final class TLSStream: ByteStream {
         )
     }
 
+    /// For a client of a server that is no member of a mesh: who vouches for it, `context` says; its certificate must
+    /// be for `name`, a DNS name or an IP address. A name is sent as SNI; addresses are none (RFC 6066 §3).
+    package convenience init(over lower: ByteStream, context: TLSContext, verifying name: String) {
+        precondition(context.server != nil, "the context does not say who vouches for servers")
+        self.init(
+            over: lower,
+            context: context,
+            expecting: .anyTrusted,
+            server: context.server?.named(name),
+            serverName: IPAddress(name) == nil ? name : nil,
+            recordsPerKey: TLSEngine.recordsPerKey
+        )
+    }
+
     init(
         over lower: ByteStream,
         context: TLSContext,
         expecting expectation: PeerExpectation,
+        server: ServerVerifier? = nil,
         serverName: String?,
         recordsPerKey: Int
     ) {
@@ -103,6 +119,7 @@ package final class TLSStream: ByteStream {
         engine = TLSEngine(
             context: context,
             expecting: expectation,
+            server: server,
             serverName: context.role == .client ? serverName : nil,
             peerDescription: lower.peerDescription,
             pool: lower.loop.buffers,

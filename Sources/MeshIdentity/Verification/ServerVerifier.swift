@@ -20,6 +20,11 @@ package struct ServerVerifier: Sendable {
         store = try RootStore(roots)
     }
 
+    private init(name: String, store: RootStore) { (self.name, self.store) = (name, store) }
+
+    /// The same roots for another server.
+    package func named(_ name: String) -> ServerVerifier { ServerVerifier(name: name, store: store) }
+
     /// - Parameters:
     ///   - leaf: What the server proved to have the key of.
     ///   - intermediates: What it sent with that, in any order; trusted in nothing.

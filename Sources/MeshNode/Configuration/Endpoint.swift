@@ -10,8 +10,8 @@ extension NodeConfiguration {
         package var match: EndpointMatch
         /// What `:authority` (or `x-tun`) carries; `nil`: the destination itself.
         package var address: Authority?
-        /// Where the HBONE server listens; `nil`: only ``direct`` or ``ssh`` lead there.
-        package var hbone: Authority?
+        /// Where its HBONE servers listen, any of which will do; empty: only ``direct`` or ``ssh`` lead there.
+        package var hbone: [Authority]
         /// The peer is one of these; empty: any of the node's own trust domain and namespace.
         package var identities: [SPIFFEID]
         /// The label `tun`: an inner mTLS connection through an untrusted proxy; `nil`: plain CONNECT.
@@ -32,7 +32,7 @@ extension NodeConfiguration {
         package init(
             match: EndpointMatch,
             address: Authority? = nil,
-            hbone: Authority? = nil,
+            hbone: [Authority] = [],
             identities: [SPIFFEID] = [],
             tunnel: TunnelMethod? = nil,
             token: TokenSource? = nil,
@@ -108,14 +108,21 @@ extension NodeConfiguration {
 }
 
 extension NodeConfiguration.Endpoint {
+    /// What is read again when it has changed.
+    var watchedFiles: [String] {
+        guard let tls else { return [] }
+        let shown = tls.credential.map { ["\($0)/key.pem", "\($0)/cert-chain.pem"] } ?? []
+        return (tls.roots.map { [$0] } ?? []) + shown
+    }
+
     /// The transports to this endpoint, best first: what ``path`` allows and ``hbone`` and ``ssh`` make possible.
     /// Empty for a ``direct`` endpoint.
     package var transports: [Transport] {
         if direct { return [] }
         return path.transports.filter { transport in
             switch transport {
-            case .h2: hbone != nil
-            case .h2OverSSH: hbone != nil && ssh != nil
+            case .h2: !hbone.isEmpty
+            case .h2OverSSH: !hbone.isEmpty && ssh != nil
             case .ssh: ssh != nil
             }
         }

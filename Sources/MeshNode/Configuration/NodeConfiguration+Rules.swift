@@ -40,7 +40,7 @@ extension NodeConfiguration.Endpoint {
 
     /// The node that it leads to, unless it is ``direct``.
     package var peer: Peer {
-        Peer(id: peerID, candidates: candidates, servers: hbone.map { [$0] } ?? [], identities: identities)
+        Peer(id: peerID, candidates: candidates, servers: hbone, identities: identities)
     }
 
     /// The ways to it, best first: what ``path`` allows and ``hbone`` and ``ssh`` make possible.
@@ -48,7 +48,7 @@ extension NodeConfiguration.Endpoint {
         transports.map { transport in
             let place =
                 switch transport {
-                case .h2: "to \(hbone?.description ?? "?")"
+                case .h2: "to \(hbone.map(\.description).joined(separator: " or "))"
                 case .h2OverSSH, .ssh: "by \(ssh?.destination.description ?? "?")"
                 }
             return PathCandidate(PathID(transport), place: place)
@@ -58,8 +58,12 @@ extension NodeConfiguration.Endpoint {
     /// Everything that says how the peer is reached and whom it must be; nothing of where it stands in the file, or of
     /// how it is written there. ``address`` is for each stream, and concerns no connection.
     private var peerID: PeerID {
+        // Several servers can change, and the streams at those that stay go on.
+        let servers = hbone.count > 1 ? "several" : hbone.first?.description ?? ""
+        // The SSH server leads to its own machine, by the port of the first.
+        let port = ssh == nil ? 0 : hbone.first?.port ?? 0
         var facts = [
-            "path \(path.rawValue)", "hbone \(hbone?.description ?? "")",
+            "path \(path.rawValue)", "hbone \(servers) \(port)",
             "identity \(identities.map(\.description).sorted())",
             "tun \(tunnel?.rawValue ?? "")", "token \(token?.file ?? "")", "via \(via)",
         ]

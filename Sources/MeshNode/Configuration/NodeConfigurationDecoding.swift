@@ -205,7 +205,7 @@ private struct NodeConfigurationDecoder {
         var endpoint = NodeConfiguration.Endpoint(
             match: match ?? EndpointMatch(host: .any, port: nil),
             address: mapping.value("address") { try Authority(parsing: $0) },
-            hbone: mapping.value("hbone") { try Authority(parsing: $0) },
+            hbone: mapping["hbone"].map(servers) ?? [],
             identities: mapping["identity"].map(identities) ?? [],
             direct: direct ?? false,
             path: path,
@@ -224,14 +224,27 @@ private struct NodeConfigurationDecoder {
                     gateway.parsed("a gateway of 'via'", diagnostics) { try Authority(parsing: $0) }
                 } ?? []
         }
-        if let tls = mapping["tls"], let fields = MappingDecoder(tls, what: "'tls'", keys: ["serverName"], diagnostics)
-        {
-            endpoint.tls = .init(serverName: fields.value("serverName") { try Authority(host: $0, port: 1).host })
-        }
+        if let tls = mapping["tls"] { endpoint.tls = directTLS(tls) }
         if let ssh = mapping["ssh"] { endpoint.ssh = sshAccess(ssh) }
         if !mapping.hasUnknownKeys, direct != nil || mapping["direct"] == nil { checkCombination(endpoint, mapping) }
         return match == nil ? nil : endpoint
     }
+
+    /// One, or several.
+    private func servers(_ node: YAMLNode) -> [Authority] {
+        let one = { (node: YAMLNode) in node.parsed("'hbone'", self.diagnostics) { try Authority(parsing: $0) } }
+        guard case .sequence = node.content else { return one(node).map { [$0] } ?? [] }
+        let all = node.list("'hbone'", diagnostics, one) ?? []
+        for (index, server) in all.enumerated() where all[..<index].contains(server) {
+            diagnostics.report("'hbone': \(server) is there twice: remove one", at: node.position)
+        }
+        if all.count > Self.mostServers {
+            diagnostics.report("'hbone' has \(all.count) servers; \(Self.mostServers) are allowed", at: node.position)
+        }
+        return all
+    }
+
+    private static let mostServers = 64
 
     private func identities(_ node: YAMLNode) -> [SPIFFEID] {
         let one = { (node: YAMLNode) in node.parsed("'identity'", self.diagnostics) { try SPIFFEID($0) } }
@@ -244,6 +257,16 @@ private struct NodeConfigurationDecoder {
             return nil
         }
         return labels.choice("tun", of: NodeConfiguration.TunnelMethod.self)
+    }
+
+    private func directTLS(_ node: YAMLNode) -> DirectTLS? {
+        let keys = ["serverName", "roots", "credential"]
+        guard let mapping = MappingDecoder(node, what: "'tls'", keys: keys, diagnostics) else { return nil }
+        return DirectTLS(
+            serverName: mapping.value("serverName") { try Authority(host: $0, port: 1).host },
+            roots: mapping.string("roots").map(paths.resolve),
+            credential: mapping.string("credential").map(paths.resolve)
+        )
     }
 
     private func sshAccess(_ node: YAMLNode) -> NodeConfiguration.SSHAccess? {

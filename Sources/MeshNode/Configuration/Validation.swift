@@ -132,7 +132,6 @@ extension NodeConfiguration {
             }
             let asked = [
                 ("labels", endpoint.tunnel != nil), ("token", endpoint.token != nil), ("via", !endpoint.via.isEmpty),
-                ("tls", endpoint.tls != nil),
             ]
             for (key, isAsked) in asked where isAsked && !BuildFeatures.endpointKeys.contains(key) {
                 report("'\(key)' is not available in this build: remove it")
@@ -191,6 +190,13 @@ extension NodeConfiguration {
             }
         }
         for endpoint in endpoints {
+            if endpoint.direct, let tls = endpoint.tls {
+                do throws(StreamError) {
+                    _ = try DirectTLSFiles(loading: tls)
+                } catch {
+                    diagnostics.report("endpoint '\(endpoint.match)': 'tls': \(error.message)", at: endpoint.position)
+                }
+            }
             let files = [
                 ("token", endpoint.token?.file), ("ssh identityFile", endpoint.ssh?.identityFile),
                 ("ssh knownHosts", endpoint.ssh?.knownHosts), ("ssh config", endpoint.ssh?.config),

@@ -123,7 +123,9 @@ final class StreamCarrier {
         let logger = logger
         live.relay(client, early: early, opened, for: request, current: current) { result in
             guard let failure = result.failure else { return }
-            logger.info(
+            // A server of TLS 1.3 says only now that it does not want this side's certificate, or misses one.
+            logger.log(
+                level: failure.code == .authentication ? .warning : .info,
                 "stream cut",
                 metadata: [
                     "to": "\(request.destination)", "sent": "\(result.bytesForward)",

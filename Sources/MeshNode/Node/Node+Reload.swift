@@ -123,7 +123,10 @@ extension Node {
     static func stamp(_ configuration: NodeConfiguration, _ file: String?) -> FileStamp {
         let names = ["key.pem", "cert-chain.pem", "root-cert.pem", "ca-crl.pem"]
         let users = configuration.listeners.compactMap(\.users)
-        return FileStamp(of: names.map { "\(configuration.identity)/\($0)" } + (file.map { [$0] } ?? []) + users)
+        let egress = configuration.endpoints.flatMap(\.watchedFiles)
+        return FileStamp(
+            of: names.map { "\(configuration.identity)/\($0)" } + (file.map { [$0] } ?? []) + users + egress
+        )
     }
 }
 

@@ -15,6 +15,8 @@ final class NodeSnapshot: Sendable {
     let client: TLSContext
     /// The ways to each peer.
     let access: [PeerID: PeerAccess]
+    /// What adds TLS to a direct connection.
+    let egress: [DirectTLS: EgressTLS]
     /// Who may use the listeners that ask for a password, by their names.
     let passwords: [String: PasswordCheck]
 
@@ -51,6 +53,16 @@ final class NodeSnapshot: Sendable {
             access[endpoint.peer.id] = try PeerAccess(endpoint, own: credential.id, warn: warn)
         }
         self.access = access
+        var egress: [DirectTLS: EgressTLS] = [:]
+        for endpoint in configuration.endpoints {
+            guard endpoint.direct, let tls = endpoint.tls, egress[tls] == nil else { continue }
+            do throws(StreamError) {
+                egress[tls] = try EgressTLS(DirectTLSFiles(loading: tls), settings: settings)
+            } catch {
+                throw StreamError(error.code, "endpoint '\(endpoint.match)': 'tls': \(error.message)")
+            }
+        }
+        self.egress = egress
         var passwords: [String: PasswordCheck] = [:]
         for listener in configuration.listeners {
             if let file = listener.users { passwords[listener.name] = PasswordCheck(try UserFile(loading: file)) }

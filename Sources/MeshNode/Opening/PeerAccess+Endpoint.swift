@@ -33,7 +33,8 @@ extension PeerAccess {
         self.init(
             name: endpoint.match.description,
             transports: endpoint.transports,
-            hbone: endpoint.hbone.map { [$0] } ?? [],
+            hbone: endpoint.hbone,
+            areServers: true,
             expectation: endpoint.peer.expectation(own: own),
             login: login,
             sessions: endpoint.ssh?.sessions ?? PeerAccess.defaultSessions

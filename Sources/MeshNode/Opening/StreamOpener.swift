@@ -26,6 +26,9 @@ final class StreamOpener {
     var snapshot: NodeSnapshot {
         didSet {
             recent = []
+            for (id, paths) in peers {
+                if let access = snapshot.access[id] { paths.use(access) }
+            }
             guard snapshot.client !== oldValue.client else { return }
             for peer in peers.values { peer.use(snapshot.client, settings: snapshot.configuration.connections) }
         }
@@ -99,29 +102,75 @@ final class StreamOpener {
         case .refused(let refusal):
             completion(.failure(refusal.error))
             return {}
-        case .dial(let target, _): return dial(target, plan, completion)
+        case .dial(let target, let tls): return dial(target, tls, plan, completion)
         case .peer(let route, _): return open(route, plan, headers, completion)
         }
     }
 
     private func dial(
         _ target: Authority,
+        _ tls: DirectTLS?,
         _ plan: StreamPlan,
         _ completion: @escaping (Result<Opened, StreamError>) -> Void
     ) -> Cancellation {
+        guard let tls else {
+            let dialer = dialer(to: target, plan) { result in
+                completion(result.map { Opened(stream: $0, path: nil, dialled: $0.peerAddress) })
+            }
+            dialer.start()
+            return { dialer.cancel() }
+        }
+        guard let egress = snapshot.egress[tls] else {
+            // Between a plan of the old configuration and the snapshot of the new one lies a reload.
+            completion(.failure(StreamError(.unreachable, "the endpoint for \(target) is gone")))
+            return {}
+        }
+        let name = plan.serverName(tls, at: target)
+        var securing: ByteStream?
+        var isCancelled = false
+        let dialer = dialer(to: target, plan) { result in
+            let socket: Socket
+            switch result {
+            case .failure(let error): return completion(.failure(error))
+            case .success(let connected): socket = connected
+            }
+            let dialled = socket.peerAddress
+            securing = egress.secure(socket, as: name) { result in
+                securing = nil
+                if !isCancelled { completion(result.map { Opened(stream: $0, path: nil, dialled: dialled) }) }
+            }
+        }
+        dialer.start()
+        return {
+            isCancelled = true
+            dialer.cancel()
+            securing?.reset(StreamError(.closed, "the client gave up"))
+        }
+    }
+
+    /// Looks the name up once: what is checked is what is dialled.
+    private func dialer(
+        to target: Authority,
+        _ plan: StreamPlan,
+        _ completion: @escaping (Result<Socket, StreamError>) -> Void
+    ) -> Dialer {
         let planner = snapshot.planner
         var options = Dialer.Options(timeout: snapshot.configuration.connections.connectTimeout)
         options.socket.resetsUnlessEnded = true
         if target.address == nil, plan.request.source != .localUser {
             options.requester = plan.request.sourceDescription
         }
-        let dialer = Dialer(to: Self.places(of: target, plan), on: loop, options: options) {
-            planner.refusal(dialing: $0, port: target.port, for: plan.request)
-        } completion: { result in
-            completion(result.map { Opened(stream: $0, path: nil, dialled: $0.peerAddress) })
+        let dialer = Dialer(
+            to: Self.places(of: target, plan),
+            on: loop,
+            options: options,
+            check: { planner.refusal(dialing: $0, port: target.port, for: plan.request, by: plan.route) },
+            completion: completion
+        )
+        if target.address == nil {
+            dialer.judge = { planner.refusal(ofAnswer: $0, for: target.host, in: plan) }
         }
-        dialer.start()
-        return { dialer.cancel() }
+        return dialer
     }
 
     /// A service of this machine listens at the own address that is asked for, or on either loopback address:

@@ -42,11 +42,14 @@ package struct PeerAccess: Sendable {
     ///
     /// - Parameters:
     ///   - transports: In order of preference; at least one.
-    ///   - hbone: Where its HBONE server listens; tried in order. Empty: there is none.
+    ///   - hbone: Where its HBONE server listens. Empty: nowhere.
+    ///   - areServers: They are servers of their own, of which any will do; else one server's addresses, tried in
+    ///     order.
     package init(
         name: String,
         transports: [Transport],
         hbone: [Authority],
+        areServers: Bool = false,
         expectation: PeerExpectation,
         login: SSHLogin?,
         relayCommand: String? = nil,
@@ -55,7 +58,7 @@ package struct PeerAccess: Sendable {
         let ways = transports.map { transport in
             let reach: PathWay.Reach =
                 switch transport {
-                case .h2: .tunnel(to: hbone)
+                case .h2: areServers && hbone.count > 1 ? .servers(hbone) : .tunnel(to: hbone)
                 case .h2OverSSH: .tunnelOverSSH(port: hbone.first?.port ?? 15008)
                 case .ssh: .ssh
                 }
@@ -83,6 +86,8 @@ package struct PathWay: Hashable, Sendable {
     package enum Reach: Hashable, Sendable {
         /// Mutual TLS and HTTP/2 to the first of these addresses that answers.
         case tunnel(to: [Authority])
+        /// The same to each of these servers, of which any will do.
+        case servers([Authority])
         /// The same through the peer's SSH server, to this port of its loopback address.
         case tunnelOverSSH(port: UInt16)
         /// A direct-tcpip channel of the peer's SSH server.

@@ -280,6 +280,30 @@ package final class PeerPaths {
     private func makeSource(_ way: PathWay, _ context: TLSContext?) -> (any PathSource)? {
         switch way.reach {
         case .ssh: return sessions.map { SSHSource(over: $0) }
+        case .servers(let servers):
+            guard let context else { return nil }
+            let transport = way.id.transport
+            return ServersSource(
+                name: access.name,
+                to: servers,
+                on: loop,
+                logger: logger,
+                context: context,
+                settings: settings
+            ) {
+                [weak self, loop, expectation = access.expectation] server, context, settings in
+                // Its paths are gone: nothing is dialled any more.
+                let gone: TunnelSource.LowerDialer = { $0(.failure(StreamError(.closed, "shut down"))) }
+                return TunnelSource(
+                    over: self?.dialer([server]) ?? gone,
+                    again: self?.dialer([server], segmentLimit: SocketOptions.smallSegment),
+                    as: transport,
+                    context: context,
+                    expecting: expectation,
+                    settings: settings,
+                    on: loop
+                )
+            }
         case .tunnel, .tunnelOverSSH:
             guard let context else { return nil }
             return TunnelSource(
@@ -291,6 +315,13 @@ package final class PeerPaths {
                 settings: settings,
                 on: loop
             )
+        }
+    }
+
+    /// The servers of a destination are others now; whatever else there is to know of the peer is as it was.
+    package func use(_ access: PeerAccess) {
+        for way in access.ways {
+            if case .servers(let servers) = way.reach { (sources[way.id] as? ServersSource)?.use(servers) }
         }
     }
 
@@ -322,7 +353,7 @@ package final class PeerPaths {
             dialer.onRelay = { [weak self] reason in self?.onChange(.relaying(reason: reason)) }
             sessions.onGrowth = { [weak dialer] in dialer?.widen() }
             return { dialer.dial($0) }
-        case .ssh: break
+        case .ssh, .servers: break
         }
         return { [loop] completion in
             loop.later { completion(.failure(StreamError(.unreachable, "there is no SSH login"))) }

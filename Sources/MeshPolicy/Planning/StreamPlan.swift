@@ -102,6 +102,11 @@ package final class StreamPlan: Sendable {
         if case .refused = outcome { false } else { true }
     }
 
+    /// Whose certificate a server at `target` must show: whom the configuration names, or whom the client asked for.
+    package func serverName(_ tls: DirectTLS, at target: Authority) -> String {
+        tls.serverName ?? (target.address == nil ? target : request.destination).host
+    }
+
     /// Why the stream must not go over `path`, one of its peer's; nil if it may.
     package func refusal(over path: PathID) -> StreamError? {
         guard let way = ways.first(where: { $0.candidate.id == path }) else {
@@ -121,7 +126,7 @@ extension StreamPlan: CustomStringConvertible {
         switch route.action {
         case .refused(let error): return "refused: \(error.message)"
         case .direct(let target, let tls):
-            let name = tls.map { " with TLS for \($0.serverName ?? target.host)" } ?? ""
+            let name = tls.map { " with TLS for \(serverName($0, at: target))" } ?? ""
             return "dial \(target)\(name) from here [\(route.reason)]"
         case .mesh(let mesh):
             let candidates = candidates

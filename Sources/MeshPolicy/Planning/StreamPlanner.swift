@@ -73,10 +73,26 @@ package final class StreamPlanner: Sendable {
     /// A name can be made to resolve to anything, and an endpoint leads where its `address` says. What routing guards
     /// for addresses, and what DENY policies say of them, holds for what is dialled in the end. Dial the very address
     /// that was asked about: resolving again could answer differently.
-    package func refusal(dialing address: IPAddress, port: UInt16, for request: StreamRequest) -> StreamError? {
-        if let refusal = router.refusal(dialing: address, port: port, from: origin(of: request)) { return refusal }
+    ///
+    /// - Parameter route: Where the plan of the request leads, if there is one.
+    package func refusal(
+        dialing address: IPAddress,
+        port: UInt16,
+        for request: StreamRequest,
+        by route: Route? = nil
+    ) -> StreamError? {
+        let route = route ?? self.route(of: request)
+        if let refusal = router.refusal(dialing: address, port: port, from: origin(of: request), by: route) {
+            return refusal
+        }
         return policy.denial(of: request, dialing: Authority(address: address, port: port))
             .map { StreamError(.denied, $0.reason) }
+    }
+
+    /// Whether nothing must be dialled of what the name of `plan` resolved to; asked once about all of it, before each
+    /// address is.
+    package func refusal(ofAnswer addresses: [IPAddress], for name: String, in plan: StreamPlan) -> StreamError? {
+        router.refusal(ofAnswer: addresses, for: name, by: plan.route)
     }
 
     /// Why a stream that was planned, and is open since, must not go on; nil if it may. For rules that have changed.
@@ -96,8 +112,9 @@ package final class StreamPlanner: Sendable {
         let decisions = transports.lazy.map { [policy] in policy.decide(request, attributes, over: $0) }
         if let decision = decisions.first(where: { !$0.isAllowed }) { return StreamError(.denied, decision.reason) }
         guard path == nil else { return nil }
-        if let refusal = route(of: request).refusal { return refusal }
-        return dialled.flatMap { refusal(dialing: $0.address, port: $0.port, for: request) }
+        let route = route(of: request)
+        if let refusal = route.refusal { return refusal }
+        return dialled.flatMap { refusal(dialing: $0.address, port: $0.port, for: request, by: route) }
     }
 
     /// Where it goes, unless it has gone round in a circle: only what goes on to another node can do that.

@@ -24,6 +24,7 @@ package struct Router: Sendable {
     private let policy: PolicyEngine
     private let ownAddresses: Set<IPAddress>
     private let ownNames: Set<String>
+    private let forwards: [Authority]
     private let sockets: [MeshRules.OwnSocket]
 
     /// - Parameters:
@@ -37,8 +38,9 @@ package struct Router: Sendable {
         ownAddresses: Set<IPAddress>,
         ownNames: Set<String> = ["localhost"]
     ) {
-        endpoints = EndpointIndex(rules.endpoints)
+        endpoints = EndpointIndex(rules.endpoints, ownNames: ownNames)
         unmatched = rules.unmatched
+        forwards = rules.forwards
         sockets = rules.sockets
         self.policy = policy
         self.ownAddresses = ownAddresses
@@ -46,10 +48,13 @@ package struct Router: Sendable {
     }
 
     package func route(_ destination: Authority, from origin: Origin) -> Route {
-        if let address = destination.address, let problem = Self.problem(address) {
-            return refused("\(address) is \(problem), which is never a destination", "guard")
+        let index = endpoints.firstMatch(destination)
+        if let address = destination.address,
+            let refusal = Self.refusal(of: address, isNamed: index.map { endpoints.named[$0].has(address) } ?? false)
+        {
+            return refused(refusal, "guard")
         }
-        if let index = endpoints.firstMatch(destination) { return route(destination, by: index, from: origin) }
+        if let index { return route(destination, by: index, from: origin) }
         if origin == .peer, isOwn(destination) {
             return loopback(destination, why: .thisNode(host: destination.host), endpoint: nil)
         }
@@ -72,7 +77,14 @@ package struct Router: Sendable {
                 let why = Route.Cause.thisNode(host: destination.host)
                 return refused(Self.portNotNamed(destination.port, why: why), "\(why.description); port not named")
             }
-            return direct(destination, tls: nil, why: .words("no endpoint matches; default: direct"), endpoint: nil)
+            return direct(
+                destination,
+                tls: nil,
+                why: .words("no endpoint matches; default: direct"),
+                endpoint: nil,
+                naming: forwards.contains(destination) ? NamedHost(destination, ownNames: ownNames) : NamedHost(),
+                from: origin
+            )
         }
     }
 
@@ -80,10 +92,40 @@ package struct Router: Sendable {
     ///
     /// A name can be made to resolve to anything; this holds what ``route(_:from:)`` guards for addresses against it.
     /// Dial the very address that was asked about.
-    package func refusal(dialing address: IPAddress, port: UInt16, from origin: Origin) -> StreamError? {
-        if let problem = Self.problem(address) {
-            return StreamError(.denied, "\(address) is \(problem), which is never a destination")
-        }
+    ///
+    /// - Parameter route: What led to it; nil: nothing that names an address.
+    package func refusal(
+        dialing address: IPAddress,
+        port: UInt16,
+        from origin: Origin,
+        by route: Route? = nil
+    ) -> StreamError? {
+        let isNamed = route?.named.has(address) ?? false
+        if let refusal = Self.refusal(of: address, isNamed: isNamed) { return StreamError(.denied, refusal) }
+        if let refusal = ownRefusal(dialing: address, port: port, from: origin) { return refusal }
+        guard address.isLoopback, origin == .local, !isNamed, let route, !route.isThisMachine,
+            !route.named.isThisMachine
+        else { return nil }
+        return StreamError(.denied, Self.loopback(Authority(address: address, port: port), route.reason))
+    }
+
+    /// Whether nothing at all must be dialled of what the name of a ``Route/Action/direct(_:tls:)`` resolved to.
+    ///
+    /// An answer with an address of the internet and one of a network inside is how somebody outside makes a client
+    /// reach inside. Where the operator has written the name down, it is the operator's word.
+    package func refusal(ofAnswer addresses: [IPAddress], for name: String, by route: Route) -> StreamError? {
+        guard addresses.count > 1, !route.named.isExact,
+            let inside = addresses.first(where: AddressGuard.isInternal),
+            let outside = addresses.first(where: { !AddressGuard.isInternal($0) })
+        else { return nil }
+        return StreamError(
+            .denied,
+            "'\(name)' resolves to \(outside) and to \(inside), an address inside, at once: that is refused for a name that "
+                + "no endpoint has as it is [\(route.reason)]; add an endpoint with 'match: \(name)' if it is right"
+        )
+    }
+
+    private func ownRefusal(dialing address: IPAddress, port: UInt16, from origin: Origin) -> StreamError? {
         guard let address = isOwn(address) ? address : address.embeddedIPv4.first(where: isOwn) else { return nil }
         if let what = guarded(address, port) {
             return StreamError(
@@ -101,15 +143,13 @@ package struct Router: Sendable {
         let endpoint = endpoints.endpoints[index]
         let target = endpoint.address ?? destination
         let why = endpoints.descriptions[index]
-        if let address = target.address, let problem = Self.problem(address) {
-            return refused(
-                "\(why): its address \(address) is \(problem), which is never a destination",
-                why,
-                endpoint: index
-            )
+        let named = endpoints.named[index]
+        if let address = target.address, let refusal = Self.refusal(of: address, isNamed: named.has(address)) {
+            return refused("\(why): its address \(refusal)", why, endpoint: index)
         }
         switch endpoint.way {
-        case .direct(let tls): return direct(target, tls: tls, why: .endpoint(why), endpoint: index)
+        case .direct(let tls):
+            return direct(target, tls: tls, why: .endpoint(why), endpoint: index, naming: named, from: origin)
         case .peer(let peer):
             // One list of endpoints may serve a whole fleet: the one that is this node leads home, not through its own
             // server.
@@ -127,7 +167,14 @@ package struct Router: Sendable {
         guard policy.names(port: port) else {
             return refused(Self.portNotNamed(port, why: why), "\(why.description); port not named", endpoint: endpoint)
         }
-        var route = direct(Authority(address: .loopbackIPv4, port: port), tls: nil, why: why, endpoint: endpoint)
+        var route = direct(
+            Authority(address: .loopbackIPv4, port: port),
+            tls: nil,
+            why: why,
+            endpoint: endpoint,
+            naming: NamedHost(isThisMachine: true),
+            from: .peer
+        )
         route.isThisMachine = true
         // An endpoint that is this node may stand for addresses of others, which must not be dialled.
         if let address = target.address, isOwn(target) { route.ownAddress = address }
@@ -138,7 +185,9 @@ package struct Router: Sendable {
         _ target: Authority,
         tls: DirectTLS?,
         why: Route.Cause,
-        endpoint: Int?
+        endpoint: Int?,
+        naming named: NamedHost,
+        from origin: Origin
     ) -> Route {
         let address = target.address ?? (ownNames.contains(target.host) ? .loopbackIPv4 : nil)
         if let address, isOwn(target), let what = guarded(address, target.port) {
@@ -148,7 +197,13 @@ package struct Router: Sendable {
                 endpoint: endpoint
             )
         }
-        return Route(action: .direct(target, tls: tls), cause: why, endpoint: endpoint)
+        // What listens there is for programs that ask for it themselves.
+        if let address, address.isLoopback, origin == .local, !named.isThisMachine, !named.has(address) {
+            return refused(Self.loopback(target, why.description), "loopback guard", endpoint: endpoint)
+        }
+        var route = Route(action: .direct(target, tls: tls), cause: why, endpoint: endpoint)
+        route.named = named
+        return route
     }
 
     private func refused(_ message: String, _ reason: String, endpoint: Int? = nil) -> Route {
@@ -172,22 +227,17 @@ package struct Router: Sendable {
         sockets.first { $0.port == port && ($0.address == address || $0.address.isUnspecified) }?.what
     }
 
-    /// A translator's spelling of an address is that address. Loopback in it is the translator's own.
-    private static func problem(_ address: IPAddress) -> String? {
-        if let problem = plainProblem(address) { return problem }
-        for inner in address.embeddedIPv4 {
-            if let problem = inner.isLoopback ? "loopback" : plainProblem(inner) {
-                return "another spelling of \(inner), \(problem)"
-            }
+    private static func refusal(of address: IPAddress, isNamed: Bool) -> String? {
+        if let problem = AddressGuard.impossible(address) {
+            return "\(address) is \(problem), which is never a destination"
         }
-        return nil
+        guard !isNamed, let problem = AddressGuard.restricted(address) else { return nil }
+        return "\(address) is \(problem), which is a destination only where an endpoint names that very address"
     }
 
-    private static func plainProblem(_ address: IPAddress) -> String? {
-        if address.isLinkLocal { return "link-local" }
-        if address.isUnspecified { return "the unspecified address" }
-        if address.isMulticast || address.isBroadcast { return "a group of machines" }
-        return nil
+    private static func loopback(_ target: Authority, _ reason: String) -> String {
+        "\(target) is loopback, which is dialled only where an endpoint or a 'forwardTo' names it [\(reason)]: add an "
+            + "endpoint with 'address: \"\(target)\"' if it is meant"
     }
 }
 
@@ -196,11 +246,14 @@ private struct EndpointIndex: Sendable {
     let endpoints: [Endpoint]
     /// What people call each of them.
     let descriptions: [String]
+    /// What each of them names.
+    let named: [NamedHost]
     private var exact: [String: [Int]] = [:]
     private var patterns: [Int] = []
 
-    init(_ endpoints: [Endpoint]) {
+    init(_ endpoints: [Endpoint], ownNames: Set<String>) {
         self.endpoints = endpoints
+        named = endpoints.map { NamedHost($0, ownNames: ownNames) }
         descriptions = endpoints.map { endpoint in
             "endpoint '\(endpoint.match)'" + (endpoint.position.map { " (line \($0.line))" } ?? "")
         }

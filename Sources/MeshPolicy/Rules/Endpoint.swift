@@ -24,12 +24,18 @@ package struct Endpoint: Hashable, Sendable {
     }
 }
 
-/// TLS added to a connection that is dialled from here.
+/// TLS added to a connection that is dialled from here, to a server that is no member of a mesh.
 package struct DirectTLS: Hashable, Sendable {
-    /// What the server's certificate must be for; nil: the host that is dialled.
+    /// What the server's certificate must be for; nil: the host that is asked for.
     package var serverName: String?
+    /// The file of those who may vouch for it; nil: the system's.
+    package var roots: String?
+    /// The directory of the certificate and the key that are shown; nil: none.
+    package var credential: String?
 
-    package init(serverName: String? = nil) {
+    package init(serverName: String? = nil, roots: String? = nil, credential: String? = nil) {
         self.serverName = serverName
+        self.roots = roots
+        self.credential = credential
     }
 }

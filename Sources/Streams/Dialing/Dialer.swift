@@ -72,6 +72,9 @@ public final class Dialer: TurnTask {
     private let loop: EventLoop
     private let options: Options
     private let check: Check
+    /// Asked once about all that a name resolved to, before ``Check`` is about each: says why none must be dialled. Set
+    /// before ``start()``.
+    package var judge: (([IPAddress]) -> StreamError?)?
     private var completion: ((Result<Socket, StreamError>) -> Void)?
     private var race: ConnectionRace?
     /// Connected at once, to ``connectedTo``; −1 otherwise.
@@ -109,7 +112,9 @@ public final class Dialer: TurnTask {
         case .host(let name, let port):
             Resolver.resolve(host: name, port: port, for: options.requester, on: loop) { [self] result in
                 switch result {
-                case .success(let addresses): connect(to: addresses)
+                case .success(let addresses):
+                    if let refusal = judge?(addresses.compactMap(\.address)) { return end(.failure(refusal)) }
+                    connect(to: addresses)
                 case .failure(let error): end(.failure(error))
                 }
             }

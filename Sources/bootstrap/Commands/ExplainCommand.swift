@@ -249,6 +249,8 @@ struct ExplainCommand: AsyncParsableCommand {
                 var description: String
                 var authority: String?
                 var transports: [String]?
+                /// Of the peer; absent where none is known.
+                var servers: [String]?
             }
         }
         let decision = plan.decision
@@ -259,6 +261,7 @@ struct ExplainCommand: AsyncParsableCommand {
         case .mesh(let mesh):
             (route.kind, route.authority) = ("mesh", mesh.authority.description)
             route.transports = plan.candidates.map(\.id.transport.rawValue)
+            if !mesh.peer.servers.isEmpty { route.servers = mesh.peer.servers.map(\.description) }
         }
         let report = Report(
             allowed: plan.isAllowed,

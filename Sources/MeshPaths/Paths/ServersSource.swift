@@ -1,0 +1,249 @@
+import H2Transport
+import Logging
+import MeshIdentity
+import MeshPolicy
+import Platform
+import Streams
+
+/// `h2` to a destination with several servers: a ``TunnelSource`` for each, and a ``ServerChoice`` that says which one
+/// takes a stream. The path is up while one of them is. Confined to its event loop.
+final class ServersSource: PathSource {
+    var events = PathEvents()
+    private(set) var peer: SPIFFEID?
+
+    /// Makes the way to one of them.
+    private let make: (Authority, TLSContext, ConnectionSettings) -> TunnelSource
+    private var context: TLSContext
+    private var settings: ConnectionSettings
+    private var sources: [Authority: TunnelSource] = [:]
+    /// To servers that are none any more: for the streams that are open there.
+    private var retired: [TunnelSource] = []
+    private var choice: ServerChoice<Authority>
+    private let loop: EventLoop
+    private let logger: Logger
+    private let name: String
+    /// Those of which the log says that they are down.
+    private var missed: Set<Authority> = []
+    private var timer: LoopTimer?
+    /// Somebody has asked for the path, and has not let go of it.
+    private var isWanted = false
+    /// The owner was told that it is up.
+    private var isUp = false
+
+    /// - Parameters:
+    ///   - name: Of the destination, for the log.
+    ///   - servers: At least one, each once.
+    ///   - context: Of the connections that are made, until another one is taken.
+    ///   - settings: Likewise.
+    ///   - make: Makes the way to one of them.
+    init(
+        name: String,
+        to servers: [Authority],
+        on loop: EventLoop,
+        logger: Logger,
+        context: TLSContext,
+        settings: ConnectionSettings,
+        _ make: @escaping (Authority, TLSContext, ConnectionSettings) -> TunnelSource
+    ) {
+        self.loop = loop
+        self.logger = logger
+        self.name = name
+        self.context = context
+        self.settings = settings
+        self.make = make
+        choice = ServerChoice(servers)
+        timer = LoopTimer(on: loop) { [weak self] in self?.tick() }
+        for server in servers { add(server) }
+    }
+
+    private func add(_ server: Authority) {
+        let source = make(server, context, settings)
+        source.events = PathEvents(
+            up: { [weak self] in self?.cameUp(server) },
+            down: { [weak self] error, wasUsed in self?.wentDown(server, error, wasUsed: wasUsed) },
+            rest: { [weak self] in self?.rested(server) },
+            idle: { [weak self] in self?.events.idle() }
+        )
+        sources[server] = source
+    }
+
+    /// Takes `servers` in the place of those there were. Streams that are open stay where they are.
+    func use(_ servers: [Authority]) {
+        choice.replace(with: servers)
+        for server in servers where sources[server] == nil { add(server) }
+        for (server, source) in sources where !servers.contains(server) {
+            sources[server] = nil
+            retire(source)
+        }
+        guard isWanted else { return }
+        connect(choice.wanted(now: loop.now))
+        guard isUp, !choice.isUp else { return }
+        lost(StreamError(.closed, "the servers of the endpoint have changed"), false)
+    }
+
+    private func retire(_ source: TunnelSource) {
+        guard source.streamCount > 0 else { return source.release() }
+        retired.append(source)
+        let leave = { [weak self, weak source] in
+            guard let self, let source, source.streamCount == 0 else { return }
+            source.release()
+            retired.removeAll { $0 === source }
+        }
+        source.events = PathEvents(up: {}, down: { _, _ in leave() }, rest: leave, idle: leave)
+    }
+
+    var streamCount: Int { (Array(sources.values) + retired).reduce(0) { $0 + $1.streamCount } }
+
+    // MARK: The path
+
+    func establish() {
+        isWanted = true
+        connect(choice.wanted(now: loop.now))
+        guard choice.isUp else { return }
+        // Who asks for what is there has missed that it is.
+        loop.later { [weak self] in
+            guard let self, isWanted, choice.isUp else { return }
+            isUp = true
+            events.up()
+        }
+    }
+
+    private func connect(_ servers: [Authority]) {
+        for server in servers { sources[server]?.establish() }
+        schedule()
+    }
+
+    private func schedule() {
+        guard isWanted, let deadline = choice.nextDeadline else { return timer?.cancel() ?? () }
+        timer?.schedule(after: .nanoseconds(Int64(clamping: deadline &- min(deadline, loop.now))))
+    }
+
+    private func tick() {
+        guard isWanted else { return }
+        connect(choice.tick(now: loop.now))
+    }
+
+    private func cameUp(_ server: Authority) {
+        peer = sources[server]?.peer ?? peer
+        choice.cameUp(server, now: loop.now)
+        if missed.remove(server) != nil {
+            logger.notice("server is back", metadata: ["peer": "\(name)", "server": "\(server)"])
+        }
+        schedule()
+        guard !isUp else { return }
+        isUp = true
+        events.up()
+    }
+
+    private func wentDown(_ server: Authority, _ error: StreamError, wasUsed: Bool) {
+        guard isWanted else { return }
+        logger.log(
+            level: missed.insert(server).inserted ? .notice : .debug,
+            "server down",
+            metadata: ["peer": "\(name)", "server": "\(server)", "reason": "\(error)"]
+        )
+        if choice.wentDown(server, error, now: loop.now) { sources[server]?.establish() }
+        schedule()
+        // While another one is being tried, who waits may still be served.
+        guard choice.isDown else {
+            if isUp, !choice.isUp { lost(error, wasUsed) }
+            return
+        }
+        // Nobody is dialled for nobody: who wants a stream establishes the path again.
+        isWanted = false
+        timer?.cancel()
+        lost(choice.error, wasUsed)
+    }
+
+    private func lost(_ error: StreamError, _ wasUsed: Bool) {
+        isUp = false
+        events.down(error, wasUsed || streamCount > 0)
+    }
+
+    private func rested(_ server: Authority) {
+        choice.rested(server)
+        guard choice.isDown, isUp else { return }
+        isUp = false
+        events.rest()
+    }
+
+    func use(_ context: TLSContext, _ settings: ConnectionSettings) {
+        (self.context, self.settings) = (context, settings)
+        for source in sources.values { source.use(context, settings) }
+    }
+
+    func release() {
+        leave()
+        for source in sources.values { source.release() }
+    }
+
+    func reset() {
+        leave()
+        for source in Array(sources.values) + retired { source.reset() }
+        retired = []
+    }
+
+    private func leave() {
+        isWanted = false
+        isUp = false
+        timer?.cancel()
+        choice.released()
+    }
+
+    // MARK: Streams
+
+    func open(
+        to authority: Authority,
+        headers: HeaderFields,
+        completion: @escaping (Result<ByteStream, PathFailure>) -> Void
+    ) {
+        open(to: authority, headers, besides: [], last: nil, completion)
+    }
+
+    /// No byte of the stream has been sent: the next server may have what one of them lost, or could not do.
+    private func open(
+        to authority: Authority,
+        _ headers: HeaderFields,
+        besides tried: [Authority],
+        last failure: PathFailure?,
+        _ completion: @escaping (Result<ByteStream, PathFailure>) -> Void
+    ) {
+        let server = choice.next(besides: tried, now: loop.now) { sources[$0]?.streamCount ?? 0 }
+        guard let server, let source = sources[server] else {
+            let failure = failure ?? .pathLost(StreamError(.closed, "no server is up"))
+            return loop.later { completion(.failure(failure)) }
+        }
+        // Those that are not connected are for the streams that follow.
+        connect(choice.wanted(now: loop.now))
+        source.open(to: authority, headers: headers) { [weak self] result in
+            guard let self, case .failure(let failure) = result else {
+                self?.choice.served(server)
+                return completion(result)
+            }
+            guard Self.mayAskAnother(failure) else {
+                choice.served(server)
+                return completion(result)
+            }
+            if let ejection = choice.failed(server, now: loop.now) {
+                logger.notice(
+                    "server ejected",
+                    metadata: [
+                        "peer": "\(name)", "server": "\(server)", "for": "\(ejection)",
+                        "reason": "\(failure.error?.message ?? "lost")",
+                    ]
+                )
+            }
+            open(to: authority, headers, besides: tried + [server], last: failure, completion)
+        }
+    }
+
+    /// What a server says of the destination behind it is true of the others as well where it is a matter of who asks
+    /// for what; not where that server does not get there.
+    private static func mayAskAnother(_ failure: PathFailure) -> Bool {
+        guard case .refused(let error) = failure else { return true }
+        switch error.code {
+        case .refused, .unreachable, .limit, .draining, .reset, .closed: return true
+        default: return false
+        }
+    }
+}
