@@ -1,5 +1,6 @@
 import H2Transport
 import Logging
+import MeshIdentity
 import MeshPolicy
 import Platform
 import Streams
@@ -109,15 +110,18 @@ final class StreamCarrier {
 
     /// Joins a client with its far end.
     ///
-    /// - Parameter early: What the client has sent already, which the far end gets first; at most 256 KiB.
+    /// - Parameters:
+    ///   - early: What the client has sent already, which the far end gets first; at most 256 KiB.
+    ///   - certificate: Which the client has shown to a front; the stream is cut when that is revoked.
     func join(
         _ client: ByteStream,
         early: [UInt8] = [],
+        certificate: CertificateName? = nil,
         _ opened: StreamOpener.Opened,
         _ request: StreamRequest
     ) {
         let logger = logger
-        live.relay(client, early: early, opened, for: request) { result in
+        live.relay(client, early: early, certificate: certificate, opened, for: request) { result in
             guard let failure = result.failure else { return }
             logger.info(
                 "stream cut",
@@ -130,10 +134,15 @@ final class StreamCarrier {
     }
 
     /// Opens the stream and joins the client with it; resets the client when there is none.
-    func carry(_ client: ByteStream, _ request: StreamRequest, early: [UInt8] = []) {
+    func carry(
+        _ client: ByteStream,
+        _ request: StreamRequest,
+        early: [UInt8] = [],
+        certificate: CertificateName? = nil
+    ) {
         _ = open(request) { [self] result in
             switch result {
-            case .success(let opened): join(client, early: early, opened, request)
+            case .success(let opened): join(client, early: early, certificate: certificate, opened, request)
             case .failure(let error): client.reset(error)
             }
         }

@@ -285,15 +285,20 @@ public final class Node: Sendable {
     private static func stamp(_ configuration: NodeConfiguration, _ file: String?) -> FileStamp {
         let names = ["key.pem", "cert-chain.pem", "root-cert.pem", "ca-crl.pem"]
         let users = configuration.listeners.compactMap(\.users)
-        return FileStamp(of: names.map { "\(configuration.identity)/\($0)" } + (file.map { [$0] } ?? []) + users)
+        let served = configuration.listeners.flatMap(\.ingress.credentials).flatMap { directory in
+            names.prefix(2).map { "\(directory)/\($0)" }
+        }
+        let own = names.map { "\(configuration.identity)/\($0)" }
+        return FileStamp(of: own + (file.map { [$0] } ?? []) + users + served)
     }
 }
 
 extension NodeConfiguration.Listener {
-    /// Where it stands in the file does not make it another listener.
+    /// Where it stands in the file does not make it another listener, nor does what holds from the reload on.
     fileprivate var withoutPosition: NodeConfiguration.Listener {
         var listener = self
         listener.position = nil
+        listener.ingress = NodeConfiguration.Ingress()
         return listener
     }
 }

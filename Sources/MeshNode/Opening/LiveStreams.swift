@@ -11,6 +11,8 @@ final class LiveStreams {
         let request: StreamRequest
         let path: PathID?
         let dialled: SocketAddress?
+        /// Which certificate its client has shown; a server of HBONE looks after those of its own clients.
+        let certificate: CertificateName?
     }
 
     /// Each stream keeps its place; nil where one is free.
@@ -22,10 +24,13 @@ final class LiveStreams {
 
     /// Joins a stream with its far end and keeps track of them until they are done.
     ///
-    /// - Parameter early: What has been read from the stream already, which the far end gets first.
+    /// - Parameters:
+    ///   - early: What has been read from the stream already, which the far end gets first.
+    ///   - certificate: Which the client has shown, where nobody else cuts the stream when it is revoked.
     func relay(
         _ first: ByteStream,
         early: [UInt8] = [],
+        certificate: CertificateName? = nil,
         _ opened: StreamOpener.Opened,
         for request: StreamRequest,
         completion: @escaping (RelayResult) -> Void
@@ -40,7 +45,13 @@ final class LiveStreams {
             for resume in waiting { resume() }
         }
         // Where it came through was for opening it.
-        let entry = Entry(relay: relay, request: request.withoutHops, path: opened.path, dialled: opened.dialled)
+        let entry = Entry(
+            relay: relay,
+            request: request.withoutHops,
+            path: opened.path,
+            dialled: opened.dialled,
+            certificate: certificate
+        )
         if place < entries.count { entries[place] = entry } else { entries.append(entry) }
         count += 1
         relay.start(early: early)
@@ -56,11 +67,16 @@ final class LiveStreams {
         freePlaces = []
     }
 
-    /// Cuts every stream that policy no longer allows. Returns how many.
-    func recheck(with planner: StreamPlanner) -> Int {
+    /// Cuts every stream that policy no longer allows, or whose client's certificate is revoked. Returns how many.
+    func recheck(with planner: StreamPlanner, trust: TrustBundleSet) -> Int {
         let now = WallClock.system.seconds
         let losers: [(Relay, StreamError)] = entries.compactMap { entry in
             guard let entry else { return nil }
+            if let certificate = entry.certificate, case .peer(let peer) = entry.request.source,
+                trust.isRevoked(certificate, of: peer)
+            {
+                return (entry.relay, StreamError(.denied, "the certificate of \(peer) was revoked"))
+            }
             let dialled = entry.dialled.flatMap { peer in peer.address.map { ($0, peer.port) } }
             return planner.refusal(of: entry.request.at(now), over: entry.path, dialled: dialled)
                 .map { (entry.relay, $0) }
