@@ -1,6 +1,6 @@
 /// Why a message is refused. After it the connection has no next message: where this one would have ended is not known.
 package struct HTTPError: Error, Hashable, Sendable, CustomStringConvertible {
-    /// What a server answers: 400, 408, 414, 431, 501 or 505.
+    /// What a server answers: 400, 408, 413, 414, 431, 501 or 505.
     package let status: Int
     /// What is wrong, without what the peer wrote.
     package let message: String
@@ -24,6 +24,8 @@ package struct HTTPLimits: Hashable, Sendable {
     package var fields = 100
     /// Bytes of all trailer fields of a message.
     package var trailers = 8 << 10
+    /// Bytes of a request's content; nil: any number.
+    package var body: UInt64?
 
     package init() {}
 }

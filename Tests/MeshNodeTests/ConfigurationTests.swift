@@ -1,3 +1,4 @@
+import HTTP1
 import MeshIdentity
 import MeshPaths
 import MeshPolicy
@@ -23,7 +24,9 @@ import YAML
             - {name: proxy,  bind: "localhost:15002", protocol: http-proxy}
             - {name: out,    bind: "[::1]:0",         protocol: transparent}
             - {name: names,  bind: "127.0.0.1:53",    protocol: dns, names: {upstreams: [192.0.2.53, "[::1]:54"], ttl: 9}}
-            - {name: web,    bind: "0.0.0.0:443",     protocol: https, forwardTo: "web.prod:8080", credential: web}
+            - {name: web,    bind: "0.0.0.0:443",     protocol: tls,   forwardTo: "web.prod:8080", credentials: [web], clients: mesh}
+            - {name: plain,  bind: "0.0.0.0:80",      protocol: http, redirect: "https:8443", routes: [{host: "*.Example.org", path: /a/, to: "a:1"}]}
+            - {name: api,    bind: "0.0.0.0:8443",    protocol: https, hsts: 60, routes: [{to: "a:1"}], timeouts: {head: 1s, upstream: none}, limits: {body: 1MiB, fields: 50}}
             - {name: sni,    bind: "0.0.0.0:15443",   protocol: sni}
             endpoints:
             - match: "db.prod:5432"
@@ -56,14 +59,26 @@ import YAML
         )
         #expect(configuration.identity == "/etc/bootstrap/identity")
         #expect(configuration.listeners.map(\.protocol) == NodeConfiguration.ListenerProtocol.allCases)
-        #expect(configuration.listeners.map(\.name) == ["hbone", "db", "socks", "proxy", "out", "names", "web", "sni"])
+        #expect(
+            configuration.listeners.map(\.name) == [
+                "hbone", "db", "socks", "proxy", "out", "names", "web", "plain", "api", "sni",
+            ]
+        )
         #expect(configuration.listeners[0].bind.description == "0.0.0.0:15008")
         #expect(configuration.listeners[5].names.upstreams.map(\.description) == ["192.0.2.53:53", "[::1]:54"])
         #expect(try configuration.listeners[1].forwardTo == Authority(parsing: "db.prod:5432"))
         #expect(configuration.listeners[1].position == SourcePosition(line: 4, column: 3))
         #expect(configuration.listeners[3].bind.socketAddress.description == "127.0.0.1:15002")
         #expect(configuration.listeners[4].bind.description == "[::1]:0")
-        #expect(configuration.listeners[6].credential == "/srv/web")
+        #expect(configuration.listeners[6].ingress.credentials == ["/srv/web"])
+        #expect(configuration.listeners[6].ingress.clients == .mesh)
+        let plain = configuration.listeners[7].ingress
+        #expect(plain.redirectPort == 8443)
+        #expect(plain.routes.map(\.description) == ["*.example.org/a"])
+        let api = configuration.listeners[8].ingress
+        #expect(api.hsts == 60 && api.routes.map(\.description) == ["*/"])
+        #expect(api.timeouts.head == .seconds(1) && api.timeouts.upstream == nil && api.timeouts.idle == .seconds(60))
+        #expect(api.limits.http.body == 1 << 20 && api.limits.http.fields == 50)
 
         let db = configuration.endpoints[0]
         #expect(db.match.description == "db.prod:5432")
@@ -87,7 +102,7 @@ import YAML
         #expect(cams.ssh?.knownHosts == "/kh")
         #expect(cams.ssh?.config == "/srv/sub/ssh_config")
         #expect(cams.path == .h2OverSSH && cams.transports == [.h2OverSSH])
-        #expect(cams.position == SourcePosition(line: 22, column: 3))
+        #expect(cams.position == SourcePosition(line: 24, column: 3))
 
         #expect(configuration.unmatched == .direct)
         #expect(configuration.admin?.description == "127.0.0.1:15000")
@@ -108,7 +123,7 @@ import YAML
         #expect(rule.to[0].hosts.map(\.description) == ["127.0.0.1", "cam-*.lan"])
         #expect(rule.to[0].ports == [22...22, 8000...8010])
         #expect(rule.when == [.transport([.h2, .h2OverSSH]), .notAfter(1_798_675_200)])
-        #expect(rule.position?.line == 32)
+        #expect(rule.position?.line == 34)
     }
 
     @Test func defaults() throws {
@@ -276,7 +291,7 @@ import YAML
         ),
         (
             "identity: /i\nlisteners:\n- {name: a, bind: '127.0.0.1:1', protocol: socks}\n",
-            "f:3:44: 'protocol' must be one of hbone, tcp, socks5, http-proxy, transparent, dns, https, sni, not 'socks': did you mean 'socks5'?"
+            "f:3:44: 'protocol' must be one of hbone, tcp, socks5, http-proxy, transparent, dns, tls, http, https, sni, not 'socks': did you mean 'socks5'?"
         ),
         (
             "identity: /i\nlisteners:\n- {name: a, bind: '127.0.0.1:1', protocol: tcp}\n",
@@ -287,8 +302,8 @@ import YAML
             "f:3:62: listener 'a': 'forwardTo' means nothing with protocol hbone"
         ),
         (
-            "identity: /i\nlisteners:\n- {name: a, bind: '127.0.0.1:1', protocol: hbone, credential: /c}\n",
-            "f:3:63: listener 'a': 'credential' is for protocol https only"
+            "identity: /i\nlisteners:\n- {name: a, bind: '127.0.0.1:1', protocol: hbone, credentials: [/c]}\n",
+            "f:3:64: listener 'a': 'credentials' is for protocols tls and https only: remove it"
         ),
         (
             "identity: /i\nlisteners:\n- {name: a, bind: '0.0.0.0:1', protocol: socks5}\n"

@@ -44,6 +44,25 @@ enum EngineBIO {
         BIO_get_data(bio).map { Unmanaged<TLSEngine>.fromOpaque($0) }
     }
 
+    /// For `SSL_CTX_set_tlsext_servername_callback`: the certificate for the name that the client asks for; without one
+    /// of that name the first stays.
+    static let chooseCertificate:
+        @convention(c) (OpaquePointer?, UnsafeMutablePointer<Int32>?, UnsafeMutableRawPointer?) -> Int32 = {
+            ssl,
+            _,
+            _ in
+            guard let ssl, let reference = SSL_get_ex_data(ssl, 0),
+                let name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name)
+            else { return SSL_TLSEXT_ERR_NOACK }
+            let engine = Unmanaged<TLSEngine>.fromOpaque(reference).takeUnretainedValue()
+            guard let context = engine.context.named?.context(for: String(cString: name)) else {
+                return SSL_TLSEXT_ERR_NOACK
+            }
+            // What the clients must show, and ALPN, is the same in all of them.
+            SSL_set_SSL_CTX(ssl, context.pointer)
+            return SSL_TLSEXT_ERR_OK
+        }
+
     /// For `SSL_CTX_set_cert_verify_callback`: our rules instead of OpenSSL's.
     static let verifyPeer: @convention(c) (OpaquePointer?, UnsafeMutableRawPointer?) -> Int32 = { store, _ in
         guard let store, let ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()),

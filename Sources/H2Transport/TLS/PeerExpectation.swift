@@ -3,16 +3,18 @@ package import MeshIdentity
 
 /// What a handshake has established about the other side.
 package struct TLSPeer: Hashable, Sendable {
-    /// Proven by certificate and signature; nil for a server that was verified by its name, and is no member of a mesh.
+    /// Proven by certificate and signature; nil for a server that was verified by its name, and is no member of a mesh,
+    /// and for a client that has shown no certificate where none is required.
     package let identity: SPIFFEID?
     /// What ALPN chose; nil when the peer did not take part in it.
     package let applicationProtocol: String?
     /// The name in RFC 8446, `TLS_AES_128_GCM_SHA256`.
     package let cipher: String
-    /// When the peer's certificate expires, in seconds since 1970. A connection should not outlive it for long.
+    /// When the peer's certificate expires, in seconds since 1970; never without one. A connection should not outlive
+    /// it for long.
     package let notAfter: Int64
-    /// Which certificate it was: so that a connection ends when that is revoked.
-    package let certificate: CertificateName
+    /// Which certificate it was: so that a connection ends when that is revoked; nil without one.
+    package let certificate: CertificateName?
 }
 
 /// The peer's certificate on trial: the trust bundles, whom we expect, and what came of it.

@@ -4,10 +4,10 @@ public import Streams
 
 /// Everything that the TLS connections of one role share: our credential, whom we trust, protocols and time limits.
 ///
-/// TLS 1.3 only (RFC 8446), always mutual: a server refuses a client without a certificate. The exception is a client
-/// of servers that are no members of a mesh, see ``init(server:versions:key:chain:options:)``. No tickets, no
-/// resumption, so that each connection verifies its peer anew. Immutable: for a renewed credential make a new context;
-/// connections that stand keep the old one.
+/// TLS 1.3 only (RFC 8446), and mutual: a server refuses a client without a certificate, unless it was made for clients
+/// that are no members of a mesh. The exception is a client of servers that are no members of a mesh, see
+/// ``init(server:versions:key:chain:options:)``. No tickets, no resumption, so that each connection verifies its peer
+/// anew. Immutable: for a renewed credential make a new context; connections that stand keep the old one.
 // Sendable: the SSL_CTX is configured in init and never changed afterwards. SSL_new only reads it, and counts
 // references atomically; with the session cache off it has no other shared state.
 public final class TLSContext: @unchecked Sendable {
@@ -46,9 +46,23 @@ public final class TLSContext: @unchecked Sendable {
     package let options: Options
     /// Who may vouch for peers.
     package let trust: TrustBundleSet
+    /// What a server asks of its clients.
+    package enum Clients: Hashable, Sendable {
+        /// A certificate that ``trust`` verifies.
+        case required
+        /// Such a certificate, or none.
+        case optional
+        /// Nothing.
+        case none
+    }
+
     /// A client's, for a server that is no member of a mesh; nil everywhere else.
     let server: ServerVerifier?
     let versions: Versions
+    /// A server's.
+    package let clients: Clients
+    /// The certificates of a server that has several, by name; in each of them the rest is as it is here.
+    let named: ServerNames?
     /// When the certificate that this side shows expires, in seconds since 1970; nil when it shows none.
     package let notAfter: Int64?
 
@@ -101,6 +115,43 @@ public final class TLSContext: @unchecked Sendable {
         )
     }
 
+    /// For a server that clients know by its names: the first certificate is shown where none has the name (SNI) that
+    /// the client asks for.
+    ///
+    /// - Parameters:
+    ///   - credentials: At least one.
+    ///   - clients: What clients must show.
+    ///   - trust: Who may vouch for them.
+    package convenience init(
+        serving credentials: [ServerCredential],
+        to clients: Clients,
+        trust: TrustBundleSet,
+        options: Options
+    ) throws(StreamError) {
+        guard let first = credentials.first else { throw StreamError(.badRequest, "a server needs a certificate") }
+        var names = ServerNames()
+        for credential in credentials {
+            let context = try TLSContext(
+                role: .server,
+                key: credential.key,
+                chain: credential.chain,
+                trust: trust,
+                clients: clients,
+                options: options
+            )
+            names.add(context, for: credential.leaf.dnsNames)
+        }
+        try self.init(
+            role: .server,
+            key: first.key,
+            chain: first.chain,
+            trust: trust,
+            clients: clients,
+            named: names,
+            options: options
+        )
+    }
+
     /// A credential in parts, not held to any rule. `chain` has the leaf first; empty, no certificate is sent.
     init(
         role: Role,
@@ -109,6 +160,8 @@ public final class TLSContext: @unchecked Sendable {
         trust: TrustBundleSet,
         server: ServerVerifier? = nil,
         versions: Versions = .only13,
+        clients: Clients = .required,
+        named: ServerNames? = nil,
         options: Options?,
         aes: AESGCM = .ofThisProcess
     ) throws(StreamError) {
@@ -123,6 +176,8 @@ public final class TLSContext: @unchecked Sendable {
         self.trust = trust
         self.server = server
         self.versions = versions
+        self.clients = clients
+        self.named = named
         notAfter = chain.first?.notAfter
         self.pointer = pointer
         try configure(options)
@@ -152,8 +207,15 @@ public final class TLSContext: @unchecked Sendable {
             pointer,
             SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS
         )
-        SSL_CTX_set_verify(pointer, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nil)
+        let verification =
+            switch clients {
+            case .required: SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT
+            case .optional: SSL_VERIFY_PEER
+            case .none: SSL_VERIFY_NONE
+            }
+        SSL_CTX_set_verify(pointer, verification, nil)
         SSL_CTX_set_cert_verify_callback(pointer, EngineBIO.verifyPeer, nil)
+        if named != nil { copenssl_SSL_CTX_set_tlsext_servername_callback(pointer, EngineBIO.chooseCertificate) }
         guard !options.applicationProtocols.isEmpty else { return }
         switch role {
         case .client:

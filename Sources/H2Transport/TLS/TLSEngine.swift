@@ -28,7 +28,7 @@ final class TLSEngine {
     static let recordsPerKey = 1 << 24
 
     private let ssl: OpaquePointer
-    private let context: TLSContext
+    let context: TLSContext
     private let verifier: PeerVerifier
     private let peerDescription: String
     private let pool: BufferPool
@@ -149,7 +149,7 @@ final class TLSEngine {
 
     /// After ``handshake()`` was done: who is there. Fails where the peer chose a protocol that was not offered.
     func peer() throws(StreamError) -> TLSPeer {
-        guard let verdict else {
+        if verdict == nil, context.clients == .required || context.role == .client {
             throw StreamError(.authentication, "\(peerDescription) was not verified")
         }
         var start: UnsafePointer<UInt8>?
@@ -166,11 +166,11 @@ final class TLSEngine {
             )
         }
         return TLSPeer(
-            identity: verdict.identity,
+            identity: verdict?.identity,
             applicationProtocol: selected,
             cipher: String(cString: SSL_CIPHER_get_name(SSL_get_current_cipher(ssl))),
-            notAfter: verdict.notAfter,
-            certificate: verdict.certificate
+            notAfter: verdict?.notAfter ?? .max,
+            certificate: verdict?.certificate
         )
     }
 

@@ -33,11 +33,15 @@ public struct CredentialDirectory: Sendable {
     ///
     /// - Parameter now: seconds since 1970; nil is the clock.
     public func load(at now: Int64? = nil) throws(IdentityError) -> Credential {
-        // A version can be removed between opening and reading it, but only because a newer one is there: look again.
+        try consistently { () throws(IdentityError) in try read().credential(path: path, at: now) }
+    }
+
+    /// A version can be removed between opening and reading it, but only because a newer one is there: looks again.
+    func consistently<Result>(_ body: () throws(IdentityError) -> Result) throws(IdentityError) -> Result {
         for _ in 0..<100 {
             let before = currentVersion
             do throws(IdentityError) {
-                return try read().credential(path: path, at: now)
+                return try body()
             } catch {
                 guard [.notFound, .keyMismatch].contains(error.code), currentVersion != before else { throw error }
             }
@@ -121,6 +125,17 @@ public struct CredentialDirectory: Sendable {
     var presentRevocationLists: [UInt8]? { (try? read())?.revocationsPEM }
 
     private func read() throws(IdentityError) -> CredentialFiles {
+        try opened { directory throws(IdentityError) in try CredentialFiles(directory: directory, path: path) }
+    }
+
+    /// Key and chain, in PEM form.
+    func readServer() throws(IdentityError) -> (key: [UInt8], chain: [UInt8]) {
+        try opened { directory throws(IdentityError) in
+            try CredentialFiles.keyAndChain(directory: directory, path: path)
+        }
+    }
+
+    private func opened<Result>(_ body: (Int32) throws(IdentityError) -> Result) throws(IdentityError) -> Result {
         let source = usesVersions ? "\(path)/\(Self.dataLink)" : path
         let directory = open(source, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard directory >= 0 else {
@@ -133,7 +148,7 @@ public struct CredentialDirectory: Sendable {
             throw IdentityError(AtomicFile.failure("open", source))
         }
         defer { close(directory) }
-        return try CredentialFiles(directory: directory, path: path)
+        return try body(directory)
     }
 
     /// Whether `..data` is what counts, and not plain files.

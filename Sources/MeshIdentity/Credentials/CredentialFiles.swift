@@ -21,14 +21,7 @@ struct CredentialFiles {
     ///   - directory: an open descriptor: the files of one version, whatever is renamed meanwhile.
     ///   - path: for messages.
     init(directory: Int32, path: String) throws(IdentityError) {
-        let mode: UInt32
-        (keyPEM, mode) = try Self.named(path) { () throws(IdentityError) in
-            try fileWork(AtomicFile.readWithMode(Self.key, at: directory))
-        }
-        try Self.requirePrivate(mode, path: "\(path)/\(Self.key)")
-        chainPEM = try Self.named(path) { () throws(IdentityError) in
-            try fileWork(AtomicFile.read(Self.chain, at: directory))
-        }
+        (keyPEM, chainPEM) = try Self.keyAndChain(directory: directory, path: path)
         rootsPEM = try Self.named(path) { () throws(IdentityError) in
             try fileWork(AtomicFile.read(Self.roots, at: directory))
         }
@@ -42,6 +35,18 @@ struct CredentialFiles {
                 return nil
             }
         }
+    }
+
+    /// What a server needs that is verified by its name.
+    static func keyAndChain(directory: Int32, path: String) throws(IdentityError) -> (key: [UInt8], chain: [UInt8]) {
+        let (key, mode) = try named(path) { () throws(IdentityError) in
+            try fileWork(AtomicFile.readWithMode(Self.key, at: directory))
+        }
+        try requirePrivate(mode, path: "\(path)/\(Self.key)")
+        let chain = try named(path) { () throws(IdentityError) in
+            try fileWork(AtomicFile.read(Self.chain, at: directory))
+        }
+        return (key, chain)
     }
 
     func credential(path: String, at now: Int64?) throws(IdentityError) -> Credential {

@@ -21,7 +21,8 @@ extension NodeConfiguration {
             policies: policy ?? [],
             endpoints: endpoints.map(\.rule),
             unmatched: unmatched,
-            forwards: listeners.compactMap(\.forwardTo),
+            // Who comes in by an ingress reaches what a policy names: its ports need no other mention.
+            forwards: listeners.filter { $0.protocol == .tcp }.compactMap(\.forwardTo),
             sockets: sockets
         )
     }

@@ -57,10 +57,8 @@ public struct NodeConfiguration: Hashable, Sendable {
         package var name: String
         package var bind: BindAddress
         package var `protocol`: ListenerProtocol
-        /// Where `tcp` and `https` listeners lead.
+        /// Where `tcp` and `tls` listeners lead.
         package var forwardTo: Authority?
-        /// Credential directory of an `https` listener; `nil`: the node's own.
-        package var credential: String?
         /// The file of users and hashed passwords of a `socks5` or `http-proxy` listener; `nil`: everybody who reaches
         /// it, which is this machine.
         package var users: String?
@@ -68,6 +66,8 @@ public struct NodeConfiguration: Hashable, Sendable {
         package var transparency = Transparency()
         /// What rules of the kernel lead to it; nil: nothing is asked of them.
         package var capture: Capture?
+        /// What only `tls`, `http` and `https` listeners have.
+        package var ingress = Ingress()
         /// What only a `dns` listener has.
         package var names = NameSettings()
         package var position: SourcePosition?
@@ -77,7 +77,6 @@ public struct NodeConfiguration: Hashable, Sendable {
             bind: BindAddress,
             protocol: ListenerProtocol,
             forwardTo: Authority? = nil,
-            credential: String? = nil,
             users: String? = nil,
             position: SourcePosition? = nil
         ) {
@@ -85,7 +84,6 @@ public struct NodeConfiguration: Hashable, Sendable {
             self.bind = bind
             self.protocol = `protocol`
             self.forwardTo = forwardTo
-            self.credential = credential
             self.users = users
             self.position = position
         }
@@ -104,7 +102,11 @@ public struct NodeConfiguration: Hashable, Sendable {
         case transparent
         /// Names of the mesh have addresses there, which ``transparent`` knows the names of.
         case dns
-        /// Ingress: TLS ends here, the connection goes to `forwardTo`.
+        /// Ingress: TLS ends here, and the bytes go to `forwardTo`.
+        case tls
+        /// Ingress: each request goes where `routes` say.
+        case http
+        /// The same in TLS.
         case https
         /// Passthrough by the server name of the ClientHello.
         case sni

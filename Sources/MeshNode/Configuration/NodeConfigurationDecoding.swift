@@ -116,7 +116,8 @@ private struct NodeConfigurationDecoder {
 
     private func listener(_ node: YAMLNode) -> NodeConfiguration.Listener? {
         let keys =
-            ["name", "bind", "protocol", "forwardTo", "credential", "users"] + CaptureDecoder.listenerKeys
+            ["name", "bind", "protocol", "forwardTo", "users"] + IngressDecoder.listenerKeys
+            + CaptureDecoder.listenerKeys
         let required = ["name", "bind", "protocol"]
         guard let mapping = MappingDecoder(node, what: "a listener", keys: keys, required: required, diagnostics) else {
             return nil
@@ -125,15 +126,22 @@ private struct NodeConfigurationDecoder {
         let bind = mapping.value("bind", NodeConfiguration.BindAddress.init(parsing:))
         let kind = mapping.choice("protocol", of: NodeConfiguration.ListenerProtocol.self)
         let forwardTo = mapping.value("forwardTo") { try Authority(parsing: $0) }
-        let credential = mapping.string("credential").map(paths.resolve)
         guard let name, let bind, let kind else { return nil }
 
         switch kind {
-        case .tcp, .https:
+        case .tcp, .tls:
             if mapping["forwardTo"] == nil {
                 diagnostics.report(
                     "listener '\(name)': protocol \(kind.rawValue) needs 'forwardTo', the host:port it leads to",
                     at: node.position
+                )
+            }
+        case .http, .https:
+            if mapping["forwardTo"] != nil {
+                diagnostics.report(
+                    "listener '\(name)': 'forwardTo' means nothing with protocol \(kind.rawValue), whose requests go where "
+                        + "'routes' say: write 'routes: [{to: HOST:PORT}]'",
+                    at: mapping.position(of: "forwardTo")
                 )
             }
         case .hbone, .socks5, .httpProxy, .transparent, .dns, .sni:
@@ -144,12 +152,6 @@ private struct NodeConfigurationDecoder {
                     at: mapping.position(of: "forwardTo")
                 )
             }
-        }
-        if mapping["credential"] != nil, kind != .https {
-            diagnostics.report(
-                "listener '\(name)': 'credential' is for protocol https only; others use the node's 'identity'",
-                at: mapping.position(of: "credential")
-            )
         }
         let users = mapping.string("users").map(paths.resolve)
         let mayHaveUsers = kind == .socks5 || kind == .httpProxy
@@ -172,11 +174,11 @@ private struct NodeConfigurationDecoder {
             bind: bind,
             protocol: kind,
             forwardTo: forwardTo,
-            credential: credential,
             users: users,
             position: node.position
         )
         CaptureDecoder(diagnostics: diagnostics).decode(mapping, into: &listener)
+        IngressDecoder(diagnostics: diagnostics, paths: paths).decode(mapping, into: &listener)
         return listener
     }
 

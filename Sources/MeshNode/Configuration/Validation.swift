@@ -9,7 +9,7 @@ import YAML
 /// error, never silence.
 enum BuildFeatures {
     static let protocols: Set<NodeConfiguration.ListenerProtocol> = [
-        .hbone, .tcp, .socks5, .httpProxy, .transparent, .dns, .sni,
+        .hbone, .tcp, .socks5, .httpProxy, .transparent, .dns, .sni, .tls,
     ]
     /// Of the keys of an endpoint that stand for a feature of their own.
     static let endpointKeys: Set<String> = []
@@ -139,21 +139,24 @@ extension NodeConfiguration {
         }
     }
 
-    /// A `tcp` listener whose destination can never be reached is found here, not by its first user.
+    /// A listener whose destination can never be reached is found here, not by its first user.
     private func validateForwarding(_ diagnostics: Diagnostics) {
         let planner = StreamPlanner(rules(), own: nil, ownAddresses: [])
         for listener in listeners {
-            guard let forwardTo = listener.forwardTo else { continue }
-            let request = StreamRequest(
-                source: .localUser,
-                sourceIP: .loopbackIPv4,
-                transport: nil,
-                destination: forwardTo,
-                now: 0
-            )
-            // Only the way counts: what policy says of it may change with the time of day.
-            guard let refusal = planner.plan(request).route.refusal else { continue }
-            diagnostics.report("listener '\(listener.name)': forwardTo: \(refusal.message)", at: listener.position)
+            func check(_ destination: Authority, _ what: String, at position: SourcePosition?) {
+                let request = StreamRequest(
+                    source: listener.protocol == .tcp ? .localUser : .unauthenticated,
+                    sourceIP: .loopbackIPv4,
+                    transport: nil,
+                    destination: destination,
+                    now: 0
+                )
+                // Only the way counts: what policy says of it may change with the time of day.
+                guard let refusal = planner.plan(request).route.refusal else { return }
+                diagnostics.report("listener '\(listener.name)': \(what): \(refusal.message)", at: position)
+            }
+            if let forwardTo = listener.forwardTo { check(forwardTo, "forwardTo", at: listener.position) }
+            for route in listener.ingress.routes { check(route.to, "route '\(route.description)'", at: route.position) }
         }
     }
 
@@ -176,9 +179,7 @@ extension NodeConfiguration {
     private func validateFiles(_ diagnostics: Diagnostics) {
         checkCredential(identity, key: "identity", at: positions["identity"], diagnostics)
         for listener in listeners {
-            if let credential = listener.credential {
-                checkCredential(credential, key: "credential", at: listener.position, diagnostics)
-            }
+            checkServerCredentials(of: listener, diagnostics)
             if let users = listener.users {
                 do throws(ConfigurationError) {
                     _ = try UserFile(loading: users)
@@ -204,6 +205,23 @@ extension NodeConfiguration {
             for (key, file) in files {
                 guard let file, let problem = problemReading(file) else { continue }
                 diagnostics.report("endpoint '\(endpoint.match)': \(key) \(file): \(problem)", at: endpoint.position)
+            }
+        }
+    }
+
+    private func checkServerCredentials(of listener: Listener, _ diagnostics: Diagnostics) {
+        for (index, directory) in listener.ingress.credentials.enumerated() {
+            let report = { (message: String) in
+                diagnostics.report("listener '\(listener.name)': 'credentials': \(message)", at: listener.position)
+            }
+            do {
+                let credential = try CredentialDirectory(directory).loadServer()
+                guard index > 0, credential.leaf.dnsNames.isEmpty else { continue }
+                report(
+                    "the certificate in \(directory) has no DNS name, so that no client would ever get it: remove it"
+                )
+            } catch {
+                report("\(error)")
             }
         }
     }

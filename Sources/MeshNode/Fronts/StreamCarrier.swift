@@ -1,5 +1,6 @@
 import H2Transport
 import Logging
+import MeshIdentity
 import MeshPolicy
 import Platform
 import Streams
@@ -113,15 +114,17 @@ final class StreamCarrier {
     /// - Parameters:
     ///   - early: What the client has sent already, which the far end gets first; at most 256 KiB.
     ///   - current: What is asked for when a reload decides again, where one stream serves several requests.
+    ///   - certificate: Which the client has shown to a front; the stream is cut when that is revoked.
     func join(
         _ client: ByteStream,
         early: [UInt8] = [],
+        certificate: CertificateName? = nil,
         _ opened: StreamOpener.Opened,
         _ request: StreamRequest,
         current: (() -> StreamRequest?)? = nil
     ) {
         let logger = logger
-        live.relay(client, early: early, opened, for: request, current: current) { result in
+        live.relay(client, early: early, certificate: certificate, opened, for: request, current: current) { result in
             guard let failure = result.failure else { return }
             // A server of TLS 1.3 says only now that it does not want this side's certificate, or misses one.
             logger.log(
@@ -136,10 +139,15 @@ final class StreamCarrier {
     }
 
     /// Opens the stream and joins the client with it; resets the client when there is none.
-    func carry(_ client: ByteStream, _ request: StreamRequest, early: [UInt8] = []) {
+    func carry(
+        _ client: ByteStream,
+        _ request: StreamRequest,
+        early: [UInt8] = [],
+        certificate: CertificateName? = nil
+    ) {
         _ = open(request) { [self] result in
             switch result {
-            case .success(let opened): join(client, early: early, opened, request)
+            case .success(let opened): join(client, early: early, certificate: certificate, opened, request)
             case .failure(let error): client.reset(error)
             }
         }

@@ -123,10 +123,11 @@ extension Node {
     static func stamp(_ configuration: NodeConfiguration, _ file: String?) -> FileStamp {
         let names = ["key.pem", "cert-chain.pem", "root-cert.pem", "ca-crl.pem"]
         let users = configuration.listeners.compactMap(\.users)
-        let egress = configuration.endpoints.flatMap(\.watchedFiles)
-        return FileStamp(
-            of: names.map { "\(configuration.identity)/\($0)" } + (file.map { [$0] } ?? []) + users + egress
-        )
+        let served = configuration.listeners.flatMap(\.ingress.credentials).flatMap { directory in
+            names.prefix(2).map { "\(directory)/\($0)" }
+        }
+        let own = names.map { "\(configuration.identity)/\($0)" } + (file.map { [$0] } ?? [])
+        return FileStamp(of: own + users + served + configuration.endpoints.flatMap(\.watchedFiles))
     }
 }
 

@@ -81,6 +81,7 @@ final class Worker {
         case .httpProxy: HTTPProxyFront.accept(socket, by: listener, carrier)
         case .transparent: TransparentFront.accept(socket, by: listener, carrier, names)
         case .sni: SNIFront.accept(socket, by: listener, carrier)
+        case .tls: TLSFront.accept(socket, by: listener, carrier)
         case .dns: nameServer.accept(socket, { [self] in zone(of: listener) }, for: listener)
         default:
             // Refused when the configuration was loaded.
@@ -126,7 +127,7 @@ final class Worker {
         } catch {
             logger.error("the settings of connections stay as they were: \(error)")
         }
-        let cut = live.recheck(with: snapshot.planner)
+        let cut = live.recheck(with: snapshot.planner, trust: snapshot.server.trust)
         if cut > 0 { logger.notice("policy changed: \(cut) streams cut") }
     }
 

@@ -13,6 +13,8 @@ final class LiveStreams {
         let current: (() -> StreamRequest?)?
         let path: PathID?
         let dialled: SocketAddress?
+        /// Which certificate its client has shown; a server of HBONE looks after those of its own clients.
+        let certificate: CertificateName?
     }
 
     /// Each stream keeps its place; nil where one is free.
@@ -27,9 +29,11 @@ final class LiveStreams {
     /// - Parameters:
     ///   - early: What has been read from the stream already, which the far end gets first.
     ///   - current: What is asked for when a reload decides again, if that is not `request`.
+    ///   - certificate: Which the client has shown, where nobody else cuts the stream when it is revoked.
     func relay(
         _ first: ByteStream,
         early: [UInt8] = [],
+        certificate: CertificateName? = nil,
         _ opened: StreamOpener.Opened,
         for request: StreamRequest,
         current: (() -> StreamRequest?)? = nil,
@@ -50,7 +54,8 @@ final class LiveStreams {
             request: request.withoutHops,
             current: current,
             path: opened.path,
-            dialled: opened.dialled
+            dialled: opened.dialled,
+            certificate: certificate
         )
         if place < entries.count { entries[place] = entry } else { entries.append(entry) }
         count += 1
@@ -67,11 +72,16 @@ final class LiveStreams {
         freePlaces = []
     }
 
-    /// Cuts every stream that policy no longer allows. Returns how many.
-    func recheck(with planner: StreamPlanner) -> Int {
+    /// Cuts every stream that policy no longer allows, or whose client's certificate is revoked. Returns how many.
+    func recheck(with planner: StreamPlanner, trust: TrustBundleSet) -> Int {
         let now = WallClock.system.seconds
         let losers: [(Relay, StreamError)] = entries.compactMap { entry in
             guard let entry else { return nil }
+            if let certificate = entry.certificate, case .peer(let peer) = entry.request.source,
+                trust.isRevoked(certificate, of: peer)
+            {
+                return (entry.relay, StreamError(.denied, "the certificate of \(peer) was revoked"))
+            }
             let dialled = entry.dialled.flatMap { peer in peer.address.map { ($0, peer.port) } }
             let request = entry.current?() ?? entry.request
             return planner.refusal(of: request.at(now), over: entry.path, dialled: dialled)

@@ -1,0 +1,62 @@
+import H2Transport
+import HTTP1
+import Logging
+import MeshIdentity
+import MeshPolicy
+import Platform
+import Streams
+
+/// What the fronts have in common that take what the world sends.
+enum IngressClient {
+    /// What somebody asks for who came in by an ingress. He proves who he is with a certificate of the mesh, or is
+    /// anybody: also on loopback, where whoever terminates connections for the world may sit in front.
+    ///
+    /// - Parameters:
+    ///   - client: The connection: a socket, or TLS over one.
+    ///   - head: Of the request, with its path; nil where nobody reads requests.
+    static func request(
+        of client: ByteStream,
+        to destination: Authority,
+        head: (method: String, path: HTTPPath)? = nil
+    ) -> StreamRequest {
+        let facts = PeerFacts(of: client)
+        return StreamRequest(
+            source: facts.identity.map { .peer($0) } ?? .unauthenticated,
+            sourceIP: facts.address?.address ?? .loopbackIPv4,
+            transport: nil,
+            destination: destination,
+            details: head.map { RequestDetails(method: $0.method, path: $0.path.description) },
+            now: WallClock.system.seconds
+        )
+    }
+
+    /// Ends TLS on an accepted connection. Nobody waits for the handshake of a client that has gone or is too slow.
+    ///
+    /// - Parameter completion: Called when the client is known; never where it is not.
+    static func handshake(
+        _ socket: Socket,
+        by listener: NodeConfiguration.Listener,
+        _ carrier: StreamCarrier,
+        completion: @escaping (TLSStream) -> Void
+    ) {
+        // A reload has taken the listener out of the configuration, and it stays until the restart.
+        guard let context = carrier.snapshot.ingress[listener.name] else { return socket.reset(.closed(socket)) }
+        let source = socket.peerAddress?.address ?? .loopbackIPv4
+        let stream = TLSStream(over: socket, context: context, expecting: .anyTrusted)
+        let newcomers = carrier.newcomers
+        let key = carrier.admit(from: source) { [weak stream] in stream?.reset(.crowdedOut) }
+        stream.startHandshake { result in
+            newcomers.remove(key)
+            switch result {
+            case .success: completion(stream)
+            case .failure(let error):
+                carrier.peerLog.log(
+                    .info,
+                    "no TLS handshake",
+                    of: "\(source)",
+                    ["listener": "\(listener.name)", "reason": "\(error)"]
+                )
+            }
+        }
+    }
+}
