@@ -387,10 +387,17 @@ class BootstrapSSH(SSH):
 
 
 class BootstrapSSHEngine(BootstrapSSH):
-    """The same, by the user's own ssh."""
+    """The same, by the user's own ssh from the first stream on."""
 
     name = "bootstrap, ssh engine"
     more = ["--ssh-engine", "openssh"]
+
+
+class BootstrapSSHLibrary(BootstrapSSH):
+    """The same, by libssh2 alone."""
+
+    name = "bootstrap, libssh2 engine"
+    more = ["--ssh-engine", "libssh2"]
 
 
 class BootstrapOverSSH(SSH, Bootstrap):
@@ -478,4 +485,4 @@ class Rust(Peer):
 
 
 ALL = [Direct, Bootstrap, BootstrapOneLoop, BootstrapOpenSSL, BootstrapBefore, Envoy, EnvoyDefaults, SSH, SSHAESGCM, Rust, BootstrapSSH,
-       BootstrapSSHEngine, BootstrapOverSSH, Stunnel, Nghttpx]
+       BootstrapSSHEngine, BootstrapSSHLibrary, BootstrapOverSSH, Stunnel, Nghttpx]

@@ -63,6 +63,8 @@ struct PasswordAuthenticationTests {
         #expect(try await client.run("echo in").text == "in\n")
         #expect(person.questions.map(\.method) == ["password"])
         #expect(person.questions.first?.isSecret == true)
+        // Another login would have to ask again.
+        #expect(try await client.withConnection { ($0 as? SSHSession)?.silentKey } == nil)
         await client.close()
         await server.stop()
     }

@@ -17,6 +17,7 @@ final class SSHSource: PathSource {
         self.sessions = sessions
         // Tunnels inside of a session notice by themselves.
         sessions.onEnd = { [weak self] error in self?.down(error) }
+        sessions.onTraffic = { [weak self] stream, traffic in self?.note(traffic, of: stream) }
     }
 
     var peer: SPIFFEID? { nil }
@@ -42,16 +43,26 @@ final class SSHSource: PathSource {
         headers: HeaderFields,
         completion: @escaping (Result<ByteStream, PathFailure>) -> Void
     ) {
-        guard let session = sessions.leastLoaded else { return completion(.failure(.pathLost(nil))) }
+        guard let ordinary = sessions.leastLoaded else { return completion(.failure(.pathLost(nil))) }
+        let session = sessions.bulk?.connection(for: authority) ?? ordinary
         session.openDirectTCPIP(host: authority.host, port: authority.port) { [weak self] result in
             switch result {
             case .success(let channel):
                 self?.channels.removeAll { $0.stream == nil }
-                self?.channels.append(WeakStream(channel))
+                self?.channels.append(WeakStream(channel, to: authority))
                 completion(.success(channel))
+            // The session for bulk has ended, and the path has not.
+            case .failure where session !== ordinary && !session.isOpen && self != nil:
+                self?.open(to: authority, headers: headers, completion: completion)
             case .failure(let error): completion(.failure(session.isOpen ? .refused(error) : .pathLost(error)))
             }
         }
+    }
+
+    private func note(_ traffic: StreamTraffic, of stream: ByteStream) {
+        // Those of tunnels inside of SSH are not among them.
+        guard let channel = channels.first(where: { $0.stream === stream }) else { return }
+        sessions.bulk?.note(traffic, to: channel.destination, beside: sessions.sessions.first)
     }
 
     /// A session shows no mesh credential, and has timeouts of its own.
@@ -64,6 +75,10 @@ final class SSHSource: PathSource {
 /// A stream that somebody else keeps.
 private struct WeakStream {
     private(set) weak var stream: ByteStream?
+    let destination: Authority
 
-    init(_ stream: ByteStream) { self.stream = stream }
+    init(_ stream: ByteStream, to destination: Authority) {
+        self.stream = stream
+        self.destination = destination
+    }
 }

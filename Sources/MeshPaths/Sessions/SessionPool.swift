@@ -17,11 +17,18 @@ final class SessionPool {
     var onSessionEnd: ((any SSHConnection, StreamError) -> Void)?
     /// Told when there is another session beside the first.
     var onGrowth: (() -> Void)?
+    /// Told what a stream has turned out to carry; see ``TrafficReporting``.
+    var onTraffic: ((ByteStream, StreamTraffic) -> Void)? {
+        didSet { bulk?.onTraffic = onTraffic }
+    }
+    /// For bulk streams; nil where one session has to do.
+    let bulk: BulkSession?
     /// Why the last login failed; tells a refused key from an unreachable server.
     var lastError: SSHError? { first.lastError }
 
     private let login: SSHLogin
     private let limit: Int
+    private let longRoundTrip: Duration
     private let loop: EventLoop
     private let logger: Logger
     private let first: SharedSession
@@ -40,14 +47,23 @@ final class SessionPool {
     /// - Parameters:
     ///   - login: For every session; only the first one asks questions.
     ///   - limit: Sessions at once; at least 1.
+    ///   - longRoundTrip: From where on windows are the limit.
     ///   - loop: Where all of them live.
     ///   - logger: Told of sessions beside the first.
-    init(_ login: SSHLogin, limit: Int, on loop: EventLoop, logger: Logger) {
+    init(
+        _ login: SSHLogin,
+        limit: Int,
+        longRoundTrip: Duration = SessionPool.longRoundTrip,
+        on loop: EventLoop,
+        logger: Logger
+    ) {
         self.login = login
         self.limit = limit
+        self.longRoundTrip = longRoundTrip
         self.loop = loop
         self.logger = logger
         first = SharedSession(login, on: loop)
+        bulk = limit > 1 ? BulkSession(login, below: longRoundTrip, on: loop, logger: logger) : nil
         watch(first)
     }
 
@@ -77,6 +93,7 @@ final class SessionPool {
     /// Ends all sessions; the next ``connect(_:)`` opens another.
     func disconnect() {
         first.disconnect()
+        bulk?.disconnect()
         for session in others { session.close() }
         others = []
     }
@@ -84,6 +101,7 @@ final class SessionPool {
     func close() {
         isClosed = true
         first.close()
+        bulk?.close()
         for session in others { session.close() }
         others = []
     }
@@ -93,9 +111,12 @@ final class SessionPool {
     private func observe(_ connection: any SSHConnection) {
         connection.onWindowLimit = { [weak self, weak connection] in
             guard let self, let connection, connection.streamCount > 1,
-                let roundTrip = connection.shortestRoundTrip, roundTrip >= Self.longRoundTrip
+                let roundTrip = connection.shortestRoundTrip, roundTrip >= longRoundTrip
             else { return }
             grow()
+        }
+        (connection as? any TrafficReporting)?.onTraffic = { [weak self] stream, traffic in
+            self?.onTraffic?(stream, traffic)
         }
         (connection as? SSHSession)?.onHeldUp = { [weak self] in self?.relieve() }
     }

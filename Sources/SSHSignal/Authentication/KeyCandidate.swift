@@ -32,6 +32,14 @@ struct KeyCandidate {
     }
 }
 
+/// A key that a server has accepted without anybody having been asked.
+enum SilentKey: Hashable, Sendable {
+    /// Of an agent, which has the private half.
+    case agent(HostKey)
+    /// The path of an unencrypted file.
+    case file(String)
+}
+
 /// The keys to offer, none of them twice, in the order in which `ssh` offers them; and what came of the other
 /// credentials.
 ///

@@ -27,6 +27,8 @@ final class Authenticator {
     private var attempts = 0
     /// Set by ``stop()``: the session may be gone.
     private var isStopped = false
+    /// Set when the user was accepted for one key, and nobody had been asked.
+    private(set) var silentKey: SilentKey?
 
     /// sshd itself takes chains of a few methods; a server that is never content is cut off.
     private static let maximumSteps = 8
@@ -99,7 +101,9 @@ final class Authenticator {
 
     private func ended(_ method: String, _ outcome: AuthenticationOutcome) {
         switch outcome {
-        case .accepted: completion(nil)
+        case .accepted:
+            if method == "publickey", steps == 0, attempts == 0 { silentKey = publicKeys.silentKey }
+            completion(nil)
         case .exhausted:
             exhausted.insert(method)
             next()

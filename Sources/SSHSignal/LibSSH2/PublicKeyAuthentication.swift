@@ -31,6 +31,10 @@ final class PublicKeyAuthentication {
     /// nil until the agent was asked.
     private var candidates: ArraySlice<KeyCandidate>?
     private var offers = 0
+    /// The last one that was offered.
+    private var offered: KeyCandidate?
+    /// For a passphrase.
+    private var hasAsked = false
     private var signature = Signature.none
     /// Set by ``stop()``: the session may be gone.
     private var isStopped = false
@@ -57,6 +61,15 @@ final class PublicKeyAuthentication {
         self.completion = completion
         session.startAuthenticationTimer()
         if candidates == nil { listAgent() } else { offerNext() }
+    }
+
+    /// The key that was accepted, where no passphrase was asked for, and no certificate stood in its place.
+    var silentKey: SilentKey? {
+        guard !hasAsked, let offered, offered.certificate == nil else { return nil }
+        switch offered.signer {
+        case .agent(let identity): return .agent(identity.key)
+        case .file(let file): return file.name.hasPrefix("/") ? .file(file.name) : nil
+        }
     }
 
     func stop() {
@@ -129,6 +142,7 @@ final class PublicKeyAuthentication {
                 continue
             }
             offers += 1
+            offered = candidate
             session.startAuthenticationTimer()
             switch candidate.signer {
             case .agent(let identity): offer(candidate, identity, name)
@@ -197,6 +211,7 @@ final class PublicKeyAuthentication {
             return offerNext()
         }
         session.stopPhaseTimer()
+        hasAsked = true
         let request = PassphraseRequest(name: file.name, fingerprint: file.publicKey?.fingerprint, attempt: attempt)
         let loop = session.loop
         let authentication = LoopBound(self, on: loop)

@@ -41,6 +41,7 @@ final class SSHChannel: ByteStream, SessionChannel {
 
     /// Accepted bytes that libssh2 could not take in the middle of a re-key; it must be offered the same bytes again.
     private var heldBack: [UInt8] = []
+    private var traffic = TrafficMeter()
     private var ends = StreamEnds()
     var writerWaits: Bool { ends.writerWaits }
     private var closedByServer: Bool { if case .byServer = closure { true } else { false } }
@@ -68,7 +69,10 @@ final class SSHChannel: ByteStream, SessionChannel {
         guard !ends.isReleased else { return refuseRead() }
         guard ends.reading != .delivered else { return .end }
         let count = readChannel(stream: 0, into: buffer)
-        if count > 0 { return .bytes(count) }
+        if count > 0 {
+            note(count)
+            return .bytes(count)
+        }
         if count < 0 && count != LIBSSH2_ERROR_EAGAIN { return refuseRead() }
         drainExtendedData()
         if libssh2_channel_eof(raw) == 1 { return ends.deliverEnd() }
@@ -94,7 +98,12 @@ final class SSHChannel: ByteStream, SessionChannel {
         }
         session.scheduleFlush()
         if failure != nil { return .failed }
+        if accepted > 0 { note(accepted) }
         return ends.accept(accepted, of: offered)
+    }
+
+    private func note(_ count: Int) {
+        if let kind = traffic.count(count) { session?.onTraffic?(self, kind) }
     }
 
     override func finish() {

@@ -91,6 +91,7 @@ extension SSHSession {
 
     private func opened() {
         stopPhaseTimer()
+        silentKey = authenticator?.silentKey
         authenticator?.stop()
         authenticator = nil
         phase = .open

@@ -18,7 +18,11 @@ package final class SSHSession: SSHConnection {
     package internal(set) var failure: SSHError?
     package var onEnd: ((SSHError) -> Void)?
     package var onWindowLimit: (() -> Void)?
+    package var onTraffic: ((ByteStream, StreamTraffic) -> Void)?
     package internal(set) var hostKey: HostKey?
+    /// What the login was accepted with, where that is one key and nobody was asked: another login with it will not ask
+    /// either.
+    var silentKey: SilentKey?
 
     enum Phase {
         case idle
@@ -155,3 +159,4 @@ package final class SSHSession: SSHConnection {
 }
 
 extension SSHSession: AuthenticatingSession {}
+extension SSHSession: TrafficReporting {}

@@ -18,12 +18,19 @@ extension SSHLogin {
         var login = OpenSSHLogin(
             destination: configuration.destination,
             arguments: try argumentsForSSH(directory),
-            pinnedHostKey: configuration.pinnedHostKey,
+            pinnedHostKey: repetition?.hostKey.fingerprint ?? configuration.pinnedHostKey,
             isInteractive: prompts.hostKey != nil || prompts.passphrase != nil
                 || (prompts.authentication != nil && Self.hasTerminal) || prompts.passwordFile != nil,
             warn: { [prompts, name = configuration.namedHost] in prompts.relay($0, of: name) }
         )
         login.passwordFile = configuration.authentication.isBatch ? nil : prompts.passwordFile
+        if let repetition {
+            login.key = repetition.key
+            login.hostKeyAlgorithms =
+                Self.hostKeyTypes.first { $0.contains(repetition.hostKey.algorithm) }
+                ?? Self.hostKeyTypes.last
+            return try await login.connect(on: loop)
+        }
         guard let pinned = configuration.pinnedHostKey else { return try await login.connect(on: loop) }
         // With a pin ssh reads no known_hosts, where a revocation would stand.
         if let revocation { throw SSHError(.hostKeyRefused, revocation.message) }

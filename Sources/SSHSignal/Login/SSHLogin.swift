@@ -76,8 +76,10 @@ public struct SSHLogin: Sendable {
     /// empty: nothing speaks against it. Where there is a reason, `ssh` is the better engine.
     package let limits: [EngineLimit]
     private(set) var hops: [Hop]
-    let arguments: SSHArguments
+    private(set) var arguments: SSHArguments
     private(set) var prompts: Prompts
+    /// What an earlier login has established; this one has to be the same.
+    private(set) var repetition: Repetition?
     /// Why the destination is not to be logged in to although its host key is the right one; nil: nothing speaks
     /// against it. Asked with the key that it has proven to have, before anything secret is sent; where `ssh` logs in,
     /// before the session is used. From any thread.
@@ -176,6 +178,28 @@ public struct SSHLogin: Sendable {
         var login = self
         login.prompts = prompts.withoutQuestions
         for index in login.hops.indices { login.hops[index].policy = login.hops[index].policy.withoutQuestions }
+        return login
+    }
+
+    /// What a login has established that is to be done once more.
+    struct Repetition: Sendable {
+        var hostKey: HostKey
+        var key: SilentKey
+    }
+
+    /// The same login as the one that has made `connection`, by the user's own `ssh` program: with the same key, to a
+    /// host with the same host key. Nobody is asked or told anything.
+    ///
+    /// nil where there is no `ssh`, where the user has chosen the engine, where somebody was asked, and where other
+    /// hosts are on the way: `ssh` would ask for what they want by itself.
+    package func repeatedByOpenSSH(_ connection: any SSHConnection) -> SSHLogin? {
+        guard arguments.engine == .automatic, hops.count == 1, let session = connection as? SSHSession,
+            let hostKey = session.hostKey, let key = session.silentKey, OpenSSHProgram.find() != nil
+        else { return nil }
+        var login = withoutQuestions
+        login.arguments.engine = .openSSH
+        login.prompts = Prompts(warn: { _ in })
+        login.repetition = Repetition(hostKey: hostKey, key: key)
         return login
     }
 

@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import MeshIdentity
 import Platform
 
 /// A private directory for one `ssh` master: its control socket, and the host key that it saw.
@@ -18,11 +19,19 @@ final class ControlDirectory {
     /// The program that answers for the password.
     var askpass: String { "\(path)/a" }
 
+    /// The public half of a key that an agent holds.
+    var publicKey: String { "\(path)/i.pub" }
+
     /// A configuration for `ssh -F`.
     var configuration: String { "\(path)/c" }
 
     func write(_ script: AskpassScript) throws(SSHError) {
         try create(Array(script.text.utf8), at: askpass, mode: 0o700)
+    }
+
+    /// Writes ``publicKey``.
+    func write(_ key: HostKey) throws(SSHError) {
+        try create(Array("\(key.algorithm) \(Base64.encode(key.blob))\n".utf8), at: publicKey, mode: 0o600)
     }
 
     /// Makes ``configuration`` of these files, in their order, as far as each exists: what `ssh` reads without `-F`,
@@ -101,6 +110,7 @@ final class ControlDirectory {
         unlink(socket)
         unlink(hostKeys)
         unlink(askpass)
+        unlink(publicKey)
         unlink(configuration)
         rmdir(path)
     }

@@ -35,6 +35,8 @@ final class MuxChannel: ByteStream, SessionChannel {
     var onClose: (() -> Void)?
     /// Called once when the connection can carry another channel.
     var onFree: (() -> Void)?
+    /// See ``TrafficReporting``.
+    var onTraffic: ((ByteStream, StreamTraffic) -> Void)?
 
     private let connection: MuxConnection
     private let peer: String
@@ -51,9 +53,13 @@ final class MuxChannel: ByteStream, SessionChannel {
     private var ends = StreamEnds()
     private var closeReceived = false
     private var closeSent = false
+    private var traffic = TrafficMeter()
 
     /// Writes wait when this many bytes are queued for the master.
     private static let maximumBacklog = 256 << 10
+    /// The master reads 16 KiB each time that it has asked which of its sockets are readable, and takes a message when
+    /// it is complete: with the ten bytes before the data this is what it reads in two times.
+    private static let maximumData = 2 * (16 << 10) - 10
 
     /// - Parameters:
     ///   - connection: A proxy that carries no other channel.
@@ -114,6 +120,7 @@ final class MuxChannel: ByteStream, SessionChannel {
         let count = received.read(into: buffer)
         if count > 0 {
             giveBack(count)
+            note(count)
             return .bytes(count)
         }
         if ends.reading != .open { return ends.deliverEnd() }
@@ -137,7 +144,12 @@ final class MuxChannel: ByteStream, SessionChannel {
             accepted += write(UnsafeRawBufferPointer(start: vector.iov_base, count: vector.iov_len))
         }
         connection.flush()
+        if accepted > 0 { note(accepted) }
         return ends.accept(accepted, of: offered)
+    }
+
+    private func note(_ count: Int) {
+        if let kind = traffic.count(count) { onTraffic?(self, kind) }
     }
 
     /// Returns how many bytes were accepted.
@@ -148,7 +160,7 @@ final class MuxChannel: ByteStream, SessionChannel {
                 connection.flush()
                 guard connection.backlog < Self.maximumBacklog else { break }
             }
-            let count = min(rest.count, remoteWindow, maximumPacket)
+            let count = min(rest.count, remoteWindow, maximumPacket, Self.maximumData)
             withUnsafeTemporaryAllocation(byteCount: 14, alignment: 4) { header in
                 header.storeBytes(of: UInt32(count + 10).bigEndian, toByteOffset: 0, as: UInt32.self)
                 header[4] = 0
@@ -190,6 +202,7 @@ final class MuxChannel: ByteStream, SessionChannel {
         onExtendedData = nil
         onClose = nil
         onReply = nil
+        onTraffic = nil
         sendClose()
     }
 
@@ -243,6 +256,7 @@ final class MuxChannel: ByteStream, SessionChannel {
             let onOpen = onOpen
             self.onOpen = nil
             onOpen?(Self.reason(rest))
+            connection.hasRefusal = true
             closeSent = true
             closeReceived = true
             freeIfDone()

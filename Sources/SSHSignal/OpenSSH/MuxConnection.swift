@@ -17,16 +17,18 @@ final class MuxConnection: StreamObserver {
     private let socket: Socket
     private let loop: EventLoop
     private var outgoing: ByteQueue
-    /// The beginning of a message whose rest has not arrived.
-    private var incoming: [UInt8] = []
+    /// Has the beginning of a message whose rest has not arrived; nil while there is none.
+    private var incoming: Buffer?
+    /// A channel was refused on it: the master would not outlive its end.
+    var hasRefusal = false
     private var isProxy = false
     private var isClosed = false
 
     /// For the connection to the socket. The master's backlog is 64; those that come at the same time try again.
     private static let attempts = 500
     private static let pause = Duration.milliseconds(10)
-    /// Messages have at most 32 KiB of data; what is much longer is no master.
-    private static let maximumLength = 256 << 10
+    /// Messages have at most 32 KiB of data; what is much longer is no master. Less than a buffer holds.
+    private static let maximumLength = 128 << 10
 
     private init(_ socket: Socket) {
         self.socket = socket
@@ -99,6 +101,8 @@ final class MuxConnection: StreamObserver {
         onEnd = nil
         channel = nil
         outgoing.removeAll()
+        if let incoming { loop.buffers.give(incoming) }
+        incoming = nil
         socket.close()
     }
 
@@ -116,39 +120,39 @@ final class MuxConnection: StreamObserver {
     // MARK: Receiving
 
     private func read() {
-        let buffer = loop.buffers.take(.large)
-        defer { loop.buffers.give(buffer) }
+        // Taken out, so that what is called from here finds nothing half done.
+        let buffer = incoming ?? loop.buffers.take(.large)
+        incoming = nil
         while !isClosed {
             switch socket.read(into: buffer.writable) {
-            case .bytes(let count): take(UnsafeRawBufferPointer(start: buffer.base, count: count))
+            case .bytes(let count):
+                buffer.writeIndex += count
+                guard take(buffer) else { return }
             case .wouldBlock:
+                if buffer.readableBytes > 0 { incoming = buffer } else { loop.buffers.give(buffer) }
                 channel?.connectionWasRead()
                 return
-            case .end, .failed: return ended()
+            case .end, .failed:
+                loop.buffers.give(buffer)
+                return ended()
             }
         }
+        loop.buffers.give(buffer)
     }
 
-    private func take(_ bytes: UnsafeRawBufferPointer) {
+    /// Takes the whole messages, and moves what is left to the front. A buffer that has no room then would have been
+    /// one of a message that is too long. Returns false at the end, with the buffer given back.
+    private func take(_ buffer: Buffer) -> Bool {
         do throws(SSHError) {
-            if incoming.isEmpty {
-                let used = try takeMessages(bytes)
-                incoming.append(contentsOf: bytes[used...])
-            } else {
-                incoming.append(contentsOf: bytes)
-                // Moved out, so that what is called from here finds nothing half done.
-                var whole: [UInt8] = []
-                swap(&whole, &incoming)
-                var used = 0
-                let result = whole.withUnsafeBytes { bytes in
-                    Result { () throws(SSHError) in try takeMessages(bytes) }
-                }
-                used = try result.get()
-                whole.removeFirst(used)
-                incoming = whole
-            }
+            let used = try takeMessages(buffer.readable)
+            let rest = buffer.readableBytes - used
+            if rest > 0 && used > 0 { memmove(buffer.base, buffer.base + buffer.readIndex + used, rest) }
+            (buffer.readIndex, buffer.writeIndex) = (0, rest)
+            return true
         } catch {
+            loop.buffers.give(buffer)
             ended()
+            return false
         }
     }
 

@@ -17,6 +17,8 @@ struct OpenSSHLogin: Sendable {
     var passwordFile: String?
     /// What to ask the server for; nil leaves it to ssh and its configuration.
     var hostKeyAlgorithms: [String]?
+    /// The key to log in with, and nothing else.
+    var key: SilentKey?
 
     /// For a login that asks nobody, beyond the time to connect.
     private static let loginTimeout = Duration.seconds(30)
@@ -73,6 +75,7 @@ struct OpenSSHLogin: Sendable {
         _ completion: @escaping (Result<Established, SSHError>) -> Void
     ) throws(SSHError) {
         let directory = try ControlDirectory()
+        if case .agent(let key) = key { try directory.write(key) }
         let words = masterArguments(program, settings, directory) + userArguments
         let user = destination.user ?? settings["user"] ?? "?"
         let peer = "\(user)@\(settings["hostname"] ?? destination.host):\(settings["port"] ?? "22")"
@@ -185,6 +188,17 @@ struct OpenSSHLogin: Sendable {
         return words + ["--", destination.host]
     }
 
+    /// Before the user's own: the first key is the one that the server takes.
+    private func keyArguments(_ directory: ControlDirectory) -> [String] {
+        let file: String
+        switch key {
+        case nil: return []
+        case .file(let path): file = path
+        case .agent: file = directory.publicKey
+        }
+        return ["-i", file, "-o", "IdentitiesOnly=yes", "-o", "PreferredAuthentications=publickey"]
+    }
+
     /// What makes it a master, before the user's own: the first value of an option counts.
     func masterArguments(
         _ program: OpenSSHProgram,
@@ -225,6 +239,6 @@ struct OpenSSHLogin: Sendable {
         } else {
             options.append("LogLevel=DEBUG1")
         }
-        return words + options.flatMap { ["-o", $0] }
+        return words + keyArguments(directory) + options.flatMap { ["-o", $0] }
     }
 }

@@ -8,12 +8,13 @@ import Streams
 /// Each channel has a connection to the control socket to itself, in the master's proxy mode: a slow one stops no
 /// other, and no further process runs for it. The master's death is noticed by the end of its standard output and of
 /// its connections.
-final class OpenSSHSession: SSHConnection {
+final class OpenSSHSession: SSHConnection, TrafficReporting {
     let loop: EventLoop
     private(set) var failure: SSHError?
     var onEnd: ((SSHError) -> Void)?
     /// Never called: each channel has a window of its own.
     var onWindowLimit: (() -> Void)?
+    var onTraffic: ((ByteStream, StreamTraffic) -> Void)?
     let hostKey: HostKey?
 
     private let master: OpenSSHProcess
@@ -39,6 +40,8 @@ final class OpenSSHSession: SSHConnection {
     static let requestTimeout = Duration.seconds(10)
     /// For what closed streams have accepted to reach the server when the connection is closed.
     private static let closeTimeout = Duration.seconds(5)
+    /// More connections that carry nothing are closed: the master asks the kernel about each of them at every turn.
+    private static let maximumFree = 16
     /// The receive window of a forwarded stream.
     private static let streamWindow = 2 << 20
     /// A longer command is more than Linux gives a shell as one argument.
@@ -230,8 +233,13 @@ final class OpenSSHSession: SSHConnection {
             guard let self else { return }
             channels[key] = nil
             guard failure == nil else { return stopIfDone() }
-            freeConnections.append(connection)
+            if freeConnections.count < Self.maximumFree || connection.hasRefusal {
+                freeConnections.append(connection)
+            } else {
+                connection.close()
+            }
         }
+        channel.onTraffic = { [weak self] stream, kind in self?.onTraffic?(stream, kind) }
         channel.lost = { [weak self] in self?.connectionEnded(under: key) }
         return channel
     }

@@ -39,7 +39,7 @@ struct SSHOptionGroup: ParsableArguments {
     @Option(
         name: [.customLong("ssh-engine")],
         help: ArgumentHelp(
-            "What logs in: libssh2, openssh (your own ssh program), or auto: libssh2, and ssh for what it cannot do.",
+            "What logs in: libssh2, openssh (your own ssh program), or auto: libssh2, and ssh for what it cannot do and bulk.",
             valueName: "ENGINE"
         ),
         transform: { text in

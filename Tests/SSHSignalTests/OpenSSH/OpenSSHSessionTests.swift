@@ -102,6 +102,34 @@ import Testing
         await client.close()
     }
 
+    /// The master asks the kernel about each connection to its socket at every turn: those that carry nothing are few.
+    @Test func whatManyStreamsLeaveIsClosed() async throws {
+        let server = try await OpenSSHServer()
+        let client = try await files.login(to: server).connect(on: testLoops.next())
+        let echo = try EchoServer()
+        var streams: [LoopBound<ByteStream>] = []
+        for _ in 0..<40 {
+            streams.append(try await client.openDirectTCPIP(host: "127.0.0.1", port: echo.port))
+        }
+        // A refused one keeps its connection: the master would not outlive the end of that.
+        let port = FreePort.next()
+        _ = await streamFailure { try await client.openDirectTCPIP(host: "127.0.0.1", port: port) }
+        let directory = try await client.master().directory
+        for stream in streams {
+            let result = try await exchange(stream, on: client.loop, send: 100_000)
+            #expect(result.failure == nil && result.received == 100_000)
+        }
+        try await eventually("few connections are left") {
+            // /proc/net/unix has a line for each accepted one, with the path of its socket.
+            let sockets = try String(contentsOfFile: "/proc/net/unix", encoding: .utf8).split(separator: "\n")
+            return sockets.filter { $0.hasSuffix("\(directory)/s") || $0.contains("\(directory)/s.") }.count <= 20
+        }
+        let stream = try await client.openDirectTCPIP(host: "127.0.0.1", port: echo.port)
+        #expect(try await exchange(stream, on: client.loop, send: 3_000_000).received == 3_000_000)
+        #expect(try await client.run("echo still here").text == "still here\n")
+        await client.close()
+    }
+
     @Test func refusalsAreToldApart() async throws {
         let server = try await OpenSSHServer()
         let client = try await files.login(to: server).connect(on: testLoops.next())
