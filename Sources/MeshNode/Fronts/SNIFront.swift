@@ -61,7 +61,7 @@ enum SNIFront {
             switch result {
             case .success(let opened):
                 guard let early = connection.succeed() else {
-                    return opened.stream.reset(StreamError(.closed, "the client has gone"))
+                    return opened.abandon()
                 }
                 carrier.join(connection.client, early: early, opened, request)
             case .failure(let error): connection.refuse(error)

@@ -21,6 +21,8 @@ extension Node {
                 await close(listeners)
                 if let takeover { try? await takeover.loop.execute { takeover.withValue { $0.close() } } }
                 await drain(workers)
+                await use(nil)
+                await stopServices()
                 await group.shutDown()
             }
             state.drain = task
@@ -111,15 +113,22 @@ extension Node {
         let logger = logger
         let offer = try await loop.execute { [self] in
             let offer = try TakeoverOffer(at: path, on: loop, logger: logger) { [self] in
-                try state.withLock { $0.listeners }.map { listener in
+                let (listeners, services) = state.withLock { ($0.listeners, $0.services) }
+                let sockets = try listeners.map { listener in
                     try listener.listener.withValue { try $0.duplicate(named: listener.name) }
                 }
+                return try sockets
+                    + services.compactMap { service in
+                        try service.server.withValue { try $0.duplicate(named: service.name) }
+                    }
             } onTaken: { [self] process, released in
                 let listeners = state.withLock { state in
                     defer { state.listeners = [] }
                     return state.listeners
                 }
                 for listener in listeners { listener.close() }
+                // Who asks from now on asks the heir.
+                for service in state.withLock({ $0.services }) { service.server.withValue { $0.close() } }
                 released()
                 heirs.continuation.yield(process)
             }

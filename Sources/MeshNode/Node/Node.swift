@@ -1,3 +1,4 @@
+import H2Transport
 public import Logging
 import MeshIdentity
 import MeshPaths
@@ -48,11 +49,18 @@ public final class Node: Sendable {
         var heartbeat: LoopBound<CaptureHeartbeat>?
         /// Those of the listeners that the node has started with.
         var captures: [NodeConfiguration.Capture] = []
+        var accessLog: AccessLog?
+        /// Metrics and administration.
+        var services: [Service] = []
+        var control = NodeControl()
     }
 
     let group: EventLoopGroup
     let logger: Logger
     let stripes = StripeDirectory()
+    /// What connections count, where somebody asks.
+    let registry = MetricsRegistry()
+    let transportMetrics: H2Metrics
     /// The addresses that names of the mesh have.
     private let names: VirtualNames?
     let state: Lock<State>
@@ -71,6 +79,7 @@ public final class Node: Sendable {
         logger: Logger
     ) {
         group = EventLoopGroup(count: loops)
+        transportMetrics = H2Metrics(factory: registry)
         self.logger = logger
         self.configurationFile = configurationFile
         names = configuration.listeners.contains { $0.protocol == .dns } ? VirtualNames() : nil
@@ -88,13 +97,22 @@ public final class Node: Sendable {
         let credential = try CredentialDirectory(configuration.identity).load()
         let warn: @Sendable (String) -> Void = { [logger] in logger.warning("\($0)") }
         var snapshot = try NodeSnapshot(configuration: configuration, credential: credential, warn: warn)
+        let accessLog = try accessLog(for: configuration)
         var workers: [LoopBound<Worker>] = []
-        for loop in group.loops {
+        for (number, loop) in group.loops.enumerated() {
+            let place = (number, group.loops.count)
             let (first, stripes, names, logger) = (snapshot, stripes, names, logger)
             workers.append(
                 try await loop.execute {
                     LoopBound(
-                        try Worker(on: loop, snapshot: first, stripes: stripes, names: names, logger: logger),
+                        try Worker(
+                            on: loop,
+                            snapshot: first,
+                            stripes: stripes,
+                            names: names,
+                            place: place,
+                            logger: logger
+                        ),
                         on: loop
                     )
                 }
@@ -103,7 +121,15 @@ public final class Node: Sendable {
         if configuration.listeners.contains(where: { $0.capture?.node == .mark }) {
             try OutgoingMark.set(CaptureRules.ownMark)
         }
-        let (listeners, ready) = try await listen(configuration.sockets, workers, inherited)
+        let services = try await startServices(configuration, inherited)
+        let bound: ([NamedListener], [ReadyListener])
+        do {
+            bound = try await listen(configuration.sockets, workers, inherited)
+        } catch {
+            await stop(services)
+            throw error
+        }
+        let (listeners, ready) = bound
         // Port 0 has become a real one, which the loop guard must know.
         let addresses = Dictionary(
             ready.compactMap { listener in
@@ -117,6 +143,8 @@ public final class Node: Sendable {
             configuration: configuration,
             credential: credential,
             listenerAddresses: addresses,
+            accessLog: accessLog,
+            metrics: transportMetrics(for: configuration),
             warn: warn
         )
         try await hand(snapshot, to: workers)
@@ -133,6 +161,8 @@ public final class Node: Sendable {
             state.captures = Self.captures(of: configuration)
             state.listeners = listeners
             state.addresses = addresses
+            state.accessLog = accessLog
+            state.services = services
         }
         logger.info(
             "started",
@@ -155,10 +185,13 @@ public final class Node: Sendable {
         if Set(configuration.listeners.map(\.withoutPosition)) != Set(old.listeners.map(\.withoutPosition)) {
             logger.warning("'listeners' have changed in \(configuration.file): that takes effect with a restart only")
         }
+        let accessLog = try accessLog(for: configuration)
         let snapshot = try NodeSnapshot(
             configuration: configuration,
             credential: credential,
             listenerAddresses: addresses,
+            accessLog: accessLog,
+            metrics: transportMetrics(for: configuration),
             warn: { [logger] in logger.warning("\($0)") }
         )
         try await hand(snapshot, to: workers)
@@ -166,6 +199,8 @@ public final class Node: Sendable {
             state.configuration = configuration
             state.stamp = stamp
         }
+        await use(accessLog)
+        tellWhatNeedsRestart(old, configuration)
         logger.notice("reloaded", metadata: ["certificate until": "\(credential.notAfter)"])
     }
 

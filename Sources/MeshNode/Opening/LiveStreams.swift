@@ -11,6 +11,7 @@ final class LiveStreams {
         let request: StreamRequest
         let path: PathID?
         let dialled: SocketAddress?
+        let ticket: StreamTicket?
     }
 
     /// Each stream keeps its place; nil where one is free.
@@ -19,6 +20,8 @@ final class LiveStreams {
     private var emptied: [() -> Void] = []
 
     private(set) var count = 0
+    /// The node takes nothing new.
+    var isDraining = false
 
     /// Joins a stream with its far end and keeps track of them until they are done.
     ///
@@ -31,8 +34,10 @@ final class LiveStreams {
         completion: @escaping (RelayResult) -> Void
     ) {
         let place = freePlaces.popLast() ?? entries.count
+        let ticket = opened.ticket
         let relay = Relay(first, opened.stream) { [self] result in
             leave(place)
+            ticket?.end(result)
             completion(result)
             guard count == 0, !emptied.isEmpty else { return }
             let waiting = emptied
@@ -40,7 +45,13 @@ final class LiveStreams {
             for resume in waiting { resume() }
         }
         // Where it came through was for opening it.
-        let entry = Entry(relay: relay, request: request.withoutHops, path: opened.path, dialled: opened.dialled)
+        let entry = Entry(
+            relay: relay,
+            request: request.withoutHops,
+            path: opened.path,
+            dialled: opened.dialled,
+            ticket: ticket
+        )
         if place < entries.count { entries[place] = entry } else { entries.append(entry) }
         count += 1
         relay.start(early: early)
@@ -67,6 +78,28 @@ final class LiveStreams {
         }
         for (relay, refusal) in losers { relay.cut(StreamError(.denied, "policy changed: \(refusal.message)")) }
         return losers.count
+    }
+
+    /// What has been counted of streams, and what those that are open have carried so far.
+    func adding(to fronts: [FrontStatistics]) -> [FrontStatistics] {
+        var fronts = fronts
+        for case let entry? in entries {
+            guard let ticket = entry.ticket, let index = fronts.firstIndex(where: { $0.front == ticket.front }) else {
+                continue
+            }
+            let moved = entry.relay.progress
+            fronts[index].addLive(sent: moved.forward, received: moved.backward)
+        }
+        return fronts
+    }
+
+    /// Calls `body` with the streams that are open and recorded, and with what each has carried.
+    func eachRecorded(_ body: (StreamTicket, _ sent: UInt64, _ received: UInt64) -> Void) {
+        for case let entry? in entries {
+            guard let ticket = entry.ticket else { continue }
+            let moved = entry.relay.progress
+            body(ticket, moved.forward, moved.backward)
+        }
     }
 
     /// Calls `body` on the loop when no stream is left, at once if none is.

@@ -1,7 +1,7 @@
 import CLinux
 import Glibc
 
-/// What a listening TCP socket is set to before it is bound. Unix sockets have the backlog only.
+/// What a listening TCP socket is set to before it is bound. Unix sockets have their permissions and the backlog only.
 public struct ListenerOptions: Hashable, Sendable {
     /// Bind also where connections of an earlier listener still linger (SO_REUSEADDR).
     public var reusesAddress = true
@@ -12,6 +12,8 @@ public struct ListenerOptions: Hashable, Sendable {
     public var bindsFreely = false
     /// Whether a listener on `::` leaves IPv4 alone (IPV6_V6ONLY); nil: as net.ipv6.bindv6only has it.
     public var isIPv6Only: Bool?
+    /// Of a Unix socket: the file's permissions, from its first moment on; nil: what the process's umask leaves.
+    package var unixPermissions: UInt32?
     /// Connections that may wait to be accepted; net.core.somaxconn is above it.
     public var backlog: Int32 = 1024
 
@@ -23,7 +25,11 @@ public struct ListenerOptions: Hashable, Sendable {
 
     /// - Throws: ``StreamError`` that names the option.
     func apply(to descriptor: Int32, for address: SocketAddress) throws(StreamError) {
-        guard !address.isUnix else { return }
+        if address.isUnix {
+            // bind(2) takes over the permissions of the socket itself.
+            guard let unixPermissions, fchmod(descriptor, mode_t(unixPermissions)) != 0 else { return }
+            throw .system(errno, "setting permissions")
+        }
         let ip = Int32(address.isIPv6 ? IPPROTO_IPV6 : IPPROTO_IP)
         if reusesAddress { try Self.set(descriptor, SOL_SOCKET, SO_REUSEADDR, 1, "SO_REUSEADDR") }
         try applyTransparency(to: descriptor, for: address)
