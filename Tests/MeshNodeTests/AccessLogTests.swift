@@ -254,6 +254,21 @@ import Testing
         #expect(log.counts == AccessLog.Counts(written: 1, dropped: 7))
     }
 
+    /// Nobody closes the log of a reload that fails later.
+    @Test func theLastReferenceEndsIt() async throws {
+        let files = TemporaryDirectory()
+        #expect(mkfifo(files.path("pipe"), 0o600) == 0)
+        let reader = open(files.path("pipe"), O_RDONLY | O_NONBLOCK | O_CLOEXEC)
+        defer { close(reader) }
+        try {
+            let log = try AccessLog(.init(path: files.path("pipe")), logger: LogRecorder().logger)
+            log.append(Self.line(1), lines: 1)
+        }()
+        fcntl(reader, F_SETFL, 0)
+        // To the end, which comes when nobody has it open any more.
+        #expect(try await Self.onThread { Self.drain(reader) } == String(decoding: Self.line(1), as: UTF8.self))
+    }
+
     @Test func itIsCheckedBefore() throws {
         let hbone = "{name: a, bind: \"127.0.0.1:1\", protocol: hbone}"
         for (value, message) in [

@@ -16,6 +16,8 @@ struct OperationResponse: Hashable, Sendable {
     var body: [UInt8]
     /// What the resource can be asked, of a 405.
     var allow: String?
+    /// What a browser may load for it.
+    var contentPolicy = "default-src 'none'; frame-ancestors 'none'"
 
     init(_ status: Int, _ text: String) {
         self.status = status

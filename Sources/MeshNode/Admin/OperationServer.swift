@@ -177,7 +177,7 @@ final class OperationConnection: StreamObserver {
         fields.append("content-length", "\(response.body.count)")
         if let allow = response.allow { fields.append("allow", allow) }
         fields.append("cache-control", "no-store")
-        fields.append("content-security-policy", "default-src 'none'; frame-ancestors 'none'")
+        fields.append("content-security-policy", response.contentPolicy)
         fields.append("cross-origin-resource-policy", "same-origin")
         fields.append("x-content-type-options", "nosniff")
         fields.append("connection", "close")

@@ -39,6 +39,7 @@ extension Node {
             guard request.method == "POST" else { return .notAllowed("POST") }
             return request.path == "/drain" ? orderDrain(request) : orderLogLevel(request)
         }
+        if request.method == "GET", let page = AdministrationPage.response(to: request.path) { return page }
         guard Self.pages.contains(request.path) else {
             let known = Self.pages + Self.orders.map { "POST \($0)" }
             return OperationResponse(404, "there are \(known.joined(separator: ", "))")

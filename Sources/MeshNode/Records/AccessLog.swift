@@ -4,10 +4,49 @@ import Logging
 import Platform
 import Streams
 
-/// The access log of a node: takes lines from the loops, and writes them on a thread of its own. What the file cannot
-/// take, since it is full, slow or a pipe that nobody reads, is counted and dropped; no stream ever waits for it. Safe
-/// from any thread.
+/// The access log of a node: takes lines from the loops, and has them written on a thread of its own. What the file
+/// cannot take, since it is full, slow or a pipe that nobody reads, is counted and dropped; no stream ever waits for it.
+/// Safe from any thread. What is there when the last reference goes is written still.
 final class AccessLog: Sendable {
+    /// What has become of all lines.
+    struct Counts: Hashable, Sendable {
+        var written: UInt64 = 0
+        var dropped: UInt64 = 0
+    }
+
+    /// Bytes that wait to be written.
+    static let limit = 4 << 20
+
+    let settings: NodeConfiguration.AccessLogSettings
+    private let writer: AccessLogWriter
+
+    /// - Throws: ``Streams/StreamError`` when the file cannot be opened.
+    init(
+        _ settings: NodeConfiguration.AccessLogSettings,
+        limit: Int = AccessLog.limit,
+        logger: Logger
+    ) throws(StreamError) {
+        self.settings = settings
+        writer = try AccessLogWriter(settings, limit: limit, logger: logger)
+    }
+
+    deinit { writer.beginClosing() }
+
+    /// Whole lines.
+    func append(_ bytes: [UInt8], lines: Int) { writer.append(bytes, lines: lines) }
+
+    /// Opens the file again: it was moved away, and another one is wanted in its place.
+    func reopen() { writer.reopen() }
+
+    var counts: Counts { writer.counts }
+
+    /// Writes what is there, and takes nothing more. Returns when that is done, or after `patience`: a pipe that nobody
+    /// reads must not hold up the end of a node.
+    func close(patience: Duration = .seconds(1)) async { await writer.close(patience: patience) }
+}
+
+/// What the log's thread and its callers share; the thread keeps it until it ends.
+private final class AccessLogWriter: Sendable {
     private struct Chunk {
         let bytes: [UInt8]
         let lines: Int
@@ -27,16 +66,7 @@ final class AccessLog: Sendable {
         var waiting: [CheckedContinuation<Void, Never>] = []
     }
 
-    /// What has become of all lines.
-    struct Counts: Hashable, Sendable {
-        var written: UInt64 = 0
-        var dropped: UInt64 = 0
-    }
-
-    /// Bytes that wait to be written.
-    static let limit = 4 << 20
-
-    let settings: NodeConfiguration.AccessLogSettings
+    private let settings: NodeConfiguration.AccessLogSettings
     private let limit: Int
     private let logger: Logger
     private let state = Lock(State())
@@ -46,7 +76,7 @@ final class AccessLog: Sendable {
     /// - Throws: ``Streams/StreamError`` when the file cannot be opened.
     init(
         _ settings: NodeConfiguration.AccessLogSettings,
-        limit: Int = AccessLog.limit,
+        limit: Int,
         logger: Logger
     ) throws(StreamError) {
         self.settings = settings
@@ -65,7 +95,6 @@ final class AccessLog: Sendable {
 
     deinit { _ = Glibc.close(wakeup) }
 
-    /// Whole lines.
     func append(_ bytes: [UInt8], lines: Int) {
         let (isTaken, isFirstLost) = state.withLock { state in
             guard !state.isClosed, state.bytes + bytes.count <= limit else {
@@ -83,19 +112,16 @@ final class AccessLog: Sendable {
         }
     }
 
-    /// Opens the file again: it was moved away, and another one is wanted in its place.
     func reopen() {
         state.withLock { $0.mustReopen = true }
         wake()
     }
 
-    var counts: Counts {
-        state.withLock { Counts(written: $0.writtenInAll, dropped: $0.droppedInAll) }
+    var counts: AccessLog.Counts {
+        state.withLock { AccessLog.Counts(written: $0.writtenInAll, dropped: $0.droppedInAll) }
     }
 
-    /// Writes what is there, and takes nothing more. Returns when that is done, or after `patience`: a pipe that nobody
-    /// reads must not hold up the end of a node.
-    func close(patience: Duration = .seconds(1)) async {
+    func close(patience: Duration) async {
         let timeout = Task { [self] in
             guard (try? await Task.sleep(for: patience)) != nil else { return }
             tellWaiting()
@@ -109,6 +135,11 @@ final class AccessLog: Sendable {
             if isClosed { continuation.resume() } else { wake() }
         }
         timeout.cancel()
+    }
+
+    func beginClosing() {
+        state.withLock { $0.isClosing = true }
+        wake()
     }
 
     private func tellWaiting() {
