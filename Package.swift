@@ -92,7 +92,7 @@ let package = Package(
             name: "MeshNode",
             dependencies: [
                 "Platform", "Streams", "MeshIdentity", "H2Transport", "HTTP1", "SSHSignal", "MeshPolicy", "MeshPaths",
-                "YAML", "CLinux", log,
+                "YAML", "CLinux", log, .product(name: "CoreMetrics", package: "swift-metrics"),
             ],
             swiftSettings: settings
         ),

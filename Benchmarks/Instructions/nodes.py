@@ -1,10 +1,11 @@
 """Counts the user-space instructions of two whole nodes with callgrind, for each stream that opens, carries a byte and ends, and for
 each round trip of 64 bytes: figures that repeat on any machine, where times do not.
 
-    Benchmarks/Instructions/nodes.py [--binary BOOTSTRAP] [--limit-open N] [--limit-round-trip N] [--profile DIRECTORY]
+    Benchmarks/Instructions/nodes.py [--binary BOOTSTRAP] [--limit-open N] [--limit-round-trip N] [--profile DIRECTORY] [--more YAML]
 
 The binary must be linked dynamically, as `make build` links it: libdispatch waits in sigsuspend, which valgrind's main thread does not
-survive, so a library of one function takes its place. `--profile` keeps callgrind's files, to be read by callgrind_annotate.
+survive, so a library of one function takes its place. `--profile` keeps callgrind's files, to be read by callgrind_annotate. `--more` are lines for both configurations: what a feature costs that
+is off by default.
 """
 
 import argparse
@@ -36,7 +37,11 @@ class CountedNodes(peers.Bootstrap):
 
     name = "nodes"
     preload = None
+    more = ""
     ready_within = 120
+
+    def node(self, name, configuration):
+        super().node(name, f"{configuration}\n{self.more}\n")
 
     def spawn(self, arguments, *others, **options):
         output = os.path.join(self.directory, f"callgrind-{len(self.processes)}")
@@ -138,7 +143,9 @@ def main():
     parser.add_argument("--limit-open", type=float)
     parser.add_argument("--limit-round-trip", type=float)
     parser.add_argument("--profile", help="a directory to make, for callgrind's files")
+    parser.add_argument("--more", default="", help="lines of YAML for both nodes: 'accessLog: {file: /dev/null}'")
     arguments = parser.parse_args()
+    CountedNodes.more = arguments.more
     with tempfile.TemporaryDirectory() as temporary:
         directory = arguments.profile or temporary
         os.makedirs(directory, exist_ok=True)

@@ -9,6 +9,12 @@ package struct YAMLNode: Hashable, Sendable {
         package var key: String
         package var keyPosition: SourcePosition
         package var value: YAMLNode
+
+        package init(key: String, keyPosition: SourcePosition, value: YAMLNode) {
+            self.key = key
+            self.keyPosition = keyPosition
+            self.value = value
+        }
     }
 
     package indirect enum Content: Hashable, Sendable {
@@ -21,6 +27,11 @@ package struct YAMLNode: Hashable, Sendable {
 
     package var position: SourcePosition
     package var content: Content
+
+    package init(position: SourcePosition, content: Content) {
+        self.position = position
+        self.content = content
+    }
 
     /// Nothing was written, or `null` or `~`.
     package var isNull: Bool {

@@ -206,6 +206,10 @@ package final class H2Connection: StreamObserver, TurnTask {
 
     /// Round-trip time of the last PING.
     package var roundTripTime: Duration? { roundTrip.last }
+    /// The shortest that was seen, of PINGs and of SETTINGS; nil where none was.
+    package var shortestRoundTripTime: Duration? {
+        roundTrip.smallest > 0 ? .nanoseconds(Int64(clamping: roundTrip.smallest)) : nil
+    }
     /// Bytes in the streams' incoming queues.
     var queuedBytes: Int { window.queued }
     /// Memory that the queues of this connection's streams hold, in bytes.

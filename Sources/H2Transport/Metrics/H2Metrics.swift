@@ -32,10 +32,15 @@ public final class H2Metrics: Sendable, Hashable {
     }
 
     /// A connection got as far as a verified peer, or failed before.
-    package func countHandshake(_ role: H2Role, failure: StreamError? = nil) {
+    ///
+    /// - Parameter nanoseconds: How long it took, where it is known.
+    package func countHandshake(_ role: H2Role, nanoseconds: UInt64? = nil, failure: StreamError? = nil) {
         guard isEnabled else { return }
         let instruments = instruments(role)
-        guard let failure else { return instruments.handshakes.increment() }
+        guard let failure else {
+            if let nanoseconds { instruments.handshakeTime.recordNanoseconds(nanoseconds) }
+            return instruments.handshakes.increment()
+        }
         (instruments.failedHandshakes[failure.code] ?? instruments.otherFailedHandshakes).increment()
     }
 
@@ -66,6 +71,7 @@ extension H2Metrics {
         let repeatedRequests: Counter
         let queuedBytes: Meter
         let roundTripTime: Timer
+        let handshakeTime: Timer
 
         /// A reason for resets, and where a connection counts it.
         struct Reset: Sendable {
@@ -111,11 +117,11 @@ extension H2Metrics {
             retiredExpired = counter("retired_total", ("reason", "expired"))
             repeatedRequests = counter("repeated_requests_total")
             queuedBytes = meter("queued_bytes")
-            roundTripTime = Timer(
-                label: "bootstrap_h2_round_trip_time",
-                dimensions: [("role", role)],
-                factory: factory
-            )
+            func timer(_ name: String) -> Timer {
+                Timer(label: "bootstrap_h2_\(name)", dimensions: [("role", role)], factory: factory)
+            }
+            roundTripTime = timer("round_trip_time")
+            handshakeTime = timer("handshake_time")
         }
     }
 }

@@ -10,6 +10,7 @@ package final class ConnectionDial: H2ConnectionDelegate {
     private let firstAnswer: Duration?
     private let loop: EventLoop
     private var completion: Completion?
+    private var began: UInt64 = 0
     private var connection: H2Connection?
     /// The peer has proved who it is, and HTTP/2 was begun.
     private(set) var hasBegun = false
@@ -40,6 +41,7 @@ package final class ConnectionDial: H2ConnectionDelegate {
     /// as its delegate, which the owner replaces with itself.
     package func start(_ completion: @escaping Completion) {
         self.completion = completion
+        began = loop.now
         retained.hold(self)
         endpoint.connect(loop) { [self] result in
             switch result {
@@ -88,7 +90,7 @@ package final class ConnectionDial: H2ConnectionDelegate {
         guard let completion else { return }
         self.completion = nil
         switch result {
-        case .success: configuration.metrics.countHandshake(.client)
+        case .success: configuration.metrics.countHandshake(.client, nanoseconds: loop.now &- began)
         case .failure(let error): configuration.metrics.countHandshake(.client, failure: error)
         }
         completion(result)

@@ -118,6 +118,7 @@ public final class HBONEServer {
         let id = admission.id
         let stream = TLSStream(over: lower, context: context, expecting: .anyTrusted)
         handshakes[id] = stream
+        let began = loop.now
         switch admission {
         case .free: break
         case .insteadOfOwn(_, let oldest):
@@ -131,7 +132,7 @@ public final class HBONEServer {
             guard slots.leave(id) else { return }
             switch result {
             case .success:
-                configuration.http2.metrics.countHandshake(.server)
+                configuration.http2.metrics.countHandshake(.server, nanoseconds: loop.now &- began)
                 serve(stream)
             case .failure(let error):
                 failedHandshakes += 1

@@ -16,6 +16,7 @@ extension NodeConfiguration {
             }
         }
         if let admin { sockets.append(.init(what: "'admin'", address: admin.address, port: admin.port)) }
+        if let metrics { sockets.append(.init(what: "'metrics'", address: metrics.address, port: metrics.port)) }
         return MeshRules(
             source: file,
             policies: policy ?? [],

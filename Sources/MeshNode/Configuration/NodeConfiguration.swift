@@ -2,6 +2,7 @@ package import MeshPaths
 package import MeshPolicy
 package import Platform
 package import Streams
+import YAML
 
 /// What a node is told to do: the YAML file of `bootstrap node --config`, decoded (`docs/configuration.md`).
 public struct NodeConfiguration: Hashable, Sendable {
@@ -16,14 +17,20 @@ public struct NodeConfiguration: Hashable, Sendable {
     package var unmatched: MeshRules.Unmatched
     /// `nil`: no `policy` key, so that only the default policy holds.
     package var policy: [AuthorizationPolicy]?
-    /// Where the administration interface listens; `nil`: nowhere.
+    /// Where the administration interface listens; `nil`: nowhere, or at ``adminSocket``.
     package var admin: BindAddress?
+    /// The path of the administration's Unix socket; `nil`: nowhere, or at ``admin``.
+    package var adminSocket: String?
     /// Where metrics are served; `nil`: nowhere.
     package var metrics: BindAddress?
+    /// Where each stream leaves a line; `nil`: nowhere.
+    package var accessLog: AccessLogSettings?
     /// Who renews the node's certificate over the mesh; `nil`: nobody.
     package var renewal: RenewalSource?
     /// How long connections live, and what happens on them may take.
     package var connections: ConnectionSettings
+    /// What the file says; `nil` where a program made the configuration.
+    var document: YAMLNode?
     /// Where the top-level keys stand in ``file``.
     package var positions: [String: SourcePosition] = [:]
 
@@ -36,6 +43,7 @@ public struct NodeConfiguration: Hashable, Sendable {
         policy: [AuthorizationPolicy]? = nil,
         admin: BindAddress? = nil,
         metrics: BindAddress? = nil,
+        accessLog: AccessLogSettings? = nil,
         renewal: RenewalSource? = nil,
         connections: ConnectionSettings = .defaults
     ) {
@@ -48,6 +56,7 @@ public struct NodeConfiguration: Hashable, Sendable {
         self.policy = policy
         self.admin = admin
         self.metrics = metrics
+        self.accessLog = accessLog
         self.connections = connections
     }
 
@@ -111,6 +120,19 @@ public struct NodeConfiguration: Hashable, Sendable {
         /// Passthrough by the server name of the ClientHello.
         case sni
     }
+
+    /// The key `accessLog`.
+    package struct AccessLogSettings: Hashable, Sendable, CustomStringConvertible {
+        /// The file; `nil`: standard output.
+        package var path: String?
+
+        package init(path: String?) { self.path = path }
+
+        package var description: String { path ?? "standard output" }
+    }
+
+    /// Whether anybody can ask what the node does.
+    var hasServices: Bool { admin != nil || adminSocket != nil || metrics != nil }
 
     /// An IP address and a port to listen on; port 0 takes any free one.
     package struct BindAddress: Hashable, Sendable, CustomStringConvertible {

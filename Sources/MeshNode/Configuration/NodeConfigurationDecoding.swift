@@ -76,7 +76,8 @@ private struct NodeConfigurationDecoder {
 
     func decode(_ root: YAMLNode) -> NodeConfiguration? {
         let keys = [
-            "identity", "listeners", "endpoints", "default", "policy", "admin", "metrics", "renewal", "connections",
+            "identity", "listeners", "endpoints", "default", "policy", "admin", "metrics", "accessLog", "renewal",
+            "connections",
         ]
         let required = ["identity", "listeners"]
         guard
@@ -90,14 +91,36 @@ private struct NodeConfigurationDecoder {
             endpoints: mapping["endpoints"]?.list("'endpoints'", diagnostics, endpoint) ?? [],
             unmatched: mapping.choice("default", of: MeshRules.Unmatched.self) ?? .deny,
             policy: mapping["policy"].map { PolicyDecoder(diagnostics: diagnostics).policies($0) },
-            admin: mapping.value("admin", NodeConfiguration.BindAddress.init(parsing:)),
+            admin: mapping.value("admin", admin) ?? nil,
             metrics: mapping.value("metrics", NodeConfiguration.BindAddress.init(parsing:)),
+            accessLog: mapping["accessLog"].flatMap(accessLog),
             renewal: mapping["renewal"].flatMap(renewal),
             connections: mapping["connections"].map { ConnectionSettingsDecoder(diagnostics: diagnostics).decode($0) }
                 ?? .defaults
         )
+        if case .scalar(let text, _)? = mapping["admin"]?.content, text.contains("/") {
+            configuration.adminSocket = paths.resolve(text)
+        }
+        configuration.document = root
         for key in keys where mapping[key] != nil { configuration.positions[key] = mapping.position(of: key) }
         return configuration
+    }
+
+    /// nil: it is the path of a socket.
+    private func admin(_ text: String) throws -> NodeConfiguration.BindAddress? {
+        if text.contains("/") {
+            _ = try SocketAddress(unixPath: paths.resolve(text))
+            return nil
+        }
+        return try NodeConfiguration.BindAddress(parsing: text)
+    }
+
+    private func accessLog(_ node: YAMLNode) -> NodeConfiguration.AccessLogSettings? {
+        let keys = ["file"]
+        guard let mapping = MappingDecoder(node, what: "'accessLog'", keys: keys, required: keys, diagnostics),
+            let file = mapping.string("file")
+        else { return nil }
+        return NodeConfiguration.AccessLogSettings(path: file == "stdout" ? nil : paths.resolve(file))
     }
 
     private func renewal(_ node: YAMLNode) -> RenewalSource? {

@@ -14,7 +14,7 @@ enum BuildFeatures {
     /// Of the keys of an endpoint that stand for a feature of their own.
     static let endpointKeys: Set<String> = []
     /// Of the top-level keys that open a listener of their own.
-    static let services: Set<String> = []
+    static let services: Set<String> = ["admin", "metrics"]
 }
 
 extension NodeConfiguration {
@@ -84,7 +84,8 @@ extension NodeConfiguration {
             }
             if key == "admin", !bind.address.isLoopback {
                 diagnostics.report(
-                    "'admin' asks nobody who they are and must be on loopback, not \(bind): write 127.0.0.1:\(bind.port)",
+                    "'admin' asks nobody who they are and must be on loopback, not \(bind): write 127.0.0.1:\(bind.port), or "
+                        + "the path of a Unix socket",
                     at: positions[key]
                 )
             }
@@ -177,6 +178,9 @@ extension NodeConfiguration {
     }
 
     private func validateFiles(_ diagnostics: Diagnostics) {
+        if let path = accessLog?.path, let problem = problemWriting(path) {
+            diagnostics.report("'accessLog': \(path): \(problem)", at: positions["accessLog"])
+        }
         checkCredential(identity, key: "identity", at: positions["identity"], diagnostics)
         for listener in listeners {
             checkServerCredentials(of: listener, diagnostics)
@@ -239,6 +243,13 @@ extension NodeConfiguration {
             guard error.code != .expired else { return }
             diagnostics.report("'\(key)': \(error)", at: position)
         }
+    }
+
+    private func problemWriting(_ path: String) -> String? {
+        if access(path, W_OK) == 0 { return nil }
+        guard errno == ENOENT else { return String(cString: strerror(errno)) }
+        let directory = path.lastIndex(of: "/").map { String(path[...$0]) } ?? "."
+        return access(directory, W_OK | X_OK) == 0 ? nil : "\(directory): \(String(cString: strerror(errno)))"
     }
 
     private func problemReading(_ path: String) -> String? {

@@ -13,12 +13,15 @@ import Streams
 /// 200 is answered only when policy has passed and the backend is connected.
 final class HBONEFront {
     private let carrier: StreamCarrier
+    /// Where its streams come in.
+    var front: FrontName
     private var logger: Logger { carrier.logger }
     private var peerLog: PeerLog { carrier.peerLog }
     private var opener: StreamOpener { carrier.opener }
 
     init(_ carrier: StreamCarrier) {
         self.carrier = carrier
+        front = carrier.front
     }
 
     /// Answers a request, now or later.
@@ -52,7 +55,14 @@ final class HBONEFront {
         }
     }
 
+    private func begin(_ plan: StreamPlan, for pending: PendingConnect) -> StreamTicket? {
+        let ticket = carrier.records.begin(plan, at: front)
+        ticket?.client = pending.remoteAddress
+        return ticket
+    }
+
     private func refuse(_ pending: PendingConnect, _ refusal: StreamPlan.Refusal, _ plan: StreamPlan) {
+        let ticket = begin(plan, for: pending)
         guard refusal.error.code != .loop else {
             peerLog.log(
                 .warning,
@@ -63,7 +73,9 @@ final class HBONEFront {
                     "through": "\(Printable.escape(plan.request.hops.description))",
                 ]
             )
-            return pending.reject(ConnectRejection(refusal.error))
+            let rejection = ConnectRejection(refusal.error)
+            ticket?.refuse(refusal.error, status: rejection.status)
+            return pending.reject(rejection)
         }
         peerLog.log(
             .notice,
@@ -72,7 +84,9 @@ final class HBONEFront {
             ["reason": "\(refusal)", "to": "\(pending.destination)"]
         )
         // The peer learns that policy refused, not which rule did.
-        pending.reject(.denied("policy"))
+        let rejection = ConnectRejection.denied("policy")
+        ticket?.refuse(refusal.error, status: rejection.status)
+        pending.reject(rejection)
     }
 
     private static func name(of pending: PendingConnect) -> String { pending.peer?.description ?? "unauthenticated" }
@@ -84,19 +98,32 @@ final class HBONEFront {
         failure: String,
         to target: Authority
     ) {
-        pending.cancelled = opener.open(plan, headers: headers) { [self] result in
+        let ticket = begin(plan, for: pending)
+        let cancel = opener.open(plan, headers: headers) { [self] result in
             switch result {
-            case .success(let opened): join(pending, opened, plan.request)
+            case .success(var opened):
+                if let ticket { carrier.note(&opened, ticket) }
+                join(pending, opened, plan.request)
             case .failure(let error):
                 peerLog.log(.info, failure, of: Self.name(of: pending), ["to": "\(target)", "reason": "\(error)"])
-                pending.reject(ConnectRejection(error))
+                let rejection = ConnectRejection(error)
+                ticket?.refuse(error, status: rejection.status)
+                pending.reject(rejection)
             }
+        }
+        guard let ticket else {
+            pending.cancelled = cancel
+            return
+        }
+        pending.cancelled = {
+            cancel()
+            ticket.giveUp()
         }
     }
 
     private func join(_ pending: PendingConnect, _ opened: StreamOpener.Opened, _ request: StreamRequest) {
         guard let stream = pending.accept() else {
-            return opened.stream.reset(StreamError(.closed, "the client gave up"))
+            return opened.abandon()
         }
         let logger = logger
         carrier.live.relay(stream, opened, for: request) { result in

@@ -302,7 +302,7 @@ final class HTTPProxyConnection: StreamObserver, TurnTask {
             case .success(let (opened, request)):
                 write(Array("HTTP/1.1 200 Connection established\r\n\r\n".utf8))
                 guard isLive, output.isEmpty else {
-                    opened.stream.reset(StreamError(.closed, "the client has gone"))
+                    opened.abandon()
                     return end(resetting: .closed(client))
                 }
                 server?.stream.letGo()

@@ -24,15 +24,33 @@ final class StreamCarrier {
     /// For what a client or a peer can cause as often as it likes.
     let peerLog: PeerLog
     /// The node takes nothing new: a connection that could have another request ends after this one.
-    var isDraining = false
+    var isDraining: Bool { live.isDraining }
     /// Clients that have not said yet what they want.
-    let newcomers = Newcomers()
+    let newcomers: Newcomers
+    /// What is told of each stream.
+    let records: StreamRecords
+    /// Where its streams come in.
+    let front: FrontName
 
-    init(opener: StreamOpener, live: LiveStreams, logger: Logger) {
+    init(opener: StreamOpener, live: LiveStreams, records: StreamRecords, logger: Logger) {
         self.opener = opener
         self.live = live
+        self.records = records
         self.logger = logger
         peerLog = PeerLog(logger, on: opener.loop)
+        newcomers = Newcomers()
+        front = FrontName("hbone", protocol: "hbone")
+    }
+
+    /// The same for the streams of one listener.
+    init(_ other: StreamCarrier, at front: FrontName) {
+        opener = other.opener
+        live = other.live
+        records = other.records
+        logger = other.logger
+        peerLog = other.peerLog
+        newcomers = other.newcomers
+        self.front = front
     }
 
     var loop: EventLoop { opener.loop }
@@ -93,10 +111,40 @@ final class StreamCarrier {
         headers: HeaderFields = [:],
         completion: @escaping (Result<StreamOpener.Opened, StreamError>) -> Void
     ) -> StreamOpener.Cancellation {
-        opener.open(opener.plan(request), headers: headers) { [self] result in
-            if case .failure(let error) = result { report(error, to: request.destination) }
+        let plan = opener.plan(request)
+        let ticket = records.begin(plan, at: front)
+        let cancel = opener.open(plan, headers: headers) { [self] result in
+            var result = result
+            switch result {
+            case .success(var opened):
+                if let ticket {
+                    note(&opened, ticket)
+                    result = .success(opened)
+                }
+            case .failure(let error):
+                report(error, to: request.destination)
+                ticket?.refuse(error)
+            }
             completion(result)
         }
+        guard let ticket, !ticket.isOver else { return cancel }
+        return {
+            cancel()
+            ticket.giveUp()
+        }
+    }
+
+    /// The far end of the ticket's stream is there.
+    func note(_ opened: inout StreamOpener.Opened, _ ticket: StreamTicket) {
+        let peer = opener.identity(of: ticket.plan, over: opened.path)
+        ticket.open(over: opened.path, dialled: opened.dialled, peer: peer)
+        opened.ticket = ticket
+    }
+
+    /// A stream that a front refuses, without asking what becomes of it.
+    func refuse(_ request: StreamRequest, _ error: StreamError) {
+        guard records.isOn else { return }
+        records.begin(opener.plan(request), at: front)?.refuse(error)
     }
 
     private func report(_ error: StreamError, to destination: Authority) {
@@ -124,6 +172,7 @@ final class StreamCarrier {
         current: (() -> StreamRequest?)? = nil
     ) {
         let logger = logger
+        if let ticket = opened.ticket, let socket = client as? Socket { ticket.client = socket.peerAddress }
         live.relay(client, early: early, certificate: certificate, opened, for: request, current: current) { result in
             guard let failure = result.failure else { return }
             // A server of TLS 1.3 says only now that it does not want this side's certificate, or misses one.

@@ -23,19 +23,20 @@ enum TransparentFront {
         case (.outbound, _): carrier.carry(socket, carrier.request(of: socket, to: destination))
         case (.inbound, .deny):
             let reason = "plain connections are refused here ('plaintext: deny'): come through the mesh"
+            carrier.refuse(anybody(at: client, to: destination), StreamError(.denied, reason))
             refuse(socket, StreamError(.denied, "\(client) to \(destination): \(reason)"), listener, carrier)
-        case (.inbound, .allow):
-            carrier.carry(
-                socket,
-                StreamRequest(
-                    source: .unauthenticated,
-                    sourceIP: client,
-                    transport: nil,
-                    destination: destination,
-                    now: WallClock.system.seconds
-                )
-            )
+        case (.inbound, .allow): carrier.carry(socket, anybody(at: client, to: destination))
         }
+    }
+
+    private static func anybody(at client: IPAddress, to destination: Authority) -> StreamRequest {
+        StreamRequest(
+            source: .unauthenticated,
+            sourceIP: client,
+            transport: nil,
+            destination: destination,
+            now: WallClock.system.seconds
+        )
     }
 
     /// Where it was going.

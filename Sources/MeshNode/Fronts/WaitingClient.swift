@@ -27,7 +27,7 @@ extension StreamCarrier {
             switch result {
             case .success(let opened):
                 guard let early = waiting.succeed() else {
-                    return opened.stream.reset(StreamError(.closed, "the client has gone"))
+                    return opened.abandon()
                 }
                 join(waiting.client, early: early, opened, request)
             case .failure(let error): waiting.refuse(error)

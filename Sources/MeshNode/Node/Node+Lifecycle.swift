@@ -21,6 +21,8 @@ extension Node {
                 await close(listeners)
                 if let takeover { try? await takeover.loop.execute { takeover.withValue { $0.close() } } }
                 await drain(workers)
+                await use(nil)
+                await stopServices()
                 await group.shutDown()
             }
             state.drain = task
@@ -122,11 +124,14 @@ extension Node {
         let logger = logger
         let offer = try await loop.execute { [self] in
             let offer = try TakeoverOffer(at: path, on: loop, logger: logger) { [self] in
-                let listeners = try state.withLock { try $0.beginHandingOver() }
+                let (listeners, services) = try state.withLock { (try $0.beginHandingOver(), $0.services) }
                 do {
                     return try listeners.map { listener in
                         try listener.listener.withValue { try $0.duplicate(named: listener.name) }
                     }
+                        + services.compactMap { service in
+                            try service.server.withValue { try $0.duplicate(named: service.name) }
+                        }
                 } catch {
                     state.withLock { $0.change = nil }
                     throw error
@@ -137,6 +142,8 @@ extension Node {
                     return state.listeners
                 }
                 for listener in listeners { listener.close() }
+                // Who asks from now on asks the heir.
+                for service in state.withLock({ $0.services }) { service.server.withValue { $0.close() } }
                 released()
                 heirs.continuation.yield(process)
             } onAbandoned: { [self] in

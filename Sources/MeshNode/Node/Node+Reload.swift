@@ -52,6 +52,7 @@ extension Node {
         let configuration = try configurationFile.map { try NodeConfiguration.check($0) } ?? old
         guard !workers.isEmpty else { throw StreamError(.closed, "the node has not started") }
         let credential = try CredentialDirectory(configuration.identity).load()
+        let accessLog = try accessLog(for: configuration)
         let current = try state.withLock { try $0.beginReload() }
         defer { state.withLock { if $0.change == .reload { $0.change = nil } } }
 
@@ -71,6 +72,8 @@ extension Node {
                 configuration: configuration,
                 credential: credential,
                 listenerAddresses: addresses,
+                accessLog: accessLog,
+                metrics: transportMetrics(for: configuration),
                 warn: { [logger] in logger.warning("\($0)") }
             )
             try await hand(snapshot, to: workers)
@@ -92,6 +95,8 @@ extension Node {
             return (true, state.heartbeat)
         }
         await stop(unused)
+        await use(accessLog)
+        tellWhatNeedsRestart(old, configuration)
         if let prepared {
             if isOpen { try await open(prepared) } else { await close(prepared.opening) }
         }

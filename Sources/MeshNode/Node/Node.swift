@@ -1,3 +1,4 @@
+import H2Transport
 public import Logging
 import MeshIdentity
 import MeshPaths
@@ -41,11 +42,18 @@ public final class Node: Sendable {
         var heartbeat: LoopBound<CaptureHeartbeat>?
         /// Those of all listeners that the node has had.
         var captures: [NodeConfiguration.Capture] = []
+        var accessLog: AccessLog?
+        /// Metrics and administration.
+        var services: [Service] = []
+        var control = NodeControl()
     }
 
     let group: EventLoopGroup
     let logger: Logger
     let stripes = StripeDirectory()
+    /// What connections count, where somebody asks.
+    let registry = MetricsRegistry()
+    let transportMetrics: H2Metrics
     /// The addresses that names of the mesh have.
     let names = VirtualNames()
     let state: Lock<State>
@@ -64,6 +72,7 @@ public final class Node: Sendable {
         logger: Logger
     ) {
         group = EventLoopGroup(count: loops)
+        transportMetrics = H2Metrics(factory: registry)
         self.logger = logger
         self.configurationFile = configurationFile
         state = Lock(State(configuration: configuration, stamp: Self.stamp(configuration, configurationFile)))
@@ -80,13 +89,22 @@ public final class Node: Sendable {
         let credential = try CredentialDirectory(configuration.identity).load()
         let warn: @Sendable (String) -> Void = { [logger] in logger.warning("\($0)") }
         var snapshot = try NodeSnapshot(configuration: configuration, credential: credential, warn: warn)
+        let accessLog = try accessLog(for: configuration)
         var workers: [LoopBound<Worker>] = []
-        for loop in group.loops {
+        for (number, loop) in group.loops.enumerated() {
+            let place = (number, group.loops.count)
             let (first, stripes, names, logger) = (snapshot, stripes, names, logger)
             workers.append(
                 try await loop.execute {
                     LoopBound(
-                        try Worker(on: loop, snapshot: first, stripes: stripes, names: names, logger: logger),
+                        try Worker(
+                            on: loop,
+                            snapshot: first,
+                            stripes: stripes,
+                            names: names,
+                            place: place,
+                            logger: logger
+                        ),
                         on: loop
                     )
                 }
@@ -94,16 +112,21 @@ public final class Node: Sendable {
         }
         try mark(for: configuration)
         let prepared = try await prepare(configuration, beside: [], adopting: inherited, workers)
+        var services: [Service] = []
         do {
+            services = try await startServices(configuration, inherited)
             snapshot = try NodeSnapshot(
                 configuration: configuration,
                 credential: credential,
                 listenerAddresses: prepared.addresses,
+                accessLog: accessLog,
+                metrics: transportMetrics(for: configuration),
                 warn: warn
             )
             try await hand(snapshot, to: workers)
             try await open(prepared)
         } catch {
+            await stop(services)
             await close(prepared.opening)
             throw error
         }
@@ -120,6 +143,8 @@ public final class Node: Sendable {
             state.captures = Self.captures(of: configuration)
             state.listeners = prepared.all
             state.addresses = prepared.addresses
+            state.accessLog = accessLog
+            state.services = services
         }
         logger.info(
             "started",

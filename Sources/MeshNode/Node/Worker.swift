@@ -3,6 +3,7 @@ import Logging
 import MeshIdentity
 import MeshPaths
 import MeshPolicy
+import Platform
 import Streams
 
 /// The part of a node that lives on one event loop: its streams, its connections to peers, its HBONE servers. Loops
@@ -11,7 +12,11 @@ final class Worker {
     let loop: EventLoop
     let live = LiveStreams()
     private let opener: StreamOpener
+    let records: StreamRecords
     private let carrier: StreamCarrier
+    /// The same for each listener that has accepted something.
+    private var carriers: [FrontName: StreamCarrier] = [:]
+    private let inbound: HBONEFront
     private let server: HBONEServer
     private let stripes: StripeAcceptor
     private let allNames: VirtualNames
@@ -28,12 +33,14 @@ final class Worker {
     ///   - snapshot: What holds now.
     ///   - stripes: What all loops of the node have in common.
     ///   - names: Likewise.
+    ///   - place: Of the loop, among those of the node.
     ///   - logger: Told of streams and connections.
     init(
         on loop: EventLoop,
         snapshot: NodeSnapshot,
         stripes: StripeDirectory,
         names: VirtualNames,
+        place: (number: Int, count: Int) = (0, 1),
         logger: Logger
     ) throws(StreamError) {
         self.loop = loop
@@ -41,8 +48,10 @@ final class Worker {
         allNames = names
         nameServer = NameServer(on: loop, logger: logger)
         opener = StreamOpener(loop: loop, snapshot: snapshot, logger: logger)
-        carrier = StreamCarrier(opener: opener, live: live, logger: logger)
+        records = StreamRecords(on: loop, number: place.number, of: place.count)
+        carrier = StreamCarrier(opener: opener, live: live, records: records, logger: logger)
         let inbound = HBONEFront(carrier)
+        self.inbound = inbound
         let server = try HBONEServer(
             on: loop,
             context: snapshot.server,
@@ -54,6 +63,17 @@ final class Worker {
         self.server = server
         (zone, self.names) = Self.naming(snapshot, names)
         self.stripes = StripeAcceptor(on: loop, directory: stripes) { server.accept($0) }
+        useRecords(snapshot)
+        opener.onPathChange = { [records] change in
+            switch change {
+            case .using(let path, .some(let before), _, _):
+                records.count(.switched(from: before.transport, to: path.transport))
+            case .using(let path, nil, _, _): records.count(.chosen(path.transport))
+            case .unreachable: records.count(.unreachable)
+            case .refused: records.count(.refused)
+            case .relaying: break
+            }
+        }
     }
 
     private static func naming(
@@ -64,6 +84,31 @@ final class Worker {
         return (snapshot.configuration.endpoints.map(\.rule), isServed ? names : nil)
     }
 
+    /// What this loop has to tell.
+    var report: WorkerReport {
+        WorkerReport(
+            fronts: live.adding(to: records.fronts),
+            pathChanges: records.pathChanges,
+            peers: opener.reports.map { WorkerReport.PeerReport(name: $0.peer.name, paths: $0.paths) },
+            newcomers: carrier.newcomers.count
+        )
+    }
+
+    /// Streams that are open, as JSON, and how many there are.
+    func liveStreams(upTo limit: Int) -> (total: Int, streams: [[UInt8]]) {
+        var streams: [[UInt8]] = []
+        let now = EventLoop.monotonicTime()
+        live.eachRecorded { ticket, sent, received in
+            guard streams.count < limit else { return }
+            var json = JSONWriter()
+            ticket.writeLive(sent: sent, received: received, now: now, into: &json)
+            streams.append(json.take())
+        }
+        return (live.count, streams)
+    }
+
+    var credential: Credential { opener.snapshot.credential }
+
     private static func serverConfiguration(_ snapshot: NodeSnapshot) -> HBONEServer.Configuration {
         var configuration = HBONEServer.Configuration.defaults
         configuration.http2 = snapshot.configuration.connections.http2(for: .server)
@@ -72,6 +117,7 @@ final class Worker {
 
     /// Takes over a connection that a listener accepted.
     func accept(_ socket: Socket, by listener: NodeConfiguration.Listener) {
+        let carrier = carrier(of: listener)
         switch listener.protocol {
         case .hbone:
             socket.apply(.multiplexed(unacknowledgedLimit: .seconds(20)))
@@ -87,6 +133,23 @@ final class Worker {
             // Refused when the configuration was loaded.
             socket.reset(.closed(socket))
         }
+    }
+
+    /// Where nobody wants to know of streams, it does not matter where they come in.
+    private func carrier(of listener: NodeConfiguration.Listener) -> StreamCarrier {
+        guard records.isOn, listener.protocol != .hbone else { return carrier }
+        let front = FrontName(listener.name, protocol: listener.protocol.rawValue)
+        if let carrier = carriers[front] { return carrier }
+        let carrier = StreamCarrier(carrier, at: front)
+        carriers[front] = carrier
+        return carrier
+    }
+
+    private func useRecords(_ snapshot: NodeSnapshot) {
+        records.use(snapshot.accessLog, isCounting: snapshot.configuration.hasServices)
+        // A stream of HTTP/2 does not know which listener its connection came by.
+        let listeners = snapshot.configuration.listeners.filter { $0.protocol == .hbone }
+        inbound.front = FrontName(listeners.count == 1 ? listeners[0].name : "hbone", protocol: "hbone")
     }
 
     private func zone(of listener: NodeConfiguration.Listener) -> MeshZone {
@@ -119,6 +182,7 @@ final class Worker {
     /// New streams are decided with `snapshot`; live ones are decided again.
     func take(_ snapshot: NodeSnapshot) {
         opener.snapshot = snapshot
+        useRecords(snapshot)
         opener.forgetPeers()
         (zone, names) = Self.naming(snapshot, allNames)
         server.context = snapshot.server
@@ -134,11 +198,12 @@ final class Worker {
     /// Lets live streams end, for as long as they last unless ``limitDraining(to:)`` says otherwise. `completion` is
     /// called on the loop.
     func drain(completion: @escaping () -> Void) {
-        carrier.isDraining = true
+        live.isDraining = true
         server.drain(deadline: nil) { [self] in
             live.whenEmpty { [self] in
                 limit?.cancel()
                 opener.shutDown()
+                records.flush()
                 completion()
             }
         }

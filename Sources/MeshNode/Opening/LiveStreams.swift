@@ -15,6 +15,7 @@ final class LiveStreams {
         let dialled: SocketAddress?
         /// Which certificate its client has shown; a server of HBONE looks after those of its own clients.
         let certificate: CertificateName?
+        let ticket: StreamTicket?
     }
 
     /// Each stream keeps its place; nil where one is free.
@@ -23,6 +24,8 @@ final class LiveStreams {
     private var emptied: [() -> Void] = []
 
     private(set) var count = 0
+    /// The node takes nothing new.
+    var isDraining = false
 
     /// Joins a stream with its far end and keeps track of them until they are done.
     ///
@@ -40,8 +43,10 @@ final class LiveStreams {
         completion: @escaping (RelayResult) -> Void
     ) {
         let place = freePlaces.popLast() ?? entries.count
+        let ticket = opened.ticket
         let relay = Relay(first, opened.stream) { [self] result in
             leave(place)
+            ticket?.end(result)
             completion(result)
             guard count == 0, !emptied.isEmpty else { return }
             let waiting = emptied
@@ -55,7 +60,8 @@ final class LiveStreams {
             current: current,
             path: opened.path,
             dialled: opened.dialled,
-            certificate: certificate
+            certificate: certificate,
+            ticket: ticket
         )
         if place < entries.count { entries[place] = entry } else { entries.append(entry) }
         count += 1
@@ -89,6 +95,28 @@ final class LiveStreams {
         }
         for (relay, refusal) in losers { relay.cut(StreamError(.denied, "policy changed: \(refusal.message)")) }
         return losers.count
+    }
+
+    /// What has been counted of streams, and what those that are open have carried so far.
+    func adding(to fronts: [FrontStatistics]) -> [FrontStatistics] {
+        var fronts = fronts
+        for case let entry? in entries {
+            guard let ticket = entry.ticket, let index = fronts.firstIndex(where: { $0.front == ticket.front }) else {
+                continue
+            }
+            let moved = entry.relay.progress
+            fronts[index].addLive(sent: moved.forward, received: moved.backward)
+        }
+        return fronts
+    }
+
+    /// Calls `body` with the streams that are open and recorded, and with what each has carried.
+    func eachRecorded(_ body: (StreamTicket, _ sent: UInt64, _ received: UInt64) -> Void) {
+        for case let entry? in entries {
+            guard let ticket = entry.ticket else { continue }
+            let moved = entry.relay.progress
+            body(ticket, moved.forward, moved.backward)
+        }
     }
 
     /// Calls `body` on the loop when no stream is left, at once if none is.

@@ -21,16 +21,23 @@ final class NodeSnapshot: Sendable {
     let ingress: [String: TLSContext]
     /// Who may use the listeners that ask for a password, by their names.
     let passwords: [String: PasswordCheck]
+    /// Where streams leave their lines; nil: nowhere.
+    let accessLog: AccessLog?
 
     /// - Throws: What is wrong with the credential, with the SSH login of an endpoint, or with a file of users.
     init(
         configuration: NodeConfiguration,
         credential: Credential,
         listenerAddresses: [String: NodeConfiguration.BindAddress] = [:],
+        accessLog: AccessLog? = nil,
+        metrics: H2Metrics? = nil,
         warn: @escaping @Sendable (String) -> Void
     ) throws {
+        var configuration = configuration
+        configuration.connections.metrics = metrics
         self.configuration = configuration
         self.credential = credential
+        self.accessLog = accessLog
         planner = StreamPlanner(
             configuration.rules(listenerAddresses: listenerAddresses),
             own: credential.id,

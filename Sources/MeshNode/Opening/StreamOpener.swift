@@ -1,5 +1,6 @@
 import H2Transport
 import Logging
+import MeshIdentity
 import MeshPaths
 import MeshPolicy
 import Platform
@@ -15,6 +16,14 @@ final class StreamOpener {
         let path: PathID?
         /// What was dialled from here.
         var dialled: SocketAddress?
+        /// What will be recorded of the stream; nil: nobody wants to know.
+        var ticket: StreamTicket?
+
+        /// The client has gone before it could be joined with its far end.
+        func abandon() {
+            stream.reset(StreamError(.closed, "the client gave up"))
+            ticket?.giveUp()
+        }
     }
 
     /// Nobody waits any more: a connection that still comes up is closed, and nobody is told.
@@ -23,6 +32,8 @@ final class StreamOpener {
     let loop: EventLoop
     private let logger: Logger
     private let peerLog: PeerLog
+    /// Told of each change of a path to a peer.
+    var onPathChange: ((PathChange) -> Void)?
     var snapshot: NodeSnapshot {
         didSet {
             recent = []
@@ -214,6 +225,13 @@ final class StreamOpener {
         return { isCancelled = true }
     }
 
+    /// Who the far end of a stream proved to be, for the record.
+    func identity(of plan: StreamPlan, over path: PathID?) -> SPIFFEID? {
+        guard let path, case .peer(let route, _) = plan.outcome else { return nil }
+        if let lastPeer, lastPeer.peer === route.peer { return lastPeer.paths.identity(over: path) }
+        return peers[route.peer.id]?.identity(over: path)
+    }
+
     private func paths(to peer: Peer) -> PeerPaths? {
         if let lastPeer, lastPeer.peer === peer { return lastPeer.paths }
         guard let paths = paths(to: peer.id) else { return nil }
@@ -231,12 +249,16 @@ final class StreamOpener {
             settings: snapshot.configuration.connections,
             on: loop,
             logger: logger
-        ) { change in
+        ) { [weak self] change in
             logger.notice("\(id): \(change)")
+            self?.onPathChange?(change)
         }
         peers[id] = paths
         return paths
     }
+
+    /// How the ways to each peer stand that was asked for.
+    var reports: [(peer: PeerID, paths: [PathReport])] { peers.map { ($0.key, $0.value.report) } }
 
     /// Drops the peers that no endpoint leads to after a reload, with their streams. A peer whose own element of the
     /// configuration says what it said before stays, wherever that stands now.

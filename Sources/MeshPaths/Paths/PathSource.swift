@@ -22,6 +22,8 @@ protocol PathSource: AnyObject {
     var peer: SPIFFEID? { get }
     /// Streams that are open or being opened.
     var streamCount: Int { get }
+    /// The shortest that was seen; nil where none was.
+    var roundTripTime: Duration? { get }
 
     /// Makes the path usable, or begins to wait until it is; answers by ``events``. Does nothing while that is under
     /// way.
@@ -40,6 +42,10 @@ protocol PathSource: AnyObject {
     func release()
     /// Drops everything, open streams included; ``establish()`` begins anew.
     func reset()
+}
+
+extension PathSource {
+    var roundTripTime: Duration? { nil }
 }
 
 /// What a ``PathSource`` tells.

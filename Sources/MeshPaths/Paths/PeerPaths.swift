@@ -1,6 +1,6 @@
 package import H2Transport
 package import Logging
-import MeshIdentity
+package import MeshIdentity
 package import MeshPolicy
 package import Platform
 package import SSHSignal
@@ -136,6 +136,13 @@ package final class PeerPaths {
 
     /// The path that carries new streams; nil while there is none.
     package var pathInUse: PathID? { selector.inUse }
+
+    /// Who the peer proved to be on a path, last; nil where the path has no mesh identity.
+    package func identity(over path: PathID) -> SPIFFEID? { sources[path]?.peer }
+
+    var candidates: [PathSelector.Candidate] { selector.candidates }
+
+    func source(of path: PathID) -> (any PathSource)? { sources[path] }
 
     /// Opens a stream to `authority` over the best path, waiting for one where none is up.
     ///

@@ -78,6 +78,7 @@ final class TunnelSource: PathSource {
     }
 
     var streamCount: Int { group?.streamCount ?? 0 }
+    var roundTripTime: Duration? { group?.connections.compactMap(\.shortestRoundTripTime).min() }
 
     // MARK: The path
 

@@ -21,6 +21,8 @@ package struct ConnectionSettings: Hashable, Sendable {
     package var drainTimeout: Duration?
     /// Connections to one peer and event loop, those aside that take no new streams; at least 1.
     package var perPeer = 16
+    /// Where connections count; `nil`: where the process does.
+    package var metrics: H2Metrics?
 
     package init() {}
 
@@ -36,6 +38,7 @@ extension ConnectionSettings {
         configuration.requestTimeout = requestTimeout
         configuration.age.maximum = maximumAge
         configuration.age.drainTimeout = drainTimeout
+        if let metrics { configuration.metrics = metrics }
         return configuration
     }
 

@@ -6,6 +6,16 @@ public struct RelayResult: Sendable {
     public var bytesBackward: UInt64
     /// Why the relay was cut; nil when both directions ended cleanly.
     public var failure: StreamError?
+    /// Whose doing the end was: who ended its direction first, or failed.
+    package var endedBy = RelayParty.owner
+}
+
+/// Who can end a relay.
+package enum RelayParty: UInt8, Hashable, Sendable {
+    case first
+    case second
+    /// Whoever made the relay, by ``Relay/cut(_:)`` or its idle timeout.
+    case owner
 }
 
 /// Joins two byte streams of one event loop, with back-pressure and half-close: each direction ends on its own, and an
@@ -28,6 +38,8 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
     /// Set once both streams were closed or reset.
     private var result: RelayResult?
     private var retained = Retained<Relay>()
+    /// Set by the first end or failure.
+    private var endedBy: RelayParty?
     private var idleTimer: LoopTimer?
     private let idleTimeout: Duration?
     /// Told why, on the loop, before the streams are reset: whoever reads one of them may be gone right after.
@@ -74,7 +86,10 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
     }
 
     /// Aborts both streams.
-    public func cut(_ reason: StreamError) { end(failure: reason) }
+    public func cut(_ reason: StreamError) {
+        endedBy = .owner
+        end(failure: reason)
+    }
 
     /// Bytes moved so far in each direction.
     public var progress: (forward: UInt64, backward: UInt64) {
@@ -94,12 +109,15 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
     public func streamFailed(_ stream: ByteStream) {
         let error = stream.failure ?? .closed(stream)
         let fromStream = stream === first ? forward : backward
-        end(failure: error.code == .closed && fromStream?.isDone == true ? nil : error)
+        let isClean = error.code == .closed && fromStream?.isDone == true
+        blame(stream, isFailure: !isClean)
+        end(failure: isClean ? nil : error)
     }
 
     // MARK: Pumps
 
     func pumpEnded(_ pump: Pump) {
+        blame(pump.source, isFailure: false)
         if forward?.isDone == true && backward?.isDone == true { end(failure: nil) }
     }
 
@@ -108,13 +126,25 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
         // TCP close. That is the end of this direction; the other is not spoilt by it. A source that was closed before
         // its end is another matter: its bytes are lost.
         if error.code == .closed && pump.source.failure == nil { return pumpEnded(pump) }
+        let sink = pump.source === first ? second : first
+        blame(pump.source.failure == nil ? sink : pump.source, isFailure: true)
         end(failure: error)
+    }
+
+    /// The first end counts; a failure counts more.
+    private func blame(_ stream: ByteStream, isFailure: Bool) {
+        if isFailure || endedBy == nil { endedBy = stream === first ? .first : .second }
     }
 
     private func end(failure: StreamError?) {
         guard result == nil else { return }
         let (bytesForward, bytesBackward) = progress
-        result = RelayResult(bytesForward: bytesForward, bytesBackward: bytesBackward, failure: failure)
+        result = RelayResult(
+            bytesForward: bytesForward,
+            bytesBackward: bytesBackward,
+            failure: failure,
+            endedBy: endedBy ?? .owner
+        )
         idleTimer?.cancel()
         forward?.stop()
         backward?.stop()
@@ -147,7 +177,7 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
                 movedBefore = moved
                 idleTimer?.schedule(after: idleTimeout)
             } else {
-                end(failure: StreamError(.timedOut, "nothing moved for \(idleTimeout)"))
+                cut(StreamError(.timedOut, "nothing moved for \(idleTimeout)"))
             }
         }
         idleTimer = timer

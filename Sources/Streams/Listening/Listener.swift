@@ -13,6 +13,8 @@ public final class Listener: PollHandler {
     /// Where it listens; the port is the kernel's choice when 0 was asked for.
     public let localAddress: SocketAddress
     private var descriptor: Int32
+    /// Of a Unix socket: what stands at its path.
+    private let file: FileIdentity?
     private let targets: [EventLoop]
     private var turn = 0
     private var shortLived = ShortLivedConnections()
@@ -91,6 +93,7 @@ public final class Listener: PollHandler {
         self.accept = accept
         self.descriptor = descriptor
         self.localAddress = localAddress
+        file = Self.file(at: localAddress)
         // What it accepts inherits it, without a system call for each.
         if !localAddress.isUnix {
             Socket.set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
@@ -157,7 +160,19 @@ public final class Listener: PollHandler {
 
     private func release() {
         closeDescriptors()
-        if localAddress.isUnix { unlink(localAddress.ip) }
+        // Another process may have put its own in this place.
+        if localAddress.isUnix, Self.file(at: localAddress) == file { unlink(localAddress.ip) }
+    }
+
+    private struct FileIdentity: Equatable {
+        let device: dev_t
+        let number: ino_t
+    }
+
+    private static func file(at address: SocketAddress) -> FileIdentity? {
+        var status = stat()
+        guard address.isUnix, lstat(address.ip, &status) == 0 else { return nil }
+        return FileIdentity(device: status.st_dev, number: status.st_ino)
     }
 
     private func closeDescriptors() {

@@ -1,7 +1,7 @@
 import CLinux
 import Glibc
 
-/// What a listening TCP socket is set to before it is bound. Unix sockets have the backlog only.
+/// What a listening TCP socket is set to before it is bound. Unix sockets have their permissions and the backlog only.
 public struct ListenerOptions: Hashable, Sendable {
     /// Bind also where connections of an earlier listener still linger (SO_REUSEADDR).
     public var reusesAddress = true
@@ -14,6 +14,8 @@ public struct ListenerOptions: Hashable, Sendable {
     public var isIPv6Only: Bool?
     /// What is accepted has ``SocketOptions/resetsUnlessEnded``.
     package var resetsUnlessEnded = false
+    /// Of a Unix socket: the file's permissions, from its first moment on; nil: what the process's umask leaves.
+    package var unixPermissions: UInt32?
     /// Connections that may wait to be accepted; net.core.somaxconn is above it.
     public var backlog: Int32 = 1024
 
@@ -32,7 +34,11 @@ public struct ListenerOptions: Hashable, Sendable {
 
     /// - Throws: ``StreamError`` that names the option.
     func apply(to descriptor: Int32, for address: SocketAddress) throws(StreamError) {
-        guard !address.isUnix else { return }
+        if address.isUnix {
+            // bind(2) takes over the permissions of the socket itself.
+            guard let unixPermissions, fchmod(descriptor, mode_t(unixPermissions)) != 0 else { return }
+            throw .system(errno, "setting permissions")
+        }
         let ip = Int32(address.isIPv6 ? IPPROTO_IPV6 : IPPROTO_IP)
         if reusesAddress { try Self.set(descriptor, SOL_SOCKET, SO_REUSEADDR, 1, "SO_REUSEADDR") }
         try applyTransparency(to: descriptor, for: address)

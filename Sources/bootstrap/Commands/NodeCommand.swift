@@ -48,6 +48,11 @@ struct NodeCommand: AsyncParsableCommand {
     @Flag(help: "Check the configuration and exit: 0 when it is valid, 2 when not.")
     var check = false
 
+    @Flag(
+        help: "Print what is in effect, with every default, as JSON that is a configuration itself, and exit."
+    )
+    var printConfig = false
+
     @Option(help: ArgumentHelp("Event loops, one thread each; the default is one per processor.", valueName: "N"))
     var loops: Int?
 
@@ -83,6 +88,10 @@ struct NodeCommand: AsyncParsableCommand {
             try configuration.validate()
         } catch {
             throw fail("\(error)", .usage)
+        }
+        if printConfig {
+            if let text = configuration.inEffect { printLine(String(text.dropLast())) }
+            return
         }
         if check {
             printDone("\(config) is valid")

@@ -24,6 +24,8 @@ struct NodeService: Sendable {
     private enum End: Sendable {
         case signal
         case takenOver(by: Int32)
+        /// By the administration, with its own time.
+        case asked(Duration?)
         case drained
     }
 
@@ -31,11 +33,16 @@ struct NodeService: Sendable {
         // Before anybody can know that the node runs: an untrapped signal would end it.
         let hangups = await UnixSignalsSequence(trapping: .sighup)
         let stops = await UnixSignalsSequence(trapping: .sigterm, .sigint)
-        try await start()
         let ends = AsyncStream<End>.makeStream()
+        node.control = NodeControl(
+            setLogLevel: { RunTimeLogLevel.set($0) },
+            drain: { ends.continuation.yield(.asked($0)) }
+        )
+        try await start()
         let reloads = [
             Task {
                 for await _ in hangups {
+                    node.reopenAccessLog()
                     do {
                         announceReady(try await node.reload())
                     } catch {
@@ -157,6 +164,10 @@ struct NodeService: Sendable {
                     metadata: ["streams": "\(streams)"]
                 )
                 drain(drainAfterTakeover)
+            case .asked(let time):
+                let limit = time ?? self.drain
+                logger.notice("draining", metadata: ["for at most": "\(limit)"])
+                drain(limit)
             case .signal:
                 signals += 1
                 guard signals == 1 else { return try await endAtOnce() }

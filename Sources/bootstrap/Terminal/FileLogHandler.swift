@@ -4,15 +4,20 @@ import Platform
 /// Writes to a file that stays small, in the form of swift-log's own handler.
 struct FileLogHandler: LogHandler {
     let label: String
-    var logLevel: Logger.Level
+    private var ownLevel: Logger.Level
     var metadata: Logger.Metadata = [:]
     var metadataProvider: Logger.MetadataProvider?
     let file: LogFile
 
     init(label: String, logLevel: Logger.Level, file: LogFile) {
         self.label = label
-        self.logLevel = logLevel
+        ownLevel = logLevel
         self.file = file
+    }
+
+    var logLevel: Logger.Level {
+        get { RunTimeLogLevel.current ?? ownLevel }
+        set { ownLevel = newValue }
     }
 
     subscript(metadataKey key: String) -> Logger.Metadata.Value? {

@@ -56,7 +56,7 @@ private struct PrintableLogHandler: LogHandler {
     init(_ handler: StreamLogHandler) { self.handler = handler }
 
     var logLevel: Logger.Level {
-        get { handler.logLevel }
+        get { RunTimeLogLevel.current ?? handler.logLevel }
         set { handler.logLevel = newValue }
     }
 

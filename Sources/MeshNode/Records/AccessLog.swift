@@ -1,0 +1,233 @@
+import CLinux
+import Glibc
+import Logging
+import Platform
+import Streams
+
+/// The access log of a node: takes lines from the loops, and has them written on a thread of its own. What the file
+/// cannot take, since it is full, slow or a pipe that nobody reads, is counted and dropped; no stream ever waits for it.
+/// Safe from any thread. What is there when the last reference goes is written still.
+final class AccessLog: Sendable {
+    /// What has become of all lines.
+    struct Counts: Hashable, Sendable {
+        var written: UInt64 = 0
+        var dropped: UInt64 = 0
+    }
+
+    /// Bytes that wait to be written.
+    static let limit = 4 << 20
+
+    let settings: NodeConfiguration.AccessLogSettings
+    private let writer: AccessLogWriter
+
+    /// - Throws: ``Streams/StreamError`` when the file cannot be opened.
+    init(
+        _ settings: NodeConfiguration.AccessLogSettings,
+        limit: Int = AccessLog.limit,
+        logger: Logger
+    ) throws(StreamError) {
+        self.settings = settings
+        writer = try AccessLogWriter(settings, limit: limit, logger: logger)
+    }
+
+    deinit { writer.beginClosing() }
+
+    /// Whole lines.
+    func append(_ bytes: [UInt8], lines: Int) { writer.append(bytes, lines: lines) }
+
+    /// Opens the file again: it was moved away, and another one is wanted in its place.
+    func reopen() { writer.reopen() }
+
+    var counts: Counts { writer.counts }
+
+    /// Writes what is there, and takes nothing more. Returns when that is done, or after `patience`: a pipe that nobody
+    /// reads must not hold up the end of a node.
+    func close(patience: Duration = .seconds(1)) async { await writer.close(patience: patience) }
+}
+
+/// What the log's thread and its callers share; the thread keeps it until it ends.
+private final class AccessLogWriter: Sendable {
+    private struct Chunk {
+        let bytes: [UInt8]
+        let lines: Int
+    }
+
+    private struct State {
+        var chunks: [Chunk] = []
+        /// Of the chunks, and of those that are being written.
+        var bytes = 0
+        /// Not told yet.
+        var dropped = 0
+        var droppedInAll: UInt64 = 0
+        var writtenInAll: UInt64 = 0
+        var mustReopen = false
+        var isClosing = false
+        var isClosed = false
+        var waiting: [CheckedContinuation<Void, Never>] = []
+    }
+
+    private let settings: NodeConfiguration.AccessLogSettings
+    private let limit: Int
+    private let logger: Logger
+    private let state = Lock(State())
+    /// An eventfd: what the thread waits for.
+    private let wakeup: Int32
+
+    /// - Throws: ``Streams/StreamError`` when the file cannot be opened.
+    init(
+        _ settings: NodeConfiguration.AccessLogSettings,
+        limit: Int,
+        logger: Logger
+    ) throws(StreamError) {
+        self.settings = settings
+        self.limit = limit
+        self.logger = logger
+        wakeup = eventfd(0, Int32(EFD_CLOEXEC))
+        guard wakeup >= 0 else { throw .system(errno, "eventfd") }
+        let descriptor = try AccessLogFile.open(settings.path)
+        do throws(SystemError) {
+            try startOwnThread { [self] in run(AccessLogFile(settings, descriptor)) }
+        } catch {
+            _ = AccessLogFile(settings, descriptor)
+            throw .system(error.number, "starting the thread of the access log")
+        }
+    }
+
+    deinit { _ = Glibc.close(wakeup) }
+
+    func append(_ bytes: [UInt8], lines: Int) {
+        let (isTaken, isFirstLost) = state.withLock { state in
+            guard !state.isClosed, state.bytes + bytes.count <= limit else {
+                defer { state.dropped += lines }
+                state.droppedInAll += UInt64(lines)
+                return (false, state.dropped == 0 && !state.isClosed)
+            }
+            state.chunks.append(Chunk(bytes: bytes, lines: lines))
+            state.bytes += bytes.count
+            return (true, false)
+        }
+        if isTaken { return wake() }
+        if isFirstLost {
+            logger.warning("the access log loses lines: \(settings) does not take them as fast as they come")
+        }
+    }
+
+    func reopen() {
+        state.withLock { $0.mustReopen = true }
+        wake()
+    }
+
+    var counts: AccessLog.Counts {
+        state.withLock { AccessLog.Counts(written: $0.writtenInAll, dropped: $0.droppedInAll) }
+    }
+
+    func close(patience: Duration) async {
+        let timeout = Task { [self] in
+            guard (try? await Task.sleep(for: patience)) != nil else { return }
+            tellWaiting()
+        }
+        await withCheckedContinuation { continuation in
+            let isClosed = state.withLock { state in
+                state.isClosing = true
+                if !state.isClosed { state.waiting.append(continuation) }
+                return state.isClosed
+            }
+            if isClosed { continuation.resume() } else { wake() }
+        }
+        timeout.cancel()
+    }
+
+    func beginClosing() {
+        state.withLock { $0.isClosing = true }
+        wake()
+    }
+
+    private func tellWaiting() {
+        let waiting = state.withLock { state in
+            defer { state.waiting = [] }
+            return state.waiting
+        }
+        for continuation in waiting { continuation.resume() }
+    }
+
+    private func wake() {
+        var one: UInt64 = 1
+        _ = Glibc.write(wakeup, &one, 8)
+    }
+
+    // MARK: The thread
+
+    private func run(_ file: AccessLogFile) {
+        var isWell = true
+        var warned: ContinuousClock.Instant?
+        while true {
+            let (chunks, mustReopen, isClosing) = state.withLock { state in
+                let taken = (state.chunks, state.mustReopen, state.isClosing)
+                state.chunks = []
+                state.mustReopen = false
+                return taken
+            }
+            if mustReopen {
+                do throws(StreamError) {
+                    try file.reopen()
+                } catch {
+                    logger.error("the access log goes on where it was: \(error)")
+                }
+            }
+            for chunk in chunks {
+                let failure = write(chunk, to: file)
+                if let failure, isWell {
+                    isWell = false
+                    // A disk that is full now and then must not fill another one.
+                    if warned.map({ $0.duration(to: .now) > .seconds(10) }) ?? true {
+                        warned = .now
+                        logger.warning("the access log loses lines: \(failure)")
+                    }
+                }
+                if failure == nil { isWell = true }
+            }
+            if chunks.isEmpty, isClosing { break }
+            guard chunks.isEmpty, !mustReopen else { continue }
+            var count: UInt64 = 0
+            _ = Glibc.read(wakeup, &count, 8)
+        }
+        state.withLock { $0.isClosed = true }
+        tellWaiting()
+    }
+
+    /// Returns why it was not written whole.
+    private func write(_ chunk: Chunk, to file: AccessLogFile) -> StreamError? {
+        let dropped = state.withLock { $0.dropped }
+        let failure: StreamError?
+        var written = 0
+        do throws(StreamError) {
+            if dropped > 0 {
+                try file.write(Self.notice(of: dropped))
+                state.withLock { $0.dropped -= dropped }
+            }
+            try file.write(chunk.bytes, linesWritten: &written)
+            failure = nil
+        } catch {
+            failure = error
+        }
+        state.withLock { state in
+            state.bytes -= chunk.bytes.count
+            state.writtenInAll += UInt64(written)
+            state.dropped += chunk.lines - written
+            state.droppedInAll += UInt64(chunk.lines - written)
+        }
+        return failure
+    }
+
+    private static func notice(of dropped: Int) -> [UInt8] {
+        var json = JSONWriter()
+        json.object { json in
+            json.key("time")
+            json.string(describe(time: WallClock.system.seconds))
+            json.key("dropped")
+            json.number(dropped)
+        }
+        json.endLine()
+        return json.take()
+    }
+}

@@ -1,0 +1,225 @@
+import Foundation
+import Glibc
+import Logging
+import MeshPolicy
+import Streams
+import Synchronization
+import TestPeers
+import Testing
+
+@testable import MeshNode
+
+/// Who may ask a node what it does, and what it says.
+@Suite(.timeLimit(.minutes(3))) struct AdministrationTests {
+    @Test func liveStreamsPathsAndCertificates() async throws {
+        let backend = try EchoServer()
+        let port = FreePort.next()
+        let pair = try await NodePair(to: backend.port, clientSettings: "admin: \"127.0.0.1:\(port)\"")
+        let talk = try await TCPConversation(port: pair.entry)
+        _ = try await talk.echo(Pattern.bytes(1000, seed: 1))
+
+        let streams = try await OperationClient.get("/streams", port)
+        #expect(streams.head.contains("\r\ncontent-type: application/json\r\n"))
+        #expect(streams.head.contains("\r\ncontent-security-policy: default-src 'none'"))
+        let page = try streams.object
+        #expect(page["total"] as? Int == 1)
+        let stream = try #require((page["streams"] as? [[String: Any]])?.first)
+        #expect(stream["listener"] as? String == "in" && stream["path"] as? String == "h2", "\(stream)")
+        #expect(stream["sent"] as? Int == 1000 && stream["received"] as? Int == 1000)
+        #expect(stream["sentPerSecond"] != nil && stream["age"] != nil)
+        let why = try #require(stream["why"] as? String)
+        #expect(why.hasPrefix("allowed by default: local user; h2 to 127.0.0.1:\(pair.hbone)"), "\(why)")
+        let none = try await OperationClient.get("/streams?limit=0", port).object
+        #expect(none["total"] as? Int == 1 && (none["streams"] as? [Any])?.isEmpty == true)
+        #expect(try await OperationClient.get("/streams?limit=-1", port).status == 400)
+
+        let peers = try #require(try await OperationClient.get("/paths", port).object["peers"] as? [[String: Any]])
+        #expect(peers.count == 1 && peers[0]["name"] as? String == "127.0.0.1:\(backend.port)")
+        let path = try #require((peers[0]["paths"] as? [[String: Any]])?.first)
+        #expect(path["path"] as? String == "h2" && path["state"] as? String == "inUse", "\(path)")
+        #expect(path["peer"] as? String == "spiffe://mesh.example/ns/prod/sa/server")
+        #expect(path["streams"] as? Int == 1 && path["roundTripTime"] as? Double != nil, "\(path)")
+
+        let certificates = try await OperationClient.get("/certificates", port).object
+        #expect(certificates["identity"] as? String == "spiffe://mesh.example/ns/prod/sa/client")
+        let chain = try #require(certificates["chain"] as? [[String: Any]])
+        #expect((chain.first?["remaining"] as? Int).map { $0 > 0 } == true)
+        #expect(!"\(certificates)".contains("PRIVATE"))
+        #expect(try await OperationClient.get("/metrics", port).status == 200)
+        #expect(try await OperationClient.get("/nothing", port).status == 404)
+        _ = try await talk.end()
+        await pair.stop()
+    }
+
+    /// A page of another origin neither reads nor drives it, whatever name it has given the address.
+    @Test func aBrowserCannotBeUsedAgainstIt() async throws {
+        let backend = try EchoServer()
+        let port = FreePort.next()
+        let pair = try await NodePair(to: backend.port, clientSettings: "admin: \"127.0.0.1:\(port)\"")
+        let own = "127.0.0.1:\(port)"
+        for (method, path, host, fields) in [
+            // A form, and a script that does not ask first.
+            ("POST", "/drain", own, ["Content-Type: application/x-www-form-urlencoded"]),
+            ("POST", "/drain", own, ["Origin: http://evil.example", "x-bootstrap: 1"]),
+            ("POST", "/drain", own, ["Origin: null", "x-bootstrap: 1"]),
+            ("POST", "/drain", own, ["Sec-Fetch-Site: cross-site", "x-bootstrap: 1"]),
+            ("POST", "/drain", own, ["Sec-Fetch-Site: same-site", "x-bootstrap: 1"]),
+            ("POST", "/loglevel?level=trace", own, ["x-bootstrap: 0"]),
+            // Rebinding.
+            ("GET", "/streams", "evil.example:\(port)", []), ("GET", "/config", "evil.example", []),
+            ("POST", "/drain", "evil.example:\(port)", ["x-bootstrap: 1"]),
+            ("GET", "/streams", own, ["Origin: http://evil.example"]),
+        ] {
+            let answer = try await OperationClient.ask(method, path, port, host: host, fields: fields)
+            #expect(answer.status == 403, "\(method) \(path) of \(host) with \(fields)")
+            #expect(!answer.head.lowercased().contains("access-control"))
+        }
+        // What a script would ask first.
+        let preflight = try await OperationClient.ask("OPTIONS", "/drain", port)
+        #expect(preflight.status == 405 && !preflight.head.lowercased().contains("access-control"))
+        #expect(try await OperationClient.get("/drain", port).status == 405)
+        #expect(try await OperationClient.post("/streams", port).status == 405)
+        #expect(try await OperationClient.get("/readyz", port).body == "ready\n")
+        await pair.stop()
+    }
+
+    @Test func ordersAreCarriedOut() async throws {
+        let backend = try EchoServer()
+        let port = FreePort.next()
+        let pair = try await NodePair(to: backend.port, clientSettings: "admin: \"127.0.0.1:\(port)\"")
+        #expect(try await OperationClient.post("/loglevel?level=debug", port).status == 404)
+        let levels = Mutex<[Logger.Level]>([])
+        pair.client.control = NodeControl(setLogLevel: { level in levels.withLock { $0.append(level) } })
+        #expect(try await OperationClient.post("/loglevel?level=debug", port).status == 200)
+        #expect(levels.withLock { $0 } == [.debug])
+        for wrong in ["/loglevel", "/loglevel?level=loud", "/drain?within=never"] {
+            #expect(try await OperationClient.post(wrong, port).status == 400)
+        }
+        let talk = try await TCPConversation(port: pair.entry)
+        _ = try await talk.echo([1])
+        #expect(try await OperationClient.post("/drain?within=1h", port).status == 202)
+        try await eventually("it drains") { (try? await OperationClient.get("/readyz", port))?.status == 503 }
+        _ = try await talk.end()
+        await pair.stop()
+    }
+
+    @Test func aUnixSocketIsThisUsersOwn() async throws {
+        let backend = try EchoServer()
+        let directory = TemporaryDirectory()
+        let path = directory.path("admin.sock")
+        let pair = try await NodePair(to: backend.port, clientSettings: "admin: \(path)")
+        let attributes = try FileManager.default.attributesOfItem(atPath: path)
+        #expect(attributes[.posixPermissions] as? Int == 0o600)
+        // Whatever a client says of the host: no browser comes here.
+        for host in ["localhost", "node.example"] {
+            let output = try await ChildProcess.run(
+                "curl",
+                ["-sS", "-H", "Host: \(host)", "--unix-socket", path, "http://localhost/streams"]
+            )
+            #expect(output.standardOutput == "{\"total\":0,\"streams\":[]}\n", "\(output.standardError)")
+        }
+        await pair.stop()
+        #expect(!FileManager.default.fileExists(atPath: path))
+    }
+
+    @Test func whatCannotBeServedIsAnError() throws {
+        for (value, message) in [
+            ("0.0.0.0:15000", "'admin' asks nobody who they are and must be on loopback, not 0.0.0.0:15000"),
+            ("\"127.0.0.1:1\"", "'admin' would listen on 127.0.0.1:1, which listener 'a' has already"),
+            ("/\(String(repeating: "x", count: 120))", "a socket path has 1 to 107 bytes"),
+            ("localhost", "is not an IP address and a port"),
+        ] {
+            let text = "identity: i\nlisteners: [{name: a, bind: \"127.0.0.1:1\", protocol: hbone}]\nadmin: \(value)\n"
+            let error = #expect(throws: (any Error).self, "\(value)") {
+                try NodeConfiguration.parse(text, file: "f").validate(checkingFiles: false)
+            }
+            #expect("\(error.map { "\($0)" } ?? "")".contains(message), "\(error.map { "\($0)" } ?? "")")
+        }
+    }
+
+    // MARK: What is in effect
+
+    /// Every example of the documentation means the same when it is printed with its defaults: a default that is wrong
+    /// would make another configuration of it.
+    @Test(arguments: ["configuration.md", "policy.md"])
+    func whatIsInEffectIsAConfiguration(page: String) throws {
+        let text = try String(contentsOfFile: "\(TestTools.repository)/docs/\(page)", encoding: .utf8)
+        for block in text.components(separatedBy: "```yaml\n").dropFirst() {
+            let yaml = try #require(block.components(separatedBy: "\n```").first)
+            try Self.expectSame(yaml)
+        }
+    }
+
+    @Test func whatIsWrittenHoldsAndTheRestIsThere() throws {
+        let yaml = """
+            identity: "a\\"b/\\u00e9"
+            listeners:
+            - {name: t, bind: "127.0.0.1:1", protocol: transparent, mode: tproxy, direction: inbound, capture: {local: false}}
+            - {name: o, bind: "127.0.0.1:4", protocol: transparent, capture: {}}
+            - {name: d, bind: "127.0.0.1:2", protocol: dns, names: {ttl: 9}}
+            - {name: h, bind: "127.0.0.1:3", protocol: hbone}
+            endpoints:
+            - {match: "a.b:1", hbone: "c.d:2", ssh: {destination: s, sessions: 2}}
+            - {match: "*:80", direct: true}
+            policy:
+            - {name: "22", action: ALLOW, rules: [{to: [{ports: [22, "80-90"]}], when: [{transport: [ssh]}]}]}
+            connections: {keepAlive: 3s, idleTimeout: none}
+            """
+        try Self.expectSame(yaml)
+        let printed = try #require(try NodeConfiguration.parse(yaml, file: "f").inEffect)
+        let object = try #require(try JSONSerialization.jsonObject(with: Data(printed.utf8)) as? [String: Any])
+        #expect(object["default"] as? String == "deny" && object["identity"] as? String == "a\"b/é")
+        let connections = try #require(object["connections"] as? [String: Any])
+        #expect(connections["keepAlive"] as? String == "3s" && connections["keepAliveTimeout"] as? String == "20s")
+        #expect(connections["idleTimeout"] as? String == "none" && connections["perPeer"] as? Int == 16)
+        let listeners = try #require(object["listeners"] as? [[String: Any]])
+        #expect(listeners[0]["plaintext"] as? String == "deny" && listeners[1]["mode"] as? String == "redirect")
+        #expect((listeners[2]["names"] as? [String: Any])?["ipv4"] as? String == "198.18.0.0/15")
+        #expect((listeners[0]["capture"] as? [String: Any])?["onFailure"] as? String == "closed")
+        let endpoints = try #require(object["endpoints"] as? [[String: Any]])
+        #expect(endpoints[0]["path"] as? String == "auto" && endpoints[1]["path"] == nil)
+        #expect((endpoints[0]["ssh"] as? [String: Any])?["engine"] as? String == "auto")
+        let policy = try #require((object["policy"] as? [[String: Any]])?.first)
+        // What was quoted stays text.
+        #expect(policy["name"] as? String == "22" && policy["dryRun"] as? Bool == false)
+    }
+
+    private static func expectSame(_ yaml: String) throws {
+        let first = try NodeConfiguration.parse(yaml, file: "f")
+        let printed = try #require(first.inEffect)
+        let second = try NodeConfiguration.parse(printed, file: "f")
+        #expect(placeless(second) == placeless(first), "\(printed)")
+        // Printed again, it has nothing to add.
+        #expect(second.inEffect == printed)
+    }
+
+    /// Without what says where things stand in the file.
+    private static func placeless(_ configuration: NodeConfiguration) -> NodeConfiguration {
+        var configuration = configuration
+        configuration.document = nil
+        configuration.positions = [:]
+        for index in configuration.listeners.indices {
+            configuration.listeners[index].position = nil
+            configuration.listeners[index].capture?.position = nil
+        }
+        for index in configuration.endpoints.indices { configuration.endpoints[index].position = nil }
+        configuration.policy = configuration.policy.map { policies in
+            policies.map { policy in
+                var policy = policy
+                policy.position = nil
+                for index in policy.rules.indices { policy.rules[index].position = nil }
+                return policy
+            }
+        }
+        return configuration
+    }
+
+    @Test func itIsShown() async throws {
+        let backend = try EchoServer()
+        let port = FreePort.next()
+        let pair = try await NodePair(to: backend.port, clientSettings: "admin: \"127.0.0.1:\(port)\"")
+        let page = try await OperationClient.get("/config", port).object
+        #expect(page["admin"] as? String == "127.0.0.1:\(port)" && page["connections"] != nil)
+        await pair.stop()
+    }
+}
