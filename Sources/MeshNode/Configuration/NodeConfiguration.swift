@@ -68,6 +68,9 @@ public struct NodeConfiguration: Hashable, Sendable {
         package var transparency = Transparency()
         /// What rules of the kernel lead to it; nil: nothing is asked of them.
         package var capture: Capture?
+        /// Load balancers that say in a header of the PROXY protocol who their clients are, and nobody else connects;
+        /// nil: clients connect themselves.
+        package var trustedProxies: [CIDR]?
         /// What only a `dns` listener has.
         package var names = NameSettings()
         package var position: SourcePosition?

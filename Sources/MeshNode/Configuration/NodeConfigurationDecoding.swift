@@ -116,7 +116,8 @@ private struct NodeConfigurationDecoder {
 
     private func listener(_ node: YAMLNode) -> NodeConfiguration.Listener? {
         let keys =
-            ["name", "bind", "protocol", "forwardTo", "credential", "users"] + CaptureDecoder.listenerKeys
+            ["name", "bind", "protocol", "forwardTo", "credential", "users"] + ProxyProtocolDecoder.listenerKeys
+            + CaptureDecoder.listenerKeys
         let required = ["name", "bind", "protocol"]
         guard let mapping = MappingDecoder(node, what: "a listener", keys: keys, required: required, diagnostics) else {
             return nil
@@ -176,6 +177,7 @@ private struct NodeConfigurationDecoder {
             users: users,
             position: node.position
         )
+        ProxyProtocolDecoder(diagnostics: diagnostics).decode(mapping, into: &listener)
         CaptureDecoder(diagnostics: diagnostics).decode(mapping, into: &listener)
         return listener
     }
@@ -194,7 +196,10 @@ private struct NodeConfigurationDecoder {
     }
 
     private func endpoint(_ node: YAMLNode) -> NodeConfiguration.Endpoint? {
-        let keys = ["match", "address", "hbone", "identity", "labels", "token", "via", "direct", "tls", "ssh", "path"]
+        let keys = [
+            "match", "address", "hbone", "identity", "labels", "token", "via", "direct", "tls", "proxyProtocol", "ssh",
+            "path",
+        ]
         guard let mapping = MappingDecoder(node, what: "an endpoint", keys: keys, required: ["match"], diagnostics)
         else {
             return nil
@@ -225,6 +230,7 @@ private struct NodeConfigurationDecoder {
                 } ?? []
         }
         if let tls = mapping["tls"] { endpoint.tls = directTLS(tls) }
+        endpoint.announces = mapping.choice("proxyProtocol", of: ProxyVersion.self)
         if let ssh = mapping["ssh"] { endpoint.ssh = sshAccess(ssh) }
         if !mapping.hasUnknownKeys, direct != nil || mapping["direct"] == nil { checkCombination(endpoint, mapping) }
         return match == nil ? nil : endpoint
@@ -305,6 +311,12 @@ private struct NodeConfigurationDecoder {
                 report(key, "'\(key)' means nothing with 'direct: true', which dials without HBONE: remove one")
             }
             return
+        }
+        if has("proxyProtocol") {
+            report(
+                "proxyProtocol",
+                "'proxyProtocol' is for 'direct: true'; peers say who asks by themselves: remove one"
+            )
         }
         if has("tls") { report("tls", "'tls' is for 'direct: true'; the mesh has its own TLS: remove one") }
         if !has("hbone"), !has("ssh") {
