@@ -113,6 +113,8 @@ extension TLSStream {
     /// fails because of that, the reason is the alert that is still to be read.
     func lowerFailure() -> StreamError {
         if phase == .open, ends.reading == .open {
+            // What came before the end can be read, though nobody was told that it is there.
+            canReadLower = true
             if engine.needsInput { _ = fill() }
             if let alert = engine.pendingAlert() { return alert }
         }
@@ -243,7 +245,11 @@ extension TLSStream: StreamObserver {
             release()
         // Everything has been said and heard.
         case .open where ends.areOver: break
-        case .idle, .handshaking, .open: lowerDied()
+        case .handshaking:
+            // The peer's reason may be among what came before the end.
+            canReadLower = true
+            continueHandshake()
+        case .idle, .open: lowerDied()
         case .over: break
         }
     }

@@ -24,6 +24,8 @@ extension NodeConfiguration {
         package var direct: Bool
         /// TLS added to a ``direct`` connection.
         package var tls: DirectTLS?
+        /// The header of the PROXY protocol that a ``direct`` connection begins with.
+        package var announces: ProxyVersion?
         /// The SSH server through which the fallback goes.
         package var ssh: SSHAccess?
         package var path: PathPreference

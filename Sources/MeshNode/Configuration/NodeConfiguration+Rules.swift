@@ -36,6 +36,7 @@ extension NodeConfiguration.Endpoint {
             match: match,
             address: address,
             way: direct ? .direct(tls: tls) : .peer(peer),
+            announces: announces,
             position: position
         )
     }

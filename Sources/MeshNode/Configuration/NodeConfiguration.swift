@@ -77,6 +77,9 @@ public struct NodeConfiguration: Hashable, Sendable {
         package var capture: Capture?
         /// What only `tls`, `http` and `https` listeners have.
         package var ingress = Ingress()
+        /// Load balancers that say in a header of the PROXY protocol who their clients are, and nobody else connects;
+        /// nil: clients connect themselves.
+        package var trustedProxies: [CIDR]?
         /// What only a `dns` listener has.
         package var names = NameSettings()
         package var position: SourcePosition?

@@ -140,6 +140,7 @@ private struct NodeConfigurationDecoder {
     private func listener(_ node: YAMLNode) -> NodeConfiguration.Listener? {
         let keys =
             ["name", "bind", "protocol", "forwardTo", "users"] + IngressDecoder.listenerKeys
+            + ProxyProtocolDecoder.listenerKeys
             + CaptureDecoder.listenerKeys
         let required = ["name", "bind", "protocol"]
         guard let mapping = MappingDecoder(node, what: "a listener", keys: keys, required: required, diagnostics) else {
@@ -200,6 +201,7 @@ private struct NodeConfigurationDecoder {
             users: users,
             position: node.position
         )
+        ProxyProtocolDecoder(diagnostics: diagnostics).decode(mapping, into: &listener)
         CaptureDecoder(diagnostics: diagnostics).decode(mapping, into: &listener)
         IngressDecoder(diagnostics: diagnostics, paths: paths).decode(mapping, into: &listener)
         return listener
@@ -219,7 +221,10 @@ private struct NodeConfigurationDecoder {
     }
 
     private func endpoint(_ node: YAMLNode) -> NodeConfiguration.Endpoint? {
-        let keys = ["match", "address", "hbone", "identity", "labels", "token", "via", "direct", "tls", "ssh", "path"]
+        let keys = [
+            "match", "address", "hbone", "identity", "labels", "token", "via", "direct", "tls", "proxyProtocol", "ssh",
+            "path",
+        ]
         guard let mapping = MappingDecoder(node, what: "an endpoint", keys: keys, required: ["match"], diagnostics)
         else {
             return nil
@@ -250,6 +255,7 @@ private struct NodeConfigurationDecoder {
                 } ?? []
         }
         if let tls = mapping["tls"] { endpoint.tls = directTLS(tls) }
+        endpoint.announces = mapping.choice("proxyProtocol", of: ProxyVersion.self)
         if let ssh = mapping["ssh"] { endpoint.ssh = sshAccess(ssh) }
         if !mapping.hasUnknownKeys, direct != nil || mapping["direct"] == nil { checkCombination(endpoint, mapping) }
         return match == nil ? nil : endpoint
@@ -330,6 +336,12 @@ private struct NodeConfigurationDecoder {
                 report(key, "'\(key)' means nothing with 'direct: true', which dials without HBONE: remove one")
             }
             return
+        }
+        if has("proxyProtocol") {
+            report(
+                "proxyProtocol",
+                "'proxyProtocol' is for 'direct: true'; peers say who asks by themselves: remove one"
+            )
         }
         if has("tls") { report("tls", "'tls' is for 'direct: true'; the mesh has its own TLS: remove one") }
         if !has("hbone"), !has("ssh") {

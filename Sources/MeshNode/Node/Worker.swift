@@ -116,8 +116,13 @@ final class Worker {
     }
 
     /// Takes over a connection that a listener accepted.
-    func accept(_ socket: Socket, by listener: NodeConfiguration.Listener) {
+    func accept(_ socket: Socket, by listener: NodeConfiguration.Listener, isAnnounced: Bool = false) {
         let carrier = carrier(of: listener)
+        if listener.trustedProxies != nil, !isAnnounced {
+            return ProxyProtocol.read(from: socket, by: listener, carrier) { [self] in
+                accept($0, by: listener, isAnnounced: true)
+            }
+        }
         switch listener.protocol {
         case .hbone:
             socket.apply(.multiplexed(unacknowledgedLimit: .seconds(20)))

@@ -176,12 +176,26 @@ final class StreamOpener {
             on: loop,
             options: options,
             check: { planner.refusal(dialing: $0, port: target.port, for: plan.request, by: plan.route) },
-            completion: completion
+            completion: plan.route.announces == nil
+                ? completion : { completion($0.flatMap { Self.announce(plan, to: $0) }) }
         )
         if target.address == nil {
             dialer.judge = { planner.refusal(ofAnswer: $0, for: target.host, in: plan) }
         }
         return dialer
+    }
+
+    /// Says who asks, before anything else.
+    private static func announce(_ plan: StreamPlan, to socket: Socket) -> Result<Socket, StreamError> {
+        guard let version = plan.route.announces, let destination = socket.peerAddress else { return .success(socket) }
+        let header = ProxyHeader(of: plan.request, to: destination).bytes(version)
+        // The first bytes that an empty socket gets: they fit, or it is broken.
+        guard header.withUnsafeBytes({ socket.write($0) }) == .bytes(header.count) else {
+            let error = socket.failure ?? StreamError(.closed, "\(destination) does not take the PROXY header")
+            socket.reset(error)
+            return .failure(error)
+        }
+        return .success(socket)
     }
 
     /// A service of this machine listens at the own address that is asked for, or on either loopback address:

@@ -41,6 +41,8 @@ package struct Route: Hashable, Sendable {
     package let endpoint: Int?
     /// It ends at a service of this machine, of which nobody says at which of its addresses it listens.
     package var isThisMachine = false
+    /// What is dialled is told who asks.
+    package internal(set) var announces: ProxyVersion?
     /// What the configuration names that led to it.
     var named = NamedHost()
     /// The address of this machine that it is asked for at; nil: at none in particular.

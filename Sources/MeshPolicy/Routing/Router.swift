@@ -149,7 +149,9 @@ package struct Router: Sendable {
         }
         switch endpoint.way {
         case .direct(let tls):
-            return direct(target, tls: tls, why: .endpoint(why), endpoint: index, naming: named, from: origin)
+            var route = direct(target, tls: tls, why: .endpoint(why), endpoint: index, naming: named, from: origin)
+            route.announces = endpoint.announces
+            return route
         case .peer(let peer):
             // One list of endpoints may serve a whole fleet: the one that is this node leads home, not through its own
             // server.

@@ -13,15 +13,29 @@ package struct Endpoint: Hashable, Sendable {
     /// What is asked for in place of the destination; nil: the destination itself.
     package var address: Authority?
     package var way: Way
+    /// A direct connection begins with a header of the PROXY protocol, which says who asks; nil: with nothing.
+    package var announces: ProxyVersion?
     /// Where it is written, for messages.
     package var position: SourcePosition?
 
-    package init(match: EndpointMatch, address: Authority? = nil, way: Way, position: SourcePosition? = nil) {
+    package init(
+        match: EndpointMatch,
+        address: Authority? = nil,
+        way: Way,
+        announces: ProxyVersion? = nil,
+        position: SourcePosition? = nil
+    ) {
         self.match = match
         self.address = address
         self.way = way
+        self.announces = announces
         self.position = position
     }
+}
+
+/// How a header of the PROXY protocol is written: a line of text, or bytes, which say more.
+package enum ProxyVersion: String, CaseIterable, Hashable, Sendable {
+    case v1, v2
 }
 
 /// TLS added to a connection that is dialled from here, to a server that is no member of a mesh.

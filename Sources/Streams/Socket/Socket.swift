@@ -16,7 +16,7 @@ public final class Socket: ByteStream, PollHandler {
     /// Asked of the kernel when it is needed.
     public var localAddress: SocketAddress? { Self.address(of: descriptor, getsockname) }
     /// The other end's; nil where it has none.
-    public let peerAddress: SocketAddress?
+    public private(set) var peerAddress: SocketAddress?
 
     /// The reader waits from the start: epoll says at once where there is something, and trying costs a system call
     /// that mostly finds nothing. Nothing is tried while the reader or the writer waits.
@@ -96,6 +96,9 @@ public final class Socket: ByteStream, PollHandler {
             throw error
         }
     }
+
+    /// The other end is a proxy, and has said whose connection this is.
+    package func speaks(for client: SocketAddress) { peerAddress = client }
 
     public override var peerDescription: String { peerAddress?.description ?? "a socket" }
 
