@@ -121,8 +121,9 @@ extension Node {
     }
 
     static func stamp(_ configuration: NodeConfiguration, _ file: String?) -> FileStamp {
+        let policyFiles = configuration.policy?.compactMap(\.importedFrom) ?? []
         let names = ["key.pem", "cert-chain.pem", "root-cert.pem", "ca-crl.pem"]
-        let users = configuration.listeners.compactMap(\.users)
+        let users = configuration.listeners.compactMap(\.users) + Set(policyFiles).sorted()
         return FileStamp(of: names.map { "\(configuration.identity)/\($0)" } + (file.map { [$0] } ?? []) + users)
     }
 }
