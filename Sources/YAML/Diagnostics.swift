@@ -18,6 +18,11 @@ package final class Diagnostics {
         }
     }
 
+    /// What is wrong with another file that this one names.
+    package func add(_ error: ConfigurationError) {
+        issues += error.issues.prefix(max(0, Self.maximumIssues - issues.count))
+    }
+
     /// Throws what was collected, if anything was.
     package func throwIfAny() throws(ConfigurationError) {
         guard !issues.isEmpty else { return }

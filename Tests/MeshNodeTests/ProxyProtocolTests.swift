@@ -29,7 +29,7 @@ import Testing
         ("protocol: sni, proxyProtocol: v2, trustedProxies: [10.0.0.1]", "", "'proxyProtocol'"),
         (
             "protocol: hbone, proxyProtocol: accept, trustedProxies: [10.0.0.1]", "",
-            "is for the protocols sni, socks5, tcp"
+            "is for the protocols http, https, sni, socks5, tcp, tls"
         ),
         ("protocol: sni", "{match: a, hbone: 'a:1', proxyProtocol: v2}", "'proxyProtocol' is for 'direct: true'"),
         ("protocol: sni", "{match: a, direct: true, proxyProtocol: v3}", "'proxyProtocol'"),

@@ -175,6 +175,7 @@ import Testing
             switch condition {
             case .transport(let transports): transports.contains(request.decidedTransport)
             case .notAfter(let time): request.now <= time
+            case .source, .operation: false
             }
         }
         return (rule.from.isEmpty || from) && (rule.to.isEmpty || operation) && conditions

@@ -45,4 +45,20 @@ package enum Base64 {
         guard word & (1 << UInt32(bits) - 1) == 0 else { return nil }
         return output
     }
+
+    /// The alphabet for URLs, RFC 4648 §5, as tokens have it (RFC 7515 §2): never padded, no stray bits.
+    package static func decodeURL(_ text: some StringProtocol) -> [UInt8]? {
+        var characters = Array(text.utf8)
+        for index in characters.indices {
+            switch characters[index] {
+            case UInt8(ascii: "-"): characters[index] = UInt8(ascii: "+")
+            case UInt8(ascii: "_"): characters[index] = UInt8(ascii: "/")
+            case UInt8(ascii: "+"), UInt8(ascii: "/"), UInt8(ascii: "="): return nil
+            default: break
+            }
+        }
+        guard characters.count % 4 != 1 else { return nil }
+        characters += [UInt8](repeating: UInt8(ascii: "="), count: (4 - characters.count % 4) % 4)
+        return decode(String(decoding: characters, as: UTF8.self))
+    }
 }

@@ -90,7 +90,9 @@ private struct NodeConfigurationDecoder {
             listeners: mapping["listeners"]?.list("'listeners'", diagnostics, listener) ?? [],
             endpoints: mapping["endpoints"]?.list("'endpoints'", diagnostics, endpoint) ?? [],
             unmatched: mapping.choice("default", of: MeshRules.Unmatched.self) ?? .deny,
-            policy: mapping["policy"].map { PolicyDecoder(diagnostics: diagnostics).policies($0) },
+            policy: mapping["policy"].map {
+                PolicyDecoder(diagnostics: diagnostics, resolve: paths.resolve).policies($0)
+            },
             admin: mapping.value("admin", admin) ?? nil,
             metrics: mapping.value("metrics", NodeConfiguration.BindAddress.init(parsing:)),
             accessLog: mapping["accessLog"].flatMap(accessLog),

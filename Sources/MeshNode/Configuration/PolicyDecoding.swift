@@ -7,9 +7,17 @@ import YAML
 /// deny less, than its writer meant.
 struct PolicyDecoder {
     let diagnostics: Diagnostics
+    /// Files that are named, from the directory of this one.
+    var resolve: (String) -> String = { $0 }
 
+    /// A list of policies, or `{istio: FILE}`.
     func policies(_ node: YAMLNode) -> [AuthorizationPolicy] {
-        let policies = node.list("'policy'", diagnostics, policy) ?? []
+        let policies: [AuthorizationPolicy]
+        if case .mapping(let entries) = node.content, entries.contains(where: { $0.key == "istio" }) {
+            policies = imported(node)
+        } else {
+            policies = node.list("'policy'", diagnostics, policy) ?? []
+        }
         var lines: [String: SourcePosition?] = [:]
         for policy in policies {
             if let first = lines.updateValue(policy.position, forKey: policy.name) {
@@ -21,6 +29,26 @@ struct PolicyDecoder {
             }
         }
         return policies
+    }
+
+    private func imported(_ node: YAMLNode) -> [AuthorizationPolicy] {
+        guard let mapping = MappingDecoder(node, what: "'policy'", keys: ["istio"], diagnostics),
+            let value = mapping["istio"]
+        else { return [] }
+        let files: [String]? =
+            if case .sequence = value.content {
+                value.list("'istio'", diagnostics) { $0.string("'istio'", diagnostics) }
+            } else {
+                mapping.string("istio").map { [$0] }
+            }
+        return (files ?? []).flatMap { file -> [AuthorizationPolicy] in
+            do throws(ConfigurationError) {
+                return try IstioPolicyDecoder.policies(in: resolve(file))
+            } catch {
+                diagnostics.add(error)
+                return []
+            }
+        }
     }
 
     private func policy(_ node: YAMLNode) -> AuthorizationPolicy? {
@@ -107,7 +135,7 @@ struct PolicyDecoder {
     }
 
     /// A mapping with at least one field that says something.
-    private func element(_ node: YAMLNode, what: String, keys: [String]) -> MappingDecoder? {
+    func element(_ node: YAMLNode, what: String, keys: [String]) -> MappingDecoder? {
         guard let mapping = MappingDecoder(node, what: what, keys: keys, diagnostics) else { return nil }
         let says = keys.contains { key in
             guard let value = mapping[key] else { return false }
@@ -125,7 +153,7 @@ struct PolicyDecoder {
         key.hasPrefix("not") && value.content == .sequence([])
     }
 
-    private func values<Value>(
+    func values<Value>(
         _ mapping: MappingDecoder,
         _ key: String,
         _ parse: (String) throws -> Value
@@ -134,7 +162,7 @@ struct PolicyDecoder {
         return node.list("'\(key)'", diagnostics) { $0.parsed("'\(key)'", diagnostics, parse) } ?? []
     }
 
-    private static func principal(_ text: String) throws -> StringPattern {
+    static func principal(_ text: String) throws -> StringPattern {
         guard !text.hasPrefix("spiffe://") else {
             let bare = text.dropFirst("spiffe://".count)
             throw StreamError(.badRequest, "principals are written without spiffe://, as '\(bare)'")

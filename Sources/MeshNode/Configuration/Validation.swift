@@ -167,12 +167,15 @@ extension NodeConfiguration {
         guard !listeners.contains(where: { readers.contains($0.protocol.rawValue) }) else { return }
         for policy in policy ?? [] {
             for rule in policy.rules where rule.readsHTTP {
-                diagnostics.report(
+                let message =
                     "policy '\(policy.name)': methods, paths and requestPrincipals are read by listeners of protocol http, "
-                        + "https and http-proxy, and there is none: the rule would decide about streams that it cannot see "
-                        + "into",
-                    at: rule.position
+                    + "https and http-proxy, and there is none: the rule would decide about streams that it cannot see into"
+                let issue = ConfigurationError.Issue(
+                    file: policy.importedFrom ?? file,
+                    position: rule.position,
+                    message: message
                 )
+                diagnostics.add(ConfigurationError(issues: [issue]))
             }
         }
     }

@@ -126,8 +126,9 @@ extension Node {
     }
 
     static func stamp(_ configuration: NodeConfiguration, _ file: String?) -> FileStamp {
+        let policyFiles = configuration.policy?.compactMap(\.importedFrom) ?? []
         let names = ["key.pem", "cert-chain.pem", "root-cert.pem", "ca-crl.pem"]
-        let users = configuration.listeners.compactMap(\.users)
+        let users = configuration.listeners.compactMap(\.users) + Set(policyFiles).sorted()
         let served = configuration.listeners.flatMap(\.ingress.credentials).flatMap { directory in
             names.prefix(2).map { "\(directory)/\($0)" }
         }

@@ -36,6 +36,7 @@ package struct PolicyDecision: Hashable, Sendable, CustomStringConvertible {
         case localUser
         case sameNamespace
         case noIdentity
+        case noPolicyAllows
         case ownIdentityUnknown
         indirect case otherTrustDomain(own: SPIFFEID)
         indirect case otherNamespace(own: SPIFFEID)
@@ -68,7 +69,9 @@ package struct PolicyDecision: Hashable, Sendable, CustomStringConvertible {
         switch cause {
         case .policy(_, let action): action == .allow
         case .localUser, .sameNamespace: true
-        case .otherTransport, .noIdentity, .ownIdentityUnknown, .otherTrustDomain, .otherNamespace, .portNotNamed: false
+        case .otherTransport, .noIdentity, .noPolicyAllows, .ownIdentityUnknown, .otherTrustDomain, .otherNamespace,
+            .portNotNamed:
+            false
         }
     }
 
@@ -105,6 +108,8 @@ package struct PolicyDecision: Hashable, Sendable, CustomStringConvertible {
                 + "port \(destination.port)"
         case .noIdentity:
             return "denied by default: the peer has no mesh identity, and no policy allows it"
+        case .noPolicyAllows:
+            return "denied by default: there are ALLOW policies of Istio's, and none allows it"
         case .ownIdentityUnknown:
             return "denied by default: no policy allows it, and this node's own identity is not known"
         case .otherTrustDomain(let own):

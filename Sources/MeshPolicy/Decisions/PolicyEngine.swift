@@ -16,11 +16,15 @@ package struct PolicyEngine: Sendable {
     private let defaultPorts: PortSet
     private let defaultMatches: [EndpointMatch]
     private let policyPorts: PortSet
+    /// As Istio has it: where there is an ALLOW policy, who matches none is denied.
+    private let allowsByPolicyOnly: Bool
 
     /// `own` is the identity of this node; without it (unknown yet) the default policy allows no peer anything.
     package init(_ rules: MeshRules, own: SPIFFEID?) {
         self.own = own
-        let policies = rules.policies
+        let policies =
+            own.map { own in rules.policies.map { $0.imported(into: "\(own.trustDomain)") } } ?? rules.policies
+        allowsByPolicyOnly = policies.contains { $0.importedFrom != nil && $0.action == .allow && !$0.dryRun }
         deny = RuleIndex(policies.filter { $0.action == .deny && !$0.dryRun })
         allow = RuleIndex(policies.filter { $0.action == .allow && !$0.dryRun })
         logged = RuleIndex(policies.filter { $0.action == .audit || $0.dryRun })
@@ -119,6 +123,7 @@ package struct PolicyEngine: Sendable {
     private func defaultCause(_ request: StreamRequest) -> PolicyDecision.Cause {
         switch request.source {
         case .localUser: return .localUser
+        case .unauthenticated where allowsByPolicyOnly, .peer where allowsByPolicyOnly: return .noPolicyAllows
         case .unauthenticated: return .noIdentity
         case .peer(let peer):
             guard let own else { return .ownIdentityUnknown }

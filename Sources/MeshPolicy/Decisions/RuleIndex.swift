@@ -24,6 +24,7 @@ final class RuleIndex: Sendable {
         var reference: RuleReference
         /// Matches where what it asks for is not known: a DENY rule must not be got round by hiding it.
         var matchesUnknown: Bool
+        var concernsLocalUsers: Bool
     }
 
     private let entries: [Entry]
@@ -41,7 +42,8 @@ final class RuleIndex: Sendable {
                     policy: number,
                     rule: rule,
                     reference: RuleReference(policy: policy, index: index),
-                    matchesUnknown: policy.action == .deny
+                    matchesUnknown: policy.action == .deny,
+                    concernsLocalUsers: policy.importedFrom == nil
                 )
             }
         }
@@ -82,6 +84,7 @@ final class RuleIndex: Sendable {
             for id in ids {
                 if let match, id >= match { return }
                 let entry = entries[Int(id)]
+                if request.isLocalUser, !entry.concernsLocalUsers { continue }
                 switch evaluate(entry.rule, request, over: transport, matchesUnknown: entry.matchesUnknown) {
                 case .no: continue
                 case .yes:
@@ -108,7 +111,7 @@ final class RuleIndex: Sendable {
         var policiesSeen: Set<Int> = []
         return ids.sorted().compactMap { id in
             let entry = entries[Int(id)]
-            guard
+            guard !request.isLocalUser || entry.concernsLocalUsers,
                 case .yes = evaluate(entry.rule, request, over: transport, matchesUnknown: entry.matchesUnknown),
                 policiesSeen.insert(entry.policy).inserted
             else {
@@ -139,6 +142,8 @@ private func evaluate(
         switch condition {
         case .notAfter(let time): if request.now > time { return .no }
         case .transport(let transports): if !transports.contains(transport) { result = .butForTransport }
+        case .source(let source): if !matches(source, request, matchesUnknown) { return .no }
+        case .operation(let operation): if !matches(operation, request, matchesUnknown) { return .no }
         }
     }
     return result
@@ -205,6 +210,7 @@ final class RequestAttributes {
     let namespace: String?
     let sourceIP: IPAddress
     let destination: Authority
+    let isLocalUser: Bool
     /// nil where nobody reads HTTP.
     let details: RequestDetails?
     /// The IPv4 addresses that stand in those two: what an ALLOW rule excludes is excluded under either name. None
@@ -225,6 +231,7 @@ final class RequestAttributes {
         sourceIP = request.sourceIP
         destination = request.destination
         details = request.details
+        isLocalUser = request.source == .localUser
         now = request.now
         let port = request.destination.port
         sourceAliases = request.sourceIP.embeddedIPv4
@@ -237,6 +244,7 @@ final class RequestAttributes {
         self.sourceIP = sourceIP
         self.destination = destination
         details = original.details
+        isLocalUser = original.isLocalUser
         sourceAliases = []
         destinationAliases = []
         now = original.now

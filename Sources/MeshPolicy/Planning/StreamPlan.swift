@@ -119,7 +119,10 @@ package final class StreamPlan: Sendable {
 // What `bootstrap explain` prints.
 extension StreamPlan: CustomStringConvertible {
     /// `FILE:LINE:COLUMN` of the rule that decided.
-    package var rulePlace: String? { decision.rule?.position.map { "\(source):\($0)" } }
+    package var rulePlace: String? {
+        guard let rule = decision.rule else { return nil }
+        return rule.position.map { "\(rule.policy.importedFrom ?? source):\($0)" }
+    }
 
     /// What is done with the stream once it is allowed.
     package var routeDescription: String {

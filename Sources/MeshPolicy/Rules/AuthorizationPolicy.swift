@@ -17,6 +17,9 @@ package struct AuthorizationPolicy: Hashable, Sendable {
     /// Any of them.
     package var rules: [Rule]
     package var position: SourcePosition?
+    /// The file of Istio's that it comes from. Such a policy is about who comes to this node, and not about its local
+    /// users; `cluster.local` is the node's own trust domain; and one that allows leaves nothing to the default.
+    package var importedFrom: String?
 
     package init(
         name: String,
@@ -128,12 +131,24 @@ package struct AuthorizationPolicy: Hashable, Sendable {
         case transport(Set<Transport>)
         /// Until this time, seconds since 1970-01-01T00:00:00Z, itself included.
         case notAfter(Int64)
+        /// As an element of `from`, and of `to`, that must match as well.
+        case source(Source)
+        case operation(Operation)
     }
 }
 
 extension AuthorizationPolicy.Rule {
     /// Whether it asks for something that only HTTP has.
-    package var readsHTTP: Bool { to.contains(where: \.readsHTTP) || from.contains(where: \.readsHTTP) }
+    package var readsHTTP: Bool {
+        to.contains(where: \.readsHTTP) || from.contains(where: \.readsHTTP)
+            || when.contains { condition in
+                switch condition {
+                case .source(let source): source.readsHTTP
+                case .operation(let operation): operation.readsHTTP
+                case .transport, .notAfter: false
+                }
+            }
+    }
 }
 
 extension AuthorizationPolicy.Operation {
@@ -142,4 +157,40 @@ extension AuthorizationPolicy.Operation {
 
 extension AuthorizationPolicy.Source {
     var readsHTTP: Bool { !requestPrincipals.isEmpty || !notRequestPrincipals.isEmpty }
+}
+
+extension AuthorizationPolicy {
+    /// With the node's own trust domain where Istio's rules say `cluster.local`, which stands for whichever it is.
+    func imported(into domain: String) -> AuthorizationPolicy {
+        guard importedFrom != nil else { return self }
+        var policy = self
+        policy.rules = rules.map { rule in
+            var rule = rule
+            rule.from = rule.from.map { $0.imported(into: domain) }
+            rule.when = rule.when.map { condition in
+                if case .source(let source) = condition { .source(source.imported(into: domain)) } else { condition }
+            }
+            return rule
+        }
+        return policy
+    }
+}
+
+extension AuthorizationPolicy.Source {
+    fileprivate func imported(into domain: String) -> AuthorizationPolicy.Source {
+        func own(_ text: String) -> String {
+            text.hasPrefix("cluster.local/") ? domain + text.dropFirst("cluster.local".count) : text
+        }
+        func own(_ pattern: StringPattern) -> StringPattern {
+            switch pattern {
+            case .exact(let text): .exact(own(text))
+            case .prefix(let text): .prefix(own(text))
+            case .any, .suffix: pattern
+            }
+        }
+        var source = self
+        source.principals = principals.map(own)
+        source.notPrincipals = notPrincipals.map(own)
+        return source
+    }
 }

@@ -83,6 +83,14 @@ struct ExplainCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Issuer and subject of the request's token.", valueName: "ISSUER/SUBJECT"))
     var requestPrincipal: String?
 
+    @Option(
+        help: ArgumentHelp(
+            "AuthorizationPolicies of Istio that decide in the place of the configuration's policy.",
+            valueName: "FILE"
+        )
+    )
+    var istio: String?
+
     @Option(help: "text or json.")
     var output = OutputFormat.text
 
@@ -105,9 +113,10 @@ struct ExplainCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
-        let configuration: NodeConfiguration
+        var configuration: NodeConfiguration
         do throws(ConfigurationError) {
             configuration = try NodeConfiguration.load(config)
+            if let istio { try configuration.importPolicies(ofIstio: istio) }
             try configuration.validate(checkingFiles: false)
         } catch {
             throw fail(error.description, .usage)

@@ -76,6 +76,46 @@ import Testing
         #expect(refused.standardError.contains("node.yaml:24:5: policy 'api': methods, paths and requestPrincipals"))
     }
 
+    /// What Istio's policies would decide in the place of the node's own.
+    @Test func policiesOfIstioAreExplained() async throws {
+        let directory = TemporaryDirectory()
+        try directory.write("node.yaml", Self.yaml)
+        let policies = """
+            apiVersion: security.istio.io/v1
+            kind: AuthorizationPolicy
+            metadata: {name: legacy, namespace: prod}
+            spec:
+              rules:
+              - from: [{source: {principals: ["cluster.local/ns/ops/sa/ann"]}}]
+                to: [{operation: {ports: ["80"]}}]
+            """
+        let file = try directory.write("istio.yaml", policies)
+        func run(_ from: String) async throws -> ChildProcess.Output {
+            try await ChildProcess.run(
+                TestTools.bootstrap,
+                [
+                    "explain", "--config", directory.path("node.yaml"), "--node", "spiffe://mesh.example/ns/prod/sa/db",
+                    "--from", from, "--to", "legacy.lan:80", "--istio", file,
+                ]
+            )
+        }
+        let allowed = try await run("ns/ops/sa/ann")
+        #expect(allowed.succeeded, "\(allowed)")
+        #expect(
+            allowed.standardOutput.contains("policy  allowed by policy 'prod/legacy', rule 1 (ALLOW) (\(file):6:5)\n"),
+            "\(allowed.standardOutput)"
+        )
+        let denied = try await run("ns/prod/sa/web")
+        #expect(denied.status == .exited(5))
+        #expect(
+            denied.standardOutput.contains("denied by default: there are ALLOW policies of Istio's, and none allows it")
+        )
+        try directory.write("istio.yaml", policies.replacing("spec:", with: "spec:\n  selector: {}"))
+        let refused = try await run("ns/ops/sa/ann")
+        #expect(refused.status == .exited(2))
+        #expect(refused.standardError.contains("\(file):5:13: 'selector' is not supported"), "\(refused.standardError)")
+    }
+
     @Test func command() async throws {
         let directory = TemporaryDirectory()
         try directory.write(

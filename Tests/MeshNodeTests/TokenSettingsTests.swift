@@ -1,0 +1,43 @@
+import Platform
+import Testing
+import YAML
+
+@testable import MeshNode
+
+/// The key `jwt` of a listener.
+@Suite struct TokenSettingsTests {
+    private func decode(_ text: String) throws -> TokenSettings? {
+        let diagnostics = Diagnostics(file: "f")
+        let node = try YAMLDocument.parse(text, file: "f")
+        let settings = TokenSettingsDecoder(diagnostics: diagnostics) { "/etc/" + $0 }.decode(node)
+        try diagnostics.throwIfAny()
+        return settings
+    }
+
+    @Test func isDecoded() throws {
+        #expect(
+            try decode("{issuer: 'https://id.example', audience: [web, api], jwks: keys.json}")
+                == TokenSettings(issuer: "https://id.example", audiences: ["web", "api"], keyFile: "/etc/keys.json")
+        )
+    }
+
+    @Test(arguments: [
+        ("{issuer: a, audience: [b]}", "f:1:1: 'jwt' needs the key 'jwks'"),
+        ("{issuer: a, jwks: c}", "f:1:1: 'jwt' needs the key 'audience'"),
+        ("{issuer: a, audience: [], jwks: c}", "f:1:23: 'audience' is an empty list"),
+        ("{issuer: a, audience: b, jwks: c}", "f:1:23: 'audience' must be a list"),
+        ("{issuer: '', audience: [b], jwks: c}", "f:1:10: 'issuer' must be text on one line, and not empty"),
+        ("{issuer: a, audience: [b], jwks: c, leeway: 1h}", "f:1:37: unknown key 'leeway' in 'jwt'"),
+        ("[]", "f:1:1: 'jwt' must be a mapping"),
+    ])
+    func mistakesAreTold(_ text: String, _ message: String) {
+        let error = #expect(throws: ConfigurationError.self) { try decode(text) }
+        #expect(error?.issues.first?.description.hasPrefix(message) == true, "\(String(describing: error))")
+    }
+
+    @Test func aFileOfKeysThatIsMissingIsNamed() throws {
+        let settings = try #require(try decode("{issuer: a, audience: [b], jwks: no/such}"))
+        let error = #expect(throws: (any Error).self) { _ = try settings.verifier() }
+        #expect("\(error.map { "\($0)" } ?? "")" == "/etc/no/such: there is no such file")
+    }
+}
