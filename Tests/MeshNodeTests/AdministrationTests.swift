@@ -103,6 +103,47 @@ import Testing
         await pair.stop()
     }
 
+    /// The page loads nothing from elsewhere, runs no script that stands in it, and makes no markup of text.
+    @Test func thePageOfABrowser() async throws {
+        let backend = try EchoServer()
+        let port = FreePort.next()
+        let pair = try await NodePair(to: backend.port, clientSettings: "admin: \"127.0.0.1:\(port)\"")
+        for (path, type) in [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")] {
+            let answer = try await OperationClient.get(path, port, fields: ["Sec-Fetch-Site: same-origin"])
+            #expect(answer.status == 200 && answer.head.contains("\r\ncontent-type: \(type); charset=utf-8\r\n"))
+            let policy = answer.head.components(separatedBy: "\r\n").first { $0.hasPrefix("content-security-policy: ") }
+            #expect(
+                policy?.contains("default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'") == true
+            )
+            #expect(policy?.contains("unsafe") == false && policy?.contains("frame-ancestors 'none'") == true)
+            for word in [
+                "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http://", "https://",
+            ] {
+                #expect(!answer.body.replacing("http://www.w3.org/2000/svg", with: "").contains(word), "\(word)")
+            }
+            for word in [" onclick", " onload", "<script>", "<style"] { #expect(!answer.body.contains(word)) }
+        }
+        let script = try await OperationClient.get("/page.js", port).body
+        let file = try pair.directory.write("page.js", script)
+        let checked = try await ChildProcess.run("node", ["--check", file])
+        #expect(checked.succeeded, "\(checked.standardError)")
+        // What it asks for is there.
+        for match in script.matches(of: #/(?:get|order)\("(\/[a-z]+)/#) {
+            let method = script[match.range].hasPrefix("order") ? "POST" : "GET"
+            let answer = try await OperationClient.ask(
+                method,
+                "\(match.1)?level=x&within=x",
+                port,
+                fields: ["x-bootstrap: 1"]
+            )
+            #expect(answer.status == (method == "GET" ? 200 : 400), "\(match.1)")
+        }
+        // Another site may link to the page, and is not shown it.
+        let linked = try await OperationClient.get("/", port, fields: ["Sec-Fetch-Site: cross-site"])
+        #expect(linked.status == 403)
+        await pair.stop()
+    }
+
     @Test func aUnixSocketIsThisUsersOwn() async throws {
         let backend = try EchoServer()
         let directory = TemporaryDirectory()

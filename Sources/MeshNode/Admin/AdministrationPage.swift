@@ -45,7 +45,7 @@ enum AdministrationPage {
 
     private static let css = """
         :root { color-scheme: light dark; font: 14px/1.4 system-ui, sans-serif; }
-        body { margin: 0 auto; max-width: 80rem; padding: 0 1rem 2rem; }
+        body { margin: 0 auto; max-width: 120rem; padding: 0 1rem 2rem; }
         header { display: flex; gap: 1rem; align-items: baseline; flex-wrap: wrap; }
         h1 { font-size: 1.2rem; overflow-wrap: anywhere; }
         h2 { font-size: 1rem; margin: 1.5rem 0 .5rem; }

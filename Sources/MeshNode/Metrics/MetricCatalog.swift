@@ -1,4 +1,5 @@
-/// Every metric of a node: its name, its kind and what it says. docs/metrics.md says the same, and a test compares them.
+/// Every metric of a node: its name, its kind and what it says. docs/metrics.md says the same, and a test compares
+/// them.
 struct MetricCatalog {
     struct Metric: Hashable, Sendable {
         let name: String

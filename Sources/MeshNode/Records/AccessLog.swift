@@ -5,8 +5,8 @@ import Platform
 import Streams
 
 /// The access log of a node: takes lines from the loops, and has them written on a thread of its own. What the file
-/// cannot take, since it is full, slow or a pipe that nobody reads, is counted and dropped; no stream ever waits for it.
-/// Safe from any thread. What is there when the last reference goes is written still.
+/// cannot take, since it is full, slow or a pipe that nobody reads, is counted and dropped; no stream ever waits for
+/// it. Safe from any thread. What is there when the last reference goes is written still.
 final class AccessLog: Sendable {
     /// What has become of all lines.
     struct Counts: Hashable, Sendable {
