@@ -79,8 +79,8 @@ import Testing
         let endpoint = try NodeConfiguration.parse(Self.head + Self.endpoint, file: "f").endpoints[0]
         #expect(
             Mirror(reflecting: endpoint).children.compactMap(\.label) == [
-                "match", "address", "hbone", "identities", "tunnel", "token", "via", "direct", "tls", "ssh", "path",
-                "position",
+                "match", "address", "hbone", "identities", "tunnel", "token", "via", "direct", "tls", "announces",
+                "ssh", "path", "position",
             ]
         )
         let access = try #require(endpoint.ssh)

@@ -2,8 +2,8 @@ import Platform
 import Streams
 import YAML
 
-/// Decodes who may say in a header of the PROXY protocol whose connection it is: `proxyProtocol` and `trustedProxies` of
-/// a listener.
+/// Decodes who may say in a header of the PROXY protocol whose connection it is: the keys `proxyProtocol` and
+/// `trustedProxies` of a listener.
 struct ProxyProtocolDecoder {
     static let listenerKeys = ["proxyProtocol", "trustedProxies"]
     /// Fronts that are handed an accepted connection, whatever it begins with.

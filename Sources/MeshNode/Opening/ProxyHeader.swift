@@ -3,8 +3,8 @@ import MeshPolicy
 import Platform
 import Streams
 
-/// The header of the PROXY protocol (haproxy.org/download/3.0/doc/proxy-protocol.txt): who has connected to the one that
-/// has connected here, and to where.
+/// The header of the PROXY protocol (haproxy.org/download/3.0/doc/proxy-protocol.txt): who has connected to the one
+/// that has connected here, and to where.
 struct ProxyHeader: Hashable, Sendable {
     struct Element: Hashable, Sendable {
         var type: UInt8
