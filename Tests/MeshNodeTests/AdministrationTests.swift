@@ -242,6 +242,9 @@ import Testing
         for index in configuration.listeners.indices {
             configuration.listeners[index].position = nil
             configuration.listeners[index].capture?.position = nil
+            for route in configuration.listeners[index].ingress.routes.indices {
+                configuration.listeners[index].ingress.routes[route].position = nil
+            }
         }
         for index in configuration.endpoints.indices { configuration.endpoints[index].position = nil }
         configuration.policy = configuration.policy.map { policies in

@@ -23,6 +23,10 @@ struct EffectiveConfiguration {
         ("ipv4", "198.18.0.0/15"), ("ipv6", "fd6d:6573:6800::/64"), ("ttl", "5"),
     ]
 
+    private static let timeouts: [Default] = [("head", "15s"), ("idle", "60s"), ("upstream", "5m")]
+    /// The protocols that a load balancer can stand in front of.
+    private static let announced = Set(ProxyProtocolDecoder.protocols.map(\.rawValue))
+
     /// JSON on several lines, indented.
     static func json(of root: YAMLNode) -> String {
         var text = ""
@@ -44,7 +48,14 @@ struct EffectiveConfiguration {
     }
 
     private static func completeListener(_ listener: inout YAMLNode) {
-        switch text(of: "protocol", in: listener) {
+        let kind = text(of: "protocol", in: listener)
+        if let kind, announced.contains(kind) { add([("proxyProtocol", "none")], to: &listener) }
+        switch kind {
+        case "tls": add([("clients", "none")], to: &listener)
+        case "http", "https":
+            if kind == "https" { add([("clients", "none")], to: &listener) }
+            if value(of: "timeouts", in: listener) == nil { append("timeouts", mapping, to: &listener) }
+            edit(&listener, "timeouts") { add(timeouts, to: &$0) }
         case "transparent":
             add(transparent, to: &listener)
             if text(of: "direction", in: listener) == "inbound" { add([("plaintext", "deny")], to: &listener) }

@@ -74,6 +74,11 @@ struct ServerChoice<Server: Hashable> {
     /// Nothing is up, and nothing is being tried.
     var isDown: Bool { !members.contains { $0.isUp || $0.isTrying } }
 
+    /// Whether one that may still come up is none of `tried`.
+    func isTrying(besides tried: [Server]) -> Bool {
+        members.contains { $0.isTrying && !tried.contains($0.server) }
+    }
+
     /// Takes `servers` in the place of those there were. Those that stay keep what is known of them.
     ///
     /// - Parameter servers: At least one, each once.

@@ -25,6 +25,8 @@ final class ServersSource: PathSource {
     /// Those of which the log says that they are down.
     private var missed: Set<Authority> = []
     private var timer: LoopTimer?
+    /// Streams that those which are up could not have, while others are being tried.
+    private var waiting: [() -> Void] = []
     /// Somebody has asked for the path, and has not let go of it.
     private var isWanted = false
     /// The owner was told that it is up.
@@ -130,9 +132,18 @@ final class ServersSource: PathSource {
             logger.notice("server is back", metadata: ["peer": "\(name)", "server": "\(server)"])
         }
         schedule()
-        guard !isUp else { return }
-        isUp = true
-        events.up()
+        if !isUp {
+            isUp = true
+            events.up()
+        }
+        resumeWaiting()
+    }
+
+    /// Each looks for a server again, and may have to wait once more.
+    private func resumeWaiting() {
+        let resuming = waiting
+        waiting = []
+        for resume in resuming { resume() }
     }
 
     private func wentDown(_ server: Authority, _ error: StreamError, wasUsed: Bool) {
@@ -144,6 +155,7 @@ final class ServersSource: PathSource {
         )
         if choice.wentDown(server, error, now: loop.now) { sources[server]?.establish() }
         schedule()
+        defer { resumeWaiting() }
         // While another one is being tried, who waits may still be served.
         guard choice.isDown else {
             if isUp, !choice.isUp { lost(error, wasUsed) }
@@ -188,6 +200,7 @@ final class ServersSource: PathSource {
         isUp = false
         timer?.cancel()
         choice.released()
+        resumeWaiting()
     }
 
     // MARK: Streams
@@ -210,6 +223,15 @@ final class ServersSource: PathSource {
     ) {
         let server = choice.next(besides: tried, now: loop.now) { sources[$0]?.streamCount ?? 0 }
         guard let server, let source = sources[server] else {
+            if failure != nil, choice.isTrying(besides: tried) {
+                waiting.append { [weak self] in
+                    guard let self else {
+                        return completion(.failure(.pathLost(StreamError(.closed, "the path was let go of"))))
+                    }
+                    open(to: authority, headers, besides: tried, last: failure, completion)
+                }
+                return
+            }
             let failure = failure ?? .pathLost(StreamError(.closed, "no server is up"))
             return loop.later { completion(.failure(failure)) }
         }
