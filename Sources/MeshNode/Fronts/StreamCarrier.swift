@@ -24,7 +24,10 @@ final class StreamCarrier {
     /// For what a client or a peer can cause as often as it likes.
     let peerLog: PeerLog
     /// The node takes nothing new: a connection that could have another request ends after this one.
-    var isDraining = false
+    private(set) var isDraining = false
+    /// Of clients that speak HTTP/1.1.
+    var connections: [ObjectIdentifier: HTTPConnection] = [:]
+    private var loads: [String: IngressLoad] = [:]
     /// Clients that have not said yet what they want.
     let newcomers = Newcomers()
 
@@ -54,6 +57,18 @@ final class StreamCarrier {
             default: false
             }
         }
+    }
+
+    func startDraining() {
+        isDraining = true
+        for connection in Array(connections.values) { connection.drain() }
+    }
+
+    func load(of listener: NodeConfiguration.Listener) -> IngressLoad {
+        if let load = loads[listener.name] { return load }
+        let load = IngressLoad()
+        loads[listener.name] = load
+        return load
     }
 
     /// What holds now: ask for each request, since a reload may change it.
@@ -92,13 +107,33 @@ final class StreamCarrier {
         headers: HeaderFields = [:],
         completion: @escaping (Result<StreamOpener.Opened, StreamError>) -> Void
     ) -> StreamOpener.Cancellation {
-        opener.open(opener.plan(request), headers: headers) { [self] result in
-            if case .failure(let error) = result { report(error, to: request.destination) }
+        open(opener.plan(request), headers: headers, completion: completion)
+    }
+
+    /// The same, for what is planned already.
+    func open(
+        _ plan: StreamPlan,
+        headers: HeaderFields = [:],
+        completion: @escaping (Result<StreamOpener.Opened, StreamError>) -> Void
+    ) -> StreamOpener.Cancellation {
+        opener.open(plan, headers: headers) { [self] result in
+            if case .failure(let error) = result { report(error, to: plan.request.destination) }
             completion(result)
         }
     }
 
-    private func report(_ error: StreamError, to destination: Authority) {
+    /// Whether what `plan` allows may use a stream that another plan for the same destination has opened: it would take
+    /// the same way, and everything that was decided about that way holds for it.
+    func mayGoOn(_ plan: StreamPlan, on opened: StreamOpener.Opened, of earlier: StreamPlan) -> Bool {
+        if plan === earlier { return true }
+        guard plan.outcome == earlier.outcome else { return false }
+        if let path = opened.path { return plan.refusal(over: path) == nil }
+        guard let dialled = opened.dialled, let address = dialled.address else { return true }
+        return snapshot.planner.refusal(dialing: address, port: dialled.port, for: plan.request) == nil
+    }
+
+    /// Says in the log why there is no stream.
+    func report(_ error: StreamError, to destination: Authority) {
         peerLog.log(
             .warning,
             "no stream",
@@ -113,15 +148,17 @@ final class StreamCarrier {
     /// - Parameters:
     ///   - early: What the client has sent already, which the far end gets first; at most 256 KiB.
     ///   - certificate: Which the client has shown to a front; the stream is cut when that is revoked.
+    ///   - use: For a stream that has one request after the other.
     func join(
         _ client: ByteStream,
         early: [UInt8] = [],
         certificate: CertificateName? = nil,
         _ opened: StreamOpener.Opened,
-        _ request: StreamRequest
+        _ request: StreamRequest,
+        use: StreamUse? = nil
     ) {
         let logger = logger
-        live.relay(client, early: early, certificate: certificate, opened, for: request) { result in
+        live.relay(client, early: early, certificate: certificate, opened, for: request, use: use) { result in
             guard let failure = result.failure else { return }
             logger.info(
                 "stream cut",

@@ -3,6 +3,14 @@ import MeshPolicy
 import Platform
 import Streams
 
+/// What a stream is used for that carries one request after the other; a reload decides about the last. Confined to its
+/// loop.
+final class StreamUse {
+    var request: StreamRequest
+
+    init(_ request: StreamRequest) { self.request = request }
+}
+
 /// The relays that run on one event loop, with what policy decided about them: so that a reload can decide again, a
 /// drain can wait, and a status can count. Confined to its loop.
 final class LiveStreams {
@@ -13,6 +21,9 @@ final class LiveStreams {
         let dialled: SocketAddress?
         /// Which certificate its client has shown; a server of HBONE looks after those of its own clients.
         let certificate: CertificateName?
+        let use: StreamUse?
+
+        var currentRequest: StreamRequest { use?.request ?? request }
     }
 
     /// Each stream keeps its place; nil where one is free.
@@ -27,12 +38,14 @@ final class LiveStreams {
     /// - Parameters:
     ///   - early: What has been read from the stream already, which the far end gets first.
     ///   - certificate: Which the client has shown, where nobody else cuts the stream when it is revoked.
+    ///   - use: For a stream that has one request after the other.
     func relay(
         _ first: ByteStream,
         early: [UInt8] = [],
         certificate: CertificateName? = nil,
         _ opened: StreamOpener.Opened,
         for request: StreamRequest,
+        use: StreamUse? = nil,
         completion: @escaping (RelayResult) -> Void
     ) {
         let place = freePlaces.popLast() ?? entries.count
@@ -50,7 +63,8 @@ final class LiveStreams {
             request: request.withoutHops,
             path: opened.path,
             dialled: opened.dialled,
-            certificate: certificate
+            certificate: certificate,
+            use: use
         )
         if place < entries.count { entries[place] = entry } else { entries.append(entry) }
         count += 1
@@ -78,7 +92,7 @@ final class LiveStreams {
                 return (entry.relay, StreamError(.denied, "the certificate of \(peer) was revoked"))
             }
             let dialled = entry.dialled.flatMap { peer in peer.address.map { ($0, peer.port) } }
-            return planner.refusal(of: entry.request.at(now), over: entry.path, dialled: dialled)
+            return planner.refusal(of: entry.currentRequest.at(now), over: entry.path, dialled: dialled)
                 .map { (entry.relay, $0) }
         }
         for (relay, refusal) in losers { relay.cut(StreamError(.denied, "policy changed: \(refusal.message)")) }
