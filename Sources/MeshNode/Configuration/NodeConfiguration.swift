@@ -122,6 +122,9 @@ public struct NodeConfiguration: Hashable, Sendable {
         case https
         /// Passthrough by the server name of the ClientHello.
         case sni
+
+        /// Whether it takes what the world sends, and ends there what the world speaks.
+        package var isIngress: Bool { self == .tls || self == .http || self == .https }
     }
 
     /// The key `accessLog`.
