@@ -19,6 +19,7 @@ extension NodeConfiguration {
         return MeshRules(
             source: file,
             policies: policy ?? [],
+            aliases: aliases.map(\.description),
             endpoints: endpoints.map(\.rule),
             unmatched: unmatched,
             forwards: listeners.compactMap(\.forwardTo),

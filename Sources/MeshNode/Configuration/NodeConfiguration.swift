@@ -1,3 +1,4 @@
+package import MeshIdentity
 package import MeshPaths
 package import MeshPolicy
 package import Platform
@@ -16,6 +17,8 @@ public struct NodeConfiguration: Hashable, Sendable {
     package var unmatched: MeshRules.Unmatched
     /// `nil`: no `policy` key, so that only the default policy holds.
     package var policy: [AuthorizationPolicy]?
+    /// Earlier names of the node's own trust domain, which rules may still have.
+    package var aliases: [TrustDomain] = []
     /// Where the administration interface listens; `nil`: nowhere.
     package var admin: BindAddress?
     /// Where metrics are served; `nil`: nowhere.

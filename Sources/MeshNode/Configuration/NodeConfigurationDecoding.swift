@@ -77,6 +77,7 @@ private struct NodeConfigurationDecoder {
     func decode(_ root: YAMLNode) -> NodeConfiguration? {
         let keys = [
             "identity", "listeners", "endpoints", "default", "policy", "admin", "metrics", "renewal", "connections",
+            "aliases",
         ]
         let required = ["identity", "listeners"]
         guard
@@ -98,6 +99,10 @@ private struct NodeConfigurationDecoder {
             connections: mapping["connections"].map { ConnectionSettingsDecoder(diagnostics: diagnostics).decode($0) }
                 ?? .defaults
         )
+        configuration.aliases =
+            mapping["aliases"]?.list("'aliases'", diagnostics) {
+                $0.parsed("'aliases'", diagnostics) { try TrustDomain($0) }
+            } ?? []
         for key in keys where mapping[key] != nil { configuration.positions[key] = mapping.position(of: key) }
         return configuration
     }
