@@ -61,6 +61,8 @@ final class IngressConnection: HTTPConnection {
         IngressClient.request(of: facts, to: destination, head: request)
     }
 
+    override var certificate: CertificateName? { facts.certificate }
+
     private var rules: IngressRules? { carrier.snapshot.ingress[listener.name] }
 
     override func finished(_ page: HTTPProxyPage) -> HTTPProxyPage {
