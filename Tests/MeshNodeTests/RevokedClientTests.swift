@@ -128,4 +128,36 @@ import Testing
         try await kept.standardOutput.line { $0 == "echoed" }
         await bench.stop()
     }
+
+    /// What is wrong with another file holds up neither a revocation nor a renewal, and changes nothing else.
+    @Test(arguments: ["web certificate", "configuration", "port"])
+    func aReloadThatFailsRevokesAllTheSame(_ broken: String) async throws {
+        let bench = try await Bench(clients: ["lost", "kept"], web: true)
+        let (lost, kept) = (try bench.client("lost"), try bench.client("kept"))
+        for client in [lost, kept] { try await client.standardOutput.line { $0 == "echoed" } }
+        let taken = try EchoServer()
+        switch broken {
+        case "web certificate": try bench.directory.write("web/key.pem", "no key", permissions: 0o600)
+        case "configuration": try bench.directory.write("node.yaml", "identity: [")
+        default:
+            let text = try bench.directory.read("node.yaml")
+            let other = "- {name: other, bind: \"127.0.0.1:\(taken.port)\", protocol: socks5}\n"
+            try bench.directory.write("node.yaml", text.replacing("endpoints:\n", with: other + "endpoints:\n"))
+        }
+        await #expect(throws: (any Error).self) { try await bench.node.reload() }
+        #expect(!bench.log.lines.contains { $0.contains("the credential was taken over") }, "it is the same")
+
+        try bench.revoke("lost")
+        await #expect(throws: (any Error).self) { try await bench.node.reload() }
+        try await lost.standardOutput.line { $0.hasPrefix("ended") }
+        try await bench.log.line(containing: "the credential was taken over, and nothing else")
+        let again = try bench.client("lost")
+        try await again.standardOutput.line { $0.hasPrefix("ended") }
+        #expect(!again.standardOutput.text.contains("echoed"))
+        let another = try bench.client("kept")
+        try await another.standardOutput.line { $0 == "echoed" }
+        #expect(!kept.standardOutput.text.contains("ended"))
+        await bench.stop()
+        withExtendedLifetime(taken) {}
+    }
 }

@@ -12,7 +12,8 @@ extension Node {
     /// opens none.
     ///
     /// - Returns: The listeners that accept connections where they did not before.
-    /// - Throws: What is wrong with either, or the listener that cannot be had; the node then goes on as before.
+    /// - Throws: What is wrong with either, or the listener that cannot be had; the node then goes on as before, with
+    ///   the credential and the revocations that there are now, if those are good.
     @discardableResult
     public func reload() async throws -> [ReadyListener] {
         // One after the other: a signal and the clock may ask at once.
@@ -48,6 +49,18 @@ extension Node {
 
     private func readAgain() async throws -> [ReadyListener] {
         let (old, workers) = state.withLock { ($0.configuration, $0.workers) }
+        do {
+            return try await readAgain(old, workers)
+        } catch {
+            await takeCredential(to: workers)
+            throw error
+        }
+    }
+
+    private func readAgain(
+        _ old: NodeConfiguration,
+        _ workers: [LoopBound<Worker>]
+    ) async throws -> [ReadyListener] {
         let stamp = Self.stamp(old, configurationFile)
         let configuration = try configurationFile.map { try NodeConfiguration.check($0) } ?? old
         guard !workers.isEmpty else { throw StreamError(.closed, "the node has not started") }
@@ -108,6 +121,34 @@ extension Node {
         return prepared.ready
     }
 
+    /// For a reload that has failed. Whatever is wrong with another file must not keep a revoked peer in, nor the node's
+    /// own certificate from being renewed: what the credential directory has now holds beside what is in effect.
+    private func takeCredential(to workers: [LoopBound<Worker>]) async {
+        guard let first = workers.first else { return }
+        do {
+            let present = try await first.loop.execute { first.withValue { $0.snapshot } }
+            let credential = try CredentialDirectory(present.configuration.identity).load()
+            // Another identity is another node: all of its configuration has to be read.
+            guard credential.id == present.credential.id, !credential.isSame(as: present.credential) else { return }
+            let snapshot = try NodeSnapshot(
+                configuration: present.configuration,
+                credential: credential,
+                listenerAddresses: state.withLock { $0.addresses },
+                accessLog: present.accessLog,
+                metrics: present.configuration.connections.metrics,
+                keeping: present,
+                warn: { [logger] in logger.warning("\($0)") }
+            )
+            try await hand(snapshot, to: workers)
+            logger.notice(
+                "the credential was taken over, and nothing else",
+                metadata: ["certificate until": "\(credential.notAfter)"]
+            )
+        } catch {
+            logger.warning("the credential stays as it was: \(error)")
+        }
+    }
+
     private func stop(_ heartbeat: LoopBound<CaptureHeartbeat>?) async {
         guard let heartbeat else { return }
         try? await heartbeat.loop.execute { heartbeat.withValue { $0.stop() } }
@@ -134,6 +175,13 @@ extension Node {
         }
         let own = names.map { "\(configuration.identity)/\($0)" } + (file.map { [$0] } ?? [])
         return FileStamp(of: own + users + served + configuration.endpoints.flatMap(\.watchedFiles))
+    }
+}
+
+extension Credential {
+    /// Whether it shows, trusts and revokes the same.
+    fileprivate func isSame(as other: Credential) -> Bool {
+        chain == other.chain && bundle.roots == other.bundle.roots && bundle.revocations == other.bundle.revocations
     }
 }
 

@@ -24,6 +24,7 @@ final class NodeSnapshot: Sendable {
     /// Where streams leave their lines; nil: nowhere.
     let accessLog: AccessLog?
 
+    /// - Parameter kept: Of the same configuration: what its files had said stays, and none is read.
     /// - Throws: What is wrong with the credential, with the SSH login of an endpoint, or with a file of users.
     init(
         configuration: NodeConfiguration,
@@ -31,6 +32,7 @@ final class NodeSnapshot: Sendable {
         listenerAddresses: [String: NodeConfiguration.BindAddress] = [:],
         accessLog: AccessLog? = nil,
         metrics: H2Metrics? = nil,
+        keeping kept: NodeSnapshot? = nil,
         warn: @escaping @Sendable (String) -> Void
     ) throws {
         var configuration = configuration
@@ -57,13 +59,13 @@ final class NodeSnapshot: Sendable {
             trust: trust,
             options: settings.tls(for: .client)
         )
-        var access: [PeerID: PeerAccess] = [:]
-        for endpoint in configuration.endpoints where !endpoint.transports.isEmpty {
+        var access = kept?.access ?? [:]
+        for endpoint in configuration.endpoints where kept == nil && !endpoint.transports.isEmpty {
             access[endpoint.peer.id] = try PeerAccess(endpoint, own: credential.id, warn: warn)
         }
         self.access = access
-        var egress: [DirectTLS: EgressTLS] = [:]
-        for endpoint in configuration.endpoints {
+        var egress = kept?.egress ?? [:]
+        for endpoint in configuration.endpoints where kept == nil {
             guard endpoint.direct, let tls = endpoint.tls, egress[tls] == nil else { continue }
             do throws(StreamError) {
                 egress[tls] = try EgressTLS(DirectTLSFiles(loading: tls), settings: settings)
@@ -72,13 +74,13 @@ final class NodeSnapshot: Sendable {
             }
         }
         self.egress = egress
-        var passwords: [String: PasswordCheck] = [:]
-        for listener in configuration.listeners {
+        var passwords = kept?.passwords ?? [:]
+        for listener in configuration.listeners where kept == nil {
             if let file = listener.users { passwords[listener.name] = PasswordCheck(try UserFile(loading: file)) }
         }
         self.passwords = passwords
-        var ingress: [String: IngressRules] = [:]
-        for listener in configuration.listeners where listener.protocol.isIngress {
+        var ingress = try (kept?.ingress ?? [:]).mapValues { try IngressRules($0, own: credential, trust: trust) }
+        for listener in configuration.listeners where kept == nil && listener.protocol.isIngress {
             ingress[listener.name] = try IngressRules(listener, own: credential, trust: trust)
         }
         self.ingress = ingress
