@@ -62,7 +62,9 @@ extension Node {
         _ workers: [LoopBound<Worker>]
     ) async throws -> [ReadyListener] {
         let stamp = Self.stamp(old, configurationFile)
-        let configuration = try configurationFile.map { try NodeConfiguration.check($0) } ?? old
+        let written = try configurationFile.map { try NodeConfiguration.check($0) } ?? old
+        // Those servers stay where they are until the restart: what is in effect is where they are.
+        let configuration = written.withServices(of: old)
         guard !workers.isEmpty else { throw StreamError(.closed, "the node has not started") }
         let credential = try CredentialDirectory(configuration.identity).load()
         let accessLog = try accessLog(for: configuration)
@@ -85,6 +87,7 @@ extension Node {
                 configuration: configuration,
                 credential: credential,
                 listenerAddresses: addresses,
+                serviceAddresses: await self.addresses(of: state.withLock { $0.services }),
                 accessLog: accessLog,
                 metrics: transportMetrics(for: configuration),
                 warn: { [logger] in logger.warning("\($0)") }
@@ -109,7 +112,7 @@ extension Node {
         }
         await stop(unused)
         await use(accessLog)
-        tellWhatNeedsRestart(old, configuration)
+        tellWhatNeedsRestart(old, written)
         if let prepared {
             if isOpen { try await open(prepared) } else { await close(prepared.opening) }
         }
@@ -121,8 +124,8 @@ extension Node {
         return prepared.ready
     }
 
-    /// For a reload that has failed. Whatever is wrong with another file must not keep a revoked peer in, nor the node's
-    /// own certificate from being renewed: what the credential directory has now holds beside what is in effect.
+    /// For a reload that has failed. Whatever is wrong with another file must not keep a revoked peer in, nor the
+    /// node's own certificate from being renewed: what the credential directory has now holds beside what is in effect.
     private func takeCredential(to workers: [LoopBound<Worker>]) async {
         guard let first = workers.first else { return }
         do {
@@ -134,6 +137,7 @@ extension Node {
                 configuration: present.configuration,
                 credential: credential,
                 listenerAddresses: state.withLock { $0.addresses },
+                serviceAddresses: await addresses(of: state.withLock { $0.services }),
                 accessLog: present.accessLog,
                 metrics: present.configuration.connections.metrics,
                 keeping: present,
@@ -147,6 +151,18 @@ extension Node {
         } catch {
             logger.warning("the credential stays as it was: \(error)")
         }
+    }
+
+    /// Where the servers beside the listeners really listen, by name: the loop guard must know ports that the kernel
+    /// has chosen.
+    func addresses(of services: [Service]) async -> [String: NodeConfiguration.BindAddress] {
+        var addresses: [String: NodeConfiguration.BindAddress] = [:]
+        for service in services {
+            let local = try? await service.server.loop.execute { service.server.withValue { $0.localAddress } }
+            guard let local, let address = local.address else { continue }
+            addresses[service.name] = NodeConfiguration.BindAddress(address: address, port: local.port)
+        }
+        return addresses
     }
 
     private func stop(_ heartbeat: LoopBound<CaptureHeartbeat>?) async {
@@ -175,6 +191,15 @@ extension Node {
         }
         let own = names.map { "\(configuration.identity)/\($0)" } + (file.map { [$0] } ?? [])
         return FileStamp(of: own + users + served + configuration.endpoints.flatMap(\.watchedFiles))
+    }
+}
+
+extension NodeConfiguration {
+    fileprivate func withServices(of other: NodeConfiguration) -> NodeConfiguration {
+        var configuration = self
+        (configuration.admin, configuration.adminSocket) = (other.admin, other.adminSocket)
+        configuration.metrics = other.metrics
+        return configuration
     }
 }
 

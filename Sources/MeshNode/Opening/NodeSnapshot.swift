@@ -30,6 +30,7 @@ final class NodeSnapshot: Sendable {
         configuration: NodeConfiguration,
         credential: Credential,
         listenerAddresses: [String: NodeConfiguration.BindAddress] = [:],
+        serviceAddresses: [String: NodeConfiguration.BindAddress] = [:],
         accessLog: AccessLog? = nil,
         metrics: H2Metrics? = nil,
         keeping kept: NodeSnapshot? = nil,
@@ -41,7 +42,7 @@ final class NodeSnapshot: Sendable {
         self.credential = credential
         self.accessLog = accessLog
         planner = StreamPlanner(
-            configuration.rules(listenerAddresses: listenerAddresses),
+            configuration.rules(listenerAddresses: listenerAddresses, serviceAddresses: serviceAddresses),
             own: credential.id,
             ownAddresses: Set(InterfaceAddress.all().map(\.address))
         )
