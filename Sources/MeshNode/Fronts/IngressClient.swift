@@ -48,7 +48,7 @@ enum IngressClient {
         _ carrier: StreamCarrier,
         completion: @escaping (TLSStream) -> Void
     ) {
-        // A reload has taken the listener out of the configuration, and it stays until the restart.
+        // Its name has come to mean something else.
         guard let context = carrier.snapshot.ingress[listener.name]?.server else {
             return socket.reset(.closed(socket))
         }

@@ -90,6 +90,7 @@ extension Node {
                 serviceAddresses: await self.addresses(of: state.withLock { $0.services }),
                 accessLog: accessLog,
                 metrics: transportMetrics(for: configuration),
+                after: try await self.snapshot(of: workers),
                 warn: { [logger] in logger.warning("\($0)") }
             )
             try await hand(snapshot, to: workers)
@@ -110,12 +111,13 @@ extension Node {
             defer { state.heartbeat = heartbeat }
             return (true, state.heartbeat)
         }
-        await stop(unused)
-        await use(accessLog)
-        tellWhatNeedsRestart(old, written)
+        // Before anything that takes time: until then, the listeners that are replaced go on accepting.
         if let prepared {
             if isOpen { try await open(prepared) } else { await close(prepared.opening) }
         }
+        await stop(unused)
+        await use(accessLog)
+        tellWhatNeedsRestart(old, written)
         logger.notice("reloaded", metadata: ["certificate until": "\(credential.notAfter)"])
         guard isOpen, let prepared else { return [] }
         for listener in prepared.removed + prepared.replaced where !prepared.all.contains(where: listener.isSamePlace) {
@@ -124,12 +126,18 @@ extension Node {
         return prepared.ready
     }
 
+    /// What holds now; the same for all of them.
+    private func snapshot(of workers: [LoopBound<Worker>]) async throws -> NodeSnapshot {
+        let first = workers[0]
+        return try await first.loop.execute { first.withValue { $0.snapshot } }
+    }
+
     /// For a reload that has failed. Whatever is wrong with another file must not keep a revoked peer in, nor the
     /// node's own certificate from being renewed: what the credential directory has now holds beside what is in effect.
     private func takeCredential(to workers: [LoopBound<Worker>]) async {
-        guard let first = workers.first else { return }
+        guard !workers.isEmpty else { return }
         do {
-            let present = try await first.loop.execute { first.withValue { $0.snapshot } }
+            let present = try await self.snapshot(of: workers)
             let credential = try CredentialDirectory(present.configuration.identity).load()
             // Another identity is another node: all of its configuration has to be read.
             guard credential.id == present.credential.id, !credential.isSame(as: present.credential) else { return }
