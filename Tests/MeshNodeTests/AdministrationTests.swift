@@ -51,6 +51,42 @@ import Testing
         await pair.stop()
     }
 
+    /// Whatever the file says since, and also where the kernel has chosen the port.
+    @Test func noStreamIsLedToTheNodesOwnServers() async throws {
+        let nodes = try await FrontNodes(
+            "- {name: proxy, bind: \"127.0.0.1:0\", protocol: http-proxy}",
+            names: [:],
+            more: """
+                - {match: "127.0.0.1:*", direct: true}
+                admin: "127.0.0.1:0"
+                metrics: "127.0.0.1:0"
+                """
+        )
+        var ports: [String: Substring] = [:]
+        for name in ["admin", "metrics"] {
+            let line = nodes.nearLog.lines.first { $0.contains("\(name) is served") }
+            let end = try #require(line?.components(separatedBy: "127.0.0.1:").last)
+            ports[name] = end.prefix(while: \.isNumber)
+        }
+        func areGuarded() throws {
+            for (name, port) in ports {
+                let client = try RawClient(port: nodes.port("proxy"))
+                client.send("CONNECT 127.0.0.1:\(port) HTTP/1.1\r\nHost: 127.0.0.1:\(port)\r\n\r\n")
+                let answer = client.response()
+                #expect(answer.hasPrefix("HTTP/1.1 403") && answer.contains("own '\(name)'"), "\(answer)")
+                client.reset()
+            }
+        }
+        try areGuarded()
+        let text = try nodes.directory.read("near.yaml")
+        let moved = text.replacing("admin: \"127.0.0.1:0\"", with: "admin: \"127.0.0.1:\(FreePort.next())\"")
+        try nodes.directory.write("near.yaml", moved.replacing("metrics: \"127.0.0.1:0\"", with: ""))
+        try await nodes.near.reload()
+        #expect(nodes.nearLog.lines.contains { $0.contains("takes effect with a restart only") })
+        try areGuarded()
+        await nodes.stop()
+    }
+
     /// A page of another origin neither reads nor drives it, whatever name it has given the address.
     @Test func aBrowserCannotBeUsedAgainstIt() async throws {
         let backend = try EchoServer()

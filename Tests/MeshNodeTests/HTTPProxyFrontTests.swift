@@ -477,6 +477,28 @@ import Testing
         await setup.stop()
     }
 
+    /// Nor does a connection lose its users with the name of its listener, or come to need none.
+    @Test func usersOutlastTheNameOfTheirListener() async throws {
+        let hash = try PasswordHash(of: Array("secret".utf8), iterations: 10_000)
+        let setup = try await Setup(
+            "- {name: proxy, bind: \"127.0.0.1:0\", protocol: http-proxy, users: users}",
+            files: ["users": "ann:\(hash)\n"]
+        )
+        let client = try RawClient(port: setup.proxy)
+        let text = try String(contentsOfFile: setup.nodes.clientFile, encoding: .utf8)
+        for name in ["proxy", "other"] {
+            let renamed = text.replacingOccurrences(of: "{name: proxy,", with: "{name: \(name),")
+            _ = try setup.nodes.directory.write("near.yaml", renamed)
+            try await setup.nodes.near.reload()
+            client.send(Self.get("http://web.mesh/"))
+            #expect(client.response().hasPrefix("HTTP/1.1 407"), "\(name)")
+            client.send(Self.get("http://web.mesh/", Self.authorization("ann:secret")))
+            #expect(client.response().hasSuffix("hello"), "\(name)")
+        }
+        client.reset()
+        await setup.stop()
+    }
+
     /// The browser's own question, asked of the script by a JavaScript engine.
     @Test func theScriptForBrowsersSendsMeshNamesHere() async throws {
         let setup = try await Setup()

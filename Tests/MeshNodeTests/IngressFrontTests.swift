@@ -47,4 +47,35 @@ import Testing
         await nodes.stop()
         await server.stop()
     }
+
+    /// What a listener has accepted goes on under a name that the configuration does not have any more, until listeners
+    /// change once more.
+    @Test func connectionsOutlastTheNameOfTheirListener() async throws {
+        let server = try ChildProcess(
+            TestTools.python,
+            [TestTools.repository + "/Tests/Peers/http1/backend.py"],
+            keepsInputOpen: true
+        )
+        let backend = try #require(UInt16(try await server.standardOutput.line { (UInt16($0) ?? 0) > 1023 }))
+        let nodes = try await FrontNodes(
+            "- {name: web, bind: \"127.0.0.1:0\", protocol: http, routes: [{to: \"web.mesh:80\"}]}",
+            names: ["web.mesh:80": backend],
+            more: Self.policy("web.mesh")
+        )
+        let client = try RawClient(port: nodes.port("web"))
+        let text = try nodes.directory.read("near.yaml")
+        // The third one changes no listener.
+        for (name, more, isServed) in [
+            ("web", "", true), ("other", "", true), ("other", "# more\n", true), ("third", "", false),
+        ] {
+            try nodes.directory.write("near.yaml", more + text.replacing("{name: web,", with: "{name: \(name),"))
+            try await nodes.near.reload()
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            let answer = client.response()
+            #expect(isServed ? answer.hasSuffix("\r\n\r\nhello") : answer.isEmpty, "\(name): \(answer)")
+        }
+        client.reset()
+        await nodes.stop()
+        await server.stop()
+    }
 }

@@ -7,16 +7,23 @@ import SSHSignal
 extension NodeConfiguration {
     /// What the node decides by, without the shape of the file.
     ///
-    /// - Parameter listenerAddresses: Where listeners really listen, by name, for those whose `bind` has port 0.
-    package func rules(listenerAddresses: [String: BindAddress] = [:]) -> MeshRules {
+    /// - Parameters:
+    ///   - listenerAddresses: Where listeners really listen, by name, for those whose `bind` has port 0.
+    ///   - serviceAddresses: The same for `admin` and `metrics`.
+    package func rules(
+        listenerAddresses: [String: BindAddress] = [:],
+        serviceAddresses: [String: BindAddress] = [:]
+    ) -> MeshRules {
         var sockets = listeners.flatMap { listener in
             let bind = listenerAddresses[listener.name] ?? listener.bind
             return [bind.address, listener.twin?.bind.address].compactMap { $0 }.map {
                 MeshRules.OwnSocket(what: "listener '\(listener.name)'", address: $0, port: bind.port)
             }
         }
-        if let admin { sockets.append(.init(what: "'admin'", address: admin.address, port: admin.port)) }
-        if let metrics { sockets.append(.init(what: "'metrics'", address: metrics.address, port: metrics.port)) }
+        for (name, written) in [("admin", admin), ("metrics", metrics)] {
+            guard let bind = serviceAddresses[name] ?? written else { continue }
+            sockets.append(.init(what: "'\(name)'", address: bind.address, port: bind.port))
+        }
         return MeshRules(
             source: file,
             policies: policy ?? [],

@@ -1,6 +1,7 @@
 import H2Transport
 import HTTP1
 import Logging
+import MeshIdentity
 import MeshPolicy
 import Platform
 import Streams
@@ -101,6 +102,9 @@ class HTTPConnection: StreamObserver, TurnTask {
 
     /// Whether the client may read why something failed.
     var isLocal: Bool { false }
+
+    /// Which certificate the client has shown: its streams are cut when that is revoked.
+    var certificate: CertificateName? { nil }
 
     /// An exchange, if there was one, is over.
     func exchangeEnded() {}
@@ -274,7 +278,7 @@ class HTTPConnection: StreamObserver, TurnTask {
                 let use = StreamUse(plan.request)
                 server = Server(stream: stream, opened: opened, plan: plan, use: use)
                 startClock()
-                carrier.join(stream, opened, plan.request, use: use)
+                carrier.join(stream, certificate: certificate, opened, plan.request, use: use)
                 watchClient()
             case .failure(let error): answerInstead(.failed(error, isLocal: isLocal))
             }

@@ -6,7 +6,7 @@ import Streams
 /// Ingress for HTTP/1.1, with TLS around it or without: each request goes where the listener's routes say.
 enum HTTPFront {
     static func accept(_ socket: Socket, by listener: NodeConfiguration.Listener, _ carrier: StreamCarrier) {
-        // A reload has taken the listener out of the configuration, and it stays until the restart.
+        // Its name has come to mean something else.
         guard let rules = carrier.snapshot.ingress[listener.name] else { return socket.reset(.closed(socket)) }
         let load = carrier.live.load(of: listener)
         guard load.connections < rules.settings.limits.connections else {

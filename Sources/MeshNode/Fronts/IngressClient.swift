@@ -48,7 +48,7 @@ enum IngressClient {
         _ carrier: StreamCarrier,
         completion: @escaping (TLSStream) -> Void
     ) {
-        // A reload has taken the listener out of the configuration, and it stays until the restart.
+        // Its name has come to mean something else.
         guard let context = carrier.snapshot.ingress[listener.name]?.server else {
             return socket.reset(.closed(socket))
         }
@@ -58,16 +58,21 @@ enum IngressClient {
         let key = carrier.admit(from: source) { [weak stream] in stream?.reset(.crowdedOut) }
         stream.startHandshake { result in
             newcomers.remove(key)
+            let failure: StreamError
             switch result {
-            case .success: completion(stream)
-            case .failure(let error):
-                carrier.peerLog.log(
-                    .info,
-                    "no TLS handshake",
-                    of: "\(source)",
-                    ["listener": "\(listener.name)", "reason": "\(error)"]
-                )
+            case .success:
+                // Revoked or expired while the handshake ran, which had the trust of its beginning.
+                guard let refusal = Self.refusal(of: PeerFacts(of: stream), carrier) else { return completion(stream) }
+                stream.reset(refusal)
+                failure = refusal
+            case .failure(let error): failure = error
             }
+            carrier.peerLog.log(
+                .info,
+                "no TLS handshake",
+                of: "\(source)",
+                ["listener": "\(listener.name)", "reason": "\(failure)"]
+            )
         }
     }
 }

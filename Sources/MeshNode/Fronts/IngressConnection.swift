@@ -61,6 +61,8 @@ final class IngressConnection: HTTPConnection {
         IngressClient.request(of: facts, to: destination, head: request)
     }
 
+    override var certificate: CertificateName? { facts.certificate }
+
     private var rules: IngressRules? { carrier.snapshot.ingress[listener.name] }
 
     override func finished(_ page: HTTPProxyPage) -> HTTPProxyPage {
@@ -74,7 +76,7 @@ final class IngressConnection: HTTPConnection {
 
     override func handle(_ head: HTTPRequestHead) {
         welcome()
-        // A reload has taken the listener out of the configuration, and it stays until the restart.
+        // Listeners have changed more than once since it was accepted, and its own is none of them.
         guard let rules else {
             return end(resetting: StreamError(.denied, "listener '\(listener.name)' is not there any more"))
         }

@@ -190,6 +190,15 @@ final class StreamCarrier {
         _ request: StreamRequest,
         use: StreamUse? = nil
     ) {
+        // Revoked while the stream was opened, when nobody knew of it.
+        if let certificate, case .peer(let peer) = request.source,
+            snapshot.server.trust.isRevoked(certificate, of: peer)
+        {
+            let reason = StreamError(.authentication, "the certificate of \(peer) was revoked")
+            opened.stream.reset(reason)
+            opened.ticket?.refuse(reason)
+            return client.reset(reason)
+        }
         let logger = logger
         if let ticket = opened.ticket, let socket = client as? Socket { ticket.client = socket.peerAddress }
         live.relay(client, early: early, certificate: certificate, opened, for: request, use: use) { result in

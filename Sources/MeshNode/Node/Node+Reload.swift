@@ -12,7 +12,8 @@ extension Node {
     /// opens none.
     ///
     /// - Returns: The listeners that accept connections where they did not before.
-    /// - Throws: What is wrong with either, or the listener that cannot be had; the node then goes on as before.
+    /// - Throws: What is wrong with either, or the listener that cannot be had; the node then goes on as before, with
+    ///   the credential and the revocations that there are now, if those are good.
     @discardableResult
     public func reload() async throws -> [ReadyListener] {
         // One after the other: a signal and the clock may ask at once.
@@ -48,8 +49,22 @@ extension Node {
 
     private func readAgain() async throws -> [ReadyListener] {
         let (old, workers) = state.withLock { ($0.configuration, $0.workers) }
+        do {
+            return try await readAgain(old, workers)
+        } catch {
+            await takeCredential(to: workers)
+            throw error
+        }
+    }
+
+    private func readAgain(
+        _ old: NodeConfiguration,
+        _ workers: [LoopBound<Worker>]
+    ) async throws -> [ReadyListener] {
         let stamp = Self.stamp(old, configurationFile)
-        let configuration = try configurationFile.map { try NodeConfiguration.check($0) } ?? old
+        let written = try configurationFile.map { try NodeConfiguration.check($0) } ?? old
+        // Those servers stay where they are until the restart: what is in effect is where they are.
+        let configuration = written.withServices(of: old)
         guard !workers.isEmpty else { throw StreamError(.closed, "the node has not started") }
         let credential = try CredentialDirectory(configuration.identity).load()
         let accessLog = try accessLog(for: configuration)
@@ -72,8 +87,10 @@ extension Node {
                 configuration: configuration,
                 credential: credential,
                 listenerAddresses: addresses,
+                serviceAddresses: await self.addresses(of: state.withLock { $0.services }),
                 accessLog: accessLog,
                 metrics: transportMetrics(for: configuration),
+                after: try await self.snapshot(of: workers),
                 warn: { [logger] in logger.warning("\($0)") }
             )
             try await hand(snapshot, to: workers)
@@ -94,18 +111,66 @@ extension Node {
             defer { state.heartbeat = heartbeat }
             return (true, state.heartbeat)
         }
-        await stop(unused)
-        await use(accessLog)
-        tellWhatNeedsRestart(old, configuration)
+        // Before anything that takes time: until then, the listeners that are replaced go on accepting.
         if let prepared {
             if isOpen { try await open(prepared) } else { await close(prepared.opening) }
         }
+        await stop(unused)
+        await use(accessLog)
+        tellWhatNeedsRestart(old, written)
         logger.notice("reloaded", metadata: ["certificate until": "\(credential.notAfter)"])
         guard isOpen, let prepared else { return [] }
         for listener in prepared.removed + prepared.replaced where !prepared.all.contains(where: listener.isSamePlace) {
             logger.notice("listener '\(listener.name)' on \(listener.address) is closed; its connections go on")
         }
         return prepared.ready
+    }
+
+    /// What holds now; the same for all of them.
+    private func snapshot(of workers: [LoopBound<Worker>]) async throws -> NodeSnapshot {
+        let first = workers[0]
+        return try await first.loop.execute { first.withValue { $0.snapshot } }
+    }
+
+    /// For a reload that has failed. Whatever is wrong with another file must not keep a revoked peer in, nor the
+    /// node's own certificate from being renewed: what the credential directory has now holds beside what is in effect.
+    private func takeCredential(to workers: [LoopBound<Worker>]) async {
+        guard !workers.isEmpty else { return }
+        do {
+            let present = try await self.snapshot(of: workers)
+            let credential = try CredentialDirectory(present.configuration.identity).load()
+            // Another identity is another node: all of its configuration has to be read.
+            guard credential.id == present.credential.id, !credential.isSame(as: present.credential) else { return }
+            let snapshot = try NodeSnapshot(
+                configuration: present.configuration,
+                credential: credential,
+                listenerAddresses: state.withLock { $0.addresses },
+                serviceAddresses: await addresses(of: state.withLock { $0.services }),
+                accessLog: present.accessLog,
+                metrics: present.configuration.connections.metrics,
+                keeping: present,
+                warn: { [logger] in logger.warning("\($0)") }
+            )
+            try await hand(snapshot, to: workers)
+            logger.notice(
+                "the credential was taken over, and nothing else",
+                metadata: ["certificate until": "\(credential.notAfter)"]
+            )
+        } catch {
+            logger.warning("the credential stays as it was: \(error)")
+        }
+    }
+
+    /// Where the servers beside the listeners really listen, by name: the loop guard must know ports that the kernel
+    /// has chosen.
+    func addresses(of services: [Service]) async -> [String: NodeConfiguration.BindAddress] {
+        var addresses: [String: NodeConfiguration.BindAddress] = [:]
+        for service in services {
+            let local = try? await service.server.loop.execute { service.server.withValue { $0.localAddress } }
+            guard let local, let address = local.address else { continue }
+            addresses[service.name] = NodeConfiguration.BindAddress(address: address, port: local.port)
+        }
+        return addresses
     }
 
     private func stop(_ heartbeat: LoopBound<CaptureHeartbeat>?) async {
@@ -134,6 +199,22 @@ extension Node {
         }
         let own = names.map { "\(configuration.identity)/\($0)" } + (file.map { [$0] } ?? [])
         return FileStamp(of: own + users + served + configuration.endpoints.flatMap(\.watchedFiles))
+    }
+}
+
+extension NodeConfiguration {
+    fileprivate func withServices(of other: NodeConfiguration) -> NodeConfiguration {
+        var configuration = self
+        (configuration.admin, configuration.adminSocket) = (other.admin, other.adminSocket)
+        configuration.metrics = other.metrics
+        return configuration
+    }
+}
+
+extension Credential {
+    /// Whether it shows, trusts and revokes the same.
+    fileprivate func isSame(as other: Credential) -> Bool {
+        chain == other.chain && bundle.roots == other.bundle.roots && bundle.revocations == other.bundle.revocations
     }
 }
 

@@ -119,6 +119,7 @@ public final class Node: Sendable {
                 configuration: configuration,
                 credential: credential,
                 listenerAddresses: prepared.addresses,
+                serviceAddresses: await addresses(of: services),
                 accessLog: accessLog,
                 metrics: transportMetrics(for: configuration),
                 warn: warn

@@ -109,6 +109,9 @@ final class Worker {
 
     var credential: Credential { opener.snapshot.credential }
 
+    /// What holds now.
+    var snapshot: NodeSnapshot { opener.snapshot }
+
     private static func serverConfiguration(_ snapshot: NodeSnapshot) -> HBONEServer.Configuration {
         var configuration = HBONEServer.Configuration.defaults
         configuration.http2 = snapshot.configuration.connections.http2(for: .server)

@@ -8,22 +8,39 @@ final class IngressRules: Sendable {
     let routes: RouteTable
     /// What it shows where it ends TLS.
     let server: TLSContext?
+    private let kind: NodeConfiguration.ListenerProtocol
+    /// As its files had them; none where it shows the node's own.
+    private let credentials: [ServerCredential]
 
     /// - Throws: What is wrong with its credentials.
     init(_ listener: NodeConfiguration.Listener, own: Credential, trust: TrustBundleSet) throws {
+        let directories = listener.protocol == .http ? [] : listener.ingress.credentials
+        let credentials = try directories.map { try CredentialDirectory($0).loadServer() }
         settings = listener.ingress
         routes = RouteTable(listener.ingress.routes)
-        server = listener.protocol == .http ? nil : try Self.server(listener, own, trust)
+        kind = listener.protocol
+        self.credentials = credentials
+        server = try Self.server(listener.protocol, listener.ingress, credentials, own, trust)
+    }
+
+    /// The same, for another credential of the node: no file is read.
+    init(_ other: IngressRules, own: Credential, trust: TrustBundleSet) throws {
+        settings = other.settings
+        routes = other.routes
+        kind = other.kind
+        credentials = other.credentials
+        server = try Self.server(other.kind, other.settings, other.credentials, own, trust)
     }
 
     private static func server(
-        _ listener: NodeConfiguration.Listener,
+        _ kind: NodeConfiguration.ListenerProtocol,
+        _ settings: NodeConfiguration.Ingress,
+        _ credentials: [ServerCredential],
         _ own: Credential,
         _ trust: TrustBundleSet
-    ) throws -> TLSContext {
-        let settings = listener.ingress
-        var credentials = try settings.credentials.map { try CredentialDirectory($0).loadServer() }
-        if credentials.isEmpty { credentials = [try ServerCredential(key: own.key, chain: own.chain)] }
+    ) throws -> TLSContext? {
+        if kind == .http { return nil }
+        let shown = credentials.isEmpty ? [try ServerCredential(key: own.key, chain: own.chain)] : credentials
         let clients: TLSContext.Clients =
             switch settings.clients {
             case .none: .none
@@ -31,9 +48,9 @@ final class IngressRules: Sendable {
             case .mesh: .required
             }
         // Bytes are anybody's protocol: a client may name it, and no answer is agreement enough.
-        var options = TLSContext.Options(applicationProtocols: listener.protocol == .https ? ["http/1.1"] : [])
+        var options = TLSContext.Options(applicationProtocols: kind == .https ? ["http/1.1"] : [])
         options.handshakeTimeout = settings.timeouts.head
-        return try TLSContext(serving: credentials, to: clients, trust: trust, options: options)
+        return try TLSContext(serving: shown, to: clients, trust: trust, options: options)
     }
 }
 

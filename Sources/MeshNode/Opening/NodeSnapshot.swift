@@ -24,13 +24,19 @@ final class NodeSnapshot: Sendable {
     /// Where streams leave their lines; nil: nowhere.
     let accessLog: AccessLog?
 
+    /// - Parameters:
+    ///   - previous: What held before: connections that its listeners have accepted go on as they were.
+    ///   - kept: Of the same configuration: what its files had said stays, and none is read.
     /// - Throws: What is wrong with the credential, with the SSH login of an endpoint, or with a file of users.
     init(
         configuration: NodeConfiguration,
         credential: Credential,
         listenerAddresses: [String: NodeConfiguration.BindAddress] = [:],
+        serviceAddresses: [String: NodeConfiguration.BindAddress] = [:],
         accessLog: AccessLog? = nil,
         metrics: H2Metrics? = nil,
+        after previous: NodeSnapshot? = nil,
+        keeping kept: NodeSnapshot? = nil,
         warn: @escaping @Sendable (String) -> Void
     ) throws {
         var configuration = configuration
@@ -39,7 +45,7 @@ final class NodeSnapshot: Sendable {
         self.credential = credential
         self.accessLog = accessLog
         planner = StreamPlanner(
-            configuration.rules(listenerAddresses: listenerAddresses),
+            configuration.rules(listenerAddresses: listenerAddresses, serviceAddresses: serviceAddresses),
             own: credential.id,
             ownAddresses: Set(InterfaceAddress.all().map(\.address))
         )
@@ -57,13 +63,13 @@ final class NodeSnapshot: Sendable {
             trust: trust,
             options: settings.tls(for: .client)
         )
-        var access: [PeerID: PeerAccess] = [:]
-        for endpoint in configuration.endpoints where !endpoint.transports.isEmpty {
+        var access = kept?.access ?? [:]
+        for endpoint in configuration.endpoints where kept == nil && !endpoint.transports.isEmpty {
             access[endpoint.peer.id] = try PeerAccess(endpoint, own: credential.id, warn: warn)
         }
         self.access = access
-        var egress: [DirectTLS: EgressTLS] = [:]
-        for endpoint in configuration.endpoints {
+        var egress = kept?.egress ?? [:]
+        for endpoint in configuration.endpoints where kept == nil {
             guard endpoint.direct, let tls = endpoint.tls, egress[tls] == nil else { continue }
             do throws(StreamError) {
                 egress[tls] = try EgressTLS(DirectTLSFiles(loading: tls), settings: settings)
@@ -72,15 +78,31 @@ final class NodeSnapshot: Sendable {
             }
         }
         self.egress = egress
-        var passwords: [String: PasswordCheck] = [:]
-        for listener in configuration.listeners {
+        var passwords = kept?.passwords ?? [:]
+        for listener in configuration.listeners where kept == nil {
             if let file = listener.users { passwords[listener.name] = PasswordCheck(try UserFile(loading: file)) }
         }
+        // Never for a name that the configuration has: that one would ask for no password any more.
+        let left = previous?.left(by: configuration) ?? []
+        let names = Set(configuration.listeners.map(\.name))
+        for name in left where !names.contains(name) { passwords[name] = previous?.passwords[name] }
         self.passwords = passwords
-        var ingress: [String: IngressRules] = [:]
-        for listener in configuration.listeners where listener.protocol.isIngress {
+        var ingress = try (kept?.ingress ?? [:]).mapValues { try IngressRules($0, own: credential, trust: trust) }
+        for listener in configuration.listeners where kept == nil && listener.protocol.isIngress {
             ingress[listener.name] = try IngressRules(listener, own: credential, trust: trust)
         }
+        for name in left where ingress[name] == nil {
+            ingress[name] = try previous?.ingress[name].map { try IngressRules($0, own: credential, trust: trust) }
+        }
         self.ingress = ingress
+    }
+
+    /// Listeners whose connections may outlast them: those that this configuration has, and, where the other one has
+    /// the same names, those that this one has kept of the one before. So what is kept is never more than one change
+    /// of listeners leaves, and a reload for another reason does not end it.
+    private func left(by other: NodeConfiguration) -> Set<String> {
+        let names = Set(configuration.listeners.map(\.name))
+        guard names == Set(other.listeners.map(\.name)) else { return names }
+        return names.union(ingress.keys).union(passwords.keys)
     }
 }

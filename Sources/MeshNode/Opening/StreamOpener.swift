@@ -124,14 +124,16 @@ final class StreamOpener {
         _ plan: StreamPlan,
         _ completion: @escaping (Result<Opened, StreamError>) -> Void
     ) -> Cancellation {
+        let before = snapshot
         guard let tls else {
-            let dialer = dialer(to: target, plan) { result in
-                completion(result.map { Opened(stream: $0, path: nil, dialled: $0.peerAddress) })
+            let dialer = dialer(to: target, plan) { [self] result in
+                let result = result.map { Opened(stream: $0, path: nil, dialled: $0.peerAddress) }
+                completion(decidedAgain(result, of: plan, since: before))
             }
             dialer.start()
             return { dialer.cancel() }
         }
-        guard let egress = snapshot.egress[tls] else {
+        guard let egress = before.egress[tls] else {
             // Between a plan of the old configuration and the snapshot of the new one lies a reload.
             completion(.failure(StreamError(.unreachable, "the endpoint for \(target) is gone")))
             return {}
@@ -139,16 +141,18 @@ final class StreamOpener {
         let name = plan.serverName(tls, at: target)
         var securing: ByteStream?
         var isCancelled = false
-        let dialer = dialer(to: target, plan) { result in
+        let dialer = dialer(to: target, plan) { [self] result in
             let socket: Socket
             switch result {
             case .failure(let error): return completion(.failure(error))
             case .success(let connected): socket = connected
             }
             let dialled = socket.peerAddress
-            securing = egress.secure(socket, as: name) { result in
+            securing = egress.secure(socket, as: name) { [self] result in
                 securing = nil
-                if !isCancelled { completion(result.map { Opened(stream: $0, path: nil, dialled: dialled) }) }
+                guard !isCancelled else { return }
+                let result = result.map { Opened(stream: $0, path: nil, dialled: dialled) }
+                completion(decidedAgain(result, of: plan, since: before))
             }
         }
         dialer.start()
@@ -221,22 +225,49 @@ final class StreamOpener {
             completion(.failure(StreamError(.unreachable, "the endpoint for \(route.authority) is gone")))
             return {}
         }
+        let before = snapshot
         var isCancelled = false
         paths.openStream(
             to: route.authority,
             headers: headers,
             permits: { plan.refusal(over: $0) },
-            completion: { result in
+            completion: { [self] result in
                 guard !isCancelled else {
                     if case .success(let opened) = result {
                         opened.stream.reset(StreamError(.closed, "the client gave up"))
                     }
                     return
                 }
-                completion(result.map { Opened(stream: $0.stream, path: $0.path) })
+                let result = result.map { Opened(stream: $0.stream, path: $0.path) }
+                completion(decidedAgain(result, of: plan, since: before))
             }
         )
         return { isCancelled = true }
+    }
+
+    /// A reload decides about streams that are open, and does not know of those that are being opened: what was planned
+    /// before it is decided once more.
+    private func decidedAgain(
+        _ result: Result<Opened, StreamError>,
+        of plan: StreamPlan,
+        since before: NodeSnapshot
+    ) -> Result<Opened, StreamError> {
+        guard snapshot !== before, case .success(let opened) = result else { return result }
+        let dialled = opened.dialled.flatMap { peer in peer.address.map { ($0, peer.port) } }
+        let request = plan.request.at(WallClock.system.seconds)
+        guard let refusal = snapshot.planner.refusal(of: request, over: opened.path, dialled: dialled) else {
+            return result
+        }
+        peerLog.log(
+            .notice,
+            "policy changed while a stream was opened",
+            of: request.sourceDescription,
+            ["reason": "\(refusal.message)", "to": "\(request.destination)"]
+        )
+        // Peers learn that policy refused, not which rule did.
+        let error = StreamError(.denied, "policy changed while the stream was opened")
+        opened.stream.reset(error)
+        return .failure(error)
     }
 
     /// Who the far end of a stream proved to be, for the record.

@@ -133,13 +133,23 @@ import Testing
         #expect(await bench.node.stop() == .exited(0))
     }
 
-    /// Connections are made all the time, and none is refused.
-    @Test func anAddressGoesToAnotherListenerWithoutAGap() async throws {
+    /// Connections are made all the time, and none is refused; nor is one to a gateway, whose listeners need more than
+    /// their own line.
+    @Test(arguments: ["tcp", "http"]) func anAddressGoesToAnotherListenerWithoutAGap(_ kind: String) async throws {
         let bench = try Bench()
         let (port, stranger) = (FreePort.next(), FreePort.next())
-        try bench.write([bench.tcp("a", port), bench.tcp("z", stranger)])
+        func listener(_ name: String, _ port: UInt16) -> String {
+            if kind == "tcp" { return bench.tcp(name, port) }
+            let route = "{host: a.example, to: \"127.0.0.1:\(bench.echo.port)\"}"
+            return "{name: \(name), bind: \"127.0.0.1:\(port)\", protocol: http, routes: [\(route)]}"
+        }
+        try bench.write([listener("a", port), listener("z", stranger)])
         try await bench.start()
-        let callers = Callers()
+        let unrouted = Array("GET / HTTP/1.1\r\nHost: b.example\r\nConnection: close\r\n\r\n".utf8)
+        let callers =
+            kind == "tcp"
+            ? Callers(sending: [1, 2, 3, 4], expecting: [1, 2, 3, 4])
+            : Callers(sending: unrouted, expecting: Array("HTTP/1.1 404 ".utf8))
         try await withThrowingTaskGroup(of: Void.self) { group in
             for _ in 0..<3 { group.addTask { await callers.call(port) } }
             func more() async throws {
@@ -154,8 +164,8 @@ import Testing
                 // Another name; both at once the other way around.
                 let listeners =
                     round % 2 == 0
-                    ? [bench.tcp("b", port), bench.tcp("z", stranger)]
-                    : [bench.tcp("z", port), bench.tcp("b", stranger)]
+                    ? [listener("b", port), listener("z", stranger)]
+                    : [listener("z", port), listener("b", stranger)]
                 try await bench.reload(listeners)
                 try await more()
             }
@@ -367,12 +377,17 @@ import Testing
         private(set) var completed = 0
         private(set) var failures: [String] = []
         private var isStopped = false
+        private let sent: [UInt8]
+        /// How what comes back begins.
+        private let expected: [UInt8]
+
+        init(sending sent: [UInt8], expecting expected: [UInt8]) { (self.sent, self.expected) = (sent, expected) }
 
         func call(_ port: UInt16) async {
             while !isStopped, !Task.isCancelled, failures.isEmpty {
                 do {
-                    let (received, ending) = try await TCPClient.exchange(port: port, sending: [1, 2, 3, 4])
-                    if received == [1, 2, 3, 4], ending == .endOfStream {
+                    let (received, ending) = try await TCPClient.exchange(port: port, sending: sent)
+                    if received.starts(with: expected), ending == .endOfStream {
                         completed += 1
                     } else {
                         failures.append("\(received.count) bytes, \(ending)")
