@@ -113,6 +113,23 @@ import Testing
         }
     }
 
+    /// A server that swallows requests, or answers for a destination that does, has not served.
+    @Test func whatAFailureSaysOfTheServer() {
+        func verdict(_ code: StreamError.Code) -> ServerVerdict {
+            ServerVerdict(.refused(StreamError(code, "no stream")))
+        }
+        #expect(verdict(.denied) == .works)
+        for code in [StreamError.Code.badRequest, .loop] { #expect(verdict(code) == .saysNothing, "\(code)") }
+        for code in [StreamError.Code.timedOut, .protocolViolation, .truncated] {
+            #expect(verdict(code) == .fails, "\(code)")
+        }
+        for code in [StreamError.Code.refused, .unreachable, .limit, .draining, .reset, .closed] {
+            #expect(verdict(code) == .failsAskAnother, "\(code)")
+        }
+        #expect(ServerVerdict(.pathLost(StreamError(.timedOut, "lost"))) == .failsAskAnother)
+        #expect(ServerVerdict(.pathLost(nil)) == .failsAskAnother)
+    }
+
     @Test func neverAreAllEjected() {
         var choice = up("a", "b", "c")
         var ejected: [String] = []

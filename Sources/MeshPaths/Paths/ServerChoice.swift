@@ -188,13 +188,13 @@ struct ServerChoice<Server: Hashable> {
         return min(1, max(0.1, passed))
     }
 
-    /// A stream was opened there.
+    /// A stream was opened there, or it has said by its policy why not.
     mutating func served(_ server: Server) {
         guard let index = index(of: server) else { return }
         members[index].failedRequests = 0
     }
 
-    /// It was up and could not serve a request that another one may. Returns for how long it is ejected, if it is.
+    /// It was up and could not serve a request. Returns for how long it is ejected, if it is.
     mutating func failed(_ server: Server, now: UInt64) -> Duration? {
         guard let index = index(of: server) else { return nil }
         members[index].failedRequests += 1
@@ -239,5 +239,32 @@ struct ServerChoice<Server: Hashable> {
         let base = min(doubled, timing.longestPause.nanoseconds)
         // ±20 %, so that a fleet does not return in step.
         return base / 10 * UInt64.random(in: 8...12)
+    }
+}
+
+/// What it says of a server that it did not open a stream.
+enum ServerVerdict: Hashable {
+    /// It does: policy says no, which is a matter of who asks for what.
+    case works
+    /// It makes no difference who was asked.
+    case saysNothing
+    /// It does not do its part. Nobody else is asked for this stream: who wants it has waited for as long as a request
+    /// may, or what came back is no answer.
+    case fails
+    /// The same, and another one may get there: no byte of the stream has been sent.
+    case failsAskAnother
+
+    init(_ failure: PathFailure) {
+        guard case .refused(let error) = failure else {
+            self = .failsAskAnother
+            return
+        }
+        self =
+            switch error.code {
+            case .denied: .works
+            case .badRequest, .loop, .authentication, .cancelled: .saysNothing
+            case .refused, .unreachable, .limit, .draining, .reset, .closed: .failsAskAnother
+            default: .fails
+            }
     }
 }

@@ -242,30 +242,26 @@ final class ServersSource: PathSource {
                 self?.choice.served(server)
                 return completion(result)
             }
-            guard Self.mayAskAnother(failure) else {
-                choice.served(server)
-                return completion(result)
-            }
-            if let ejection = choice.failed(server, now: loop.now) {
-                logger.notice(
-                    "server ejected",
-                    metadata: [
-                        "peer": "\(name)", "server": "\(server)", "for": "\(ejection)",
-                        "reason": "\(failure.error?.message ?? "lost")",
-                    ]
-                )
-            }
+            let verdict = ServerVerdict(failure)
+            note(verdict, of: server, failure)
+            guard verdict == .failsAskAnother else { return completion(result) }
             open(to: authority, headers, besides: tried + [server], last: failure, completion)
         }
     }
 
-    /// What a server says of the destination behind it is true of the others as well where it is a matter of who asks
-    /// for what; not where that server does not get there.
-    private static func mayAskAnother(_ failure: PathFailure) -> Bool {
-        guard case .refused(let error) = failure else { return true }
-        switch error.code {
-        case .refused, .unreachable, .limit, .draining, .reset, .closed: return true
-        default: return false
+    private func note(_ verdict: ServerVerdict, of server: Authority, _ failure: PathFailure) {
+        switch verdict {
+        case .works: choice.served(server)
+        case .saysNothing: break
+        case .fails, .failsAskAnother:
+            guard let ejection = choice.failed(server, now: loop.now) else { return }
+            logger.notice(
+                "server ejected",
+                metadata: [
+                    "peer": "\(name)", "server": "\(server)", "for": "\(ejection)",
+                    "reason": "\(failure.error?.message ?? "lost")",
+                ]
+            )
         }
     }
 }
