@@ -9,7 +9,6 @@ import Streams
 /// takes a stream. The path is up while one of them is. Confined to its event loop.
 final class ServersSource: PathSource {
     var events = PathEvents()
-    private(set) var peer: SPIFFEID?
 
     /// Makes the way to one of them.
     private let make: (Authority, TLSContext, ConnectionSettings) -> TunnelSource
@@ -94,6 +93,13 @@ final class ServersSource: PathSource {
         source.events = PathEvents(up: {}, down: { _, _ in leave() }, rest: leave, idle: leave)
     }
 
+    var peer: SPIFFEID? {
+        let peers = Set(sources.values.compactMap(\.peer))
+        return peers.count == 1 ? peers.first : nil
+    }
+
+    var roundTripTime: Duration? { sources.values.compactMap(\.roundTripTime).min() }
+
     var streamCount: Int { (Array(sources.values) + retired).reduce(0) { $0 + $1.streamCount } }
 
     // MARK: The path
@@ -126,7 +132,6 @@ final class ServersSource: PathSource {
     }
 
     private func cameUp(_ server: Authority) {
-        peer = sources[server]?.peer ?? peer
         choice.cameUp(server, now: loop.now)
         if missed.remove(server) != nil {
             logger.notice("server is back", metadata: ["peer": "\(name)", "server": "\(server)"])
