@@ -71,6 +71,7 @@ struct ServerChoice<Server: Hashable> {
 
     /// One of them is up.
     var isUp: Bool { members.contains(where: \.isUp) }
+    func isConnected(_ server: Server) -> Bool { members.contains { $0.server == server && $0.isUp } }
     /// Nothing is up, and nothing is being tried.
     var isDown: Bool { !members.contains { $0.isUp || $0.isTrying } }
 

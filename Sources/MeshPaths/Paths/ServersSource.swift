@@ -23,6 +23,8 @@ final class ServersSource: PathSource {
     private let name: String
     /// Those of which the log says that they are down.
     private var missed: Set<Authority> = []
+    /// Those that no stream has used for the idle timeout.
+    private var idle: Set<Authority> = []
     private var timer: LoopTimer?
     /// Streams that those which are up could not have, while others are being tried.
     private var waiting: [() -> Void] = []
@@ -63,7 +65,7 @@ final class ServersSource: PathSource {
             up: { [weak self] in self?.cameUp(server) },
             down: { [weak self] error, wasUsed in self?.wentDown(server, error, wasUsed: wasUsed) },
             rest: { [weak self] in self?.rested(server) },
-            idle: { [weak self] in self?.events.idle() }
+            idle: { [weak self] in self?.becameIdle(server) }
         )
         sources[server] = source
     }
@@ -74,6 +76,7 @@ final class ServersSource: PathSource {
         for server in servers where sources[server] == nil { add(server) }
         for (server, source) in sources where !servers.contains(server) {
             sources[server] = nil
+            idle.remove(server)
             retire(source)
         }
         guard isWanted else { return }
@@ -184,6 +187,13 @@ final class ServersSource: PathSource {
         events.rest()
     }
 
+    /// Each says so for itself, and again and again; the path is idle when all of them are.
+    private func becameIdle(_ server: Authority) {
+        idle.insert(server)
+        guard sources.keys.allSatisfy({ idle.contains($0) || !choice.isConnected($0) }) else { return }
+        events.idle()
+    }
+
     func use(_ context: TLSContext, _ settings: ConnectionSettings) {
         (self.context, self.settings) = (context, settings)
         for source in sources.values { source.use(context, settings) }
@@ -204,6 +214,7 @@ final class ServersSource: PathSource {
         isWanted = false
         isUp = false
         timer?.cancel()
+        idle = []
         choice.released()
         resumeWaiting()
     }
@@ -242,6 +253,7 @@ final class ServersSource: PathSource {
         }
         // Those that are not connected are for the streams that follow.
         connect(choice.wanted(now: loop.now))
+        if !idle.isEmpty { idle.remove(server) }
         source.open(to: authority, headers: headers) { [weak self] result in
             guard let self, case .failure(let failure) = result else {
                 self?.choice.served(server)
