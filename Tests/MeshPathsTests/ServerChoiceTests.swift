@@ -54,6 +54,27 @@ import Testing
         #expect(choice.next(besides: ["b", "a"], now: 2) { _ in 0 } == nil)
     }
 
+    @Test func onlyOneThatIsLikelyToComeUpIsWaitedFor() {
+        var choice = ServerChoice(["a", "b"])
+        #expect(!choice.mayComeUp(besides: []))
+        _ = choice.wanted(now: 0)
+        choice.cameUp("a", now: 0)
+        #expect(choice.mayComeUp(besides: ["a"]))
+        #expect(!choice.mayComeUp(besides: ["a", "b"]))
+        _ = choice.wentDown("b", lost, now: 1)
+        #expect(!choice.mayComeUp(besides: ["a"]), "nobody tries it")
+        var now = 2 * second
+        #expect(choice.tick(now: now) == ["b"])
+        #expect(choice.mayComeUp(besides: ["a"]))
+        _ = choice.wentDown("b", lost, now: now)
+        now += 10 * second
+        #expect(choice.tick(now: now) == ["b"])
+        #expect(!choice.mayComeUp(besides: ["a"]))
+        // One that was well may have been restarted.
+        #expect(choice.wentDown("a", lost, now: now) == true)
+        #expect(choice.mayComeUp(besides: []))
+    }
+
     @Test func oneThatWasLostIsTriedAtOnceAndThenAfterPausesThatGrow() throws {
         var choice = up("a", "b")
         var now = second

@@ -75,9 +75,10 @@ struct ServerChoice<Server: Hashable> {
     /// Nothing is up, and nothing is being tried.
     var isDown: Bool { !members.contains { $0.isUp || $0.isTrying } }
 
-    /// Whether one that may still come up is none of `tried`.
-    func isTrying(besides tried: [Server]) -> Bool {
-        members.contains { $0.isTrying && !tried.contains($0.server) }
+    /// Whether one is being tried that is none of `tried`, and likely to come up: one that failed twice in a row is
+    /// nothing to wait for, since it may take as long as a connection can.
+    func mayComeUp(besides tried: [Server]) -> Bool {
+        members.contains { $0.isTrying && $0.failures < 2 && !tried.contains($0.server) }
     }
 
     /// Takes `servers` in the place of those there were. Those that stay keep what is known of them.

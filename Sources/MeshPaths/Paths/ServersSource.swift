@@ -10,6 +10,16 @@ import Streams
 final class ServersSource: PathSource {
     var events = PathEvents()
 
+    /// A stream that those which are up could not open, while others are being tried.
+    private struct Waiting {
+        let authority: Authority
+        let headers: HeaderFields
+        let tried: [Authority]
+        /// What came of the last try.
+        let failure: PathFailure
+        let completion: (Result<ByteStream, PathFailure>) -> Void
+    }
+
     /// Makes the way to one of them.
     private let make: (Authority, TLSContext, ConnectionSettings) -> TunnelSource
     private var context: TLSContext
@@ -26,8 +36,7 @@ final class ServersSource: PathSource {
     /// Those that no stream has used for the idle timeout.
     private var idle: Set<Authority> = []
     private var timer: LoopTimer?
-    /// Streams that those which are up could not have, while others are being tried.
-    private var waiting: [() -> Void] = []
+    private var waiting: [Waiting] = []
     /// Somebody has asked for the path, and has not let go of it.
     private var isWanted = false
     /// The owner was told that it is up.
@@ -81,8 +90,9 @@ final class ServersSource: PathSource {
         }
         guard isWanted else { return }
         connect(choice.wanted(now: loop.now))
-        guard isUp, !choice.isUp else { return }
-        lost(StreamError(.closed, "the servers of the endpoint have changed"), false)
+        if isUp, !choice.isUp { lost(StreamError(.closed, "the servers of the endpoint have changed"), false) }
+        // The one that was waited for may be among those that have gone.
+        resumeWaiting()
     }
 
     private func retire(_ source: TunnelSource) {
@@ -103,7 +113,7 @@ final class ServersSource: PathSource {
 
     var roundTripTime: Duration? { sources.values.compactMap(\.roundTripTime).min() }
 
-    var streamCount: Int { (Array(sources.values) + retired).reduce(0) { $0 + $1.streamCount } }
+    var streamCount: Int { (Array(sources.values) + retired).reduce(waiting.count) { $0 + $1.streamCount } }
 
     // MARK: The path
 
@@ -151,7 +161,16 @@ final class ServersSource: PathSource {
     private func resumeWaiting() {
         let resuming = waiting
         waiting = []
-        for resume in resuming { resume() }
+        for stream in resuming {
+            open(to: stream.authority, stream.headers, besides: stream.tried, last: stream.failure, stream.completion)
+        }
+    }
+
+    /// Nothing is up, and nothing is being tried: who waits gets the answer there was, or asks for another path.
+    private func failWaiting() {
+        let failed = waiting
+        waiting = []
+        for stream in failed { stream.completion(.failure(stream.failure)) }
     }
 
     private func wentDown(_ server: Authority, _ error: StreamError, wasUsed: Bool) {
@@ -163,16 +182,17 @@ final class ServersSource: PathSource {
         )
         if choice.wentDown(server, error, now: loop.now) { sources[server]?.establish() }
         schedule()
-        defer { resumeWaiting() }
         // While another one is being tried, who waits may still be served.
         guard choice.isDown else {
             if isUp, !choice.isUp { lost(error, wasUsed) }
-            return
+            return resumeWaiting()
         }
         // Nobody is dialled for nobody: who wants a stream establishes the path again.
         isWanted = false
         timer?.cancel()
         lost(choice.error, wasUsed)
+        // The owner, who has been told, may have begun anew; that is for the streams that it asks for from now on.
+        failWaiting()
     }
 
     private func lost(_ error: StreamError, _ wasUsed: Bool) {
@@ -239,13 +259,16 @@ final class ServersSource: PathSource {
     ) {
         let server = choice.next(besides: tried, now: loop.now) { sources[$0]?.streamCount ?? 0 }
         guard let server, let source = sources[server] else {
-            if failure != nil, choice.isTrying(besides: tried) {
-                waiting.append { [weak self] in
-                    guard let self else {
-                        return completion(.failure(.pathLost(StreamError(.closed, "the path was let go of"))))
-                    }
-                    open(to: authority, headers, besides: tried, last: failure, completion)
-                }
+            if let failure, mayWait(after: failure, besides: tried) {
+                waiting.append(
+                    Waiting(
+                        authority: authority,
+                        headers: headers,
+                        tried: tried,
+                        failure: failure,
+                        completion: completion
+                    )
+                )
                 return
             }
             let failure = failure ?? .pathLost(StreamError(.closed, "no server is up"))
@@ -264,6 +287,13 @@ final class ServersSource: PathSource {
             guard verdict == .failsAskAnother else { return completion(result) }
             open(to: authority, headers, besides: tried + [server], last: failure, completion)
         }
+    }
+
+    /// Where the path is down, its owner may know another one; but an answer would be the last word, and is not given
+    /// while another server may have a better one.
+    private func mayWait(after failure: PathFailure, besides tried: [Authority]) -> Bool {
+        if case .pathLost = failure, !choice.isUp { return false }
+        return choice.mayComeUp(besides: tried)
     }
 
     private func note(_ verdict: ServerVerdict, of server: Authority, _ failure: PathFailure) {
