@@ -54,6 +54,27 @@ import Testing
         #expect(choice.next(besides: ["b", "a"], now: 2) { _ in 0 } == nil)
     }
 
+    @Test func onlyOneThatIsLikelyToComeUpIsWaitedFor() {
+        var choice = ServerChoice(["a", "b"])
+        #expect(!choice.mayComeUp(besides: []))
+        _ = choice.wanted(now: 0)
+        choice.cameUp("a", now: 0)
+        #expect(choice.mayComeUp(besides: ["a"]))
+        #expect(!choice.mayComeUp(besides: ["a", "b"]))
+        _ = choice.wentDown("b", lost, now: 1)
+        #expect(!choice.mayComeUp(besides: ["a"]), "nobody tries it")
+        var now = 2 * second
+        #expect(choice.tick(now: now) == ["b"])
+        #expect(choice.mayComeUp(besides: ["a"]))
+        _ = choice.wentDown("b", lost, now: now)
+        now += 10 * second
+        #expect(choice.tick(now: now) == ["b"])
+        #expect(!choice.mayComeUp(besides: ["a"]))
+        // One that was well may have been restarted.
+        #expect(choice.wentDown("a", lost, now: now) == true)
+        #expect(choice.mayComeUp(besides: []))
+    }
+
     @Test func oneThatWasLostIsTriedAtOnceAndThenAfterPausesThatGrow() throws {
         var choice = up("a", "b")
         var now = second
@@ -111,6 +132,23 @@ import Testing
             #expect(choice.failed("b", now: now) == nil)
             choice.served("b")
         }
+    }
+
+    /// A server that swallows requests, or answers for a destination that does, has not served.
+    @Test func whatAFailureSaysOfTheServer() {
+        func verdict(_ code: StreamError.Code) -> ServerVerdict {
+            ServerVerdict(.refused(StreamError(code, "no stream")))
+        }
+        #expect(verdict(.denied) == .works)
+        for code in [StreamError.Code.badRequest, .loop] { #expect(verdict(code) == .saysNothing, "\(code)") }
+        for code in [StreamError.Code.timedOut, .protocolViolation, .truncated] {
+            #expect(verdict(code) == .fails, "\(code)")
+        }
+        for code in [StreamError.Code.refused, .unreachable, .limit, .draining, .reset, .closed] {
+            #expect(verdict(code) == .failsAskAnother, "\(code)")
+        }
+        #expect(ServerVerdict(.pathLost(StreamError(.timedOut, "lost"))) == .failsAskAnother)
+        #expect(ServerVerdict(.pathLost(nil)) == .failsAskAnother)
     }
 
     @Test func neverAreAllEjected() {

@@ -490,6 +490,34 @@ struct SocketTests {
         }
     }
 
+    @Test("a client that has vanished is noticed; one that pauses keeps its connection")
+    func idleProbes() async throws {
+        try await withLoop { loop in
+            try await loop.execute {
+                let (first, second) = try tcpPair(on: loop)
+                func option(_ level: Int32, _ name: Int32) -> Int32 {
+                    var value: Int32 = -1
+                    var length = socklen_t(MemoryLayout<Int32>.size)
+                    getsockopt(first.descriptor, level, name, &value, &length)
+                    return value
+                }
+                let tcp = Int32(IPPROTO_TCP)
+                first.apply(.defaults)
+                #expect(option(SOL_SOCKET, SO_KEEPALIVE) == 0)
+                var options = SocketOptions.defaults
+                options.probesWhenIdle = true
+                first.apply(options)
+                #expect(option(SOL_SOCKET, SO_KEEPALIVE) == 1)
+                #expect(option(tcp, TCP_KEEPIDLE) == 180)
+                #expect(option(tcp, TCP_KEEPINTVL) == 20)
+                #expect(option(tcp, TCP_KEEPCNT) == 3)
+                #expect(option(tcp, TCP_USER_TIMEOUT) == 0)
+                first.close()
+                second.close()
+            }
+        }
+    }
+
     @Test("dead peer detection reaches the kernel, also with odd durations")
     func deadPeerOptions() async throws {
         try await withLoop { loop in

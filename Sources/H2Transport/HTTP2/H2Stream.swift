@@ -82,9 +82,8 @@ public final class H2Stream: ByteStream {
     /// The connection that carries the stream; nil once that is over.
     package var transport: H2Connection? { connection }
 
-    /// Who is at the other end of the connection, as its certificate proved; nil without a verified identity, and once
-    /// HTTP/2 is done with the stream.
-    public var peer: SPIFFEID? { connection?.peer }
+    /// Who is at the other end of the connection, as its certificate proved; nil without a verified identity.
+    public var peer: SPIFFEID? { account.peer }
 
     /// Both directions ended without loss on this side's account.
     var isOver: Bool {

@@ -120,6 +120,7 @@ final class Worker {
 
     /// Takes over a connection that a listener accepted.
     func accept(_ socket: Socket, by listener: NodeConfiguration.Listener, isAnnounced: Bool = false) {
+        if !isAnnounced { Self.watch(socket, of: listener) }
         let carrier = carrier(of: listener)
         if listener.trustedProxies != nil, !isAnnounced {
             return ProxyProtocol.read(from: socket, by: listener, carrier) { [self] in
@@ -139,6 +140,14 @@ final class Worker {
         case .http, .https: HTTPFront.accept(socket, by: listener, carrier)
         case .dns: nameServer.accept(socket, { [self] in zone(of: listener) }, for: listener)
         }
+    }
+
+    /// A client on another machine can vanish without a word, and its stream would stay for ever; not so one on this.
+    private static func watch(_ socket: Socket, of listener: NodeConfiguration.Listener) {
+        guard listener.protocol != .hbone, socket.peerAddress?.isLoopback == false else { return }
+        var options = SocketOptions.defaults
+        options.probesWhenIdle = true
+        socket.apply(options)
     }
 
     /// Where nobody wants to know of streams, it does not matter where they come in.

@@ -11,6 +11,7 @@ import Streams
 final class StreamOpener {
     /// The far end of a stream.
     struct Opened {
+        /// Through a peer: what its path gave, which knows who that proved to be.
         let stream: ByteStream
         /// What carries it to its peer; nil: it was dialled from here.
         let path: PathID?
@@ -268,13 +269,6 @@ final class StreamOpener {
         let error = StreamError(.denied, "policy changed while the stream was opened")
         opened.stream.reset(error)
         return .failure(error)
-    }
-
-    /// Who the far end of a stream proved to be, for the record.
-    func identity(of plan: StreamPlan, over path: PathID?) -> SPIFFEID? {
-        guard let path, case .peer(let route, _) = plan.outcome else { return nil }
-        if let lastPeer, lastPeer.peer === route.peer { return lastPeer.paths.identity(over: path) }
-        return peers[route.peer.id]?.identity(over: path)
     }
 
     private func paths(to peer: Peer) -> PeerPaths? {

@@ -18,7 +18,7 @@ import Streams
 protocol PathSource: AnyObject {
     /// What became of ``establish()``, and of the path later. Set once, before it.
     var events: PathEvents { get set }
-    /// Who the peer proved to be, last; nil where the path has no mesh identity.
+    /// Who the peer proved to be, last; nil where the path has no mesh identity, or its servers have several.
     var peer: SPIFFEID? { get }
     /// Streams that are open or being opened.
     var streamCount: Int { get }

@@ -1,6 +1,5 @@
 package import H2Transport
 package import Logging
-package import MeshIdentity
 package import MeshPolicy
 package import Platform
 package import SSHSignal
@@ -136,9 +135,6 @@ package final class PeerPaths {
 
     /// The path that carries new streams; nil while there is none.
     package var pathInUse: PathID? { selector.inUse }
-
-    /// Who the peer proved to be on a path, last; nil where the path has no mesh identity.
-    package func identity(over path: PathID) -> SPIFFEID? { sources[path]?.peer }
 
     var candidates: [PathSelector.Candidate] { selector.candidates }
 

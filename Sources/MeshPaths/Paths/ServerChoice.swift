@@ -71,12 +71,14 @@ struct ServerChoice<Server: Hashable> {
 
     /// One of them is up.
     var isUp: Bool { members.contains(where: \.isUp) }
+    func isConnected(_ server: Server) -> Bool { members.contains { $0.server == server && $0.isUp } }
     /// Nothing is up, and nothing is being tried.
     var isDown: Bool { !members.contains { $0.isUp || $0.isTrying } }
 
-    /// Whether one that may still come up is none of `tried`.
-    func isTrying(besides tried: [Server]) -> Bool {
-        members.contains { $0.isTrying && !tried.contains($0.server) }
+    /// Whether one is being tried that is none of `tried`, and likely to come up: one that failed twice in a row is
+    /// nothing to wait for, since it may take as long as a connection can.
+    func mayComeUp(besides tried: [Server]) -> Bool {
+        members.contains { $0.isTrying && $0.failures < 2 && !tried.contains($0.server) }
     }
 
     /// Takes `servers` in the place of those there were. Those that stay keep what is known of them.
@@ -188,13 +190,13 @@ struct ServerChoice<Server: Hashable> {
         return min(1, max(0.1, passed))
     }
 
-    /// A stream was opened there.
+    /// A stream was opened there, or it has said by its policy why not.
     mutating func served(_ server: Server) {
         guard let index = index(of: server) else { return }
         members[index].failedRequests = 0
     }
 
-    /// It was up and could not serve a request that another one may. Returns for how long it is ejected, if it is.
+    /// It was up and could not serve a request. Returns for how long it is ejected, if it is.
     mutating func failed(_ server: Server, now: UInt64) -> Duration? {
         guard let index = index(of: server) else { return nil }
         members[index].failedRequests += 1
@@ -239,5 +241,32 @@ struct ServerChoice<Server: Hashable> {
         let base = min(doubled, timing.longestPause.nanoseconds)
         // ±20 %, so that a fleet does not return in step.
         return base / 10 * UInt64.random(in: 8...12)
+    }
+}
+
+/// What it says of a server that it did not open a stream.
+enum ServerVerdict: Hashable {
+    /// It does: policy says no, which is a matter of who asks for what.
+    case works
+    /// It makes no difference who was asked.
+    case saysNothing
+    /// It does not do its part. Nobody else is asked for this stream: who wants it has waited for as long as a request
+    /// may, or what came back is no answer.
+    case fails
+    /// The same, and another one may get there: no byte of the stream has been sent.
+    case failsAskAnother
+
+    init(_ failure: PathFailure) {
+        guard case .refused(let error) = failure else {
+            self = .failsAskAnother
+            return
+        }
+        self =
+            switch error.code {
+            case .denied: .works
+            case .badRequest, .loop, .authentication, .cancelled: .saysNothing
+            case .refused, .unreachable, .limit, .draining, .reset, .closed: .failsAskAnother
+            default: .fails
+            }
     }
 }

@@ -9,7 +9,16 @@ import Streams
 /// takes a stream. The path is up while one of them is. Confined to its event loop.
 final class ServersSource: PathSource {
     var events = PathEvents()
-    private(set) var peer: SPIFFEID?
+
+    /// A stream that those which are up could not open, while others are being tried.
+    private struct Waiting {
+        let authority: Authority
+        let headers: HeaderFields
+        let tried: [Authority]
+        /// What came of the last try.
+        let failure: PathFailure
+        let completion: (Result<ByteStream, PathFailure>) -> Void
+    }
 
     /// Makes the way to one of them.
     private let make: (Authority, TLSContext, ConnectionSettings) -> TunnelSource
@@ -24,9 +33,10 @@ final class ServersSource: PathSource {
     private let name: String
     /// Those of which the log says that they are down.
     private var missed: Set<Authority> = []
+    /// Those that no stream has used for the idle timeout.
+    private var idle: Set<Authority> = []
     private var timer: LoopTimer?
-    /// Streams that those which are up could not have, while others are being tried.
-    private var waiting: [() -> Void] = []
+    private var waiting: [Waiting] = []
     /// Somebody has asked for the path, and has not let go of it.
     private var isWanted = false
     /// The owner was told that it is up.
@@ -64,7 +74,7 @@ final class ServersSource: PathSource {
             up: { [weak self] in self?.cameUp(server) },
             down: { [weak self] error, wasUsed in self?.wentDown(server, error, wasUsed: wasUsed) },
             rest: { [weak self] in self?.rested(server) },
-            idle: { [weak self] in self?.events.idle() }
+            idle: { [weak self] in self?.becameIdle(server) }
         )
         sources[server] = source
     }
@@ -75,12 +85,14 @@ final class ServersSource: PathSource {
         for server in servers where sources[server] == nil { add(server) }
         for (server, source) in sources where !servers.contains(server) {
             sources[server] = nil
+            idle.remove(server)
             retire(source)
         }
         guard isWanted else { return }
         connect(choice.wanted(now: loop.now))
-        guard isUp, !choice.isUp else { return }
-        lost(StreamError(.closed, "the servers of the endpoint have changed"), false)
+        if isUp, !choice.isUp { lost(StreamError(.closed, "the servers of the endpoint have changed"), false) }
+        // The one that was waited for may be among those that have gone.
+        resumeWaiting()
     }
 
     private func retire(_ source: TunnelSource) {
@@ -94,7 +106,14 @@ final class ServersSource: PathSource {
         source.events = PathEvents(up: {}, down: { _, _ in leave() }, rest: leave, idle: leave)
     }
 
-    var streamCount: Int { (Array(sources.values) + retired).reduce(0) { $0 + $1.streamCount } }
+    var peer: SPIFFEID? {
+        let peers = Set(sources.values.compactMap(\.peer))
+        return peers.count == 1 ? peers.first : nil
+    }
+
+    var roundTripTime: Duration? { sources.values.compactMap(\.roundTripTime).min() }
+
+    var streamCount: Int { (Array(sources.values) + retired).reduce(waiting.count) { $0 + $1.streamCount } }
 
     // MARK: The path
 
@@ -126,7 +145,6 @@ final class ServersSource: PathSource {
     }
 
     private func cameUp(_ server: Authority) {
-        peer = sources[server]?.peer ?? peer
         choice.cameUp(server, now: loop.now)
         if missed.remove(server) != nil {
             logger.notice("server is back", metadata: ["peer": "\(name)", "server": "\(server)"])
@@ -143,7 +161,16 @@ final class ServersSource: PathSource {
     private func resumeWaiting() {
         let resuming = waiting
         waiting = []
-        for resume in resuming { resume() }
+        for stream in resuming {
+            open(to: stream.authority, stream.headers, besides: stream.tried, last: stream.failure, stream.completion)
+        }
+    }
+
+    /// Nothing is up, and nothing is being tried: who waits gets the answer there was, or asks for another path.
+    private func failWaiting() {
+        let failed = waiting
+        waiting = []
+        for stream in failed { stream.completion(.failure(stream.failure)) }
     }
 
     private func wentDown(_ server: Authority, _ error: StreamError, wasUsed: Bool) {
@@ -155,16 +182,17 @@ final class ServersSource: PathSource {
         )
         if choice.wentDown(server, error, now: loop.now) { sources[server]?.establish() }
         schedule()
-        defer { resumeWaiting() }
         // While another one is being tried, who waits may still be served.
         guard choice.isDown else {
             if isUp, !choice.isUp { lost(error, wasUsed) }
-            return
+            return resumeWaiting()
         }
         // Nobody is dialled for nobody: who wants a stream establishes the path again.
         isWanted = false
         timer?.cancel()
         lost(choice.error, wasUsed)
+        // The owner, who has been told, may have begun anew; that is for the streams that it asks for from now on.
+        failWaiting()
     }
 
     private func lost(_ error: StreamError, _ wasUsed: Bool) {
@@ -177,6 +205,13 @@ final class ServersSource: PathSource {
         guard choice.isDown, isUp else { return }
         isUp = false
         events.rest()
+    }
+
+    /// Each says so for itself, and again and again; the path is idle when all of them are.
+    private func becameIdle(_ server: Authority) {
+        idle.insert(server)
+        guard sources.keys.allSatisfy({ idle.contains($0) || !choice.isConnected($0) }) else { return }
+        events.idle()
     }
 
     func use(_ context: TLSContext, _ settings: ConnectionSettings) {
@@ -199,6 +234,7 @@ final class ServersSource: PathSource {
         isWanted = false
         isUp = false
         timer?.cancel()
+        idle = []
         choice.released()
         resumeWaiting()
     }
@@ -223,13 +259,16 @@ final class ServersSource: PathSource {
     ) {
         let server = choice.next(besides: tried, now: loop.now) { sources[$0]?.streamCount ?? 0 }
         guard let server, let source = sources[server] else {
-            if failure != nil, choice.isTrying(besides: tried) {
-                waiting.append { [weak self] in
-                    guard let self else {
-                        return completion(.failure(.pathLost(StreamError(.closed, "the path was let go of"))))
-                    }
-                    open(to: authority, headers, besides: tried, last: failure, completion)
-                }
+            if let failure, mayWait(after: failure, besides: tried) {
+                waiting.append(
+                    Waiting(
+                        authority: authority,
+                        headers: headers,
+                        tried: tried,
+                        failure: failure,
+                        completion: completion
+                    )
+                )
                 return
             }
             let failure = failure ?? .pathLost(StreamError(.closed, "no server is up"))
@@ -237,35 +276,39 @@ final class ServersSource: PathSource {
         }
         // Those that are not connected are for the streams that follow.
         connect(choice.wanted(now: loop.now))
+        if !idle.isEmpty { idle.remove(server) }
         source.open(to: authority, headers: headers) { [weak self] result in
             guard let self, case .failure(let failure) = result else {
                 self?.choice.served(server)
                 return completion(result)
             }
-            guard Self.mayAskAnother(failure) else {
-                choice.served(server)
-                return completion(result)
-            }
-            if let ejection = choice.failed(server, now: loop.now) {
-                logger.notice(
-                    "server ejected",
-                    metadata: [
-                        "peer": "\(name)", "server": "\(server)", "for": "\(ejection)",
-                        "reason": "\(failure.error?.message ?? "lost")",
-                    ]
-                )
-            }
+            let verdict = ServerVerdict(failure)
+            note(verdict, of: server, failure)
+            guard verdict == .failsAskAnother else { return completion(result) }
             open(to: authority, headers, besides: tried + [server], last: failure, completion)
         }
     }
 
-    /// What a server says of the destination behind it is true of the others as well where it is a matter of who asks
-    /// for what; not where that server does not get there.
-    private static func mayAskAnother(_ failure: PathFailure) -> Bool {
-        guard case .refused(let error) = failure else { return true }
-        switch error.code {
-        case .refused, .unreachable, .limit, .draining, .reset, .closed: return true
-        default: return false
+    /// Where the path is down, its owner may know another one; but an answer would be the last word, and is not given
+    /// while another server may have a better one.
+    private func mayWait(after failure: PathFailure, besides tried: [Authority]) -> Bool {
+        if case .pathLost = failure, !choice.isUp { return false }
+        return choice.mayComeUp(besides: tried)
+    }
+
+    private func note(_ verdict: ServerVerdict, of server: Authority, _ failure: PathFailure) {
+        switch verdict {
+        case .works: choice.served(server)
+        case .saysNothing: break
+        case .fails, .failsAskAnother:
+            guard let ejection = choice.failed(server, now: loop.now) else { return }
+            logger.notice(
+                "server ejected",
+                metadata: [
+                    "peer": "\(name)", "server": "\(server)", "for": "\(ejection)",
+                    "reason": "\(failure.error?.message ?? "lost")",
+                ]
+            )
         }
     }
 }

@@ -116,13 +116,23 @@ public final class Socket: ByteStream, PollHandler {
         if let bytes = options.unsentLimit {
             Self.set(descriptor, Int32(IPPROTO_TCP), TCP_NOTSENT_LOWAT, Int32(clamping: bytes))
         }
-        guard let timeout = options.unacknowledgedLimit else { return }
+        guard let timeout = options.unacknowledgedLimit else {
+            if options.probesWhenIdle { probe(after: options.idleBeforeProbe) }
+            return
+        }
         let milliseconds = Int32(clamping: max(1, timeout.nanoseconds / 1_000_000))  // 0 would mean the default
         Self.set(descriptor, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, milliseconds)
         Self.set(descriptor, SOL_SOCKET, SO_KEEPALIVE, 1)
         Self.set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPIDLE, Self.keepaliveSeconds(options.idleBeforeProbe))
         // With a user timeout the kernel gives up at the second probe: after `idle` and once more `timeout`.
         Self.set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPINTVL, Self.keepaliveSeconds(timeout))
+    }
+
+    private func probe(after idle: Duration) {
+        Self.set(descriptor, SOL_SOCKET, SO_KEEPALIVE, 1)
+        Self.set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPIDLE, Self.keepaliveSeconds(idle))
+        Self.set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPINTVL, 20)
+        Self.set(descriptor, Int32(IPPROTO_TCP), TCP_KEEPCNT, 3)
     }
 
     /// The kernel refuses less than 1 and more than 32767 (MAX_TCP_KEEPIDLE).

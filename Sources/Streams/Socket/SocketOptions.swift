@@ -11,6 +11,11 @@ public struct SocketOptions: Hashable, Sendable {
     /// Counts in seconds; 1 to 32,767 of them.
     public var idleBeforeProbe: Duration = .seconds(180)
 
+    /// Has an idle peer probed after ``idleBeforeProbe``, which then has a minute to answer, without a limit to what is
+    /// unacknowledged: ``unacknowledgedLimit`` would also end the connection of a program that pauses and does not read
+    /// (a window of zero counts as silence), and no stranger's program has to read all the time.
+    package var probesWhenIdle = false
+
     /// The largest TCP segment, both ways, in bytes (TCP_MAXSEG, RFC 9293 §3.7.1); 88 to 32,767. Only for a socket that
     /// is still to be connected. nil: as large as the way seems to allow.
     package var segmentLimit: Int?
