@@ -11,6 +11,8 @@ final class OperationServer {
     private let gate: OperationGate
     private let handler: Handler
     private var listener: Listener?
+    /// Where it will listen once ``takePlace()`` is called.
+    private var place: SocketAddress?
     private var connections: [ObjectIdentifier: OperationConnection] = [:]
 
     /// Who asks more at once has to wait for none.
@@ -18,11 +20,16 @@ final class OperationServer {
 
     /// - Parameters:
     ///   - address: Where it listens, unless it goes on with `socket`.
+    ///   - socket: One that another process has handed over.
+    ///   - isHeir: Another process may have a Unix socket at `address`, which cannot be handed over: that one is reached
+    ///     there until ``takePlace()``.
+    ///   - loop: Where it lives.
     ///   - handler: Answers, from any thread.
     /// - Throws: ``Streams/StreamError`` when nothing can listen there.
     init(
         at address: SocketAddress,
         adopting socket: ListeningSocket?,
+        replacing isHeir: Bool = false,
         on loop: EventLoop,
         handler: @escaping Handler
     ) throws(StreamError) {
@@ -40,8 +47,28 @@ final class OperationServer {
         if let socket {
             listener = try Listener(adopting: socket, on: loop, options: options, accept: accept)
         } else {
-            listener = try Listener(bind: address, on: loop, options: options, accept: accept)
+            var bind = address
+            if isHeir, address.isUnix {
+                bind = try Self.placeBeside(address)
+                place = address
+            }
+            listener = try Listener(bind: bind, on: loop, options: options, accept: accept)
         }
+    }
+
+    /// In the same directory, since a file moves in one step only there.
+    private static func placeBeside(_ address: SocketAddress) throws(StreamError) -> SocketAddress {
+        if let longer = try? SocketAddress(unixPath: address.ip + ".new") { return longer }
+        return try SocketAddress(unixPath: String(address.ip.dropLast()) + "~")
+    }
+
+    /// Is reached at its address from now on, and the process before it no longer: for the end of a start.
+    ///
+    /// - Throws: ``Streams/StreamError``; the process before it is reached still.
+    func takePlace() throws(StreamError) {
+        guard let listener, let place else { return }
+        try listener.move(to: place)
+        self.place = nil
     }
 
     var localAddress: SocketAddress? { listener?.localAddress }
