@@ -196,7 +196,10 @@ struct OpenSSHLogin: Sendable {
         case .file(let path): file = path
         case .agent: file = directory.publicKey
         }
-        return ["-i", file, "-o", "IdentitiesOnly=yes", "-o", "PreferredAuthentications=publickey"]
+        // A login that nobody has asked for leaves nothing in an agent.
+        return [
+            "-i", file, "-o", "IdentitiesOnly=yes", "-o", "PreferredAuthentications=publickey", "-o", "AddKeysToAgent=no",
+        ]
     }
 
     /// What makes it a master, before the user's own: the first value of an option counts.
