@@ -163,6 +163,21 @@ import Testing
         #expect(!FileManager.default.fileExists(atPath: path))
     }
 
+    /// Who connects and says nothing makes room for who asks.
+    @Test func idleConnectionsShutNobodyOut() async throws {
+        let backend = try EchoServer()
+        let port = FreePort.next()
+        let pair = try await NodePair(to: backend.port, clientSettings: "admin: \"127.0.0.1:\(port)\"")
+        var idle: [TCPConversation] = []
+        for _ in 0..<150 { idle.append(try await TCPConversation(port: port)) }
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            let answer = try await OperationClient.get(path, port)
+            #expect(answer.status == 200, "\(path)")
+        }
+        for conversation in idle { _ = try? await conversation.end() }
+        await pair.stop()
+    }
+
     @Test func whatCannotBeServedIsAnError() throws {
         for (value, message) in [
             ("0.0.0.0:15000", "'admin' asks nobody who they are and must be on loopback, not 0.0.0.0:15000"),

@@ -14,8 +14,10 @@ final class OperationServer {
     /// Where it will listen once ``takePlace()`` is called.
     private var place: SocketAddress?
     private var connections: [ObjectIdentifier: OperationConnection] = [:]
+    /// Those that have not asked yet: whoever connects and says nothing shuts out no probe.
+    private let newcomers = Newcomers(limit: OperationServer.limit)
 
-    /// Who asks more at once has to wait for none.
+    /// Of those that have not asked, and of those whose answer is under way.
     private static let limit = 64
 
     /// - Parameters:
@@ -96,12 +98,18 @@ final class OperationServer {
         if socket.peerAddress?.isUnix ?? true, gate.bind == nil, socket.peerProcess?.isTrusted != true {
             return socket.reset(StreamError(.denied, "the process belongs to another user"))
         }
-        guard connections.count < Self.limit else {
-            return socket.reset(StreamError(.limit, "too many ask at once"))
-        }
         let connection = OperationConnection(socket, gate, handler)
+        let key = newcomers.add { [weak connection] in connection?.end() }.key
         connections[ObjectIdentifier(connection)] = connection
+        connection.asks = { [weak self] in
+            guard let self else { return false }
+            // It is among the newcomers still.
+            let isFree = connections.count - newcomers.count < Self.limit
+            newcomers.remove(key)
+            return isFree
+        }
         connection.ended = { [weak self, unowned connection] in
+            self?.newcomers.remove(key)
             self?.connections[ObjectIdentifier(connection)] = nil
         }
         connection.start()
@@ -116,6 +124,8 @@ final class OperationServer {
 /// One request and its response. Confined to its loop; its server keeps it until it has ended.
 final class OperationConnection: StreamObserver {
     var ended: () -> Void = {}
+    /// Whether it may ask: called once, when its request is there.
+    var asks: () -> Bool = { true }
     private let client: Socket
     private let gate: OperationGate
     private let handler: OperationServer.Handler
@@ -184,6 +194,7 @@ final class OperationConnection: StreamObserver {
     }
 
     private func ask(_ request: OperationRequest, hasBody: Bool) {
+        guard asks() else { return answer(OperationResponse(503, "too many ask at once"), hasBody: hasBody) }
         state = .asked
         // What takes longer than a scrape may is a loop that hangs: for the handler to find out.
         timer?.schedule(after: .seconds(60))
