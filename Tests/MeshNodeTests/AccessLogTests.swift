@@ -213,6 +213,20 @@ import Testing
         #expect(numbers.count + Int(log.counts.dropped) == count)
     }
 
+    /// Who reads it may come later.
+    @Test func aPipeWithoutAReaderIsOpened() async throws {
+        let files = TemporaryDirectory()
+        #expect(mkfifo(files.path("pipe"), 0o600) == 0)
+        let log = try AccessLog(.init(path: files.path("pipe")), logger: LogRecorder().logger)
+        log.append(Self.line(1), lines: 1)
+        try await eventually("it is in the pipe") { log.counts.written == 1 }
+        let reader = open(files.path("pipe"), O_RDONLY | O_NONBLOCK | O_CLOEXEC)
+        defer { close(reader) }
+        await log.close()
+        fcntl(reader, F_SETFL, 0)
+        #expect(try await Self.onThread { Self.drain(reader) } == String(decoding: Self.line(1), as: UTF8.self))
+    }
+
     private static func drain(_ descriptor: Int32) -> String {
         var bytes: [UInt8] = []
         var chunk = [UInt8](repeating: 0, count: 1 << 16)
