@@ -31,7 +31,10 @@ import Testing
         #expect(why.hasPrefix("allowed by default: local user; h2 to 127.0.0.1:\(pair.hbone)"), "\(why)")
         let none = try await OperationClient.get("/streams?limit=0", port).object
         #expect(none["total"] as? Int == 1 && (none["streams"] as? [Any])?.isEmpty == true)
-        #expect(try await OperationClient.get("/streams?limit=-1", port).status == 400)
+        #expect(try await OperationClient.get("/streams?limit=10000", port).status == 200)
+        for wrong in ["-1", "10001", "x"] {
+            #expect(try await OperationClient.get("/streams?limit=\(wrong)", port).status == 400)
+        }
 
         let peers = try #require(try await OperationClient.get("/paths", port).object["peers"] as? [[String: Any]])
         #expect(peers.count == 1 && peers[0]["name"] as? String == "127.0.0.1:\(backend.port)")

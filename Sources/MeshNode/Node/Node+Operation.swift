@@ -180,7 +180,7 @@ extension Node {
             return OperationResponse(type: PrometheusText.contentType, body: Array(await metricsText().utf8))
         case "/healthz":
             // A loop that hangs does not come back from this.
-            _ = await reports()
+            for worker in state.withLock({ $0.workers }) { try? await worker.loop.execute {} }
             return OperationResponse(200, "ok")
         default:
             let unready = await whyNotReady()
