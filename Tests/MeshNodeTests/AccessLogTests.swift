@@ -1,5 +1,7 @@
 import Foundation
 import Logging
+import MeshPolicy
+import Platform
 import Streams
 import TestPeers
 import Testing
@@ -124,6 +126,42 @@ import Testing
         #expect(line["outcome"] == "cut" && line["by"] == "node" && line["code"] == "denied", "\(line)")
         #expect(line["reason"]?.hasPrefix("policy changed: ") == true && line["sent"] == "3")
         await pair.stop()
+    }
+
+    /// A client that goes once the stream is open, and before it is joined, has had a stream.
+    @Test func whatIsGivenUpOnceItIsOpenIsCut() async throws {
+        let files = TemporaryDirectory()
+        let log = try AccessLog(.init(path: files.path("log")), logger: LogRecorder().logger)
+        let loop = EventLoop(name: "test")
+        let destination = try Authority(parsing: "db.mesh:1")
+        let (ended, refused): (Int, Int) = try await loop.execute {
+            let records = StreamRecords(on: loop)
+            records.use(log, isCounting: true)
+            let plan = StreamPlanner(MeshRules(), own: nil, ownAddresses: []).plan(
+                StreamRequest(
+                    source: .localUser,
+                    sourceIP: .loopbackIPv4,
+                    transport: nil,
+                    destination: destination,
+                    now: 0
+                )
+            )
+            let front = FrontName("in", protocol: "tcp")
+            for isOpen in [true, false] {
+                let ticket = records.begin(plan, at: front)
+                if isOpen { ticket?.open(over: nil, dialled: nil, peer: nil) }
+                ticket?.giveUp()
+            }
+            records.flush()
+            return (records.fronts[0].ended.count, records.fronts[0].refused.count)
+        }
+        #expect(ended == 1 && refused == 1)
+        let lines = try await Self.wait(for: 2, in: files.path("log"))
+        #expect(lines[0]["outcome"] == "cut" && lines[0]["path"] == "direct" && lines[0]["open"] != nil, "\(lines[0])")
+        #expect(lines[1]["outcome"] == "refused" && lines[1]["path"] == nil, "\(lines[1])")
+        for line in lines { #expect(line["by"] == "client" && line["code"] == "closed", "\(line)") }
+        await log.close()
+        await loop.shutDown()
     }
 
     @Test func aFrontHasItsName() async throws {
