@@ -187,6 +187,8 @@ import Testing
         #expect(lines[1]["listener"] == "socks" && lines[1]["protocol"] == "socks5", "\(lines[1])")
         #expect(lines[1]["destination"] == "nobody.mesh:80" && lines[1]["outcome"] == "refused")
         #expect(lines[1]["id"] == "2")
+        // With the port, also where no stream was.
+        for line in lines { #expect(line["address"]?.hasPrefix("127.0.0.1:") == true, "\(line)") }
         await nodes.stop()
     }
 
