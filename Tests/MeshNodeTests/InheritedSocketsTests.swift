@@ -79,7 +79,7 @@ import Testing
         let before = try #require(identity())
         let port = starts ? FreePort.next() : taken.port
         let second = try node("second.yaml", "metrics: \"127.0.0.1:\(port)\"")
-        let place = try SocketAddress(.loopbackIPv4, port: 0)
+        let place = try SocketAddress(ip: "127.0.0.1", port: 0)
         let inherited = InheritedSockets([
             try ListeningSocket(bind: place, named: "other", options: .defaults)
         ])

@@ -23,8 +23,8 @@ final class OperationServer {
     /// - Parameters:
     ///   - address: Where it listens, unless it goes on with `socket`.
     ///   - socket: One that another process has handed over.
-    ///   - isHeir: Another process may have a Unix socket at `address`, which cannot be handed over: that one is reached
-    ///     there until ``takePlace()``.
+    ///   - isHeir: Another process may have a Unix socket at `address`, which cannot be handed over: that one is
+    ///     reached there until ``takePlace()``.
     ///   - loop: Where it lives.
     ///   - handler: Answers, from any thread.
     /// - Throws: ``Streams/StreamError`` when nothing can listen there.

@@ -197,9 +197,8 @@ struct OpenSSHLogin: Sendable {
         case .agent: file = directory.publicKey
         }
         // A login that nobody has asked for leaves nothing in an agent.
-        return [
-            "-i", file, "-o", "IdentitiesOnly=yes", "-o", "PreferredAuthentications=publickey", "-o", "AddKeysToAgent=no",
-        ]
+        let options = ["IdentitiesOnly=yes", "PreferredAuthentications=publickey", "AddKeysToAgent=no"]
+        return ["-i", file] + options.flatMap { ["-o", $0] }
     }
 
     /// What makes it a master, before the user's own: the first value of an option counts.

@@ -75,7 +75,15 @@ public final class Listener: PollHandler {
             _ = Glibc.close(descriptor)
             throw StreamError(error.code, "cannot go on with the listener on \(socket.address): \(error.message)")
         }
-        try self.init(descriptor, socket.address, on: loop, options, spreadOver: targets, isPaused: isPaused, accept: accept)
+        try self.init(
+            descriptor,
+            socket.address,
+            on: loop,
+            options,
+            spreadOver: targets,
+            isPaused: isPaused,
+            accept: accept
+        )
     }
 
     /// `descriptor` is closed when this fails.

@@ -66,8 +66,8 @@ import Testing
         #expect(node.standardError.text.contains(" info "), "\(node.standardError.text)")
     }
 
-    /// Whoever scrapes a node sees nothing of its replacement but other figures. A Unix socket cannot be handed over, so
-    /// it stands alone here.
+    /// Whoever scrapes a node sees nothing of its replacement but other figures. A Unix socket cannot be handed over,
+    /// so it stands alone here.
     @Test(arguments: [false, true]) func anotherProcessTakesOverItsServers(unix: Bool) async throws {
         let backend = try EchoServer()
         let directory = TemporaryDirectory()
