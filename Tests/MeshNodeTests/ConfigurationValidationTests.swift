@@ -47,14 +47,8 @@ import YAML
             "f:4:8: 'admin' asks nobody who they are"
         ),
         (
-            "- {name: in, bind: '127.0.0.1:1', protocol: https, routes: [{to: 'a:1'}]}\nendpoints: [{match: a, hbone: 'h:1'}]",
-            "f:3:3: listener 'in': protocol https is not available in this build "
-                + "(available: dns, hbone, http-proxy, sni, socks5, tcp, tls, transparent)"
-        ),
-        (
-            "- {name: a, bind: '127.0.0.1:1', protocol: https, routes: [{to: 'a:1'}]}\n"
-                + "- {name: b, bind: '127.0.0.1:2', protocol: https, routes: [{to: 'a:1'}]}\nendpoints: [{match: a, hbone: 'h:1'}]",
-            "f:3:3: listener 'a': protocol https is not|f:4:3: listener 'b': protocol https is not"
+            "- {name: a, bind: '127.0.0.1:1', protocol: https, routes: [{to: 'a:1'}]}",
+            "f:3:60: listener 'a': route '*/': no endpoint matches a:1"
         ),
         (
             "- {name: a, bind: '127.0.0.1:1', protocol: tcp, forwardTo: 'b:1'}",

@@ -534,7 +534,7 @@ import Testing
 }
 
 /// A socket that can be reset.
-private final class RawClient {
+final class RawClient {
     private let descriptor: Int32
 
     init(port: UInt16) throws {

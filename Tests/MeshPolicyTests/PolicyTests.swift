@@ -52,6 +52,28 @@ import YAML
         )
     }
 
+    /// Rules with an earlier name of the own trust domain are about it, and about no other.
+    @Test func rulesMayHaveEarlierNamesOfTheTrustDomain() throws {
+        let policy = """
+            - {name: a, action: ALLOW, rules: [{from: [{principals: ["old.example/ns/ops/sa/ann", "older.example/ns/x*"]}]}]}
+            - {name: d, action: DENY, rules: [{from: [{principals: ["*"], notPrincipals: ["old.example/*"]}]}]}
+            """
+        func allows(_ from: String, _ aliases: String) throws -> Bool {
+            let text =
+                "identity: /i\nlisteners: [{name: h, bind: '127.0.0.1:1', protocol: hbone}]\n\(aliases)policy:\n\(policy)"
+            let rules = try NodeConfiguration.parse(text, file: "f").rules()
+            return try PolicyEngine(rules, own: SPIFFEID(Self.own)).decide(Self.request(from, "db.lan:1")).isAllowed
+        }
+        let aliases = "aliases: [old.example, older.example]\n"
+        #expect(try allows("mesh.example/ns/ops/sa/ann", aliases))
+        #expect(try allows("mesh.example/ns/xy/sa/ann", aliases))
+        #expect(try !allows("mesh.example/ns/ops/sa/ben", aliases))
+        #expect(try !allows("old.example/ns/ops/sa/ann", aliases), "another domain by now")
+        #expect(try !allows("mesh.example/ns/ops/sa/ann", ""))
+        let error = #expect(throws: ConfigurationError.self) { _ = try allows("local", "aliases: [Old]\n") }
+        #expect(error?.description.hasPrefix("f:3:11: 'aliases': the trust domain has the upper-case letter") == true)
+    }
+
     @Test(arguments: [
         (
             "mesh.example/ns/prod/sa/web", "db.lan:5432", true,

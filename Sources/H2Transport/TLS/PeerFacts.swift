@@ -9,6 +9,8 @@ package struct PeerFacts: Hashable, Sendable {
     package var certificate: CertificateName?
     /// When the first of the two certificates expires, its and ours, in seconds since 1970.
     package var certificatesExpireAt: Int64?
+    /// When its own certificate expires.
+    package var peerExpiresAt: Int64?
     /// Where it is, where that is known.
     package var address: SocketAddress?
 
@@ -20,6 +22,7 @@ package struct PeerFacts: Hashable, Sendable {
         identity = tls?.peer?.identity
         certificate = tls?.peer?.certificate
         certificatesExpireAt = tls?.certificatesExpireAt
+        peerExpiresAt = tls?.peer?.notAfter
         address = ((tls?.lower ?? stream) as? Socket)?.peerAddress
     }
 }

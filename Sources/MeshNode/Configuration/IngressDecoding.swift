@@ -29,7 +29,7 @@ struct IngressDecoder {
                 at: mapping.position(of: key)
             )
         }
-        guard [.tls, .http, .https].contains(kind) else { return }
+        guard kind.isIngress else { return }
         var ingress = NodeConfiguration.Ingress()
         if kind != .http {
             ingress.credentials =

@@ -20,6 +20,7 @@ extension NodeConfiguration {
         return MeshRules(
             source: file,
             policies: policy ?? [],
+            aliases: aliases.map(\.description),
             endpoints: endpoints.map(\.rule),
             unmatched: unmatched,
             // Who comes in by an ingress reaches what a policy names: its ports need no other mention.

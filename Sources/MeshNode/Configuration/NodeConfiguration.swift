@@ -1,3 +1,4 @@
+package import MeshIdentity
 package import MeshPaths
 package import MeshPolicy
 package import Platform
@@ -17,6 +18,8 @@ public struct NodeConfiguration: Hashable, Sendable {
     package var unmatched: MeshRules.Unmatched
     /// `nil`: no `policy` key, so that only the default policy holds.
     package var policy: [AuthorizationPolicy]?
+    /// Earlier names of the node's own trust domain, which rules may still have.
+    package var aliases: [TrustDomain] = []
     /// Where the administration interface listens; `nil`: nowhere, or at ``adminSocket``.
     package var admin: BindAddress?
     /// The path of the administration's Unix socket; `nil`: nowhere, or at ``admin``.
@@ -122,6 +125,9 @@ public struct NodeConfiguration: Hashable, Sendable {
         case https
         /// Passthrough by the server name of the ClientHello.
         case sni
+
+        /// Whether it takes what the world sends, and ends there what the world speaks.
+        package var isIngress: Bool { self == .tls || self == .http || self == .https }
     }
 
     /// The key `accessLog`.

@@ -77,7 +77,7 @@ private struct NodeConfigurationDecoder {
     func decode(_ root: YAMLNode) -> NodeConfiguration? {
         let keys = [
             "identity", "listeners", "endpoints", "default", "policy", "admin", "metrics", "accessLog", "renewal",
-            "connections",
+            "connections", "aliases",
         ]
         let required = ["identity", "listeners"]
         guard
@@ -104,6 +104,10 @@ private struct NodeConfigurationDecoder {
             configuration.adminSocket = paths.resolve(text)
         }
         configuration.document = root
+        configuration.aliases =
+            mapping["aliases"]?.list("'aliases'", diagnostics) {
+                $0.parsed("'aliases'", diagnostics) { try TrustDomain($0) }
+            } ?? []
         for key in keys where mapping[key] != nil { configuration.positions[key] = mapping.position(of: key) }
         return configuration
     }

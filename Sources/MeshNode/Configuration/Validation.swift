@@ -10,6 +10,7 @@ import YAML
 enum BuildFeatures {
     static let protocols: Set<NodeConfiguration.ListenerProtocol> = [
         .hbone, .tcp, .socks5, .httpProxy, .transparent, .dns, .sni, .tls,
+        .http, .https,
     ]
     /// Of the keys of an endpoint that stand for a feature of their own.
     static let endpointKeys: Set<String> = []

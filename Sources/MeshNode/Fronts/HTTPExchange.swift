@@ -12,8 +12,11 @@ struct HTTPExchange {
     let destination: Authority
     /// As the client has sent it.
     let request: HTTPRequestHead
-    private let path: String
+    /// As the server gets it.
+    private let next: HTTPRequestHead
     private let upgrade: String?
+    /// What is set in each final response, in the place of what the server says.
+    private let added: HTTPFields
     private let limits: HTTPLimits
 
     /// What is to be sent next, either way.
@@ -21,6 +24,8 @@ struct HTTPExchange {
     var toClient: [UInt8] = []
     private var requestBody: HTTPBodyReader
     private(set) var isRequestRead = false
+    /// Content of a request that does not say how much it has.
+    private var chunkedBytes: UInt64 = 0
 
     private var answer: [UInt8] = []
     private var parser: HTTPHeadParser
@@ -48,12 +53,32 @@ struct HTTPExchange {
         isLast: Bool = false,
         limits: HTTPLimits = HTTPLimits()
     ) throws(HTTPError) {
+        let (next, upgrade) = try HTTPProxyHeads.request(request, to: destination, path: path)
+        try self.init(request, as: next, upgrade: upgrade, to: destination, isLast: isLast, limits: limits)
+    }
+
+    /// - Parameters:
+    ///   - next: What the server gets in its place, with the same content.
+    ///   - upgrade: The protocol that both ask for.
+    ///   - added: Set in each final response, in the place of what the server says.
+    init(
+        _ request: HTTPRequestHead,
+        as next: HTTPRequestHead,
+        upgrade: String?,
+        to destination: Authority,
+        isLast: Bool,
+        limits: HTTPLimits,
+        adding added: HTTPFields = HTTPFields()
+    ) throws(HTTPError) {
+        if let limit = limits.body, case .length(let count) = request.framing, count > limit {
+            throw Self.tooMuch(limit)
+        }
         self.request = request
         self.destination = destination
-        self.path = path
+        self.next = next
         self.limits = limits
-        let (next, upgrade) = try HTTPProxyHeads.request(request, to: destination, path: path)
         self.upgrade = upgrade
+        self.added = added
         toServer = next.bytes
         requestBody = HTTPBodyReader(request.framing, limits: limits)
         isRequestRead = requestBody.isOver
@@ -72,7 +97,19 @@ struct HTTPExchange {
 
     /// The same from its beginning, for another connection.
     var again: HTTPExchange? {
-        try? HTTPExchange(request, to: destination, path: path, isLast: closesClient, limits: limits)
+        try? HTTPExchange(
+            request,
+            as: next,
+            upgrade: upgrade,
+            to: destination,
+            isLast: closesClient,
+            limits: limits,
+            adding: added
+        )
+    }
+
+    private static func tooMuch(_ limit: UInt64) -> HTTPError {
+        HTTPError(413, "the content is longer than \(limit) bytes")
     }
 
     /// Whether the client has something of the final response.
@@ -109,7 +146,11 @@ struct HTTPExchange {
         let isChunked = request.framing == .chunked
         switch try requestBody.next(in: bytes, from: index) {
         case .content(let range):
-            if isChunked { toServer += HTTPChunk.start(range.count) }
+            if isChunked {
+                chunkedBytes += UInt64(range.count)
+                if let limit = limits.body, chunkedBytes > limit { throw Self.tooMuch(limit) }
+                toServer += HTTPChunk.start(range.count)
+            }
             toServer += bytes[range]
             if isChunked { toServer += [13, 10] }
             index = range.upperBound
@@ -197,7 +238,9 @@ struct HTTPExchange {
         // A request that is not read to its end is the last one.
         if framing == .untilClose || !isRequestRead { closesClient = true }
         writesChunks = framing == .chunked
-        toClient += HTTPProxyHeads.response(head, to: request, framing: framing, closes: closesClient).bytes
+        var shown = HTTPProxyHeads.response(head, to: request, framing: framing, closes: closesClient)
+        for field in added.all { shown.fields.replace(field.name, field.text) }
+        toClient += shown.bytes
         response = head
         responseBody = HTTPBodyReader(head.framing, limits: limits)
         if head.framing == .none || head.framing == .length(0) { isAnswered = true }

@@ -57,6 +57,29 @@ struct HTTPProxyPage: Hashable, Sendable {
         return page
     }
 
+    /// Nobody serves what a gateway was asked for.
+    static var noRoute: HTTPProxyPage {
+        page(404, "There is nothing here.", ProxyStatus(error: "destination_not_found"))
+    }
+
+    static var overloaded: HTTPProxyPage {
+        var page = page(503, "Too many requests at once: try again.", ProxyStatus(error: "connection_limit_reached"))
+        page.fields.append("Retry-After", "1")
+        return page
+    }
+
+    /// The server has the request, and says nothing.
+    static var noResponse: HTTPProxyPage {
+        page(504, "The server has not answered in time.", ProxyStatus(error: "http_response_timeout"))
+    }
+
+    static func moved(to place: String, method: String) -> HTTPProxyPage {
+        let keepsMethod = method != "GET" && method != "HEAD"
+        var page = HTTPProxyPage(status: keepsMethod ? 308 : 301, text: "\(place)\n")
+        page.fields.append("Location", place)
+        return page
+    }
+
     static var notHere: HTTPProxyPage {
         let text = "This is an HTTP proxy of bootstrap. Browsers take their settings from /proxy.pac.\n"
         return HTTPProxyPage(status: 404, text: text)
@@ -93,12 +116,15 @@ struct HTTPProxyPage: Hashable, Sendable {
     private static func name(of status: Int) -> String {
         switch status {
         case 200: "OK"
+        case 301: "Moved Permanently"
+        case 308: "Permanent Redirect"
         case 400: "Bad Request"
         case 401: "Unauthorized"
         case 403: "Forbidden"
         case 404: "Not Found"
         case 407: "Proxy Authentication Required"
         case 408: "Request Timeout"
+        case 413: "Content Too Large"
         case 414: "URI Too Long"
         case 431: "Request Header Fields Too Large"
         case 501: "Not Implemented"

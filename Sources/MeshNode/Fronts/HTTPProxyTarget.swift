@@ -39,7 +39,7 @@ enum HTTPProxyTarget: Hashable, Sendable {
         self = .server(authority, path: path)
     }
 
-    private static func authority(_ text: Substring, defaultPort: UInt16?) -> Authority? {
+    static func authority(_ text: Substring, defaultPort: UInt16?) -> Authority? {
         // A user in a URL is a way of hiding where it leads.
         guard !text.isEmpty, !text.contains("@") else { return nil }
         let hasPort = text.last != "]" && text.contains(":")
@@ -57,7 +57,7 @@ enum HTTPProxyTarget: Hashable, Sendable {
 /// What a proxy changes in the heads that it passes on.
 enum HTTPProxyHeads {
     /// Belong to one connection and not to the message (RFC 9110 §7.6.1), or are written anew.
-    private static let hopByHop = [
+    static let hopByHop: Set<String> = [
         "connection", "keep-alive", "proxy-connection", "proxy-authorization", "proxy-authenticate",
         "proxy-authentication-info", "te", "transfer-encoding", "upgrade", "http2-settings",
     ]
@@ -71,13 +71,11 @@ enum HTTPProxyHeads {
         to authority: Authority,
         path: String
     ) throws(HTTPError) -> (head: HTTPRequestHead, upgrade: String?) {
-        guard head.fields.list("via").count < longestVia else {
-            throw HTTPError(508, "the request has come through \(longestVia) proxies: that is taken for a loop")
-        }
+        try checkLoop(head)
         let upgrade = Self.upgrade(head)
         var fields = HTTPFields()
         fields.append("Host", HTTPProxyTarget.hostField(of: authority))
-        let dropped = Set(hopByHop + ["host", "content-length"] + head.fields.list("connection"))
+        let dropped = hopByHop.union(["host", "content-length"] + head.fields.list("connection"))
         fields.all += head.fields.all.filter { !dropped.contains($0.name.lowercased()) }
         if head.version == .http10 { fields.remove("expect") }
         if let hops = try maxForwards(head) { fields.replace("Max-Forwards", "\(hops > 0 ? hops - 1 : 0)") }
@@ -99,6 +97,13 @@ enum HTTPProxyHeads {
             framing: head.framing
         )
         return (next, upgrade)
+    }
+
+    /// - Throws: 508 for a request that goes round in a circle.
+    static func checkLoop(_ head: HTTPRequestHead) throws(HTTPError) {
+        guard head.fields.list("via").count < longestVia else {
+            throw HTTPError(508, "the request has come through \(longestVia) proxies: that is taken for a loop")
+        }
     }
 
     /// Through how many proxies an `OPTIONS` may go on (RFC 9110 §7.6.2); nil: any number. In other requests it means
@@ -131,7 +136,7 @@ enum HTTPProxyHeads {
         closes: Bool
     ) -> HTTPResponseHead {
         var fields = HTTPFields()
-        var dropped = Set(hopByHop + head.fields.list("connection"))
+        var dropped = hopByHop.union(head.fields.list("connection"))
         // What a HEAD or 304 says of content that does not follow is for the client.
         if head.framing != .none { dropped.insert("content-length") } else { dropped.remove("content-length") }
         if head.status < 200 || head.status == 204 { dropped.insert("content-length") }

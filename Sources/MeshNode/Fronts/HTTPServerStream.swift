@@ -5,7 +5,7 @@ import Streams
 /// A proxy's connection to a server, as its relay sees the client's side: what is read from here are requests, what is
 /// written are responses. One serves as many exchanges as client and server let it. Confined to its loop.
 final class HTTPServerStream: ByteStream, TurnTask {
-    private var connection: HTTPProxyConnection?
+    private var connection: HTTPConnection?
     private var isEnding = false
     private var isOver = false
     private var timer: LoopTimer?
@@ -13,7 +13,7 @@ final class HTTPServerStream: ByteStream, TurnTask {
     /// For a server that was told that nothing more is asked.
     private static let patience: Duration = .seconds(10)
 
-    init(for connection: HTTPProxyConnection) {
+    init(for connection: HTTPConnection) {
         self.connection = connection
         super.init(loop: connection.loop)
     }
@@ -93,7 +93,7 @@ final class HTTPServerStream: ByteStream, TurnTask {
         connection?.serverFailed(StreamError(.closed, "the server closed the connection"))
     }
 
-    private func release() -> HTTPProxyConnection? {
+    private func release() -> HTTPConnection? {
         isOver = true
         timer?.cancel()
         defer { connection = nil }

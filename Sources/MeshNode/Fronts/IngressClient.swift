@@ -12,22 +12,31 @@ enum IngressClient {
     /// anybody: also on loopback, where whoever terminates connections for the world may sit in front.
     ///
     /// - Parameters:
-    ///   - client: The connection: a socket, or TLS over one.
+    ///   - client: What its connection says: a socket, or TLS over one.
     ///   - head: Of the request, with its path; nil where nobody reads requests.
     static func request(
-        of client: ByteStream,
+        of client: PeerFacts,
         to destination: Authority,
         head: (method: String, path: HTTPPath)? = nil
     ) -> StreamRequest {
-        let facts = PeerFacts(of: client)
-        return StreamRequest(
-            source: facts.identity.map { .peer($0) } ?? .unauthenticated,
-            sourceIP: facts.address?.address ?? .loopbackIPv4,
+        StreamRequest(
+            source: client.identity.map { .peer($0) } ?? .unauthenticated,
+            sourceIP: client.address?.address ?? .loopbackIPv4,
             transport: nil,
             destination: destination,
             details: head.map { RequestDetails(method: $0.method, path: $0.path.description) },
             now: WallClock.system.seconds
         )
+    }
+
+    /// Why a client whose connection goes on must not ask for more: what it has shown does not hold any longer.
+    static func refusal(of client: PeerFacts, _ carrier: StreamCarrier) -> StreamError? {
+        guard let identity = client.identity, let certificate = client.certificate else { return nil }
+        if carrier.snapshot.server.trust.isRevoked(certificate, of: identity) {
+            return StreamError(.authentication, "the certificate of \(identity) was revoked")
+        }
+        guard let end = client.peerExpiresAt, end < WallClock.system.seconds else { return nil }
+        return StreamError(.authentication, "the certificate of \(identity) has expired")
     }
 
     /// Ends TLS on an accepted connection. Nobody waits for the handshake of a client that has gone or is too slow.
@@ -40,7 +49,9 @@ enum IngressClient {
         completion: @escaping (TLSStream) -> Void
     ) {
         // A reload has taken the listener out of the configuration, and it stays until the restart.
-        guard let context = carrier.snapshot.ingress[listener.name] else { return socket.reset(.closed(socket)) }
+        guard let context = carrier.snapshot.ingress[listener.name]?.server else {
+            return socket.reset(.closed(socket))
+        }
         let source = socket.peerAddress?.address ?? .loopbackIPv4
         let stream = TLSStream(over: socket, context: context, expecting: .anyTrusted)
         let newcomers = carrier.newcomers

@@ -114,7 +114,16 @@ final class StreamCarrier {
         headers: HeaderFields = [:],
         completion: @escaping (Result<StreamOpener.Opened, StreamError>) -> Void
     ) -> StreamOpener.Cancellation {
-        let plan = opener.plan(request)
+        open(opener.plan(request), from: client, headers: headers, completion: completion)
+    }
+
+    /// The same, for what is planned already.
+    func open(
+        _ plan: StreamPlan,
+        from client: ByteStream? = nil,
+        headers: HeaderFields = [:],
+        completion: @escaping (Result<StreamOpener.Opened, StreamError>) -> Void
+    ) -> StreamOpener.Cancellation {
         let ticket = records.begin(plan, at: front)
         if let ticket, let client { ticket.client = Self.address(of: client) }
         let cancel = opener.open(plan, headers: headers) { [self] result in
@@ -126,7 +135,7 @@ final class StreamCarrier {
                     result = .success(opened)
                 }
             case .failure(let error):
-                report(error, to: request.destination)
+                report(error, to: plan.request.destination)
                 ticket?.refuse(error)
             }
             completion(result)
@@ -158,7 +167,18 @@ final class StreamCarrier {
         return PeerFacts(of: client).address
     }
 
-    private func report(_ error: StreamError, to destination: Authority) {
+    /// Whether what `plan` allows may use a stream that another plan for the same destination has opened: it would take
+    /// the same way, and everything that was decided about that way holds for it.
+    func mayGoOn(_ plan: StreamPlan, on opened: StreamOpener.Opened, of earlier: StreamPlan) -> Bool {
+        if plan === earlier { return true }
+        guard plan.outcome == earlier.outcome else { return false }
+        if let path = opened.path { return plan.refusal(over: path) == nil }
+        guard let dialled = opened.dialled, let address = dialled.address else { return true }
+        return snapshot.planner.refusal(dialing: address, port: dialled.port, for: plan.request) == nil
+    }
+
+    /// Says in the log why there is no stream.
+    func report(_ error: StreamError, to destination: Authority) {
         peerLog.log(
             .warning,
             "no stream",
@@ -172,19 +192,19 @@ final class StreamCarrier {
     ///
     /// - Parameters:
     ///   - early: What the client has sent already, which the far end gets first; at most 256 KiB.
-    ///   - current: What is asked for when a reload decides again, where one stream serves several requests.
     ///   - certificate: Which the client has shown to a front; the stream is cut when that is revoked.
+    ///   - use: For a stream that has one request after the other.
     func join(
         _ client: ByteStream,
         early: [UInt8] = [],
         certificate: CertificateName? = nil,
         _ opened: StreamOpener.Opened,
         _ request: StreamRequest,
-        current: (() -> StreamRequest?)? = nil
+        use: StreamUse? = nil
     ) {
         let logger = logger
         if let ticket = opened.ticket, ticket.client == nil { ticket.client = Self.address(of: client) }
-        live.relay(client, early: early, certificate: certificate, opened, for: request, current: current) { result in
+        live.relay(client, early: early, certificate: certificate, opened, for: request, use: use) { result in
             guard let failure = result.failure else { return }
             // A server of TLS 1.3 says only now that it does not want this side's certificate, or misses one.
             logger.log(

@@ -9,7 +9,7 @@ enum TLSFront {
         IngressClient.handshake(socket, by: listener, carrier) { stream in
             carrier.carry(
                 stream,
-                IngressClient.request(of: stream, to: destination),
+                IngressClient.request(of: PeerFacts(of: stream), to: destination),
                 certificate: stream.peer?.certificate
             )
         }

@@ -133,10 +133,8 @@ final class Worker {
         case .transparent: TransparentFront.accept(socket, by: listener, carrier, names)
         case .sni: SNIFront.accept(socket, by: listener, carrier)
         case .tls: TLSFront.accept(socket, by: listener, carrier)
+        case .http, .https: HTTPFront.accept(socket, by: listener, carrier)
         case .dns: nameServer.accept(socket, { [self] in zone(of: listener) }, for: listener)
-        default:
-            // Refused when the configuration was loaded.
-            socket.reset(.closed(socket))
         }
     }
 
@@ -203,7 +201,7 @@ final class Worker {
     /// Lets live streams end, for as long as they last unless ``limitDraining(to:)`` says otherwise. `completion` is
     /// called on the loop.
     func drain(completion: @escaping () -> Void) {
-        live.isDraining = true
+        live.startDraining()
         server.drain(deadline: nil) { [self] in
             live.whenEmpty { [self] in
                 limit?.cancel()

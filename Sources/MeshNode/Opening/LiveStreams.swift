@@ -3,19 +3,28 @@ import MeshPolicy
 import Platform
 import Streams
 
+/// What a stream is used for that carries one request after the other; a reload decides about the last. Confined to its
+/// loop.
+final class StreamUse {
+    var request: StreamRequest
+
+    init(_ request: StreamRequest) { self.request = request }
+}
+
 /// The relays that run on one event loop, with what policy decided about them: so that a reload can decide again, a
 /// drain can wait, and a status can count. Confined to its loop.
 final class LiveStreams {
     private struct Entry {
         let relay: Relay
         let request: StreamRequest
-        /// Where one stream serves several requests.
-        let current: (() -> StreamRequest?)?
         let path: PathID?
         let dialled: SocketAddress?
         /// Which certificate its client has shown; a server of HBONE looks after those of its own clients.
         let certificate: CertificateName?
+        let use: StreamUse?
         let ticket: StreamTicket?
+
+        var currentRequest: StreamRequest { use?.request ?? request }
     }
 
     /// Each stream keeps its place; nil where one is free.
@@ -24,22 +33,38 @@ final class LiveStreams {
     private var emptied: [() -> Void] = []
 
     private(set) var count = 0
-    /// The node takes nothing new.
-    var isDraining = false
+    /// The node takes nothing new: a connection that could have another request ends after this one.
+    private(set) var isDraining = false
+    /// Of clients that speak HTTP/1.1.
+    var connections: [ObjectIdentifier: HTTPConnection] = [:]
+    private var loads: [String: IngressLoad] = [:]
+
+    func startDraining() {
+        isDraining = true
+        for connection in Array(connections.values) { connection.drain() }
+    }
+
+    /// What `listener` has to do here.
+    func load(of listener: NodeConfiguration.Listener) -> IngressLoad {
+        if let load = loads[listener.name] { return load }
+        let load = IngressLoad()
+        loads[listener.name] = load
+        return load
+    }
 
     /// Joins a stream with its far end and keeps track of them until they are done.
     ///
     /// - Parameters:
     ///   - early: What has been read from the stream already, which the far end gets first.
-    ///   - current: What is asked for when a reload decides again, if that is not `request`.
     ///   - certificate: Which the client has shown, where nobody else cuts the stream when it is revoked.
+    ///   - use: For a stream that has one request after the other.
     func relay(
         _ first: ByteStream,
         early: [UInt8] = [],
         certificate: CertificateName? = nil,
         _ opened: StreamOpener.Opened,
         for request: StreamRequest,
-        current: (() -> StreamRequest?)? = nil,
+        use: StreamUse? = nil,
         completion: @escaping (RelayResult) -> Void
     ) {
         let place = freePlaces.popLast() ?? entries.count
@@ -57,10 +82,10 @@ final class LiveStreams {
         let entry = Entry(
             relay: relay,
             request: request.withoutHops,
-            current: current,
             path: opened.path,
             dialled: opened.dialled,
             certificate: certificate,
+            use: use,
             ticket: ticket
         )
         if place < entries.count { entries[place] = entry } else { entries.append(entry) }
@@ -89,8 +114,7 @@ final class LiveStreams {
                 return (entry.relay, StreamError(.denied, "the certificate of \(peer) was revoked"))
             }
             let dialled = entry.dialled.flatMap { peer in peer.address.map { ($0, peer.port) } }
-            let request = entry.current?() ?? entry.request
-            return planner.refusal(of: request.at(now), over: entry.path, dialled: dialled)
+            return planner.refusal(of: entry.currentRequest.at(now), over: entry.path, dialled: dialled)
                 .map { (entry.relay, $0) }
         }
         for (relay, refusal) in losers { relay.cut(StreamError(.denied, "policy changed: \(refusal.message)")) }

@@ -17,8 +17,8 @@ final class NodeSnapshot: Sendable {
     let access: [PeerID: PeerAccess]
     /// What adds TLS to a direct connection.
     let egress: [DirectTLS: EgressTLS]
-    /// What the listeners show that end TLS for the world, by their names.
-    let ingress: [String: TLSContext]
+    /// What holds for the listeners that take what the world sends, by their names.
+    let ingress: [String: IngressRules]
     /// Who may use the listeners that ask for a password, by their names.
     let passwords: [String: PasswordCheck]
     /// Where streams leave their lines; nil: nowhere.
@@ -77,30 +77,10 @@ final class NodeSnapshot: Sendable {
             if let file = listener.users { passwords[listener.name] = PasswordCheck(try UserFile(loading: file)) }
         }
         self.passwords = passwords
-        var ingress: [String: TLSContext] = [:]
-        for listener in configuration.listeners where [.tls, .https].contains(listener.protocol) {
-            ingress[listener.name] = try Self.server(listener, credential, trust)
+        var ingress: [String: IngressRules] = [:]
+        for listener in configuration.listeners where listener.protocol.isIngress {
+            ingress[listener.name] = try IngressRules(listener, own: credential, trust: trust)
         }
         self.ingress = ingress
-    }
-
-    private static func server(
-        _ listener: NodeConfiguration.Listener,
-        _ own: Credential,
-        _ trust: TrustBundleSet
-    ) throws -> TLSContext {
-        let settings = listener.ingress
-        var credentials = try settings.credentials.map { try CredentialDirectory($0).loadServer() }
-        if credentials.isEmpty { credentials = [try ServerCredential(key: own.key, chain: own.chain)] }
-        let clients: TLSContext.Clients =
-            switch settings.clients {
-            case .none: .none
-            case .optional: .optional
-            case .mesh: .required
-            }
-        // Bytes are anybody's protocol: a client may name it, and no answer is agreement enough.
-        var options = TLSContext.Options(applicationProtocols: listener.protocol == .https ? ["http/1.1"] : [])
-        options.handshakeTimeout = settings.timeouts.head
-        return try TLSContext(serving: credentials, to: clients, trust: trust, options: options)
     }
 }

@@ -23,7 +23,8 @@ package struct PolicyEngine: Sendable {
     package init(_ rules: MeshRules, own: SPIFFEID?) {
         self.own = own
         let policies =
-            own.map { own in rules.policies.map { $0.imported(into: "\(own.trustDomain)") } } ?? rules.policies
+            own.map { own in rules.policies.map { $0.naming("\(own.trustDomain)", insteadOf: rules.aliases) } }
+            ?? rules.policies
         allowsByPolicyOnly = policies.contains { $0.importedFrom != nil && $0.action == .allow && !$0.dryRun }
         deny = RuleIndex(policies.filter { $0.action == .deny && !$0.dryRun })
         allow = RuleIndex(policies.filter { $0.action == .allow && !$0.dryRun })

@@ -160,15 +160,21 @@ extension AuthorizationPolicy.Source {
 }
 
 extension AuthorizationPolicy {
-    /// With the node's own trust domain where Istio's rules say `cluster.local`, which stands for whichever it is.
-    func imported(into domain: String) -> AuthorizationPolicy {
-        guard importedFrom != nil else { return self }
+    /// With the node's own trust domain where rules have an earlier name of it, or where Istio's say `cluster.local`,
+    /// which stands for whichever it is.
+    func naming(_ domain: String, insteadOf aliases: [String]) -> AuthorizationPolicy {
+        let aliases = importedFrom == nil ? aliases : aliases + ["cluster.local"]
+        guard !aliases.isEmpty else { return self }
         var policy = self
         policy.rules = rules.map { rule in
             var rule = rule
-            rule.from = rule.from.map { $0.imported(into: domain) }
+            rule.from = rule.from.map { $0.naming(domain, insteadOf: aliases) }
             rule.when = rule.when.map { condition in
-                if case .source(let source) = condition { .source(source.imported(into: domain)) } else { condition }
+                if case .source(let source) = condition {
+                    .source(source.naming(domain, insteadOf: aliases))
+                } else {
+                    condition
+                }
             }
             return rule
         }
@@ -177,9 +183,10 @@ extension AuthorizationPolicy {
 }
 
 extension AuthorizationPolicy.Source {
-    fileprivate func imported(into domain: String) -> AuthorizationPolicy.Source {
+    fileprivate func naming(_ domain: String, insteadOf aliases: [String]) -> AuthorizationPolicy.Source {
         func own(_ text: String) -> String {
-            text.hasPrefix("cluster.local/") ? domain + text.dropFirst("cluster.local".count) : text
+            guard let alias = aliases.first(where: { text.hasPrefix("\($0)/") }) else { return text }
+            return domain + text.dropFirst(alias.count)
         }
         func own(_ pattern: StringPattern) -> StringPattern {
             switch pattern {

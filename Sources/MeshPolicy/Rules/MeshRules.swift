@@ -32,6 +32,8 @@ package struct MeshRules: Hashable, Sendable {
     /// Where they are written, for explanations: the path of a file.
     package var source: String
     package var policies: [AuthorizationPolicy]
+    /// Earlier names of the node's own trust domain: what rules say of those, they say of it.
+    package var aliases: [String]
     /// The first that matches says how.
     package var endpoints: [Endpoint]
     package var unmatched: Unmatched
@@ -42,6 +44,7 @@ package struct MeshRules: Hashable, Sendable {
     package init(
         source: String = "rules",
         policies: [AuthorizationPolicy] = [],
+        aliases: [String] = [],
         endpoints: [Endpoint] = [],
         unmatched: Unmatched = .deny,
         forwards: [Authority] = [],
@@ -49,6 +52,7 @@ package struct MeshRules: Hashable, Sendable {
     ) {
         self.source = source
         self.policies = policies
+        self.aliases = aliases
         self.endpoints = endpoints
         self.unmatched = unmatched
         self.forwards = forwards

@@ -106,11 +106,7 @@ public final class Listener: PollHandler {
         file = Self.file(at: localAddress)
         place = localAddress
         // What it accepts inherits it, without a system call for each.
-        if !localAddress.isUnix {
-            Socket.set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1)
-            // Also where it is not asked for: a process that handed the socket over may have wanted it.
-            Socket.setReset(resetsUnlessEnded, of: descriptor)
-        }
+        if !localAddress.isUnix { Socket.set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1) }
         reserve = Self.openReserve()
         guard !isPaused else { return }
         do {

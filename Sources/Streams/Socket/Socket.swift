@@ -85,6 +85,8 @@ public final class Socket: ByteStream, PollHandler {
         self.resetsUnlessEnded = resetsUnlessEnded
         super.init(loop: loop)
         try register()
+        // Not by the listening socket, which may be another process's as well.
+        if resetsUnlessEnded { Self.setReset(true, of: descriptor) }
     }
 
     private func register() throws(StreamError) {

@@ -18,6 +18,7 @@ struct ExplainCommand: AsyncParsableCommand {
               bootstrap explain --config node.yaml --from spiffe://mesh.example/ns/ops/sa/ann --to 127.0.0.1:22
               bootstrap explain --config node.yaml --from local --to db.prod:5432
               bootstrap explain --config node.yaml --listener socks --to web.prod:80
+              bootstrap explain --config node.yaml --listener web --to https://api.example.org/v1/
 
             Exit code: 0 allowed, 5 denied, 2 the command line or the configuration makes no sense.
             """
@@ -40,13 +41,18 @@ struct ExplainCommand: AsyncParsableCommand {
     )
     var from: String?
 
-    @Option(help: ArgumentHelp("Where the stream is to go.", valueName: "HOST:PORT"))
+    @Option(
+        help: ArgumentHelp(
+            "Where the stream is to go; with an http or https listener, the URL that is asked for.",
+            valueName: "HOST:PORT"
+        )
+    )
     var to: String?
 
     @Option(
         help: ArgumentHelp(
-            "What somebody asks for who connects to this listener (tcp, socks5, http-proxy, sni), in the place of --from; "
-                + "a tcp listener says itself where that goes.",
+            "What somebody asks for who connects to this listener (tcp, socks5, http-proxy, sni, tls, http, https), in the "
+                + "place of --from; a tcp or tls listener says itself where that goes.",
             valueName: "NAME"
         )
     )
@@ -157,15 +163,17 @@ struct ExplainCommand: AsyncParsableCommand {
                 let names = configuration.listeners.map(\.name).joined(separator: ", ")
                 throw fail("--listener \(listener): there is no such listener (there are: \(names))", .usage)
             }
-            guard [.tcp, .socks5, .httpProxy, .sni].contains(found.protocol) else {
+            guard [.tcp, .socks5, .httpProxy, .sni].contains(found.protocol) || found.protocol.isIngress else {
                 throw fail(
                     "--listener \(listener): who connects to \(found.protocol.rawValue) is told by --from",
                     .usage
                 )
             }
-            // As the sni front has it.
-            from = found.protocol == .sni && !found.bind.address.isLoopback ? "anyone" : "local"
+            // As the fronts have it.
+            let isOpen = found.protocol == .sni && !found.bind.address.isLoopback
+            from = isOpen || found.protocol.isIngress ? "anyone" : "local"
             target = found.forwardTo
+            if [.http, .https].contains(found.protocol) { return (from, try routed(by: found)) }
         }
         if let to {
             guard target == nil else {
@@ -177,6 +185,16 @@ struct ExplainCommand: AsyncParsableCommand {
             throw fail("--listener \(listener ?? ""): say with --to where the stream goes", .usage)
         }
         return (from, target)
+    }
+
+    private func routed(by listener: NodeConfiguration.Listener) throws -> Authority {
+        guard let to else {
+            throw fail("--listener \(listener.name): say with --to which URL is asked for", .usage)
+        }
+        guard let target = try usage("--to \(to)", { try listener.destination(of: to) }) else {
+            throw fail("--to \(to): no route of listener \(listener.name) matches, and the answer is 404", .denied)
+        }
+        return target
     }
 
     private func request(own: SPIFFEID?, _ configuration: NodeConfiguration) throws -> StreamRequest {

@@ -27,12 +27,15 @@ final class IngressNodes: Sendable {
     ///   - names: What leads to which port behind the server.
     ///   - certificates: Server certificates to make before, by directory, with their DNS names.
     ///   - policy: Of the ingress.
+    ///   - files: Written to ``directory`` before.
+    ///   - loops: Of the ingress.
     init(
         _ listeners: String,
         names: [String: UInt16],
         certificates: [String: [String]] = [:],
         policy: String = IngressNodes.everybody,
-        files: [String: String] = [:]
+        files: [String: String] = [:],
+        loops: Int = 2
     ) async throws {
         let identities = TestCertificates.shared
         for (name, names) in certificates { try await Self.makeCertificate(directory.path(name), names) }
@@ -41,7 +44,7 @@ final class IngressNodes: Sendable {
             "server.yaml",
             NodeFile.server(identity: identities.path(.server), ports: [1] + names.values)
         )
-        let (server, farPorts) = try await Self.start(far)
+        let (server, farPorts) = try await Self.start(far, loops: 1)
         self.server = server
         let endpoints = names.map { name, port in
             """
@@ -63,7 +66,7 @@ final class IngressNodes: Sendable {
             \(policy)
             """
         )
-        (ingress, ports) = try await Self.start(file)
+        (ingress, ports) = try await Self.start(file, loops: loops)
     }
 
     func port(_ name: String) throws -> UInt16 { try #require(ports[name]) }
@@ -101,8 +104,11 @@ final class IngressNodes: Sendable {
         }
     }
 
-    private static func start(_ file: String) async throws -> (ChildProcess, [String: UInt16]) {
-        let process = try ChildProcess(TestTools.bootstrap, ["node", "--config", file, "--log-level", "info"])
+    private static func start(_ file: String, loops: Int) async throws -> (ChildProcess, [String: UInt16]) {
+        let process = try ChildProcess(
+            TestTools.bootstrap,
+            ["node", "--config", file, "--log-level", "info", "--loops", "\(loops)"]
+        )
         let text = try String(contentsOfFile: file, encoding: .utf8)
         // Those of policies come after.
         let listeners = text.components(separatedBy: "\nendpoints:")[0].components(separatedBy: "\npolicy:")[0]

@@ -32,6 +32,8 @@ import Testing
             - {name: hbone, bind: "127.0.0.1:15008", protocol: hbone}
             - {name: sni, bind: "127.0.0.1:15443", protocol: sni}
             - {name: open, bind: "0.0.0.0:15444", protocol: sni}
+            - {name: web, bind: "127.0.0.1:15080", protocol: http, routes: [{host: w.example, path: /a, to: "web.mesh:80"}]}
+            - {name: tls, bind: "127.0.0.1:15081", protocol: tls, forwardTo: "web.mesh:80"}
             endpoints:
             - {match: "*.mesh:80", hbone: "127.0.0.1:15009"}
             """
@@ -52,10 +54,17 @@ import Testing
         let anybody = try await run("explain", "--listener", "open", "--to", "web.mesh:80")
         #expect(anybody.status == .exited(5))
         #expect(anybody.standardOutput.contains("has no mesh identity"), "\(anybody.standardOutput)")
+        let routed = try await run("explain", "--listener", "web", "--to", "https://W.example/a/b")
+        #expect(routed.status == .exited(5) && routed.standardOutput.contains("to      web.mesh:80"))
+        #expect(try await run("explain", "--listener", "tls").standardOutput == anybody.standardOutput)
+        let unrouted = try await run("explain", "--listener", "web", "--to", "http://w.example/ab")
+        #expect(unrouted.status == .exited(5) && unrouted.standardError.contains("no route of listener web matches"))
         for (arguments, message) in [
+            (["--listener", "web", "--to", "web.mesh:80"], "neither a path nor an http URL"),
+            (["--listener", "web", "--to", "http://w.example/../x"], "the path has a segment . or .."),
             (
                 ["--listener", "none", "--to", "a:1"],
-                "there is no such listener (there are: db, socks, proxy, hbone, sni, open)"
+                "there is no such listener (there are: db, socks, proxy, hbone, sni, open, web, tls)"
             ),
             (["--listener", "hbone", "--to", "a:1"], "who connects to hbone is told by --from"),
             (["--listener", "db", "--to", "a:1"], "listener db leads to web.mesh:80 only"),

@@ -5,7 +5,7 @@ import Logging
 import Streams
 
 // A request on its way to its server, and the response: what `HTTPServerStream` asks for.
-extension HTTPProxyConnection {
+extension HTTPConnection {
     /// Whether the exchange has more to read from the client.
     var wantsRequestBytes: Bool {
         guard let exchange else { return false }
@@ -20,6 +20,7 @@ extension HTTPProxyConnection {
                 exchange.toServer.withUnsafeBytes { buffer.copyMemory(from: .init(rebasing: $0[..<count])) }
                 self.exchange?.toServer.removeSubrange(..<count)
                 self.exchange?.hasBegun = true
+                noteIfSent()
                 return .bytes(count)
             }
             if exchange.isUpgraded { return readUpgraded(into: buffer) }
@@ -29,7 +30,10 @@ extension HTTPProxyConnection {
                     rebasing: buffer[..<min(buffer.count, exchange.plainRequestBytes)]
                 )
                 let result = client.read(into: room)
-                if case .bytes(let count) = result { self.exchange?.skipRequest(count) }
+                if case .bytes(let count) = result {
+                    self.exchange?.skipRequest(count)
+                    noteIfSent()
+                }
                 return checked(result)
             }
             do throws(HTTPError) {
@@ -44,7 +48,7 @@ extension HTTPProxyConnection {
             }
             guard let now = self.exchange, now.toServer.isEmpty, !now.isRequestRead else { continue }
             switch readMore() {
-            case .bytes: continue
+            case .bytes: clock.clientHasSent()
             case let result: return checked(result)
             }
         }
@@ -54,7 +58,12 @@ extension HTTPProxyConnection {
     /// A client that ends before its request does has not made it.
     private func checked(_ result: ReadResult) -> ReadResult {
         switch result {
-        case .bytes, .wouldBlock: return result
+        case .bytes:
+            clock.clientHasSent()
+            return result
+        case .wouldBlock:
+            clock.clientHasNothing()
+            return result
         case .end: end(resetting: StreamError(.truncated, "the HTTP client ended before its request did"))
         case .failed: end(resetting: client.failure ?? .closed(client))
         }
@@ -87,11 +96,13 @@ extension HTTPProxyConnection {
             let result = client.write(vectors)
             switch result {
             case .bytes(let count):
+                clock.clientHasTaken()
+                if count < offered { clock.clientIsFull() }
                 if !exchange.isUpgraded {
                     self.exchange?.skipAnswer(count)
                     goOnIfAnswered()
                 }
-            case .wouldBlock: break
+            case .wouldBlock: clock.clientIsFull()
             case .failed: end(resetting: client.failure ?? .closed(client))
             }
             return result
@@ -131,6 +142,7 @@ extension HTTPProxyConnection {
     private func passOn() {
         guard let bytes = exchange?.toClient, !bytes.isEmpty else { return goOnIfAnswered() }
         exchange?.toClient = []
+        clock.clientHasTaken()
         write(bytes)
         goOnIfAnswered()
     }
@@ -146,7 +158,7 @@ extension HTTPProxyConnection {
         guard exchange.isAnswered else { return server?.stream.wake() ?? () }
         if !exchange.keepsServer { dismissServer() }
         if exchange.closesClient || !exchange.isRequestRead {
-            self.exchange = nil
+            dropExchange()
             return close()
         }
         // What its relay still holds of it was not asked for, and is found before the next request is read.
@@ -164,6 +176,77 @@ extension HTTPProxyConnection {
         } else {
             server.stream.letGo()
         }
+    }
+
+    // MARK: Time
+
+    /// For an exchange that begins, or begins again.
+    func startClock() {
+        clock.start()
+        guard let stall = timeouts.stall else { return }
+        let isWaitedFor = exchange?.isRequestRead == true
+        timer?.schedule(after: isWaitedFor ? timeouts.upstream ?? stall : stall)
+    }
+
+    private func noteIfSent() {
+        guard timeouts.stall != nil, exchange?.isRequestSent == true else { return }
+        clock.requestIsSent(at: loop.now)
+        watchClient()
+    }
+
+    /// A client that goes while it waits for its answer is noticed by who reads: a little of what it says ahead is
+    /// kept. One that has ended may still read: it gets what comes without a pause.
+    func watchClient() {
+        guard timeouts.stall != nil, state == .exchange, let exchange, exchange.isRequestRead, !exchange.isUpgraded,
+            !clock.clientHasEnded
+        else { return }
+        while input.count - consumed < Self.piece {
+            switch readMore() {
+            case .bytes: continue
+            case .wouldBlock: return
+            case .end:
+                clock.clientEnds()
+                timer?.schedule(after: Self.patienceAfterEnd)
+                return
+            case .failed: return end(resetting: client.failure ?? .closed(client))
+            }
+        }
+    }
+
+    private static var patienceAfterEnd: Duration { .seconds(1) }
+
+    func exchangeTimedOut() {
+        guard let stall = timeouts.stall, let exchange, !exchange.isUpgraded else { return }
+        if clock.clientHasEnded {
+            guard !clock.lookAfterEnd() else {
+                return end(resetting: StreamError(.closed, "the HTTP client has gone"))
+            }
+            timer?.schedule(after: Self.patienceAfterEnd)
+            return
+        }
+        var next = stall
+        if let upstream = timeouts.upstream, let sent = clock.sent, !exchange.hasAnswerBegun {
+            let passed = Duration.nanoseconds(Int64(clamping: loop.now &- sent))
+            guard passed < upstream else {
+                let error = StreamError(.timedOut, "\(exchange.destination) has not answered within \(upstream)")
+                carrier.report(error, to: exchange.destination)
+                dismissServer(error)
+                return answerInstead(.noResponse)
+            }
+            next = upstream - passed
+        } else if clock.look() {
+            let error = StreamError(.timedOut, "the HTTP client neither sends nor reads")
+            guard !exchange.isAnswerShown, !exchange.isRequestRead else { return end(resetting: error) }
+            dismissServer(error)
+            return answerInstead(.bad(HTTPError(408, "the content of the request did not come in time")))
+        }
+        timer?.schedule(after: next)
+    }
+
+    private func dismissServer(_ error: StreamError) {
+        let stream = server?.stream
+        server = nil
+        stream?.abort(error)
     }
 
     // MARK: The server's end
@@ -201,9 +284,7 @@ extension HTTPProxyConnection {
     }
 
     private func serverBroke(_ error: StreamError) {
-        let stream = server?.stream
-        server = nil
-        stream?.abort(error)
+        dismissServer(error)
         guard let exchange else { return }
         // Whatever the client has of it must not look whole.
         if exchange.isAnswerShown { return end(resetting: error) }
@@ -216,9 +297,7 @@ extension HTTPProxyConnection {
     }
 
     private func answerBroken(_ error: HTTPError) {
-        let stream = server?.stream
-        server = nil
-        stream?.abort(StreamError(.badRequest, error.message))
+        dismissServer(StreamError(.badRequest, error.message))
         answerInstead(.bad(error))
     }
 }
