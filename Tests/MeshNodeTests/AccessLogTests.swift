@@ -1,5 +1,7 @@
 import Foundation
 import Logging
+import MeshPolicy
+import Platform
 import Streams
 import TestPeers
 import Testing
@@ -126,6 +128,42 @@ import Testing
         await pair.stop()
     }
 
+    /// A client that goes once the stream is open, and before it is joined, has had a stream.
+    @Test func whatIsGivenUpOnceItIsOpenIsCut() async throws {
+        let files = TemporaryDirectory()
+        let log = try AccessLog(.init(path: files.path("log")), logger: LogRecorder().logger)
+        let loop = EventLoop(name: "test")
+        let destination = try Authority(parsing: "db.mesh:1")
+        let (ended, refused): (Int, Int) = try await loop.execute {
+            let records = StreamRecords(on: loop)
+            records.use(log, isCounting: true)
+            let plan = StreamPlanner(MeshRules(), own: nil, ownAddresses: []).plan(
+                StreamRequest(
+                    source: .localUser,
+                    sourceIP: .loopbackIPv4,
+                    transport: nil,
+                    destination: destination,
+                    now: 0
+                )
+            )
+            let front = FrontName("in", protocol: "tcp")
+            for isOpen in [true, false] {
+                let ticket = records.begin(plan, at: front)
+                if isOpen { ticket?.open(over: nil, dialled: nil, peer: nil) }
+                ticket?.giveUp()
+            }
+            records.flush()
+            return (records.fronts[0].ended.count, records.fronts[0].refused.count)
+        }
+        #expect(ended == 1 && refused == 1)
+        let lines = try await Self.wait(for: 2, in: files.path("log"))
+        #expect(lines[0]["outcome"] == "cut" && lines[0]["path"] == "direct" && lines[0]["open"] != nil, "\(lines[0])")
+        #expect(lines[1]["outcome"] == "refused" && lines[1]["path"] == nil, "\(lines[1])")
+        for line in lines { #expect(line["by"] == "client" && line["code"] == "closed", "\(line)") }
+        await log.close()
+        await loop.shutDown()
+    }
+
     @Test func aFrontHasItsName() async throws {
         let backend = try EchoServer()
         let files = TemporaryDirectory()
@@ -149,6 +187,8 @@ import Testing
         #expect(lines[1]["listener"] == "socks" && lines[1]["protocol"] == "socks5", "\(lines[1])")
         #expect(lines[1]["destination"] == "nobody.mesh:80" && lines[1]["outcome"] == "refused")
         #expect(lines[1]["id"] == "2")
+        // With the port, also where no stream was.
+        for line in lines { #expect(line["address"]?.hasPrefix("127.0.0.1:") == true, "\(line)") }
         await nodes.stop()
     }
 
@@ -211,6 +251,20 @@ import Testing
         #expect(numbers == numbers.sorted() && Set(numbers).count == numbers.count)
         #expect(numbers.count == Int(log.counts.written))
         #expect(numbers.count + Int(log.counts.dropped) == count)
+    }
+
+    /// Who reads it may come later.
+    @Test func aPipeWithoutAReaderIsOpened() async throws {
+        let files = TemporaryDirectory()
+        #expect(mkfifo(files.path("pipe"), 0o600) == 0)
+        let log = try AccessLog(.init(path: files.path("pipe")), logger: LogRecorder().logger)
+        log.append(Self.line(1), lines: 1)
+        try await eventually("it is in the pipe") { log.counts.written == 1 }
+        let reader = open(files.path("pipe"), O_RDONLY | O_NONBLOCK | O_CLOEXEC)
+        defer { close(reader) }
+        await log.close()
+        fcntl(reader, F_SETFL, 0)
+        #expect(try await Self.onThread { Self.drain(reader) } == String(decoding: Self.line(1), as: UTF8.self))
     }
 
     private static func drain(_ descriptor: Int32) -> String {

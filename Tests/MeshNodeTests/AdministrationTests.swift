@@ -31,7 +31,10 @@ import Testing
         #expect(why.hasPrefix("allowed by default: local user; h2 to 127.0.0.1:\(pair.hbone)"), "\(why)")
         let none = try await OperationClient.get("/streams?limit=0", port).object
         #expect(none["total"] as? Int == 1 && (none["streams"] as? [Any])?.isEmpty == true)
-        #expect(try await OperationClient.get("/streams?limit=-1", port).status == 400)
+        #expect(try await OperationClient.get("/streams?limit=10000", port).status == 200)
+        for wrong in ["-1", "10001", "x"] {
+            #expect(try await OperationClient.get("/streams?limit=\(wrong)", port).status == 400)
+        }
 
         let peers = try #require(try await OperationClient.get("/paths", port).object["peers"] as? [[String: Any]])
         #expect(peers.count == 1 && peers[0]["name"] as? String == "127.0.0.1:\(backend.port)")
@@ -199,6 +202,21 @@ import Testing
         #expect(!FileManager.default.fileExists(atPath: path))
     }
 
+    /// Who connects and says nothing makes room for who asks.
+    @Test func idleConnectionsShutNobodyOut() async throws {
+        let backend = try EchoServer()
+        let port = FreePort.next()
+        let pair = try await NodePair(to: backend.port, clientSettings: "admin: \"127.0.0.1:\(port)\"")
+        var idle: [TCPConversation] = []
+        for _ in 0..<150 { idle.append(try await TCPConversation(port: port)) }
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            let answer = try await OperationClient.get(path, port)
+            #expect(answer.status == 200, "\(path)")
+        }
+        for conversation in idle { _ = try? await conversation.end() }
+        await pair.stop()
+    }
+
     @Test func whatCannotBeServedIsAnError() throws {
         for (value, message) in [
             ("0.0.0.0:15000", "'admin' asks nobody who they are and must be on loopback, not 0.0.0.0:15000"),
@@ -259,6 +277,73 @@ import Testing
         let policy = try #require((object["policy"] as? [[String: Any]])?.first)
         // What was quoted stays text.
         #expect(policy["name"] as? String == "22" && policy["dryRun"] as? Bool == false)
+    }
+
+    /// A default that the documentation has and the output has not would look like a key that is not in effect.
+    @Test func everyDefaultOfTheDocumentationIsThere() throws {
+        let yaml = """
+            identity: i
+            listeners:
+            - {name: w, bind: "127.0.0.1:1", protocol: tls, forwardTo: "a.b:1"}
+            - {name: h, bind: "127.0.0.1:2", protocol: http, routes: [{to: "a.b:1"}]}
+            - {name: o, bind: "127.0.0.1:3", protocol: transparent, capture: {}}
+            - {name: t, bind: "127.0.0.1:4", protocol: transparent, mode: tproxy, direction: inbound}
+            - {name: d, bind: "127.0.0.1:5", protocol: dns}
+            endpoints:
+            - {match: "a.b:1", hbone: "c.d:2", ssh: {destination: s}}
+            """
+        try Self.expectSame(yaml)
+        let printed = try #require(try NodeConfiguration.parse(yaml, file: "f").inEffect)
+        let members = Set(
+            printed.split(separator: "\n").map { line in
+                let text = line.trimmingCharacters(in: .whitespaces)
+                return text.hasSuffix(",") ? String(text.dropLast()) : text
+            }
+        )
+        let page = try String(contentsOfFile: "\(TestTools.repository)/docs/configuration.md", encoding: .utf8)
+        let defaults = Self.documentedDefaults(page)
+        #expect(defaults.count >= 30, "\(defaults)")
+        for (key, value) in defaults {
+            let isThere = members.contains("\"\(key)\": \(value)") || members.contains("\"\(key)\": \"\(value)\"")
+            #expect(isThere, "\(key): \(value)")
+        }
+    }
+
+    /// Of the tables of keys, those rows whose default is a value and not a description.
+    private static func documentedDefaults(_ page: String) -> [(key: String, value: String)] {
+        func literals(_ cell: String) -> [String] {
+            if Int(cell) != nil { return [cell] }
+            let words = cell.components(separatedBy: ", ")
+            let inner = words.map { String($0.dropFirst().dropLast()) }
+            let isLiteral = zip(words, inner).allSatisfy { word, inner in
+                word == "`\(inner)`" && !inner.isEmpty && !inner.contains("`")
+            }
+            return isLiteral ? inner : []
+        }
+        var found: [(key: String, value: String)] = []
+        var column: Int?
+        for line in page.components(separatedBy: "\n") {
+            guard line.hasPrefix("|") else {
+                column = nil
+                continue
+            }
+            let cells = line.components(separatedBy: "|").dropFirst().map { $0.trimmingCharacters(in: .whitespaces) }
+            if cells[0].hasPrefix("key") {
+                column = cells.firstIndex(of: "default")
+                continue
+            }
+            guard let column, column < cells.count else { continue }
+            let (keys, values) = (literals(cells[0]), literals(cells[column]))
+            if keys.count == values.count {
+                for (key, value) in zip(keys, values) { found.append((key, value)) }
+            }
+            // These have theirs in the text: `head` (15s).
+            guard keys == ["timeouts"] || keys == ["limits"] else { continue }
+            for match in line.matches(of: #/`([a-z]+)` \(([0-9][^,)]*)/#) {
+                found.append((String(match.1), String(match.2)))
+            }
+        }
+        return found
     }
 
     private static func expectSame(_ yaml: String) throws {

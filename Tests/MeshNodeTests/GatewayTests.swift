@@ -106,7 +106,11 @@ import Testing
     /// something else, with its own rights.
     @Test func xTunIsRefused() async throws {
         let backend = try EchoServer()
-        let pair = try await NodePair(to: backend.port)
+        let files = TemporaryDirectory()
+        let pair = try await NodePair(
+            to: backend.port,
+            serverSettings: "accessLog: {file: \(files.path("log"))}"
+        )
         try await Self.withClient(of: pair.hbone) { client, peer in
             for authority in ["127.0.0.1:\(backend.port)", "proxy.example:443"] {
                 let failure = await #expect(throws: ConnectFailure.self) {
@@ -120,6 +124,9 @@ import Testing
             }
         }
         #expect(backend.accepted == 0)
+        for line in try await AccessLogTests.wait(for: 2, in: files.path("log")) {
+            #expect(line["outcome"] == "refused" && line["status"] == "400" && line["code"] == "badRequest", "\(line)")
+        }
         await pair.stop()
     }
 

@@ -51,4 +51,46 @@ import Testing
         _ = try await conversation.end()
         taken.close()
     }
+
+    /// The administration of the process that is replaced is reached until the start of the other one is certain.
+    @Test(arguments: [true, false]) func aUnixSocketIsReplacedLast(starts: Bool) async throws {
+        let directory = TemporaryDirectory()
+        let taken = try EchoServer()
+        let socket = directory.path("admin.sock")
+        func node(_ name: String, _ more: String) throws -> Node {
+            let file = try directory.write(
+                name,
+                """
+                identity: \(TestCertificates.shared.path(.server))
+                listeners:
+                - {name: hbone, bind: "127.0.0.1:\(FreePort.next())", protocol: hbone}
+                admin: \(socket)
+                \(more)
+                """
+            )
+            return Node(try NodeConfiguration.load(file), loops: 1, logger: Logger(label: "test"))
+        }
+        func identity() -> ino_t? {
+            var status = stat()
+            return lstat(socket, &status) == 0 ? status.st_ino : nil
+        }
+        let first = try node("first.yaml", "")
+        _ = try await first.start()
+        let before = try #require(identity())
+        let port = starts ? FreePort.next() : taken.port
+        let second = try node("second.yaml", "metrics: \"127.0.0.1:\(port)\"")
+        let place = try SocketAddress(ip: "127.0.0.1", port: 0)
+        let inherited = InheritedSockets([
+            try ListeningSocket(bind: place, named: "other", options: .defaults)
+        ])
+        let ready = try? await second.start(adopting: inherited)
+        #expect((ready != nil) == starts)
+        let isSame = identity() == before
+        #expect(isSame != starts)
+        #expect(!FileManager.default.fileExists(atPath: socket + ".new"))
+        await first.drain(deadline: .zero)
+        await second.drain(deadline: .zero)
+        #expect(!FileManager.default.fileExists(atPath: socket))
+        taken.close()
+    }
 }

@@ -196,6 +196,40 @@ import Testing
         await end(client, server)
     }
 
+    /// The one for bulk is a session as any other.
+    @Test(arguments: [true, false]) func itCountsAmongTheSessions(isFirst: Bool) async throws {
+        let server = try await OpenSSHServer()
+        let echo = try EchoServer()
+        let destination = try Authority(parsing: echo.authority)
+        let client = try await client(server, sessions: 2)
+        if isFirst {
+            #expect(try await converse(client, with: destination, bulk) == false)
+            try await eventually("the ssh program has logged in") { try await isBulk(destination, client) }
+        }
+        // A destination that does not answer asks for another session.
+        let count = try await loop.execute {
+            client.withValue { client in
+                let session = client.pool.sessions.first as? SSHSession
+                session?.isHeldUp = true
+                session?.onHeldUp?()
+                session?.isHeldUp = false
+                return client.pool.count
+            }
+        }
+        #expect(count == 2)
+        if isFirst {
+            #expect(try await converse(client, with: destination, bulk) == true)
+        } else {
+            try await eventually("there are two sessions") {
+                try await loop.execute { client.withValue { $0.pool.sessions.count } } == 2
+            }
+            for _ in 0..<2 { #expect(try await converse(client, with: destination, bulk) == false) }
+        }
+        let logins = server.log.split(whereSeparator: \.isNewline).filter { $0.contains("Accepted publickey") }
+        #expect(logins.count == 2, "\(server.log)")
+        await end(client, server)
+    }
+
     /// The server lets nobody in any more: nothing is lost, and it is not asked again.
     @Test func aServerThatRefusesTheSecondLogin() async throws {
         let server = try await OpenSSHServer()

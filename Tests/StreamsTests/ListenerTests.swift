@@ -104,6 +104,38 @@ struct ListenerTests {
         }
     }
 
+    @Test("a Unix socket moves over another one, and not over what is no socket")
+    func unixPathMoves() async throws {
+        try await withDirectory { directory in
+            try await withLoop { loop in
+                let address = try SocketAddress(unixPath: directory + "/s")
+                let beside = try SocketAddress(unixPath: directory + "/s.new")
+                let old = try await Self.greeter(address, on: loop)
+                let asked = Mutex(0)
+                let new = try await Self.greeter(beside, on: loop, accepted: { _ in asked.withLock { $0 += 1 } })
+                try await loop.execute { try new.withValue { try $0.move(to: address) } }
+                #expect(greeting(from: address) == "hello" && asked.withLock { $0 } == 1)
+                #expect(access(beside.ip, F_OK) != 0)
+                // What the old one leaves is not its own any more.
+                try await loop.execute { old.withValue { $0.close() } }
+                #expect(greeting(from: address) == "hello" && asked.withLock { $0 } == 2)
+
+                let file = directory + "/precious"
+                #expect(FileManager.default.createFile(atPath: file, contents: Data("content".utf8)))
+                let precious = try SocketAddress(unixPath: file)
+                await #expect {
+                    try await loop.execute { try new.withValue { try $0.move(to: precious) } }
+                } throws: { error in
+                    (error as? StreamError)?.code == .addressInUse
+                }
+                #expect(FileManager.default.contents(atPath: file) == Data("content".utf8))
+                #expect(greeting(from: address) == "hello")
+                try await loop.execute { new.withValue { $0.close() } }
+                #expect(access(address.ip, F_OK) != 0)
+            }
+        }
+    }
+
     @Test("a live owner whose queue is full does not block the loop that asks for its path")
     func unixPathOfBusyOwner() async throws {
         try await withDirectory { directory in

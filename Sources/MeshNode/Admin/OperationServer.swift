@@ -11,18 +11,27 @@ final class OperationServer {
     private let gate: OperationGate
     private let handler: Handler
     private var listener: Listener?
+    /// Where it will listen once ``takePlace()`` is called.
+    private var place: SocketAddress?
     private var connections: [ObjectIdentifier: OperationConnection] = [:]
+    /// Those that have not asked yet: whoever connects and says nothing shuts out no probe.
+    private let newcomers = Newcomers(limit: OperationServer.limit)
 
-    /// Who asks more at once has to wait for none.
+    /// Of those that have not asked, and of those whose answer is under way.
     private static let limit = 64
 
     /// - Parameters:
     ///   - address: Where it listens, unless it goes on with `socket`.
+    ///   - socket: One that another process has handed over.
+    ///   - isHeir: Another process may have a Unix socket at `address`, which cannot be handed over: that one is
+    ///     reached there until ``takePlace()``.
+    ///   - loop: Where it lives.
     ///   - handler: Answers, from any thread.
     /// - Throws: ``Streams/StreamError`` when nothing can listen there.
     init(
         at address: SocketAddress,
         adopting socket: ListeningSocket?,
+        replacing isHeir: Bool = false,
         on loop: EventLoop,
         handler: @escaping Handler
     ) throws(StreamError) {
@@ -40,8 +49,28 @@ final class OperationServer {
         if let socket {
             listener = try Listener(adopting: socket, on: loop, options: options, accept: accept)
         } else {
-            listener = try Listener(bind: address, on: loop, options: options, accept: accept)
+            var bind = address
+            if isHeir, address.isUnix {
+                bind = try Self.placeBeside(address)
+                place = address
+            }
+            listener = try Listener(bind: bind, on: loop, options: options, accept: accept)
         }
+    }
+
+    /// In the same directory, since a file moves in one step only there.
+    private static func placeBeside(_ address: SocketAddress) throws(StreamError) -> SocketAddress {
+        if let longer = try? SocketAddress(unixPath: address.ip + ".new") { return longer }
+        return try SocketAddress(unixPath: String(address.ip.dropLast()) + "~")
+    }
+
+    /// Is reached at its address from now on, and the process before it no longer: for the end of a start.
+    ///
+    /// - Throws: ``Streams/StreamError``; the process before it is reached still.
+    func takePlace() throws(StreamError) {
+        guard let listener, let place else { return }
+        try listener.move(to: place)
+        self.place = nil
     }
 
     var localAddress: SocketAddress? { listener?.localAddress }
@@ -69,12 +98,18 @@ final class OperationServer {
         if socket.peerAddress?.isUnix ?? true, gate.bind == nil, socket.peerProcess?.isTrusted != true {
             return socket.reset(StreamError(.denied, "the process belongs to another user"))
         }
-        guard connections.count < Self.limit else {
-            return socket.reset(StreamError(.limit, "too many ask at once"))
-        }
         let connection = OperationConnection(socket, gate, handler)
+        let key = newcomers.add { [weak connection] in connection?.end() }.key
         connections[ObjectIdentifier(connection)] = connection
+        connection.asks = { [weak self] in
+            guard let self else { return false }
+            // It is among the newcomers still.
+            let isFree = connections.count - newcomers.count < Self.limit
+            newcomers.remove(key)
+            return isFree
+        }
         connection.ended = { [weak self, unowned connection] in
+            self?.newcomers.remove(key)
             self?.connections[ObjectIdentifier(connection)] = nil
         }
         connection.start()
@@ -89,6 +124,8 @@ final class OperationServer {
 /// One request and its response. Confined to its loop; its server keeps it until it has ended.
 final class OperationConnection: StreamObserver {
     var ended: () -> Void = {}
+    /// Whether it may ask: called once, when its request is there.
+    var asks: () -> Bool = { true }
     private let client: Socket
     private let gate: OperationGate
     private let handler: OperationServer.Handler
@@ -157,6 +194,7 @@ final class OperationConnection: StreamObserver {
     }
 
     private func ask(_ request: OperationRequest, hasBody: Bool) {
+        guard asks() else { return answer(OperationResponse(503, "too many ask at once"), hasBody: hasBody) }
         state = .asked
         // What takes longer than a scrape may is a loop that hangs: for the handler to find out.
         timer?.schedule(after: .seconds(60))

@@ -24,6 +24,9 @@ struct EffectiveConfiguration {
     ]
 
     private static let timeouts: [Default] = [("head", "15s"), ("idle", "60s"), ("upstream", "5m")]
+    private static let limits: [Default] = [
+        ("head", "32KiB"), ("fields", "100"), ("requests", "10000"), ("connections", "20000"),
+    ]
     /// The protocols that a load balancer can stand in front of.
     private static let announced = Set(ProxyProtocolDecoder.protocols.map(\.rawValue))
 
@@ -56,6 +59,9 @@ struct EffectiveConfiguration {
             if kind == "https" { add([("clients", "none")], to: &listener) }
             if value(of: "timeouts", in: listener) == nil { append("timeouts", mapping, to: &listener) }
             edit(&listener, "timeouts") { add(timeouts, to: &$0) }
+            if value(of: "limits", in: listener) == nil { append("limits", mapping, to: &listener) }
+            edit(&listener, "limits") { add(limits, to: &$0) }
+            edit(&listener, "routes") { edit(each: &$0) { add([("path", "/")], to: &$0) } }
         case "transparent":
             add(transparent, to: &listener)
             if text(of: "direction", in: listener) == "inbound" { add([("plaintext", "deny")], to: &listener) }

@@ -26,15 +26,6 @@ final class HBONEFront {
 
     /// Answers a request, now or later.
     func handle(_ pending: PendingConnect) {
-        guard pending.request.tunnelDestination == nil else {
-            peerLog.log(
-                .notice,
-                "refused",
-                of: Self.name(of: pending),
-                ["reason": "x-tun is not served", "to": "\(Printable.escape(pending.request.authority))"]
-            )
-            return pending.reject(.innerTunnel)
-        }
         let request = StreamRequest(
             source: pending.peer.map { .peer($0) } ?? .unauthenticated,
             sourceIP: pending.remoteAddress?.address ?? .loopbackIPv4,
@@ -43,6 +34,7 @@ final class HBONEFront {
             hops: HopTrail(parsing: pending.request.forwarded),
             now: WallClock.system.seconds
         )
+        guard pending.request.tunnelDestination == nil else { return refuseInnerTunnel(pending, request) }
         let plan = opener.plan(request)
         switch plan.outcome {
         case .refused(let refusal):
@@ -53,6 +45,19 @@ final class HBONEFront {
             let headers = HopHeaders.next(pending.request, for: plan)
             open(plan, for: pending, headers, failure: "next hop failed", to: route.authority)
         }
+    }
+
+    private func refuseInnerTunnel(_ pending: PendingConnect, _ request: StreamRequest) {
+        let error = StreamError(.badRequest, "x-tun is not served")
+        peerLog.log(
+            .notice,
+            "refused",
+            of: Self.name(of: pending),
+            ["reason": "\(error.message)", "to": "\(Printable.escape(pending.request.authority))"]
+        )
+        let rejection = ConnectRejection.innerTunnel
+        if carrier.records.isOn { begin(opener.plan(request), for: pending)?.refuse(error, status: rejection.status) }
+        pending.reject(rejection)
     }
 
     private func begin(_ plan: StreamPlan, for pending: PendingConnect) -> StreamTicket? {

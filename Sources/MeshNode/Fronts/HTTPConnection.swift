@@ -234,7 +234,7 @@ class HTTPConnection: StreamObserver, TurnTask {
     /// Opens the stream of a plan; ``cancel`` ends that with the client.
     func open(_ plan: StreamPlan, _ completion: @escaping (Result<StreamOpener.Opened, StreamError>) -> Void) {
         var isDone = false
-        let cancel = carrier.open(plan) { [self] result in
+        let cancel = carrier.open(plan, from: client) { [self] result in
             isDone = true
             self.cancel = nil
             completion(result)

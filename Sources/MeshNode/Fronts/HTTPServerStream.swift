@@ -1,4 +1,5 @@
 import CLinux
+import H2Transport
 import Streams
 
 /// A proxy's connection to a server, as its relay sees the client's side: what is read from here are requests, what is
@@ -16,6 +17,9 @@ final class HTTPServerStream: ByteStream, TurnTask {
         self.connection = connection
         super.init(loop: connection.loop)
     }
+
+    /// Of whoever asks: what the record of a stream has.
+    var clientAddress: SocketAddress? { connection.flatMap { PeerFacts(of: $0.client).address } }
 
     override var peerDescription: String { connection?.clientDescription ?? "an HTTP client" }
 

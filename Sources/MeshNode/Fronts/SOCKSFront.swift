@@ -27,7 +27,9 @@ enum SOCKSFront {
                     // A reload during the handshake.
                     guard carrier.access(to: listener).isSame(as: access) else {
                         let reason = "the users of listener '\(listener.name)' have changed meanwhile"
-                        connection.refuse(StreamError(.denied, reason))
+                        let error = StreamError(.denied, reason)
+                        carrier.refuse(carrier.request(of: socket, to: destination), from: socket, error)
+                        connection.refuse(error)
                         return {}
                     }
                     return carrier.connect(connection, carrier.request(of: socket, to: destination))

@@ -103,24 +103,29 @@ final class StreamCarrier {
 
     /// Plans the stream and opens it; says in the log why there is none.
     ///
-    /// - Parameter completion: Called once, on the loop, unless the returned function is called before; for a refused
-    ///   request from inside this call. Why it was refused is for this side's log and for clients of this machine, not
-    ///   for peers.
+    /// - Parameters:
+    ///   - client: Who asks, for the record of a stream that is refused.
+    ///   - completion: Called once, on the loop, unless the returned function is called before; for a refused request
+    ///     from inside this call. Why it was refused is for this side's log and for clients of this machine, not for
+    ///     peers.
     func open(
         _ request: StreamRequest,
+        from client: ByteStream? = nil,
         headers: HeaderFields = [:],
         completion: @escaping (Result<StreamOpener.Opened, StreamError>) -> Void
     ) -> StreamOpener.Cancellation {
-        open(opener.plan(request), headers: headers, completion: completion)
+        open(opener.plan(request), from: client, headers: headers, completion: completion)
     }
 
     /// The same, for what is planned already.
     func open(
         _ plan: StreamPlan,
+        from client: ByteStream? = nil,
         headers: HeaderFields = [:],
         completion: @escaping (Result<StreamOpener.Opened, StreamError>) -> Void
     ) -> StreamOpener.Cancellation {
         let ticket = records.begin(plan, at: front)
+        if let ticket, let client { ticket.client = Self.address(of: client) }
         let cancel = opener.open(plan, headers: headers) { [self] result in
             var result = result
             switch result {
@@ -151,9 +156,16 @@ final class StreamCarrier {
     }
 
     /// A stream that a front refuses, without asking what becomes of it.
-    func refuse(_ request: StreamRequest, _ error: StreamError) {
-        guard records.isOn else { return }
-        records.begin(opener.plan(request), at: front)?.refuse(error)
+    func refuse(_ request: StreamRequest, from client: ByteStream, _ error: StreamError) {
+        guard records.isOn, let ticket = records.begin(opener.plan(request), at: front) else { return }
+        ticket.client = Self.address(of: client)
+        ticket.refuse(error)
+    }
+
+    /// With its port: of a connection, of what TLS in it carries, or of whoever asks a proxy.
+    private static func address(of client: ByteStream) -> SocketAddress? {
+        if let exchanges = client as? HTTPServerStream { return exchanges.clientAddress }
+        return PeerFacts(of: client).address
     }
 
     /// Whether what `plan` allows may use a stream that another plan for the same destination has opened: it would take
@@ -201,7 +213,7 @@ final class StreamCarrier {
             return client.reset(reason)
         }
         let logger = logger
-        if let ticket = opened.ticket, let socket = client as? Socket { ticket.client = socket.peerAddress }
+        if let ticket = opened.ticket, ticket.client == nil { ticket.client = Self.address(of: client) }
         live.relay(client, early: early, certificate: certificate, opened, for: request, use: use) { result in
             guard let failure = result.failure else { return }
             // A server of TLS 1.3 says only now that it does not want this side's certificate, or misses one.
@@ -223,7 +235,7 @@ final class StreamCarrier {
         early: [UInt8] = [],
         certificate: CertificateName? = nil
     ) {
-        _ = open(request) { [self] result in
+        _ = open(request, from: client) { [self] result in
             switch result {
             case .success(let opened): join(client, early: early, certificate: certificate, opened, request)
             case .failure(let error): client.reset(error)

@@ -13,19 +13,32 @@ enum TransparentFront {
         _ carrier: StreamCarrier,
         _ names: VirtualNames?
     ) {
-        let destination: Authority
-        switch original(of: socket, listener).flatMap({ named($0, names) }) {
-        case .success(let authority): destination = authority
+        let original: Authority
+        switch Self.original(of: socket, listener) {
+        case .success(let authority): original = authority
+        // No record either: what would have to be told is where it was going.
         case .failure(let error): return refuse(socket, error, listener, carrier)
         }
         let client = socket.peerAddress?.address ?? .loopbackIPv4
+        func request(to destination: Authority) -> StreamRequest {
+            switch listener.transparency.direction {
+            case .outbound: carrier.request(of: socket, to: destination)
+            case .inbound: anybody(at: client, to: destination)
+            }
+        }
+        let destination: Authority
+        switch named(original, names) {
+        case .success(let authority): destination = authority
+        case .failure(let error):
+            carrier.refuse(request(to: original), from: socket, error)
+            return refuse(socket, error, listener, carrier)
+        }
         switch (listener.transparency.direction, listener.transparency.plaintext) {
-        case (.outbound, _): carrier.carry(socket, carrier.request(of: socket, to: destination))
         case (.inbound, .deny):
             let reason = "plain connections are refused here ('plaintext: deny'): come through the mesh"
-            carrier.refuse(anybody(at: client, to: destination), StreamError(.denied, reason))
+            carrier.refuse(request(to: destination), from: socket, StreamError(.denied, reason))
             refuse(socket, StreamError(.denied, "\(client) to \(destination): \(reason)"), listener, carrier)
-        case (.inbound, .allow): carrier.carry(socket, anybody(at: client, to: destination))
+        case (.outbound, _), (.inbound, .allow): carrier.carry(socket, request(to: destination))
         }
     }
 

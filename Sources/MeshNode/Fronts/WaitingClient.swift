@@ -23,7 +23,7 @@ extension StreamCarrier {
     ///
     /// - Returns: What to call when the client has gone meanwhile.
     func connect(_ waiting: some WaitingClient, _ request: StreamRequest) -> () -> Void {
-        open(request) { [self] result in
+        open(request, from: waiting.client) { [self] result in
             switch result {
             case .success(let opened):
                 guard let early = waiting.succeed() else {

@@ -1,4 +1,3 @@
-import Glibc
 import H2Transport
 import Logging
 import MeshIdentity
@@ -82,19 +81,21 @@ extension Node {
 
     /// Starts what the configuration asks for beside listeners.
     ///
+    /// - Parameters:
+    ///   - inherited: Sockets that listen already.
+    ///   - isHeir: Another process may have these servers; see ``takePlaces(_:)``.
     /// - Throws: ``Streams/StreamError`` when one of them cannot listen; none does then.
     func startServices(
         _ configuration: NodeConfiguration,
-        _ inherited: InheritedSockets
+        _ inherited: InheritedSockets,
+        replacing isHeir: Bool
     ) async throws -> [Service] {
         var services: [Service] = []
         do {
             let admin = try configuration.adminSocket.map { try SocketAddress(unixPath: $0) }
             if let address = admin ?? configuration.admin?.socketAddress {
-                // The process that is replaced has a socket there still, and no way to hand it over.
-                if address.isUnix, inherited.count > 0 { unlink(address.ip) }
                 services.append(
-                    try await service("admin", at: address, inherited) { [weak self] request in
+                    try await service("admin", at: address, inherited, replacing: isHeir) { [weak self] request in
                         await self?.answerAdministration(request) ?? .stopping
                     }
                 )
@@ -124,16 +125,31 @@ extension Node {
         _ name: String,
         at address: SocketAddress,
         _ inherited: InheritedSockets,
+        replacing isHeir: Bool = false,
         _ handler: @escaping OperationServer.Handler
     ) async throws -> Service {
         let socket = address.isUnix ? nil : inherited.take(name: name, bind: address)
         let (loop, logger) = (group.loops[0], logger)
         let server = try await loop.execute {
-            let server = try OperationServer(at: address, adopting: socket, on: loop, handler: handler)
-            logger.notice("\(name) is served", metadata: ["at": "\(server.localAddress ?? address)"])
+            let server = try OperationServer(
+                at: address,
+                adopting: socket,
+                replacing: isHeir,
+                on: loop,
+                handler: handler
+            )
+            let place = address.isUnix ? address : server.localAddress ?? address
+            logger.notice("\(name) is served", metadata: ["at": "\(place)"])
             return LoopBound(server, on: loop)
         }
         return Service(name: name, server: server)
+    }
+
+    /// The servers are reached where the process that is replaced had them: nothing may fail any more after this.
+    func takePlaces(_ services: [Service]) async throws {
+        for service in services {
+            try await service.server.loop.execute { try service.server.withValue { try $0.takePlace() } }
+        }
     }
 
     func stopServices() async {
@@ -164,7 +180,7 @@ extension Node {
             return OperationResponse(type: PrometheusText.contentType, body: Array(await metricsText().utf8))
         case "/healthz":
             // A loop that hangs does not come back from this.
-            _ = await reports()
+            for worker in state.withLock({ $0.workers }) { try? await worker.loop.execute {} }
             return OperationResponse(200, "ok")
         default:
             let unready = await whyNotReady()

@@ -111,10 +111,13 @@ public final class Node: Sendable {
             )
         }
         try mark(for: configuration)
+        // Before the listeners take what is theirs.
+        let isHeir = inherited.count > 0
         let prepared = try await prepare(configuration, beside: [], adopting: inherited, workers)
         var services: [Service] = []
+        let heartbeat: LoopBound<CaptureHeartbeat>?
         do {
-            services = try await startServices(configuration, inherited)
+            services = try await startServices(configuration, inherited, replacing: isHeir)
             snapshot = try NodeSnapshot(
                 configuration: configuration,
                 credential: credential,
@@ -125,6 +128,8 @@ public final class Node: Sendable {
                 warn: warn
             )
             try await hand(snapshot, to: workers)
+            heartbeat = try await self.heartbeat(for: configuration)
+            try await takePlaces(services)
             try await open(prepared)
         } catch {
             await stop(services)
@@ -137,7 +142,6 @@ public final class Node: Sendable {
                 metadata: ["address": "\(address)"]
             )
         }
-        let heartbeat = try await heartbeat(for: configuration)
         state.withLock { state in
             state.workers = workers
             state.heartbeat = heartbeat

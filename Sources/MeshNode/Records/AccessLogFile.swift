@@ -89,13 +89,21 @@ final class AccessLogFile {
         return fstat(descriptor, &status) == 0 && status.st_mode & S_IFMT == S_IFIFO
     }
 
+    private static func isPipe(at path: String) -> Bool {
+        var status = stat()
+        return stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFIFO
+    }
+
     /// For this user, and to be read by its group: those who collect logs.
     ///
     /// - Throws: ``Streams/StreamError`` when it cannot be opened.
     static func open(_ path: String?) throws(StreamError) -> Int32 {
         guard let path else { return STDOUT_FILENO }
         // A named pipe that nobody reads must not hold up the start.
-        let descriptor = Glibc.open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0o640)
+        let flags = O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK
+        var descriptor = Glibc.open(path, O_WRONLY | O_CREAT | flags, 0o640)
+        // Nor must it end it: for both directions, the kernel opens one without a reader. What is written waits in it.
+        if descriptor < 0, errno == ENXIO, isPipe(at: path) { descriptor = Glibc.open(path, O_RDWR | flags) }
         guard descriptor >= 0 else { throw .system(errno, "opening the access log \(path)") }
         _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) & ~O_NONBLOCK)
         return descriptor

@@ -6,8 +6,9 @@ import Streams
 /// what a page of live streams shows before. Made only where somebody wants to know. Confined to its loop.
 ///
 /// ```
-///   begun ── refused, failed, given up ──→ recorded
-///     └──── opened ──→ joined ── ended ──→ recorded
+///   begun ── refused, failed, given up ──→ recorded: refused
+///     └──── opened ── given up ──→ recorded: cut
+///              └──→ joined ── ended ──→ recorded: ended, or cut
 /// ```
 final class StreamTicket {
     /// Unique in its process.
@@ -59,10 +60,10 @@ final class StreamTicket {
         finish(.refused, sent: 0, received: 0, failure: error, by: .node, status: status)
     }
 
-    /// The client has gone before the stream was there.
+    /// The client has gone before the stream was there, or before the two could be joined.
     func giveUp() {
         let reason = StreamError(.closed, "the client gave up")
-        finish(.refused, sent: 0, received: 0, failure: reason, by: .client, status: nil)
+        finish(isOpen ? .cut : .refused, sent: 0, received: 0, failure: reason, by: .client, status: nil)
     }
 
     /// The relay is over.

@@ -62,7 +62,7 @@ final class SSHSource: PathSource {
     private func note(_ traffic: StreamTraffic, of stream: ByteStream) {
         // Those of tunnels inside of SSH are not among them.
         guard let channel = channels.first(where: { $0.stream === stream }) else { return }
-        sessions.bulk?.note(traffic, to: channel.destination, beside: sessions.sessions.first)
+        sessions.bulk?.note(traffic, to: channel.destination, beside: sessions.besideBulk)
     }
 
     /// A session shows no mesh credential, and has timeouts of its own.

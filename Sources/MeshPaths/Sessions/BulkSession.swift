@@ -43,6 +43,9 @@ final class BulkSession {
         self.logger = logger
     }
 
+    /// Whether there is a session, or one is on its way.
+    var isInUse: Bool { session != nil }
+
     /// Where the next stream to `destination` is opened; nil: as any other.
     func connection(for destination: Authority) -> (any SSHConnection)? {
         guard let open = session?.open, destinations.contains(destination) else { return nil }
@@ -52,7 +55,7 @@ final class BulkSession {
 
     /// A stream to `destination` has turned out to carry `traffic`.
     ///
-    /// - Parameter first: A session by libssh2 that is open, if there is one.
+    /// - Parameter first: A session by libssh2 that is open, if there is one and there may be another.
     func note(_ traffic: StreamTraffic, to destination: Authority, beside first: (any SSHConnection)?) {
         destinations.removeAll { $0 == destination }
         guard traffic == .bulk, !isClosed else { return }

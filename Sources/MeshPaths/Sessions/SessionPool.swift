@@ -70,6 +70,12 @@ final class SessionPool {
     /// Sessions that are open.
     var sessions: [any SSHConnection] { ([first] + others).compactMap(\.open) }
 
+    /// All that there are and are on their way; the first one always has its place.
+    var count: Int { 1 + others.count + (bulk?.isInUse == true ? 1 : 0) }
+
+    /// A session that another one for bulk may be opened beside; nil where there is none, or no room.
+    var besideBulk: (any SSHConnection)? { count < limit ? sessions.first : nil }
+
     /// The open session with the fewest streams, of those that open them at once if there is one.
     var leastLoaded: (any SSHConnection)? {
         sessions.min { (Self.isHeldUp($0) ? 1 : 0, $0.streamCount) < (Self.isHeldUp($1) ? 1 : 0, $1.streamCount) }
@@ -140,7 +146,7 @@ final class SessionPool {
     }
 
     private func grow() {
-        guard !isClosed, !isGrowing, others.count + 1 < limit, loop.now >= growsAgainAt else { return }
+        guard !isClosed, !isGrowing, count < limit, loop.now >= growsAgainAt else { return }
         isGrowing = true
         let session = SharedSession(login.withoutQuestions, on: loop)
         watch(session)

@@ -196,7 +196,9 @@ struct OpenSSHLogin: Sendable {
         case .file(let path): file = path
         case .agent: file = directory.publicKey
         }
-        return ["-i", file, "-o", "IdentitiesOnly=yes", "-o", "PreferredAuthentications=publickey"]
+        // A login that nobody has asked for leaves nothing in an agent.
+        let options = ["IdentitiesOnly=yes", "PreferredAuthentications=publickey", "AddKeysToAgent=no"]
+        return ["-i", file] + options.flatMap { ["-o", $0] }
     }
 
     /// What makes it a master, before the user's own: the first value of an option counts.

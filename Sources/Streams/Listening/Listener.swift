@@ -15,6 +15,8 @@ public final class Listener: PollHandler {
     private var descriptor: Int32
     /// Of a Unix socket: what stands at its path.
     private let file: FileIdentity?
+    /// Of a Unix socket: where that is.
+    private var place: SocketAddress
     private let targets: [EventLoop]
     private var turn = 0
     private var shortLived = ShortLivedConnections()
@@ -73,7 +75,15 @@ public final class Listener: PollHandler {
             _ = Glibc.close(descriptor)
             throw StreamError(error.code, "cannot go on with the listener on \(socket.address): \(error.message)")
         }
-        try self.init(descriptor, socket.address, on: loop, options, spreadOver: targets, isPaused: isPaused, accept: accept)
+        try self.init(
+            descriptor,
+            socket.address,
+            on: loop,
+            options,
+            spreadOver: targets,
+            isPaused: isPaused,
+            accept: accept
+        )
     }
 
     /// `descriptor` is closed when this fails.
@@ -94,6 +104,7 @@ public final class Listener: PollHandler {
         self.descriptor = descriptor
         self.localAddress = localAddress
         file = Self.file(at: localAddress)
+        place = localAddress
         // What it accepts inherits it, without a system call for each.
         if !localAddress.isUnix { Socket.set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY, 1) }
         reserve = Self.openReserve()
@@ -157,7 +168,28 @@ public final class Listener: PollHandler {
     private func release() {
         closeDescriptors()
         // Another process may have put its own in this place.
-        if localAddress.isUnix, Self.file(at: localAddress) == file { unlink(localAddress.ip) }
+        if place.isUnix, Self.file(at: place) == file { unlink(place.ip) }
+    }
+
+    /// Of a Unix socket: gives it another path, in one step. The socket that stands there, of another process maybe, is
+    /// reached by nobody any more; what is no socket stays. ``localAddress`` goes on saying where it was bound. Loop
+    /// only.
+    ///
+    /// - Throws: ``StreamError``; the listener keeps its path then.
+    package func move(to address: SocketAddress) throws(StreamError) {
+        loop.preconditionInLoop()
+        guard descriptor >= 0, place.isUnix, address.isUnix else {
+            throw StreamError(.closed, "the listener on \(place) cannot move to \(address)")
+        }
+        var status = stat()
+        if lstat(address.ip, &status) == 0, status.st_mode & S_IFMT != S_IFSOCK {
+            throw StreamError(
+                .addressInUse,
+                "cannot listen on \(address): there is something that is not a socket. Remove it or choose another path"
+            )
+        }
+        guard rename(place.ip, address.ip) == 0 else { throw .system(errno, "cannot listen on \(address)") }
+        place = address
     }
 
     private struct FileIdentity: Equatable {

@@ -53,7 +53,7 @@ struct ExecCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "How long the command may take on each of many machines. (default: no limit)",
+            "How long the command may take on each of many machines, or with --output json. (default: no limit)",
             valueName: "TIME"
         )
     )
@@ -69,6 +69,13 @@ struct ExecCommand: AsyncParsableCommand {
             throw ValidationError("give the command after `--`: bootstrap exec DEST -- uname -a")
         }
         guard (1...256).contains(parallel) else { throw ValidationError("--parallel is from 1 to 256") }
+        let isAlone = destination != nil && inventory == nil && !all && label.isEmpty
+        guard timeout == nil || !isAlone || output == .json else {
+            throw ValidationError(
+                "--timeout is for many machines, or for --output json: on one, the command has your terminal for as "
+                    + "long as it runs. Write `timeout 30 bootstrap exec …`, or `-- timeout 30 COMMAND`"
+            )
+        }
     }
 
     func run() async throws {
@@ -83,7 +90,8 @@ struct ExecCommand: AsyncParsableCommand {
             for target in targets { try requireFile(NameTemplate.expand(transfer.source, for: target.name), "--put") }
         }
         let transfers = FileTransfers(put: put, get: get)
-        if destination != nil, targets.count == 1, output == .text {
+        // An inventory may have one machine, or none.
+        if destination != nil, targets.count == 1, output == .text, timeout == nil {
             return try await ForegroundCommand(
                 target: targets[0],
                 command: line,

@@ -126,6 +126,12 @@ import Testing
             ["exec", "\(OpenSSHServer.user)@127.0.0.1:\(FreePort.next())"] + journey.sshOptions + ["--", "true"]
         )
         #expect(nobody.status == .exited(6))
+        // A limit that would not hold is refused before anybody logs in.
+        let limited = try await journey.run(
+            ["exec", journey.destination, "--timeout", "1s", "--put", "/etc/passwd:/tmp/x"] + journey.sshOptions
+                + ["--", "true"]
+        )
+        #expect(limited.status == .exited(2) && limited.standardError.contains("--timeout is for many machines"))
         let nothing = try await journey.run(["exec", journey.destination] + journey.sshOptions)
         #expect(nothing.status == .exited(2))
         #expect(nothing.standardError.contains("after `--`"))

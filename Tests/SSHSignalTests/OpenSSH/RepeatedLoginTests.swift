@@ -80,6 +80,34 @@ import Testing
         await server.stop()
     }
 
+    /// Whoever wants keys in the agent wants them after a login of his own.
+    @Test func nothingIsLeftInTheAgent() async throws {
+        let server = try await OpenSSHServer()
+        let agent = try await SessionAuthenticationTests.Agent()
+        let hosts = try files.directory.write(
+            "known_hosts",
+            "[127.0.0.1]:\(server.port) " + server.directory.read("host_ed25519.pub")
+        )
+        let login = try SSHLogin(
+            to: Destination(user: OpenSSHServer.user, host: "127.0.0.1", port: server.port),
+            arguments: SSHArguments(
+                configurationFile: "none",
+                options: ["UserKnownHostsFile=\(hosts)", "IdentityAgent=\(agent.socket)", "AddKeysToAgent=yes"],
+                identityFiles: [server.userKey]
+            ),
+            prompts: SSHLogin.Prompts(warn: { _ in })
+        )
+        let first = try await login.connect(on: testLoops.next())
+        let again = try #require(try await repeated(login, of: first))
+        let second = try await again.connect(on: testLoops.next())
+        #expect(try await second.isOpenSSH)
+        let listed = try await ChildProcess.run("ssh-add", ["-l"], environment: ["SSH_AUTH_SOCK": agent.socket])
+        #expect(listed.standardOutput.contains("no identities"), "\(listed.standardOutput)")
+        await first.close()
+        await second.close()
+        await server.stop()
+    }
+
     /// A passphrase was typed; the engine was chosen; or other hosts are on the way.
     @Test func notWhereSomebodyWouldBeAsked() async throws {
         let server = try await OpenSSHServer()
