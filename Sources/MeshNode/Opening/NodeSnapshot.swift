@@ -21,10 +21,12 @@ final class NodeSnapshot: Sendable {
     let ingress: [String: IngressRules]
     /// Who may use the listeners that ask for a password, by their names.
     let passwords: [String: PasswordCheck]
+    /// Who may use the listeners that ask for a token, by their names.
+    let tokens: [String: TokenCheck]
     /// Where streams leave their lines; nil: nowhere.
     let accessLog: AccessLog?
 
-    /// - Throws: What is wrong with the credential, with the SSH login of an endpoint, or with a file of users.
+    /// - Throws: What is wrong with the credential, with the SSH login of an endpoint, or with a file of users or keys.
     init(
         configuration: NodeConfiguration,
         credential: Credential,
@@ -77,6 +79,13 @@ final class NodeSnapshot: Sendable {
             if let file = listener.users { passwords[listener.name] = PasswordCheck(try UserFile(loading: file)) }
         }
         self.passwords = passwords
+        var tokens: [String: TokenCheck] = [:]
+        for listener in configuration.listeners {
+            if let settings = listener.tokens {
+                tokens[listener.name] = try TokenCheck(settings, of: listener.name)
+            }
+        }
+        self.tokens = tokens
         var ingress: [String: IngressRules] = [:]
         for listener in configuration.listeners where listener.protocol.isIngress {
             ingress[listener.name] = try IngressRules(listener, own: credential, trust: trust)
