@@ -80,13 +80,25 @@ import YAML
         try expectIssues("identity: /i\nlisteners:\n\(listeners)\n", expected)
     }
 
-    /// A rule about HTTP needs somebody who reads it.
+    /// A rule about HTTP needs somebody who reads it, and one about tokens somebody who verifies them.
     @Test(arguments: [
         ("to: [{methods: [GET]}]", "sni", false), ("to: [{ports: [1], notPaths: [/a]}]", "sni", false),
-        ("from: [{requestPrincipals: ['*']}]", "hbone", false), ("to: [{ports: [1]}]", "hbone", true),
-        ("to: [{methods: [GET]}]", "http-proxy", true), ("from: [{notRequestPrincipals: ['*']}]", "http-proxy", true),
+        ("to: [{ports: [1]}]", "hbone", true), ("to: [{methods: [GET]}]", "http-proxy", true),
     ])
     func rulesAboutHTTPNeedAListenerThatReadsIt(_ rule: String, _ kind: String, _ isFine: Bool) throws {
+        try expectRule(rule, kind, isFine ? "" : "methods and paths are read by listeners of protocol http")
+    }
+
+    @Test(arguments: [
+        ("requestPrincipals: ['*']", "hbone", false), ("requestPrincipals: ['*']", "http-proxy", false),
+        ("notRequestPrincipals: ['*']", "http-proxy", false),
+        ("notRequestPrincipals: ['*']", "http-proxy, jwt: {issuer: i, audience: [a], jwks: k}", true),
+    ])
+    func rulesAboutTokensNeedAListenerThatVerifiesThem(_ source: String, _ kind: String, _ isFine: Bool) throws {
+        try expectRule("from: [{\(source)}]", kind, isFine ? "" : "requestPrincipals are of tokens that a listener")
+    }
+
+    private func expectRule(_ rule: String, _ kind: String, _ message: String) throws {
         try expectIssues(
             """
             identity: i
@@ -99,8 +111,7 @@ import YAML
               - {to: [{ports: [2]}]}
               - {\(rule)}
             """,
-            isFine
-                ? "" : "f:9:5: policy 'p': methods, paths and requestPrincipals are read by listeners of protocol http"
+            message.isEmpty ? "" : "f:9:5: policy 'p': \(message)"
         )
     }
 

@@ -123,6 +123,9 @@ import Testing
         let anybody = IngressClient.request(of: facts, to: destination, head: ("DELETE", path))
         #expect(anybody.source == .unauthenticated && anybody.transport == nil)
         #expect(anybody.details == RequestDetails(method: "DELETE", path: "/a"))
+        #expect(anybody.details?.isTokenRead == false)
+        let ann = IngressClient.request(of: facts, to: destination, head: ("DELETE", path), principal: "i/ann")
+        #expect(ann.details == RequestDetails(method: "DELETE", path: "/a", principal: "i/ann", isTokenRead: true))
         facts.identity = try SPIFFEID("spiffe://a/ns/b/sa/c")
         let peer = IngressClient.request(of: facts, to: destination)
         #expect(peer.source == .peer(try SPIFFEID("spiffe://a/ns/b/sa/c")) && peer.details == nil)
@@ -171,6 +174,19 @@ import Testing
         (
             "protocol: http, routes: [{host: b, path: /x, to: 'a:1'}, {host: B, path: /x/, to: 'c:1'}]",
             "has the same 'host'"
+        ),
+        (
+            "protocol: tls, forwardTo: 'a:1', jwt: {issuer: i, audience: [a], jwks: k}",
+            "'jwt' is for protocols http, https and http-proxy"
+        ),
+        ("protocol: socks5, jwt: {issuer: i, audience: [a], jwks: k}", "'jwt' is for protocols http, https and"),
+        (
+            "protocol: http-proxy, users: u, jwt: {issuer: i, audience: [a], jwks: k}",
+            "'users' and 'jwt' both say who may come in"
+        ),
+        (
+            "protocol: http-proxy, jwt: {issuer: i, audience: [a], jwks: k, forwardToken: true}",
+            "'forwardToken' is for http and https"
         ),
         ("protocol: http, redirect: http", "'http' is neither https nor https:PORT"),
         ("protocol: https, routes: [{to: 'a:1'}], hsts: 1y", "'1y' is not a number of seconds"),

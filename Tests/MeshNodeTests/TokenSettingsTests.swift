@@ -21,6 +21,31 @@ import YAML
         )
     }
 
+    /// Of a listener that has it, also beyond loopback: whoever comes shows who he is.
+    @Test func aListenerHasThem() throws {
+        let text = """
+            identity: /i
+            listeners:
+            - name: a
+              bind: "0.0.0.0:1"
+              protocol: http-proxy
+              jwt: {issuer: i, audience: [web], jwks: keys.json}
+            - name: b
+              bind: "0.0.0.0:2"
+              protocol: http
+              routes: [{to: "c:1"}]
+              jwt: {issuer: i, audience: [web], jwks: /k, forwardToken: true}
+            - {name: c, bind: "127.0.0.1:3", protocol: http-proxy}
+            """
+        let listeners = try NodeConfiguration.parse(text, file: "/etc/f").listeners
+        #expect(
+            listeners.map(\.tokens) == [
+                TokenSettings(issuer: "i", audiences: ["web"], keyFile: "/etc/keys.json"),
+                TokenSettings(issuer: "i", audiences: ["web"], keyFile: "/k", forwardsToken: true), nil,
+            ]
+        )
+    }
+
     @Test(arguments: [
         ("{issuer: a, audience: [b]}", "f:1:1: 'jwt' needs the key 'jwks'"),
         ("{issuer: a, jwks: c}", "f:1:1: 'jwt' needs the key 'audience'"),
@@ -28,6 +53,7 @@ import YAML
         ("{issuer: a, audience: b, jwks: c}", "f:1:23: 'audience' must be a list"),
         ("{issuer: '', audience: [b], jwks: c}", "f:1:10: 'issuer' must be text on one line, and not empty"),
         ("{issuer: a, audience: [b], jwks: c, leeway: 1h}", "f:1:37: unknown key 'leeway' in 'jwt'"),
+        ("{issuer: a, audience: [b], jwks: c, forwardToken: yes}", "f:1:51: 'forwardToken' must be true or false"),
         ("[]", "f:1:1: 'jwt' must be a mapping"),
     ])
     func mistakesAreTold(_ text: String, _ message: String) {

@@ -75,7 +75,8 @@ import Testing
             let from = action == "ALLOW" ? "mesh.example/ns/ops/sa/a" : "mesh.example/ns/prod/sa/web"
             return try Self.decide(policy, details, from: from)
         }
-        let (ann, nobody) = (RequestDetails(method: "GET", principal: "https://id/ann"), Self.get)
+        let ann = RequestDetails(method: "GET", principal: "https://id/ann")
+        let nobody = RequestDetails(method: "GET", target: "/", isTokenRead: true)
         #expect(try decide("ALLOW", "{requestPrincipals: ['https://id/*']}", ann))
         #expect(try decide("ALLOW", "{requestPrincipals: ['*']}", ann))
         #expect(try !decide("ALLOW", "{requestPrincipals: ['https://id/ben']}", ann))
@@ -89,6 +90,38 @@ import Testing
         #expect(try !decide("DENY", "{notRequestPrincipals: ['*']}", nil))
         #expect(try !decide("DENY", "{requestPrincipals: ['*/ann']}", ann))
         #expect(try decide("DENY", "{requestPrincipals: ['*/ben']}", nobody))
+    }
+
+    /// Where HTTP is read and nobody verifies tokens, who has one is as unknown as on a stream that nobody reads: no
+    /// ALLOW rule lets everybody in for not being somebody, and no DENY rule is got round.
+    @Test(arguments: [
+        "{requestPrincipals: ['*']}", "{requestPrincipals: ['https://id/ann']}", "{notRequestPrincipals: ['*']}",
+        "{notRequestPrincipals: ['https://id/ben']}",
+    ])
+    func aTokenThatNobodyReadsIsUnknown(_ source: String) throws {
+        func decide(_ action: String, _ source: String, _ details: RequestDetails?, from: String) throws -> Bool {
+            try Self.decide("- {name: a, action: \(action), rules: [{from: [\(source)]}]}", details, from: from)
+        }
+        let (ops, prod) = ("mesh.example/ns/ops/sa/a", "mesh.example/ns/prod/sa/web")
+        #expect(!Self.get.isTokenRead)
+        for details in [nil, Self.get] {
+            #expect(try !decide("ALLOW", source, details, from: ops))
+            #expect(try !decide("DENY", source, details, from: prod))
+            // The other fields count.
+            let other = source.replacing("{", with: "{namespaces: [ops], ")
+            #expect(try decide("DENY", other, details, from: prod))
+        }
+        let engine = try PolicyTests.engine("- {name: w, action: AUDIT, rules: [{from: [\(source)]}]}")
+        let plain = try PolicyTests.request("local", "db.lan:5432")
+        let request = StreamRequest(
+            source: plain.source,
+            sourceIP: plain.sourceIP,
+            transport: nil,
+            destination: plain.destination,
+            details: Self.get,
+            now: plain.now
+        )
+        #expect(engine.decide(request).notes == [])
     }
 
     /// A rule that watches says what it has seen, and nothing of what it cannot see.

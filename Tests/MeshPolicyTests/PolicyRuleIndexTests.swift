@@ -58,7 +58,8 @@ import Testing
         return RequestDetails(
             method: ["GET", "POST", "PUT"].randomElement(using: &random),
             path: ["/a", "/a/b", "/b.png", nil].randomElement(using: &random) ?? nil,
-            principal: ["iss/ann", "iss/ben", "x/ben", nil].randomElement(using: &random) ?? nil
+            principal: ["iss/ann", "iss/ben", "x/ben", nil].randomElement(using: &random) ?? nil,
+            isTokenRead: Int.random(in: 0...2, using: &random) > 0
         )
     }
 
@@ -160,7 +161,7 @@ import Testing
                     source.requestPrincipals,
                     source.notRequestPrincipals,
                     details?.principal,
-                    isKnown: details != nil
+                    isKnown: details?.isTokenRead == true
                 )
         }
         let operation = rule.to.contains { operation in

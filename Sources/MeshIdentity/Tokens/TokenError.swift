@@ -18,7 +18,7 @@ package struct TokenError: Error, Hashable, Sendable, CustomStringConvertible {
     package var code: Code
     package var message: String
 
-    init(_ code: Code, _ message: String) {
+    package init(_ code: Code, _ message: String) {
         self.code = code
         self.message = message
     }

@@ -71,6 +71,7 @@ struct EffectiveConfiguration {
         default: break
         }
         edit(&listener, "capture") { add(capture, to: &$0) }
+        if kind != "http-proxy" { edit(&listener, "jwt") { add([("forwardToken", "false")], to: &$0) } }
     }
 
     private static func completeEndpoint(_ endpoint: inout YAMLNode) {

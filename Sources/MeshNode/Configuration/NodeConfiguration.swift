@@ -83,6 +83,8 @@ public struct NodeConfiguration: Hashable, Sendable {
         /// Load balancers that say in a header of the PROXY protocol who their clients are, and nobody else connects;
         /// nil: clients connect themselves.
         package var trustedProxies: [CIDR]?
+        /// Whose tokens let a request in, of an `http`, `https` or `http-proxy` listener; nil: nobody looks for one.
+        package var tokens: TokenSettings?
         /// What only a `dns` listener has.
         package var names = NameSettings()
         package var position: SourcePosition?

@@ -145,7 +145,7 @@ private struct NodeConfigurationDecoder {
 
     private func listener(_ node: YAMLNode) -> NodeConfiguration.Listener? {
         let keys =
-            ["name", "bind", "protocol", "forwardTo", "users"] + IngressDecoder.listenerKeys
+            ["name", "bind", "protocol", "forwardTo", "users", "jwt"] + IngressDecoder.listenerKeys
             + ProxyProtocolDecoder.listenerKeys
             + CaptureDecoder.listenerKeys
         let required = ["name", "bind", "protocol"]
@@ -191,7 +191,8 @@ private struct NodeConfigurationDecoder {
                 at: mapping.position(of: "users")
             )
         }
-        if mapping["users"] == nil, mayHaveUsers, !bind.address.isLoopback {
+        let hasTokens = kind == .httpProxy && mapping["jwt"] != nil
+        if mapping["users"] == nil, mayHaveUsers, !hasTokens, !bind.address.isLoopback {
             diagnostics.report(
                 "listener '\(name)': protocol \(kind.rawValue) on \(bind), beyond loopback, would carry anybody's streams "
                     + "in the name of this node: add 'users', a file of names and hashed passwords, or bind "
@@ -207,6 +208,7 @@ private struct NodeConfigurationDecoder {
             users: users,
             position: node.position
         )
+        TokenSettingsDecoder(diagnostics: diagnostics, resolve: paths.resolve).decode(mapping, into: &listener)
         ProxyProtocolDecoder(diagnostics: diagnostics).decode(mapping, into: &listener)
         CaptureDecoder(diagnostics: diagnostics).decode(mapping, into: &listener)
         IngressDecoder(diagnostics: diagnostics, paths: paths).decode(mapping, into: &listener)

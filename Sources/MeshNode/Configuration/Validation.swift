@@ -162,21 +162,36 @@ extension NodeConfiguration {
         }
     }
 
-    /// A rule about HTTP where nobody reads it would allow nothing, or deny everything.
+    /// A rule about HTTP where nobody reads it, or about tokens where nobody verifies them, would allow nothing, or
+    /// deny everything.
     private func validatePolicy(_ diagnostics: Diagnostics) {
-        let readers: Set<String> = ["http", "https", "http-proxy"]
-        guard !listeners.contains(where: { readers.contains($0.protocol.rawValue) }) else { return }
+        let readers: Set<ListenerProtocol> = [.http, .https, .httpProxy]
+        let readsHTTP = listeners.contains { readers.contains($0.protocol) }
+        let readsTokens = listeners.contains { $0.tokens != nil }
         for policy in policy ?? [] {
-            for rule in policy.rules where rule.readsHTTP {
-                let message =
-                    "policy '\(policy.name)': methods, paths and requestPrincipals are read by listeners of protocol http, "
-                    + "https and http-proxy, and there is none: the rule would decide about streams that it cannot see into"
+            func report(_ message: String, at rule: AuthorizationPolicy.Rule) {
                 let issue = ConfigurationError.Issue(
                     file: policy.importedFrom ?? file,
                     position: rule.position,
-                    message: message
+                    message: "policy '\(policy.name)': \(message)"
                 )
                 diagnostics.add(ConfigurationError(issues: [issue]))
+            }
+            for rule in policy.rules {
+                if rule.readsHTTP, !readsHTTP {
+                    report(
+                        "methods and paths are read by listeners of protocol http, https and http-proxy, and there is "
+                            + "none: the rule would decide about streams that it cannot see into",
+                        at: rule
+                    )
+                }
+                if rule.readsToken, !readsTokens {
+                    report(
+                        "requestPrincipals are of tokens that a listener verifies, and none has the key 'jwt': the "
+                            + "rule would decide about tokens that nobody has looked at",
+                        at: rule
+                    )
+                }
             }
         }
     }
@@ -188,6 +203,13 @@ extension NodeConfiguration {
         checkCredential(identity, key: "identity", at: positions["identity"], diagnostics)
         for listener in listeners {
             checkServerCredentials(of: listener, diagnostics)
+            if let tokens = listener.tokens {
+                do throws(TokenError) {
+                    _ = try tokens.verifier()
+                } catch {
+                    diagnostics.report("listener '\(listener.name)': 'jwt': \(error)", at: listener.position)
+                }
+            }
             if let users = listener.users {
                 do throws(ConfigurationError) {
                     _ = try UserFile(loading: users)

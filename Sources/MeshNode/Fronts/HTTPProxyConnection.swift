@@ -9,18 +9,21 @@ import Streams
 /// One client of an HTTP proxy: has each request go where it says.
 ///
 /// ```
-///   head ─→ [password] ─→ CONNECT ───────→ open ─→ 200 ─→ relay                       (this object is over)
-///                      ─→ http://host/… ─→ exchange
-///                      ─→ /proxy.pac ────→ page
+///   head ─→ [password, token] ─→ CONNECT ───────→ open ─→ 200 ─→ relay                       (this object is over)
+///                             ─→ http://host/… ─→ exchange
+///                             ─→ /proxy.pac ────→ page
 /// ```
 final class HTTPProxyConnection: HTTPConnection {
     private let socket: Socket
     private let listener: NodeConfiguration.Listener
-    private var failedPasswords = 0
+    /// Requests in a row that had no right password or token.
+    private var failures = 0
     /// What is asked for now, as far as rules read it; nil where it is a tunnel, in which nobody reads.
     private var details: RequestDetails?
+    /// Whose token the request has, on a listener that asks for one.
+    private var principal: String?
 
-    private static let passwordLimit = 3
+    private static let failureLimit = 3
 
     init(_ client: Socket, _ listener: NodeConfiguration.Listener, _ carrier: StreamCarrier) {
         socket = client
@@ -49,7 +52,10 @@ final class HTTPProxyConnection: HTTPConnection {
         let access = carrier.access(to: listener)
         let check: PasswordCheck
         switch access {
-        case .everybody: return serve(head, target)
+        case .everybody:
+            principal = nil
+            return serve(head, target)
+        case .tokens(let tokens): return admit(head, target, tokens)
         case .nobody: return end(resetting: StreamError(.denied, "listener '\(listener.name)' has no users any more"))
         case .users(let users): check = users
         }
@@ -64,7 +70,8 @@ final class HTTPProxyConnection: HTTPConnection {
             case .right:
                 // It was the right one when it was asked about.
                 guard carrier.access(to: listener).isSame(as: access) else { return admit(head, target) }
-                failedPasswords = 0
+                failures = 0
+                principal = nil
                 serve(head, target)
             case .wrong:
                 carrier.peerLog.log(.notice, "a wrong name or password", of: "\(source)")
@@ -78,8 +85,21 @@ final class HTTPProxyConnection: HTTPConnection {
 
     /// Whoever goes on without one must not hold a connection for as long as he likes.
     private func askForPassword(_ head: HTTPRequestHead, isOwn: Bool) {
-        failedPasswords += 1
-        answer(.passwordNeeded(isOwn: isOwn), to: head, closes: failedPasswords >= Self.passwordLimit)
+        failures += 1
+        answer(.passwordNeeded(isOwn: isOwn), to: head, closes: failures >= Self.failureLimit)
+    }
+
+    private func admit(_ head: HTTPRequestHead, _ target: HTTPProxyTarget, _ tokens: TokenCheck) {
+        let isOwn = if case .own = target { true } else { false }
+        do throws(TokenError) {
+            principal = try tokens.principal(of: head, field: isOwn ? "authorization" : "proxy-authorization")
+        } catch {
+            carrier.peerLog.log(.notice, "no token that holds", of: "\(source)", ["reason": "\(error)"])
+            failures += 1
+            return answer(.tokenNeeded(error, isProxy: !isOwn), to: head, closes: failures >= Self.failureLimit)
+        }
+        failures = 0
+        serve(head, target)
     }
 
     /// RFC 7617 §2.
@@ -100,7 +120,7 @@ final class HTTPProxyConnection: HTTPConnection {
             do throws(HTTPError) {
                 if try HTTPProxyHeads.maxForwards(head) == 0 { return answer(.options, to: head) }
                 let exchange = try HTTPExchange(head, to: authority, path: path, isLast: carrier.isDraining)
-                details = RequestDetails(method: head.method, target: path)
+                details = RequestDetails(method: head.method, target: path, principal: principal)
                 carry(exchange)
             } catch {
                 answer(.bad(error), to: head, closes: true)
@@ -114,14 +134,15 @@ final class HTTPProxyConnection: HTTPConnection {
             (try? Authority(parsing: text)) ?? (try? Authority(parsing: "\(text):80"))
         }
         // A page of the web that has given its own name this address must not read which services there are.
-        let hasUsers = if case .users = carrier.access(to: listener) { true } else { false }
+        let hasUsers = if case .everybody = carrier.access(to: listener) { false } else { true }
         guard let host, host.address != nil || host.host == "localhost" || hasUsers else { return .notHere }
         let script = PACFile.script(proxy: host, endpoints: carrier.snapshot.configuration.endpoints.map(\.match))
         return HTTPProxyPage(status: 200, text: script, type: "application/x-ns-proxy-autoconfig")
     }
 
     private func tunnel(to authority: Authority, _ head: HTTPRequestHead) {
-        details = nil
+        // Method and path are those inside.
+        details = principal.map { RequestDetails(principal: $0) }
         let plan = carrier.opener.plan(streamRequest(to: authority))
         open(plan) { [self] result in
             switch result {

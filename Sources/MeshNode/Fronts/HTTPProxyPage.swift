@@ -1,5 +1,6 @@
 import H2Transport
 import HTTP1
+import MeshIdentity
 import Platform
 import Streams
 
@@ -47,6 +48,19 @@ struct HTTPProxyPage: Hashable, Sendable {
     static func passwordNeeded(isOwn: Bool) -> HTTPProxyPage {
         var page = HTTPProxyPage(status: isOwn ? 401 : 407, text: "This proxy asks for a name and a password.\n")
         page.fields.append(isOwn ? "WWW-Authenticate" : "Proxy-Authenticate", "Basic realm=\"bootstrap\"")
+        return page
+    }
+
+    /// Nothing more than RFC 6750 has of why: the log has the reason.
+    ///
+    /// - Parameter isProxy: Who asks is a proxy, and not what the client takes for the server.
+    static func tokenNeeded(_ error: TokenError, isProxy: Bool) -> HTTPProxyPage {
+        var page = page(
+            isProxy ? 407 : 401,
+            error.code == .missing ? "A token is needed here." : "This token does not hold here.",
+            ProxyStatus(error: "http_request_denied")
+        )
+        page.fields.append(isProxy ? "Proxy-Authenticate" : "WWW-Authenticate", error.challenge)
         return page
     }
 

@@ -14,17 +14,21 @@ enum IngressClient {
     /// - Parameters:
     ///   - client: What its connection says: a socket, or TLS over one.
     ///   - head: Of the request, with its path; nil where nobody reads requests.
+    ///   - principal: Whose token the request has, on a listener that asks for one.
     static func request(
         of client: PeerFacts,
         to destination: Authority,
-        head: (method: String, path: HTTPPath)? = nil
+        head: (method: String, path: HTTPPath)? = nil,
+        principal: String? = nil
     ) -> StreamRequest {
         StreamRequest(
             source: client.identity.map { .peer($0) } ?? .unauthenticated,
             sourceIP: client.address?.address ?? .loopbackIPv4,
             transport: nil,
             destination: destination,
-            details: head.map { RequestDetails(method: $0.method, path: $0.path.description) },
+            details: head.map {
+                RequestDetails(method: $0.method, path: $0.path.description, principal: principal)
+            },
             now: WallClock.system.seconds
         )
     }

@@ -19,6 +19,8 @@ final class IngressConnection: HTTPConnection {
     private let facts: PeerFacts
     private let isSecure: Bool
     private var request: (method: String, path: HTTPPath) = ("GET", .root)
+    /// Whose token the request has, on a listener that asks for one.
+    private var principal: String?
     private var hasRequest = false
 
     /// - Parameters:
@@ -58,7 +60,7 @@ final class IngressConnection: HTTPConnection {
     }
 
     override func streamRequest(to destination: Authority) -> StreamRequest {
-        IngressClient.request(of: facts, to: destination, head: request)
+        IngressClient.request(of: facts, to: destination, head: request, principal: principal)
     }
 
     override var certificate: CertificateName? { facts.certificate }
@@ -83,9 +85,11 @@ final class IngressConnection: HTTPConnection {
         if let refusal = IngressClient.refusal(of: facts, carrier) { return end(resetting: refusal) }
         do throws(HTTPError) {
             let target = try IngressTarget(of: head)
-            guard let route = rules.routes.route(host: target.host, path: target.path) else {
-                return answerUnrouted(head, target, rules)
-            }
+            let route = rules.routes.route(host: target.host, path: target.path)
+            // Who is sent on to https is not asked for a token in the clear.
+            let isRedirect = route == nil && rules.settings.redirectPort != nil
+            guard isRedirect || readToken(of: head) else { return }
+            guard let route else { return answerUnrouted(head, target, rules) }
             guard load.requests < rules.settings.limits.requests else {
                 carrier.peerLog.log(.warning, "too many requests at once", of: "\(source)")
                 return answer(.overloaded, to: head)
@@ -96,7 +100,9 @@ final class IngressConnection: HTTPConnection {
                 certificate = "By=\(carrier.snapshot.credential.id);URI=\(identity)"
             }
             let client = IngressHeads.Client(address: source, isSecure: isSecure, certificate: certificate)
-            let (next, upgrade) = try IngressHeads.request(head, target, to: route.to, from: client)
+            var bare = head
+            if let tokens, !tokens.forwardsToken { bare.fields.remove("authorization") }
+            let (next, upgrade) = try IngressHeads.request(bare, target, to: route.to, from: client)
             var added = HTTPFields()
             if let seconds = rules.settings.hsts { added.append(Self.hsts, "max-age=\(seconds)") }
             let exchange = try HTTPExchange(
@@ -114,6 +120,27 @@ final class IngressConnection: HTTPConnection {
         } catch {
             carrier.peerLog.log(.info, "bad request", of: "\(source)", ["reason": "\(error)"])
             answer(.bad(error), to: head, closes: true)
+        }
+    }
+
+    private var tokens: TokenCheck? { carrier.snapshot.tokens[listener.name] }
+
+    /// Returns false where a token is asked for and the request has none that holds, which the client has been told.
+    private func readToken(of head: HTTPRequestHead) -> Bool {
+        principal = nil
+        guard let tokens else { return true }
+        do throws(TokenError) {
+            principal = try tokens.principal(of: head, field: "authorization")
+            return true
+        } catch {
+            carrier.peerLog.log(
+                .info,
+                "no token that holds",
+                of: "\(source)",
+                ["listener": "\(listener.name)", "reason": "\(error)"]
+            )
+            answer(.tokenNeeded(error, isProxy: false), to: head)
+            return false
         }
     }
 

@@ -14,7 +14,8 @@ enum SOCKSFront {
         switch access {
         case .everybody: check = nil
         case .users(let users): check = users
-        case .nobody: return socket.reset(.closed(socket))
+        // Tokens: a reload has made another listener of it. There is no place for one here.
+        case .nobody, .tokens: return socket.reset(.closed(socket))
         }
         let source = socket.peerAddress?.address ?? .loopbackIPv4
         let newcomers = carrier.newcomers

@@ -61,7 +61,8 @@ final class StreamCarrier {
     enum Access {
         case everybody
         case users(PasswordCheck)
-        /// It should have users, and has none: its listener has gone, or has become another one.
+        case tokens(TokenCheck)
+        /// It should have users or tokens, and has none: its listener has gone, or has become another one.
         case nobody
 
         /// Whether the same come in.
@@ -77,7 +78,9 @@ final class StreamCarrier {
     /// What holds now: ask for each request, since a reload may change it.
     func access(to listener: NodeConfiguration.Listener) -> Access {
         if let check = snapshot.passwords[listener.name] { return .users(check) }
-        return listener.users == nil && listener.bind.address.isLoopback ? .everybody : .nobody
+        if let check = snapshot.tokens[listener.name] { return .tokens(check) }
+        let isOpen = listener.users == nil && listener.tokens == nil && listener.bind.address.isLoopback
+        return isOpen ? .everybody : .nobody
     }
 
     /// Counts a client that has not said yet what it wants.

@@ -197,8 +197,9 @@ extension Node {
         let served = configuration.listeners.flatMap(\.ingress.credentials).flatMap { directory in
             names.prefix(2).map { "\(directory)/\($0)" }
         }
+        let tokens = configuration.listeners.compactMap { $0.tokens?.keyFile }
         let own = names.map { "\(configuration.identity)/\($0)" } + (file.map { [$0] } ?? [])
-        return FileStamp(of: own + users + served + configuration.endpoints.flatMap(\.watchedFiles))
+        return FileStamp(of: own + users + tokens + served + configuration.endpoints.flatMap(\.watchedFiles))
     }
 }
 

@@ -21,13 +21,15 @@ final class NodeSnapshot: Sendable {
     let ingress: [String: IngressRules]
     /// Who may use the listeners that ask for a password, by their names.
     let passwords: [String: PasswordCheck]
+    /// Who may use the listeners that ask for a token, by their names.
+    let tokens: [String: TokenCheck]
     /// Where streams leave their lines; nil: nowhere.
     let accessLog: AccessLog?
 
     /// - Parameters:
     ///   - previous: What held before: connections that its listeners have accepted go on as they were.
     ///   - kept: Of the same configuration: what its files had said stays, and none is read.
-    /// - Throws: What is wrong with the credential, with the SSH login of an endpoint, or with a file of users.
+    /// - Throws: What is wrong with the credential, with the SSH login of an endpoint, or with a file of users or keys.
     init(
         configuration: NodeConfiguration,
         credential: Credential,
@@ -87,6 +89,14 @@ final class NodeSnapshot: Sendable {
         let names = Set(configuration.listeners.map(\.name))
         for name in left where !names.contains(name) { passwords[name] = previous?.passwords[name] }
         self.passwords = passwords
+        var tokens = kept?.tokens ?? [:]
+        for listener in configuration.listeners where kept == nil {
+            if let settings = listener.tokens {
+                tokens[listener.name] = try TokenCheck(settings, of: listener.name)
+            }
+        }
+        for name in left where !names.contains(name) { tokens[name] = previous?.tokens[name] }
+        self.tokens = tokens
         var ingress = try (kept?.ingress ?? [:]).mapValues { try IngressRules($0, own: credential, trust: trust) }
         for listener in configuration.listeners where kept == nil && listener.protocol.isIngress {
             ingress[listener.name] = try IngressRules(listener, own: credential, trust: trust)
@@ -103,6 +113,6 @@ final class NodeSnapshot: Sendable {
     private func left(by other: NodeConfiguration) -> Set<String> {
         let names = Set(configuration.listeners.map(\.name))
         guard names == Set(other.listeners.map(\.name)) else { return names }
-        return names.union(ingress.keys).union(passwords.keys)
+        return names.union(ingress.keys).union(passwords.keys).union(tokens.keys)
     }
 }

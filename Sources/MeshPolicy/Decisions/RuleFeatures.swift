@@ -187,8 +187,8 @@ struct FeatureShapes: Sendable {
         switch field {
         case .method: details?.method != nil
         case .path: details?.path != nil
-        // No token is known, too.
-        case .requestPrincipal: details != nil
+        // That there is no token is known, too, where somebody looks.
+        case .requestPrincipal: details?.isTokenRead == true
         case .principal, .namespace, .host: true
         }
     }

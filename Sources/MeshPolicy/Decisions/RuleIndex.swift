@@ -193,11 +193,11 @@ private func matches(
         && (from.sourceIPs.isEmpty || from.sourceIPs.contains { $0.contains(request.sourceIP) })
         && !from.notSourceIPs.contains { block in
             block.contains(request.sourceIP) || request.sourceAliases.contains { block.contains($0) }
-        } && (!from.readsHTTP || matchesToken())
+        } && (!from.readsToken || matchesToken())
 
-    /// Whether there is a token is known where HTTP is read, and nowhere else.
+    /// Whether there is a token is known where tokens are verified, and nowhere else.
     func matchesToken() -> Bool {
-        guard let details = request.details else { return matchesUnknown }
+        guard let details = request.details, details.isTokenRead else { return matchesUnknown }
         return (from.requestPrincipals.isEmpty || anyMatches(from.requestPrincipals, details.principal))
             && !anyMatches(from.notRequestPrincipals, details.principal)
     }

@@ -149,11 +149,11 @@ extension StreamPlan: CustomStringConvertible {
             "to      \(request.destination)",
         ]
         if let details = request.details {
-            let what = [
-                details.method ?? "a request of some method", details.path ?? "with a path of several meanings",
-            ]
+            let what =
+                details.method.map { "\($0) \(details.path ?? "with a path of several meanings")" }
+                ?? "a tunnel, in which nobody reads"
             let token = details.principal.map { ", with a token of \($0)" } ?? ""
-            lines.append("request \(what.joined(separator: " "))\(token)")
+            lines.append("request \(what)\(token)")
         }
         lines += [
             "policy  \(decision.reason)\(place)"

@@ -4,18 +4,27 @@ package struct RequestDetails: Hashable, Sendable {
     package var method: String?
     /// Normalized, without the query; nil where it means different things to different servers.
     package var path: String?
-    /// `ISSUER/SUBJECT` of the verified token, as Istio writes it.
+    /// `ISSUER/SUBJECT` of the verified token, as Istio writes it; nil: it has none, or nobody looks for one.
     package var principal: String?
+    /// Whether tokens are verified where the request came in. Elsewhere nobody knows who has one: rules about it must
+    /// not take that for a request without.
+    package var isTokenRead: Bool
 
-    package init(method: String? = nil, path: String? = nil, principal: String? = nil) {
+    package init(
+        method: String? = nil,
+        path: String? = nil,
+        principal: String? = nil,
+        isTokenRead: Bool? = nil
+    ) {
         self.method = method
         self.path = path
         self.principal = principal
+        self.isTokenRead = isTokenRead ?? (principal != nil)
     }
 
     /// - Parameter target: Path and query, as the request has them in origin-form.
-    package init(method: String, target: String, principal: String? = nil) {
-        self.init(method: method, path: Self.path(of: target), principal: principal)
+    package init(method: String, target: String, principal: String? = nil, isTokenRead: Bool? = nil) {
+        self.init(method: method, path: Self.path(of: target), principal: principal, isTokenRead: isTokenRead)
     }
 
     /// The path that rules are compared with: without query, with `%XX` decoded once.

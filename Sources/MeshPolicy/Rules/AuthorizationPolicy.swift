@@ -64,7 +64,8 @@ package struct AuthorizationPolicy: Hashable, Sendable {
         package var notNamespaces: [StringPattern]
         package var sourceIPs: [CIDR]
         package var notSourceIPs: [CIDR]
-        /// Against `ISSUER/SUBJECT` of a verified token. A field of HTTP, as ``Operation/methods``.
+        /// Against `ISSUER/SUBJECT` of a verified token. Where nobody verifies tokens it is not known, as
+        /// ``Operation/methods`` where nobody reads HTTP.
         package var requestPrincipals: [StringPattern]
         package var notRequestPrincipals: [StringPattern]
 
@@ -123,9 +124,6 @@ package struct AuthorizationPolicy: Hashable, Sendable {
         }
     }
 
-    /// Whether it asks for something that only HTTP has.
-    package var readsHTTP: Bool { rules.contains(where: \.readsHTTP) }
-
     package enum Condition: Hashable, Sendable {
         /// The stream comes over one of these.
         case transport(Set<Transport>)
@@ -138,16 +136,16 @@ package struct AuthorizationPolicy: Hashable, Sendable {
 }
 
 extension AuthorizationPolicy.Rule {
-    /// Whether it asks for something that only HTTP has.
+    /// Whether it asks for something that only a request of HTTP has: a method or a path.
     package var readsHTTP: Bool {
-        to.contains(where: \.readsHTTP) || from.contains(where: \.readsHTTP)
-            || when.contains { condition in
-                switch condition {
-                case .source(let source): source.readsHTTP
-                case .operation(let operation): operation.readsHTTP
-                case .transport, .notAfter: false
-                }
-            }
+        to.contains(where: \.readsHTTP)
+            || when.contains { if case .operation(let operation) = $0 { operation.readsHTTP } else { false } }
+    }
+
+    /// Whether it asks whose token a request has.
+    package var readsToken: Bool {
+        from.contains(where: \.readsToken)
+            || when.contains { if case .source(let source) = $0 { source.readsToken } else { false } }
     }
 }
 
@@ -156,7 +154,7 @@ extension AuthorizationPolicy.Operation {
 }
 
 extension AuthorizationPolicy.Source {
-    var readsHTTP: Bool { !requestPrincipals.isEmpty || !notRequestPrincipals.isEmpty }
+    var readsToken: Bool { !requestPrincipals.isEmpty || !notRequestPrincipals.isEmpty }
 }
 
 extension AuthorizationPolicy {

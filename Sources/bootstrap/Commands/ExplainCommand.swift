@@ -213,7 +213,10 @@ struct ExplainCommand: AsyncParsableCommand {
             transport: source == .localUser && self.transport == nil ? nil : transport,
             destination: to,
             details: method.flatMap { method in
-                path.map { RequestDetails(method: method, target: $0, principal: requestPrincipal) }
+                // As where tokens are verified: without one in the question the request has none.
+                path.map {
+                    RequestDetails(method: method, target: $0, principal: requestPrincipal, isTokenRead: true)
+                }
             },
             now: WallClock.system.seconds
         )

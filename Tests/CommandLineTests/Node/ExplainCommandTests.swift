@@ -29,7 +29,8 @@ import Testing
         let directory = TemporaryDirectory()
         let http = Self.yaml.replacing(
             "endpoints:",
-            with: "- {name: web, bind: \"127.0.0.1:1\", protocol: http-proxy}\nendpoints:"
+            with: "- {name: web, bind: \"127.0.0.1:1\", protocol: http-proxy, jwt: {issuer: \"https://id\", "
+                + "audience: [web], jwks: keys.json}}\nendpoints:"
         )
         let rule = """
             - name: api
@@ -73,7 +74,8 @@ import Testing
         try directory.write("node.yaml", "\(Self.yaml)\n\(rule)\n")
         let refused = try await run()
         #expect(refused.status == .exited(2))
-        #expect(refused.standardError.contains("node.yaml:24:5: policy 'api': methods, paths and requestPrincipals"))
+        #expect(refused.standardError.contains("node.yaml:24:5: policy 'api': methods and paths are read"))
+        #expect(refused.standardError.contains("node.yaml:24:5: policy 'api': requestPrincipals are of tokens"))
     }
 
     /// What Istio's policies would decide in the place of the node's own.
