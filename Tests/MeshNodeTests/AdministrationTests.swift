@@ -285,7 +285,7 @@ import Testing
             identity: i
             listeners:
             - {name: w, bind: "127.0.0.1:1", protocol: tls, forwardTo: "a.b:1"}
-            - {name: h, bind: "127.0.0.1:2", protocol: http, routes: [{to: "a.b:1"}]}
+            - {name: h, bind: "127.0.0.1:2", protocol: http, routes: [{to: "a.b:1"}], jwt: {issuer: i, audience: [a], jwks: k}}
             - {name: o, bind: "127.0.0.1:3", protocol: transparent, capture: {}}
             - {name: t, bind: "127.0.0.1:4", protocol: transparent, mode: tproxy, direction: inbound}
             - {name: d, bind: "127.0.0.1:5", protocol: dns}

@@ -15,7 +15,7 @@ import Streams
 ///    ↑                 ─→ a page of this node's own ───────────────────┤
 ///    └────────────────────────── next request ─────────────────────────┘
 /// ```
-class HTTPConnection: StreamObserver, TurnTask {
+class HTTPConnection: StreamObserver, TurnTask, DrainingConnection {
     enum State {
         /// Waits for a request, or for the rest of one.
         case head

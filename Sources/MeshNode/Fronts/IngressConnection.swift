@@ -6,12 +6,6 @@ import MeshPolicy
 import Platform
 import Streams
 
-/// How much a listener has to do on one event loop. Confined to it.
-final class IngressLoad {
-    var connections = 0
-    var requests = 0
-}
-
 /// One client of a gateway for HTTP: each of its requests goes where the listener's routes say.
 final class IngressConnection: HTTPConnection {
     private let listener: NodeConfiguration.Listener

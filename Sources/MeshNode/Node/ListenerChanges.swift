@@ -60,7 +60,8 @@ struct ListenerChanges: Hashable {
 }
 
 extension NodeConfiguration.Listener {
-    /// Where it stands in the file does not make it another listener, nor does what each loop looks up when it is needed.
+    /// Where it stands in the file does not make it another listener, nor does what each loop looks up when it is
+    /// needed.
     var withoutPosition: NodeConfiguration.Listener {
         var listener = self
         listener.position = nil

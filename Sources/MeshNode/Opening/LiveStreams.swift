@@ -3,6 +3,18 @@ import MeshPolicy
 import Platform
 import Streams
 
+/// A connection that could have another request when the node drains.
+protocol DrainingConnection: AnyObject {
+    /// It ends after the request that it has.
+    func drain()
+}
+
+/// How much a listener has to do on one event loop. Confined to it.
+final class IngressLoad {
+    var connections = 0
+    var requests = 0
+}
+
 /// What a stream is used for that carries one request after the other; a reload decides about the last. Confined to its
 /// loop.
 final class StreamUse {
@@ -35,8 +47,8 @@ final class LiveStreams {
     private(set) var count = 0
     /// The node takes nothing new: a connection that could have another request ends after this one.
     private(set) var isDraining = false
-    /// Of clients that speak HTTP/1.1.
-    var connections: [ObjectIdentifier: HTTPConnection] = [:]
+    /// Of clients that have one request after the other.
+    var connections: [ObjectIdentifier: any DrainingConnection] = [:]
     private var loads: [String: IngressLoad] = [:]
 
     func startDraining() {
