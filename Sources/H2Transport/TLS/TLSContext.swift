@@ -4,9 +4,9 @@ public import Streams
 
 /// Everything that the TLS connections of one role share: our credential, whom we trust, protocols and time limits.
 ///
-/// TLS 1.3 only (RFC 8446), and mutual: a server refuses a client without a certificate. The exceptions are a server for
-/// clients, and a client of servers, that are no members of a mesh; such a client verifies them by their names, and may
-/// speak 1.2. No tickets, no resumption, so that each connection verifies its peer anew. Immutable: for a renewed
+/// TLS 1.3 only (RFC 8446), and mutual: a server refuses a client without a certificate. The exceptions are a server
+/// for clients, and a client of servers, that are no members of a mesh; such a client verifies them by their names, and
+/// may speak 1.2. No tickets, no resumption, so that each connection verifies its peer anew. Immutable: for a renewed
 /// credential make a new context; connections that stand keep the old one.
 // Sendable: the SSL_CTX is configured in init and never changed afterwards. SSL_new only reads it, and counts
 // references atomically; with the session cache off it has no other shared state.
