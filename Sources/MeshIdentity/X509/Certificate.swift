@@ -165,10 +165,13 @@ public final class Certificate: @unchecked Sendable {
     }
 
     static func unixTime(_ time: UnsafePointer<ASN1_TIME>?) -> Int64 {
-        var parts = tm()
-        // An unreadable time counts as 1970: long expired, so never trusted. verify() says so before it gets here.
-        guard let time, ASN1_TIME_to_tm(time, &parts) == 1 else { return 0 }
-        return Int64(timegm(&parts))
+        // Without tm's initializer: which module it is in depends on what else a build has loaded.
+        withUnsafeTemporaryAllocation(of: tm.self, capacity: 1) { storage in
+            guard let time, let parts = storage.baseAddress else { return 0 }
+            memset(parts, 0, MemoryLayout<tm>.size)
+            // An unreadable time counts as 1970: long expired, so never trusted. verify() says so before it gets here.
+            return ASN1_TIME_to_tm(time, parts) == 1 ? Int64(timegm(parts)) : 0
+        }
     }
 
     private static func describe(_ name: OpaquePointer?) -> String {
