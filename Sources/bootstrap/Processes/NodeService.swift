@@ -68,7 +68,7 @@ struct NodeService: Sendable {
         var deadline = ContinuousClock.now
         do {
             try await follow(ends.stream, &isTakenOver) { limit in
-                deadline = .now + (limit ?? .zero)
+                deadline = ContinuousClock.now + (limit ?? .zero)
                 Task {
                     await node.drain(deadline: limit)
                     ends.continuation.yield(.drained)
