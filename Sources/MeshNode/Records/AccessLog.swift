@@ -213,11 +213,7 @@ private final class AccessLogWriter: Sendable {
                 continue
             }
             let isHeld = keepsRest && file.isRegular
-            trouble.begin(
-                isHeld ? "the access log waits, and what does not fit into memory is lost" : "the access log loses lines",
-                failure,
-                logger
-            )
+            trouble.begin(isHeld ? "the access log waits for room" : "the access log loses lines", failure, logger)
             if isHeld {
                 queue[done] = outcome.rest
                 return true
