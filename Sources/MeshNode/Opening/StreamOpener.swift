@@ -290,7 +290,7 @@ final class StreamOpener {
             on: loop,
             logger: logger
         ) { [weak self, peerLog] change in
-            peerLog.log(.notice, Self.kind(of: change), of: "\(id)", text: "\(id): \(change)")
+            peerLog.log(.notice, StreamOpener.kind(of: change), of: "\(id)", text: "\(id): \(change)")
             let failure: PathChangeKind? =
                 switch change {
                 case .using: nil

@@ -193,7 +193,7 @@ struct PrivateKeyFile {
         do throws(LocalFile.Failure) {
             descriptor = try LocalFile.openForReading(path)
         } catch {
-            throw .unreadable("\(path): \(error.reason)")
+            throw Failure.unreadable("\(path): \(error.reason)")
         }
         defer { close(descriptor) }
         guard fstat(descriptor, &status) == 0 else {
