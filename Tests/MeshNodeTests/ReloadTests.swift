@@ -147,4 +147,22 @@ import Testing
         }
         await chain.stop()
     }
+
+    /// To whom has asked, and not by the clock once more; the next good file is taken all the same.
+    @Test func aReloadThatFailsIsToldOnce() async throws {
+        let (directory, log) = (TemporaryDirectory(), LogRecorder())
+        let good = NodeFile.server(identity: TestCertificates.shared.path(.server), ports: [1])
+        let file = try directory.write("node.yaml", good)
+        let node = Node(try NodeConfiguration.load(file), configurationFile: file, loops: 1, logger: log.logger)
+        _ = try await node.start()
+        _ = try directory.write("node.yaml", "identity: [")
+        await #expect(throws: (any Error).self) { try await node.reload() }
+        await node.reloadIfChanged()
+        let again = log.lines.filter { $0.contains("was not taken over") }
+        #expect(again == [])
+        _ = try directory.write("node.yaml", good + "\nconnections: {keepAlive: 11s}\n")
+        await node.reloadIfChanged()
+        #expect(log.lines.count { $0.contains("reloaded") } == 1, "\(log.lines)")
+        await node.drain(deadline: .zero)
+    }
 }

@@ -68,4 +68,57 @@ import Testing
         #expect(line?.contains("denied by") == true, "\(log.lines)")
         await loop.shutDown()
     }
+
+    /// Each stream is told that its peer cannot be had; that is one change, and not a line for each of them.
+    @Test func aPeerThatCannotBeHadIsOneChange() async throws {
+        let text = """
+            identity: /none
+            listeners: [{name: in, bind: "127.0.0.1:0", protocol: tcp, forwardTo: "echo.mesh:7"}]
+            endpoints:
+            - match: "echo.mesh:7"
+              hbone: "127.0.0.1:\(FreePort.next())"
+              identity: "spiffe://mesh.example/ns/prod/sa/echo"
+            """
+        let snapshot = try NodeSnapshot(
+            configuration: try NodeConfiguration.parse(text, file: "f"),
+            credential: try CredentialDirectory(TestCertificates.shared.path(.client)).load(),
+            warn: { _ in }
+        )
+        let loop = EventLoop(name: "opener")
+        let (log, changes) = (LogRecorder(), Lock<[String]>([]))
+        let logger = log.logger
+        let destination = try Authority(parsing: "echo.mesh:7")
+        let opener = try await loop.execute {
+            let opener = StreamOpener(loop: loop, snapshot: snapshot, logger: logger)
+            opener.onPathChange = { change in changes.withLock { $0.append("\(change)") } }
+            return LoopBound(opener, on: loop)
+        }
+        for _ in 0..<15 {
+            let isOpened: Bool = await withCheckedContinuation { continuation in
+                loop.submit {
+                    opener.withValue { opener in
+                        let request = StreamRequest(
+                            source: .localUser,
+                            sourceIP: .loopbackIPv4,
+                            transport: nil,
+                            destination: destination,
+                            now: WallClock.system.seconds
+                        )
+                        _ = opener.open(opener.plan(request)) { result in
+                            if case .success = result {
+                                continuation.resume(returning: true)
+                            } else {
+                                continuation.resume(returning: false)
+                            }
+                        }
+                    }
+                }
+            }
+            #expect(!isOpened)
+        }
+        #expect(changes.withLock { $0.count } == 1, "\(changes.withLock { $0 })")
+        #expect(log.lines.count { $0.contains("unreachable on every path") } == 10, "\(log.lines)")
+        try await loop.execute { opener.withValue { $0.shutDown() } }
+        await loop.shutDown()
+    }
 }

@@ -47,6 +47,29 @@ import Testing
         #expect(throws: FileError.self) { try AtomicFile.read(directory.path("pipe")) }
     }
 
+    @Test func aLocalFileIsNotWaitedFor() throws {
+        let named = directory.path("pipe")
+        try #require(mkfifo(named, 0o600) == 0)
+        let error = #expect(throws: LocalFile.Failure.self) { try LocalFile.read(named) }
+        #expect(error?.reason == "it is not a regular file")
+        #expect(try LocalFile.read("/dev/null") == [])
+        #expect(try LocalFile.read(directory.path("missing")) == nil)
+        let folder = #expect(throws: LocalFile.Failure.self) { try LocalFile.read(directory.path) }
+        #expect(folder?.number == EISDIR)
+        // What a shell makes of `<(command)`.
+        var ends: [Int32] = [-1, -1]
+        try #require(pipe(&ends) == 0)
+        let (reader, writer) = (ends[0], ends[1])
+        defer { close(reader) }
+        #expect(write(writer, [UInt8](1...3), 3) == 3)
+        close(writer)
+        let refused = #expect(throws: LocalFile.Failure.self) {
+            try LocalFile.read("/dev/fd/\(reader)", allowsPipe: false)
+        }
+        #expect(refused?.isNotRegular == true)
+        #expect(try LocalFile.read("/dev/fd/\(reader)") == [1, 2, 3])
+    }
+
     @Test func directoriesAreMadeWithThoseAbove() throws {
         try AtomicFile.createDirectory(directory.path("a/b/c"), mode: 0o700)
         var status = stat()

@@ -169,7 +169,7 @@ package struct TokenKeys: Sendable {
         do throws(TokenError) {
             let bytes: [UInt8]?
             do throws(LocalFile.Failure) {
-                bytes = try LocalFile.read(path, limit: Self.maximumSize)
+                bytes = try LocalFile.read(path, limit: Self.maximumSize, allowsPipe: false)
             } catch {
                 throw TokenError(.keys, error.reason)
             }

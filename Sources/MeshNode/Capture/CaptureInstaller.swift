@@ -20,7 +20,7 @@ package struct CaptureInstaller {
 
     /// From here on this thread, and the programs that it starts, are in another network namespace.
     package static func enter(namespace path: String) throws(CaptureError) {
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
         guard descriptor >= 0 else {
             throw CaptureError(
                 description: "\(path): \(String(cString: strerror(errno))). A network namespace is a file like "

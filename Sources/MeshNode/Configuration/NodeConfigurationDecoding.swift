@@ -31,21 +31,18 @@ extension NodeConfiguration {
         func failure(_ message: String) -> ConfigurationError {
             ConfigurationError(issues: [.init(file: path, position: nil, message: message)])
         }
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw failure("cannot be read: \(String(cString: strerror(errno)))") }
-        defer { close(descriptor) }
-        var bytes: [UInt8] = []
-        var chunk = [UInt8](repeating: 0, count: 64 << 10)
-        while true {
-            let count = read(descriptor, &chunk, chunk.count)
-            if count == 0 { break }
-            if count < 0 {
-                if errno == EINTR { continue }
-                throw failure("cannot be read: \(String(cString: strerror(errno)))")
-            }
-            bytes += chunk[..<count]
-            if bytes.count > YAMLDocument.maximumBytes { break }  // the parser says so
+        let contents: [UInt8]?
+        do throws(LocalFile.Failure) {
+            // It is read again on every reload: whatever somebody has put there must not hold the node.
+            contents = try LocalFile.read(path, limit: YAMLDocument.maximumBytes, allowsPipe: false)
+        } catch {
+            throw failure(
+                error.number == EFBIG
+                    ? "is larger than \(YAMLDocument.maximumBytes >> 20) MiB: not a configuration file"
+                    : "cannot be read: \(error.reason)"
+            )
         }
+        guard let bytes = contents else { throw failure("cannot be read: \(String(cString: strerror(ENOENT)))") }
         guard let text = String(validating: bytes, as: UTF8.self) else {
             throw failure("is not UTF-8 text: save it as UTF-8")
         }

@@ -16,11 +16,17 @@ extension Node {
     ///   the credential and the revocations that there are now, if those are good.
     @discardableResult
     public func reload() async throws -> [ReadyListener] {
+        try await readInTurn { true }
+    }
+
+    /// - Parameter isNeeded: Asked when its turn has come.
+    private func readInTurn(where isNeeded: @escaping @Sendable () -> Bool) async throws -> [ReadyListener] {
         // One after the other: a signal and the clock may ask at once.
         let task = state.withLock { state in
             let previous = state.reload
             let task = Task {
                 _ = await previous?.result
+                guard isNeeded() else { return [ReadyListener]() }
                 return try await readAgain()
             }
             state.reload = task
@@ -35,23 +41,30 @@ extension Node {
     /// - Returns: As ``reload()``.
     @discardableResult
     public func reloadIfChanged() async -> [ReadyListener] {
-        let stamp = state.withLock { Self.stamp($0.configuration, configurationFile) }
-        // A process that takes over reads the change itself.
-        guard state.withLock({ $0.stamp != stamp && $0.change != .handingOver }) else { return [] }
+        guard hasChanged else { return [] }
         do {
-            return try await reload()
+            return try await readInTurn { [self] in hasChanged }
         } catch {
-            state.withLock { $0.stamp = stamp }
             logger.error("the change was not taken over: \(error)")
             return []
         }
     }
 
+    /// Whether the files are others than those that were read last, by whomever it was asked.
+    private var hasChanged: Bool {
+        let stamp = state.withLock { Self.stamp($0.configuration, configurationFile) }
+        // A process that takes over reads the change itself.
+        return state.withLock { $0.stamp != stamp && $0.change != .handingOver }
+    }
+
     private func readAgain() async throws -> [ReadyListener] {
         let (old, workers) = state.withLock { ($0.configuration, $0.workers) }
+        let stamp = Self.stamp(old, configurationFile)
         do {
-            return try await readAgain(old, workers)
+            return try await readAgain(old, workers, stamp)
         } catch {
+            // Told once: whoever asks next has to find something new. What comes of a handover is not known yet.
+            state.withLock { if $0.change != .handingOver { $0.stamp = stamp } }
             await takeCredential(to: workers)
             throw error
         }
@@ -59,10 +72,11 @@ extension Node {
 
     private func readAgain(
         _ old: NodeConfiguration,
-        _ workers: [LoopBound<Worker>]
+        _ workers: [LoopBound<Worker>],
+        _ stamp: FileStamp
     ) async throws -> [ReadyListener] {
-        let stamp = Self.stamp(old, configurationFile)
         let written = try configurationFile.map { try NodeConfiguration.check($0) } ?? old
+        let isSame = state.withLock { $0.stamp == stamp } && written == old
         // Those servers stay where they are until the restart: what is in effect is where they are.
         let configuration = written.withServices(of: old)
         guard !workers.isEmpty else { throw StreamError(.closed, "the node has not started") }
@@ -118,7 +132,10 @@ extension Node {
         await stop(unused)
         await use(accessLog)
         tellWhatNeedsRestart(old, written)
-        logger.notice("reloaded", metadata: ["certificate until": "\(credential.notAfter)"])
+        logger.notice(
+            isSame ? "reloaded: nothing has changed" : "reloaded",
+            metadata: ["certificate until": "\(describe(time: credential.notAfter))"]
+        )
         guard isOpen, let prepared else { return [] }
         for listener in prepared.removed + prepared.replaced where !prepared.all.contains(where: listener.isSamePlace) {
             logger.notice("listener '\(listener.name)' on \(listener.address) is closed; its connections go on")
@@ -154,7 +171,7 @@ extension Node {
             try await hand(snapshot, to: workers)
             logger.notice(
                 "the credential was taken over, and nothing else",
-                metadata: ["certificate until": "\(credential.notAfter)"]
+                metadata: ["certificate until": "\(describe(time: credential.notAfter))"]
             )
         } catch {
             logger.warning("the credential stays as it was: \(error)")

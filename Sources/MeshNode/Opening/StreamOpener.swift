@@ -33,7 +33,7 @@ final class StreamOpener {
     let loop: EventLoop
     private let logger: Logger
     private let peerLog: PeerLog
-    /// Told of each change of a path to a peer.
+    /// Told of each change of a path to a peer; that one is unreachable or refused, once until a path works again.
     var onPathChange: ((PathChange) -> Void)?
     var snapshot: NodeSnapshot {
         didSet {
@@ -281,19 +281,39 @@ final class StreamOpener {
     private func paths(to id: PeerID) -> PeerPaths? {
         if let paths = peers[id] { return paths }
         guard let access = snapshot.access[id] else { return nil }
-        let logger = logger
+        // While a peer cannot be had, each stream that asks for it is told so: only the first time it is a change.
+        var failing: PathChangeKind?
         let paths = PeerPaths(
             to: access,
             context: snapshot.client,
             settings: snapshot.configuration.connections,
             on: loop,
             logger: logger
-        ) { [weak self] change in
-            logger.notice("\(id): \(change)")
-            self?.onPathChange?(change)
+        ) { [weak self, peerLog] change in
+            peerLog.log(.notice, StreamOpener.kind(of: change), of: "\(id)", text: "\(id): \(change)")
+            let failure: PathChangeKind? =
+                switch change {
+                case .using: nil
+                case .unreachable: .unreachable
+                case .refused: .refused
+                case .relaying: failing
+                }
+            let isNew = failure == nil || failure != failing
+            failing = failure
+            if isNew { self?.onPathChange?(change) }
         }
         peers[id] = paths
         return paths
+    }
+
+    /// What a line says of those that were left out.
+    private static func kind(of change: PathChange) -> String {
+        switch change {
+        case .using: "the path changed"
+        case .relaying: "the path goes through the agent"
+        case .unreachable: "the peer is unreachable"
+        case .refused: "the peer did not prove who it is"
+        }
     }
 
     /// How the ways to each peer stand that was asked for.

@@ -158,14 +158,14 @@ private final class AccessLogWriter: Sendable {
     // MARK: The thread
 
     private func run(_ file: AccessLogFile) {
-        var isWell = true
-        var warned: ContinuousClock.Instant?
+        var queue: [Chunk] = []
+        var trouble = Trouble()
         while true {
-            let (chunks, mustReopen, isClosing) = state.withLock { state in
-                let taken = (state.chunks, state.mustReopen, state.isClosing)
+            let (mustReopen, isClosing) = state.withLock { state in
+                defer { state.mustReopen = false }
+                queue += state.chunks
                 state.chunks = []
-                state.mustReopen = false
-                return taken
+                return (state.mustReopen, state.isClosing)
             }
             if mustReopen {
                 do throws(StreamError) {
@@ -174,49 +174,104 @@ private final class AccessLogWriter: Sendable {
                     logger.error("the access log goes on where it was: \(error)")
                 }
             }
-            for chunk in chunks {
-                let failure = write(chunk, to: file)
-                if let failure, isWell {
-                    isWell = false
-                    // A disk that is full now and then must not fill another one.
-                    if warned.map({ $0.duration(to: .now) > .seconds(10) }) ?? true {
-                        warned = .now
-                        logger.warning("the access log loses lines: \(failure)")
-                    }
-                }
-                if failure == nil { isWell = true }
-            }
-            if chunks.isEmpty, isClosing { break }
-            guard chunks.isEmpty, !mustReopen else { continue }
-            var count: UInt64 = 0
-            _ = Glibc.read(wakeup, &count, 8)
+            let hadWork = !queue.isEmpty
+            let isHeld = write(&queue, to: file, keepsRest: !isClosing, &trouble)
+            if !hadWork, isClosing { break }
+            guard isHeld || !hadWork && !mustReopen else { continue }
+            // Nobody says when there is room again.
+            wait(milliseconds: isHeld ? 500 : -1)
         }
         state.withLock { $0.isClosed = true }
         tellWaiting()
     }
 
-    /// Returns why it was not written whole.
-    private func write(_ chunk: Chunk, to file: AccessLogFile) -> StreamError? {
+    /// Until there is something to do.
+    private func wait(milliseconds: Int32) {
+        var events = pollfd(fd: wakeup, events: Int16(POLLIN), revents: 0)
+        guard poll(&events, 1, milliseconds) > 0 else { return }
+        var count: UInt64 = 0
+        _ = Glibc.read(wakeup, &count, 8)
+    }
+
+    /// Writes the queue. What a file has no room for stays in it; what another place does not take is lost: nobody
+    /// would take it later.
+    ///
+    /// - Returns: Whether something waits for room.
+    private func write(
+        _ queue: inout [Chunk],
+        to file: AccessLogFile,
+        keepsRest: Bool,
+        _ trouble: inout Trouble
+    ) -> Bool {
+        var done = 0
+        defer { queue.removeFirst(done) }
+        while done < queue.count {
+            let outcome = write(queue[done], to: file)
+            guard let failure = outcome.failure else {
+                trouble.end(logger)
+                done += 1
+                continue
+            }
+            let isHeld = keepsRest && file.isRegular
+            trouble.begin(isHeld ? "the access log waits for room" : "the access log loses lines", failure, logger)
+            if isHeld {
+                queue[done] = outcome.rest
+                return true
+            }
+            state.withLock { state in
+                state.bytes -= outcome.rest.bytes.count
+                state.dropped += outcome.rest.lines
+                state.droppedInAll += UInt64(outcome.rest.lines)
+            }
+            done += 1
+        }
+        return false
+    }
+
+    /// Returns why it was not written whole, and what is left of it.
+    private func write(_ chunk: Chunk, to file: AccessLogFile) -> (failure: StreamError?, rest: Chunk) {
         let dropped = state.withLock { $0.dropped }
         let failure: StreamError?
-        var written = 0
+        var written = AccessLogFile.Written()
         do throws(StreamError) {
             if dropped > 0 {
                 try file.write(Self.notice(of: dropped))
                 state.withLock { $0.dropped -= dropped }
             }
-            try file.write(chunk.bytes, linesWritten: &written)
+            try file.write(chunk.bytes, &written)
             failure = nil
         } catch {
             failure = error
         }
+        // Whole lines are all there is, also at the end.
+        if failure == nil { written = AccessLogFile.Written(lines: chunk.lines, bytes: chunk.bytes.count) }
+        let (lines, bytes) = (written.lines, written.bytes)
         state.withLock { state in
-            state.bytes -= chunk.bytes.count
-            state.writtenInAll += UInt64(written)
-            state.dropped += chunk.lines - written
-            state.droppedInAll += UInt64(chunk.lines - written)
+            state.bytes -= bytes
+            state.writtenInAll += UInt64(lines)
         }
-        return failure
+        guard bytes > 0 else { return (failure, chunk) }
+        return (failure, Chunk(bytes: Array(chunk.bytes.dropFirst(bytes)), lines: chunk.lines - lines))
+    }
+
+    /// What the node's log says of the file; one that is full now and then must not fill another one.
+    private struct Trouble {
+        private var isThere = false
+        private var isTold = false
+        private var lastTold: ContinuousClock.Instant?
+
+        mutating func begin(_ what: String, _ failure: StreamError, _ logger: Logger) {
+            guard !isThere else { return }
+            isThere = true
+            guard lastTold.map({ $0.duration(to: .now) > .seconds(10) }) ?? true else { return }
+            (isTold, lastTold) = (true, .now)
+            logger.warning("\(what): \(failure)")
+        }
+
+        mutating func end(_ logger: Logger) {
+            if isTold { logger.notice("the access log is written again") }
+            (isThere, isTold) = (false, false)
+        }
     }
 
     private static func notice(of dropped: Int) -> [UInt8] {

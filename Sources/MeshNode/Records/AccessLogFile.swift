@@ -5,17 +5,27 @@ import Streams
 /// Where the lines of the access log go: a file that it makes and appends to, or standard output. Used by one thread at
 /// a time; a write may block for as long as it likes.
 final class AccessLogFile {
+    /// What of the bytes is in the file, in whole lines.
+    struct Written {
+        var lines = 0
+        var bytes = 0
+    }
+
     private let path: String?
     private var descriptor: Int32
-    private var isPipe: Bool
+    private var kind: mode_t
     /// The last line was written in part.
     private var isTorn = false
+
+    /// Whether there may be room later for what does not fit now.
+    var isRegular: Bool { kind == S_IFREG }
+    private var isPipe: Bool { kind == S_IFIFO }
 
     /// - Parameter descriptor: As ``open(_:)`` has returned it; owned.
     init(_ settings: NodeConfiguration.AccessLogSettings, _ descriptor: Int32) {
         path = settings.path
         self.descriptor = descriptor
-        isPipe = Self.isPipe(descriptor)
+        kind = Self.kind(of: descriptor)
     }
 
     deinit { if path != nil { _ = Glibc.close(descriptor) } }
@@ -25,17 +35,17 @@ final class AccessLogFile {
         let next = try Self.open(path)
         _ = Glibc.close(descriptor)
         descriptor = next
-        isPipe = Self.isPipe(next)
+        kind = Self.kind(of: next)
         isTorn = false
     }
 
     func write(_ bytes: [UInt8]) throws(StreamError) {
-        var lines = 0
-        try write(bytes, linesWritten: &lines)
+        var written = Written()
+        try write(bytes, &written)
     }
 
-    /// - Parameter linesWritten: How many are in the file, whole, also where this fails.
-    func write(_ bytes: [UInt8], linesWritten: inout Int) throws(StreamError) {
+    /// - Parameter written: Set also where this fails.
+    func write(_ bytes: [UInt8], _ written: inout Written) throws(StreamError) {
         if isTorn {
             guard writeOnce([UInt8(ascii: "\n")]) == 1 else { throw failure() }
             isTorn = false
@@ -47,12 +57,31 @@ final class AccessLogFile {
             let count = piece.withUnsafeBytes { writeOnce($0) }
             guard count > 0 else {
                 // Nothing of this piece is there, but the piece before may have ended in the middle of a line.
-                throw failure()
+                let failure = failure()
+                if isTorn { takeBack(rest.startIndex - written.bytes) }
+                throw failure
             }
-            linesWritten += piece.prefix(count).count { $0 == UInt8(ascii: "\n") }
-            isTorn = piece[piece.startIndex + count - 1] != UInt8(ascii: "\n")
+            let taken = piece.prefix(count)
+            if let end = taken.lastIndex(of: UInt8(ascii: "\n")) {
+                written.lines += taken.count { $0 == UInt8(ascii: "\n") }
+                written.bytes = end + 1
+            }
+            isTorn = taken.last != UInt8(ascii: "\n")
             rest = rest.dropFirst(count)
         }
+    }
+
+    /// Removes the beginning of a line, which is the last that was written: half a line is no JSON.
+    private func takeBack(_ count: Int) {
+        var status = stat()
+        let end = lseek(descriptor, 0, SEEK_CUR)
+        // Another process, which takes over, may have written behind it. Then a line break has to do.
+        guard isRegular, fstat(descriptor, &status) == 0, status.st_size == end,
+            ftruncate(descriptor, end - off_t(count)) == 0
+        else { return }
+        // Where standard output is a file that is not appended to.
+        _ = lseek(descriptor, end - off_t(count), SEEK_SET)
+        isTorn = false
     }
 
     private func writeOnce(_ bytes: [UInt8]) -> Int { bytes.withUnsafeBytes { writeOnce($0) } }
@@ -84,9 +113,9 @@ final class AccessLogFile {
         return end.map { bytes[...$0] } ?? bytes
     }
 
-    private static func isPipe(_ descriptor: Int32) -> Bool {
+    private static func kind(of descriptor: Int32) -> mode_t {
         var status = stat()
-        return fstat(descriptor, &status) == 0 && status.st_mode & S_IFMT == S_IFIFO
+        return fstat(descriptor, &status) == 0 ? status.st_mode & S_IFMT : 0
     }
 
     private static func isPipe(at path: String) -> Bool {

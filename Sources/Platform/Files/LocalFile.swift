@@ -7,18 +7,70 @@ package enum LocalFile {
 
     package struct Failure: Error {
         package var number: Int32
-        package var reason: String { number == EFBIG ? "it is too large" : String(cString: strerror(number)) }
+        /// What is there could be waited for without end.
+        package var isNotRegular = false
+
+        package var reason: String {
+            if isNotRegular { return "it is not a regular file" }
+            return number == EFBIG ? "it is too large" : String(cString: strerror(number))
+        }
     }
 
     /// nil when there is no such file.
-    package static func read(_ path: String, limit: Int = sizeLimit) throws(Failure) -> [UInt8]? {
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else {
-            if errno == ENOENT || errno == ENOTDIR { return nil }
-            throw Failure(number: errno)
+    ///
+    /// - Parameter allowsPipe: As in ``openForReading(_:allowsPipe:)``.
+    package static func read(
+        _ path: String,
+        limit: Int = sizeLimit,
+        allowsPipe: Bool = true
+    ) throws(Failure) -> [UInt8]? {
+        let descriptor: Int32
+        do throws(Failure) {
+            descriptor = try openForReading(path, allowsPipe: allowsPipe)
+        } catch {
+            if !error.isNotRegular, error.number == ENOENT || error.number == ENOTDIR { return nil }
+            throw error
         }
         defer { close(descriptor) }
         return try contents(of: descriptor, limit: limit)
+    }
+
+    /// Opens what can be read without waiting for anybody: a named pipe, a socket or a terminal in the file's place
+    /// must not hold the process. A device such as /dev/null is read as it is.
+    ///
+    /// - Parameter allowsPipe: Whether a pipe without a name is taken as well. A shell makes those, `-F <(command)`,
+    ///   and somebody writes to them.
+    package static func openForReading(_ path: String, allowsPipe: Bool = true) throws(Failure) -> Int32 {
+        // The opening itself would wait for a named pipe's writer.
+        let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
+        guard descriptor >= 0 else {
+            // A socket cannot be opened.
+            throw Failure(number: errno, isNotRegular: errno == ENXIO)
+        }
+        var status = stat()
+        guard fstat(descriptor, &status) == 0 else {
+            let number = errno
+            close(descriptor)
+            throw Failure(number: number)
+        }
+        // Reading a directory fails by itself.
+        switch status.st_mode & S_IFMT {
+        case S_IFREG, S_IFDIR: return descriptor
+        case S_IFCHR where isatty(descriptor) == 0: return descriptor
+        case S_IFIFO where allowsPipe && isNameless(descriptor):
+            _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) & ~O_NONBLOCK)
+            return descriptor
+        default:
+            close(descriptor)
+            throw Failure(number: EINVAL, isNotRegular: true)
+        }
+    }
+
+    /// Whether a pipe comes from pipe(2): the kernel says `pipe:[NUMBER]` where others have a path.
+    private static func isNameless(_ descriptor: Int32) -> Bool {
+        var name = [CChar](repeating: 0, count: 6)
+        return readlink("/proc/self/fd/\(descriptor)", &name, name.count) == name.count
+            && name == "pipe:[".utf8.map { CChar(bitPattern: $0) }
     }
 
     /// Everything that an open file still has to read.

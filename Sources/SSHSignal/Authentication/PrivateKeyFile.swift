@@ -189,13 +189,16 @@ struct PrivateKeyFile {
     }
 
     private static func read(_ path: String, _ status: inout stat) throws(Failure) -> [UInt8] {
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0, fstat(descriptor, &status) == 0 else {
-            let reason = String(cString: strerror(errno))
-            if descriptor >= 0 { close(descriptor) }
-            throw .unreadable("\(path): \(reason)")
+        let descriptor: Int32
+        do throws(LocalFile.Failure) {
+            descriptor = try LocalFile.openForReading(path)
+        } catch {
+            throw Failure.unreadable("\(path): \(error.reason)")
         }
         defer { close(descriptor) }
+        guard fstat(descriptor, &status) == 0 else {
+            throw .unreadable("\(path): \(String(cString: strerror(errno)))")
+        }
         var bytes = [UInt8](repeating: 0, count: maximumSize)
         var length = 0
         while length < bytes.count {

@@ -95,9 +95,21 @@ struct ConfigurationEvaluation {
         options.port = options.port ?? arguments.port
         options.identityFiles = arguments.identityFiles.map { ConfigurationValue(text: $0) }
         if let jump = arguments.jump { options.proxyJump = ConfigurationValue(text: jump) }
+        try apply(options: arguments.options)
+        try readFiles(arguments.configurationFile)
+        guard wantsFinalPass else { return }
+        matchedHost = try dialledName()
+        isFinalPass = true
+        included = 0
+        options.hostName = ConfigurationValue(text: matchedHost)
+        try readFiles(arguments.configurationFile)
+    }
+
+    /// Those of `-o`.
+    mutating func apply(options list: [String]) throws(SSHConfigurationError) {
         var active = true
         var ignored: [String]?
-        for option in arguments.options {
+        for option in list {
             do throws(SSHConfigurationError) {
                 guard let line = try ConfigurationLine(parsing: option) else {
                     throw SSHConfigurationError("it is empty")
@@ -115,13 +127,6 @@ struct ConfigurationEvaluation {
                 throw SSHConfigurationError("option -o '\(option)': \(error.message)")
             }
         }
-        try readFiles(arguments.configurationFile)
-        guard wantsFinalPass else { return }
-        matchedHost = try dialledName()
-        isFinalPass = true
-        included = 0
-        options.hostName = ConfigurationValue(text: matchedHost)
-        try readFiles(arguments.configurationFile)
     }
 
     private mutating func readFiles(_ file: String?) throws(SSHConfigurationError) {

@@ -41,6 +41,13 @@ public struct SSHArguments: Hashable, Sendable {
         self.hostKey = hostKey
     }
 
+    /// - Throws: what is wrong with ``options``, whatever the destination is.
+    package func checkOptions() throws(SSHConfigurationError) {
+        guard !options.isEmpty else { return }
+        var evaluation = ConfigurationEvaluation(destination: Destination(host: "localhost"), account: .current())
+        try evaluation.apply(options: options)
+    }
+
     /// What a jump host on the way is resolved with: as in `ssh`, the same files, but neither `-i` nor `-o` nor `-p`.
     package var forJumpHosts: SSHArguments { SSHArguments(configurationFile: configurationFile) }
 }

@@ -40,7 +40,8 @@ final class UploadReader {
         case .file(let path):
             bytes = []
             self.path = path
-            let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC)
+            // A named pipe would hold us before it can be refused.
+            let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
             guard descriptor >= 0 else { throw SSHError(.system, "\(path): \(String(cString: strerror(errno)))") }
             var status = stat()
             guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {

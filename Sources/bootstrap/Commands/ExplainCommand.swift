@@ -165,7 +165,8 @@ struct ExplainCommand: AsyncParsableCommand {
             }
             guard [.tcp, .socks5, .httpProxy, .sni].contains(found.protocol) || found.protocol.isIngress else {
                 throw fail(
-                    "--listener \(listener): who connects to \(found.protocol.rawValue) is told by --from",
+                    "--listener \(listener): who connects to \(found.protocol.rawValue) is told by --from; "
+                        + "instead of --listener, write --from SPIFFE-ID (or anyone, local) --to HOST:PORT",
                     .usage
                 )
             }
@@ -176,10 +177,11 @@ struct ExplainCommand: AsyncParsableCommand {
             if [.http, .https].contains(found.protocol) { return (from, try routed(by: found)) }
         }
         if let to {
-            guard target == nil else {
+            let asked = try usage("--to \(to)") { try Authority(parsing: to) }
+            guard target == nil || target == asked else {
                 throw fail("--to \(to): listener \(listener ?? "") leads to \(target?.description ?? "") only", .usage)
             }
-            target = try usage("--to \(to)") { try Authority(parsing: to) }
+            target = asked
         }
         guard let target else {
             throw fail("--listener \(listener ?? ""): say with --to where the stream goes", .usage)

@@ -84,6 +84,15 @@ struct SSHOptionGroup: ParsableArguments {
         )
     }
 
+    /// Before the command looks at what else was given: a misspelt option is not found out by fixing something else.
+    func validate() throws {
+        do throws(SSHConfigurationError) {
+            try arguments.checkOptions()
+        } catch {
+            throw ValidationError("\(error)")
+        }
+    }
+
     /// With who answers what a login asks.
     ///
     /// - Throws: the exit code, for a password file that is not to be used; why was printed.

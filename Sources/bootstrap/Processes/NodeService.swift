@@ -64,10 +64,13 @@ struct NodeService: Sendable {
         ]
         let result: Result<Void, any Error>
         var isTakenOver = false
+        // Stopping takes no longer than the drain may; there is none without an end.
+        var deadline = ContinuousClock.now
         do {
-            try await follow(ends.stream, &isTakenOver) { deadline in
+            try await follow(ends.stream, &isTakenOver) { limit in
+                deadline = ContinuousClock.now + (limit ?? .zero)
                 Task {
-                    await node.drain(deadline: deadline)
+                    await node.drain(deadline: limit)
                     ends.continuation.yield(.drained)
                 }
             }
@@ -75,13 +78,41 @@ struct NodeService: Sendable {
         } catch {
             result = .failure(error)
         }
-        for task in reloads + others { task.cancel() }
+        for task in reloads + others.dropFirst() { task.cancel() }
         // An heir needs the rules; without one, they would lead to nobody.
         if !isTakenOver { endCapture() }
-        // The process ends when this returns. One that reads a credential meanwhile would use OpenSSL while that is
-        // taken down.
-        for task in reloads { await task.value }
+        let code: ExitCode
+        if case .success = result { code = .success } else { code = .failed }
+        await wait(for: reloads, until: deadline, ends.stream, code)
+        others[0].cancel()
         try result.get()
+    }
+
+    /// The process ends when ``run()`` returns. A task that reads a credential meanwhile would use OpenSSL while that
+    /// is taken down, so they are waited for; but one that hangs, on a file system that does not answer, keeps nobody.
+    private func wait(
+        for reloads: [Task<Void, Never>],
+        until deadline: ContinuousClock.Instant,
+        _ ends: AsyncStream<End>,
+        _ code: ExitCode
+    ) async {
+        let areDone = Lock(false)
+        // They are told to end just now: there is always time for that.
+        Self.later(max(ContinuousClock.now.duration(to: deadline), .seconds(1))) { [logger] in
+            guard !areDone.withLock({ $0 }) else { return }
+            logger.warning("ended without waiting for a reload that hangs")
+            _exit(code.rawValue)
+        }
+        let hurry = Task {
+            for await end in ends {
+                guard case .signal = end else { continue }
+                logger.warning("ended by another signal")
+                _exit(ExitCode.failed.rawValue)
+            }
+        }
+        for task in reloads { await task.value }
+        areDone.withLock { $0 = true }
+        hurry.cancel()
     }
 
     private func endCapture() {
@@ -180,13 +211,19 @@ struct NodeService: Sendable {
     /// Streams are cut, so that nobody takes their ends for clean; but nothing is waited for.
     private func endAtOnce() async throws {
         // Whatever hangs must not keep the process.
-        Task {
-            try? await Task.sleep(for: .seconds(2))
-            _exit(ExitCode.failed.rawValue)
-        }
+        Self.later(.seconds(2)) { _exit(ExitCode.failed.rawValue) }
         let streams = await node.liveStreams()
         logger.warning("ended by a second signal", metadata: ["streams cut": "\(streams)"])
         await node.drain(deadline: .zero)
         throw ExitCode.failed
+    }
+
+    /// On a thread of its own: a task that hangs has one of those that tasks share.
+    private static func later(_ time: Duration, _ body: @escaping @Sendable () -> Void) {
+        let end = ContinuousClock.now + time
+        startThread {
+            while ContinuousClock.now < end { usleep(100_000) }
+            body()
+        }
     }
 }

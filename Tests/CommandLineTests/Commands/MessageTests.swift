@@ -14,6 +14,9 @@ import Testing
         (["conect", "dev"], "did you mean 'connect'?"), (["statsu"], "did you mean 'status'?"),
         (["ca", "isue"], "did you mean 'issue'?"), (["frobnicate"], "connect, copy"),
         (["status", "--nonsense"], "--nonsense"), (["status", "-q", "-v"], "-q and -v"),
+        // Before what else is missing.
+        (["connect", "foo", "-o", "Nonsense=1"], "bad configuration option 'Nonsense'"),
+        (["copy", "/nowhere/to-be-found", "foo:/x", "-o", "Nonsense=1"], "bad configuration option 'Nonsense'"),
     ])
     func aCommandLineThatMakesNoSense(arguments: [String], mention: String) async throws {
         let journey = try await Journey()

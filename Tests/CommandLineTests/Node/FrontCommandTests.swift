@@ -44,6 +44,9 @@ import Testing
         #expect(try await run("node", "--check").succeeded)
         let whitebox = try await run("explain", "--listener", "db")
         #expect(whitebox.succeeded, "\(whitebox.standardError)")
+        // The very place that it leads to.
+        let named = try await run("explain", "--listener", "db", "--to", "web.mesh:80")
+        #expect(named.succeeded && named.standardOutput == whitebox.standardOutput, "\(named.standardError)")
         for name in ["socks", "proxy", "sni"] {
             let allowed = try await run("explain", "--listener", name, "--to", "web.mesh:80")
             #expect(allowed.standardOutput == whitebox.standardOutput)
@@ -66,7 +69,7 @@ import Testing
                 ["--listener", "none", "--to", "a:1"],
                 "there is no such listener (there are: db, socks, proxy, hbone, sni, open, web, tls)"
             ),
-            (["--listener", "hbone", "--to", "a:1"], "who connects to hbone is told by --from"),
+            (["--listener", "hbone", "--to", "a:1"], "write --from SPIFFE-ID (or anyone, local) --to HOST:PORT"),
             (["--listener", "db", "--to", "a:1"], "listener db leads to web.mesh:80 only"),
             (["--listener", "socks"], "say with --to where the stream goes"),
             (["--listener", "socks", "--from", "local", "--to", "a:1"], "leave --from away"),

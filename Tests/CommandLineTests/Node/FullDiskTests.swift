@@ -46,6 +46,64 @@ import Testing
         #expect(try await supervisor.exit(within: .seconds(30)) == .exited(0))
     }
 
+    /// As the first one; one page is free, in which the log begins.
+    private static let logScript = """
+        set -e
+        mount -t tmpfs -o size=256k none "$1"
+        dd if=/dev/zero of="$1/ballast" bs=1k 2>/dev/null || true
+        truncate -s -4096 "$1/ballast"
+        exec "$2" node --config "$3" --loops 1 --drain 1s
+        """
+
+    /// The lines wait until there is room, and none is in the file by half.
+    @Test func theAccessLogWaitsForRoom() async throws {
+        let directory = TemporaryDirectory()
+        let disk = try directory.makeDirectory("disk")
+        let echo = try EchoServer()
+        let port = FreePort.next()
+        let configuration = try directory.write(
+            "node.yaml",
+            """
+            identity: \(TestCertificates.shared.path(.server))
+            listeners:
+            - {name: in, bind: "127.0.0.1:\(port)", protocol: tcp, forwardTo: "127.0.0.1:\(echo.port)"}
+            endpoints:
+            - {match: "127.0.0.1:*", direct: true}
+            accessLog: {file: "\(disk)/access.log"}
+
+            """
+        )
+        let node = try ChildProcess(
+            "unshare",
+            ["-m", "sh", "-c", Self.logScript, "sh", disk, TestTools.bootstrap, configuration]
+        )
+        _ = try await node.standardOutput.line(containing: "ready ")
+        let inside = "/proc/\(node.pid)/root\(disk)"
+        let count = 40
+        for _ in 0..<count { _ = try await TCPClient.exchange(port: port, sending: [1]) }
+        _ = try await node.standardError.line(containing: "the access log waits")
+        // It tries again now and then, and takes back what it has written by half.
+        try await eventually("what is there is whole") {
+            (try? Self.lines(of: "\(inside)/access.log").count).map { $0 > 0 && $0 < count } == true
+        }
+
+        #expect(unlink("\(inside)/ballast") == 0)
+        _ = try await node.standardError.line(containing: "the access log is written again")
+        try await eventually("all lines are there") {
+            (try? Self.lines(of: "\(inside)/access.log").count) == count
+        }
+        #expect(await node.stop() == .exited(0))
+    }
+
+    /// Throws where one of them is no JSON, or is not at its end.
+    private static func lines(of path: String) throws -> [Substring] {
+        let text = try String(contentsOfFile: path, encoding: .utf8)
+        try #require(text.isEmpty || text.hasSuffix("\n"), "\(text)")
+        let lines = text.split(separator: "\n")
+        for line in lines { _ = try JSONSerialization.jsonObject(with: Data(line.utf8)) }
+        return lines
+    }
+
     private func listening(_ supervisor: ChildProcess, _ port: UInt16) async throws -> pid_t {
         let line = try await supervisor.standardError.line(containing: "listens on", within: .seconds(60))
         #expect(line.hasSuffix("127.0.0.1:\(port)"))
