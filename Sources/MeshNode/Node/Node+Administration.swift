@@ -134,6 +134,24 @@ extension Node {
                 json.key("failure")
                 json.string(failure)
             }
+            guard !path.servers.isEmpty else { return }
+            json.key("servers")
+            json.array { json in
+                for server in path.servers { write(server, into: &json) }
+            }
+        }
+    }
+
+    private static func write(_ server: ServerReport, into json: inout JSONWriter) {
+        json.object { json in
+            json.key("address")
+            json.string(server.address.description)
+            json.key("state")
+            json.string(server.state.rawValue)
+            if let failure = server.failure {
+                json.key("failure")
+                json.string(failure)
+            }
         }
     }
 

@@ -113,6 +113,8 @@ final class ServersSource: PathSource {
 
     var roundTripTime: Duration? { sources.values.compactMap(\.roundTripTime).min() }
 
+    var servers: [ServerReport] { choice.reports(now: loop.now) }
+
     var streamCount: Int { (Array(sources.values) + retired).reduce(waiting.count) { $0 + $1.streamCount } }
 
     // MARK: The path
