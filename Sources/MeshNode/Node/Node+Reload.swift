@@ -118,6 +118,7 @@ extension Node {
         await stop(unused)
         await use(accessLog)
         tellWhatNeedsRestart(old, written)
+        for warning in configuration.warnings where !old.warnings.contains(warning) { logger.warning("\(warning)") }
         logger.notice("reloaded", metadata: ["certificate until": "\(credential.notAfter)"])
         guard isOpen, let prepared else { return [] }
         for listener in prepared.removed + prepared.replaced where !prepared.all.contains(where: listener.isSamePlace) {

@@ -88,6 +88,7 @@ public final class Node: Sendable {
         let configuration = state.withLock { $0.configuration }
         let credential = try CredentialDirectory(configuration.identity).load()
         let warn: @Sendable (String) -> Void = { [logger] in logger.warning("\($0)") }
+        for warning in configuration.warnings { warn("\(warning)") }
         var snapshot = try NodeSnapshot(configuration: configuration, credential: credential, warn: warn)
         let accessLog = try accessLog(for: configuration)
         var workers: [LoopBound<Worker>] = []
