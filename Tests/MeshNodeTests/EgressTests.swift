@@ -137,7 +137,7 @@ import Testing
         #expect(received == 0 && ending == .broken(ECONNRESET))
         let line = "warning stream cut"
         try await eventually("the log says why") {
-            nodes.nearLog.lines.contains { $0.hasPrefix(line) && $0.contains("wants a client certificate") }
+            nodes.nearLog.lines.contains { $0.hasPrefix(line) && $0.contains("add tls: {credential: DIR}") }
         }
         await nodes.stop()
         await strict.process.stop()
