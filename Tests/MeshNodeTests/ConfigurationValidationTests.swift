@@ -226,6 +226,20 @@ import YAML
         try expectIssues(text(empty), "f:2:13: listener 'a': 'users': \(empty): has no users", checkingFiles: true)
     }
 
+    @Test func theAccessLogIsAFile() throws {
+        let directory = TemporaryDirectory()
+        func text(_ path: String) -> String {
+            """
+            identity: \(TestCertificates.shared.path(.server))
+            listeners: [{name: a, bind: "127.0.0.1:1", protocol: hbone}]
+            accessLog: {file: \(path)}
+            """
+        }
+        try expectIssues(text(directory.path("log")), "", checkingFiles: true)
+        let folder = TestCertificates.shared.path(.server)
+        try expectIssues(text(folder), "f:3:12: 'accessLog': \(folder): is a directory", checkingFiles: true)
+    }
+
     @Test func checkReadsAndValidates() throws {
         let directory = TemporaryDirectory()
         let good = TestCertificates.shared.path(.server)

@@ -300,6 +300,8 @@ extension NodeConfiguration {
     }
 
     private func problemWriting(_ path: String) -> String? {
+        var status = stat()
+        if stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFDIR { return "is a directory: name a file in it" }
         if access(path, W_OK) == 0 { return nil }
         guard errno == ENOENT else { return String(cString: strerror(errno)) }
         let directory = path.lastIndex(of: "/").map { String(path[...$0]) } ?? "."

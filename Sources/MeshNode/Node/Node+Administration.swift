@@ -41,7 +41,7 @@ extension Node {
         }
         if request.method == "GET", let page = AdministrationPage.response(to: request.path) { return page }
         guard Self.pages.contains(request.path) else {
-            let known = Self.pages + Self.orders.map { "POST \($0)" }
+            let known: [String] = ["/ (for a browser)"] + Self.pages + Self.orders.map { "POST \($0)" }
             return OperationResponse(404, "there are \(known.joined(separator: ", "))")
         }
         guard request.method == "GET" else { return .notAllowed("GET") }
