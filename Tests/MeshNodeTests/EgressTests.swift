@@ -143,6 +143,19 @@ import Testing
         await strict.process.stop()
     }
 
+    /// Whether that was all, nobody knows: the client is told, and so is the log.
+    @Test func aServerThatEndsWithoutItsCloseNotifyIsNamed() async throws {
+        let rude = try await Server(try Self.certificate(["rude.lan"]), clients: "-", "abrupt")
+        let nodes = try await Self.nodes([("rude", rude.port, "roots: \(Self.root)")])
+        let (_, ending) = try await TCPClient.exchange(port: nodes.port("rude"), sending: [1])
+        #expect(ending == .broken(ECONNRESET))
+        try await eventually("the log says why") {
+            nodes.nearLog.lines.contains { $0.hasPrefix("warning stream cut") && $0.contains("close_notify") }
+        }
+        await nodes.stop()
+        await rude.process.stop()
+    }
+
     /// A gateway goes on with TLS for a stream of a peer's.
     @Test func peersGetThere() async throws {
         let web = try await Server(names: ["web.lan"])

@@ -125,6 +125,25 @@ import Testing
         await pair.stop()
     }
 
+    @Test func clientsThatSayNothingAreCountedAtEachListener() async throws {
+        let port = FreePort.next()
+        let nodes = try await FrontNodes(
+            """
+            - {name: proxy, bind: "127.0.0.1:0", protocol: http-proxy}
+            - {name: socks, bind: "127.0.0.1:0", protocol: socks5}
+            """,
+            names: [:],
+            more: "metrics: \"127.0.0.1:\(port)\""
+        )
+        var silent: [TCPConversation] = []
+        for name in ["proxy", "proxy", "socks"] { silent.append(try await TCPConversation(port: nodes.port(name))) }
+        try await eventually("all of them are waited for") {
+            (try? await Self.scrape(port))?.value("bootstrap_clients_waiting") == 3
+        }
+        for client in silent { _ = try? await client.end() }
+        await nodes.stop()
+    }
+
     @Test func clientsThatSpeakNoTLSAreCountedAndTold() async throws {
         let echo = try EchoServer()
         let port = FreePort.next()
