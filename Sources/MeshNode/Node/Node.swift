@@ -51,6 +51,8 @@ public final class Node: Sendable {
     let group: EventLoopGroup
     let logger: Logger
     let stripes = StripeDirectory()
+    /// Which servers are down, of destinations that have several.
+    let outages = ServerOutages()
     /// What connections count, where somebody asks.
     let registry = MetricsRegistry()
     let transportMetrics: H2Metrics
@@ -94,7 +96,7 @@ public final class Node: Sendable {
         var workers: [LoopBound<Worker>] = []
         for (number, loop) in group.loops.enumerated() {
             let place = (number, group.loops.count)
-            let (first, stripes, names, logger) = (snapshot, stripes, names, logger)
+            let (first, stripes, names, outages, logger) = (snapshot, stripes, names, outages, logger)
             workers.append(
                 try await loop.execute {
                     LoopBound(
@@ -103,6 +105,7 @@ public final class Node: Sendable {
                             snapshot: first,
                             stripes: stripes,
                             names: names,
+                            outages: outages,
                             place: place,
                             logger: logger
                         ),
