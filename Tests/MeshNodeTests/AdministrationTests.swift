@@ -218,6 +218,28 @@ import Testing
         await pair.stop()
     }
 
+    @Test func eachOfSeveralServersIsShown() async throws {
+        let port = FreePort.next()
+        let servers = [FreePort.next(), FreePort.next()].map { "127.0.0.1:\($0)" }
+        let list = servers.map { "\"\($0)\"" }.joined(separator: ", ")
+        let nodes = try await FrontNodes(
+            "- {name: in, bind: \"127.0.0.1:0\", protocol: tcp, forwardTo: \"db.mesh:1\"}",
+            names: [:],
+            more: """
+                - {match: "db.mesh:1", hbone: [\(list)]}
+                admin: "127.0.0.1:\(port)"
+                """
+        )
+        _ = try await TCPClient.exchange(port: nodes.port("in"), sending: [1])
+        let page = try await OperationClient.get("/paths", port).object
+        let peer = try #require((page["peers"] as? [[String: Any]])?.first)
+        let path = try #require((peer["paths"] as? [[String: Any]])?.first)
+        let shown = try #require(path["servers"] as? [[String: Any]])
+        #expect(shown.compactMap { $0["address"] as? String } == servers)
+        #expect(shown.allSatisfy { $0["state"] as? String == "waiting" && $0["failure"] is String }, "\(shown)")
+        await nodes.stop()
+    }
+
     @Test func whatIsNoRequestIsAnswered() async throws {
         let loop = EventLoop(name: "test")
         let address = try SocketAddress(ip: "127.0.0.1", port: 0)

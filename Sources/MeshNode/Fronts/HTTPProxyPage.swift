@@ -100,7 +100,8 @@ struct HTTPProxyPage: Hashable, Sendable {
     }
 
     private static func page(_ status: Int, _ message: String, _ reason: ProxyStatus) -> HTTPProxyPage {
-        let text = "\(status) \(HTTPStatus.reason(of: status))\n\n\(Printable.clean(message, limit: 2000))\n\nbootstrap proxy\n"
+        let title = "\(status) \(HTTPStatus.reason(of: status))"
+        let text = "\(title)\n\n\(Printable.clean(message, limit: 2000))\n\nbootstrap proxy\n"
         var page = HTTPProxyPage(status: status, text: text)
         page.fields.append("Proxy-Status", reason.fieldValue)
         return page

@@ -1,7 +1,8 @@
 """A TLS server that sends back what it gets: echo.py CREDENTIAL [CLIENTS] [tls12] [abrupt]
 
 CREDENTIAL is a directory with cert-chain.pem and key.pem; CLIENTS the roots of the client certificates it insists on,
-or -; an abrupt one ends without a close_notify. Prints its port, and for each connection the name that was asked for, the version, and the client's names.
+or -; an abrupt one ends without a close_notify. Prints its port, and for each connection the name that was asked for,
+the version, and the client's names.
 """
 import os
 import socket
