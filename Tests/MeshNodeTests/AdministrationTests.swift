@@ -49,7 +49,8 @@ import Testing
         #expect((chain.first?["remaining"] as? Int).map { $0 > 0 } == true)
         #expect(!"\(certificates)".contains("PRIVATE"))
         #expect(try await OperationClient.get("/metrics", port).status == 200)
-        #expect(try await OperationClient.get("/nothing", port).status == 404)
+        let nothing = try await OperationClient.get("/nothing", port)
+        #expect(nothing.status == 404 && nothing.body.contains("/ (for a browser), /streams"), "\(nothing.body)")
         _ = try await talk.end()
         await pair.stop()
     }
@@ -215,6 +216,52 @@ import Testing
         }
         for conversation in idle { _ = try? await conversation.end() }
         await pair.stop()
+    }
+
+    @Test func eachOfSeveralServersIsShown() async throws {
+        let port = FreePort.next()
+        let servers = [FreePort.next(), FreePort.next()].map { "127.0.0.1:\($0)" }
+        let list = servers.map { "\"\($0)\"" }.joined(separator: ", ")
+        let nodes = try await FrontNodes(
+            "- {name: in, bind: \"127.0.0.1:0\", protocol: tcp, forwardTo: \"db.mesh:1\"}",
+            names: [:],
+            more: """
+                - {match: "db.mesh:1", hbone: [\(list)]}
+                admin: "127.0.0.1:\(port)"
+                """
+        )
+        _ = try await TCPClient.exchange(port: nodes.port("in"), sending: [1])
+        let page = try await OperationClient.get("/paths", port).object
+        let peer = try #require((page["peers"] as? [[String: Any]])?.first)
+        let path = try #require((peer["paths"] as? [[String: Any]])?.first)
+        let shown = try #require(path["servers"] as? [[String: Any]])
+        #expect(shown.compactMap { $0["address"] as? String } == servers)
+        #expect(shown.allSatisfy { $0["state"] as? String == "waiting" && $0["failure"] is String }, "\(shown)")
+        await nodes.stop()
+    }
+
+    @Test func whatIsNoRequestIsAnswered() async throws {
+        let loop = EventLoop(name: "test")
+        let address = try SocketAddress(ip: "127.0.0.1", port: 0)
+        let server = try await loop.execute { [loop] in
+            let server = try OperationServer(at: address, adopting: nil, on: loop, timeout: .seconds(1)) { _ in
+                OperationResponse(200, "")
+            }
+            return LoopBound(server, on: loop)
+        }
+        let port = try await loop.execute { server.withValue { $0.localAddress?.port ?? 0 } }
+        for (text, line) in [
+            ("GET / HTTP/1.1\r\nHost:", "HTTP/1.1 408 Request Timeout\r\n"),
+            ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", "HTTP/1.1 505 HTTP Version Not Supported\r\n"),
+        ] {
+            let client = try RawClient(port: port)
+            client.send(text)
+            let answer = client.response()
+            #expect(answer.hasPrefix(line), "\(answer)")
+            client.reset()
+        }
+        try await loop.execute { server.withValue { $0.shutDown() } }
+        await loop.shutDown()
     }
 
     @Test func whatCannotBeServedIsAnError() throws {

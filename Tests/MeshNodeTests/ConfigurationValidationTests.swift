@@ -98,6 +98,37 @@ import YAML
         try expectRule("from: [{\(source)}]", kind, isFine ? "" : "requestPrincipals are of tokens that a listener")
     }
 
+    /// The users of a proxy are local, and may open what routing knows.
+    @Test(arguments: [
+        ("action: ALLOW", "to: [{methods: [GET]}]", 1), ("action: ALLOW", "to: [{paths: [/a]}]", 1),
+        ("action: ALLOW", "to: [{ports: [1]}]", 0), ("action: DENY", "to: [{notMethods: [GET]}]", 0),
+        ("action: ALLOW", "to: [{methods: [GET]}], when: [{transport: [h2]}]", 0),
+        ("action: ALLOW, dryRun: true", "to: [{methods: [GET]}]", 0),
+    ])
+    func anAllowRuleThatLimitsNobodyIsWarnedOf(_ action: String, _ rule: String, _ count: Int) throws {
+        func warnings(beside listener: String) throws -> [String] {
+            let text = """
+                identity: i
+                listeners:
+                - {name: proxy, bind: '127.0.0.1:1', protocol: http-proxy}
+                - \(listener)
+                policy:
+                - {name: p, \(action), rules: [{\(rule)}]}
+                """
+            let configuration = try NodeConfiguration.parse(text, file: "f")
+            try configuration.validate(checkingFiles: false)
+            return configuration.warnings.map(\.description)
+        }
+        let found = try warnings(beside: "{name: hbone, bind: '127.0.0.1:2', protocol: hbone}")
+        #expect(found.count == count)
+        for warning in found {
+            #expect(warning.hasPrefix("f:6:") && warning.contains("policy 'p': this ALLOW rule keeps nobody out"))
+        }
+        // There, it is about whoever comes in.
+        let others = try warnings(beside: "{name: web, bind: '127.0.0.1:2', protocol: http, redirect: https}")
+        #expect(others.isEmpty)
+    }
+
     private func expectRule(_ rule: String, _ kind: String, _ message: String) throws {
         try expectIssues(
             """
@@ -193,6 +224,20 @@ import YAML
         )
         let empty = try directory.write("empty", "# nobody\n")
         try expectIssues(text(empty), "f:2:13: listener 'a': 'users': \(empty): has no users", checkingFiles: true)
+    }
+
+    @Test func theAccessLogIsAFile() throws {
+        let directory = TemporaryDirectory()
+        func text(_ path: String) -> String {
+            """
+            identity: \(TestCertificates.shared.path(.server))
+            listeners: [{name: a, bind: "127.0.0.1:1", protocol: hbone}]
+            accessLog: {file: \(path)}
+            """
+        }
+        try expectIssues(text(directory.path("log")), "", checkingFiles: true)
+        let folder = TestCertificates.shared.path(.server)
+        try expectIssues(text(folder), "f:3:12: 'accessLog': \(folder): is a directory", checkingFiles: true)
     }
 
     @Test func checkReadsAndValidates() throws {

@@ -137,10 +137,23 @@ import Testing
         #expect(received == 0 && ending == .broken(ECONNRESET))
         let line = "warning stream cut"
         try await eventually("the log says why") {
-            nodes.nearLog.lines.contains { $0.hasPrefix(line) && $0.contains("wants a client certificate") }
+            nodes.nearLog.lines.contains { $0.hasPrefix(line) && $0.contains("add tls: {credential: DIR}") }
         }
         await nodes.stop()
         await strict.process.stop()
+    }
+
+    /// Whether that was all, nobody knows: the client is told, and so is the log.
+    @Test func aServerThatEndsWithoutItsCloseNotifyIsNamed() async throws {
+        let rude = try await Server(try Self.certificate(["rude.lan"]), clients: "-", "abrupt")
+        let nodes = try await Self.nodes([("rude", rude.port, "roots: \(Self.root)")])
+        let (_, ending) = try await TCPClient.exchange(port: nodes.port("rude"), sending: [1])
+        #expect(ending == .broken(ECONNRESET))
+        try await eventually("the log says why") {
+            nodes.nearLog.lines.contains { $0.hasPrefix("warning stream cut") && $0.contains("close_notify") }
+        }
+        await nodes.stop()
+        await rude.process.stop()
     }
 
     /// A gateway goes on with TLS for a stream of a peer's.

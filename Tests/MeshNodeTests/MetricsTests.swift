@@ -125,6 +125,42 @@ import Testing
         await pair.stop()
     }
 
+    @Test func clientsThatSayNothingAreCountedAtEachListener() async throws {
+        let port = FreePort.next()
+        let nodes = try await FrontNodes(
+            """
+            - {name: proxy, bind: "127.0.0.1:0", protocol: http-proxy}
+            - {name: socks, bind: "127.0.0.1:0", protocol: socks5}
+            """,
+            names: [:],
+            more: "metrics: \"127.0.0.1:\(port)\""
+        )
+        var silent: [TCPConversation] = []
+        for name in ["proxy", "proxy", "socks"] { silent.append(try await TCPConversation(port: nodes.port(name))) }
+        try await eventually("all of them are waited for") {
+            (try? await Self.scrape(port))?.value("bootstrap_clients_waiting") == 3
+        }
+        for client in silent { _ = try? await client.end() }
+        await nodes.stop()
+    }
+
+    @Test func clientsThatSpeakNoTLSAreCountedAndTold() async throws {
+        let echo = try EchoServer()
+        let port = FreePort.next()
+        let nodes = try await FrontNodes(
+            "- {name: in, bind: \"127.0.0.1:0\", protocol: tls, forwardTo: \"echo.mesh:7\"}",
+            names: ["echo.mesh:7": echo.port],
+            more: "metrics: \"127.0.0.1:\(port)\""
+        )
+        let entry = try nodes.port("in")
+        _ = try await TCPClient.exchange(port: entry, sending: Array("GET / HTTP/1.1\r\n\r\n".utf8))
+        try await nodes.nearLog.line(containing: "warning no TLS handshake")
+        let labels = ["listener": "in", "protocol": "tls", "reason": "protocolViolation"]
+        let scrape = try await Self.scrape(port)
+        #expect(scrape.value("bootstrap_handshake_failures_total", labels) == 1)
+        await nodes.stop()
+    }
+
     /// The page and the node name the same metrics, of the same kinds, with the same labels.
     @Test func theDocumentationSaysWhatIsThere() async throws {
         let page = try String(contentsOfFile: "\(TestTools.repository)/docs/metrics.md", encoding: .utf8)

@@ -225,6 +225,7 @@ extension PathID {
         _ = selector.tick(now: second)
         let error = StreamError(.authentication, "wrong identity")
         #expect(selector.wentDown(.h2, error, now: second) == [.refused(error)])
+        #expect(selector.candidates.map(\.lastError) == [error, nil])
         #expect(selector.cameUp(.ssh, now: second).isEmpty, "no downgrade to a path that does not check")
         #expect(selector.wanted(now: 2 * second - 1) == [.refused(error)])
         #expect(selector.nextDeadline == nil)

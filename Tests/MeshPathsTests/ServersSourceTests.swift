@@ -253,6 +253,8 @@ import Testing
         try await until("an answer", client) { [opened] in $0.outcomes == opened + 1 }
         let failures = try await loop.execute { client.withValue(\.failures) }
         #expect(failures == [StreamError.Code?](repeating: .timedOut, count: 5))
+        let states = try await loop.execute { client.withValue { ($0.source?.servers ?? []).map(\.state) } }
+        #expect(states == [.ejected, .up])
         let requests = try await loop.execute { slow.withValue(\.requests) }
         #expect(requests == 5)
         try await end(client, [slow, good])

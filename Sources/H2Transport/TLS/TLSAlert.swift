@@ -72,9 +72,12 @@ struct TLSAlert: Hashable {
                 "\(refusal) (a signature of ours does not verify); check that key.pem and cert-chain.pem belong together"
             )
         case 116:
+            // Peers of a mesh are always shown one; other servers only where the endpoint has one.
+            let remedy =
+                versions == .only13 ? "check our credential directory" : "add tls: {credential: DIR} to its endpoint"
             return StreamError(
                 .authentication,
-                "\(peer) wants a client certificate and got none: \(name); check our credential directory"
+                "\(peer) wants a client certificate and got none: \(name); \(remedy)"
             )
         case 40, 71:
             return StreamError(

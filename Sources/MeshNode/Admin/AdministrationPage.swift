@@ -142,11 +142,13 @@ enum AdministrationPage {
         async function paths() {
           const page = await (await get("/paths")).json();
           fill($("paths"), ["peer", "path", "state", "identity", "round trip", "streams", "failure"],
-            page.peers.flatMap((peer) => peer.paths.map((path) => [
+            page.peers.flatMap((peer) => peer.paths.flatMap((path) => [[
               peer.name, path.path, path.state, path.peer,
               [path.roundTripTime === undefined ? "" : (path.roundTripTime * 1000).toFixed(1) + " ms", "number"],
               [path.streams, "number"], [path.failure, "bad"],
-            ])));
+            ]].concat((path.servers || []).map((server) => [
+              "", server.address, server.state, "", "", "", [server.failure, "bad"],
+            ])))));
         }
 
         async function certificates() {

@@ -10,6 +10,7 @@ final class OperationServer {
     private let loop: EventLoop
     private let gate: OperationGate
     private let handler: Handler
+    private let timeout: Duration
     private var listener: Listener?
     /// Where it will listen once ``takePlace()`` is called.
     private var place: SocketAddress?
@@ -26,6 +27,7 @@ final class OperationServer {
     ///   - isHeir: Another process may have a Unix socket at `address`, which cannot be handed over: that one is
     ///     reached there until ``takePlace()``.
     ///   - loop: Where it lives.
+    ///   - timeout: For each request, and for its response to be read.
     ///   - handler: Answers, from any thread.
     /// - Throws: ``Streams/StreamError`` when nothing can listen there.
     init(
@@ -33,10 +35,12 @@ final class OperationServer {
         adopting socket: ListeningSocket?,
         replacing isHeir: Bool = false,
         on loop: EventLoop,
+        timeout: Duration = .seconds(10),
         handler: @escaping Handler
     ) throws(StreamError) {
         self.loop = loop
         self.handler = handler
+        self.timeout = timeout
         gate = OperationGate(bind: address.address)
         let bound = LoopBound(Weak(self), on: loop)
         let accept: @Sendable (Socket) -> Void = { socket in
@@ -98,7 +102,7 @@ final class OperationServer {
         if socket.peerAddress?.isUnix ?? true, gate.bind == nil, socket.peerProcess?.isTrusted != true {
             return socket.reset(StreamError(.denied, "the process belongs to another user"))
         }
-        let connection = OperationConnection(socket, gate, handler)
+        let connection = OperationConnection(socket, gate, timeout: timeout, handler)
         let key = newcomers.add { [weak connection] in connection?.end() }.key
         connections[ObjectIdentifier(connection)] = connection
         connection.asks = { [weak self] in
@@ -144,19 +148,25 @@ final class OperationConnection: StreamObserver {
         case over
     }
 
-    /// For the request, and for the response to be read.
-    private static let timeout: Duration = .seconds(10)
+    private let timeout: Duration
 
-    init(_ client: Socket, _ gate: OperationGate, _ handler: @escaping OperationServer.Handler) {
+    /// - Parameter timeout: For the request, and for the response to be read.
+    init(
+        _ client: Socket,
+        _ gate: OperationGate,
+        timeout: Duration,
+        _ handler: @escaping OperationServer.Handler
+    ) {
         self.client = client
         self.gate = gate
+        self.timeout = timeout
         self.handler = handler
     }
 
     func start() {
         client.observer = self
-        let timer = LoopTimer(on: client.loop) { [weak self] in self?.end() }
-        timer.schedule(after: Self.timeout)
+        let timer = LoopTimer(on: client.loop) { [weak self] in self?.timedOut() }
+        timer.schedule(after: timeout)
         self.timer = timer
         read()
     }
@@ -164,6 +174,12 @@ final class OperationConnection: StreamObserver {
     func streamReadable(_ stream: ByteStream) { read() }
     func streamWritable(_ stream: ByteStream) { flush() }
     func streamFailed(_ stream: ByteStream) { end() }
+
+    private func timedOut() {
+        // Who has said nothing is told nothing.
+        guard state == .head, !input.isEmpty else { return end() }
+        answer(OperationResponse(408, "the head of the request did not come in time"))
+    }
 
     private func read() {
         while state == .head {
@@ -209,7 +225,7 @@ final class OperationConnection: StreamObserver {
     private func answer(_ response: OperationResponse, hasBody: Bool = true) {
         guard state == .head || state == .asked else { return }
         state = .answering
-        timer?.schedule(after: Self.timeout)
+        timer?.schedule(after: timeout)
         var fields = HTTPFields()
         fields.append("content-type", response.type)
         fields.append("content-length", "\(response.body.count)")
@@ -221,26 +237,12 @@ final class OperationConnection: StreamObserver {
         fields.append("connection", "close")
         let head = HTTPResponseHead(
             status: response.status,
-            reason: Array(Self.reason(response.status).utf8),
+            reason: Array(HTTPStatus.reason(of: response.status).utf8),
             fields: fields,
             framing: .length(UInt64(response.body.count))
         )
         output = head.bytes + (hasBody ? response.body : [])
         flush()
-    }
-
-    private static func reason(_ status: Int) -> String {
-        switch status {
-        case 200: "OK"
-        case 202: "Accepted"
-        case 400: "Bad Request"
-        case 403: "Forbidden"
-        case 404: "Not Found"
-        case 405: "Method Not Allowed"
-        case 413: "Content Too Large"
-        case 503: "Service Unavailable"
-        default: "Error"
-        }
     }
 
     private func flush() {

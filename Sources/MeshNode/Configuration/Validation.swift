@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 import MeshIdentity
 import MeshPolicy
@@ -196,6 +197,34 @@ extension NodeConfiguration {
         }
     }
 
+    /// What is no error, and most likely not what was meant.
+    package var warnings: [ConfigurationError.Issue] {
+        // With another listener that reads requests, the rule may be for those who come in there.
+        guard !listeners.contains(where: { $0.protocol == .http || $0.protocol == .https }),
+            let proxy = listeners.first(where: { $0.protocol == .httpProxy })
+        else { return [] }
+        var warnings: [ConfigurationError.Issue] = []
+        for policy in policy ?? [] where policy.action == .allow && !policy.dryRun {
+            for rule in policy.rules where rule.readsHTTP || rule.readsToken {
+                // One that names its transports forbids the others.
+                let namesTransport = rule.when.contains { if case .transport = $0 { true } else { false } }
+                guard !namesTransport else { continue }
+                let message =
+                    "policy '\(policy.name)': this ALLOW rule keeps nobody out: only listener '\(proxy.name)' reads "
+                    + "requests, and its users are local, who may open whatever routing knows; to limit them, "
+                    + "write a DENY policy with notMethods, notPaths or notRequestPrincipals"
+                warnings.append(
+                    ConfigurationError.Issue(
+                        file: policy.importedFrom ?? file,
+                        position: rule.position,
+                        message: message
+                    )
+                )
+            }
+        }
+        return warnings
+    }
+
     private func validateFiles(_ diagnostics: Diagnostics) {
         if let path = accessLog?.path, let problem = problemWriting(path) {
             diagnostics.report("'accessLog': \(path): \(problem)", at: positions["accessLog"])
@@ -272,6 +301,8 @@ extension NodeConfiguration {
     }
 
     private func problemWriting(_ path: String) -> String? {
+        var status = stat()
+        if stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFDIR { return "is a directory: name a file in it" }
         if access(path, W_OK) == 0 { return nil }
         guard errno == ENOENT else { return String(cString: strerror(errno)) }
         let directory = path.lastIndex(of: "/").map { String(path[...$0]) } ?? "."

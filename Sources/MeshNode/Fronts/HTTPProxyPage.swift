@@ -100,7 +100,8 @@ struct HTTPProxyPage: Hashable, Sendable {
     }
 
     private static func page(_ status: Int, _ message: String, _ reason: ProxyStatus) -> HTTPProxyPage {
-        let text = "\(status) \(name(of: status))\n\n\(Printable.clean(message, limit: 2000))\n\nbootstrap proxy\n"
+        let title = "\(status) \(HTTPStatus.reason(of: status))"
+        let text = "\(title)\n\n\(Printable.clean(message, limit: 2000))\n\nbootstrap proxy\n"
         var page = HTTPProxyPage(status: status, text: text)
         page.fields.append("Proxy-Status", reason.fieldValue)
         return page
@@ -120,34 +121,10 @@ struct HTTPProxyPage: Hashable, Sendable {
         if closes { fields.append("Connection", "close") }
         let head = HTTPResponseHead(
             status: status,
-            reason: Array(Self.name(of: status).utf8),
+            reason: Array(HTTPStatus.reason(of: status).utf8),
             fields: fields,
             framing: .length(UInt64(text.utf8.count))
         )
         return head.bytes + (method == "HEAD" ? [] : Array(text.utf8))
-    }
-
-    private static func name(of status: Int) -> String {
-        switch status {
-        case 200: "OK"
-        case 301: "Moved Permanently"
-        case 308: "Permanent Redirect"
-        case 400: "Bad Request"
-        case 401: "Unauthorized"
-        case 403: "Forbidden"
-        case 404: "Not Found"
-        case 407: "Proxy Authentication Required"
-        case 408: "Request Timeout"
-        case 413: "Content Too Large"
-        case 414: "URI Too Long"
-        case 431: "Request Header Fields Too Large"
-        case 501: "Not Implemented"
-        case 502: "Bad Gateway"
-        case 503: "Service Unavailable"
-        case 504: "Gateway Timeout"
-        case 505: "HTTP Version Not Supported"
-        case 508: "Loop Detected"
-        default: ""
-        }
     }
 }

@@ -71,8 +71,11 @@ enum IngressClient {
                 failure = refusal
             case .failure(let error): failure = error
             }
+            carrier.records.handshakeFailed(failure.code, at: carrier.front)
+            // Whoever goes again without a word, as a probe of the port does, is no matter of TLS.
+            let isTold = failure.code == .authentication || failure.code == .protocolViolation
             carrier.peerLog.log(
-                .info,
+                isTold ? .warning : .info,
                 "no TLS handshake",
                 of: "\(source)",
                 ["listener": "\(listener.name)", "reason": "\(failure)"]

@@ -215,18 +215,24 @@ final class StreamCarrier {
             opened.ticket?.refuse(reason)
             return client.reset(reason)
         }
-        let logger = logger
+        let (logger, peerLog) = (logger, peerLog)
         if let ticket = opened.ticket, ticket.client == nil { ticket.client = Self.address(of: client) }
         live.relay(client, early: early, certificate: certificate, opened, for: request, use: use) { result in
             guard let failure = result.failure else { return }
+            let facts: Logger.Metadata = [
+                "to": "\(request.destination)", "sent": "\(result.bytesForward)",
+                "received": "\(result.bytesBackward)", "reason": "\(failure)",
+            ]
+            // What the client has got may be a part only, and it is the destination that does not say so: each time.
+            if failure.code == .truncated, result.endedBy == .second {
+                peerLog.log(.warning, "stream cut", of: "\(request.destination)", label: "to", facts)
+                return
+            }
             // A server of TLS 1.3 says only now that it does not want this side's certificate, or misses one.
             logger.log(
                 level: failure.code == .authentication ? .warning : .info,
                 "stream cut",
-                metadata: [
-                    "to": "\(request.destination)", "sent": "\(result.bytesForward)",
-                    "received": "\(result.bytesBackward)", "reason": "\(failure)",
-                ]
+                metadata: facts
             )
         }
     }

@@ -43,6 +43,8 @@ struct FrontStatistics: Sendable {
     private(set) var live: [Way: Int] = [:]
     private(set) var opened: [Way: Histogram] = [:]
     private(set) var refused: [StreamError.Code: UInt64] = [:]
+    /// Of TLS that ends at the front: why it did not begin.
+    private(set) var failedHandshakes: [StreamError.Code: UInt64] = [:]
     private(set) var ended: [End: UInt64] = [:]
     /// Of those that have ended, and of those that are open where ``addLive(sent:received:)`` was told.
     private(set) var sent: UInt64 = 0
@@ -56,6 +58,8 @@ struct FrontStatistics: Sendable {
     }
 
     mutating func refuse(_ code: StreamError.Code) { refused[code, default: 0] &+= 1 }
+
+    mutating func handshakeFailed(_ code: StreamError.Code) { failedHandshakes[code, default: 0] &+= 1 }
 
     mutating func end(over way: Way, _ code: StreamError.Code?, by party: StreamParty, sent: UInt64, received: UInt64) {
         live[way, default: 0] -= 1
@@ -72,6 +76,7 @@ struct FrontStatistics: Sendable {
         live.merge(other.live, uniquingKeysWith: +)
         for (way, histogram) in other.opened { opened[way, default: Histogram()].add(histogram) }
         refused.merge(other.refused, uniquingKeysWith: &+)
+        failedHandshakes.merge(other.failedHandshakes, uniquingKeysWith: &+)
         ended.merge(other.ended, uniquingKeysWith: &+)
         addLive(sent: other.sent, received: other.received)
     }

@@ -43,6 +43,11 @@ struct MetricCatalog {
             front + ["transport"],
             "From the request of a stream until it could carry bytes."
         ),
+        counter(
+            "bootstrap_handshake_failures_total",
+            front + ["reason"],
+            "TLS handshakes with clients of tls and https listeners that failed."
+        ),
         gauge("bootstrap_clients_waiting", "Clients that have connected and not said yet what they want."),
         gauge(
             "bootstrap_paths_in_use",

@@ -41,6 +41,9 @@ struct NodeMetrics: Sendable {
             let labels = front + [("transport", name(end.way)), ("reason", reason), ("by", end.party.rawValue)]
             text.add("bootstrap_streams_ended_total", labels, count)
         }
+        for (code, count) in statistics.failedHandshakes.sorted(by: { $0.key.description < $1.key.description }) {
+            text.add("bootstrap_handshake_failures_total", front + [("reason", code.description)], count)
+        }
         text.add("bootstrap_stream_bytes_total", front + [("direction", "sent")], statistics.sent)
         text.add("bootstrap_stream_bytes_total", front + [("direction", "received")], statistics.received)
     }

@@ -41,7 +41,7 @@ extension Node {
         }
         if request.method == "GET", let page = AdministrationPage.response(to: request.path) { return page }
         guard Self.pages.contains(request.path) else {
-            let known = Self.pages + Self.orders.map { "POST \($0)" }
+            let known: [String] = ["/ (for a browser)"] + Self.pages + Self.orders.map { "POST \($0)" }
             return OperationResponse(404, "there are \(known.joined(separator: ", "))")
         }
         guard request.method == "GET" else { return .notAllowed("GET") }
@@ -131,6 +131,24 @@ extension Node {
                 json.string(peer.description)
             }
             if let failure = path.failure {
+                json.key("failure")
+                json.string(failure)
+            }
+            guard !path.servers.isEmpty else { return }
+            json.key("servers")
+            json.array { json in
+                for server in path.servers { write(server, into: &json) }
+            }
+        }
+    }
+
+    private static func write(_ server: ServerReport, into json: inout JSONWriter) {
+        json.object { json in
+            json.key("address")
+            json.string(server.address.description)
+            json.key("state")
+            json.string(server.state.rawValue)
+            if let failure = server.failure {
                 json.key("failure")
                 json.string(failure)
             }

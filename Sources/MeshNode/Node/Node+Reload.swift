@@ -132,6 +132,7 @@ extension Node {
         await stop(unused)
         await use(accessLog)
         tellWhatNeedsRestart(old, written)
+        for warning in configuration.warnings where !old.warnings.contains(warning) { logger.warning("\(warning)") }
         logger.notice(
             isSame ? "reloaded: nothing has changed" : "reloaded",
             metadata: ["certificate until": "\(describe(time: credential.notAfter))"]

@@ -51,6 +51,8 @@ public final class Node: Sendable {
     let group: EventLoopGroup
     let logger: Logger
     let stripes = StripeDirectory()
+    /// Which servers are down, of destinations that have several.
+    let outages = ServerOutages()
     /// What connections count, where somebody asks.
     let registry = MetricsRegistry()
     let transportMetrics: H2Metrics
@@ -88,12 +90,13 @@ public final class Node: Sendable {
         let configuration = state.withLock { $0.configuration }
         let credential = try CredentialDirectory(configuration.identity).load()
         let warn: @Sendable (String) -> Void = { [logger] in logger.warning("\($0)") }
+        for warning in configuration.warnings { warn("\(warning)") }
         var snapshot = try NodeSnapshot(configuration: configuration, credential: credential, warn: warn)
         let accessLog = try accessLog(for: configuration)
         var workers: [LoopBound<Worker>] = []
         for (number, loop) in group.loops.enumerated() {
             let place = (number, group.loops.count)
-            let (first, stripes, names, logger) = (snapshot, stripes, names, logger)
+            let (first, stripes, names, outages, logger) = (snapshot, stripes, names, outages, logger)
             workers.append(
                 try await loop.execute {
                     LoopBound(
@@ -102,6 +105,7 @@ public final class Node: Sendable {
                             snapshot: first,
                             stripes: stripes,
                             names: names,
+                            outages: outages,
                             place: place,
                             logger: logger
                         ),

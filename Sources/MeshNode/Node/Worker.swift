@@ -33,6 +33,7 @@ final class Worker {
     ///   - snapshot: What holds now.
     ///   - stripes: What all loops of the node have in common.
     ///   - names: Likewise.
+    ///   - outages: Likewise.
     ///   - place: Of the loop, among those of the node.
     ///   - logger: Told of streams and connections.
     init(
@@ -40,6 +41,7 @@ final class Worker {
         snapshot: NodeSnapshot,
         stripes: StripeDirectory,
         names: VirtualNames,
+        outages: ServerOutages,
         place: (number: Int, count: Int) = (0, 1),
         logger: Logger
     ) throws(StreamError) {
@@ -47,7 +49,7 @@ final class Worker {
         self.logger = logger
         allNames = names
         nameServer = NameServer(on: loop, logger: logger)
-        opener = StreamOpener(loop: loop, snapshot: snapshot, logger: logger)
+        opener = StreamOpener(loop: loop, snapshot: snapshot, outages: outages, logger: logger)
         records = StreamRecords(on: loop, number: place.number, of: place.count)
         carrier = StreamCarrier(opener: opener, live: live, records: records, logger: logger)
         let inbound = HBONEFront(carrier)

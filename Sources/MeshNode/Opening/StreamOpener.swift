@@ -33,6 +33,7 @@ final class StreamOpener {
     let loop: EventLoop
     private let logger: Logger
     private let peerLog: PeerLog
+    private let outages: ServerOutages
     /// Told of each change of a path to a peer; that one is unreachable or refused, once until a path works again.
     var onPathChange: ((PathChange) -> Void)?
     var snapshot: NodeSnapshot {
@@ -53,11 +54,12 @@ final class StreamOpener {
     /// The plans of late, by ``place(of:)``; empty before the first.
     private var recent: ContiguousArray<StreamPlan?> = []
 
-    init(loop: EventLoop, snapshot: NodeSnapshot, logger: Logger) {
+    init(loop: EventLoop, snapshot: NodeSnapshot, outages: ServerOutages = ServerOutages(), logger: Logger) {
         self.loop = loop
         self.snapshot = snapshot
         self.logger = logger
         peerLog = PeerLog(logger, on: loop)
+        self.outages = outages
     }
 
     /// What is done with `request`, by what holds now. Says what AUDIT and `dryRun` policies have to say.
@@ -288,7 +290,8 @@ final class StreamOpener {
             context: snapshot.client,
             settings: snapshot.configuration.connections,
             on: loop,
-            logger: logger
+            logger: logger,
+            outages: outages
         ) { [weak self, peerLog] change in
             peerLog.log(.notice, StreamOpener.kind(of: change), of: "\(id)", text: "\(id): \(change)")
             let failure: PathChangeKind? =

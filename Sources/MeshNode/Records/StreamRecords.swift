@@ -65,6 +65,12 @@ final class StreamRecords {
         }
     }
 
+    /// A client of TLS was none, or not let in.
+    func handshakeFailed(_ code: StreamError.Code, at front: FrontName) {
+        guard isOn else { return }
+        fronts[index(of: front)].handshakeFailed(code)
+    }
+
     func count(_ change: PathChangeKind) { pathChanges[change, default: 0] &+= 1 }
 
     private func index(of front: FrontName) -> Int {

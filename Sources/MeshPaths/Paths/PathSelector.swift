@@ -235,7 +235,10 @@ struct PathSelector {
     // MARK: -
 
     private mutating func refuse(_ path: PathID, _ error: StreamError, now: UInt64) -> [Action] {
-        for index in candidates.indices { candidates[index].state = .idle }
+        for index in candidates.indices {
+            candidates[index].state = .idle
+            if candidates[index].path == path { candidates[index].lastError = error }
+        }
         refusal = Refusal(error: error, path: path, retryAt: now &+ timing.firstPause.nanoseconds)
         inUse = nil
         return [.refused(error)]

@@ -24,6 +24,8 @@ protocol PathSource: AnyObject {
     var streamCount: Int { get }
     /// The shortest that was seen; nil where none was.
     var roundTripTime: Duration? { get }
+    /// Those among which it chooses; empty where there is no choice.
+    var servers: [ServerReport] { get }
 
     /// Makes the path usable, or begins to wait until it is; answers by ``events``. Does nothing while that is under
     /// way.
@@ -46,6 +48,7 @@ protocol PathSource: AnyObject {
 
 extension PathSource {
     var roundTripTime: Duration? { nil }
+    var servers: [ServerReport] { [] }
 }
 
 /// What a ``PathSource`` tells.

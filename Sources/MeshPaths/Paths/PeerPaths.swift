@@ -57,6 +57,7 @@ package final class PeerPaths {
     private var waiting: [Request] = []
     private var sources: [PathID: any PathSource] = [:]
     private let sessions: SessionPool?
+    private let outages: ServerOutages
     private var timer: LoopTimer?
     private var isShutDown = false
     /// What uses the peer's SSH sessions beside its paths, and keeps them.
@@ -71,6 +72,7 @@ package final class PeerPaths {
     ///   - settings: Timeouts and ages of the connections.
     ///   - loop: Where it lives.
     ///   - logger: Told of what each path does.
+    ///   - outages: What all loops of a node have in common.
     ///   - permits: Says why a path may not carry a stream to a destination (policy), or nil; for every stream, beside
     ///     what is asked with it.
     ///   - onChange: Told of each change of path, on the loop.
@@ -80,6 +82,7 @@ package final class PeerPaths {
         settings: ConnectionSettings = .defaults,
         on loop: EventLoop,
         logger: Logger,
+        outages: ServerOutages = ServerOutages(),
         permits: @escaping (Authority, PathID) -> StreamError? = { _, _ in nil },
         onChange: @escaping (PathChange) -> Void
     ) {
@@ -91,6 +94,7 @@ package final class PeerPaths {
         self.settings = settings
         self.loop = loop
         self.logger = logger
+        self.outages = outages
         self.permits = permits
         self.onChange = onChange
         selector = PathSelector(paths: access.ways.map(\.id))
@@ -292,7 +296,8 @@ package final class PeerPaths {
                 on: loop,
                 logger: logger,
                 context: context,
-                settings: settings
+                settings: settings,
+                outages: outages
             ) {
                 [weak self, loop, expectation = access.expectation] server, context, settings in
                 // Its paths are gone: nothing is dialled any more.

@@ -1,3 +1,4 @@
+import Platform
 import Streams
 
 /// Which of several servers of one destination carries a stream, which are to be connected, and which are left alone
@@ -241,6 +242,22 @@ struct ServerChoice<Server: Hashable> {
         let base = min(doubled, timing.longestPause.nanoseconds)
         // ±20 %, so that a fleet does not return in step.
         return base / 10 * UInt64.random(in: 8...12)
+    }
+}
+
+extension ServerChoice where Server == Authority {
+    /// How each of them stands, in their order.
+    func reports(now: UInt64) -> [ServerReport] {
+        members.map { member in
+            let state: ServerReport.State =
+                switch member.state {
+                case .idle: .idle
+                case .trying: .trying
+                case .up: now < member.ejectedUntil ? .ejected : .up
+                case .waiting: .waiting
+                }
+            return ServerReport(address: member.server, state: state, failure: member.lastError?.description)
+        }
     }
 }
 

@@ -31,8 +31,9 @@ final class ServersSource: PathSource {
     private let loop: EventLoop
     private let logger: Logger
     private let name: String
-    /// Those of which the log says that they are down.
+    /// Those that are down, and of which the log may say so.
     private var missed: Set<Authority> = []
+    private let outages: ServerOutages
     /// Those that no stream has used for the idle timeout.
     private var idle: Set<Authority> = []
     private var timer: LoopTimer?
@@ -47,6 +48,7 @@ final class ServersSource: PathSource {
     ///   - servers: At least one, each once.
     ///   - context: Of the connections that are made, until another one is taken.
     ///   - settings: Likewise.
+    ///   - outages: What all loops of a node have in common.
     ///   - make: Makes the way to one of them.
     init(
         name: String,
@@ -55,6 +57,7 @@ final class ServersSource: PathSource {
         logger: Logger,
         context: TLSContext,
         settings: ConnectionSettings,
+        outages: ServerOutages = ServerOutages(),
         _ make: @escaping (Authority, TLSContext, ConnectionSettings) -> TunnelSource
     ) {
         self.loop = loop
@@ -62,10 +65,15 @@ final class ServersSource: PathSource {
         self.name = name
         self.context = context
         self.settings = settings
+        self.outages = outages
         self.make = make
         choice = ServerChoice(servers)
         timer = LoopTimer(on: loop) { [weak self] in self?.tick() }
         for server in servers { add(server) }
+    }
+
+    deinit {
+        for server in missed { outages.ended(name, server) }
     }
 
     private func add(_ server: Authority) {
@@ -86,6 +94,7 @@ final class ServersSource: PathSource {
         for (server, source) in sources where !servers.contains(server) {
             sources[server] = nil
             idle.remove(server)
+            if missed.remove(server) != nil { outages.ended(name, server) }
             retire(source)
         }
         guard isWanted else { return }
@@ -112,6 +121,8 @@ final class ServersSource: PathSource {
     }
 
     var roundTripTime: Duration? { sources.values.compactMap(\.roundTripTime).min() }
+
+    var servers: [ServerReport] { choice.reports(now: loop.now) }
 
     var streamCount: Int { (Array(sources.values) + retired).reduce(waiting.count) { $0 + $1.streamCount } }
 
@@ -146,7 +157,8 @@ final class ServersSource: PathSource {
 
     private func cameUp(_ server: Authority) {
         choice.cameUp(server, now: loop.now)
-        if missed.remove(server) != nil {
+        missed.remove(server)
+        if outages.ended(name, server) {
             logger.notice("server is back", metadata: ["peer": "\(name)", "server": "\(server)"])
         }
         schedule()
@@ -175,8 +187,9 @@ final class ServersSource: PathSource {
 
     private func wentDown(_ server: Authority, _ error: StreamError, wasUsed: Bool) {
         guard isWanted else { return }
+        missed.insert(server)
         logger.log(
-            level: missed.insert(server).inserted ? .notice : .debug,
+            level: outages.began(name, server) ? .notice : .debug,
             "server down",
             metadata: ["peer": "\(name)", "server": "\(server)", "reason": "\(error)"]
         )

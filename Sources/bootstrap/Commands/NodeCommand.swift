@@ -94,6 +94,7 @@ struct NodeCommand: AsyncParsableCommand {
             return
         }
         if check {
+            for warning in configuration.warnings { printWarning("\(warning)") }
             printDone("\(config) is valid")
             return
         }

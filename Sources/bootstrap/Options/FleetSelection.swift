@@ -109,8 +109,8 @@ extension CompletionKind {
                 $0.withMemoryRebound(to: CChar.self, capacity: Int(NAME_MAX) + 1) { String(cString: $0) }
             }
             guard name.hasPrefix(start), start.hasPrefix(".") || !name.hasPrefix(".") else { continue }
-            var status = stat()
-            let isDirectory = stat(directory + name, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
+            // Nothing but a directory can be followed by a slash.
+            let isDirectory = access(directory + name + "/", F_OK) == 0
             found.append(directory + name + (isDirectory ? "/" : ""))
         }
         return found.sorted()

@@ -1,7 +1,8 @@
-"""A TLS server that sends back what it gets: echo.py CREDENTIAL [CLIENTS] [tls12]
+"""A TLS server that sends back what it gets: echo.py CREDENTIAL [CLIENTS] [tls12] [abrupt]
 
 CREDENTIAL is a directory with cert-chain.pem and key.pem; CLIENTS the roots of the client certificates it insists on,
-or -. Prints its port, and for each connection the name that was asked for, the version, and the client's names.
+or -; an abrupt one ends without a close_notify. Prints its port, and for each connection the name that was asked for,
+the version, and the client's names.
 """
 import os
 import socket
@@ -34,7 +35,8 @@ def serve(raw):
             print(getattr(connection, "asked", None), connection.version(), *client, flush=True)
             while data := connection.recv(65536):
                 connection.sendall(data)
-            connection.unwrap()
+            if "abrupt" not in options:
+                connection.unwrap()
         except (OSError, ssl.SSLError) as error:
             print("failed", error, file=sys.stderr, flush=True)
 
