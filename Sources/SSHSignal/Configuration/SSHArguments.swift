@@ -1,3 +1,5 @@
+import Platform
+
 /// What the SSH flags of the command line ask for, with OpenSSH's letters and meaning.
 public struct SSHArguments: Hashable, Sendable {
     /// `-F`: read instead of the user's and the system's file; `none` reads no file.
