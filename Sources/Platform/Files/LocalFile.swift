@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// Small text files of the local user, read whole.
