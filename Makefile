@@ -57,8 +57,9 @@ soak-sanitizers: ## The same for half a minute under Thread Sanitizer, then Addr
 	$(SWIFT) build --sanitize=address --scratch-path .build-address --product bootstrap
 	@scripts/soak.py --binary .build-address/debug/bootstrap --minutes $(or $(MINUTES),0.5) --sanitizer
 
-demo: deps static ## Show the main job against a real sshd, start to finish (SHORT=1: with fewer bytes)
+demo: deps static ## Show the main job against a real sshd, start to finish (SHORT=1: with fewer bytes), then capture, ingress and egress
 	@scripts/demo.sh $(if $(SHORT),--short) --binary $(STATIC)
+	@scripts/demo-fronts.sh --binary $(STATIC)
 
 examples: deps ## Run the programs of Examples against each other, SwiftNIO's too (CORE=1: without those, which take minutes to build)
 	$(SWIFT) build --product bootstrap
