@@ -89,8 +89,9 @@ import Testing
         let logger = log.logger
         let destination = try Authority(parsing: "echo.mesh:7")
         let opener = try await loop.execute {
-            let opener = StreamOpener(loop: loop, snapshot: snapshot, logger: logger)
-            opener.onPathChange = { change in changes.withLock { $0.append("\(change)") } }
+            let opener = StreamOpener(loop: loop, snapshot: snapshot, logger: logger) { change in
+                changes.withLock { $0.append("\(change)") }
+            }
             return LoopBound(opener, on: loop)
         }
         for _ in 0..<15 {

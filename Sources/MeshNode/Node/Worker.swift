@@ -49,8 +49,18 @@ final class Worker {
         self.logger = logger
         allNames = names
         nameServer = NameServer(on: loop, logger: logger)
-        opener = StreamOpener(loop: loop, snapshot: snapshot, outages: outages, logger: logger)
-        records = StreamRecords(on: loop, number: place.number, of: place.count)
+        let records = StreamRecords(on: loop, number: place.number, of: place.count)
+        self.records = records
+        opener = StreamOpener(loop: loop, snapshot: snapshot, outages: outages, logger: logger) { change in
+            switch change {
+            case .using(let path, .some(let before), _, _):
+                records.count(.switched(from: before.transport, to: path.transport))
+            case .using(let path, nil, _, _): records.count(.chosen(path.transport))
+            case .unreachable: records.count(.unreachable)
+            case .refused: records.count(.refused)
+            case .relaying: break
+            }
+        }
         carrier = StreamCarrier(opener: opener, live: live, records: records, logger: logger)
         let inbound = HBONEFront(carrier)
         self.inbound = inbound
@@ -66,16 +76,6 @@ final class Worker {
         (zone, self.names) = Self.naming(snapshot, names)
         self.stripes = StripeAcceptor(on: loop, directory: stripes) { server.accept($0) }
         useRecords(snapshot)
-        opener.onPathChange = { [records] change in
-            switch change {
-            case .using(let path, .some(let before), _, _):
-                records.count(.switched(from: before.transport, to: path.transport))
-            case .using(let path, nil, _, _): records.count(.chosen(path.transport))
-            case .unreachable: records.count(.unreachable)
-            case .refused: records.count(.refused)
-            case .relaying: break
-            }
-        }
     }
 
     private static func naming(

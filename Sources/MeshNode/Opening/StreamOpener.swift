@@ -35,7 +35,9 @@ final class StreamOpener {
     private let peerLog: PeerLog
     private let outages: ServerOutages
     /// Told of each change of a path to a peer; that one is unreachable or refused, once until a path works again.
-    var onPathChange: ((PathChange) -> Void)?
+    /// No property that is set later: each way to a peer would have to refer to this object weakly, and an object that is
+    /// referred to so is counted slowly, with every stream.
+    private let onPathChange: ((PathChange) -> Void)?
     var snapshot: NodeSnapshot {
         didSet {
             recent = []
@@ -54,12 +56,19 @@ final class StreamOpener {
     /// The plans of late, by ``place(of:)``; empty before the first.
     private var recent: ContiguousArray<StreamPlan?> = []
 
-    init(loop: EventLoop, snapshot: NodeSnapshot, outages: ServerOutages = ServerOutages(), logger: Logger) {
+    init(
+        loop: EventLoop,
+        snapshot: NodeSnapshot,
+        outages: ServerOutages = ServerOutages(),
+        logger: Logger,
+        onPathChange: ((PathChange) -> Void)? = nil
+    ) {
         self.loop = loop
         self.snapshot = snapshot
         self.logger = logger
         peerLog = PeerLog(logger, on: loop)
         self.outages = outages
+        self.onPathChange = onPathChange
     }
 
     /// What is done with `request`, by what holds now. Says what AUDIT and `dryRun` policies have to say.
@@ -292,7 +301,7 @@ final class StreamOpener {
             on: loop,
             logger: logger,
             outages: outages
-        ) { [weak self, peerLog] change in
+        ) { [peerLog, onPathChange] change in
             peerLog.log(.notice, StreamOpener.kind(of: change), of: "\(id)", text: "\(id): \(change)")
             let failure: PathChangeKind? =
                 switch change {
@@ -303,7 +312,7 @@ final class StreamOpener {
                 }
             let isNew = failure == nil || failure != failing
             failing = failure
-            if isNew { self?.onPathChange?(change) }
+            if isNew { onPathChange?(change) }
         }
         peers[id] = paths
         return paths
