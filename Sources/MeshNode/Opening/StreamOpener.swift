@@ -34,8 +34,8 @@ final class StreamOpener {
     private let logger: Logger
     private let peerLog: PeerLog
     private let outages: ServerOutages
-    /// Told of each change of a path to a peer; that one is unreachable or refused, once until a path works again.
-    /// No property that is set later: each way to a peer would have to refer to this object weakly, and an object that is
+    /// Told of each change of a path to a peer; that one is unreachable or refused, once until a path works again. No
+    /// property that is set later: each way to a peer would have to refer to this object weakly, and an object that is
     /// referred to so is counted slowly, with every stream.
     private let onPathChange: ((PathChange) -> Void)?
     var snapshot: NodeSnapshot {
