@@ -133,7 +133,7 @@ import Testing
         try await eventually("the echo is connected", within: .seconds(20)) { bench.backend.open == 1 }
         server.signal(SIGTERM)
         let (received, ending) = try await conversation
-        #expect(ending == .endOfStream)
+        #expect(ending == .endOfStream, "\(bench.log.lines.suffix(10))\n\(server.standardError.text)")
         #expect(Checksum.of(received) == Checksum.of(sent))
         #expect(try await server.exit() == .exited(0))
         await bench.stop()
