@@ -155,7 +155,13 @@ step "9. Egress: the same program reaches a server that is no member, and the no
 expect 'the page of web.prod' curl -sS --max-time 20 --http1.0 http://legacy.lan/index.html
 
 step "10. What the streams were: the access log"
-expect '"peer":"spiffe://demo.example/ns/prod/sa/web"' cat "$work/access.json"
+# A line is there when its stream has ended, and is written a moment later.
+deadline=$((SECONDS + 20))
+until grep -q '"peer":"spiffe://demo.example/ns/prod/sa/web"' "$work/access.json"; do
+    [ "$SECONDS" -lt "$deadline" ] || { echo "demo: no line with the peer in the access log" >&2; exit 1; }
+    sleep 0.1
+done
+show grep '"peer":"spiffe://demo.example/ns/prod/sa/web"' "$work/access.json"
 
 step "11. Clean up"
 run capture remove
