@@ -93,8 +93,9 @@ package struct CaptureTrial: Sendable {
         let place = SocketAddress(address, port: port)
         let limit = Duration.seconds(2)
         return switch question.map({ place.exchange($0, within: limit) }) ?? place.attempt(within: limit) {
-        case 0: .taken
-        case ECONNREFUSED, ECONNRESET: .refused
+        // Reset once it was there: the listener has it, and leads it nowhere.
+        case 0, ECONNRESET: .taken
+        case ECONNREFUSED: .refused
         case ETIMEDOUT: .silence
         case let number: .failed(String(cString: strerror(number)))
         }
