@@ -310,20 +310,31 @@ struct SocketTests {
                 #expect(socket.descriptor == -1)
                 return (server, accepted)
             }
-            let received = await Task.detached {
-                var total = 0
-                var buffer = [UInt8](repeating: 0, count: 65536)
-                while true {
-                    let count = read(peer, &buffer, buffer.count)
-                    guard count > 0 else { return count == 0 ? total : -Int(errno) }
-                    total += count
-                }
-            }.value
+            let received = await Task.detached { readAll(peer) }.value
             #expect(received == accepted)
             close(peer)
             // The descriptor goes once all is delivered.
             try await until { try await loop.execute { loop.watchedDescriptors == 0 } }
         }
+    }
+
+    @Test("a loop that stops delivers what was closed before, for as long as it may take", arguments: [60, 0])
+    func stoppingDelivers(seconds: Int) async throws {
+        let loop = EventLoop(name: "stops")
+        let (peer, accepted) = try await loop.execute {
+            let (client, server) = try tcpDescriptors()
+            let socket = try Socket.adopting(client, on: loop)
+            let accepted = socket.fill()
+            socket.finish()
+            socket.close()
+            return (server, accepted)
+        }
+        let stopped = Task { await loop.shutDown(timeToDepart: .seconds(seconds)) }
+        if seconds == 0 { await stopped.value }
+        let received = await Task.detached { readAll(peer, sending: true) }.value
+        await stopped.value
+        if seconds == 0 { #expect(received < accepted) } else { #expect(received == accepted) }
+        close(peer)
     }
 
     @Test("a lingering close ends when its peer dies")
@@ -670,4 +681,19 @@ private final class FailureObserver: StreamObserver {
     func streamReadable(_ stream: ByteStream) {}
     func streamWritable(_ stream: ByteStream) {}
     func streamFailed(_ stream: ByteStream) { onFailure() }
+}
+
+/// How many bytes come until the end; minus `errno` when the connection fails before.
+///
+/// - Parameter sending: It sends as well, which a socket that is closed already answers with a reset.
+private func readAll(_ descriptor: Int32, sending: Bool = false) -> Int {
+    var total = 0
+    var byte: UInt8 = 1
+    var buffer = [UInt8](repeating: 0, count: 65536)
+    while true {
+        if sending { send(descriptor, &byte, 1, Int32(MSG_NOSIGNAL)) }
+        let count = read(descriptor, &buffer, buffer.count)
+        guard count > 0 else { return count == 0 ? total : -Int(errno) }
+        total += count
+    }
 }

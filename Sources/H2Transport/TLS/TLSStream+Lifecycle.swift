@@ -147,6 +147,7 @@ extension TLSStream {
     /// Delivers what is in the output, ends the lower stream, and then lets go of it, without the owner.
     func depart(within limit: Duration) {
         phase = .departing
+        loop.departing += 1
         retained = self
         let timer = LoopTimer(on: loop) { [weak self] in self?.timeLimitReached() }
         timer.schedule(after: limit)
@@ -169,6 +170,7 @@ extension TLSStream {
 
     /// Gives back everything but what the deferred notices need.
     func release() {
+        if phase == .departing { loop.departing -= 1 }
         phase = .over
         ends.release()
         timer?.cancel()

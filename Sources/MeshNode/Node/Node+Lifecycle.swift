@@ -23,7 +23,7 @@ extension Node {
                 await drain(workers)
                 await use(nil)
                 await stopServices()
-                await group.shutDown()
+                await group.shutDown(timeToDepart: Self.timeToDepart)
             }
             state.drain = task
             return task
@@ -35,6 +35,10 @@ extension Node {
         }
         await task.value
     }
+
+    /// For the last bytes of streams that ended in order, where no deadline says otherwise: a slow peer may still have
+    /// megabytes to receive.
+    private static let timeToDepart = Duration.seconds(60)
 
     private func drain(_ workers: [LoopBound<Worker>]) async {
         await withTaskGroup(of: Void.self) { group in

@@ -218,7 +218,6 @@ final class Worker {
         live.startDraining()
         server.drain(deadline: nil) { [self] in
             live.whenEmpty { [self] in
-                limit?.cancel()
                 opener.shutDown()
                 records.flush()
                 completion()
@@ -237,7 +236,10 @@ final class Worker {
                 live.cutAll(StreamError(.draining, "the node stopped before the stream ended"))
                 server.close()
                 // A peer that does not read must not hold up the end.
-                LoopTimer(on: server.loop) { server.abort() }.schedule(after: .seconds(1))
+                LoopTimer(on: server.loop) {
+                    server.abort()
+                    server.loop.giveUpDepartures()
+                }.schedule(after: .seconds(1))
             }
         limit = timer
         timer.schedule(after: deadline)

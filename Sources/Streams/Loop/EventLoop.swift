@@ -26,6 +26,7 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
         var work: [@Sendable () -> Void] = []
         var isSignalled = false
         var isStopping = false
+        var timeToDepart = Duration.zero
         /// Set when the loop took its last batch: what is submitted afterwards is dropped.
         var isStopped = false
         /// Set when the thread has let go of everything.
@@ -58,6 +59,12 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
     private var endOfTurnTasks: ContiguousArray<any TurnTask> = []
     private var thread = pthread_t()
     private var load = LoopLoad()
+
+    /// Connections that nobody owns any more, and whose last bytes are still on their way to the peer: stopping waits
+    /// for them. Loop only.
+    package var departing = 0
+    /// On the clock of ``now``.
+    private var departureDeadline = UInt64.max
 
     /// Whether the loop has lately used nearly all of a processor: another loop could help, where there is a processor
     /// for it. Loop only.
@@ -122,7 +129,7 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
 
     /// Runs `work` on the loop and returns its result. From any thread or task.
     ///
-    /// - Throws: What `work` throws; ``StreamError/Code/closed`` after ``shutDown()``.
+    /// - Throws: What `work` throws; ``StreamError/Code/closed`` after ``shutDown(timeToDepart:)``.
     public func execute<Success: Sendable>(
         _ work: @escaping @Sendable () throws -> Success
     ) async throws -> Success {
@@ -136,13 +143,16 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
 
     /// Runs what was submitted before, and stops the thread. Idempotent; returns when the thread is done.
     ///
-    /// Descriptors that are still watched are closed without ceremony and their streams told nothing: close what
-    /// matters first. Actors that name the loop as their executor must not be used any more: their jobs would never
-    /// run.
-    public func shutDown() async {
+    /// What was closed in order before still gets its last bytes to its peer. Descriptors that are watched besides are
+    /// closed without ceremony and their streams told nothing: close what matters first. Actors that name the loop as
+    /// their executor must not be used any more: their jobs would never run.
+    ///
+    /// - Parameter timeToDepart: How long those last bytes may take; the first call decides.
+    public func shutDown(timeToDepart: Duration = .seconds(1)) async {
         await withCheckedContinuation { continuation in
             let (isDone, mustSignal) = inbox.withLock { inbox in
                 guard !inbox.isDone else { return (true, false) }
+                if !inbox.isStopping { inbox.timeToDepart = timeToDepart }
                 inbox.isStopping = true
                 inbox.stopped.append { continuation.resume() }
                 return (false, inbox.markSignalled())
@@ -216,24 +226,17 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
 
     public func checkIsolated() { preconditionInLoop() }
 
+    /// Stopping waits no longer for what is on its way.
+    package func giveUpDepartures() {
+        preconditionInLoop()
+        departureDeadline = 0
+    }
+
     // MARK: The turn
 
     private func run() {
-        var isStopping = false
-        while !isStopping {
-            let count = poller.wait(
-                milliseconds: turnTasks.isEmpty ? timers.millisecondsToNext(now: Self.monotonicTime()) : 0
-            )
-            now = Self.monotonicTime()
-            for index in 0..<count {
-                if let ready = poller.handler(ofEvent: index) { ready.handler.pollReady(ready.events) }
-            }
-            while let timer = timers.popExpired(now: now) { timer.fire() }
-            if wakeup.wasSignalled { isStopping = runInbox() }
-            runTurnTasks()
-            runEndOfTurnTasks()
-            load.look(start: now)
-        }
+        while !runTurn() {}
+        depart()
         // What the last turns submitted runs too, and then nothing more is accepted. Bounded, for work that submits
         // itself.
         var rounds = 0
@@ -250,6 +253,34 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
             return inbox.stopped
         }
         for resume in stopped { resume() }
+    }
+
+    /// Returns whether the loop shall stop.
+    private func runTurn() -> Bool {
+        var isStopping = false
+        let count = poller.wait(
+            milliseconds: turnTasks.isEmpty ? timers.millisecondsToNext(now: Self.monotonicTime()) : 0
+        )
+        now = Self.monotonicTime()
+        for index in 0..<count {
+            if let ready = poller.handler(ofEvent: index) { ready.handler.pollReady(ready.events) }
+        }
+        while let timer = timers.popExpired(now: now) { timer.fire() }
+        if wakeup.wasSignalled { isStopping = runInbox() }
+        runTurnTasks()
+        runEndOfTurnTasks()
+        load.look(start: now)
+        return isStopping
+    }
+
+    private func depart() {
+        guard departing > 0 else { return }
+        let time = inbox.withLock { $0.timeToDepart }
+        departureDeadline = min(departureDeadline, now &+ time.nanoseconds)
+        let alarm = LoopTimer(on: self) {}
+        alarm.schedule(after: time)
+        while departing > 0, now < departureDeadline { _ = runTurn() }
+        alarm.cancel()
     }
 
     private func stop(evenIfBusy: Bool) -> Bool {

@@ -21,9 +21,11 @@ public final class EventLoopGroup: Sendable {
         loops[(turn.wrappingAdd(1, ordering: .relaxed).oldValue & Int.max) % loops.count]
     }
 
-    /// Stops every loop. See ``EventLoop/shutDown()``.
-    public func shutDown() async {
-        for loop in loops { await loop.shutDown() }
+    /// Stops every loop. See ``EventLoop/shutDown(timeToDepart:)``.
+    public func shutDown(timeToDepart: Duration = .seconds(1)) async {
+        await withTaskGroup(of: Void.self) { group in
+            for loop in loops { group.addTask { await loop.shutDown(timeToDepart: timeToDepart) } }
+        }
     }
 }
 

@@ -28,6 +28,7 @@ final class LingeringClose: PollHandler {
             _ = Glibc.close(descriptor)
             return
         }
+        loop.departing += 1
         let timer = LoopTimer(on: loop) { [unowned self] in check() }
         self.timer = timer
         timer.schedule(after: Self.tick)
@@ -60,6 +61,7 @@ final class LingeringClose: PollHandler {
     }
 
     private func end() {
+        loop.departing -= 1
         timer?.cancel()
         timer = nil
         loop.unregister(descriptor)
