@@ -39,22 +39,34 @@ struct FrontStatistics: Sendable {
     }
 
     let front: FrontName
-    /// Open now.
-    private(set) var live: [Way: Int] = [:]
-    private(set) var opened: [Way: Histogram] = [:]
+    /// By where they went on: a handful, and the same for nearly all streams, so that they are looked for one by one.
+    private var ways: [WayStatistics] = []
+    private var endings: [(end: End, count: UInt64)] = []
     private(set) var refused: [StreamError.Code: UInt64] = [:]
     /// Of TLS that ends at the front: why it did not begin.
     private(set) var failedHandshakes: [StreamError.Code: UInt64] = [:]
-    private(set) var ended: [End: UInt64] = [:]
     /// Of those that have ended, and of those that are open where ``addLive(sent:received:)`` was told.
     private(set) var sent: UInt64 = 0
     private(set) var received: UInt64 = 0
 
+    private struct WayStatistics: Sendable {
+        let way: Way
+        /// Open now.
+        var live = 0
+        var opened = Histogram()
+    }
+
     init(_ front: FrontName) { self.front = front }
 
+    /// Open now.
+    var live: [Way: Int] { Dictionary(uniqueKeysWithValues: ways.map { ($0.way, $0.live) }) }
+    var opened: [Way: Histogram] { Dictionary(uniqueKeysWithValues: ways.map { ($0.way, $0.opened) }) }
+    var ended: [End: UInt64] { Dictionary(uniqueKeysWithValues: endings.map { ($0.end, $0.count) }) }
+
     mutating func open(over way: Way, after nanoseconds: UInt64) {
-        live[way, default: 0] += 1
-        opened[way, default: Histogram()].record(nanoseconds: nanoseconds)
+        let index = index(of: way)
+        ways[index].live += 1
+        ways[index].opened.record(nanoseconds: nanoseconds)
     }
 
     mutating func refuse(_ code: StreamError.Code) { refused[code, default: 0] &+= 1 }
@@ -62,8 +74,8 @@ struct FrontStatistics: Sendable {
     mutating func handshakeFailed(_ code: StreamError.Code) { failedHandshakes[code, default: 0] &+= 1 }
 
     mutating func end(over way: Way, _ code: StreamError.Code?, by party: StreamParty, sent: UInt64, received: UInt64) {
-        live[way, default: 0] -= 1
-        ended[End(way: way, code: code, party: party), default: 0] &+= 1
+        ways[index(of: way)].live -= 1
+        count(End(way: way, code: code, party: party), 1)
         addLive(sent: sent, received: received)
     }
 
@@ -73,12 +85,29 @@ struct FrontStatistics: Sendable {
     }
 
     mutating func add(_ other: FrontStatistics) {
-        live.merge(other.live, uniquingKeysWith: +)
-        for (way, histogram) in other.opened { opened[way, default: Histogram()].add(histogram) }
+        for statistics in other.ways {
+            let index = index(of: statistics.way)
+            ways[index].live += statistics.live
+            ways[index].opened.add(statistics.opened)
+        }
+        for (end, number) in other.endings { count(end, number) }
         refused.merge(other.refused, uniquingKeysWith: &+)
         failedHandshakes.merge(other.failedHandshakes, uniquingKeysWith: &+)
-        ended.merge(other.ended, uniquingKeysWith: &+)
         addLive(sent: other.sent, received: other.received)
+    }
+
+    private mutating func index(of way: Way) -> Int {
+        for index in ways.indices where ways[index].way == way { return index }
+        ways.append(WayStatistics(way: way))
+        return ways.count - 1
+    }
+
+    private mutating func count(_ end: End, _ number: UInt64) {
+        for index in endings.indices where endings[index].end == end {
+            endings[index].count &+= number
+            return
+        }
+        endings.append((end, number))
     }
 }
 

@@ -8,6 +8,7 @@ final class AccessLogBuffer {
     let log: AccessLog
     private let loop: EventLoop
     private var json = JSONWriter()
+    private var text = RecordText()
     private var lines = 0
     private var timer: LoopTimer?
     /// The second that ``clockText`` says.
@@ -21,7 +22,10 @@ final class AccessLogBuffer {
     init(_ log: AccessLog, on loop: EventLoop) {
         self.log = log
         self.loop = loop
-        timer = LoopTimer(on: loop) { [weak self] in self?.flush() }
+        timer = LoopTimer(on: loop) { [weak self] in
+            self?.flush()
+            self?.text.forget()
+        }
     }
 
     func append(_ record: StreamRecord) {
@@ -37,6 +41,7 @@ final class AccessLogBuffer {
         let count = lines
         lines = 0
         log.append(json.take(), lines: count)
+        json.reserve(Self.size + Self.size / 8)
     }
 
     // MARK: A line
@@ -46,7 +51,7 @@ final class AccessLogBuffer {
         json.object { json in
             json.key("time")
             json.raw(time())
-            ticket.write(into: &json)
+            text.write(ticket, into: &json)
             json.key("sent")
             json.number(record.sent)
             json.key("received")
@@ -57,10 +62,16 @@ final class AccessLogBuffer {
             }
             json.key("duration")
             json.seconds(nanoseconds: record.ended &- ticket.began)
-            json.key("outcome")
-            json.string(record.outcome.rawValue)
-            json.key("by")
-            json.string(record.endedBy.rawValue)
+            switch record.outcome {
+            case .ended: json.member("outcome", "ended")
+            case .cut: json.member("outcome", "cut")
+            case .refused: json.member("outcome", "refused")
+            }
+            switch record.endedBy {
+            case .client: json.member("by", "client")
+            case .destination: json.member("by", "destination")
+            case .node: json.member("by", "node")
+            }
             if let status = record.status {
                 json.key("status")
                 json.number(status)

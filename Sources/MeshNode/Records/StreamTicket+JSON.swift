@@ -7,17 +7,35 @@ import Streams
 extension StreamTicket {
     /// Members of an object: who wants to go where, how it goes on, and which rule says so.
     func write(into json: inout JSONWriter) {
-        let request = plan.request
         json.key("id")
         json.number(id)
+        writeFront(into: &json)
+        writeSource(into: &json)
+        writeClient(into: &json)
+        writeDestination(into: &json)
+        writeWay(into: &json)
+        writeDecision(into: &json)
+    }
+
+    func writeFront(into json: inout JSONWriter) {
         json.key("listener")
         json.string(front.listener)
         json.key("protocol")
         json.string(front.protocol)
+    }
+
+    func writeSource(into json: inout JSONWriter) {
         json.key("source")
-        Self.write(request.source, into: &json)
+        Self.write(plan.request.source, into: &json)
+    }
+
+    func writeClient(into json: inout JSONWriter) {
         json.key("address")
-        if let client { Self.write(client, into: &json) } else { json.string(request.sourceIP.description) }
+        if let client { Self.write(client, into: &json) } else { json.string(plan.request.sourceIP.description) }
+    }
+
+    func writeDestination(into json: inout JSONWriter) {
+        let request = plan.request
         if let transport = request.transport {
             json.key("over")
             json.string(transport.rawValue)
@@ -25,8 +43,10 @@ extension StreamTicket {
         json.key("destination")
         Self.write(request.destination, into: &json)
         if let details = request.details { Self.write(details, into: &json) }
-        writeWay(into: &json)
-        writeDecision(into: &json)
+        if case .peer(let route, _) = plan.outcome, route.authority != request.destination {
+            json.key("authority")
+            Self.write(route.authority, into: &json)
+        }
     }
 
     private static func write(_ authority: Authority, into json: inout JSONWriter) {
@@ -61,12 +81,8 @@ extension StreamTicket {
         }
     }
 
-    /// How it went on, or would have.
-    private func writeWay(into json: inout JSONWriter) {
-        if case .peer(let route, _) = plan.outcome, route.authority != plan.request.destination {
-            json.key("authority")
-            Self.write(route.authority, into: &json)
-        }
+    /// How it went on; nothing where it did not.
+    func writeWay(into json: inout JSONWriter) {
         guard isOpen else { return }
         json.key("path")
         json.string(path?.transport.rawValue ?? "direct")
@@ -84,7 +100,7 @@ extension StreamTicket {
         }
     }
 
-    private func writeDecision(into json: inout JSONWriter) {
+    func writeDecision(into json: inout JSONWriter) {
         json.key("policy")
         guard let rule = plan.decision.rule else { return json.string("default") }
         json.string(rule.policy.name)
