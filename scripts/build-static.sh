@@ -14,9 +14,16 @@ compressed_limit=$((9 * 1000 * 1000))
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 mkdir -p .build-static
-map=$PWD/.build-static/bootstrap.map names=$PWD/.build-static/static-names.o
+map=$PWD/.build-static/bootstrap.map names=$PWD/.build-static/static-names.o stand_in=$PWD/.build-static/stand-in
 # The C library's name service is not part of it (the file says why); libraries that mention it find this instead.
 clang -c -Os -Wall -Werror -o "$names" scripts/static-names.c
+
+# swift-argument-parser's FoundationEssentials (the file says why); found before the toolchain's.
+mkdir -p "$stand_in"
+swiftc -swift-version 6 -parse-as-library -module-name FoundationEssentials -package-name bootstrap -wmo -Osize \
+    -Xfrontend -function-sections -enforce-exclusivity=unchecked \
+    -emit-module -emit-module-path "$stand_in/FoundationEssentials.swiftmodule" -c -o "$stand_in/FoundationEssentials.o" \
+    scripts/stand-in/FoundationEssentials.swift Sources/Platform/Text/JSONEncoding.swift
 
 options=(
     -c release --product bootstrap --scratch-path .build-static
@@ -28,6 +35,7 @@ options=(
     -Xswiftc -use-ld=bfd -Xlinker -T -Xlinker "$PWD/scripts/static.ld"
     -Xlinker --gc-sections -Xlinker -s -Xlinker -O2
     -Xlinker "$names" -Xlinker -Map="$map"
+    -Xswiftc -I -Xswiftc "$stand_in" -Xlinker "$stand_in/FoundationEssentials.o"
     # libssh2.a's compression; its .pc file tells only `pkg-config --static`, which the package manager does not ask.
     -Xlinker -lz
     # libsqlite3.a's SQL functions of mathematics.

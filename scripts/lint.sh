@@ -22,8 +22,8 @@ others=(Benchmarks/Package.swift Benchmarks/Sources Benchmarks/Instructions/Pack
     Bridges/H2TransportNIO/Package.swift Bridges/H2TransportNIO/Sources Bridges/H2TransportNIO/Tests)
 swift format lint --strict --parallel -r Package.swift Sources Tests "${others[@]}" || fail "run 'make format'"
 
-forbid "Sources must not import Foundation: its ICU alone is 44 MB in the static binary" \
-    '^[^/]*\bimport +(struct +|class +|enum +|func +)?(Foundation|FoundationNetworking|FoundationInternationalization|FoundationXML)\b' \
+forbid "Sources must not import Foundation, nor FoundationEssentials: a fifth of the static binary (docs/dependencies.md)" \
+    '^[^/]*\bimport +(struct +|class +|enum +|func +)?(Foundation|FoundationEssentials|FoundationNetworking|FoundationInternationalization|FoundationXML)\b' \
     --include='*.swift' Sources
 forbid "finish it or file an issue; the code keeps no notes to self" \
     '\b(TODO|FIXME|XXX)\b' --include='*.swift' --include='*.h' --include='*.sh' --include='*.py' \

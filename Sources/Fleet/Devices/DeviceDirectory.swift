@@ -1,4 +1,3 @@
-import FoundationEssentials
 import Glibc
 import MeshIdentity
 import Platform
@@ -227,7 +226,7 @@ package struct DeviceDirectory: Sendable {
                     throw LedgerError(.file, error.message)
                 }
                 do {
-                    devices.append(try JSONDecoder().decode(Device.self, from: Data(bytes)).forLedger)
+                    devices.append(try JSONText.decode(Device.self, from: bytes).forLedger)
                 } catch {
                     throw LedgerError(.invalid, "\(file) is damaged; remove it and enroll the device again")
                 }
@@ -277,9 +276,7 @@ extension Device {
     /// The record, and beside it what the ledger looks for.
     fileprivate var forLedger: LedgerDevice {
         get throws {
-            let encoder = JSONEncoder()
-            encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-            return LedgerDevice(
+            LedgerDevice(
                 name: name,
                 identity: identity.description,
                 destination: destination,
@@ -293,7 +290,7 @@ extension Device {
                 renewedAt: renewedAt,
                 revokedAt: revokedAt,
                 revocationReason: revocationReason,
-                record: String(decoding: try encoder.encode(self), as: UTF8.self)
+                record: String(decoding: try JSONText.encode(self), as: UTF8.self)
             )
         }
     }
@@ -308,7 +305,7 @@ extension Device {
 
     fileprivate init(_ device: LedgerDevice, ledger: String) throws(LedgerError) {
         do {
-            self = try JSONDecoder().decode(Device.self, from: Data(device.record.utf8))
+            self = try JSONText.decode(Device.self, from: device.record.utf8)
         } catch {
             throw LedgerError(
                 .invalid,

@@ -1,3 +1,5 @@
+import Platform
+
 /// A JSON Web Token in the compact form of a signature (RFC 7519, RFC 7515): read, and not believed. ``TokenVerifier``
 /// says whether it is true.
 package struct JSONWebToken: Hashable, Sendable {

@@ -1,4 +1,3 @@
-import FoundationEssentials
 import Platform
 
 /// Puts messages on the wire: four bytes of length, big endian, then that many bytes of JSON.
@@ -12,11 +11,9 @@ package enum SignalFrame {
     /// - Throws: ``SignalError`` when the message is longer than ``maximumLength``, or than ``maximumOrderLength``
     ///   where it has revocation lists.
     package static func encode(_ message: SignalMessage) throws(SignalError) -> [UInt8] {
-        let json: Data
+        let json: [UInt8]
         do {
-            let encoder = JSONEncoder()
-            encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
-            json = try encoder.encode(Envelope(message: message))
+            json = try JSONText.encode(Envelope(message: message))
         } catch {
             throw SignalError(.malformed, "a \(message.type) message cannot be encoded: \(error)")
         }
@@ -38,7 +35,7 @@ package enum SignalFrame {
     /// - Throws: ``SignalError`` with ``SignalError/Code/malformed``.
     static func decode(_ json: some Collection<UInt8>) throws(SignalError) -> SignalMessage {
         do {
-            return try JSONDecoder().decode(Envelope.self, from: Data(json)).message
+            return try JSONText.decode(Envelope.self, from: json).message
         } catch let error as DecodingError {
             throw SignalError(.malformed, "malformed message: \(describe(error))")
         } catch {
@@ -59,8 +56,7 @@ package enum SignalFrame {
         case .typeMismatch(_, let context): return "\(place(context)) is of the wrong type"
         case .dataCorrupted(let context):
             return context.codingPath.isEmpty
-                ? "not valid JSON, or a number that does not fit its field"
-                : "\(place(context)) has a value that is not possible"
+                ? "not valid JSON" : "\(place(context)) has a value that does not fit, or is not possible"
         @unknown default: return "not readable"
         }
     }

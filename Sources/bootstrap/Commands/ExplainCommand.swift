@@ -1,5 +1,4 @@
 import ArgumentParser
-import FoundationEssentials
 import MeshIdentity
 import MeshNode
 import MeshPolicy
@@ -314,8 +313,6 @@ struct ExplainCommand: AsyncParsableCommand {
             ),
             route: route
         )
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-        return String(decoding: try encoder.encode(report), as: UTF8.self)
+        return String(decoding: try JSONText.encode(report, isIndented: true), as: UTF8.self)
     }
 }

@@ -1,6 +1,5 @@
 import ArgumentParser
 import Fleet
-import FoundationEssentials
 import MeshIdentity
 import Platform
 import SSHSignal
@@ -164,9 +163,7 @@ struct StatusCommand: AsyncParsableCommand {
     }
 
     private func printJSON(_ devices: [some Encodable]) {
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-        guard let bytes = try? encoder.encode(devices) else { return }
+        guard let bytes = try? JSONText.encode(devices, isIndented: true) else { return }
         printLine(String(decoding: bytes, as: UTF8.self))
     }
 }

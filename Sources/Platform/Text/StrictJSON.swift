@@ -14,6 +14,8 @@ package enum StrictJSON: Hashable, Sendable {
         package let place: Int
         package let what: String
         package var description: String { "\(what) at byte \(place)" }
+
+        package init(place: Int, what: String) { (self.place, self.what) = (place, what) }
     }
 
     /// - Parameters:
