@@ -217,7 +217,15 @@ final class StreamCarrier {
         }
         let (logger, peerLog) = (logger, peerLog)
         if let ticket = opened.ticket, ticket.client == nil { ticket.client = Self.address(of: client) }
-        live.relay(client, early: early, certificate: certificate, opened, for: request, use: use) { result in
+        live.relay(
+            client,
+            early: early,
+            certificate: certificate,
+            opened,
+            for: request,
+            at: front,
+            use: use
+        ) { result in
             guard let failure = result.failure else { return }
             let facts: Logger.Metadata = [
                 "to": "\(request.destination)", "sent": "\(result.bytesForward)",

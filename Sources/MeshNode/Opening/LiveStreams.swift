@@ -41,6 +41,8 @@ final class LiveStreams {
 
     /// Each stream keeps its place; nil where one is free.
     private var entries: ContiguousArray<Entry?> = []
+    /// What the program that the node is part of wants to see of streams; nil: of none.
+    let filters: StreamFilters?
     private var freePlaces: ContiguousArray<Int> = []
     private var emptied: [() -> Void] = []
 
@@ -50,6 +52,8 @@ final class LiveStreams {
     /// Of clients that have one request after the other.
     var connections: [ObjectIdentifier: any DrainingConnection] = [:]
     private var loads: [String: IngressLoad] = [:]
+
+    init(filters: StreamFilters? = nil) { self.filters = filters }
 
     func startDraining() {
         isDraining = true
@@ -69,6 +73,8 @@ final class LiveStreams {
     /// - Parameters:
     ///   - early: What has been read from the stream already, which the far end gets first.
     ///   - certificate: Which the client has shown, where nobody else cuts the stream when it is revoked.
+    ///   - front: Where it came in.
+    ///   - isTransit: Neither of its ends is here, and no endpoint lets a filter see it.
     ///   - use: For a stream that has one request after the other.
     func relay(
         _ first: ByteStream,
@@ -76,12 +82,17 @@ final class LiveStreams {
         certificate: CertificateName? = nil,
         _ opened: StreamOpener.Opened,
         for request: StreamRequest,
+        at front: FrontName,
+        isTransit: Bool = false,
         use: StreamUse? = nil,
         completion: @escaping (RelayResult) -> Void
     ) {
         let place = freePlaces.popLast() ?? entries.count
         let ticket = opened.ticket
-        let relay = Relay(first, opened.stream) { [self] result in
+        let filtered = isTransit ? nil : filters?.stream(for: request, opened, at: front)
+        let relay = Relay(first, filtered ?? opened.stream) { [self] result in
+            var result = result
+            if let filtered { filtered.correct(&result) }
             leave(place)
             ticket?.end(result)
             completion(result)
