@@ -74,7 +74,7 @@ private struct NodeConfigurationDecoder {
     func decode(_ root: YAMLNode) -> NodeConfiguration? {
         let keys = [
             "identity", "listeners", "endpoints", "default", "policy", "admin", "metrics", "accessLog", "renewal",
-            "connections", "aliases",
+            "connections", "aliases", "trust",
         ]
         let required = ["identity", "listeners"]
         guard
@@ -101,6 +101,8 @@ private struct NodeConfigurationDecoder {
             configuration.adminSocket = paths.resolve(text)
         }
         configuration.document = root
+        let trust = ForeignTrustDecoder(diagnostics: diagnostics, resolve: paths.resolve)
+        configuration.trust = mapping["trust"].map(trust.decode) ?? []
         configuration.aliases =
             mapping["aliases"]?.list("'aliases'", diagnostics) {
                 $0.parsed("'aliases'", diagnostics) { try TrustDomain($0) }
@@ -339,7 +341,10 @@ private struct NodeConfigurationDecoder {
         }
         if endpoint.direct {
             if has("filter") {
-                report("filter", "'filter' is for streams that go on to a peer; what is dialled from here may be seen anyway")
+                report(
+                    "filter",
+                    "'filter' is for streams that go on to a peer; what is dialled from here may be seen anyway"
+                )
             }
             for key in ["hbone", "identity", "labels", "token", "via", "ssh", "path"] where has(key) {
                 report(key, "'\(key)' means nothing with 'direct: true', which dials without HBONE: remove one")

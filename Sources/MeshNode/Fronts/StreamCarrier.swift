@@ -208,9 +208,9 @@ final class StreamCarrier {
     ) {
         // Revoked while the stream was opened, when nobody knew of it.
         if let certificate, case .peer(let peer) = request.source,
-            snapshot.server.trust.isRevoked(certificate, of: peer)
+            let objection = snapshot.server.trust.objection(to: certificate, of: peer)
         {
-            let reason = StreamError(.authentication, "the certificate of \(peer) was revoked")
+            let reason = StreamError(.authentication, objection)
             opened.stream.reset(reason)
             opened.ticket?.refuse(reason)
             return client.reset(reason)

@@ -126,15 +126,16 @@ final class LiveStreams {
         freePlaces = []
     }
 
-    /// Cuts every stream that policy no longer allows, or whose client's certificate is revoked. Returns how many.
+    /// Cuts every stream that policy no longer allows, or whose client's certificate does not hold any more. Returns
+    /// how many.
     func recheck(with planner: StreamPlanner, trust: TrustBundleSet) -> Int {
         let now = WallClock.system.seconds
         let losers: [(Relay, StreamError)] = entries.compactMap { entry in
             guard let entry else { return nil }
             if let certificate = entry.certificate, case .peer(let peer) = entry.request.source,
-                trust.isRevoked(certificate, of: peer)
+                let objection = trust.objection(to: certificate, of: peer)
             {
-                return (entry.relay, StreamError(.denied, "the certificate of \(peer) was revoked"))
+                return (entry.relay, StreamError(.denied, objection))
             }
             let dialled = entry.dialled.flatMap { peer in peer.address.map { ($0, peer.port) } }
             return planner.refusal(of: entry.currentRequest.at(now), over: entry.path, dialled: dialled)
