@@ -3,7 +3,7 @@
 #
 #   scripts/run-examples.sh BOOTSTRAP-BINARY [core] [nio]     default: core
 #
-# core: echo-server and echo-client. nio: the bridge's tests, gRPC and Hummingbird over the mesh (a first build takes minutes).
+# core: echo-server, echo-client and filter-node. nio: the bridge's tests, gRPC and Hummingbird over the mesh (a first build takes minutes).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bootstrap=$(realpath "$1")
@@ -15,7 +15,8 @@ stop_server() {
     [ -z "$server" ] || { kill "$server" 2>/dev/null && wait "$server" 2>/dev/null; } || true
     server=
 }
-trap 'stop_server; rm -rf "$work"' EXIT
+filter_node=
+trap 'stop_server; [ -z "$filter_node" ] || kill "$filter_node" 2>/dev/null || true; rm -rf "$work"' EXIT
 fail() {
     printf 'examples: %s\n' "$*" >&2
     for log in "$work"/*.log; do [ ! -s "$log" ] || { echo "--- ${log##*/}" >&2; cat "$log" >&2; }; done
@@ -50,9 +51,61 @@ start_server() {
 expect() {
     local name=$1 wanted=$2 got
     shift 2
-    got=$(timeout 120 "$@" 2>"$work/client.log") || fail "$name: exit status $?, printed: $got"
+    # Of a function, whatever can wait in it has limits of its own.
+    local limit=(timeout 120)
+    [ "$(type -t "$1")" != function ] || limit=()
+    got=$("${limit[@]}" "$@" 2>"$work/client.log") || fail "$name: exit status $?, printed: $got"
     [ "$got" = "$wanted" ] || fail "$name printed:"$'\n'"$got"$'\n'"and should have printed:"$'\n'"$wanted"
     echo "examples: $name"
+}
+
+# through ADDRESS BYTES SECONDS: sends so many bytes and reads to the end. Prints how many came back, whether they are the
+# same, and whether it took so long at least.
+through() {
+    python3 - "$@" <<'PROGRAM'
+import socket, sys, threading, time
+
+host, port = sys.argv[1].rsplit(":", 1)
+data = (bytes(range(97, 123)) * (int(sys.argv[2]) // 26 + 1))[: int(sys.argv[2])]
+connection = socket.create_connection((host, int(port)), timeout=60)
+began = time.monotonic()
+
+
+def send():
+    connection.sendall(data)
+    connection.shutdown(socket.SHUT_WR)
+
+
+threading.Thread(target=send).start()
+received = b"".join(iter(lambda: connection.recv(65536), b""))
+print(len(received), received == data, time.monotonic() - began >= float(sys.argv[3]))
+PROGRAM
+}
+
+# The filters of filter-node, in front of the echo server at `address`.
+filters() {
+    local bin=$1 limited recorded deadline=$((SECONDS + 60))
+    stdbuf -oL "$bin/filter-node" "$us" "$address" 65536 "$work/record" >"$work/filter.log" 2>&1 &
+    filter_node=$!
+    until limited=$(sed -n 's/^ready \([0-9.:]*\) limited$/\1/p' "$work/filter.log") && [ -n "$limited" ] &&
+        recorded=$(sed -n 's/^ready \([0-9.:]*\) recorded$/\1/p' "$work/filter.log") && [ -n "$recorded" ]; do
+        kill -0 "$filter_node" 2>/dev/null || fail "filter-node has ended"
+        [ $SECONDS -lt $deadline ] || fail "filter-node is not ready after a minute"
+        sleep 0.1
+    done
+    # Half a second's worth at once, and the rest at 65,536 bytes a second.
+    expect "a filter that limits the rate" "131072 True True" through "$limited" 131072 1.5
+    expect "a filter that records" "20 True True" through "$recorded" 20 0
+    until grep -qx ended "$work/record"; do
+        [ $SECONDS -lt $deadline ] || fail "the recorder does not know that the stream has ended"
+        sleep 0.1
+    done
+    [ "$(cat "$work/record")" = $'\n> abcdefghijklmnopqrst\n< abcdefghijklmnopqrst\nended' ] ||
+        fail "recorded was: $(cat "$work/record")"
+    expect "a record that is full" "262144 True True" through "$recorded" 262144 0
+    [ "$(stat -c %s "$work/record")" = 65536 ] || fail "the record has $(stat -c %s "$work/record") bytes"
+    kill "$filter_node" && wait "$filter_node" || true
+    filter_node=
 }
 
 refused='no stream: spiffe://example.org/ns/default/sa/server answered 403 for'
@@ -73,6 +126,7 @@ hello, mesh
     expect "echo, from another namespace" "no stream: authentication" \
         bash -c '"$@" | sed "s/^no stream: .*(authentication)$/no stream: authentication/"' - \
         "$bin/echo-client" "$them" "$address"
+    filters "$bin"
 }
 
 nio() {

@@ -1,6 +1,7 @@
 import Foundation
 import MeshIdentity
 import Platform
+import Synchronization
 import TestPeers
 import Testing
 
@@ -52,6 +53,48 @@ import Testing
             }
         }
         #expect(good == 11 && bad >= 45)
+    }
+
+    /// A client that comes again and again costs one signature, whatever it shows.
+    @Test func aTokenCostsOneSignature() async throws {
+        let verifier = try await Self.verifier()
+        let directory = try await Self.made.value
+        let good = "Bearer " + (try String(contentsOfFile: directory.path("good-ec.jwt"), encoding: .utf8))
+        for _ in 0..<1000 { #expect(try verifier.principal(of: good) == "https://id.example/ann") }
+        #expect(verifier.checkedSignatures == 1)
+        // The last character but one, so that no bit is stray.
+        var other = Array(good.utf8)
+        other[other.count - 3] = other[other.count - 3] == UInt8(ascii: "A") ? UInt8(ascii: "B") : UInt8(ascii: "A")
+        let bad = String(decoding: other, as: UTF8.self)
+        for _ in 0..<1000 {
+            let error = #expect(throws: TokenError.self) { try verifier.principal(of: bad) }
+            #expect(error?.code == .signature)
+        }
+        #expect(verifier.checkedSignatures == 2)
+        // Another set of keys knows nothing of it.
+        #expect(try await Self.verifier().checkedSignatures == 0)
+    }
+
+    /// What was found of a token holds for as long as the token does, and no longer.
+    @Test func theTimeIsLookedAtEachTime() async throws {
+        let clock = Mutex(Self.now)
+        let verifier = TokenVerifier(
+            issuer: "https://id.example",
+            audiences: ["web", "other"],
+            keys: try TokenKeys(loading: try await Self.made.value.path("good.jwks")),
+            clock: WallClock { clock.withLock { $0 } * 1000 }
+        )
+        let token =
+            "Bearer " + (try String(contentsOfFile: try await Self.made.value.path("good-ec.jwt"), encoding: .utf8))
+        #expect(try verifier.principal(of: token) == "https://id.example/ann")
+        clock.withLock { $0 += 10 * 365 * 86400 }
+        for _ in 0..<2 {
+            let error = #expect(throws: TokenError.self) { try verifier.principal(of: token) }
+            #expect(error?.code == .time)
+        }
+        clock.withLock { $0 = Self.now }
+        #expect(try verifier.principal(of: token) == "https://id.example/ann")
+        #expect(verifier.checkedSignatures == 1)
     }
 
     @Test func aHeaderIsReadOnce() async throws {

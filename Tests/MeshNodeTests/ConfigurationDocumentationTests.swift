@@ -39,6 +39,7 @@ import YAML
             "{identity: i, listeners: [{name: a, bind: \"127.0.0.1:1\", protocol: http, routes: [{zzz: 1}], "
                 + "timeouts: {zzz: 1}, limits: {zzz: 1}}]}",
             "{identity: i, listeners: [{name: a, bind: \"127.0.0.1:1\", protocol: http-proxy, jwt: {zzz: 1}}]}",
+            "{identity: i, listeners: [{}], trust: [{zzz: 1}]}",
             "{identity: i, listeners: [{}], endpoints: [{ssh: {zzz: 1}}]}",
             "{identity: i, listeners: [{}], endpoints: [{tls: {zzz: 1}}]}",
             "{identity: i, listeners: [{}], policy: [{zzz: 1}]}",

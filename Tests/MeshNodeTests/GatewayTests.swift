@@ -152,6 +152,55 @@ import Testing
         await two.node.drain(deadline: .seconds(1))
     }
 
+    /// A front that leads to itself through two other nodes: each stream of it ends with a message that says so.
+    @Test(arguments: ["tcp", "socks5"]) func aFrontThatLeadsToItselfEndsWithAMessage(kind: String) async throws {
+        let ports = [FreePort.next(), FreePort.next(), FreePort.next()]
+        let kinds: [TestCertificates.Kind] = [.server, .client, .intruder]
+        let ids = ["prod/sa/server", "prod/sa/client", "intruder/sa/client"].map { "spiffe://mesh.example/ns/\($0)" }
+        let logs = [LogRecorder(), LogRecorder(), LogRecorder()]
+        let files = TemporaryDirectory()
+        var nodes: [Node] = []
+        var entry: UInt16 = 0
+        for place in 0..<3 {
+            let next = (place + 1) % 3
+            let forward = kind == "tcp" ? ", forwardTo: \"\(Self.destination)\"" : ""
+            let yaml = """
+                identity: \(TestCertificates.shared.path(kinds[place]))
+                listeners:
+                - {name: hbone, bind: "127.0.0.1:\(ports[place])", protocol: hbone}
+                - {name: front, bind: "127.0.0.1:0", protocol: \(kind)\(forward)}
+                endpoints:
+                - {match: "\(Self.destination)", hbone: "127.0.0.1:\(ports[next])", identity: "\(ids[next])"}
+                policy:
+                - {name: all, action: ALLOW, rules: [{from: [{principals: ["mesh.example/*"]}]}]}
+                accessLog: {file: "\(files.path("log\(place)"))"}
+                """
+            let node = Node(try NodeConfiguration.parse(yaml, file: "ring"), loops: 1, logger: logs[place].logger)
+            let ready = try await node.start()
+            if place == 0 { entry = try #require(ready.first { $0.name == "front" }).address.port }
+            nodes.append(node)
+        }
+        if kind == "tcp" {
+            let (received, ending) = try await TCPClient.exchange(port: entry, sending: [1], staysOpen: true)
+            #expect(received.isEmpty && ending == .broken(ECONNRESET))
+        } else {
+            let name = Self.destination.prefix { $0 != ":" }
+            let request = [5, 1, 0, 5, 1, 0, 3, UInt8(name.utf8.count)] + Array(name.utf8) + [0, 7]
+            let (received, _) = try await TCPClient.exchange(port: entry, sending: request, staysOpen: true)
+            // RFC 1928 §6: forbidden by the ruleset.
+            #expect(received.count > 3 && received[3] == 2, "\(received)")
+        }
+        // One turn: the first node was asked again, and led it on; the second one knew itself.
+        let line = try #require(
+            try await AccessLogTests.wait(for: 1, in: files.path("log0")).first { $0["listener"] == "front" }
+        )
+        #expect(line["outcome"] == "refused" && line["code"] == "loop", "\(line)")
+        #expect(logs[0].lines.contains { $0.contains("no stream to \(Self.destination)") && $0.contains("a loop") })
+        let loops = logs.map { $0.lines.count { $0.hasPrefix("warning a loop") } }
+        #expect(loops == [0, 1, 0])
+        for node in nodes { await node.drain(deadline: .seconds(1)) }
+    }
+
     /// `when: transport` holds for what a stream comes over, with each kind of SSH server.
     @Test(arguments: [
         ("DENY", "h2-over-ssh", "h2", true), ("DENY", "h2-over-ssh", "h2-over-ssh", false),

@@ -218,6 +218,26 @@ import Testing
         try await end(client, [empty, good])
     }
 
+    /// Whoever asks for more than one server can carry must not fill the memory while the others connect.
+    @Test func onlySoManyStreamsWait() async throws {
+        let empty = try await peer(refusing: StreamError(.refused, "nobody listens"))
+        let good = try await peer()
+        let (first, second) = (try await port(of: empty), try await port(of: good))
+        let client = try await client(to: [first, second], holding: second)
+        try await loop.execute { client.withValue { $0.source?.waitingLimit = 2 } }
+        for _ in 0..<3 { try await open(client) }
+        try await until("the third is told so", client) { $0.failures.count == 1 }
+        let (failures, waiting) = try await loop.execute { client.withValue { ($0.failures, $0.waiting) } }
+        let expected: [StreamError.Code?] = [.limit]
+        #expect(failures == expected && waiting == 2)
+        try await loop.execute { client.withValue { $0.letGo() } }
+        try await until("those that wait are served", client) { $0.streams.count == 2 }
+        // There is room again, and nothing is left of the one that was refused.
+        try await open(client)
+        try await until("the next is served", client) { $0.streams.count == 3 }
+        try await end(client, [empty, good])
+    }
+
     /// What becomes of the server that a stream waits for.
     enum Ending: CaseIterable, Sendable { case fails, isNoneAnyMore, isLetGo }
 

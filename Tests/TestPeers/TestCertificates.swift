@@ -72,7 +72,7 @@ public final class TestCertificates: Sendable {
 
     public func path(_ kind: Kind) -> String { "\(directory)/\(kind.rawValue)" }
 
-    /// A CA's certificate file: `root`, `nextRoot`, `rogue`, `other`, `intermediate`.
+    /// A CA's certificate file: `root`, `nextRoot`, `rogue`, `other`, `partner`, `nextPartner`, `intermediate`.
     public func caPath(_ name: String) -> String { "\(directory)/\(name).pem" }
 
     public func ca(_ name: String) throws -> Certificate {
@@ -221,6 +221,8 @@ public final class TestCertificates: Sendable {
                 Authority(name: "nextRoot", uris: [domain]),
                 Authority(name: "rogue", uris: [domain]),
                 Authority(name: "other", uris: ["spiffe://other.example"]),
+                // Bound to no trust domain, as most are.
+                Authority(name: "partner"), Authority(name: "nextPartner"),
                 Authority(name: "intermediate", uris: [], issuer: "root"),
                 Authority(name: "by-foreignIntermediate", uris: ["spiffe://other.example"], issuer: "root"),
                 Authority(name: "by-clientsIntermediate", issuer: "root", extendedKeyUsage: ["clientAuth"]),

@@ -85,6 +85,6 @@ package struct OperatorSession: Sendable {
 
 extension TrustBundleSet {
     fileprivate func isSame(as other: TrustBundleSet) -> Bool {
-        hasSameRevocations(as: other) && bundles.mapValues(\.roots) == other.bundles.mapValues(\.roots)
+        hasSameObjections(as: other) && bundles.mapValues(\.roots) == other.bundles.mapValues(\.roots)
     }
 }

@@ -77,16 +77,17 @@ extension H2Connection {
     /// Cuts the connection at once: the peer sees an abort, the streams fail with `reason`.
     package func abort(_ reason: StreamError) { end(reason) }
 
-    /// Cuts the connection with all its streams when `trust` has the certificate as revoked that its peer showed: what
-    /// a peer once proved may be taken back, and then nothing of its connection is worth keeping.
+    /// Cuts the connection with all its streams when `trust` has the certificate as revoked that its peer showed, or
+    /// does not know its trust domain: what a peer once proved may be taken back, and then nothing of its connection is
+    /// worth keeping.
     ///
     /// - Returns: whether it has.
     @discardableResult
     package func end(ifRevokedIn trust: TrustBundleSet) -> Bool {
-        guard let peer, let peerCertificate, trust.isRevoked(peerCertificate, of: peer) else { return false }
-        abort(
-            StreamError(.authentication, "the certificate of \(peer) (serial \(peerCertificate.serial)) was revoked")
-        )
+        guard let peer, let peerCertificate, let objection = trust.objection(to: peerCertificate, of: peer) else {
+            return false
+        }
+        abort(StreamError(.authentication, objection))
         return true
     }
 

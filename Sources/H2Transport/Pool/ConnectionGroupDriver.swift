@@ -74,10 +74,11 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
     /// Told on the loop.
     package var onEvent: (Event) -> Void = { _ in }
     /// What is trusted now, where that has changed since connections were made: those to a peer whose certificate is
-    /// revoked in it are cut, and none is used that a handshake with the trust of its beginning brings.
+    /// revoked in it, or whose trust domain is not in it, are cut, and none is used that a handshake with the trust of
+    /// its beginning brings.
     package var trust: TrustBundleSet? {
         didSet {
-            guard let trust, oldValue.map({ !trust.hasSameRevocations(as: $0) }) ?? true else { return }
+            guard let trust, oldValue.map({ !trust.hasSameObjections(as: $0) }) ?? true else { return }
             for connection in connections { connection.end(ifRevokedIn: trust) }
         }
     }
@@ -263,7 +264,7 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
             switch result {
             case .success(let connection):
                 if let trust, connection.end(ifRevokedIn: trust) {
-                    failed(StreamError(.authentication, "the certificate of \(endpoint.key) was revoked"))
+                    failed(StreamError(.authentication, "the certificate of \(endpoint.key) does not hold any more"))
                 } else {
                     dialed(connection)
                 }

@@ -37,10 +37,10 @@ public final class HBONEServer {
     /// What new connections get; those that stand keep theirs.
     package private(set) var configuration: Configuration
     /// The credential and the trust that new connections get; those that stand keep theirs, unless their peer's
-    /// certificate is revoked in the new one: they are cut.
+    /// certificate is revoked in the new one, or its trust domain is gone: they are cut.
     public var context: TLSContext {
         didSet {
-            guard !context.trust.hasSameRevocations(as: oldValue.trust) else { return }
+            guard !context.trust.hasSameObjections(as: oldValue.trust) else { return }
             forEachConnection { $0.end(ifRevokedIn: context.trust) }
         }
     }

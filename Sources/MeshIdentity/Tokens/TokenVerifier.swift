@@ -1,12 +1,20 @@
 package import Platform
+import Synchronization
 
 /// Says who a request is from by the token that it carries: signed by a key of the issuer, for this audience, and in
-/// its time. Immutable: another file of keys makes another one. Safe from any thread.
+/// its time. Another file of keys makes another one. Safe from any thread.
+///
+/// Each token costs one signature, and a hash when it comes again.
 package final class TokenVerifier: Sendable {
     private let issuer: String
     private let audiences: Set<String>
     private let keys: TokenKeys
     private let clock: WallClock
+    private let cache = TokenCache()
+    private let signatures = Atomic<Int>(0)
+
+    /// How many signatures were checked so far.
+    package var checkedSignatures: Int { signatures.load(ordering: .relaxed) }
 
     /// How far the issuer's clock may be from ours, in seconds.
     package static let leeway = 60.0
@@ -33,12 +41,33 @@ package final class TokenVerifier: Sendable {
             throw TokenError(.missing, "there is no token: the authorization is of another kind than Bearer")
         }
         guard parts.count == 2 else { throw JSONWebToken.malformed("what follows 'Bearer ' is not one word") }
-        return try principal(of: JSONWebToken(parsing: parts[1]))
+        guard parts[1].utf8.count <= JSONWebToken.maximumLength else {
+            throw JSONWebToken.malformed("it is longer than \(JSONWebToken.maximumLength) bytes")
+        }
+        let key = TokenCache.Key(of: parts[1])
+        if let known = cache.result(for: key) { return try current(known.get()) }
+        let token = try JSONWebToken(parsing: parts[1])
+        let claims: TokenCache.Claims
+        do throws(TokenError) {
+            claims = try self.claims(of: token)
+        } catch {
+            cache.insert(.failure(error), for: key)
+            throw error
+        }
+        cache.insert(.success(claims), for: key)
+        return try current(claims)
     }
 
-    package func principal(of token: JSONWebToken) throws(TokenError) -> String {
+    package func principal(of token: JSONWebToken) throws(TokenError) -> String { try current(claims(of: token)) }
+
+    /// What does not depend on the time.
+    private func claims(of token: JSONWebToken) throws(TokenError) -> TokenCache.Claims {
         // Nothing of it counts before its signature does.
-        guard let key = key(for: token), key.verifies(token.signature, of: token.signedText) else {
+        guard let key = key(for: token) else {
+            throw TokenError(.signature, "the token is not signed by a key of the issuer")
+        }
+        signatures.add(1, ordering: .relaxed)
+        guard key.verifies(token.signature, of: token.signedText) else {
             throw TokenError(.signature, "the token is not signed by a key of the issuer")
         }
         guard token.claims["iss"] == .string(issuer) else {
@@ -53,20 +82,29 @@ package final class TokenVerifier: Sendable {
         guard named.allSatisfy({ $0.text != nil }), named.contains(where: { audiences.contains($0.text ?? "") }) else {
             throw TokenError(.scope, "the token is for another audience")
         }
-        let now = Double(clock.milliseconds) / 1000
         guard case .number(let end) = token.claims["exp"] else {
             throw TokenError(.time, "the token does not say until when it holds ('exp')")
         }
-        guard now < end + Self.leeway else { throw TokenError(.time, "the token has ended") }
-        if let begin = token.claims["nbf"] {
-            guard case .number(let begin) = begin, now >= begin - Self.leeway else {
-                throw TokenError(.time, "the token does not hold yet")
+        var begin: Double?
+        if let claim = token.claims["nbf"] {
+            guard case .number(let time) = claim else {
+                throw TokenError(.time, "the token does not say from when it holds: its 'nbf' is no number")
             }
+            begin = time
         }
         guard let subject = token.claims["sub"]?.text, !subject.isEmpty,
             subject.unicodeScalars.allSatisfy({ $0.value >= 0x20 && $0.value != 0x7F })
         else { throw TokenError(.scope, "the token does not say who it is for ('sub')") }
-        return "\(issuer)/\(subject)"
+        return TokenCache.Claims(principal: "\(issuer)/\(subject)", begin: begin, end: end)
+    }
+
+    private func current(_ claims: TokenCache.Claims) throws(TokenError) -> String {
+        let now = Double(clock.milliseconds) / 1000
+        guard now < claims.end + Self.leeway else { throw TokenError(.time, "the token has ended") }
+        if let begin = claims.begin, now < begin - Self.leeway {
+            throw TokenError(.time, "the token does not hold yet")
+        }
+        return claims.principal
     }
 
     /// The key that the token names; where it names none, the only one of its kind.

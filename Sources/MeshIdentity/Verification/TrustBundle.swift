@@ -116,13 +116,18 @@ public struct TrustBundleSet: Sendable {
     /// Replaces what was there for the bundle's trust domain.
     public mutating func insert(_ bundle: TrustBundle) { bundles[bundle.trustDomain] = bundle }
 
-    /// Whether a certificate that was accepted for an identity would be refused now because it was revoked.
-    package func isRevoked(_ certificate: CertificateName, of id: SPIFFEID) -> Bool {
-        bundles[id.trustDomain]?.revocations.contain(certificate) ?? false
+    /// Why a certificate that was accepted for an identity would be refused now: it was revoked since, or its whole
+    /// trust domain is not trusted any more; nil: neither.
+    package func objection(to certificate: CertificateName, of id: SPIFFEID) -> String? {
+        guard let bundle = bundles[id.trustDomain] else {
+            return "the trust domain \(id.trustDomain), of \(id), is not trusted any more"
+        }
+        guard bundle.revocations.contain(certificate) else { return nil }
+        return "the certificate of \(id) (serial \(certificate.serial)) was revoked"
     }
 
-    /// Whether the same certificates are revoked as in `other`.
-    package func hasSameRevocations(as other: TrustBundleSet) -> Bool {
+    /// Whether the same trust domains are trusted as in `other`, and the same certificates of them revoked.
+    package func hasSameObjections(as other: TrustBundleSet) -> Bool {
         bundles.mapValues(\.revocations) == other.bundles.mapValues(\.revocations)
     }
 

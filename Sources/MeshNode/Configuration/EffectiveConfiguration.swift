@@ -75,7 +75,7 @@ struct EffectiveConfiguration {
     }
 
     private static func completeEndpoint(_ endpoint: inout YAMLNode) {
-        if value(of: "direct", in: endpoint) == nil { add([("path", "auto")], to: &endpoint) }
+        if value(of: "direct", in: endpoint) == nil { add([("path", "auto"), ("filter", "false")], to: &endpoint) }
         edit(&endpoint, "ssh") { add(ssh, to: &$0) }
     }
 

@@ -29,6 +29,8 @@ extension NodeConfiguration {
         /// The SSH server through which the fallback goes.
         package var ssh: SSHAccess?
         package var path: PathPreference
+        /// A filter may see streams that come from one peer and go on to this one.
+        package var letsFiltersSee = false
         package var position: SourcePosition?
 
         package init(
@@ -106,6 +108,14 @@ extension NodeConfiguration {
             self.knownHosts = knownHosts
             self.config = config
         }
+    }
+}
+
+extension NodeConfiguration {
+    /// Whether a filter may see a stream of `plan` that came from one peer and goes on to another: neither of its ends
+    /// is here, and whoever runs the node has to say so.
+    func letsFiltersSee(_ plan: StreamPlan) -> Bool {
+        plan.route.endpoint.map { endpoints.indices.contains($0) && endpoints[$0].letsFiltersSee } ?? false
     }
 }
 

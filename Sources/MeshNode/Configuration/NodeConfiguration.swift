@@ -18,6 +18,8 @@ public struct NodeConfiguration: Hashable, Sendable {
     package var unmatched: MeshRules.Unmatched
     /// `nil`: no `policy` key, so that only the default policy holds.
     package var policy: [AuthorizationPolicy]?
+    /// Other trust domains whose members are known here.
+    package var trust: [ForeignTrust] = []
     /// Earlier names of the node's own trust domain, which rules may still have.
     package var aliases: [TrustDomain] = []
     /// Where the administration interface listens; `nil`: nowhere, or at ``adminSocket``.

@@ -74,7 +74,7 @@ private struct NodeConfigurationDecoder {
     func decode(_ root: YAMLNode) -> NodeConfiguration? {
         let keys = [
             "identity", "listeners", "endpoints", "default", "policy", "admin", "metrics", "accessLog", "renewal",
-            "connections", "aliases",
+            "connections", "aliases", "trust",
         ]
         let required = ["identity", "listeners"]
         guard
@@ -101,6 +101,8 @@ private struct NodeConfigurationDecoder {
             configuration.adminSocket = paths.resolve(text)
         }
         configuration.document = root
+        let trust = ForeignTrustDecoder(diagnostics: diagnostics, resolve: paths.resolve)
+        configuration.trust = mapping["trust"].map(trust.decode) ?? []
         configuration.aliases =
             mapping["aliases"]?.list("'aliases'", diagnostics) {
                 $0.parsed("'aliases'", diagnostics) { try TrustDomain($0) }
@@ -228,7 +230,7 @@ private struct NodeConfigurationDecoder {
     private func endpoint(_ node: YAMLNode) -> NodeConfiguration.Endpoint? {
         let keys = [
             "match", "address", "hbone", "identity", "labels", "token", "via", "direct", "tls", "proxyProtocol", "ssh",
-            "path",
+            "path", "filter",
         ]
         guard let mapping = MappingDecoder(node, what: "an endpoint", keys: keys, required: ["match"], diagnostics)
         else {
@@ -260,6 +262,7 @@ private struct NodeConfigurationDecoder {
                 } ?? []
         }
         if let tls = mapping["tls"] { endpoint.tls = directTLS(tls) }
+        endpoint.letsFiltersSee = mapping.bool("filter") ?? false
         endpoint.announces = mapping.choice("proxyProtocol", of: ProxyVersion.self)
         if let ssh = mapping["ssh"] { endpoint.ssh = sshAccess(ssh) }
         if !mapping.hasUnknownKeys, direct != nil || mapping["direct"] == nil { checkCombination(endpoint, mapping) }
@@ -337,6 +340,12 @@ private struct NodeConfigurationDecoder {
             report("direct", "'direct: false' is what holds anyway: remove it")
         }
         if endpoint.direct {
+            if has("filter") {
+                report(
+                    "filter",
+                    "'filter' is for streams that go on to a peer; what is dialled from here may be seen anyway"
+                )
+            }
             for key in ["hbone", "identity", "labels", "token", "via", "ssh", "path"] where has(key) {
                 report(key, "'\(key)' means nothing with 'direct: true', which dials without HBONE: remove one")
             }

@@ -38,6 +38,7 @@ extension NodeConfiguration {
         validateEndpoints(diagnostics)
         validateForwarding(diagnostics)
         validatePolicy(diagnostics)
+        validateTrust(diagnostics)
         if checkingFiles { validateFiles(diagnostics) }
         try diagnostics.throwIfAny()
     }
@@ -230,6 +231,7 @@ extension NodeConfiguration {
             diagnostics.report("'accessLog': \(path): \(problem)", at: positions["accessLog"])
         }
         checkCredential(identity, key: "identity", at: positions["identity"], diagnostics)
+        validateTrustFiles(diagnostics)
         for listener in listeners {
             checkServerCredentials(of: listener, diagnostics)
             if let tokens = listener.tokens {

@@ -108,7 +108,7 @@ final class HBONEFront {
             switch result {
             case .success(var opened):
                 if let ticket { carrier.note(&opened, ticket) }
-                join(pending, opened, plan.request)
+                join(pending, opened, plan)
             case .failure(let error):
                 peerLog.log(.info, failure, of: Self.name(of: pending), ["to": "\(target)", "reason": "\(error)"])
                 let rejection = ConnectRejection(error)
@@ -126,12 +126,13 @@ final class HBONEFront {
         }
     }
 
-    private func join(_ pending: PendingConnect, _ opened: StreamOpener.Opened, _ request: StreamRequest) {
+    private func join(_ pending: PendingConnect, _ opened: StreamOpener.Opened, _ plan: StreamPlan) {
         guard let stream = pending.accept() else {
             return opened.abandon()
         }
-        let logger = logger
-        carrier.live.relay(stream, opened, for: request) { result in
+        let (logger, request) = (logger, plan.request)
+        let isTransit = opened.path != nil && !carrier.snapshot.configuration.letsFiltersSee(plan)
+        carrier.live.relay(stream, opened, for: request, at: front, isTransit: isTransit) { result in
             logger.debug(
                 "stream ended",
                 metadata: [

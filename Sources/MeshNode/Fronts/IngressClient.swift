@@ -36,8 +36,8 @@ enum IngressClient {
     /// Why a client whose connection goes on must not ask for more: what it has shown does not hold any longer.
     static func refusal(of client: PeerFacts, _ carrier: StreamCarrier) -> StreamError? {
         guard let identity = client.identity, let certificate = client.certificate else { return nil }
-        if carrier.snapshot.server.trust.isRevoked(certificate, of: identity) {
-            return StreamError(.authentication, "the certificate of \(identity) was revoked")
+        if let objection = carrier.snapshot.server.trust.objection(to: certificate, of: identity) {
+            return StreamError(.authentication, objection)
         }
         guard let end = client.peerExpiresAt, end < WallClock.system.seconds else { return nil }
         return StreamError(.authentication, "the certificate of \(identity) has expired")

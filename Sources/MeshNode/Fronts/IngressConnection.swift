@@ -16,6 +16,9 @@ final class IngressConnection: HTTPConnection {
     /// Whose token the request has, on a listener that asks for one.
     private var principal: String?
     private var hasRequest = false
+    /// Requests in a row whose token does not hold.
+    private var failures = 0
+    private static let failureLimit = 3
 
     /// - Parameters:
     ///   - client: A socket, or TLS over one whose handshake is done.
@@ -125,15 +128,18 @@ final class IngressConnection: HTTPConnection {
         guard let tokens else { return true }
         do throws(TokenError) {
             principal = try tokens.principal(of: head, field: "authorization")
+            failures = 0
             return true
         } catch {
+            failures += 1
             carrier.peerLog.log(
                 .info,
                 "no token that holds",
                 of: "\(source)",
                 ["listener": "\(listener.name)", "reason": "\(error)"]
             )
-            answer(.tokenNeeded(error, isProxy: false), to: head)
+            // Whoever makes up tokens pays for another connection as often as this side for a few signatures.
+            answer(.tokenNeeded(error, isProxy: false), to: head, closes: failures >= Self.failureLimit)
             return false
         }
     }

@@ -208,16 +208,24 @@ final class StreamCarrier {
     ) {
         // Revoked while the stream was opened, when nobody knew of it.
         if let certificate, case .peer(let peer) = request.source,
-            snapshot.server.trust.isRevoked(certificate, of: peer)
+            let objection = snapshot.server.trust.objection(to: certificate, of: peer)
         {
-            let reason = StreamError(.authentication, "the certificate of \(peer) was revoked")
+            let reason = StreamError(.authentication, objection)
             opened.stream.reset(reason)
             opened.ticket?.refuse(reason)
             return client.reset(reason)
         }
         let (logger, peerLog) = (logger, peerLog)
         if let ticket = opened.ticket, ticket.client == nil { ticket.client = Self.address(of: client) }
-        live.relay(client, early: early, certificate: certificate, opened, for: request, use: use) { result in
+        live.relay(
+            client,
+            early: early,
+            certificate: certificate,
+            opened,
+            for: request,
+            at: front,
+            use: use
+        ) { result in
             guard let failure = result.failure else { return }
             let facts: Logger.Metadata = [
                 "to": "\(request.destination)", "sent": "\(result.bytesForward)",

@@ -156,7 +156,8 @@ extension Node {
     }
 
     private func certificatesPage() async -> OperationResponse {
-        guard let credential = await credential() else { return .stopping }
+        guard let snapshot = await snapshot() else { return .stopping }
+        let credential = snapshot.credential
         func write(_ certificate: Certificate, into json: inout JSONWriter) {
             json.object { json in
                 json.key("subject")
@@ -173,6 +174,24 @@ extension Node {
                 json.number(certificate.notAfter.subtractingSaturating(WallClock.system.seconds))
             }
         }
+        func write(_ bundle: TrustBundle, of file: TrustBundleFile?, into json: inout JSONWriter) {
+            json.object { json in
+                json.key("domain")
+                json.string("\(bundle.trustDomain)")
+                if let sequence = file?.sequence {
+                    json.key("sequence")
+                    json.number(Int(clamping: sequence))
+                }
+                if let hint = file?.refreshHint {
+                    json.key("refreshHint")
+                    json.number(Int(clamping: hint))
+                }
+                json.key("roots")
+                json.array { json in
+                    for certificate in bundle.roots { write(certificate, into: &json) }
+                }
+            }
+        }
         return Self.page { json in
             json.key("identity")
             json.string(credential.id.description)
@@ -182,14 +201,8 @@ extension Node {
             }
             json.key("trust")
             json.array { json in
-                json.object { json in
-                    json.key("domain")
-                    json.string("\(credential.bundle.trustDomain)")
-                    json.key("roots")
-                    json.array { json in
-                        for certificate in credential.bundle.roots { write(certificate, into: &json) }
-                    }
-                }
+                write(credential.bundle, of: nil, into: &json)
+                for file in snapshot.foreign { write(file.bundle, of: file, into: &json) }
             }
         }
     }

@@ -58,9 +58,12 @@ extension Node {
         return reports
     }
 
-    func credential() async -> Credential? {
+    func credential() async -> Credential? { await snapshot()?.credential }
+
+    /// What holds now; nil before the node has started, and when it is gone.
+    func snapshot() async -> NodeSnapshot? {
         guard let worker = state.withLock({ $0.workers.first }) else { return nil }
-        return try? await worker.loop.execute { worker.withValue { $0.credential } }
+        return try? await worker.loop.execute { worker.withValue { $0.snapshot } }
     }
 
     func metricsText() async -> String {

@@ -217,7 +217,8 @@ extension Node {
         }
         let tokens = configuration.listeners.compactMap { $0.tokens?.keyFile }
         let own = names.map { "\(configuration.identity)/\($0)" } + (file.map { [$0] } ?? [])
-        return FileStamp(of: own + users + tokens + served + configuration.endpoints.flatMap(\.watchedFiles))
+        let others = configuration.trust.map(\.bundle) + configuration.endpoints.flatMap(\.watchedFiles)
+        return FileStamp(of: own + users + tokens + served + others)
     }
 }
 

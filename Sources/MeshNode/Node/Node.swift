@@ -61,18 +61,23 @@ public final class Node: Sendable {
     let state: Lock<State>
     /// The file to read again on a reload; nil when the configuration was made by a program.
     let configurationFile: String?
+    private let filter: StreamFilterChoice?
 
     /// - Parameters:
     ///   - configuration: Validated.
     ///   - configurationFile: Read again by ``reload()``.
     ///   - loops: Event loops, one thread each.
     ///   - logger: Told of what the node does, and of what fails.
+    ///   - filter: Says for each stream which filter sees what it carries, if any; nil: none ever does, which costs
+    ///     nothing.
     public init(
         _ configuration: NodeConfiguration,
         configurationFile: String? = nil,
         loops: Int,
-        logger: Logger
+        logger: Logger,
+        filter: StreamFilterChoice? = nil
     ) {
+        self.filter = filter
         group = EventLoopGroup(count: loops)
         transportMetrics = H2Metrics(factory: registry)
         self.logger = logger
@@ -97,6 +102,7 @@ public final class Node: Sendable {
         for (number, loop) in group.loops.enumerated() {
             let place = (number, group.loops.count)
             let (first, stripes, names, outages, logger) = (snapshot, stripes, names, outages, logger)
+            let filter = filter
             workers.append(
                 try await loop.execute {
                     LoopBound(
@@ -107,6 +113,7 @@ public final class Node: Sendable {
                             names: names,
                             outages: outages,
                             place: place,
+                            filter: filter,
                             logger: logger
                         ),
                         on: loop

@@ -10,7 +10,7 @@ import Streams
 /// share nothing but the immutable ``NodeSnapshot``.
 final class Worker {
     let loop: EventLoop
-    let live = LiveStreams()
+    let live: LiveStreams
     private let opener: StreamOpener
     let records: StreamRecords
     private let carrier: StreamCarrier
@@ -35,6 +35,7 @@ final class Worker {
     ///   - names: Likewise.
     ///   - outages: Likewise.
     ///   - place: Of the loop, among those of the node.
+    ///   - filter: What the program wants to see of streams.
     ///   - logger: Told of streams and connections.
     init(
         on loop: EventLoop,
@@ -43,9 +44,11 @@ final class Worker {
         names: VirtualNames,
         outages: ServerOutages,
         place: (number: Int, count: Int) = (0, 1),
+        filter: StreamFilterChoice? = nil,
         logger: Logger
     ) throws(StreamError) {
         self.loop = loop
+        live = LiveStreams(filters: filter.map { StreamFilters($0, on: loop) })
         self.logger = logger
         allNames = names
         nameServer = NameServer(on: loop, logger: logger)
@@ -154,7 +157,7 @@ final class Worker {
 
     /// Where nobody wants to know of streams, it does not matter where they come in.
     private func carrier(of listener: NodeConfiguration.Listener) -> StreamCarrier {
-        guard records.isOn, listener.protocol != .hbone else { return carrier }
+        guard records.isOn || live.filters != nil, listener.protocol != .hbone else { return carrier }
         let front = FrontName(listener.name, protocol: listener.protocol.rawValue)
         if let carrier = carriers[front] { return carrier }
         let carrier = StreamCarrier(carrier, at: front)

@@ -41,6 +41,8 @@ final class LiveStreams {
 
     /// Each stream keeps its place; nil where one is free.
     private var entries: ContiguousArray<Entry?> = []
+    /// What the program that the node is part of wants to see of streams; nil: of none.
+    let filters: StreamFilters?
     private var freePlaces: ContiguousArray<Int> = []
     private var emptied: [() -> Void] = []
 
@@ -50,6 +52,8 @@ final class LiveStreams {
     /// Of clients that have one request after the other.
     var connections: [ObjectIdentifier: any DrainingConnection] = [:]
     private var loads: [String: IngressLoad] = [:]
+
+    init(filters: StreamFilters? = nil) { self.filters = filters }
 
     func startDraining() {
         isDraining = true
@@ -69,6 +73,8 @@ final class LiveStreams {
     /// - Parameters:
     ///   - early: What has been read from the stream already, which the far end gets first.
     ///   - certificate: Which the client has shown, where nobody else cuts the stream when it is revoked.
+    ///   - front: Where it came in.
+    ///   - isTransit: Neither of its ends is here, and no endpoint lets a filter see it.
     ///   - use: For a stream that has one request after the other.
     func relay(
         _ first: ByteStream,
@@ -76,12 +82,17 @@ final class LiveStreams {
         certificate: CertificateName? = nil,
         _ opened: StreamOpener.Opened,
         for request: StreamRequest,
+        at front: FrontName,
+        isTransit: Bool = false,
         use: StreamUse? = nil,
         completion: @escaping (RelayResult) -> Void
     ) {
         let place = freePlaces.popLast() ?? entries.count
         let ticket = opened.ticket
-        let relay = Relay(first, opened.stream) { [self] result in
+        let filtered = isTransit ? nil : filters?.stream(for: request, opened, at: front)
+        let relay = Relay(first, filtered ?? opened.stream) { [self] result in
+            var result = result
+            if let filtered { filtered.correct(&result) }
             leave(place)
             ticket?.end(result)
             completion(result)
@@ -115,15 +126,16 @@ final class LiveStreams {
         freePlaces = []
     }
 
-    /// Cuts every stream that policy no longer allows, or whose client's certificate is revoked. Returns how many.
+    /// Cuts every stream that policy no longer allows, or whose client's certificate does not hold any more. Returns
+    /// how many.
     func recheck(with planner: StreamPlanner, trust: TrustBundleSet) -> Int {
         let now = WallClock.system.seconds
         let losers: [(Relay, StreamError)] = entries.compactMap { entry in
             guard let entry else { return nil }
             if let certificate = entry.certificate, case .peer(let peer) = entry.request.source,
-                trust.isRevoked(certificate, of: peer)
+                let objection = trust.objection(to: certificate, of: peer)
             {
-                return (entry.relay, StreamError(.denied, "the certificate of \(peer) was revoked"))
+                return (entry.relay, StreamError(.denied, objection))
             }
             let dialled = entry.dialled.flatMap { peer in peer.address.map { ($0, peer.port) } }
             return planner.refusal(of: entry.currentRequest.at(now), over: entry.path, dialled: dialled)

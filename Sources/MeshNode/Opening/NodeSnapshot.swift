@@ -11,6 +11,8 @@ final class NodeSnapshot: Sendable {
     let configuration: NodeConfiguration
     let credential: Credential
     let planner: StreamPlanner
+    /// Who vouches for members of other trust domains.
+    let foreign: [TrustBundleFile]
     let server: TLSContext
     let client: TLSContext
     /// The ways to each peer.
@@ -29,7 +31,8 @@ final class NodeSnapshot: Sendable {
     /// - Parameters:
     ///   - previous: What held before: connections that its listeners have accepted go on as they were.
     ///   - kept: Of the same configuration: what its files had said stays, and none is read.
-    /// - Throws: What is wrong with the credential, with the SSH login of an endpoint, or with a file of users or keys.
+    /// - Throws: What is wrong with the credential, with the bundle of another trust domain, with the SSH login of an
+    ///   endpoint, or with a file of users or keys.
     init(
         configuration: NodeConfiguration,
         credential: Credential,
@@ -51,7 +54,10 @@ final class NodeSnapshot: Sendable {
             own: credential.id,
             ownAddresses: Set(InterfaceAddress.all().map(\.address))
         )
-        let trust = TrustBundleSet(credential.bundle)
+        let ownDomain = credential.id.trustDomain
+        foreign = try kept?.foreign ?? configuration.trust.map { try $0.load(own: ownDomain) }
+        var trust = TrustBundleSet(credential.bundle)
+        for file in foreign { trust.insert(file.bundle) }
         let settings = configuration.connections
         server = try TLSContext(
             role: .server,

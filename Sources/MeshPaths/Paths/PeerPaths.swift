@@ -55,6 +55,8 @@ package final class PeerPaths {
     private var settings: ConnectionSettings
     private var selector: PathSelector
     private var waiting: [Request] = []
+    /// How many may wait for a path, of one event loop. Peers can ask for streams without end while none comes up.
+    private static let waitingLimit = 65_536
     private var sources: [PathID: any PathSource] = [:]
     private let sessions: SessionPool?
     private let outages: ServerOutages
@@ -197,6 +199,10 @@ package final class PeerPaths {
 
     private func dispatch(_ request: Request) {
         guard let path = selector.inUse else {
+            guard waiting.count < Self.waitingLimit else {
+                let full = StreamError(.limit, "\(access.name): \(Self.waitingLimit) streams wait for a path already")
+                return loop.later { request.end(.failure(full)) }
+            }
             waiting.append(request)
             return perform(selector.wanted(now: loop.now))
         }

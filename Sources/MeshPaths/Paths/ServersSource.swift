@@ -38,6 +38,9 @@ final class ServersSource: PathSource {
     private var idle: Set<Authority> = []
     private var timer: LoopTimer?
     private var waiting: [Waiting] = []
+    /// How many may wait, of one event loop. When more have come while servers connect, which takes as long as a
+    /// handshake may, the destination is short of servers, and whoever asks is told so.
+    var waitingLimit = 4096
     /// Somebody has asked for the path, and has not let go of it.
     private var isWanted = false
     /// The owner was told that it is up.
@@ -273,6 +276,13 @@ final class ServersSource: PathSource {
         let server = choice.next(besides: tried, now: loop.now) { sources[$0]?.streamCount ?? 0 }
         guard let server, let source = sources[server] else {
             if let failure, mayWait(after: failure, besides: tried) {
+                guard waiting.count < waitingLimit else {
+                    let full = StreamError(
+                        .limit,
+                        "\(waitingLimit) streams wait already for a server of \(name) that is being connected"
+                    )
+                    return loop.later { completion(.failure(.refused(full))) }
+                }
                 waiting.append(
                     Waiting(
                         authority: authority,

@@ -33,7 +33,7 @@ import Testing
                 said.withLock { $0 += 1 }
                 #expect(throws: Never.self) { try file.overwrite(list) }
             } use: { context in
-                announce.yield(context.trust.hasSameRevocations(as: session.context.trust))
+                announce.yield(context.trust.hasSameObjections(as: session.context.trust))
             }
         }
         var iterator = news.makeAsyncIterator()
