@@ -26,6 +26,11 @@ extension StreamTicket {
         Self.write(request.destination, into: &json)
         if let details = request.details { Self.write(details, into: &json) }
         writeWay(into: &json)
+        if !request.hops.elements.isEmpty {
+            json.key("forwarded")
+            json.string(request.hops.elements.joined(separator: ", "))
+        }
+        metadata?.write(into: &json)
         writeDecision(into: &json)
     }
 
