@@ -88,6 +88,10 @@ import Testing
             ) { _ in }
         }
         let own = "for=127.0.0.1;by=_mesh.example_ns_prod_sa_server"
+        // Who is in no trace begins one.
+        let begun = seen.withLock { $0.last?["traceparent"] }
+        #expect(TraceParent(parsing: begun) != nil)
+        seen.withLock { if $0.count == 2 { $0[1]["traceparent"] = nil } }
         let fields = seen.withLock { $0.map { $0.map { "\($0.name): \($0.value)" }.sorted() } }
         #expect(
             fields == [

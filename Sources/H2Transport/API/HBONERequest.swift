@@ -16,6 +16,11 @@ public struct HBONERequest: Sendable {
     /// The request as it came, with its header fields (``ConnectRequest/baggage``, ``ConnectRequest/forwarded``,
     /// ``ConnectRequest/traceparent``): text that the peer, or anybody before it, wrote.
     public let request: ConnectRequest
+
+    /// What the caller says about itself, or somebody on the way for it. Never a reason to trust it.
+    public var baggage: Baggage { Baggage(parsing: request.baggage) }
+    /// The trace that the caller is in; nil where it says none, or none that can be read.
+    public var trace: TraceParent? { TraceParent(parsing: request.traceparent) }
 }
 
 /// What an admission hook answers.

@@ -19,6 +19,9 @@ public struct ConnectResponse: Hashable, Sendable {
     /// Why an intermediary failed (RFC 9209).
     public var proxyStatus: String? { headers["proxy-status"] }
 
+    /// What the workload at the other end says about itself, or a server on the way to it. Never a reason to trust it.
+    public var baggage: Baggage { Baggage(parsing: headers["baggage"]) }
+
     /// Any 2xx opens the tunnel (RFC 9110 §9.3.6).
     public var isSuccess: Bool { (200..<300).contains(status) }
 }

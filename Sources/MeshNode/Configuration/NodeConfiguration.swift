@@ -22,6 +22,8 @@ public struct NodeConfiguration: Hashable, Sendable {
     package var trust: [ForeignTrust] = []
     /// Earlier names of the node's own trust domain, which rules may still have.
     package var aliases: [TrustDomain] = []
+    /// What the node says about itself.
+    package var labels = Labels()
     /// Where the administration interface listens; `nil`: nowhere, or at ``adminSocket``.
     package var admin: BindAddress?
     /// The path of the administration's Unix socket; `nil`: nowhere, or at ``admin``.

@@ -74,7 +74,7 @@ private struct NodeConfigurationDecoder {
     func decode(_ root: YAMLNode) -> NodeConfiguration? {
         let keys = [
             "identity", "listeners", "endpoints", "default", "policy", "admin", "metrics", "accessLog", "renewal",
-            "connections", "aliases", "trust",
+            "connections", "aliases", "trust", "labels",
         ]
         let required = ["identity", "listeners"]
         guard
@@ -107,6 +107,9 @@ private struct NodeConfigurationDecoder {
             mapping["aliases"]?.list("'aliases'", diagnostics) {
                 $0.parsed("'aliases'", diagnostics) { try TrustDomain($0) }
             } ?? []
+        if let labels = mapping["labels"] {
+            configuration.labels = NodeLabelsDecoder(diagnostics: diagnostics).decode(labels)
+        }
         for key in keys where mapping[key] != nil { configuration.positions[key] = mapping.position(of: key) }
         return configuration
     }

@@ -13,6 +13,8 @@ import Streams
 /// 200 is answered only when policy has passed and the backend is connected.
 final class HBONEFront {
     private let carrier: StreamCarrier
+    /// For the traces of requests that are in none.
+    private var identifiers = IdentifierGenerator()
     /// Where its streams come in.
     var front: FrontName
     private var logger: Logger { carrier.logger }
@@ -39,10 +41,10 @@ final class HBONEFront {
         switch plan.outcome {
         case .refused(let refusal):
             refuse(pending, refusal, plan)
-        case .dial(let target, _): open(plan, for: pending, [:], failure: "backend failed", to: target)
+        case .dial(let target, _): open(plan, for: pending, nil, failure: "backend failed", to: target)
         // This node is a hop on the way: the stream goes on over the paths of its endpoint.
         case .peer(let route, _):
-            let headers = HopHeaders.next(pending.request, for: plan)
+            let headers = HopHeaders.next(pending.request, for: plan, &identifiers)
             open(plan, for: pending, headers, failure: "next hop failed", to: route.authority)
         }
     }
@@ -62,7 +64,9 @@ final class HBONEFront {
 
     private func begin(_ plan: StreamPlan, for pending: PendingConnect) -> StreamTicket? {
         let ticket = carrier.records.begin(plan, at: front)
-        ticket?.client = pending.remoteAddress
+        guard let ticket else { return nil }
+        ticket.client = pending.remoteAddress
+        ticket.metadata = StreamMetadata(pending.request)
         return ticket
     }
 
@@ -99,12 +103,13 @@ final class HBONEFront {
     private func open(
         _ plan: StreamPlan,
         for pending: PendingConnect,
-        _ headers: HeaderFields,
+        _ headers: HeaderFields?,
         failure: String,
         to target: Authority
     ) {
         let ticket = begin(plan, for: pending)
-        let cancel = opener.open(plan, headers: headers) { [self] result in
+        if let ticket, let headers { ticket.metadata = StreamMetadata(pending.request, goingOnWith: headers) }
+        let cancel = opener.open(plan, headers: headers ?? [:]) { [self] result in
             switch result {
             case .success(var opened):
                 if let ticket { carrier.note(&opened, ticket) }
@@ -127,7 +132,7 @@ final class HBONEFront {
     }
 
     private func join(_ pending: PendingConnect, _ opened: StreamOpener.Opened, _ plan: StreamPlan) {
-        guard let stream = pending.accept() else {
+        guard let stream = pending.accept(headers: answer(to: opened)) else {
             return opened.abandon()
         }
         let (logger, request) = (logger, plan.request)
@@ -141,5 +146,13 @@ final class HBONEFront {
                 ]
             )
         }
+    }
+
+    /// What the client is told of who is at the other end: by the next node, where there is one, else by this one.
+    private func answer(to opened: StreamOpener.Opened) -> HeaderFields {
+        guard opened.path != nil else { return carrier.snapshot.answer }
+        guard let response = (opened.stream as? H2Stream)?.response, let field = HopHeaders.baggage(response.headers)
+        else { return [:] }
+        return ["baggage": field]
     }
 }

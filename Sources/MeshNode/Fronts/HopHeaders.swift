@@ -5,18 +5,30 @@ import Platform
 /// The header fields that a gateway sends to the next node. They are made here, from what may go on: whatever else a
 /// peer writes ends at the first node, or it would be read at the next one as this node's word.
 enum HopHeaders {
-    /// What goes on as it came, and how long it may be. W3C Baggage §3.3.2 and W3C Trace Context §3.2.2 give the
-    /// lengths.
-    private static let passedOn = [("baggage", 8192), ("traceparent", 55), ("x-service", 260)]
+    /// How long a name may be that goes on as it came.
+    private static let longestService = 260
 
-    static func next(_ request: ConnectRequest, for plan: StreamPlan) -> HeaderFields {
+    /// - Parameter identifiers: For the trace of a request that is in none.
+    static func next(
+        _ request: ConnectRequest,
+        for plan: StreamPlan,
+        _ identifiers: inout IdentifierGenerator
+    ) -> HeaderFields {
         var headers = HeaderFields()
-        for (name, limit) in passedOn {
-            guard let value = request.headers[name], value.utf8.count <= limit else { continue }
-            headers.append(name, value)
-        }
+        if let field = baggage(request.headers) { headers.append("baggage", field) }
+        // What is right goes on as it is: a node records no step of its own, and the next one would miss its parent.
+        let trace = TraceParent(parsing: request.traceparent) ?? TraceParent(using: &identifiers)
+        headers.append("traceparent", trace.description)
+        if let name = request.service, name.utf8.count <= longestService { headers.append("x-service", name) }
         let asked = plan.request
         headers.append("forwarded", asked.hops.field(from: asked.sourceIP, through: plan.own))
         return headers
+    }
+
+    /// What may go on of a `baggage` field; nil for nothing.
+    static func baggage(_ headers: HeaderFields) -> String? {
+        guard let field = headers["baggage"] else { return nil }
+        let baggage = Baggage(parsing: field)
+        return baggage.isEmpty ? nil : baggage.description
     }
 }

@@ -82,7 +82,9 @@ enum IngressHeads {
     }
 
     /// What servers take for this gateway's word, or for that of whoever is in front of it.
-    private static let claims: Set<String> = ["forwarded", "baggage", "x-tun", "x-real-ip", "http2-settings"]
+    private static let claims: Set<String> = [
+        "forwarded", "baggage", "x-tun", "x-real-ip", "http2-settings", "x-istio-source",
+    ]
     private static let claimPrefixes = ["x-forwarded-", "proxy-"]
 
     /// - Throws: 508 for a request that goes round in a circle.

@@ -31,6 +31,8 @@ final class StreamCarrier {
     let records: StreamRecords
     /// Where its streams come in.
     let front: FrontName
+    /// For the traces of streams that begin here.
+    private var identifiers = IdentifierGenerator()
 
     init(opener: StreamOpener, live: LiveStreams, records: StreamRecords, logger: Logger) {
         self.opener = opener
@@ -129,6 +131,14 @@ final class StreamCarrier {
     ) -> StreamOpener.Cancellation {
         let ticket = records.begin(plan, at: front)
         if let ticket, let client { ticket.client = Self.address(of: client) }
+        var headers = headers
+        if case .peer = plan.outcome {
+            // The stream begins here, and so does its trace.
+            let trace = TraceParent(using: &identifiers)
+            headers.append("traceparent", trace.description)
+            if let baggage = snapshot.baggage { headers.append("baggage", baggage) }
+            ticket?.metadata = StreamMetadata(trace: trace)
+        }
         let cancel = opener.open(plan, headers: headers) { [self] result in
             var result = result
             switch result {
@@ -153,8 +163,9 @@ final class StreamCarrier {
     /// The far end of the ticket's stream is there.
     func note(_ opened: inout StreamOpener.Opened, _ ticket: StreamTicket) {
         // Of this very connection: another server of the destination may be somebody else. SSH proves no identity.
-        let peer = (opened.stream as? H2Stream)?.peer
-        ticket.open(over: opened.path, dialled: opened.dialled, peer: peer)
+        let next = opened.stream as? H2Stream
+        ticket.open(over: opened.path, dialled: opened.dialled, peer: next?.peer)
+        if let answer = next?.response?.headers["baggage"] { ticket.metadata?.answer = answer }
         opened.ticket = ticket
     }
 

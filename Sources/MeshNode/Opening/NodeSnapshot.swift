@@ -27,6 +27,10 @@ final class NodeSnapshot: Sendable {
     let tokens: [String: TokenCheck]
     /// Where streams leave their lines; nil: nowhere.
     let accessLog: AccessLog?
+    /// What the node says about itself; nil: nothing.
+    let baggage: String?
+    /// The same, for answers.
+    let answer: HeaderFields
 
     /// - Parameters:
     ///   - previous: What held before: connections that its listeners have accepted go on as they were.
@@ -49,6 +53,9 @@ final class NodeSnapshot: Sendable {
         self.configuration = configuration
         self.credential = credential
         self.accessLog = accessLog
+        let baggage = configuration.labels.baggage.isEmpty ? nil : configuration.labels.baggage.description
+        self.baggage = baggage
+        answer = baggage.map { ["baggage": $0] } ?? [:]
         planner = StreamPlanner(
             configuration.rules(listenerAddresses: listenerAddresses, serviceAddresses: serviceAddresses),
             own: credential.id,

@@ -51,6 +51,7 @@ struct RecordText {
         writeClient(ticket, into: &json)
         json.members(plans[plan].destination)
         if ticket.isOpen { json.members(ways[wayIndex(ticket)].members) }
+        ticket.metadata?.write(into: &json)
         json.members(plans[plan].decision)
     }
 

@@ -14,6 +14,7 @@ extension StreamTicket {
         writeClient(into: &json)
         writeDestination(into: &json)
         writeWay(into: &json)
+        metadata?.write(into: &json)
         writeDecision(into: &json)
     }
 
@@ -46,6 +47,10 @@ extension StreamTicket {
         if case .peer(let route, _) = plan.outcome, route.authority != request.destination {
             json.key("authority")
             Self.write(route.authority, into: &json)
+        }
+        if !request.hops.elements.isEmpty {
+            json.key("forwarded")
+            json.string(request.hops.elements.joined(separator: ", "))
         }
     }
 

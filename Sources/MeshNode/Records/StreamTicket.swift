@@ -27,6 +27,8 @@ final class StreamTicket {
     private(set) var dialled: SocketAddress?
     /// Who the peer proved to be.
     private(set) var peer: SPIFFEID?
+    /// What came with it beside its bytes; nil: nothing did.
+    var metadata: StreamMetadata?
     /// What had moved when somebody looked last: for rates.
     var looked: (at: UInt64, sent: UInt64, received: UInt64)
     /// nil once it was recorded.
