@@ -1,0 +1,61 @@
+import ArgumentParser
+import MeshPaths
+import Platform
+import Streams
+
+/// `-O`: what the process that listens on a control socket is to do.
+struct ControlRequest: Sendable {
+    enum Action: String, CaseIterable, ExpressibleByArgument, Sendable {
+        case check, exit, forward, cancel
+    }
+
+    let action: Action
+    let path: String
+    let peer: String
+    let forwards: Forwards
+
+    /// - Throws: the exit code; why was printed.
+    func run() async throws {
+        let loop = EventLoop(name: "control")
+        let result: Result<Void, any Error>
+        do { result = .success(try await ask(on: loop)) } catch { result = .failure(error) }
+        await loop.shutDown()
+        do {
+            try result.get()
+        } catch ControlError.refused(let message, let code) {
+            throw fail("-O \(action.rawValue): \(message)", code)
+        } catch ControlError.gone {
+            throw fail("-O \(action.rawValue): the process that listened on \(path) has ended")
+        } catch let code as ExitCode {
+            throw code
+        } catch {
+            throw fail("-O \(action.rawValue): \(error)")
+        }
+    }
+
+    private func ask(on loop: EventLoop) async throws {
+        guard let client = try await ControlClient.connect(to: path, on: loop) else {
+            throw fail("-O \(action.rawValue): no process listens on \(path)")
+        }
+        _ = try await client.ask(["open", peer, PathPreference.automatic.rawValue])
+        switch action {
+        case .check:
+            let answer = try await client.ask(["check"])
+            // In ssh's words, for scripts that know them.
+            printLine("Master running (pid=\(client.process))")
+            let path = answer.first.flatMap { $0.isEmpty ? nil : $0 } ?? "none now"
+            printLine("\(peer), path \(path)")
+            for line in answer.dropFirst() { printLine(line) }
+        case .exit:
+            _ = try await client.ask(["exit"])
+            printDone("Exit request sent.")
+        case .forward:
+            for (letter, text) in forwards.words {
+                let answer = try await client.ask(["forward", letter, text, "kept"]) { printNotice($0) }
+                if let line = answer.first { printDone(line) }
+            }
+        case .cancel:
+            for (letter, text) in forwards.words { _ = try await client.ask(["cancel", letter, text]) }
+        }
+    }
+}
