@@ -118,7 +118,9 @@ struct ConnectCommand: AsyncParsableCommand {
         let hasForwards = !(forwards + remoteForwards + dynamicForwards).isEmpty
         if let request {
             guard standardForward == nil, !background else {
-                throw ValidationError("-O \(request.rawValue) has another process do something: neither -W nor -f go with it")
+                throw ValidationError(
+                    "-O \(request.rawValue) has another process do something: neither -W nor -f go with it"
+                )
             }
             let takesForwards = request == .forward || request == .cancel
             guard takesForwards == hasForwards else {

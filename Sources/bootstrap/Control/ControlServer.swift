@@ -116,7 +116,9 @@ final class ControlSession {
         guard isOpen || words.first == "open" else { return refuse("say first whom you mean", .usage) }
         switch (words.first, words.count) {
         case ("open", 3): open(words[1], words[2])
-        case ("check", 1): lines.send(["ok", shared.paths.pathInUse?.description ?? ""] + shared.forwards.lines)
+        case ("check", 1):
+            let paths = shared.paths.report.map(\.line)
+            lines.send(["ok", shared.paths.pathInUse?.description ?? ""] + paths + shared.forwards.lines)
         case ("exit", 1):
             lines.send(["ok"])
             shared.end()
@@ -194,6 +196,21 @@ final class ControlSession {
                 refuse(error.message, paths.exitCode(for: error))
             }
         }
+    }
+}
+
+extension PathReport {
+    /// For people.
+    fileprivate var line: String {
+        var parts = [state == .inUse ? "in use" : state.rawValue]
+        if let roundTripTime {
+            let tenths = Int64(roundTripTime / .microseconds(100))
+            parts.append("RTT \(tenths / 10).\(tenths % 10) ms")
+        }
+        if state == .up || state == .inUse { parts.append("\(streams) \(streams == 1 ? "stream" : "streams")") }
+        if let peer { parts.append("\(peer)") }
+        if let failure, state != .inUse { parts.append(failure) }
+        return "path \(path): \(parts.joined(separator: ", "))"
     }
 }
 

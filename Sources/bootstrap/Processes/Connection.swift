@@ -88,8 +88,8 @@ struct Connection: Sendable {
         readiness = Readiness(remotes: forwards.remotes)
     }
 
-    /// Standard output belongs to the stream of `-W`, and who uses that wants to hear of failures only. In the background
-    /// there is standard error only.
+    /// Standard output belongs to the stream of `-W`, and who uses that wants to hear of failures only. In the
+    /// background there is standard error only.
     private func report(_ line: String) {
         guard forwards.standard == nil else { return printDetail(line) }
         guard !Background.isDetached else { return printNotice(line) }
@@ -156,12 +156,13 @@ struct Connection: Sendable {
             settings: settings,
             on: loop,
             logger: Logger(label: "connect"),
-            permits: { [policy] in policy?.refusal(of: $0, over: $1) }
-        ) { [outage] in
-            outage.follow($0)
-            follower.reconnection?.follow($0)
-            events.yield($0)
-        }
+            permits: { [policy] in policy?.refusal(of: $0, over: $1) },
+            onChange: { [outage] in
+                outage.follow($0)
+                follower.reconnection?.follow($0)
+                events.yield($0)
+            }
+        )
         paths.remedy = { [device] in device?.remedy(forDenied: $0) }
         paths.onForwardFailure = { [outage] in outage.failed($0) }
         // One stream is one attempt.
@@ -259,7 +260,8 @@ struct Connection: Sendable {
         }
     }
 
-    /// Says what becomes of the far side's ports; ends when it does not want to listen, and there is nothing else to do.
+    /// Says what becomes of the far side's ports; ends when it does not want to listen, and there is nothing else to
+    /// do.
     private func followRemote(_ changes: AsyncStream<(Forward, ForwardTable.Change)>) async throws {
         var others = forwards.list.count
         var answered: Set<Forward> = []

@@ -43,8 +43,7 @@ struct ControlRequest: Sendable {
             let answer = try await client.ask(["check"])
             // In ssh's words, for scripts that know them.
             printLine("Master running (pid=\(client.process))")
-            let path = answer.first.flatMap { $0.isEmpty ? nil : $0 } ?? "none now"
-            printLine("\(peer), path \(path)")
+            printLine("\(peer)\(answer.first?.isEmpty == false ? "" : ", unreachable now")")
             for line in answer.dropFirst() { printLine(line) }
         case .exit:
             _ = try await client.ask(["exit"])

@@ -128,6 +128,7 @@ import Testing
         let file = try directory.write(
             "node.yaml",
             """
+            identity: \(TestCertificates.shared.path(.client))
             listeners:
             - {name: out, bind: "127.0.0.1:0", protocol: tcp, forwardTo: "localhost:1"}
             endpoints:

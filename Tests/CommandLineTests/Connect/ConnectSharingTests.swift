@@ -54,6 +54,7 @@ import Testing
         let checked = try await journey.run(shared + ["-O", "check"])
         #expect(checked.succeeded, "\(checked.standardError)")
         #expect(checked.standardOutput.contains("Master running (pid=\(master.pid))"))
+        #expect(checked.standardOutput.contains("path ssh: in use"), "\(checked)")
         for port in [bound, kept] { #expect(checked.standardOutput.contains("listening 127.0.0.1:\(port)")) }
 
         // With the second process goes what it had asked for, and nothing else.
@@ -99,7 +100,7 @@ import Testing
 
         // Paths to somebody else, or other paths than were asked for.
         let other = try await journey.run(
-            ["connect", journey.destination, "-S", socket, "-W", "localhost:1"] + journey.sshOptions
+            ["connect", "localhost", "-S", socket, "-W", "localhost:1"] + journey.sshOptions
         )
         #expect(other.status == .exited(2), "\(other)")
         #expect(other.standardError.contains("its paths lead to device1"))

@@ -13,7 +13,8 @@ import Testing
         init(_ journey: Journey, gateway: [String]) throws {
             self.journey = journey
             let words = [TestTools.bootstrap, "connect", "-W", "%h:%p"] + gateway
-            command = "env HOME=\(journey.home) BOOTSTRAP_HOME=\(journey.home)/.bootstrap \(words.joined(separator: " "))"
+            command =
+                "env HOME=\(journey.home) BOOTSTRAP_HOME=\(journey.home)/.bootstrap \(words.joined(separator: " "))"
             try journey.directory.write(
                 "through",
                 """
@@ -71,7 +72,10 @@ import Testing
         #expect(copied.succeeded, "\(copied)")
         #expect(FileManager.default.contentsEqual(atPath: "\(here)/file", andPath: "\(there)/copied"))
         if Self.has("rsync") {
-            let synced = try await way.run("rsync", ["-a", "-e", "ssh -F \(way.file)", "\(here)/", "far:\(there)/synced/"])
+            let synced = try await way.run(
+                "rsync",
+                ["-a", "-e", "ssh -F \(way.file)", "\(here)/", "far:\(there)/synced/"]
+            )
             #expect(synced.succeeded, "\(synced)")
             #expect(FileManager.default.contentsEqual(atPath: "\(here)/file", andPath: "\(there)/synced/file"))
         }
