@@ -150,10 +150,10 @@ struct ConnectCommand: AsyncParsableCommand {
         let forwards = try parseForwards()
         let device = try findDevice()
         let logins = try ssh.logins()
-        let configuration = try resolve(device, logins)
+        let configuration = try logins.configuration(of: device, destination, controlPath: controlPath)
         let place = ControlPlace(configuration, isMaster: isMaster, isTyped: controlPath != nil)
         // Whom the paths lead to, for those who share them.
-        let peer = device?.name ?? "\(configuration.user)@\(configuration.namedHost)"
+        let peer = device?.name ?? ControlPlace.peer(configuration)
         if let request {
             guard let place else { throw fail("-O \(request.rawValue) needs -S PATH, or a ControlPath", .usage) }
             return try await ControlRequest(action: request, path: place.path, peer: peer, forwards: forwards).run()
@@ -193,25 +193,6 @@ struct ConnectCommand: AsyncParsableCommand {
         guard descriptor >= 0 else { throw fail("-E \(file): \(String(cString: strerror(errno)))", .usage) }
         dup2(descriptor, STDERR_FILENO)
         close(descriptor)
-    }
-
-    private func resolve(_ device: Device?, _ logins: LoginOptions) throws -> SSHClientConfiguration {
-        do throws(SSHConfigurationError) {
-            var arguments = logins.arguments(recorded: device?.ssh.arguments)
-            if let controlPath {
-                let isQuotable = !controlPath.contains { $0 == "\"" || $0 == "\\" || $0.isNewline }
-                guard isQuotable, !controlPath.isEmpty else {
-                    throw SSHConfigurationError("-S '\(controlPath)' is no path for a socket")
-                }
-                arguments.options.insert("ControlPath=\"\(controlPath)\"", at: 0)
-            }
-            return try SSHClientConfiguration(
-                resolving: try Destination(parsing: device?.destination ?? destination),
-                arguments: arguments
-            )
-        } catch {
-            throw fail("\(error)", .usage)
-        }
     }
 
     /// - Returns: nil where another process has begun to share its paths just now.

@@ -28,6 +28,11 @@ struct ControlPlace: Sendable {
         listens = master == .yes || master == .auto
     }
 
+    /// What those who share paths to a host that is no device call it.
+    static func peer(_ configuration: SSHClientConfiguration) -> String {
+        "\(configuration.user)@\(configuration.namedHost)"
+    }
+
     /// Listens, as the only one: what is left of a process that is gone is removed.
     ///
     /// - Throws: ``StreamError``; ``StreamError/Code/addressInUse`` where another process listens there.

@@ -12,6 +12,7 @@ import Streams
 final class ControlServer {
     /// What it lets others use.
     struct Shared {
+        let loop: EventLoop
         let paths: PeerPaths
         let forwards: ForwardTable
         /// Whom the paths lead to, and how they were chosen.
@@ -19,6 +20,12 @@ final class ControlServer {
         let preference: PathPreference
         /// Told when somebody has asked the process to end.
         let end: () -> Void
+        let latest = Latest()
+    }
+
+    /// What became of the paths last, and when.
+    final class Latest {
+        fileprivate var change: (line: String, at: UInt64)?
     }
 
     private let shared: Shared
@@ -57,7 +64,10 @@ final class ControlServer {
     }
 
     /// To those whose forwards end with them: they print what this process prints.
-    func say(_ line: String) { for session in sessions.values { session.say(line) } }
+    func say(_ line: String) {
+        shared.latest.change = (line, shared.loop.now)
+        for session in sessions.values { session.say(line) }
+    }
 
     private func accept(_ socket: Socket) {
         guard let peer = socket.peerProcess, peer.isTrusted else {
@@ -117,8 +127,12 @@ final class ControlSession {
         switch (words.first, words.count) {
         case ("open", 3): open(words[1], words[2])
         case ("check", 1):
+            let latest = shared.latest.change.map { change in
+                "for \((shared.loop.now &- change.at) / 1_000_000_000) s: \(change.line)"
+            }
             let paths = shared.paths.report.map(\.line)
-            lines.send(["ok", shared.paths.pathInUse?.description ?? ""] + paths + shared.forwards.lines)
+            let first = shared.paths.pathInUse?.description ?? ""
+            lines.send(["ok", first] + (latest.map { [$0] } ?? []) + paths + shared.forwards.lines)
         case ("exit", 1):
             lines.send(["ok"])
             shared.end()

@@ -178,6 +178,7 @@ struct Connection: Sendable {
         )
         if let sharing {
             let shared = ControlServer.Shared(
+                loop: loop,
                 paths: paths,
                 forwards: table,
                 peer: sharing.peer,

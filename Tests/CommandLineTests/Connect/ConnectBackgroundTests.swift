@@ -76,6 +76,55 @@ import Testing
         await journey.stop()
     }
 
+    /// What the login asks is asked at the terminal, before; then the terminal may go.
+    @Test func whatIsAskedIsAskedBefore() async throws {
+        let journey = try await Journey()
+        let socket = journey.directory.path("cm")
+        let key = journey.directory.path("locked")
+        try await OpenSSHServer.makeKey("ed25519", key, passphrase: "secret")
+        try journey.sshd.authorize(key + ".pub")
+        let options = [
+            "-F", journey.directory.path("ssh_config"), "-i", key, "-o", "IdentitiesOnly=yes", "-o",
+            "UserKnownHostsFile=\(journey.directory.path("home/.ssh/known_hosts"))", "-S", socket,
+        ]
+        let asked = try await ChildProcess.run(
+            TestTools.python,
+            ["-c", Self.person, TestTools.bootstrap, "connect", journey.destination, "-f"] + options,
+            environment: [
+                "HOME": journey.home, "BOOTSTRAP_HOME": journey.directory.path("home/.bootstrap"),
+                "SSH_AUTH_SOCK": nil,
+            ]
+        )
+        #expect(asked.status == .exited(0), "\(asked)")
+        #expect(asked.standardOutput.contains("Passphrase for"), "\(asked)")
+        let checked = try await journey.run(["connect", journey.destination, "-O", "check"] + options)
+        #expect(checked.standardOutput.contains("path ssh: in use"), "\(checked)")
+        #expect(try await journey.run(["connect", journey.destination, "-O", "exit"] + options).succeeded)
+        await journey.stop()
+    }
+
+    /// Answers one question, and hangs up once the program has ended.
+    private static let person = """
+        import os, pty, select, sys
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.execv(sys.argv[1], sys.argv[1:])
+        seen, answered, done = b"", False, 0
+        while not done:
+            if select.select([terminal], [], [], 0.05)[0]:
+                try:
+                    seen += os.read(terminal, 4096)
+                except OSError:
+                    pass
+            if not answered and b"Passphrase" in seen and seen.rstrip().endswith(b":"):
+                os.write(terminal, b"secret\\n")
+                answered = True
+            done, status = os.waitpid(pid, os.WNOHANG)
+        sys.stdout.write(seen.decode())
+        sys.stdout.flush()
+        sys.exit(os.waitstatus_to_exitcode(status))
+        """
+
     /// Whoever starts it and is killed leaves nothing behind.
     @Test func itEndsWithTheOneThatWaits() async throws {
         let journey = try await Journey()

@@ -39,17 +39,27 @@ import Testing
         try await journey.makeAuthority()
         #expect(try await journey.enroll(allow: backend.port).succeeded)
         let near = FreePort.next()
-        let connect = try journey.start(["connect", "device1", "-L", "\(near):localhost:\(backend.port)"])
+        let shared = ["-S", journey.directory.path("cm")]
+        let connect = try journey.start(
+            ["connect", "device1", "-L", "\(near):localhost:\(backend.port)"] + shared
+        )
         _ = try await connect.standardOutput.line(containing: "path h2:")
+        let watch = try journey.start(["status", "device1", "--watch"] + shared)
+        _ = try await watch.standardOutput.line(containing: "path h2: in use, ")
+        _ = try await watch.standardOutput.line(containing: "listening 127.0.0.1:\(near)")
         let node = try #require(journey.node)
         kill(node, SIGKILL)
         // Without anybody's asking: by SSH, and back once the node is there again.
         _ = try await connect.standardOutput.line(containing: "path h2 → ssh")
+        _ = try await watch.standardOutput.line { $0.hasPrefix("for ") && $0.contains(" s: path h2 → ssh") }
+        _ = try await watch.standardOutput.line(containing: "path ssh: in use")
         #expect(try await journey.enroll(allow: backend.port).succeeded)
         _ = try await connect.standardOutput.line(containing: "path ssh → h2")
         let conversation = try await TCPConversation(port: near)
         #expect(try await conversation.echo([1, 2, 3]) == [1, 2, 3])
         await connect.stop()
+        #expect(try await watch.exit() == .exited(1))
+        #expect(watch.standardError.text.contains("has ended"))
         await journey.stop()
     }
 }
