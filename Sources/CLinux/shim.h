@@ -213,6 +213,8 @@ static inline pid_t clinux_spawn(const struct clinux_program *program) {
     errno = number;
     return child;
 }
+// Goes on when the process that has started it ends, whatever that has asked for (clinux_program.death_signal).
+static inline void clinux_outlive_parent(void) { prctl(1 /* PR_SET_PDEATHSIG */, 0UL, 0UL, 0UL, 0UL); }
 // No core dump of this process, and no debugger of the same user: 0 or -1 (prctl(2), PR_SET_DUMPABLE).
 static inline int clinux_hide_memory(void) { return prctl(4, 0UL, 0UL, 0UL, 0UL); }
 // A descriptor that becomes readable when the child ends (pidfd_open(2), Linux 5.3); close-on-exec. -1 with errno before that.

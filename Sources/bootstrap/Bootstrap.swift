@@ -40,6 +40,8 @@ extension Bootstrap {
     /// 64; and errors look like all others.
     static func main() async {
         openStandardDescriptors()
+        Background.takeOver()
+        ServiceNotification.takeOver()
         OpenSSLLifetime.untilTheProcessIsGone()
         if let reason = missingDescriptors() { exit(withError: fail(reason)) }
         ProcessMemory.isNotDumped()

@@ -92,8 +92,12 @@ final class HBONEFront {
             of: Self.name(of: pending),
             ["reason": "\(refusal)", "to": "\(pending.destination)"]
         )
-        // The peer learns that policy refused, not which rule did.
-        let rejection = ConnectRejection.denied("policy")
+        // The peer learns that policy refused, and whether that was for the way it came, not which rule did.
+        var details = "policy"
+        if case .policy(let decision) = refusal, let transport = decision.forbiddenTransport {
+            details = "policy does not allow it over \(transport)"
+        }
+        let rejection = ConnectRejection.denied(details)
         ticket?.refuse(refusal.error, status: rejection.status)
         pending.reject(rejection)
     }

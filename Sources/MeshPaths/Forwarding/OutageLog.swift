@@ -39,7 +39,7 @@ package struct OutageLog {
         begun = now
         refused = 0
         let more = takeCut()
-        return "\(error.message)\(more.isEmpty ? "" : " (\(more))"); tried again with each new connection"
+        return "\(error.message)\(more.isEmpty ? "" : " (\(more))"); trying again"
     }
 
     /// Some path carries streams again, or another one does.

@@ -88,7 +88,12 @@ extension PeerPaths {
     ///
     /// - Parameter forward: Where the far side listens, and where its connections lead.
     /// - Parameter onChange: Told of each change, on the loop.
-    package func forward(_ forward: RemoteForward, onChange: @escaping (RemoteForwarding.Change) -> Void) {
+    /// - Returns: What ``cancel(_:)`` takes.
+    @discardableResult
+    package func forward(
+        _ forward: RemoteForward,
+        onChange: @escaping (RemoteForwarding.Change) -> Void
+    ) -> RemoteForwarding {
         let forwarding = RemoteForwarding(
             forward,
             on: loop,
@@ -101,5 +106,10 @@ extension PeerPaths {
         )
         keep(forwarding)
         forwarding.start()
+        return forwarding
     }
+
+    /// Asks for the far side's port no longer, and resets what still arrives there: the server has the port until its
+    /// connection ends.
+    package func cancel(_ forwarding: RemoteForwarding) { drop(forwarding) }
 }

@@ -79,7 +79,8 @@ package final class RemoteForwarding: SessionUser {
     private func listen(over session: any SSHConnection) {
         self.session = session
         session.listen(host: forward.bindHost, port: port) { [weak self] stream in
-            self?.accepted(stream)
+            guard let self else { return stream.reset(StreamError(.closed, "the forward was cancelled")) }
+            accepted(stream)
         } completion: { [weak self] result in
             guard let self, !isStopped else { return }
             switch result {
@@ -106,6 +107,7 @@ package final class RemoteForwarding: SessionUser {
     }
 
     private func accepted(_ stream: ByteStream) {
+        guard !isStopped else { return stream.reset(StreamError(.closed, "the forward was cancelled")) }
         let join = { [logger, forward] (result: Result<Socket, StreamError>) in
             switch result {
             case .success(let socket):

@@ -47,6 +47,8 @@ package final class PeerPaths {
     package let access: PeerAccess
     /// What the user is told beside a refusal by the peer's policy; nil: nothing.
     package var remedy: ((Authority) -> String?)?
+    /// A path that is lost is made again also where nobody has a stream on it.
+    package var staysConnected = false
     let loop: EventLoop
     let logger: Logger
     private let onChange: (PathChange) -> Void
@@ -247,7 +249,7 @@ package final class PeerPaths {
 
     private func wentDown(_ path: PathID, _ error: StreamError, wasUsed: Bool) {
         logger.debug("path down", metadata: ["peer": "\(access.name)", "path": "\(path)", "reason": "\(error)"])
-        perform(selector.wentDown(path, error, isWanted: wasUsed || isUsed, now: loop.now))
+        perform(selector.wentDown(path, error, isWanted: wasUsed || isUsed || staysConnected, now: loop.now))
     }
 
     /// The peer has let go of a path. Where nobody uses another one either, everything is let go, as after
@@ -394,6 +396,12 @@ package final class PeerPaths {
 
     /// Keeps `user`, which holds a session open beside the paths, until the peer is shut down.
     func keep(_ user: any SessionUser) { users.append(user) }
+
+    /// Ends `user`, and keeps it no longer.
+    func drop(_ user: any SessionUser) {
+        user.stop()
+        users.removeAll { $0 === user }
+    }
 }
 
 /// Something that needs an SSH session of a peer, whichever path is in use. Confined to the peer's loop.

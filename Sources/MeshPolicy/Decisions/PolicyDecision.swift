@@ -83,6 +83,20 @@ package struct PolicyDecision: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
+    /// What carried the request, where that is why it is refused: over another transport the same rules may allow it. A
+    /// peer may know as much.
+    package var forbiddenTransport: Transport? {
+        switch cause {
+        case .otherTransport: return transport
+        case .policy(let rule, .deny):
+            let isAboutTransport = rule.policy.rules[rule.index].when.contains { condition in
+                if case .transport = condition { true } else { false }
+            }
+            return isAboutTransport ? transport : nil
+        default: return nil
+        }
+    }
+
     /// One line for the log and the operator: who decided, why, and how to change it. It names rules and identities of
     /// this side; a peer is told no more than that policy refused.
     package var reason: String {

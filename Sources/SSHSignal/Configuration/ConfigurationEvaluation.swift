@@ -46,6 +46,9 @@ struct ConfigurationEvaluation {
         var keyExchanges: AlgorithmList?
         var hostKeyAlgorithms: AlgorithmList?
         var acceptedKeys: AlgorithmList?
+        var controlPath: ConfigurationValue?
+        var controlMaster: ControlMaster?
+        var exitOnForwardFailure: Bool?
         /// Keywords without a value here that had their first one.
         var seen: Set<String> = []
 

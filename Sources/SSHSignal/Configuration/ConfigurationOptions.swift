@@ -102,6 +102,18 @@ extension ConfigurationEvaluation {
         case "nohostauthenticationforlocalhost":
             let value = try flag(line, at: place)
             if first(options.trustsLoopback == nil) { options.trustsLoopback = value }
+        case "controlpath":
+            let value = try single(line, at: place)
+            if first(options.controlPath == nil) { options.controlPath = value }
+        case "controlmaster":
+            let value = try single(line, at: place)
+            guard let master = ControlMaster(value.text) else {
+                throw SSHConfigurationError("ControlMaster is yes, no, auto, ask or autoask, not '\(value.text)'")
+            }
+            if first(options.controlMaster == nil) { options.controlMaster = master }
+        case "exitonforwardfailure":
+            let value = try flag(line, at: place)
+            if first(options.exitOnForwardFailure == nil) { options.exitOnForwardFailure = value }
         default:
             if try setAuthentication(name, line, at: place, active: active) { return }
             if try setAlgorithms(name, line, at: place, active: active) { return }

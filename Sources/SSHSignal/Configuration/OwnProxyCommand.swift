@@ -14,7 +14,7 @@ package enum OwnProxyCommand {
 
     /// The options of `connect` that are whole without a value.
     private static let flags: Set<String> = [
-        "-N", "-q", "--quiet", "-v", "--verbose", "-h", "--help", "--version",
+        "-N", "-M", "-f", "-q", "--quiet", "-v", "--verbose", "-h", "--help", "--version",
     ]
 
     /// - Parameters:

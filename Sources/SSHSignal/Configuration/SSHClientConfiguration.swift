@@ -61,6 +61,14 @@ package struct SSHClientConfiguration: Hashable, Sendable {
     package var keyExchanges: AlgorithmList?
     package var hostKeyAlgorithms: AlgorithmList?
     package var acceptedKeys: AlgorithmList?
+    /// `ControlPath`, its tokens replaced; nil: there is none. Beginning with another character than `/` where it was
+    /// written so.
+    package var controlPath: String?
+    /// It was given with this command, and does not stand in a file that `ssh` reads, too.
+    package var controlPathIsTyped: Bool
+    /// nil: nothing was said.
+    package var controlMaster: ControlMaster?
+    package var exitOnForwardFailure: Bool
 
     package typealias Note = ConfigurationNote
 
@@ -164,6 +172,14 @@ extension SSHClientConfiguration {
         keyExchanges = options.keyExchanges
         hostKeyAlgorithms = options.hostKeyAlgorithms
         acceptedKeys = options.acceptedKeys
+        controlPath = try options.controlPath.flatMap { value throws(SSHConfigurationError) in
+            guard value.text.lowercased() != "none" else { return nil }
+            // One of a file may have tokens that only ssh knows; most commands have no use for it anyway.
+            return value.file == nil ? try expansion.path(value) : try? expansion.path(value)
+        }
+        controlPathIsTyped = options.controlPath.map { $0.file == nil } ?? false
+        controlMaster = options.controlMaster
+        exitOnForwardFailure = options.exitOnForwardFailure ?? false
     }
 
     /// ``identityFiles`` without the default ones that do not exist: one that the user named is worth an error.

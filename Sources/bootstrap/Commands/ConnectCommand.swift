@@ -1,5 +1,6 @@
 import ArgumentParser
 import Fleet
+import Glibc
 import Logging
 import MeshIdentity
 package import MeshPaths
@@ -28,6 +29,13 @@ struct ConnectCommand: AsyncParsableCommand {
             The device decides by its own policy which ports may be reached: `bootstrap enroll --allow-port` names them. On path \
             ssh, where its node takes no part, this command decides by the same. -R and Unix sockets of the far side are, like \
             exec, what the login may do.
+
+            -f goes to the background once a path works and everything listens; the exit code says whether it does. With -S \
+            the first process shares its paths, and others with the same path use them, without a login of their own:
+
+              bootstrap connect device1 -f -S ~/.ssh/device1.sock
+              bootstrap connect device1 -S ~/.ssh/device1.sock -L 8080:localhost:80
+              bootstrap connect device1 -S ~/.ssh/device1.sock -O exit
             """
     )
 
@@ -68,6 +76,38 @@ struct ConnectCommand: AsyncParsableCommand {
     @Flag(name: [.customShort("N")], help: "As ssh has it: run no command. That is so anyway.")
     var noCommand = false
 
+    @Flag(
+        name: [.customShort("f")],
+        help: "Go to the background once a path works and all forwards listen. What a login asks is asked before."
+    )
+    var background = false
+
+    @Option(name: [.customShort("E")], help: ArgumentHelp("Append what goes to stderr to FILE.", valueName: "FILE"))
+    var logFile: String?
+
+    @Option(
+        name: [.customShort("S")],
+        help: ArgumentHelp(
+            "Share the paths of the process that listens on this Unix socket, or listen there; none: share nothing. Tokens as in "
+                + "ssh's ControlPath (%C, %h, %p, %r, …).",
+            valueName: "PATH"
+        )
+    )
+    var controlPath: String?
+
+    @Flag(name: [.customShort("M")], help: "Be the process that listens on that socket, and use no other's paths.")
+    var isMaster = false
+
+    @Option(
+        name: [.customShort("O")],
+        help: ArgumentHelp(
+            "Have the process that listens on that socket do this: check (say what it has), exit, forward or cancel (the -L, -R and "
+                + "-D that are given).",
+            valueName: "COMMAND"
+        )
+    )
+    var request: ControlRequest.Action?
+
     @Option(help: ArgumentHelp("auto, h2, h2-over-ssh or ssh.", valueName: "PATH"))
     var path: PathPreference = .automatic
 
@@ -75,7 +115,27 @@ struct ConnectCommand: AsyncParsableCommand {
     @OptionGroup var authority: CAAccess
 
     func validate() throws {
-        guard noCommand || standardForward != nil || !(forwards + remoteForwards + dynamicForwards).isEmpty else {
+        let hasForwards = !(forwards + remoteForwards + dynamicForwards).isEmpty
+        if let request {
+            guard standardForward == nil, !background else {
+                throw ValidationError(
+                    "-O \(request.rawValue) has another process do something: neither -W nor -f go with it"
+                )
+            }
+            let takesForwards = request == .forward || request == .cancel
+            guard takesForwards == hasForwards else {
+                throw ValidationError(
+                    takesForwards
+                        ? "-O \(request.rawValue) needs at least one of -L, -R and -D"
+                        : "-O \(request.rawValue) takes no forwards"
+                )
+            }
+            return
+        }
+        guard !background || standardForward == nil else {
+            throw ValidationError("-f has no standard input and output for -W")
+        }
+        guard noCommand || background || isMaster || controlPath != nil || standardForward != nil || hasForwards else {
             throw ValidationError(
                 "give at least one of -L [bind_address:]port:host:hostport, -R (the same, listening there), "
                     + "-D [bind_address:]port and -W host:port"
@@ -84,10 +144,66 @@ struct ConnectCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
+        if let logFile { try Self.log(to: logFile) }
         startLogging(.warning)
         raiseDescriptorLimit()
         let forwards = try parseForwards()
         let device = try findDevice()
+        let logins = try ssh.logins()
+        let configuration = try logins.configuration(of: device, destination, controlPath: controlPath)
+        let place = ControlPlace(configuration, isMaster: isMaster, isTyped: controlPath != nil)
+        // Whom the paths lead to, for those who share them.
+        let peer = device?.name ?? ControlPlace.peer(configuration)
+        if let request {
+            guard let place else { throw fail("-O \(request.rawValue) needs -S PATH, or a ControlPath", .usage) }
+            return try await ControlRequest(action: request, path: place.path, peer: peer, forwards: forwards).run()
+        }
+        guard !isMaster || place != nil else { throw fail("-M needs -S PATH, or a ControlPath", .usage) }
+        if let device { try check(device) }
+        while true {
+            if let place, place.joins {
+                let joined = JoinedConnection(
+                    place: place,
+                    peer: peer,
+                    preference: path,
+                    forwards: forwards,
+                    exitsOnForwardFailure: configuration.exitOnForwardFailure,
+                    leavesForwards: background,
+                    name: destination
+                )
+                switch try await joined.run() {
+                case .ended: return
+                case .noMaster: break
+                case .masterGone:
+                    printNotice("the process whose paths were shared has ended: connecting anew")
+                    continue
+                }
+            }
+            if background, !Background.isThisProcess { return try Background.start() }
+            guard let connection = try connection(to: device, forwards, configuration, place, peer, logins) else {
+                continue
+            }
+            return try await connection.run()
+        }
+    }
+
+    /// Standard error is that file from here on.
+    private static func log(to file: String) throws {
+        let descriptor = open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
+        guard descriptor >= 0 else { throw fail("-E \(file): \(String(cString: strerror(errno)))", .usage) }
+        dup2(descriptor, STDERR_FILENO)
+        close(descriptor)
+    }
+
+    /// - Returns: nil where another process has begun to share its paths just now.
+    private func connection(
+        to device: Device?,
+        _ forwards: Forwards,
+        _ configuration: SSHClientConfiguration,
+        _ place: ControlPlace?,
+        _ peer: String,
+        _ logins: LoginOptions
+    ) throws -> Connection? {
         var certificate = device.map { CertificateWatch($0.name, in: DeviceDirectory(Home.devices)) }
         if let device, let warning = certificate?.warning(device, at: WallClock.system.seconds) {
             printWarning(warning)
@@ -97,8 +213,19 @@ struct ConnectCommand: AsyncParsableCommand {
         let watch = device == nil ? HostWatch(trust) : nil
         let fallback = FallbackReason()
         let outage = Outage()
-        let access = try makeAccess(device, watch, fallback, outage)
-        let connection = Connection(
+        let access = try makeAccess(device, watch, fallback, outage, logins)
+        var sharing: Sharing?
+        // What carries one stream ends with it, and nobody else's may end then.
+        if let place, place.listens, standardForward == nil || !forwards.list.isEmpty || noCommand {
+            do throws(StreamError) {
+                sharing = Sharing(socket: try place.listen(), peer: peer, preference: path)
+            } catch  where error.code == .addressInUse && place.joins {
+                return nil
+            } catch {
+                throw fail(error.message, error.code == .denied ? .denied : .failed)
+            }
+        }
+        return Connection(
             access: access,
             session: session,
             device: device,
@@ -107,28 +234,42 @@ struct ConnectCommand: AsyncParsableCommand {
             forwards: forwards,
             name: destination,
             fallback: fallback,
-            outage: outage
+            outage: outage,
+            sharing: sharing,
+            exitsOnForwardFailure: configuration.exitOnForwardFailure
         )
-        try await connection.run()
     }
 
     private func parseForwards() throws -> Forwards {
         var parsed = Forwards()
         do throws(StreamError) {
-            for text in forwards { parsed.local.append(try PortForward(parsing: text)) }
-            for text in remoteForwards { parsed.remote.append(try RemoteForward(parsing: text)) }
-            for text in dynamicForwards { parsed.dynamic.append(try DynamicForward(parsing: text)) }
+            for (letter, texts) in [("L", forwards), ("D", dynamicForwards), ("R", remoteForwards)] {
+                for text in texts {
+                    guard ControlMessage.carries(text) else {
+                        throw StreamError(.badRequest, "-\(letter): a line break or a tab is in no forward")
+                    }
+                    parsed.list.append(try Forward(letter, text))
+                    parsed.words.append((letter, text))
+                }
+            }
         } catch {
             throw fail(error.message, .usage)
         }
         do throws(StreamError) {
             parsed.standard = try standardForward.map { text throws(StreamError) in
-                try StreamError.reading(Authority(parsing: text))
+                try StreamError.reading(Authority(parsing: Self.withoutBrackets(text)))
             }
         } catch {
             throw fail("-W: \(error.message)", .usage)
         }
         return parsed
+    }
+
+    /// `[name]:port`, as ssh writes it for any host, without the brackets that only an IPv6 address needs.
+    private static func withoutBrackets(_ text: String) -> String {
+        guard text.first == "[", let end = text.firstIndex(of: "]") else { return text }
+        let host = text[text.index(after: text.startIndex)..<end]
+        return host.contains(":") ? text : String(host + text[text.index(after: end)...])
     }
 
     private func findDevice() throws -> Device? {
@@ -150,8 +291,8 @@ struct ConnectCommand: AsyncParsableCommand {
         OperatorTrust(records: DeviceDirectory(Home.devices), authority: authority.location.path)
     }
 
-    private func makeSession(_ device: Device) throws -> OperatorSession {
-        // Before anything is asked for.
+    /// Before anything is asked for.
+    private func check(_ device: Device) throws {
         let refusal: HostError?
         do throws(DeviceDirectoryError) {
             refusal = try trust.refusal(of: device)
@@ -159,6 +300,9 @@ struct ConnectCommand: AsyncParsableCommand {
             throw fail(error.message)
         }
         if let refusal { throw fail(refusal) }
+    }
+
+    private func makeSession(_ device: Device) throws -> OperatorSession {
         let authority = try authority.loadLive()
         let identity: OperatorIdentity
         do throws(SPIFFEIDError) {
@@ -181,9 +325,10 @@ struct ConnectCommand: AsyncParsableCommand {
         _ device: Device?,
         _ watch: HostWatch?,
         _ fallback: FallbackReason,
-        _ outage: Outage
+        _ outage: Outage,
+        _ logins: LoginOptions
     ) throws -> PeerAccess {
-        let logins = fallback.told(before: try ssh.logins())
+        let logins = fallback.told(before: logins)
         do {
             var login = try logins.login(
                 to: try Destination(parsing: device?.destination ?? destination),

@@ -17,6 +17,9 @@ struct StatusCommand: AsyncParsableCommand {
             certificate it really has and its node shows, which agent runs, how far its clock is off. What needs somebody is said \
             with what to do, and the exit code is not 0 then (6: what was wrong is that devices cannot be reached).
 
+            With --watch and -S, how the paths of a running `connect -S PATH` stand: which one carries streams since when and \
+            why, round trips, streams. On a terminal each second, elsewhere what has changed.
+
               bootstrap status --probe
               bootstrap status --probe dev7 --output json
             """
@@ -39,17 +42,52 @@ struct StatusCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("With --probe: how many devices at a time. (default: 16)", valueName: "N"))
     var parallel: Int?
 
+    @Flag(help: "Show how the paths of the `connect` that listens at -S stand, until it ends.")
+    var watch = false
+
+    @Option(
+        name: [.customShort("S")],
+        help: ArgumentHelp(
+            "With --watch: the control socket; without it, that of ssh's ControlPath.",
+            valueName: "PATH"
+        )
+    )
+    var controlPath: String?
+
     @OptionGroup var access: CAAccess
     @OptionGroup var ssh: SSHOptionGroup
 
     func validate() throws {
+        if watch {
+            guard destination != nil, !probe, parallel == nil, access.isEmpty, output == .text else {
+                throw ValidationError("--watch needs DEST, and takes -S and the options of SSH only")
+            }
+            return
+        }
+        guard controlPath == nil else { throw ValidationError("-S is for --watch") }
         guard probe || (parallel == nil && ssh.isEmpty && access.isEmpty) else {
             throw ValidationError("--parallel, and the options of SSH and of the CA, are for --probe")
         }
         guard (1...256).contains(parallel ?? 1) else { throw ValidationError("--parallel is from 1 to 256") }
     }
 
+    private func watch(_ destination: String) async throws {
+        let device: Device?
+        do throws(HostError) {
+            device = try DeviceDirectory(Home.devices).enrolledIfAny(destination)
+        } catch {
+            throw fail(error)
+        }
+        let configuration = try ssh.logins().configuration(of: device, destination, controlPath: controlPath)
+        guard let place = ControlPlace(configuration, isMaster: false, isTyped: controlPath != nil) else {
+            throw fail("--watch needs -S PATH, or a ControlPath", .usage)
+        }
+        let peer = device?.name ?? ControlPlace.peer(configuration)
+        try await ControlRequest(action: .check, path: place.path, peer: peer, forwards: Forwards()).watch()
+    }
+
     func run() async throws {
+        if watch, let destination { return try await watch(destination) }
         let records = DeviceDirectory(Home.devices)
         do {
             let alarms = Dictionary(grouping: try records.ledger.alarms(), by: \.device)

@@ -1,7 +1,7 @@
 /// Flags as ssh takes them: a value may be attached to its letter (`-p2222`, `-oPort=2222`).
 enum SSHFlags {
     /// Those of ssh(1) that have values and that we have, too.
-    private static let letters: Set<Character> = ["L", "R", "D", "W", "i", "J", "p", "o", "F"]
+    private static let letters: Set<Character> = ["L", "R", "D", "W", "i", "J", "p", "o", "F", "S", "O", "E"]
 
     /// Each letter and its value apart, up to `--`.
     static func parted(_ arguments: some Collection<String>) -> [String] {

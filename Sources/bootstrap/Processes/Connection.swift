@@ -12,10 +12,21 @@ import UnixSignals
 
 /// What the command line asks for.
 struct Forwards: Sendable {
-    var local: [PortForward] = []
-    var remote: [RemoteForward] = []
-    var dynamic: [DynamicForward] = []
+    /// As they were given, -L and -D before -R: what this side listens for is known at once.
+    var words: [(letter: String, text: String)] = []
+    /// The same, understood.
+    var list: [Forward] = []
     var standard: Authority?
+
+    var remotes: Int { list.count { $0.isRemote } }
+}
+
+/// How other processes share the paths of this one.
+struct Sharing: Sendable {
+    let socket: ListeningSocket
+    /// Whom the paths lead to, in the words of ``ControlMessage``.
+    let peer: String
+    let preference: PathPreference
 }
 
 /// A device, its forwards, and the paths between them, until somebody stops the command.
@@ -34,6 +45,20 @@ struct Connection: Sendable {
     let fallback: FallbackReason
     private let end = CommandEnd()
     let outage: Outage
+    /// nil: nobody shares them.
+    let sharing: Sharing?
+    /// What the far side does not want to listen for ends the command.
+    let exitsOnForwardFailure: Bool
+    private let readiness: Readiness
+
+    /// What lives on the loop.
+    private struct Parts: Sendable {
+        let loop: EventLoop
+        let paths: LoopBound<PeerPaths>
+        let forwards: LoopBound<ForwardTable>
+        let reconnection: LoopBound<Reconnection>
+        var server: LoopBound<ControlServer>?
+    }
 
     init(
         access: PeerAccess,
@@ -44,7 +69,9 @@ struct Connection: Sendable {
         forwards: Forwards,
         name: String,
         fallback: FallbackReason,
-        outage: Outage
+        outage: Outage,
+        sharing: Sharing?,
+        exitsOnForwardFailure: Bool
     ) {
         self.access = access
         self.session = session
@@ -56,11 +83,16 @@ struct Connection: Sendable {
         self.name = name
         self.fallback = fallback
         self.outage = outage
+        self.sharing = sharing
+        self.exitsOnForwardFailure = exitsOnForwardFailure
+        readiness = Readiness(remotes: forwards.remotes)
     }
 
-    /// Standard output belongs to the stream of `-W`, and who uses that wants to hear of failures only.
+    /// Standard output belongs to the stream of `-W`, and who uses that wants to hear of failures only. In the
+    /// background there is standard error only.
     private func report(_ line: String) {
         guard forwards.standard == nil else { return printDetail(line) }
+        guard !Background.isDetached else { return printNotice(line) }
         if Verbosity.current >= .normal { printLine(line) }
     }
 
@@ -70,40 +102,35 @@ struct Connection: Sendable {
         let signals = await UnixSignalsSequence(trapping: stopSignals)
         let loop = EventLoop(name: "connect")
         let events = AsyncStream<PathChange>.makeStream()
-        let paths: LoopBound<PeerPaths>
+        let requests = AsyncStream<Void>.makeStream()
+        let remote = AsyncStream<(Forward, ForwardTable.Change)>.makeStream()
+        let parts: Parts
         do {
-            paths = try await loop.execute { [access, session, device, policy, outage] in
-                // Whoever runs the command waits for streams: a login that asked for a passphrase must not have to ask
-                // again.
-                var settings = ConnectionSettings.defaults
-                settings.idleTimeout = nil
-                let paths = PeerPaths(
-                    to: access,
-                    context: session?.context,
-                    settings: settings,
-                    on: loop,
-                    logger: Logger(label: "connect"),
-                    permits: { policy?.refusal(of: $0, over: $1) }
-                ) {
-                    outage.follow($0)
-                    events.continuation.yield($0)
-                }
-                paths.remedy = { device?.remedy(forDenied: $0) }
-                paths.onForwardFailure = { outage.failed($0) }
-                return LoopBound(paths, on: loop)
-            }
-            fallback.look(at: paths)
-            try await listen(paths, on: loop)
-        } catch let error as ExitCode {
-            throw error
+            parts = try await loop.execute { try make(on: loop, events.continuation, requests.continuation) }
+            fallback.look(at: parts.paths)
+            try await listen(parts)
         } catch {
-            throw fail("\(error)")
+            // With it goes the control socket.
+            await loop.shutDown()
+            throw error is ExitCode ? error : fail("\(error)")
         }
-        loop.submit { paths.withValue { $0.start() } }
-        let outcome = await Result.of { try await work(paths, events.stream, signals, on: loop) }
+        loop.submit {
+            parts.paths.withValue { $0.start() }
+            parts.forwards.withValue { askToListen($0, remote.continuation) }
+        }
+        let outcome = await Result.of {
+            try await work(parts, events.stream, signals, requests.stream, remote.stream)
+        }
         end.finish()
-        // Whatever ends the command: streams that are open are cut, and nobody takes their ends for clean.
-        loop.submit { paths.withValue { $0.shutDown() } }
+        ServiceNotification.ofThisProcess.stopping()
+        loop.submit {
+            // First what others may want to have next: they are told by the end of the control socket.
+            parts.reconnection.withValue { $0.stop() }
+            parts.forwards.withValue { $0.closeAll() }
+            // Whatever ends the command: streams that are open are cut, and nobody takes their ends for clean.
+            parts.paths.withValue { $0.shutDown() }
+            parts.server?.withValue { $0.close() }
+        }
         await loop.shutDown()
         do {
             try outcome.get()
@@ -113,23 +140,90 @@ struct Connection: Sendable {
         }
     }
 
+    /// On the loop.
+    private func make(
+        on loop: EventLoop,
+        _ events: AsyncStream<PathChange>.Continuation,
+        _ requests: AsyncStream<Void>.Continuation
+    ) throws -> Parts {
+        // Whoever runs the command waits for streams: a login that asked for a passphrase must not have to ask again.
+        var settings = ConnectionSettings.defaults
+        settings.idleTimeout = nil
+        let follower = Follower()
+        let paths = PeerPaths(
+            to: access,
+            context: session?.context,
+            settings: settings,
+            on: loop,
+            logger: Logger(label: "connect"),
+            permits: { [policy] in policy?.refusal(of: $0, over: $1) },
+            onChange: { [outage] in
+                outage.follow($0)
+                follower.reconnection?.follow($0)
+                events.yield($0)
+            }
+        )
+        paths.remedy = { [device] in device?.remedy(forDenied: $0) }
+        paths.onForwardFailure = { [outage] in outage.failed($0) }
+        // One stream is one attempt.
+        paths.staysConnected = forwards.standard == nil
+        let reconnection = Reconnection(paths, on: loop) { [fallback] in !fallback.hasAsked }
+        if forwards.standard == nil { follower.reconnection = reconnection }
+        let table = ForwardTable(paths, on: loop, name: name)
+        var parts = Parts(
+            loop: loop,
+            paths: LoopBound(paths, on: loop),
+            forwards: LoopBound(table, on: loop),
+            reconnection: LoopBound(reconnection, on: loop)
+        )
+        if let sharing {
+            let shared = ControlServer.Shared(
+                loop: loop,
+                paths: paths,
+                forwards: table,
+                peer: sharing.peer,
+                preference: sharing.preference,
+                end: { requests.yield() }
+            )
+            let server = try ControlServer(
+                adopting: sharing.socket,
+                on: loop,
+                logger: Logger(label: "control"),
+                shared
+            )
+            parts.server = LoopBound(server, on: loop)
+        }
+        return parts
+    }
+
+    /// What is told of the paths before it can be made.
+    private final class Follower {
+        weak var reconnection: Reconnection?
+    }
+
     /// Ends with the first of these.
     private func work(
-        _ paths: LoopBound<PeerPaths>,
+        _ parts: Parts,
         _ events: AsyncStream<PathChange>,
         _ signals: UnixSignalsSequence,
-        on loop: EventLoop
+        _ requests: AsyncStream<Void>,
+        _ remote: AsyncStream<(Forward, ForwardTable.Change)>
     ) async throws {
         try await withThrowingTaskGroup(of: Void.self) { group in
             group.addTask {
                 for await _ in signals { return }
             }
-            group.addTask { try await follow(events, paths, own: session?.id) }
-            if !forwards.remote.isEmpty { group.addTask { try await listenRemotely(paths, on: loop) } }
-            if let destination = forwards.standard {
-                group.addTask { try await carryStandardStream(to: destination, paths, on: loop) }
+            if sharing != nil {
+                group.addTask {
+                    for await _ in requests { return }
+                }
             }
-            if let session { group.addTask { try await keepCurrent(session, paths) } }
+            group.addTask { try await follow(events, parts, own: session?.id) }
+            if forwards.remotes > 0 { group.addTask { try await followRemote(remote) } }
+            if let destination = forwards.standard {
+                group.addTask { try await carryStandardStream(to: destination, parts.paths, on: parts.loop) }
+            }
+            if let session { group.addTask { try await keepCurrent(session, parts.paths) } }
             if let watch { group.addTask { try await keepWatch(watch) } }
             if let certificate {
                 group.addTask {
@@ -142,60 +236,53 @@ struct Connection: Sendable {
         }
     }
 
-    private func listen(_ paths: LoopBound<PeerPaths>, on loop: EventLoop) async throws {
-        // A Unix socket is for this user alone (StreamLocalBindMask of ssh_config(5)).
-        let mask = umask(0o177)
-        defer { _ = umask(mask) }
-        for forward in forwards.local {
-            let address = try await loop.execute {
-                let listener = try Listener(bind: forward.bind, on: loop, options: .programs) { socket in
-                    paths.withValue { $0.carry(socket, to: forward.destination) }
+    /// On this side.
+    private func listen(_ parts: Parts) async throws {
+        for forward in forwards.list where !forward.isRemote {
+            let line = try await parts.loop.execute { () throws -> String? in
+                try parts.forwards.withValue { table in
+                    var line: String?
+                    try table.open(forward) { if case .listening(let text, _) = $0 { line = text } }
+                    return line
                 }
-                return listener.localAddress
             }
-            report("listening \(address) → \(forward.destination) on \(name)")
-        }
-        for forward in forwards.dynamic {
-            let address = try await loop.execute {
-                let listener = try Listener(bind: forward.bind, on: loop, options: .programs) { socket in
-                    paths.withValue { $0.serveSOCKS(socket) }
-                }
-                return listener.localAddress
-            }
-            report("listening \(address) → SOCKS on \(name)")
+            if let line { report(line) }
         }
     }
 
-    /// Keeps the far side's ports open; ends when it does not want to listen, and there is nothing else to do.
-    private func listenRemotely(_ paths: LoopBound<PeerPaths>, on loop: EventLoop) async throws {
-        let changes = AsyncStream<(RemoteForward, RemoteForwarding.Change)>.makeStream()
-        loop.submit {
-            paths.withValue { paths in
-                for forward in forwards.remote {
-                    paths.forward(forward) { changes.continuation.yield((forward, $0)) }
-                }
-            }
+    /// The far side. On the loop.
+    private func askToListen(
+        _ table: ForwardTable,
+        _ changes: AsyncStream<(Forward, ForwardTable.Change)>.Continuation
+    ) {
+        for forward in forwards.list where forward.isRemote {
+            // This side has nothing to fail with.
+            _ = try? table.open(forward) { changes.yield((forward, $0)) }
         }
-        var others = forwards.local.count + forwards.dynamic.count + forwards.remote.count
-        for await (forward, change) in changes.stream {
+    }
+
+    /// Says what becomes of the far side's ports; ends when it does not want to listen, and there is nothing else to
+    /// do.
+    private func followRemote(_ changes: AsyncStream<(Forward, ForwardTable.Change)>) async throws {
+        var others = forwards.list.count
+        var answered: Set<Forward> = []
+        for await (forward, change) in changes {
             switch change {
-            case .listening(let port):
-                let host = forward.bindHost.isEmpty ? "*" : forward.bindHost
-                report("listening \(host):\(port) on \(name) → \(forward.destination)")
-                if host != "localhost" && host != "127.0.0.1" && host != "::1" {
-                    printNotice(
-                        "Other machines reach that port only where GatewayPorts in the sshd_config of \(name) allows it."
-                    )
-                }
+            case .listening(let line, let note):
+                report(line)
+                if let note { printNotice(note) }
             case .refused(let error):
                 others -= 1
-                guard others > 0 || forwards.standard != nil else {
-                    throw end.fail("-R \(forward): \(error.message)", .denied)
+                guard !exitsOnForwardFailure, others > 0 || forwards.standard != nil || sharing != nil else {
+                    throw end.fail("\(forward): \(error.message)", .denied)
                 }
                 // As ssh: the others are of use without it.
-                printWarning("-R \(forward): \(error.message)")
-            case .lost(let error): printWarning("-R \(forward): \(error.message); trying again")
+                printWarning("\(forward): \(error.message)")
+            case .lost(let error):
+                printWarning("\(forward): \(error.message); trying again")
+                continue
             }
+            if answered.insert(forward).inserted { readiness.answered() }
         }
     }
 
@@ -239,14 +326,16 @@ struct Connection: Sendable {
     }
 
     /// Prints each change of path; ends when there is no hope.
-    private func follow(_ events: AsyncStream<PathChange>, _ paths: LoopBound<PeerPaths>, own: SPIFFEID?) async throws {
+    private func follow(_ events: AsyncStream<PathChange>, _ parts: Parts, own: SPIFFEID?) async throws {
         var hasBeenUp = false
         // Of a host that is not enrolled, that is said at the start.
         var saysNoPolicy = session != nil && policy == nil
         for await event in events {
             switch event {
             case .using(let path, _, _, let peer):
-                report("\(event)\(outage.takeNote())")
+                let line = "\(event)\(outage.takeNote())"
+                report(line)
+                tell(line, parts)
                 if saysNoPolicy, path.transport == .ssh {
                     saysNoPolicy = false
                     printWarning(
@@ -259,15 +348,24 @@ struct Connection: Sendable {
                     if !hasBeenUp || path.transport == .h2 { report("identities: local \(own), peer \(other)") }
                 }
                 hasBeenUp = true
+                readiness.using(line)
             case .relaying: report("\(event)")
-            // The outage tells of itself.
-            case .unreachable where hasBeenUp: continue
+            case .unreachable(let error) where hasBeenUp:
+                // Here the outage tells of itself.
+                tell(error.message, parts)
+                ServiceNotification.ofThisProcess.status(error.message)
             case .refused(let error) where hasBeenUp && watch?.refusal == nil: printWarning(error.message)
             case .unreachable(let error), .refused(let error):
-                let code = try await paths.loop.execute { paths.withValue { $0.exitCode(for: error) } }
+                let code = try await parts.loop.execute { parts.paths.withValue { $0.exitCode(for: error) } }
                 throw failure(error.message, code)
             }
         }
+    }
+
+    /// Those who share the paths.
+    private func tell(_ line: String, _ parts: Parts) {
+        guard let server = parts.server else { return }
+        parts.loop.submit { server.withValue { $0.say(line) } }
     }
 
     /// A machine that must not be reached any more is the cause of whatever else failed.
@@ -293,20 +391,6 @@ struct Connection: Sendable {
             )
         } catch let error as HostError {
             throw end.fail(error.message, error.reason.exitCode)
-        }
-    }
-}
-
-extension PeerPaths {
-    /// The same for the same cause, whichever part of the command it ends. A failed login says more than what it means
-    /// for the paths.
-    fileprivate func exitCode(for error: StreamError) -> ExitCode {
-        switch (error.code, loginError?.code) {
-        case (.authentication, .hostKeyRefused?), (.unreachable, .hostKeyRefused?): .hostKeyRefused
-        case (.authentication, _), (.unreachable, .authenticationRefused?): .authenticationRefused
-        case (.unreachable, _): .unreachable
-        case (.denied, _): .denied
-        default: .failed
         }
     }
 }

@@ -42,6 +42,9 @@ struct NodeService: Sendable {
         let reloads = [
             Task {
                 for await _ in hangups {
+                    ServiceNotification.ofThisProcess.reloading()
+                    // Also when the configuration was refused: the one before is in effect.
+                    defer { ServiceNotification.ofThisProcess.ready("serving") }
                     node.reopenAccessLog()
                     do {
                         announceReady(try await node.reload())
@@ -160,6 +163,7 @@ struct NodeService: Sendable {
                 "nothing is captured: the rules are not set, or went with the node before ('onFailure: open'); `bootstrap capture install` sets them"
             )
         }
+        ServiceNotification.ofThisProcess.ready("serving")
         clinux_forget_code()
     }
 
@@ -185,6 +189,12 @@ struct NodeService: Sendable {
     ) async throws {
         var signals = 0
         for await end in ends {
+            switch end {
+            case .drained: return
+            // The one that has taken over is the service now.
+            case .takenOver: break
+            case .asked, .signal: ServiceNotification.ofThisProcess.stopping()
+            }
             switch end {
             case .drained: return
             case .takenOver(let process):

@@ -63,6 +63,10 @@ final class Outage: Sendable {
 final class FallbackReason: Sendable {
     private let paths = Mutex<LoopBound<PeerPaths>?>(nil)
     private let told = Mutex("")
+    private let asked = Atomic(false)
+
+    /// Somebody was asked for something.
+    var hasAsked: Bool { asked.load(ordering: .relaxed) }
 
     func look(at paths: LoopBound<PeerPaths>) { self.paths.withLock { $0 = paths } }
 
@@ -85,6 +89,7 @@ final class FallbackReason: Sendable {
     }
 
     private func tell() async {
+        asked.store(true, ordering: .relaxed)
         guard let paths = paths.withLock({ $0 }) else { return }
         let failures = try? await paths.loop.execute {
             paths.withValue {

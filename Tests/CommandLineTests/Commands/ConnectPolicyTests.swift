@@ -32,6 +32,33 @@ import Testing
         await journey.stop()
     }
 
+    /// A rule that names its transports forbids the downgrade to another, and the device knows what carried a stream.
+    @Test func aForbiddenDowngradeSaysSo() async throws {
+        let journey = try await Journey()
+        let backend = try EchoServer()
+        try await journey.makeAuthority()
+        #expect(try await journey.enroll(allow: backend.port).succeeded)
+        let file = "device/bootstrap/state/node.yaml"
+        let rule = "to: [{ports: [\(backend.port)]}]"
+        let text = try journey.directory.read(file)
+        try #require(text.contains(rule))
+        try journey.directory.write(file, text.replacing(rule, with: "\(rule)\n    when: [{transport: [h2]}]"))
+        try await journey.reloadNode()
+        let native = try await journey.run(
+            ["connect", "device1", "--path", "h2", "-W", "localhost:\(backend.port)"],
+            input: Array("hello".utf8)
+        )
+        #expect(native.succeeded && native.standardOutput == "hello", "\(native)")
+        let downgraded = try await journey.run(
+            ["connect", "device1", "--path", "h2-over-ssh", "-W", "localhost:\(backend.port)"],
+            input: []
+        )
+        #expect(downgraded.status == .exited(5), "\(downgraded)")
+        #expect(downgraded.standardError.contains("policy does not allow it over h2-over-ssh"), "\(downgraded)")
+        #expect(backend.accepted == 1)
+        await journey.stop()
+    }
+
     /// A way that no policy decides about is named as such.
     @Test func aPathWithoutPolicySaysSo() async throws {
         let journey = try await Journey()

@@ -83,6 +83,17 @@ final class Journey: Sendable {
         return nil
     }
 
+    /// Has the device's node take over a `node.yaml` that was changed.
+    func reloadNode() async throws {
+        let node = try #require(node)
+        func count() -> Int {
+            ((try? directory.read("device/bootstrap/state/node.log")) ?? "").components(separatedBy: "reloaded").count
+        }
+        let before = count()
+        kill(node, SIGHUP)
+        try await eventually("the node has read its configuration again") { count() > before }
+    }
+
     /// Also when a test ends early: the node is nobody's child.
     deinit {
         if let node { kill(node, SIGKILL) }

@@ -118,6 +118,33 @@ struct Home {
         )
     }
 
+    @Test func whatIsSharedBetweenProcesses() throws {
+        let home = try Home(
+            config: """
+                Host none
+                    ControlPath none
+                Host dev
+                    ControlMaster auto
+                    ControlPath ~/.ssh/cm-%r@%h:%p
+                    ExitOnForwardFailure yes
+                    User ada
+                Host strange
+                    ControlPath /run/%Q
+                """
+        )
+        let dev = try home.resolve("dev")
+        #expect(dev.controlPath == home.directory.path(".ssh/cm-ada@dev:22"))
+        #expect(dev.controlMaster == .auto && dev.exitOnForwardFailure && !dev.controlPathIsTyped)
+        #expect(try home.resolve("none").controlPath == nil)
+        // Most commands have no use for it.
+        #expect(try home.resolve("strange").controlPath == nil)
+        let typed = try home.resolve("dev", SSHArguments(options: ["ControlPath=/run/x", "ControlMaster autoask"]))
+        #expect(typed.controlPath == "/run/x" && typed.controlPathIsTyped && typed.controlMaster == .ask)
+        #expect(throws: SSHConfigurationError.self) {
+            try home.resolve("dev", SSHArguments(options: ["ControlPath=/run/%Q"]))
+        }
+    }
+
     @Test func matchSeesWhatWasSetBefore() throws {
         let config = """
             Host dev

@@ -1,0 +1,33 @@
+import Platform
+
+/// The lines that are said on a control socket: words with tabs between them. Ours alone, and not those of ssh's
+/// multiplexing, whose control sockets are left alone.
+///
+/// ```
+///   master → client   bootstrap-control  1  PID              the greeting, before anything is asked
+///   client → master   open     PEER  PATH-PREFERENCE         once, first
+///                     check | exit
+///                     forward  L|R|D  TEXT  bound|kept        bound: until the client has gone
+///                     cancel   L|R|D  TEXT
+///                     stdio    HOST:PORT                     then frames (FramedStream) both ways
+///   master → client   ok  WORDS…  |  no  EXIT-CODE  MESSAGE   to each of these, in their order
+///                     say  LINE                              meanwhile: what became of the paths
+/// ```
+enum ControlMessage {
+    static let greeting = "bootstrap-control"
+    static let version = "1"
+    /// Longer than any line that makes sense.
+    static let maximumLine = 16 << 10
+
+    static func line(_ words: [String]) -> String {
+        words.map { word in String(Printable.cleanText(word).map { $0.isNewline || $0 == "\t" ? " " : $0 }) }
+            .joined(separator: "\t") + "\n"
+    }
+
+    static func words(_ line: String) -> [String] {
+        line.split(separator: "\t", omittingEmptySubsequences: false).map(String.init)
+    }
+
+    /// Whether `text`, of -L, -R or -D, can be said in a line.
+    static func carries(_ text: String) -> Bool { !text.contains { $0.isNewline || $0 == "\t" } }
+}

@@ -1,0 +1,243 @@
+import ArgumentParser
+import Glibc
+import Logging
+import MeshPaths
+import MeshPolicy
+import Platform
+import SSHSignal
+import Streams
+
+/// The master's side of a control socket: other processes of this user have their forwards and streams carried by this
+/// one's paths. Confined to its loop.
+final class ControlServer {
+    /// What it lets others use.
+    struct Shared {
+        let loop: EventLoop
+        let paths: PeerPaths
+        let forwards: ForwardTable
+        /// Whom the paths lead to, and how they were chosen.
+        let peer: String
+        let preference: PathPreference
+        /// Told when somebody has asked the process to end.
+        let end: () -> Void
+        let latest = Latest()
+    }
+
+    /// What became of the paths last, and when.
+    final class Latest {
+        fileprivate var change: (line: String, at: UInt64)?
+    }
+
+    private let shared: Shared
+    private let logger: Logger
+    private var listener: Listener?
+    private var sessions: [ObjectIdentifier: ControlSession] = [:]
+
+    /// - Throws: ``StreamError``.
+    init(
+        adopting socket: ListeningSocket,
+        on loop: EventLoop,
+        logger: Logger,
+        _ shared: Shared
+    ) throws(StreamError) {
+        self.shared = shared
+        self.logger = logger
+        let server = LoopBound(Weak(self), on: loop)
+        listener = try Listener(adopting: socket, on: loop) { socket in
+            server.withValue { server in
+                if let server = server.value { server.accept(socket) } else { socket.close() }
+            }
+        }
+    }
+
+    private final class Weak {
+        weak var value: ControlServer?
+        init(_ value: ControlServer) { self.value = value }
+    }
+
+    /// The path is free from here on; what others have is cut by the paths.
+    func close() {
+        listener?.close()
+        listener = nil
+        for session in sessions.values { session.close() }
+        sessions = [:]
+    }
+
+    /// To those whose forwards end with them: they print what this process prints.
+    func say(_ line: String) {
+        shared.latest.change = (line, shared.loop.now)
+        for session in sessions.values { session.say(line) }
+    }
+
+    private func accept(_ socket: Socket) {
+        guard let peer = socket.peerProcess, peer.isTrusted else {
+            logger.warning("another user's process is refused at the control socket")
+            return socket.close()
+        }
+        let session = ControlSession(socket, shared)
+        sessions[ObjectIdentifier(session)] = session
+        session.onEnd = { [weak self] session in self?.sessions[ObjectIdentifier(session)] = nil }
+        session.start()
+    }
+}
+
+/// One process that shares the paths. Confined to its loop, and kept by its server.
+final class ControlSession {
+    /// Told once, when the other process has gone, or has its stream.
+    var onEnd: ((ControlSession) -> Void)?
+    private let lines: ControlLines
+    private let shared: ControlServer.Shared
+    /// It has said whom it means.
+    private var isOpen = false
+    /// Forwards that end with it.
+    private var bound: [Int] = []
+    private var isOver = false
+
+    init(_ socket: Socket, _ shared: ControlServer.Shared) {
+        lines = ControlLines(socket)
+        self.shared = shared
+    }
+
+    func start() {
+        lines.onLine = { [weak self] in self?.received(ControlMessage.words($0)) }
+        lines.onEnd = { [weak self] _ in self?.ended() }
+        lines.send([ControlMessage.greeting, ControlMessage.version, "\(getpid())"])
+        lines.start()
+    }
+
+    func say(_ line: String) { if !bound.isEmpty { lines.send(["say", line]) } }
+
+    func close() {
+        lines.close()
+        isOver = true
+    }
+
+    private func ended() {
+        guard !isOver else { return }
+        isOver = true
+        for id in bound { shared.forwards.close(id) }
+        bound = []
+        onEnd?(self)
+    }
+
+    private func refuse(_ message: String, _ code: ExitCode) { lines.send(["no", "\(code.rawValue)", message]) }
+
+    private func received(_ words: [String]) {
+        guard isOpen || words.first == "open" else { return refuse("say first whom you mean", .usage) }
+        switch (words.first, words.count) {
+        case ("open", 3): open(words[1], words[2])
+        case ("check", 1):
+            let latest = shared.latest.change.map { change in
+                "for \((shared.loop.now &- change.at) / 1_000_000_000) s: \(change.line)"
+            }
+            let paths = shared.paths.report.map(\.line)
+            let first = shared.paths.pathInUse?.description ?? ""
+            lines.send(["ok", first] + (latest.map { [$0] } ?? []) + paths + shared.forwards.lines)
+        case ("exit", 1):
+            lines.send(["ok"])
+            shared.end()
+        case ("forward", 4): forward(words[1], words[2], isBound: words[3] == "bound")
+        case ("cancel", 3): cancel(words[1], words[2])
+        case ("stdio", 2): carry(words[1])
+        default: refuse("this release does not know '\(words.joined(separator: " "))'", .usage)
+        }
+    }
+
+    private func open(_ peer: String, _ preference: String) {
+        guard peer == shared.peer else { return refuse("its paths lead to \(shared.peer), and not to \(peer)", .usage) }
+        guard preference == PathPreference.automatic.rawValue || preference == shared.preference.rawValue else {
+            return refuse(
+                "its paths are those of --path \(shared.preference.rawValue), and not of --path \(preference)",
+                .usage
+            )
+        }
+        isOpen = true
+        lines.send(["ok", shared.paths.pathInUse?.description ?? ""])
+    }
+
+    private func forward(_ letter: String, _ text: String, isBound: Bool) {
+        // What says how it went answers; the rest is said.
+        var isAnswered = false
+        do throws(StreamError) {
+            let id = try shared.forwards.open(try Forward(letter, text)) { [weak self] change in
+                switch change {
+                case .listening(let line, let note):
+                    if isAnswered { self?.say(line) } else { self?.lines.send(["ok", line, note ?? ""]) }
+                    isAnswered = true
+                case .refused(let error):
+                    self?.refuse(error.message, .denied)
+                    isAnswered = true
+                case .lost(let error):
+                    let line = "-\(letter) \(text): \(error.message); trying again"
+                    if isAnswered { self?.say(line) } else { self?.lines.send(["say", line]) }
+                }
+            }
+            if isBound { bound.append(id) }
+        } catch {
+            refuse(error.message, error.code == .badRequest ? .usage : .failed)
+        }
+    }
+
+    private func cancel(_ letter: String, _ text: String) {
+        do throws(StreamError) {
+            guard shared.forwards.cancel(try Forward(letter, text)) else {
+                return refuse("-\(letter) \(text): there is no such forward", .failed)
+            }
+            lines.send(["ok"])
+        } catch {
+            refuse(error.message, .usage)
+        }
+    }
+
+    /// From the answer on the connection is the stream.
+    private func carry(_ text: String) {
+        let destination: Authority
+        do throws(AddressError) { destination = try Authority(parsing: text) } catch {
+            return refuse(error.message, .usage)
+        }
+        let paths = shared.paths
+        paths.openStream(to: destination) { [self] result in
+            switch result {
+            case .success(let opened):
+                guard !isOver else { return opened.stream.reset(StreamError(.closed, "the client has gone")) }
+                guard lines.send(["ok", "\(opened.path)"]) else { return opened.stream.reset(.closedByOwner) }
+                let early = lines.handOver()
+                let framed = FramedStream(lines.socket, early: early)
+                Relay(framed, opened.stream).start()
+                ended()
+            case .failure(let error):
+                guard !isOver else { return }
+                refuse(error.message, paths.exitCode(for: error))
+            }
+        }
+    }
+}
+
+extension PathReport {
+    /// For people.
+    fileprivate var line: String {
+        var parts = [state == .inUse ? "in use" : state.rawValue]
+        if let roundTripTime {
+            let tenths = Int64(roundTripTime / .microseconds(100))
+            parts.append("RTT \(tenths / 10).\(tenths % 10) ms")
+        }
+        if state == .up || state == .inUse { parts.append("\(streams) \(streams == 1 ? "stream" : "streams")") }
+        if let peer { parts.append("\(peer)") }
+        if let failure, state != .inUse { parts.append(failure) }
+        return "path \(path): \(parts.joined(separator: ", "))"
+    }
+}
+
+extension PeerPaths {
+    /// The same for the same cause, whichever part of the command it ends. A failed login says more than what it means
+    /// for the paths.
+    func exitCode(for error: StreamError) -> ExitCode {
+        switch (error.code, loginError?.code) {
+        case (.authentication, .hostKeyRefused?), (.unreachable, .hostKeyRefused?): .hostKeyRefused
+        case (.authentication, _), (.unreachable, .authenticationRefused?): .authenticationRefused
+        case (.unreachable, _): .unreachable
+        case (.denied, _): .denied
+        default: .failed
+        }
+    }
+}
