@@ -7,20 +7,26 @@ A connection that the other side ends earlier ends this, too.
 """
 
 import socket
+import struct
 import sys
 
 
-def is_read(client):
-    """Whether the other end, which is on this machine, has taken all out of its socket."""
-    ours, theirs = client.getsockname()[1], client.getpeername()[1]
-    with open("/proc/net/tcp") as table:
-        for line in table:
-            fields = line.split()
-            if fields[1].endswith(f":{theirs:04X}") and fields[2].endswith(f":{ours:04X}"):
-                return fields[4].endswith(":00000000")
-    return True
+def unread(client):
+    """How many bytes the other end, which is on this machine, has in its socket (sock_diag(7)); None: it is not there any more."""
+    (here, ours), (there, theirs) = client.getsockname(), client.getpeername()
+    addresses = socket.inet_aton(there) + bytes(12) + socket.inet_aton(here) + bytes(12)
+    # Of any state, by address alone.
+    wanted = struct.pack("=BBBxIHH", socket.AF_INET, socket.IPPROTO_TCP, 0, 0xFFFFFFFF, socket.htons(theirs), socket.htons(ours))
+    wanted += addresses + struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_SOCK_DIAG) as kernel:
+        kernel.send(struct.pack("=IHHII", 16 + len(wanted), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, 1, 0) + wanted)
+        answer = kernel.recv(65536)
+    if struct.unpack("=IH", answer[:6])[1] != SOCK_DIAG_BY_FAMILY:
+        return None
+    return struct.unpack("=I", answer[16 + 4 + 48 + 4:][:4])[0]
 
 
+NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST = 4, 20, 1
 client = socket.create_connection(("127.0.0.1", int(sys.argv[1])), 30)
 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 came = b""
@@ -33,7 +39,7 @@ try:
             came += data
         for byte in bytes.fromhex(piece):
             client.sendall(bytes([byte]))
-            while not is_read(client):
+            while unread(client):
                 pass
     client.shutdown(socket.SHUT_WR)
     while data := client.recv(65536):
