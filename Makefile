@@ -69,9 +69,10 @@ bench: build ## Measure against ssh -L, Envoy and others; writes docs/benchmarks
 	@scripts/install-dependencies.sh test bench
 	@python3 Benchmarks/run.py $(if $(QUICK),--quick) --binary $(BINARY)
 
-bench-fronts: build ## Measure what an open costs through each kind of listener; writes docs/benchmarks.md
+bench-fronts: build ## Measure opens through each kind of listener, ingress beside Envoy and egress beside HAProxy; writes docs/benchmarks.md
 	@scripts/install-dependencies.sh test
 	@python3 Benchmarks/fronts.py --binary $(BINARY)
+	@python3 Benchmarks/gateways.py --binary $(BINARY)
 
 bench-fleet: build static ## Measure enrolment and commands on many machines against Ansible and parallel-ssh; writes docs/benchmarks.md
 	@scripts/install-dependencies.sh test fleet

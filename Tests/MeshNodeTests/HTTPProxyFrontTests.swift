@@ -543,6 +543,13 @@ import Testing
             if index % 2 == 0 { _ = client.receive(1000) }
             client.reset()
         }
+        // Who only closes his browser while there is nothing to say.
+        for path in ["/events", "/more"] {
+            let client = try RawClient(port: setup.proxy)
+            client.send(Self.get("http://web.mesh\(path)"))
+            _ = client.receive(1 << 16)
+            client.end()
+        }
         var silent: [TCPConversation] = []
         for _ in 0..<100 { silent.append(try await TCPConversation(port: setup.proxy)) }
         let flood = String(repeating: Self.get("/nothing"), count: 3000) + Self.get("http://web.mesh/", Self.last)
@@ -602,6 +609,8 @@ final class RawClient {
         }
         return String(decoding: bytes, as: UTF8.self)
     }
+
+    func end() { close(descriptor) }
 
     func reset() {
         var linger = linger(l_onoff: 1, l_linger: 0)

@@ -1,4 +1,3 @@
-import CLinux
 import Glibc
 import Platform
 import Synchronization
@@ -18,7 +17,6 @@ public final class H2MemoryBudget: Sendable, Hashable {
     private let connections = Atomic<Int>(0)
     /// The most that was held since memory was given back last.
     private let peak = Atomic<Int>(0)
-    private let isGivingBack = Atomic<Bool>(false)
 
     /// With less at the peak, nothing is given back: it will be wanted again.
     private static let leastPeak = 64 << 20
@@ -49,27 +47,10 @@ public final class H2MemoryBudget: Sendable, Hashable {
         if change > 0 {
             if held > peak.load(ordering: .relaxed) { peak.store(held, ordering: .relaxed) }
         } else if held < peak.load(ordering: .relaxed) / 8, peak.load(ordering: .relaxed) >= Self.leastPeak {
-            giveBack()
+            if FreedMemory.giveBackSoon() { peak.store(0, ordering: .relaxed) }
         }
         if total == change { connections.wrappingAdd(1, ordering: .relaxed) }
         if total == 0 { connections.wrappingSubtract(1, ordering: .relaxed) }
-    }
-
-    /// What the allocator keeps of a flood that is over goes back to the system: a peer must not decide for how long a
-    /// node is large. On a thread of its own, and not at once: the rest of the flood is about to be freed as well.
-    private func giveBack() {
-        guard !isGivingBack.exchange(true, ordering: .relaxed) else { return }
-        peak.store(0, ordering: .relaxed)
-        do throws(SystemError) {
-            try startOwnThread { [self] in
-                sleep(1)
-                isGivingBack.store(false, ordering: .relaxed)
-                clinux_trim_memory()
-            }
-        } catch {
-            // After the next flood, then: the caller is an event loop, which must not sleep.
-            isGivingBack.store(false, ordering: .relaxed)
-        }
     }
 
     public static func == (one: H2MemoryBudget, other: H2MemoryBudget) -> Bool { one === other }

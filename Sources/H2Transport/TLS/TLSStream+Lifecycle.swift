@@ -99,13 +99,19 @@ extension TLSStream {
         for _ in 0..<16 {
             guard canReadLower else { return false }
             switch lower.read(into: scratch.writable) {
-            case .bytes: break
+            case .bytes(let count):
+                guard phase == .departing else { break }
+                discarded += count
+                if discarded > Self.discardLimit { return true }
             case .wouldBlock: canReadLower = false
             case .end, .failed: return true
             }
         }
         return true
     }
+
+    /// More than a peer that means it has on its way when it is refused; who goes on reads a reset.
+    private static var discardLimit: Int { 4 << 20 }
 
     // MARK: Failure
 

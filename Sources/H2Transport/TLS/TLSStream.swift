@@ -62,6 +62,8 @@ package final class TLSStream: ByteStream {
     /// While departing: bytes are read and dropped until the peer ends too, so that they do not turn into a TCP RST
     /// that overtakes our alert.
     var discardsInput = false
+    /// How much of that there was.
+    var discarded = 0
 
     struct Notices: OptionSet {
         let rawValue: UInt8

@@ -189,7 +189,7 @@ extension HTTPConnection {
     }
 
     private func noteIfSent() {
-        guard timeouts.stall != nil, exchange?.isRequestSent == true else { return }
+        guard exchange?.isRequestSent == true else { return }
         clock.requestIsSent(at: loop.now)
         watchClient()
     }
@@ -197,8 +197,7 @@ extension HTTPConnection {
     /// A client that goes while it waits for its answer is noticed by who reads: a little of what it says ahead is
     /// kept. One that has ended may still read: it gets what comes without a pause.
     func watchClient() {
-        guard timeouts.stall != nil, state == .exchange, let exchange, exchange.isRequestRead, !exchange.isUpgraded,
-            !clock.clientHasEnded
+        guard state == .exchange, let exchange, exchange.isRequestRead, !exchange.isUpgraded, !clock.clientHasEnded
         else { return }
         while input.count - consumed < Self.piece {
             switch readMore() {
@@ -216,7 +215,7 @@ extension HTTPConnection {
     private static var patienceAfterEnd: Duration { .seconds(1) }
 
     func exchangeTimedOut() {
-        guard let stall = timeouts.stall, let exchange, !exchange.isUpgraded else { return }
+        guard let exchange, !exchange.isUpgraded else { return }
         if clock.clientHasEnded {
             guard !clock.lookAfterEnd() else {
                 return end(resetting: StreamError(.closed, "the HTTP client has gone"))
@@ -224,6 +223,7 @@ extension HTTPConnection {
             timer?.schedule(after: Self.patienceAfterEnd)
             return
         }
+        guard let stall = timeouts.stall else { return }
         var next = stall
         if let upstream = timeouts.upstream, let sent = clock.sent, !exchange.hasAnswerBegun {
             let passed = Duration.nanoseconds(Int64(clamping: loop.now &- sent))

@@ -47,11 +47,13 @@ enum PACFile {
               var scheme = parts ? parts[1].toLowerCase() : "";
               var port = parts && parts[3] ? Number(parts[3]) : scheme === "https" || scheme === "wss" ? 443 : 80;
               host = host.toLowerCase().replace(/^\\[|\\]$/g, "").replace(/\\.$/, "");
+              var address = bits(host);
+              // ::ffff:10.0.0.1 is 10.0.0.1.
+              if (address !== null && /^0{80}1{16}/.test(address)) address = address.slice(96);
               for (var i = 0; i < rules.length; i++) {
                 var kind = rules[i][0], value = rules[i][1];
                 if (rules[i][2] && rules[i][2] !== port) continue;
                 var found = kind === "any";
-                var address = bits(host);
                 if (kind === "is") found = host === value || (address !== null && address === bits(value));
                 if (kind === "ends") {
                   found = address === null && host.length > value.length

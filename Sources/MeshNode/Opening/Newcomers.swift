@@ -1,3 +1,4 @@
+import Platform
 import Streams
 
 /// The clients of one loop that have connected and not said yet what they want. There is a limit of them, so that who
@@ -11,6 +12,10 @@ final class Newcomers {
     /// No key below is in use.
     private var oldest: Key = 0
     private let limit: Int
+    /// The most that there were since memory was given back last.
+    private var peak = 0
+    /// With fewer at the peak, nothing is given back: it will be wanted again.
+    private static let leastPeak = 500
 
     init(limit: Int = 4096) { self.limit = limit }
 
@@ -24,10 +29,16 @@ final class Newcomers {
         let key = nextKey
         nextKey += 1
         drops[key] = drop
+        peak = max(peak, drops.count)
         return (key, isCrowded)
     }
 
-    func remove(_ key: Key) { drops[key] = nil }
+    func remove(_ key: Key) {
+        drops[key] = nil
+        // A client in its TLS handshake is 64 KiB.
+        guard peak >= Self.leastPeak, drops.count < peak / 8 else { return }
+        if FreedMemory.giveBackSoon() { peak = 0 }
+    }
 
     private func dropOldest() {
         while oldest < nextKey {

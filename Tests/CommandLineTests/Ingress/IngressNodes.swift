@@ -104,7 +104,8 @@ final class IngressNodes: Sendable {
         }
     }
 
-    private static func start(_ file: String, loops: Int) async throws -> (ChildProcess, [String: UInt16]) {
+    /// A node, and the port of each of its listeners.
+    static func start(_ file: String, loops: Int = 1) async throws -> (ChildProcess, [String: UInt16]) {
         let process = try ChildProcess(
             TestTools.bootstrap,
             ["node", "--config", file, "--log-level", "info", "--loops", "\(loops)"]

@@ -20,6 +20,12 @@ public enum TestTools {
         return folder + "/bootstrap"
     }
 
+    /// Whether there is a program of this name in `PATH`.
+    public static func isInstalled(_ name: String) -> Bool {
+        let path = ProcessInfo.processInfo.environment["PATH"] ?? ""
+        return path.split(separator: ":").contains { FileManager.default.isExecutableFile(atPath: "\($0)/\(name)") }
+    }
+
     /// The folder of the repository.
     public static let repository: String = {
         // …/Tests/TestPeers/Support/TestTools.swift
