@@ -30,6 +30,10 @@ extension NodeConfiguration {
         package var ssh: SSHAccess?
         package var path: PathPreference
         package var position: SourcePosition?
+        /// Only the host of ``address`` is asked for, at the destination's own port.
+        package var keepsPort = false
+        /// What it comes from, where that is not the node's own file.
+        package var source: String?
 
         package init(
             match: EndpointMatch,
