@@ -97,7 +97,8 @@ let package = Package(
         .target(
             name: "MeshNode",
             dependencies: [
-                "Platform", "Streams", "MeshIdentity", "H2Transport", "MeshDirectory", "HTTP1", "SSHSignal", "MeshPolicy", "MeshPaths",
+                "Platform", "Streams", "MeshIdentity", "H2Transport", "MeshDirectory", "HTTP1", "SSHSignal",
+                "MeshPolicy", "MeshPaths",
                 "YAML", "CLinux", log, .product(name: "CoreMetrics", package: "swift-metrics"),
             ],
             swiftSettings: settings
@@ -183,7 +184,8 @@ let package = Package(
         .testTarget(
             name: "CommandLineTests",
             dependencies: [
-                "Platform", "Streams", "MeshIdentity", "MeshDirectory", "H2Transport", "SSHSignal", "Fleet", "Agent", "TestPeers",
+                "Platform", "Streams", "MeshIdentity", "MeshDirectory", "H2Transport", "SSHSignal", "Fleet", "Agent",
+                "TestPeers",
                 "TestDevices",
             ],
             swiftSettings: settings

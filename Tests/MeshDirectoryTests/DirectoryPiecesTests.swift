@@ -1,5 +1,6 @@
-@testable import MeshDirectory
 import Testing
+
+@testable import MeshDirectory
 
 @Suite struct DirectoryPiecesTests {
     private func lines(_ count: Int) -> [String] {

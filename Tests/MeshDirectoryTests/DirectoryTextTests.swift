@@ -1,5 +1,6 @@
-@testable import MeshDirectory
 import Testing
+
+@testable import MeshDirectory
 
 /// What commands write into a directory leaves what people wrote as it is.
 @Suite struct DirectoryTextTests {
@@ -29,7 +30,11 @@ import Testing
     @Test func sectionsAreReplacedAndTheRestStays() throws {
         let once = try published(person, devices, list)
         #expect(once.hasPrefix(person))
-        #expect(once.contains("- {name: \"a\", identity: \"spiffe://mesh.example/ns/p/sa/a\", hbone: [\"10.0.0.1:15008\"]}\n- {name: \"b\""))
+        #expect(
+            once.contains(
+                "- {name: \"a\", identity: \"spiffe://mesh.example/ns/p/sa/a\", hbone: [\"10.0.0.1:15008\"]}\n- {name: \"b\""
+            )
+        )
         #expect(once.contains("  -----BEGIN X509 CRL-----\n  AAAA\n"))
         #expect(try published(once, devices, list) == once)
         #expect(try published(once, [], nil) == person)

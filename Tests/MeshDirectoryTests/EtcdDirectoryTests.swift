@@ -1,9 +1,10 @@
-@testable import MeshDirectory
 import MeshIdentity
 import Platform
 import Streams
 import TestPeers
 import Testing
+
+@testable import MeshDirectory
 
 /// A directory in a real etcd.
 @Suite(.timeLimit(.minutes(3))) struct EtcdDirectoryTests {
@@ -32,7 +33,14 @@ import Testing
     }
 
     private func ready(_ directory: EtcdDirectory) async throws {
-        try await eventually("etcd answers", within: .seconds(60)) { (try? await directory.read()) != nil }
+        try await eventually("etcd answers", within: .seconds(60)) {
+            do {
+                _ = try await directory.read()
+                return true
+            } catch {
+                return false
+            }
+        }
     }
 
     /// What somebody is told who follows.

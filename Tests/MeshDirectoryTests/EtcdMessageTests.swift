@@ -1,7 +1,8 @@
-@testable import MeshDirectory
 import Streams
 import TestPeers
 import Testing
+
+@testable import MeshDirectory
 
 /// The messages, against bytes that protoc 3.21 made of etcd's own rpc.proto.
 @Suite struct EtcdMessageTests {
@@ -23,7 +24,8 @@ import Testing
         txn.deletes = [Array("d".utf8)]
         #expect(txn.encoded == bytes("0a0810021a016b30ac02" + "1208" + "12060a016b120176" + "1205" + "1a030a0164"))
         #expect(
-            EtcdWatchRequest(prefix: Array("/a/".utf8), startRevision: 7).encoded == bytes("0a0c0a032f612f12032f61301807")
+            EtcdWatchRequest(prefix: Array("/a/".utf8), startRevision: 7).encoded
+                == bytes("0a0c0a032f612f12032f61301807")
         )
     }
 

@@ -1,8 +1,9 @@
-@testable import MeshDirectory
 import MeshIdentity
 import Platform
 import TestPeers
 import Testing
+
+@testable import MeshDirectory
 
 @Suite struct FileDirectoryTests {
     private let directory = TemporaryDirectory()

@@ -1,7 +1,8 @@
-@testable import MeshDirectory
-@testable import MeshIdentity
 import Platform
 import Testing
+
+@testable import MeshDirectory
+@testable import MeshIdentity
 
 /// Nobody but the mesh's own key says what holds.
 @Suite struct SignedDirectoryTests {
@@ -41,7 +42,11 @@ import Testing
         #expect(document.content == content)
         #expect(document.revision == 7)
         // A person reads it, and YAML takes the head for a comment.
-        #expect(String(decoding: document.file, as: UTF8.self).hasPrefix("# bootstrap mesh directory 1\n# domain: mesh.example\n"))
+        #expect(
+            String(decoding: document.file, as: UTF8.self).hasPrefix(
+                "# bootstrap mesh directory 1\n# domain: mesh.example\n"
+            )
+        )
     }
 
     @Test func whatWasChangedIsNot() throws {
@@ -91,17 +96,17 @@ import Testing
         #expect(refusal { try third.verify(with: bundle, after: nil) } == .unsigned)
     }
 
-    @Test func aWorkloadSignsNothing() async throws {
+    @Test func aWorkloadSignsNothing() throws {
         let key = try PrivateKey.generate()
         let id = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/db")
-        let issued = try await ca.issue(CertificateRequest.create(key: key, id: id), id: id)
+        let issued = try ca.issue(CertificateRequest.create(key: key, id: id), id: id)
         let workload = try signed(by: DirectorySigner(key: key, certificate: issued.chain[0]))
         #expect(refusal { try workload.verify(with: bundle, after: nil) } == .unsigned)
         // Nor the mesh's own services, whose certificates are for TLS.
         let reserved = try SPIFFEID(ReservedIdentity.directory(of: domain))
         var options = IssuanceOptions()
         options.allowsReservedIdentity = true
-        let service = try await ca.issue(CertificateRequest.create(key: key, id: reserved), id: reserved, options: options)
+        let service = try ca.issue(CertificateRequest.create(key: key, id: reserved), id: reserved, options: options)
         let claimed = try signed(by: DirectorySigner(key: key, certificate: service.chain[0]))
         #expect(refusal { try claimed.verify(with: bundle, after: nil) } == .unsigned)
         // Nor the CA itself: its certificate is a CA's.
@@ -141,7 +146,10 @@ import Testing
     @Test func aHeadThatClaimsTooMuchIsRefused() throws {
         let hash = String(repeating: "a", count: 64)
         let huge = "# bootstrap mesh directory 1\n# domain: mesh.example\n# revision: 1\n# time: 2026-01-01T00:00:00Z\n"
-        #expect(refusal { _ = try DirectoryManifest(parsing: Array((huge + "# part: \(hash) 99999999999\n").utf8)) } == .limit)
+        #expect(
+            refusal { _ = try DirectoryManifest(parsing: Array((huge + "# part: \(hash) 99999999999\n").utf8)) }
+                == .limit
+        )
         let many = huge + String(repeating: "# part: \(hash) 1\n", count: 5000)
         #expect(refusal { _ = try DirectoryManifest(parsing: Array(many.utf8)) } == .limit)
         #expect(refusal { _ = try DirectoryManifest(parsing: Array((huge + "# part: \(hash) -1\n").utf8)) } == .damaged)

@@ -84,7 +84,12 @@ import Testing
         }
 
         /// Signs, and replaces whatever is there.
-        func put(_ text: String, _ revision: Int64, signer: DirectorySigner? = nil, domain: String = "mesh.example") throws {
+        func put(
+            _ text: String,
+            _ revision: Int64,
+            signer: DirectorySigner? = nil,
+            domain: String = "mesh.example"
+        ) throws {
             let document = try SignedDirectory(
                 content: Array(text.utf8),
                 domain: TrustDomain(domain),
@@ -147,7 +152,7 @@ import Testing
         try await eventually("nothing new is let in") { await !bench.reaches() }
         // What was revoked stays so, whatever a later revision leaves out.
         try bench.put(bench.devices, 3)
-        try await bench.log.line(containing: "revision: 3")
+        try await bench.log.line(containing: "\"revision\": 3")
         #expect(await !bench.reaches())
         await bench.stop()
     }
@@ -214,7 +219,10 @@ import Testing
             ("policy: {istio: /etc/passwd}\n", "no file can be named"),
             ("policy:\n- {name: a, action: ALLOW, rules: [{to: [{methods: [GET]}]}]}\n", "read requests only"),
             (String(repeating: "[", count: 100), "nested deeper"),
-            ("devices:\n- {name: d, identity: \"spiffe://x.example/ns/a/sa/b\", hbone: [\"a:1\"]}\n", "not of the trust domain"),
+            (
+                "devices:\n- {name: d, identity: \"spiffe://x.example/ns/a/sa/b\", hbone: [\"a:1\"]}\n",
+                "not of the trust domain"
+            ),
             ("revocations: |\n  -----BEGIN X509 CRL-----\n  AAAA\n  -----END X509 CRL-----\n", "damaged"),
             ("bundles:\n- {domain: mesh.example, roots: \"-----BEGIN \"}\n", "own trust domain"),
             ("unknown: 1\n", "unknown key"),
@@ -234,7 +242,9 @@ import Testing
         #expect(await bench.reaches())
         // The file's own start saved nothing: a change does.
         try bench.put(bench.devices + "# two\n", 2)
-        try await eventually("it is saved") { (try? bench.directory.read("near.saved"))?.contains("revision: 2") == true }
+        try await eventually("it is saved") {
+            (try? bench.directory.read("near.saved"))?.contains("revision: 2") == true
+        }
         let attributes = try FileManager.default.attributesOfItem(atPath: bench.directory.path("near.saved"))
         #expect(attributes[.posixPermissions] as? Int == 0o600)
         let present = bench.log.lines.count
@@ -266,9 +276,10 @@ import Testing
         let bench = try await Bench(content: Bench.devices)
         let stream = try await TCPConversation(port: bench.entry)
         for revision in 2...6 {
-            let more = "- {name: \"dev\(revision + 10)\", identity: \"spiffe://mesh.example/ns/prod/sa/x\", hbone: [\"127.0.0.1:1\"]}\n"
+            let more =
+                "- {name: \"dev\(revision + 10)\", identity: \"spiffe://mesh.example/ns/prod/sa/x\", hbone: [\"127.0.0.1:1\"]}\n"
             try bench.put(bench.devices + more, Int64(revision))
-            try await bench.log.line(containing: "revision: \(revision)")
+            try await bench.log.line(containing: "\"revision\": \(revision)")
             #expect(try await stream.echo(Array("\(revision)".utf8)) == Array("\(revision)".utf8))
         }
         await bench.stop()
@@ -293,12 +304,14 @@ import Testing
 
     @Test(arguments: [
         ("{}", "needs either 'file'"), ("{file: a, etcd: [\"https://a\"]}", "needs either 'file'"),
-        ("{file: a, prefix: /a/}", "'prefix' is for 'etcd'"), ("{etcd: [\"http://a:1\"], prefix: /a/, credential: c}", "TLS only"),
+        ("{file: a, prefix: /a/}", "'prefix' is for 'etcd'"),
+        ("{etcd: [\"http://a:1\"], prefix: /a/, credential: c}", "TLS only"),
         ("{etcd: [\"https://a:1\"], prefix: a, credential: c}", "must begin and end with '/'"),
         ("{etcd: [\"https://a:1\"]}", "needs the key 'prefix'"), ("{fil: a}", "did you mean 'file'"),
     ])
     func mistakesAreTold(settings: String, message: String) throws {
-        let text = "identity: x\nlisteners:\n- {name: a, bind: \"127.0.0.1:0\", protocol: socks5}\ndirectory: \(settings)\n"
+        let text =
+            "identity: x\nlisteners:\n- {name: a, bind: \"127.0.0.1:0\", protocol: socks5}\ndirectory: \(settings)\n"
         let error = #expect(throws: ConfigurationError.self) { try NodeConfiguration.parse(text, file: "node.yaml") }
         #expect(error?.description.contains(message) == true, "\(error?.description ?? "")")
         #expect(error?.description.contains("node.yaml:4:") == true)

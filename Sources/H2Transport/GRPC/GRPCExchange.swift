@@ -2,9 +2,9 @@ import CoreMetrics
 import Platform
 import Streams
 
-/// A gRPC call: a POST on an ``H2Connection`` of its own, whose outcome is in the trailers. With one message each way, or
-/// with many messages from the server, for as long as both are there.
-/// Confined to the loop of the stream below; it keeps itself until `completion` is called, once.
+/// A gRPC call: a POST on an ``H2Connection`` of its own, whose outcome is in the trailers. With one message each way,
+/// or with many messages from the server, for as long as both are there. Confined to the loop of the stream below; it
+/// keeps itself until `completion` is called, once.
 final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
     struct Request {
         /// `/package.Service/Method`.
@@ -18,8 +18,8 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
         var timeout: Duration
         /// Of the answer's body, in bytes; of each message, where there may be many.
         var limit = 1 << 20
-        /// Given each message as it comes, on the loop. The call then goes on until somebody ends it, and ``timeout`` is
-        /// for the first message. nil: there is one, and it is the outcome.
+        /// Given each message as it comes, on the loop. The call then goes on until somebody ends it, and ``timeout``
+        /// is for the first message. nil: there is one, and it is the outcome.
         var each: (([UInt8]) -> Void)?
 
         var head: RequestHead {

@@ -62,7 +62,9 @@ struct EtcdClient: Sendable {
 
     private var present: Int { first.withLock { $0 } % max(1, settings.endpoints.count) }
 
-    private func moveOn(from place: Int) { first.withLock { if $0 == place { $0 = (place + 1) % settings.endpoints.count } } }
+    private func moveOn(from place: Int) {
+        first.withLock { if $0 == place { $0 = (place + 1) % settings.endpoints.count } }
+    }
 
     private func ask<Answer>(
         _ path: String,

@@ -1,5 +1,5 @@
-/// Cuts the content of a directory into pieces that stay the same where the text does: a change of one entry changes one
-/// piece, or two, wherever in the text it is. So that is all that a store has to carry to everybody.
+/// Cuts the content of a directory into pieces that stay the same where the text does: a change of one entry changes
+/// one piece, or two, wherever in the text it is. So that is all that a store has to carry to everybody.
 ///
 /// A piece ends with a line whose hash says so, which depends on that line alone: lines that come or go elsewhere move
 /// no other cut. Some 16 KiB on average: with fewer, the manifest becomes long; with more, a change does.

@@ -111,7 +111,10 @@ package struct SignedDirectory: Hashable, Sendable {
                 manifest.revision == previous.revision
                 ? "it says something else with the same revision \(manifest.revision)"
                 : "it goes backwards: revision \(manifest.revision) comes after \(previous.revision)"
-            throw DirectoryError(.backwards, "\(what); somebody has put an earlier copy back, or two operators had no common past")
+            throw DirectoryError(
+                .backwards,
+                "\(what); somebody has put an earlier copy back, or two operators had no common past"
+            )
         }
     }
 }

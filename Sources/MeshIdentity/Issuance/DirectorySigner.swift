@@ -3,8 +3,8 @@ import Platform
 
 /// The key that signs what a mesh's directory says, with the CA's certificate for it.
 ///
-/// A key of its own, so that a change of the directory does not need the CA's: that may be encrypted, and is worth more.
-/// Its certificate goes with each signature; whoever has the CA's roots can verify it, and needs nothing else.
+/// A key of its own, so that a change of the directory does not need the CA's: that may be encrypted, and is worth
+/// more. Its certificate goes with each signature; whoever has the CA's roots can verify it, and needs nothing else.
 package struct DirectorySigner: Sendable {
     package let key: PrivateKey
     package let certificate: Certificate

@@ -69,10 +69,11 @@ public struct EmbeddedCA: CertificateIssuer {
         try fileWork(AtomicFile.createDirectory(parent, mode: 0o700))
         let temporary = "\(parent)/.\(name).\(AtomicFile.randomName())"
         let keyPEM = if let passphrase { try ca.key.pem(encryptedWith: passphrase) } else { try ca.key.pem() }
-        let files = [
-            (keyFile, keyPEM, 0o600 as UInt32), (certificateFile, ca.certificate.pem, 0o644),
-            (rootsFile, ca.certificate.pem, 0o644),
-        ] + others
+        let files =
+            [
+                (keyFile, keyPEM, 0o600 as UInt32), (certificateFile, ca.certificate.pem, 0o644),
+                (rootsFile, ca.certificate.pem, 0o644),
+            ] + others
         do throws(IdentityError) {
             try fileWork(AtomicFile.createDirectory(temporary, mode: 0o700))
             for (file, bytes, mode) in files {

@@ -101,7 +101,10 @@ private struct DirectoryContentDecoder {
         }
         for (key, isThere) in [("labels", endpoint.tunnel != nil), ("via", !endpoint.via.isEmpty)]
         where isThere && !BuildFeatures.endpointKeys.contains(key) {
-            diagnostics.report("endpoint '\(endpoint.match)': '\(key)' is not available in this build", at: node.position)
+            diagnostics.report(
+                "endpoint '\(endpoint.match)': '\(key)' is not available in this build",
+                at: node.position
+            )
         }
         if Set(endpoint.via).count != endpoint.via.count {
             diagnostics.report(
@@ -212,7 +215,10 @@ private struct DirectoryContentDecoder {
 
     private func pem(_ node: YAMLNode, _ what: String) -> [UInt8]? {
         guard case .scalar(let text, _) = node.content, text.contains("-----BEGIN ") else {
-            diagnostics.report("\(what) must be PEM text: write it as a block, with '|' behind the key", at: node.position)
+            diagnostics.report(
+                "\(what) must be PEM text: write it as a block, with '|' behind the key",
+                at: node.position
+            )
             return nil
         }
         return Array(text.utf8)

@@ -36,7 +36,9 @@ package struct DirectoryInForce: Sendable {
         }
         guard let former = previous?.content.revocations else { return }
         // What was revoked stays so, whatever a list leaves out.
-        let update = content.revocations.flatMap { try? RevocationListUpdate(of: former, with: $0, roots: bundle.roots) }
+        let update = content.revocations.flatMap {
+            try? RevocationListUpdate(of: former, with: $0, roots: bundle.roots)
+        }
         content.revocations = update?.pem ?? former
     }
 
@@ -98,7 +100,9 @@ extension NodeConfiguration {
         var known: DirectoryInForce?
         func take(_ path: String, _ source: String) {
             do throws(DirectoryError) {
-                guard let document = try FileDirectory(path).read(), document.manifest != known?.manifest else { return }
+                guard let document = try FileDirectory(path).read(), document.manifest != known?.manifest else {
+                    return
+                }
                 known = try DirectoryInForce(document, from: source, bundle: bundle, after: known)
             } catch {
                 refused("\(source): \(error.message)")

@@ -10,7 +10,8 @@ import Streams
 struct MeshCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "mesh",
-        abstract: "Read, change and watch the mesh's directory: endpoints, policies, bundles and revocations for every node.",
+        abstract:
+            "Read, change and watch the mesh's directory: endpoints, policies, bundles and revocations for every node.",
         discussion: """
             The directory is a file, or keys in etcd, that nodes follow ('directory' in node.yaml, docs/directory.md). It is signed with a \
             key that the CA vouches for: nodes take nothing else, whoever owns the file or etcd.
@@ -267,10 +268,19 @@ struct MeshWatch: AsyncParsableCommand {
         let bundle = try trustBundle(place, ca: location.path)
         let last = Lock<(force: DirectoryInForce, lines: [Substring])?>(nil)
         let output = output
+        // What does not work is tried again and again, and said once.
+        let said = Lock("")
+        let warn: @Sendable (String) -> Void = { problem in
+            let isNews = said.withLock { last in
+                defer { last = problem }
+                return last != problem
+            }
+            if isNews { printWarning("\(settings): \(problem)") }
+        }
         await DirectoryStore(settings).follow { event in
             switch event {
-            case .failed(let error): printWarning("\(settings): \(error.message)")
-            case .missing: printWarning("\(settings): there is nothing there")
+            case .failed(let error): warn(error.message)
+            case .missing: warn("there is nothing there")
             case .document(let document):
                 let before = last.withLock { $0 }
                 guard document.manifest != before?.force.manifest else { return }
@@ -283,9 +293,10 @@ struct MeshWatch: AsyncParsableCommand {
                     )
                     let lines = String(decoding: document.content, as: UTF8.self).split(separator: "\n")
                     last.withLock { $0 = (force, lines) }
+                    said.withLock { $0 = "" }
                     Self.tell(force, before?.lines ?? [], lines, output)
                 } catch {
-                    printWarning("\(settings): nothing of it is to be taken: \(error.message)")
+                    warn("nothing of it is to be taken: \(error.message)")
                 }
             }
         }

@@ -90,7 +90,9 @@ struct NodeCommand: AsyncParsableCommand {
             throw fail("\(error)", .usage)
         }
         if printConfig {
-            let bundle = configuration.directory.flatMap { _ in try? CredentialDirectory(configuration.identity).bundle() }
+            let bundle = configuration.directory.flatMap { _ in
+                try? CredentialDirectory(configuration.identity).bundle()
+            }
             let directory = bundle.flatMap { bundle in
                 configuration.knownDirectory(beside: config, bundle: bundle) { printWarning($0) }
             }
@@ -98,7 +100,9 @@ struct NodeCommand: AsyncParsableCommand {
             return
         }
         if check {
-            do throws(ConfigurationError) { try configuration.checkDirectory() } catch { throw fail("\(error)", .usage) }
+            do throws(ConfigurationError) { try configuration.checkDirectory() } catch {
+                throw fail("\(error)", .usage)
+            }
             for warning in configuration.warnings { printWarning("\(warning)") }
             printDone("\(config) is valid")
             return

@@ -26,7 +26,10 @@ struct DirectoryOptions: ParsableArguments {
     var credential: String?
 
     @Option(
-        help: ArgumentHelp("Take the directory that this node's, or operator's, configuration names.", valueName: "FILE")
+        help: ArgumentHelp(
+            "Take the directory that this node's, or operator's, configuration names.",
+            valueName: "FILE"
+        )
     )
     var config: String?
 
@@ -104,7 +107,10 @@ enum OperatorConfiguration {
         if isNodes, case .mapping(let entries) = root.content {
             node = entries.first { $0.key == "directory" }?.value
         } else {
-            node = MappingDecoder(root, what: "the operator's configuration", keys: ["directory"], diagnostics)?["directory"]
+            node =
+                MappingDecoder(root, what: "the operator's configuration", keys: ["directory"], diagnostics)?[
+                    "directory"
+                ]
         }
         let directory = AtomicFile.split(file).directory
         let settings = node.flatMap {

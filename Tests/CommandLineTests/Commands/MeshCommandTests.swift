@@ -58,7 +58,7 @@ import Testing
         let line = now.split(separator: "\n", omittingEmptySubsequences: false).count
         let refused = try await owner.run(["mesh", "put", bad] + place)
         #expect(refused.status == .exited(2))
-        #expect(refused.standardError.contains("bad.yaml:\(line):3:"), "\(refused.standardError)")
+        #expect(refused.standardError.contains("bad.yaml:\(line):11:"), "\(refused.standardError)")
         #expect(refused.standardError.contains("'four:1'"))
         #expect(try await owner.run(["mesh", "get"] + place).standardOutput == now)
 
@@ -186,7 +186,9 @@ import Testing
         try await eventually("it is written", within: .seconds(60)) {
             try await owner.run(["mesh", "put", first] + place).succeeded
         }
-        let issued = try await owner.run(["ca", "issue", "--id", "ns/default/sa/gateway", "--out", owner.home.path("id")])
+        let issued = try await owner.run([
+            "ca", "issue", "--id", "ns/default/sa/gateway", "--out", owner.home.path("id"),
+        ])
         try #require(issued.succeeded)
         let configuration = try file(
             owner,

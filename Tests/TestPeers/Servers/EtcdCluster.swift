@@ -20,7 +20,9 @@ public final class EtcdCluster: Sendable {
         peerPorts = (0..<members).map { _ in FreePort.next() }
         let ca = try EmbeddedCA(trustDomain: TrustDomain("etcd.example"), now: WallClock.system.seconds)
         credential = directory.path("credential")
-        let pending = try CredentialDirectory(credential).prepare(id: SPIFFEID("spiffe://etcd.example/ns/etcd/sa/member"))
+        let pending = try CredentialDirectory(credential).prepare(
+            id: SPIFFEID("spiffe://etcd.example/ns/etcd/sa/member")
+        )
         var options = IssuanceOptions()
         options.ipAddresses = ["127.0.0.1"]
         options.dnsNames = ["localhost"]
