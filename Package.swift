@@ -59,6 +59,12 @@ let package = Package(
             ],
             swiftSettings: settings
         ),
+        // The signed directory of a mesh, and where it is: a file, or etcd.
+        .target(
+            name: "MeshDirectory",
+            dependencies: ["Platform", "Streams", "MeshIdentity", "H2Transport", "YAML"],
+            swiftSettings: settings
+        ),
         .target(
             name: "SSHSignal",
             // COpenSSL: hashed host names (HMAC-SHA1), fingerprints and the check sum of an upload (SHA-256).
@@ -70,7 +76,7 @@ let package = Package(
             name: "Fleet",
             dependencies: [
                 "Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "MeshPaths", "MeshPolicy", "YAML",
-                "CLinux", "CSQLite", "CZlib", log,
+                "MeshDirectory", "CLinux", "CSQLite", "CZlib", log,
             ],
             swiftSettings: settings
         ),
@@ -91,7 +97,8 @@ let package = Package(
         .target(
             name: "MeshNode",
             dependencies: [
-                "Platform", "Streams", "MeshIdentity", "H2Transport", "HTTP1", "SSHSignal", "MeshPolicy", "MeshPaths",
+                "Platform", "Streams", "MeshIdentity", "H2Transport", "MeshDirectory", "HTTP1", "SSHSignal",
+                "MeshPolicy", "MeshPaths",
                 "YAML", "CLinux", log, .product(name: "CoreMetrics", package: "swift-metrics"),
             ],
             swiftSettings: settings
@@ -101,7 +108,7 @@ let package = Package(
             dependencies: [
                 "Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "Fleet", "Agent", "MeshPolicy",
                 "MeshPaths",
-                "MeshNode",
+                "MeshNode", "MeshDirectory",
                 "YAML", log,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),
@@ -162,17 +169,23 @@ let package = Package(
             dependencies: ["MeshPolicy", "MeshNode", "TestPeers"],
             swiftSettings: settings
         ),
+        .testTarget(
+            name: "MeshDirectoryTests",
+            dependencies: ["MeshDirectory", "MeshIdentity", "Platform", "Streams", "TestPeers"],
+            swiftSettings: settings
+        ),
         .testTarget(name: "MeshPathsTests", dependencies: ["MeshPaths", "TestPeers", log], swiftSettings: settings),
         .testTarget(
             name: "MeshNodeTests",
-            dependencies: ["MeshNode", "MeshPaths", "MeshPolicy", "HTTP1", "YAML", "TestPeers", log],
+            dependencies: ["MeshNode", "MeshDirectory", "MeshPaths", "MeshPolicy", "HTTP1", "YAML", "TestPeers", log],
             swiftSettings: settings
         ),
         // Tests that run the `bootstrap` binary.
         .testTarget(
             name: "CommandLineTests",
             dependencies: [
-                "Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "Fleet", "Agent", "TestPeers",
+                "Platform", "Streams", "MeshIdentity", "MeshDirectory", "H2Transport", "SSHSignal", "Fleet", "Agent",
+                "TestPeers",
                 "TestDevices",
             ],
             swiftSettings: settings

@@ -11,7 +11,8 @@ set -euo pipefail
 build_packages=(libc-ares-dev libssh2-1-dev libssl-dev libnghttp2-dev libyaml-dev libsqlite3-dev zlib1g-dev pkg-config binutils file xz-utils
     zstd)
 test_packages=(curl openssh-server openssh-client dropbear-bin busybox-static iproute2 nftables openssl python3 python3-venv unzip procps
-    haproxy nghttp2-proxy nghttp2-client wrk golang-go golang-golang-x-net-dev fish tcsh faketime postgresql postgresql-client chromium)
+    haproxy nghttp2-proxy nghttp2-client wrk golang-go golang-golang-x-net-dev fish tcsh faketime postgresql postgresql-client chromium
+    etcd-server etcd-client)
 bench_packages=(stunnel4 nghttp2-proxy librust-h2-dev librust-tokio-dev librust-tokio-rustls-dev librust-rustls-pemfile-dev)
 instructions_packages=(valgrind)
 python_packages=(h2==4.4.1 cryptography==48.0.0 pycurl==7.49.0 grpcio==1.85.1 protobuf==7.36.2 h11==0.16.0 prometheus_client==0.26.0

@@ -57,6 +57,8 @@ not_above HTTP1 Platform Streams MeshIdentity H2Transport SSHSignal MeshPolicy M
 not_above YAML Streams MeshIdentity H2Transport SSHSignal MeshNode COpenSSL CNGHTTP2 CLibSSH2 CSQLite CCAres
 not_above MeshIdentity H2Transport SSHSignal MeshNode CNGHTTP2 CLibSSH2 CLibYAML CSQLite CCAres
 not_above H2Transport SSHSignal MeshNode CLibSSH2 CLibYAML CSQLite CCAres
+not_above MeshDirectory SSHSignal Fleet Agent MeshPolicy MeshPaths MeshNode COpenSSL CNGHTTP2 CLibSSH2 CLibYAML CSQLite CCAres
+for module in Platform Streams YAML MeshIdentity H2Transport SSHSignal Agent MeshPolicy MeshPaths; do not_above "$module" MeshDirectory; done
 not_above SSHSignal Fleet H2Transport MeshNode CNGHTTP2 CLibYAML CSQLite CCAres
 not_above Fleet Agent MeshNode CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CCAres
 not_above Agent Fleet H2Transport MeshNode CLibSSH2 CNGHTTP2 COpenSSL CLibYAML CSQLite CCAres

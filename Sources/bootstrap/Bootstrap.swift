@@ -23,6 +23,7 @@ struct Bootstrap: AsyncParsableCommand {
             EnrollCommand.self,
             ExecCommand.self,
             ExplainCommand.self,
+            MeshCommand.self,
             NodeCommand.self,
             RelayCommand.self,
             RenewCommand.self,

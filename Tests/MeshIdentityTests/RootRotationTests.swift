@@ -38,7 +38,7 @@ import Testing
         #expect(try present.previous(passphrase: nil)?.certificate == nil)
         #expect(
             try FileManager.default.contentsOfDirectory(atPath: directory).sorted()
-                == ["ca-cert.pem", "ca-key.pem", "root-cert.pem"]
+                == ["ca-cert.pem", "ca-key.pem", "directory-cert.pem", "directory-key.pem", "root-cert.pem"]
         )
     }
 

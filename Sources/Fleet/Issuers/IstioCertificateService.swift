@@ -1,4 +1,4 @@
-import MeshIdentity
+import H2Transport
 import Streams
 
 /// The messages of `istio.v1.auth.IstioCertificateService` (istio/api, security/v1alpha1/ca.proto).

@@ -2,25 +2,29 @@ package import MeshIdentity
 package import Platform
 import Streams
 
-/// Makes gRPC calls with one message each way, to a server that is verified by its name. Each call has a connection of
-/// its own: this is for the rare question to somebody else's service, not for streams.
+/// Makes gRPC calls to a server that is verified by its name: with one message each way, or with many from the server.
+/// Each call has a connection of its own: this is for the rare question to somebody else's service, not for streams.
 package struct GRPCClient: Sendable {
     /// Where the server is. A name is resolved for each call.
     package let address: Authority
     /// Who it must be.
     package let server: ServerVerifier
+    /// What is shown when it asks who calls; nil: nothing.
+    package let shown: ClientCertificate?
 
     private static let refusalTimeout = Duration.milliseconds(250)
 
-    package init(_ address: Authority, server: ServerVerifier) {
+    package init(_ address: Authority, server: ServerVerifier, showing shown: ClientCertificate? = nil) {
         self.address = address
         self.server = server
+        self.shown = shown
     }
 
     /// - Parameters:
     ///   - path: `/package.Service/Method`.
     ///   - metadata: Names in lower case. `authorization` is a secret: it is neither logged nor indexed by HPACK.
     ///   - message: As the service's protocol has it.
+    ///   - limit: Of the answer, in bytes.
     ///   - timeout: For the whole of it, beginning with the name's resolution.
     /// - Returns: The answer's message.
     /// - Throws: ``GRPCStatus`` when the server answers with anything but OK; ``Streams/StreamError`` when it did not
@@ -30,28 +34,73 @@ package struct GRPCClient: Sendable {
         _ path: String,
         metadata: HeaderFields = [:],
         message: [UInt8],
+        limit: Int = 1 << 20,
         timeout: Duration
     ) async throws -> [UInt8] {
+        let call = Call(path: path, metadata: metadata, message: message, limit: limit, each: nil)
+        return try await run(call, timeout)
+    }
+
+    /// Asks for messages for as long as the server sends them, or until the task is cancelled.
+    ///
+    /// - Parameters:
+    ///   - path: `/package.Service/Method`.
+    ///   - metadata: Names in lower case.
+    ///   - message: What is asked; nothing follows it, and the request has no end.
+    ///   - limit: Of a message, in bytes.
+    ///   - timeout: Until the first message.
+    ///   - each: Given every message, in turn, on a thread of the call's: not for work that takes long.
+    /// - Throws: As ``call(_:metadata:message:limit:timeout:)``; `CancellationError` when the task was cancelled.
+    package func subscribe(
+        _ path: String,
+        metadata: HeaderFields = [:],
+        message: [UInt8],
+        limit: Int = 1 << 20,
+        timeout: Duration,
+        each: @escaping @Sendable ([UInt8]) -> Void
+    ) async throws {
+        let call = Call(path: path, metadata: metadata, message: message, limit: limit, each: each)
+        do {
+            _ = try await run(call, timeout)
+        } catch {
+            if Task.isCancelled { throw CancellationError() }
+            throw error
+        }
+    }
+
+    /// A call that somebody may give up at any moment.
+    private struct Running: Sendable {
+        var isCancelled = false
+        var exchange: LoopBound<GRPCExchange>?
+    }
+
+    private struct Call: Sendable {
+        let path: String
+        let metadata: HeaderFields
+        let message: [UInt8]
+        let limit: Int
+        let each: (@Sendable ([UInt8]) -> Void)?
+    }
+
+    private func run(_ call: Call, _ timeout: Duration) async throws -> [UInt8] {
         let deadline = ContinuousClock.now + timeout
         let addresses = try await Resolver.resolve(host: address.host, port: address.port)
         guard !addresses.isEmpty else { throw StreamError(.unreachable, "\(address) has no address") }
-        let loop = EventLoop(name: "grpc")
+        let loop = try EventLoop(starting: "grpc")
         do {
-            let answer = try await call(path, metadata, message, addresses, deadline, on: loop)
+            let answer = try await run(call, addresses, deadline, on: loop)
             await loop.shutDown()
             return answer
         } catch {
             // A server that was refused is told why, and its stream is let go of then; both are the loop's.
-            try? await Task.sleep(for: Self.refusalTimeout + .milliseconds(50))
+            if !Task.isCancelled { try? await Task.sleep(for: Self.refusalTimeout + .milliseconds(50)) }
             await loop.shutDown()
             throw error
         }
     }
 
-    private func call(
-        _ path: String,
-        _ metadata: HeaderFields,
-        _ message: [UInt8],
+    private func run(
+        _ call: Call,
         _ addresses: [SocketAddress],
         _ deadline: ContinuousClock.Instant,
         on loop: EventLoop
@@ -63,33 +112,54 @@ package struct GRPCClient: Sendable {
         var options = TLSContext.Options(applicationProtocols: ["h2"])
         options.handshakeTimeout = try left(until: deadline)
         options.refusalTimeout = Self.refusalTimeout
-        let context = try TLSContext(server: server, options: options)
-        return try await withCheckedThrowingContinuation { continuation in
-            let isRunning = loop.submitIfRunning {
-                let stream = socket.withValue {
-                    TLSStream(over: $0, context: context, expecting: .anyTrusted, serverName: sni)
-                }
-                stream.startHandshake { result in
-                    switch result {
-                    case .failure(let error): continuation.resume(throwing: error)
-                    case .success(let peer):
-                        guard peer.applicationProtocol == "h2" else {
-                            let error = StreamError(.protocolViolation, "\(address) does not speak HTTP/2 (ALPN h2)")
-                            stream.reset(error)
-                            return continuation.resume(throwing: error)
+        let context = try TLSContext(server: server, key: shown?.key, chain: shown?.chain ?? [], options: options)
+        let running = Lock(Running())
+        return try await withTaskCancellationHandler {
+            try await withCheckedThrowingContinuation { continuation in
+                let isRunning = loop.submitIfRunning {
+                    let stream = socket.withValue {
+                        TLSStream(over: $0, context: context, expecting: .anyTrusted, serverName: sni)
+                    }
+                    stream.startHandshake { result in
+                        switch result {
+                        case .failure(let error): continuation.resume(throwing: error)
+                        case .success(let peer):
+                            guard peer.applicationProtocol == "h2" else {
+                                let error = StreamError(
+                                    .protocolViolation,
+                                    "\(address) does not speak HTTP/2 (ALPN h2)"
+                                )
+                                stream.reset(error)
+                                return continuation.resume(throwing: error)
+                            }
+                            let request = GRPCExchange.Request(
+                                path: call.path,
+                                authority: authority,
+                                metadata: call.metadata,
+                                message: call.message,
+                                timeout: max(.milliseconds(1), deadline - .now),
+                                limit: call.limit,
+                                each: call.each
+                            )
+                            let exchange = GRPCExchange(over: stream, request) { continuation.resume(with: $0) }
+                            exchange.start()
+                            let isCancelled = running.withLock { running in
+                                running.exchange = LoopBound(exchange, on: loop)
+                                return running.isCancelled
+                            }
+                            if isCancelled { exchange.cancel() }
                         }
-                        let request = GRPCExchange.Request(
-                            path: path,
-                            authority: authority,
-                            metadata: metadata,
-                            message: message,
-                            timeout: max(.milliseconds(1), deadline - .now)
-                        )
-                        GRPCExchange(over: stream, request) { continuation.resume(with: $0) }.start()
                     }
                 }
+                if !isRunning { continuation.resume(throwing: StreamError(.closed, "the event loop has shut down")) }
             }
-            if !isRunning { continuation.resume(throwing: StreamError(.closed, "the event loop has shut down")) }
+        } onCancel: {
+            let exchange = running.withLock { running in
+                running.isCancelled = true
+                return running.exchange
+            }
+            guard let exchange else { return }
+            loop.submit { exchange.withValue { $0.cancel() } }
         }
     }
 

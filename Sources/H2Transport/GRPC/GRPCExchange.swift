@@ -2,8 +2,9 @@ import CoreMetrics
 import Platform
 import Streams
 
-/// A gRPC call with one message each way: a POST on an ``H2Connection`` of its own, whose outcome is in the trailers.
-/// Confined to the loop of the stream below; it keeps itself until `completion` is called, once.
+/// A gRPC call: a POST on an ``H2Connection`` of its own, whose outcome is in the trailers. With one message each way,
+/// or with many messages from the server, for as long as both are there. Confined to the loop of the stream below; it
+/// keeps itself until `completion` is called, once.
 final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
     struct Request {
         /// `/package.Service/Method`.
@@ -15,16 +16,20 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
         var message: [UInt8]
         /// From now on; the server is told.
         var timeout: Duration
-        /// Of the answer's body, in bytes.
+        /// Of the answer's body, in bytes; of each message, where there may be many.
         var limit = 1 << 20
+        /// Given each message as it comes, on the loop. The call then goes on until somebody ends it, and ``timeout``
+        /// is for the first message. nil: there is one, and it is the outcome.
+        var each: (([UInt8]) -> Void)?
 
         var head: RequestHead {
             let milliseconds = max(1, Int64(timeout / .milliseconds(1)))
-            var fields: HeaderFields = [
-                "te": "trailers", "content-type": "application/grpc",
+            var fields: HeaderFields = ["te": "trailers", "content-type": "application/grpc"]
+            if each == nil {
                 // At most eight digits.
-                "grpc-timeout": milliseconds < 100_000_000 ? "\(milliseconds)m" : "\(milliseconds / 1000)S",
-            ]
+                let value = milliseconds < 100_000_000 ? "\(milliseconds)m" : "\(milliseconds / 1000)S"
+                fields.append("grpc-timeout", value)
+            }
             for field in metadata { fields.append(field.name, field.value) }
             return RequestHead("POST", scheme: "https", authority: authority, path: path, fields: fields)
         }
@@ -68,7 +73,13 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
         configuration.age.maximum = nil
         // The call has one limit of time, which is its own.
         configuration.requestTimeout = request.timeout + .seconds(1)
-        configuration.keepAlive.interval = request.timeout + .seconds(1)
+        if request.each == nil {
+            configuration.keepAlive.interval = request.timeout + .seconds(1)
+        } else {
+            // A server that hangs is found by PINGs; gRPC's own take one that comes after 5 s for a flood.
+            configuration.keepAlive.interval = .seconds(10)
+            configuration.keepAlive.timeout = .seconds(5)
+        }
         do throws(StreamError) {
             let connection = try H2Connection(
                 over: lower,
@@ -98,7 +109,8 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
             guard case .bytes(let count) = result else { return }
             bodySent += count
         }
-        stream.finish()
+        // A server may take the end of the messages for the end of the call.
+        if request.each == nil { stream.finish() }
     }
 
     private func receive() {
@@ -106,6 +118,9 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
         var chunk = [UInt8](repeating: 0, count: 16 << 10)
         while completion != nil {
             switch chunk.withUnsafeMutableBytes({ stream.read(into: $0) }) {
+            case .bytes(let count) where request.each != nil:
+                answer.append(contentsOf: chunk[..<count])
+                deliver()
             case .bytes(let count):
                 guard answer.count + count <= request.limit else {
                     let message = "\(lower.peerDescription) answers with more than \(request.limit) bytes"
@@ -116,6 +131,18 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
             case .end: return end(outcome(stream))
             case .failed: return failed(stream.failure)
             }
+        }
+    }
+
+    /// Hands on the messages that are whole.
+    private func deliver() {
+        do throws(StreamError) {
+            while completion != nil, let message = try GRPCMessage.next(from: &answer, limit: request.limit) {
+                timer?.cancel()
+                request.each?(message)
+            }
+        } catch {
+            end(.failure(StreamError(error.code, "\(lower.peerDescription): \(error.message)")))
         }
     }
 
@@ -143,6 +170,7 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
             let message = fields["grpc-message"].map(GRPCStatus.decode(message:)) ?? ""
             return .failure(GRPCStatus(code: status, message: message))
         }
+        guard request.each == nil else { return .success([]) }
         do throws(StreamError) {
             return .success(try GRPCMessage.parse(answer))
         } catch {
@@ -151,6 +179,9 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
     }
 
     // MARK: The end
+
+    /// Gives up.
+    func cancel() { end(.failure(StreamError(.cancelled, "the call to \(lower.peerDescription) was given up"))) }
 
     private func timeLimitReached() {
         end(.failure(StreamError(.timedOut, "\(lower.peerDescription) did not answer within \(request.timeout)")))

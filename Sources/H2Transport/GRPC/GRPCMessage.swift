@@ -27,3 +27,20 @@ enum GRPCMessage {
         return Array(body[5...])
     }
 }
+
+extension GRPCMessage {
+    /// Takes the first message off `body`; nil: not all of it is there.
+    ///
+    /// - Parameter limit: Of a message, in bytes.
+    static func next(from body: inout [UInt8], limit: Int) throws(StreamError) -> [UInt8]? {
+        guard body.count >= 5 else { return nil }
+        guard body[0] == 0 else {
+            throw StreamError(.protocolViolation, "a message is compressed, which was not offered")
+        }
+        let length = body[1..<5].reduce(0) { $0 << 8 | Int($1) }
+        guard length <= limit else { throw StreamError(.limit, "a message has \(length) bytes; \(limit) are allowed") }
+        guard body.count - 5 >= length else { return nil }
+        defer { body.removeFirst(5 + length) }
+        return Array(body[5..<5 + length])
+    }
+}

@@ -27,6 +27,15 @@ struct CertificateTemplate {
         (NID_authority_key_identifier, "keyid:always"),
     ]
 
+    /// For a key that signs data, and shows itself in no handshake.
+    static let dataSigner: [ConstantExtension] = [
+        (NID_basic_constraints, "critical,CA:FALSE"),
+        (NID_key_usage, "critical,digitalSignature"),
+        (NID_ext_key_usage, "critical,codeSigning"),
+        (NID_subject_key_identifier, "hash"),
+        (NID_authority_key_identifier, "keyid:always"),
+    ]
+
     /// A signed certificate.
     ///
     /// - Parameters:

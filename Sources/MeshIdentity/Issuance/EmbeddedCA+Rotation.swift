@@ -69,9 +69,10 @@ package struct RootRotation: Sendable {
             throw IdentityError(.alreadyExists, "a root is being replaced in \(directory) already")
         }
         discardUnfinished()
+        // Without a key for the directory: that of the present one signs until this one has its place.
         let future = try EmbeddedCA.create(
+            EmbeddedCA(trustDomain: present.trustDomain, now: WallClock.system.seconds),
             directory: "\(directory)/next.making",
-            trustDomain: present.trustDomain,
             passphrase: passphrase
         )
         let voucher = try present.vouch(for: future.certificate)
@@ -87,7 +88,11 @@ package struct RootRotation: Sendable {
 
     /// Removes what a `begin` that was cut has left. Its root was given to nobody who trusts nothing else.
     package func discardUnfinished() {
-        for name in [EmbeddedCA.keyFile, EmbeddedCA.certificateFile, EmbeddedCA.rootsFile] {
+        let names = [
+            EmbeddedCA.keyFile, EmbeddedCA.certificateFile, EmbeddedCA.rootsFile, DirectorySigner.keyFile,
+            DirectorySigner.certificateFile,
+        ]
+        for name in names {
             unlink("\(directory)/next.making/\(name)")
         }
         rmdir("\(directory)/next.making")

@@ -3,7 +3,8 @@ import Glibc
 import Platform
 
 /// A certificate authority in a directory: `ca-key.pem` (0600, may be encrypted), `ca-cert.pem`, and `root-cert.pem`
-/// with every root that its trust domain is verified with.
+/// with every root that its trust domain is verified with. Beside them, what signs the mesh's directory
+/// (``DirectorySigner``).
 ///
 /// Signing takes microseconds, and reads at most the revocation lists, so one object serves any number of tasks at
 /// once.
@@ -49,14 +50,30 @@ public struct EmbeddedCA: CertificateIssuer {
         lifetime: Duration = EmbeddedCA.defaultLifetime
     ) throws(IdentityError) -> EmbeddedCA {
         let ca = try EmbeddedCA(trustDomain: trustDomain, lifetime: lifetime, now: WallClock.system.seconds)
+        let signer = try ca.makeDirectorySigner()
+        let files = [
+            (DirectorySigner.keyFile, try signer.key.pem(), 0o600 as UInt32),
+            (DirectorySigner.certificateFile, signer.certificate.pem, 0o644),
+        ]
+        return try create(ca, directory: directory, passphrase: passphrase, beside: files)
+    }
+
+    /// - Parameter others: What else comes with it: names, contents and permissions.
+    static func create(
+        _ ca: EmbeddedCA,
+        directory: String,
+        passphrase: Passphrase?,
+        beside others: [(String, [UInt8], UInt32)] = []
+    ) throws(IdentityError) -> EmbeddedCA {
         let (parent, name) = AtomicFile.split(directory)
         try fileWork(AtomicFile.createDirectory(parent, mode: 0o700))
         let temporary = "\(parent)/.\(name).\(AtomicFile.randomName())"
         let keyPEM = if let passphrase { try ca.key.pem(encryptedWith: passphrase) } else { try ca.key.pem() }
-        let files = [
-            (keyFile, keyPEM, 0o600 as UInt32), (certificateFile, ca.certificate.pem, 0o644),
-            (rootsFile, ca.certificate.pem, 0o644),
-        ]
+        let files =
+            [
+                (keyFile, keyPEM, 0o600 as UInt32), (certificateFile, ca.certificate.pem, 0o644),
+                (rootsFile, ca.certificate.pem, 0o644),
+            ] + others
         do throws(IdentityError) {
             try fileWork(AtomicFile.createDirectory(temporary, mode: 0o700))
             for (file, bytes, mode) in files {
@@ -83,7 +100,7 @@ public struct EmbeddedCA: CertificateIssuer {
         }
         return EmbeddedCA(
             certificate: ca.certificate,
-            bundle: try TrustBundle(trustDomain: trustDomain, roots: ca.roots),
+            bundle: try TrustBundle(trustDomain: ca.trustDomain, roots: ca.roots),
             key: ca.key,
             directory: directory
         )

@@ -5,6 +5,11 @@ package enum ReservedIdentity {
     package static let namespace = "bootstrap"
     /// The operator's name in every namespace.
     package static let operatorName = "operator"
+
+    /// Whose signature the mesh's directory has; nobody shows a certificate for it in a handshake.
+    package static func directory(of domain: TrustDomain) -> String {
+        "spiffe://\(domain)/ns/\(namespace)/sa/directory"
+    }
 }
 
 extension SPIFFEID {

@@ -7,7 +7,7 @@ extension Certificate {
         return EVP_PKEY_eq(own, others) == 1
     }
 
-    fileprivate func isSigned(byKeyOf root: Certificate) -> Bool {
+    func isSigned(byKeyOf root: Certificate) -> Bool {
         OpenSSLErrors.clear()
         defer { OpenSSLErrors.clear() }
         guard let key = X509_get0_pubkey(root.pointer) else { return false }

@@ -8,6 +8,9 @@ import YAML
 /// Made of the document, not of what was decoded: a key that the decoder knows cannot be missing here. A configuration
 /// has no secret in it, only the paths of files.
 struct EffectiveConfiguration {
+    /// The key of what holds beside the file, for people: nobody reads it.
+    static let fromDirectory = "fromDirectory"
+
     /// A key and its default, as the file would have it.
     private typealias Default = (key: String, value: String)
 
@@ -31,9 +34,21 @@ struct EffectiveConfiguration {
     private static let announced = Set(ProxyProtocolDecoder.protocols.map(\.rawValue))
 
     /// JSON on several lines, indented.
-    static func json(of root: YAMLNode) -> String {
+    ///
+    /// - Parameter added: What holds beside it, and where that comes from.
+    static func json(of root: YAMLNode, adding added: (origin: String, document: YAMLNode)? = nil) -> String {
         var text = ""
-        write(complete(root), indent: "", to: &text)
+        var root = complete(root)
+        remove(fromDirectory, from: &root)
+        if let added {
+            var entries = [entry("origin", YAMLNode(position: nowhere, content: .scalar(added.origin, isPlain: false)))]
+            if case .mapping(let own) = added.document.content {
+                // Long, and nothing that a person reads.
+                entries += own.filter { $0.key != "revocations" && $0.key != "bundles" }
+            }
+            append(fromDirectory, YAMLNode(position: nowhere, content: .mapping(entries)), to: &root)
+        }
+        write(root, indent: "", to: &text)
         return text + "\n"
     }
 
@@ -114,6 +129,15 @@ struct EffectiveConfiguration {
         }
     }
 
+    private static func remove(_ key: String, from node: inout YAMLNode) {
+        guard case .mapping(let entries) = node.content else { return }
+        node.content = .mapping(entries.filter { $0.key != key })
+    }
+
+    private static func entry(_ key: String, _ value: YAMLNode) -> YAMLNode.Entry {
+        YAMLNode.Entry(key: key, keyPosition: nowhere, value: value)
+    }
+
     private static func append(_ key: String, _ value: YAMLNode, to node: inout YAMLNode) {
         guard case .mapping(var entries) = node.content else { return }
         entries.append(YAMLNode.Entry(key: key, keyPosition: nowhere, value: value))
@@ -171,5 +195,5 @@ struct EffectiveConfiguration {
 
 extension NodeConfiguration {
     /// What is in effect, with every default: JSON that is a configuration itself; nil where no file says it.
-    package var inEffect: String? { document.map(EffectiveConfiguration.json) }
+    package var inEffect: String? { document.map { EffectiveConfiguration.json(of: $0) } }
 }

@@ -32,6 +32,10 @@ extension NodeConfiguration {
         /// A filter may see streams that come from one peer and go on to this one.
         package var letsFiltersSee = false
         package var position: SourcePosition?
+        /// Only the host of ``address`` is asked for, at the destination's own port.
+        package var keepsPort = false
+        /// What it comes from, where that is not the node's own file.
+        package var source: String?
 
         package init(
             match: EndpointMatch,

@@ -40,13 +40,15 @@ extension NodeConfiguration {
 extension NodeConfiguration.Endpoint {
     /// What routing knows of it.
     var rule: MeshPolicy.Endpoint {
-        MeshPolicy.Endpoint(
+        var rule = MeshPolicy.Endpoint(
             match: match,
             address: address,
             way: direct ? .direct(tls: tls) : .peer(peer),
             announces: announces,
             position: position
         )
+        (rule.keepsPort, rule.source) = (keepsPort, source)
+        return rule
     }
 
     /// The node that it leads to, unless it is ``direct``.

@@ -1,3 +1,4 @@
+package import MeshDirectory
 package import MeshIdentity
 package import MeshPaths
 package import MeshPolicy
@@ -36,6 +37,8 @@ public struct NodeConfiguration: Hashable, Sendable {
     package var renewal: RenewalSource?
     /// How long connections live, and what happens on them may take.
     package var connections: ConnectionSettings
+    /// Where more endpoints, policies, bundles and revocations come from; `nil`: nowhere.
+    package var directory: DirectorySettings?
     /// What the file says; `nil` where a program made the configuration.
     var document: YAMLNode?
     /// Where the top-level keys stand in ``file``.

@@ -1,4 +1,5 @@
 import Glibc
+import MeshDirectory
 import MeshIdentity
 import MeshPaths
 import MeshPolicy
@@ -67,14 +68,14 @@ struct PathResolution {
     }
 }
 
-private struct NodeConfigurationDecoder {
+struct NodeConfigurationDecoder {
     let diagnostics: Diagnostics
     let paths: PathResolution
 
     func decode(_ root: YAMLNode) -> NodeConfiguration? {
         let keys = [
             "identity", "listeners", "endpoints", "default", "policy", "admin", "metrics", "accessLog", "renewal",
-            "connections", "aliases", "trust", "labels",
+            "connections", "aliases", "trust", "labels", "directory", EffectiveConfiguration.fromDirectory,
         ]
         let required = ["identity", "listeners"]
         guard
@@ -103,6 +104,9 @@ private struct NodeConfigurationDecoder {
         configuration.document = root
         let trust = ForeignTrustDecoder(diagnostics: diagnostics, resolve: paths.resolve)
         configuration.trust = mapping["trust"].map(trust.decode) ?? []
+        configuration.directory = mapping["directory"].flatMap {
+            DirectorySettingsDecoder(diagnostics: diagnostics, resolve: paths.resolve).decode($0)
+        }
         configuration.aliases =
             mapping["aliases"]?.list("'aliases'", diagnostics) {
                 $0.parsed("'aliases'", diagnostics) { try TrustDomain($0) }
@@ -230,7 +234,7 @@ private struct NodeConfigurationDecoder {
         return text
     }
 
-    private func endpoint(_ node: YAMLNode) -> NodeConfiguration.Endpoint? {
+    func endpoint(_ node: YAMLNode) -> NodeConfiguration.Endpoint? {
         let keys = [
             "match", "address", "hbone", "identity", "labels", "token", "via", "direct", "tls", "proxyProtocol", "ssh",
             "path", "filter",

@@ -59,6 +59,13 @@ struct MetricCatalog {
         gauge("bootstrap_draining", "1 while the node takes nothing new, else 0."),
         counter("bootstrap_access_log_lines_total", "Lines that were written to the access log."),
         counter("bootstrap_access_log_dropped_lines_total", "Lines that the access log could not take."),
+        gauge("bootstrap_directory_revision", "Of the mesh's directory that holds; 0 without one."),
+        gauge(
+            "bootstrap_directory_problem",
+            "1 while the directory cannot be asked, or what it says is refused, else 0."
+        ),
+        counter("bootstrap_directory_changes_total", "Changes of the directory that were taken."),
+        counter("bootstrap_directory_refused_total", "Changes of the directory that were refused."),
     ]
 
     static let transport: [Metric] = [

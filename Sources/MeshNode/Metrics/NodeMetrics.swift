@@ -2,6 +2,15 @@ import MeshPaths
 import MeshPolicy
 import Streams
 
+/// What a node has of the mesh's directory.
+struct DirectoryFigures: Sendable {
+    /// 0: nothing.
+    var revision: Int64 = 0
+    var hasProblem = false
+    var changes: UInt64 = 0
+    var refused: UInt64 = 0
+}
+
 /// What a node shows Prometheus.
 struct NodeMetrics: Sendable {
     let report: WorkerReport
@@ -9,6 +18,7 @@ struct NodeMetrics: Sendable {
     let certificateRemaining: Int64
     let accessLogLines: UInt64
     let accessLogDropped: UInt64
+    let directory: DirectoryFigures
     let process: ProcessFigures
 
     func text(with registry: MetricsRegistry) -> String {
@@ -77,6 +87,10 @@ struct NodeMetrics: Sendable {
         text.add("bootstrap_draining", isDraining ? 1 : 0)
         text.add("bootstrap_access_log_lines_total", accessLogLines)
         text.add("bootstrap_access_log_dropped_lines_total", accessLogDropped)
+        text.add("bootstrap_directory_revision", directory.revision)
+        text.add("bootstrap_directory_problem", directory.hasProblem ? 1 : 0)
+        text.add("bootstrap_directory_changes_total", directory.changes)
+        text.add("bootstrap_directory_refused_total", directory.refused)
     }
 
     private func writeProcess(into text: inout PrometheusText) {

@@ -30,7 +30,9 @@ extension Node {
         set { state.withLock { $0.control = newValue } }
     }
 
-    private static let pages = ["/streams", "/paths", "/certificates", "/config", "/metrics", "/healthz", "/readyz"]
+    private static let pages = [
+        "/streams", "/paths", "/certificates", "/config", "/directory", "/metrics", "/healthz", "/readyz",
+    ]
     private static let orders = ["/loglevel", "/drain"]
 
     func answerAdministration(_ request: OperationRequest) async -> OperationResponse {
@@ -49,8 +51,9 @@ extension Node {
         case "/streams": return await streamsPage(request)
         case "/paths": return await pathsPage()
         case "/certificates": return await certificatesPage()
+        case "/directory": return directoryPage()
         default:
-            guard let text = state.withLock({ $0.configuration.inEffect }) else {
+            guard let text = state.withLock({ $0.configuration.inEffect(beside: $0.directory) }) else {
                 return OperationResponse(404, "the configuration was made by a program, not by a file")
             }
             return OperationResponse(type: Self.json, body: Array(text.utf8))
@@ -205,6 +208,16 @@ extension Node {
                 for file in snapshot.foreign { write(file.bundle, of: file, into: &json) }
             }
         }
+    }
+
+    private func directoryPage() -> OperationResponse {
+        let (settings, directory, status) = state.withLock {
+            ($0.configuration.directory, $0.directory, $0.directoryStatus)
+        }
+        var json = JSONWriter()
+        status.write(directory, settings, into: &json)
+        json.endLine()
+        return OperationResponse(type: Self.json, body: json.take())
     }
 
     // MARK: Orders

@@ -69,12 +69,21 @@ extension Node {
     func metricsText() async -> String {
         let report = WorkerReport.sum(await reports())
         let counts = state.withLock { $0.accessLog }?.counts ?? AccessLog.Counts()
+        let directory = state.withLock { state in
+            DirectoryFigures(
+                revision: state.directory?.revision ?? 0,
+                hasProblem: state.directoryStatus.problem != nil,
+                changes: state.directoryStatus.changes,
+                refused: state.directoryStatus.refused
+            )
+        }
         let metrics = NodeMetrics(
             report: report,
             isDraining: isDraining,
             certificateRemaining: (await credential()?.notAfter ?? 0) - WallClock.system.seconds,
             accessLogLines: counts.written,
             accessLogDropped: counts.dropped,
+            directory: directory,
             process: .now()
         )
         return metrics.text(with: registry)

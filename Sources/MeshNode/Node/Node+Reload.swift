@@ -21,18 +21,27 @@ extension Node {
 
     /// - Parameter isNeeded: Asked when its turn has come.
     private func readInTurn(where isNeeded: @escaping @Sendable () -> Bool) async throws -> [ReadyListener] {
-        // One after the other: a signal and the clock may ask at once.
+        let listeners = Lock<[ReadyListener]>([])
+        try await inTurn { [self] in
+            guard isNeeded() else { return }
+            let ready = try await readAgain()
+            listeners.withLock { $0 = ready }
+        }
+        return listeners.withLock { $0 }
+    }
+
+    /// One after the other: a signal, the clock and the directory may ask at once.
+    func inTurn(_ body: @escaping @Sendable () async throws -> Void) async throws {
         let task = state.withLock { state in
             let previous = state.reload
             let task = Task {
                 _ = await previous?.result
-                guard isNeeded() else { return [ReadyListener]() }
-                return try await readAgain()
+                try await body()
             }
             state.reload = task
             return task
         }
-        return try await task.value
+        try await task.value
     }
 
     /// Reloads when the configuration file or the credential has changed since it was read. A broken one is reported
@@ -99,6 +108,7 @@ extension Node {
             }
             let snapshot = try NodeSnapshot(
                 configuration: configuration,
+                directory: directory(for: configuration, credential),
                 credential: credential,
                 listenerAddresses: addresses,
                 serviceAddresses: await self.addresses(of: state.withLock { $0.services }),
@@ -145,7 +155,7 @@ extension Node {
     }
 
     /// What holds now; the same for all of them.
-    private func snapshot(of workers: [LoopBound<Worker>]) async throws -> NodeSnapshot {
+    func snapshot(of workers: [LoopBound<Worker>]) async throws -> NodeSnapshot {
         let first = workers[0]
         return try await first.loop.execute { first.withValue { $0.snapshot } }
     }
@@ -160,7 +170,8 @@ extension Node {
             // Another identity is another node: all of its configuration has to be read.
             guard credential.id == present.credential.id, !credential.isSame(as: present.credential) else { return }
             let snapshot = try NodeSnapshot(
-                configuration: present.configuration,
+                configuration: present.own,
+                directory: directory(for: present.own, credential),
                 credential: credential,
                 listenerAddresses: state.withLock { $0.addresses },
                 serviceAddresses: await addresses(of: state.withLock { $0.services }),

@@ -1,5 +1,6 @@
 import H2Transport
 public import Logging
+import MeshDirectory
 import MeshIdentity
 import MeshPaths
 import Platform
@@ -31,7 +32,7 @@ public final class Node: Sendable {
         var workers: [LoopBound<Worker>] = []
         var stamp: FileStamp
         /// The last one that was asked for.
-        var reload: Task<[ReadyListener], any Error>?
+        var reload: Task<Void, any Error>?
         /// What happens to ``listeners`` right now.
         var change: ListenerChange?
         /// Another process has the listeners.
@@ -46,6 +47,9 @@ public final class Node: Sendable {
         /// Metrics and administration.
         var services: [Service] = []
         var control = NodeControl()
+        /// What the mesh's directory adds; nil: nothing.
+        var directory: DirectoryInForce?
+        var directoryStatus = DirectoryStatus()
     }
 
     let group: EventLoopGroup
@@ -96,7 +100,14 @@ public final class Node: Sendable {
         let credential = try CredentialDirectory(configuration.identity).load()
         let warn: @Sendable (String) -> Void = { [logger] in logger.warning("\($0)") }
         for warning in configuration.warnings { warn("\(warning)") }
-        var snapshot = try NodeSnapshot(configuration: configuration, credential: credential, warn: warn)
+        let directory = knownDirectory(of: configuration, credential)
+        state.withLock { $0.directory = directory }
+        var snapshot = try NodeSnapshot(
+            configuration: configuration,
+            directory: directory,
+            credential: credential,
+            warn: warn
+        )
         let accessLog = try accessLog(for: configuration)
         var workers: [LoopBound<Worker>] = []
         for (number, loop) in group.loops.enumerated() {
@@ -131,6 +142,7 @@ public final class Node: Sendable {
             services = try await startServices(configuration, inherited, replacing: isHeir)
             snapshot = try NodeSnapshot(
                 configuration: configuration,
+                directory: directory,
                 credential: credential,
                 listenerAddresses: prepared.addresses,
                 serviceAddresses: await addresses(of: services),

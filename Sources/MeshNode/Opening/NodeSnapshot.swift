@@ -8,7 +8,10 @@ import Streams
 /// Everything a node decides with: the configuration and what is derived from it and from the credential. Immutable; a
 /// reload makes a new one, which each event loop takes over between two turns.
 final class NodeSnapshot: Sendable {
+    /// With what the directory adds.
     let configuration: NodeConfiguration
+    /// Without it.
+    let own: NodeConfiguration
     let credential: Credential
     let planner: StreamPlanner
     /// Who vouches for members of other trust domains.
@@ -33,12 +36,14 @@ final class NodeSnapshot: Sendable {
     let answer: HeaderFields
 
     /// - Parameters:
+    ///   - directory: What holds beside the configuration.
     ///   - previous: What held before: connections that its listeners have accepted go on as they were.
     ///   - kept: Of the same configuration: what its files had said stays, and none is read.
     /// - Throws: What is wrong with the credential, with the bundle of another trust domain, with the SSH login of an
     ///   endpoint, or with a file of users or keys.
     init(
         configuration: NodeConfiguration,
+        directory: DirectoryInForce? = nil,
         credential: Credential,
         listenerAddresses: [String: NodeConfiguration.BindAddress] = [:],
         serviceAddresses: [String: NodeConfiguration.BindAddress] = [:],
@@ -48,7 +53,8 @@ final class NodeSnapshot: Sendable {
         keeping kept: NodeSnapshot? = nil,
         warn: @escaping @Sendable (String) -> Void
     ) throws {
-        var configuration = configuration
+        own = configuration
+        var configuration = configuration.adding(directory)
         configuration.connections.metrics = metrics
         self.configuration = configuration
         self.credential = credential
@@ -63,7 +69,8 @@ final class NodeSnapshot: Sendable {
         )
         let ownDomain = credential.id.trustDomain
         foreign = try kept?.foreign ?? configuration.trust.map { try $0.load(own: ownDomain) }
-        var trust = TrustBundleSet(credential.bundle)
+        var trust = try directory?.trust(beside: credential.bundle) ?? TrustBundleSet(credential.bundle)
+        // The node's own file wins.
         for file in foreign { trust.insert(file.bundle) }
         let settings = configuration.connections
         server = try TLSContext(
@@ -79,12 +86,15 @@ final class NodeSnapshot: Sendable {
             options: settings.tls(for: .client)
         )
         var access = kept?.access ?? [:]
-        for endpoint in configuration.endpoints where kept == nil && !endpoint.transports.isEmpty {
-            access[endpoint.peer.id] = try PeerAccess(endpoint, own: credential.id, warn: warn)
+        for endpoint in configuration.endpoints where !endpoint.transports.isEmpty {
+            let id = endpoint.peer.id
+            // Of a directory that has changed, most is as it was.
+            if kept != nil && access[id] != nil { continue }
+            access[id] = try PeerAccess(endpoint, own: credential.id, warn: warn)
         }
         self.access = access
         var egress = kept?.egress ?? [:]
-        for endpoint in configuration.endpoints where kept == nil {
+        for endpoint in configuration.endpoints where kept == nil || endpoint.source != nil {
             guard endpoint.direct, let tls = endpoint.tls, egress[tls] == nil else { continue }
             do throws(StreamError) {
                 egress[tls] = try EgressTLS(DirectTLSFiles(loading: tls), settings: settings)

@@ -141,7 +141,7 @@ package struct Router: Sendable {
 
     private func route(_ destination: Authority, by index: Int, from origin: Origin) -> Route {
         let endpoint = endpoints.endpoints[index]
-        let target = endpoint.address ?? destination
+        let target = endpoint.target(for: destination)
         let why = endpoints.descriptions[index]
         let named = endpoints.named[index]
         if let address = target.address, let refusal = Self.refusal(of: address, isNamed: named.has(address)) {
@@ -257,7 +257,8 @@ private struct EndpointIndex: Sendable {
         self.endpoints = endpoints
         named = endpoints.map { NamedHost($0, ownNames: ownNames) }
         descriptions = endpoints.map { endpoint in
-            "endpoint '\(endpoint.match)'" + (endpoint.position.map { " (line \($0.line))" } ?? "")
+            "endpoint '\(endpoint.match)'"
+                + (endpoint.source.map { " (\($0))" } ?? endpoint.position.map { " (line \($0.line))" } ?? "")
         }
         for (index, endpoint) in endpoints.enumerated() {
             if case .exact(let host) = endpoint.match.host {

@@ -12,6 +12,10 @@ package struct Endpoint: Hashable, Sendable {
     package var match: EndpointMatch
     /// What is asked for in place of the destination; nil: the destination itself.
     package var address: Authority?
+    /// Only the host of ``address`` is asked for, at the destination's own port.
+    package var keepsPort = false
+    /// What it comes from, where that is not the node's own file.
+    package var source: String?
     package var way: Way
     /// A direct connection begins with a header of the PROXY protocol, which says who asks; nil: with nothing.
     package var announces: ProxyVersion?
@@ -30,6 +34,15 @@ package struct Endpoint: Hashable, Sendable {
         self.way = way
         self.announces = announces
         self.position = position
+    }
+}
+
+extension Endpoint {
+    /// What is asked for in the place of `destination`.
+    func target(for destination: Authority) -> Authority {
+        guard let address else { return destination }
+        guard keepsPort else { return address }
+        return (try? Authority(host: address.host, port: destination.port)) ?? address
     }
 }
 

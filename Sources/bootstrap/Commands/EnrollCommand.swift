@@ -186,6 +186,12 @@ struct EnrollCommand: AsyncParsableCommand {
         } catch {
             throw fail(error)
         }
+        let remarks = HostReport(
+            say: { printNotice($0) },
+            warn: { printWarning($0) },
+            complain: { printError("error: \($0)") }
+        )
+        _ = await DirectoryPublication.publish(records, issuer as? LiveCA, remarks)
         report.summary(failures, of: begun)
         if let reason = HostError.Reason.common(of: failures.map(\.error.reason)) { throw reason.exitCode }
     }

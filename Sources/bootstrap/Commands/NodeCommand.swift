@@ -90,10 +90,19 @@ struct NodeCommand: AsyncParsableCommand {
             throw fail("\(error)", .usage)
         }
         if printConfig {
-            if let text = configuration.inEffect { printLine(String(text.dropLast())) }
+            let bundle = configuration.directory.flatMap { _ in
+                try? CredentialDirectory(configuration.identity).bundle()
+            }
+            let directory = bundle.flatMap { bundle in
+                configuration.knownDirectory(beside: config, bundle: bundle) { printWarning($0) }
+            }
+            if let text = configuration.inEffect(beside: directory) { printLine(String(text.dropLast())) }
             return
         }
         if check {
+            do throws(ConfigurationError) { try configuration.checkDirectory() } catch {
+                throw fail("\(error)", .usage)
+            }
             for warning in configuration.warnings { printWarning("\(warning)") }
             printDone("\(config) is valid")
             return

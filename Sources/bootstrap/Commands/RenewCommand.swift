@@ -97,6 +97,7 @@ struct RenewCommand: AsyncParsableCommand {
             )
             await news(of: names)
         }
+        _ = await DirectoryPublication.publish(records, issuer as? LiveCA, report)
         if let failures { throw failures.reason.exitCode }
     }
 

@@ -13,7 +13,8 @@ struct RevokeCommand: AsyncParsableCommand {
             Every certificate that the device has goes on the CA's revocation list (ca-crl.pem beside the CA's certificate), and the \
             list goes to every other device over SSH, at once. Each refuses the revoked device at its next handshake and cuts its \
             streams. A device that cannot be reached gets the list with its next renewal, or when this command runs again. The \
-            revoked device itself is not visited, and gets no new certificate.
+            revoked device itself is not visited, and gets no new certificate. Where $BOOTSTRAP_HOME/config.yaml names a directory, the list is \
+            written there first, and nodes that follow it refuse the device within a second.
 
               bootstrap revoke dev7 --reason stolen
               bootstrap revoke --serial 6f3c…           a certificate that `ca issue` or `ca sign` made
@@ -75,8 +76,10 @@ struct RevokeCommand: AsyncParsableCommand {
         }
         let publisher = RevocationPublisher(authority: authority, ledger: records.ledger)
         let (lists, isComplete) = try publish(publisher, done)
+        // First: nodes that follow it know at once.
+        let isPublished = await DirectoryPublication.publish(records, authority, output.report)
         if !listOnly { try await deliver(lists, publisher, records, logins) }
-        if !isComplete { throw ExitCode.failed }
+        if !isComplete || !isPublished { throw ExitCode.failed }
     }
 
     /// - Returns: the CA, or what is wrong with it.

@@ -54,6 +54,7 @@ struct UnenrollCommand: AsyncParsableCommand {
                 throw error
             }
         }
+        _ = await DirectoryPublication.publish(DeviceDirectory(Home.devices), nil, .standard)
         if let failures = HostFailures(outcomes.compactMap(\.error?.reason)) { throw failures.reason.exitCode }
     }
 

@@ -60,6 +60,7 @@ struct NodeService: Sendable {
                 }
             },
             Task { await node.keepCredentialFresh() },
+            Task { await node.followDirectory() },
         ]
         let others = [
             Task { for await _ in stops { ends.continuation.yield(.signal) } },

@@ -1,20 +1,27 @@
-import MeshIdentity
-import Streams
+package import Streams
 
 /// Writes a message in the wire format of Protocol Buffers. As in proto3, a field with its default value is left out.
-struct ProtobufWriter {
-    private(set) var bytes: [UInt8] = []
+package struct ProtobufWriter {
+    package private(set) var bytes: [UInt8] = []
 
-    mutating func add(_ field: UInt64, _ text: String) {
-        guard !text.isEmpty else { return }
-        let text = Array(text.utf8)
+    package init() {}
+
+    package mutating func add(_ field: UInt64, _ text: String) { add(field, Array(text.utf8)) }
+
+    package mutating func add(_ field: UInt64, _ content: [UInt8]) {
+        guard !content.isEmpty else { return }
+        message(field, content)
+    }
+
+    /// A message in this one: it is there, also where all its fields have their defaults.
+    package mutating func message(_ field: UInt64, _ content: [UInt8]) {
         varint(field << 3 | 2)
-        varint(UInt64(text.count))
-        bytes += text
+        varint(UInt64(content.count))
+        bytes += content
     }
 
     /// An `int64`: negative ones take ten bytes.
-    mutating func add(_ field: UInt64, _ number: Int64) {
+    package mutating func add(_ field: UInt64, _ number: Int64) {
         guard number != 0 else { return }
         varint(field << 3)
         varint(UInt64(bitPattern: number))
@@ -32,8 +39,8 @@ struct ProtobufWriter {
 
 /// Reads a message in the wire format of Protocol Buffers, field by field. What comes is a peer's: nothing is taken for
 /// granted.
-struct ProtobufReader {
-    enum Value: Equatable {
+package struct ProtobufReader {
+    package enum Value: Equatable {
         case varint(UInt64)
         /// Text, bytes, or a message.
         case bytes([UInt8])
@@ -43,12 +50,12 @@ struct ProtobufReader {
 
     private var rest: ArraySlice<UInt8>
 
-    init(_ bytes: [UInt8]) { rest = bytes[...] }
+    package init(_ bytes: [UInt8]) { rest = bytes[...] }
 
     /// nil at the end.
     ///
     /// - Throws: ``Streams/StreamError`` `protocolViolation`.
-    mutating func next() throws(StreamError) -> (field: UInt64, value: Value)? {
+    package mutating func next() throws(StreamError) -> (field: UInt64, value: Value)? {
         guard !rest.isEmpty else { return nil }
         let tag = try varint()
         let field = tag >> 3

@@ -1,0 +1,94 @@
+package import MeshDirectory
+import MeshIdentity
+import Platform
+
+/// Has the mesh's directory say what the ledger does: which devices are reached by their names, and what the CA has
+/// revoked.
+package struct DirectoryPublication: Sendable {
+    private let settings: DirectorySettings
+    private let records: DeviceDirectory
+    private let directory: String
+    private let authority: LiveCA?
+
+    /// Somebody else may write at the same time, and then it is done again.
+    private static let attempts = 8
+
+    /// - Parameters:
+    ///   - settings: Where it is.
+    ///   - records: Which devices there are.
+    ///   - directory: The CA's, which the directory's key is beside.
+    ///   - authority: That CA, where it is open: it makes a key where there is none that is good.
+    package init(_ settings: DirectorySettings, records: DeviceDirectory, ca directory: String, authority: LiveCA?) {
+        self.settings = settings
+        self.records = records
+        self.directory = directory
+        self.authority = authority
+    }
+
+    /// - Returns: The revision that says it; nil: the directory said so already.
+    package func callAsFunction() async throws(DirectoryError) -> Int64? {
+        let store = DirectoryStore(settings)
+        var last: DirectoryError?
+        for _ in 0..<Self.attempts {
+            let present = try await store.read()
+            let signer: DirectorySigner
+            let domain: TrustDomain
+            let devices: [DirectoryText.Device]
+            let lists: [UInt8]?
+            do {
+                let bundle = try EmbeddedCA.bundle(directory: directory)
+                domain = bundle.trustDomain
+                // A directory of another mesh, or what nobody has signed, is a person's matter.
+                if let present { try present.verify(with: bundle, after: nil) }
+                signer = try self.signer()
+                devices = try Self.devices(records.all())
+                lists = try EmbeddedCA.revocationLists(directory: directory)
+            } catch let error as DirectoryError {
+                throw error
+            } catch {
+                throw DirectoryError(.damaged, "\(error)")
+            }
+            var text = DirectoryText(present?.content ?? [])
+            try text.publish(devices, revocations: lists)
+            let content = Array(text.text.utf8)
+            let isSame = present?.content == content && present?.manifest.certificate == signer.certificate.der
+            guard !isSame, present != nil || !content.isEmpty else { return nil }
+            let document = try SignedDirectory(
+                content: content,
+                domain: domain,
+                revision: max(WallClock.system.seconds, (present?.revision ?? 0) + 1),
+                signer: signer
+            )
+            do throws(DirectoryError) {
+                try await store.write(document, replacing: present.map { .manifest($0.manifest) } ?? .nothing)
+                return document.revision
+            } catch {
+                guard error.code == .conflict else { throw error }
+                last = error
+            }
+        }
+        throw last ?? DirectoryError(.conflict, "the directory changes all the time")
+    }
+
+    private func signer() throws(IdentityError) -> DirectorySigner {
+        if let signer = try DirectorySigner.load(directory: directory) { return signer }
+        guard let authority else {
+            throw IdentityError(
+                .notFound,
+                "there is no key for the directory in \(directory) yet, or none that is good; `bootstrap mesh put`, `enroll` or `renew` makes one"
+            )
+        }
+        return try authority.present().directorySigner()
+    }
+
+    /// Those that others reach by name: they have a node, and are trusted.
+    private static func devices(_ records: [Device]) -> [DirectoryText.Device] {
+        records.filter { $0.revokedAt == nil && !$0.agent.path.isEmpty && !$0.hbone.isEmpty }.map { record in
+            DirectoryText.Device(
+                name: record.name,
+                identity: record.identity.description,
+                hbone: record.hbone.map(\.description)
+            )
+        }
+    }
+}

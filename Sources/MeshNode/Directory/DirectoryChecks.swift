@@ -1,0 +1,63 @@
+import Glibc
+import MeshDirectory
+package import MeshIdentity
+package import Platform
+
+extension NodeConfiguration {
+    /// What is wrong with the key `directory`, as far as it shows without asking anybody: for `--check`.
+    ///
+    /// - Throws: ``Platform/ConfigurationError`` with everything.
+    package func checkDirectory() throws(ConfigurationError) {
+        guard let directory else { return }
+        var problems: [String] = []
+        switch directory.place {
+        case .file(let path):
+            // An expired credential is renewed by the running node; its roots still hold.
+            guard let bundle = try? CredentialDirectory(identity).bundle() else { return }
+            do throws(DirectoryError) {
+                guard let document = try FileDirectory(path).read() else {
+                    throw DirectoryError(.missing, "there is no file \(path); `bootstrap mesh put` writes it")
+                }
+                _ = try DirectoryInForce(document, from: path, bundle: bundle)
+            } catch {
+                problems.append(error.message)
+            }
+        case .etcd(let etcd):
+            do throws(IdentityError) {
+                _ = try ClientCertificate(directory: etcd.credential)
+                _ = try Certificate.all(pem: fileWork(AtomicFile.read("\(etcd.credential)/root-cert.pem")))
+            } catch {
+                problems.append("'credential': \(error.message)")
+            }
+        }
+        if let state = directory.state, access(AtomicFile.split(state).directory, W_OK | X_OK) != 0 {
+            problems.append("'state': \(state): \(String(cString: strerror(errno)))")
+        }
+        guard !problems.isEmpty else { return }
+        throw ConfigurationError(
+            issues: problems.map {
+                .init(file: file, position: positions["directory"], message: "'directory': \($0)")
+            }
+        )
+    }
+}
+
+extension CredentialDirectory {
+    /// Whom the credential's holder trusts, whether the credential itself is good or has expired.
+    package func bundle() throws(IdentityError) -> TrustBundle {
+        do throws(IdentityError) {
+            return try load().bundle
+        } catch {
+            guard error.code == .expired || error.code == .notYetValid else { throw error }
+            let chain = try Certificate.all(pem: fileWork(AtomicFile.read("\(path)/cert-chain.pem")))
+            let roots = try Certificate.all(pem: fileWork(AtomicFile.read("\(path)/root-cert.pem")))
+            let domain: TrustDomain
+            do throws(SVIDError) {
+                domain = try chain[0].spiffeID().trustDomain
+            } catch {
+                throw IdentityError(.invalidCertificate, error.message)
+            }
+            return try TrustBundle(trustDomain: domain, roots: roots)
+        }
+    }
+}
