@@ -109,7 +109,9 @@ extension PeerPaths {
         return forwarding
     }
 
-    /// Asks for the far side's port no longer, and resets what still arrives there: the server has the port until its
-    /// connection ends.
-    package func cancel(_ forwarding: RemoteForwarding) { drop(forwarding) }
+    /// Has the far side's server let go of the port, and resets what still arrives from there.
+    package func cancel(_ forwarding: RemoteForwarding) {
+        forwarding.cancel()
+        drop(forwarding)
+    }
 }

@@ -27,6 +27,7 @@ package final class RemoteForwarding: SessionUser {
     private var isStopped = false
     /// The server has said yes once: a later no is about a session of ours that it does not know to be gone.
     private var hasListened = false
+    private var isListening = false
     /// What the far side chose, to ask for the same one again.
     private var port: UInt16
     /// Was asked to listen.
@@ -68,26 +69,39 @@ package final class RemoteForwarding: SessionUser {
         retry?.cancel()
     }
 
+    /// Ends it, and has the server let go of the port.
+    func cancel() {
+        stop()
+        if isListening { session?.stopListening(host: forward.bindHost, port: port) }
+        isListening = false
+    }
+
     /// An SSH connection is gone: with the port, where it was the one that had it.
     func sessionEnded(_ session: any SSHConnection, _ error: StreamError) {
         guard self.session === session else { return }
         self.session = nil
+        isListening = false
         guard retry?.isScheduled == false else { return }
         lost(error)
     }
 
     private func listen(over session: any SSHConnection) {
         self.session = session
+        let host = forward.bindHost
         session.listen(host: forward.bindHost, port: port) { [weak self] stream in
             guard let self else { return stream.reset(StreamError(.closed, "the forward was cancelled")) }
             accepted(stream)
         } completion: { [weak self] result in
-            guard let self, !isStopped else { return }
+            guard let self, !isStopped else {
+                if case .success(let port) = result { session.stopListening(host: host, port: port) }
+                return
+            }
             switch result {
             case .success(let port):
                 self.port = port
                 failures = 0
                 hasListened = true
+                isListening = true
                 onChange(.listening(port))
             case .failure(let error) where error.code == .denied && !hasListened:
                 stop()

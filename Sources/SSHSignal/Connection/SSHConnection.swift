@@ -67,6 +67,13 @@ public protocol SSHConnection: AnyObject {
         completion: @escaping (Result<UInt16, StreamError>) -> Void
     )
 
+    /// Has the server listen there no longer. Nothing is told; does nothing where it does not listen for this side.
+    ///
+    /// - Parameters:
+    ///   - host: As it was asked for.
+    ///   - port: That ``listen(host:port:accept:completion:)`` has told.
+    func stopListening(host: String, port: UInt16)
+
     /// Runs `command` with the account's login shell (RFC 4254 §6.5).
     ///
     /// - Parameters:

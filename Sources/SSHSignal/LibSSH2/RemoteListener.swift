@@ -8,6 +8,8 @@ final class RemoteListener {
     var timer: LoopTimer?
     /// libssh2's listener, once the server listens. Freed with the session.
     var raw: OpaquePointer?
+    /// Where the server listens, once it does.
+    var bound: UInt16 = 0
 
     init(
         _ port: RemotePort,

@@ -321,6 +321,7 @@ extension SSHSession {
         pendingRequests = []
         waitingListeners = []
         self.listeners = []
+        endingListeners = []
         self.channels = []
         closingChannels = []
         for opening in openings {

@@ -32,8 +32,26 @@ extension SSHSession {
         scheduleDrive()
     }
 
+    func endListening(host: String, port: UInt16) {
+        loop.preconditionInLoop()
+        guard isOpen,
+            let index = listeners.firstIndex(where: { $0.port.host == host && $0.bound == port })
+        else { return }
+        endingListeners.append(listeners.remove(at: index))
+        scheduleDrive()
+    }
+
+    /// Tells the server, which gives no answer, and resets what it has accepted and nobody has taken.
+    private func stepEndingListeners() {
+        while let listener = endingListeners.first {
+            if let raw = listener.raw, libssh2_channel_forward_cancel(raw) == LIBSSH2_ERROR_EAGAIN { return }
+            endingListeners.removeFirst()
+        }
+    }
+
     /// Returns whether one was answered. libssh2 asks for one port at a time.
     func stepListeners() -> Bool {
+        stepEndingListeners()
         guard let listener = waitingListeners.first else { return false }
         let port = listener.port
         var bound: Int32 = 0
@@ -52,10 +70,11 @@ extension SSHSession {
             return true
         }
         listener.raw = raw
+        // The server names the port only where it chose it.
+        let number = port.port == 0 ? UInt16(clamping: bound) : port.port
+        listener.bound = number
         listeners.append(listener)
         if let completion {
-            // The server names the port only where it chose it.
-            let number = port.port == 0 ? UInt16(clamping: bound) : port.port
             later { completion(.success(number)) }
         }
         return true

@@ -65,6 +65,8 @@ package final class SSHSession: SSHConnection {
     /// Ports that the server was not asked for yet, the first one perhaps, and those where it listens.
     var waitingListeners: [RemoteListener] = []
     var listeners: [RemoteListener] = []
+    /// Where the server is to listen no longer, and was not told yet.
+    var endingListeners: [RemoteListener] = []
     /// What the receive windows of the channels have in common.
     var windows: WindowBudget
     /// The shortest answer to the opening of a channel, in nanoseconds; 0 before the first.
@@ -148,6 +150,8 @@ package final class SSHSession: SSHConnection {
         let port = RemotePort(host: host, port: port)
         startListening(RemoteListener(port, accept: accept) { completion($0.mapError(\.streamError)) })
     }
+
+    package func stopListening(host: String, port: UInt16) { endListening(host: host, port: port) }
 
     package func execute(_ command: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
         startProcess(.command(command), completion: completion)

@@ -14,6 +14,7 @@ enum MuxMessage {
         static let hello: UInt32 = 0x0000_0001
         static let aliveCheck: UInt32 = 0x1000_0004
         static let openForward: UInt32 = 0x1000_0006
+        static let closeForward: UInt32 = 0x1000_0007
         static let done: UInt32 = 0x8000_0001
         static let remotePort: UInt32 = 0x8000_0007
         static let proxy: UInt32 = 0x1000_000F
@@ -35,8 +36,18 @@ enum MuxMessage {
     ///
     /// - Parameter host: As in ssh's `-R`: `*` is all addresses.
     static func forward(id: UInt32, host: String, port: UInt16, toUnixSocket path: String) -> [UInt8] {
+        forward(Kind.openForward, id, host, port, path)
+    }
+
+    /// Takes back what was asked for by ``forward(id:host:port:toUnixSocket:)`` in the same words.
+    static func closeForward(id: UInt32, host: String, port: UInt16, toUnixSocket path: String) -> [UInt8] {
+        forward(Kind.closeForward, id, host, port, path)
+    }
+
+    private static func forward(_ kind: UInt32, _ id: UInt32, _ host: String, _ port: UInt16, _ path: String) -> [UInt8]
+    {
         var body = SSHWireWriter()
-        body.uint32(Kind.openForward)
+        body.uint32(kind)
         body.uint32(id)
         body.uint32(remoteForwarding)
         body.string(host)

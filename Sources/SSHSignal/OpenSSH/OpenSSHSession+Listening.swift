@@ -12,11 +12,21 @@ extension OpenSSHSession {
         var asked: [UInt32: (Result<UInt16, SSHError>) -> Void] = [:]
         /// Where the master connects to.
         var listeners: [Listener] = []
+        /// Where the server listens.
+        var granted: [Granted] = []
         /// How many there were: each has a path of its own.
         var count = 0
         var streams: [WeakSocket] = []
         /// Whether the master is alive: who asked.
         var aliveChecks: [UInt32: (Bool) -> Void] = [:]
+
+        /// What the master was asked for, and the port that it has become.
+        struct Granted {
+            let asked: RemotePort
+            let port: UInt16
+            let path: String
+            let listener: Listener
+        }
 
         struct WeakSocket { weak var stream: ForwardedSocket? }
     }
@@ -49,6 +59,11 @@ extension OpenSSHSession {
         timer.schedule(after: Self.requestTimeout)
         listening.asked[request] = { [weak self] result in
             timer.cancel()
+            if case .success(let number) = result {
+                self?.listening.granted.append(
+                    .init(asked: port, port: number == 0 ? port.port : number, path: path, listener: listener)
+                )
+            }
             if case .failure = result {
                 listener.close()
                 self?.listening.listeners.removeAll { $0 === listener }
@@ -64,6 +79,21 @@ extension OpenSSHSession {
         }
         let host = port.host.isEmpty ? "*" : port.host
         send(MuxMessage.forward(id: request, host: host, port: port.port, toUnixSocket: path))
+    }
+
+    func endListening(_ port: RemotePort) {
+        loop.preconditionInLoop()
+        guard isOpen,
+            let index = listening.granted.firstIndex(where: { $0.asked.host == port.host && $0.port == port.port })
+        else { return }
+        let ended = listening.granted.remove(at: index)
+        listening.listeners.removeAll { $0 === ended.listener }
+        ended.listener.close()
+        let host = port.host.isEmpty ? "*" : port.host
+        // Its answer is nobody's.
+        send(
+            MuxMessage.closeForward(id: takeRequest(), host: host, port: ended.asked.port, toUnixSocket: ended.path)
+        )
     }
 
     private func take(_ socket: Socket, of port: RemotePort, _ accept: (ByteStream) -> Void) {

@@ -140,6 +140,8 @@ final class OpenSSHSession: SSHConnection, TrafficReporting {
         startListening(RemotePort(host: host, port: port), accept: accept, completion: completion)
     }
 
+    func stopListening(host: String, port: UInt16) { endListening(RemotePort(host: host, port: port)) }
+
     func execute(_ command: String, completion: @escaping (Result<SSHProcess, SSHError>) -> Void) {
         guard command.utf8.count <= Self.maximumCommand else {
             let error = SSHError(.limit, "a command of \(command.utf8.count) bytes is too long for a shell")

@@ -80,6 +80,37 @@ import Testing
         await journey.stop()
     }
 
+    /// A port of the far side is free again once its forward was cancelled, with either engine.
+    @Test(arguments: ["libssh2", "openssh"]) func aPortOfTheFarSideIsLetGo(engine: String) async throws {
+        let journey = try await Journey()
+        let backend = try EchoServer()
+        let shared =
+            ["connect", journey.destination, "--ssh-engine", engine, "-S", journey.directory.path("cm")]
+            + journey.sshOptions
+        let master = try journey.start(shared)
+        _ = try await master.standardOutput.line(containing: "path ssh")
+        let far = FreePort.next()
+        for seed in 1...2 as ClosedRange<UInt64> {
+            // Bound to a process, which ends.
+            let second = try journey.start(shared + ["-R", "\(far):localhost:\(backend.port)"])
+            _ = try await second.standardOutput.line(containing: "listening localhost:\(far)")
+            try await exchange(far, seed: seed)
+            second.signal(SIGTERM)
+            #expect(try await second.exit() == .exited(0))
+            try await eventually("the server lets go of the port") { await (try? TCPConversation(port: far)) == nil }
+        }
+        // A port that the server chose.
+        let added = try await journey.run(shared + ["-O", "forward", "-R", "0:localhost:\(backend.port)"])
+        let words = added.standardOutput.split { !$0.isNumber }
+        let chosen = try #require(words.first.flatMap { UInt16($0) })
+        try await exchange(chosen, seed: 3)
+        let cancel = ["-O", "cancel", "-R", "\(chosen):localhost:\(backend.port)"]
+        #expect(try await journey.run(shared + cancel).succeeded)
+        try await eventually("the server lets go of it") { await (try? TCPConversation(port: chosen)) == nil }
+        await master.stop()
+        await journey.stop()
+    }
+
     /// What a peer or policy says of a stream is the same, with the same exit code, when another process carries it.
     @Test func aSharedPathHasThePolicyOfTheDevice() async throws {
         let journey = try await Journey()
