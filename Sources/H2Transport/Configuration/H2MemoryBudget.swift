@@ -47,7 +47,8 @@ public final class H2MemoryBudget: Sendable, Hashable {
         if change > 0 {
             if held > peak.load(ordering: .relaxed) { peak.store(held, ordering: .relaxed) }
         } else if held < peak.load(ordering: .relaxed) / 8, peak.load(ordering: .relaxed) >= Self.leastPeak {
-            if FreedMemory.giveBackSoon() { peak.store(0, ordering: .relaxed) }
+            peak.store(0, ordering: .relaxed)
+            FreedMemory.giveBackSoon()
         }
         if total == change { connections.wrappingAdd(1, ordering: .relaxed) }
         if total == 0 { connections.wrappingSubtract(1, ordering: .relaxed) }

@@ -37,7 +37,8 @@ final class Newcomers {
         drops[key] = nil
         // A client in its TLS handshake is 64 KiB.
         guard peak >= Self.leastPeak, drops.count < peak / 8 else { return }
-        if FreedMemory.giveBackSoon() { peak = 0 }
+        peak = 0
+        FreedMemory.giveBackSoon()
     }
 
     private func dropOldest() {

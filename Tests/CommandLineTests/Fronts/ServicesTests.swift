@@ -127,9 +127,12 @@ import Testing
             from: """
                 cd /
                 ip netns exec far \(quoted(server)) 2>"$W/database" &
+                database=$!
                 until_line "ready to accept connections" "$W/database"
                 start_captured out
                 psql \(quoted(psql)) <"$W/queries"
+                kill -INT $database
+                wait $database
                 """
         )
         #expect(try String(contentsOfFile: queries.copy, encoding: .utf8) == Queries.downloaded)

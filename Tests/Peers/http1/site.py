@@ -8,6 +8,7 @@ by WebSocket. Prints two ports: that of the site, and that of its WebSockets (Py
     /upload     how many bytes were sent, as text
     /events     server-sent events: each comes when the page asks for /next, so one that is held back is never asked on
     /big        64 MiB, as fast as the client takes them
+    /stalled    the first 128 KiB of 64 MiB, and no more until the client has gone
     /late       an answer when the test writes a line to stdin: a long poll
 """
 
@@ -110,6 +111,10 @@ async def requests(reader, writer):
             for _ in range(64 << 4):
                 writer.write(b"y" * (1 << 16))
                 await writer.drain()
+        elif target == "/stalled":
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (64 << 20) + b"y" * (128 << 10))
+            await reader.read(1)
+            return
         elif target == "/late":
             print("asked", flush=True)
             await late.acquire()

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Connections by the thousand that never come to anything, and clients that go in the middle.
 
-    flood.py hold PORT COUNT HEX            opens COUNT connections, each says HEX and no more; prints `held COUNT`; ends with stdin
+    flood.py hold PORT COUNT HEX            opens COUNT connections, each says HEX and no more; prints `held COUNT`, also of
+                                            those that the front has ended since; ends with stdin
     flood.py drip PORT COUNT HEX            says HEX, and then byte after byte without an end; prints `ended COUNT` when all were ended
     flood.py pour PORT COUNT HEX            one after the other says HEX and then without an end `a`; prints how many bytes were taken
                                             at most before the front had enough
@@ -9,6 +10,7 @@
     flood.py abort PORT COUNT HEX           says HEX, reads a little, and goes: by turns resets, closes, ends its direction first
 """
 
+import errno
 import os
 import resource
 import selectors
@@ -31,9 +33,14 @@ def connect():
 def hold():
     clients = []
     for _ in range(count):
-        clients.append(connect())
-        clients[-1].sendall(beginning)
-    print("held", len(clients), flush=True)
+        try:
+            clients.append(connect())
+            clients[-1].sendall(beginning)
+        except OSError as error:
+            # It had to go already.
+            if error.errno not in (errno.ECONNRESET, errno.EPIPE, errno.EINVAL):
+                raise
+    print("held", count, flush=True)
     sys.stdin.buffer.read()
     for client in clients:
         client.close()
