@@ -20,7 +20,7 @@ TEST_WIDTH := --experimental-maximum-parallelization-width 4
 export PATH := $(CACHE)/venv/bin:$(PATH)
 export BOOTSTRAP_TESTS_CACHE := $(CACHE)
 
-.PHONY: help deps build static test test-sanitizers soak soak-sanitizers demo examples bench bench-fronts bench-fleet instructions lint api-check api-update format docs clean
+.PHONY: help deps build static test test-sanitizers soak soak-sanitizers demo examples bench bench-fronts bench-fleet bench-directory instructions lint api-check api-update format docs clean
 
 help: ## This list
 	@echo "make TARGET, where TARGET is one of"
@@ -73,6 +73,10 @@ bench-fronts: build ## Measure opens through each kind of listener, ingress besi
 	@scripts/install-dependencies.sh test
 	@python3 Benchmarks/fronts.py --binary $(BINARY)
 	@python3 Benchmarks/gateways.py --binary $(BINARY)
+
+bench-directory: build ## Measure how fast a change of the directory is in force on 50 nodes; prints
+	@scripts/install-dependencies.sh test
+	@scripts/measure-directory.py --binary $(BINARY) $(if $(SHORT),--nodes 10 --changes 5)
 
 bench-fleet: build static ## Measure enrolment and commands on many machines against Ansible and parallel-ssh; writes docs/benchmarks.md
 	@scripts/install-dependencies.sh test fleet

@@ -223,6 +223,10 @@ import Testing
                 "devices:\n- {name: d, identity: \"spiffe://x.example/ns/a/sa/b\", hbone: [\"a:1\"]}\n",
                 "not of the trust domain"
             ),
+            (
+                "devices:\n- {name: localhost, identity: \"spiffe://mesh.example/ns/a/sa/b\", hbone: [\"a:1\"]}\n",
+                "means itself"
+            ),
             ("revocations: |\n  -----BEGIN X509 CRL-----\n  AAAA\n  -----END X509 CRL-----\n", "damaged"),
             ("bundles:\n- {domain: mesh.example, roots: \"-----BEGIN \"}\n", "own trust domain"),
             ("unknown: 1\n", "unknown key"),

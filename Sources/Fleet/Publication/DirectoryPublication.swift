@@ -81,13 +81,19 @@ package struct DirectoryPublication: Sendable {
         return try authority.present().directorySigner()
     }
 
-    /// Those that others reach by name: they have a node, and are trusted.
-    private static func devices(_ records: [Device]) -> [DirectoryText.Device] {
-        records.filter { $0.revokedAt == nil && !$0.agent.path.isEmpty && !$0.hbone.isEmpty }.map { record in
-            DirectoryText.Device(
+    /// Those that others reach by name: they have a node, and are trusted; and their names are those of hosts, each of
+    /// one of them, and none that every machine has. A directory with any other would be refused.
+    static func devices(_ records: [Device]) -> [DirectoryText.Device] {
+        var names: Set<String> = []
+        return records.sorted { $0.name < $1.name }.compactMap { record in
+            guard record.revokedAt == nil, !record.agent.path.isEmpty, !record.hbone.isEmpty,
+                let host = try? Authority(host: record.name, port: 1), !DirectoryText.isOwnName(host),
+                names.insert(host.host).inserted
+            else { return nil }
+            return DirectoryText.Device(
                 name: record.name,
                 identity: record.identity.description,
-                hbone: record.hbone.map(\.description)
+                hbone: record.hbone.prefix(DirectoryText.mostAddresses).map(\.description)
             )
         }
     }

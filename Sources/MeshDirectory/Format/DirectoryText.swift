@@ -1,4 +1,4 @@
-import Platform
+package import Platform
 import YAML
 
 /// The sections of a directory's content that commands write: which devices there are, and what the CA has revoked. The
@@ -17,6 +17,15 @@ package struct DirectoryText: Sendable {
     }
 
     package private(set) var text: String
+
+    /// Of a device.
+    package static let mostAddresses = 16
+
+    /// Whether every machine means itself by that name: no device can have it for others.
+    package static func isOwnName(_ host: Authority) -> Bool {
+        host.host == "localhost" || host.host.hasSuffix(".localhost")
+            || host.address.map { $0.isLoopback || $0.isUnspecified } ?? false
+    }
 
     private static let remark = "# from the ledger, by enroll, renew, revoke and unenroll; what is changed here is lost"
 

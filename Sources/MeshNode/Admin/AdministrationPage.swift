@@ -32,6 +32,7 @@ enum AdministrationPage {
         <p id="rate"></p></section>
         <section><h2>Streams <small id="total"></small></h2><div class="wide"><table id="streams"></table></div></section>
         <section><h2>Paths</h2><div class="wide"><table id="paths"></table></div></section>
+        <section id="directories" hidden><h2>Directory</h2><p id="directory"></p></section>
         <section><h2>Certificates</h2><div class="wide"><table id="certificates"></table></div></section>
         <section><h2>Orders</h2>
         <p><label>Log level <select id="level"></select></label> <button id="drain">Drain</button>
@@ -162,9 +163,19 @@ enum AdministrationPage {
             page.chain.map(row("own")).concat(page.trust.flatMap((domain) => domain.roots.map(row("trusts " + domain.domain)))));
         }
 
+        async function directory() {
+          const one = await (await get("/directory")).json();
+          $("directories").hidden = one.source === "none";
+          const what = one.revision === undefined ? "nothing yet"
+            : "revision " + one.revision + ", signed " + time(one.age) + " ago: " + one.endpoints + " endpoints, "
+              + one.policies + " policies, " + one.bundles + " bundles";
+          $("directory").textContent = one.source + ": " + what + (one.problem ? "; " + one.problem : "");
+          $("directory").className = one.problem ? "bad" : "";
+        }
+
         async function refresh() {
           try {
-            await Promise.all([streams(), paths(), certificates()]);
+            await Promise.all([streams(), paths(), certificates(), directory()]);
             const ready = await get("/readyz");
             $("state").textContent = (await ready.text()).trim();
             $("state").className = ready.ok ? "" : "bad";

@@ -145,8 +145,6 @@ extension NodeConfiguration {
 
     /// A listener whose destination can never be reached is found here, not by its first user.
     private func validateForwarding(_ diagnostics: Diagnostics) {
-        // What a directory says is not known here, and changes.
-        guard directory == nil else { return }
         let planner = StreamPlanner(rules(), own: nil, ownAddresses: [])
         for listener in listeners {
             func check(_ destination: Authority, _ what: String, at position: SourcePosition?) {
@@ -158,7 +156,10 @@ extension NodeConfiguration {
                     now: 0
                 )
                 // Only the way counts: what policy says of it may change with the time of day.
-                guard let refusal = planner.plan(request).route.refusal else { return }
+                let route = planner.plan(request).route
+                guard let refusal = route.refusal else { return }
+                // What a directory says is not known here, and changes.
+                guard directory == nil || route.endpoint != nil else { return }
                 diagnostics.report("listener '\(listener.name)': \(what): \(refusal.message)", at: position)
             }
             if let forwardTo = listener.forwardTo { check(forwardTo, "forwardTo", at: listener.position) }

@@ -134,8 +134,17 @@ private struct DirectoryContentDecoder {
                 at: mapping.position(of: "identity")
             )
         }
-        if hbone.count > 16 {
-            diagnostics.report("device '\(name.host)' has \(hbone.count) addresses; 16 are allowed", at: node.position)
+        if DirectoryText.isOwnName(name) {
+            diagnostics.report(
+                "device '\(name.host)': every machine means itself by that name",
+                at: mapping.position(of: "name")
+            )
+        }
+        if hbone.count > DirectoryText.mostAddresses {
+            diagnostics.report(
+                "device '\(name.host)' has \(hbone.count) addresses; \(DirectoryText.mostAddresses) are allowed",
+                at: node.position
+            )
         }
         var unique: [Authority] = []
         for server in hbone where !unique.contains(server) { unique.append(server) }

@@ -68,7 +68,7 @@ extension NodeConfiguration {
     }
 
     /// The same, with what a directory adds: after its own, which win.
-    func adding(_ directory: DirectoryInForce?) -> NodeConfiguration {
+    package func adding(_ directory: DirectoryInForce?) -> NodeConfiguration {
         guard let content = directory?.content else { return self }
         var all = self
         all.endpoints += content.endpoints

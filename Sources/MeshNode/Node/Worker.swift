@@ -86,7 +86,8 @@ final class Worker {
         _ names: VirtualNames
     ) -> ([MeshPolicy.Endpoint], VirtualNames?) {
         let isServed = snapshot.configuration.listeners.contains { $0.protocol == .dns }
-        return (snapshot.configuration.endpoints.map(\.rule), isServed ? names : nil)
+        guard isServed else { return ([], nil) }
+        return (snapshot.configuration.endpoints.map(\.rule), names)
     }
 
     /// What this loop has to tell.

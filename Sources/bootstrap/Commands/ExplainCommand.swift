@@ -126,6 +126,10 @@ struct ExplainCommand: AsyncParsableCommand {
         } catch {
             throw fail(error.description, .usage)
         }
+        if configuration.directory != nil, let bundle = try? CredentialDirectory(configuration.identity).bundle() {
+            let known = configuration.knownDirectory(beside: config, bundle: bundle) { printWarning($0) }
+            configuration = configuration.adding(known)
+        }
         let (own, problem) = try ownIdentity(configuration)
         let planner = StreamPlanner(
             configuration.rules(),

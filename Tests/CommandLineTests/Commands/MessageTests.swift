@@ -183,13 +183,17 @@ import Testing
         #expect(try await connect.exit() == .exited(0))
         #expect(connect.standardOutput.text == "" && connect.standardError.text == "")
         try await quiet(["node", "--check", "--config", yaml])
+        let place = ["--directory", journey.directory.path("mesh.yaml")]
+        let endpoints = try journey.directory.write("first.yaml", "endpoints: [{match: a, direct: true}]\n")
+        try await quiet(["mesh", "put", endpoints] + place)
+        try await quiet(["mesh", "get"] + place, says: true)
         try await quiet(["ca", "rotate"])
         try await quiet(["ca", "rotate", "--status"], says: true)
         try await quiet(["revoke", "device1"])
         try await quiet(["unenroll", "device1"])
         try await quiet(["unenroll", "--forget", "device1"])
         // Says nothing but what was asked for, with or without it; and serves until it is stopped.
-        missing.subtract(["explain", "ca serve"])
+        missing.subtract(["explain", "ca serve", "mesh watch"])
         // In a network of their own: CaptureCommandTests.
         missing.subtract(["capture install", "capture verify", "capture remove"])
         #expect(missing.isEmpty)
