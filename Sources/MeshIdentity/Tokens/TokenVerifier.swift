@@ -3,9 +3,9 @@ package import Platform
 /// Says who a request is from by the token that it carries: signed by a key of the issuer, for this audience, and in
 /// its time. Immutable: another file of keys makes another one. Safe from any thread.
 package final class TokenVerifier: Sendable {
-    private let issuer: String
+    let issuer: String
     private let audiences: Set<String>
-    private let keys: TokenKeys
+    private let keys: TokenKeyRing
     private let clock: WallClock
 
     /// How far the issuer's clock may be from ours, in seconds.
@@ -15,7 +15,12 @@ package final class TokenVerifier: Sendable {
     ///   - issuer: What `iss` must be, letter by letter.
     ///   - audiences: One of which `aud` must have.
     ///   - keys: The issuer's.
-    package init(issuer: String, audiences: [String], keys: TokenKeys, clock: WallClock = .system) {
+    package convenience init(issuer: String, audiences: [String], keys: TokenKeys, clock: WallClock = .system) {
+        self.init(issuer: issuer, audiences: audiences, keys: TokenKeyRing(keys), clock: clock)
+    }
+
+    /// The same with keys that change.
+    package init(issuer: String, audiences: [String], keys: TokenKeyRing, clock: WallClock = .system) {
         self.issuer = issuer
         self.audiences = Set(audiences)
         self.keys = keys
@@ -27,18 +32,22 @@ package final class TokenVerifier: Sendable {
     /// - Parameter authorizationHeader: The value of the request's one `Authorization` field; nil: it has none.
     /// - Returns: `ISSUER/SUBJECT`.
     package func principal(of authorizationHeader: String?) throws(TokenError) -> String {
+        try principal(of: Self.token(of: authorizationHeader))
+    }
+
+    static func token(of authorizationHeader: String?) throws(TokenError) -> JSONWebToken {
         guard let authorizationHeader else { throw TokenError(.missing, "there is no token") }
         let parts = authorizationHeader.split(separator: " ", omittingEmptySubsequences: false)
         guard parts.first?.lowercased() == "bearer" else {
             throw TokenError(.missing, "there is no token: the authorization is of another kind than Bearer")
         }
         guard parts.count == 2 else { throw JSONWebToken.malformed("what follows 'Bearer ' is not one word") }
-        return try principal(of: JSONWebToken(parsing: parts[1]))
+        return try JSONWebToken(parsing: parts[1])
     }
 
     package func principal(of token: JSONWebToken) throws(TokenError) -> String {
         // Nothing of it counts before its signature does.
-        guard let key = key(for: token), key.verifies(token.signature, of: token.signedText) else {
+        guard let key = try key(for: token), key.verifies(token.signature, of: token.signedText) else {
             throw TokenError(.signature, "the token is not signed by a key of the issuer")
         }
         guard token.claims["iss"] == .string(issuer) else {
@@ -70,9 +79,13 @@ package final class TokenVerifier: Sendable {
     }
 
     /// The key that the token names; where it names none, the only one of its kind.
-    private func key(for token: JSONWebToken) -> TokenKey? {
-        let fitting = keys.keys.filter { $0.algorithm.rawValue == token.algorithm }
+    private func key(for token: JSONWebToken) throws(TokenError) -> TokenKey? {
+        let fitting = try keys.keys(at: clock.seconds).filter { $0.algorithm.rawValue == token.algorithm }
         guard let id = token.keyID else { return fitting.count == 1 ? fitting[0] : nil }
-        return fitting.first { $0.id == id }
+        guard let key = fitting.first(where: { $0.id == id }) else {
+            keys.miss()
+            return nil
+        }
+        return key
     }
 }

@@ -143,6 +143,7 @@ private struct NodeConfigurationDecoder {
     private func listener(_ node: YAMLNode) -> NodeConfiguration.Listener? {
         let keys =
             ["name", "bind", "protocol", "forwardTo", "users", "jwt"] + IngressDecoder.listenerKeys
+            + GatewayDecoder.listenerKeys
             + ProxyProtocolDecoder.listenerKeys
             + CaptureDecoder.listenerKeys
         let required = ["name", "bind", "protocol"]
@@ -209,6 +210,7 @@ private struct NodeConfigurationDecoder {
         ProxyProtocolDecoder(diagnostics: diagnostics).decode(mapping, into: &listener)
         CaptureDecoder(diagnostics: diagnostics).decode(mapping, into: &listener)
         IngressDecoder(diagnostics: diagnostics, paths: paths).decode(mapping, into: &listener)
+        GatewayDecoder(diagnostics: diagnostics, paths: paths).decode(mapping, into: &listener)
         return listener
     }
 
@@ -227,8 +229,9 @@ private struct NodeConfigurationDecoder {
 
     private func endpoint(_ node: YAMLNode) -> NodeConfiguration.Endpoint? {
         let keys = [
-            "match", "address", "hbone", "identity", "labels", "token", "via", "direct", "tls", "proxyProtocol", "ssh",
-            "path",
+            "match", "address", "hbone", "identity", "labels", "proxy", "token", "via", "direct", "tls",
+            "proxyProtocol",
+            "ssh", "path",
         ]
         guard let mapping = MappingDecoder(node, what: "an endpoint", keys: keys, required: ["match"], diagnostics)
         else {
@@ -246,13 +249,7 @@ private struct NodeConfigurationDecoder {
             path: path,
             position: node.position
         )
-        if let labels = mapping["labels"] { endpoint.tunnel = tunnel(labels) }
-        if let token = mapping["token"],
-            let fields = MappingDecoder(token, what: "'token'", keys: ["file"], required: ["file"], diagnostics),
-            let file = fields.string("file")
-        {
-            endpoint.token = .init(file: paths.resolve(file))
-        }
+        tunnels.decode(mapping, into: &endpoint)
         if let via = mapping["via"] {
             endpoint.via =
                 via.list("'via'", diagnostics) { gateway in
@@ -288,12 +285,7 @@ private struct NodeConfigurationDecoder {
         return one(node).map { [$0] } ?? []
     }
 
-    private func tunnel(_ node: YAMLNode) -> NodeConfiguration.TunnelMethod? {
-        guard let labels = MappingDecoder(node, what: "'labels'", keys: ["tun"], required: ["tun"], diagnostics) else {
-            return nil
-        }
-        return labels.choice("tun", of: NodeConfiguration.TunnelMethod.self)
-    }
+    private var tunnels: TunnelDecoder { TunnelDecoder(diagnostics: diagnostics, resolve: paths.resolve) }
 
     private func directTLS(_ node: YAMLNode) -> DirectTLS? {
         let keys = ["serverName", "roots", "credential"]
@@ -337,7 +329,7 @@ private struct NodeConfigurationDecoder {
             report("direct", "'direct: false' is what holds anyway: remove it")
         }
         if endpoint.direct {
-            for key in ["hbone", "identity", "labels", "token", "via", "ssh", "path"] where has(key) {
+            for key in ["hbone", "identity", "labels", "proxy", "token", "via", "ssh", "path"] where has(key) {
                 report(key, "'\(key)' means nothing with 'direct: true', which dials without HBONE: remove one")
             }
             return
@@ -352,16 +344,14 @@ private struct NodeConfigurationDecoder {
         if !has("hbone"), !has("ssh") {
             report("match", "needs 'hbone' (where its HBONE server listens), 'ssh' or 'direct: true'")
         }
-        for key in ["labels", "via"] where has(key) && !has("hbone") {
-            report(key, "'\(key)' needs 'hbone', the server it leads to")
-        }
+        if has("via"), !has("hbone") { report("via", "'via' needs 'hbone', the server it leads to") }
+        tunnels.check(endpoint, mapping)
         if has("identity"), !has("hbone") {
             report(
                 "identity",
                 "'identity' is who the server of 'hbone' must be, and without it nobody is asked: remove it"
             )
         }
-        if has("token"), !has("labels") { report("token", "'token' is for the proxy of 'labels: {tun: …}': add that") }
         let needed: [PathPreference: [String]] = [
             .h2: ["hbone"], .h2OverSSH: ["hbone", "ssh"], .ssh: ["ssh"],
         ]

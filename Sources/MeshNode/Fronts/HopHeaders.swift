@@ -15,6 +15,8 @@ enum HopHeaders {
             guard let value = request.headers[name], value.utf8.count <= limit else { continue }
             headers.append(name, value)
         }
+        // TLS inside, from end to end: only its own end may take this away, and change nothing of it.
+        if let destination = request.tunnelDestination { headers.append("x-tun", destination) }
         let asked = plan.request
         headers.append("forwarded", asked.hops.field(from: asked.sourceIP, through: plan.own))
         return headers

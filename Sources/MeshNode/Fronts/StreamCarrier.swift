@@ -153,7 +153,7 @@ final class StreamCarrier {
     /// The far end of the ticket's stream is there.
     func note(_ opened: inout StreamOpener.Opened, _ ticket: StreamTicket) {
         // Of this very connection: another server of the destination may be somebody else. SSH proves no identity.
-        let peer = (opened.stream as? H2Stream)?.peer
+        let peer = (opened.stream as? H2Stream)?.peer ?? PeerFacts(of: opened.stream).identity
         ticket.open(over: opened.path, dialled: opened.dialled, peer: peer)
         opened.ticket = ticket
     }

@@ -40,6 +40,8 @@ public final class Node: Sendable {
         var drain: Task<Void, Never>?
         var takeover: LoopBound<TakeoverOffer>?
         var heartbeat: LoopBound<CaptureHeartbeat>?
+        /// Who fetches the keys of issuers; nil: no listener has needed any.
+        var keyRefresh: LoopBound<KeyRefresh>?
         /// Those of all listeners that the node has had.
         var captures: [NodeConfiguration.Capture] = []
         var accessLog: AccessLog?
@@ -58,6 +60,8 @@ public final class Node: Sendable {
     let transportMetrics: H2Metrics
     /// The addresses that names of the mesh have.
     let names = VirtualNames()
+    /// The keys of issuers that are fetched.
+    let keyRings = TokenKeyRings()
     let state: Lock<State>
     /// The file to read again on a reload; nil when the configuration was made by a program.
     let configurationFile: String?
@@ -91,7 +95,12 @@ public final class Node: Sendable {
         let credential = try CredentialDirectory(configuration.identity).load()
         let warn: @Sendable (String) -> Void = { [logger] in logger.warning("\($0)") }
         for warning in configuration.warnings { warn("\(warning)") }
-        var snapshot = try NodeSnapshot(configuration: configuration, credential: credential, warn: warn)
+        var snapshot = try NodeSnapshot(
+            configuration: configuration,
+            credential: credential,
+            keyRings: keyRings,
+            warn: warn
+        )
         let accessLog = try accessLog(for: configuration)
         var workers: [LoopBound<Worker>] = []
         for (number, loop) in group.loops.enumerated() {
@@ -129,6 +138,7 @@ public final class Node: Sendable {
                 serviceAddresses: await addresses(of: services),
                 accessLog: accessLog,
                 metrics: transportMetrics(for: configuration),
+                keyRings: keyRings,
                 warn: warn
             )
             try await hand(snapshot, to: workers)
