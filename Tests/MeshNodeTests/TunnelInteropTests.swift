@@ -51,7 +51,7 @@ import Testing
                 "MODE": self == .envoyUnwraps ? "unwrap" : "pass", "UPGRADE": self == .envoyUnwraps ? unwraps : "",
             ]
             for (name, value) in values { text = text.replacingOccurrences(of: "@\(name)@", with: value) }
-            let process = try ChildProcess(path, arguments(try directory.write("proxy.conf", text)))
+            let process = try ChildProcess(path, arguments(try directory.write("proxy.yaml", text)))
             try await eventually("\(self) listens") {
                 guard process.isRunning else { throw DeadlineExceeded(process.standardError.text) }
                 return (try? await TCPConversation(port: port)) != nil

@@ -81,7 +81,7 @@ import Testing
 
     /// What a proxy does for which no byte may pass, and what the log says.
     @Test(arguments: [
-        (["plain"], "does not speak TLS"), (["cut=1"], "reset"), (["end=1"], ""),
+        (["plain"], "does not speak TLS"),
         (["status=403"], "does not let this client"),
         (["status=404"], "it has no route for POST"), (["status=502"], "it does not reach what is behind it"),
         (["status=405"], "it takes no POST"), (["status=401"], "it asks for a token: add 'token'"),
@@ -118,7 +118,8 @@ import Testing
     }
 
     /// Bytes that were altered, or that are missing at the end, are no clean end.
-    @Test(arguments: [["flip"], ["end=60000"], ["cut=60000"]]) func whatIsChangedOnTheWayIsNoticed(
+    @Test(arguments: [["flip"], ["end=60000"], ["cut=60000"], ["end=1"], ["cut=1"]])
+    func whatIsChangedOnTheWayIsNoticed(
         options: [String]
     ) async throws {
         let backend = try EchoServer()
@@ -188,21 +189,21 @@ import Testing
             to: backend.port,
             proxy: ["token=DIR/right"],
             endpoint: ["token: {file: DIR/token}"],
-            files: ["token": "first", "right": "first"]
+            files: ["token": "alpha-token", "right": "alpha-token"]
         )
         func exchange() async throws -> [UInt8] {
             try await TCPClient.exchange(port: nodes.entry, sending: [1, 2, 3]).received
         }
         #expect(try await exchange() == [1, 2, 3])
-        try nodes.directory.write("right", "second")
+        try nodes.directory.write("right", "beta-token")
         // It is asked for once, and the file has nothing else.
         #expect(try await exchange() == [])
         #expect(nodes.proxy.requests.count == 2)
         #expect(nodes.nearLog.lines.contains { $0.contains("has no other one yet") })
-        try nodes.directory.write("token", "second")
+        try nodes.directory.write("token", "beta-token")
         #expect(try await exchange() == [1, 2, 3])
-        #expect(nodes.proxy.requests.last?["authorization"] == "Bearer second")
-        #expect(!nodes.nearLog.lines.contains { $0.contains("first") || $0.contains("second") })
+        #expect(nodes.proxy.requests.last?["authorization"] == "Bearer beta-token")
+        #expect(!nodes.nearLog.lines.contains { $0.contains("alpha-token") || $0.contains("beta-token") })
         await nodes.stop()
     }
 

@@ -299,7 +299,10 @@ package final class TLSStream: ByteStream {
         observer = nil
         switch phase {
         case .departing, .over: break
-        case .open where ends.writing != .open: depart(within: options.closeTimeout)
+        case .open where ends.writing != .open:
+            // A hop that is told to stop drops what it has not passed on yet.
+            if endsLowerWithBoth { discardsInput = true }
+            depart(within: options.closeTimeout)
         case .idle, .handshaking, .open: reset(.closed(self))
         }
     }

@@ -40,7 +40,8 @@ final class HBONEFront {
         StreamRequest(
             source: pending.peer.map { .peer($0) } ?? .unauthenticated,
             sourceIP: pending.remoteAddress?.address ?? .loopbackIPv4,
-            transport: TransportMark.transport(of: pending),
+            // Behind a proxy on this machine, everybody comes from here: nobody's word counts.
+            transport: gate == nil ? TransportMark.transport(of: pending) : .h2,
             destination: pending.destination,
             hops: HopTrail(parsing: pending.request.forwarded),
             details: details,
@@ -52,7 +53,7 @@ final class HBONEFront {
         let request = request(pending, details)
         // Which way it goes says only whether its TLS ends here: with whom, that handshake says.
         if pending.request.tunnelDestination != nil, !isOnItsWay(request) {
-            return InnerTunnel.accept(pending, details: details, StreamCarrier(carrier, at: front))
+            return InnerTunnel.accept(pending, request, StreamCarrier(carrier, at: front))
         }
         if request.source == .unauthenticated, details?.principal == nil {
             let what = "neither a certificate of the mesh nor a token"

@@ -13,11 +13,9 @@ import Streams
 ///
 /// It can be refused by no status any more: the stream is reset.
 enum InnerTunnel {
-    /// - Parameter details: What a token of the request has said; of the client inside, nothing.
-    static func accept(_ pending: PendingConnect, details: RequestDetails?, _ carrier: StreamCarrier) {
-        let (destination, hops) = (pending.destination, HopTrail(parsing: pending.request.forwarded))
-        let source = pending.remoteAddress?.address ?? .loopbackIPv4
-        let transport = TransportMark.transport(of: pending)
+    /// - Parameter outer: What is known of whoever has opened the stream: of the client inside, nothing.
+    static func accept(_ pending: PendingConnect, _ outer: StreamRequest, _ carrier: StreamCarrier) {
+        let (destination, source) = (outer.destination, outer.sourceIP)
         guard let stream = pending.accept() else { return }
         let client = TLSStream(over: stream, context: carrier.snapshot.server, expecting: .anyTrusted)
         client.endsLowerWithBoth = true
@@ -36,10 +34,10 @@ enum InnerTunnel {
                     let request = StreamRequest(
                         source: peer.identity.map { .peer($0) } ?? .unauthenticated,
                         sourceIP: source,
-                        transport: transport,
+                        transport: outer.transport,
                         destination: destination,
-                        hops: hops,
-                        details: details,
+                        hops: outer.hops,
+                        details: outer.details,
                         now: WallClock.system.seconds
                     )
                     return carrier.carry(client, request, certificate: peer.certificate)
