@@ -16,7 +16,7 @@ test_packages=(curl openssh-server openssh-client dropbear-bin busybox-static ip
 bench_packages=(stunnel4 nghttp2-proxy librust-h2-dev librust-tokio-dev librust-tokio-rustls-dev librust-rustls-pemfile-dev)
 instructions_packages=(valgrind)
 python_packages=(h2==4.4.1 cryptography==48.0.0 pycurl==7.49.0 grpcio==1.85.1 protobuf==7.36.2 h11==0.16.0 prometheus_client==0.26.0
-    websockets==17.4)
+    websockets==17.4 PyJWT==2.15.1)
 fleet_packages=(ansible-core==2.19.14 parallel-ssh==2.16.0.post1)
 envoy_version=1.40.0
 

@@ -8,7 +8,7 @@ import YAML
 
 /// What the documentation shows must work as it stands there.
 @Suite struct DocumentationTests {
-    @Test(arguments: [("configuration.md", 15), ("policy.md", 1)])
+    @Test(arguments: [("configuration.md", 17), ("policy.md", 1)])
     func everyExampleIsAccepted(_ page: String, _ count: Int) throws {
         let text = try String(contentsOfFile: "\(TestTools.repository)/docs/\(page)", encoding: .utf8)
         let blocks = text.components(separatedBy: "```yaml\n").dropFirst().compactMap {
@@ -42,6 +42,7 @@ import YAML
             "{identity: i, listeners: [{}], trust: [{zzz: 1}]}",
             "{identity: i, listeners: [{}], endpoints: [{ssh: {zzz: 1}}]}",
             "{identity: i, listeners: [{}], endpoints: [{tls: {zzz: 1}}]}",
+            "{identity: i, listeners: [{}], endpoints: [{proxy: {zzz: 1}, token: {zzz: 1}}]}",
             "{identity: i, listeners: [{}], policy: [{zzz: 1}]}",
             "{identity: i, listeners: [{}], connections: {zzz: 1}}",
             "{identity: i, listeners: [{}], policy: [{name: a, action: DENY, rules: [{zzz: 1}]}]}",

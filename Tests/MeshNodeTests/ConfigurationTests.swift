@@ -86,7 +86,7 @@ import YAML
         #expect(try db.hbone == [Authority(parsing: "10.0.0.7:15008")])
         #expect(try db.identities == [SPIFFEID("spiffe://example.org/ns/prod/sa/db")])
         #expect(db.tunnel == .post)
-        #expect(db.token?.file == "/var/run/token")
+        #expect(db.token == .file("/var/run/token"))
         #expect(try db.via == [Authority(parsing: "gw.edge:15008")])
         #expect(db.transports == [.h2])
 
@@ -303,7 +303,7 @@ import YAML
         ),
         (
             "identity: /i\nlisteners:\n- {name: a, bind: '127.0.0.1:1', protocol: hbone, credentials: [/c]}\n",
-            "f:3:64: listener 'a': 'credentials' is for protocols tls and https only: remove it"
+            "f:3:64: listener 'a': 'credentials' are shown to clients that know this node by its names"
         ),
         (
             "identity: /i\nlisteners:\n- {name: a, bind: '0.0.0.0:1', protocol: socks5}\n"

@@ -158,7 +158,10 @@ import Testing
         ("protocol: http", "needs 'routes'"),
         ("protocol: https, redirect: https, routes: [{to: 'a:1'}]", "'redirect' is for"),
         ("protocol: http, hsts: 1, redirect: https", "'hsts' is for protocol https only"),
-        ("protocol: http, credentials: [x], redirect: https", "'credentials' is for protocols tls and https only"),
+        (
+            "protocol: http, credentials: [x], redirect: https",
+            "'credentials' is for protocols tls, https and hbone only"
+        ),
         ("protocol: tls, forwardTo: 'a:1', routes: [{to: 'a:1'}]", "'routes' is for protocols http and https only"),
         ("protocol: https, forwardTo: 'a:1', routes: [{to: 'a:1'}]", "'forwardTo' means nothing with protocol https"),
         ("protocol: tls", "protocol tls needs 'forwardTo'"),
@@ -177,9 +180,12 @@ import Testing
         ),
         (
             "protocol: tls, forwardTo: 'a:1', jwt: {issuer: i, audience: [a], jwks: k}",
-            "'jwt' is for protocols http, https and http-proxy"
+            "'jwt' is for protocols http, https, http-proxy and hbone"
         ),
-        ("protocol: socks5, jwt: {issuer: i, audience: [a], jwks: k}", "'jwt' is for protocols http, https and"),
+        (
+            "protocol: socks5, jwt: {issuer: i, audience: [a], jwks: k}",
+            "'jwt' is for protocols http, https, http-proxy and"
+        ),
         (
             "protocol: http-proxy, users: u, jwt: {issuer: i, audience: [a], jwks: k}",
             "'users' and 'jwt' both say who may come in"

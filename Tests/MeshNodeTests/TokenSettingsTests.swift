@@ -63,7 +63,7 @@ import YAML
 
     @Test func aFileOfKeysThatIsMissingIsNamed() throws {
         let settings = try #require(try decode("{issuer: a, audience: [b], jwks: no/such}"))
-        let error = #expect(throws: (any Error).self) { _ = try settings.verifier() }
+        let error = #expect(throws: (any Error).self) { _ = try settings.verifiers() }
         #expect("\(error.map { "\($0)" } ?? "")" == "/etc/no/such: there is no such file")
     }
 }

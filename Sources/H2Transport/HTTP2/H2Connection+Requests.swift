@@ -217,6 +217,7 @@ extension H2Connection {
         guard !isClosed, session != nil else { return }
         var headers = HeaderFields()
         if let reason = rejection.reason { headers["proxy-status"] = reason.fieldValue }
+        if let challenge = rejection.challenge { headers["www-authenticate"] = challenge }
         let response = ConnectResponse(status: rejection.status, headers: headers)
         stream.response = response
         if session?.submitResponse(HeaderBlock(response), ending: stream.id) != true {

@@ -199,6 +199,10 @@ public final class H2Stream: ByteStream {
     }
 }
 
+extension H2Stream: StreamOfConnection {
+    var connectionAddress: SocketAddress? { account.remoteAddress }
+}
+
 // What the connection tells a stream of its life, outside of nghttp2.
 extension H2Stream {
     /// The request was answered with 2xx, or accepted.

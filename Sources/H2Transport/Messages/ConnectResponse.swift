@@ -87,6 +87,8 @@ public struct ConnectRejection: Hashable, Sendable {
     public var status: Int
     /// Told to the peer; nil: nothing but the status.
     public var reason: ProxyStatus?
+    /// `www-authenticate` of a 401 (RFC 9110 §11.6.1).
+    package var challenge: String?
 
     /// - Parameters:
     ///   - status: HTTP's status, no 2xx.

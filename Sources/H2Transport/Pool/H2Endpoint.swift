@@ -75,12 +75,24 @@ public struct H2Endpoint {
         overtaken: @escaping () -> Void = {}
     ) -> H2Endpoint {
         let key = Key(credential: ObjectIdentifier(context), expectation: expectation, location: location)
-        return H2Endpoint(key: key) { loop, completion in
+        return over(key, dial, again: dialAgain, overtaken: overtaken) {
+            TLSStream(over: $0, context: current(), expecting: expectation)
+        }
+    }
+
+    private static func over(
+        _ key: Key,
+        _ dial: @escaping (EventLoop, @escaping Completion<ByteStream>) -> Void,
+        again dialAgain: ((EventLoop, @escaping Completion<ByteStream>) -> Void)?,
+        overtaken: @escaping () -> Void,
+        secure: @escaping (ByteStream) -> TLSStream
+    ) -> H2Endpoint {
+        H2Endpoint(key: key) { loop, completion in
             if let dialAgain {
                 return HandshakeRace(
                     { dial(loop, $0) },
                     again: { dialAgain(loop, $0) },
-                    secure: { TLSStream(over: $0, context: current(), expecting: expectation) },
+                    secure: secure,
                     overtaken: overtaken,
                     on: loop,
                     completion: completion
@@ -90,11 +102,44 @@ public struct H2Endpoint {
                 switch result {
                 case .failure(let error): completion(.failure(error))
                 case .success(let lower):
-                    let stream = TLSStream(over: lower, context: current(), expecting: expectation)
+                    let stream = secure(lower)
                     stream.startHandshake { result in
                         completion(result.map { _ in stream })
                     }
                 }
+            }
+        }
+    }
+
+    /// A proxy that is no member of a mesh: it is verified by its name, as web clients do, and has to choose HTTP/2.
+    ///
+    /// - Parameters:
+    ///   - name: Whose certificate it must show.
+    ///   - context: Who may vouch for it.
+    ///   - current: Asked on the loop when a stream is connected.
+    package static func proxy(
+        _ name: String,
+        context: TLSContext,
+        current: @escaping () -> TLSContext,
+        dial: @escaping (EventLoop, @escaping Completion<ByteStream>) -> Void,
+        again dialAgain: ((EventLoop, @escaping Completion<ByteStream>) -> Void)? = nil,
+        overtaken: @escaping () -> Void = {}
+    ) -> H2Endpoint {
+        let key = Key(credential: ObjectIdentifier(context), expectation: .anyTrusted, location: name)
+        let lower = over(key, dial, again: dialAgain, overtaken: overtaken) {
+            TLSStream(over: $0, context: current(), verifying: name)
+        }
+        return H2Endpoint(key: key) { loop, completion in
+            lower.connect(loop) { result in
+                guard case .success(let stream) = result, (stream as? TLSStream)?.peer?.applicationProtocol != "h2"
+                else { return completion(result) }
+                let error = StreamError(
+                    .protocolViolation,
+                    "the proxy \(name) did not choose HTTP/2 (ALPN h2): it speaks HTTP/1.1 there, which carries no tunnel; "
+                        + "turn HTTP/2 on for its listener"
+                )
+                stream.reset(error)
+                completion(.failure(error))
             }
         }
     }

@@ -157,7 +157,16 @@ public final class HBONEServer {
         stream.reset(error)
     }
 
-    private func serve(_ stream: TLSStream) {
+    /// Takes over a connection without TLS, from a proxy that ends it for its clients: who they are, nobody here knows.
+    package func acceptClear(_ lower: ByteStream) {
+        guard !isClosed, connections.count < configuration.connections else {
+            refusedConnections += 1
+            return lower.reset(StreamError(.limit, "the server takes no more connections now"))
+        }
+        serve(lower)
+    }
+
+    private func serve(_ stream: ByteStream) {
         guard !isClosed else { return stream.reset(StreamError(.draining, "the server stops")) }
         do throws(StreamError) {
             let connection = try H2Connection(

@@ -1,6 +1,12 @@
 package import MeshIdentity
 package import Streams
 
+/// A stream that is one of many of a connection, as of HTTP/2.
+protocol StreamOfConnection: AnyObject {
+    /// Where that one's peer is, where that is known.
+    var connectionAddress: SocketAddress? { get }
+}
+
 /// What the layers below a connection know of its peer.
 package struct PeerFacts: Hashable, Sendable {
     /// Who it is, as its certificate says; nil where no layer has a certificate, or it names no member of a mesh.
@@ -23,6 +29,7 @@ package struct PeerFacts: Hashable, Sendable {
         certificate = tls?.peer?.certificate
         certificatesExpireAt = tls?.certificatesExpireAt
         peerExpiresAt = tls?.peer?.notAfter
-        address = ((tls?.lower ?? stream) as? Socket)?.peerAddress
+        let lowest = tls?.lower ?? stream
+        address = (lowest as? Socket)?.peerAddress ?? (lowest as? any StreamOfConnection)?.connectionAddress
     }
 }

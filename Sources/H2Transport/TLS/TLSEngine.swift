@@ -49,6 +49,7 @@ final class TLSEngine {
         expecting expectation: PeerExpectation,
         server: ServerVerifier? = nil,
         serverName: String?,
+        offersProtocols: Bool = true,
         peerDescription: String,
         pool: BufferPool,
         recordsPerKey: Int = TLSEngine.recordsPerKey
@@ -72,6 +73,7 @@ final class TLSEngine {
         case .server: SSL_set_accept_state(ssl)
         }
         if let serverName { _ = copenssl_SSL_set_tlsext_host_name(ssl, serverName) }
+        if !offersProtocols { _ = SSL_set_alpn_protos(ssl, nil, 0) }
     }
 
     deinit {
@@ -173,6 +175,9 @@ final class TLSEngine {
             certificate: verdict?.certificate
         )
     }
+
+    /// What a client has asked for by SNI; nil: nothing.
+    var askedName: String? { SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name).map { String(cString: $0) } }
 
     /// The peer's certificate, from inside OpenSSL. Returns an X.509 error number, or X509_V_OK.
     func verifyPeer(leaf: Certificate, presented: [Certificate]) -> Int32 {

@@ -73,6 +73,7 @@ extension TLSStream {
     /// The peer's close_notify has been read.
     func peerFinished() {
         ends.receiveEnd()
+        if endsLowerWithBoth { finishLowerIfFlushed() }
         // What follows it is ignored (RFC 8446 §6.1); the lower stream's end should still be seen.
         _ = discardInput()
     }
@@ -88,6 +89,7 @@ extension TLSStream {
 
     func finishLowerIfFlushed() {
         guard ends.writing == .finishing, phase == .open || phase == .departing, engine.output.isEmpty else { return }
+        if endsLowerWithBoth, phase == .open, ends.reading == .open { return }
         ends.sentEnd()
         lower.finish()
     }
@@ -146,6 +148,13 @@ extension TLSStream {
         _ = ends.finish()
         discardsInput = true
         depart(within: options.refusalTimeout)
+    }
+
+    /// Ends the stream from this side, and tells its observer.
+    package func cut(_ reason: StreamError) {
+        let wasOpen = phase == .open
+        die(reason)
+        if wasOpen { observer?.streamFailed(self) }
     }
 
     // MARK: Leaving

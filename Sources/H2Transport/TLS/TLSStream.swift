@@ -36,6 +36,12 @@ package final class TLSStream: ByteStream {
     package internal(set) var peer: TLSPeer?
     private let ownNotAfter: Int64?
 
+    /// The stream below ends when both directions have, and not with this side's: for hops on the way that cut what is
+    /// half closed. The peer is told by the close_notify all the same.
+    package var endsLowerWithBoth = false
+    /// The name that a client has asked for (SNI); nil: none.
+    package var askedName: String? { engine.askedName }
+
     let engine: TLSEngine
     let options: TLSContext.Options
     var phase = Phase.idle
@@ -78,17 +84,20 @@ package final class TLSStream: ByteStream {
     ///   - context: Our credential, whom we trust, and the role.
     ///   - expectation: Whom to accept as peer.
     ///   - serverName: SNI (RFC 6066 §3), sent by a client; nil sends none, as HBONE has it.
+    ///   - offersProtocols: Whether a client offers what its context has for ALPN.
     package convenience init(
         over lower: ByteStream,
         context: TLSContext,
         expecting expectation: PeerExpectation,
-        serverName: String? = nil
+        serverName: String? = nil,
+        offersProtocols: Bool = true
     ) {
         self.init(
             over: lower,
             context: context,
             expecting: expectation,
             serverName: serverName,
+            offersProtocols: offersProtocols,
             recordsPerKey: TLSEngine.recordsPerKey
         )
     }
@@ -113,6 +122,7 @@ package final class TLSStream: ByteStream {
         expecting expectation: PeerExpectation,
         server: ServerVerifier? = nil,
         serverName: String?,
+        offersProtocols: Bool = true,
         recordsPerKey: Int
     ) {
         self.lower = lower
@@ -123,6 +133,7 @@ package final class TLSStream: ByteStream {
             expecting: expectation,
             server: server,
             serverName: context.role == .client ? serverName : nil,
+            offersProtocols: offersProtocols,
             peerDescription: lower.peerDescription,
             pool: lower.loop.buffers,
             recordsPerKey: recordsPerKey
@@ -290,7 +301,10 @@ package final class TLSStream: ByteStream {
         observer = nil
         switch phase {
         case .departing, .over: break
-        case .open where ends.writing != .open: depart(within: options.closeTimeout)
+        case .open where ends.writing != .open:
+            // A hop that is told to stop drops what it has not passed on yet.
+            if endsLowerWithBoth { discardsInput = true }
+            depart(within: options.closeTimeout)
         case .idle, .handshaking, .open: reset(.closed(self))
         }
     }

@@ -56,6 +56,28 @@ package struct JSONWebToken: Hashable, Sendable {
         }
     }
 
+    // MARK: Believed by nobody, for those who show a token
+
+    /// When a token says that it ends, in seconds since 1970; nil where it does not, or is of another kind.
+    package static func unverifiedEnd(of text: String) -> Int64? {
+        guard case .number(let end)? = unverifiedClaims(of: text)?["exp"] else { return nil }
+        return Int64(exactly: end.rounded(.down))
+    }
+
+    /// Whom a token says that it is for; nil where it does not, or is of another kind.
+    package static func unverifiedAudiences(of text: String) -> [String]? {
+        switch unverifiedClaims(of: text)?["aud"] {
+        case .array(let names)?: names.compactMap(\.text)
+        case .string(let name)?: [name]
+        default: nil
+        }
+    }
+
+    private static func unverifiedClaims(of text: String) -> [String: StrictJSON]? {
+        let parts = text.split(separator: ".", omittingEmptySubsequences: false)
+        return parts.count == 3 ? try? object(parts[1], "claims") : nil
+    }
+
     static func malformed(_ what: String) -> TokenError {
         TokenError(.malformed, "this is no token that is read: \(what)")
     }

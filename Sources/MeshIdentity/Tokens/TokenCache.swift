@@ -1,7 +1,7 @@
 import Synchronization
 
 /// What signatures were found to say, by the hash of the token: so that a client who comes again and again costs a hash
-/// each time, and no signature. Belongs to one set of keys, and goes with it. Safe from any thread.
+/// each time, and no signature. Belongs to one set of keys: with another one, all is forgotten. Safe from any thread.
 ///
 /// Holds no token. What is remembered of a token that was refused is as bounded, and apart: whoever makes up tokens
 /// displaces none that is good.
@@ -51,6 +51,7 @@ final class TokenCache: Sendable {
     }
 
     private struct State {
+        var epoch: UInt64 = 0
         var good = Latest<Claims>(limit: TokenCache.goodLimit)
         var bad = Latest<TokenError>(limit: TokenCache.badLimit)
     }
@@ -60,15 +61,19 @@ final class TokenCache: Sendable {
 
     private let state = Mutex(State())
 
-    func result(for key: Key) -> Result<Claims, TokenError>? {
+    /// - Parameter epoch: Of the keys.
+    func result(for key: Key, epoch: UInt64) -> Result<Claims, TokenError>? {
         state.withLock { state in
+            if state.epoch != epoch { state = State(epoch: epoch) }
             if let claims = state.good.value(of: key) { return .success(claims) }
             return state.bad.value(of: key).map { .failure($0) }
         }
     }
 
-    func insert(_ result: Result<Claims, TokenError>, for key: Key) {
+    func insert(_ result: Result<Claims, TokenError>, for key: Key, epoch: UInt64) {
         state.withLock { state in
+            // Another set of keys has come meanwhile.
+            guard state.epoch == epoch else { return }
             switch result {
             case .success(let claims): state.good.insert(claims, for: key)
             case .failure(let error): state.bad.insert(error, for: key)

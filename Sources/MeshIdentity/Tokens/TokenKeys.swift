@@ -99,6 +99,11 @@ final class TokenKey: @unchecked Sendable {
 
     deinit { EVP_PKEY_free(pointer) }
 
+    /// Whether it makes the same signatures.
+    func isSame(as other: TokenKey) -> Bool {
+        algorithm == other.algorithm && EVP_PKEY_eq(pointer, other.pointer) == 1
+    }
+
     func verifies(_ signature: [UInt8], of message: [UInt8]) -> Bool {
         OpenSSLErrors.clear()
         // Whatever OpenSSL thinks of a bad signature must not be found by the next caller.

@@ -4,11 +4,11 @@ import Synchronization
 /// Says who a request is from by the token that it carries: signed by a key of the issuer, for this audience, and in
 /// its time. Another file of keys makes another one. Safe from any thread.
 ///
-/// Each token costs one signature, and a hash when it comes again.
+/// Each token costs one signature, and a hash when it comes again while the keys are the same.
 package final class TokenVerifier: Sendable {
-    private let issuer: String
+    let issuer: String
     private let audiences: Set<String>
-    private let keys: TokenKeys
+    private let keys: TokenKeyRing
     private let clock: WallClock
     private let cache = TokenCache()
     private let signatures = Atomic<Int>(0)
@@ -23,7 +23,12 @@ package final class TokenVerifier: Sendable {
     ///   - issuer: What `iss` must be, letter by letter.
     ///   - audiences: One of which `aud` must have.
     ///   - keys: The issuer's.
-    package init(issuer: String, audiences: [String], keys: TokenKeys, clock: WallClock = .system) {
+    package convenience init(issuer: String, audiences: [String], keys: TokenKeys, clock: WallClock = .system) {
+        self.init(issuer: issuer, audiences: audiences, keys: TokenKeyRing(keys), clock: clock)
+    }
+
+    /// The same with keys that change.
+    package init(issuer: String, audiences: [String], keys: TokenKeyRing, clock: WallClock = .system) {
         self.issuer = issuer
         self.audiences = Set(audiences)
         self.keys = keys
@@ -35,6 +40,11 @@ package final class TokenVerifier: Sendable {
     /// - Parameter authorizationHeader: The value of the request's one `Authorization` field; nil: it has none.
     /// - Returns: `ISSUER/SUBJECT`.
     package func principal(of authorizationHeader: String?) throws(TokenError) -> String {
+        try principal(ofText: Self.text(in: authorizationHeader))
+    }
+
+    /// The token of the field; nothing of it was read.
+    static func text(in authorizationHeader: String?) throws(TokenError) -> Substring {
         guard let authorizationHeader else { throw TokenError(.missing, "there is no token") }
         let parts = authorizationHeader.split(separator: " ", omittingEmptySubsequences: false)
         guard parts.first?.lowercased() == "bearer" else {
@@ -44,32 +54,39 @@ package final class TokenVerifier: Sendable {
         guard parts[1].utf8.count <= JSONWebToken.maximumLength else {
             throw JSONWebToken.malformed("it is longer than \(JSONWebToken.maximumLength) bytes")
         }
-        let key = TokenCache.Key(of: parts[1])
-        if let known = cache.result(for: key) { return try current(known.get()) }
-        let token = try JSONWebToken(parsing: parts[1])
+        return parts[1]
+    }
+
+    /// - Parameter token: The same, where it was read already.
+    func principal(ofText text: Substring, _ token: JSONWebToken? = nil) throws(TokenError) -> String {
+        // Where there are no keys any more, nothing that they have vouched for counts.
+        let (keys, epoch) = try keys.current(at: clock.seconds)
+        let hash = TokenCache.Key(of: text)
+        if let known = cache.result(for: hash, epoch: epoch) { return try current(known.get()) }
+        let token = if let token { token } else { try JSONWebToken(parsing: text) }
+        // Costs no signature, and the next set of keys may have it.
+        let key = try key(for: token, among: keys)
         let claims: TokenCache.Claims
         do throws(TokenError) {
-            claims = try self.claims(of: token)
+            claims = try self.claims(of: token, by: key)
         } catch {
-            cache.insert(.failure(error), for: key)
+            cache.insert(.failure(error), for: hash, epoch: epoch)
             throw error
         }
-        cache.insert(.success(claims), for: key)
+        cache.insert(.success(claims), for: hash, epoch: epoch)
         return try current(claims)
     }
 
-    package func principal(of token: JSONWebToken) throws(TokenError) -> String { try current(claims(of: token)) }
+    package func principal(of token: JSONWebToken) throws(TokenError) -> String {
+        let key = try key(for: token, among: keys.current(at: clock.seconds).keys)
+        return try current(claims(of: token, by: key))
+    }
 
     /// What does not depend on the time.
-    private func claims(of token: JSONWebToken) throws(TokenError) -> TokenCache.Claims {
+    private func claims(of token: JSONWebToken, by key: TokenKey) throws(TokenError) -> TokenCache.Claims {
         // Nothing of it counts before its signature does.
-        guard let key = key(for: token) else {
-            throw TokenError(.signature, "the token is not signed by a key of the issuer")
-        }
         signatures.add(1, ordering: .relaxed)
-        guard key.verifies(token.signature, of: token.signedText) else {
-            throw TokenError(.signature, "the token is not signed by a key of the issuer")
-        }
+        guard key.verifies(token.signature, of: token.signedText) else { throw Self.isUnsigned }
         guard token.claims["iss"] == .string(issuer) else {
             throw TokenError(.scope, "the token is of another issuer")
         }
@@ -108,9 +125,20 @@ package final class TokenVerifier: Sendable {
     }
 
     /// The key that the token names; where it names none, the only one of its kind.
-    private func key(for token: JSONWebToken) -> TokenKey? {
-        let fitting = keys.keys.filter { $0.algorithm.rawValue == token.algorithm }
-        guard let id = token.keyID else { return fitting.count == 1 ? fitting[0] : nil }
-        return fitting.first { $0.id == id }
+    private func key(for token: JSONWebToken, among keys: [TokenKey]) throws(TokenError) -> TokenKey {
+        let fitting = keys.filter { $0.algorithm.rawValue == token.algorithm }
+        guard let id = token.keyID else {
+            guard fitting.count == 1 else { throw Self.isUnsigned }
+            return fitting[0]
+        }
+        guard let key = fitting.first(where: { $0.id == id }) else {
+            self.keys.miss()
+            throw Self.isUnsigned
+        }
+        return key
+    }
+
+    private static var isUnsigned: TokenError {
+        TokenError(.signature, "the token is not signed by a key of the issuer")
     }
 }

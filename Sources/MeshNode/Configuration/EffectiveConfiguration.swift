@@ -70,6 +70,10 @@ struct EffectiveConfiguration {
         if let kind, announced.contains(kind) { add([("proxyProtocol", "none")], to: &listener) }
         switch kind {
         case "tls": add([("clients", "none")], to: &listener)
+        case "hbone":
+            let isClear = text(of: "cleartext", in: listener) == "true"
+            if !isClear { add([("clients", "mesh")], to: &listener) }
+            add([("cleartext", "false")], to: &listener)
         case "http", "https":
             if kind == "https" { add([("clients", "none")], to: &listener) }
             if value(of: "timeouts", in: listener) == nil { append("timeouts", mapping, to: &listener) }

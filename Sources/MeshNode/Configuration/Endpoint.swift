@@ -16,8 +16,10 @@ extension NodeConfiguration {
         package var identities: [SPIFFEID]
         /// The label `tun`: an inner mTLS connection through an untrusted proxy; `nil`: plain CONNECT.
         package var tunnel: TunnelMethod?
-        /// Bearer token for the proxy.
-        package var token: TokenSource?
+        /// How the proxy of ``tunnel`` is verified; nil: by the first host of ``hbone`` and the system's roots.
+        package var proxy: DirectTLS?
+        /// Bearer tokens for the proxy; nil: it asks for none.
+        package var token: ProxyTokenSource?
         /// Gateways on the way, nearest first.
         package var via: [Authority]
         /// Egress: dialled without HBONE.
@@ -43,7 +45,7 @@ extension NodeConfiguration {
             hbone: [Authority] = [],
             identities: [SPIFFEID] = [],
             tunnel: TunnelMethod? = nil,
-            token: TokenSource? = nil,
+            token: ProxyTokenSource? = nil,
             via: [Authority] = [],
             direct: Bool = false,
             tls: DirectTLS? = nil,
@@ -70,15 +72,6 @@ extension NodeConfiguration {
     package enum TunnelMethod: String, CaseIterable, Hashable, Sendable {
         case connect = "CONNECT"
         case post = "POST"
-    }
-
-    /// Where a bearer token is read from, each time one is needed.
-    package struct TokenSource: Hashable, Sendable {
-        package var file: String
-
-        package init(file: String) {
-            self.file = file
-        }
     }
 
     /// An SSH login on, or next to, the machine of an endpoint.
@@ -126,6 +119,7 @@ extension NodeConfiguration {
 extension NodeConfiguration.Endpoint {
     /// What is read again when it has changed.
     var watchedFiles: [String] {
+        if let files = proxyTLS?.files { return files.roots.map { [$0] } ?? [] }
         guard let tls else { return [] }
         let shown = tls.credential.map { ["\($0)/key.pem", "\($0)/cert-chain.pem"] } ?? []
         return (tls.roots.map { [$0] } ?? []) + shown
@@ -138,7 +132,8 @@ extension NodeConfiguration.Endpoint {
         return path.transports.filter { transport in
             switch transport {
             case .h2: !hbone.isEmpty
-            case .h2OverSSH: !hbone.isEmpty && ssh != nil
+            // Behind a proxy nobody says where the peer's own server listens.
+            case .h2OverSSH: !hbone.isEmpty && ssh != nil && tunnel == nil
             case .ssh: ssh != nil
             }
         }

@@ -14,7 +14,7 @@ struct IngressDecoder {
     private typealias Kind = NodeConfiguration.ListenerProtocol
     /// Which protocols have which key.
     private static let uses: [(key: String, kinds: [Kind])] = [
-        ("credentials", [.tls, .https]), ("clients", [.tls, .https]), ("routes", [.http, .https]),
+        ("credentials", [.tls, .https, .hbone]), ("clients", [.tls, .https, .hbone]), ("routes", [.http, .https]),
         ("redirect", [.http]), ("hsts", [.https]), ("timeouts", [.http, .https]), ("limits", [.http, .https]),
     ]
 
@@ -22,8 +22,9 @@ struct IngressDecoder {
     func decode(_ mapping: MappingDecoder, into listener: inout NodeConfiguration.Listener) {
         let (name, kind) = (listener.name, listener.protocol)
         for (key, kinds) in Self.uses where mapping[key] != nil && !kinds.contains(kind) {
-            let list = kinds.map(\.rawValue).joined(separator: " and ")
-            let all = kinds.count == 1 ? "protocol \(list)" : "protocols \(list)"
+            let names = kinds.map(\.rawValue)
+            let list = (names.count < 2 ? [] : [names.dropLast().joined(separator: ", ")]) + names.suffix(1)
+            let all = (kinds.count == 1 ? "protocol " : "protocols ") + list.joined(separator: " and ")
             diagnostics.report(
                 "listener '\(name)': '\(key)' is for \(all) only: remove it",
                 at: mapping.position(of: key)

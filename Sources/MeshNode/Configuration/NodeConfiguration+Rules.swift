@@ -61,7 +61,9 @@ extension NodeConfiguration.Endpoint {
         transports.map { transport in
             let place =
                 switch transport {
-                case .h2: "to \(hbone.map(\.description).joined(separator: " or "))"
+                case .h2:
+                    (tunnel == nil ? "to " : "through the proxy at ")
+                        + hbone.map(\.description).joined(separator: " or ")
                 case .h2OverSSH, .ssh: "by \(ssh?.destination.description ?? "?")"
                 }
             return PathCandidate(PathID(transport), place: place)
@@ -78,8 +80,9 @@ extension NodeConfiguration.Endpoint {
         var facts = [
             "path \(path.rawValue)", "hbone \(servers) \(port)",
             "identity \(identities.map(\.description).sorted())",
-            "tun \(tunnel?.rawValue ?? "")", "token \(token?.file ?? "")", "via \(via)",
+            "via \(via)",
         ]
+        facts += tunnelFacts
         if let ssh {
             facts += [
                 "ssh \(ssh.destination)", "identityFile \(ssh.identityFile ?? "")",

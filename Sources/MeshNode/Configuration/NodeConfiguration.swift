@@ -87,6 +87,9 @@ public struct NodeConfiguration: Hashable, Sendable {
         package var capture: Capture?
         /// What only `tls`, `http` and `https` listeners have.
         package var ingress = Ingress()
+        /// What makes a gateway of an `hbone` listener, for clients that are no members of the mesh; nil: only those
+        /// come in, and it is not asked for more.
+        package var gateway: GatewaySettings?
         /// Load balancers that say in a header of the PROXY protocol who their clients are, and nobody else connects;
         /// nil: clients connect themselves.
         package var trustedProxies: [CIDR]?

@@ -152,6 +152,7 @@ struct NodeConfigurationDecoder {
     private func listener(_ node: YAMLNode) -> NodeConfiguration.Listener? {
         let keys =
             ["name", "bind", "protocol", "forwardTo", "users", "jwt"] + IngressDecoder.listenerKeys
+            + GatewayDecoder.listenerKeys
             + ProxyProtocolDecoder.listenerKeys
             + CaptureDecoder.listenerKeys
         let required = ["name", "bind", "protocol"]
@@ -218,6 +219,7 @@ struct NodeConfigurationDecoder {
         ProxyProtocolDecoder(diagnostics: diagnostics).decode(mapping, into: &listener)
         CaptureDecoder(diagnostics: diagnostics).decode(mapping, into: &listener)
         IngressDecoder(diagnostics: diagnostics, paths: paths).decode(mapping, into: &listener)
+        GatewayDecoder(diagnostics: diagnostics, paths: paths).decode(mapping, into: &listener)
         return listener
     }
 
@@ -236,8 +238,8 @@ struct NodeConfigurationDecoder {
 
     func endpoint(_ node: YAMLNode) -> NodeConfiguration.Endpoint? {
         let keys = [
-            "match", "address", "hbone", "identity", "labels", "token", "via", "direct", "tls", "proxyProtocol", "ssh",
-            "path", "filter",
+            "match", "address", "hbone", "identity", "labels", "proxy", "token", "via", "direct", "tls",
+            "proxyProtocol", "ssh", "path", "filter",
         ]
         guard let mapping = MappingDecoder(node, what: "an endpoint", keys: keys, required: ["match"], diagnostics)
         else {
@@ -255,13 +257,7 @@ struct NodeConfigurationDecoder {
             path: path,
             position: node.position
         )
-        if let labels = mapping["labels"] { endpoint.tunnel = tunnel(labels) }
-        if let token = mapping["token"],
-            let fields = MappingDecoder(token, what: "'token'", keys: ["file"], required: ["file"], diagnostics),
-            let file = fields.string("file")
-        {
-            endpoint.token = .init(file: paths.resolve(file))
-        }
+        tunnels.decode(mapping, into: &endpoint)
         if let via = mapping["via"] {
             endpoint.via =
                 via.list("'via'", diagnostics) { gateway in
@@ -298,12 +294,7 @@ struct NodeConfigurationDecoder {
         return one(node).map { [$0] } ?? []
     }
 
-    private func tunnel(_ node: YAMLNode) -> NodeConfiguration.TunnelMethod? {
-        guard let labels = MappingDecoder(node, what: "'labels'", keys: ["tun"], required: ["tun"], diagnostics) else {
-            return nil
-        }
-        return labels.choice("tun", of: NodeConfiguration.TunnelMethod.self)
-    }
+    private var tunnels: TunnelDecoder { TunnelDecoder(diagnostics: diagnostics, resolve: paths.resolve) }
 
     private func directTLS(_ node: YAMLNode) -> DirectTLS? {
         let keys = ["serverName", "roots", "credential"]
@@ -353,7 +344,7 @@ struct NodeConfigurationDecoder {
                     "'filter' is for streams that go on to a peer; what is dialled from here may be seen anyway"
                 )
             }
-            for key in ["hbone", "identity", "labels", "token", "via", "ssh", "path"] where has(key) {
+            for key in ["hbone", "identity", "labels", "proxy", "token", "via", "ssh", "path"] where has(key) {
                 report(key, "'\(key)' means nothing with 'direct: true', which dials without HBONE: remove one")
             }
             return
@@ -368,16 +359,14 @@ struct NodeConfigurationDecoder {
         if !has("hbone"), !has("ssh") {
             report("match", "needs 'hbone' (where its HBONE server listens), 'ssh' or 'direct: true'")
         }
-        for key in ["labels", "via"] where has(key) && !has("hbone") {
-            report(key, "'\(key)' needs 'hbone', the server it leads to")
-        }
+        if has("via"), !has("hbone") { report("via", "'via' needs 'hbone', the server it leads to") }
+        tunnels.check(endpoint, mapping)
         if has("identity"), !has("hbone") {
             report(
                 "identity",
                 "'identity' is who the server of 'hbone' must be, and without it nobody is asked: remove it"
             )
         }
-        if has("token"), !has("labels") { report("token", "'token' is for the proxy of 'labels: {tun: …}': add that") }
         let needed: [PathPreference: [String]] = [
             .h2: ["hbone"], .h2OverSSH: ["hbone", "ssh"], .ssh: ["ssh"],
         ]

@@ -14,7 +14,7 @@ enum BuildFeatures {
         .http, .https,
     ]
     /// Of the keys of an endpoint that stand for a feature of their own.
-    static let endpointKeys: Set<String> = []
+    static let endpointKeys: Set<String> = ["labels", "token"]
     /// Of the top-level keys that open a listener of their own.
     static let services: Set<String> = ["admin", "metrics"]
 }
@@ -134,6 +134,9 @@ extension NodeConfiguration {
             } else {
                 first[endpoint.match] = .some(endpoint.position)
             }
+            if endpoint.tunnel != nil, !endpoint.via.isEmpty {
+                report("'via' and 'labels: {tun: …}' are two ways through others: remove one")
+            }
             let asked = [
                 ("labels", endpoint.tunnel != nil), ("token", endpoint.token != nil), ("via", !endpoint.via.isEmpty),
             ]
@@ -239,7 +242,7 @@ extension NodeConfiguration {
             checkServerCredentials(of: listener, diagnostics)
             if let tokens = listener.tokens {
                 do throws(TokenError) {
-                    _ = try tokens.verifier()
+                    _ = try tokens.verifiers()
                 } catch {
                     diagnostics.report("listener '\(listener.name)': 'jwt': \(error)", at: listener.position)
                 }
@@ -255,6 +258,13 @@ extension NodeConfiguration {
             }
         }
         for endpoint in endpoints {
+            if let (_, files) = endpoint.proxyTLS {
+                do throws(StreamError) {
+                    _ = try DirectTLSFiles(loading: files)
+                } catch {
+                    diagnostics.report("endpoint '\(endpoint.match)': 'proxy': \(error.message)", at: endpoint.position)
+                }
+            }
             if endpoint.direct, let tls = endpoint.tls {
                 do throws(StreamError) {
                     _ = try DirectTLSFiles(loading: tls)
@@ -263,7 +273,7 @@ extension NodeConfiguration {
                 }
             }
             let files = [
-                ("token", endpoint.token?.file), ("ssh identityFile", endpoint.ssh?.identityFile),
+                ("token", endpoint.token?.watchedFile), ("ssh identityFile", endpoint.ssh?.identityFile),
                 ("ssh knownHosts", endpoint.ssh?.knownHosts), ("ssh config", endpoint.ssh?.config),
             ]
             for (key, file) in files {
@@ -274,7 +284,8 @@ extension NodeConfiguration {
     }
 
     private func checkServerCredentials(of listener: Listener, _ diagnostics: Diagnostics) {
-        for (index, directory) in listener.ingress.credentials.enumerated() {
+        let directories = listener.gateway?.credentials ?? listener.ingress.credentials
+        for (index, directory) in directories.enumerated() {
             let report = { (message: String) in
                 diagnostics.report("listener '\(listener.name)': 'credentials': \(message)", at: listener.position)
             }

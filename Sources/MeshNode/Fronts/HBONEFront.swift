@@ -17,26 +17,51 @@ final class HBONEFront {
     private var identifiers = IdentifierGenerator()
     /// Where its streams come in.
     var front: FrontName
+    /// The listener whose clients need not be members of the mesh; nil: only those come here.
+    private let gate: NodeConfiguration.Listener?
     private var logger: Logger { carrier.logger }
     private var peerLog: PeerLog { carrier.peerLog }
     private var opener: StreamOpener { carrier.opener }
 
-    init(_ carrier: StreamCarrier) {
+    init(_ carrier: StreamCarrier, gate: NodeConfiguration.Listener? = nil) {
         self.carrier = carrier
+        self.gate = gate
         front = carrier.front
     }
 
     /// Answers a request, now or later.
     func handle(_ pending: PendingConnect) {
-        let request = StreamRequest(
+        guard let gate else { return handle(pending, details: nil) }
+        switch GateAdmission.details(of: pending, at: gate, carrier.snapshot) {
+        case .success(let details): handle(pending, details: details)
+        case .failure(let refusal): refuse(pending, request(pending, nil), refusal)
+        }
+    }
+
+    private func request(_ pending: PendingConnect, _ details: RequestDetails?) -> StreamRequest {
+        StreamRequest(
             source: pending.peer.map { .peer($0) } ?? .unauthenticated,
             sourceIP: pending.remoteAddress?.address ?? .loopbackIPv4,
-            transport: TransportMark.transport(of: pending),
+            // Behind a proxy on this machine, everybody comes from here: nobody's word counts.
+            transport: gate == nil ? TransportMark.transport(of: pending) : .h2,
             destination: pending.destination,
             hops: HopTrail(parsing: pending.request.forwarded),
+            details: details,
             now: WallClock.system.seconds
         )
-        guard pending.request.tunnelDestination == nil else { return refuseInnerTunnel(pending, request) }
+    }
+
+    private func handle(_ pending: PendingConnect, details: RequestDetails?) {
+        let request = request(pending, details)
+        // Which way it goes says only whether its TLS ends here: with whom, that handshake says.
+        if pending.request.tunnelDestination != nil, !isOnItsWay(request) {
+            return InnerTunnel.accept(pending, request, StreamCarrier(carrier, at: front))
+        }
+        if request.source == .unauthenticated, details?.principal == nil {
+            let what = "neither a certificate of the mesh nor a token"
+            let rejection = ConnectRejection.denied("\(what): only streams with x-tun that end here are served")
+            return refuse(pending, request, GateRefusal(rejection, StreamError(.denied, what)))
+        }
         let plan = opener.plan(request)
         switch plan.outcome {
         case .refused(let refusal):
@@ -44,22 +69,32 @@ final class HBONEFront {
         case .dial(let target, _): open(plan, for: pending, nil, failure: "backend failed", to: target)
         // This node is a hop on the way: the stream goes on over the paths of its endpoint.
         case .peer(let route, _):
-            let headers = HopHeaders.next(pending.request, for: plan, &identifiers)
+            var asked = pending.request
+            // Who comes from outside of the mesh says nothing in its name.
+            if request.source == .unauthenticated { (asked.baggage, asked.service) = (nil, nil) }
+            var headers = HopHeaders.next(asked, for: plan, &identifiers)
+            if let gate, gate.tokens?.forwardsToken == true { headers["authorization"] = pending.request.authorization }
             open(plan, for: pending, headers, failure: "next hop failed", to: route.authority)
         }
     }
 
-    private func refuseInnerTunnel(_ pending: PendingConnect, _ request: StreamRequest) {
-        let error = StreamError(.badRequest, "x-tun is not served")
+    /// Whether another node is on the way to the destination: then the ciphertext goes on to it as it is.
+    private func isOnItsWay(_ request: StreamRequest) -> Bool {
+        if case .mesh = carrier.snapshot.planner.plan(request).route.action { true } else { false }
+    }
+
+    private func refuse(_ pending: PendingConnect, _ request: StreamRequest, _ refusal: GateRefusal) {
         peerLog.log(
             .notice,
             "refused",
-            of: Self.name(of: pending),
-            ["reason": "\(error.message)", "to": "\(Printable.escape(pending.request.authority))"]
+            of: pending.peer?.description ?? "\(request.sourceIP)",
+            ["reason": "\(refusal.error.message)", "to": "\(pending.destination)"]
         )
-        let rejection = ConnectRejection.innerTunnel
-        if carrier.records.isOn { begin(opener.plan(request), for: pending)?.refuse(error, status: rejection.status) }
-        pending.reject(rejection)
+        if carrier.records.isOn {
+            begin(carrier.snapshot.planner.plan(request), for: pending)?
+                .refuse(refusal.error, status: refusal.rejection.status)
+        }
+        pending.reject(refusal.rejection)
     }
 
     private func begin(_ plan: StreamPlan, for pending: PendingConnect) -> StreamTicket? {

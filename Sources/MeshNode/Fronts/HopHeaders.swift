@@ -20,6 +20,8 @@ enum HopHeaders {
         let trace = TraceParent(parsing: request.traceparent) ?? TraceParent(using: &identifiers)
         headers.append("traceparent", trace.description)
         if let name = request.service, name.utf8.count <= longestService { headers.append("x-service", name) }
+        // TLS inside, from end to end: only its own end may take this away, and change nothing of it.
+        if let destination = request.tunnelDestination { headers.append("x-tun", destination) }
         let asked = plan.request
         headers.append("forwarded", asked.hops.field(from: asked.sourceIP, through: plan.own))
         return headers

@@ -164,7 +164,8 @@ final class StreamCarrier {
     func note(_ opened: inout StreamOpener.Opened, _ ticket: StreamTicket) {
         // Of this very connection: another server of the destination may be somebody else. SSH proves no identity.
         let next = opened.stream as? H2Stream
-        ticket.open(over: opened.path, dialled: opened.dialled, peer: next?.peer)
+        let peer = next?.peer ?? PeerFacts(of: opened.stream).identity
+        ticket.open(over: opened.path, dialled: opened.dialled, peer: peer)
         if let answer = next?.response?.headers["baggage"] { ticket.metadata?.answer = answer }
         opened.ticket = ticket
     }

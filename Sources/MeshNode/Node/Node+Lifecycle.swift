@@ -13,11 +13,13 @@ extension Node {
             if let task = state.drain { return task }
             let (listeners, workers, takeover) = (state.listeners, state.workers, state.takeover)
             let heartbeat = state.heartbeat
+            let keyRefresh = state.keyRefresh
             state.listeners = []
             state.takeover = nil
             state.heartbeat = nil
             let task = Task {
                 if let heartbeat { try? await heartbeat.loop.execute { heartbeat.withValue { $0.stop() } } }
+                if let keyRefresh { try? await keyRefresh.loop.execute { keyRefresh.withValue { $0.stop() } } }
                 await close(listeners)
                 if let takeover { try? await takeover.loop.execute { takeover.withValue { $0.close() } } }
                 await drain(workers)

@@ -114,6 +114,7 @@ extension Node {
                 serviceAddresses: await self.addresses(of: state.withLock { $0.services }),
                 accessLog: accessLog,
                 metrics: transportMetrics(for: configuration),
+                keyRings: keyRings,
                 after: try await self.snapshot(of: workers),
                 warn: { [logger] in logger.warning("\($0)") }
             )
@@ -177,6 +178,7 @@ extension Node {
                 serviceAddresses: await addresses(of: state.withLock { $0.services }),
                 accessLog: present.accessLog,
                 metrics: present.configuration.connections.metrics,
+                keyRings: keyRings,
                 keeping: present,
                 warn: { [logger] in logger.warning("\($0)") }
             )
@@ -217,16 +219,18 @@ extension Node {
         for worker in workers {
             try await worker.loop.execute { worker.withValue { $0.take(snapshot) } }
         }
+        try await lookForKeys()
     }
 
     static func stamp(_ configuration: NodeConfiguration, _ file: String?) -> FileStamp {
         let policyFiles = configuration.policy?.compactMap(\.importedFrom) ?? []
         let names = ["key.pem", "cert-chain.pem", "root-cert.pem", "ca-crl.pem"]
         let users = configuration.listeners.compactMap(\.users) + Set(policyFiles).sorted()
-        let served = configuration.listeners.flatMap(\.ingress.credentials).flatMap { directory in
+        let directories = configuration.listeners.flatMap { $0.gateway?.credentials ?? $0.ingress.credentials }
+        let served = directories.flatMap { directory in
             names.prefix(2).map { "\(directory)/\($0)" }
         }
-        let tokens = configuration.listeners.compactMap { $0.tokens?.keyFile }
+        let tokens = configuration.listeners.flatMap { $0.tokens?.watchedFiles ?? [] }
         let own = names.map { "\(configuration.identity)/\($0)" } + (file.map { [$0] } ?? [])
         let others = configuration.trust.map(\.bundle) + configuration.endpoints.flatMap(\.watchedFiles)
         return FileStamp(of: own + users + tokens + served + others)

@@ -41,6 +41,8 @@ public final class Node: Sendable {
         var drain: Task<Void, Never>?
         var takeover: LoopBound<TakeoverOffer>?
         var heartbeat: LoopBound<CaptureHeartbeat>?
+        /// Who fetches the keys of issuers; nil: no listener has needed any.
+        var keyRefresh: LoopBound<KeyRefresh>?
         /// Those of all listeners that the node has had.
         var captures: [NodeConfiguration.Capture] = []
         var accessLog: AccessLog?
@@ -62,6 +64,8 @@ public final class Node: Sendable {
     let transportMetrics: H2Metrics
     /// The addresses that names of the mesh have.
     let names = VirtualNames()
+    /// The keys of issuers that are fetched.
+    let keyRings = TokenKeyRings()
     let state: Lock<State>
     /// The file to read again on a reload; nil when the configuration was made by a program.
     let configurationFile: String?
@@ -106,6 +110,7 @@ public final class Node: Sendable {
             configuration: configuration,
             directory: directory,
             credential: credential,
+            keyRings: keyRings,
             warn: warn
         )
         let accessLog = try accessLog(for: configuration)
@@ -148,6 +153,7 @@ public final class Node: Sendable {
                 serviceAddresses: await addresses(of: services),
                 accessLog: accessLog,
                 metrics: transportMetrics(for: configuration),
+                keyRings: keyRings,
                 warn: warn
             )
             try await hand(snapshot, to: workers)

@@ -17,6 +17,10 @@ final class Worker {
     /// The same for each listener that has accepted something.
     private var carriers: [FrontName: StreamCarrier] = [:]
     private let inbound: HBONEFront
+    /// By listener.
+    private var gates: [String: HBONEGate] = [:]
+    /// Of listeners that are others by now.
+    private var formerGates: [HBONEGate] = []
     private let server: HBONEServer
     private let stripes: StripeAcceptor
     private let allNames: VirtualNames
@@ -136,7 +140,8 @@ final class Worker {
         switch listener.protocol {
         case .hbone:
             socket.apply(.multiplexed(unacknowledgedLimit: .seconds(20)))
-            stripes.accept(socket)
+            guard listener.gateway != nil else { return stripes.accept(socket) }
+            gate(of: listener)?.accept(socket)
         case .tcp: TCPFront.accept(socket, by: listener, carrier)
         case .socks5: SOCKSFront.accept(socket, by: listener, carrier)
         case .httpProxy: HTTPProxyFront.accept(socket, by: listener, carrier)
@@ -164,6 +169,30 @@ final class Worker {
         let carrier = StreamCarrier(carrier, at: front)
         carriers[front] = carrier
         return carrier
+    }
+
+    /// nil: its name has come to mean something else.
+    private func gate(of listener: NodeConfiguration.Listener) -> HBONEGate? {
+        if let gate = gates[listener.name] {
+            if gate.isFor(listener) { return gate }
+            formerGates.append(gate)
+            gates[listener.name] = nil
+        }
+        guard let rules = snapshot.gateways[listener.name] else { return nil }
+        do throws(StreamError) {
+            let front = FrontName(listener.name, protocol: listener.protocol.rawValue)
+            let gate = try HBONEGate(
+                listener,
+                rules: rules,
+                carrier: StreamCarrier(carrier, at: front),
+                configuration: Self.serverConfiguration(snapshot)
+            )
+            gates[listener.name] = gate
+            return gate
+        } catch {
+            logger.error("listener '\(listener.name)' serves nobody: \(error)")
+            return nil
+        }
     }
 
     private func useRecords(_ snapshot: NodeSnapshot) {
@@ -209,6 +238,7 @@ final class Worker {
         server.context = snapshot.server
         do {
             try server.use(Self.serverConfiguration(snapshot))
+            for gate in gates.values { try gate.use(Self.serverConfiguration(snapshot)) }
         } catch {
             logger.error("the settings of connections stay as they were: \(error)")
         }
@@ -220,11 +250,26 @@ final class Worker {
     /// called on the loop.
     func drain(completion: @escaping () -> Void) {
         live.startDraining()
-        server.drain(deadline: nil) { [self] in
-            live.whenEmpty { [self] in
-                opener.shutDown()
-                records.flush()
-                completion()
+        drain(gates.values + formerGates) { [self] in
+            server.drain(deadline: nil) { [self] in
+                live.whenEmpty { [self] in
+                    opener.shutDown()
+                    records.flush()
+                    completion()
+                }
+            }
+        }
+        // All of them are told at once, whoever is waited for first.
+        server.drain(deadline: nil) {}
+    }
+
+    private func drain(_ gates: [HBONEGate], completion: @escaping () -> Void) {
+        var left = gates.count
+        guard left > 0 else { return completion() }
+        for gate in gates {
+            gate.drain {
+                left -= 1
+                if left == 0 { completion() }
             }
         }
     }
@@ -236,12 +281,15 @@ final class Worker {
         drainDeadline = time
         let timer =
             limit
-            ?? LoopTimer(on: loop) { [live, server] in
+            ?? LoopTimer(on: loop) { [live, server, weak self] in
                 live.cutAll(StreamError(.draining, "the node stopped before the stream ended"))
+                let gates = self.map { $0.gates.values + $0.formerGates } ?? []
                 server.close()
+                for gate in gates { gate.close() }
                 // A peer that does not read must not hold up the end.
                 LoopTimer(on: server.loop) {
                     server.abort()
+                    for gate in gates { gate.abort() }
                     server.loop.giveUpDepartures()
                 }.schedule(after: .seconds(1))
             }

@@ -24,6 +24,8 @@ final class NodeSnapshot: Sendable {
     let egress: [DirectTLS: EgressTLS]
     /// What holds for the listeners that take what the world sends, by their names.
     let ingress: [String: IngressRules]
+    /// What holds for the listeners of protocol hbone whose clients need not be members of the mesh, by their names.
+    let gateways: [String: GatewayRules]
     /// Who may use the listeners that ask for a password, by their names.
     let passwords: [String: PasswordCheck]
     /// Who may use the listeners that ask for a token, by their names.
@@ -37,6 +39,7 @@ final class NodeSnapshot: Sendable {
 
     /// - Parameters:
     ///   - directory: What holds beside the configuration.
+    ///   - keyRings: The keys that are fetched, of all issuers.
     ///   - previous: What held before: connections that its listeners have accepted go on as they were.
     ///   - kept: Of the same configuration: what its files had said stays, and none is read.
     /// - Throws: What is wrong with the credential, with the bundle of another trust domain, with the SSH login of an
@@ -49,6 +52,7 @@ final class NodeSnapshot: Sendable {
         serviceAddresses: [String: NodeConfiguration.BindAddress] = [:],
         accessLog: AccessLog? = nil,
         metrics: H2Metrics? = nil,
+        keyRings: TokenKeyRings = TokenKeyRings(),
         after previous: NodeSnapshot? = nil,
         keeping kept: NodeSnapshot? = nil,
         warn: @escaping @Sendable (String) -> Void
@@ -90,7 +94,7 @@ final class NodeSnapshot: Sendable {
             let id = endpoint.peer.id
             // Of a directory that has changed, most is as it was.
             if kept != nil && access[id] != nil { continue }
-            access[id] = try PeerAccess(endpoint, own: credential.id, warn: warn)
+            access[id] = try PeerAccess(endpoint, own: credential.id, settings: settings, warn: warn)
         }
         self.access = access
         var egress = kept?.egress ?? [:]
@@ -115,7 +119,7 @@ final class NodeSnapshot: Sendable {
         var tokens = kept?.tokens ?? [:]
         for listener in configuration.listeners where kept == nil {
             if let settings = listener.tokens {
-                tokens[listener.name] = try TokenCheck(settings, of: listener.name)
+                tokens[listener.name] = try TokenCheck(settings, of: listener.name, keyRings)
             }
         }
         for name in left where !names.contains(name) { tokens[name] = previous?.tokens[name] }
@@ -128,6 +132,20 @@ final class NodeSnapshot: Sendable {
             ingress[name] = try previous?.ingress[name].map { try IngressRules($0, own: credential, trust: trust) }
         }
         self.ingress = ingress
+        var gateways = try (kept?.gateways ?? [:]).mapValues { try GatewayRules($0, own: credential, trust: trust) }
+        for listener in configuration.listeners where kept == nil {
+            guard let gateway = listener.gateway else { continue }
+            gateways[listener.name] = try GatewayRules(
+                gateway,
+                own: credential,
+                trust: trust,
+                options: settings.tls(for: .server)
+            )
+        }
+        for name in left where gateways[name] == nil && !names.contains(name) {
+            gateways[name] = try previous?.gateways[name].map { try GatewayRules($0, own: credential, trust: trust) }
+        }
+        self.gateways = gateways
     }
 
     /// Listeners whose connections may outlast them: those that this configuration has, and, where the other one has

@@ -10,11 +10,13 @@ extension PeerAccess {
     ///
     /// - Parameters:
     ///   - own: This node's identity: an endpoint that names nobody expects its trust domain and namespace.
+    ///   - settings: Of its connections.
     ///   - warn: Told what the user should know about the SSH configuration.
     /// - Throws: ``SSHSignal/SSHConfigurationError`` or ``Streams/StreamError`` for the SSH login.
     init(
         _ endpoint: NodeConfiguration.Endpoint,
         own: SPIFFEID,
+        settings: ConnectionSettings,
         warn: @escaping @Sendable (String) -> Void
     ) throws {
         let login = try endpoint.ssh.map { access in
@@ -39,5 +41,24 @@ extension PeerAccess {
             login: login,
             sessions: endpoint.ssh?.sessions ?? PeerAccess.defaultSessions
         )
+        guard let tunnel = endpoint.tunnel, let (proxyName, files) = endpoint.proxyTLS else { return }
+        do throws(StreamError) {
+            var options = TLSContext.Options(applicationProtocols: ["h2"])
+            options.handshakeTimeout = settings.handshakeTimeout
+            proxy = ProxyAccess(
+                addresses: endpoint.hbone,
+                name: proxyName,
+                method: tunnel == .post ? .post : .connect,
+                context: try TLSContext(
+                    server: DirectTLSFiles(loading: files).verifier,
+                    versions: .from12,
+                    options: options
+                ),
+                token: endpoint.token
+            )
+        } catch {
+            throw StreamError(error.code, "endpoint '\(endpoint.match)': 'proxy': \(error.message)")
+        }
+        for index in ways.indices where ways[index].id.transport == .h2 { ways[index].reach = .proxy }
     }
 }

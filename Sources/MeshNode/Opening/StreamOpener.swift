@@ -242,7 +242,13 @@ final class StreamOpener {
         paths.openStream(
             to: route.authority,
             headers: headers,
-            permits: { plan.refusal(over: $0) },
+            permits: { path in
+                // What ends at the peer's HBONE server: its TLS would be nothing to the service behind.
+                if path.transport == .ssh, headers["x-tun"] != nil {
+                    return StreamError(.unreachable, "a stream with x-tun does not go over the path ssh")
+                }
+                return plan.refusal(over: path)
+            },
             completion: { [self] result in
                 guard !isCancelled else {
                     if case .success(let opened) = result {

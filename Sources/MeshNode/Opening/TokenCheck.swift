@@ -4,14 +4,15 @@ import Streams
 
 /// Who may use a listener with `jwt`. Immutable; a reload makes a new one.
 struct TokenCheck: Sendable {
-    private let verifier: TokenVerifier
+    private let verifiers: TokenVerifiers
     /// Whether the server gets the token, too.
     let forwardsToken: Bool
 
+    /// - Parameter rings: The keys that are fetched.
     /// - Throws: What is wrong with the file of keys.
-    init(_ settings: TokenSettings, of listener: String) throws(StreamError) {
+    init(_ settings: TokenSettings, of listener: String, _ rings: TokenKeyRings) throws(StreamError) {
         do throws(TokenError) {
-            verifier = try settings.verifier()
+            verifiers = try settings.verifiers(rings)
         } catch {
             throw StreamError(.badRequest, "listener '\(listener)': 'jwt': \(error)")
         }
@@ -26,6 +27,11 @@ struct TokenCheck: Sendable {
     func principal(of head: HTTPRequestHead, field: String) throws(TokenError) -> String {
         let values = head.fields.values(field)
         guard values.count < 2 else { throw TokenError(.malformed, "there is more than one field '\(field)'") }
-        return try verifier.principal(of: values.first)
+        return try principal(of: values.first)
+    }
+
+    /// - Parameter authorization: The value of the one field; nil: there is none.
+    func principal(of authorization: String?) throws(TokenError) -> String {
+        try verifiers.principal(of: authorization)
     }
 }

@@ -18,6 +18,8 @@ package struct PeerAccess: Sendable {
     package var relayCommand: String?
     /// SSH sessions with it at once, for each ``PeerPaths``; at least 1.
     package var sessions: Int
+    /// The proxy that leads to it, where that is not trusted.
+    package var proxy: ProxyAccess?
 
     package static let defaultSessions = 4
 
@@ -88,6 +90,8 @@ package struct PathWay: Hashable, Sendable {
         case tunnel(to: [Authority])
         /// The same to each of these servers, of which any will do.
         case servers([Authority])
+        /// Through ``PeerAccess/proxy``, which sees nothing but ciphertext.
+        case proxy
         /// The same through the peer's SSH server, to this port of its loopback address.
         case tunnelOverSSH(port: UInt16)
         /// A direct-tcpip channel of the peer's SSH server.

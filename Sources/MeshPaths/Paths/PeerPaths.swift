@@ -320,6 +320,18 @@ package final class PeerPaths {
                     on: loop
                 )
             }
+        case .proxy:
+            guard let context, let proxy = access.proxy else { return nil }
+            return ProxiedSource(
+                proxy,
+                over: dialer(proxy.addresses),
+                again: dialer(proxy.addresses, segmentLimit: SocketOptions.smallSegment),
+                context: context,
+                expecting: access.expectation,
+                settings: settings,
+                on: loop,
+                logger: logger
+            )
         case .tunnel, .tunnelOverSSH:
             guard let context else { return nil }
             return TunnelSource(
@@ -338,6 +350,7 @@ package final class PeerPaths {
     package func use(_ access: PeerAccess) {
         for way in access.ways {
             if case .servers(let servers) = way.reach { (sources[way.id] as? ServersSource)?.use(servers) }
+            if let proxy = access.proxy { (sources[way.id] as? ProxiedSource)?.use(proxy) }
         }
     }
 
@@ -369,7 +382,7 @@ package final class PeerPaths {
             dialer.onRelay = { [weak self] reason in self?.onChange(.relaying(reason: reason)) }
             sessions.onGrowth = { [weak dialer] in dialer?.widen() }
             return { dialer.dial($0) }
-        case .ssh, .servers: break
+        case .ssh, .servers, .proxy: break
         }
         return { [loop] completion in
             loop.later { completion(.failure(StreamError(.unreachable, "there is no SSH login"))) }

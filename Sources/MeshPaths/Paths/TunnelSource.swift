@@ -24,6 +24,8 @@ final class TunnelSource: PathSource {
     /// Tells the peer what carries this.
     private let mark: HeaderFields
     private let expectation: PeerExpectation
+    /// The server is a proxy that is no member of a mesh, and must have this name; nil: it is the peer itself.
+    private let proxy: String?
     private let loop: EventLoop
     private var context: TLSContext
     private var settings: ConnectionSettings
@@ -63,9 +65,11 @@ final class TunnelSource: PathSource {
         as transport: Transport,
         context: TLSContext,
         expecting expectation: PeerExpectation,
+        proxy: String? = nil,
         settings: ConnectionSettings,
         on loop: EventLoop
     ) {
+        self.proxy = proxy
         self.dialLower = dialLower
         self.dialAgain = dialAgain
         mark = TransportMark.headers(for: transport)
@@ -104,24 +108,32 @@ final class TunnelSource: PathSource {
     }
 
     private var endpoint: H2Endpoint {
-        H2Endpoint.over(
+        typealias Dial = (EventLoop, @escaping H2Endpoint.Completion<ByteStream>) -> Void
+        let current = { [weak self, context] in self?.context ?? context }
+        let dial: Dial = { [weak self, dialLower] in
+            if let self { self.dial($1) } else { dialLower($1) }
+        }
+        let again: Dial? = dialAgain.map { dial in
+            { [weak self] _, completion in
+                // It is late: the path may have been let go.
+                guard self?.group != nil else {
+                    return completion(.failure(StreamError(.closed, "the path was closed")))
+                }
+                dial(completion)
+            }
+        }
+        let overtaken = { [weak self] in self?.beCautious() ?? () }
+        if let proxy {
+            return .proxy(proxy, context: context, current: current, dial: dial, again: again, overtaken: overtaken)
+        }
+        return .over(
             "path",
             context: context,
             expecting: expectation,
-            current: { [weak self, context] in self?.context ?? context },
-            dial: { [weak self, dialLower] in
-                if let self { dial($1) } else { dialLower($1) }
-            },
-            again: dialAgain.map { dial in
-                { [weak self] _, completion in
-                    // It is late: the path may have been let go.
-                    guard self?.group != nil else {
-                        return completion(.failure(StreamError(.closed, "the path was closed")))
-                    }
-                    dial(completion)
-                }
-            },
-            overtaken: { [weak self] in self?.beCautious() }
+            current: current,
+            dial: dial,
+            again: again,
+            overtaken: overtaken
         )
     }
 
@@ -197,24 +209,37 @@ final class TunnelSource: PathSource {
         headers: HeaderFields,
         completion: @escaping (Result<ByteStream, PathFailure>) -> Void
     ) {
-        guard let group, group.isUp else {
-            return loop.later { completion(.failure(.pathLost(StreamError(.closed, "the path is down")))) }
-        }
-        let before = losses
         var headers = headers
         for field in mark { headers.append(field.name, field.value) }
         // Its text is made once: most streams to a peer go to one or two places behind it.
         if lastAuthority?.authority != authority { lastAuthority = (authority, authority.description) }
         let text = lastAuthority?.text ?? authority.description
-        group.open(ConnectRequest(authority: text, headers: headers)) { [self] result in
+        open(ConnectRequest(authority: text, headers: headers)) { result, _ in completion(result) }
+    }
+
+    /// The same for a whole request.
+    ///
+    /// - Parameter completion: Called once, on the loop; beside a failure, with what the server has answered.
+    func open(
+        _ request: ConnectRequest,
+        completion: @escaping (Result<ByteStream, PathFailure>, ConnectResponse?) -> Void
+    ) {
+        guard let group, group.isUp else {
+            return loop.later { completion(.failure(.pathLost(StreamError(.closed, "the path is down"))), nil) }
+        }
+        let before = losses
+        group.open(request) { [self] result in
             switch result {
-            case .success(let stream): completion(.success(stream))
+            case .success(let stream): completion(.success(stream), nil)
             case .failure(let failure):
                 // Whether the connection died under the request is known once it has reported its end. Without an
                 // answer none of the stream's bytes has been sent, so that another path may ask again.
                 loop.later { [self] in
                     let mayAskAgain = failure.isRetryable || failure.response == nil && losses != before
-                    completion(.failure(mayAskAgain ? .pathLost(failure.error) : .refused(failure.error)))
+                    completion(
+                        .failure(mayAskAgain ? .pathLost(failure.error) : .refused(failure.error)),
+                        failure.response
+                    )
                 }
             }
         }
