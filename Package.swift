@@ -108,7 +108,7 @@ let package = Package(
             dependencies: [
                 "Platform", "Streams", "MeshIdentity", "H2Transport", "SSHSignal", "Fleet", "Agent", "MeshPolicy",
                 "MeshPaths",
-                "MeshNode", "MeshDirectory",
+                "MeshNode", "MeshDirectory", "CLinux",
                 "YAML", log,
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),

@@ -1,5 +1,6 @@
 import Foundation
 import Platform
+import Synchronization
 import TestPeers
 import Testing
 
@@ -85,6 +86,38 @@ import Testing
             try TokenVerifiers([try verifier("https://a", own)]).principal(of: token)
         }
         #expect(stranger?.code == .scope)
+    }
+
+    /// What was found of a token goes with the keys that vouched for it: replaced, and not fetched for too long.
+    @Test func aKeyThatIsGoneVouchesForNothingRemembered() async throws {
+        let issuer = try await TokenIssuer()
+        let ring = TokenKeyRing()
+        let clock = Mutex(Int64(WallClock.system.seconds))
+        let verifier = TokenVerifier(
+            issuer: "https://id.example",
+            audiences: ["web"],
+            keys: ring,
+            clock: WallClock { clock.withLock { $0 } * 1000 }
+        )
+        let token = "Bearer " + (try issuer.token("good-ec"))
+        let start = clock.withLock { $0 }
+        // Before there are keys, nothing is remembered of it either.
+        #expect(throws: TokenError.self) { try verifier.principal(of: token) }
+        ring.taken(try Self.keys(issuer, only: ["ed"]), at: start)
+        #expect(throws: TokenError.self) { try verifier.principal(of: token) }
+        ring.taken(try Self.keys(issuer, only: ["ec"]), at: start)
+        for _ in 0..<3 { #expect(try verifier.principal(of: token) == "https://id.example/ann") }
+        #expect(verifier.checkedSignatures == 1)
+        ring.taken(try Self.keys(issuer, only: ["ed"]), at: start)
+        #expect(try verifier.principal(of: token) == "https://id.example/ann")
+        clock.withLock { $0 = start + TokenKeyRing.keptTime }
+        let error = #expect(throws: TokenError.self) { try verifier.principal(of: token) }
+        #expect(error?.code == .signature)
+        ring.taken(try Self.keys(issuer, only: ["ec"]), at: start)
+        #expect(try verifier.principal(of: token) == "https://id.example/ann")
+        clock.withLock { $0 = start + TokenKeyRing.staleTime }
+        let stale = #expect(throws: TokenError.self) { try verifier.principal(of: token) }
+        #expect(stale?.code == .keys)
     }
 
     @Test func whatATokenSaysOfItself() {

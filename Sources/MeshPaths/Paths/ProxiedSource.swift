@@ -72,12 +72,12 @@ final class ProxiedSource: PathSource {
         let before = self.context
         self.context = context
         outer.use(proxy.context, settings)
-        guard !context.trust.hasSameRevocations(as: before.trust) else { return }
+        guard !context.trust.hasSameObjections(as: before.trust) else { return }
         for stream in streams.compactMap(\.stream) {
             guard let peer = stream.peer, let identity = peer.identity, let certificate = peer.certificate,
-                context.trust.isRevoked(certificate, of: identity)
+                let objection = context.trust.objection(to: certificate, of: identity)
             else { continue }
-            stream.cut(StreamError(.authentication, "the certificate of \(identity) was revoked"))
+            stream.cut(StreamError(.authentication, objection))
         }
     }
 
@@ -172,9 +172,9 @@ final class ProxiedSource: PathSource {
             case .success(let peer):
                 self.peer = peer.identity
                 if let identity = peer.identity, let certificate = peer.certificate,
-                    context.trust.isRevoked(certificate, of: identity)
+                    let objection = context.trust.objection(to: certificate, of: identity)
                 {
-                    let error = StreamError(.authentication, "the certificate of \(identity) was revoked")
+                    let error = StreamError(.authentication, objection)
                     secured.reset(error)
                     return completion(.failure(.refused(error)))
                 }
