@@ -119,6 +119,20 @@ import Testing
         #expect(error?.code == .unknownTrustDomain)
     }
 
+    /// What was accepted is judged again by what is trusted now.
+    @Test func aDomainThatIsGoneTakesItsMembersAlong() throws {
+        let certificates = TestCertificates.shared
+        let path = try certificates.makeLeaf(id: "spiffe://partner.example/ns/prod/sa/app", issuer: "partner")
+        let leaf = try TestCertificates.credential(at: path).chain[0]
+        let id = try leaf.spiffeID()
+        let without = TrustBundleSet(try certificates.bundle())
+        var with = without
+        with.insert(try TrustBundleFile(loading: certificates.caPath("partner"), of: Self.partner).bundle)
+        #expect(with.objection(to: leaf.name, of: id) == nil)
+        #expect(without.objection(to: leaf.name, of: id)?.contains("partner.example, of spiffe://") == true)
+        #expect(with.hasSameObjections(as: with) && !with.hasSameObjections(as: without))
+    }
+
     /// What an issuer answers to a renewal is held to the node's own roots, whoever else is trusted.
     @Test func aPartnersCertificateForOurNameIsNoCredential() throws {
         let certificates = TestCertificates.shared

@@ -111,6 +111,53 @@ import Testing
         await server.drain(deadline: .seconds(1))
     }
 
+    /// Lets through what it likes, when it likes.
+    private final class Choppy: StreamFilter {
+        private var calls = 0
+
+        func filter(_ bytes: UnsafeRawBufferPointer, _ direction: StreamDirection) throws -> FilterVerdict {
+            calls += 1
+            let count = min(bytes.count, 10_007)
+            switch calls % 4 {
+            case 0: return .wait(.microseconds(20))
+            case 1: return .replace(count, with: Array(bytes[..<count]))
+            case 2: return .pass(count)
+            default: return .pass(bytes.count)
+            }
+        }
+    }
+
+    /// Over HTTP/2, whose streams have their own ways to read and to write.
+    @Test func aLargeTransferThroughFiltersOnBothSides() async throws {
+        let backend = try EchoServer()
+        func start(_ yaml: String) async throws -> (Node, UInt16) {
+            let node = Node(
+                try NodeConfiguration.parse(yaml, file: "node"),
+                loops: 1,
+                logger: LogRecorder().logger,
+                filter: { _, _ in Choppy() }
+            )
+            return (node, try #require(try await node.start().first).address.port)
+        }
+        let (server, hbone) = try await start(
+            NodeFile.server(identity: TestCertificates.shared.path(.server), ports: [backend.port])
+        )
+        let (client, entry) = try await start(
+            """
+            identity: \(TestCertificates.shared.path(.client))
+            listeners:
+            - {name: in, bind: "127.0.0.1:0", protocol: tcp, forwardTo: "127.0.0.1:\(backend.port)"}
+            endpoints:
+            - {match: "127.0.0.1:\(backend.port)", hbone: "127.0.0.1:\(hbone)", identity: "\(Self.server)"}
+            """
+        )
+        let bytes = Pattern.bytes(3_000_000, seed: 1)
+        let (received, ending) = try await TCPClient.exchange(port: entry, sending: bytes)
+        #expect(received == bytes && ending == .endOfStream)
+        await client.drain(deadline: .seconds(1))
+        await server.drain(deadline: .seconds(1))
+    }
+
     @Test func aFilterThatThrowsEndsTheStreamAndTheAccessLogSaysWhy() async throws {
         let backend = try EchoServer()
         let files = TemporaryDirectory()

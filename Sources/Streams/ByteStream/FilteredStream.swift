@@ -157,6 +157,8 @@ package final class FilteredStream: ByteStream, StreamObserver, TurnTask {
             return wake()
         }
         if outgoing.isEmpty { _ = flush() }
+        // What it had accepted may be lost already, and its notice on the way.
+        if let error = inner.failure, error.code != .closed { failAsInner() }
     }
 
     // MARK: To the client
@@ -322,7 +324,9 @@ package final class FilteredStream: ByteStream, StreamObserver, TurnTask {
             if !works || outgoing.isEmpty { endLingering(works ? nil : inner.failure) }
             return
         }
-        guard works else { return observer?.streamFailed(self) ?? () }
+        if isCut { return observer?.streamFailed(self) ?? () }
+        // Nobody reads what waited, by his own choice: the next write learns that.
+        if !works { outgoing.removeAll() }
         if outgoing.isEmpty, !writingWaits, ends.wakeWriter() { observer?.streamWritable(self) }
     }
 
