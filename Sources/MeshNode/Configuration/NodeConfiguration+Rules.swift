@@ -60,6 +60,7 @@ extension NodeConfiguration.Endpoint {
             let place =
                 switch transport {
                 case .h2: "to \(hbone.map(\.description).joined(separator: " or "))"
+                case .h2ViaGateway: "through \(via.map(\.description).joined(separator: " and "))"
                 case .h2OverSSH, .ssh: "by \(ssh?.destination.description ?? "?")"
                 }
             return PathCandidate(PathID(transport), place: place)
@@ -76,7 +77,8 @@ extension NodeConfiguration.Endpoint {
         var facts = [
             "path \(path.rawValue)", "hbone \(servers) \(port)",
             "identity \(identities.map(\.description).sorted())",
-            "tun \(tunnel?.rawValue ?? "")", "token \(token?.file ?? "")", "via \(via)",
+            "tun \(tunnel?.rawValue ?? "")", "token \(token?.file ?? "")",
+            "via \(via) \(viaIdentities.map(\.description))",
         ]
         if let ssh {
             facts += [

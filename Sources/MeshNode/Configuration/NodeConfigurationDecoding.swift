@@ -230,7 +230,8 @@ private struct NodeConfigurationDecoder {
 
     private func endpoint(_ node: YAMLNode) -> NodeConfiguration.Endpoint? {
         let keys = [
-            "match", "address", "hbone", "identity", "labels", "token", "via", "direct", "tls", "proxyProtocol", "ssh",
+            "match", "address", "hbone", "identity", "labels", "token", "via", "viaIdentity", "direct", "tls",
+            "proxyProtocol", "ssh",
             "path",
         ]
         guard let mapping = MappingDecoder(node, what: "an endpoint", keys: keys, required: ["match"], diagnostics)
@@ -244,7 +245,7 @@ private struct NodeConfigurationDecoder {
             match: match ?? EndpointMatch(host: .any, port: nil),
             address: mapping.value("address") { try Authority(parsing: $0) },
             hbone: mapping["hbone"].map(servers) ?? [],
-            identities: mapping["identity"].map(identities) ?? [],
+            identities: mapping["identity"].map { identities($0) } ?? [],
             direct: direct ?? false,
             path: path,
             position: node.position
@@ -262,6 +263,7 @@ private struct NodeConfigurationDecoder {
                     gateway.parsed("a gateway of 'via'", diagnostics) { try Authority(parsing: $0) }
                 } ?? []
         }
+        if let identity = mapping["viaIdentity"] { endpoint.viaIdentities = identities(identity, "'viaIdentity'") }
         if let tls = mapping["tls"] { endpoint.tls = directTLS(tls) }
         endpoint.announces = mapping.choice("proxyProtocol", of: ProxyVersion.self)
         if let ssh = mapping["ssh"] { endpoint.ssh = sshAccess(ssh) }
@@ -285,9 +287,9 @@ private struct NodeConfigurationDecoder {
 
     private static let mostServers = 64
 
-    private func identities(_ node: YAMLNode) -> [SPIFFEID] {
-        let one = { (node: YAMLNode) in node.parsed("'identity'", self.diagnostics) { try SPIFFEID($0) } }
-        if case .sequence = node.content { return node.list("'identity'", diagnostics, one) ?? [] }
+    private func identities(_ node: YAMLNode, _ key: String = "'identity'") -> [SPIFFEID] {
+        let one = { (node: YAMLNode) in node.parsed(key, self.diagnostics) { try SPIFFEID($0) } }
+        if case .sequence = node.content { return node.list(key, diagnostics, one) ?? [] }
         return one(node).map { [$0] } ?? []
     }
 
@@ -340,7 +342,7 @@ private struct NodeConfigurationDecoder {
             report("direct", "'direct: false' is what holds anyway: remove it")
         }
         if endpoint.direct {
-            for key in ["hbone", "identity", "labels", "token", "via", "ssh", "path"] where has(key) {
+            for key in ["hbone", "identity", "labels", "token", "via", "viaIdentity", "ssh", "path"] where has(key) {
                 report(key, "'\(key)' means nothing with 'direct: true', which dials without HBONE: remove one")
             }
             return
@@ -352,13 +354,15 @@ private struct NodeConfigurationDecoder {
             )
         }
         if has("tls") { report("tls", "'tls' is for 'direct: true'; the mesh has its own TLS: remove one") }
-        if !has("hbone"), !has("ssh") {
-            report("match", "needs 'hbone' (where its HBONE server listens), 'ssh' or 'direct: true'")
+        if !has("hbone"), !has("via"), !has("ssh") {
+            report(
+                "match",
+                "needs 'hbone' (where its HBONE server listens), 'via' (gateways on the way), 'ssh' or 'direct: true'"
+            )
         }
-        for key in ["labels", "via"] where has(key) && !has("hbone") {
-            report(key, "'\(key)' needs 'hbone', the server it leads to")
-        }
-        if has("identity"), !has("hbone") {
+        if has("labels"), !has("hbone") { report("labels", "'labels' needs 'hbone', the server it leads to") }
+        GatewayCheck(diagnostics: diagnostics).check(endpoint, mapping)
+        if has("identity"), !has("hbone"), !has("via") {
             report(
                 "identity",
                 "'identity' is who the server of 'hbone' must be, and without it nobody is asked: remove it"
@@ -369,6 +373,7 @@ private struct NodeConfigurationDecoder {
             .h2: ["hbone"], .h2OverSSH: ["hbone", "ssh"], .ssh: ["ssh"],
         ]
         for key in needed[endpoint.path] ?? [] where !has(key) {
+            if endpoint.path == .h2, has("via") { continue }
             report("path", "'path: \(endpoint.path.rawValue)' needs '\(key)'")
         }
     }

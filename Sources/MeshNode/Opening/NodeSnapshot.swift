@@ -72,9 +72,10 @@ final class NodeSnapshot: Sendable {
             trust: trust,
             options: settings.tls(for: .client)
         )
+        let marks = GatewayMarks(configuration, own: credential.id)
         var access = kept?.access ?? [:]
         for endpoint in configuration.endpoints where kept == nil && !endpoint.transports.isEmpty {
-            access[endpoint.peer.id] = try PeerAccess(endpoint, own: credential.id, warn: warn)
+            access[endpoint.peer.id] = try PeerAccess(endpoint, own: credential.id, marks: marks, warn: warn)
         }
         self.access = access
         var egress = kept?.egress ?? [:]
