@@ -25,7 +25,7 @@ final class GatewaySource: PathSource {
     private final class Workload {
         let tunnel: TunnelOnDemand
         /// Of whoever made the connection necessary, for the gateways on the way: where it came through, and its trace.
-        var trail = HeaderFields()
+        var trail: HeaderFields?
 
         init(_ tunnel: TunnelOnDemand) { self.tunnel = tunnel }
     }
@@ -44,7 +44,7 @@ final class GatewaySource: PathSource {
     private var marks: GatewayMarks
     private var workloads: [Authority: Workload] = [:]
     private var last: (authority: Authority, workload: Workload)?
-    /// Of the workload whose connection was asked for last.
+    /// Of whoever asked for a connection last.
     private var trail = HeaderFields()
     private let loop: EventLoop
     /// Lets the gateways go a moment after the workloads, which say goodbye over them.
@@ -225,6 +225,8 @@ final class GatewaySource: PathSource {
     var streamCount: Int { workloads.values.reduce(0) { $0 + $1.tunnel.streamCount } }
 
     var roundTripTime: Duration? { workloads.values.compactMap(\.tunnel.source.roundTripTime).min() }
+
+    func expect(_ headers: HeaderFields) { trail = headers }
 
     func establish() {
         parting?.cancel()

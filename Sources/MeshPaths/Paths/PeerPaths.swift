@@ -198,6 +198,7 @@ package final class PeerPaths {
     private func dispatch(_ request: Request) {
         guard let path = selector.inUse else {
             waiting.append(request)
+            for source in sources.values { source.expect(request.headers) }
             return perform(selector.wanted(now: loop.now))
         }
         request.attempts += 1
