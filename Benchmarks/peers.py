@@ -49,7 +49,7 @@ def make_certificates(directory):
     openssl("req", "-x509", "-new", "-key", "ca.key", "-sha256", "-days", "2", "-subj", "/CN=benchmark root",
             "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
             "-addext", f"subjectAltName=URI:spiffe://{TRUST_DOMAIN}", "-out", "ca.pem")
-    for name in ("server", "client"):
+    for name in ("server", "client", "gateway"):
         os.mkdir(os.path.join(directory, name), 0o700)
         key(f"{name}/key.pem")
         identity = f"spiffe://{TRUST_DOMAIN}/ns/default/sa/{name}"
@@ -209,6 +209,35 @@ endpoints:
         self.processes.reverse()
 
 
+class BootstrapDouble(Bootstrap):
+    """Double HBONE: a gateway between the two, which carries the mutual TLS of client and server as bytes."""
+
+    name = "bootstrap, double HBONE"
+    can_be_distant = False
+
+    def start(self):
+        self.port, gateway, tunnel = free_port(), free_port(), free_port()
+        self.start_node_server(tunnel)
+        self.node("gateway", f"""\
+identity: {self.certificates}/gateway
+listeners:
+- {{name: hbone, bind: "127.0.0.1:{gateway}", protocol: hbone}}
+endpoints:
+- {{match: "127.0.0.1:{self.target}", address: "127.0.0.1:{tunnel}", direct: true}}
+""")
+        self.node("client", f"""\
+identity: {self.certificates}/client
+listeners:
+- {{name: in, bind: "127.0.0.1:{self.port}", protocol: tcp, forwardTo: "127.0.0.1:{self.target}"}}
+endpoints:
+- match: "127.0.0.1:{self.target}"
+  via: ["127.0.0.1:{gateway}"]
+  viaIdentity: "spiffe://{TRUST_DOMAIN}/ns/default/sa/gateway"
+  identity: "spiffe://{TRUST_DOMAIN}/ns/default/sa/server"
+""")
+        self.processes.reverse()
+
+
 class BootstrapOpenSSL(Bootstrap):
     """The same binary with OpenSSL's own AES-GCM, where ours would run (docs/dependencies.md)."""
 
@@ -274,16 +303,17 @@ class Envoy(Peer):
             **more,
         }
 
-    def envoy(self, name, listener, clusters, port):
+    def envoy(self, name, listeners, clusters, port, **more):
         admin = os.path.join(self.directory, f"{name}-admin.sock")
         path = self.write(f"{name}.json", json.dumps({
             "admin": {"address": {"pipe": {"path": admin}}},
-            "static_resources": {"listeners": [listener], "clusters": clusters},
+            "static_resources": {"listeners": listeners, "clusters": clusters},
+            **more,
         }))
         self.spawn([self.binary, "-c", path, "--disable-hot-restart", "--log-level", "warn"], port)
 
-    def start(self):
-        self.port, tunnel = free_port(), free_port()
+    def start_server(self, name, peer, tunnel, target):
+        """Ends mutual TLS and CONNECT, and dials `target`."""
         manager = {
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3."
                      "HttpConnectionManager",
@@ -297,24 +327,57 @@ class Envoy(Peer):
             "http_filters": [{"name": "router", "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}],
         }
-        self.envoy("server", {
+        self.envoy(name, [{
             "name": "tunnel", "address": self.address(tunnel),
             "filter_chains": [{
-                "transport_socket": self.transport("DownstreamTlsContext", "server", "client"),
+                "transport_socket": self.transport("DownstreamTlsContext", name, peer),
                 "filters": [{"name": "http", "typed_config": manager}]}],
-        }, [self.cluster("target", self.target)], tunnel)
-        self.envoy("client", {
-            "name": "in", "address": self.address(self.port),
-            "filter_chains": [{"filters": [{"name": "tcp", "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-                "stat_prefix": "in", "cluster": "tunnel", "idle_timeout": "0s",
-                "tunneling_config": {"hostname": f"127.0.0.1:{self.target}"}}}]}],
-        }, [self.cluster("tunnel", self.reach(tunnel), **{
-            "transport_socket": self.transport("UpstreamTlsContext", "client", "server"),
+        }], [self.cluster("target", target)], tunnel)
+
+    def tunneling(self, cluster):
+        """Puts a connection into a CONNECT for the target."""
+        return {"filters": [{"name": "tcp", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": cluster, "cluster": cluster, "idle_timeout": "0s",
+            "tunneling_config": {"hostname": f"127.0.0.1:{self.target}"}}}]}
+
+    def originating(self, peer):
+        """What makes a cluster one of mutual TLS and HTTP/2."""
+        return {
+            "transport_socket": self.transport("UpstreamTlsContext", "client", peer),
             "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
                 "explicit_http_config": {"http2_protocol_options": {"allow_connect": True, **self.windows}}}},
-        })], self.port)
+        }
+
+    def start(self):
+        self.port, tunnel = free_port(), free_port()
+        self.start_server("server", "client", tunnel, self.target)
+        self.envoy("client", [{
+            "name": "in", "address": self.address(self.port), "filter_chains": [self.tunneling("tunnel")],
+        }], [self.cluster("tunnel", self.reach(tunnel), **self.originating("server"))], self.port)
+        self.processes.reverse()
+
+
+class EnvoyDouble(Envoy):
+    """Double HBONE as Istio builds it: an internal listener of the client puts mutual TLS with the server into a CONNECT of the gateway."""
+
+    name = "envoy, double HBONE"
+    can_be_distant = False
+
+    def start(self):
+        self.port, gateway, tunnel = free_port(), free_port(), free_port()
+        self.start_server("server", "client", tunnel, self.target)
+        self.start_server("gateway", "client", gateway, tunnel)
+        inner = self.cluster("inner", 0, **self.originating("server"))
+        inner["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"] = {
+            "envoy_internal_address": {"server_listener_name": "outer", "endpoint_id": "inner"}}
+        self.envoy("client", [
+            {"name": "in", "address": self.address(self.port), "filter_chains": [self.tunneling("inner")]},
+            {"name": "outer", "internal_listener": {}, "filter_chains": [self.tunneling("outer")]},
+        ], [inner, self.cluster("outer", gateway, **self.originating("gateway"))], self.port, bootstrap_extensions=[{
+            "name": "envoy.bootstrap.internal_listener", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"}}])
         self.processes.reverse()
 
 
@@ -484,5 +547,5 @@ class Rust(Peer):
         self.processes.reverse()
 
 
-ALL = [Direct, Bootstrap, BootstrapOneLoop, BootstrapOpenSSL, BootstrapBefore, Envoy, EnvoyDefaults, SSH, SSHAESGCM, Rust, BootstrapSSH,
+ALL = [Direct, Bootstrap, BootstrapDouble, BootstrapOneLoop, BootstrapOpenSSL, BootstrapBefore, Envoy, EnvoyDouble, EnvoyDefaults, SSH, SSHAESGCM, Rust, BootstrapSSH,
        BootstrapSSHEngine, BootstrapSSHLibrary, BootstrapOverSSH, Stunnel, Nghttpx]

@@ -22,7 +22,7 @@ import YAML
             } catch {
                 // The page says which parts are not available yet.
                 #expect(error.issues.allSatisfy { $0.message.contains("is not available in this build") }, "\(error)")
-                #expect(block.contains("via: "))
+                #expect(block.contains("labels: {tun: "))
             }
         }
     }

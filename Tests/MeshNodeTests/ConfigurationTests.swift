@@ -167,7 +167,7 @@ import YAML
         ("endpoints: [{hbone: 'a:1'}]\n", "f:3:13: an endpoint needs the key 'match'"),
         (
             "endpoints:\n- match: a\n",
-            "f:4:10: endpoint 'a': needs 'hbone' (where its HBONE server listens), 'ssh' or 'direct: true'"
+            "f:4:10: endpoint 'a': needs 'hbone' (where its HBONE server listens), 'via' (gateways on the way), 'ssh'"
         ),
         ("endpoints:\n- match: a\n  hbon: 'a:1'\n", "f:5:3: unknown key 'hbon' in an endpoint: did you mean 'hbone'?"),
         ("endpoints:\n- match: a\n  hbone: a\n", "f:5:10: 'hbone': authority 'a' has no port"),
@@ -210,8 +210,24 @@ import YAML
             "f:6:9: a gateway of 'via': authority 'gw' has no port"
         ),
         (
-            "endpoints:\n- match: a\n  ssh: {destination: a}\n  via: ['gw:1']\n",
-            "f:6:8: endpoint 'a': 'via' needs 'hbone'"
+            "endpoints:\n- match: a\n  hbone: 'a:1'\n  viaIdentity: 'spiffe://a/b'\n",
+            "f:6:16: endpoint 'a': 'viaIdentity' is who the gateways of 'via' are, and there are none"
+        ),
+        (
+            "endpoints:\n- match: a\n  via: ['g:1', 'h:1', 'g:1']\n",
+            "f:5:8: endpoint 'a': 'via': g:1 is there twice, and the way would be a loop"
+        ),
+        (
+            "endpoints:\n- match: a\n  via: ['g:1', 'h:1', 'i:1']\n  viaIdentity: ['spiffe://a/b', 'spiffe://a/c']\n",
+            "f:6:16: endpoint 'a': 'via' has 3 gateways and 'viaIdentity' 2 identities: write one that all"
+        ),
+        (
+            "endpoints:\n- match: a\n  via: ['a:1', 'b:1', 'c:1', 'd:1', 'e:1', 'f:1', 'g:1', 'h:1', 'i:1']\n",
+            "f:5:8: endpoint 'a': 'via' has 9 gateways; 8 are allowed"
+        ),
+        (
+            "endpoints:\n- match: a\n  direct: true\n  viaIdentity: 'spiffe://a/b'\n",
+            "f:6:16: endpoint 'a': 'viaIdentity' means nothing with 'direct: true'"
         ),
         (
             "endpoints:\n- match: a\n  ssh: {destination: a}\n  identity: 'spiffe://a/b'\n",

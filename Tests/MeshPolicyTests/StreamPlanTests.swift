@@ -33,7 +33,7 @@ import Testing
             source: "rules",
             policies: policies,
             endpoints: [
-                try endpoint("db.prod:5432", .peer(try peer("db", Transport.allCases)), address: "10.0.0.8:5432"),
+                try endpoint("db.prod:5432", .peer(try peer("db", [.h2, .h2OverSSH, .ssh])), address: "10.0.0.8:5432"),
                 try endpoint("cam.prod:80", .peer(try peer("cam", [.ssh]))),
                 try endpoint("legacy.lan:80", .direct(tls: nil)),
                 try endpoint("loop.lan:1", .direct(tls: nil), address: "127.0.0.1:15008"),

@@ -202,6 +202,8 @@ package final class H2Connection: StreamObserver, TurnTask {
     package var peerCertificate: CertificateName? { facts.certificate }
     /// Where the peer is, where that is known.
     package var remoteAddress: SocketAddress? { facts.address }
+    /// The connection that carries this one in one of its streams; nil where none does.
+    package var carrier: H2Connection? { ((lower as? TLSStream)?.lower as? H2Stream)?.transport }
     package var peerDescription: String { peer?.description ?? lower.peerDescription }
 
     /// Round-trip time of the last PING.

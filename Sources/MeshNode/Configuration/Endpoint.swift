@@ -22,6 +22,9 @@ extension NodeConfiguration {
         package var token: ProxyTokenSource?
         /// Gateways on the way, nearest first.
         package var via: [Authority]
+        /// Who the gateways are: each one of these, or in the order of several; empty: any of the node's own trust
+        /// domain and namespace.
+        package var viaIdentities: [SPIFFEID] = []
         /// Egress: dialled without HBONE.
         package var direct: Bool
         /// TLS added to a ``direct`` connection.
@@ -125,13 +128,34 @@ extension NodeConfiguration.Endpoint {
         return (tls.roots.map { [$0] } ?? []) + shown
     }
 
-    /// The transports to this endpoint, best first: what ``path`` allows and ``hbone`` and ``ssh`` make possible.
+    /// Who gateway `index` of ``via`` must be.
+    func gatewayPeer(_ index: Int) -> Peer {
+        let isOneEach = via.count > 1 && viaIdentities.count == via.count
+        return Peer(
+            id: PeerID("\(via[index])"),
+            candidates: [],
+            identities: isOneEach ? [viaIdentities[index]] : viaIdentities
+        )
+    }
+
+    /// The only destination that it is for, as the next node is asked for it; nil: there may be many.
+    var single: Authority? {
+        if let address { return address }
+        guard case .exact(let host) = match.host, let port = match.port else { return nil }
+        return try? Authority(host: host, port: port)
+    }
+
+    /// The transports to this endpoint, best first: what ``path`` allows and ``hbone``, ``via`` and ``ssh`` make
+    /// possible. With ``via``, `h2` is what goes through the gateways.
+    ///
     /// Empty for a ``direct`` endpoint.
     package var transports: [Transport] {
         if direct { return [] }
-        return path.transports.filter { transport in
+        let all = path.transports.map { $0 == .h2 && !via.isEmpty ? .h2ViaGateway : $0 }
+        return all.filter { transport in
             switch transport {
             case .h2: !hbone.isEmpty
+            case .h2ViaGateway: true
             // Behind a proxy nobody says where the peer's own server listens.
             case .h2OverSSH: !hbone.isEmpty && ssh != nil && tunnel == nil
             case .ssh: ssh != nil

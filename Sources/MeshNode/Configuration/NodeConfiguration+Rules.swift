@@ -64,6 +64,7 @@ extension NodeConfiguration.Endpoint {
                 case .h2:
                     (tunnel == nil ? "to " : "through the proxy at ")
                         + hbone.map(\.description).joined(separator: " or ")
+                case .h2ViaGateway: "through \(via.map(\.description).joined(separator: " and "))"
                 case .h2OverSSH, .ssh: "by \(ssh?.destination.description ?? "?")"
                 }
             return PathCandidate(PathID(transport), place: place)
@@ -80,7 +81,7 @@ extension NodeConfiguration.Endpoint {
         var facts = [
             "path \(path.rawValue)", "hbone \(servers) \(port)",
             "identity \(identities.map(\.description).sorted())",
-            "via \(via)",
+            "via \(via) \(viaIdentities.map(\.description))",
         ]
         facts += tunnelFacts
         if let ssh {

@@ -238,7 +238,7 @@ struct NodeConfigurationDecoder {
 
     func endpoint(_ node: YAMLNode) -> NodeConfiguration.Endpoint? {
         let keys = [
-            "match", "address", "hbone", "identity", "labels", "proxy", "token", "via", "direct", "tls",
+            "match", "address", "hbone", "identity", "labels", "proxy", "token", "via", "viaIdentity", "direct", "tls",
             "proxyProtocol", "ssh", "path", "filter",
         ]
         guard let mapping = MappingDecoder(node, what: "an endpoint", keys: keys, required: ["match"], diagnostics)
@@ -252,7 +252,7 @@ struct NodeConfigurationDecoder {
             match: match ?? EndpointMatch(host: .any, port: nil),
             address: mapping.value("address") { try Authority(parsing: $0) },
             hbone: mapping["hbone"].map(servers) ?? [],
-            identities: mapping["identity"].map(identities) ?? [],
+            identities: mapping["identity"].map { identities($0) } ?? [],
             direct: direct ?? false,
             path: path,
             position: node.position
@@ -264,6 +264,7 @@ struct NodeConfigurationDecoder {
                     gateway.parsed("a gateway of 'via'", diagnostics) { try Authority(parsing: $0) }
                 } ?? []
         }
+        if let identity = mapping["viaIdentity"] { endpoint.viaIdentities = identities(identity, "'viaIdentity'") }
         if let tls = mapping["tls"] { endpoint.tls = directTLS(tls) }
         endpoint.letsFiltersSee = mapping.bool("filter") ?? false
         endpoint.announces = mapping.choice("proxyProtocol", of: ProxyVersion.self)
@@ -288,9 +289,9 @@ struct NodeConfigurationDecoder {
 
     private static let mostServers = 64
 
-    private func identities(_ node: YAMLNode) -> [SPIFFEID] {
-        let one = { (node: YAMLNode) in node.parsed("'identity'", self.diagnostics) { try SPIFFEID($0) } }
-        if case .sequence = node.content { return node.list("'identity'", diagnostics, one) ?? [] }
+    private func identities(_ node: YAMLNode, _ key: String = "'identity'") -> [SPIFFEID] {
+        let one = { (node: YAMLNode) in node.parsed(key, self.diagnostics) { try SPIFFEID($0) } }
+        if case .sequence = node.content { return node.list(key, diagnostics, one) ?? [] }
         return one(node).map { [$0] } ?? []
     }
 
@@ -344,7 +345,8 @@ struct NodeConfigurationDecoder {
                     "'filter' is for streams that go on to a peer; what is dialled from here may be seen anyway"
                 )
             }
-            for key in ["hbone", "identity", "labels", "proxy", "token", "via", "ssh", "path"] where has(key) {
+            let others = ["hbone", "identity", "labels", "proxy", "token", "via", "viaIdentity", "ssh", "path"]
+            for key in others where has(key) {
                 report(key, "'\(key)' means nothing with 'direct: true', which dials without HBONE: remove one")
             }
             return
@@ -356,12 +358,15 @@ struct NodeConfigurationDecoder {
             )
         }
         if has("tls") { report("tls", "'tls' is for 'direct: true'; the mesh has its own TLS: remove one") }
-        if !has("hbone"), !has("ssh") {
-            report("match", "needs 'hbone' (where its HBONE server listens), 'ssh' or 'direct: true'")
+        if !has("hbone"), !has("via"), !has("ssh") {
+            report(
+                "match",
+                "needs 'hbone' (where its HBONE server listens), 'via' (gateways on the way), 'ssh' or 'direct: true'"
+            )
         }
-        if has("via"), !has("hbone") { report("via", "'via' needs 'hbone', the server it leads to") }
         tunnels.check(endpoint, mapping)
-        if has("identity"), !has("hbone") {
+        GatewayCheck(diagnostics: diagnostics).check(endpoint, mapping)
+        if has("identity"), !has("hbone"), !has("via") {
             report(
                 "identity",
                 "'identity' is who the server of 'hbone' must be, and without it nobody is asked: remove it"
@@ -371,6 +376,7 @@ struct NodeConfigurationDecoder {
             .h2: ["hbone"], .h2OverSSH: ["hbone", "ssh"], .ssh: ["ssh"],
         ]
         for key in needed[endpoint.path] ?? [] where !has(key) {
+            if endpoint.path == .h2, has("via") { continue }
             report("path", "'path: \(endpoint.path.rawValue)' needs '\(key)'")
         }
     }

@@ -14,7 +14,7 @@ enum BuildFeatures {
         .http, .https,
     ]
     /// Of the keys of an endpoint that stand for a feature of their own.
-    static let endpointKeys: Set<String> = ["labels", "token"]
+    static let endpointKeys: Set<String> = ["labels", "token", "via"]
     /// Of the top-level keys that open a listener of their own.
     static let services: Set<String> = ["admin", "metrics"]
 }
@@ -142,6 +142,9 @@ extension NodeConfiguration {
             ]
             for (key, isAsked) in asked where isAsked && !BuildFeatures.endpointKeys.contains(key) {
                 report("'\(key)' is not available in this build: remove it")
+            }
+            if !endpoint.via.isEmpty, endpoint.tunnel != nil {
+                report("'via' and 'labels: {tun: …}' are two ways to the same: remove one")
             }
         }
     }

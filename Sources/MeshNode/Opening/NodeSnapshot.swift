@@ -89,12 +89,13 @@ final class NodeSnapshot: Sendable {
             trust: trust,
             options: settings.tls(for: .client)
         )
+        let marks = GatewayMarks(configuration, own: credential.id)
         var access = kept?.access ?? [:]
         for endpoint in configuration.endpoints where !endpoint.transports.isEmpty {
             let id = endpoint.peer.id
             // Of a directory that has changed, most is as it was.
             if kept != nil && access[id] != nil { continue }
-            access[id] = try PeerAccess(endpoint, own: credential.id, settings: settings, warn: warn)
+            access[id] = try PeerAccess(endpoint, own: credential.id, marks: marks, settings: settings, warn: warn)
         }
         self.access = access
         var egress = kept?.egress ?? [:]

@@ -11,7 +11,7 @@ package enum PathPreference: String, CaseIterable, Hashable, Sendable {
     /// In order of preference.
     package var transports: [Transport] {
         switch self {
-        case .automatic: Transport.allCases
+        case .automatic: [.h2, .h2OverSSH, .ssh]
         case .h2: [.h2]
         case .h2OverSSH: [.h2OverSSH]
         case .ssh: [.ssh]

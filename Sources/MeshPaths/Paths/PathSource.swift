@@ -27,6 +27,8 @@ protocol PathSource: AnyObject {
     /// Those among which it chooses; empty where there is no choice.
     var servers: [ServerReport] { get }
 
+    /// Somebody waits for a stream with these headers: what is established next is established for it.
+    func expect(_ headers: HeaderFields)
     /// Makes the path usable, or begins to wait until it is; answers by ``events``. Does nothing while that is under
     /// way.
     func establish()
@@ -49,6 +51,7 @@ protocol PathSource: AnyObject {
 extension PathSource {
     var roundTripTime: Duration? { nil }
     var servers: [ServerReport] { [] }
+    func expect(_ headers: HeaderFields) {}
 }
 
 /// What a ``PathSource`` tells.

@@ -20,6 +20,8 @@ package struct PeerAccess: Sendable {
     package var sessions: Int
     /// The proxy that leads to it, where that is not trusted.
     package var proxy: ProxyAccess?
+    /// What this side says on a way through gateways.
+    package var marks = GatewayMarks()
 
     package static let defaultSessions = 4
 
@@ -47,11 +49,15 @@ package struct PeerAccess: Sendable {
     ///   - hbone: Where its HBONE server listens. Empty: nowhere.
     ///   - areServers: They are servers of their own, of which any will do; else one server's addresses, tried in
     ///     order.
+    ///   - gateways: The way of `h2-via-gateway`, nearest first.
+    ///   - single: The only destination behind it; nil: there may be many.
     package init(
         name: String,
         transports: [Transport],
         hbone: [Authority],
         areServers: Bool = false,
+        gateways: [Gateway] = [],
+        single: Authority? = nil,
         expectation: PeerExpectation,
         login: SSHLogin?,
         relayCommand: String? = nil,
@@ -60,6 +66,7 @@ package struct PeerAccess: Sendable {
         let ways = transports.map { transport in
             let reach: PathWay.Reach =
                 switch transport {
+                case .h2ViaGateway: .gateways(gateways, to: single)
                 case .h2: areServers && hbone.count > 1 ? .servers(hbone) : .tunnel(to: hbone)
                 case .h2OverSSH: .tunnelOverSSH(port: hbone.first?.port ?? 15008)
                 case .ssh: .ssh
@@ -92,6 +99,8 @@ package struct PathWay: Hashable, Sendable {
         case servers([Authority])
         /// Through ``PeerAccess/proxy``, which sees nothing but ciphertext.
         case proxy
+        /// The same inside of a stream through these gateways, nearest first, to the only destination, or to many.
+        case gateways([Gateway], to: Authority?)
         /// The same through the peer's SSH server, to this port of its loopback address.
         case tunnelOverSSH(port: UInt16)
         /// A direct-tcpip channel of the peer's SSH server.

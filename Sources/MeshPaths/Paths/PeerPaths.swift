@@ -206,6 +206,7 @@ package final class PeerPaths {
                 return loop.later { request.end(.failure(full)) }
             }
             waiting.append(request)
+            for source in sources.values { source.expect(request.headers) }
             return perform(selector.wanted(now: loop.now))
         }
         request.attempts += 1
@@ -332,6 +333,9 @@ package final class PeerPaths {
                 on: loop,
                 logger: logger
             )
+        case .gateways(let gateways, let single):
+            guard let context else { return nil }
+            return makeGatewaySource(gateways, single, context)
         case .tunnel, .tunnelOverSSH:
             guard let context else { return nil }
             return TunnelSource(
@@ -346,11 +350,44 @@ package final class PeerPaths {
         }
     }
 
+    private func makeGatewaySource(
+        _ gateways: [Gateway],
+        _ single: Authority?,
+        _ context: TLSContext
+    ) -> GatewaySource {
+        let first = [gateways[0].address]
+        return GatewaySource(
+            through: gateways,
+            to: single,
+            expecting: access.expectation,
+            marks: access.marks,
+            over: dialer(first),
+            again: dialer(first, segmentLimit: SocketOptions.smallSegment),
+            context: context,
+            settings: settings,
+            on: loop
+        ) { [loop] dial, dialAgain, expectation, context, settings in
+            TunnelSource(
+                over: dial,
+                again: dialAgain,
+                as: .h2ViaGateway,
+                context: context,
+                expecting: expectation,
+                settings: settings,
+                on: loop
+            )
+        }
+    }
+
     /// The servers of a destination are others now; whatever else there is to know of the peer is as it was.
     package func use(_ access: PeerAccess) {
         for way in access.ways {
-            if case .servers(let servers) = way.reach { (sources[way.id] as? ServersSource)?.use(servers) }
-            if let proxy = access.proxy { (sources[way.id] as? ProxiedSource)?.use(proxy) }
+            switch way.reach {
+            case .servers(let servers): (sources[way.id] as? ServersSource)?.use(servers)
+            case .gateways: (sources[way.id] as? GatewaySource)?.use(access.marks)
+            case .proxy: if let proxy = access.proxy { (sources[way.id] as? ProxiedSource)?.use(proxy) }
+            case .tunnel, .tunnelOverSSH, .ssh: break
+            }
         }
     }
 
@@ -382,7 +419,7 @@ package final class PeerPaths {
             dialer.onRelay = { [weak self] reason in self?.onChange(.relaying(reason: reason)) }
             sessions.onGrowth = { [weak dialer] in dialer?.widen() }
             return { dialer.dial($0) }
-        case .ssh, .servers, .proxy: break
+        case .ssh, .servers, .proxy, .gateways: break
         }
         return { [loop] completion in
             loop.later { completion(.failure(StreamError(.unreachable, "there is no SSH login"))) }

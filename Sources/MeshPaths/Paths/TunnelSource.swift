@@ -21,12 +21,14 @@ final class TunnelSource: PathSource {
     private let dialLower: LowerDialer
     /// The same in small packets, where that is for this side to choose.
     private let dialAgain: LowerDialer?
-    /// Tells the peer what carries this.
-    private let mark: HeaderFields
+    /// Goes with each request: tells the peer what carries it.
+    var mark: HeaderFields
+    /// Told of a connection that takes no more streams.
+    var onDraining: ((H2Connection) -> Void)?
     private let expectation: PeerExpectation
     /// The server is a proxy that is no member of a mesh, and must have this name; nil: it is the peer itself.
     private let proxy: String?
-    private let loop: EventLoop
+    let loop: EventLoop
     private var context: TLSContext
     private var settings: ConnectionSettings
     /// Made when it is wanted first, and after ``reset()``.
@@ -170,7 +172,8 @@ final class TunnelSource: PathSource {
         case .idle: events.idle()
         // Its handshake passed, and its first PING did not: the answer to the handshake may have been too large.
         case .failed(let error, let hadBegun): if hadBegun, error.code == .timedOut { beCautious() }
-        case .draining, .unused: break
+        case .draining(let connection): onDraining?(connection)
+        case .unused: break
         }
     }
 
@@ -184,6 +187,11 @@ final class TunnelSource: PathSource {
         group.use(endpoint, settings.group)
         // What the peer proved stays proved, unless it was revoked.
         group.trust = context.trust
+    }
+
+    /// What runs inside of a stream of `connection` takes no new streams.
+    func retire(over connection: H2Connection) {
+        for inner in group?.connections ?? [] where inner.carrier === connection { inner.retire() }
     }
 
     func release() { reset() }

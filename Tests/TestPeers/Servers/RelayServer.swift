@@ -10,6 +10,8 @@ public final class RelayServer: LoopbackServer, @unchecked Sendable {
         var action: @Sendable () -> Void = {}
     }
 
+    private let recording = Lock<[UInt8]?>(nil)
+
     private let target: UInt16
     private let watched = Lock(Watch())
 
@@ -26,6 +28,12 @@ public final class RelayServer: LoopbackServer, @unchecked Sendable {
     public func watch(until limit: Int = .max, _ action: @escaping @Sendable () -> Void = {}) {
         watched.withLock { $0 = Watch(limit: limit, action: action) }
     }
+
+    /// Keeps what passes from now on, both ways in one.
+    public func record() { recording.withLock { $0 = [] } }
+
+    /// What has passed since ``record()``.
+    public var recorded: [UInt8] { recording.withLock { $0 ?? [] } }
 
     override func serve(_ connection: Int32) -> Transfer {
         let other = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
@@ -48,6 +56,7 @@ public final class RelayServer: LoopbackServer, @unchecked Sendable {
         var buffer = [UInt8](repeating: 0, count: 64 << 10)
         while true {
             let count = recv(source, &buffer, buffer.count, 0)
+            if count > 0 { recording.withLock { $0?.append(contentsOf: buffer[..<count]) } }
             guard count > 0, allows(count), send(count, of: buffer, to: sink) else { break }
         }
         // A half-close would do for most; what is watched here are processes that die.
