@@ -29,6 +29,8 @@ extension NodeConfiguration {
         /// The SSH server through which the fallback goes.
         package var ssh: SSHAccess?
         package var path: PathPreference
+        /// Its streams outlive their path, where its node can do that.
+        package var resumable = true
         package var position: SourcePosition?
 
         package init(

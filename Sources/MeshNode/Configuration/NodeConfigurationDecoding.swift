@@ -228,7 +228,7 @@ private struct NodeConfigurationDecoder {
     private func endpoint(_ node: YAMLNode) -> NodeConfiguration.Endpoint? {
         let keys = [
             "match", "address", "hbone", "identity", "labels", "token", "via", "direct", "tls", "proxyProtocol", "ssh",
-            "path",
+            "path", "resumable",
         ]
         guard let mapping = MappingDecoder(node, what: "an endpoint", keys: keys, required: ["match"], diagnostics)
         else {
@@ -246,6 +246,7 @@ private struct NodeConfigurationDecoder {
             path: path,
             position: node.position
         )
+        endpoint.resumable = mapping.bool("resumable") ?? true
         if let labels = mapping["labels"] { endpoint.tunnel = tunnel(labels) }
         if let token = mapping["token"],
             let fields = MappingDecoder(token, what: "'token'", keys: ["file"], required: ["file"], diagnostics),

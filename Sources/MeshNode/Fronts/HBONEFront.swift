@@ -26,16 +26,18 @@ final class HBONEFront {
 
     /// Answers a request, now or later.
     func handle(_ pending: PendingConnect) {
+        let transport = TransportMark.transport(of: pending)
         let request = StreamRequest(
             source: pending.peer.map { .peer($0) } ?? .unauthenticated,
             sourceIP: pending.remoteAddress?.address ?? .loopbackIPv4,
-            transport: TransportMark.transport(of: pending),
+            transport: transport,
             destination: pending.destination,
             hops: HopTrail(parsing: pending.request.forwarded),
             now: WallClock.system.seconds
         )
         guard pending.request.tunnelDestination == nil else { return refuseInnerTunnel(pending, request) }
         let plan = opener.plan(request)
+        if let field = Resumptions.field(in: pending) { return resume(pending, field, plan, over: transport) }
         switch plan.outcome {
         case .refused(let refusal):
             refuse(pending, refusal, plan)
@@ -45,6 +47,23 @@ final class HBONEFront {
             let headers = HopHeaders.next(pending.request, for: plan)
             open(plan, for: pending, headers, failure: "next hop failed", to: route.authority)
         }
+    }
+
+    /// A stream that is there already goes on over this request: policy is asked about what it comes over now.
+    private func resume(
+        _ pending: PendingConnect,
+        _ field: String,
+        _ plan: StreamPlan,
+        over transport: Transport
+    ) {
+        if case .refused(let refusal) = plan.outcome { return refuse(pending, refusal, plan) }
+        guard let resumptions else { return pending.reject(Resumptions.Refusal.unknown("").rejection) }
+        resumptions.resume(pending, field, over: transport)
+    }
+
+    /// nil: streams end with what carries them.
+    private var resumptions: Resumptions? {
+        carrier.snapshot.configuration.connections.resumable ? opener.resumptions : nil
     }
 
     private func refuseInnerTunnel(_ pending: PendingConnect, _ request: StreamRequest) {
@@ -126,9 +145,15 @@ final class HBONEFront {
         }
     }
 
+    private func accept(_ pending: PendingConnect, _ request: StreamRequest) -> ByteStream? {
+        guard Resumptions.isOffered(pending), let resumptions else { return pending.accept() }
+        return resumptions.accept(pending, over: request.transport ?? .h2)
+    }
+
     private func join(_ pending: PendingConnect, _ opened: StreamOpener.Opened, _ request: StreamRequest) {
-        guard let stream = pending.accept() else {
-            return opened.abandon()
+        guard let stream = accept(pending, request) else { return opened.abandon() }
+        if let resumable = stream as? ResumableStream, let ticket = opened.ticket {
+            resumable.onResumption = { ticket.resumed($0.history, over: nil) }
         }
         let logger = logger
         carrier.live.relay(stream, opened, for: request) { result in

@@ -1,6 +1,7 @@
 import H2Transport
 import Logging
 import MeshIdentity
+import MeshPaths
 import MeshPolicy
 import Platform
 import Streams
@@ -153,9 +154,24 @@ final class StreamCarrier {
     /// The far end of the ticket's stream is there.
     func note(_ opened: inout StreamOpener.Opened, _ ticket: StreamTicket) {
         // Of this very connection: another server of the destination may be somebody else. SSH proves no identity.
-        let peer = (opened.stream as? H2Stream)?.peer
+        let resumable = opened.stream as? ResumableStream
+        let peer = resumable?.peer ?? (opened.stream as? H2Stream)?.peer
         ticket.open(over: opened.path, dialled: opened.dialled, peer: peer)
+        resumable?.onResumption = { [logger] stream in
+            ticket.resumed(stream.history, over: stream.path)
+            Self.tell(stream, plan: ticket.plan, logger)
+        }
         opened.ticket = ticket
+    }
+
+    private static func tell(_ stream: ResumableStream, plan: StreamPlan, _ logger: Logger) {
+        logger.info(
+            "stream resumed",
+            metadata: [
+                "to": "\(plan.request.destination)", "path": "\(stream.path?.description ?? "")",
+                "reason": "\(stream.history.lastReason ?? "")",
+            ]
+        )
     }
 
     /// A stream that a front refuses, without asking what becomes of it.

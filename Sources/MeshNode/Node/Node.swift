@@ -58,6 +58,7 @@ public final class Node: Sendable {
     let transportMetrics: H2Metrics
     /// The addresses that names of the mesh have.
     let names = VirtualNames()
+    let resumptions = ResumptionDirectory()
     let state: Lock<State>
     /// The file to read again on a reload; nil when the configuration was made by a program.
     let configurationFile: String?
@@ -97,6 +98,7 @@ public final class Node: Sendable {
         for (number, loop) in group.loops.enumerated() {
             let place = (number, group.loops.count)
             let (first, stripes, names, outages, logger) = (snapshot, stripes, names, outages, logger)
+            let resumptions = resumptions
             workers.append(
                 try await loop.execute {
                     LoopBound(
@@ -104,6 +106,7 @@ public final class Node: Sendable {
                             on: loop,
                             snapshot: first,
                             stripes: stripes,
+                            resumptions: resumptions,
                             names: names,
                             outages: outages,
                             place: place,

@@ -19,6 +19,7 @@ final class Worker {
     private let inbound: HBONEFront
     private let server: HBONEServer
     private let stripes: StripeAcceptor
+    private let resumptions: Resumptions
     private let allNames: VirtualNames
     /// The addresses of names; nil where no listener gives them out.
     private var names: VirtualNames?
@@ -32,6 +33,7 @@ final class Worker {
     ///   - loop: Where it lives.
     ///   - snapshot: What holds now.
     ///   - stripes: What all loops of the node have in common.
+    ///   - resumptions: Likewise.
     ///   - names: Likewise.
     ///   - outages: Likewise.
     ///   - place: Of the loop, among those of the node.
@@ -40,6 +42,7 @@ final class Worker {
         on loop: EventLoop,
         snapshot: NodeSnapshot,
         stripes: StripeDirectory,
+        resumptions: ResumptionDirectory,
         names: VirtualNames,
         outages: ServerOutages,
         place: (number: Int, count: Int) = (0, 1),
@@ -51,7 +54,22 @@ final class Worker {
         nameServer = NameServer(on: loop, logger: logger)
         let records = StreamRecords(on: loop, number: place.number, of: place.count)
         self.records = records
-        opener = StreamOpener(loop: loop, snapshot: snapshot, outages: outages, logger: logger) { change in
+        let resumable = Resumptions(
+            on: loop,
+            directory: resumptions,
+            number: UInt8(truncatingIfNeeded: place.number),
+            timeout: snapshot.configuration.connections.resumeTimeout,
+            logger: logger
+        )
+        resumable.serve()
+        self.resumptions = resumable
+        opener = StreamOpener(
+            loop: loop,
+            snapshot: snapshot,
+            outages: outages,
+            resumptions: resumable,
+            logger: logger
+        ) { change in
             switch change {
             case .using(let path, .some(let before), _, _):
                 records.count(.switched(from: before.transport, to: path.transport))
@@ -199,6 +217,7 @@ final class Worker {
     /// New streams are decided with `snapshot`; live ones are decided again.
     func take(_ snapshot: NodeSnapshot) {
         opener.snapshot = snapshot
+        resumptions.timeout = snapshot.configuration.connections.resumeTimeout
         useRecords(snapshot)
         opener.forgetPeers()
         (zone, names) = Self.naming(snapshot, allNames)
@@ -220,6 +239,7 @@ final class Worker {
             live.whenEmpty { [self] in
                 limit?.cancel()
                 opener.shutDown()
+                resumptions.shutDown()
                 records.flush()
                 completion()
             }

@@ -39,5 +39,6 @@ extension PeerAccess {
             login: login,
             sessions: endpoint.ssh?.sessions ?? PeerAccess.defaultSessions
         )
+        resumable = endpoint.resumable
     }
 }

@@ -18,6 +18,8 @@ package struct PeerAccess: Sendable {
     package var relayCommand: String?
     /// SSH sessions with it at once, for each ``PeerPaths``; at least 1.
     package var sessions: Int
+    /// Streams to it outlive their path, where its node can do that and ``ConnectionSettings/resumable`` says so.
+    package var resumable = true
 
     package static let defaultSessions = 4
 

@@ -103,7 +103,9 @@ struct Connection: Sendable {
         let outcome = await Result.of { try await work(paths, events.stream, signals, on: loop) }
         end.finish()
         // Whatever ends the command: streams that are open are cut, and nobody takes their ends for clean.
-        loop.submit { paths.withValue { $0.shutDown() } }
+        _ = try? await loop.execute { paths.withValue { $0.shutDown() } }
+        // The far side is told of that in the turn after.
+        _ = try? await loop.execute {}
         await loop.shutDown()
         do {
             try outcome.get()
