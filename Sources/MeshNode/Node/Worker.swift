@@ -255,7 +255,8 @@ final class Worker {
             limit
             ?? LoopTimer(on: loop) { [live, server] in
                 live.cutAll(StreamError(.draining, "the node stopped before the stream ended"))
-                server.close()
+                // Peers are told of that first: they would ask for what they take for lost on the way.
+                server.loop.later { server.close() }
                 // A peer that does not read must not hold up the end.
                 LoopTimer(on: server.loop) { server.abort() }.schedule(after: .seconds(1))
             }

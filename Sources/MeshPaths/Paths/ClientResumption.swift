@@ -123,7 +123,9 @@ final class ClientResumption: ResumptionOwner {
         guard !stream.isAttached else { return }
         switch error.code {
         case .badRequest where asked == stream.state.position:
-            return stream.lose(StreamError(.reset, "\(reason), and the far side has the stream no more: \(error.message)"))
+            return stream.lose(
+                StreamError(.reset, "\(reason), and the far side has the stream no more: \(error.message)")
+            )
         case .authentication: return stream.lose(error)
         default: break
         }

@@ -14,9 +14,9 @@ package struct OpenedStream {
 /// The ways to one peer, and the choice among them: keeps what `PathSelector` asks for connected, opens streams over
 /// the path in use, and moves to another when it dies. Confined to its event loop.
 ///
-/// Streams that are open when their path dies go on over the next one, where the other side can do that, too; the others
-/// are reset: their bytes may be lost, and a reset says so. Requests that were not answered yet are repeated on the next
-/// path, because no byte of theirs has been sent.
+/// Streams that are open when their path dies go on over the next one, where the other side can do that, too; the
+/// others are reset: their bytes may be lost, and a reset says so. Requests that were not answered yet are repeated on
+/// the next path, because no byte of theirs has been sent.
 package final class PeerPaths {
     /// A stream that somebody waits for.
     final class Request {
@@ -210,7 +210,11 @@ package final class PeerPaths {
             sessions?.close()
         }
         // The peers of streams that were reset just now are told so, or they would wait for them.
-        if settings.resumable, sources.values.contains(where: { $0.streamCount > 0 }) { loop.later(close) } else { close() }
+        if settings.resumable, sources.values.contains(where: { $0.streamCount > 0 }) {
+            loop.later(close)
+        } else {
+            close()
+        }
     }
 
     // MARK: Requests
@@ -242,7 +246,9 @@ package final class PeerPaths {
             return source.open(to: request.authority, headers: request.headers, completion: completion)
         }
         guard path.transport != .ssh else {
-            return loop.later { completion(.failure(.refused(StreamError(.unreachable, "plain SSH resumes no stream")))) }
+            return loop.later {
+                completion(.failure(.refused(StreamError(.unreachable, "plain SSH resumes no stream"))))
+            }
         }
         guard let headers = resumption.nextHeaders() else {
             let error = StreamError(.badRequest, "\(access.name) has given no ticket to resume the stream with")

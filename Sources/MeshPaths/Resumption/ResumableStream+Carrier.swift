@@ -153,39 +153,47 @@ extension ResumableStream {
         return .bytes(count)
     }
 
+    /// Takes frames up to the first that is against the rules; what came before it has arrived.
     private func takeFrames(_ vectors: UnsafeBufferPointer<iovec>) throws(ResumptionViolation) {
-        try withUnsafeTemporaryAllocation(of: iovec.self, capacity: 64) {
-            (pieces: UnsafeMutableBufferPointer<iovec>) throws(ResumptionViolation) in
+        var violation: ResumptionViolation?
+        withUnsafeTemporaryAllocation(of: iovec.self, capacity: 64) { pieces in
             var used = 0
-            for vector in vectors {
-                var rest = UnsafeRawBufferPointer(start: vector.iov_base, count: vector.iov_len)
-                while !rest.isEmpty {
-                    if input.dataLeft > 0 {
-                        let length = min(rest.count, input.dataLeft)
-                        let old = length - (try state.receive(length))
-                        input.took(length)
-                        if old < length {
-                            pieces[used] = iovec(
-                                iov_base: UnsafeMutableRawPointer(mutating: rest.baseAddress).map { $0 + old },
-                                iov_len: length - old
-                            )
-                            used += 1
+            do throws(ResumptionViolation) {
+                for vector in vectors {
+                    var rest = UnsafeRawBufferPointer(start: vector.iov_base, count: vector.iov_len)
+                    while !rest.isEmpty {
+                        guard input.dataLeft > 0 else {
+                            try takeHeader(&rest)
+                            continue
                         }
-                        rest = UnsafeRawBufferPointer(rebasing: rest[length...])
                         if used == pieces.count {
                             hand(UnsafeBufferPointer(pieces))
                             used = 0
                         }
-                        continue
-                    }
-                    switch try input.read(&rest) {
-                    case .acknowledgement(let position): try acknowledged(position)
-                    case .end(let position): try state.receiveEnd(at: position)
-                    case .data, nil: break
+                        let length = min(rest.count, input.dataLeft)
+                        let old = length - (try state.receive(length))
+                        input.took(length)
+                        if old < length {
+                            let start = UnsafeMutableRawPointer(mutating: rest.baseAddress).map { $0 + old }
+                            pieces[used] = iovec(iov_base: start, iov_len: length - old)
+                            used += 1
+                        }
+                        rest = UnsafeRawBufferPointer(rebasing: rest[length...])
                     }
                 }
+            } catch {
+                violation = error
             }
             hand(UnsafeBufferPointer(rebasing: pieces[..<used]))
+        }
+        if let violation { throw violation }
+    }
+
+    private func takeHeader(_ rest: inout UnsafeRawBufferPointer) throws(ResumptionViolation) {
+        switch try input.read(&rest) {
+        case .acknowledgement(let position): try acknowledged(position)
+        case .end(let position): try state.receiveEnd(at: position)
+        case .data, nil: break
         }
     }
 

@@ -207,7 +207,6 @@ package final class ResumableStream: ByteStream, TurnTask {
         // What was accepted is still sent, and what still comes has no reader.
         guard !isOver else { return dropQueues() }
         discardInbound()
-        if state.isOver, !isAttached { conclude() }
     }
 
     // MARK: Direct paths
@@ -300,6 +299,7 @@ package final class ResumableStream: ByteStream, TurnTask {
         self.port = nil
         carrier = nil
         carrierRelay = nil
+        pending.violation = nil
         input = ResumptionFrameReader()
         staged = StagedFrame()
         frameLeft = 0
@@ -319,7 +319,8 @@ package final class ResumableStream: ByteStream, TurnTask {
         }
         state.detach()
         lastFailure = reason.message
-        if state.isOver { return conclude() }
+        // The other side may not know yet that all of it has arrived; it cannot ask.
+        if state.isOver, !isClient { return conclude() }
         resumptions.detached(self)
         guard !isOver else { return }
         owner?.resumableDetached(self, reason)
@@ -342,6 +343,8 @@ package final class ResumableStream: ByteStream, TurnTask {
     package func lose(_ error: StreamError) {
         guard !isOver else { return }
         dropCarrier(error)
+        // Nothing was lost: both directions have ended, and this side knows.
+        if state.isOver { return conclude() }
         let wasReleased = isReleased
         fail(error)
         conclude()
@@ -393,7 +396,7 @@ package final class ResumableStream: ByteStream, TurnTask {
         isScheduled = false
         let pending = pending
         self.pending = Pending()
-        if let violation = pending.violation, let port { return violated(port, violation) }
+        if let violation = pending.violation, let port { violated(port, violation) }
         if pending.drain { drain() }
         if pending.sourceEnd, let pump = sourcePump {
             sourcePump = nil

@@ -45,7 +45,9 @@ package struct ResumptionTicket: Hashable, Sendable {
     func token(generation: UInt64) -> [UInt8] {
         var message: [UInt8] = []
         for number in [id, generation] {
-            for shift in stride(from: 56, through: 0, by: -8) { message.append(UInt8(truncatingIfNeeded: number >> shift)) }
+            for shift in stride(from: 56, through: 0, by: -8) {
+                message.append(UInt8(truncatingIfNeeded: number >> shift))
+            }
         }
         return Array(Digest.hmacSHA256(key: secret, message).prefix(Self.secretSize))
     }

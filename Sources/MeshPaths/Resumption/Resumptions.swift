@@ -1,10 +1,10 @@
+import Glibc
 package import H2Transport
 package import Logging
 import MeshIdentity
 package import MeshPolicy
 import Platform
 package import Streams
-import Glibc
 
 /// The resumable streams of one event loop: those that peers have opened, who may come back for them, and what is to be
 /// done for all of them by and by. Confined to its loop.

@@ -56,7 +56,9 @@ import Testing
 
     @Test("frames read as the vectors say, in pieces of any size") func frames() throws {
         for vector in try Self.vectors("frame") + Self.vectors("stream") {
-            for step in 1...20 { #expect(try Self.read(Self.bytes(vector[0]), step: step) == Array(vector.dropFirst())) }
+            for step in 1...20 {
+                #expect(try Self.read(Self.bytes(vector[0]), step: step) == Array(vector.dropFirst()))
+            }
         }
     }
 
@@ -100,15 +102,23 @@ import Testing
         let second = ResumptionRequest(ticket, generation: 2, position: 0).field
         let forged = second.replacingOccurrences(of: ".2.", with: ".3.")
         #expect(try #require(ResumptionRequest(forged)).isProved(by: ticket) == false)
-        for field in ["", "1", "1.2", "1.2.3", "x.1.00.0", "1.1.\(String(repeating: "0", count: 31)).0", "\(second)0000000000000"] {
+        for field in [
+            "", "1", "1.2", "1.2.3", "x.1.00.0", "1.1.\(String(repeating: "0", count: 31)).0",
+            "\(second)0000000000000000",
+        ] {
             #expect(ResumptionRequest(field) == nil, "\(field)")
         }
     }
 
-    @Test("whatever comes, it is read the same way in pieces of any size, and never beyond a frame") func fuzz() throws {
+    @Test("whatever comes, it is read the same way in pieces of any size, and never beyond a frame") func fuzz() throws
+    {
         var fuzzer = Fuzzer("resumption frames")
-        let corpus = try (Self.vectors("frame") + Self.vectors("stream") + Self.vectors("bad")).map { Self.bytes($0[0]) }
-        let dictionary: [[UInt8]] = [[0, 0, 0, 1], [1, 0, 0, 8], [2, 0, 0, 8], [0, 16, 0, 0], [255, 255, 255, 255]]
+        let corpus = try (Self.vectors("frame") + Self.vectors("stream") + Self.vectors("bad")).map {
+            Self.bytes($0[0])
+        }
+        let dictionary: [[UInt8]] = [
+            [0, 0, 0, 1], [1, 0, 0, 8], [2, 0, 0, 8], [0, 16, 0, 0], [255, 255, 255, 255],
+        ]
         var count = 0
         var good = 0
         while fuzzer.goesOn(count, of: 20_000) {
