@@ -41,6 +41,7 @@ import Testing
                 - match: "127.0.0.1:\(backend.port)"
                   hbone: "127.0.0.1:\(hbonePort)"
                 \(try await sshd.endpointYAML())
+                connections: {resumeTimeout: 1s}
                 """
             )
             client = Node(try NodeConfiguration.load(file), loops: 1, logger: log.logger)

@@ -80,7 +80,7 @@ import Testing
         #expect(
             Mirror(reflecting: endpoint).children.compactMap(\.label) == [
                 "match", "address", "hbone", "identities", "tunnel", "token", "via", "direct", "tls", "announces",
-                "ssh", "path", "letsFiltersSee", "position",
+                "ssh", "path", "letsFiltersSee", "resumable", "position",
             ]
         )
         let access = try #require(endpoint.ssh)

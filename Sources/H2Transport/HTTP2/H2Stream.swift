@@ -49,6 +49,10 @@ public final class H2Stream: ByteStream {
     var sending: SendingHalf
     /// Some RST_STREAM was submitted or received.
     var wasReset = false
+    /// What the peer said by RST_STREAM; nil: nothing.
+    private var peerReset: HTTP2ErrorCode?
+    /// The peer has reset the stream, and not only let go of what carried it (``letGo(_:)``).
+    package var wasResetByPeer: Bool { peerReset.map { $0 != .streamClosed } ?? false }
 
     /// Client: called once with the outcome of the request.
     var completion: ((Result<H2Stream, ConnectFailure>) -> Void)?
@@ -141,6 +145,9 @@ public final class H2Stream: ByteStream {
         abandon(reason, HTTP2ErrorCode(for: reason))
     }
 
+    /// As ``reset(_:)``, and tells the peer that what was inside goes on elsewhere.
+    package func letGo(_ reason: StreamError) { abandon(reason, .streamClosed) }
+
     func abandon(_ reason: StreamError, _ code: HTTP2ErrorCode) {
         guard phase != .released else { return }
         fail(reason)
@@ -217,6 +224,7 @@ extension H2Stream {
 
     /// RST_STREAM by the peer.
     func received(reset code: HTTP2ErrorCode) {
+        peerReset = code
         switch ResetOutcome(code, receiving: receiving.state, sending: sending.state) {
         case .ignored: break
         case .stopWriting:

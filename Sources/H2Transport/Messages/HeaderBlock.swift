@@ -46,6 +46,9 @@ struct HeaderBlock {
             switch field.name {
             // Never in a table that later requests are compared with (RFC 7541 §7.1.3), and not worth a place in it.
             case "authorization", "traceparent": add(field.name, field.value, NGHTTP2_NV_FLAG_NO_INDEX)
+            // That a client can resume is the same for all of its requests; what proves that it may is a secret.
+            case "resumable" where field.value.utf8.count > 1:
+                add(field.name, field.value, NGHTTP2_NV_FLAG_NO_INDEX)
             default: add(field.name, field.value)
             }
         }

@@ -8,6 +8,7 @@ struct HTTP2ErrorCode: RawRepresentable, Hashable, CustomStringConvertible {
     static let protocolError = HTTP2ErrorCode(rawValue: 1)
     static let internalError = HTTP2ErrorCode(rawValue: 2)
     static let flowControlError = HTTP2ErrorCode(rawValue: 3)
+    static let streamClosed = HTTP2ErrorCode(rawValue: 5)
     static let refusedStream = HTTP2ErrorCode(rawValue: 7)
     static let cancel = HTTP2ErrorCode(rawValue: 8)
     static let connectError = HTTP2ErrorCode(rawValue: 10)

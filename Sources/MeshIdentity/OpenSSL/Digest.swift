@@ -25,25 +25,39 @@ package enum Digest {
     /// HMAC-SHA1, which hashed host names are made with (`sshd(8)`, SSH_KNOWN_HOSTS FILE FORMAT). It hides names from a
     /// casual reader; nothing is authenticated by it.
     package static func hmacSHA1(key: [UInt8], _ text: String) -> [UInt8] {
-        var result = [UInt8](repeating: 0, count: 20)
+        hmac("SHA1", count: 20, key: key, Array(text.utf8))
+    }
+
+    package static func hmacSHA256(key: [UInt8], _ message: [UInt8]) -> [UInt8] {
+        hmac("SHA256", count: 32, key: key, message)
+    }
+
+    private static func hmac(_ function: String, count: Int, key: [UInt8], _ message: [UInt8]) -> [UInt8] {
+        var result = [UInt8](repeating: 0, count: count)
         var length = 0
-        let bytes = Array(text.utf8)
         let done = EVP_Q_mac(
             nil,
             "HMAC",
             nil,
-            "SHA1",
+            function,
             nil,
             key,
             key.count,
-            bytes,
-            bytes.count,
+            message,
+            message.count,
             &result,
             result.count,
             &length
         )
-        precondition(done != nil && length == 20, "HMAC-SHA1 is part of OpenSSL's default provider")
+        precondition(done != nil && length == count, "HMAC is part of OpenSSL's default provider")
         return result
+    }
+
+    /// For secrets.
+    package static func randomBytes(_ count: Int) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: count)
+        precondition(RAND_bytes(&bytes, Int32(count)) == 1, "there are no random bytes")
+        return bytes
     }
 }
 

@@ -8,7 +8,7 @@ struct ConnectionSettingsDecoder {
 
     private static let keys = [
         "keepAlive", "keepAliveTimeout", "connectTimeout", "handshakeTimeout", "requestTimeout", "idleTimeout",
-        "maximumAge", "drainTimeout", "perPeer",
+        "maximumAge", "drainTimeout", "perPeer", "resumable", "resumeTimeout",
     ]
 
     func decode(_ node: YAMLNode) -> ConnectionSettings {
@@ -30,6 +30,8 @@ struct ConnectionSettingsDecoder {
         read("connectTimeout", \.connectTimeout)
         read("handshakeTimeout", \.handshakeTimeout)
         read("requestTimeout", \.requestTimeout)
+        if let value = mapping.bool("resumable") { settings.resumable = value }
+        read("resumeTimeout", \.resumeTimeout)
         readLimit("idleTimeout", \.idleTimeout)
         readLimit("maximumAge", \.maximumAge)
         readLimit("drainTimeout", \.drainTimeout)

@@ -17,7 +17,7 @@ struct EffectiveConfiguration {
     private static let connections: [Default] = [
         ("keepAlive", "10s"), ("keepAliveTimeout", "20s"), ("connectTimeout", "10s"), ("handshakeTimeout", "10s"),
         ("requestTimeout", "15s"), ("idleTimeout", "5m"), ("maximumAge", "1h"), ("drainTimeout", "none"),
-        ("perPeer", "16"),
+        ("perPeer", "16"), ("resumable", "true"), ("resumeTimeout", "60s"),
     ]
     private static let ssh: [Default] = [("sessions", "4"), ("engine", "auto")]
     private static let transparent: [Default] = [("mode", "redirect"), ("direction", "outbound")]
@@ -94,7 +94,9 @@ struct EffectiveConfiguration {
     }
 
     private static func completeEndpoint(_ endpoint: inout YAMLNode) {
-        if value(of: "direct", in: endpoint) == nil { add([("path", "auto"), ("filter", "false")], to: &endpoint) }
+        if value(of: "direct", in: endpoint) == nil {
+            add([("path", "auto"), ("resumable", "true"), ("filter", "false")], to: &endpoint)
+        }
         edit(&endpoint, "ssh") { add(ssh, to: &$0) }
     }
 

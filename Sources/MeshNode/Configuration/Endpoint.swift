@@ -36,6 +36,8 @@ extension NodeConfiguration {
         package var path: PathPreference
         /// A filter may see streams that come from one peer and go on to this one.
         package var letsFiltersSee = false
+        /// Its streams outlive their path, where its node can do that.
+        package var resumable = true
         package var position: SourcePosition?
         /// Only the host of ``address`` is asked for, at the destination's own port.
         package var keepsPort = false

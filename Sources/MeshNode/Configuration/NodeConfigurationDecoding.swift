@@ -239,7 +239,7 @@ struct NodeConfigurationDecoder {
     func endpoint(_ node: YAMLNode) -> NodeConfiguration.Endpoint? {
         let keys = [
             "match", "address", "hbone", "identity", "labels", "proxy", "token", "via", "viaIdentity", "direct", "tls",
-            "proxyProtocol", "ssh", "path", "filter",
+            "proxyProtocol", "ssh", "path", "resumable", "filter",
         ]
         guard let mapping = MappingDecoder(node, what: "an endpoint", keys: keys, required: ["match"], diagnostics)
         else {
@@ -257,6 +257,7 @@ struct NodeConfigurationDecoder {
             path: path,
             position: node.position
         )
+        endpoint.resumable = mapping.bool("resumable") ?? true
         tunnels.decode(mapping, into: &endpoint)
         if let via = mapping["via"] {
             endpoint.via =

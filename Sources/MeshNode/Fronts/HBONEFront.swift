@@ -63,6 +63,7 @@ final class HBONEFront {
             return refuse(pending, request, GateRefusal(rejection, StreamError(.denied, what)))
         }
         let plan = opener.plan(request)
+        if let field = Resumptions.field(in: pending) { return resume(pending, field, plan, over: request.transport ?? .h2) }
         switch plan.outcome {
         case .refused(let refusal):
             refuse(pending, refusal, plan)
@@ -76,6 +77,18 @@ final class HBONEFront {
             if let gate, gate.tokens?.forwardsToken == true { headers["authorization"] = pending.request.authorization }
             open(plan, for: pending, headers, failure: "next hop failed", to: route.authority)
         }
+    }
+
+    /// A stream that is there already goes on over this request: policy is asked about what it comes over now.
+    private func resume(_ pending: PendingConnect, _ field: String, _ plan: StreamPlan, over transport: Transport) {
+        if case .refused(let refusal) = plan.outcome { return refuse(pending, refusal, plan) }
+        guard let resumptions else { return pending.reject(Resumptions.Refusal.unknown("").rejection) }
+        resumptions.resume(pending, field, over: transport)
+    }
+
+    /// nil: streams end with what carries them.
+    private var resumptions: Resumptions? {
+        carrier.snapshot.configuration.connections.resumable ? opener.resumptions : nil
     }
 
     /// Whether another node is on the way to the destination: then the ciphertext goes on to it as it is.
@@ -170,9 +183,15 @@ final class HBONEFront {
         }
     }
 
+    private func accept(_ pending: PendingConnect, _ request: StreamRequest, _ answer: HeaderFields) -> ByteStream? {
+        guard Resumptions.isOffered(pending), let resumptions else { return pending.accept(headers: answer) }
+        return resumptions.accept(pending, over: request.transport ?? .h2, headers: answer)
+    }
+
     private func join(_ pending: PendingConnect, _ opened: StreamOpener.Opened, _ plan: StreamPlan) {
-        guard let stream = pending.accept(headers: answer(to: opened)) else {
-            return opened.abandon()
+        guard let stream = accept(pending, plan.request, answer(to: opened)) else { return opened.abandon() }
+        if let resumable = stream as? ResumableStream, let ticket = opened.ticket {
+            resumable.onResumption = { ticket.resumed($0.history, over: nil) }
         }
         let (logger, request) = (logger, plan.request)
         let isTransit = opened.path != nil && !carrier.snapshot.configuration.letsFiltersSee(plan)
@@ -190,8 +209,8 @@ final class HBONEFront {
     /// What the client is told of who is at the other end: by the next node, where there is one, else by this one.
     private func answer(to opened: StreamOpener.Opened) -> HeaderFields {
         guard opened.path != nil else { return carrier.snapshot.answer }
-        guard let response = (opened.stream as? H2Stream)?.response, let field = HopHeaders.baggage(response.headers)
-        else { return [:] }
+        let response = (opened.stream as? H2Stream)?.response ?? (opened.stream as? ResumableStream)?.response
+        guard let response, let field = HopHeaders.baggage(response.headers) else { return [:] }
         return ["baggage": field]
     }
 }

@@ -1,6 +1,7 @@
 import H2Transport
 import Logging
 import MeshIdentity
+import MeshPaths
 import MeshPolicy
 import Platform
 import Streams
@@ -163,11 +164,26 @@ final class StreamCarrier {
     /// The far end of the ticket's stream is there.
     func note(_ opened: inout StreamOpener.Opened, _ ticket: StreamTicket) {
         // Of this very connection: another server of the destination may be somebody else. SSH proves no identity.
+        let resumable = opened.stream as? ResumableStream
         let next = opened.stream as? H2Stream
-        let peer = next?.peer ?? PeerFacts(of: opened.stream).identity
+        let peer = resumable?.peer ?? next?.peer ?? PeerFacts(of: opened.stream).identity
         ticket.open(over: opened.path, dialled: opened.dialled, peer: peer)
-        if let answer = next?.response?.headers["baggage"] { ticket.metadata?.answer = answer }
+        if let answer = (next?.response ?? resumable?.response)?.headers["baggage"] { ticket.metadata?.answer = answer }
+        resumable?.onResumption = { [logger] stream in
+            ticket.resumed(stream.history, over: stream.path)
+            Self.tell(stream, plan: ticket.plan, logger)
+        }
         opened.ticket = ticket
+    }
+
+    private static func tell(_ stream: ResumableStream, plan: StreamPlan, _ logger: Logger) {
+        logger.info(
+            "stream resumed",
+            metadata: [
+                "to": "\(plan.request.destination)", "path": "\(stream.path?.description ?? "")",
+                "reason": "\(stream.history.lastReason ?? "")",
+            ]
+        )
     }
 
     /// A stream that a front refuses, without asking what becomes of it.

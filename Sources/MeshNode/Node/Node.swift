@@ -66,6 +66,7 @@ public final class Node: Sendable {
     let names = VirtualNames()
     /// The keys of issuers that are fetched.
     let keyRings = TokenKeyRings()
+    let resumptions = ResumptionDirectory()
     let state: Lock<State>
     /// The file to read again on a reload; nil when the configuration was made by a program.
     let configurationFile: String?
@@ -118,7 +119,7 @@ public final class Node: Sendable {
         for (number, loop) in group.loops.enumerated() {
             let place = (number, group.loops.count)
             let (first, stripes, names, outages, logger) = (snapshot, stripes, names, outages, logger)
-            let filter = filter
+            let (filter, resumptions) = (filter, resumptions)
             workers.append(
                 try await loop.execute {
                     LoopBound(
@@ -126,6 +127,7 @@ public final class Node: Sendable {
                             on: loop,
                             snapshot: first,
                             stripes: stripes,
+                            resumptions: resumptions,
                             names: names,
                             outages: outages,
                             place: place,

@@ -23,6 +23,7 @@ final class Worker {
     private var formerGates: [HBONEGate] = []
     private let server: HBONEServer
     private let stripes: StripeAcceptor
+    private let resumptions: Resumptions
     private let allNames: VirtualNames
     /// The addresses of names; nil where no listener gives them out.
     private var names: VirtualNames?
@@ -36,6 +37,7 @@ final class Worker {
     ///   - loop: Where it lives.
     ///   - snapshot: What holds now.
     ///   - stripes: What all loops of the node have in common.
+    ///   - resumptions: Likewise.
     ///   - names: Likewise.
     ///   - outages: Likewise.
     ///   - place: Of the loop, among those of the node.
@@ -45,6 +47,7 @@ final class Worker {
         on loop: EventLoop,
         snapshot: NodeSnapshot,
         stripes: StripeDirectory,
+        resumptions: ResumptionDirectory,
         names: VirtualNames,
         outages: ServerOutages,
         place: (number: Int, count: Int) = (0, 1),
@@ -58,7 +61,22 @@ final class Worker {
         nameServer = NameServer(on: loop, logger: logger)
         let records = StreamRecords(on: loop, number: place.number, of: place.count)
         self.records = records
-        opener = StreamOpener(loop: loop, snapshot: snapshot, outages: outages, logger: logger) { change in
+        let resumable = Resumptions(
+            on: loop,
+            directory: resumptions,
+            number: UInt8(truncatingIfNeeded: place.number),
+            timeout: snapshot.configuration.connections.resumeTimeout,
+            logger: logger
+        )
+        resumable.serve()
+        self.resumptions = resumable
+        opener = StreamOpener(
+            loop: loop,
+            snapshot: snapshot,
+            outages: outages,
+            resumptions: resumable,
+            logger: logger
+        ) { change in
             switch change {
             case .using(let path, .some(let before), _, _):
                 records.count(.switched(from: before.transport, to: path.transport))
@@ -232,6 +250,7 @@ final class Worker {
     /// New streams are decided with `snapshot`; live ones are decided again.
     func take(_ snapshot: NodeSnapshot) {
         opener.snapshot = snapshot
+        resumptions.timeout = snapshot.configuration.connections.resumeTimeout
         useRecords(snapshot)
         opener.forgetPeers()
         (zone, names) = Self.naming(snapshot, allNames)
@@ -254,6 +273,7 @@ final class Worker {
             server.drain(deadline: nil) { [self] in
                 live.whenEmpty { [self] in
                     opener.shutDown()
+                    resumptions.shutDown()
                     records.flush()
                     completion()
                 }
@@ -284,8 +304,11 @@ final class Worker {
             ?? LoopTimer(on: loop) { [live, server, weak self] in
                 live.cutAll(StreamError(.draining, "the node stopped before the stream ended"))
                 let gates = self.map { $0.gates.values + $0.formerGates } ?? []
-                server.close()
-                for gate in gates { gate.close() }
+                // Peers are told of that first: they would ask for what they take for lost on the way.
+                server.loop.later {
+                    server.close()
+                    for gate in gates { gate.close() }
+                }
                 // A peer that does not read must not hold up the end.
                 LoopTimer(on: server.loop) {
                     server.abort()

@@ -1,4 +1,5 @@
 import MeshIdentity
+import MeshPaths
 import MeshPolicy
 import Platform
 import Streams
@@ -35,8 +36,15 @@ final class LiveStreams {
         let certificate: CertificateName?
         let use: StreamUse?
         let ticket: StreamTicket?
+        /// What it came over, and what it goes on over, may change while it is open.
+        let incoming: ResumableStream?
+        let outgoing: ResumableStream?
 
-        var currentRequest: StreamRequest { use?.request ?? request }
+        var currentRequest: StreamRequest {
+            let request = use?.request ?? request
+            return incoming.map { request.over($0.transport) } ?? request
+        }
+        var currentPath: PathID? { outgoing?.path ?? path }
     }
 
     /// Each stream keeps its place; nil where one is free.
@@ -109,7 +117,9 @@ final class LiveStreams {
             dialled: opened.dialled,
             certificate: certificate,
             use: use,
-            ticket: ticket
+            ticket: ticket,
+            incoming: first as? ResumableStream,
+            outgoing: opened.stream as? ResumableStream
         )
         if place < entries.count { entries[place] = entry } else { entries.append(entry) }
         count += 1
@@ -138,7 +148,7 @@ final class LiveStreams {
                 return (entry.relay, StreamError(.denied, objection))
             }
             let dialled = entry.dialled.flatMap { peer in peer.address.map { ($0, peer.port) } }
-            return planner.refusal(of: entry.currentRequest.at(now), over: entry.path, dialled: dialled)
+            return planner.refusal(of: entry.currentRequest.at(now), over: entry.currentPath, dialled: dialled)
                 .map { (entry.relay, $0) }
         }
         for (relay, refusal) in losers { relay.cut(StreamError(.denied, "policy changed: \(refusal.message)")) }

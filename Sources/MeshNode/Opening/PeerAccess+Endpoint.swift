@@ -49,6 +49,7 @@ extension PeerAccess {
             sessions: endpoint.ssh?.sessions ?? PeerAccess.defaultSessions
         )
         self.marks = marks
+        resumable = endpoint.resumable
         guard let tunnel = endpoint.tunnel, let (proxyName, files) = endpoint.proxyTLS else { return }
         do throws(StreamError) {
             var options = TLSContext.Options(applicationProtocols: ["h2"])

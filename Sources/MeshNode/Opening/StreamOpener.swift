@@ -34,6 +34,8 @@ final class StreamOpener {
     private let logger: Logger
     private let peerLog: PeerLog
     private let outages: ServerOutages
+    /// What streams that outlive their path have in common; nil: there are none.
+    let resumptions: Resumptions?
     /// Told of each change of a path to a peer; that one is unreachable or refused, once until a path works again. No
     /// property that is set later: each way to a peer would have to refer to this object weakly, and an object that is
     /// referred to so is counted slowly, with every stream.
@@ -60,6 +62,7 @@ final class StreamOpener {
         loop: EventLoop,
         snapshot: NodeSnapshot,
         outages: ServerOutages = ServerOutages(),
+        resumptions: Resumptions? = nil,
         logger: Logger,
         onPathChange: ((PathChange) -> Void)? = nil
     ) {
@@ -68,6 +71,7 @@ final class StreamOpener {
         self.logger = logger
         peerLog = PeerLog(logger, on: loop)
         self.outages = outages
+        self.resumptions = resumptions
         self.onPathChange = onPathChange
     }
 
@@ -306,7 +310,8 @@ final class StreamOpener {
             settings: snapshot.configuration.connections,
             on: loop,
             logger: logger,
-            outages: outages
+            outages: outages,
+            resumptions: resumptions
         ) { [peerLog, onPathChange] change in
             peerLog.log(.notice, StreamOpener.kind(of: change), of: "\(id)", text: "\(id): \(change)")
             let failure: PathChangeKind? =

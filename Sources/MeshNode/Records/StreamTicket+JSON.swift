@@ -1,4 +1,5 @@
 import MeshIdentity
+import MeshPaths
 import MeshPolicy
 import Platform
 import Streams
@@ -90,8 +91,14 @@ extension StreamTicket {
     func writeWay(into json: inout JSONWriter) {
         guard isOpen else { return }
         json.key("path")
-        json.string(path?.transport.rawValue ?? "direct")
-        if let path, !path.qualifier.isEmpty {
+        json.string(pathNow?.transport.rawValue ?? "direct")
+        if history.count > 0 {
+            json.key("resumptions")
+            json.number(history.count)
+            json.key("resumed")
+            json.string(history.lastReason ?? "")
+        }
+        if let path = pathNow, !path.qualifier.isEmpty {
             json.key("way")
             json.string(path.qualifier)
         }

@@ -1,4 +1,5 @@
 import MeshIdentity
+import MeshPaths
 import MeshPolicy
 import Streams
 
@@ -25,6 +26,9 @@ final class StreamTicket {
     /// What carries it to its peer; nil: it was dialled from here.
     private(set) var path: PathID?
     private(set) var dialled: SocketAddress?
+    /// How often it went on over something else, and why; and what carries it since, where this side has chosen.
+    private(set) var history = ResumableStream.History()
+    private(set) var pathNow: PathID?
     /// Who the peer proved to be.
     private(set) var peer: SPIFFEID?
     /// What came with it beside its bytes; nil: nothing did.
@@ -48,11 +52,18 @@ final class StreamTicket {
     func open(over path: PathID?, dialled: SocketAddress?, peer: SPIFFEID?) {
         guard let records else { return }
         self.path = path
+        pathNow = path
         self.dialled = dialled
         self.peer = peer
         opened = records.loop.now
         isOpen = true
         records.opened(self)
+    }
+
+    /// It has outlived what carried it.
+    func resumed(_ history: ResumableStream.History, over path: PathID?) {
+        self.history = history
+        if let path { pathNow = path }
     }
 
     /// There is no stream.

@@ -40,6 +40,15 @@ protocol PathSource: AnyObject {
         headers: HeaderFields,
         completion: @escaping (Result<ByteStream, PathFailure>) -> Void
     )
+    /// The same for a stream that goes on: at that server, which has it.
+    func resume(
+        to authority: Authority,
+        headers: HeaderFields,
+        at server: Authority?,
+        completion: @escaping (Result<ByteStream, PathFailure>) -> Void
+    )
+    /// Which of several servers a connection leads to; nil where there is no choice.
+    func server(of connection: H2Connection?) -> Authority?
     /// New connections show the credential of `context`; established ones keep theirs.
     func use(_ context: TLSContext, _ settings: ConnectionSettings)
     /// Lets an idle path's connections go; ``establish()`` makes others.
@@ -52,6 +61,18 @@ extension PathSource {
     var roundTripTime: Duration? { nil }
     var servers: [ServerReport] { [] }
     func expect(_ headers: HeaderFields) {}
+    func server(of connection: H2Connection?) -> Authority? { nil }
+
+    /// Where there is no choice, nobody knows whether this way leads to one of several servers of another one.
+    func resume(
+        to authority: Authority,
+        headers: HeaderFields,
+        at server: Authority?,
+        completion: @escaping (Result<ByteStream, PathFailure>) -> Void
+    ) {
+        guard let server else { return open(to: authority, headers: headers, completion: completion) }
+        completion(.failure(.pathLost(StreamError(.unreachable, "this path does not lead to \(server) for certain"))))
+    }
 }
 
 /// What a ``PathSource`` tells.

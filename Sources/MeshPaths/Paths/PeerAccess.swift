@@ -22,6 +22,8 @@ package struct PeerAccess: Sendable {
     package var proxy: ProxyAccess?
     /// What this side says on a way through gateways.
     package var marks = GatewayMarks()
+    /// Streams to it outlive their path, where its node can do that and ``ConnectionSettings/resumable`` says so.
+    package var resumable = true
 
     package static let defaultSessions = 4
 

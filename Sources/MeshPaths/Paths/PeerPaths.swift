@@ -14,14 +14,17 @@ package struct OpenedStream {
 /// The ways to one peer, and the choice among them: keeps what `PathSelector` asks for connected, opens streams over
 /// the path in use, and moves to another when it dies. Confined to its event loop.
 ///
-/// Streams that are open when their path dies are reset: their bytes may be lost, and a reset says so. Requests that
-/// were not answered yet are repeated on the next path, because no byte of theirs has been sent.
+/// Streams that are open when their path dies go on over the next one, where the other side can do that, too; the
+/// others are reset: their bytes may be lost, and a reset says so. Requests that were not answered yet are repeated on
+/// the next path, because no byte of theirs has been sent.
 package final class PeerPaths {
     /// A stream that somebody waits for.
     final class Request {
         let authority: Authority
         let headers: HeaderFields
         let permits: (PathID) -> StreamError?
+        /// The stream that is to go on; nil: a new one.
+        var resumption: ClientResumption?
         var attempts = 0
         var completion: ((Result<OpenedStream, StreamError>) -> Void)?
 
@@ -66,6 +69,10 @@ package final class PeerPaths {
     private var isShutDown = false
     /// What uses the peer's SSH sessions beside its paths, and keeps them.
     private var users: [any SessionUser] = []
+    let resumptions: Resumptions
+    private var isResumable: Bool
+    /// Streams that can go on elsewhere.
+    var resumable: [ObjectIdentifier: ClientResumption] = [:]
 
     /// A request is repeated this often when paths die under it; more would be a peer that accepts and dies in a loop.
     private static let attemptsPerRequest = 4
@@ -77,6 +84,7 @@ package final class PeerPaths {
     ///   - loop: Where it lives.
     ///   - logger: Told of what each path does.
     ///   - outages: What all loops of a node have in common.
+    ///   - resumptions: What all peers of the loop have in common; nil: there are no others.
     ///   - permits: Says why a path may not carry a stream to a destination (policy), or nil; for every stream, beside
     ///     what is asked with it.
     ///   - onChange: Told of each change of path, on the loop.
@@ -87,6 +95,7 @@ package final class PeerPaths {
         on loop: EventLoop,
         logger: Logger,
         outages: ServerOutages = ServerOutages(),
+        resumptions: Resumptions? = nil,
         permits: @escaping (Authority, PathID) -> StreamError? = { _, _ in nil },
         onChange: @escaping (PathChange) -> Void
     ) {
@@ -99,6 +108,9 @@ package final class PeerPaths {
         self.loop = loop
         self.logger = logger
         self.outages = outages
+        isResumable = access.resumable
+        self.resumptions =
+            resumptions ?? Resumptions(on: loop, timeout: settings.resumeTimeout, logger: logger)
         self.permits = permits
         self.onChange = onChange
         selector = PathSelector(paths: access.ways.map(\.id))
@@ -172,6 +184,8 @@ package final class PeerPaths {
                 )
             }
         }
+        var headers = headers
+        if settings.resumable, isResumable { headers.append(ResumptionField.name, ResumptionField.offer) }
         let request = Request(authority: authority, headers: headers, permits: permits, completion: completion)
         guard !isShutDown else {
             return loop.later { request.end(.failure(StreamError(.closed, "\(self.access.name): shut down"))) }
@@ -191,15 +205,25 @@ package final class PeerPaths {
         guard !isShutDown else { return }
         isShutDown = true
         timer?.cancel()
-        for source in sources.values { source.reset() }
+        let reason = StreamError(.closed, "\(access.name): shut down")
+        for resumption in Array(resumable.values) { resumption.end(StreamError(.reset, reason.message)) }
         for user in users { user.stop() }
-        sessions?.close()
-        failWaiting(StreamError(.closed, "\(access.name): shut down"))
+        failWaiting(reason)
+        let close = { [sources, sessions] in
+            for source in sources.values { source.reset() }
+            sessions?.close()
+        }
+        // The peers of streams that were reset just now are told so, or they would wait for them.
+        if settings.resumable, sources.values.contains(where: { $0.streamCount > 0 }) {
+            loop.later(close)
+        } else {
+            close()
+        }
     }
 
     // MARK: Requests
 
-    private func dispatch(_ request: Request) {
+    func dispatch(_ request: Request) {
         guard let path = selector.inUse else {
             guard waiting.count < Self.waitingLimit else {
                 let full = StreamError(.limit, "\(access.name): \(Self.waitingLimit) streams wait for a path already")
@@ -214,9 +238,11 @@ package final class PeerPaths {
             return loop.later { request.end(.failure(refusal)) }
         }
         guard let source = sources[path] else { return again(request, nil) }
-        source.open(to: request.authority, headers: request.headers) { [weak self] result in
+        let completion = { [weak self] (result: Result<ByteStream, PathFailure>) in
             switch result {
-            case .success(let stream): request.end(.success(OpenedStream(stream: stream, path: path)))
+            case .success(let stream):
+                let stream = self?.resumable(stream, over: path, request) ?? stream
+                request.end(.success(OpenedStream(stream: stream, path: path)))
             case .failure(.refused(let error)): request.end(.failure(error))
             case .failure(.pathLost(let error)):
                 guard let self else {
@@ -225,6 +251,19 @@ package final class PeerPaths {
                 again(request, error)
             }
         }
+        guard let resumption = request.resumption else {
+            return source.open(to: request.authority, headers: request.headers, completion: completion)
+        }
+        guard path.transport != .ssh else {
+            return loop.later {
+                completion(.failure(.refused(StreamError(.unreachable, "plain SSH resumes no stream"))))
+            }
+        }
+        guard let headers = resumption.nextHeaders() else {
+            let error = StreamError(.badRequest, "\(access.name) has given no ticket to resume the stream with")
+            return loop.later { completion(.failure(.refused(error))) }
+        }
+        source.resume(to: request.authority, headers: headers, at: resumption.server, completion: completion)
     }
 
     /// The path died under the request: wait for the next one.
@@ -262,7 +301,10 @@ package final class PeerPaths {
     }
 
     /// Somebody waits for a stream, or has one.
-    private var isUsed: Bool { !waiting.isEmpty || sources.values.contains { $0.streamCount > 0 } }
+    private var isUsed: Bool {
+        !waiting.isEmpty || sources.values.contains { $0.streamCount > 0 }
+            || resumable.values.contains { !$0.stream.isAttached }
+    }
 
     private func perform(_ actions: [PathSelector.Action]) {
         guard !isShutDown else { return }
@@ -274,6 +316,7 @@ package final class PeerPaths {
                 let requests = waiting
                 waiting = []
                 for request in requests { dispatch(request) }
+                moveStreams(to: path, because: reason)
             case .unreachable(let error):
                 onChange(.unreachable(error))
                 failWaiting(error)
@@ -381,6 +424,7 @@ package final class PeerPaths {
 
     /// The servers of a destination are others now; whatever else there is to know of the peer is as it was.
     package func use(_ access: PeerAccess) {
+        isResumable = access.resumable
         for way in access.ways {
             switch way.reach {
             case .servers(let servers): (sources[way.id] as? ServersSource)?.use(servers)

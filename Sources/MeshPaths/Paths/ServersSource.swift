@@ -265,6 +265,24 @@ final class ServersSource: PathSource {
         open(to: authority, headers, besides: [], last: nil, completion)
     }
 
+    func resume(
+        to authority: Authority,
+        headers: HeaderFields,
+        at server: Authority?,
+        completion: @escaping (Result<ByteStream, PathFailure>) -> Void
+    ) {
+        guard let server, let source = sources[server], choice.isConnected(server) else {
+            let reason = StreamError(.unreachable, "\(server?.description ?? "the server") is not up")
+            return loop.later { completion(.failure(.pathLost(reason))) }
+        }
+        source.open(to: authority, headers: headers, completion: completion)
+    }
+
+    func server(of connection: H2Connection?) -> Authority? {
+        guard let connection else { return nil }
+        return sources.first { $0.value.has(connection) }?.key
+    }
+
     /// No byte of the stream has been sent: the next server may have what one of them lost, or could not do.
     private func open(
         to authority: Authority,

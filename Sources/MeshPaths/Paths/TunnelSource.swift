@@ -83,6 +83,8 @@ final class TunnelSource: PathSource {
         holdTimer = LoopTimer(on: loop) { [weak self] in self?.dialHeld() }
     }
 
+    func has(_ connection: H2Connection) -> Bool { group?.connections.contains { $0 === connection } ?? false }
+
     var streamCount: Int { group?.streamCount ?? 0 }
     var roundTripTime: Duration? { group?.connections.compactMap(\.shortestRoundTripTime).min() }
 

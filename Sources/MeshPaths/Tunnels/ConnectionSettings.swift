@@ -19,6 +19,10 @@ package struct ConnectionSettings: Hashable, Sendable {
     /// How long the streams of such a connection, of one whose certificate has expired, and of a node that another
     /// process has replaced may go on before they are cut; `nil`: as long as they last.
     package var drainTimeout: Duration?
+    /// Streams between two nodes outlive the connection that carries them, where the other side can do it, too.
+    package var resumable = true
+    /// How long such a stream waits for another connection before both ends are reset.
+    package var resumeTimeout: Duration = .seconds(60)
     /// Connections to one peer and event loop, those aside that take no new streams; at least 1.
     package var perPeer = 16
     /// Where connections count; `nil`: where the process does.

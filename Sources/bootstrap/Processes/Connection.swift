@@ -123,7 +123,7 @@ struct Connection: Sendable {
         }
         end.finish()
         ServiceNotification.ofThisProcess.stopping()
-        loop.submit {
+        _ = try? await loop.execute {
             // First what others may want to have next: they are told by the end of the control socket.
             parts.reconnection.withValue { $0.stop() }
             parts.forwards.withValue { $0.closeAll() }
@@ -131,6 +131,8 @@ struct Connection: Sendable {
             parts.paths.withValue { $0.shutDown() }
             parts.server?.withValue { $0.close() }
         }
+        // The far side is told of that in the turn after.
+        _ = try? await loop.execute {}
         await loop.shutDown()
         do {
             try outcome.get()

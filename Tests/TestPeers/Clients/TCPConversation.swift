@@ -30,6 +30,12 @@ public final class TCPConversation: Sendable {
         }
     }
 
+    /// Resets the connection when this object goes, in the place of an end.
+    public func resetWhenGone() {
+        var option = linger(l_onoff: 1, l_linger: 0)
+        setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &option, socklen_t(MemoryLayout<linger>.size))
+    }
+
     /// Ends this direction where `finishing`, and reads to the end.
     public func end(finishing: Bool = true) async throws -> (received: Int, TCPClient.Ending) {
         try await TCPClient.onThread { [descriptor] in

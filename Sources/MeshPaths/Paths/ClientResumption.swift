@@ -1,0 +1,185 @@
+import H2Transport
+import MeshPolicy
+import Platform
+import Streams
+
+/// A stream that this side has opened, and how it goes on when its path dies: asks for it again, on whichever path is
+/// in use then, until the time for that is over. Confined to its loop.
+///
+/// ```
+///   attached ── carrier lost, a better path ──→ asking ── 200 ──→ attached
+///                                                │  ↑ another path, a pause
+///                                                └── refused: lost ──→ reset
+/// ```
+final class ClientResumption: ResumptionOwner {
+    private(set) var stream: ResumableStream!
+    private let paths: PeerPaths
+    /// The server's word.
+    private let ticket: String
+    private let request: PeerPaths.Request
+    /// Of several servers, the one that has the stream.
+    private(set) var server: Authority?
+    private var generation: UInt64 = 0
+    /// What the last request has said.
+    private var asked: UInt64 = 0
+    private var isAsking = false
+    private var reason = ""
+    private var failures = 0
+    private var retry: LoopTimer?
+
+    private static let firstPause: Duration = .milliseconds(20)
+    private static let longestPause: Duration = .seconds(1)
+
+    init(
+        _ ticket: String,
+        over carrier: H2Stream,
+        at server: Authority?,
+        of request: PeerPaths.Request,
+        _ paths: PeerPaths,
+        path: PathID
+    ) {
+        self.ticket = ticket
+        self.server = server
+        self.request = request
+        self.paths = paths
+        stream = ResumableStream(
+            over: carrier,
+            to: request.authority.description,
+            isClient: true,
+            of: self,
+            in: paths.resumptions
+        )
+        stream.path = path
+    }
+
+    /// For one request: each has a generation and a token of its own, since nobody knows what became of the one before.
+    ///
+    /// nil: what the server has said is no ticket.
+    func nextHeaders() -> HeaderFields? {
+        guard let ticket = ResumptionTicket(ticket) else { return nil }
+        generation += 1
+        asked = stream.ask()
+        var headers = request.headers
+        headers[ResumptionField.name] =
+            ResumptionRequest(ticket, generation: generation, position: asked).field
+        return headers
+    }
+
+    /// Asks for the stream, unless that is under way.
+    func ask(because reason: String) {
+        guard !isAsking, !stream.isOver else { return }
+        self.reason = reason
+        isAsking = true
+        retry?.cancel()
+        let asking = PeerPaths.Request(
+            authority: request.authority,
+            headers: [:],
+            permits: request.permits
+        ) { [self] result in
+            isAsking = false
+            answered(result)
+        }
+        asking.resumption = self
+        paths.dispatch(asking)
+    }
+
+    private func answered(_ result: Result<OpenedStream, StreamError>) {
+        switch result {
+        case .success(let opened): attach(opened)
+        case .failure(let error): failed(error)
+        }
+    }
+
+    private func attach(_ opened: OpenedStream) {
+        guard !stream.isOver, let carrier = opened.stream as? H2Stream else {
+            return opened.stream.reset(StreamError(.closed, "the stream is over"))
+        }
+        guard let field = carrier.response?.headers[ResumptionField.name],
+            let position = Hexadecimal.number(Substring(field))
+        else {
+            carrier.letGo(StreamError(.closed, "the answer does not say where the stream goes on"))
+            return failed(StreamError(.badRequest, "\(carrier.peerDescription) resumes no streams"))
+        }
+        do throws(ResumptionViolation) {
+            try stream.attach(
+                carrier,
+                generation: generation,
+                position: position,
+                asked: asked,
+                over: opened.path,
+                because: reason
+            )
+            failures = 0
+        } catch {
+            carrier.letGo(StreamError(.protocolViolation, "\(error)"))
+            failed(StreamError(.protocolViolation, "\(carrier.peerDescription) \(error)"))
+        }
+    }
+
+    private func failed(_ error: StreamError) {
+        guard !stream.isOver else { return }
+        stream.askedInVain()
+        // What still has a carrier goes on over that.
+        guard !stream.isAttached else { return }
+        switch error.code {
+        case .badRequest where asked == stream.state.position:
+            return stream.lose(
+                StreamError(.reset, "\(reason), and the far side has the stream no more: \(error.message)")
+            )
+        case .authentication: return stream.lose(error)
+        default: break
+        }
+        failures += 1
+        let pause = min(Self.longestPause, Self.firstPause * (1 << min(failures, 8)))
+        let timer = retry ?? LoopTimer(on: stream.loop) { [weak self] in self?.askAgain() }
+        retry = timer
+        timer.schedule(after: pause)
+    }
+
+    private func askAgain() {
+        guard !stream.isAttached else { return }
+        ask(because: reason)
+    }
+
+    /// The stream is reset, on both sides.
+    func end(_ error: StreamError) { stream.lose(error) }
+
+    // MARK: ResumptionOwner
+
+    func resumableDetached(_ stream: ResumableStream, _ reason: StreamError) {
+        self.reason = reason.message
+        // Not while a connection tells all of its streams that it is gone.
+        stream.loop.later { [weak self] in
+            guard let self, !self.stream.isAttached else { return }
+            ask(because: reason.message)
+        }
+    }
+
+    func resumableEnded(_ stream: ResumableStream) {
+        retry?.cancel()
+        paths.resumable[ObjectIdentifier(stream)] = nil
+    }
+}
+
+extension PeerPaths {
+    /// A stream that can go on elsewhere, where the far side has said so; nil: it cannot.
+    func resumable(_ stream: ByteStream, over path: PathID, _ request: Request) -> ByteStream? {
+        guard request.resumption == nil, let carrier = stream as? H2Stream,
+            let field = carrier.response?.headers[ResumptionField.name], ResumptionTicket.isTicket(field)
+        else { return nil }
+        let server = source(of: path)?.server(of: carrier.transport)
+        let resumption = ClientResumption(field, over: carrier, at: server, of: request, self, path: path)
+        resumable[ObjectIdentifier(resumption.stream)] = resumption
+        return resumption.stream
+    }
+
+    /// Another path carries new streams from now on, or the same one does again: those that can move along do.
+    func moveStreams(to path: PathID, because reason: String) {
+        guard path.transport != .ssh else { return }
+        for resumption in Array(resumable.values) {
+            let stream = resumption.stream!
+            if stream.isAttached, stream.path == path, stream.transportConnection?.doubt == nil { continue }
+            resumption.ask(because: reason)
+        }
+    }
+}
