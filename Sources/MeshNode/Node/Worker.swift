@@ -210,6 +210,7 @@ final class Worker {
         }
         let cut = live.recheck(with: snapshot.planner, trust: snapshot.server.trust)
         if cut > 0 { logger.notice("policy changed: \(cut) streams cut") }
+        live.rulesChanged()
     }
 
     /// Lets live streams end, for as long as they last unless ``limitDraining(to:)`` says otherwise. `completion` is
@@ -219,6 +220,7 @@ final class Worker {
         server.drain(deadline: nil) { [self] in
             live.whenEmpty { [self] in
                 limit?.cancel()
+                carrier.servers.close()
                 opener.shutDown()
                 records.flush()
                 completion()
