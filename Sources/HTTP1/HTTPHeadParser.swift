@@ -186,7 +186,7 @@ package struct HTTPHeadParser: Sendable {
     }
 
     /// RFC 3986 without user and spaces: nothing that one reader takes for the end of the host and another does not.
-    private static func isHost(_ text: String) -> Bool {
+    package static func isHost(_ text: String) -> Bool {
         text.utf8.count <= 255 + 6
             && text.utf8.allSatisfy { byte in
                 isTokenByte(byte) && byte != 0x7C && byte != 0x60 && byte != 0x5E && byte != 0x23
@@ -195,7 +195,7 @@ package struct HTTPHeadParser: Sendable {
     }
 
     /// RFC 9110 §5.6.2.
-    static func isTokenByte(_ byte: UInt8) -> Bool {
+    package static func isTokenByte(_ byte: UInt8) -> Bool {
         switch byte {
         case 0x30...0x39, 0x41...0x5A, 0x61...0x7A, 0x21, 0x23...0x27, 0x2A, 0x2B, 0x2D, 0x2E, 0x5E, 0x5F, 0x60, 0x7C,
             0x7E:

@@ -172,7 +172,7 @@ import Testing
         ("protocol: http, routes: [{path: v1, to: 'a:1'}]", "the path does not begin with /"),
         ("protocol: http, routes: [{path: '/v1/*', to: 'a:1'}]", "write the beginning of a path"),
         ("protocol: http, routes: [{path: '/a/../b', to: 'a:1'}]", "the path has a segment . or .."),
-        ("protocol: http, routes: [{to: 'a:1', h2: true}]", "'h2: true' is not available in this build"),
+        ("protocol: http, routes: [{to: 'a:1', h2: maybe}]", "'h2' must be true or false"),
         ("protocol: http, routes: [{to: 'a:1'}, {host: b, to: 'c:1'}]", "route 'b/' is never used"),
         (
             "protocol: http, routes: [{host: b, path: /x, to: 'a:1'}, {host: B, path: /x/, to: 'c:1'}]",

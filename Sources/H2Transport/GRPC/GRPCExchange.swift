@@ -47,9 +47,6 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
     private var bodySent = 0
     private var answer: [UInt8] = []
 
-    /// Calls are no part of what the transport measures of the mesh.
-    private static let metrics = H2Metrics(factory: NOOPMetricsHandler.instance)
-
     /// - Parameters:
     ///   - lower: A connected stream with its handshake done; the exchange owns it.
     ///   - request: What is asked.
@@ -69,7 +66,8 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
         self.timer = timer
         var configuration = H2Configuration.defaults
         configuration.limits.headerFields = 128
-        configuration.metrics = Self.metrics
+        // Calls are no part of what the transport measures of the mesh.
+        configuration.metrics = .none
         configuration.age.maximum = nil
         // The call has one limit of time, which is its own.
         configuration.requestTimeout = request.timeout + .seconds(1)

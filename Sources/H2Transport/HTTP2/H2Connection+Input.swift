@@ -21,6 +21,7 @@ extension H2Connection {
 
     /// Reads the layer below until it has nothing more, a batch at a time.
     func readInput() {
+        if !early.isEmpty { processEarly() }
         var batches = 0
         while !isClosed && input.isOpen {
             guard batches < InputGate.batchesPerTurn else { return scheduleInput() }
@@ -46,6 +47,14 @@ extension H2Connection {
 
     func scheduleInput() {
         if input.schedule() { loop.nextTurn(self) }
+    }
+
+    private func processEarly() {
+        var bytes = early
+        early = []
+        bytes.withUnsafeMutableBytes { bytes in
+            if let base = bytes.baseAddress { process(base, bytes.count) }
+        }
     }
 
     private func process(_ bytes: UnsafeMutableRawPointer, _ count: Int) {
@@ -81,7 +90,7 @@ extension H2Connection {
     func beginHeaders(category: nghttp2_headers_category, stream: H2Stream?) {
         let isWanted =
             if let stream {
-                !isServer && (stream.phase == .requested && stream.head == nil || stream.kind == .exchange)
+                stream.kind == .exchange || !isServer && stream.phase == .requested && stream.head == nil
             } else {
                 isServer && category == NGHTTP2_HCAT_REQUEST
             }
@@ -91,6 +100,10 @@ extension H2Connection {
     func receivedHeader(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>) {
         batch.block?.add(name: name, value: value, limits: configuration.limits)
     }
+
+    /// nghttp2 leaves fields out whose name or value HTTP/2 does not allow, where RFC 9113 §8.1.1 has the whole message
+    /// as malformed: to whom it goes on another reader would have read another one.
+    func receivedInvalidHeader() { batch.block?.isMalformed = true }
 
     func receivedData(_ bytes: UnsafeMutableRawPointer, _ count: Int, id: Int32) {
         batch.count += count
@@ -162,7 +175,12 @@ extension H2Connection {
         } else if let block, block.status >= 100 {
             // A server may send any number of these.
             countControlFrame()
-        } else if stream.kind == .exchange, stream.head != nil || stream.response != nil {
+            if stream.onInterim != nil {
+                stream.interims.append(block)
+                heads.record(stream)
+            }
+        } else if stream.kind == .exchange, isServer || stream.head != nil || stream.response != nil {
+            if block?.isMalformed == true || block?.isTooLarge == true { return breaksRule(stream) }
             stream.trailers = block
             countControlFrame()
         } else if stream.phase != .released {

@@ -10,7 +10,7 @@ extension H2Connection {
         guard isServer else { return }
         let excess = flood.clientReset(
             requestedAt: stream.requestedAt,
-            isAnswered: stream.phase != .requested,
+            isAnswered: stream.kind == .exchange ? stream.response != nil : stream.phase != .requested,
             hadEnded: stream.phase == .open && stream.receiving.state.hasEnded,
             now: loop.now,
             &counters

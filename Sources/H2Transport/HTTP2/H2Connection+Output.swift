@@ -116,7 +116,14 @@ extension H2Connection {
         }
         stream.sending.sentInTurn += filled.count
         flags.pointee = NGHTTP2_DATA_FLAG_NO_COPY.rawValue
-        if filled.isEnd { flags.pointee |= NGHTTP2_DATA_FLAG_EOF.rawValue }
+        if filled.isEnd {
+            flags.pointee |= NGHTTP2_DATA_FLAG_EOF.rawValue
+            if let trailers = stream.trailersToSend,
+                session?.submitTrailers(HeaderBlock(trailers), on: stream.id) == true
+            {
+                flags.pointee |= NGHTTP2_DATA_FLAG_NO_END_STREAM.rawValue
+            }
+        }
         return filled.count
     }
 
@@ -132,9 +139,9 @@ extension H2Connection {
             peerWindow.sent(leaving: session?.peerWindow ?? 0, now: loop.now, &counters)
         case NGHTTP2_HEADERS:
             flood.sent(bytes: 0)
-            // A refusal has been sent: now the client's upload may be stopped. Earlier, the reset would have overtaken
-            // it.
-            if endsStream && isServer, let stream { stream.refusalWasSent() }
+            // A refusal has been sent, or the trailers: now the client's upload may be stopped. Earlier, the reset
+            // would have overtaken them.
+            if endsStream { stream?.endWasSent() }
         case NGHTTP2_WINDOW_UPDATE:
             if header.stream_id == 0 { window.granted(Int(frame.pointee.window_update.window_size_increment)) }
         case NGHTTP2_RST_STREAM:

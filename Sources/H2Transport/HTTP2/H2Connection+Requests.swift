@@ -13,24 +13,27 @@ extension H2Connection {
         _ request: ConnectRequest,
         completion: @escaping (Result<H2Stream, ConnectFailure>) -> Void
     ) -> H2Stream? {
-        open(RequestHead(request), as: .tunnel, completion)
+        open(RequestHead(request), as: .tunnel, ends: false, completion)
     }
 
     /// Client: asks for anything. The request's body is what is written to the stream from now on, up to its end.
     /// `completion` is called once, as above, with whatever the peer answers; its body is read from the stream, and
     /// trailers come before the end.
     ///
+    /// - Parameter ends: The request has no body: its head is all of it.
     /// - Returns: The stream. Nil when nothing was sent.
-    func openExchange(
+    package func openExchange(
         _ head: RequestHead,
+        ends: Bool = false,
         completion: @escaping (Result<H2Stream, ConnectFailure>) -> Void
     ) -> H2Stream? {
-        open(head, as: .exchange, completion)
+        open(head, as: .exchange, ends: ends, completion)
     }
 
     private func open(
         _ head: RequestHead,
         as kind: H2Stream.Kind,
+        ends: Bool,
         _ completion: @escaping (Result<H2Stream, ConnectFailure>) -> Void
     ) -> H2Stream? {
         precondition(!isServer, "only an HTTP/2 client opens streams")
@@ -52,7 +55,8 @@ extension H2Connection {
             return refuse(ConnectFailure(StreamError(.badRequest, message)))
         }
         let stream = H2Stream(id: session?.nextStreamID ?? 0, head, kind: kind, connection: self)
-        if let error = session?.submitRequest(block, for: stream) {
+        if ends { stream.endsAtOnce() }
+        if let error = session?.submitRequest(block, for: stream, ends: ends) {
             // Stream identifiers are used up after 2³⁰ requests (RFC 9113 §5.1.1): another connection has new ones.
             _ = life.refusedMoreStreams()
             return refuse(ConnectFailure(StreamError(.draining, "HTTP/2 request: \(error)"), isRetryable: true))
@@ -77,7 +81,8 @@ extension H2Connection {
 
     /// Called by nghttp2.
     func receivedRequest(_ head: MessageHead, id: Int32, endsStream: Bool) {
-        let stream = H2Stream(id: id, head.request, kind: .tunnel, connection: self)
+        let kind: H2Stream.Kind = service == .tunnels ? .tunnel : .exchange
+        let stream = H2Stream(id: id, head.request, kind: kind, connection: self)
         stream.head = head
         streams[id] = stream
         session?.setUserData(stream)
@@ -89,6 +94,7 @@ extension H2Connection {
     func dispatchHeads() {
         guard heads.begin() else { return }
         while !isClosed, let stream = heads.popFirst() {
+            if !stream.interims.isEmpty { dispatchInterims(stream) }
             guard let head = stream.head else { continue }
             stream.head = nil
             if isServer {
@@ -100,8 +106,17 @@ extension H2Connection {
         heads.finish()
     }
 
+    private func dispatchInterims(_ stream: H2Stream) {
+        let interims = stream.interims
+        stream.interims = []
+        for head in interims where !head.isTooLarge && !head.isMalformed && stream.phase == .requested {
+            stream.onInterim?(head.status, head.fields)
+        }
+    }
+
     private func dispatchResponse(_ stream: H2Stream, _ head: MessageHead) {
         guard stream.phase == .requested else { return }
+        guard !head.isMalformed else { return brokeRule(stream) }
         let response = ConnectResponse(status: head.status, headers: head.fields)
         if head.isTooLarge { counters.headersTooLarge += 1 }
         guard response.isSuccess || stream.kind == .exchange, !head.isTooLarge, let completion = stream.completion
@@ -137,7 +152,13 @@ extension H2Connection {
             chargeProvokedWork()
             return reject(stream, ConnectRejection(status: 431))
         }
-        guard !stream.requestHead.contradictsHost else { return brokeRule(stream) }
+        guard !stream.requestHead.contradictsHost, !head.isMalformed else { return brokeRule(stream) }
+        if service == .exchanges {
+            guard let delegate else { return refuseUnseen(stream) }
+            stream.phase = .open
+            counters.streamsOpened += 1
+            return delegate.connection(self, received: stream)
+        }
         guard stream.requestHead.opensTunnel else {
             let details = "only CONNECT and POST open a tunnel"
             return reject(
@@ -211,6 +232,30 @@ extension H2Connection {
         markDirty()
     }
 
+    /// Answers an exchange.
+    ///
+    /// - Parameter ends: The answer has no body: its head is all of it.
+    /// - Returns: Whether the fields may be sent.
+    func respond(to stream: H2Stream, _ response: ConnectResponse, ends: Bool) -> Bool {
+        guard !isClosed, session != nil else { return true }
+        let block = HeaderBlock(response)
+        guard block.invalidField() == nil else { return false }
+        if response.status < 200 {
+            session?.submitInterim(block, on: stream.id)
+        } else {
+            stream.response = response
+            if ends { stream.endsAtOnce() }
+            let isTaken =
+                ends
+                ? session?.submitResponse(block, ending: stream.id)
+                : session?.submitResponse(block, openingBodyOf: stream)
+            guard isTaken == true else { return false }
+            stream.open()
+        }
+        markDirty()
+        return true
+    }
+
     func reject(_ stream: H2Stream, _ rejection: ConnectRejection) {
         counters.requestsRefused += 1
         stream.refuse()
@@ -236,6 +281,7 @@ extension H2Connection {
     // MARK: Ends of streams
 
     func wasReset(_ stream: H2Stream, _ code: HTTP2ErrorCode) {
+        stream.receivedReset = code.rawValue
         stream.pending?.cancel()
         if stream.phase == .requested && !isServer {
             let isRefusal = code == .refusedStream

@@ -7,6 +7,8 @@ package import Streams
 package protocol H2ConnectionDelegate: AnyObject {
     /// Server: a client asks for a tunnel. Answer it, now or later.
     func connection(_ connection: H2Connection, received request: PendingConnect)
+    /// Server of ``H2Service/exchanges``: a client asks for something. Answer it, now or later.
+    func connection(_ connection: H2Connection, received exchange: H2Stream)
     /// The peer takes no more streams on this connection (GOAWAY); those that are open go on.
     func connectionIsDraining(_ connection: H2Connection)
     /// A client may open more streams than before: one ended, or the peer raised its limit.
@@ -19,6 +21,10 @@ package protocol H2ConnectionDelegate: AnyObject {
 }
 
 extension H2ConnectionDelegate {
+    package func connection(_ connection: H2Connection, received request: PendingConnect) { request.reject(.denied()) }
+    package func connection(_ connection: H2Connection, received exchange: H2Stream) {
+        exchange.reset(StreamError(.closed, "nobody serves this"))
+    }
     package func connectionIsDraining(_ connection: H2Connection) {}
     package func connectionHasCapacity(_ connection: H2Connection) {}
     package func connectionIsTooOld(_ connection: H2Connection) { connection.retire() }
@@ -68,6 +74,8 @@ package final class H2Connection: StreamObserver, TurnTask {
 
     package let loop: EventLoop
     package let role: Role
+    /// What clients may ask for, where this is a server.
+    let service: H2Service
     package let configuration: H2Configuration
     /// What the layer below knows of the peer.
     let facts: PeerFacts
@@ -92,6 +100,8 @@ package final class H2Connection: StreamObserver, TurnTask {
     var events = EventQueue<Event>()
 
     var input = InputGate()
+    /// What was read from the layer below before there was a connection.
+    var early: [UInt8]
     var batch = InputBatch()
     var output: OutputStaging
     var schedule = SendSchedule<H2Stream>()
@@ -136,12 +146,16 @@ package final class H2Connection: StreamObserver, TurnTask {
     ///   - lower: A connected stream, its handshake done. The connection owns it and becomes its observer. Who the peer
     ///     is, and when the certificates expire, it says itself; see ``PeerFacts``.
     ///   - role: Which side of HTTP/2 this is.
+    ///   - service: What a server has for its clients.
+    ///   - early: What was read from `lower` already.
     ///   - configuration: Windows, limits, time-outs.
     ///   - delegate: Told of requests and of the end; not retained.
     /// - Throws: ``Streams/StreamError`` when the configuration is not valid.
     package init(
         over lower: ByteStream,
         role: Role,
+        service: H2Service = .tunnels,
+        early: [UInt8] = [],
         configuration: H2Configuration = .defaults,
         delegate: (any H2ConnectionDelegate)? = nil
     ) throws(StreamError) {
@@ -150,6 +164,8 @@ package final class H2Connection: StreamObserver, TurnTask {
         loop = lower.loop
         self.lower = lower
         self.role = role
+        self.service = service
+        self.early = early
         self.configuration = configuration
         self.delegate = delegate
         facts = PeerFacts(of: lower)
@@ -347,7 +363,9 @@ package final class H2Connection: StreamObserver, TurnTask {
             pending.cancel()
         } else if stream.phase == .requested {
             // None of the stream's bytes has been sent, so that asking again cannot double or lose any.
-            failRequest(stream, ConnectFailure(error, isRetryable: error.isOfOneConnection))
+            // Not so of an exchange, whose head may have been acted on.
+            let isRetryable = error.isOfOneConnection && stream.kind == .tunnel
+            failRequest(stream, ConnectFailure(error, isRetryable: isRetryable))
         }
         if !over { stream.lost(error) }
         stream.detach()

@@ -93,13 +93,9 @@ extension H2Stream {
 
     // MARK: Ends
 
-    /// The frame with END_STREAM was handed to the layer below.
+    /// The frame with END_STREAM was handed to the layer below, or a refusal, which ends this side.
     func endWasSent() {
-        if phase == .released && receiving.state == .open { stopPeer() }
-    }
-
-    /// The refusal, which ends this side, was sent.
-    func refusalWasSent() {
+        sending.state.sentEnd()
         if phase == .released && receiving.state == .open { stopPeer() }
     }
 

@@ -39,7 +39,7 @@ public final class H2Stream: ByteStream {
     /// The stream identifier.
     let id: Int32
     let kind: Kind
-    let requestHead: RequestHead
+    package let requestHead: RequestHead
     /// For the limit on early resets.
     let requestedAt: UInt64
     var phase = Phase.requested
@@ -63,6 +63,15 @@ public final class H2Stream: ByteStream {
     public internal(set) var response: ConnectResponse?
     /// What an exchange's peer said after its body; nil before that, or without.
     var trailers: MessageHead?
+    /// What an exchange says after its body, to be set before the end is given.
+    package var trailersToSend: HeaderFields?
+    /// Client: told of answers that are not the last (1xx).
+    package var onInterim: ((_ status: Int, _ fields: HeaderFields) -> Void)?
+    var interims: [MessageHead] = []
+    /// The error code of the peer's RST_STREAM.
+    package internal(set) var receivedReset: UInt32?
+    /// The error code that a RST_STREAM of this side has; nil: what the reason means.
+    package var resetCode: UInt32?
 
     init(id: Int32, _ head: RequestHead, kind: Kind, connection: H2Connection) {
         self.id = id
@@ -71,7 +80,7 @@ public final class H2Stream: ByteStream {
         self.connection = connection
         account = connection
         receiving = ReceivingHalf(window: connection.configuration.windows.stream, pool: connection.loop.buffers)
-        sending = SendingHalf(isHeld: kind == .tunnel, pool: connection.loop.buffers)
+        sending = SendingHalf(isHeld: kind == .tunnel || connection.isServer, pool: connection.loop.buffers)
         requestedAt = connection.loop.now
         super.init(loop: connection.loop)
     }
@@ -142,7 +151,12 @@ public final class H2Stream: ByteStream {
     }
 
     public override func reset(_ reason: StreamError) {
-        abandon(reason, HTTP2ErrorCode(for: reason))
+        abandon(reason, resetCode.map { HTTP2ErrorCode(rawValue: $0) } ?? code(for: reason))
+    }
+
+    private func code(for reason: StreamError) -> HTTP2ErrorCode {
+        kind == .tunnel
+            ? HTTP2ErrorCode(for: reason) : HTTP2ErrorCode(forExchange: reason, isServer: account.isServer)
     }
 
     /// As ``reset(_:)``, and tells the peer that what was inside goes on elsewhere.
@@ -225,6 +239,12 @@ extension H2Stream {
     /// RST_STREAM by the peer.
     func received(reset code: HTTP2ErrorCode) {
         peerReset = code
+        if kind == .exchange, account.isServer, code != .noError, sending.state != .finished {
+            // Not only that a client reads no more, as the end of a tunnel: nobody is to work on its request.
+            let error = StreamError(.reset, "the client reset the request (\(code))")
+            failHalves()
+            return lost(error)
+        }
         switch ResetOutcome(code, receiving: receiving.state, sending: sending.state) {
         case .ignored: break
         case .stopWriting:
@@ -276,6 +296,7 @@ extension H2Stream {
         sending.source = nil
         sending.pump = nil
         completion = nil
+        onInterim = nil
         if unread > 0 { credit(unread) }
     }
 

@@ -18,6 +18,7 @@ final class NGHTTP2Callbacks: @unchecked Sendable {
         nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks, onBeginFrame)
         nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, onBeginHeaders)
         nghttp2_session_callbacks_set_on_header_callback(callbacks, onHeader)
+        nghttp2_session_callbacks_set_on_invalid_header_callback(callbacks, onInvalidHeader)
         nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, onFrameReceived)
         nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, onDataChunk)
         nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, onStreamClose)
@@ -63,6 +64,11 @@ private let onHeader: nghttp2_on_header_callback = { _, _, name, nameLength, val
             value: UnsafeBufferPointer(start: value, count: valueLength)
         )
     }
+    return 0
+}
+
+private let onInvalidHeader: nghttp2_on_invalid_header_callback = { _, _, _, _, _, _, _, userData in
+    withOwner(userData) { $0.receivedInvalidHeader() }
     return 0
 }
 

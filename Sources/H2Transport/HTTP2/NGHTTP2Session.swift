@@ -110,10 +110,11 @@ extension NGHTTP2Session {
     // MARK: Streams
 
     /// Asks for `stream`; its identifier is the next one. Returns what is wrong.
-    func submitRequest(_ block: HeaderBlock, for stream: H2Stream) -> String? {
+    func submitRequest(_ block: HeaderBlock, for stream: H2Stream, ends: Bool = false) -> String? {
+        let owner = Unmanaged.passUnretained(stream).toOpaque()
         let result = block.withFields { fields, count in
             withUnsafePointer(to: stream.dataProvider) {
-                nghttp2_submit_request(pointer, nil, fields, count, $0, Unmanaged.passUnretained(stream).toOpaque())
+                nghttp2_submit_request(pointer, nil, fields, count, ends ? nil : $0, owner)
             }
         }
         return result == stream.id ? nil : Self.describe(result)
@@ -136,6 +137,20 @@ extension NGHTTP2Session {
     /// Answers with a head, and nothing else. Returns false when nghttp2 does not take it.
     func submitResponse(_ block: HeaderBlock, ending stream: Int32) -> Bool {
         block.withFields { fields, count in nghttp2_submit_response(pointer, stream, fields, count, nil) } == 0
+    }
+
+    /// A head that another one follows.
+    func submitInterim(_ block: HeaderBlock, on stream: Int32) {
+        _ = block.withFields { fields, count in
+            nghttp2_submit_headers(pointer, Self.noFlags, stream, nil, fields, count, nil)
+        }
+    }
+
+    /// What comes after the body. To be called while its last bytes are asked for. Returns false when nghttp2 does not
+    /// take it.
+    func submitTrailers(_ block: HeaderBlock, on stream: Int32) -> Bool {
+        guard block.invalidField() == nil else { return false }
+        return block.withFields { fields, count in nghttp2_submit_trailer(pointer, stream, fields, count) } == 0
     }
 
     /// Returns whether RST_STREAM was queued.

@@ -31,6 +31,12 @@ struct HeaderBlock {
         add(response.headers)
     }
 
+    /// Trailers.
+    init(_ fields: HeaderFields) {
+        makeRoom(for: fields, beside: 0)
+        add(fields)
+    }
+
     /// Nothing has to grow afterwards.
     ///
     /// - Parameter pseudoFields: Their bytes, about.

@@ -10,6 +10,8 @@ final class MessageHead {
     private(set) var fields = HeaderFields()
     /// The block is over the limit; what is above it was not kept.
     private(set) var isTooLarge = false
+    /// It has fields that HTTP/2 does not allow, which are left out.
+    var isMalformed = false
     private var bytes = 0
     private var count = 0
 
@@ -25,7 +27,7 @@ final class MessageHead {
             return
         }
         let name = String(decoding: name, as: UTF8.self)
-        let value = String(decoding: value, as: UTF8.self)
+        let value = Self.text(value)
         switch name {
         case ":method": method = value
         case ":authority": authority = value
@@ -35,6 +37,12 @@ final class MessageHead {
         case ":protocol": break
         default: fields.append(name, value)
         }
+    }
+
+    /// Bytes that are not UTF-8 are taken for ISO 8859-1, which HTTP once had: nothing is lost of them.
+    private static func text(_ bytes: UnsafeBufferPointer<UInt8>) -> String {
+        if let text = String(validating: bytes, as: UTF8.self) { return text }
+        return String(String.UnicodeScalarView(bytes.map { Unicode.Scalar($0) }))
     }
 
     /// What is asked for, where it is a request.

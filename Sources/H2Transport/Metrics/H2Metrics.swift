@@ -11,6 +11,9 @@ public final class H2Metrics: Sendable, Hashable {
     /// Uses `MetricsSystem`'s backend. Made with the first connection: bootstrap `MetricsSystem` before.
     public static let process = H2Metrics(factory: MetricsSystem.factory)
 
+    /// Nothing is counted.
+    package static let none = H2Metrics(factory: NOOPMetricsHandler.instance)
+
     /// False where there is no backend: connections then hand over nothing.
     let isEnabled: Bool
     private let server: Instruments

@@ -34,5 +34,15 @@ struct HTTP2ErrorCode: RawRepresentable, Hashable, CustomStringConvertible {
         }
     }
 
+    /// How the abort of an exchange is told to the peer.
+    init(forExchange reason: StreamError, isServer: Bool) {
+        switch reason.code {
+        case .limit: self = .enhanceYourCalm
+        case .badRequest: self = isServer ? .protocolError : .cancel
+        case .draining: self = .cancel
+        default: self = isServer && reason.code != .closed ? .internalError : .cancel
+        }
+    }
+
     init(rawValue: UInt32) { self.rawValue = rawValue }
 }

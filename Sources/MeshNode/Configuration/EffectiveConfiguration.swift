@@ -80,7 +80,7 @@ struct EffectiveConfiguration {
             edit(&listener, "timeouts") { add(timeouts, to: &$0) }
             if value(of: "limits", in: listener) == nil { append("limits", mapping, to: &listener) }
             edit(&listener, "limits") { add(limits, to: &$0) }
-            edit(&listener, "routes") { edit(each: &$0) { add([("path", "/")], to: &$0) } }
+            edit(&listener, "routes") { edit(each: &$0) { add([("path", "/"), ("h2", "false")], to: &$0) } }
         case "transparent":
             add(transparent, to: &listener)
             if text(of: "direction", in: listener) == "inbound" { add([("plaintext", "deny")], to: &listener) }

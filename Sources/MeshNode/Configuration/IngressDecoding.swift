@@ -104,17 +104,12 @@ struct IngressDecoder {
         guard let mapping = MappingDecoder(node, what: "a route", keys: keys, required: ["to"], diagnostics) else {
             return nil
         }
-        if mapping["h2"] != nil, mapping.bool("h2") == true {
-            diagnostics.report(
-                "'h2: true' is not available in this build: requests go on as HTTP/1.1; remove it",
-                at: mapping.position(of: "h2")
-            )
-        }
+        let h2 = mapping["h2"] == nil ? false : mapping.bool("h2") ?? false
         let host = mapping["host"] == nil ? .any : mapping.value("host", Self.host)
         let path = mapping["path"] == nil ? .root : mapping.value("path", Self.path)
         let to = mapping.value("to") { try Authority(parsing: $0) }
         guard let host, let path, let to else { return nil }
-        return NodeConfiguration.IngressRoute(host: host, path: path, to: to, position: node.position)
+        return NodeConfiguration.IngressRoute(host: host, path: path, to: to, h2: h2, position: node.position)
     }
 
     private static func host(_ text: String) throws -> NodeConfiguration.IngressRoute.Host {

@@ -43,12 +43,21 @@ extension NodeConfiguration {
         /// Begins with `/`, and does not end with one unless it is that alone; matches whole segments.
         package var path: HTTPPath
         package var to: Authority
+        /// The workload there speaks HTTP/2 without TLS.
+        package var h2: Bool
         package var position: SourcePosition?
 
-        package init(host: Host = .any, path: HTTPPath = .root, to: Authority, position: SourcePosition? = nil) {
+        package init(
+            host: Host = .any,
+            path: HTTPPath = .root,
+            to: Authority,
+            h2: Bool = false,
+            position: SourcePosition? = nil
+        ) {
             self.host = host
             self.path = path
             self.to = to
+            self.h2 = h2
             self.position = position
         }
 

@@ -38,6 +38,9 @@ class HTTPConnection: StreamObserver, TurnTask, DrainingConnection {
         /// What the stream is used for now.
         let use: StreamUse
 
+        /// What is asked there goes on as HTTP/2.
+        let isHTTP2: Bool
+
         var authority: Authority { plan.request.destination }
     }
 
@@ -99,6 +102,12 @@ class HTTPConnection: StreamObserver, TurnTask, DrainingConnection {
     func streamRequest(to destination: Authority) -> StreamRequest {
         fatalError("\(type(of: self)) does not override streamRequest(to:)")
     }
+
+    /// Whether the server of the request speaks HTTP/2.
+    var opensHTTP2: Bool { false }
+
+    /// What is there is no request of HTTP/1.1: whoever takes the connection over says so.
+    func isOther(_ head: ArraySlice<UInt8>) -> Bool { false }
 
     /// Whether the client may read why something failed.
     var isLocal: Bool { false }
@@ -192,6 +201,7 @@ class HTTPConnection: StreamObserver, TurnTask, DrainingConnection {
         while state == .head {
             do throws(HTTPError) {
                 if let end = try parser.end(in: input, from: consumed) {
+                    if isOther(input[consumed..<end]) { return }
                     let head = try parser.request(input[consumed..<end])
                     consumed = end
                     timer?.cancel()
@@ -234,11 +244,15 @@ class HTTPConnection: StreamObserver, TurnTask, DrainingConnection {
     /// Opens the stream of a plan; ``cancel`` ends that with the client.
     func open(_ plan: StreamPlan, _ completion: @escaping (Result<StreamOpener.Opened, StreamError>) -> Void) {
         var isDone = false
-        let cancel = carrier.open(plan, from: client) { [self] result in
+        func opened(_ result: Result<StreamOpener.Opened, StreamError>) {
             isDone = true
             self.cancel = nil
             completion(result)
         }
+        let cancel =
+            opensHTTP2
+            ? HTTP2ServerStream.open(plan, from: client, carrier, completion: opened)
+            : carrier.open(plan, from: client, completion: opened)
         if !isDone { self.cancel = cancel }
     }
 
@@ -246,7 +260,10 @@ class HTTPConnection: StreamObserver, TurnTask, DrainingConnection {
     /// this request have it, too.
     func carry(_ exchange: HTTPExchange) {
         self.exchange = exchange
-        guard let server, server.authority == exchange.destination else { return openServer() }
+        guard let server, server.authority == exchange.destination, server.isHTTP2 == opensHTTP2 else {
+            return openServer()
+        }
+        if let session = server.opened.stream as? HTTP2ServerStream, !session.isUsable { return openServer() }
         let plan = carrier.opener.plan(streamRequest(to: exchange.destination))
         if case .refused(let refusal) = plan.outcome {
             carrier.report(refusal.error, to: exchange.destination)
@@ -276,7 +293,7 @@ class HTTPConnection: StreamObserver, TurnTask, DrainingConnection {
                 state = .exchange
                 let stream = HTTPServerStream(for: self)
                 let use = StreamUse(plan.request)
-                server = Server(stream: stream, opened: opened, plan: plan, use: use)
+                server = Server(stream: stream, opened: opened, plan: plan, use: use, isHTTP2: opensHTTP2)
                 startClock()
                 carrier.join(stream, certificate: certificate, opened, plan.request, use: use)
                 watchClient()

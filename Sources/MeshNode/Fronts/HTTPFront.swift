@@ -3,7 +3,7 @@ import Logging
 import Platform
 import Streams
 
-/// Ingress for HTTP/1.1, with TLS around it or without: each request goes where the listener's routes say.
+/// Ingress for HTTP/1.1 and HTTP/2, with TLS around it or without: each request goes where the listener's routes say.
 enum HTTPFront {
     static func accept(_ socket: Socket, by listener: NodeConfiguration.Listener, _ carrier: StreamCarrier) {
         // Its name has come to mean something else.
@@ -20,10 +20,15 @@ enum HTTPFront {
             return socket.reset(StreamError(.limit, "listener '\(listener.name)' takes no more connections now"))
         }
         guard listener.protocol == .https else {
-            return IngressConnection(socket, by: listener, rules, load, carrier).start()
+            return IngressConnection(socket, IngressGate(socket, by: listener, load, carrier), rules).start()
         }
         IngressClient.handshake(socket, by: listener, carrier) { stream in
-            IngressConnection(stream, by: listener, rules, load, carrier).start()
+            let gate = IngressGate(stream, by: listener, load, carrier)
+            if stream.peer?.applicationProtocol == "h2" {
+                IngressHTTP2Connection.serve(stream, gate, rules.settings)
+            } else {
+                IngressConnection(stream, gate, rules).start()
+            }
         }
     }
 }

@@ -107,10 +107,8 @@ struct HTTPProxyPage: Hashable, Sendable {
         return page
     }
 
-    /// - Parameters:
-    ///   - method: That of the request.
-    ///   - closes: The connection ends with it.
-    func response(to method: String, closes: Bool) -> [UInt8] {
+    /// With those that say what it is.
+    var allFields: HTTPFields {
         var fields = fields
         fields.append("Content-Type", type)
         fields.append("Content-Length", "\(text.utf8.count)")
@@ -118,6 +116,14 @@ struct HTTPProxyPage: Hashable, Sendable {
         // A page of the web could have a script element load the script for browsers, and ask it for this mesh's names.
         fields.append("X-Content-Type-Options", "nosniff")
         fields.append("Cross-Origin-Resource-Policy", "same-origin")
+        return fields
+    }
+
+    /// - Parameters:
+    ///   - method: That of the request.
+    ///   - closes: The connection ends with it.
+    func response(to method: String, closes: Bool) -> [UInt8] {
+        var fields = allFields
         if closes { fields.append("Connection", "close") }
         let head = HTTPResponseHead(
             status: status,

@@ -79,6 +79,8 @@ enum IngressHeads {
         var isSecure: Bool
         /// `x-forwarded-client-cert`; nil: it has shown no certificate.
         var certificate: String?
+        /// Of its HTTP, as `via` has it.
+        var version = "1.1"
     }
 
     /// What servers take for this gateway's word, or for that of whoever is in front of it.
@@ -118,7 +120,7 @@ enum IngressHeads {
         let address = client.address.isIPv4 ? "\(client.address)" : "\"[\(client.address)]\""
         fields.append("Forwarded", "for=\(address);host=\"\(host)\";proto=\(scheme)")
         if let certificate = client.certificate { fields.append("X-Forwarded-Client-Cert", certificate) }
-        fields.append("Via", "1.\(head.version.rawValue) bootstrap")
+        fields.append("Via", "\(client.version) bootstrap")
         if let upgrade {
             fields.append("Connection", "Upgrade")
             fields.append("Upgrade", upgrade)
@@ -134,7 +136,7 @@ enum IngressHeads {
     }
 
     /// Servers behind CGI and its heirs do not tell `-` and `_` apart.
-    private static func isClaim(_ lowercased: String) -> Bool {
+    static func isClaim(_ lowercased: String) -> Bool {
         let name =
             lowercased.utf8.contains(UInt8(ascii: "_"))
             ? String(decoding: lowercased.utf8.map { $0 == UInt8(ascii: "_") ? UInt8(ascii: "-") : $0 }, as: UTF8.self)

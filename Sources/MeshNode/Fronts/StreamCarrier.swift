@@ -28,6 +28,8 @@ final class StreamCarrier {
     var isDraining: Bool { live.isDraining }
     /// Clients that have not said yet what they want.
     let newcomers: Newcomers
+    /// Sessions with workloads that speak HTTP/2.
+    let servers: HTTP2Servers
     /// What is told of each stream.
     let records: StreamRecords
     /// Where its streams come in.
@@ -42,6 +44,7 @@ final class StreamCarrier {
         self.logger = logger
         peerLog = PeerLog(logger, on: opener.loop)
         newcomers = Newcomers()
+        servers = HTTP2Servers()
         front = FrontName("hbone", protocol: "hbone")
     }
 
@@ -53,6 +56,7 @@ final class StreamCarrier {
         logger = other.logger
         peerLog = other.peerLog
         newcomers = other.newcomers
+        servers = other.servers
         self.front = front
     }
 

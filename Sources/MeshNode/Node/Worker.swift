@@ -263,6 +263,7 @@ final class Worker {
         }
         let cut = live.recheck(with: snapshot.planner, trust: snapshot.server.trust)
         if cut > 0 { logger.notice("policy changed: \(cut) streams cut") }
+        live.rulesChanged()
     }
 
     /// Lets live streams end, for as long as they last unless ``limitDraining(to:)`` says otherwise. `completion` is
@@ -272,6 +273,7 @@ final class Worker {
         drain(gates.values + formerGates) { [self] in
             server.drain(deadline: nil) { [self] in
                 live.whenEmpty { [self] in
+                    carrier.servers.close()
                     opener.shutDown()
                     resumptions.shutDown()
                     records.flush()

@@ -48,7 +48,7 @@ final class IngressRules: Sendable {
             case .mesh: .required
             }
         // Bytes are anybody's protocol: a client may name it, and no answer is agreement enough.
-        var options = TLSContext.Options(applicationProtocols: kind == .https ? ["http/1.1"] : [])
+        var options = TLSContext.Options(applicationProtocols: kind == .https ? ["h2", "http/1.1"] : [])
         options.handshakeTimeout = settings.timeouts.head
         return try TLSContext(serving: shown, to: clients, trust: trust, options: options)
     }

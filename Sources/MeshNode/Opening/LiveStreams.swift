@@ -8,6 +8,15 @@ import Streams
 protocol DrainingConnection: AnyObject {
     /// It ends after the request that it has.
     func drain()
+    /// A reload has changed what holds.
+    func rulesChanged()
+    /// The time to drain is over.
+    func cut(_ reason: StreamError)
+}
+
+extension DrainingConnection {
+    func rulesChanged() {}
+    func cut(_ reason: StreamError) {}
 }
 
 /// How much a listener has to do on one event loop. Confined to it.
@@ -59,6 +68,8 @@ final class LiveStreams {
     private(set) var isDraining = false
     /// Of clients that have one request after the other.
     var connections: [ObjectIdentifier: any DrainingConnection] = [:]
+    /// Those that have to tell their clients that they go, which takes a round trip.
+    private var leaving = 0
     private var loads: [String: IngressLoad] = [:]
 
     init(filters: StreamFilters? = nil) { self.filters = filters }
@@ -66,6 +77,10 @@ final class LiveStreams {
     func startDraining() {
         isDraining = true
         for connection in Array(connections.values) { connection.drain() }
+    }
+
+    func rulesChanged() {
+        for connection in Array(connections.values) { connection.rulesChanged() }
     }
 
     /// What `listener` has to do here.
@@ -104,10 +119,7 @@ final class LiveStreams {
             leave(place)
             ticket?.end(result)
             completion(result)
-            guard count == 0, !emptied.isEmpty else { return }
-            let waiting = emptied
-            emptied = []
-            for resume in waiting { resume() }
+            tellIfEmpty()
         }
         // Where it came through was for opening it.
         let entry = Entry(
@@ -124,6 +136,21 @@ final class LiveStreams {
         if place < entries.count { entries[place] = entry } else { entries.append(entry) }
         count += 1
         relay.start(early: early)
+    }
+
+    /// A connection tells its client that it goes: ``whenEmpty(_:)`` waits until it ``hasLeft()``.
+    func isLeaving() { leaving += 1 }
+
+    func hasLeft() {
+        leaving -= 1
+        tellIfEmpty()
+    }
+
+    private func tellIfEmpty() {
+        guard count == 0, leaving == 0, !emptied.isEmpty else { return }
+        let waiting = emptied
+        emptied = []
+        for resume in waiting { resume() }
     }
 
     private func leave(_ place: Int) {
@@ -179,10 +206,11 @@ final class LiveStreams {
 
     /// Calls `body` on the loop when no stream is left, at once if none is.
     func whenEmpty(_ body: @escaping () -> Void) {
-        if count == 0 { body() } else { emptied.append(body) }
+        if count == 0, leaving == 0 { body() } else { emptied.append(body) }
     }
 
     func cutAll(_ reason: StreamError) {
         for entry in Array(entries) { entry?.relay.cut(reason) }
+        for connection in Array(connections.values) { connection.cut(reason) }
     }
 }

@@ -79,6 +79,11 @@ final class StreamTicket {
         finish(isOpen ? .cut : .refused, sent: 0, received: 0, failure: reason, by: .client, status: nil)
     }
 
+    /// The far end has failed; what the client was answered in its place is no matter of the stream.
+    func cut(_ error: StreamError, sent: UInt64, by party: StreamParty = .destination, status: Int? = nil) {
+        finish(.cut, sent: sent, received: 0, failure: error, by: party, status: status)
+    }
+
     /// The relay is over.
     func end(_ result: RelayResult) {
         let party: StreamParty =

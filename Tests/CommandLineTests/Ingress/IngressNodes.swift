@@ -29,13 +29,15 @@ final class IngressNodes: Sendable {
     ///   - policy: Of the ingress.
     ///   - files: Written to ``directory`` before.
     ///   - loops: Of the ingress.
+    ///   - drain: How long the ingress waits for its streams when it is stopped.
     init(
         _ listeners: String,
         names: [String: UInt16],
         certificates: [String: [String]] = [:],
         policy: String = IngressNodes.everybody,
         files: [String: String] = [:],
-        loops: Int = 2
+        loops: Int = 2,
+        drain: String = "5s"
     ) async throws {
         let identities = TestCertificates.shared
         for (name, names) in certificates { try await Self.makeCertificate(directory.path(name), names) }
@@ -44,7 +46,7 @@ final class IngressNodes: Sendable {
             "server.yaml",
             NodeFile.server(identity: identities.path(.server), ports: [1] + names.values)
         )
-        let (server, farPorts) = try await Self.start(far, loops: 1)
+        let (server, farPorts) = try await Self.start(far, loops: 1, drain: drain)
         self.server = server
         let endpoints = names.map { name, port in
             """
@@ -66,7 +68,7 @@ final class IngressNodes: Sendable {
             \(policy)
             """
         )
-        (ingress, ports) = try await Self.start(file, loops: loops)
+        (ingress, ports) = try await Self.start(file, loops: loops, drain: drain)
     }
 
     func port(_ name: String) throws -> UInt16 { try #require(ports[name]) }
@@ -105,10 +107,14 @@ final class IngressNodes: Sendable {
     }
 
     /// A node, and the port of each of its listeners.
-    static func start(_ file: String, loops: Int = 1) async throws -> (ChildProcess, [String: UInt16]) {
+    static func start(
+        _ file: String,
+        loops: Int = 1,
+        drain: String = "1s"
+    ) async throws -> (ChildProcess, [String: UInt16]) {
         let process = try ChildProcess(
             TestTools.bootstrap,
-            ["node", "--config", file, "--log-level", "info", "--loops", "\(loops)"]
+            ["node", "--config", file, "--log-level", "info", "--loops", "\(loops)", "--drain", drain]
         )
         let text = try String(contentsOfFile: file, encoding: .utf8)
         // Those of policies come after.
