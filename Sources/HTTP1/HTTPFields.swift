@@ -6,6 +6,8 @@ package struct HTTPFields: Hashable, Sendable {
         package var value: [UInt8]
 
         package var text: String { String(decoding: value, as: UTF8.self) }
+
+        package init(name: String, value: [UInt8]) { (self.name, self.value) = (name, value) }
     }
 
     package var all: [Field] = []
