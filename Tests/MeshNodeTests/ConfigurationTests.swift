@@ -88,7 +88,7 @@ import YAML
         #expect(db.tunnel == .post)
         #expect(db.token == .file("/var/run/token"))
         #expect(try db.via == [Authority(parsing: "gw.edge:15008")])
-        #expect(db.transports == [.h2])
+        #expect(db.transports == [.h2ViaGateway])
 
         let legacy = configuration.endpoints[1]
         #expect(legacy.direct && legacy.tls?.serverName == "legacy.lan" && legacy.transports.isEmpty)

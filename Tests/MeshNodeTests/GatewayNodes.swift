@@ -33,14 +33,12 @@ final class GatewayNodes: Sendable {
     ///   - backend: Where the destination is, behind the workload.
     ///   - front: The port by which the gateway reaches the workload; nil: its own.
     ///   - client: More of the client's endpoint, in lines of four spaces; by default who must be where.
-    ///   - gatewayPolicy: Whom the gateway lets through, by namespace.
     ///   - match: Of the client's endpoint.
     ///   - workloadSettings: More lines for the configuration, as for the others.
     init(
         to backend: UInt16,
         front: ((UInt16) throws -> UInt16)? = nil,
         client more: String = "  viaIdentity: [\"\(gatewayID)\"]\n  identity: \"\(workloadID)\"",
-        gatewayPolicy: String = "prod",
         match: String = destination,
         workloadSettings: String = "",
         gatewaySettings: String = "",
@@ -78,7 +76,7 @@ final class GatewayNodes: Sendable {
         let reached = try front?(workloadPort) ?? workloadPort
         (gateway, gatewayPort) = try await node(
             "gateway",
-            hop(Self.gatewayCredential, reached, gatewayPolicy, gatewaySettings),
+            hop(Self.gatewayCredential, reached, "prod", gatewaySettings),
             gatewayLog
         )
         (client, entry) = try await node(
