@@ -1,4 +1,5 @@
 import H2Transport
+import MeshPaths
 import MeshPolicy
 import Platform
 import Streams

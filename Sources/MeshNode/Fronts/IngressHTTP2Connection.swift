@@ -1,6 +1,7 @@
 import H2Transport
 import HTTP1
 import Logging
+import MeshPaths
 import MeshPolicy
 import Streams
 
