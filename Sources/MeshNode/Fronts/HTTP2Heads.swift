@@ -55,7 +55,7 @@ enum HTTP2Heads {
             default: fields.append(field.name, field.value)
             }
         }
-        if let cookies { fields.all.append(HTTPFields.Field(name: "cookie", value: cookies)) }
+        if let cookies { fields.append("cookie", String(decoding: cookies, as: UTF8.self)) }
         return HTTPRequestHead(
             method: head.method,
             target: target,
