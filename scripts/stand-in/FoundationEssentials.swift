@@ -1,7 +1,7 @@
 // What swift-argument-parser uses of FoundationEssentials, for the static binary only: the whole of it, with its
-// collections and two libraries for regular expressions, is 5.6 of 25 MB there, and the linker cannot drop it.
-// Compiled together with Sources/Platform/Text/JSONEncoding.swift by scripts/build-static.sh. A release of the parser that
-// uses more of it does not compile against this.
+// collections and two libraries for regular expressions, is 5.6 of 25 MB there, and the linker cannot drop it. Compiled
+// together with Sources/Platform/Text/JSONEncoding.swift by scripts/build-static.sh. A release of the parser that uses
+// more of it does not compile against this.
 
 /// An error that has a text of its own; none of ours does.
 public protocol LocalizedError: Error {

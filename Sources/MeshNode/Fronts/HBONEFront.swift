@@ -63,7 +63,9 @@ final class HBONEFront {
             return refuse(pending, request, GateRefusal(rejection, StreamError(.denied, what)))
         }
         let plan = opener.plan(request)
-        if let field = Resumptions.field(in: pending) { return resume(pending, field, plan, over: request.transport ?? .h2) }
+        if let field = Resumptions.field(in: pending) {
+            return resume(pending, field, plan, over: request.transport ?? .h2)
+        }
         switch plan.outcome {
         case .refused(let refusal):
             refuse(pending, refusal, plan)

@@ -84,7 +84,9 @@ struct RecordText {
 
     private mutating func wayIndex(_ ticket: StreamTicket) -> Int {
         for index in ways.indices
-        where ways[index].path == ticket.path && ways[index].dialled == ticket.dialled && ways[index].peer == ticket.peer {
+        where ways[index].path == ticket.path && ways[index].dialled == ticket.dialled
+            && ways[index].peer == ticket.peer
+        {
             return index
         }
         let text = WayText(

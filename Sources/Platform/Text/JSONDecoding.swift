@@ -2,8 +2,8 @@ extension JSONText {
     /// - Parameters:
     ///   - bytes: The whole text; the caller bounds its size.
     ///   - depth: How deep arrays and objects may be in each other.
-    /// - Throws: `DecodingError`: without a coding path for what ``StrictJSON`` does not read, with one for a value that
-    ///   does not fit its place; what the value itself throws.
+    /// - Throws: `DecodingError`: without a coding path for what ``StrictJSON`` does not read, with one for a value
+    ///   that does not fit its place; what the value itself throws.
     package static func decode<Value: Decodable>(
         _ type: Value.Type,
         from bytes: some Collection<UInt8>,

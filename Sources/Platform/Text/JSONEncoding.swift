@@ -1,7 +1,7 @@
 /// `Codable` values as JSON (RFC 8259), without FoundationEssentials: its coders are a fifth of a static binary.
 ///
-/// Members are sorted by their names, so that the same value gives the same bytes. Whole numbers are exact up to 2⁵³, as
-/// other readers of JSON have them.
+/// Members are sorted by their names, so that the same value gives the same bytes. Whole numbers are exact up to 2⁵³,
+/// as other readers of JSON have them.
 package enum JSONText {
     /// - Parameter isIndented: A member or an element on a line of its own, for people.
     /// - Throws: `EncodingError` for a number that is not finite; what the value itself throws.
@@ -239,7 +239,9 @@ private struct Single: SingleValueEncodingContainer {
     func encode(_ value: UInt16) { node.set(value) }
     func encode(_ value: UInt32) { node.set(value) }
     func encode(_ value: UInt64) { node.set(value) }
-    func encode(_ value: some Encodable) throws { try value.encode(to: TreeEncoder(node: node, codingPath: codingPath)) }
+    func encode(_ value: some Encodable) throws {
+        try value.encode(to: TreeEncoder(node: node, codingPath: codingPath))
+    }
 }
 
 /// A place in an array, or a name that no type has a key for.
