@@ -28,7 +28,7 @@ import Testing
             linkHost: String = "127.0.0.1",
             serverSettings: String = "connections: {resumable: true}",
             clientSettings: String = "connections: {resumable: true}",
-            endpoint: String = ""
+            endpoint: String = "  resumable: true"
         ) async throws {
             let certificates = TestCertificates.shared
             let serverFile = try directory.write(
@@ -178,7 +178,7 @@ import Testing
             to: backend.port,
             serverSettings: place == "server" ? off : on,
             clientSettings: place == "client" ? off : on,
-            endpoint: place == "endpoint" ? "  resumable: false" : ""
+            endpoint: "  resumable: \(place != "endpoint")"
         )
         let conversation = try await TCPConversation(port: bench.entry)
         #expect(try await conversation.echo([1]) == [1])

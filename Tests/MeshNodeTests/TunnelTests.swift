@@ -32,7 +32,7 @@ import Testing
         #expect(request[":path"] == (method == "POST" ? "/" : nil))
         #expect(request["x-tun"] == "127.0.0.1:\(backend.port)")
         #expect(request["authorization"] == "Bearer not.a.token")
-        #expect(request.keys.filter { !$0.hasPrefix(":") }.sorted() == ["authorization", "x-tun"])
+        #expect(request.keys.filter { !$0.hasPrefix(":") }.sorted() == ["authorization", "traceparent", "x-tun"])
 
         let far = try await AccessLogTests.wait(for: 1, in: nodes.directory.path("far.log"))[0]
         #expect(far["source"] == "spiffe://mesh.example/ns/prod/sa/client" && far["listener"] == "tunnels", "\(far)")

@@ -1,5 +1,5 @@
 // What swift-argument-parser uses of FoundationEssentials, for the static binary only: the whole of it, with its
-// collections and two libraries for regular expressions, is 5.6 of 25 MB there, and the linker cannot drop it. Compiled
+// collections, is 4.3 of 25 MB there, and the linker cannot drop it. Compiled
 // together with Sources/Platform/Text/JSONEncoding.swift by scripts/build-static.sh. A release of the parser that uses
 // more of it does not compile against this.
 

@@ -95,7 +95,7 @@ struct EffectiveConfiguration {
 
     private static func completeEndpoint(_ endpoint: inout YAMLNode) {
         if value(of: "direct", in: endpoint) == nil {
-            add([("path", "auto"), ("resumable", "true"), ("filter", "false")], to: &endpoint)
+            add([("path", "auto"), ("resumable", "false"), ("filter", "false")], to: &endpoint)
         }
         edit(&endpoint, "ssh") { add(ssh, to: &$0) }
     }

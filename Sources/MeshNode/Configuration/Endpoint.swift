@@ -37,7 +37,7 @@ extension NodeConfiguration {
         /// A filter may see streams that come from one peer and go on to this one.
         package var letsFiltersSee = false
         /// Its streams outlive their path, where its node can do that.
-        package var resumable = true
+        package var resumable = false
         package var position: SourcePosition?
         /// Only the host of ``address`` is asked for, at the destination's own port.
         package var keepsPort = false

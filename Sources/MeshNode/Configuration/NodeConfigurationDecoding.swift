@@ -257,7 +257,7 @@ struct NodeConfigurationDecoder {
             path: path,
             position: node.position
         )
-        endpoint.resumable = mapping.bool("resumable") ?? true
+        endpoint.resumable = mapping.bool("resumable") ?? false
         tunnels.decode(mapping, into: &endpoint)
         if let via = mapping["via"] {
             endpoint.via =

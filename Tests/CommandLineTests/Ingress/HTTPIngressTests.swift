@@ -313,13 +313,14 @@ import Testing
             try await ChildProcess.run("curl", ["-sS", "--noproxy", "*", "--max-time", "60"] + base + more)
         }
         let url = "https://www.example.org:\(port)"
-        let answer = try await curl("-i", "\(url)/head")
+        let answer = try await curl("-i", "--http1.1", "\(url)/head")
         #expect(answer.succeeded, "\(answer.standardError)")
         #expect(answer.standardOutput.contains("Strict-Transport-Security: max-age=600"))
         #expect(answer.standardOutput.contains("X-Forwarded-Proto: https"))
         #expect(!answer.standardOutput.contains("X-Forwarded-Client-Cert"))
         let known = certificates.path(.client)
         let mesh = try await curl(
+            "--http1.1",
             "--cert",
             "\(known)/cert-chain.pem",
             "--key",
@@ -335,10 +336,12 @@ import Testing
             "\(mesh)"
         )
         #expect(!mesh.standardOutput.contains("evil"))
-        // HTTP/2 is not offered: who can speak both speaks the other, with bodies both ways.
+        // Both versions are offered (RFC 7301), with bodies both ways.
         let both = try await curl("--http2", "-w", " %{http_version}", "--data-binary", "hello", "\(url)/body")
-        #expect(both.standardOutput == "hello 1.1", "\(both)")
-        let missing = try await curl("-i", "-H", "Host: example.com", "\(url)/")
+        #expect(both.standardOutput == "hello 2", "\(both)")
+        let older = try await curl("--http1.1", "-w", " %{http_version}", "--data-binary", "hello", "\(url)/body")
+        #expect(older.standardOutput == "hello 1.1", "\(older)")
+        let missing = try await curl("-i", "--http1.1", "-H", "Host: example.com", "\(url)/")
         #expect(missing.standardOutput.hasPrefix("HTTP/1.1 404 "))
         #expect(missing.standardOutput.contains("Strict-Transport-Security: max-age=600"), "pages have it, too")
         await setup.stop()
