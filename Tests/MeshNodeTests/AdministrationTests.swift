@@ -336,6 +336,7 @@ import Testing
             - {name: o, bind: "127.0.0.1:3", protocol: transparent, capture: {}}
             - {name: t, bind: "127.0.0.1:4", protocol: transparent, mode: tproxy, direction: inbound}
             - {name: d, bind: "127.0.0.1:5", protocol: dns}
+            - {name: m, bind: "127.0.0.1:6", protocol: hbone}
             endpoints:
             - {match: "a.b:1", hbone: "c.d:2", ssh: {destination: s}}
             """

@@ -202,7 +202,7 @@ import YAML
         ),
         (
             "endpoints:\n- match: a\n  hbone: 'a:1'\n  token: x\n",
-            "f:6:10: 'token' must be a mapping with the keys file, not 'x'|f:6:10: endpoint 'a': 'token' is for"
+            "f:6:10: 'token' must be a mapping with the keys file, exec, static, not 'x'|f:6:10: endpoint 'a': 'token' is for"
         ),
         ("endpoints:\n- match: a\n  hbone: 'a:1'\n  via: 'gw:1'\n", "f:6:8: 'via' must be a list, not 'gw:1'"),
         (

@@ -79,8 +79,8 @@ import Testing
         let endpoint = try NodeConfiguration.parse(Self.head + Self.endpoint, file: "f").endpoints[0]
         #expect(
             Mirror(reflecting: endpoint).children.compactMap(\.label) == [
-                "match", "address", "hbone", "identities", "tunnel", "token", "via", "direct", "tls", "announces",
-                "ssh", "path", "letsFiltersSee", "resumable", "position",
+                "match", "address", "hbone", "identities", "tunnel", "proxy", "token", "via", "viaIdentities", "direct",
+                "tls", "announces", "ssh", "path", "letsFiltersSee", "resumable", "position", "keepsPort", "source",
             ]
         )
         let access = try #require(endpoint.ssh)

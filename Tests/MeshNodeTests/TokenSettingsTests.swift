@@ -54,7 +54,7 @@ import YAML
         ("{issuer: '', audience: [b], jwks: c}", "f:1:10: 'issuer' must be text on one line, and not empty"),
         ("{issuer: a, audience: [b], jwks: c, leeway: 1h}", "f:1:37: unknown key 'leeway' in 'jwt'"),
         ("{issuer: a, audience: [b], jwks: c, forwardToken: yes}", "f:1:51: 'forwardToken' must be true or false"),
-        ("[]", "f:1:1: 'jwt' must be a mapping"),
+        ("[]", "f:1:1: 'jwt' is an empty list"), ("[a]", "f:1:2: 'jwt' must be a mapping"),
     ])
     func mistakesAreTold(_ text: String, _ message: String) {
         let error = #expect(throws: ConfigurationError.self) { try decode(text) }

@@ -13,9 +13,6 @@ struct GatewayCheck {
             diagnostics.report("endpoint '\(endpoint.match)': \(message)", at: mapping.position(of: key))
         }
         let via = endpoint.via
-        if !via.isEmpty, endpoint.tunnel != nil {
-            report("via", "'via' are gateways of the mesh, and with 'labels: {tun: …}' a proxy leads there: remove one")
-        }
         if mapping["viaIdentity"] != nil, mapping["via"] == nil {
             report("viaIdentity", "'viaIdentity' is who the gateways of 'via' are, and there are none: remove it")
         }
