@@ -143,9 +143,6 @@ extension NodeConfiguration {
             for (key, isAsked) in asked where isAsked && !BuildFeatures.endpointKeys.contains(key) {
                 report("'\(key)' is not available in this build: remove it")
             }
-            if !endpoint.via.isEmpty, endpoint.tunnel != nil {
-                report("'via' and 'labels: {tun: …}' are two ways to the same: remove one")
-            }
         }
     }
 
