@@ -61,6 +61,10 @@ extension TLSStream {
                     "no TLS handshake with \(peerDescription) within \(options.handshakeTimeout); does it speak TLS on that port?"
                 )
             )
+        case .departing where waitsForLower && engine.output.isEmpty:
+            // Everything was said, and the peer knows by the close_notify.
+            lowerHasEnded = true
+            continueDeparture()
         case .departing:
             lower.reset(StreamError(.timedOut, "\(peerDescription) did not take the last bytes in time"))
             release()
@@ -73,10 +77,12 @@ extension TLSStream {
     /// The peer's close_notify has been read.
     func peerFinished() {
         ends.receiveEnd()
-        if endsLowerWithBoth { finishLowerIfFlushed() }
         // What follows it is ignored (RFC 8446 §6.1); the lower stream's end should still be seen.
         _ = discardInput()
+        if endsLowerWithBoth { finishLowerIfFlushed() }
     }
+
+    private var waitsForLower: Bool { endsLowerWithBoth && isServer && failure == nil && !lowerHasEnded }
 
     func sendCloseNotify() {
         engine.closeNotify()
@@ -90,6 +96,7 @@ extension TLSStream {
     func finishLowerIfFlushed() {
         guard ends.writing == .finishing, phase == .open || phase == .departing, engine.output.isEmpty else { return }
         if endsLowerWithBoth, phase == .open, ends.reading == .open { return }
+        if waitsForLower { return }
         ends.sentEnd()
         lower.finish()
     }
@@ -106,7 +113,9 @@ extension TLSStream {
                 discarded += count
                 if discarded > Self.discardLimit { return true }
             case .wouldBlock: canReadLower = false
-            case .end, .failed: return true
+            case .end, .failed:
+                lowerHasEnded = true
+                return true
             }
         }
         return true
@@ -176,9 +185,10 @@ extension TLSStream {
             lower.close()
             return release()
         }
+        if waitsForLower, !discardInput() { return }
         finishLowerIfFlushed()
         guard ends.writing == .finished else { return }
-        if discardsInput && !discardInput() { return }
+        if discardsInput, !lowerHasEnded, !discardInput() { return }
         lower.close()
         release()
     }
@@ -235,7 +245,9 @@ extension TLSStream: StreamObserver {
         canReadLower = true
         switch phase {
         case .handshaking: continueHandshake()
-        case .open where ends.reading != .open: _ = discardInput()
+        case .open where ends.reading != .open:
+            _ = discardInput()
+            if endsLowerWithBoth { finishLowerIfFlushed() }
         case .open: notifyReadable()
         case .departing: continueDeparture()
         case .idle, .over: break

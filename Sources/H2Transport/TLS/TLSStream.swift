@@ -35,10 +35,16 @@ package final class TLSStream: ByteStream {
     /// Who is there; set once the handshake is done.
     package internal(set) var peer: TLSPeer?
     private let ownNotAfter: Int64?
+    let isServer: Bool
 
     /// The stream below ends when both directions have, and not with this side's: for hops on the way that cut what is
     /// half closed. The peer is told by the close_notify all the same.
+    ///
+    /// A server also waits for the client's end of the stream below: a hop may take a response that is over before its
+    /// request for an error, and drop what it has not passed on yet.
     package var endsLowerWithBoth = false
+    /// The stream below has nothing more to say, or was waited for long enough.
+    var lowerHasEnded = false
     /// The name that a client has asked for (SNI); nil: none.
     package var askedName: String? { engine.askedName }
 
@@ -127,6 +133,7 @@ package final class TLSStream: ByteStream {
     ) {
         self.lower = lower
         options = context.options
+        isServer = context.role == .server
         ownNotAfter = context.notAfter
         engine = TLSEngine(
             context: context,
