@@ -216,6 +216,10 @@ import Testing
             ("endpoints: &a [*a]\n", "not supported"),
             ("endpoints:\n- {match: \"x:1\"}\n", "needs 'hbone'"),
             ("endpoints:\n- {match: \"x:1\", direct: true, tls: {roots: /etc/passwd}}\n", "names a file"),
+            (
+                "endpoints:\n- {match: \"x:1\", hbone: \"a:1\", labels: {tun: POST}, proxy: {roots: /etc/passwd}}\n",
+                "'proxy: {roots}' names a file"
+            ),
             ("policy: {istio: /etc/passwd}\n", "no file can be named"),
             ("policy:\n- {name: a, action: ALLOW, rules: [{to: [{methods: [GET]}]}]}\n", "read requests only"),
             (String(repeating: "[", count: 100), "nested deeper"),
@@ -286,6 +290,18 @@ import Testing
             try await bench.log.line(containing: "\"revision\": \(revision)")
             #expect(try await stream.echo(Array("\(revision)".utf8)) == Array("\(revision)".utf8))
         }
+        await bench.stop()
+    }
+
+    /// It is the same peer, and is reached at its new addresses.
+    @Test func aDeviceWithSeveralAddressesMoves() async throws {
+        func device(_ addresses: String) -> String {
+            "devices:\n- {name: \"dev7\", identity: \"spiffe://mesh.example/ns/prod/sa/dev7\", hbone: [\(addresses)]}\n"
+        }
+        let bench = try await Bench(content: { _ in device("\"127.0.0.1:1\", \"127.0.0.1:2\"") })
+        #expect(await !bench.reaches())
+        try bench.put(device("\"127.0.0.1:1\", \"127.0.0.1:\(bench.hbone)\""), 2)
+        try await eventually("the device is reached where it is now", within: .seconds(60)) { await bench.reaches() }
         await bench.stop()
     }
 

@@ -321,6 +321,47 @@ import YAML
         }
     }
 
+    /// A directory is for every node: what it says of others opens nothing here.
+    @Test func aDirectoryWidensTheDefaultOfTheNodeThatItNamesOnly() throws {
+        var configuration = try Self.configuration(nil)
+        let added = try NodeConfiguration.parse(
+            """
+            identity: /i
+            listeners: [{name: a, bind: "[::]:1", protocol: hbone}]
+            endpoints:
+            - {match: "own.prod:5433", address: "127.0.0.1:5434", hbone: "10.0.0.7:15008", identity: "\(Self.own)"}
+            - match: "other.prod:5435"
+              address: "127.0.0.1:5436"
+              hbone: "10.0.0.8:15008"
+              identity: "spiffe://mesh.example/ns/prod/sa/other"
+            - {match: "some.prod:5438", hbone: "10.0.0.9:15008"}
+            - {match: "web.lan:5437", direct: true}
+            - {match: "dev7", hbone: "10.0.0.10:15008", identity: "spiffe://mesh.example/ns/prod/sa/dev7"}
+            """,
+            file: "f"
+        ).endpoints
+        for var endpoint in added {
+            endpoint.source = "directory"
+            configuration.endpoints.append(endpoint)
+        }
+        let engine = PolicyEngine(configuration.rules(), own: try SPIFFEID(Self.own))
+        func allows(_ to: String) throws -> Bool {
+            engine.decide(try Self.request("mesh.example/ns/prod/sa/web", to)).isAllowed
+        }
+        for port: UInt16 in [5433, 5434, 5432, 6000, 7000] {
+            #expect(engine.names(port: port), "\(port)")
+            let isAllowed = try allows("localhost:\(port)")
+            #expect(isAllowed, "\(port)")
+        }
+        for port: UInt16 in [5435, 5436, 5437, 5438] {
+            #expect(!engine.names(port: port), "\(port)")
+            let isAllowed = try allows("localhost:\(port)")
+            #expect(!isAllowed, "\(port)")
+        }
+        let throughHere = try allows("dev7:22")
+        #expect(!throughHere)
+    }
+
     @Test func aNameDoesNotLeadAroundADeniedAddress() throws {
         let engine = try Self.engine(
             """

@@ -89,6 +89,7 @@ private struct DirectoryContentDecoder {
         let files = [
             ("token", endpoint.token != nil), ("tls: {roots}", endpoint.tls?.roots != nil),
             ("tls: {credential}", endpoint.tls?.credential != nil),
+            ("proxy: {roots}", endpoint.proxy?.roots != nil),
             ("ssh: {identityFile}", endpoint.ssh?.identityFile != nil),
             ("ssh: {knownHosts}", endpoint.ssh?.knownHosts != nil), ("ssh: {config}", endpoint.ssh?.config != nil),
         ]

@@ -91,10 +91,11 @@ final class NodeSnapshot: Sendable {
         )
         let marks = GatewayMarks(configuration, own: credential.id)
         var access = kept?.access ?? [:]
+        let known = Set(kept?.configuration.endpoints ?? [])
         for endpoint in configuration.endpoints where !endpoint.transports.isEmpty {
             let id = endpoint.peer.id
-            // Of a directory that has changed, most is as it was.
-            if kept != nil && access[id] != nil { continue }
+            // Of a directory that has changed, most is as it was. A peer that has the same ID may have other servers.
+            if access[id] != nil && known.contains(endpoint) { continue }
             access[id] = try PeerAccess(endpoint, own: credential.id, marks: marks, settings: settings, warn: warn)
         }
         self.access = access

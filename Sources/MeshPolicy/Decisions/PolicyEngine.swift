@@ -40,13 +40,25 @@ package struct PolicyEngine: Sendable {
 
         var defaultPorts = PortSet()
         for port in rules.forwards.map(\.port) { defaultPorts.insert(port...port) }
-        for endpoint in rules.endpoints {
+        let named = rules.endpoints.filter { Self.isNamedHere($0, own: own) }
+        for endpoint in named {
             for port in [endpoint.match.port, endpoint.address?.port].compactMap({ $0 }) {
                 defaultPorts.insert(port...port)
             }
         }
         self.defaultPorts = defaultPorts
-        defaultMatches = rules.endpoints.map(\.match).filter { $0.port == nil }
+        defaultMatches = named.map(\.match).filter { $0.port == nil }
+    }
+
+    /// Whether the default lets peers reach what `endpoint` names.
+    ///
+    /// Those of the node's own file, all. A directory is for every node: what it says of another node is how that is
+    /// reached, and opens no port of this one, nor a way through it. Of a device, which has no ports there, only its own
+    /// policy says what may be reached.
+    private static func isNamedHere(_ endpoint: Endpoint, own: SPIFFEID?) -> Bool {
+        guard endpoint.source != nil else { return true }
+        guard !endpoint.keepsPort, case .peer(let peer) = endpoint.way, let own else { return false }
+        return peer.identities.contains(own)
     }
 
     /// Whether the configuration has `port` in an ALLOW policy, a listener's `forwardTo` or an endpoint: only then may
