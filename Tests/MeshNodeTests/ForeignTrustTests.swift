@@ -361,7 +361,7 @@ import Testing
                 "trust: [{domain: a.example, bundle: \(root)}]\n"
                     + "policy: [{name: p, action: ALLOW, rules: [{from: [{namespaces: [prod]}]}]}]",
                 [
-                    "f:4:43: policy 'p': 'namespaces' are those of any trust domain, and with 'trust' that is a.example, too"
+                    "f:4:43: policy 'p': 'namespaces' say no trust domain, and with 'trust' there is a.example, too"
                 ]
             ),
             (

@@ -78,4 +78,42 @@ import Testing
         await nodes.stop()
         await server.stop()
     }
+
+    /// The name of a listener that asks for a token comes to mean one that asks for none: what is open does not get to
+    /// the server without one.
+    @Test(arguments: [
+        "protocol: tcp, forwardTo: \"web.mesh:80\"}", "protocol: http, routes: [{to: \"web.mesh:80\"}]}",
+    ])
+    func aNameThatIsUsedAgainLetsNobodyInWithoutAToken(after: String) async throws {
+        let server = try ChildProcess(
+            TestTools.python,
+            [TestTools.repository + "/Tests/Peers/http1/backend.py"],
+            keepsInputOpen: true
+        )
+        let backend = try #require(UInt16(try await server.standardOutput.line { (UInt16($0) ?? 0) > 1023 }))
+        let issuer = try await TokenIssuer()
+        let before =
+            "protocol: http, routes: [{to: \"web.mesh:80\"}], "
+            + "jwt: {issuer: \"https://id.example\", audience: [web], jwks: keys.jwks}}"
+        let nodes = try await FrontNodes(
+            "- {name: web, bind: \"127.0.0.1:0\", \(before)",
+            names: ["web.mesh:80": backend],
+            files: ["keys.jwks": try issuer.keys()],
+            more: Self.policy("web.mesh")
+        )
+        let client = try RawClient(port: nodes.port("web"))
+        let token = "Authorization: Bearer \(try issuer.token("good-ec"))\r\n"
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\(token)\r\n")
+        let welcome = client.response()
+        #expect(welcome.hasSuffix("\r\n\r\nhello"), "\(welcome)")
+        let text = try nodes.directory.read("near.yaml")
+        try nodes.directory.write("near.yaml", text.replacing(before, with: after))
+        try await nodes.near.reload()
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        let answer = client.response()
+        #expect(answer.isEmpty, "\(answer)")
+        client.reset()
+        await nodes.stop()
+        await server.stop()
+    }
 }

@@ -112,6 +112,23 @@ import YAML
         #expect(!decision.isAllowed && decision.reason.contains("own identity is not known"))
     }
 
+    /// Another trust domain has its own namespaces of the same names: they let nobody in, and keep everybody out.
+    @Test(arguments: [
+        ("ALLOW", "{namespaces: [ops]}", false), ("ALLOW", "{namespaces: ['*']}", false),
+        ("ALLOW", "{namespaces: [ops], principals: ['partner.example/*']}", true),
+        ("ALLOW", "{principals: ['partner.example/ns/ops/*']}", true),
+        ("DENY", "{namespaces: [ops]}", true), ("AUDIT", "{namespaces: [ops]}", true),
+    ])
+    func namespacesLetInTheOwnTrustDomainOnly(action: String, source: String, matches: Bool) throws {
+        let engine = try Self.engine("- {name: p, action: \(action), rules: [{from: [\(source)]}]}")
+        let decision = try engine.decide(Self.request("partner.example/ns/ops/sa/ann", "db.lan:5432"))
+        #expect((decision.rule != nil || !decision.remarks.isEmpty) == matches, "\(decision.reason)")
+        #expect(decision.isAllowed == (matches && action == "ALLOW"))
+        let own = try engine.decide(Self.request("mesh.example/ns/ops/sa/ann", "db.lan:5432"))
+        let isOthers = source.contains("partner")
+        #expect((own.rule != nil || !own.remarks.isEmpty) != isOthers, "\(own.reason)")
+    }
+
     /// `rule` in an ALLOW policy, and whether it matches; the peer is of another namespace, so that nothing else
     /// allows.
     @Test(arguments: [

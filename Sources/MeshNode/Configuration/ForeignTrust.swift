@@ -101,7 +101,7 @@ extension NodeConfiguration {
                     file: policy.importedFrom ?? file,
                     position: rule.position,
                     message:
-                        "policy '\(policy.name)': 'namespaces' are those of any trust domain, and with 'trust' that is "
+                        "policy '\(policy.name)': 'namespaces' say no trust domain, and with 'trust' there is "
                         + "\(foreign.domain), too: say which one is meant, by 'principals: "
                         + "[\"TRUST-DOMAIN/ns/\(source.namespaces[0])/*\"]' in their place or beside them"
                 )

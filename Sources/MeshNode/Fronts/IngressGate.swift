@@ -53,8 +53,13 @@ struct IngressGate {
 
     var source: IPAddress { facts.address?.address ?? .loopbackIPv4 }
 
-    /// What holds now; nil: listeners have changed more than once since the client came, and its own is none of them.
-    var rules: IngressRules? { carrier.snapshot.ingress[listener.name] }
+    /// What holds now; nil: listeners have changed more than once since the client came, and its own is none of them;
+    /// or the name stands for another listener by now, which asks for no token where this one did.
+    var rules: IngressRules? {
+        let snapshot = carrier.snapshot
+        if listener.tokens != nil, snapshot.tokens[listener.name] == nil { return nil }
+        return snapshot.ingress[listener.name]
+    }
 
     /// - Parameter version: That of the client's HTTP, as `via` has it.
     func decide(

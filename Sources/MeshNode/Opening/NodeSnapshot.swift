@@ -130,7 +130,8 @@ final class NodeSnapshot: Sendable {
         for listener in configuration.listeners where kept == nil && listener.protocol.isIngress {
             ingress[listener.name] = try IngressRules(listener, own: credential, trust: trust)
         }
-        for name in left where ingress[name] == nil {
+        // Likewise: the routes of before would be there without the token that they asked for.
+        for name in left where ingress[name] == nil && !names.contains(name) {
             ingress[name] = try previous?.ingress[name].map { try IngressRules($0, own: credential, trust: trust) }
         }
         self.ingress = ingress

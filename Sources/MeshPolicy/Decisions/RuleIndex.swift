@@ -17,13 +17,15 @@ final class RuleIndex: Sendable {
         case otherTransport(RuleReference)
     }
 
-    private struct Entry: Sendable {
+    fileprivate struct Entry: Sendable {
         /// Which of the policies.
         var policy: Int
         var rule: AuthorizationPolicy.Rule
         var reference: RuleReference
         /// Matches where what it asks for is not known: a DENY rule must not be got round by hiding it.
         var matchesUnknown: Bool
+        /// Its `namespaces` are those of every trust domain: whoever lets somebody in by them means his own.
+        var matchesForeign: Bool
         var concernsLocalUsers: Bool
     }
 
@@ -43,6 +45,7 @@ final class RuleIndex: Sendable {
                     rule: rule,
                     reference: RuleReference(policy: policy, index: index),
                     matchesUnknown: policy.action == .deny,
+                    matchesForeign: policy.action != .allow,
                     concernsLocalUsers: policy.importedFrom == nil
                 )
             }
@@ -85,7 +88,7 @@ final class RuleIndex: Sendable {
                 if let match, id >= match { return }
                 let entry = entries[Int(id)]
                 if request.isLocalUser, !entry.concernsLocalUsers { continue }
-                switch evaluate(entry.rule, request, over: transport, matchesUnknown: entry.matchesUnknown) {
+                switch evaluate(entry, request, over: transport) {
                 case .no: continue
                 case .yes:
                     match = id
@@ -112,7 +115,7 @@ final class RuleIndex: Sendable {
         return ids.sorted().compactMap { id in
             let entry = entries[Int(id)]
             guard !request.isLocalUser || entry.concernsLocalUsers,
-                case .yes = evaluate(entry.rule, request, over: transport, matchesUnknown: entry.matchesUnknown),
+                case .yes = evaluate(entry, request, over: transport),
                 policiesSeen.insert(entry.policy).inserted
             else {
                 return nil
@@ -130,19 +133,19 @@ private enum Evaluation {
 
 /// Cheap tests first.
 private func evaluate(
-    _ rule: AuthorizationPolicy.Rule,
+    _ entry: RuleIndex.Entry,
     _ request: RequestAttributes,
-    over transport: Transport,
-    matchesUnknown: Bool
+    over transport: Transport
 ) -> Evaluation {
+    let (rule, matchesUnknown) = (entry.rule, entry.matchesUnknown)
     guard rule.to.isEmpty || rule.to.contains(where: { matches($0, request, matchesUnknown) }) else { return .no }
-    guard rule.from.isEmpty || rule.from.contains(where: { matches($0, request, matchesUnknown) }) else { return .no }
+    guard rule.from.isEmpty || rule.from.contains(where: { matches($0, request, entry) }) else { return .no }
     var result = Evaluation.yes
     for condition in rule.when {
         switch condition {
         case .notAfter(let time): if request.now > time { return .no }
         case .transport(let transports): if !transports.contains(transport) { result = .butForTransport }
-        case .source(let source): if !matches(source, request, matchesUnknown) { return .no }
+        case .source(let source): if !matches(source, request, entry) { return .no }
         case .operation(let operation): if !matches(operation, request, matchesUnknown) { return .no }
         }
     }
@@ -180,7 +183,7 @@ private func matchesHTTP(
 private func matches(
     _ from: AuthorizationPolicy.Source,
     _ request: RequestAttributes,
-    _ matchesUnknown: Bool
+    _ entry: RuleIndex.Entry
 ) -> Bool {
     func anyMatches(_ patterns: [StringPattern], _ text: String?) -> Bool {
         guard let text else { return false }
@@ -188,16 +191,19 @@ private func matches(
     }
     return (from.principals.isEmpty || anyMatches(from.principals, request.principal))
         && !anyMatches(from.notPrincipals, request.principal)
-        && (from.namespaces.isEmpty || anyMatches(from.namespaces, request.namespace))
+        && (from.namespaces.isEmpty || isMeant() && anyMatches(from.namespaces, request.namespace))
         && !anyMatches(from.notNamespaces, request.namespace)
         && (from.sourceIPs.isEmpty || from.sourceIPs.contains { $0.contains(request.sourceIP) })
         && !from.notSourceIPs.contains { block in
             block.contains(request.sourceIP) || request.sourceAliases.contains { block.contains($0) }
         } && (!from.readsToken || matchesToken())
 
+    /// Another trust domain gives its namespaces what names it likes: it is meant where `principals` say so.
+    func isMeant() -> Bool { !request.isForeign || entry.matchesForeign || !from.principals.isEmpty }
+
     /// Whether there is a token is known where tokens are verified, and nowhere else.
     func matchesToken() -> Bool {
-        guard let details = request.details, details.isTokenRead else { return matchesUnknown }
+        guard let details = request.details, details.isTokenRead else { return entry.matchesUnknown }
         return (from.requestPrincipals.isEmpty || anyMatches(from.requestPrincipals, details.principal))
             && !anyMatches(from.notRequestPrincipals, details.principal)
     }
@@ -208,6 +214,8 @@ final class RequestAttributes {
     /// SPIFFE ID without `spiffe://`; `nil` without identity.
     let principal: String?
     let namespace: String?
+    /// Of another trust domain than this node.
+    let isForeign: Bool
     let sourceIP: IPAddress
     let destination: Authority
     let isLocalUser: Bool
@@ -228,6 +236,7 @@ final class RequestAttributes {
             }
         principal = identity?.principal
         namespace = identity?.namespace
+        isForeign = identity.map { identity in own.map { $0.trustDomain != identity.trustDomain } ?? false } ?? false
         sourceIP = request.sourceIP
         destination = request.destination
         details = request.details
@@ -241,6 +250,7 @@ final class RequestAttributes {
     private init(spelling original: RequestAttributes, _ sourceIP: IPAddress, _ destination: Authority) {
         principal = original.principal
         namespace = original.namespace
+        isForeign = original.isForeign
         self.sourceIP = sourceIP
         self.destination = destination
         details = original.details
