@@ -69,7 +69,7 @@ extension ResumableStream {
     /// Reads what the source has. Returns what of it is in `space`, as a frame; nil: there is nothing now.
     private func read(_ source: ByteStream, into space: UnsafeMutableRawBufferPointer) -> Int? {
         let room = roomToKeep
-        guard room >= min(Self.leastRoom, ResumptionState.window) else {
+        guard room >= min(Self.leastRoom, state.window) else {
             noteShortage()
             return nil
         }

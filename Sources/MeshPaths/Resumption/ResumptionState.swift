@@ -26,9 +26,14 @@ struct ResumptionViolation: Error, Hashable, CustomStringConvertible {
 struct ResumptionState {
     /// Bytes that one side may have sent, or be about to send, without an acknowledgement: what a round trip of 100 ms
     /// takes at a gigabit. On a short path the window of HTTP/2, which grows with the path only, allows less.
-    static let window = 16 << 20
+    static let defaultWindow = 16 << 20
     /// After this many bytes the other side is told, whatever else there is to say.
     static let acknowledgementStep: UInt64 = 128 << 10
+
+    /// Of both sides: the protocol has one number. Smaller where a test wants it used up.
+    let window: Int
+
+    init(window: Int = Self.defaultWindow) { self.window = window }
 
     // What this side says.
 
@@ -68,7 +73,7 @@ struct ResumptionState {
     // MARK: Writing
 
     /// How many bytes may be written until something is acknowledged.
-    var room: Int { Self.window - Int(written - acknowledged) }
+    var room: Int { window - Int(written - acknowledged) }
     var unsent: Int { Int(written - sent) }
     /// Of the bytes kept, how many come before those that are to be sent next.
     var sentAndKept: Int { Int(sent - acknowledged) }
@@ -125,8 +130,8 @@ struct ResumptionState {
         }
         guard end == nil else { throw ResumptionViolation("sends bytes after its end") }
         let next = arrived + UInt64(count)
-        guard next <= announced + UInt64(Self.window) else {
-            throw ResumptionViolation("sends more than \(Self.window) bytes that are not acknowledged")
+        guard next <= announced + UInt64(window) else {
+            throw ResumptionViolation("sends more than \(window) bytes that are not acknowledged")
         }
         arrived = next
         return count

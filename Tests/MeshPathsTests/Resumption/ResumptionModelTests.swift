@@ -31,7 +31,7 @@ import Testing
     /// One end: the numbers under test, and a reader that knows what must come.
     private final class End {
         let side: Int
-        var state = ResumptionState()
+        var state: ResumptionState
         var input = ResumptionFrameReader()
         var output: ArraySlice<UInt8> = []
         var frameLeft = 0
@@ -40,7 +40,10 @@ import Testing
         var inbound = 0
         var isFinished: Bool { state.hasFinished }
 
-        init(_ side: Int) { self.side = side }
+        init(_ side: Int, window: Int) {
+            self.side = side
+            state = ResumptionState(window: window)
+        }
 
         func leave() {
             carrier = nil
@@ -68,7 +71,7 @@ import Testing
                 } else if state.owesAcknowledgement {
                     stage(.acknowledgement, state.announce())
                 } else if state.unsent > 0 {
-                    frameLeft = state.unsent
+                    frameLeft = min(state.unsent, ResumptionFrame.longestData)
                     output = withHeader { ResumptionFrame.writeData(frameLeft, to: $0) }.prefix(4)
                 } else if state.owesEnd {
                     state.sendEnd()
@@ -136,8 +139,8 @@ import Testing
     /// One schedule.
     private struct World {
         var fuzzer: Fuzzer
-        let client = End(0)
-        let server = End(1)
+        let client: End
+        let server: End
         /// Asked and not answered: a generation, and where the server goes on.
         var requests: [(generation: UInt64, position: UInt64)] = []
         /// Answered: where the client goes on.
@@ -146,9 +149,14 @@ import Testing
         var asked: (generation: UInt64, position: UInt64)?
         var generation: UInt64 = 0
         var resumptions = 0
+        /// How often a side might have written and had no room.
+        var shortages = 0
 
-        init(_ fuzzer: Fuzzer) {
+        /// - Parameter window: Small ones are used up again and again, and the real one hardly ever.
+        init(_ fuzzer: Fuzzer, window: Int) {
             self.fuzzer = fuzzer
+            client = End(0, window: window)
+            server = End(1, window: window)
             let carrier = Carrier()
             client.carrier = carrier
             server.carrier = carrier
@@ -160,7 +168,9 @@ import Testing
             case 0...3:
                 // Now and then so much that the window is used up.
                 let size = [60, 60, 60, 2_000, 2_000, 20_000, 20_000, 700_000][fuzzer.below(8)]
-                if !end.isFinished { end.state.write(min(end.state.room, fuzzer.below(size))) }
+                guard !end.isFinished else { break }
+                end.state.write(min(end.state.room, fuzzer.below(size)))
+                if end.state.room == 0 { shortages += 1 }
             case 4...6: end.send(1 + fuzzer.below(fuzzer.below(3) == 0 ? 100_000 : 40))
             case 7...10: try end.receive(1 + fuzzer.below(fuzzer.below(3) == 0 ? 200_000 : 40))
             case 11...13: end.read(1 + fuzzer.below(100_000))
@@ -234,7 +244,7 @@ import Testing
             try answerForSure()
             for _ in 0..<200 {
                 for end in [client, server] {
-                    end.send(1 << 20)
+                    end.send(ResumptionFrame.longestData)
                     end.read(1 << 20)
                 }
                 for end in [client, server] { try end.receive(1 << 21) }
@@ -266,10 +276,13 @@ import Testing
         let count =
             ProcessInfo.processInfo.environment["BOOTSTRAP_RESUMPTION_SCHEDULES"].flatMap { Int($0) } ?? 60
         var seeds = Fuzzer("resumption, \(count) schedules")
+        let windows = [1000, 64 << 10, 1 << 20, ResumptionState.defaultWindow]
         var resumptions = 0
+        var shortages = 0
         for number in 0..<count {
-            _ = seeds.next()
-            var world = World(seeds)
+            // Beyond what a schedule draws: each is to be another one, not the last one a draw later.
+            for _ in 0..<10_000 { _ = seeds.next() }
+            var world = World(seeds, window: windows[number % windows.count])
             do {
                 for _ in 0..<(50 + world.fuzzer.below(250)) { try world.step() }
                 try world.settle()
@@ -278,10 +291,12 @@ import Testing
                 return
             }
             resumptions += world.resumptions
+            shortages += world.shortages
         }
-        print("\(count) schedules, \(resumptions) resumptions")
+        print("\(count) schedules, \(resumptions) resumptions, \(shortages) windows used up")
         // Schedules in which nothing happens would test nothing.
-        #expect(resumptions > count)
+        #expect(resumptions > count / 2)
+        #expect(shortages > count)
     }
 
     // MARK: What is refused
@@ -297,7 +312,7 @@ import Testing
         #expect(throws: ResumptionViolation.self) { _ = try state.acknowledge(39) }
         #expect(throws: ResumptionViolation.self) { _ = try state.acknowledge(.max) }
         #expect(try state.acknowledge(60) == 20)
-        #expect(state.room == ResumptionState.window - 40)
+        #expect(state.room == state.window - 40)
     }
 
     @Test("a position is good between what was acknowledged and what was sent, a generation once") func positions()
@@ -344,7 +359,7 @@ import Testing
 
     @Test("more than a window without acknowledgement is refused") func window() throws {
         var state = ResumptionState()
-        _ = try state.receive(ResumptionState.window)
+        _ = try state.receive(state.window)
         #expect(throws: ResumptionViolation.self) { _ = try state.receive(1) }
         state.deliver(1000)
         #expect(throws: ResumptionViolation.self) { _ = try state.receive(1) }
