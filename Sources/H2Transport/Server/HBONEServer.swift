@@ -96,6 +96,9 @@ public final class HBONEServer {
     /// Connections that have passed their handshake.
     public var connectionCount: Int { connections.count }
 
+    /// Nobody is connected, and nobody is in a handshake.
+    package var isUnused: Bool { connections.isEmpty && handshakes.isEmpty }
+
     /// Calls `body` with each of them.
     package func forEachConnection(_ body: (H2Connection) -> Void) {
         for connection in Array(connections.values) { body(connection) }

@@ -37,13 +37,21 @@ final class HBONEGate {
     }
 
     /// Whether it is for another listener by now; its connections go on.
-    func isFor(_ listener: NodeConfiguration.Listener) -> Bool { self.listener.gateway == listener.gateway }
-
-    /// A reload has brought another snapshot, which the carrier has already.
-    func use(_ configuration: HBONEServer.Configuration) throws(StreamError) {
-        if let context = carrier.snapshot.gateways[listener.name]?.server { server.context = context }
-        try server.use(configuration)
+    func isFor(_ listener: NodeConfiguration.Listener) -> Bool {
+        self.listener.gateway == listener.gateway && self.listener.tokens == listener.tokens
     }
+
+    /// No connection is left, nor one on its way.
+    var isUnused: Bool { server.isUnused }
+
+    /// A reload has brought another snapshot, which the carrier has already: whoever is revoked in it is cut, also
+    /// where the listener is gone or has become another one.
+    func takeSnapshot() {
+        let snapshot = carrier.snapshot
+        server.context = snapshot.gateways[listener.name]?.server ?? snapshot.server
+    }
+
+    func use(_ configuration: HBONEServer.Configuration) throws(StreamError) { try server.use(configuration) }
 
     func drain(completion: @escaping () -> Void) { server.drain(deadline: nil, completion: completion) }
     func close() { server.close() }

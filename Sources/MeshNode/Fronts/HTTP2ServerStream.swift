@@ -63,7 +63,8 @@ final class HTTP2ServerStream: ByteStream, StreamObserver {
                             stream: HTTP2ServerStream(server),
                             path: opened.path,
                             dialled: opened.dialled,
-                            ticket: opened.ticket
+                            ticket: opened.ticket,
+                            carriedBy: opened.lowest
                         )
                     )
                 )

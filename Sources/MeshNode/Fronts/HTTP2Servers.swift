@@ -19,6 +19,8 @@ final class HTTP2Servers {
     }
 
     private var servers: [Authority: [HTTP2Server]] = [:]
+    /// Those that take nothing new, for as long as they have requests.
+    private var leaving: [ObjectIdentifier: HTTP2Server] = [:]
     private var dials: [Authority: [Dial]] = [:]
     private var nextID = 0
 
@@ -107,7 +109,18 @@ final class HTTP2Servers {
     }
 
     /// It takes nothing new.
+    fileprivate func isDraining(_ server: HTTP2Server) {
+        take(away: server)
+        leaving[ObjectIdentifier(server)] = server
+    }
+
+    /// It has ended.
     fileprivate func forget(_ server: HTTP2Server) {
+        take(away: server)
+        leaving[ObjectIdentifier(server)] = nil
+    }
+
+    private func take(away server: HTTP2Server) {
         let destination = server.plan.request.destination
         servers[destination]?.removeAll { $0 === server }
         if servers[destination]?.isEmpty == true { servers[destination] = nil }
@@ -115,7 +128,7 @@ final class HTTP2Servers {
 
     /// Nothing is asked any more.
     func close() {
-        for server in servers.values.flatMap({ $0 }) { server.connection?.close() }
+        for server in servers.values.flatMap({ $0 }) + Array(leaving.values) { server.connection?.close() }
     }
 }
 
@@ -180,7 +193,7 @@ final class HTTP2Server: H2ConnectionDelegate {
         timer?.schedule(after: Self.idleTime)
     }
 
-    func connectionIsDraining(_ connection: H2Connection) { servers.forget(self) }
+    func connectionIsDraining(_ connection: H2Connection) { servers.isDraining(self) }
 
     func connection(_ connection: H2Connection, closed reason: StreamError?) {
         timer?.cancel()

@@ -95,7 +95,8 @@ class IngressExchange: ByteStream, StreamObserver, TurnTask {
             stream: self,
             path: opened.path,
             dialled: opened.dialled,
-            ticket: opened.ticket
+            ticket: opened.ticket,
+            carriedBy: opened.lowest
         )
         carrier.join(front, certificate: connection.gate.facts.certificate, facing, plan.request)
     }

@@ -167,11 +167,9 @@ final class StreamCarrier {
 
     /// The far end of the ticket's stream is there.
     func note(_ opened: inout StreamOpener.Opened, _ ticket: StreamTicket) {
-        // Of this very connection: another server of the destination may be somebody else. SSH proves no identity.
         let resumable = opened.stream as? ResumableStream
         let next = opened.stream as? H2Stream
-        let peer = resumable?.peer ?? next?.peer ?? PeerFacts(of: opened.stream).identity
-        ticket.open(over: opened.path, dialled: opened.dialled, peer: peer)
+        ticket.open(over: opened.currentPath, dialled: opened.dialled, peer: opened.peer)
         if let answer = (next?.response ?? resumable?.response)?.headers["baggage"] { ticket.metadata?.answer = answer }
         resumable?.onResumption = { [logger] stream in
             ticket.resumed(stream.history, over: stream.path)
@@ -208,7 +206,7 @@ final class StreamCarrier {
     func mayGoOn(_ plan: StreamPlan, on opened: StreamOpener.Opened, of earlier: StreamPlan) -> Bool {
         if plan === earlier { return true }
         guard plan.outcome == earlier.outcome else { return false }
-        if let path = opened.path { return plan.refusal(over: path) == nil }
+        if let path = opened.currentPath { return plan.refusal(over: path) == nil }
         guard let dialled = opened.dialled, let address = dialled.address else { return true }
         return snapshot.planner.refusal(dialing: address, port: dialled.port, for: plan.request) == nil
     }

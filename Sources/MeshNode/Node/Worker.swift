@@ -193,7 +193,7 @@ final class Worker {
     private func gate(of listener: NodeConfiguration.Listener) -> HBONEGate? {
         if let gate = gates[listener.name] {
             if gate.isFor(listener) { return gate }
-            formerGates.append(gate)
+            if !gate.isUnused { formerGates.append(gate) }
             gates[listener.name] = nil
         }
         guard let rules = snapshot.gateways[listener.name] else { return nil }
@@ -255,9 +255,12 @@ final class Worker {
         opener.forgetPeers()
         (zone, names) = Self.naming(snapshot, allNames)
         server.context = snapshot.server
+        formerGates.removeAll { $0.isUnused }
+        let allGates = Array(gates.values) + formerGates
+        for gate in allGates { gate.takeSnapshot() }
         do {
             try server.use(Self.serverConfiguration(snapshot))
-            for gate in gates.values { try gate.use(Self.serverConfiguration(snapshot)) }
+            for gate in allGates { try gate.use(Self.serverConfiguration(snapshot)) }
         } catch {
             logger.error("the settings of connections stay as they were: \(error)")
         }

@@ -131,7 +131,7 @@ final class LiveStreams {
             use: use,
             ticket: ticket,
             incoming: first as? ResumableStream,
-            outgoing: opened.stream as? ResumableStream
+            outgoing: opened.lowest as? ResumableStream
         )
         if place < entries.count { entries[place] = entry } else { entries.append(entry) }
         count += 1

@@ -157,6 +157,6 @@ final class NodeSnapshot: Sendable {
     private func left(by other: NodeConfiguration) -> Set<String> {
         let names = Set(configuration.listeners.map(\.name))
         guard names == Set(other.listeners.map(\.name)) else { return names }
-        return names.union(ingress.keys).union(passwords.keys).union(tokens.keys)
+        return names.union(ingress.keys).union(passwords.keys).union(tokens.keys).union(gateways.keys)
     }
 }

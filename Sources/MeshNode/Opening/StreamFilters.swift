@@ -81,7 +81,7 @@ extension StreamFacts {
             }
         clientAddress = request.sourceIP
         destination = request.destination
-        way = opened.path == nil ? .dialled(opened.dialled) : .peer((opened.stream as? H2Stream)?.peer)
+        way = opened.path == nil ? .dialled(opened.dialled) : .peer(opened.peer)
         method = request.details?.method
         path = request.details?.path
         requestPrincipal = request.details?.principal

@@ -13,12 +13,24 @@ final class StreamOpener {
     struct Opened {
         /// Through a peer: what its path gave, which knows who that proved to be.
         let stream: ByteStream
-        /// What carries it to its peer; nil: it was dialled from here.
+        /// What carries it to its peer, when it was opened; nil: it was dialled from here.
         let path: PathID?
         /// What was dialled from here.
         var dialled: SocketAddress?
         /// What will be recorded of the stream; nil: nobody wants to know.
         var ticket: StreamTicket?
+        /// What is below ``stream``, where that is one request of several; nil: nothing.
+        var carriedBy: ByteStream?
+
+        /// What leads to the far end.
+        var lowest: ByteStream { carriedBy ?? stream }
+        /// What carries it now: what can resume may have changed it.
+        var currentPath: PathID? { (lowest as? ResumableStream)?.path ?? path }
+        /// Who the far end of this very connection proved to be: another server of the destination may be somebody
+        /// else. nil: nobody, as over SSH.
+        var peer: SPIFFEID? {
+            (lowest as? ResumableStream)?.peer ?? (lowest as? H2Stream)?.peer ?? PeerFacts(of: lowest).identity
+        }
 
         /// The client has gone before it could be joined with its far end.
         func abandon() {
@@ -277,7 +289,7 @@ final class StreamOpener {
         guard snapshot !== before, case .success(let opened) = result else { return result }
         let dialled = opened.dialled.flatMap { peer in peer.address.map { ($0, peer.port) } }
         let request = plan.request.at(WallClock.system.seconds)
-        guard let refusal = snapshot.planner.refusal(of: request, over: opened.path, dialled: dialled) else {
+        guard let refusal = snapshot.planner.refusal(of: request, over: opened.currentPath, dialled: dialled) else {
             return result
         }
         peerLog.log(

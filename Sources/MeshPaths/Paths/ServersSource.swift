@@ -232,7 +232,7 @@ final class ServersSource: PathSource {
 
     func use(_ context: TLSContext, _ settings: ConnectionSettings) {
         (self.context, self.settings) = (context, settings)
-        for source in sources.values { source.use(context, settings) }
+        for source in Array(sources.values) + retired { source.use(context, settings) }
     }
 
     func release() {

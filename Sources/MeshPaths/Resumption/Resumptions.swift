@@ -286,10 +286,15 @@ package final class Resumptions {
                 near.reset(gone)
                 return
             }
-            Relay(carrier, near) { _ in
+            let relay = Relay(carrier, near) { _ in
                 guard carrier.wasResetByPeer else { return }
                 home.loop.submit { home.withValue { $0.wasReset(request.id, generation: request.generation) } }
-            }.start()
+            }
+            // Its loop has let the carrier go, or the stream: what the client has not moved already, it asks for.
+            relay.onFailure = { error in
+                if near.failure != nil, !carrier.wasResetByPeer { carrier.letGo(error) }
+            }
+            relay.start()
         }
     }
 
