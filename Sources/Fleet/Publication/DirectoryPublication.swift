@@ -41,8 +41,8 @@ package struct DirectoryPublication: Sendable {
                 domain = bundle.trustDomain
                 let written = try memory.last(of: domain)
                 if let present {
-                    // A directory of another mesh, what nobody has signed, or an earlier copy is a person's matter. What
-                    // was written here is known, also when the key that signed it was revoked meanwhile.
+                    // A directory of another mesh, what nobody has signed, or an earlier copy is a person's matter.
+                    // What was written here is known, also when the key that signed it was revoked meanwhile.
                     if present.manifest != written { try present.verify(with: bundle, after: written) }
                 } else if let written {
                     throw DirectoryError(
