@@ -48,6 +48,20 @@ import Testing
         #expect(watch.events.first?.pair?.key == Array("a".utf8))
     }
 
+    /// Two bytes each are a hundred in memory: a directory has no such number of keys.
+    @Test func noMessageHasMoreKeysThanADirectory() throws {
+        let most = 4 * DirectoryManifest.maximumParts + 2
+        func many(_ tag: UInt8, _ count: Int) -> [UInt8] { (0..<count).flatMap { _ in [tag, 0x00] } }
+        let range = try EtcdRangeResponse(decoding: many(0x12, most))
+        #expect(range.pairs.count == most)
+        let tooMany = #expect(throws: StreamError.self) { try EtcdRangeResponse(decoding: many(0x12, most + 1)) }
+        #expect(tooMany?.code == .limit)
+        let watch = try EtcdWatchResponse(decoding: many(0x5A, most))
+        #expect(watch.events.count == most)
+        let tooMuch = #expect(throws: StreamError.self) { try EtcdWatchResponse(decoding: many(0x5A, most + 1)) }
+        #expect(tooMuch?.code == .limit)
+    }
+
     /// Whatever comes is a message or an error.
     @Test func anyBytes() {
         var fuzzer = Fuzzer("etcd's messages")

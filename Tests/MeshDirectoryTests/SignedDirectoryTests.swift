@@ -1,4 +1,5 @@
 import Platform
+import TestPeers
 import Testing
 
 @testable import MeshDirectory
@@ -134,6 +135,29 @@ import Testing
         #expect(refusal { try seven.verify(with: bundle, after: eight.manifest) } == .backwards)
         let other = try SignedDirectory(content: [], domain: domain, revision: 8, signer: signer)
         #expect(refusal { try other.verify(with: bundle, after: eight.manifest) } == .backwards)
+    }
+
+    /// What was written last is known beside the CA, for each directory.
+    @Test func whatWasWrittenLastIsRemembered() throws {
+        let place = TemporaryDirectory()
+        let settings = DirectorySettings(.file(place.path("mesh.yaml")))
+        let memory = DirectoryMemory(of: settings, ca: place.path)
+        #expect(try memory.last(of: domain) == nil)
+        let document = try signed(7)
+        try memory.remember(document.manifest)
+        let again = DirectoryMemory(of: settings, ca: place.path)
+        #expect(try again.last(of: domain) == document.manifest)
+        #expect(try again.last(of: TrustDomain("other.example")) == nil)
+        let other = DirectoryMemory(of: DirectorySettings(.file(place.path("other.yaml"))), ca: place.path)
+        #expect(try other.last(of: domain) == nil)
+    }
+
+    @Test func noRevisionIsTheLastOne() throws {
+        let text = String(decoding: try signed().file, as: UTF8.self)
+        let raised = text.replacing("# revision: 7\n", with: "# revision: \(Int64.max)\n")
+        #expect(refusal { _ = try SignedDirectory(file: Array(raised.utf8)) } == .damaged)
+        let signer = try ca.makeDirectorySigner()
+        #expect(refusal { _ = try signed(Int64.max, by: signer) } == .limit)
     }
 
     @Test func itsPiecesHaveToBeThere() throws {

@@ -36,6 +36,24 @@ import Testing
         #expect(try DirectorySigner.load(directory: path)?.certificate == made.certificate)
     }
 
+    @Test func oneThatWasRevokedIsMadeAnew() throws {
+        let ca = try makeCA()
+        let before = try ca.directorySigner()
+        let now = WallClock.system.seconds
+        let list = try ca.revocationList(
+            of: [RevokedCertificate(serial: before.certificate.serialNumber, revokedAt: now)],
+            number: 1,
+            nextUpdate: now + 3600
+        )
+        try AtomicFile.write(list.pem, to: "\(path)/ca-crl.pem")
+        #expect(try DirectorySigner.load(directory: path)?.certificate == nil)
+        let after = try ca.directorySigner()
+        #expect(after.certificate != before.certificate)
+        let bundle = try EmbeddedCA.directoryBundle(directory: path)
+        try bundle.verify(directoryKey: after.certificate)
+        #expect(throws: IdentityError.self) { try bundle.verify(directoryKey: before.certificate) }
+    }
+
     @Test func othersMustNotReadIt() throws {
         _ = try makeCA()
         chmod("\(path)/directory-key.pem", 0o644)

@@ -322,6 +322,32 @@ import Testing
         await bench.stop()
     }
 
+    /// An expired credential still says whom it trusts, and what was revoked.
+    @Test func whatWasRevokedStaysSoWhenTheCredentialHasExpired() throws {
+        let place = TemporaryDirectory()
+        let now = WallClock.system.seconds
+        let ca = try EmbeddedCA(trustDomain: TrustDomain("mesh.example"), now: now)
+        let signer = try ca.makeDirectorySigner()
+        let id = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/near")
+        let key = try PrivateKey.generate()
+        let request = try CertificateRequest.create(key: key, id: id)
+        let options = IssuanceOptions(lifetime: .seconds(1))
+        let issued = try ca.issue(request, id: id, options: options, now: now - 3600)
+        let list = try ca.revocationList(
+            of: [RevokedCertificate(serial: signer.certificate.serialNumber, revokedAt: now)],
+            number: 1,
+            nextUpdate: now + 3600
+        )
+        try AtomicFile.write(key.pem(), to: place.path("key.pem"), mode: 0o600)
+        try AtomicFile.write(issued.chain[0].pem, to: place.path("cert-chain.pem"))
+        try AtomicFile.write(ca.roots[0].pem, to: place.path("root-cert.pem"))
+        let before = try CredentialDirectory(place.path).bundle()
+        try before.verify(directoryKey: signer.certificate)
+        try AtomicFile.write(list.pem, to: place.path("ca-crl.pem"))
+        let after = try CredentialDirectory(place.path).bundle()
+        #expect(throws: IdentityError.self) { try after.verify(directoryKey: signer.certificate) }
+    }
+
     @Test(arguments: [
         ("{}", "needs either 'file'"), ("{file: a, etcd: [\"https://a\"]}", "needs either 'file'"),
         ("{file: a, prefix: /a/}", "'prefix' is for 'etcd'"),

@@ -28,6 +28,7 @@ package struct DirectoryPublication: Sendable {
     /// - Returns: The revision that says it; nil: the directory said so already.
     package func callAsFunction() async throws(DirectoryError) -> Int64? {
         let store = DirectoryStore(settings)
+        let memory = DirectoryMemory(of: settings, ca: directory)
         var last: DirectoryError?
         for _ in 0..<Self.attempts {
             let present = try await store.read()
@@ -36,10 +37,19 @@ package struct DirectoryPublication: Sendable {
             let devices: [DirectoryText.Device]
             let lists: [UInt8]?
             do {
-                let bundle = try EmbeddedCA.bundle(directory: directory)
+                let bundle = try EmbeddedCA.directoryBundle(directory: directory)
                 domain = bundle.trustDomain
-                // A directory of another mesh, or what nobody has signed, is a person's matter.
-                if let present { try present.verify(with: bundle, after: nil) }
+                let written = try memory.last(of: domain)
+                if let present {
+                    // A directory of another mesh, what nobody has signed, or an earlier copy is a person's matter.
+                    // What was written here is known, also when the key that signed it was revoked meanwhile.
+                    if present.manifest != written { try present.verify(with: bundle, after: written) }
+                } else if let written {
+                    throw DirectoryError(
+                        .backwards,
+                        "it is empty, and was at revision \(written.revision): somebody has wiped it; `bootstrap mesh put` writes it again"
+                    )
+                }
                 signer = try self.signer()
                 devices = try Self.devices(records.all())
                 lists = try EmbeddedCA.revocationLists(directory: directory)
@@ -61,6 +71,7 @@ package struct DirectoryPublication: Sendable {
             )
             do throws(DirectoryError) {
                 try await store.write(document, replacing: present.map { .manifest($0.manifest) } ?? .nothing)
+                try memory.remember(document.manifest)
                 return document.revision
             } catch {
                 guard error.code == .conflict else { throw error }

@@ -13,6 +13,9 @@ struct EtcdClient: Sendable {
     static let timeout = Duration.seconds(5)
     /// A snapshot has the content once, and what later changes have left.
     static let limit = 3 * DirectoryManifest.maximumContent
+    /// For one message of a watch, of which several may wait: what etcd takes in one transaction, twice. Where there is
+    /// more, everything is read anew.
+    static let watchLimit = 4 << 20
 
     init(_ settings: EtcdSettings) {
         self.settings = settings
@@ -28,11 +31,12 @@ struct EtcdClient: Sendable {
     }
 
     /// Until the member ends it, or the task is cancelled.
+    ///
+    /// - Parameter each: Told each message, or why one is none: there is nothing to be made of what follows that.
     func watch(
         _ request: EtcdWatchRequest,
-        each: @escaping @Sendable (EtcdWatchResponse) -> Void
+        each: @escaping @Sendable (Result<EtcdWatchResponse, DirectoryError>) -> Void
     ) async throws(DirectoryError) {
-        let damage = Lock<StreamError?>(nil)
         let place = present
         do {
             try await client(place).subscribe(
@@ -40,13 +44,13 @@ struct EtcdClient: Sendable {
                 // A member that is cut off from the others says so, and does not stay silent.
                 metadata: ["hasleader": "true"],
                 message: request.encoded,
-                limit: Self.limit,
+                limit: Self.watchLimit,
                 timeout: Self.timeout
             ) { bytes in
                 do throws(StreamError) {
-                    each(try EtcdWatchResponse(decoding: bytes))
+                    each(.success(try EtcdWatchResponse(decoding: bytes)))
                 } catch {
-                    damage.withLock { $0 = error }
+                    each(.failure(self.failure(error, at: place)))
                 }
             }
         } catch let error as DirectoryError {
@@ -55,7 +59,6 @@ struct EtcdClient: Sendable {
             moveOn(from: place)
             throw failure(error, at: place)
         }
-        if let error = damage.withLock({ $0 }) { throw failure(error, at: place) }
     }
 
     // MARK: -
@@ -106,7 +109,8 @@ struct EtcdClient: Sendable {
                     + settings.credential
             )
         }
-        return DirectoryError(.unreachable, "etcd \(member): \(text)")
+        let isTooMuch = (error as? StreamError)?.code == .limit
+        return DirectoryError(isTooMuch ? .limit : .unreachable, "etcd \(member): \(text)")
     }
 
     private func client(_ place: Int) throws(DirectoryError) -> GRPCClient {

@@ -68,6 +68,14 @@ struct EtcdRangeRequest {
     }
 }
 
+/// What a directory has under its prefix at most, with what later changes have left: an empty pair takes two bytes of a
+/// message, and a hundred here.
+private let mostPairs = 4 * DirectoryManifest.maximumParts + 2
+
+private func check(_ count: Int) throws(StreamError) {
+    guard count < mostPairs else { throw StreamError(.limit, "etcd says more than \(mostPairs) keys at once") }
+}
+
 /// `RangeResponse`.
 struct EtcdRangeResponse {
     var header = EtcdHeader()
@@ -78,7 +86,9 @@ struct EtcdRangeResponse {
         while let (field, value) = try reader.next() {
             switch (field, value) {
             case (1, .bytes(let bytes)): header = try EtcdHeader(decoding: bytes)
-            case (2, .bytes(let bytes)): pairs.append(try EtcdKeyValue(decoding: bytes))
+            case (2, .bytes(let bytes)):
+                try check(pairs.count)
+                pairs.append(try EtcdKeyValue(decoding: bytes))
             default: break
             }
         }
@@ -189,7 +199,9 @@ struct EtcdWatchResponse {
             case (4, .varint(let number)): isCancelled = number != 0
             case (5, .varint(let number)): compactRevision = Int64(bitPattern: number)
             case (6, .bytes(let text)): reason = String(decoding: text, as: UTF8.self)
-            case (11, .bytes(let bytes)): events.append(try Self.event(bytes))
+            case (11, .bytes(let bytes)):
+                try check(events.count)
+                events.append(try Self.event(bytes))
             default: break
             }
         }

@@ -48,6 +48,8 @@ package struct DirectoryManifest: Hashable, Sendable {
     package static let maximumParts = 4096
     /// Of the manifest, in bytes: what so many parts take, and a large certificate.
     package static let maximumLength = 512 << 10
+    /// Far more than the seconds that will ever be; there is always one after a real one.
+    package static let maximumRevision: Int64 = 1 << 53
 
     /// How many bytes the content has.
     package var contentLength: Int { parts.reduce(0) { $0 + $1.length } }
@@ -83,7 +85,7 @@ package struct DirectoryManifest: Hashable, Sendable {
             )
         }
         domain = try lines.value("domain")
-        revision = try lines.number("revision", 1...Int64.max)
+        revision = try lines.number("revision", 1...Self.maximumRevision)
         let timeText = try lines.value("time")
         guard let time = try? parseTime(timeText), describe(time: time) == timeText else {
             throw lines.damaged("'time' is no time")
@@ -140,6 +142,23 @@ package struct DirectoryManifest: Hashable, Sendable {
             }
         } catch {
             throw DirectoryError(.unsigned, "\(error.message); `bootstrap mesh put` signs what is to hold")
+        }
+    }
+
+    /// Whether it may come after `previous`; nil: nothing was there before.
+    ///
+    /// - Throws: ``DirectoryError`` with `backwards`.
+    package func check(after previous: DirectoryManifest?) throws(DirectoryError) {
+        guard let previous, previous.domain == domain, previous.bytes != bytes else { return }
+        guard revision > previous.revision else {
+            let what =
+                revision == previous.revision
+                ? "it says something else with the same revision \(revision)"
+                : "it goes backwards: revision \(revision) comes after \(previous.revision)"
+            throw DirectoryError(
+                .backwards,
+                "\(what); somebody has put an earlier copy back, or two operators had no common past"
+            )
         }
     }
 }

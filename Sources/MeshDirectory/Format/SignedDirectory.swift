@@ -21,6 +21,9 @@ package struct SignedDirectory: Hashable, Sendable {
         signer: DirectorySigner
     ) throws(DirectoryError) {
         guard content.count <= DirectoryManifest.maximumContent else { throw DirectoryManifest.tooLarge }
+        guard revision <= DirectoryManifest.maximumRevision else {
+            throw DirectoryError(.limit, "there is no revision after \(DirectoryManifest.maximumRevision)")
+        }
         let parts = DirectoryPieces.cut(content).map {
             DirectoryManifest.Part(hash: hexadecimal(Digest.sha256(Array($0))), length: $0.count)
         }
@@ -105,16 +108,6 @@ package struct SignedDirectory: Hashable, Sendable {
         at now: Int64? = nil
     ) throws(DirectoryError) {
         try manifest.verify(with: bundle, at: now)
-        guard let previous, previous.domain == manifest.domain, previous.bytes != manifest.bytes else { return }
-        guard manifest.revision > previous.revision else {
-            let what =
-                manifest.revision == previous.revision
-                ? "it says something else with the same revision \(manifest.revision)"
-                : "it goes backwards: revision \(manifest.revision) comes after \(previous.revision)"
-            throw DirectoryError(
-                .backwards,
-                "\(what); somebody has put an earlier copy back, or two operators had no common past"
-            )
-        }
+        try manifest.check(after: previous)
     }
 }

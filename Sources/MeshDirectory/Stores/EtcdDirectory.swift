@@ -17,6 +17,8 @@ package struct EtcdDirectory: Sendable {
 
     private static let shortestPause = Duration.milliseconds(100)
     private static let longestPause = Duration.seconds(5)
+    /// Messages of a watch that wait for whoever is told.
+    private static let mostWaiting = 16
 
     package init(_ settings: EtcdSettings) {
         self.settings = settings
@@ -117,15 +119,30 @@ package struct EtcdDirectory: Sendable {
         _ start: EtcdSnapshot,
         _ changed: (EtcdSnapshot) async -> Void
     ) async throws(DirectoryError) -> EtcdSnapshot? {
-        let (responses, input) = AsyncStream<EtcdWatchResponse>.makeStream()
+        // Whoever is told may be slow, and a member may say much: what does not fit is read anew, with everything else.
+        let (responses, input) = AsyncStream<EtcdWatchResponse>.makeStream(
+            bufferingPolicy: .bufferingOldest(Self.mostWaiting)
+        )
         let request = EtcdWatchRequest(prefix: start.prefix, startRevision: start.revision + 1)
         let client = client
         let outcome = Lock<DirectoryError?>(nil)
+        // The first reason counts.
+        let end: @Sendable (DirectoryError) -> Void = { error in
+            outcome.withLock { $0 = $0 ?? error }
+            input.finish()
+        }
         let watching = Task {
             do throws(DirectoryError) {
-                try await client.watch(request) { input.yield($0) }
+                try await client.watch(request) { message in
+                    switch message {
+                    case .success(let response):
+                        guard case .dropped = input.yield(response) else { return }
+                        end(DirectoryError(.limit, "etcd says more than can be followed: everything is read anew"))
+                    case .failure(let error): end(error)
+                    }
+                }
             } catch {
-                outcome.withLock { $0 = error }
+                end(error)
             }
             input.finish()
         }

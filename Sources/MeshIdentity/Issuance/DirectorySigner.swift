@@ -18,7 +18,7 @@ package struct DirectorySigner: Sendable {
     /// Opens the one in a CA's directory.
     ///
     /// - Returns: nil: there is none, or none that those who trust the CA's present roots would believe, or its time is
-    ///   over: ``EmbeddedCA/directorySigner(at:)`` makes one, with the CA's key.
+    ///   over, or it was revoked: ``EmbeddedCA/directorySigner(at:)`` makes one, with the CA's key.
     package static func load(directory: String, at now: Int64? = nil) throws(IdentityError) -> DirectorySigner? {
         let path = "\(directory)/\(keyFile)"
         guard access(path, F_OK) == 0 else { return nil }
@@ -29,8 +29,9 @@ package struct DirectorySigner: Sendable {
         guard key.matches(certificate) else { return nil }
         // By the key that signs now: the certificate of one that is being replaced is worth nothing soon.
         guard certificate.isSigned(byKeyOf: try EmbeddedCA.signers(directory: directory)[0]) else { return nil }
+        let bundle = try EmbeddedCA.directoryBundle(directory: directory)
         do throws(IdentityError) {
-            try EmbeddedCA.bundle(directory: directory).verify(directoryKey: certificate, at: now)
+            try bundle.verify(directoryKey: certificate, at: now)
         } catch {
             return nil
         }
@@ -39,6 +40,16 @@ package struct DirectorySigner: Sendable {
 }
 
 extension EmbeddedCA {
+    /// The roots of the CA in a directory, and what it has revoked: whose word counts for the mesh's directory.
+    package static func directoryBundle(directory: String) throws(IdentityError) -> TrustBundle {
+        let present = try Self.bundle(directory: directory)
+        return try TrustBundle(
+            trustDomain: present.trustDomain,
+            roots: present.roots,
+            revocationLists: Self.revocationLists(directory: directory)
+        )
+    }
+
     /// The key that signs the mesh's directory: the one beside the CA, or a new one where that is missing or not good
     /// any more.
     package func directorySigner(at now: Int64? = nil) throws(IdentityError) -> DirectorySigner {

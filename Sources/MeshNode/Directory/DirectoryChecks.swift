@@ -57,7 +57,15 @@ extension CredentialDirectory {
             } catch {
                 throw IdentityError(.invalidCertificate, error.message)
             }
-            return try TrustBundle(trustDomain: domain, roots: roots)
+            // What was revoked stays so.
+            let lists: [UInt8]?
+            do throws(LocalFile.Failure) {
+                let limit = RevocationList.maximumLength
+                lists = try LocalFile.read("\(path)/ca-crl.pem", limit: limit, allowsPipe: false)
+            } catch {
+                throw IdentityError(.file, "\(path)/ca-crl.pem cannot be read: \(error.reason)")
+            }
+            return try TrustBundle(trustDomain: domain, roots: roots, revocationLists: lists)
         }
     }
 }

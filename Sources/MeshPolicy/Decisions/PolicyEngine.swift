@@ -53,8 +53,8 @@ package struct PolicyEngine: Sendable {
     /// Whether the default lets peers reach what `endpoint` names.
     ///
     /// Those of the node's own file, all. A directory is for every node: what it says of another node is how that is
-    /// reached, and opens no port of this one, nor a way through it. Of a device, which has no ports there, only its own
-    /// policy says what may be reached.
+    /// reached, and opens no port of this one, nor a way through it. Of a device, which has no ports there, only its
+    /// own policy says what may be reached.
     private static func isNamedHere(_ endpoint: Endpoint, own: SPIFFEID?) -> Bool {
         guard endpoint.source != nil else { return true }
         guard !endpoint.keepsPort, case .peer(let peer) = endpoint.way, let own else { return false }

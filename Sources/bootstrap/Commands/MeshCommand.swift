@@ -30,7 +30,7 @@ private func trustBundle(_ options: DirectoryOptions, ca: String) throws -> Trus
         if access("\(ca)/ca-cert.pem", F_OK) != 0, let config = options.config {
             return try CredentialDirectory(NodeConfiguration.load(config).identity).bundle()
         }
-        return try EmbeddedCA.bundle(directory: ca)
+        return try EmbeddedCA.directoryBundle(directory: ca)
     } catch let error as IdentityError {
         throw fail(error)
     } catch {
@@ -127,7 +127,7 @@ struct MeshPut: AsyncParsableCommand {
         let bytes = try contents()
         let bundle: TrustBundle
         do throws(IdentityError) {
-            bundle = try EmbeddedCA.bundle(directory: access.location.path)
+            bundle = try EmbeddedCA.directoryBundle(directory: access.location.path)
         } catch {
             throw fail(error)
         }
@@ -142,7 +142,23 @@ struct MeshPut: AsyncParsableCommand {
             let base = try Self.base(of: bytes)
             let content = base.map { Array(bytes[$0.bytes.count...]) } ?? bytes
             let store = DirectoryStore(settings)
-            let (previous, revision, present) = try await self.previous(store, base)
+            let memory = DirectoryMemory(of: settings, ca: access.location.path)
+            let written = try last(memory, of: bundle.trustDomain)
+            let (previous, present) = try await self.previous(store, base)
+            // An earlier copy that somebody has put back is not to be signed as the newest.
+            if !replace, let origin = present?.manifest ?? base {
+                do throws(DirectoryError) {
+                    try origin.check(after: written)
+                } catch {
+                    throw DirectoryError(
+                        error.code,
+                        "\(error.message). Nothing was written; --replace takes its place with what the file says"
+                    )
+                }
+            }
+            // What nobody has signed says any number.
+            let known = [present?.manifest, base].compactMap { $0 }.filter { (try? $0.verify(with: bundle)) != nil }
+            let revision = max(known.map(\.revision).max() ?? 0, written?.revision ?? 0)
             let isSigned = present?.manifest.certificate == signer.certificate.der
             if let present, present.content == content, isSigned, !replace {
                 return printDone("\(settings) says so already, at revision \(present.revision)")
@@ -154,6 +170,7 @@ struct MeshPut: AsyncParsableCommand {
                 signer: signer
             )
             try await store.write(document, replacing: previous)
+            try memory.remember(document.manifest)
             printDone("\(settings) is at revision \(document.revision)")
         } catch {
             throw fail(error, settings)
@@ -203,26 +220,39 @@ struct MeshPut: AsyncParsableCommand {
         }
     }
 
-    /// What is to be replaced, its revision, and what it says.
+    /// What was written last from here. Who replaces everything needs to know nothing.
+    private func last(
+        _ memory: DirectoryMemory,
+        of domain: TrustDomain
+    ) throws(DirectoryError) -> DirectoryManifest? {
+        do throws(DirectoryError) {
+            return try memory.last(of: domain)
+        } catch {
+            guard replace else { throw error }
+            return nil
+        }
+    }
+
+    /// What is to be replaced, and what it says.
     private func previous(
         _ store: DirectoryStore,
         _ base: DirectoryManifest?
-    ) async throws(DirectoryError) -> (DirectoryStore.Previous, Int64, SignedDirectory?) {
+    ) async throws(DirectoryError) -> (DirectoryStore.Previous, SignedDirectory?) {
         let present: SignedDirectory?
         do throws(DirectoryError) {
             present = try await store.read()
         } catch {
             // The directory's own file, changed in its place.
             if case .file(let own) = store, own.path == file {
-                return (base.map { .manifest($0) } ?? .nothing, base?.revision ?? 0, nil)
+                return (base.map { .manifest($0) } ?? .nothing, nil)
             }
             guard replace, error.code != .unreachable else { throw error }
-            return (.anything, base?.revision ?? 0, nil)
+            return (.anything, nil)
         }
-        if replace { return (.anything, max(present?.revision ?? 0, base?.revision ?? 0), present) }
+        if replace { return (.anything, present) }
         guard let present else {
             // With a comment: it was there once.
-            return (.nothing, base?.revision ?? 0, nil)
+            return (.nothing, nil)
         }
         guard let base else {
             throw DirectoryError(
@@ -238,7 +268,7 @@ struct MeshPut: AsyncParsableCommand {
                     + "it again, make your change there, and put that. Nothing was written"
             )
         }
-        return (.manifest(base), present.revision, present)
+        return (.manifest(base), present)
     }
 }
 

@@ -74,6 +74,65 @@ import Testing
         #expect(try await owner.run(["mesh", "put", same] + place).standardOutput.contains("says so already"))
     }
 
+    /// Whoever owns the directory puts an earlier copy back, or nothing: nobody signs that as the newest.
+    @Test func anEarlierCopyIsNotSignedAnew() async throws {
+        let owner = try await Operator()
+        let path = owner.home.path("mesh.yaml")
+        let place = ["--directory", path]
+        let first = try file(owner, "first.yaml", Self.content)
+        let put = try await owner.run(["mesh", "put", first] + place)
+        try #require(put.succeeded, "\(put.standardError)")
+        let earlier = try owner.home.read("mesh.yaml")
+        let changed = try file(owner, "changed.yaml", earlier + "- {match: \"more:1\", direct: true}\n")
+        let second = try await owner.run(["mesh", "put", changed] + place)
+        try #require(second.succeeded, "\(second.standardError)")
+        let last = try #require(revision(try owner.home.read("mesh.yaml")))
+
+        let publication = DirectoryPublication(
+            DirectorySettings(.file(path)),
+            records: DeviceDirectory(owner.bootstrapHome + "/devices"),
+            ca: owner.bootstrapHome + "/ca",
+            authority: nil
+        )
+        try owner.home.write("mesh.yaml", earlier)
+        let refused = await #expect(throws: DirectoryError.self) { try await publication() }
+        #expect(refused?.code == .backwards)
+        let again = try await owner.run(["mesh", "put", changed] + place)
+        #expect(again.status == .exited(4))
+        #expect(again.standardError.contains("goes backwards"), "\(again.standardError)")
+        #expect(try owner.home.read("mesh.yaml") == earlier)
+
+        try FileManager.default.removeItem(atPath: path)
+        let wiped = await #expect(throws: DirectoryError.self) { try await publication() }
+        #expect(wiped?.code == .backwards)
+        #expect(!FileManager.default.fileExists(atPath: path))
+        // A person says what is to hold.
+        let anew = try await owner.run(["mesh", "put", first] + place)
+        #expect(anew.succeeded, "\(anew.standardError)")
+        let now = try #require(revision(try owner.home.read("mesh.yaml")))
+        #expect(now > last)
+        _ = try await publication()
+    }
+
+    /// A number that nobody has signed does not count: no later revision could follow it.
+    @Test func aForgedRevisionIsNotContinued() async throws {
+        let owner = try await Operator()
+        let place = ["--directory", owner.home.path("mesh.yaml")]
+        let first = try file(owner, "first.yaml", Self.content)
+        let put = try await owner.run(["mesh", "put", first] + place)
+        try #require(put.succeeded, "\(put.standardError)")
+        let signed = try owner.home.read("mesh.yaml")
+        let last = try #require(revision(signed))
+        for forged in [DirectoryManifest.maximumRevision - 1, Int64.max] {
+            let text = signed.replacing("# revision: \(last)\n", with: "# revision: \(forged)\n")
+            try owner.home.write("mesh.yaml", text)
+            let replaced = try await owner.run(["mesh", "put", first, "--replace"] + place)
+            #expect(replaced.succeeded, "\(replaced.standardError)")
+            let now = try #require(revision(try owner.home.read("mesh.yaml")))
+            #expect(now > last && now < last + 1_000_000)
+        }
+    }
+
     @Test func theFileItselfIsEditedInItsPlace() async throws {
         let owner = try await Operator()
         let path = try file(owner, "mesh.yaml", Self.content)
