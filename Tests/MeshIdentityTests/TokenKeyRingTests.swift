@@ -34,6 +34,18 @@ import Testing
         #expect(error?.code == .keys)
     }
 
+    /// A key that nobody could vouch for any more does not count again because another set has come at last.
+    @Test func aStaleKeyDoesNotComeBack() async throws {
+        let issuer = try await TokenIssuer()
+        for (late, expected) in [(Int64(0), ["ed"]), (Int64(1), ["ec", "ed"])] {
+            let ring = TokenKeyRing()
+            ring.taken(try Self.keys(issuer, only: ["ec"]), at: 1000)
+            let now = 1000 + TokenKeyRing.staleTime - late
+            ring.taken(try Self.keys(issuer, only: ["ed"]), at: now)
+            #expect(try Self.names(ring, at: now) == expected)
+        }
+    }
+
     @Test func theyAreLookedForInTimeAndNotTooOften() async throws {
         let issuer = try await TokenIssuer()
         let ring = TokenKeyRing()

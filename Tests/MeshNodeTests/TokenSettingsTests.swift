@@ -61,6 +61,32 @@ import YAML
         #expect(error?.issues.first?.description.hasPrefix(message) == true, "\(String(describing: error))")
     }
 
+    /// `ISSUER/SUBJECT` must be one issuer's only, in a listener and in the whole file.
+    @Test(arguments: [
+        ("https://idp", "https://idp/tenant", true), ("https://idp/tenant", "https://idp", true),
+        ("https://idp", "https://idp/", true), ("https://idp", "https://idp.example", false),
+        ("https://idp/a", "https://idp/b", false),
+    ])
+    func noIssuerIsTheBeginningOfAnother(first: String, second: String, isRefused: Bool) {
+        func jwt(_ name: String) -> String { "{issuer: \"\(name)\", audience: [web], jwks: /k}" }
+        func listener(_ name: String, _ port: Int, _ jwt: String) -> String {
+            "- {name: \(name), bind: \"127.0.0.1:\(port)\", protocol: http-proxy, jwt: \(jwt)}\n"
+        }
+        for listeners in [
+            listener("a", 1, "[\(jwt(first)), \(jwt(second))]"),
+            listener("a", 1, jwt(first)) + listener("b", 2, jwt(second)),
+        ] {
+            var problem = ""
+            do {
+                try NodeConfiguration.parse("identity: /i\nlisteners:\n\(listeners)", file: "f")
+                    .validate(checkingFiles: false)
+            } catch {
+                problem = "\(error)"
+            }
+            #expect(problem.contains("its subjects could be taken for those of the other") == isRefused, "\(problem)")
+        }
+    }
+
     @Test func aFileOfKeysThatIsMissingIsNamed() throws {
         let settings = try #require(try decode("{issuer: a, audience: [b], jwks: no/such}"))
         let error = #expect(throws: (any Error).self) { _ = try settings.verifiers() }

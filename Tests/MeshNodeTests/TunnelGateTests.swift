@@ -14,6 +14,38 @@ import Testing
         var alpn: String?
         var echo: String?
         var failure: String?
+        var goaway: Bool?
+    }
+
+    /// `tunclient.py` with one connection for many requests.
+    private struct Turns {
+        private let client: ChildProcess
+        private var count = 0
+
+        init(_ port: UInt16, _ destination: String, _ options: [String]) throws {
+            client = try ChildProcess(
+                TestTools.python,
+                ["\(TestTools.repository)/Tests/Peers/h2/tunclient.py", "\(port)", destination, "turns"] + options,
+                keepsInputOpen: true
+            )
+        }
+
+        /// The status for a request with this token; `-`: with none.
+        mutating func ask(_ token: String = "-") async throws -> Int? {
+            count += 1
+            try client.write("\(token)\n")
+            let beginning = "\(count) "
+            let line = try await client.standardOutput.line { $0.hasPrefix(beginning) }
+            return Int(line.dropFirst(beginning.count))
+        }
+
+        func end() async throws -> Answer {
+            client.closeInput()
+            let text = try await client.standardOutput.complete()
+            _ = try await client.exit()
+            let last = try #require(text.split(separator: "\n").last)
+            return try JSONDecoder().decode(Answer.self, from: Data(last.utf8))
+        }
     }
 
     private static let certificates = TestCertificates.shared
@@ -197,6 +229,61 @@ import Testing
         #expect(over.status == 431, "\(over)")
         #expect(backend.accepted == 0)
         await gateway.stop()
+    }
+
+    /// The connection ends with the third in a row, and who does not go is served no more.
+    @Test func whoMakesUpTokensHasToComeAgain() async throws {
+        let backend = try EchoServer()
+        let gateway = try await Gateway(to: backend.port)
+        let (good, bad) = (try gateway.token("good-ec"), try gateway.token("bad-unsigned"))
+        var client = try Turns(gateway.port, backend.authority, [Self.web])
+        var statuses: [Int?] = []
+        for token in [bad, bad, good, bad, "-", bad, good] { statuses.append(try await client.ask(token)) }
+        #expect(statuses == [401, 401, 200, 401, 401, 401, 503], "\(gateway.log.lines)")
+        let end = try await client.end()
+        #expect(end.goaway == true, "\(end)")
+        // Another connection is none of that one's.
+        let answer = try await Self.ask(gateway.port, backend.authority, [Self.web, Self.inner, "token=\(good)"])
+        #expect(answer.echo == "ping", "\(answer)")
+        await gateway.stop()
+    }
+
+    /// What is open when a reload adds `jwt` is asked for tokens from then on; where nobody knows which listener it
+    /// came by, it is told to come again.
+    @Test(arguments: [(", clients: optional", 401, nil), ("", 200, true)] as [(String, Int, Bool?)])
+    func aTokenThatAReloadAsksForIsAskedOfOpenConnections(before: String, status: Int, goaway: Bool?) async throws {
+        let backend = try EchoServer()
+        let (directory, issuer) = (TemporaryDirectory(), try await TokenIssuer())
+        _ = try directory.write("keys.json", try issuer.keys())
+        let text = NodeFile.server(identity: Self.certificates.path(.server), ports: [backend.port])
+        func write(_ settings: String) throws -> String {
+            try directory.write(
+                "node.yaml",
+                text.replacingOccurrences(of: "protocol: hbone}", with: "protocol: hbone\(settings)}")
+            )
+        }
+        let file = try write(before)
+        let node = Node(
+            try NodeConfiguration.check(file),
+            configurationFile: file,
+            loops: 1,
+            logger: LogRecorder().logger
+        )
+        let port = try #require(try await node.start().first).address.port
+        let mesh = "mesh=\(Self.certificates.path(.client))"
+        let options = [mesh, "method=CONNECT", "authority=\(backend.authority)"]
+        var client = try Turns(port, "-", options)
+        let first = try await client.ask()
+        #expect(first == 200)
+        _ = try write(before + ", jwt: {issuer: \"https://id.example\", audience: [web], jwks: keys.json}")
+        _ = try await node.reload()
+        let second = try await client.ask()
+        #expect(second == status)
+        let end = try await client.end()
+        #expect(end.goaway == goaway, "\(end)")
+        let newcomer = try await Self.ask(port, "-", options)
+        #expect(newcomer.status == 401, "\(newcomer)")
+        await node.drain(deadline: .milliseconds(100))
     }
 
     /// Several issuers: each vouches for its own, and the last one for nobody else.

@@ -106,6 +106,16 @@ import YAML
         }
     }
 
+    /// What looks the same to a reader, and to Unicode, is another text.
+    @Test(arguments: [("K", "\u{212A}"), ("\u{E9}", "e\u{301}")])
+    func patternsAreComparedByteByByte(_ one: String, _ other: String) {
+        for pattern in [StringPattern.exact(one), .prefix(one), .suffix(one), .exact("a/\(one)"), .prefix("a/\(one)")] {
+            let text = pattern.description.replacing("*", with: "")
+            #expect(pattern.matches(text))
+            #expect(!pattern.matches(text.replacing(one, with: other)), "\(pattern)")
+        }
+    }
+
     @Test func withoutOwnIdentityTheDefaultAllowsNobody() throws {
         let engine = PolicyEngine(try Self.configuration(nil).rules(), own: nil)
         let decision = try engine.decide(Self.request("mesh.example/ns/prod/sa/web", "db.lan:5432"))

@@ -120,6 +120,8 @@ package final class H2Connection: StreamObserver, TurnTask {
     var stalls: StallWatch
     /// Requests whose destination is being dialled, those included that the client has given up meanwhile.
     var requests = PendingRequests<Authority, PendingConnect>()
+    /// How many requests in a row have shown no token that holds: counted by whoever asks for tokens.
+    package var failedTokens = 0
     var allowance = StreamAllowance()
     /// Of the last request, as it was written and as it was read.
     var lastDestination: (text: String, destination: Authority)?

@@ -92,7 +92,10 @@ package final class TokenKeyRing: Sendable {
 
     package func taken(_ keys: TokenKeys, at now: Int64) {
         state.withLock { state in
-            let gone = state.keys.filter { old in !keys.keys.contains { $0.id == old.id && $0.isSame(as: old) } }
+            // Keys that nobody could vouch for any more have no time left that could go on.
+            let counted = state.taken.map { now < $0 + Self.staleTime } ?? false
+            let before = counted ? state.keys : []
+            let gone = before.filter { old in !keys.keys.contains { $0.id == old.id && $0.isSame(as: old) } }
             // One name stands for one key.
             let names = Set(keys.keys.compactMap(\.id))
             let left =

@@ -87,7 +87,7 @@ package final class TokenVerifier: Sendable {
         // Nothing of it counts before its signature does.
         signatures.add(1, ordering: .relaxed)
         guard key.verifies(token.signature, of: token.signedText) else { throw Self.isUnsigned }
-        guard token.claims["iss"] == .string(issuer) else {
+        guard let name = token.claims["iss"]?.text, name.utf8.elementsEqual(issuer.utf8) else {
             throw TokenError(.scope, "the token is of another issuer")
         }
         let named: [StrictJSON] =
@@ -96,7 +96,9 @@ package final class TokenVerifier: Sendable {
             case let value?: [value]
             case nil: []
             }
-        guard named.allSatisfy({ $0.text != nil }), named.contains(where: { audiences.contains($0.text ?? "") }) else {
+        let names = named.compactMap(\.text)
+        let isForUs = names.contains { name in audiences.contains { $0.utf8.elementsEqual(name.utf8) } }
+        guard names.count == named.count, isForUs else {
             throw TokenError(.scope, "the token is for another audience")
         }
         guard case .number(let end) = token.claims["exp"] else {

@@ -85,6 +85,26 @@ package struct TokenSettings: Hashable, Sendable {
     }
 }
 
+extension NodeConfiguration {
+    /// Policy sees `ISSUER/SUBJECT`, and a subject may have slashes: where one issuer is the beginning of another, it
+    /// could give its clients the names of the other's.
+    func validateIssuers(_ diagnostics: Diagnostics) {
+        let issuers = listeners.flatMap { listener in
+            (listener.tokens?.issuers ?? []).map { (listener: listener, name: $0.name) }
+        }
+        for long in issuers {
+            let short = issuers.first { long.name.utf8.starts(with: ($0.name + "/").utf8) }
+            guard let short else { continue }
+            diagnostics.report(
+                "listener '\(long.listener.name)': 'jwt': the issuer '\(long.name)' begins with '\(short.name)/', and "
+                    + "'\(short.name)' is an issuer of listener '\(short.listener.name)': its subjects could be taken "
+                    + "for those of the other; remove one, or have it on a node of its own",
+                at: long.listener.position
+            )
+        }
+    }
+}
+
 struct TokenSettingsDecoder {
     let diagnostics: Diagnostics
     /// From the file's directory.

@@ -38,6 +38,7 @@ extension NodeConfiguration {
         validateEndpoints(diagnostics)
         validateForwarding(diagnostics)
         validatePolicy(diagnostics)
+        validateIssuers(diagnostics)
         validateTrust(diagnostics)
         if checkingFiles { validateFiles(diagnostics) }
         try diagnostics.throwIfAny()

@@ -32,9 +32,22 @@ final class HBONEFront {
     /// Answers a request, now or later.
     func handle(_ pending: PendingConnect) {
         guard let gate else { return handle(pending, details: nil) }
+        let connection = pending.transport
+        if let connection, connection.failedTokens >= IngressGate.failureLimit {
+            // It was told to go, and need not have read that. No more signatures for it.
+            let error = StreamError(.closed, "the connection ends: too many requests without a token that holds")
+            return refuse(pending, request(pending, nil), GateRefusal(ConnectRejection(error), error))
+        }
         switch GateAdmission.details(of: pending, at: gate, carrier.snapshot) {
-        case .success(let details): handle(pending, details: details)
-        case .failure(let refusal): refuse(pending, request(pending, nil), refusal)
+        case .success(let details):
+            connection?.failedTokens = 0
+            handle(pending, details: details)
+        case .failure(let refusal):
+            refuse(pending, request(pending, nil), refusal)
+            guard let connection, refusal.rejection.status == 401 else { return }
+            connection.failedTokens += 1
+            // Whoever makes up tokens pays for another connection. What is open goes on.
+            if connection.failedTokens >= IngressGate.failureLimit { connection.drain(deadline: nil) }
         }
     }
 
@@ -76,7 +89,9 @@ final class HBONEFront {
             // Who comes from outside of the mesh says nothing in its name.
             if request.source == .unauthenticated { (asked.baggage, asked.service) = (nil, nil) }
             var headers = HopHeaders.next(asked, for: plan, &identifiers)
-            if let gate, gate.tokens?.forwardsToken == true { headers["authorization"] = pending.request.authorization }
+            if let gate, carrier.snapshot.tokens[gate.name]?.forwardsToken == true {
+                headers["authorization"] = pending.request.authorization
+            }
             open(plan, for: pending, headers, failure: "next hop failed", to: route.authority)
         }
     }

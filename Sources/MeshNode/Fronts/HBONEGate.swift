@@ -78,7 +78,8 @@ enum GateAdmission {
         at listener: NodeConfiguration.Listener,
         _ snapshot: NodeSnapshot
     ) -> Result<RequestDetails?, GateRefusal> {
-        guard listener.tokens != nil else { return .success(nil) }
+        // Also where a reload has added `jwt` to a listener whose connections go on.
+        guard listener.tokens != nil || snapshot.tokens[listener.name] != nil else { return .success(nil) }
         // Its name has come to mean something else.
         guard let check = snapshot.tokens[listener.name] else {
             let error = StreamError(.closed, "the listener is gone")

@@ -107,6 +107,10 @@ final class IngressHTTP2Connection: H2ConnectionDelegate, DrainingConnection {
 
     func connection(_ connection: H2Connection, received front: H2Stream) {
         if !hasAsked { welcome() }
+        // It was told to go, and need not have read that.
+        guard failures < IngressGate.failureLimit else {
+            return front.refuse(StreamError(.denied, "too many requests without a token that holds"))
+        }
         guard let rules = gate.rules else {
             front.refuse(StreamError(.denied, "listener '\(gate.listener.name)' is not there any more"))
             return drain()

@@ -249,6 +249,7 @@ final class Worker {
 
     /// New streams are decided with `snapshot`; live ones are decided again.
     func take(_ snapshot: NodeSnapshot) {
+        let asksForTokens = Self.asksForTokens(snapshot, after: opener.snapshot)
         opener.snapshot = snapshot
         resumptions.timeout = snapshot.configuration.connections.resumeTimeout
         useRecords(snapshot)
@@ -264,9 +265,20 @@ final class Worker {
         } catch {
             logger.error("the settings of connections stay as they were: \(error)")
         }
+        // Which listener they came by, nobody knows of those without a gate: whoever comes again is asked.
+        if asksForTokens { server.forEachConnection { $0.drain(deadline: nil) } }
         let cut = live.recheck(with: snapshot.planner, trust: snapshot.server.trust)
         if cut > 0 { logger.notice("policy changed: \(cut) streams cut") }
         live.rulesChanged()
+    }
+
+    /// Whether a listener asks for a token now that let members of the mesh in without one.
+    private static func asksForTokens(_ snapshot: NodeSnapshot, after previous: NodeSnapshot) -> Bool {
+        let plain = previous.configuration.listeners.filter { $0.protocol == .hbone && $0.gateway == nil }
+        let names = Set(plain.map(\.name))
+        return snapshot.configuration.listeners.contains {
+            $0.protocol == .hbone && $0.tokens != nil && names.contains($0.name)
+        }
     }
 
     /// Lets live streams end, for as long as they last unless ``limitDraining(to:)`` says otherwise. `completion` is

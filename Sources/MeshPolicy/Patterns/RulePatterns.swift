@@ -24,7 +24,8 @@ package enum StringPattern: Hashable, Sendable, CustomStringConvertible {
     package func matches(_ text: String) -> Bool {
         switch self {
         case .any: true
-        case .exact(let whole): whole == text
+        // Strings are equal where Unicode has two spellings, as the Kelvin sign for K.
+        case .exact(let whole): whole.utf8.elementsEqual(text.utf8)
         case .prefix(let prefix): text.utf8.starts(with: prefix.utf8)
         case .suffix(let suffix):
             text.utf8.count >= suffix.utf8.count && text.utf8.suffix(suffix.utf8.count).elementsEqual(suffix.utf8)

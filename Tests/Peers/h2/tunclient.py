@@ -7,6 +7,9 @@ inside), `alpn`, `echo`, and `failure`.
 Options: method=CONNECT|POST (POST); authority=NAME (tunnel.example.net); web=ROOTS (TLS, verified by these roots for the
 authority); mesh=DIR (TLS with this credential; otherwise no TLS); token=FILE; tokens=FILE (the same field once more);
 inner=DIR (the credential that is shown inside); alpn=NAME (offered inside); name=NAME (SNI inside); plain (no TLS inside).
+
+turns: asks once for each line of the standard input, the file of a token or -, all on one connection, and prints NUMBER
+STATUS for each. It takes no notice of GOAWAY, but that `goaway` is true in the object.
 """
 
 import json
@@ -57,17 +60,32 @@ def main():
     for name in ("token", "tokens"):
         if name in options:
             head.append(("authorization", "Bearer " + open(options[name]).read()))
-    outer.send_headers(1, head)
-    connection.sendall(outer.data_to_send())
 
     received = bytearray()
+    unread = bytearray()
     state = {"ended": False}
+
+    def unheard(data):
+        """Without GOAWAY, and without the PING that asks whether it was read."""
+        unread.extend(data)
+        kept = bytearray()
+        while len(unread) >= 9:
+            end = 9 + int.from_bytes(unread[:3], "big")
+            if len(unread) < end:
+                break
+            kind = unread[3]
+            if kind == 7:
+                result["goaway"] = True
+            elif kind != 6 or "goaway" not in result:
+                kept += unread[:end]
+            del unread[:end]
+        return bytes(kept)
 
     def turn():
         data = connection.recv(65536)
         if not data:
             raise Refused("the connection ended")
-        for event in outer.receive_data(data):
+        for event in outer.receive_data(unheard(data) if "turns" in options else data):
             if isinstance(event, h2.events.ResponseReceived):
                 result["status"] = int(dict(event.headers)[":status"])
                 result["headers"] = dict(event.headers)
@@ -77,11 +95,26 @@ def main():
             elif isinstance(event, h2.events.StreamEnded):
                 state["ended"] = True
             elif isinstance(event, h2.events.StreamReset):
+                if "turns" in options and event.error_code == 0:
+                    continue
                 raise Refused(f"the stream was reset: {event.error_code}")
             elif isinstance(event, h2.events.ConnectionTerminated):
                 raise Refused(f"GOAWAY {event.error_code}")
         connection.sendall(outer.data_to_send())
 
+    if "turns" in options:
+        for number, line in enumerate(sys.stdin, 1):
+            name = line.strip()
+            shown = [] if name == "-" else [("authorization", "Bearer " + open(name).read())]
+            outer.send_headers(2 * number - 1, head + shown)
+            connection.sendall(outer.data_to_send())
+            result.pop("status", None)
+            while "status" not in result:
+                turn()
+            print(number, result["status"], flush=True)
+        return
+    outer.send_headers(1, head)
+    connection.sendall(outer.data_to_send())
     while "status" not in result:
         turn()
     if result["status"] != 200:
