@@ -332,4 +332,41 @@ import Testing
         await other.shutDown()
         await bench.stop()
     }
+
+    @Test("a peer that acknowledges nothing uses up its own share of the memory, and nobody else's") func greedy()
+        async throws
+    {
+        let size = 20 << 20
+        let source = try SourceServer(count: size)
+        let bench = try await Bench(to: source.port)
+        let peer = HBONEPeer(
+            try Authority(parsing: "127.0.0.1:\(bench.link.port)"),
+            expecting: .identities([try SPIFFEID("spiffe://mesh.example/ns/prod/sa/server")])
+        )
+        let destination = try Authority(parsing: "127.0.0.1:\(source.port)")
+        let greedy = try await Self.client(.server)
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for _ in 0..<4 {
+                group.addTask {
+                    try await greedy.withStream(
+                        to: destination,
+                        through: peer,
+                        headers: ["resumable": "1"]
+                    ) { stream in
+                        while try await stream.read() != nil {}
+                    }
+                }
+            }
+            try await eventually("the share is used up", within: .seconds(60)) {
+                bench.server.resumptions.held > 31 << 20
+            }
+            let conversation = try await TCPConversation(port: bench.entry)
+            let (received, ending) = try await conversation.end(finishing: false)
+            #expect(received == size && ending == .endOfStream)
+            _ = try await conversation.end()
+            group.cancelAll()
+        }
+        await greedy.shutDown()
+        await bench.stop()
+    }
 }

@@ -9,11 +9,13 @@ extension ResumableStream {
     private static let leastRoom = 16384
 
     /// How much may be kept now.
-    var roomToKeep: Int { resumptions.hasRoom ? state.room : 0 }
+    var roomToKeep: Int { min(state.room, memoryToKeep) }
+    private var memoryToKeep: Int { resumptions.directory.room(for: peer, holding: kept.count) }
 
     func noteShortage() {
         isOutOfRoom = true
-        if !resumptions.hasRoom { resumptions.starve(self) }
+        // An acknowledgement gives room in the window, and nothing tells of memory.
+        if memoryToKeep < state.room { resumptions.starve(self) }
         // What acknowledges may lie behind bytes that nobody takes.
         if port?.writerWaits == true {
             pending.drain = true
@@ -23,9 +25,10 @@ extension ResumableStream {
 
     /// Memory that is held counts for the whole node.
     func account() {
+        if !kept.isEmpty, watchIndex < 0 { resumptions.watch(self) }
         let held = kept.capacity + inbound.capacity
         guard held != accounted else { return }
-        resumptions.account(held - accounted)
+        resumptions.directory.account(held - accounted, of: peer)
         accounted = held
     }
 
@@ -128,11 +131,13 @@ extension ResumableStream {
 
     // MARK: Receiving
 
+    private var hasMemoryToTake: Bool { resumptions.directory.room(for: peer, holding: inbound.count) > 0 }
+
     /// Takes what the carrier brings.
     func take(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
         // Bytes that nobody takes wait in the carrier, which counts them; but not where an acknowledgement may lie
         // behind them that this side needs to go on.
-        guard pending.violation == nil, inbound.isEmpty || isOutOfRoom && resumptions.hasRoom else {
+        guard pending.violation == nil, inbound.isEmpty || isOutOfRoom && hasMemoryToTake else {
             port?.writerWaits = true
             return .wouldBlock
         }

@@ -80,6 +80,9 @@ package final class ResumableStream: ByteStream, TurnTask {
     /// Why the last carrier was lost.
     private(set) var lastFailure: String?
     var accounted = 0
+    /// Its place among those that are looked at; -1: it has none.
+    var watchIndex = -1
+    var standstill = ResumptionStandstill()
 
     /// Who is at the other end, as a certificate has proved.
     package let peer: SPIFFEID?
@@ -421,7 +424,19 @@ package final class ResumableStream: ByteStream, TurnTask {
 
     private func violated(_ port: CarrierPort, _ violation: ResumptionViolation) {
         let error = StreamError(.protocolViolation, "\(peerDescription) \(violation)")
-        resumptions.report("a carrier of a resumable stream broke the protocol", of: self, error)
+        giveUp(port, "a carrier of a resumable stream broke the protocol", error)
+    }
+
+    /// The other side has acknowledged nothing for `time`.
+    func standsStill(for time: Duration) {
+        guard let port else { return }
+        let error = StreamError(.timedOut, "\(peerDescription) has acknowledged nothing for \(time)")
+        giveUp(port, "a carrier of a resumable stream was given up", error)
+    }
+
+    /// The carrier is left, and the stream waits for another one.
+    private func giveUp(_ port: CarrierPort, _ kind: String, _ error: StreamError) {
+        resumptions.report(kind, of: self, error)
         let (carrier, relay) = (carrier, carrierRelay)
         detached(port, error)
         (carrier as? H2Stream)?.letGo(error)

@@ -1,11 +1,17 @@
+import MeshIdentity
 import Streams
 
 /// What the event loops of a process have in common that have resumable streams: where each stream is, and how much
 /// memory all of them hold.
+///
+/// A peer that acknowledges nothing holds memory for as long as it likes. So each may hold as much as is left, and no
+/// more: one alone at most half, two a third each, and whoever comes next finds something.
 package final class ResumptionDirectory: Sendable {
     private struct State: Sendable {
         var loops: [UInt8: LoopBound<Resumptions>] = [:]
         var held = 0
+        /// Of `held`, by peer; nothing of those that hold nothing.
+        var heldOf: [SPIFFEID?: Int] = [:]
         var detached: [String: Int] = [:]
         var detachedCount = 0
     }
@@ -14,6 +20,9 @@ package final class ResumptionDirectory: Sendable {
     private let memory: Int
     /// Streams without a carrier, of all peers together and of each.
     private let limits: (all: Int, each: Int)
+    /// A stream may keep so much also where its peer's share is used up: it goes on, if slowly. That many bytes are
+    /// acknowledged at once.
+    static let least = Int(ResumptionState.acknowledgementStep)
 
     /// - Parameters:
     ///   - memory: For bytes that wait for an acknowledgement, and those that wait for their reader.
@@ -36,14 +45,34 @@ package final class ResumptionDirectory: Sendable {
         state.withLock { $0.loops[UInt8(truncatingIfNeeded: id >> 56)] }
     }
 
-    var hasRoom: Bool { state.withLock { $0.held < memory } }
+    /// How many more bytes a stream of `peer` may hold that holds `count` now.
+    ///
+    /// What each stream may hold at least ends where the peer's streams hold as much as is there for everybody: many
+    /// small ones are no way around the share.
+    func room(for peer: SPIFFEID?, holding count: Int) -> Int {
+        state.withLock { state in
+            let own = state.heldOf[peer, default: 0]
+            return max(0, memory - state.held - own, own < memory ? Self.least - count : 0)
+        }
+    }
+
+    /// The share of `peer` is used up.
+    func isFull(for peer: SPIFFEID?) -> Bool {
+        state.withLock { $0.held + $0.heldOf[peer, default: 0] >= memory }
+    }
 
     /// Memory that is held now, in bytes.
     package var held: Int { state.withLock(\.held) }
     /// Streams that wait to be resumed.
     package var detached: Int { state.withLock(\.detachedCount) }
 
-    func account(_ change: Int) { state.withLock { $0.held += change } }
+    func account(_ change: Int, of peer: SPIFFEID?) {
+        state.withLock { state in
+            state.held += change
+            let own = state.heldOf[peer, default: 0] + change
+            state.heldOf[peer] = own > 0 ? own : nil
+        }
+    }
 
     /// Returns false where too many wait already.
     func detach(_ peer: String) -> Bool {

@@ -60,6 +60,9 @@ package final class Resumptions {
     /// Without a carrier, since when.
     private var waiting: [ObjectIdentifier: (stream: ResumableStream, since: UInt64)] = [:]
     private var timer: LoopTimer?
+    /// Those with bytes that are not acknowledged.
+    private var watched: ContiguousArray<ResumableStream> = []
+    private var watchTimer: LoopTimer?
 
     /// How long an acknowledgement waits for bytes that it can go with.
     private static let pause: Duration = .milliseconds(100)
@@ -84,6 +87,7 @@ package final class Resumptions {
         self.timeout = timeout
         log = PeerLog(logger, on: loop)
         timer = LoopTimer(on: loop) { [weak self] in self?.tick() }
+        watchTimer = LoopTimer(on: loop) { [weak self] in self?.look() }
     }
 
     /// Streams that peers open are found by the other loops from now on.
@@ -93,6 +97,7 @@ package final class Resumptions {
     package func shutDown() {
         directory.leave(number)
         timer?.cancel()
+        watchTimer?.cancel()
         for (stream, _) in Array(waiting.values) { stream.lose(StreamError(.reset, "the node has stopped")) }
     }
 
@@ -324,7 +329,10 @@ package final class Resumptions {
         directory.attach(stream.peer?.description ?? "")
     }
 
-    func forget(_ stream: ResumableStream) { attached(stream) }
+    func forget(_ stream: ResumableStream) {
+        attached(stream)
+        unwatch(stream)
+    }
 
     func report(_ kind: String, of stream: ResumableStream, _ error: StreamError) {
         log.log(.warning, kind, of: stream.peer?.description ?? "a peer", ["reason": "\(error)"])
@@ -340,15 +348,49 @@ package final class Resumptions {
 
     // MARK: Memory
 
-    var hasRoom: Bool { directory.hasRoom }
-
-    func account(_ change: Int) { directory.account(change) }
-
+    /// Its memory is refused: it is asked again whether it has some.
     func starve(_ stream: ResumableStream) {
         guard !stream.isStarved else { return }
         stream.isStarved = true
         starved.append(stream)
         wind()
+    }
+
+    /// It has bytes that are not acknowledged.
+    func watch(_ stream: ResumableStream) {
+        guard stream.watchIndex < 0, !stream.isOver else { return }
+        stream.watchIndex = watched.count
+        watched.append(stream)
+        if watchTimer?.isScheduled == false { watchTimer?.schedule(after: max(Self.pause, timeout / 4)) }
+    }
+
+    private func unwatch(_ stream: ResumableStream) {
+        let index = stream.watchIndex
+        guard index >= 0 else { return }
+        stream.watchIndex = -1
+        let last = watched.removeLast()
+        guard last !== stream else { return }
+        watched[index] = last
+        last.watchIndex = index
+    }
+
+    /// Of a peer whose share of the memory is used up, streams that do not move lose their carrier: where the peer does
+    /// not come back for them, their time ends, and the memory is free. A reader that pauses may take as long as it
+    /// likes while nobody needs the memory, and its stream goes on over another carrier where somebody does.
+    private func look() {
+        let now = loop.now
+        for stream in Array(watched) where stream.watchIndex >= 0 {
+            guard !stream.kept.isEmpty else {
+                unwatch(stream)
+                continue
+            }
+            let time = stream.standstill.time(of: stream.state, at: now)
+            guard time >= timeout.nanoseconds, directory.isFull(for: stream.peer) else { continue }
+            stream.standsStill(for: timeout)
+        }
+        if !watched.isEmpty, watchTimer?.isScheduled == false {
+            watchTimer?.schedule(after: max(Self.pause, timeout / 4))
+        }
     }
 
     // MARK: Time
@@ -364,13 +406,12 @@ package final class Resumptions {
             stream.isOwing = false
             stream.acknowledgeNow()
         }
-        if hasRoom, !starved.isEmpty {
-            let streams = starved
-            starved = []
-            for stream in streams {
-                stream.isStarved = false
-                stream.wakeWriters()
-            }
+        let hungry = starved
+        starved = []
+        for stream in hungry where !stream.isOver {
+            stream.isStarved = false
+            // One peer's share may be used up while another's is not.
+            if stream.roomToKeep > 0 { stream.wakeWriters() } else { starve(stream) }
         }
         let now = loop.now
         let late = waiting.values.filter { now &- $0.since >= timeout.nanoseconds }
