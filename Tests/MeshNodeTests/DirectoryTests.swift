@@ -245,6 +245,23 @@ import Testing
         await bench.stop()
     }
 
+    /// Nothing changes in its store: it is the reload that makes it right.
+    @Test func whatWasRefusedIsTakenOnceItsRootIsTrusted() async throws {
+        let bench = try await Bench()
+        let next = try EmbeddedCA.create(directory: bench.directory.path("next"), trustDomain: bench.ca.trustDomain)
+        try bench.put(bench.devices, 1, signer: next.directorySigner())
+        try await eventually("both nodes refuse it") {
+            bench.log.lines.count { $0.contains("nothing of it is taken") } >= 2
+        }
+        #expect(await !bench.reaches())
+        let old = try bench.directory.read("near/root-cert.pem")
+        let new = try bench.directory.read("next/root-cert.pem")
+        _ = try bench.directory.write("near/root-cert.pem", old + new)
+        _ = try await bench.near.reload()
+        #expect(await bench.reaches(), "\(bench.log.lines)")
+        await bench.stop()
+    }
+
     @Test func aNodeStartsWithWhatHeldLast() async throws {
         let bench = try await Bench("{file: mesh.yaml, state: near.saved}", content: Bench.devices)
         #expect(await bench.reaches())

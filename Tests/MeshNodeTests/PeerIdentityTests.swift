@@ -74,6 +74,26 @@ import Testing
         #expect(try Self.id(yaml) != Self.id(yaml.replacing(text, with: other)))
     }
 
+    /// What gateways are asked for is of the connections through them.
+    @Test func anAddressBehindGatewaysCounts() throws {
+        func id(_ address: String, by way: String) throws -> PeerID {
+            try Self.id(
+                Self.head + """
+                    endpoints:
+                    - match: "echo.mesh:7"
+                      \(way): ["10.0.0.9:15008"]
+                      identity: "spiffe://mesh.example/ns/a/sa/b"
+                      address: "\(address)"
+                      \(way == "via" ? "viaIdentity: \"spiffe://mesh.example/ns/a/sa/g\"" : "path: h2")
+                    """
+            )
+        }
+        let same = try id("10.0.0.8:5", by: "via") == id("10.0.0.8:5", by: "via")
+        let other = try id("10.0.0.8:5", by: "via") == id("10.0.0.8:6", by: "via")
+        let direct = try id("10.0.0.8:5", by: "hbone") == id("10.0.0.8:6", by: "hbone")
+        #expect(same && !other && direct)
+    }
+
     /// The net under ``NodeConfiguration/Endpoint/peer``: a field that is added must be thought of there.
     @Test func everyFieldIsKnown() throws {
         let endpoint = try NodeConfiguration.parse(Self.head + Self.endpoint, file: "f").endpoints[0]

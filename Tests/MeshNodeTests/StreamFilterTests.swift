@@ -259,6 +259,57 @@ import Testing
         await node.drain(deadline: .seconds(1))
     }
 
+    /// Has something else in the place of what the client says.
+    private final class Rewriting: StreamFilter {
+        private let text: [UInt8]
+        init(_ text: String) { self.text = Array(text.utf8) }
+
+        func filter(_ bytes: UnsafeRawBufferPointer, _ direction: StreamDirection) throws -> FilterVerdict {
+            direction == .toDestination ? .replace(bytes.count, with: text) : .pass(bytes.count)
+        }
+    }
+
+    /// A server of HTTP/1.1 would take what is too much for another request, and wait for what is missing.
+    @Test(arguments: [("c=d", true), ("c=d&e=f", false), ("c", false)]) func contentOfHTTP2KeepsItsLength(
+        text: String,
+        isServed: Bool
+    ) async throws {
+        let server = try ChildProcess(
+            TestTools.python,
+            [TestTools.repository + "/Tests/Peers/http1/backend.py"],
+            keepsInputOpen: true
+        )
+        let backend = try #require(UInt16(try await server.standardOutput.line { (UInt16($0) ?? 0) > 1023 }))
+        let node = Node(
+            try NodeConfiguration.parse(
+                """
+                identity: \(TestCertificates.shared.path(.client))
+                listeners:
+                - {name: web, bind: "127.0.0.1:0", protocol: http, routes: [{to: "web.lan:80"}]}
+                endpoints: [{match: "web.lan:80", address: "127.0.0.1:\(backend)", direct: true}]
+                policy:
+                - {name: web, action: ALLOW, rules: [{to: [{hosts: [web.lan]}]}]}
+                """,
+                file: "node"
+            ),
+            loops: 1,
+            logger: LogRecorder().logger,
+            filter: { _, _ in Rewriting(text) }
+        )
+        let web = try #require(try await node.start().first).address.port
+        let output = try await ChildProcess.run(
+            "curl",
+            [
+                "-sS", "--max-time", "20", "--noproxy", "*", "--http2-prior-knowledge", "-w", " %{http_code}", "-d",
+                "a=b", "http://127.0.0.1:\(web)/body",
+            ]
+        )
+        #expect(output.standardOutput.hasSuffix(" 200") == isServed, "\(output)")
+        #expect(!isServed || output.standardOutput.hasPrefix(text), "\(output)")
+        await node.drain(deadline: .milliseconds(100))
+        await server.stop()
+    }
+
     /// TLS between others: there is no plaintext to see.
     @Test func whatIsPassedThroughByItsServerNameHasNoFilter() async throws {
         let backend = try ScriptedServer(greeting: Array("no TLS at all".utf8), refrain: [])

@@ -286,6 +286,26 @@ import Testing
         await node.drain(deadline: .milliseconds(100))
     }
 
+    /// Also where clients have come to the listener before.
+    @Test func aReloadThatAsksForTokensHolds() async throws {
+        let backend = try EchoServer()
+        let gateway = try await Gateway(to: backend.port)
+        let yaml = try gateway.directory.read("gate.yaml")
+        let lines = yaml.split(separator: "\n", omittingEmptySubsequences: false)
+        let before = lines.filter { !$0.hasPrefix("  jwt:") }.joined(separator: "\n")
+            .replacing("{requestPrincipals: [\"https://id.example/ann\"]}", with: "{namespaces: [prod]}")
+        var statuses: [Int?] = []
+        for text in [before, yaml] {
+            _ = try gateway.directory.write("gate.yaml", text)
+            _ = try await gateway.gate.reload()
+            let answer = try await Self.ask(gateway.port, backend.authority, [Self.web, Self.inner])
+            statuses.append(answer.status)
+        }
+        #expect(statuses == [403, 401], "\(gateway.log.lines)")
+        #expect(backend.accepted == 0)
+        await gateway.stop()
+    }
+
     /// Several issuers: each vouches for its own, and the last one for nobody else.
     @Test func eachIssuerVouchesForItsOwn() async throws {
         let backend = try EchoServer()

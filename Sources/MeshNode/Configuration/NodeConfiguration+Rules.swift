@@ -72,7 +72,8 @@ extension NodeConfiguration.Endpoint {
     }
 
     /// Everything that says how the peer is reached and whom it must be; nothing of where it stands in the file, or of
-    /// how it is written there. ``address`` is for each stream, and concerns no connection.
+    /// how it is written there. ``address`` is for each stream, and concerns no connection but those through gateways,
+    /// which are asked for it.
     private var peerID: PeerID {
         // Several servers can change, and the streams at those that stay go on.
         let servers = hbone.count > 1 ? "several" : hbone.first?.description ?? ""
@@ -81,7 +82,7 @@ extension NodeConfiguration.Endpoint {
         var facts = [
             "path \(path.rawValue)", "hbone \(servers) \(port)",
             "identity \(identities.map(\.description).sorted())",
-            "via \(via) \(viaIdentities.map(\.description))",
+            "via \(via) \(viaIdentities.map(\.description)) \(via.isEmpty ? "" : single?.description ?? "")",
         ]
         facts += tunnelFacts
         if let ssh {

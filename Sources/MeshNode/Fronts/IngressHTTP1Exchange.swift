@@ -43,6 +43,14 @@ final class IngressHTTP1Exchange: IngressExchange {
 
     private var limits: HTTPLimits { connection.settings.limits.http }
     private var isChunked: Bool { passage.head.framing == .chunked }
+    /// How much content the server was told of; nil: as much as comes.
+    private var length: UInt64? {
+        switch passage.head.framing {
+        case .none: 0
+        case .length(let count): count
+        case .chunked, .untilClose: nil
+        }
+    }
 
     // MARK: The way there
 
@@ -155,6 +163,7 @@ final class IngressHTTP1Exchange: IngressExchange {
         guard let stream = opened?.stream else { return blockWriter() }
         let offered = vectors.reduce(0) { $0 + $1.iov_len }
         guard offered > 0 else { return .bytes(0) }
+        if let length, sentBody &+ UInt64(offered) > length { return misfits("longer") }
         if isChunked, chunkLeft == 0 {
             if let limit = limits.body, sentBody &+ UInt64(offered) > limit { return tooMuch(limit) }
             output += HTTPChunk.start(offered)
@@ -207,7 +216,21 @@ final class IngressHTTP1Exchange: IngressExchange {
         return blockWriter()
     }
 
+    /// A client keeps to its length, or HTTP/2 has reset it: what differs has been changed on this node. The server
+    /// would take what is too much for another request.
+    @discardableResult
+    private func misfits(_ difference: String) -> WriteResult {
+        loop.later { [self] in
+            failed(StreamError(.protocolViolation, "a filter has made the content \(difference) than the head says"))
+        }
+        return blockWriter()
+    }
+
     override func sendEnd() {
+        if let length, sentBody != length {
+            misfits("shorter")
+            return
+        }
         if isChunked { output += HTTPChunk.end(HTTP2Heads.trailers(front.receivedTrailers)) }
         endIsQueued = true
         flush()

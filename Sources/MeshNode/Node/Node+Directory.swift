@@ -58,7 +58,10 @@ extension Node {
         case .failed(let error):
             complain("\(settings): \(error.message)", isRefusal: error.code != .unreachable)
         case .missing:
-            state.withLock { $0.directoryStatus.heardAt = now }
+            state.withLock { state in
+                state.directoryStatus.heardAt = now
+                state.refusedDirectory = nil
+            }
             guard let present = state.withLock({ $0.directory }) else {
                 return complain("\(settings): there is nothing there yet; `bootstrap mesh put` writes it")
             }
@@ -67,18 +70,52 @@ extension Node {
                     + "`bootstrap mesh put` writes it again"
             )
         case .document(let document):
-            state.withLock { $0.directoryStatus.heardAt = now }
+            state.withLock { state in
+                state.directoryStatus.heardAt = now
+                state.refusedDirectory = nil
+            }
             do {
                 try await take(document, from: settings)
-                let wasWrong = state.withLock { state in
-                    defer { state.directoryStatus.problem = nil }
-                    return state.directoryStatus.problem != nil
-                }
-                if wasWrong { logger.notice("\(settings) is right again") }
+                isRight(settings)
             } catch {
+                // What is not followed any more is nobody's problem.
+                guard isFollowed(settings) else { return }
+                state.withLock { $0.refusedDirectory = (document, settings) }
                 complain("\(settings): nothing of it is taken: \(error)", isRefusal: true)
             }
         }
+    }
+
+    /// A directory that was refused may be right with what a reload has brought, as roots that have signed it: its
+    /// store says nothing until it changes.
+    func takeRefusedDirectory() async {
+        guard let (document, settings) = state.withLock({ $0.refusedDirectory }), isFollowed(settings) else { return }
+        /// Its store has said something else meanwhile.
+        @Sendable func isLatest(_ state: State) -> Bool { state.refusedDirectory?.0.manifest == document.manifest }
+        do {
+            try await take(document, from: settings)
+            let isDone = state.withLock { state in
+                guard isLatest(state) else { return false }
+                state.refusedDirectory = nil
+                return true
+            }
+            if isDone { isRight(settings) }
+        } catch {
+            guard isFollowed(settings), state.withLock({ isLatest($0) }) else { return }
+            complain("\(settings): nothing of it is taken: \(error)", isRefusal: true)
+        }
+    }
+
+    private func isFollowed(_ settings: DirectorySettings) -> Bool {
+        state.withLock { $0.configuration.directory == settings }
+    }
+
+    private func isRight(_ settings: DirectorySettings) {
+        let wasWrong = state.withLock { state in
+            defer { state.directoryStatus.problem = nil }
+            return state.directoryStatus.problem != nil
+        }
+        if wasWrong { logger.notice("\(settings) is right again") }
     }
 
     /// Told once, for as long as nothing else is wrong.
@@ -93,16 +130,13 @@ extension Node {
     }
 
     private func take(_ document: SignedDirectory, from settings: DirectorySettings) async throws {
-        guard let credential = await credential() else { throw StreamError(.closed, "the node has not started") }
-        let present = state.withLock { $0.directory }
-        guard document.manifest != present?.manifest else { return }
-        let next = try DirectoryInForce(
-            document,
-            from: settings.description,
-            bundle: credential.bundle,
-            after: present
-        )
-        try await inTurn { [self] in try await use(next) }
+        guard document.manifest != state.withLock({ $0.directory?.manifest }) else { return }
+        let taken = Lock<DirectoryInForce?>(nil)
+        try await inTurn { [self] in
+            let next = try await use(document, from: settings)
+            taken.withLock { $0 = next }
+        }
+        guard let next = taken.withLock({ $0 }) else { return }
         logger.notice(
             "the directory has changed",
             metadata: [
@@ -110,14 +144,26 @@ extension Node {
                 "policies": "\(next.content.policies.count)",
             ]
         )
-        save(document)
+        save(document, from: settings)
     }
 
-    /// Has it hold for every stream from now on; those that are open are decided again.
-    private func use(_ next: DirectoryInForce) async throws {
+    /// Has it hold for every stream from now on; those that are open are decided again. Verified in its turn: a reload
+    /// before it may have brought other roots, or have dropped the directory. nil: it holds already.
+    private func use(_ document: SignedDirectory, from settings: DirectorySettings) async throws -> DirectoryInForce? {
         let workers = state.withLock { $0.workers }
         guard !workers.isEmpty else { throw StreamError(.closed, "the node has not started") }
         let present = try await snapshot(of: workers)
+        guard present.own.directory == settings else {
+            throw StreamError(.closed, "the configuration names another directory now, or none")
+        }
+        let former = state.withLock { $0.directory }
+        guard document.manifest != former?.manifest else { return nil }
+        let next = try DirectoryInForce(
+            document,
+            from: settings.description,
+            bundle: present.credential.bundle,
+            after: former
+        )
         let snapshot = try NodeSnapshot(
             configuration: present.own,
             directory: next,
@@ -134,11 +180,14 @@ extension Node {
             state.directoryStatus.changes += 1
         }
         try await hand(snapshot, to: workers)
+        return next
     }
 
-    private func save(_ document: SignedDirectory) {
+    private func save(_ document: SignedDirectory, from settings: DirectorySettings) {
         let configuration = state.withLock { $0.configuration }
-        guard let path = configuration.savedDirectory(beside: configurationFile) else { return }
+        guard configuration.directory == settings,
+            let path = configuration.savedDirectory(beside: configurationFile)
+        else { return }
         do throws(FileError) {
             try AtomicFile.write(document.file, to: path, mode: 0o600)
         } catch {

@@ -22,11 +22,18 @@ extension Node {
     /// - Parameter isNeeded: Asked when its turn has come.
     private func readInTurn(where isNeeded: @escaping @Sendable () -> Bool) async throws -> [ReadyListener] {
         let listeners = Lock<[ReadyListener]>([])
-        try await inTurn { [self] in
-            guard isNeeded() else { return }
-            let ready = try await readAgain()
-            listeners.withLock { $0 = ready }
+        do {
+            try await inTurn { [self] in
+                guard isNeeded() else { return }
+                let ready = try await readAgain()
+                listeners.withLock { $0 = ready }
+            }
+        } catch {
+            // The credential may be another one all the same.
+            await takeRefusedDirectory()
+            throw error
         }
+        await takeRefusedDirectory()
         return listeners.withLock { $0 }
     }
 

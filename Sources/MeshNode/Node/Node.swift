@@ -52,6 +52,8 @@ public final class Node: Sendable {
         /// What the mesh's directory adds; nil: nothing.
         var directory: DirectoryInForce?
         var directoryStatus = DirectoryStatus()
+        /// What was read last of the directory, where nothing of it could be taken; nil: it was.
+        var refusedDirectory: (SignedDirectory, DirectorySettings)?
     }
 
     let group: EventLoopGroup
