@@ -27,8 +27,10 @@ extension H2Connection {
         if let deadline { limitDraining(to: deadline) }
         guard life.announce() else { return }
         if isServer {
+            // PING follows once this was sent: nghttp2 has it overtake what waits, and its answer would then say
+            // nothing of what the peer knows.
+            isAnnouncing = true
             session?.announceGoAway()
-            ping { [weak self] _ in self?.sendFinalGoAway() }
         } else {
             sendFinalGoAway()
         }
@@ -46,7 +48,7 @@ extension H2Connection {
         timer.schedule(after: deadline)
     }
 
-    private func sendFinalGoAway() {
+    func sendFinalGoAway() {
         guard !isClosed else { return }
         life.stopTakingStreams()
         session?.goAway()

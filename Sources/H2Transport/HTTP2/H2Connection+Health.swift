@@ -212,5 +212,6 @@ extension H2Connection {
         timers.request?.cancel()
         timers.drain?.cancel()
         timers.age?.cancel()
+        unreadTimer?.cancel()
     }
 }

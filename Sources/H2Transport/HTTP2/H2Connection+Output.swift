@@ -147,6 +147,10 @@ extension H2Connection {
         case NGHTTP2_RST_STREAM:
             let code = HTTP2ErrorCode(rawValue: frame.pointee.rst_stream.error_code)
             if let excess = flood.sentReset(code, now: loop.now, &counters) { cutOff(excess) }
+        case NGHTTP2_GOAWAY:
+            guard isAnnouncing else { break }
+            isAnnouncing = false
+            events.record(.announcedGoAway)
         default: break
         }
     }

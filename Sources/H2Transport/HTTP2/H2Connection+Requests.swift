@@ -280,6 +280,35 @@ extension H2Connection {
 
     // MARK: Ends of streams
 
+    /// Tells a client by NO_ERROR that nobody reads what it still sends (RFC 9113 §8.1), where it has not ended by
+    /// itself meanwhile. Not at once: a client that is writing may take the reset for the end of all, and lose an
+    /// answer that it has but has not looked at. What comes until then is dropped.
+    func stopLater(_ stream: H2Stream) {
+        unread.append(stream.id, now: loop.now, isWaiting: isUnread)
+        let timer = unreadTimer ?? LoopTimer(on: loop) { [weak self] in self?.stopUnread() }
+        unreadTimer = timer
+        if !timer.isScheduled { stopUnread() }
+    }
+
+    private func isUnread(_ id: Int32) -> Bool {
+        guard let stream = streams[id] else { return false }
+        return !stream.wasReset && stream.receiving.state == .open
+    }
+
+    private func stopUnread() {
+        while let next = unread.next(now: loop.now, isWaiting: isUnread) {
+            switch next {
+            case .wait(let time):
+                unreadTimer?.schedule(after: time)
+                return
+            case .expired(let id):
+                guard let stream = streams[id] else { return }
+                stream.wasReset = true
+                submitReset(stream, .noError)
+            }
+        }
+    }
+
     func wasReset(_ stream: H2Stream, _ code: HTTP2ErrorCode) {
         stream.receivedReset = code.rawValue
         stream.pending?.cancel()

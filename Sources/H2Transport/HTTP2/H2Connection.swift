@@ -55,6 +55,8 @@ package final class H2Connection: StreamObserver, TurnTask {
         case reset(H2Stream, HTTP2ErrorCode)
         case closed(H2Stream, HTTP2ErrorCode)
         case goAway
+        /// The first of two steps of ``drain(deadline:completion:)`` was sent.
+        case announcedGoAway
         case pong(UInt64)
         case settings
         case overMemory
@@ -143,6 +145,11 @@ package final class H2Connection: StreamObserver, TurnTask {
     package internal(set) var slowestAnswer = Duration.zero
     /// Streams that were open, or being opened, when the connection ended.
     private(set) var lostStreams = 0
+    /// Exchanges that are answered, and whose clients still send.
+    var unread = RequestDeadlines(timeout: .seconds(1))
+    var unreadTimer: LoopTimer?
+    /// A GOAWAY that refuses nothing is about to be sent.
+    var isAnnouncing = false
 
     /// - Parameters:
     ///   - lower: A connected stream, its handshake done. The connection owns it and becomes its observer. Who the peer
@@ -305,6 +312,7 @@ package final class H2Connection: StreamObserver, TurnTask {
         case .reset(let stream, let code): wasReset(stream, code)
         case .closed(let stream, let code): closed(stream, code)
         case .goAway: receivedGoAway()
+        case .announcedGoAway: ping { [weak self] _ in self?.sendFinalGoAway() }
         case .pong(let id): receivedPong(id)
         case .settings:
             isSettled = true
@@ -332,6 +340,7 @@ package final class H2Connection: StreamObserver, TurnTask {
         self.streams = [:]
         lostStreams = streams.count
         deadlines.removeAll()
+        unread.removeAll()
         events.removeAll()
         heads.removeAll()
         lower.observer = nil

@@ -102,6 +102,7 @@ extension H2Stream {
     /// Tells the peer that what it still sends has no reader (RFC 9113 §8.1: NO_ERROR by a server that has answered).
     func stopPeer() {
         guard let connection, !wasReset else { return }
+        if kind == .exchange, connection.isServer { return connection.stopLater(self) }
         wasReset = true
         connection.submitReset(self, connection.isServer ? .noError : .cancel)
     }

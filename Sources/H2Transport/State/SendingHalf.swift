@@ -29,9 +29,10 @@ struct SendingHalf {
     /// Bytes or the end wait to be sent.
     var hasMore: Bool { !queue.isEmpty || source != nil || state == .finishing }
 
-    /// nghttp2 was told that there is something, and does not ask for it: the peer's window is used up.
+    /// nghttp2 was told that there is something, and does not ask for it: the peer's window is used up. What waits for
+    /// the answer is no matter of the peer's.
     var isBlocked: Bool {
-        !queue.isEmpty || !isDeferred && (source != nil && sourceMayRead || state == .finishing)
+        !isHeld && (!queue.isEmpty || !isDeferred && (source != nil && sourceMayRead || state == .finishing))
     }
 
     // MARK: The writer

@@ -112,6 +112,11 @@ import Testing
             #expect(notice["last_stream_id"] == Int(Int32.max))
             #expect(notice["error_code"] == 0)
             try await peer.event("ConnectionTerminated") { $0["last_stream_id"] == 1 }
+            // Its answer tells that the peer knows, and so comes behind.
+            let names = peer.events.map(\.name)
+            let first = try #require(names.firstIndex(of: "ConnectionTerminated"))
+            let last = try #require(names.lastIndex(of: "ConnectionTerminated"))
+            #expect(names[first..<last].contains("PingReceived"), "\(names)")
             try await ours { $0.streams[0].send("last words", finish: true) }
             try await peer.event("DataReceived") { $0.ends }
             let isClosed = try await ours { $0.log.isClosed }
