@@ -191,7 +191,11 @@ import Testing
     @Test("from h2 to h2-over-ssh and back") func otherPaths() async throws {
         let backend = try EchoServer()
         let sshd = try await OpenSSHServer()
-        let bench = try await Bench(to: backend.port, linkHost: "127.0.0.9", endpoint: try await sshd.endpointYAML())
+        let bench = try await Bench(
+            to: backend.port,
+            linkHost: "127.0.0.9",
+            endpoint: "  resumable: true\n\(try await sshd.endpointYAML())"
+        )
         let conversation = try await TCPConversation(port: bench.entry)
         _ = try await conversation.echo([1])
         bench.link.close()

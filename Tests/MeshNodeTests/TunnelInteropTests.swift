@@ -98,7 +98,10 @@ import Testing
     @Test(arguments: Hop.allCases) func eitherEndsFirst(hop: Hop) async throws {
         let bytes = Pattern.bytes(500_000, seed: 6)
         let sink = try SinkServer()
-        let up = try await Self.nodes(hop, to: sink.port, in: TemporaryDirectory())
+        // Kept, since a proxy may read its files when it has long been listening.
+        let directories = (TemporaryDirectory(), TemporaryDirectory())
+        defer { withExtendedLifetime(directories) {} }
+        let up = try await Self.nodes(hop, to: sink.port, in: directories.0)
         let (answer, ending) = try await TCPClient.exchange(port: up.entry, sending: bytes)
         #expect(answer == Array("\(Checksum.of(bytes)) 500000\n".utf8) && ending == .endOfStream, "\(up.nearLog.lines)")
         await up.stop()
@@ -106,7 +109,7 @@ import Testing
         // What comes out there is a TCP connection, of which Envoy tells the client no half-close.
         if hop == .envoyUnwraps { return }
         let source = try SourceServer(count: 500_000)
-        let down = try await Self.nodes(hop, to: source.port, in: TemporaryDirectory())
+        let down = try await Self.nodes(hop, to: source.port, in: directories.1)
         let (received, end) = try await TCPClient.exchange(port: down.entry, sending: bytes)
         #expect(received == Pattern.bytes(500_000, seed: 1) && end == .endOfStream, "\(down.nearLog.lines)")
         let transfer = try await source.transfers(1)[0]

