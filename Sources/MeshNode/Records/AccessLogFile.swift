@@ -64,7 +64,7 @@ final class AccessLogFile {
             }
             let taken = piece.prefix(count)
             if let end = taken.lastIndex(of: UInt8(ascii: "\n")) {
-                written.lines += taken.count { $0 == UInt8(ascii: "\n") }
+                written.lines += Self.countLines(of: taken)
                 written.bytes = end + 1
             }
             isTorn = taken.last != UInt8(ascii: "\n")
@@ -104,6 +104,20 @@ final class AccessLogFile {
 
     private func failure() -> StreamError {
         .system(errno, "writing to \(path ?? "standard output")")
+    }
+
+    /// By memchr(3): one byte after the other would cost as much as writing the line has.
+    private static func countLines(of bytes: ArraySlice<UInt8>) -> Int {
+        bytes.withUnsafeBytes { bytes in
+            var (count, rest) = (0, bytes[...])
+            while let start = UnsafeRawBufferPointer(rebasing: rest).baseAddress,
+                let found = memchr(start, Int32(UInt8(ascii: "\n")), rest.count)
+            {
+                count += 1
+                rest = rest.dropFirst(UnsafeRawPointer(found) - start + 1)
+            }
+            return count
+        }
     }
 
     /// As many whole lines as fit, at least one.

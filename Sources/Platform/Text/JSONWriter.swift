@@ -126,7 +126,12 @@ package struct JSONWriter: Sendable {
     private mutating func append(_ text: String) {
         var text = text
         let isPlain = text.withUTF8 { utf8 in
-            guard utf8.allSatisfy({ $0 >= 0x20 && $0 < 0x7F && $0 != 0x22 && $0 != 0x5C }) else { return false }
+            // Without a way out in between, so that the compiler looks at sixteen bytes at once.
+            var found: UInt8 = 0
+            for byte in utf8 {
+                found |= (byte &- 0x20 >= 0x5F ? 1 : 0) | (byte == 0x22 ? 1 : 0) | (byte == 0x5C ? 1 : 0)
+            }
+            guard found == 0 else { return false }
             bytes.append(contentsOf: utf8)
             return true
         }
