@@ -4,7 +4,7 @@ import Platform
 
 /// A certificate authority in a directory: `ca-key.pem` (0600, may be encrypted), `ca-cert.pem`, and `root-cert.pem`
 /// with every root that its trust domain is verified with. Beside them, what signs the mesh's directory
-/// (``DirectorySigner``).
+/// (`DirectorySigner`).
 ///
 /// Signing takes microseconds, and reads at most the revocation lists, so one object serves any number of tasks at
 /// once.
