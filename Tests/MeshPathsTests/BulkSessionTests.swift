@@ -191,8 +191,10 @@ import Testing
         let destination = try Authority(parsing: echo.authority)
         let client = try await client(server, sessions: sessions, longRoundTrip: longRoundTrip)
         for _ in 0..<3 { #expect(try await converse(client, with: destination, bulk) == false) }
+        #expect(try await !isBulk(destination, client))
         let logins = server.log.split(whereSeparator: \.isNewline).filter { $0.contains("Accepted publickey") }
-        #expect(logins.count == 1, "\(server.log)")
+        // Where windows are the limit, libssh2 may have opened another one of its own.
+        #expect(sessions > 1 || logins.count == 1, "\(server.log)")
         await end(client, server)
     }
 
