@@ -1,5 +1,6 @@
 import Foundation
 import Logging
+import MeshPaths
 import MeshPolicy
 import Platform
 import Streams
@@ -160,6 +161,42 @@ import Testing
         #expect(lines[0]["outcome"] == "cut" && lines[0]["path"] == "direct" && lines[0]["open"] != nil, "\(lines[0])")
         #expect(lines[1]["outcome"] == "refused" && lines[1]["path"] == nil, "\(lines[1])")
         for line in lines { #expect(line["by"] == "client" && line["code"] == "closed", "\(line)") }
+        await log.close()
+        await loop.shutDown()
+    }
+
+    /// Lines are put together from what streams have in common, and a resumption is no such thing.
+    @Test func whatOneStreamWentThroughIsSaidOfNoOther() async throws {
+        let files = TemporaryDirectory()
+        let log = try AccessLog(.init(path: files.path("log")), logger: LogRecorder().logger)
+        let loop = EventLoop(name: "test")
+        let destination = try Authority(parsing: "db.mesh:1")
+        try await loop.execute {
+            let records = StreamRecords(on: loop)
+            records.use(log, isCounting: false)
+            let planner = StreamPlanner(MeshRules(), own: nil, ownAddresses: [])
+            for resumptions in [0, 2, 0] {
+                let request = StreamRequest(
+                    source: .localUser,
+                    sourceIP: .loopbackIPv4,
+                    transport: nil,
+                    destination: destination,
+                    now: 0
+                )
+                let ticket = records.begin(planner.plan(request), at: FrontName("in", protocol: "tcp"))
+                ticket?.open(over: PathID(.h2), dialled: nil, peer: nil)
+                if resumptions > 0 {
+                    var history = ResumableStream.History()
+                    (history.count, history.lastReason) = (resumptions, "cut")
+                    ticket?.resumed(history, over: PathID(.h2OverSSH))
+                }
+                ticket?.giveUp()
+            }
+            records.flush()
+        }
+        let lines = try await Self.wait(for: 3, in: files.path("log"))
+        #expect(lines.map { $0["path"] } == ["h2", "h2-over-ssh", "h2"], "\(lines)")
+        #expect(lines.map { $0["resumptions"] } == [nil, "2", nil] && lines[1]["resumed"] == "cut", "\(lines)")
         await log.close()
         await loop.shutDown()
     }

@@ -1,4 +1,5 @@
 import MeshIdentity
+import MeshPaths
 import MeshPolicy
 import Platform
 import Streams
@@ -50,7 +51,12 @@ struct RecordText {
         json.members(plans[plan].source)
         writeClient(ticket, into: &json)
         json.members(plans[plan].destination)
-        if ticket.isOpen { json.members(ways[wayIndex(ticket)].members) }
+        if ticket.history.count > 0 {
+            // It has a way of its own, which no other stream may be said to have gone.
+            ticket.writeWay(into: &json)
+        } else if ticket.isOpen {
+            json.members(ways[wayIndex(ticket)].members)
+        }
         ticket.metadata?.write(into: &json)
         json.members(plans[plan].decision)
     }
