@@ -136,6 +136,39 @@ struct FilteredStreamTests {
         }
     }
 
+    /// Keeps the last byte of what has come.
+    private final class Reluctant: StreamFilter {
+        private var last: [UInt8] = []
+
+        func filter(_ bytes: UnsafeRawBufferPointer, _ direction: StreamDirection) throws -> FilterVerdict {
+            guard direction == .toDestination else { return .pass(bytes.count) }
+            let given = last + bytes.dropLast()
+            last = bytes.suffix(1)
+            return .replace(bytes.count, with: given)
+        }
+
+        func finish(_ direction: StreamDirection) throws -> [UInt8] { direction == .toDestination ? last : [] }
+    }
+
+    @Test("what a filter gives last comes behind what the destination has had no room for yet")
+    func lastWordsWait() async throws {
+        try await withLoop { loop in
+            let outcomes: [Talker.Outcome] = try await onLoop(loop) { scenario in
+                let (user, first) = MemoryStream.pair(on: loop)
+                let (second, server) = MemoryStream.pair(on: loop, capacity: 10)
+                let talkers = [
+                    scenario.keep(Talker(user, sending: 50, seed: 1, expecting: 2)),
+                    scenario.keep(Talker(server, sending: 0, seed: 2, expecting: 1)),
+                ]
+                talkers[1].isReading = false
+                awaitAll(talkers) { scenario.complete($0) }
+                Relay(first, FilteredStream(second, Reluctant())) { _ in talkers[1].resume() }.start()
+                for talker in talkers { talker.start() }
+            }
+            #expect(outcomes[1] == .init(sent: 0, received: 50, sawEnd: true))
+        }
+    }
+
     @Test("a destination that is gone before it has taken the last of it is told as a failure, to the filter")
     func lastWordsLost() async throws {
         final class Last: StreamFilter {

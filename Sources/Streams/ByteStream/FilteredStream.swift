@@ -120,15 +120,19 @@ package final class FilteredStream: ByteStream, StreamObserver, TurnTask {
     /// Returns false when the inner stream has failed.
     private func send(_ bytes: UnsafeRawBufferPointer) -> Bool {
         var rest = bytes
+        // Behind what waits already: the last of a filter comes although there was no room for what was before it.
         while outgoing.isEmpty, !rest.isEmpty {
             switch inner.write(rest) {
             case .bytes(let count): rest = UnsafeRawBufferPointer(rebasing: rest[count...])
-            case .wouldBlock: outgoing.append(rest)
+            case .wouldBlock:
+                outgoing.append(rest)
+                return true
             case .failed:
                 failAsInner()
                 return false
             }
         }
+        if !rest.isEmpty { outgoing.append(rest) }
         return true
     }
 
