@@ -59,7 +59,8 @@ struct ControlClient: Sendable {
         switch connected {
         case .success(let made): lines = made
         // Left over from a process that has gone; or it went just now.
-        case .failure(let error) where error.code == .refused || access(path, F_OK) != 0: return nil
+        case .failure(let error) where error.code == .refused || error.code == .reset: return nil
+        case .failure where access(path, F_OK) != 0: return nil
         case .failure(let error): throw error
         }
         var iterator = events.stream.makeAsyncIterator()
@@ -70,8 +71,9 @@ struct ControlClient: Sendable {
             }
             return ControlClient(lines, events.stream, process: Int32(words[2]) ?? 0, on: loop)
         case .words: throw StreamError(.protocolViolation, "\(path): it is not bootstrap that listens there")
-        // It was about to go.
+        // It was about to go, or was killed with this connection in its queue.
         case .end(nil), nil: return nil
+        case .end(let error?) where error.code == .reset: return nil
         case .end(let error?): throw StreamError(error.code, "\(path): \(error.message)")
         }
     }

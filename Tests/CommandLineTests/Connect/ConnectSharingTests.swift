@@ -163,12 +163,45 @@ import Testing
         #expect(try await stream.exit() == .exited(1))
         #expect(stream.standardError.text.contains("has ended") || stream.standardError.text.contains("has gone"))
         _ = try await second.standardError.line(containing: "connecting anew")
-        _ = try await second.standardOutput.line(containing: "first path that answered")
+        do {
+            _ = try await second.standardOutput.line(containing: "first path that answered")
+        } catch {
+            throw DeadlineExceeded("\(error); it said:\n\(second.standardError.text)")
+        }
         try await exchange(port, seed: 1)
         // It is the master now.
         let checked = try await journey.run(shared + ["-O", "check"])
         #expect(checked.standardOutput.contains("Master running (pid=\(second.pid))"), "\(checked)")
         await second.stop()
+        await journey.stop()
+    }
+
+    /// A master that is killed while somebody waits for its first word is as good as none.
+    @Test func aMasterThatGoesBeforeItHasSaidAnything() async throws {
+        let journey = try await Journey()
+        let path = journey.directory.path("cm")
+        let listener = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
+        let isBound = withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(listener, $0, socklen_t(MemoryLayout<sockaddr_un>.size)) == 0
+            }
+        }
+        try #require(isBound && listen(listener, 8) == 0)
+        let process = try journey.start(["connect", journey.destination, "-S", path] + journey.sshOptions)
+        try await eventually("it waits in the queue") {
+            var waiting = pollfd(fd: listener, events: Int16(POLLIN), revents: 0)
+            return poll(&waiting, 1, 0) == 1
+        }
+        close(listener)
+        do {
+            _ = try await process.standardOutput.line(containing: "first path that answered")
+        } catch {
+            throw DeadlineExceeded("\(error); it said:\n\(process.standardError.text)")
+        }
+        await process.stop()
         await journey.stop()
     }
 
