@@ -138,8 +138,8 @@ final class StreamCarrier {
         if let ticket, let client { ticket.client = Self.address(of: client) }
         var headers = headers
         if case .peer = plan.outcome {
-            // The stream begins here, and so does its trace, where this node has a record of the beginning: nobody could
-            // look up another one.
+            // The stream begins here, and so does its trace, where this node has a record of the beginning: nobody
+            // could look up another one.
             if let ticket {
                 let trace = TraceParent(using: &identifiers)
                 headers.append("traceparent", trace.description)
