@@ -12,17 +12,35 @@ final class HTTP2Servers {
     /// A session that is being opened, and who waits for it.
     private final class Dial {
         let plan: StreamPlan
-        var waiting: [(id: Int, plan: StreamPlan, completion: Completion)] = []
+        var waiting: [Waiter] = []
         var cancel: StreamOpener.Cancellation?
 
         init(_ plan: StreamPlan) { self.plan = plan }
+    }
+
+    /// A request without a session. It may wait for one after the other: whoever gives it up gives it up wherever it is.
+    private final class Waiter {
+        let plan: StreamPlan
+        let completion: Completion
+        weak var dial: Dial?
+        var isOver = false
+
+        init(_ plan: StreamPlan, _ completion: @escaping Completion) {
+            self.plan = plan
+            self.completion = completion
+        }
+
+        func complete(_ result: Result<HTTP2Server, StreamError>) {
+            guard !isOver else { return }
+            isOver = true
+            completion(result)
+        }
     }
 
     private var servers: [Authority: [HTTP2Server]] = [:]
     /// Those that take nothing new, for as long as they have requests.
     private var leaving: [ObjectIdentifier: HTTP2Server] = [:]
     private var dials: [Authority: [Dial]] = [:]
-    private var nextID = 0
 
     /// - Parameters:
     ///   - plan: What is asked for, and the way to it.
@@ -35,38 +53,40 @@ final class HTTP2Servers {
     )
         -> StreamOpener.Cancellation
     {
+        let waiter = Waiter(plan, completion)
+        take(for: waiter, carrier)
+        return { [weak self] in self?.giveUp(waiter) }
+    }
+
+    private func take(for waiter: Waiter, _ carrier: StreamCarrier) {
+        let plan = waiter.plan
         let destination = plan.request.destination
-        if case .refused(let refusal) = plan.outcome {
-            completion(.failure(refusal.error))
-            return {}
-        }
+        if case .refused(let refusal) = plan.outcome { return waiter.complete(.failure(refusal.error)) }
         let free = servers[destination]?.first { server in
             server.isFree && Self.mayShare(plan, with: server.plan)
                 && carrier.mayGoOn(plan, on: server.opened, of: server.plan)
         }
-        if let free {
-            completion(.success(free))
-            return {}
-        }
+        if let free { return waiter.complete(.success(free)) }
         let before = dials[destination]?.first { dial in
             dial.waiting.count < HTTP2Server.assumedStreams && dial.plan.outcome == plan.outcome
                 && Self.mayShare(plan, with: dial.plan)
         }
         let dial = before ?? Dial(plan)
-        nextID += 1
-        let id = nextID
-        dial.waiting.append((id, plan, completion))
-        if before == nil {
-            dials[destination, default: []].append(dial)
-            open(dial, carrier)
-        }
-        return { [weak self, weak dial] in
-            guard let self, let dial, let index = dial.waiting.firstIndex(where: { $0.id == id }) else { return }
-            dial.waiting.remove(at: index)
-            guard dial.waiting.isEmpty else { return }
-            dial.cancel?()
-            forget(dial)
-        }
+        waiter.dial = dial
+        dial.waiting.append(waiter)
+        guard before == nil else { return }
+        dials[destination, default: []].append(dial)
+        open(dial, carrier)
+    }
+
+    private func giveUp(_ waiter: Waiter) {
+        waiter.isOver = true
+        guard let dial = waiter.dial else { return }
+        waiter.dial = nil
+        dial.waiting.removeAll { $0 === waiter }
+        guard dial.waiting.isEmpty else { return }
+        dial.cancel?()
+        forget(dial)
     }
 
     /// A workload that is told who asks is told it once for a session.
@@ -83,20 +103,22 @@ final class HTTP2Servers {
             forget(dial)
             let waiting = dial.waiting
             dial.waiting = []
+            for waiter in waiting { waiter.dial = nil }
             do throws(StreamError) {
                 let opened = try result.get()
                 guard !waiting.isEmpty else { return opened.abandon() }
                 let server = try HTTP2Server(opened, dial.plan, of: self, carrier)
                 servers[dial.plan.request.destination, default: []].append(server)
-                for waiter in waiting {
+                // What becomes of one may end others.
+                for waiter in waiting where !waiter.isOver {
                     if server.isFree, carrier.mayGoOn(waiter.plan, on: opened, of: dial.plan) {
-                        waiter.completion(.success(server))
+                        waiter.complete(.success(server))
                     } else {
-                        _ = take(waiter.plan, carrier, completion: waiter.completion)
+                        take(for: waiter, carrier)
                     }
                 }
             } catch {
-                for waiter in waiting { waiter.completion(.failure(error)) }
+                for waiter in waiting { waiter.complete(.failure(error)) }
             }
         }
         if !isDone { dial.cancel = cancel }
