@@ -170,25 +170,33 @@ final class IngressHTTP1Exchange: IngressExchange {
             chunkLeft = offered
         }
         guard flush() else { return stream.failure == nil ? blockWriter() : serverIsGone() }
-        let result = isChunked && chunkLeft < offered ? stream.write(first(vectors, chunkLeft)) : stream.write(vectors)
+        // Of more than a chunk has room for, which began with less, the rest of the chunk goes first.
+        let isPart = isChunked && chunkLeft < offered
+        let part = isPart ? first(vectors, chunkLeft) : UnsafeRawBufferPointer(start: nil, count: 0)
+        let result = isPart ? stream.write(part) : stream.write(vectors)
         switch result {
         case .bytes(let count):
             sentBody &+= UInt64(count)
+            var isFull = count < (isPart ? part.count : offered)
             if isChunked {
                 chunkLeft -= count
                 if chunkLeft == 0 {
                     output += [13, 10]
-                    flush()
+                    if !flush() { isFull = true }
                 }
             }
-            if count < offered { _ = blockWriter() }
+            if count < offered {
+                _ = blockWriter()
+                // The server's stream wakes whom it has refused something, and it has refused nothing.
+                if !isFull { loop.later { [self] in wakeWriter() } }
+            }
             return result
         case .wouldBlock: return blockWriter()
         case .failed: return serverIsGone()
         }
     }
 
-    /// Of more than a chunk has room for, which began with less.
+    /// The first of the bytes, `count` at most.
     private func first(_ vectors: UnsafeBufferPointer<iovec>, _ count: Int) -> UnsafeRawBufferPointer {
         let vector = vectors.first { $0.iov_len > 0 } ?? iovec()
         return UnsafeRawBufferPointer(start: vector.iov_base, count: min(count, vector.iov_len))
