@@ -11,6 +11,8 @@ final class CuttingLink: Sendable {
         /// Everything is cut whenever so many more have passed.
         var step = Int.max
         var cuts = 0
+        /// What has come in before this is silent for good.
+        var silent: Set<Int32> = []
     }
 
     let host: String
@@ -46,6 +48,9 @@ final class CuttingLink: Sendable {
             }
         }
     }
+
+    /// What is in passes nothing any more, in either direction, and nobody is told. What comes in then passes.
+    func silence() { state.withLock { $0.silent.formUnion($0.pairs.keys) } }
 
     /// Nothing gets in any more, and what is in is cut.
     func close() {
@@ -130,20 +135,24 @@ final class CuttingLink: Sendable {
         let counter = Counter()
         for (source, sink) in [(near, far), (far, near)] {
             Thread { [self] in
-                pass(source, sink)
+                pass(source, sink, of: near)
                 guard counter.left.subtract(1, ordering: .sequentiallyConsistent).newValue == 0 else { return }
-                state.withLock { $0.pairs[near] = nil }
+                state.withLock {
+                    $0.pairs[near] = nil
+                    $0.silent.remove(near)
+                }
                 Glibc.close(near)
                 Glibc.close(far)
             }.start()
         }
     }
 
-    private func pass(_ source: Int32, _ sink: Int32) {
+    private func pass(_ source: Int32, _ sink: Int32, of near: Int32) {
         var buffer = [UInt8](repeating: 0, count: 64 << 10)
         while true {
             let count = recv(source, &buffer, buffer.count, 0)
             guard count > 0 else { break }
+            if state.withLock({ $0.silent.contains(near) }) { continue }
             if isDue(count) {
                 cut()
                 break

@@ -132,6 +132,34 @@ import Testing
         await other.stop()
     }
 
+    /// Nothing ends the connection within the time limit of this suite: only that it does not answer.
+    @Test("streams leave a connection that has fallen silent") func blackHole() async throws {
+        let backend = try EchoServer()
+        let bench = try await Bench(
+            to: backend.port,
+            clientSettings: "connections: {resumable: true, keepAlive: 1h, keepAliveTimeout: 1h}"
+        )
+        let streams = try await [
+            TCPConversation(port: bench.entry), TCPConversation(port: bench.entry), TCPConversation(port: bench.entry),
+        ]
+        for stream in streams { #expect(try await stream.echo([1]) == [1]) }
+        for round in 0..<2 {
+            bench.link.silence()
+            let start = ContinuousClock.now
+            for (number, stream) in streams.enumerated() {
+                let bytes = Pattern.bytes(50_000, seed: UInt64(number))
+                let echoed = try await stream.echo(bytes)
+                #expect(echoed == bytes, "stream \(number)")
+            }
+            print("round \(round): 3 times 50,000 bytes there and back \(ContinuousClock.now - start) after the silence")
+        }
+        for stream in streams {
+            let (_, ending) = try await stream.end()
+            #expect(ending == .endOfStream)
+        }
+        await bench.stop()
+    }
+
     @Test("a reset is a reset on the far side, also where it comes while there is no carrier") func resets()
         async throws
     {

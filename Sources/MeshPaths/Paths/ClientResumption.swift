@@ -182,4 +182,10 @@ extension PeerPaths {
             resumption.ask(because: reason)
         }
     }
+    /// A connection does not answer: its streams go on where somebody does, and stay where nobody does.
+    func moveStreams(from connection: H2Connection, because reason: String) {
+        for resumption in Array(resumable.values) where resumption.stream.transportConnection === connection {
+            resumption.ask(because: reason)
+        }
+    }
 }

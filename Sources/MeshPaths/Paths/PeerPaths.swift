@@ -354,7 +354,7 @@ package final class PeerPaths {
                 [weak self, loop, expectation = access.expectation] server, context, settings in
                 // Its paths are gone: nothing is dialled any more.
                 let gone: TunnelSource.LowerDialer = { $0(.failure(StreamError(.closed, "shut down"))) }
-                return TunnelSource(
+                let source = TunnelSource(
                     over: self?.dialer([server]) ?? gone,
                     again: self?.dialer([server], segmentLimit: SocketOptions.smallSegment),
                     as: transport,
@@ -363,6 +363,8 @@ package final class PeerPaths {
                     settings: settings,
                     on: loop
                 )
+                self?.watch(source)
+                return source
             }
         case .proxy:
             guard let context, let proxy = access.proxy else { return nil }
@@ -381,7 +383,7 @@ package final class PeerPaths {
             return makeGatewaySource(gateways, single, context)
         case .tunnel, .tunnelOverSSH:
             guard let context else { return nil }
-            return TunnelSource(
+            let source = TunnelSource(
                 over: lowerDialer(way.reach),
                 again: smallerDialer(way.reach),
                 as: way.id.transport,
@@ -390,7 +392,13 @@ package final class PeerPaths {
                 settings: settings,
                 on: loop
             )
+            watch(source)
+            return source
         }
+    }
+
+    private func watch(_ source: TunnelSource) {
+        source.onDoubt = { [weak self] in self?.moveStreams(from: $0, because: $1.message) }
     }
 
     private func makeGatewaySource(
@@ -409,8 +417,8 @@ package final class PeerPaths {
             context: context,
             settings: settings,
             on: loop
-        ) { [loop] dial, dialAgain, expectation, context, settings in
-            TunnelSource(
+        ) { [weak self, loop] dial, dialAgain, expectation, context, settings in
+            let source = TunnelSource(
                 over: dial,
                 again: dialAgain,
                 as: .h2ViaGateway,
@@ -419,6 +427,8 @@ package final class PeerPaths {
                 settings: settings,
                 on: loop
             )
+            self?.watch(source)
+            return source
         }
     }
 

@@ -25,6 +25,8 @@ final class TunnelSource: PathSource {
     var mark: HeaderFields
     /// Told of a connection that takes no more streams.
     var onDraining: ((H2Connection) -> Void)?
+    /// Told of a connection that does not answer: streams that can go on elsewhere need not wait for it.
+    var onDoubt: ((H2Connection, StreamError) -> Void)?
     private let expectation: PeerExpectation
     /// The server is a proxy that is no member of a mesh, and must have this name; nil: it is the peer itself.
     private let proxy: String?
@@ -265,9 +267,9 @@ final class TunnelSource: PathSource {
     /// Runs while streams are open, or wait for a connection that is being made. Silence alone is no reason to ask: an
     /// idle stream owes nothing, and a device's battery pays for each PING. Silence after something was sent is.
     ///
-    /// A connection that does not answer is in doubt: new streams go elsewhere. Those that are open stay: a device that
-    /// pauses for two seconds, or a round trip that grows, must not cost bytes that TCP would have delivered. That a
-    /// connection is dead, TCP says, or the keep-alive.
+    /// A connection that does not answer is in doubt: new streams go elsewhere, and resumable ones, which lose nothing
+    /// by it. All others stay: a device that pauses for two seconds, or a round trip that grows, must not cost bytes
+    /// that TCP would have delivered. That a connection is dead, TCP says, or the keep-alive.
     private func checkSilence() {
         guard let group else { return }
         for connection in group.connections where !connection.isDraining && connection.streamCount > 0 {
@@ -281,6 +283,7 @@ final class TunnelSource: PathSource {
                 self?.beCautious()
                 let reason = StreamError(.timedOut, "no answer to PING within \(timeout)")
                 group?.doubt(connection, reason, since: asked)
+                self?.onDoubt?(connection, reason)
             }
         }
         if group.streamCount > 0 { monitor?.schedule(after: Self.silence) }
