@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Measures gateways: HTTP/1.1 ingress beside Envoy doing the same, and plain TCP egress beside HAProxy.
+"""Measures gateways: HTTP ingress beside Envoy doing the same, plain TCP egress beside HAProxy, and inner mutual TLS beside Envoy's.
 
-    Benchmarks/gateways.py [--binary BOOTSTRAP] [--load LOAD] [--rounds N] [--seconds S] [--only ingress|egress] [--no-write]
+    Benchmarks/gateways.py [--binary BOOTSTRAP] [--load LOAD] [--rounds N] [--seconds S] [--only ingress|egress|inner] [--no-write]
 
 Peers take turns within each round; what counts is the ratio of a round, and processor time for each request, gigabyte and open.
 Writes a table to docs/benchmarks.md.
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 
+import hops
 import peers
 import report
 import run
@@ -25,8 +26,9 @@ import run
 HERE = pathlib.Path(__file__).resolve().parent
 BEGIN, END = "<!-- gateways: begin (written by make bench-fronts) -->", "<!-- gateways: end -->"
 BODY = 1024
-# Clients of the HTTP gateways, at once.
+# Clients of the HTTP gateways, at once; with HTTP/2 they share connections.
 WIDTH = 64
+HTTP2_CONNECTIONS = 4
 
 
 class HAProxyServer(peers.Peer):
@@ -101,14 +103,14 @@ endpoints:
 
 
 class EnvoyIngress(peers.Envoy):
-    """An HTTP/1.1 gateway whose upstream connections go through CONNECT tunnels, by an internal listener: as Istio's proxies do."""
+    """An HTTP gateway whose upstream connections go through CONNECT tunnels, by an internal listener: as Istio's proxies do."""
 
     name = "envoy"
 
     def manager(self, cluster):
         return {"name": "http", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-            "stat_prefix": "web", "codec_type": "HTTP1", "stream_idle_timeout": "0s", "use_remote_address": True,
+            "stat_prefix": "web", "codec_type": "AUTO", "stream_idle_timeout": "0s", "use_remote_address": True,
             "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{
                 "match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": "0s"}}]}]},
             "http_filters": [{"name": "router", "typed_config": {
@@ -213,6 +215,18 @@ def wrk(peer, connections, seconds):
             "p99": float(tail) * {"us": 1, "ms": 1e3, "s": 1e6}[unit], "cpu": 1e6 * sum(used) / requests}
 
 
+def h2load(peer, connections, width, seconds):
+    """Requests per second and processor time for each request at each proxy: HTTP/2 by prior knowledge."""
+    before = [run.cpu_seconds(process.pid) for process in peer.processes]
+    done = subprocess.run(["h2load", "-t", "1", "-c", str(connections), "-m", str(width // connections), "-D", str(seconds),
+                           f"http://127.0.0.1:{peer.port}/"], capture_output=True, text=True, timeout=seconds + 60)
+    used = [run.cpu_seconds(process.pid) - earlier for process, earlier in zip(peer.processes, before)]
+    ended = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", done.stdout)
+    if done.returncode != 0 or not ended or ended.groups()[1:] != ("0", "0", "0") or ended[1] == "0":
+        raise RuntimeError(done.stdout + done.stderr)
+    return {"rate": int(ended[1]) / seconds, "cpu": 1e6 * sum(used) / int(ended[1])}
+
+
 # Title, key of the measure, how a value is read, whether more is better.
 INGRESS = [
     (f"requests per second, {WIDTH} connections", "wide", lambda v: v["rate"], True),
@@ -220,8 +234,12 @@ INGRESS = [
     (f"99th percentile, {WIDTH} connections, µs", "wide", lambda v: v["p99"], False),
     ("requests per second, 1 connection", "narrow", lambda v: v["rate"], True),
     ("CPU for each request, 1 connection, µs", "narrow", lambda v: v["cpu"], False),
+    (f"HTTP/2: requests per second, {HTTP2_CONNECTIONS} connections, {WIDTH} at a time", "http2", lambda v: v["rate"], True),
+    ("HTTP/2: CPU for each of these, µs", "http2", lambda v: v["cpu"], False),
+    ("HTTP/2: requests per second, 1 connection, 1 at a time", "http2 one", lambda v: v["rate"], True),
+    ("HTTP/2: CPU for each of these, µs, one at a time", "http2 one", lambda v: v["cpu"], False),
 ]
-EGRESS = [
+TCP = [
     ("up, 1 connection, MB/s", "up 1", lambda v: v["up"], True),
     ("down, 1 connection, MB/s", "down 1", lambda v: v["down"], True),
     ("up, 8 connections, MB/s", "up 8", lambda v: v["up"], True),
@@ -293,19 +311,21 @@ def ingress(directory, arguments):
         values = compare(directory, server.port, [BootstrapIngress, EnvoyIngress, BootstrapSingle, EnvoySingle], {
             "wide": lambda peer, warm: wrk(peer, WIDTH, 1 if warm else arguments.seconds),
             "narrow": lambda peer, warm: wrk(peer, 1, 1 if warm else arguments.seconds),
+            "http2": lambda peer, warm: h2load(peer, HTTP2_CONNECTIONS, WIDTH, 1 if warm else arguments.seconds),
+            "http2 one": lambda peer, warm: h2load(peer, 1, 1, 1 if warm else arguments.seconds),
         }, arguments.rounds)
     finally:
         server.stop()
     return table(values, INGRESS, {"bootstrap": ["envoy"], "bootstrap, no tunnel": ["envoy, no tunnel"]})
 
 
-def egress(directory, arguments):
+def tcp(directory, arguments, name, kinds, measures, others):
+    """Peers that carry bytes, between the load tool's client and its server."""
     load = arguments.load or run.build_load()
     target = peers.free_port()
     server = subprocess.Popen([load, "server", str(target)], stdout=subprocess.PIPE)
     try:
         server.stdout.readline()
-        names = sorted({measure for _, measure, _, _ in EGRESS}, key=[m for _, m, _, _ in EGRESS].index)
 
         def measure(name):
             def once(peer, warm):
@@ -314,16 +334,27 @@ def egress(directory, arguments):
                 return run.measure(load, peer, run.MEASURES[name], arguments.seconds, 0.3)
             return once
 
-        # A directory of its own: peers of both halves have the same names.
-        place = os.path.join(directory, "egress")
+        # A directory of its own: some peers of several comparisons have the same name.
+        place = os.path.join(directory, name)
         os.mkdir(place)
         os.symlink("../certificates", os.path.join(place, "certificates"))
-        values = compare(place, target, [BootstrapEgress, BootstrapEgressOneLoop, HAProxy, HAProxySplice],
-                         {name: measure(name) for name in names}, arguments.rounds)
+        values = compare(place, target, kinds, {name: measure(name) for name in dict.fromkeys(m for _, m, _, _ in measures)},
+                         arguments.rounds)
     finally:
         server.terminate()
         server.wait()
-    return table(values, EGRESS, {"bootstrap": ["haproxy", "haproxy, splice"], "bootstrap, one loop": ["haproxy, splice"]})
+    return table(values, measures, others)
+
+
+def egress(directory, arguments):
+    return tcp(directory, arguments, "egress", [BootstrapEgress, BootstrapEgressOneLoop, HAProxy, HAProxySplice], TCP,
+               {"bootstrap": ["haproxy", "haproxy, splice"], "bootstrap, one loop": ["haproxy, splice"]})
+
+
+def inner(directory, arguments):
+    kinds = [peers.Bootstrap, hops.BootstrapResumable, hops.BootstrapDouble, hops.BootstrapTun, hops.EnvoyDouble]
+    resumable, double, tun, envoy = (kind.name for kind in kinds[1:])
+    return tcp(directory, arguments, "inner", kinds, TCP, {double: [envoy], tun: [envoy], resumable: [peers.Bootstrap.name]})
 
 
 def main():
@@ -332,7 +363,7 @@ def main():
     parser.add_argument("--load", help="the load tool, if it is built already")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="for each peer, measure and round")
-    parser.add_argument("--only", choices=["ingress", "egress"])
+    parser.add_argument("--only", choices=["ingress", "egress", "inner"])
     parser.add_argument("--no-write", action="store_true", help="leave docs/benchmarks.md as it is")
     arguments = parser.parse_args()
     cache = os.environ.get("BOOTSTRAP_TESTS_CACHE") or os.path.join(
@@ -345,8 +376,10 @@ def main():
     with tempfile.TemporaryDirectory(prefix="bootstrap-bench.") as directory:
         os.mkdir(os.path.join(directory, "certificates"))
         peers.make_certificates(os.path.join(directory, "certificates"))
-        for name, title, measured in (("ingress", f"**HTTP/1.1 ingress**, keep-alive, answers of {BODY:,} bytes:", ingress),
-                                      ("egress", "**TCP egress**, one hop:", egress)):
+        for name, title, measured in (("ingress", f"**HTTP ingress**, kept connections, answers of {BODY:,} bytes; HTTP/1.1 (wrk) and HTTP/2 (h2load):", ingress),
+                                      ("egress", "**TCP egress**, one hop:", egress),
+                                      ("inner", "**Inner mutual TLS** by a gateway (double HBONE) and by a proxy of the web (tun), and "
+                                                "**resumable streams**, beside a plain pair of nodes:", inner)):
             if arguments.only in (None, name):
                 parts += [title, measured(directory, arguments)]
     text = "\n\n".join(parts)

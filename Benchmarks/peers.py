@@ -9,6 +9,8 @@ import subprocess
 import time
 
 TRUST_DOMAIN = "bench.example"
+# The name of a proxy of the web, which no node trusts.
+PROXY = "tunnel.example.net"
 LONG_PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../Tests/Peers/network/delay.py")
 
 
@@ -36,7 +38,7 @@ def wait_for_port(port, process, what, seconds=20):
 
 
 def make_certificates(directory):
-    """A root, a server and a client with SPIFFE identities, in Istio's file names, by the openssl command line."""
+    """A root, and what it vouches for, in Istio's file names, by the openssl command line: nodes with SPIFFE identities, a proxy with a name."""
 
     def openssl(*arguments):
         subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=directory)
@@ -49,14 +51,14 @@ def make_certificates(directory):
     openssl("req", "-x509", "-new", "-key", "ca.key", "-sha256", "-days", "2", "-subj", "/CN=benchmark root",
             "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign",
             "-addext", f"subjectAltName=URI:spiffe://{TRUST_DOMAIN}", "-out", "ca.pem")
-    for name in ("server", "client", "gateway"):
+    for name in ("server", "client", "gateway", "proxy"):
         os.mkdir(os.path.join(directory, name), 0o700)
         key(f"{name}/key.pem")
         identity = f"spiffe://{TRUST_DOMAIN}/ns/default/sa/{name}"
         with open(os.path.join(directory, f"{name}.ext"), "w") as extensions:
             extensions.write("basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n"
                              "extendedKeyUsage=serverAuth,clientAuth\nauthorityKeyIdentifier=keyid\n"
-                             f"subjectAltName=critical,URI:{identity}\n")
+                             f"subjectAltName=critical,{'DNS:' + PROXY if name == 'proxy' else 'URI:' + identity}\n")
         openssl("req", "-new", "-key", f"{name}/key.pem", "-subj", "/", "-out", f"{name}.csr")
         openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
                 "-sha256", "-days", "1", "-extfile", f"{name}.ext", "-out", f"{name}/cert-chain.pem")
@@ -209,35 +211,6 @@ endpoints:
         self.processes.reverse()
 
 
-class BootstrapDouble(Bootstrap):
-    """Double HBONE: a gateway between the two, which carries the mutual TLS of client and server as bytes."""
-
-    name = "bootstrap, double HBONE"
-    can_be_distant = False
-
-    def start(self):
-        self.port, gateway, tunnel = free_port(), free_port(), free_port()
-        self.start_node_server(tunnel)
-        self.node("gateway", f"""\
-identity: {self.certificates}/gateway
-listeners:
-- {{name: hbone, bind: "127.0.0.1:{gateway}", protocol: hbone}}
-endpoints:
-- {{match: "127.0.0.1:{self.target}", address: "127.0.0.1:{tunnel}", direct: true}}
-""")
-        self.node("client", f"""\
-identity: {self.certificates}/client
-listeners:
-- {{name: in, bind: "127.0.0.1:{self.port}", protocol: tcp, forwardTo: "127.0.0.1:{self.target}"}}
-endpoints:
-- match: "127.0.0.1:{self.target}"
-  via: ["127.0.0.1:{gateway}"]
-  viaIdentity: "spiffe://{TRUST_DOMAIN}/ns/default/sa/gateway"
-  identity: "spiffe://{TRUST_DOMAIN}/ns/default/sa/server"
-""")
-        self.processes.reverse()
-
-
 class BootstrapOpenSSL(Bootstrap):
     """The same binary with OpenSSL's own AES-GCM, where ours would run (docs/dependencies.md)."""
 
@@ -356,28 +329,6 @@ class Envoy(Peer):
         self.envoy("client", [{
             "name": "in", "address": self.address(self.port), "filter_chains": [self.tunneling("tunnel")],
         }], [self.cluster("tunnel", self.reach(tunnel), **self.originating("server"))], self.port)
-        self.processes.reverse()
-
-
-class EnvoyDouble(Envoy):
-    """Double HBONE as Istio builds it: an internal listener of the client puts mutual TLS with the server into a CONNECT of the gateway."""
-
-    name = "envoy, double HBONE"
-    can_be_distant = False
-
-    def start(self):
-        self.port, gateway, tunnel = free_port(), free_port(), free_port()
-        self.start_server("server", "client", tunnel, self.target)
-        self.start_server("gateway", "client", gateway, tunnel)
-        inner = self.cluster("inner", 0, **self.originating("server"))
-        inner["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"] = {
-            "envoy_internal_address": {"server_listener_name": "outer", "endpoint_id": "inner"}}
-        self.envoy("client", [
-            {"name": "in", "address": self.address(self.port), "filter_chains": [self.tunneling("inner")]},
-            {"name": "outer", "internal_listener": {}, "filter_chains": [self.tunneling("outer")]},
-        ], [inner, self.cluster("outer", gateway, **self.originating("gateway"))], self.port, bootstrap_extensions=[{
-            "name": "envoy.bootstrap.internal_listener", "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"}}])
         self.processes.reverse()
 
 
@@ -547,5 +498,5 @@ class Rust(Peer):
         self.processes.reverse()
 
 
-ALL = [Direct, Bootstrap, BootstrapDouble, BootstrapOneLoop, BootstrapOpenSSL, BootstrapBefore, Envoy, EnvoyDouble, EnvoyDefaults, SSH, SSHAESGCM, Rust, BootstrapSSH,
+ALL = [Direct, Bootstrap, BootstrapOneLoop, BootstrapOpenSSL, BootstrapBefore, Envoy, EnvoyDefaults, SSH, SSHAESGCM, Rust, BootstrapSSH,
        BootstrapSSHEngine, BootstrapSSHLibrary, BootstrapOverSSH, Stunnel, Nghttpx]
