@@ -20,7 +20,7 @@ TEST_WIDTH := --experimental-maximum-parallelization-width 4
 export PATH := $(CACHE)/venv/bin:$(PATH)
 export BOOTSTRAP_TESTS_CACHE := $(CACHE)
 
-.PHONY: help deps build static test test-sanitizers soak soak-sanitizers demo examples bench bench-fronts bench-fleet bench-directory instructions lint api-check api-update format docs clean
+.PHONY: help deps build static test test-sanitizers soak soak-sanitizers demo examples bench bench-fronts bench-fleet bench-directory lab instructions lint api-check api-update format docs clean
 
 help: ## This list
 	@echo "make TARGET, where TARGET is one of"
@@ -81,6 +81,10 @@ bench-directory: build ## Measure how fast a change of the directory is in force
 bench-fleet: build static ## Measure enrolment and commands on many machines against Ansible and parallel-ssh; writes docs/benchmarks.md
 	@scripts/install-dependencies.sh test fleet
 	@python3 Benchmarks/fleet.py --binary $(BINARY) --agent $(STATIC)
+
+lab: build ## Faults under live streams, in a network of namespaces: who survives, and how soon bytes flow (SHORT=1: few runs, WRITE=1: into docs/benchmarks.md)
+	@scripts/install-dependencies.sh test
+	@python3 -B Benchmarks/lab/lab.py --binary $(BINARY) $(if $(SHORT),--short) $(if $(WRITE),--write) $(if $(ONLY),--only '$(ONLY)')
 
 instructions: deps build ## Count user instructions: of the H2 path for each byte, of two nodes for each open and round trip; fails above the limits
 	@scripts/install-dependencies.sh instructions

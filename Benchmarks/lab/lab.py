@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""What becomes of live streams when their path dies: faults in a network of namespaces, with a real sshd and node on each device.
+
+    Benchmarks/lab/lab.py [--binary BOOTSTRAP] [--short] [--only WORDS] [--write]
+
+Each run opens streams through `bootstrap connect`, lets random bytes go both ways, does the fault, measures the time until bytes
+that were sent after it have come back, ends the streams in order and compares the sums. Needs root (uses sudo otherwise): all of
+it is in namespaces of its own, which are gone when this program is, however it ends. Exit code 1 when streams were lost that had
+to survive.
+"""
+
+import argparse
+import os
+import pathlib
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+MARK = "LAB_ISOLATED"
+
+
+def isolate():
+    """Starts this program anew as the first process of namespaces of its own, whose end is that of all others in them."""
+    if os.environ.get(MARK):
+        return
+    command = ["env", f"{MARK}=1", "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+               sys.executable, "-B", *sys.argv]
+    if os.geteuid() != 0:
+        if not shutil.which("sudo"):
+            sys.exit("lab: needs root, for network namespaces: run 'make lab' as root")
+        command = ["sudo", *command]
+    elif subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True).returncode != 0:
+        sys.exit("lab: this machine lets nobody make network namespaces (unshare --net): run it where root may")
+    os.execvp(command[0], command)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--binary", default=str(ROOT / ".build/release/bootstrap"))
+    parser.add_argument("--short", action="store_true", help="2 runs with 50 streams instead of 20 with 200")
+    parser.add_argument("--only", default="", help="scenarios with this in their names")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    parser.add_argument("--no-beside", action="store_true", help="leave out ssh -L")
+    return parser.parse_args()
+
+
+class Lab:
+    def __init__(self, chosen, directory):
+        from tunnels import World
+        self.chosen, self.number = chosen, 0
+        self.world = World(os.path.abspath(chosen.binary), directory)
+        self.rows, self.beside, self.skipped, self.failed = [], [], [], False
+
+    def runs(self, scenario, fault, limit, kind):
+        from run import Run
+        results = []
+        for _ in range(min(limit, scenario.runs, 2 if self.chosen.short else 20)):
+            self.number += 1
+            run = Run(self.world, scenario, scenario.load.get("count", 50 if self.chosen.short else 200), self.number,
+                      self.chosen.short, kind)
+            try:
+                result = run.measure(fault)
+                results.append(result)
+                if result["whole"] != result["streams"] and scenario.survive == "all" and kind.name == "bootstrap connect":
+                    print(f"{scenario.name}: {result['lost'][:3]}\n{run.tunnel.tail()}", file=sys.stderr, flush=True)
+            except Exception:
+                if run.tunnel:
+                    print(run.tunnel.tail(), file=sys.stderr, flush=True)
+                raise
+            finally:
+                run.close()
+        return results
+
+    def scenario(self, scenario):
+        from machines import LabError, Skipped
+        from table import beside_row, row
+        from tunnels import Connect, SSHForward
+        started = time.monotonic()
+        try:
+            results = self.runs(scenario, scenario.fault, 20, Connect)
+            good, cells = row(scenario, results)
+            self.rows.append(cells)
+            self.failed |= not good
+            print(" | ".join(cells) + f" | {time.monotonic() - started:.0f} s in all", flush=True)
+        except Skipped as reason:
+            self.skipped.append(f"{scenario.name} ({reason})")
+            print(f"skipped: {self.skipped[-1]}", flush=True)
+        except LabError as error:
+            self.failed = True
+            self.rows.append([scenario.name, "–", "–", "–", "–", f"FAILED: {str(error).splitlines()[0]}"])
+            print(f"{scenario.name}: FAILED: {error}", flush=True)
+        if not scenario.beside or self.chosen.no_beside:
+            return
+        try:
+            cells = beside_row(scenario, self.runs(scenario, scenario.beside, 3, SSHForward))
+        except LabError as error:
+            cells = [scenario.name, "–", "–", f"not measured: {str(error).splitlines()[0]}"]
+        self.beside.append(cells)
+        print("  ssh -L: " + " | ".join(cells), flush=True)
+
+    def about(self):
+        commit = subprocess.run(["git", "-C", str(ROOT), "log", "-1", "--format=%h, %cd", "--date=format:%-d %B %Y"],
+                                capture_output=True, text=True).stdout.strip()
+        streams = 50 if self.chosen.short else 200
+        return (f"{streams} streams a run unless it says otherwise; medians (worst) of the runs. {os.cpu_count()} cores, Linux "
+                f"{platform.release()}, commit {commit}.")
+
+    def document(self):
+        from table import document
+        return document(self.about(), self.rows, self.beside, self.skipped)
+
+
+def main():
+    chosen = arguments()
+    if not os.access(chosen.binary, os.X_OK):
+        sys.exit(f"lab: {chosen.binary} is missing: run 'make lab', which builds it")
+    isolate()
+    import scenarios
+    import table
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
+    wanted = [scenario for scenario in scenarios.ALL if chosen.only in scenario.name]
+    if not wanted:
+        sys.exit(f"lab: no scenario has '{chosen.only}' in its name: " + ", ".join(s.name for s in scenarios.ALL))
+    lab = None
+    directory = tempfile.mkdtemp(prefix="lab-")
+    try:
+        lab = Lab(chosen, directory)
+        for scenario in wanted:
+            lab.scenario(scenario)
+        print("\n" + lab.document())
+        if chosen.write:
+            table.write(str(ROOT / "docs/benchmarks.md"), lab.document())
+    except KeyboardInterrupt:
+        print("lab: interrupted; everything was removed", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        if lab:
+            lab.world.close()
+        shutil.rmtree(directory, ignore_errors=True)
+    sys.exit(1 if lab.failed else 0)
+
+
+if __name__ == "__main__":
+    main()
