@@ -60,7 +60,7 @@ class Machine:
         os.makedirs(directory, exist_ok=True)
         script = "mkdir -p /run/sshd && ip link set lo up && echo ready && exec sleep infinity"
         self.holder = subprocess.Popen(["unshare", "--net", "--mount", "sh", "-c", script], stdout=subprocess.PIPE, text=True,
-                                       env=environment)
+                                       env=environment, start_new_session=True)
         if self.holder.stdout.readline() != "ready\n":
             raise LabError(f"{name}: no network namespace of its own")
         self.namespace = os.readlink(f"/proc/{self.holder.pid}/ns/net")
@@ -69,6 +69,8 @@ class Machine:
         return ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net", f"--mount=/proc/{self.holder.pid}/ns/mnt", *arguments]
 
     def start(self, *arguments, log=None, **options):
+        # Ctrl-C and a timeout's SIGTERM go to the whole group: this program is to end the others, in its order.
+        options["start_new_session"] = True
         if log:
             with open(os.path.join(self.directory, log), "ab") as file:
                 return subprocess.Popen(self.command(arguments), stdin=subprocess.DEVNULL, stdout=file, stderr=file,

@@ -1,8 +1,9 @@
 """One run of a scenario: streams, fault, the time until bytes flow, sums."""
 
+import sys
 import time
 
-from machines import OPERATOR, LabError, wait_until
+from machines import LabError, wait_until
 from tunnels import Connect, Load
 
 # Streams that have not carried a byte within this time after a fault are what the sums make of them.
@@ -85,7 +86,11 @@ class Run:
         return {name: now[name] - before[name] for name in now}
 
     def close(self):
-        self.network.heal()
+        try:
+            self.network.heal()
+        except LabError as error:
+            # Not raised: it would take the place of what ended the run, Ctrl-C too.
+            print(f"lab: {error}", file=sys.stderr, flush=True)
         for part in (self.load, self.tunnel):
             if part:
                 part.close()
