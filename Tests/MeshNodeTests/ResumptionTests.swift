@@ -151,7 +151,9 @@ import Testing
                 let echoed = try await stream.echo(bytes)
                 #expect(echoed == bytes, "stream \(number)")
             }
-            print("round \(round): 3 times 50,000 bytes there and back \(ContinuousClock.now - start) after the silence")
+            print(
+                "round \(round): 3 times 50,000 bytes there and back \(ContinuousClock.now - start) after the silence"
+            )
         }
         for stream in streams {
             let (_, ending) = try await stream.end()

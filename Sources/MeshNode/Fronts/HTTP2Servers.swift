@@ -18,7 +18,8 @@ final class HTTP2Servers {
         init(_ plan: StreamPlan) { self.plan = plan }
     }
 
-    /// A request without a session. It may wait for one after the other: whoever gives it up gives it up wherever it is.
+    /// A request without a session. It may wait for one after the other: whoever gives it up gives it up wherever it
+    /// is.
     private final class Waiter {
         let plan: StreamPlan
         let completion: Completion
