@@ -52,7 +52,7 @@ class BootstrapTun(peers.Bootstrap):
         self.node("server", f"""\
 identity: {self.certificates}/server
 listeners:
-- {{name: hbone, bind: "127.0.0.1:{tunnel}", protocol: hbone, clients: none, cleartext: true}}
+- {{name: hbone, bind: "127.0.0.1:{tunnel}", protocol: hbone, cleartext: true}}
 policy:
 - name: benchmark
   action: ALLOW
