@@ -150,7 +150,7 @@ import Testing
 
     @Test("a slow answer is granted more time, up to a bound; a long round trip all that it takes")
     func patience() {
-        #expect(TunnelSource.patience(nil, slowestAnswer: .zero) == .milliseconds(900))
+        #expect(TunnelSource.patience(nil, slowestAnswer: .zero) == .milliseconds(800))
         #expect(TunnelSource.patience(.milliseconds(500), slowestAnswer: .seconds(1)) == .seconds(2))
         #expect(TunnelSource.patience(.milliseconds(1), slowestAnswer: .milliseconds(1500)) == .seconds(3))
         #expect(TunnelSource.patience(.milliseconds(1), slowestAnswer: .seconds(60)) == .seconds(4))

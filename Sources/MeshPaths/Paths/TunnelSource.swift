@@ -54,7 +54,7 @@ final class TunnelSource: PathSource {
     private static let silence: Duration = .milliseconds(300)
     /// How long it may take to answer at least before it takes no new streams: together with the silence, a black hole
     /// is left within 1.5 s.
-    private static let shortestAnswer: Duration = .milliseconds(900)
+    private static let shortestAnswer: Duration = .milliseconds(800)
     /// The most that is granted because an answer was slow before.
     private static let longestAllowance: Duration = .seconds(4)
     /// After a connection has fallen silent, those that follow it send small packets for so long: it may be the large

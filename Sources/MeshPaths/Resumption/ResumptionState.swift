@@ -108,15 +108,18 @@ struct ResumptionState {
         guard position >= known else {
             throw ResumptionViolation("acknowledges \(position) after \(known)")
         }
-        guard position <= highestPosition else {
-            throw ResumptionViolation("acknowledges \(position), and \(highestPosition) was sent")
+        // What was sent on an earlier carrier may have arrived, and is still sent again on this one, out of what is
+        // kept.
+        guard position <= sentPosition else {
+            throw ResumptionViolation("acknowledges \(position), and \(sentPosition) was sent")
         }
-        if hasEverSentEnd, position == written + 1 { isEndAcknowledged = true }
+        if hasSentEnd, position == written + 1 { isEndAcknowledged = true }
         let bytes = min(position, written)
         defer { acknowledged = bytes }
         return Int(bytes - acknowledged)
     }
 
+    private var sentPosition: UInt64 { hasSentEnd ? written + 1 : sent }
     private var highestPosition: UInt64 { hasEverSentEnd ? written + 1 : highest }
 
     // MARK: Reading
@@ -159,7 +162,9 @@ struct ResumptionState {
     var position: UInt64 { arrived + (end == nil ? 0 : 1) }
 
     private var deliveredPosition: UInt64 { delivered + (isEndDelivered ? 1 : 0) }
-    private var announceable: UInt64 { min(deliveredPosition, acknowledgementLimit) }
+    private var announceable: UInt64 { min(deliveredPosition, acknowledgementLimit, repeatedPosition) }
+    /// What comes again is acknowledged when it has: until then, the other side has not sent it on this carrier.
+    private var repeatedPosition: UInt64 { repeated > 0 || repeatsEnd ? arrived - repeated : .max }
     /// There is something to acknowledge.
     var owesAcknowledgement: Bool { announceable > announced || mustAnnounce }
     /// It is not to wait for bytes that it can go with.

@@ -120,7 +120,11 @@ import Testing
                         continue
                     }
                     switch try input.read(&rest) {
-                    case .acknowledgement(let position): _ = try state.acknowledge(position)
+                    case .acknowledgement(let position):
+                        _ = try state.acknowledge(position)
+                        guard state.acknowledged <= state.sent else {
+                            throw Broken(description: "\(position) is acknowledged, and was not sent on this carrier")
+                        }
                     case .end(let position): try state.receiveEnd(at: position)
                     case .data, nil: break
                     }
@@ -313,6 +317,45 @@ import Testing
         #expect(throws: ResumptionViolation.self) { _ = try state.acknowledge(.max) }
         #expect(try state.acknowledge(60) == 20)
         #expect(state.room == state.window - 40)
+    }
+
+    /// The old carrier goes on bringing bytes while the request for the next one is under way.
+    @Test("what comes again is acknowledged when it has, and what was not sent again is not acknowledged")
+    func repetition() throws {
+        var (sender, reader) = (ResumptionState(), ResumptionState())
+        sender.write(100)
+        sender.send(100)
+        _ = sender.finish()
+        sender.sendEnd()
+        #expect(try reader.receive(40) == 40)
+        reader.deliver(40)
+        let asked = reader.ask()
+        #expect(try reader.receive(60) == 60)
+        try reader.receiveEnd(at: 100)
+        reader.deliver(60)
+        reader.deliverEnd()
+        #expect(reader.announce() == 40)
+
+        try sender.attach(generation: 1, position: asked)
+        try reader.attach(generation: 1, position: 0, asked: asked)
+        #expect(reader.announce() == 40 && !reader.owesAcknowledgement)
+        #expect(try sender.acknowledge(40) == 40)
+        sender.send(10)
+        #expect(try reader.receive(10) == 0)
+        #expect(reader.announce() == 50)
+        #expect(try sender.acknowledge(50) == 10 && sender.sentAndKept == 0)
+        // A peer that does otherwise ends its carrier, and nothing more.
+        for position in [51, 100, 101] as [UInt64] {
+            #expect(throws: ResumptionViolation.self) { _ = try sender.acknowledge(position) }
+        }
+        #expect(sender.acknowledged == 50 && !sender.isEndAcknowledged)
+        sender.send(50)
+        #expect(try reader.receive(50) == 0)
+        #expect(reader.announce() == 100 && !reader.mayEndCarrier)
+        sender.sendEnd()
+        try reader.receiveEnd(at: 100)
+        #expect(reader.announce() == 101)
+        #expect(try sender.acknowledge(101) == 50 && sender.isEndAcknowledged)
     }
 
     @Test("a position is good between what was acknowledged and what was sent, a generation once") func positions()
