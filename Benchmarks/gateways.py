@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Measures gateways: HTTP ingress beside Envoy doing the same, plain TCP egress beside HAProxy, and inner mutual TLS beside Envoy's.
+"""Measures gateways: HTTP ingress beside Envoy doing the same, plain TCP egress beside HAProxy, inner mutual TLS beside Envoy's, and
+what resumable streams and records cost.
 
-    Benchmarks/gateways.py [--binary BOOTSTRAP] [--load LOAD] [--rounds N] [--seconds S] [--only ingress|egress|inner] [--no-write]
+    Benchmarks/gateways.py [--binary BOOTSTRAP] [--load LOAD] [--rounds N] [--seconds S] [--only ingress|egress|inner|options] [--no-write]
 
 Peers take turns within each round; what counts is the ratio of a round, and processor time for each request, gigabyte and open.
 Writes a table to docs/benchmarks.md.
@@ -352,9 +353,14 @@ def egress(directory, arguments):
 
 
 def inner(directory, arguments):
-    kinds = [peers.Bootstrap, hops.BootstrapResumable, hops.BootstrapDouble, hops.BootstrapTun, hops.EnvoyDouble]
-    resumable, double, tun, envoy = (kind.name for kind in kinds[1:])
-    return tcp(directory, arguments, "inner", kinds, TCP, {double: [envoy], tun: [envoy], resumable: [peers.Bootstrap.name]})
+    kinds = [peers.Bootstrap, hops.BootstrapDouble, hops.BootstrapTun, hops.EnvoyDouble]
+    double, tun, envoy = (kind.name for kind in kinds[1:])
+    return tcp(directory, arguments, "inner", kinds, TCP, {double: [envoy], tun: [envoy]})
+
+
+def options(directory, arguments):
+    kinds = [peers.Bootstrap, hops.BootstrapResumable, hops.BootstrapRecorded]
+    return tcp(directory, arguments, "options", kinds, TCP, {kind.name: [peers.Bootstrap.name] for kind in kinds[1:]})
 
 
 def main():
@@ -363,7 +369,7 @@ def main():
     parser.add_argument("--load", help="the load tool, if it is built already")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="for each peer, measure and round")
-    parser.add_argument("--only", choices=["ingress", "egress", "inner"])
+    parser.add_argument("--only", choices=["ingress", "egress", "inner", "options"])
     parser.add_argument("--no-write", action="store_true", help="leave docs/benchmarks.md as it is")
     arguments = parser.parse_args()
     cache = os.environ.get("BOOTSTRAP_TESTS_CACHE") or os.path.join(
@@ -378,8 +384,10 @@ def main():
         peers.make_certificates(os.path.join(directory, "certificates"))
         for name, title, measured in (("ingress", f"**HTTP ingress**, kept connections, answers of {BODY:,} bytes; HTTP/1.1 (wrk) and HTTP/2 (h2load):", ingress),
                                       ("egress", "**TCP egress**, one hop:", egress),
-                                      ("inner", "**Inner mutual TLS** by a gateway (double HBONE) and by a proxy of the web (tun), and "
-                                                "**resumable streams**, beside a plain pair of nodes:", inner)):
+                                      ("inner", "**Inner mutual TLS** by a gateway (double HBONE) and by a proxy of the web (tun), beside "
+                                                "a plain pair of nodes:", inner),
+                                      ("options", "**Resumable streams**, and **access log and metrics**, beside a plain pair of nodes:",
+                                       options)):
             if arguments.only in (None, name):
                 parts += [title, measured(directory, arguments)]
     text = "\n\n".join(parts)

@@ -1,5 +1,7 @@
 """Peers with more on the way than one mutual TLS: a gateway or a proxy between the two, or streams that outlive their path."""
 
+import os
+
 import peers
 
 
@@ -8,8 +10,21 @@ class BootstrapResumable(peers.Bootstrap):
 
     name = "bootstrap, resumable"
 
-    def start_node_client(self, tunnel, more=""):
-        super().start_node_client(tunnel, "  resumable: true\n" + more)
+    def way(self, tunnel):
+        return [*super().way(tunnel), "resumable: true"]
+
+
+class BootstrapRecorded(peers.Bootstrap):
+    """What operators switch on: a line for each stream in the access log, and metrics, which nobody asks for meanwhile."""
+
+    name = "bootstrap, access log and metrics"
+
+    def node(self, name, configuration):
+        log = os.path.join(self.directory, f"{name}-access.log")
+        super().node(name, f"""\
+{configuration}accessLog: {{file: {log}}}
+metrics: "127.0.0.1:{peers.free_port()}"
+""")
 
 
 class BootstrapDouble(peers.Bootstrap):
@@ -28,16 +43,9 @@ listeners:
 endpoints:
 - {{match: "127.0.0.1:{self.target}", address: "127.0.0.1:{tunnel}", direct: true}}
 """)
-        self.node("client", f"""\
-identity: {self.certificates}/client
-listeners:
-- {{name: in, bind: "127.0.0.1:{self.port}", protocol: tcp, forwardTo: "127.0.0.1:{self.target}"}}
-endpoints:
-- match: "127.0.0.1:{self.target}"
-  via: ["127.0.0.1:{gateway}"]
-  viaIdentity: "spiffe://{peers.TRUST_DOMAIN}/ns/default/sa/gateway"
-  identity: "spiffe://{peers.TRUST_DOMAIN}/ns/default/sa/server"
-""")
+        self.start_node_client([
+            f'via: ["127.0.0.1:{gateway}"]',
+            f'viaIdentity: "spiffe://{peers.TRUST_DOMAIN}/ns/default/sa/gateway"'])
         self.processes.reverse()
 
 
@@ -49,29 +57,11 @@ class BootstrapTun(peers.Bootstrap):
 
     def start(self):
         self.port, proxy, tunnel = peers.free_port(), peers.free_port(), peers.free_port()
-        self.node("server", f"""\
-identity: {self.certificates}/server
-listeners:
-- {{name: hbone, bind: "127.0.0.1:{tunnel}", protocol: hbone, cleartext: true}}
-policy:
-- name: benchmark
-  action: ALLOW
-  rules:
-  - from: [{{namespaces: [default]}}]
-    to: [{{ports: [{self.target}]}}]
-""")
+        self.start_node_server(tunnel, ", cleartext: true")
         EnvoyProxy(self).start(proxy, tunnel)
-        self.node("client", f"""\
-identity: {self.certificates}/client
-listeners:
-- {{name: in, bind: "127.0.0.1:{self.port}", protocol: tcp, forwardTo: "127.0.0.1:{self.target}"}}
-endpoints:
-- match: "127.0.0.1:{self.target}"
-  hbone: "127.0.0.1:{proxy}"
-  labels: {{tun: POST}}
-  proxy: {{roots: {self.certificates}/ca.pem, serverName: {peers.PROXY}}}
-  identity: "spiffe://{peers.TRUST_DOMAIN}/ns/default/sa/server"
-""")
+        self.start_node_client([
+            *self.way(proxy), "labels: {tun: POST}",
+            f"proxy: {{roots: {self.certificates}/ca.pem, serverName: {peers.PROXY}}}"])
         self.processes.reverse()
 
 

@@ -1,7 +1,8 @@
 """Machines of the lab: network namespaces of this machine, joined by veth pairs, each with mounts of its own.
 
     operator ── router (NAT) ── firewall ── device1
-                                        └── device2, behind the firewall's NAT: only its SSH port is forwarded
+                                        ├── device2, behind the firewall's NAT: only its SSH port is forwarded
+                                        └── gateway1, gateway2
 
 The program runs as the first process of a process namespace of its own (lab.py), so that everything ends with it, however it
 ends. A machine lives for as long as the process that holds it.
@@ -15,11 +16,16 @@ import subprocess
 import time
 
 OPERATOR, OPERATOR_MOVED, DEVICE1, FIREWALL = "10.71.1.2", "10.71.1.3", "10.71.3.2", "10.71.2.2"
+GATEWAYS = {"gateway1": "10.71.5.2", "gateway2": "10.71.6.2"}
 HBONE_PORT, SSH_PORT, FORWARDED_SSH_PORT = 15008, 22, 2222
 LINKS = [("operator", f"{OPERATOR}/24", "router", "10.71.1.1/24"), ("router", "10.71.2.1/24", "firewall", f"{FIREWALL}/24"),
-         ("firewall", "10.71.3.1/24", "device1", f"{DEVICE1}/24"), ("firewall", "10.71.4.1/24", "device2", "10.71.4.2/24")]
+         ("firewall", "10.71.3.1/24", "device1", f"{DEVICE1}/24"), ("firewall", "10.71.4.1/24", "device2", "10.71.4.2/24"),
+         ("firewall", "10.71.5.1/24", "gateway1", "10.71.5.2/24"), ("firewall", "10.71.6.1/24", "gateway2", "10.71.6.2/24")]
 # (machine, gateway): the firewall does not know the operator's network, as no router of the world does.
-ROUTES = [("operator", "10.71.1.1"), ("router", FIREWALL), ("device1", "10.71.3.1"), ("device2", "10.71.4.1")]
+ROUTES = [("operator", "10.71.1.1"), ("router", FIREWALL), ("device1", "10.71.3.1"), ("device2", "10.71.4.1"),
+          ("gateway1", "10.71.5.1"), ("gateway2", "10.71.6.1")]
+NAT_OF_DEVICE2 = f"ip daddr {FIREWALL} tcp dport {FORWARDED_SSH_PORT} dnat to 10.71.4.2:{SSH_PORT}"
+LONG_WAY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../Tests/Peers/network/delay.py")
 
 
 class LabError(Exception):
@@ -115,8 +121,8 @@ class Machine:
 
 class Network:
     def __init__(self, directory, environment):
-        self.machines = {}
-        for name in ("operator", "router", "firewall", "device1", "device2"):
+        self.machines, self.standing, self.ways = {}, [], []
+        for name in ("operator", "router", "firewall", "device1", "device2", *GATEWAYS):
             self.machines[name] = Machine(name, os.path.join(directory, name), environment)
         for near, near_address, far, far_address in LINKS:
             self.join(near, near_address, far, far_address)
@@ -129,8 +135,7 @@ class Network:
         self["router"].rules('table ip nat { chain out { type nat hook postrouting priority srcnat; oifname "firewall" masquerade; }; }')
         self["firewall"].rules(f"""\
 table ip nat {{
-  chain in {{ type nat hook prerouting priority dstnat;
-    ip daddr {FIREWALL} tcp dport {FORWARDED_SSH_PORT} dnat to 10.71.4.2:{SSH_PORT}; }}
+  chain in {{ type nat hook prerouting priority dstnat; {NAT_OF_DEVICE2}; }}
 }}
 table inet faults {{
   chain forward {{ type filter hook forward priority 0; }}
@@ -149,12 +154,55 @@ table inet faults {{
             self[machine].run("ip", "link", "set", link, "up", "gso_max_segs", "1", "gso_max_size", "1500")
 
     def fault(self, *rules, chain="forward"):
-        """Rules of the packet filter on the firewall. Whatever is there already holds no longer: one change, at once."""
+        """Rules of the packet filter on the firewall. Whatever is there already holds no longer, but what stands for the whole
+        run: one change, at once."""
         self["firewall"].rules("\n".join(["flush chain inet faults forward", "flush chain inet faults raw",
+                                          *(f"add rule inet faults forward {rule}" for rule in self.standing),
                                           *(f"add rule inet faults {chain} {rule}" for rule in rules)]))
+
+    def stand(self, *rules):
+        """Rules that hold until the end of the run, whatever the faults are."""
+        self.standing = list(rules)
+        self.fault()
 
     def heal(self):
         self.fault()
+
+    def narrow(self, rate):
+        """The way between router and firewall carries so much each way, from a queue of 100 ms, as a DSL line's."""
+        for machine, link in (("router", "firewall"), ("firewall", "router")):
+            try:
+                self[machine].run("tc", "qdisc", "replace", "dev", link, "root", "tbf", "rate", rate, "burst", "16kb",
+                                  "latency", "100ms")
+            except LabError as error:
+                raise Skipped(f"this kernel has no tc-tbf: {str(error).splitlines()[0]}") from None
+
+    def lengthen(self, round_trip):
+        """New connections to the first device take so many milliseconds for a round trip, in user space: of HBONE and of SSH."""
+        firewall, rules = self["firewall"], [NAT_OF_DEVICE2]
+        for port in (HBONE_PORT, SSH_PORT):
+            way = firewall.start("python3", LONG_WAY, f"{DEVICE1}:{port}", "--bind", FIREWALL, "--round-trip", str(round_trip),
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self.ways.append(way)
+            rules.append(f'iifname "router" ip daddr {DEVICE1} tcp dport {port} redirect to :{int(way.stdout.readline())}')
+        self.lead(rules)
+
+    def lead(self, rules):
+        self["firewall"].rules("\n".join(["flush chain ip nat in", *(f"add rule ip nat in {rule}" for rule in rules)]))
+
+    def restore(self):
+        """What `stand`, `narrow` and `lengthen` have changed is as before."""
+        self.stand()
+        for machine, link in (("router", "firewall"), ("firewall", "router")):
+            self[machine].run("tc", "qdisc", "del", "dev", link, "root", check=False)
+        if not self.ways:
+            return
+        self.lead([NAT_OF_DEVICE2])
+        for way in self.ways:
+            end(way)
+            way.stdin.close()
+            way.stdout.close()
+        self.ways = []
 
     def close(self):
         for machine in self.machines.values():

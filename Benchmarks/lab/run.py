@@ -14,19 +14,24 @@ PLAIN = {"bytes": 2048, "pause": 0.2}
 class Run:
     """What a fault acts on. `began` is when the time starts to count."""
 
-    def __init__(self, world, scenario, count, number, short, kind=Connect):
+    def __init__(self, world, scenario, loads, number, short, kind=Connect):
         self.world, self.network, self.scenario, self.short = world, world.network, scenario, short
-        self.device, self.count, self.number, self.kind = world.devices[scenario.device], count, number, kind
-        self.began, self.tunnel, self.load, self.probed = None, None, None, False
+        self.device, self.number, self.kind = world.devices[scenario.device], number, kind
+        self.loads, self.count = loads, sum(load["count"] for load in loads)
+        self.began, self.tunnel, self.load, self.rate = None, None, None, None
 
     def begin(self):
         """From now on time counts, and so do the bytes that are sent from now on."""
         self.began = time.monotonic()
         self.load.ask("mark")
 
-    def probe(self):
-        self.probed = True
-        self.load.ask("probe")
+    def observe(self, seconds):
+        """No fault: so long a time of bulk and keystrokes."""
+        self.begin()
+        before = self.load.ask("state")["bulk"]
+        started = time.monotonic()
+        time.sleep(seconds)
+        self.rate = (self.load.ask("state")["bulk"] - before) / (time.monotonic() - started)
 
     def pause(self, seconds):
         """Part of a fault, not a wait for something: the device is away for so long."""
@@ -38,7 +43,8 @@ class Run:
             self.scenario.prepare(self)
         self.tunnel = self.kind(self.world, self.scenario.device, self.scenario.options, self.number)
         self.load = Load(self.world)
-        self.load.ask("open", count=self.count, **(PLAIN | self.scenario.load))
+        for load in self.loads:
+            self.load.ask("open", **(PLAIN | load))
         wait_until(lambda: self.load.ask("state")["silent"] == 0, "every stream carries bytes", seconds=60, pause=0.1)
         # Two pauses of each stream: more than the first bytes is on the way.
         time.sleep(0.5)
@@ -49,7 +55,7 @@ class Run:
             # The fault was one change; it holds by now.
             self.load.ask("mark")
             self.began = started
-        dies = self.scenario.survive == "none" or self.kind is not Connect
+        dies = self.scenario.survive == "none" or not self.kind.resumes
         if dies:
             self.load.ask("probe")
         state = self.wait(dies)
@@ -61,7 +67,7 @@ class Run:
             "before": before, "after": after, "streams": self.count, "whole": result["whole"],
             "lost": result["lost"], "bytes": result["bytes"], "keystrokes": result["keystrokes"], "ends": ends,
             "first": times[0] - self.began if times else None, "last": times[-1] - self.began if times else None,
-            "longest": state["longest"],
+            "longest": state["longest"], "rate": self.rate,
         }
 
     def wait(self, dies):
@@ -70,7 +76,7 @@ class Run:
         while True:
             state = self.load.ask("state")
             flows = len(state["flowing"]) + len(state["lost"]) >= self.count
-            if (state["probe"] and not (state["alive"] and self.kind is Connect) if dies else flows) or time.monotonic() > deadline:
+            if (state["probe"] and not (state["alive"] and self.kind.resumes) if dies else flows) or time.monotonic() > deadline:
                 return state
             time.sleep(0.05)
 
@@ -87,7 +93,7 @@ class Run:
 
     def close(self):
         try:
-            self.network.heal()
+            self.network.restore()
         except LabError as error:
             # Not raised: it would take the place of what ended the run, Ctrl-C too.
             print(f"lab: {error}", file=sys.stderr, flush=True)

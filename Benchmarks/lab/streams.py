@@ -2,7 +2,9 @@
 
 Commands are lines of JSON on standard input, answers the same on standard output:
 
-    {"do": "open", "count": N, "bytes": B, "pause": S}   N streams; each sends up to B random bytes every S seconds, about
+    {"do": "open", "count": N, "bytes": B, "pause": S, "window": W}
+                                    N streams more; each sends up to B random bytes every S seconds, about, and has about W at most
+                                    on the way
     {"do": "mark"}                  bytes that are sent from now on were sent after the fault
     {"do": "state"}                 how many flow again, how many are lost; times are those of CLOCK_MONOTONIC
     {"do": "probe"}                 a new stream: opened at once, and again until a byte has come back
@@ -21,11 +23,13 @@ import time
 # What a stream may have on the way: enough for a pause of a second, little enough for 200 of them.
 ON_THE_WAY = 1 << 16
 PROBE_PAUSE = 0.05
+# Streams with messages of so many bytes at most are keystrokes.
+SMALL = 64
 
 
 class Stream:
-    def __init__(self, address, size, pause):
-        self.size, self.pause = size, pause
+    def __init__(self, address, size, pause, window):
+        self.size, self.pause, self.window = size, pause, window
         self.sent, self.received = 0, 0
         self.sums = hashlib.sha256(), hashlib.sha256()
         self.waiting = b""
@@ -48,7 +52,7 @@ class Stream:
         self.socket.close()
 
     def write(self, now):
-        if not self.waiting and now >= self.next and not self.finishing and self.sent - self.received < ON_THE_WAY:
+        if not self.waiting and now >= self.next and not self.finishing and self.sent - self.received < self.window:
             self.waiting = os.urandom(random.randint(1, self.size))
             self.next = now + self.pause * (0.5 + random.random())
             self.asked.append((self.sent + len(self.waiting), now))
@@ -139,12 +143,13 @@ class Load:
             streams=len(self.streams), flowing=[s.flowing for s in self.streams if s.flowing is not None],
             alive=sum(not s.ended for s in self.streams), lost=[s.lost for s in self.streams if s.lost],
             probe=self.probe and self.probe.flowing, longest=max([s.longest for s in self.streams], default=0.0),
-            silent=sum(s.received == 0 for s in self.streams), sent=sum(s.sent for s in self.streams))
+            silent=sum(s.received == 0 for s in self.streams), sent=sum(s.sent for s in self.streams),
+            bulk=sum(s.received for s in self.streams if s.size > SMALL))
 
     def command(self, what):
         if what["do"] == "open":
             for _ in range(what["count"]):
-                stream = Stream(self.address, what["bytes"], what["pause"])
+                stream = Stream(self.address, what["bytes"], what["pause"], what.get("window", ON_THE_WAY))
                 self.streams.append(stream)
                 self.selector.register(stream.socket, selectors.EVENT_READ, stream)
             self.state()
@@ -181,7 +186,7 @@ class Load:
         for stream in self.streams:
             if not stream.ended:
                 stream.lose(f"no end; {stream.received} of {stream.sent} bytes had come back")
-        small = [latency for s in self.streams if s.size <= 64 for latency in s.latencies]
+        small = [latency for s in self.streams if s.size <= SMALL for latency in s.latencies]
         self.answer(whole=sum(s.whole for s in self.streams), streams=len(self.streams),
                     lost=[s.lost or "sums differ" for s in self.streams if not s.whole],
                     bytes=sum(s.received for s in self.streams), keystrokes=small)

@@ -44,22 +44,40 @@ def row(scenario, results, note=""):
                   ", ".join(paths), said]
 
 
-def beside_row(scenario, results):
-    """Of `ssh -L`: how many it lost, which is no failure of ours."""
+def beside_row(scenario, kind, results):
+    """Of another tool: how many it lost, which is no failure of ours."""
     lost, streams = sum(r["streams"] - r["whole"] for r in results), sum(r["streams"] for r in results)
-    return [scenario.name, str(len(results)), cell([r["first"] for r in results]), f"{lost} of {streams}"]
+    return [scenario.name, kind.name, str(len(results)), cell([r["first"] for r in results]), f"{lost} of {streams}"]
+
+
+def milliseconds(latencies, share):
+    return f"{1000 * latencies[min(len(latencies) - 1, int(share * len(latencies)))]:.0f}" if latencies else "–"
+
+
+def latency_row(scenario, kind, results):
+    """Small messages beside bulk: both as they were while the bulk went on."""
+    latencies = sorted(latency for result in results for latency in result["keystrokes"])
+    rate = statistics.median(result["rate"] for result in results) / 1e6
+    lost, streams = sum(r["streams"] - r["whole"] for r in results), sum(r["streams"] for r in results)
+    return [scenario.name, kind.name, str(len(results)), milliseconds(latencies, 0.5), milliseconds(latencies, 0.99), f"{rate:.2f}",
+            f"all of {streams}" if not lost else f"{streams - lost} of {streams}"]
 
 
 def table(header, rows):
     return "\n".join(["| " + " | ".join(header) + " |", "|" + "---|" * len(header), *("| " + " | ".join(r) + " |" for r in rows)])
 
 
-def document(about, rows, beside, skipped):
+def document(about, rows, beside, latencies, skipped):
     parts = [about, table(["fault", "runs", "first stream flows, s", "all flow, s", "path", "streams that survived"], rows)]
     if beside:
-        parts.append("`ssh -L` with `ServerAliveInterval=1` and `ServerAliveCountMax=3`, started again when it ends; the same "
-                     "fault on its port, for 10 s where it does not pass by itself:\n\n" +
-                     table(["fault", "runs", "a new stream flows, s", "streams lost"], beside))
+        parts.append("Others: `ssh -L` with `ServerAliveInterval=1` and `ServerAliveCountMax=3`, started again when it ends, as "
+                     "autossh does; a pair of Envoys (CONNECT over mutual TLS and HTTP/2, PING each second with a timeout of 3 s). "
+                     "The same fault on their port, for 10 s where it does not pass by itself:\n\n" +
+                     table(["fault", "", "runs", "a new stream flows, s", "streams lost"], beside))
+    if latencies:
+        parts.append("Keystrokes beside bulk, without a fault: messages of up to 8 bytes and their echoes on 20 streams, while 4 others "
+                     "send as much as they can, and get it back:\n\n" +
+                     table(["", "", "runs", "p50, ms", "p99, ms", "bulk each way, MB/s", "streams whole"], latencies))
     if skipped:
         parts.append("Skipped: " + "; ".join(skipped) + ".")
     return "\n\n".join(parts)

@@ -116,10 +116,27 @@ static int hand_over(struct context *context) {
 
 // MARK: - Parameters
 
+// TLS asks for one thing at a time, several times for each record: a search for all there is would cost more than AES.
+static int is_only(const OSSL_PARAM parameters[], const char *name) {
+    return parameters && parameters[0].key && !parameters[1].key && strcmp(parameters[0].key, name) == 0;
+}
+
+static int set_tag(struct context *context, const OSSL_PARAM *parameter) {
+    if (context->encrypts) return refuse(PROV_R_TAG_NOT_NEEDED);
+    if (parameter->data_type != OSSL_PARAM_OCTET_STRING || !parameter->data) {
+        return refuse(PROV_R_FAILED_TO_GET_PARAMETER);
+    }
+    if (parameter->data_size == 0 || parameter->data_size > GCM_TAG) return refuse(PROV_R_INVALID_TAG_LENGTH);
+    memcpy(context->tag, parameter->data, parameter->data_size);
+    context->tag_length = parameter->data_size;
+    return 1;
+}
+
 static int set_parameters(void *opaque, const OSSL_PARAM parameters[]) {
     struct context *context = opaque;
     if (!parameters) return 1;
     if (context->openssl) return EVP_CIPHER_CTX_set_params(context->openssl, parameters);
+    if (is_only(parameters, OSSL_CIPHER_PARAM_AEAD_TAG)) return set_tag(context, parameters);
     // TLS 1.2 and IVs that the cipher makes.
     static const char *const others[] = {
         OSSL_CIPHER_PARAM_AEAD_TLS1_AAD, OSSL_CIPHER_PARAM_AEAD_TLS1_IV_FIXED, OSSL_CIPHER_PARAM_AEAD_TLS1_SET_IV_INV};
@@ -137,16 +154,7 @@ static int set_parameters(void *opaque, const OSSL_PARAM parameters[]) {
     }
     if (is_for_openssl) return hand_over(context) && EVP_CIPHER_CTX_set_params(context->openssl, parameters);
     parameter = OSSL_PARAM_locate_const(parameters, OSSL_CIPHER_PARAM_AEAD_TAG);
-    if (parameter) {
-        if (context->encrypts) return refuse(PROV_R_TAG_NOT_NEEDED);
-        if (parameter->data_type != OSSL_PARAM_OCTET_STRING || !parameter->data) {
-            return refuse(PROV_R_FAILED_TO_GET_PARAMETER);
-        }
-        if (parameter->data_size == 0 || parameter->data_size > GCM_TAG) return refuse(PROV_R_INVALID_TAG_LENGTH);
-        memcpy(context->tag, parameter->data, parameter->data_size);
-        context->tag_length = parameter->data_size;
-    }
-    return 1;
+    return !parameter || set_tag(context, parameter);
 }
 
 static int set_iv_parameter(OSSL_PARAM *parameter, struct context *context) {
@@ -155,8 +163,23 @@ static int set_iv_parameter(OSSL_PARAM *parameter, struct context *context) {
     return OSSL_PARAM_set_octet_string(parameter, context->iv, GCM_IV);
 }
 
+static int get_tag(const struct context *context, OSSL_PARAM *parameter) {
+    if (!context->encrypts || context->tag_length == NO_TAG) return refuse(PROV_R_TAG_NOT_SET);
+    if (parameter->data_size == 0 || parameter->data_size > GCM_TAG) return refuse(PROV_R_INVALID_TAG_LENGTH);
+    if (OSSL_PARAM_set_octet_string(parameter, context->tag, parameter->data_size)) return 1;
+    return refuse(PROV_R_FAILED_TO_SET_PARAMETER);
+}
+
+static int get_size(OSSL_PARAM *parameter, size_t value) {
+    return OSSL_PARAM_set_size_t(parameter, value) || refuse(PROV_R_FAILED_TO_SET_PARAMETER);
+}
+
 static int get_parameters(void *opaque, OSSL_PARAM parameters[]) {
     struct context *context = opaque;
+    if (!context->openssl) {
+        if (is_only(parameters, OSSL_CIPHER_PARAM_IVLEN)) return get_size(parameters, GCM_IV);
+        if (is_only(parameters, OSSL_CIPHER_PARAM_AEAD_TAG)) return get_tag(context, parameters);
+    }
     OSSL_PARAM *iv = OSSL_PARAM_locate(parameters, OSSL_CIPHER_PARAM_IV);
     OSSL_PARAM *updated_iv = OSSL_PARAM_locate(parameters, OSSL_CIPHER_PARAM_UPDATED_IV);
     if (!context->openssl && (iv || updated_iv) && context->iv_state == IV_NONE) {
@@ -175,18 +198,10 @@ static int get_parameters(void *opaque, OSSL_PARAM parameters[]) {
     };
     for (size_t index = 0; index < sizeof sizes / sizeof *sizes; index++) {
         OSSL_PARAM *parameter = OSSL_PARAM_locate(parameters, sizes[index].name);
-        if (parameter && !OSSL_PARAM_set_size_t(parameter, sizes[index].value)) {
-            return refuse(PROV_R_FAILED_TO_SET_PARAMETER);
-        }
+        if (parameter && !get_size(parameter, sizes[index].value)) return 0;
     }
     OSSL_PARAM *tag = OSSL_PARAM_locate(parameters, OSSL_CIPHER_PARAM_AEAD_TAG);
-    if (tag) {
-        if (!context->encrypts || context->tag_length == NO_TAG) return refuse(PROV_R_TAG_NOT_SET);
-        if (tag->data_size == 0 || tag->data_size > GCM_TAG) return refuse(PROV_R_INVALID_TAG_LENGTH);
-        if (!OSSL_PARAM_set_octet_string(tag, context->tag, tag->data_size)) {
-            return refuse(PROV_R_FAILED_TO_SET_PARAMETER);
-        }
-    }
+    if (tag && !get_tag(context, tag)) return 0;
     // Nobody has told the fixed part of an IV; who has is with OpenSSL's own cipher.
     return !OSSL_PARAM_locate(parameters, OSSL_CIPHER_PARAM_AEAD_TLS1_GET_IV_GEN);
 }

@@ -236,6 +236,28 @@ static inline int clinux_available_processors(void) {
 // Takes the calling thread into another network namespace (setns(2), CLONE_NEWNET): 0 or -1.
 extern int setns(int descriptor, int type);
 static inline int clinux_enter_network(int descriptor) { return setns(descriptor, 0x40000000); }
+// Hears of changes of interfaces, addresses and routes (rtnetlink(7)); its header is not there for every C library. Close-on-exec,
+// non-blocking; -1 with errno.
+struct clinux_netlink_address { unsigned short family, padding; uint32_t port, groups; };
+static inline int clinux_watch_network(void) {
+    int descriptor = socket(16 /* AF_NETLINK */, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0 /* NETLINK_ROUTE */);
+    if (descriptor < 0) return -1;
+    // RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE.
+    struct clinux_netlink_address address = {.family = 16, .groups = 0x1 | 0x10 | 0x40 | 0x100 | 0x400};
+    if (bind(descriptor, (const struct sockaddr *)&address, sizeof address) == 0) return descriptor;
+    int number = errno;
+    close(descriptor);
+    errno = number;
+    return -1;
+}
+// As recv(2). `is_kernels` is 0 for what another process has sent.
+static inline ssize_t clinux_receive_netlink(int socket, void *bytes, size_t capacity, int *is_kernels) {
+    struct clinux_netlink_address address = {0};
+    socklen_t length = sizeof address;
+    ssize_t count = recvfrom(socket, bytes, capacity, 0, (struct sockaddr *)&address, &length);
+    *is_kernels = length == sizeof address && address.port == 0;
+    return count;
+}
 static inline void clinux_name_thread(const char *name) { pthread_setname_np(pthread_self(), name); }
 
 // EPOLLET is 1u << 31 inside an enum, which Swift imports as a signed value.

@@ -83,8 +83,6 @@ static inline void copenssl_SSL_CTX_set_session_cache_mode(SSL_CTX *context, lon
     (void)SSL_CTX_set_session_cache_mode(context, mode);
 }
 static inline void copenssl_SSL_CTX_set_mode(SSL_CTX *context, uint32_t mode) { (void)SSL_CTX_set_mode(context, mode); }
-static inline void copenssl_SSL_set_mode(SSL *ssl, uint32_t mode) { (void)SSL_set_mode(ssl, mode); }
-static inline void copenssl_SSL_clear_mode(SSL *ssl, uint32_t mode) { (void)SSL_clear_mode(ssl, mode); }
 // The callback that a server's SNI is told to (RFC 6066 §3).
 static inline void copenssl_SSL_CTX_set_tlsext_servername_callback(SSL_CTX *context, int (*callback)(SSL *, int *, void *)) {
     (void)SSL_CTX_set_tlsext_servername_callback(context, callback);

@@ -37,6 +37,7 @@ package enum YAMLDocument {
 private struct EventReader: ~Copyable {
     /// Heap-allocated: libyaml keeps pointers into the structure, so it must not move.
     private let parser: UnsafeMutablePointer<yaml_parser_t>
+    private let bytes: UnsafeBufferPointer<UInt8>
     private let file: String
     private let isReady: Bool
 
@@ -44,6 +45,7 @@ private struct EventReader: ~Copyable {
     init(_ bytes: UnsafeBufferPointer<UInt8>, file: String) {
         parser = .allocate(capacity: 1)
         self.file = file
+        self.bytes = bytes
         isReady = yaml_parser_initialize(parser) == 1
         if isReady {
             yaml_parser_set_encoding(parser, YAML_UTF8_ENCODING)
@@ -159,7 +161,25 @@ private struct EventReader: ~Copyable {
         if let context = parser.pointee.context {
             message += " \(String(cString: context)) that starts at line \(parser.pointee.context_mark.line + 1)"
         }
-        return failure(message, at: Self.position(parser.pointee.problem_mark))
+        let position = Self.position(parser.pointee.problem_mark)
+        if hasTab(at: position) {
+            message = "a tab is used for indentation at line \(position.line), use spaces (\(problem))"
+        }
+        return failure(message, at: position)
+    }
+
+    /// Whether the line of a problem begins with a tab, or has one right there: YAML knows spaces only, and libyaml
+    /// complains of what it makes of it.
+    private func hasTab(at position: SourcePosition) -> Bool {
+        let lines = bytes.split(
+            separator: UInt8(ascii: "\n"),
+            maxSplits: position.line,
+            omittingEmptySubsequences: false
+        )
+        guard position.line <= lines.count else { return false }
+        let line = String(decoding: lines[position.line - 1], as: UTF8.self).unicodeScalars
+        let indentation = line.prefix { $0 == " " || $0 == "\t" }
+        return indentation.contains("\t") || line.dropFirst(position.column - 1).first == "\t"
     }
 
     private func failure(_ message: String, at position: SourcePosition?) -> ConfigurationError {

@@ -31,6 +31,7 @@ struct Bootstrap: AsyncParsableCommand {
             SignalCommand.self,
             StatusCommand.self,
             SuperviseCommand.self,
+            TraceCommand.self,
             UnenrollCommand.self,
         ]
     )

@@ -167,7 +167,7 @@ private func frame(_ json: String) -> [UInt8] {
     }
 
     /// Everything is said, and the end of it finds no room at the device.
-    @Test(.timeLimit(.minutes(5))) func aDeviceThatDoesNotReadTheEndHoldsNothingUp() async throws {
+    @Test(.timeLimit(.minutes(10))) func aDeviceThatDoesNotReadTheEndHoldsNothingUp() async throws {
         let device = try LocalDevice()
         var limits = ConversationLimits.certifying
         limits.finish = .milliseconds(20)
@@ -250,6 +250,7 @@ private func frame(_ json: String) -> [UInt8] {
         )
         #expect(ack.warnings?.contains { $0.contains("was changed by hand") } == true, "\(ack.warnings ?? [])")
         #expect(ack.allowed == ["22", "80"])
+        #expect(ack.gateways == [])
         #expect(try !device.directory.read("state/node.yaml").contains("# mine"))
     }
 
@@ -262,13 +263,14 @@ private func frame(_ json: String) -> [UInt8] {
         let allow = SignalMessage.Access(id: id, allow: ["80", "10.0.0.9:554"])
         let more = try await device.conversation(over: device.startSignal()).change(allow)
         #expect(more.allowed == ["22", "80", "10.0.0.9:554"])
-        #expect(more.node == "restarted")
+        #expect(more.node == "restarted" && more.allowedBefore == ["22"])
         #expect(try device.directory.read("state/node.yaml").contains("ports: [22, 80]"))
         let deny = SignalMessage.Access(id: id, deny: ["22", "10.0.0.9:554"])
         let less = try await device.conversation(over: device.startSignal()).change(deny)
         #expect(less.allowed == ["80"])
         let same = try await device.conversation(over: device.startSignal()).change(deny)
         #expect(same.allowed == ["80"] && same.unchanged == ["configuration", "node"])
+        #expect(less.allowedBefore == ["22", "80", "10.0.0.9:554"] && same.allowedBefore == ["80"])
         #expect(try device.credential()?.leaf.serialNumber == before.leaf.serialNumber)
 
         // Of another identity, of a file that is somebody's, and of what is no place: refused, and nothing changes.
@@ -284,6 +286,21 @@ private func frame(_ json: String) -> [UInt8] {
             try await device.settled()
             #expect(try device.directory.read("state/node.yaml") == text)
         }
+        // A certificate that is damaged is named, in a change as in a renewal.
+        let chain = "\(device.state)/identity/cert-chain.pem"
+        let pem = try String(contentsOfFile: chain, encoding: .utf8)
+        func write(_ text: String) throws {
+            // In its place: it is a link.
+            try Data(text.utf8).write(to: URL(filePath: chain))
+        }
+        try write("")
+        let broken = await error { _ = try await device.conversation(over: try device.startSignal()).change(allow) }
+        #expect(broken?.message.contains("\(chain): ") == true, "\(broken?.message ?? "")")
+        try await device.settled()
+        let late = await error { _ = try await device.conversation(over: try device.startSignal()).run(.renew(id: id)) }
+        #expect(late?.message.contains("\(chain): ") == true, "\(late?.message ?? "")")
+        try await device.settled()
+        try write(pem)
         try device.directory.write("state/node.yaml", text + "# mine\n")
         let mine = await error { _ = try await device.conversation(over: try device.startSignal()).change(allow) }
         #expect(mine?.code == .refused && mine?.message.contains("changed by hand") == true, "\(mine?.message ?? "")")

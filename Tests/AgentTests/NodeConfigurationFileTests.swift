@@ -20,6 +20,8 @@ import Testing
         SignalMessage.NodeRequest(bind: "0.0.0.0", port: 15008, allowPorts: [22, 80], renewFrom: "10.0.0.1:15012"),
         .init(bind: "::", port: 0, allowHosts: ["10.0.0.9:554", "cam.lan:80"]),
         .init(bind: "127.0.0.1", port: 1),
+        .init(renewFrom: "10.0.0.1:15012", reverse: ["gw:15008", "[::1]:1=spiffe://demo.example/ns/edge/sa/gw"]),
+        .init(bind: "::", port: 15008, advertise: ["home.example.org:25008", "[2001:db8::7]:443"]),
     ])
     func whatIsWrittenIsRead(request: SignalMessage.NodeRequest) throws {
         var expected = request
@@ -28,18 +30,29 @@ import Testing
         #expect(try !reading(written(request)).isChangedByHand)
     }
 
-    private let everything = ["bind", "port", "renewFrom", "allow"]
+    @Test("a change of what others may reach leaves port forwards as they are")
+    func changesKeepWhatIsAdvertised() throws {
+        let change = SignalMessage.Access(id: "spiffe://demo.example/ns/default/sa/dev7", allow: ["80"])
+        let present = SignalMessage.NodeRequest(allowPorts: [22], advertise: ["home.example.org:25008"])
+        let request = try SignalMessage.NodeRequest(change).completed(by: present)
+        #expect(request.advertise == ["home.example.org:25008"])
+        #expect(request.allowPorts == [22, 80])
+    }
+
+    private let everything = ["bind", "port", "renewFrom", "allow", "advertise"]
 
     /// A file as a device with a certificate for this identity has it.
     private func reading(
         _ text: String,
-        id: String = "spiffe://demo.example/ns/default/sa/dev7"
+        id: String = "spiffe://demo.example/ns/default/sa/dev7",
+        listener: String? = nil
     ) throws -> PresentConfiguration {
         try PresentConfiguration(
             Array(text.utf8),
             path: "node.yaml",
             identity: "/opt/a \"b\"/identity",
-            id: SPIFFEID(id)
+            id: SPIFFEID(id),
+            listener: listener
         )
     }
 
@@ -120,6 +133,30 @@ import Testing
         #expect(before.refusal(of: allow) == nil && before.remains(for: allow, id: other).warnings == [])
     }
 
+    /// Written by hand in another way: the listener is known by where the node listens.
+    @Test func anAddressWrittenByHandStays() throws {
+        let text = "identity: x\nlisteners:\n  - name: hbone\n    bind: 127.0.0.1:15008\n    protocol: hbone\n"
+        let own = try SPIFFEID("spiffe://demo.example/ns/default/sa/dev7")
+        let order = SignalMessage.Enroll(id: own.description, node: .init(keeps: everything), service: "auto")
+        let present = try reading(text, listener: "127.0.0.1:15008")
+        #expect(present.isChangedByHand)
+        let result = order.node.completed(by: present.remains(for: order, id: own).request)
+        #expect(result.bind == "127.0.0.1" && result.port == 15008)
+        // Where it has not said, the file goes for what it is: nobody's.
+        #expect(try reading(text).remains(for: order, id: own).request == nil)
+    }
+
+    @Test(arguments: [
+        ("127.0.0.1:1", "0.0.0.0:1", true), ("10.0.0.7:1", "[::]:1", true), ("127.0.0.1:1", "10.0.0.7:1", true),
+        ("[::1]:1", "[fd00::7]:1", true), ("0.0.0.0:1", "127.0.0.1:1", false), ("0.0.0.0:1", "[::]:1", false),
+        ("127.0.0.1:1", "127.0.0.1:2", false), ("10.0.0.7:1", "127.0.0.1:1", false),
+    ])
+    func whatListensFurtherIsSaid(before: String, now: String, isSaid: Bool) throws {
+        let remark = try reading("", listener: before).exposure(listening: now)
+        #expect((remark != nil) == isSaid, "\(remark ?? "nothing")")
+        if isSaid { #expect(remark?.contains("and listens on \(now) now: more machines can connect") == true) }
+    }
+
     @Test func anotherFileIsNone() {
         #expect(NodeConfigurationFile.request(in: "identity: x\nlisteners: []\n") == nil)
         #expect(NodeConfigurationFile.request(in: "") == nil)
@@ -132,6 +169,27 @@ import Testing
         // What it has stays, and is not asked after.
         let present = SignalMessage.NodeRequest(renewFrom: "10.0.0.2:1")
         #expect(offer.completed(by: present) { _ in "10.0.0.1:15012" }.renewFrom == "10.0.0.2:1")
+    }
+
+    /// What was written is what a node takes.
+    @Test func gatewaysStayUntilOthersAreNamed() throws {
+        let present = SignalMessage.NodeRequest(reverse: ["gw:15008=spiffe://demo.example/ns/edge/sa/gw"])
+        let text = try written(present)
+        #expect(text.contains(#"- {gateway: "gw:15008", identity: "spiffe://demo.example/ns/edge/sa/gw"}"#), "\(text)")
+        #expect(SignalMessage.NodeRequest().completed(by: present).reverse == present.reverse)
+        #expect(SignalMessage.NodeRequest(reverse: ["b:1"]).completed(by: present).reverse == ["b:1"])
+        #expect(SignalMessage.NodeRequest(reverse: []).completed(by: present).reverse == nil)
+        #expect(SignalMessage.NodeRequest(reverse: []).completed(by: nil).reverse == nil)
+        // What is replaced is said.
+        let remark = SignalMessage.NodeRequest(reverse: ["b:1"]).remark(onGatewaysOf: present)
+        #expect(remark?.contains("no connection to gw:15008=spiffe://demo.example/ns/edge/sa/gw any more") == true)
+        for same in [present.reverse, (present.reverse ?? []) + ["b:1"], [], nil] {
+            #expect(SignalMessage.NodeRequest(reverse: same).remark(onGatewaysOf: present) == nil)
+        }
+        #expect(SignalMessage.NodeRequest(reverse: ["b:1"]).remark(onGatewaysOf: nil) == nil)
+        // `allow` and `deny` leave them.
+        let change = try SignalMessage.NodeRequest(SignalMessage.Access(id: "spiffe://a/ns/b/sa/c", allow: ["80"]))
+        #expect(change.completed(by: present).reverse == present.reverse)
     }
 
     @Test func whatIsNotNamedStays() {

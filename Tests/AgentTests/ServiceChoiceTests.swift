@@ -26,6 +26,13 @@ import Testing
         )
     }
 
+    @Test func noneHoldsUntilAnotherIsNamed() {
+        #expect(ServiceChoice("auto", recorded: ServiceKind.none, isKept: true) == .noService)
+        #expect(ServiceChoice("cron", recorded: ServiceKind.none, isKept: true) == .one(.cron))
+        // None could be had then, which nobody has chosen.
+        #expect(ServiceChoice("auto", recorded: nil, isKept: true) == .firstOf(ServiceKind.preferred))
+    }
+
     @Test func everyKindButNoneIsAServiceOfItsOwnKind() {
         let description = ServiceDescription(program: "/opt/bootstrap/current/bootstrap", state: "/opt/bootstrap/state")
         for kind in ServiceKind.allCases { #expect(kind.service(description)?.kind == (kind == .none ? nil : kind)) }

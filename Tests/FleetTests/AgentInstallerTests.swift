@@ -43,6 +43,19 @@ import Testing
         return recovered
     }
 
+    /// There is no lock to remove.
+    @Test(.enabled(if: getuid() == 0), arguments: FarShell.allCases)
+    func aReadOnlyDiskIsNamed(kind: FarShell) async throws {
+        let root = try base.makeDirectory("bootstrap")
+        let setup = "mount --bind '\(root)' '\(root)'; mount -o remount,bind,ro '\(root)'"
+        let channel = try shell(kind, setup: setup)
+        defer { channel.close() }
+        let installer = AgentInstaller(shell: RemoteShell(channel, name: "dev"), plan: InstallationPlan(root: root))
+        let error = await #expect(throws: SignalError.self) { try await installer.lock(checking: false) }
+        #expect(error?.message.contains("Read-only file system") == true, "\(error?.message ?? "")")
+        #expect(error?.message.contains("by hand") == false, "\(error?.message ?? "")")
+    }
+
     private func shell(_ kind: FarShell = .dash, setup: String = "") throws -> LocalChannel {
         try LocalChannel.shell(kind.command, home: base.path, setup: setup)
     }

@@ -216,7 +216,7 @@ struct BusyboxMachine {
     }
 
     /// Revoked, or removed, while the machine makes its key: it is cut, and says why.
-    @Test(.timeLimit(.minutes(2)), arguments: [true, false])
+    @Test(.timeLimit(.minutes(10)), arguments: [true, false])
     func anEnrolmentThatIsUnderWayIsCut(isRevoked: Bool) async throws {
         let devices = DeviceDirectory(home.path("devices"))
         var record = try DeviceDirectoryTests.record("router")

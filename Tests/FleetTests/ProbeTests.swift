@@ -111,7 +111,7 @@ import Testing
     func aProbeThatIsCutLeavesNothing(kind: FarShell) async throws {
         let base = try home.makeDirectory("base")
         let ended = try ChildProcess("true", [])
-        _ = try await ended.exit(within: .seconds(10))
+        _ = try await ended.exit()
         try home.write("base/.bootstrap-probe.\(ended.pid)", "")
         // A chmod(1) that waits until the reader is gone.
         let tools = try home.makeDirectory("tools")
@@ -132,6 +132,25 @@ import Testing
         )
         #expect(run.succeeded, "\(run.standardError)")
         #expect(try FileManager.default.contentsOfDirectory(atPath: base) == [])
+    }
+
+    /// Some shells say `I/O error` of a disk that is full: whose agent is there is told to make room, and to no second
+    /// place.
+    @Test(.enabled(if: getuid() == 0), arguments: FarShell.allCases)
+    func aFullDiskIsNamed(kind: FarShell) async throws {
+        let base = try home.makeDirectory("base")
+        let setup = """
+            mount -t tmpfs -o size=64k none '\(base)'
+            mkdir '\(base)/bootstrap'
+            ln -s 0.1.0-old '\(base)/bootstrap/current'
+            dd if=/dev/zero of='\(base)/ballast' bs=1k 2>/dev/null || true
+            """
+        let facts = try await probe(kind, bases: [base], setup: setup)
+        #expect(facts.bases[0].reason.contains("No space left on device"), "\(facts.bases[0].reason)")
+        let agent = try AgentBinary(path: TestTools.bootstrap)
+        let refusal = #expect(throws: InstallationPlan.Refusal.self) { try InstallationPlan(facts, agent: agent) }
+        #expect(refusal?.message.contains("make room") == true, "\(refusal?.message ?? "")")
+        #expect(refusal?.message.contains("--base") == false, "\(refusal?.message ?? "")")
     }
 
     /// Stand-ins: nothing here can start systemd, and sudo would be the tester's.

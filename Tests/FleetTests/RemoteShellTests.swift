@@ -79,6 +79,50 @@ import Testing
         #expect(reading.problem?.contains("is no regular file") == true && reading.runsNode == false)
     }
 
+    /// What the agent says of its node's files; one that does not know the question has said nothing of them.
+    @Test(arguments: FarShell.allCases) func theAgentIsAskedWhetherItsNodeCanStart(shell far: FarShell) async throws {
+        let channel = try LocalChannel.shell(far.command, home: home.path)
+        defer { channel.close() }
+        let shell = RemoteShell(channel, name: "dev")
+        var record = try DeviceDirectoryTests.record("dev")
+        record.agent.path = home.path("root/1-a/bootstrap")
+        record.agent.state = home.path("root/state")
+        try home.makeDirectory("root/current", permissions: 0o755)
+        try home.write("root/state/node.yaml", "identity: i\n")
+        func said() async throws -> String? {
+            let output = try await shell.run(DeviceReading.script(record), step: "reading")
+            return try DeviceReading(output, record, asked: 0, answered: 0).fault
+        }
+        #expect(try await said() == nil, "no agent is there")
+        for (line, fault) in [
+            ("[ \"$*\" = 'node --check --config \(home.path("root/state/node.yaml"))' ] || exit 2; echo fine", nil),
+            ("echo \"error: Unknown option '--check'\" >&2; exit 2", nil),
+            ("echo 'error: n.yaml:2:1: first' >&2; echo second >&2; cat; exit 2", "n.yaml:2:1: first; second"),
+            ("kill -9 $$", nil),
+        ] as [(String, String?)] {
+            try await home.writeProgram("root/current/bootstrap", line)
+            #expect(try await said() == fault, "\(line)")
+        }
+    }
+
+    /// What the node's configuration and log say of gateways, by whichever shell reads it.
+    @Test(arguments: FarShell.allCases) func theGatewaysOfANodeAreRead(shell far: FarShell) async throws {
+        let channel = try LocalChannel.shell(far.command, home: home.path)
+        defer { channel.close() }
+        var record = try DeviceDirectoryTests.record("dev")
+        record.agent.state = home.path("state")
+        try home.makeDirectory("state", permissions: 0o700)
+        try home.write("state/node.pid", "\(getpid())\n")
+        try home.write("state/node.yaml", "identity: i\nreverse:\n- {gateway: \"gw:1\"}\n- {gateway: \"gw:2\"}\n")
+        func line(_ message: String) -> String { "T notice bootstrap: reason=why [MeshPaths] \(message)\n" }
+        try home.write("state/node.log.1", line("reachable through the gateway gw:1") + "more\n")
+        try home.write("state/node.log", line("no connection to the gateway gw:2") + line("else"))
+        let output = try await RemoteShell(channel, name: "dev").run(DeviceReading.script(record), step: "reading")
+        let reading = try DeviceReading(output, record, asked: 0, answered: 0)
+        #expect(reading.gateways.map(\.address) == ["gw:1", "gw:2"] && reading.gateways.map(\.state) == [.up, .down])
+        #expect(reading.gateways.last?.reason == "why")
+    }
+
     /// A device that answers with less than any file has: it gets no answer of ours, and no more than that.
     @Test func aBlockWithoutItsEndIsNoFile() async throws {
         let file = try home.write("list.pem", "\n")
@@ -154,7 +198,7 @@ import Testing
     }
 
     /// Each piece moves in its time, and all of them together take for ever.
-    @Test(.timeLimit(.minutes(2))) func anUploadHasATotalLimit() async throws {
+    @Test(.timeLimit(.minutes(10))) func anUploadHasATotalLimit() async throws {
         let channel = StalledChannel(try LocalChannel.shell(FarShell.dash.command, home: home.path))
         defer { channel.close() }
         let limits = RemoteShell.UploadLimits(step: .seconds(3600), total: .seconds(1), bytesPerSecond: 1 << 30)

@@ -38,6 +38,58 @@ import Testing
         #expect(try await remove(machine, shell) == DeviceRemoval.Outcome(), "nothing is left to do")
     }
 
+    /// A container's processes are listed as well, and may have the same paths: they are of another machine.
+    @Test(.enabled(if: getuid() == 0), arguments: FarShell.allCases, [["--mount"], ["--mount", "--pid", "--fork"]])
+    func nodesOfContainersStay(shell: FarShell, namespaces: [String]) async throws {
+        let machine = try InstalledDevice()
+        try await machine.addRelease(InstalledDevice.first)
+        _ = try await machine.enroll(InstalledDevice.first, service: "none")
+        let node = try #require(machine.node.runningProcess)
+        let other = try machine.directory.makeDirectory("other")
+        try machine.directory.write("other/state/node.yaml", "")
+        // Its cmdline is a node's, and it sees another directory of that path. It ends with its input.
+        let container = try ChildProcess(
+            "unshare",
+            namespaces + [
+                "sh", "-c",
+                "mount --bind \"$1\" \"$2\" && exec sh -c 'echo ready; read -r line' node --config \"$2/state/node.yaml\"",
+                "sh", other, machine.root,
+            ],
+            keepsInputOpen: true
+        )
+        _ = try await container.standardOutput.line(containing: "ready")
+        #expect(NodeProcess.all(state: machine.state) == [node])
+        let outcome = try await remove(machine, shell)
+        #expect(outcome.removed.filter { $0.hasPrefix("process") } == ["process \(node) (node)"])
+        #expect(ProcessList.arguments(of: node) == [])
+        try container.write(Array("end\n".utf8))
+        #expect(try await container.exit(within: .seconds(60)) == .exited(0))
+    }
+
+    /// The same where what the removal would compare is gone.
+    @Test(.enabled(if: getuid() == 0), arguments: FarShell.allCases)
+    func aNodeIsEndedWhoseStateIsGone(shell: FarShell) async throws {
+        let machine = try InstalledDevice()
+        try await machine.addRelease(InstalledDevice.first)
+        _ = try await machine.enroll(InstalledDevice.first, service: "none")
+        let node = try #require(machine.node.runningProcess)
+        let container = try ChildProcess(
+            "unshare",
+            [
+                "--pid", "--fork", "sh", "-c",
+                "exec sh -c 'echo ready; read -r line' node --config \"$1/node.yaml\"", "sh", machine.state,
+            ],
+            keepsInputOpen: true
+        )
+        _ = try await container.standardOutput.line(containing: "ready")
+        try FileManager.default.removeItem(atPath: machine.state)
+        #expect(NodeProcess.all(state: machine.state) == [node])
+        let outcome = try await remove(machine, shell)
+        #expect(outcome.removed.contains("process \(node) (node)"), "\(outcome.removed)")
+        try container.write(Array("end\n".utf8))
+        #expect(try await container.exit(within: .seconds(60)) == .exited(0))
+    }
+
     @Test(arguments: [ServiceKind.systemd, .systemdUser, .openrc, .procd, .cron])
     func takesTheServiceAway(kind: ServiceKind) async throws {
         let machine = try await InstalledDevice.machine(kind)

@@ -168,6 +168,48 @@ import Testing
         #expect(try home.read("home/ca/ca-crl.pem") == "garbage")
     }
 
+    private func ledger(ahead seconds: Int64) -> Ledger {
+        var ledger = ledger
+        ledger.clock = WallClock { WallClock.system.milliseconds + seconds * 1000 }
+        return ledger
+    }
+
+    /// The operator's clock runs ahead by more than a certificate is valid: it stays on the list.
+    @Test(arguments: [93_600, 1_728_000] as [Int64]) func aClockThatIsAheadTakesNothingBack(
+        _ ahead: Int64
+    ) async throws {
+        let a = try await enroll("a")
+        let before = try revoke("a")
+        let made = try RevocationList.all(pem: publisher(ledger(ahead: ahead)).publish())
+        #expect(made.map(\.serials) == [[a]] && made[0].isNewer(than: before))
+        #expect(made[0].lastUpdate >= before.lastUpdate + ahead, "it says by which time it was made")
+        // Without the ledger that knew of it, from the list alone.
+        try FileManager.default.removeItem(atPath: ledger.path)
+        #expect(try RevocationList.all(pem: publisher(ledger(ahead: ahead)).publish()).map(\.serials) == [[a]])
+        #expect(try published().serials == [a])
+    }
+
+    /// A month after its end, by any clock that is to be believed, it goes.
+    @Test func whatHasLongEndedLeavesTheList() async throws {
+        _ = try await enroll("a")
+        _ = try revoke("a")
+        let later = ledger(ahead: 86_400 + Ledger.keptAfterEnd + 60)
+        #expect(try RevocationList.all(pem: publisher(later).publish()).map(\.serials) == [[]])
+    }
+
+    /// What has ended makes room for what has not.
+    @Test func aListThatWouldBeTooLongLeavesOutWhatHasEnded() async throws {
+        _ = try await enroll("a")
+        // A signature may be some bytes shorter than another one, and an entry is longer than that.
+        let one = try revoke("a").pem.count
+        var later = publisher(ledger(ahead: 2 * 86_400))
+        later.maximumLength = one - 20
+        #expect(try RevocationList.all(pem: later.publish()).map(\.serials) == [[]])
+        var now = publisher(ledger)
+        now.maximumLength = one - 20
+        #expect(throws: LedgerError.self) { try now.publish() }
+    }
+
     /// A certificate is given out without it, so that a device keeps the list that it has.
     @Test(arguments: ["garbage", "", "-----BEGIN X509 CRL-----\nMIIB\n-----END X509 CRL-----\n"])
     func aDamagedListIsGivenToNobody(_ text: String) async throws {

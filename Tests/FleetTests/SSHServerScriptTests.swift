@@ -9,7 +9,7 @@ import Testing
 
 /// What a device's root shell does with its sshd: the real scripts and a real sshd, in the shells of the far sides
 /// there are.
-@Suite(.timeLimit(.minutes(3))) struct SSHServerScriptTests {
+@Suite(.timeLimit(.minutes(10))) struct SSHServerScriptTests {
     private let included = TemporaryDirectory()
 
     private func server() async throws -> OpenSSHServer {

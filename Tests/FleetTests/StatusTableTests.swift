@@ -59,6 +59,21 @@ import Testing
         #expect(line() == "  destination   root@dev7.example")
     }
 
+    /// Nobody has to ask the device for what is on record of it.
+    @Test func gatewaysAreShownAsTheyAreOnRecord() throws {
+        var device = try device("dev7")
+        func line() -> String? {
+            DeviceStatus(device, at: now).details(at: now).first { $0.hasPrefix("  gateways") }
+        }
+        #expect(line() == nil)
+        device.gateways = []
+        #expect(line() == nil)
+        device.gateways = ["gw.example.org:15008", "192.0.2.9:443=spiffe://mesh.example/ns/edge/sa/gw"]
+        #expect(
+            line() == "  gateways      gw.example.org:15008; 192.0.2.9:443, spiffe://mesh.example/ns/edge/sa/gw"
+        )
+    }
+
     /// The examples of docs/identity.md have the columns of the tool.
     @Test func theDocumentedExamples() throws {
         let file = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../../docs/identity.md")

@@ -5,7 +5,7 @@ import Testing
 @testable import H2Transport
 
 /// What all connections hold together.
-@Suite(.serialized, .timeLimit(.minutes(1))) struct MemoryBudgetTests {
+@Suite(.serialized, .timeLimit(.minutes(10))) struct MemoryBudgetTests {
     /// Whether the page in which `block` begins is in memory. What was unmapped is not.
     private func isResident(_ block: UnsafeMutableRawPointer) -> Bool {
         var page: UInt8 = 0

@@ -6,7 +6,7 @@ import Testing
 @testable import H2Transport
 
 /// Against TLS that is not ours: OpenSSL's own programs and Python's `ssl`.
-@Suite(.timeLimit(.minutes(2)))
+@Suite(.timeLimit(.minutes(10)))
 struct TLSInteropTests {
     private let certificates = TestCertificates.shared
 

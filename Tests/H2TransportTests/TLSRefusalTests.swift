@@ -6,7 +6,7 @@ import Testing
 @testable import H2Transport
 
 /// Everybody who must not get in, and what each side is told about it.
-@Suite(.timeLimit(.minutes(2)))
+@Suite(.timeLimit(.minutes(10)))
 struct TLSRefusalTests {
     struct BadCertificate: Sendable, CustomTestStringConvertible {
         let kind: TestCertificates.Kind

@@ -5,7 +5,7 @@ import Testing
 
 @testable import H2Transport
 
-@Suite(.timeLimit(.minutes(3)))
+@Suite(.timeLimit(.minutes(10)))
 struct TLSStreamTests {
     private let client = "spiffe://mesh.example/ns/prod/sa/client"
     private let server = "spiffe://mesh.example/ns/prod/sa/server"

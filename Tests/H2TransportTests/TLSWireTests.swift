@@ -70,7 +70,7 @@ private struct Wire: Sendable {
     }
 }
 
-@Suite(.timeLimit(.minutes(2)))
+@Suite(.timeLimit(.minutes(10)))
 struct TLSWireTests {
     private func withPair(
         client: TLSSide = .client,
@@ -212,6 +212,63 @@ struct TLSWireTests {
             try await eventually("told") {
                 wire.atClient.writable.load(ordering: .relaxed) == 1
                     && wire.atClient.readable.load(ordering: .relaxed) == 1
+            }
+        }
+    }
+
+    // MARK: OpenSSL's buffers
+
+    /// A record of which only a part has come stays whole when its buffers are to be freed, wherever it is cut.
+    @Test func aRecordInPartKeepsItsBuffers() async throws {
+        try await withPair { wire in
+            try await wire.step { pair in
+                let engine = pair.server.engine
+                func take(_ bytes: ArraySlice<UInt8>) -> (TLSEngine.Read, String) {
+                    engine.receive { room in
+                        bytes.withUnsafeBytes { room.copyMemory(from: $0) }
+                        return (bytes.count, ())
+                    }
+                    var plain = [UInt8](repeating: 0, count: 100)
+                    let result = plain.withUnsafeMutableBytes { engine.read(into: $0) }
+                    guard case .bytes(let count) = result else { return (result, "") }
+                    return (result, String(decoding: plain[..<count], as: UTF8.self))
+                }
+                // The header has five bytes, the record 27.
+                for cut in 1..<27 {
+                    let start = pair.near.written.count
+                    #expect(pair.client.say("hello") == .bytes(5))
+                    let record = pair.near.written[start...]
+                    try #require(record.count == 27)
+                    guard case .needsInput = take(record.prefix(cut)).0 else {
+                        Issue.record("\(cut) bytes are no record")
+                        return
+                    }
+                    engine.releaseRecordBuffers()
+                    #expect(take(record.dropFirst(cut)).1 == "hello", "after \(cut) bytes")
+                    engine.releaseRecordBuffers()
+                }
+            }
+        }
+    }
+
+    /// A stream that is at rest waits for nothing, and goes on as if it had never rested.
+    @Test func restTakesTheBuffersBack() async throws {
+        try await withPair { wire in
+            for _ in 0..<2 {
+                try await wire.step { pair in
+                    #expect(pair.client.say("hello") == .bytes(5))
+                    #expect(pair.client.timer != nil)
+                }
+                try await eventually("it arrives") {
+                    try await wire.step { pair in
+                        guard pair.server.hear().text == "hello" else { return false }
+                        #expect(pair.server.timer != nil)
+                        return true
+                    }
+                }
+                try await eventually("both rest") {
+                    try await wire.step { $0.client.timer == nil && $0.server.timer == nil }
+                }
             }
         }
     }

@@ -56,5 +56,18 @@ import Testing
         #expect(DirectoryText.isBlank(""))
         #expect(DirectoryText.isBlank("# a\n\n  # b\n"))
         #expect(!DirectoryText.isBlank("# a\nendpoints: []\n"))
+        // Lines as editors of other systems end them, and as YAML 1.1 may.
+        #expect(DirectoryText.isBlank("# a\r\n\r\n# b\r\n"))
+        for end in ["\r\n", "\r", "\u{85}", "\u{2028}", "\u{2029}"] {
+            #expect(!DirectoryText.isBlank("# a\(end)endpoints: []\(end)"), "\(end.unicodeScalars)")
+        }
+    }
+
+    @Test func linesMayEndWithACarriageReturn() throws {
+        let text = person.replacing("\n", with: "\r\n")
+        let once = try published(text, devices, list)
+        #expect(once.hasPrefix(text) && once.contains("\n- {name: \"a\""))
+        #expect(try published(once, devices, list) == once)
+        #expect(try published(once, [], nil) == text)
     }
 }

@@ -7,7 +7,7 @@ import Testing
 @testable import MeshDirectory
 
 /// A directory in a real etcd.
-@Suite(.serialized, .timeLimit(.minutes(5))) struct EtcdDirectoryTests {
+@Suite(.serialized, .timeLimit(.minutes(10))) struct EtcdDirectoryTests {
     private let domain: TrustDomain
     private let signer: DirectorySigner
 
@@ -33,7 +33,7 @@ import Testing
     }
 
     private func ready(_ directory: EtcdDirectory) async throws {
-        try await eventually("etcd answers", within: .seconds(60)) {
+        try await eventually("etcd answers") {
             do {
                 _ = try await directory.read()
                 return true
@@ -64,7 +64,7 @@ import Testing
         }
 
         func wait(for text: String, _ what: String) async throws {
-            try await eventually("\(what): '\(text)' in \(told.withLock { $0 })", within: .seconds(60)) {
+            try await eventually("\(what): '\(text)' in \(told.withLock { $0 })") {
                 told.withLock { $0.contains { $0.hasPrefix(text) } }
             }
         }
@@ -177,7 +177,7 @@ import Testing
             let next = try document(Int64(revision), lines: revision)
             if revision == 5 { await cluster.kill(0) }
             // What was not written for want of a leader is written again; what was, is there.
-            try await eventually("revision \(revision) is written", within: .seconds(60)) {
+            try await eventually("revision \(revision) is written") {
                 do {
                     try await directory.write(next, replacing: .manifest(last.manifest))
                     return true

@@ -62,6 +62,21 @@ import Testing
         #expect(tooMuch?.code == .limit)
     }
 
+    /// A node watches from the revision after the one that it has read: the last number has none, and no store begins
+    /// below zero.
+    @Test(arguments: ["ffffffffffffffff7f", "ffffffffffffffffff01"])
+    func noRevisionIsTheLast(number: String) throws {
+        let field = [0x18] + bytes(number)
+        let header = [0x0A, UInt8(field.count)] + field
+        #expect(throws: StreamError.self) { try EtcdRangeResponse(decoding: header) }
+        #expect(throws: StreamError.self) { try EtcdTxnResponse(decoding: header) }
+        #expect(throws: StreamError.self) { try EtcdWatchResponse(decoding: header) }
+        #expect(throws: StreamError.self) { try EtcdKeyValue(decoding: field) }
+        #expect(throws: StreamError.self) { try EtcdWatchResponse(decoding: [0x28] + bytes(number)) }
+        let last = bytes("0a0a18feffffffffffffff7f")
+        #expect(try EtcdRangeResponse(decoding: last).header.revision == Int64.max - 1)
+    }
+
     /// Whatever comes is a message or an error.
     @Test func anyBytes() {
         var fuzzer = Fuzzer("etcd's messages")

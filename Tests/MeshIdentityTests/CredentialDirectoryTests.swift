@@ -250,6 +250,20 @@ import Testing
         #expect(error?.message.contains("chmod 600 \(credentials.path)/key.pem") == true)
     }
 
+    /// Whoever can add a root can be anybody.
+    @Test(arguments: [("root-cert.pem", 0o664), ("root-cert.pem", 0o646), ("ca-crl.pem", 0o666)] as [(String, UInt32)])
+    func whomOthersCanHaveTrustedIsRefused(_ name: String, _ mode: UInt32) throws {
+        try writePlain()
+        let path = "\(credentials.path)/\(name)"
+        #expect(throws: Never.self) { try credentials.load() }
+        // Not read any further.
+        if name == "ca-crl.pem" { _ = try directory.write("identity/ca-crl.pem", "no list") }
+        chmod(path, mode)
+        let error = #expect(throws: IdentityError.self) { try credentials.load() }
+        #expect(error?.code == .permissions)
+        #expect(error?.message.contains("chmod go-w \(path)") == true, "\(String(describing: error))")
+    }
+
     static let unusable: [(TestCertificates.Kind, IdentityError.Code)] = [
         (.expired, .expired), (.notYetValid, .notYetValid), (.rogue, .invalidCertificate), (.isCA, .invalidCertificate),
         (.noSAN, .invalidCertificate), (.missingIntermediate, .invalidCertificate), (.twoSANs, .invalidCertificate),
@@ -279,7 +293,15 @@ import Testing
         try directory.write("identity/key.pem", "rubbish", permissions: 0o600)
         let error = #expect(throws: IdentityError.self) { try credentials.load() }
         #expect(error?.code == .invalidKey)
-        #expect(error?.message.contains(credentials.path) == true)
+        #expect(error?.message.contains(credentials.path) == true && error?.message.contains("key.pem: ") == true)
+        for name in ["cert-chain.pem", "root-cert.pem"] {
+            try writePlain()
+            for text in ["", "-----BEGIN CERTIFICATE-----\nMIIB\n"] {
+                try directory.write("identity/\(name)", text)
+                let damaged = #expect(throws: IdentityError.self) { try credentials.load() }
+                #expect(damaged?.message.contains("\(name): ") == true, "\(damaged?.message ?? "")")
+            }
+        }
         try writePlain()
         unlink("\(credentials.path)/root-cert.pem")
         let missing = #expect(throws: IdentityError.self) { try credentials.load() }

@@ -289,6 +289,13 @@ import Testing
         #expect(issued.roots == [made.certificate, old])
     }
 
+    @Test(arguments: ["", "-----BEGIN CERTIFICATE-----\nMIIB\n"]) func damagedRootsAreNamed(text: String) throws {
+        _ = try makeCA()
+        let file = try directory.write("ca/root-cert.pem", text)
+        let error = #expect(throws: IdentityError.self) { try EmbeddedCA.load(directory: directory.path("ca")) }
+        #expect(error?.message.hasPrefix("\(file): ") == true, "\(error?.message ?? "")")
+    }
+
     @Test func itIsNeverOverwritten() throws {
         let made = try makeCA()
         let before = try directory.read("ca/ca-key.pem")

@@ -150,6 +150,19 @@ import Testing
         #expect(try directory.load().bundle.revocations.isEmpty)
     }
 
+    /// The first list is often brought by `cp`.
+    @Test func aListThatIsCopiedBesideTheVersionsHolds() throws {
+        let directory = CredentialDirectory(home.path("identity"))
+        let stranger = try issue(by: ca).leaf
+        let (key, leaf) = try issue(by: ca)
+        try directory.write(Credential(key: key, chain: [leaf], roots: ca.roots))
+        try home.write("identity/ca-crl.pem", try list(of: [stranger], by: ca, number: 7))
+        #expect(throws: SVIDError.self) { try directory.load().bundle.verify(leaf: stranger) }
+        #expect(try directory.write(revocationLists: try list(of: [stranger, leaf], by: ca, number: 8)))
+        #expect(throws: SVIDError.self) { try directory.load().bundle.verify(leaf: stranger) }
+        #expect(try home.read("identity/ca-crl.pem") == home.read("identity/..data/ca-crl.pem"))
+    }
+
     /// The own certificate may be on the list: that is for peers to decide about.
     @Test func aRevokedCredentialStillLoads() throws {
         let directory = CredentialDirectory(home.path("identity"))

@@ -83,6 +83,39 @@ import Testing
         #expect(rotation.phase == .distributing)
     }
 
+    /// Killed while the files of the new CA were being written: each of them may be a key.
+    @Test func whatAKilledMakerLeavesGoesWithTheNextOne() throws {
+        for name in [
+            "ca/.next.making.5f3a0c11d2e4b687", "ca/.next.making.1a2b3c4d5e6f7", "copies/.ca.5f3a0c11d2e4b687",
+        ] {
+            try home.makeDirectory("\(name)", permissions: 0o700)
+            for file in ["ca-key.pem", ".ca-cert.pem.77aa", "directory-key.pem"] {
+                try home.write("\(name)/\(file)", "x")
+            }
+        }
+        // Of somebody else.
+        try home.makeDirectory("copies/.ca.2024", permissions: 0o700)
+        try home.write("copies/.ca.2024/ca-key.pem", "x")
+        try home.write("copies/.ca.0123456789abc/notes", "x")
+        let kept = try EmbeddedCA.create(directory: home.path("copies/ca"), trustDomain: TrustDomain("mesh.example"))
+        #expect(
+            try FileManager.default.contentsOfDirectory(atPath: home.path("copies")).sorted()
+                == [".ca.0123456789abc", ".ca.2024", "ca"]
+        )
+        #expect(try home.read("copies/.ca.2024/ca-key.pem") == "x")
+        #expect(try home.read("copies/.ca.0123456789abc/notes") == "x")
+
+        try FileManager.default.moveItem(atPath: home.path("copies/ca/ca-key.pem"), toPath: "\(directory)/ca-key.pem")
+        try FileManager.default.moveItem(atPath: home.path("copies/ca/ca-cert.pem"), toPath: "\(directory)/ca-cert.pem")
+        try FileManager.default.moveItem(
+            atPath: home.path("copies/ca/root-cert.pem"),
+            toPath: "\(directory)/root-cert.pem"
+        )
+        _ = try rotation.begin(EmbeddedCA.load(directory: directory), passphrase: nil)
+        #expect(try !FileManager.default.contentsOfDirectory(atPath: directory).contains { $0.hasPrefix(".") })
+        #expect(try EmbeddedCA.load(directory: directory).certificate == kept.certificate)
+    }
+
     @Test func anEncryptedKeyIsReplacedByAnEncryptedOne() throws {
         let passphrase = Passphrase(Array("open sesame".utf8))
         _ = try rotation.begin(makeCA(passphrase: passphrase), passphrase: passphrase)

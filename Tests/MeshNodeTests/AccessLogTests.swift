@@ -1,4 +1,5 @@
 import Foundation
+import H2Transport
 import Logging
 import MeshPaths
 import MeshPolicy
@@ -10,7 +11,7 @@ import Testing
 @testable import MeshNode
 
 /// A line for each stream, in both nodes.
-@Suite(.timeLimit(.minutes(3))) struct AccessLogTests {
+@Suite(.timeLimit(.minutes(10))) struct AccessLogTests {
     struct Line: Sendable {
         let text: String
         let values: [String: String]
@@ -67,6 +68,54 @@ import Testing
         // For those who collect logs, and nobody else.
         let attributes = try FileManager.default.attributesOfItem(atPath: files.path("client"))
         #expect((attributes[.posixPermissions] as? Int).map { $0 & 0o137 } == 0)
+    }
+
+    /// Also where their connections share one server: what came in by which of them is told in records and metrics.
+    @Test func eachListenerOfHBONEHasItsName() async throws {
+        let backend = try EchoServer()
+        let files = TemporaryDirectory()
+        let metrics = FreePort.next()
+        let certificates = TestCertificates.shared
+        let node = Node(
+            try NodeConfiguration.parse(
+                """
+                identity: \(certificates.path(.server))
+                listeners:
+                - {name: inside, bind: "127.0.0.1:0", protocol: hbone}
+                - {name: outside, bind: "127.0.0.1:0", protocol: hbone}
+                policy:
+                - name: all
+                  action: ALLOW
+                  rules: [{from: [{principals: ["mesh.example/*"]}], to: [{ports: [\(backend.port)]}]}]
+                accessLog: {file: \(files.path("log"))}
+                metrics: "127.0.0.1:\(metrics)"
+                """,
+                file: "node"
+            ),
+            loops: 1,
+            logger: LogRecorder().logger
+        )
+        let listeners = try await node.start()
+        let client = try await HBONEClient(credentials: .directory(certificates.path(.client)))
+        for (count, listener) in [listeners[1], listeners[0], listeners[1]].enumerated() {
+            let echoed = try await client.withStream(
+                to: Authority(parsing: "127.0.0.1:\(backend.port)"),
+                through: HBONEPeer(Authority(parsing: "\(listener.address)"))
+            ) { stream in
+                try await stream.write("a")
+                try await stream.finish()
+                return try await stream.read()
+            }
+            #expect(echoed == [97])
+            _ = try await Self.wait(for: count + 1, in: files.path("log"))
+        }
+        let names = Self.lines(files.path("log")).map { $0["listener"] }
+        #expect(names == ["outside", "inside", "outside"])
+        let scrape = try await MetricsTests.scrape(metrics)
+        #expect(scrape.value("bootstrap_streams_ended_total", ["listener": "outside", "protocol": "hbone"]) == 2)
+        #expect(scrape.value("bootstrap_streams_ended_total", ["listener": "inside", "protocol": "hbone"]) == 1)
+        await client.shutDown()
+        await node.drain(deadline: .zero)
     }
 
     @Test func whoHasEndedIt() async throws {
@@ -320,15 +369,21 @@ import Testing
         }
     }
 
+    /// Also where it is no file: what fits into the memory waits, and the rest is counted.
     @Test func aFullDiskIsToldOnceAndCounted() async throws {
         let recorder = LogRecorder()
-        let log = try AccessLog(.init(path: "/dev/full"), logger: recorder.logger)
-        for number in 0..<100 { log.append(Self.line(number), lines: 1) }
-        try await eventually("all is dropped") { log.counts.dropped == 100 }
-        #expect(log.counts.written == 0)
-        let told = recorder.lines.filter { $0.contains("the access log loses lines: writing to /dev/full: No space") }
-        #expect(told.count == 1, "\(recorder.lines)")
+        let line = Self.line(7)
+        let log = try AccessLog(.init(path: "/dev/full"), limit: 40 * line.count, logger: recorder.logger)
+        for _ in 0..<100 { log.append(line, lines: 1) }
+        func told(_ words: String) -> Int { recorder.lines.count { $0.contains(words) } }
+        let waits = "the access log waits for room: writing to /dev/full: No space"
+        try await eventually("it is told") { told(waits) > 0 }
+        #expect(log.counts == AccessLog.Counts(written: 0, dropped: 60))
+        // Tried again, and nothing more is said of it.
         await log.close()
+        #expect(log.counts == AccessLog.Counts(written: 0, dropped: 100))
+        #expect(told(waits) == 1 && told("the access log loses lines: writing to") == 0, "\(recorder.lines)")
+        #expect(told("the access log ends with 100 lines missing: /dev/full had no room") == 1, "\(recorder.lines)")
     }
 
     /// After a while without room, the next line says how many are missing, and begins a line of its own.

@@ -1,5 +1,6 @@
 import Foundation
 import Glibc
+import HTTP1
 import Logging
 import MeshPolicy
 import Streams
@@ -10,7 +11,7 @@ import Testing
 @testable import MeshNode
 
 /// Who may ask a node what it does, and what it says.
-@Suite(.timeLimit(.minutes(3))) struct AdministrationTests {
+@Suite(.timeLimit(.minutes(10))) struct AdministrationTests {
     @Test func liveStreamsPathsAndCertificates() async throws {
         let backend = try EchoServer()
         let port = FreePort.next()
@@ -53,6 +54,18 @@ import Testing
         #expect(nothing.status == 404 && nothing.body.contains("/ (for a browser), /streams"), "\(nothing.body)")
         _ = try await talk.end()
         await pair.stop()
+    }
+
+    /// Its servers are there before its event loops are.
+    @Test func whoAsksTooEarlyIsToldToComeAgain() async throws {
+        let text =
+            "identity: \(TestCertificates.shared.path(.server))\nlisteners: [{name: a, bind: \"127.0.0.1:0\", protocol: hbone}]\n"
+        let node = Node(try NodeConfiguration.parse(text, file: "f"), loops: 1, logger: LogRecorder().logger)
+        for path in ["/explain", "/policy", "/routes"] {
+            let answer = await node.answerAdministration(OperationRequest(method: "GET", path: path))
+            #expect(answer.status == 503 && answer.retryAfter == 1, "\(path): \(answer)")
+            #expect(String(decoding: answer.body, as: UTF8.self).contains("the node is starting"), "\(path)")
+        }
     }
 
     /// Whatever the file says since, and also where the kernel has chosen the port.
@@ -109,6 +122,9 @@ import Testing
             ("GET", "/streams", "evil.example:\(port)", []), ("GET", "/config", "evil.example", []),
             ("POST", "/drain", "evil.example:\(port)", ["x-bootstrap: 1"]),
             ("GET", "/streams", own, ["Origin: http://evil.example"]),
+            ("GET", "/explain?from=local&to=a:1", own, ["Sec-Fetch-Site: cross-site"]),
+            ("GET", "/explain?from=local&to=a:1", "evil.example:\(port)", []),
+            ("GET", "/policy", own, ["Origin: null"]), ("GET", "/routes", own, ["Sec-Fetch-Site: same-site"]),
         ] {
             let answer = try await OperationClient.ask(method, path, port, host: host, fields: fields)
             #expect(answer.status == 403, "\(method) \(path) of \(host) with \(fields)")
@@ -141,6 +157,128 @@ import Testing
         try await eventually("it drains") { (try? await OperationClient.get("/readyz", port))?.status == 503 }
         _ = try await talk.end()
         await pair.stop()
+    }
+
+    // MARK: What is decided
+
+    /// The same question as `bootstrap explain` asks, by what holds in the node.
+    @Test func policyIsAsked() async throws {
+        let port = FreePort.next()
+        let nodes = try await FrontNodes(
+            "- {name: in, bind: \"127.0.0.1:0\", protocol: tcp, forwardTo: \"db.mesh:1\"}",
+            names: [:],
+            more: """
+                - {match: "db.mesh:1", hbone: "127.0.0.1:1"}
+                - {match: "*.lan:80", direct: true}
+                policy:
+                - {name: ops, action: ALLOW, rules: [{from: [{namespaces: [ops]}], to: [{ports: [80]}]}]}
+                - {name: no, action: DENY, rules: [{to: [{hosts: ["secret.lan"]}]}]}
+                admin: "127.0.0.1:\(port)"
+                """
+        )
+        func explain(_ query: String) async throws -> OperationClient.Answer {
+            try await OperationClient.get("/explain?\(query)", port)
+        }
+        let local = try await explain("listener=in").object
+        #expect(local["allowed"] as? Bool == true && local["to"] as? String == "db.mesh:1", "\(local)")
+        #expect((local["route"] as? [String: Any])?["kind"] as? String == "mesh")
+        let peer = "from=spiffe%3A%2F%2Fmesh.example%2Fns%2Fops%2Fsa%2Fann&transport=h2&sourceIP=10.0.0.1"
+        let denied = try await explain("\(peer)&to=secret.lan%3A80").object
+        #expect(denied["allowed"] as? Bool == false && denied["sourceIP"] as? String == "10.0.0.1", "\(denied)")
+        let policy = try #require(denied["policy"] as? [String: Any])
+        #expect(policy["name"] as? String == "no" && policy["rule"] as? Int == 1)
+        #expect((policy["place"] as? String)?.contains("near.yaml:") == true, "\(policy)")
+        for (query, message) in [
+            ("to=a:1", "'from' is missing"), ("from=local", "'to' is missing"), ("from=local&to=a", "'to' a: "),
+            ("from=locl&to=a:1", "did you mean 'local'?"), ("listener=nobody", "there is no such listener"),
+            ("listener=in&from=local", "leave 'from' away"), ("from=local&to=a:1&tranport=h2", "'tranport' is no part"),
+            ("from=local&to=a:1&transport=tcp", "'transport' tcp: must be"), ("from=local&to=a:1&method=GET", "'path'"),
+            ("from=local&to=a:1&sourceIP=x", "'sourceIP' x: is not an IP address"),
+        ] {
+            let answer = try await explain(query)
+            #expect(answer.status == 400 && answer.body.contains(message), "\(query): \(answer.body)")
+        }
+        // Asking is not deciding.
+        let page = try await OperationClient.get("/policy", port).object
+        #expect((page["decisions"] as? [Any])?.isEmpty == true)
+        #expect(try await OperationClient.post("/explain?listener=in", port).status == 405)
+        await nodes.stop()
+    }
+
+    /// A query that two readers could understand in two ways is understood in none.
+    @Test func whatAQueryMayBe() throws {
+        let gate = OperationGate(bind: nil)
+        func query(_ text: String) -> [String: String]? {
+            let head = HTTPRequestHead(
+                method: "GET",
+                target: "/x?\(text)",
+                version: .http11,
+                fields: HTTPFields(),
+                framing: .none
+            )
+            return (try? gate.check(head).get())?.query
+        }
+        #expect(query("") == [:] && query("a") == ["a": ""] && query("a=") == ["a": ""])
+        #expect(query("a=b=c&d=%2f%2F%26%3D%25") == ["a": "b=c", "d": "//&=%"])
+        #expect(query("a=1+2%2B3%20") == ["a": "1+2+3 "], "a plus is a plus")
+        #expect(query("n%61me=%C3%A9") == ["name": "é"])
+        for wrong in [
+            "a=%", "a=%4", "a=%zz", "a=%+1", "a=% 1", "a=%C3", "a=%C3%28", "a=%ED%A0%80", "a=%C0%AF", "a=%00", "a=%0A",
+            "a=%7F", "a=%C2%85", "%=a", "a=1&a=2", "a=1&%61=1",
+        ] { #expect(query(wrong) == nil, "\(wrong)") }
+        let many = (0..<16).map { "p\($0)=1" }.joined(separator: "&")
+        #expect(query(many)?.count == 16 && query(many + "&q=1") == nil)
+    }
+
+    /// What was decided, by which rule, and where streams go.
+    @Test func rulesRoutesAndTheLastDecisions() async throws {
+        let backend = try EchoServer()
+        let port = FreePort.next()
+        let nodes = try await FrontNodes(
+            "- {name: proxy, bind: \"127.0.0.1:0\", protocol: http-proxy}",
+            names: [:],
+            more: """
+                - {match: "127.0.0.1:\(backend.port)", direct: true}
+                - {match: "db.mesh:1", hbone: ["127.0.0.1:1", "127.0.0.1:2"]}
+                policy:
+                - {name: no, action: DENY, rules: [{to: [{hosts: ["other.lan"]}]}, {to: [{hosts: ["secret.lan"]}]}]}
+                admin: "127.0.0.1:\(port)"
+                """
+        )
+        func connect(_ destination: String) throws -> String {
+            let client = try RawClient(port: nodes.port("proxy"))
+            client.send("CONNECT \(destination) HTTP/1.1\r\nHost: \(destination)\r\n\r\n")
+            defer { client.reset() }
+            return String(client.response().prefix(12))
+        }
+        #expect(try connect("127.0.0.1:\(backend.port)") == "HTTP/1.1 200")
+        for _ in 0..<120 { #expect(try connect("secret.lan:80") == "HTTP/1.1 403") }
+        let page = try await OperationClient.get("/policy", port).object
+        let policy = try #require((page["policies"] as? [[String: Any]])?.first)
+        #expect(policy["name"] as? String == "no" && policy["action"] as? String == "DENY")
+        let rules = try #require(policy["rules"] as? [[String: Any]])
+        #expect(rules.map { $0["denied"] as? Int } == [0, 120], "\(rules)")
+        #expect((rules[1]["place"] as? String)?.contains("near.yaml:") == true)
+        #expect((page["default"] as? [String: Any])?["allowed"] as? Int == 1, "\(page)")
+        // Bounded; and what was allowed is there however much was denied since.
+        let decisions = try #require(page["decisions"] as? [[String: Any]])
+        #expect(decisions.filter { $0["allowed"] as? Bool == false }.count == 50)
+        let allowed = decisions.filter { $0["allowed"] as? Bool == true }
+        #expect(allowed.map { $0["destination"] as? String } == ["127.0.0.1:\(backend.port)"])
+        let denied = try #require(decisions.first { $0["allowed"] as? Bool == false })
+        #expect(denied["destination"] as? String == "secret.lan:80" && denied["listener"] as? String == "proxy")
+        #expect((denied["reason"] as? String)?.contains("policy 'no', rule 2") == true, "\(denied)")
+
+        let routes = try await OperationClient.get("/routes", port).object
+        #expect(routes["default"] as? String == "deny")
+        let list = try #require(routes["routes"] as? [[String: Any]])
+        #expect(list.count == routes["total"] as? Int)
+        let mesh = try #require(list.first { $0["match"] as? String == "db.mesh:1" })
+        #expect(mesh["kind"] as? String == "mesh" && mesh["ways"] as? [String] == ["h2 to 127.0.0.1:1 or 127.0.0.1:2"])
+        #expect(list.contains { $0["kind"] as? String == "direct" })
+        #expect((try await OperationClient.get("/routes?limit=1", port).object["routes"] as? [Any])?.count == 1)
+        #expect(try await OperationClient.get("/routes?limit=x", port).status == 400)
+        await nodes.stop()
     }
 
     /// The page loads nothing from elsewhere, runs no script that stands in it, and makes no markup of text.
@@ -243,24 +381,27 @@ import Testing
     @Test func whatIsNoRequestIsAnswered() async throws {
         let loop = EventLoop(name: "test")
         let address = try SocketAddress(ip: "127.0.0.1", port: 0)
-        let server = try await loop.execute { [loop] in
-            let server = try OperationServer(at: address, adopting: nil, on: loop, timeout: .seconds(1)) { _ in
-                OperationResponse(200, "")
-            }
-            return LoopBound(server, on: loop)
-        }
-        let port = try await loop.execute { server.withValue { $0.localAddress?.port ?? 0 } }
-        for (text, line) in [
-            ("GET / HTTP/1.1\r\nHost:", "HTTP/1.1 408 Request Timeout\r\n"),
-            ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", "HTTP/1.1 505 HTTP Version Not Supported\r\n"),
+        for (text, line, timeout) in [
+            ("GET / HTTP/1.1\r\nHost:", "HTTP/1.1 408 Request Timeout\r\n", Duration.milliseconds(100)),
+            (
+                "GET / HTTP/2.0\r\nHost: a\r\n\r\n", "HTTP/1.1 505 HTTP Version Not Supported\r\n",
+                Duration.seconds(600)
+            ),
         ] {
+            let server = try await loop.execute { [loop] in
+                let server = try OperationServer(at: address, adopting: nil, on: loop, timeout: timeout) { _ in
+                    OperationResponse(200, "")
+                }
+                return LoopBound(server, on: loop)
+            }
+            let port = try await loop.execute { server.withValue { $0.localAddress?.port ?? 0 } }
             let client = try RawClient(port: port)
             client.send(text)
             let answer = client.response()
             #expect(answer.hasPrefix(line), "\(answer)")
             client.reset()
+            try await loop.execute { server.withValue { $0.shutDown() } }
         }
-        try await loop.execute { server.withValue { $0.shutDown() } }
         await loop.shutDown()
     }
 
@@ -329,7 +470,7 @@ import Testing
     /// A default that the documentation has and the output has not would look like a key that is not in effect.
     @Test func everyDefaultOfTheDocumentationIsThere() throws {
         let yaml = """
-            identity: i
+            identity: {workloadAPI: "unix:///agent.sock"}
             listeners:
             - {name: w, bind: "127.0.0.1:1", protocol: tls, forwardTo: "a.b:1"}
             - {name: h, bind: "127.0.0.1:2", protocol: http, routes: [{to: "a.b:1"}], jwt: {issuer: i, audience: [a], jwks: k}}
@@ -416,6 +557,7 @@ import Testing
             }
         }
         for index in configuration.endpoints.indices { configuration.endpoints[index].position = nil }
+        for index in configuration.reverse.indices { configuration.reverse[index].position = nil }
         configuration.policy = configuration.policy.map { policies in
             policies.map { policy in
                 var policy = policy

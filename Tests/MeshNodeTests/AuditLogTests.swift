@@ -7,7 +7,7 @@ import TestPeers
 import Testing
 
 /// What policies that decide nothing write to the log.
-@Suite(.timeLimit(.minutes(2))) struct AuditLogTests {
+@Suite(.timeLimit(.minutes(10))) struct AuditLogTests {
     @Test("each match of an AUDIT rule is in the log, however many there are; those of dryRun are limited")
     func eachMatch() async throws {
         let certificates = TestCertificates.shared
@@ -24,6 +24,7 @@ import Testing
         let port = try #require(try await node.start().first).address.port
         let client = try await HBONEClient(credentials: .directory(certificates.path(.client)))
         let peer = HBONEPeer(try Authority(parsing: "127.0.0.1:\(port)"), expecting: .anyTrusted)
+        let start = ContinuousClock.now
         // Some ask for what was asked for within the same second, of which the node makes no plan anew.
         for number in 1...25 {
             let destination = try Authority(parsing: "192.0.2.1:\(number / 5 * 5 + 1)")
@@ -36,7 +37,8 @@ import Testing
         #expect(audits.last?.contains("192.0.2.1:26") == true)
         #expect(audits.last?.contains("spiffe://mesh.example/ns/prod/sa/client") == true)
         let trials = log.lines.filter { $0.contains("dry run: would be denied by policy 'trial'") }
-        #expect((10..<25).contains(trials.count))
+        // So many lines of a peer in ten seconds: all of them where that took longer.
+        #expect(trials.count >= 10 && (trials.count < 25 || ContinuousClock.now - start > .seconds(10)))
         await client.shutDown()
         await node.drain(deadline: .seconds(1))
     }

@@ -8,7 +8,7 @@ import YAML
 
 /// What the documentation shows must work as it stands there.
 @Suite struct DocumentationTests {
-    @Test(arguments: [("configuration.md", 17), ("policy.md", 1)])
+    @Test(arguments: [("configuration.md", 18), ("policy.md", 1)])
     func everyExampleIsAccepted(_ page: String, _ count: Int) throws {
         let text = try String(contentsOfFile: "\(TestTools.repository)/docs/\(page)", encoding: .utf8)
         let blocks = text.components(separatedBy: "```yaml\n").dropFirst().compactMap {
@@ -33,13 +33,14 @@ import YAML
             try String(contentsOfFile: "\(TestTools.repository)/docs/\($0)", encoding: .utf8)
         }.joined()
         let places = [
-            "{zzz: 1}", "{identity: i, listeners: [{zzz: 1}]}", "{identity: i, listeners: [{}], endpoints: [{zzz: 1}]}",
+            "{zzz: 1}", "{identity: {zzz: 1}, listeners: [{}]}", "{identity: i, listeners: [{zzz: 1}]}",
+            "{identity: i, listeners: [{}], endpoints: [{zzz: 1}]}",
             "{identity: i, listeners: [{name: a, bind: \"127.0.0.1:1\", protocol: transparent, capture: {zzz: 1}}]}",
             "{identity: i, listeners: [{name: a, bind: \"127.0.0.1:1\", protocol: dns, names: {zzz: 1}}]}",
             "{identity: i, listeners: [{name: a, bind: \"127.0.0.1:1\", protocol: http, routes: [{zzz: 1}], "
                 + "timeouts: {zzz: 1}, limits: {zzz: 1}}]}",
             "{identity: i, listeners: [{name: a, bind: \"127.0.0.1:1\", protocol: http-proxy, jwt: {zzz: 1}}]}",
-            "{identity: i, listeners: [{}], trust: [{zzz: 1}]}",
+            "{identity: i, listeners: [{}], trust: [{zzz: 1}]}", "{identity: i, reverse: [{zzz: 1}]}",
             "{identity: i, listeners: [{}], endpoints: [{ssh: {zzz: 1}}]}",
             "{identity: i, listeners: [{}], endpoints: [{tls: {zzz: 1}}]}",
             "{identity: i, listeners: [{}], endpoints: [{proxy: {zzz: 1}, token: {zzz: 1}}]}",

@@ -1,3 +1,4 @@
+import Glibc
 import HTTP1
 import MeshIdentity
 import MeshPaths
@@ -57,7 +58,7 @@ import YAML
             """,
             file: "/srv/node.yaml"
         )
-        #expect(configuration.identity == "/etc/bootstrap/identity")
+        #expect(configuration.identity == .directory("/etc/bootstrap/identity"))
         #expect(configuration.listeners.map(\.protocol) == NodeConfiguration.ListenerProtocol.allCases)
         #expect(
             configuration.listeners.map(\.name) == [
@@ -131,7 +132,7 @@ import YAML
             "identity: id\nlisteners: [{name: a, bind: '127.0.0.1:1', protocol: hbone}]\n",
             file: "node.yaml"
         )
-        #expect(configuration.identity == "id")
+        #expect(configuration.identity == .directory("id"))
         #expect(configuration.endpoints.isEmpty && configuration.policy == nil)
         #expect(configuration.unmatched == .deny && configuration.admin == nil && configuration.metrics == nil)
     }
@@ -367,7 +368,12 @@ import YAML
     @Test func readsFiles() throws {
         let directory = TemporaryDirectory()
         try directory.write("node.yaml", Self.head)
-        #expect(try NodeConfiguration.load(directory.path("node.yaml")).identity == "/i")
+        #expect(try NodeConfiguration.load(directory.path("node.yaml")).identity == .directory("/i"))
+        chmod(directory.path("node.yaml"), 0o664)
+        #expect(throws: Never.self) { try NodeConfiguration.load(directory.path("node.yaml")) }
+        chmod(directory.path("node.yaml"), 0o646)
+        let open = #expect(throws: ConfigurationError.self) { try NodeConfiguration.load(directory.path("node.yaml")) }
+        #expect(open.map { "\($0)".contains("chmod o-w \(directory.path("node.yaml"))") } == true)
 
         let missing = #expect(throws: ConfigurationError.self) {
             try NodeConfiguration.load(directory.path("none.yaml"))

@@ -10,7 +10,7 @@ import YAML
 
 @testable import MeshNode
 
-@Suite(.timeLimit(.minutes(5))) struct ConnectionSettingsTests {
+@Suite(.timeLimit(.minutes(10))) struct ConnectionSettingsTests {
 
     private func decode(_ connections: String) throws -> ConnectionSettings {
         let listener = "{name: a, bind: \"127.0.0.1:1\", protocol: hbone}"
@@ -24,7 +24,7 @@ import YAML
         let settings = try decode(
             """
             {keepAlive: 1s, keepAliveTimeout: 2s, connectTimeout: 300ms, handshakeTimeout: 4m, requestTimeout: 5h,
-             idleTimeout: 1h30m, maximumAge: 7d, drainTimeout: 8s, perPeer: 9}
+             idleTimeout: 1h30m, maximumAge: 7d, drainTimeout: 8s, perPeer: 9, multipath: true}
             """
         )
         var expected = ConnectionSettings()
@@ -37,6 +37,7 @@ import YAML
         expected.maximumAge = .seconds(7 * 86400)
         expected.drainTimeout = .seconds(8)
         expected.perPeer = 9
+        expected.multipath = true
         #expect(settings == expected)
         #expect(settings.http2(for: .client).keepAlive.interval == .seconds(1))
         #expect(settings.http2(for: .server).keepAlive.timeout == .seconds(2))

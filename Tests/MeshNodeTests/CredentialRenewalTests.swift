@@ -8,7 +8,7 @@ import Testing
 @testable import SSHSignal
 
 /// What a device takes from an issuer over the mesh, who speaks for the CA and does not have its key.
-@Suite(.timeLimit(.minutes(5))) struct CredentialRenewalTests {
+@Suite(.timeLimit(.minutes(10))) struct CredentialRenewalTests {
     private let home = TemporaryDirectory()
     private let ca: EmbeddedCA
     private let id: SPIFFEID

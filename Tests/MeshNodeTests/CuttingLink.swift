@@ -54,12 +54,17 @@ final class CuttingLink: Sendable {
 
     /// Nothing gets in any more, and what is in is cut.
     func close() {
+        closeListener()
+        cut()
+    }
+
+    /// Nothing gets in any more.
+    func closeListener() {
         let listener = state.withLock { state in
             defer { state.listener = -1 }
             return state.listener
         }
         if listener >= 0 { shutdown(listener, Int32(SHUT_RDWR)) }
-        cut()
     }
 
     func reopen() throws {

@@ -7,7 +7,7 @@ import TestPeers
 import Testing
 
 /// Streams to a workload through gateways, with mutual TLS from end to end.
-@Suite(.timeLimit(.minutes(4))) struct DoubleHBONETests {
+@Suite(.timeLimit(.minutes(10))) struct DoubleHBONETests {
     @Test func streamsGoThroughAndTheGatewaySeesCiphertext() async throws {
         let backend = try EchoServer()
         let wire = Lock<RelayServer?>(nil)

@@ -6,7 +6,7 @@ import TestPeers
 import Testing
 
 /// Direct connections with TLS, to real servers with certificates good and bad.
-@Suite(.timeLimit(.minutes(5))) struct EgressTests {
+@Suite(.timeLimit(.minutes(10))) struct EgressTests {
     /// Sends back what it gets over TLS.
     private struct Server {
         let process: ChildProcess

@@ -9,7 +9,7 @@ import TestPeers
 import Testing
 
 /// A node that knows members of another trust domain: on both sides, and when that changes.
-@Suite(.timeLimit(.minutes(5))) struct ForeignTrustTests {
+@Suite(.timeLimit(.minutes(10))) struct ForeignTrustTests {
     private static let ours = "spiffe://mesh.example/ns/prod/sa/server"
     private static let theirs = "spiffe://partner.example/ns/prod/sa/app"
 
@@ -375,5 +375,34 @@ import Testing
             #expect(found.count == expected.count, "\(text): \(found)")
             for (issue, beginning) in zip(found, expected) { #expect(issue.hasPrefix(beginning), "\(text): \(issue)") }
         }
+    }
+
+    /// Nobody of that trust domain would ever be believed.
+    @Test func aReverseConnectionOfAnUnknownTrustDomainIsRefused() throws {
+        let directory = TemporaryDirectory()
+        func issues(_ identity: String, _ more: String = "") throws -> String {
+            let file = try directory.write(
+                "node.yaml",
+                """
+                identity: \(TestCertificates.shared.path(.server))
+                reverse: [{gateway: "gw:15008", identity: "spiffe://\(identity)/ns/prod/sa/gw"}]
+                endpoints:
+                - {match: "cam:*", reverse: true, identity: "spiffe://\(identity)/ns/prod/sa/cam"}
+                \(more)
+                """
+            )
+            do {
+                _ = try NodeConfiguration.check(file)
+                return ""
+            } catch {
+                return "\(error)"
+            }
+        }
+        #expect(try issues("mesh.example") == "")
+        let typo = try issues("mesh.exmaple")
+        #expect(typo.contains("node.yaml:2:") && typo.contains("'reverse': gw:15008 is to be spiffe://mesh.exmaple/"))
+        #expect(typo.contains("endpoint 'cam'") && typo.contains("own trust domain is mesh.example"), "\(typo)")
+        #expect(typo.contains("or add {domain: mesh.exmaple, bundle: FILE} to 'trust'"))
+        #expect(try issues("old.example", "aliases: [old.example]") == "")
     }
 }

@@ -10,7 +10,7 @@ import TestPeers
 import Testing
 
 /// A node that a stream comes to and goes on from: what it passes on, what it stops, and what it asks.
-@Suite(.timeLimit(.minutes(3))) struct GatewayTests {
+@Suite(.timeLimit(.minutes(10))) struct GatewayTests {
     private static let server = "spiffe://mesh.example/ns/prod/sa/server"
     private static let destination = "target.lan:7"
 

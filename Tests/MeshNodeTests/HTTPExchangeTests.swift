@@ -167,6 +167,31 @@ import Testing
         #expect(exchange.isRequestSent && exchange.keepsServer)
     }
 
+    /// A server that joins trailers with the head would take them for the gateway's word.
+    @Test(arguments: [true, false])
+    func trailersOfTheWorldClaimNothing(dropsClaims: Bool) throws {
+        let text = "POST http://web.mesh/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        let claims = "X-Forwarded-Client-Cert: URI=spiffe://a/b\r\nX_Forwarded_For: 1.2.3.4\r\n"
+        let content = Array("2\r\nhi\r\n0\r\n\(claims)Digest: x\r\n\r\n".utf8)
+        let (request, _) = try #require(try Self.head(Array(text.utf8)))
+        let next = try HTTPProxyHeads.request(request, to: Authority(parsing: Self.server), path: "/").head
+        var exchange = try HTTPExchange(
+            request,
+            as: next,
+            upgrade: nil,
+            to: Authority(parsing: Self.server),
+            isLast: false,
+            limits: HTTPLimits(),
+            dropsClaims: dropsClaims
+        )
+        exchange.toServer = []
+        var index = 0
+        while !exchange.isRequestRead { try exchange.readRequest(content, &index) }
+        let sent = String(decoding: exchange.toServer, as: UTF8.self)
+        #expect(sent.hasPrefix("2\r\nhi\r\n0\r\n") && sent.hasSuffix("Digest: x\r\n\r\n"), "\(sent)")
+        #expect(sent.lowercased().contains("forwarded") == !dropsClaims, "\(sent)")
+    }
+
     @Test func optionsCountTheProxiesOnTheirWay() throws {
         func hops(_ method: String, _ fields: String) throws -> [String] {
             let text = "\(method) http://web.mesh HTTP/1.1\r\nHost: x\r\n\(fields)\r\n"

@@ -6,7 +6,7 @@ import TestPeers
 import Testing
 
 /// Requests through a proxy's listener and two nodes to a server that shows what it gets.
-@Suite(.timeLimit(.minutes(5))) struct HTTPProxyFrontTests {
+@Suite(.timeLimit(.minutes(10))) struct HTTPProxyFrontTests {
     private static let proxy = "- {name: proxy, bind: \"127.0.0.1:0\", protocol: http-proxy}"
 
     /// The server, the nodes, and the proxy's port.

@@ -4,7 +4,7 @@ import TestPeers
 import Testing
 
 /// An HTTP proxy that asks for a token.
-@Suite(.timeLimit(.minutes(5))) struct HTTPProxyTokenTests {
+@Suite(.timeLimit(.minutes(10))) struct HTTPProxyTokenTests {
     private static let listener =
         "- {name: proxy, bind: \"127.0.0.1:0\", protocol: http-proxy, "
         + "jwt: {issuer: \"https://id.example\", audience: [web], jwks: keys.jwks}}"

@@ -4,7 +4,7 @@ import TestPeers
 import Testing
 
 /// What a gateway decides while a client's connection stays.
-@Suite(.timeLimit(.minutes(5))) struct IngressFrontTests {
+@Suite(.timeLimit(.minutes(10))) struct IngressFrontTests {
     private static func policy(_ name: String) -> String {
         """
         policy:
@@ -15,8 +15,8 @@ import Testing
         """
     }
 
-    /// A stream to the server that is kept for the next request is no way past a policy that has changed since.
-    @Test func eachRequestIsDecided() async throws {
+    /// A server, two nodes before it, and a client of the first one's listener.
+    private static func ingress() async throws -> (ChildProcess, FrontNodes, RawClient) {
         let server = try ChildProcess(
             TestTools.python,
             [TestTools.repository + "/Tests/Peers/http1/backend.py"],
@@ -26,9 +26,15 @@ import Testing
         let nodes = try await FrontNodes(
             "- {name: web, bind: \"127.0.0.1:0\", protocol: http, routes: [{to: \"web.mesh:80\"}]}",
             names: ["web.mesh:80": backend],
-            more: Self.policy("web.mesh")
+            more: policy("web.mesh")
         )
         let client = try RawClient(port: nodes.port("web"))
+        return (server, nodes, client)
+    }
+
+    /// A stream to the server that is kept for the next request is no way past a policy that has changed since.
+    @Test func eachRequestIsDecided() async throws {
+        let (server, nodes, client) = try await Self.ingress()
         let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
         for _ in 0..<3 {
             client.send(get)
@@ -48,21 +54,34 @@ import Testing
         await server.stop()
     }
 
+    /// Rules see the path that the server gets, decoded: not what the routes have made of it. One that means different
+    /// things to different servers is what is denied.
+    @Test func noSpellingOfAPathGetsRoundARule() async throws {
+        let (server, nodes, client) = try await Self.ingress()
+        let allowed = try String(contentsOfFile: nodes.clientFile, encoding: .utf8)
+        let denied = """
+            policy:
+            - {name: no, action: DENY, rules: [{to: [{paths: ["/@fs/*", "/admin", "/my files/*", "/caf\u{E9}"]}]}]}
+            """
+        let text = allowed.replacingOccurrences(of: "policy:", with: denied)
+        _ = try nodes.directory.write("near.yaml", text)
+        try await nodes.near.reload()
+        for (target, status) in [
+            ("/", 200), ("/%40fs/etc/passwd", 403), ("/@fs/etc/passwd", 403), ("/admin;x", 403), ("/%2561dmin", 403),
+            ("/%61dmin?q", 403), ("/my%20files/a", 403), ("/caf%C3%A9", 403), ("/cafe", 200),
+        ] {
+            client.send("GET \(target) HTTP/1.1\r\nHost: a\r\n\r\n")
+            #expect(client.response().hasPrefix("HTTP/1.1 \(status) "), "\(target)")
+        }
+        client.reset()
+        await nodes.stop()
+        await server.stop()
+    }
+
     /// What a listener has accepted goes on under a name that the configuration does not have any more, until listeners
     /// change once more.
     @Test func connectionsOutlastTheNameOfTheirListener() async throws {
-        let server = try ChildProcess(
-            TestTools.python,
-            [TestTools.repository + "/Tests/Peers/http1/backend.py"],
-            keepsInputOpen: true
-        )
-        let backend = try #require(UInt16(try await server.standardOutput.line { (UInt16($0) ?? 0) > 1023 }))
-        let nodes = try await FrontNodes(
-            "- {name: web, bind: \"127.0.0.1:0\", protocol: http, routes: [{to: \"web.mesh:80\"}]}",
-            names: ["web.mesh:80": backend],
-            more: Self.policy("web.mesh")
-        )
-        let client = try RawClient(port: nodes.port("web"))
+        let (server, nodes, client) = try await Self.ingress()
         let text = try nodes.directory.read("near.yaml")
         // The third one changes no listener.
         for (name, more, isServed) in [

@@ -119,7 +119,7 @@ import Testing
     @Test func policySeesMethodAndPath() throws {
         var facts = PeerFacts()
         let destination = try Authority(parsing: "web.prod:80")
-        let path = try HTTPPath(parsing: "/%61")
+        let path = "/%61?query"
         let anybody = IngressClient.request(of: facts, to: destination, head: ("DELETE", path))
         #expect(anybody.source == .unauthenticated && anybody.transport == nil)
         #expect(anybody.details == RequestDetails(method: "DELETE", path: "/a"))

@@ -7,7 +7,7 @@ import TestPeers
 import Testing
 
 /// Services of the node's own machine, which listen at one of its addresses.
-@Suite(.timeLimit(.minutes(2))) struct LocalServicesTests {
+@Suite(.timeLimit(.minutes(10))) struct LocalServicesTests {
     /// Where the service listens, what a peer asks for, and whether it gets there: as with `ssh -W`.
     struct Case: Sendable, CustomTestStringConvertible {
         var listens: String

@@ -12,7 +12,7 @@ final class LogRecorder: Sendable {
     var logger: Logger { Logger(label: "test") { _ in Handler(recorder: self) } }
 
     /// Waits for a line that contains `text`, beyond the first `start` lines.
-    func line(containing text: String, after start: Int = 0, within limit: Duration = .seconds(30)) async throws {
+    func line(containing text: String, after start: Int = 0, within limit: Duration = .seconds(90)) async throws {
         try await eventually("a line with '\(text)' in \(lines)", within: limit) {
             lines.dropFirst(start).contains { $0.contains(text) }
         }

@@ -8,7 +8,7 @@ import Testing
 @testable import MeshPaths
 
 /// The fallback at a distance: striping, and further sessions. Real sshds and nodes at the end of a link that delays.
-@Suite(.serialized, .timeLimit(.minutes(5))) struct LongSSHPathTests {
+@Suite(.serialized, .timeLimit(.minutes(10))) struct LongSSHPathTests {
     @Test func aLongPathIsStriped() async throws {
         let backend = try EchoServer()
         let sshd = try await OpenSSHServer()
@@ -138,9 +138,11 @@ import Testing
         let pair = try await NodePair(to: backend.port, ssh: ssh, path: "ssh")
         if limit == 1 {
             try await pair.download(24 << 20, atOnce: 3)
+            try await sshd.logged("Accepted publickey")
             #expect(sshd.logins == 1)
         } else {
             try await pair.download(24 << 20, atOnce: 3, untilLine: "another SSH session")
+            try await sshd.logged("Accepted publickey", count: 2)
             #expect((2...limit).contains(sshd.logins))
             // New streams are spread over them.
             let first = try await TCPConversation(port: pair.entry)

@@ -5,7 +5,7 @@ import TestPeers
 import Testing
 
 /// Many streams at once, and what they leave in the log.
-@Suite(.timeLimit(.minutes(3))) struct ManyStreamsTests {
+@Suite(.timeLimit(.minutes(10))) struct ManyStreamsTests {
     /// Connections to the client node, all at once. Returns how each went.
     private func exchange(_ pair: NodePair, count: Int) async throws -> [Bool] {
         try await withThrowingTaskGroup(of: Bool.self) { group in

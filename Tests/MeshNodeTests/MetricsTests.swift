@@ -9,7 +9,7 @@ import Testing
 @testable import MeshNode
 
 /// What Prometheus reads of a node.
-@Suite(.timeLimit(.minutes(3))) struct MetricsTests {
+@Suite(.timeLimit(.minutes(10))) struct MetricsTests {
     struct Family: Decodable, Sendable {
         let name: String
         let type: String

@@ -63,11 +63,15 @@ import Testing
         }
         var fuzzer = Fuzzer("DNS questions")
         let zone = MeshZone(
-            endpoints: [
-                MeshPolicy.Endpoint(
-                    match: try EndpointMatch(parsing: "*.prod"),
-                    way: .peer(.init(id: .init("p", facts: ""), candidates: [], servers: [], identities: []))
-                )
+            tables: [
+                EndpointTable([
+                    EndpointBlock([
+                        MeshPolicy.Endpoint(
+                            match: try EndpointMatch(parsing: "*.prod"),
+                            way: .peer(.init(id: .init("p", facts: ""), candidates: [], servers: [], identities: []))
+                        )
+                    ])
+                ])
             ],
             names: VirtualNames(),
             settings: .init()
@@ -93,7 +97,7 @@ import Testing
     }
 
     @Test func whatOthersAnswerIsLookedThrough() throws {
-        let zone = MeshZone(endpoints: [], names: VirtualNames(), settings: .init())
+        let zone = MeshZone(tables: [], names: VirtualNames(), settings: .init())
         func answer(_ address: [UInt8]) -> [UInt8] {
             var message = Self.message("a.test")
             (message[2], message[7]) = (0x81, 1)

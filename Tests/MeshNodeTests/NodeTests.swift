@@ -7,7 +7,7 @@ import Streams
 import TestPeers
 import Testing
 
-@Suite(.timeLimit(.minutes(5))) struct NodeTests {
+@Suite(.timeLimit(.minutes(10))) struct NodeTests {
     @Test func bytesGoBothWaysAndEndCleanly() async throws {
         let backend = try EchoServer()
         let pair = try await NodePair(to: backend.port)

@@ -6,7 +6,7 @@ import Testing
 @testable import MeshNode
 
 /// A peer is what its endpoint says, never where or how that is written.
-@Suite(.timeLimit(.minutes(5))) struct PeerIdentityTests {
+@Suite(.timeLimit(.minutes(10))) struct PeerIdentityTests {
     private static let head = "identity: /i\nlisteners: [{name: a, bind: \"[::]:1\", protocol: hbone}]\n"
     private static let endpoint = """
         endpoints:
@@ -67,6 +67,7 @@ import Testing
         ("sessions: 2", "sessions: 3"),
         ("ops@eight", "ops@nine"), ("sessions: 2", "identityFile: /k"), ("sessions: 2", "knownHosts: /k"),
         ("sessions: 2", "config: /k"), ("sessions: 2", "engine: openssh"), ("  hbone", "  path: h2\n  hbone"),
+        ("  hbone", "  reverse: true\n  hbone"),
     ])
     func becomesAnother(_ text: String, _ other: String) throws {
         let yaml = Self.head + Self.endpoint
@@ -99,8 +100,10 @@ import Testing
         let endpoint = try NodeConfiguration.parse(Self.head + Self.endpoint, file: "f").endpoints[0]
         #expect(
             Mirror(reflecting: endpoint).children.compactMap(\.label) == [
-                "match", "address", "hbone", "identities", "tunnel", "proxy", "token", "via", "viaIdentities", "direct",
-                "tls", "announces", "ssh", "path", "letsFiltersSee", "resumable", "position", "keepsPort", "source",
+                "match", "address", "hbone", "identities", "tunnel", "proxy", "token", "via", "viaIdentities",
+                "reverse",
+                "direct", "tls", "announces", "ssh", "path", "letsFiltersSee", "resumable", "position", "keepsPort",
+                "source",
             ]
         )
         let access = try #require(endpoint.ssh)

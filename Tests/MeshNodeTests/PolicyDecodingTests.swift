@@ -134,7 +134,7 @@ import YAML
         ("[{name: a, action: DENY, rules: [{when: [{transport: []}]}]}]", "f:3:62: 'transport' is an empty list"),
         (
             "[{name: a, action: DENY, rules: [{when: [{transport: [hbone]}]}]}]",
-            "f:3:63: a transport must be one of h2, h2-via-gateway, h2-over-ssh, ssh, not 'hbone'"
+            "f:3:63: a transport must be one of h2, h2-reverse, h2-via-gateway, h2-over-ssh, ssh, not 'hbone'"
         ),
         (
             "[{name: a, action: DENY, rules: [{when: [{notAfter: tomorrow}]}]}]",

@@ -7,7 +7,7 @@ import Testing
 @testable import MeshNode
 
 /// Load balancers in front of a node and behind it that speak the PROXY protocol.
-@Suite(.timeLimit(.minutes(5))) struct ProxyProtocolTests {
+@Suite(.timeLimit(.minutes(10))) struct ProxyProtocolTests {
     private static let line = Array("PROXY TCP4 203.0.113.9 127.0.0.1 5000 80\r\n".utf8)
 
     private static func header(_ bytes: [UInt8]) throws -> (header: ProxyHeader, rest: [UInt8]) {

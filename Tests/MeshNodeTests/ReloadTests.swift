@@ -6,7 +6,7 @@ import Testing
 
 /// A reload cuts what it concerns, and nobody else: many streams through an entry, a hop and an exit, whose files are
 /// edited under them.
-@Suite(.timeLimit(.minutes(5))) struct ReloadTests {
+@Suite(.timeLimit(.minutes(10))) struct ReloadTests {
     private static let streams = 200
 
     /// A way of writing one file, which says the same of the streams.

@@ -8,7 +8,7 @@ import Testing
 
 /// Members of the mesh that came by an `hbone` listener with rules of its own, and that are revoked while they are
 /// there.
-@Suite(.timeLimit(.minutes(5))) struct RevokedGateTests {
+@Suite(.timeLimit(.minutes(10))) struct RevokedGateTests {
     /// The listener that they have come by is gone, and the one before has been forgotten since.
     @Test func whoCameByAListenerThatIsGoneIsCut() async throws {
         let (directory, log, echo) = (TemporaryDirectory(), LogRecorder(), try EchoServer())

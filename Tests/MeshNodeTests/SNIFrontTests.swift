@@ -7,7 +7,7 @@ import Testing
 @testable import MeshNode
 
 /// TLS through the mesh by the name that its client asks for, with real clients and a real server.
-@Suite(.timeLimit(.minutes(5))) struct SNIFrontTests {
+@Suite(.timeLimit(.minutes(10))) struct SNIFrontTests {
     private static let sni = "- {name: sni, bind: \"127.0.0.1:0\", protocol: sni}"
     private static let peers = "\(TestTools.repository)/Tests/Peers/tls"
 

@@ -6,7 +6,7 @@ import Streams
 import TestPeers
 import Testing
 
-@Suite(.timeLimit(.minutes(5))) struct SOCKSFrontTests {
+@Suite(.timeLimit(.minutes(10))) struct SOCKSFrontTests {
     private static let socks = "- {name: socks, bind: \"127.0.0.1:0\", protocol: socks5}"
     private static let reply: [UInt8] = [5, 0, 0, 1, 0, 0, 0, 0, 0, 0]
 

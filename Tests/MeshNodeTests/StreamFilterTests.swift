@@ -10,7 +10,7 @@ import TestPeers
 import Testing
 
 /// What the program that a node is part of sees of its streams.
-@Suite(.timeLimit(.minutes(5))) struct StreamFilterTests {
+@Suite(.timeLimit(.minutes(10))) struct StreamFilterTests {
     /// Of all streams of a node.
     private final class Witness: Sendable {
         private struct State {

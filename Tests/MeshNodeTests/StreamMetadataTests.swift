@@ -10,7 +10,7 @@ import Testing
 @testable import MeshNode
 
 /// What nodes say about themselves with a stream, and what they show of what others say.
-@Suite(.timeLimit(.minutes(3))) struct StreamMetadataTests {
+@Suite(.timeLimit(.minutes(10))) struct StreamMetadataTests {
     private static func baggage(_ line: AccessLogTests.Line, _ key: String = "baggage") -> [String: String] {
         let object = try? JSONSerialization.jsonObject(with: Data(line.text.utf8)) as? [String: Any]
         return object?[key] as? [String: String] ?? [:]
@@ -39,7 +39,8 @@ import Testing
             #expect(near["baggage"] == nil && far["answerBaggage"] == nil && far["network"] == nil)
             #expect(near["traceparent"] != nil)
         }
-        #expect(Set(near.map { $0["traceparent"] }) == Set(far.map { $0["traceparent"] }))
+        // Nothing was sent for it: both make it of what they have in common.
+        for (near, far) in zip(near, far) { #expect(near["traceparent"] == far["traceparent"]) }
         #expect(Set(near.map { $0["traceparent"] }).count == 2)
         await pair.stop()
     }
@@ -72,6 +73,46 @@ import Testing
         #expect(line["forwarded"] == "for=10.1.2.3;by=_x" && line["network"] == "west", "\(line.text)")
         await client.shutDown()
         await pair.stop()
+    }
+
+    /// The first node of a trace, and a peer that is none: it is told what the node's log says.
+    @Test func aPeerThatIsNoNodeIsToldTheTrace() async throws {
+        let seen = Mutex<[String?]>([])
+        let files = TemporaryDirectory()
+        let listener = try await HBONEListener(
+            bind: SocketAddress(ip: "127.0.0.1", port: 0),
+            credentials: .directory(TestCertificates.shared.path(.server)),
+            logger: Logger(label: "listener")
+        )
+        let serving = Task {
+            await listener.serve { request in
+                seen.withLock { $0.append(request.trace?.description) }
+                return .admit
+            } handler: { _ in
+            }
+        }
+        let node = Node(
+            try NodeConfiguration.parse(
+                """
+                identity: \(TestCertificates.shared.path(.client))
+                listeners: [{name: in, bind: "127.0.0.1:0", protocol: tcp, forwardTo: "db.mesh:7"}]
+                endpoints:
+                - {match: "db.mesh:7", hbone: "127.0.0.1:\(listener.localAddress.port)"}
+                accessLog: {file: "\(files.path("log"))"}
+                """,
+                file: "node"
+            ),
+            loops: 1,
+            logger: Logger(label: "node")
+        )
+        let entry = try #require(try await node.start().first).address.port
+        for _ in 0..<2 { _ = try await TCPClient.exchange(port: entry, sending: [1]) }
+        let lines = try await AccessLogTests.wait(for: 2, in: files.path("log"))
+        let told = seen.withLock { $0 }
+        #expect(told.count == 2 && !told.contains(nil) && lines.map { $0["traceparent"] } == told, "\(told)")
+        await node.drain(deadline: .seconds(1))
+        await listener.close()
+        await serving.value
     }
 
     @Test func aListenerReadsIt() async throws {

@@ -8,7 +8,7 @@ import Testing
 @testable import MeshNode
 
 /// Streams that are being opened while the node takes over something else.
-@Suite(.timeLimit(.minutes(3))) struct StreamOpenerTests {
+@Suite(.timeLimit(.minutes(10))) struct StreamOpenerTests {
     private static func snapshot(to port: UInt16, policy: String = "") throws -> NodeSnapshot {
         let text = """
             identity: /none
@@ -18,7 +18,7 @@ import Testing
             """
         return try NodeSnapshot(
             configuration: try NodeConfiguration.parse(text, file: "f"),
-            credential: try CredentialDirectory(TestCertificates.shared.path(.server)).load(),
+            identity: NodeIdentity(credential: try CredentialDirectory(TestCertificates.shared.path(.server)).load()),
             warn: { _ in }
         )
     }
@@ -81,7 +81,7 @@ import Testing
             """
         let snapshot = try NodeSnapshot(
             configuration: try NodeConfiguration.parse(text, file: "f"),
-            credential: try CredentialDirectory(TestCertificates.shared.path(.client)).load(),
+            identity: NodeIdentity(credential: try CredentialDirectory(TestCertificates.shared.path(.client)).load()),
             warn: { _ in }
         )
         let loop = EventLoop(name: "opener")
@@ -94,6 +94,7 @@ import Testing
             }
             return LoopBound(opener, on: loop)
         }
+        let start = ContinuousClock.now
         for _ in 0..<15 {
             let isOpened: Bool = await withCheckedContinuation { continuation in
                 loop.submit {
@@ -118,7 +119,9 @@ import Testing
             #expect(!isOpened)
         }
         #expect(changes.withLock { $0.count } == 1, "\(changes.withLock { $0 })")
-        #expect(log.lines.count { $0.contains("unreachable on every path") } == 10, "\(log.lines)")
+        // So many lines in ten seconds: all of them where that took longer.
+        let lines = log.lines.count { $0.contains("unreachable on every path") }
+        #expect(lines == 10 || lines > 10 && ContinuousClock.now - start > .seconds(10), "\(log.lines)")
         try await loop.execute { opener.withValue { $0.shutDown() } }
         await loop.shutDown()
     }

@@ -6,7 +6,7 @@ import Testing
 
 /// A node that clients without a certificate of the mesh come to, with a token, and that passes their ciphertext on to
 /// the workload; and a workload as other implementations' clients see it.
-@Suite(.timeLimit(.minutes(5))) struct TunnelGateTests {
+@Suite(.timeLimit(.minutes(10))) struct TunnelGateTests {
     struct Answer: Decodable {
         var status: Int?
         var headers: [String: String]?
@@ -151,6 +151,24 @@ import Testing
         #expect(gate["path"] == "h2" && gate["peer"] == Self.server && gate["policy"] == "people")
         let far = try await AccessLogTests.wait(for: 1, in: gateway.directory.path("far.log"))[0]
         #expect(far["source"] == "spiffe://mesh.example/ns/prod/sa/client" && far["policy"] == "backend", "\(far)")
+        await gateway.stop()
+    }
+
+    /// What PyJWT has signed, with a set of keys that it has made.
+    @Test func tokensOfPyJWTOpenTheGatewayOrDoNot() async throws {
+        let backend = try EchoServer()
+        let gateway = try await Gateway(to: backend.port, issuer: try await TokenIssuer(.pyJWT))
+        for name in ["good-rsa", "good-ec", "good-ed"] {
+            let token = "token=\(try gateway.token(name))"
+            let answer = try await Self.ask(gateway.port, backend.authority, [Self.web, Self.inner, token])
+            #expect(answer.echo == "ping" && answer.peer == [Self.server], "\(name): \(answer)")
+        }
+        for name in ["bad-audience", "bad-ended", "bad-none", "bad-unknown-kid", "bad-other-key", "bad-hmac-of-key"] {
+            let token = "token=\(try gateway.token(name))"
+            let answer = try await Self.ask(gateway.port, backend.authority, [Self.web, Self.inner, token])
+            #expect(answer.status == 401 && answer.echo == nil, "\(name): \(answer)")
+        }
+        #expect(backend.accepted == 3)
         await gateway.stop()
     }
 

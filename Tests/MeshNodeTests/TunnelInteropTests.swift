@@ -5,7 +5,7 @@ import TestPeers
 import Testing
 
 /// Proxies and load balancers of others between two nodes, which end TLS and HTTP/2 and see ciphertext.
-@Suite(.timeLimit(.minutes(5))) struct TunnelInteropTests {
+@Suite(.timeLimit(.minutes(10))) struct TunnelInteropTests {
     enum Hop: String, CaseIterable, Sendable {
         case envoyPOST, envoyCONNECT, envoyUnwraps, haproxyPOST, haproxyCONNECT, nghttpxPOST, nghttpxCONNECT
 

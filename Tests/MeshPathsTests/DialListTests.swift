@@ -7,7 +7,7 @@ import Testing
 @testable import MeshPaths
 
 /// How the addresses of a peer are dialled.
-@Suite(.timeLimit(.minutes(1))) struct DialListTests {
+@Suite(.timeLimit(.minutes(10))) struct DialListTests {
     /// A port whose queue is full: it answers nothing.
     private final class BlackHole {
         let authority: Authority
@@ -66,6 +66,37 @@ import Testing
         let good = try Authority(parsing: "127.0.0.1:\(server.port)")
         let result = try await dial([hole.authority, good], timeout: .seconds(3600))
         #expect(try result.get().contains("\(server.port)"))
+    }
+
+    @Test("an address that is learnt while others are dialled is dialled beside them")
+    func oneMore() async throws {
+        let (hole, server) = (try BlackHole(), try EchoServer())
+        let good = try Authority(parsing: "127.0.0.1:\(server.port)")
+        let first = hole.authority
+        let loop = EventLoop(name: "dial")
+        let results = AsyncStream<(Result<String, StreamError>, [Authority])>.makeStream()
+        try await loop.execute {
+            var attempts: [Authority] = []
+            let dial = DialList([first], on: loop, timeout: .seconds(3600)) { result in
+                results.continuation.yield(
+                    (
+                        result.map { stream in
+                            defer { stream.reset(StreamError(.closed, "enough")) }
+                            return stream.peerDescription
+                        }, attempts
+                    )
+                )
+            }
+            dial.onAttempt = { address, _, error in if error == nil { attempts.append(address) } }
+            dial.start()
+            dial.add([good])
+        }
+        var iterator = results.stream.makeAsyncIterator()
+        let (result, attempts) = try #require(await iterator.next())
+        #expect(try result.get().contains("\(server.port)"))
+        #expect(attempts == [good])
+        await loop.shutDown()
+        withExtendedLifetime(hole) {}
     }
 
     @Test func theTimeOutsDoNotAddUp() async throws {

@@ -9,7 +9,7 @@ import Testing
 @testable import MeshPaths
 
 /// Destinations behind an SSH server, of which one does not answer.
-@Suite(.timeLimit(.minutes(3))) struct HeldUpSessionTests {
+@Suite(.timeLimit(.minutes(10))) struct HeldUpSessionTests {
     private let directory = TemporaryDirectory()
 
     /// A port of this machine that answers to nobody: its queue is full.

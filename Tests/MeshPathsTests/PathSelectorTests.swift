@@ -45,6 +45,59 @@ extension PathID {
         #expect(selector.wanted(now: 1) == [.connect(.h2)])
     }
 
+    /// A peer may name more ways to it while another one is in use.
+    @Test func aWayThatBecomesKnownIsTriedAtItsPlace() {
+        let (first, second) = (PathID(.h2ViaGateway, "a:1"), PathID(.h2ViaGateway, "b:1"))
+        var selector = PathSelector(paths: [.h2, .h2OverSSH, .ssh])
+        _ = selector.wanted(now: 0)
+        _ = selector.cameUp(.ssh, now: 1)
+        selector.add([first, second, first])
+        #expect(selector.candidates.map(\.path) == [.h2, first, second, .h2OverSSH, .ssh])
+        #expect(selector.nextDeadline == 0)
+        let actions = selector.tick(now: 2)
+        #expect(actions.contains(.connect(first)) && actions.contains(.connect(second)))
+        // It takes over once it has proven stable, as every better path.
+        #expect(selector.cameUp(first, now: 2).isEmpty)
+        let later = selector.tick(now: 2 + 2 * self.second)
+        #expect(later.contains { if case .use(first, instead: .ssh, _) = $0 { true } else { false } })
+        // One that is in use stays, whatever its peer says of it.
+        let removed = [selector.remove(first), selector.remove(second), selector.remove(second)]
+        #expect(removed == [false, true, true])
+        #expect(selector.candidates.map(\.path) == [.h2, first, .h2OverSSH, .ssh])
+    }
+
+    /// Those that need no login need not wait for one.
+    @Test func bothWaysAroundAreMadeReadyInTime() {
+        let gateway = PathID(.h2ViaGateway, "a:1")
+        var selector = PathSelector(paths: [.h2, .h2OverSSH, .ssh])
+        selector.add([gateway])
+        _ = selector.wanted(now: 0)
+        _ = selector.cameUp(.h2, now: 1)
+        #expect(selector.suspected(.h2, overSSH: false, now: 2) == [.connect(gateway)])
+        #expect(selector.suspected(.h2, now: 2) == [.connect(.h2OverSSH)])
+        _ = selector.cameUp(.h2OverSSH, now: 3)
+        #expect(selector.resuming == .h2)
+    }
+
+    /// What a path is left for should be there by then; nothing is left for a suspicion.
+    @Test func whatStreamsCanGoOnOverIsMadeReadyInTime() {
+        var selector = PathSelector(paths: [.h2, .h2OverSSH, .ssh])
+        #expect(selector.suspected(.h2, now: 0).isEmpty, "nothing is in use")
+        _ = selector.wanted(now: 0)
+        _ = selector.cameUp(.h2, now: 1)
+        #expect(selector.suspected(.ssh, now: 2).isEmpty)
+        #expect(selector.suspected(.h2, now: 2) == [.connect(.h2OverSSH)])
+        #expect(selector.suspected(.h2, now: 3).isEmpty, "it is being tried")
+        // One that cannot be had is not asked for with each late answer.
+        #expect(selector.wentDown(.h2OverSSH, StreamError(.refused, "no"), now: 4).isEmpty)
+        #expect(selector.suspected(.h2, now: 5).isEmpty && selector.inUse == .h2)
+        #expect(selector.suspected(.h2, now: 20 * second) == [.connect(.h2OverSSH)])
+        #expect(selector.cameUp(.h2OverSSH, now: 21 * second).isEmpty && selector.inUse == .h2)
+        #expect(selector.suspected(.h2, now: 22 * second).isEmpty)
+        let actions = selector.wentDown(.h2, lost, now: 23 * second)
+        #expect(actions == [.use(.h2OverSSH, instead: .h2, reason: lost.message)])
+    }
+
     @Test func aFailureEndsTheHeadStart() {
         var selector = PathSelector(paths: [.h2, .ssh])
         _ = selector.wanted(now: 0)
@@ -200,6 +253,24 @@ extension PathID {
             selector.tick(now: 5 * second) == [.use(.h2, instead: .ssh, reason: "h2 is back and stable")]
         )
         #expect(selector.inUse == .h2)
+    }
+
+    /// Where the path in use can carry it, it takes no other; where that cannot, it has nothing to lose.
+    @Test func aStreamThatGoesOnWaitsForNoProof() {
+        var selector = PathSelector(paths: [.h2, .h2OverSSH, .ssh])
+        #expect(selector.resuming == nil)
+        _ = selector.wanted(now: 0)
+        _ = selector.wentDown(.h2, lost, now: 1)
+        _ = selector.wentDown(.h2OverSSH, lost, now: 2)
+        // What had failed for want of a session is tried at once.
+        let actions = selector.cameUp(.ssh, now: 3)
+        #expect(actions.last == .connect(.h2OverSSH) && actions.count == 2)
+        #expect(selector.inUse == .ssh && selector.resuming == .ssh)
+        #expect(selector.cameUp(.h2OverSSH, now: 4).isEmpty)
+        #expect(selector.inUse == .ssh && selector.resuming == .h2OverSSH)
+        _ = selector.tick(now: 4 + 2 * second)
+        _ = selector.cameUp(.h2, now: 5 + 2 * second)
+        #expect(selector.inUse == .h2OverSSH && selector.resuming == .h2OverSSH)
     }
 
     @Test func flappingLengthensThePause() {

@@ -9,7 +9,7 @@ import TestPeers
 import Testing
 
 /// What a path does when its peer ends connections.
-@Suite(.timeLimit(.minutes(5))) struct ReconnectTests {
+@Suite(.timeLimit(.minutes(10))) struct ReconnectTests {
     /// How a peer ends each of its connections.
     enum Ending: String, CaseIterable, Sendable {
         case goAway, badFrame, fin, reset

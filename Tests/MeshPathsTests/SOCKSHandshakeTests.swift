@@ -158,7 +158,7 @@ import Testing
                         check: check
                     )
                 )
-                connection.start()
+                connection.start(timeout: .seconds(3600))
             }
             for piece in [input[..<cut], input[cut...]] {
                 try await loop.execute {

@@ -10,7 +10,7 @@ import Testing
 @testable import MeshPaths
 
 /// The way to several servers, with servers that answer.
-@Suite(.timeLimit(.minutes(2))) struct ServersSourceTests {
+@Suite(.timeLimit(.minutes(10))) struct ServersSourceTests {
     /// A server that gives each request the same answer. Confined to its loop.
     final class Peer {
         private(set) var listener: Listener?

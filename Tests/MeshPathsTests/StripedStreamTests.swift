@@ -5,7 +5,7 @@ import Testing
 @testable import MeshPaths
 
 /// Striped streams over pipes in memory: order, ends, failures. Nothing here waits for a clock.
-@Suite(.timeLimit(.minutes(2))) struct StripedStreamTests {
+@Suite(.timeLimit(.minutes(10))) struct StripedStreamTests {
     /// Both ends of a striped stream, and of its subflows.
     private final class Ends {
         let client: StripedStream
@@ -214,6 +214,64 @@ import Testing
             }
         }
         #expect(outcome?.code == .truncated)
+    }
+
+    /// The server is known: what there is to say goes with the preface, and the answer is seen by whoever reads first.
+    @Test func whoeverIsKnownIsNotWaitedFor() async throws {
+        let received: [UInt8] = try await onOneLoop { loop, completion in
+            let (near, far) = MemoryStream.pair(on: loop)
+            let preface = StripePreface()
+            let client = StripedStream(preface, over: near, as: .client)
+            var answers: [Bool] = []
+            client.establish(trusting: true) { result in
+                if case .success = result { answers.append(true) } else { answers.append(false) }
+            }
+            #expect(Pattern.bytes(5000).withUnsafeBytes { client.write($0) } == .bytes(5000))
+            client.finish()
+            #expect(answers.isEmpty, "nothing has been answered")
+            Ends.skipPreface(far)
+            let server = StripedStream(preface, over: far, as: .server)
+            var party: Party?
+            party = Party(server, send: 3000, seed: 2) {
+                let bytes = party?.received ?? []
+                party = nil
+                var back: Party?
+                back = Party(client, send: 0, seed: 1) {
+                    #expect(back?.received.count == 3000)
+                    back = nil
+                    // Not from inside of a read.
+                    loop.later {
+                        #expect(answers == [true])
+                        client.reset(StreamError(.closed, "done"))
+                        server.reset(StreamError(.closed, "done"))
+                        completion(bytes)
+                    }
+                }
+                back?.start()
+            }
+            party?.start()
+        }
+        #expect(Checksum.of(received) == Pattern.checksum(5000))
+    }
+
+    @Test func whoeverIsWronglyKnownBreaksTheStream() async throws {
+        let outcome: StreamError? = try await onOneLoop { loop, completion in
+            let (near, far) = MemoryStream.pair(on: loop)
+            let stream = StripedStream(StripePreface(), over: near, as: .client)
+            _ = Array("HTTP/1.1 400".utf8).withUnsafeBytes { far.write($0) }
+            let party = Party(stream, send: 10, seed: 1) {}
+            stream.establish(trusting: true) { result in
+                guard case .failure(let error) = result else { return completion(nil) }
+                // Whoever uses it is told as well.
+                #expect(stream.failure != nil)
+                completion(error)
+                stream.reset(StreamError(.closed, "done"))
+                far.close()
+                _ = party
+            }
+            party.start()
+        }
+        #expect(outcome?.code == .protocolViolation)
     }
 
     @Test func whoeverDoesNotAnswerAsAStripedStreamDoesIsNone() async throws {

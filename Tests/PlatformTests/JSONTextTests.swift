@@ -59,7 +59,7 @@ import Testing
 
     @Test(arguments: [
         (#"{"port": 65536}"#, "port"), (#"{"port": -1}"#, "port"), (#"{"port": 1.5}"#, "port"),
-        (#"{"port": "1"}"#, "port"), (#"{"port": null}"#, "port"), (#"{"port": [1]}"#, "port"), ("{}", ""),
+        (#"{"port": "1"}"#, "port"), (#"{"port": null}"#, "port"), (#"{"port": [1]}"#, "port"), ("{}", "port"),
         (#"{"port": 1"#, ""), (#"{"port": 1, "port": 1}"#, ""), ("[]", ""), ("", ""), (#"{"port": 1} {}"#, ""),
     ])
     func refusesWithThePlace(_ text: String, _ place: String) throws {
@@ -67,27 +67,38 @@ import Testing
         do {
             _ = try JSONText.decode(Wanted.self, from: text.utf8)
             Issue.record("\(text) was read")
-        } catch let error as DecodingError {
-            let context =
-                switch error {
-                case .keyNotFound(_, let context), .dataCorrupted(let context): context
-                case .typeMismatch(_, let context), .valueNotFound(_, let context): context
-                @unknown default: DecodingError.Context(codingPath: [], debugDescription: "unknown")
-                }
-            #expect(context.codingPath.map(\.stringValue).joined(separator: ".") == place)
+        } catch let error as UnreadableJSON {
+            #expect((error.place ?? "") == place)
         }
+    }
+
+    /// Nothing of how Swift calls it.
+    @Test(arguments: [
+        (#"{"list": [{"port": 1}, {}]}"#, "'list[1].port' is missing"),
+        (#"{"list": [{"port": null}]}"#, "'list[0].port' is null"),
+        (#"{"list": [{"port": "1"}]}"#, "'list[0].port' is not a number"),
+        (#"{"list": {}}"#, "'list' is not an array"), ("[]", "it is not an object"),
+        (#"{"list": [{"port": 70000}]}"#, "'list[0].port' is a number that does not fit UInt16"),
+    ])
+    func saysWhatIsWrongInWords(_ text: String, _ words: String) {
+        struct Wanted: Codable {
+            struct Place: Codable { var port: UInt16 }
+            var list: [Place]
+        }
+        let error = #expect(throws: UnreadableJSON.self) { _ = try JSONText.decode(Wanted.self, from: text.utf8) }
+        #expect(error?.description == words)
     }
 
     @Test func wholeNumbersAreExactOrRefused() throws {
         #expect(try JSONText.decode([Int64].self, from: "[9007199254740992]".utf8) == [1 << 53])
         // Beyond it, two numbers of a text become one.
-        #expect(throws: DecodingError.self) { try JSONText.decode([Int64].self, from: "[9007199254740994]".utf8) }
+        #expect(throws: UnreadableJSON.self) { try JSONText.decode([Int64].self, from: "[9007199254740994]".utf8) }
         #expect(throws: EncodingError.self) { try JSONText.encode([Double.infinity]) }
         #expect(throws: EncodingError.self) { try JSONText.encode(["a": Double.nan]) }
     }
 
     @Test func depthIsBounded() {
         let deep = String(repeating: "[", count: 40) + String(repeating: "]", count: 40)
-        #expect(throws: DecodingError.self) { try JSONText.decode([Int].self, from: deep.utf8) }
+        #expect(throws: UnreadableJSON.self) { try JSONText.decode([Int].self, from: deep.utf8) }
     }
 }

@@ -7,7 +7,7 @@ import Testing
 
 /// Servers that never let a login end: each is given up in time, with what it did, and the loop serves others
 /// meanwhile.
-@Suite(.timeLimit(.minutes(5))) struct HostileServerTests {
+@Suite(.timeLimit(.minutes(10))) struct HostileServerTests {
     enum Behavior: String, CaseIterable, Sendable {
         case endlessLines, endlessLine, endlessGarbageAfterTheBanner, silence, silenceAfterTheBanner, longestPacket
 
@@ -68,5 +68,42 @@ import Testing
         try await eventually("the connection is let go") { server.open == 0 }
         #expect(!FileManager.default.fileExists(atPath: directory.path("known_hosts")))
         await loops.shutDown()
+    }
+}
+
+/// Ports on which something else listens.
+@Suite(.timeLimit(.minutes(10))) struct StrangerTests {
+    /// Said with what it has said, and not tried again as a busy server is.
+    @Test(arguments: [
+        (Array("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n".utf8), "'HTTP/1.1 400 Bad Request'"),
+        (Array("\r\n220 mail ESMTP".utf8), "'220 mail ESMTP'"),
+        ([0x15, 3, 1, 0, 2, 2, 0x46], "bytes that are no text: 15 03 01 00 02 02 46"),
+        (Array("\u{1B}[2Jhello\n".utf8), "bytes that are no text: 1b 5b"),
+    ])
+    func whoDoesNotSpeakSSHIsAskedOnce(greeting: [UInt8], said: String) async throws {
+        let server = try ScriptedServer(greeting: greeting, ends: true)
+        let directory = TemporaryDirectory()
+        let login = try SSHLogin(
+            to: Destination(user: "u", host: "127.0.0.1", port: server.port),
+            arguments: SSHArguments(
+                configurationFile: "none",
+                options: ["UserKnownHostsFile=\(directory.path("known_hosts"))", "ConnectTimeout=600"]
+            ),
+            prompts: .init(warn: { Issue.record("\($0)") })
+        )
+        let error = try #require(await sshFailure { try await login.connect(on: testLoops.next()) })
+        #expect(error.code == .connectionFailed, "\(error)")
+        let place = "127.0.0.1:\(server.port) does not speak SSH (it said: \(said)"
+        #expect(error.message.contains(place) && error.message.contains("-p names"), "\(error)")
+        #expect(server.accepted == 1)
+    }
+
+    /// A version may be on its way, other lines come before it, and what sshd itself says is no other program's.
+    @Test(arguments: [
+        "", "S", "SSH", "SSH-2.0-OpenSSH_9", "welcome\r\nSSH-2.0-x\r\n", "welcome\r\nSS", "Exceeded MaxStartups\r\n",
+        "Not allowed at this time\r\n",
+    ])
+    func whoMayBeSSHD(opening: String) {
+        #expect(ServerOpening.stranger(in: Array(opening.utf8)) == nil)
     }
 }

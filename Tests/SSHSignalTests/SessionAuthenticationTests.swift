@@ -89,6 +89,32 @@ import Testing
         #expect(refused?.message.contains("right horse") == false)
     }
 
+    @Test("a login that asks nobody does not ask either what the server takes")
+    func keysAreOfferedAtOnce() async throws {
+        let server = try await OpenSSHServer(configuration: ["LogLevel DEBUG1", "PasswordAuthentication yes"])
+        let questions = { server.log.components(separatedBy: "method none").count - 1 }
+        await (try await server.connect()).close()
+        try await server.logged("Accepted publickey")
+        #expect(questions() == 1)
+        var configuration = server.configuration
+        configuration.offersKeysAtOnce = true
+        await (try await server.connect(configuration)).close()
+        // What it was asked before it accepted is in its log before that.
+        try await server.logged("Accepted publickey", count: 2)
+        #expect(questions() == 1)
+
+        // Where no key is taken, it is asked after all, and the error says what it would take.
+        let stranger = server.directory.path("stranger")
+        try await OpenSSHServer.makeKey("ed25519", stranger)
+        let error = await sshFailure {
+            try await server.connect([.keyFile(path: stranger)]) { $0.offersKeysAtOnce = true }
+        }
+        #expect(error?.code == .authenticationRefused)
+        #expect(error?.message.contains("publickey, password") == true, "\(error?.message ?? "")")
+        let nothing = await sshFailure { try await server.connect([]) { $0.offersKeysAtOnce = true } }
+        #expect(nothing?.message.contains("publickey, password") == true, "\(nothing?.message ?? "")")
+    }
+
     @Test func aKeyThatTheServerRefusesNeedsNoPassphrase() async throws {
         let server = try await OpenSSHServer()
         let key = server.directory.path("stranger")

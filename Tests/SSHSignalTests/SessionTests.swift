@@ -106,7 +106,7 @@ import Testing
         let client = try await server.connect([.keyFile(path: server.userKey)]) {
             $0.keepAlive.interval = .milliseconds(200)
             // A machine that is busy for a while is not silent.
-            $0.keepAlive.timeout = .seconds(3)
+            $0.keepAlive.timeout = .seconds(10)
         }
         // Answers keep it alive for several intervals.
         try await Task.sleep(for: .seconds(1))
@@ -124,7 +124,7 @@ import Testing
             $0.keepAlive.interval = .seconds(3600)
             $0.keepAlive.timeout = .seconds(3600)
             $0.keepAlive.whileWaiting?.interval = .milliseconds(300)
-            $0.keepAlive.whileWaiting?.timeout = .seconds(2)
+            $0.keepAlive.whileWaiting?.timeout = .seconds(8)
         }
         let echo = try EchoServer()
         let channel = try await client.openDirectTCPIP(host: "127.0.0.1", port: echo.port)

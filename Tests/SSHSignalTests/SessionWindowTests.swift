@@ -6,7 +6,7 @@ import Testing
 @testable import SSHSignal
 
 /// Windows and turns of several streams over one session, to real sshds at the end of long and of narrow links.
-@Suite(.serialized, .timeLimit(.minutes(5))) struct SessionWindowTests {
+@Suite(.serialized, .timeLimit(.minutes(10))) struct SessionWindowTests {
     private func connect(_ server: OpenSSHServer, through link: DelayedLink) async throws -> SSHClient {
         try await SSHClient.connect(
             host: "127.0.0.1",

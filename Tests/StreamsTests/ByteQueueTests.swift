@@ -4,7 +4,7 @@ import Testing
 
 @testable import Streams
 
-@Suite("ByteQueue and BufferPool", .timeLimit(.minutes(5)))
+@Suite("ByteQueue and BufferPool", .timeLimit(.minutes(10)))
 struct ByteQueueTests {
     @Test("behaves like an array under random operations, and an empty queue holds no buffer", arguments: 0..<6)
     func model(seed: UInt64) {

@@ -5,7 +5,7 @@ import Testing
 @testable import Streams
 
 /// A child's end, told on an event loop.
-@Suite(.timeLimit(.minutes(5)))
+@Suite(.timeLimit(.minutes(10)))
 struct ChildWatchTests {
     private static func start(_ arguments: String...) throws -> StartedProgram {
         let null = open("/dev/null", O_RDWR | O_CLOEXEC)

@@ -6,7 +6,7 @@ import Testing
 
 @testable import Streams
 
-@Suite("Connecting and resolving", .timeLimit(.minutes(5)))
+@Suite("Connecting and resolving", .timeLimit(.minutes(10)))
 struct ConnectingTests {
     /// The outcome of one attempt, after which nothing must be left on the loop.
     static func attempt(_ address: SocketAddress, timeout: Duration = .seconds(20)) async throws -> StreamError? {

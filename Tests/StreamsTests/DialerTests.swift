@@ -6,7 +6,7 @@ import Testing
 
 @testable import Streams
 
-@Suite("Dialling a host with several addresses", .timeLimit(.minutes(5)))
+@Suite("Dialling a host with several addresses", .timeLimit(.minutes(10)))
 struct DialerTests {
     private func addresses(_ texts: String...) throws -> [SocketAddress] {
         try texts.map { try SocketAddress(ip: $0, port: 1) }
@@ -193,5 +193,49 @@ struct DialerTests {
                 #expect(loop.watchedDescriptors == 0)
             }
         }
+    }
+
+    /// Dials a port whose queue is full, again each 50 ms until the kernel would, and lets `change` happen meanwhile.
+    private func dialFullPort(_ change: @escaping @Sendable (Int32) -> Void) async throws -> Result<Void, StreamError> {
+        let silent = try listeningDescriptor(backlog: 0)
+        let hole = try #require(Socket.address(of: silent, getsockname))
+        let waiting = fillQueue(of: hole)
+        defer { for descriptor in waiting { close(descriptor) } }
+        let results = AsyncStream<Result<Void, StreamError>>.makeStream()
+        return try await withLoop { loop in
+            try await loop.execute {
+                // The kernel's first repetition is sent after a second.
+                var options = Dialer.Options(timeout: .milliseconds(900))
+                options.repeatDelay = .milliseconds(50)
+                Dialer(to: .addresses([hole]), on: loop, options: options) {
+                    results.continuation.yield($0.map { $0.close() })
+                }.start()
+                change(silent)
+            }
+            var iterator = results.stream.makeAsyncIterator()
+            let result = try #require(await iterator.next())
+            #expect(try await loop.execute { loop.watchedDescriptors } == 0)
+            return result
+        }
+    }
+
+    @Test("what is not answered is dialled again, sooner than the kernel does")
+    func repeated() async throws {
+        let accepted = Lock<[Int32]>([])
+        let result = try await dialFullPort { silent in
+            accepted.withLock { $0 = [silent, acceptedDescriptor(silent)] }
+        }
+        for descriptor in accepted.withLock({ $0 }) { close(descriptor) }
+        #expect(throws: Never.self) { try result.get() }
+    }
+
+    @Test("an address that refuses when it is dialled again has answered")
+    func repetitionIsRefused() async throws {
+        let result = try await dialFullPort { close($0) }
+        guard case .failure(let error) = result else {
+            Issue.record("a closed port was connected")
+            return
+        }
+        #expect(error.code == .refused)
     }
 }

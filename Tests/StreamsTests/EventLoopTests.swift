@@ -5,7 +5,7 @@ import Testing
 
 @testable import Streams
 
-@Suite("EventLoop", .timeLimit(.minutes(5)))
+@Suite("EventLoop", .timeLimit(.minutes(10)))
 struct EventLoopTests {
     @Test("runs submitted work in order, on its own thread")
     func submission() async throws {

@@ -3,7 +3,7 @@ import Testing
 
 @testable import Streams
 
-@Suite("Which loop a connection is handed to", .timeLimit(.minutes(5)))
+@Suite("Which loop a connection is handed to", .timeLimit(.minutes(10)))
 struct HandOverTests {
     private static let millisecond: UInt64 = 1_000_000
 

@@ -2,7 +2,7 @@ import Streams
 import TestPeers
 import Testing
 
-@Suite("HostileStream", .timeLimit(.minutes(5)))
+@Suite("HostileStream", .timeLimit(.minutes(10)))
 struct HostileStreamTests {
     @Test("delivers every byte in order over memory, whatever it does to the calls", arguments: 0..<8)
     func overMemory(seed: UInt64) async throws {

@@ -7,7 +7,7 @@ import Testing
 
 @testable import Streams
 
-@Suite("Listener", .timeLimit(.minutes(5)))
+@Suite("Listener", .timeLimit(.minutes(10)))
 struct ListenerTests {
     static func loopback(_ port: UInt16 = 0) throws -> SocketAddress { try SocketAddress(ip: "127.0.0.1", port: port) }
 
@@ -235,6 +235,16 @@ struct ListenerTests {
         }
     }
 
+    @Test func wantOfDescriptorsIsSaidOnceAMinute() {
+        let said = Lock<[String]>([])
+        let shortage = DescriptorShortage { text in said.withLock { $0.append(text) } }
+        let start = ContinuousClock.now
+        for seconds in [0, 1, 59] { shortage.tell(ENFILE, at: start + .seconds(seconds)) }
+        #expect(said.withLock { $0.count } == 1 && said.withLock { $0[0].contains("fs.file-max") })
+        shortage.tell(EMFILE, at: start + .seconds(60))
+        #expect(said.withLock { $0.count } == 2 && said.withLock { $0[1].contains("LimitNOFILE=") })
+    }
+
     @Test("out of descriptors, it refuses some clients at once, and goes on when there are descriptors again")
     func outOfDescriptors() async {
         // A process of its own, since the limit is the process's.
@@ -242,6 +252,7 @@ struct ListenerTests {
             setDescriptorLimit(512)
             let loop = EventLoop(name: "limited")
             let accepted = LoopBound(Box<[Socket]>(), on: loop)
+            let warnings = Lock<[String]>([])
             let (address, ballast) = try await loop.execute {
                 // The loop's thread gets a descriptor table of its own, which is then filled but for three:
                 // libdispatch, which traps when it cannot open what it needs, lives on the other.
@@ -250,6 +261,7 @@ struct ListenerTests {
                 let listener = try Listener(bind: try ListenerTests.loopback(), on: loop) { socket in
                     accepted.withValue { $0.value?.append(socket) }
                 }
+                listener.shortage = DescriptorShortage { text in warnings.withLock { $0.append(text) } }
                 var ballast: [Int32] = []
                 while case let descriptor = open("/dev/null", O_RDONLY), descriptor >= 0 { ballast.append(descriptor) }
                 for descriptor in ballast.suffix(3) { close(descriptor) }
@@ -266,6 +278,7 @@ struct ListenerTests {
             }
             // One is refused with the spare descriptor at each attempt, the others wait.
             try await until { try await acceptedCount() == 3 && refused() >= 2 }
+            precondition(warnings.withLock { $0.first }?.contains("files open as it may have (512)") == true)
             // There are descriptors again: who waits and who comes is served.
             try await loop.execute { for descriptor in ballast { close(descriptor) } }
             let newcomer = connectedDescriptor(to: address)

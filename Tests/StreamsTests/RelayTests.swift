@@ -5,7 +5,7 @@ import Testing
 
 @testable import Streams
 
-@Suite("Relay", .timeLimit(.minutes(5)))
+@Suite("Relay", .timeLimit(.minutes(10)))
 struct RelayTests {
     /// What runs below the relay's two streams, and between it and its users.
     enum Kind: CaseIterable {
@@ -411,8 +411,12 @@ struct RelayTests {
         }
     }
 
-    @Test("a sink that reads no more, before or after its own end, does not spoil what it says")
-    func sinkReadsNoMore() async throws {
+    /// A filter before the sink has to tell the relay the same.
+    @Test(
+        "a sink that reads no more, before or after its own end, does not spoil what it says",
+        arguments: [false, true]
+    )
+    func sinkReadsNoMore(isFiltered: Bool) async throws {
         for toldByObserver in [true, false] {
             for endsBefore in [true, false] where endsBefore || !toldByObserver {
                 try await withLoop { loop in
@@ -420,11 +424,12 @@ struct RelayTests {
                         let (first, second) = (ScriptedStream(loop: loop), ScriptedStream(loop: loop))
                         second.reads = [.bytes(20), endsBefore ? .end : .wouldBlock]
                         first.reads = [.bytes(10)]
-                        let relay = Relay(first, second) { scenario.complete(($0, first.events)) }
+                        let sink = isFiltered ? FilteredStream(second, Transparent()) : second
+                        let relay = Relay(first, sink) { scenario.complete(($0, first.events)) }
                         relay.start()
                         second.fail(StreamError(.closed, "the peer reads no more"))
                         if toldByObserver {
-                            relay.streamFailed(second)
+                            second.observer?.streamFailed(second)
                         } else {
                             second.writes = [.failed]
                             first.reads = [.bytes(10)]
@@ -433,7 +438,7 @@ struct RelayTests {
                         guard !endsBefore else { return }
                         #expect(first.events.isEmpty)
                         second.reads = [.bytes(20), .end]
-                        relay.streamReadable(second)
+                        second.observer?.streamReadable(second)
                     }
                     #expect(result.failure == nil)
                     #expect(result.bytesBackward == (endsBefore ? 20 : 40))
@@ -443,14 +448,15 @@ struct RelayTests {
         }
     }
 
-    @Test("the end of a source does not make the loss in its sink look clean")
-    func failedSinkAtEnd() async throws {
+    @Test("the end of a source does not make the loss in its sink look clean", arguments: [false, true])
+    func failedSinkAtEnd(isFiltered: Bool) async throws {
         try await withLoop { loop in
             let (result, events): (RelayResult, [String]) = try await onLoop(loop) { scenario in
                 let (first, second) = (ScriptedStream(loop: loop), ScriptedStream(loop: loop))
                 second.reads = [.end]
                 first.reads = [.bytes(10)]
-                let relay = Relay(first, second) { scenario.complete(($0, first.events)) }
+                let sink = isFiltered ? FilteredStream(second, Transparent()) : second
+                let relay = Relay(first, sink) { scenario.complete(($0, first.events)) }
                 relay.start()
                 // The sink has failed, and its notice is on the way; the source ends first.
                 second.fail(StreamError(.reset, "the peer is gone"))
@@ -459,6 +465,60 @@ struct RelayTests {
             }
             #expect(result.failure?.code == .reset)
             #expect(events == ["finish", "reset reset"])
+        }
+    }
+}
+
+/// Changes nothing.
+final class Transparent: StreamFilter {
+    func filter(_ bytes: UnsafeRawBufferPointer, _ direction: StreamDirection) throws -> FilterVerdict {
+        .pass(bytes.count)
+    }
+}
+
+/// A sink that takes what it is given, and where somebody acts while it does.
+private final class TakingStream: ByteStream {
+    var onWrite: (() -> Void)?
+    private(set) var taken: [UInt8] = []
+
+    override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult { .wouldBlock }
+
+    override func write(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
+        onWrite?()
+        for vector in vectors { taken += UnsafeRawBufferPointer(start: vector.iov_base, count: vector.iov_len) }
+        return .bytes(taken.count)
+    }
+
+    override func finish() {}
+    override func reset(_ reason: StreamError) {}
+    override func close() {}
+}
+
+extension RelayTests {
+    /// Streams that stack may do so, whatever the contract says.
+    @Test("what ends a relay from inside of a write leaves it the buffer, and the pool gets a clean one")
+    func endedWithinAWrite() async throws {
+        try await withLoop { loop in
+            try await loop.execute {
+                let (user, first) = MemoryStream.pair(on: loop)
+                let sink = TakingStream(loop: loop)
+                let relay = Relay(first, sink)
+                sink.onWrite = {
+                    relay.cut(StreamError(.closed, "cut"))
+                    // Whoever takes a buffer now gets another one.
+                    let other = loop.buffers.take(.medium)
+                    memset(other.base, 0x2A, other.capacity)
+                    loop.buffers.give(other)
+                }
+                #expect(user.write("hello") == .bytes(5))
+                relay.start()
+                #expect(String(decoding: sink.taken, as: UTF8.self) == "hello")
+                for size in BufferSize.allCases {
+                    let buffer = loop.buffers.take(size)
+                    #expect(buffer.readIndex == 0 && buffer.writeIndex == 0)
+                    loop.buffers.give(buffer)
+                }
+            }
         }
     }
 }

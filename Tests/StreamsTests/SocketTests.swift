@@ -6,7 +6,7 @@ import Testing
 
 @testable import Streams
 
-@Suite("Socket", .timeLimit(.minutes(5)))
+@Suite("Socket", .timeLimit(.minutes(10)))
 struct SocketTests {
     @Test("TCP and Unix sockets carry both directions at once, byte for byte", arguments: [true, false])
     func bothWays(isTCP: Bool) async throws {
@@ -506,23 +506,17 @@ struct SocketTests {
         try await withLoop { loop in
             try await loop.execute {
                 let (first, second) = try tcpPair(on: loop)
-                func option(_ level: Int32, _ name: Int32) -> Int32 {
-                    var value: Int32 = -1
-                    var length = socklen_t(MemoryLayout<Int32>.size)
-                    getsockopt(first.descriptor, level, name, &value, &length)
-                    return value
-                }
                 let tcp = Int32(IPPROTO_TCP)
                 first.apply(.defaults)
-                #expect(option(SOL_SOCKET, SO_KEEPALIVE) == 0)
+                #expect(first.option(SOL_SOCKET, SO_KEEPALIVE) == 0)
                 var options = SocketOptions.defaults
                 options.probesWhenIdle = true
                 first.apply(options)
-                #expect(option(SOL_SOCKET, SO_KEEPALIVE) == 1)
-                #expect(option(tcp, TCP_KEEPIDLE) == 180)
-                #expect(option(tcp, TCP_KEEPINTVL) == 20)
-                #expect(option(tcp, TCP_KEEPCNT) == 3)
-                #expect(option(tcp, TCP_USER_TIMEOUT) == 0)
+                #expect(first.option(SOL_SOCKET, SO_KEEPALIVE) == 1)
+                #expect(first.option(tcp, TCP_KEEPIDLE) == 180)
+                #expect(first.option(tcp, TCP_KEEPINTVL) == 20)
+                #expect(first.option(tcp, TCP_KEEPCNT) == 3)
+                #expect(first.option(tcp, TCP_USER_TIMEOUT) == 0)
                 first.close()
                 second.close()
             }
@@ -534,35 +528,29 @@ struct SocketTests {
         try await withLoop { loop in
             try await loop.execute {
                 let (first, second) = try tcpPair(on: loop)
-                func option(_ level: Int32, _ name: Int32) -> Int32 {
-                    var value: Int32 = -1
-                    var length = socklen_t(MemoryLayout<Int32>.size)
-                    getsockopt(first.descriptor, level, name, &value, &length)
-                    return value
-                }
                 let tcp = Int32(IPPROTO_TCP)
-                #expect(option(tcp, TCP_NODELAY) == 1)
+                #expect(first.option(tcp, TCP_NODELAY) == 1)
                 var options = SocketOptions(unacknowledgedLimit: .seconds(20))
                 options.idleBeforeProbe = .seconds(60)
                 first.apply(options)
-                #expect(option(tcp, TCP_USER_TIMEOUT) == 20_000)
-                #expect(option(SOL_SOCKET, SO_KEEPALIVE) == 1)
-                #expect(option(tcp, TCP_KEEPIDLE) == 60)
-                #expect(option(tcp, TCP_KEEPINTVL) == 20)
+                #expect(first.option(tcp, TCP_USER_TIMEOUT) == 20_000)
+                #expect(first.option(SOL_SOCKET, SO_KEEPALIVE) == 1)
+                #expect(first.option(tcp, TCP_KEEPIDLE) == 60)
+                #expect(first.option(tcp, TCP_KEEPINTVL) == 20)
                 // Less than the kernel's units must not mean "never", nor more than its limits the default.
                 options.unacknowledgedLimit = .microseconds(10)
                 options.idleBeforeProbe = .milliseconds(10)
                 first.apply(options)
-                #expect(option(tcp, TCP_USER_TIMEOUT) == 1)
-                #expect(option(tcp, TCP_KEEPIDLE) == 1)
+                #expect(first.option(tcp, TCP_USER_TIMEOUT) == 1)
+                #expect(first.option(tcp, TCP_KEEPIDLE) == 1)
                 options.unacknowledgedLimit = .seconds(1 << 40)
                 options.idleBeforeProbe = .seconds(1 << 40)
                 first.apply(options)
-                #expect(option(tcp, TCP_USER_TIMEOUT) == Int32.max)
-                #expect(option(tcp, TCP_KEEPIDLE) == 32767)
+                #expect(first.option(tcp, TCP_USER_TIMEOUT) == Int32.max)
+                #expect(first.option(tcp, TCP_KEEPIDLE) == 32767)
                 first.apply(SocketOptions(unsentLimit: 131_072))
-                #expect(option(tcp, TCP_NOTSENT_LOWAT) == 131_072)
-                #expect(option(tcp, TCP_USER_TIMEOUT) == Int32.max, "what is nil stays as it is")
+                #expect(first.option(tcp, TCP_NOTSENT_LOWAT) == 131_072)
+                #expect(first.option(tcp, TCP_USER_TIMEOUT) == Int32.max, "what is nil stays as it is")
                 first.close()
                 second.close()
             }
@@ -695,5 +683,15 @@ private func readAll(_ descriptor: Int32, sending: Bool = false) -> Int {
         let count = read(descriptor, &buffer, buffer.count)
         guard count > 0 else { return count == 0 ? total : -Int(errno) }
         total += count
+    }
+}
+
+extension Socket {
+    /// What getsockopt says; −1: nothing.
+    fileprivate func option(_ level: Int32, _ name: Int32) -> Int32 {
+        var value: Int32 = -1
+        var length = socklen_t(MemoryLayout<Int32>.size)
+        getsockopt(descriptor, level, name, &value, &length)
+        return value
     }
 }

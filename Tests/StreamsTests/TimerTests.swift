@@ -3,7 +3,7 @@ import Testing
 
 @testable import Streams
 
-@Suite("LoopTimer", .timeLimit(.minutes(5)))
+@Suite("LoopTimer", .timeLimit(.minutes(10)))
 struct TimerTests {
     @Test("timers fire in the order of their deadlines, those with the same deadline in the order of scheduling")
     func order() async throws {

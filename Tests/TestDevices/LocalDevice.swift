@@ -74,7 +74,7 @@ package final class LocalDevice: Sendable {
 extension LocalDevice {
     /// Waits until no `signal` runs on this state any more: it holds the lock while it works.
     package func settled() async throws {
-        try await eventually("the device's signal process is done", within: .seconds(40)) {
+        try await eventually("the device's signal process is done") {
             let processes = try FileManager.default.contentsOfDirectory(atPath: "/proc").compactMap { Int32($0) }
             return !processes.contains { process in
                 guard let line = try? String(contentsOfFile: "/proc/\(process)/cmdline", encoding: .utf8) else {

@@ -13,7 +13,7 @@ public final class Envoy: Sendable {
     public static func start(_ template: String, _ values: [String: String]) async throws -> Envoy {
         let envoy = try Envoy(template, values)
         // Listeners that need nothing from elsewhere are bound and open by then.
-        try await envoy.process.standardError.line(containing: "starting main dispatch loop", within: .seconds(60))
+        try await envoy.process.standardError.line(containing: "starting main dispatch loop")
         return envoy
     }
 

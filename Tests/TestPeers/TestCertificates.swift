@@ -190,7 +190,7 @@ public final class TestCertificates: Sendable {
             case .rogue: add(kind) { $0.issuer = "rogue" }
             case .crossSigned: add(kind) { $0.issuer = "other" }
             case .expired: add(kind) { ($0.notBefore, $0.notAfter) = (-86400, -3 * 3600) }
-            case .notYetValid: add(kind) { ($0.notBefore, $0.notAfter) = (5 * 3600 + 600, 86400) }
+            case .notYetValid: add(kind) { ($0.notBefore, $0.notAfter) = (5 * 3600 + 3000, 86400) }
             case .noSAN: add(kind, [])
             case .twoSANs: add(kind, [client, "\(domain)/ns/prod/sa/server"])
             case .otherURI: add(kind, [client, "https://example.org/"])

@@ -51,7 +51,10 @@ import Testing
         ("a: 1\n---\nb: 2\n", "f:2:1: a second document"),
         ("? [a]\n: 1\n", "f:1:3: a key must be a plain word, not a list"),
         ("a: [1\nb: 2\n", "f:2:"),
-        ("a: 1\n\tb: 2\n", "f:2:1: is not YAML"),
+        ("a: 1\n\tb: 2\n", "f:2:1: a tab is used for indentation at line 2, use spaces"),
+        ("a:\n\tb: 2\n", "f:2:1: a tab is used for indentation at line 2, use spaces"),
+        ("a:\n  b: 1\n  \tc: 2\n", "f:3:3: a tab is used for indentation at line 3, use spaces"),
+        ("a:\n-\tb: 1\n\tc: 2\n", "f:2:2: a tab is used for indentation at line 2, use spaces"),
         (
             "a: 'x\n",
             "f:2:1: is not YAML: found unexpected end of stream while scanning a quoted scalar that starts at line 1"

@@ -12,6 +12,8 @@ import Streams
 ///     node.ready     its standard output: where it listens
 ///     node.log       its log
 ///     run/           where one node hands its sockets to the next
+///     offer          what was said last of how it is reached (``DeviceOffer``)
+///     outcome        what an operator has made of that
 ///     service        which kind of service keeps it; absent for none
 struct DeviceInstallation {
     let state: String
@@ -97,7 +99,8 @@ struct DeviceInstallation {
             file,
             path: node.configuration,
             identity: credentials.path,
-            id: try? identity(of: .renew)
+            id: try? identity(of: .renew),
+            listener: node.listener
         )
     }
 
@@ -130,7 +133,7 @@ struct DeviceInstallation {
             }
         case .renew:
             // Not `load`: an expired certificate is exactly what is renewed.
-            let chain = try Certificate.all(pem: fileWork(AtomicFile.read("\(credentials.path)/cert-chain.pem")))
+            let chain = try Certificate.all(file: "\(credentials.path)/cert-chain.pem")
             do throws(SVIDError) {
                 guard let leaf = chain.first else { throw SVIDError(.malformed, "it is empty") }
                 return try leaf.spiffeID()
@@ -166,10 +169,9 @@ extension DeviceInstallation: SignaledDevice {
         self.pending = nil
         // Before the credential is stored: whatever is refused with another code than `node` counts as not stored.
         // The configuration is read here, too: the certificate that it belongs to is still there.
-        var present: PresentConfiguration?
+        let present = presentConfiguration()
         if case .enroll(let enroll) = order {
             try check(enroll.node)
-            present = presentConfiguration()
             try check(enroll, against: present)
         }
         let lists = certificate.revocations.map { Array($0.utf8) }
@@ -188,12 +190,22 @@ extension DeviceInstallation: SignaledDevice {
             guard case .enroll(let enroll) = order else {
                 var ack = try bringUp(nil, id: pending.id, present, service: nil)
                 ack.warnings = (ack.warnings ?? []) + [remark].compactMap(\.self)
+                ack.allowed = present?.allowed
                 return ack
             }
             let remains = present?.remains(for: enroll, id: pending.id)
             let request = enroll.node.completed(by: remains?.request, reaching: issuer)
-            var ack = try bringUp(request, id: pending.id, present, service: enroll.service)
-            ack.warnings = (ack.warnings ?? []) + (remains?.warnings ?? []) + [remark].compactMap(\.self)
+            var ack = try bringUp(
+                request,
+                id: pending.id,
+                present,
+                service: enroll.service,
+                keepsService: enroll.node.keeps?.contains("service") == true
+            )
+            ack.warnings =
+                (ack.warnings ?? []) + (remains?.warnings ?? [])
+                + [enroll.node.remark(onGatewaysOf: remains?.request)].compactMap(\.self)
+                + [present?.exposure(listening: ack.listener), remark].compactMap(\.self)
             return ack
         } catch {
             throw SignalError(error.code, "\(error.message). The new credential is stored")
@@ -207,12 +219,17 @@ extension DeviceInstallation: SignaledDevice {
         _ request: SignalMessage.NodeRequest?,
         id: SPIFFEID,
         _ present: PresentConfiguration?,
-        service: String?
+        service: String?,
+        keepsService: Bool = false
     ) throws(SignalError) -> SignalMessage.Acknowledgement {
         var unchanged = ["configuration"]
         if let request, try !writeConfiguration(request, id: id) { unchanged = [] }
         do throws(NodeProcess.Failure) {
-            let report = try deviceNode.bringUp(configurationChanged: unchanged.isEmpty, service: service)
+            let report = try deviceNode.bringUp(
+                configurationChanged: unchanged.isEmpty,
+                service: service,
+                keepsService: keepsService
+            )
             if report.outcome == "running" { unchanged.append("node") }
             return .init(
                 id: id.description,
@@ -223,7 +240,8 @@ extension DeviceInstallation: SignaledDevice {
                 service: report.service,
                 warnings: report.warnings,
                 allowed: request?.allowed,
-                renewFrom: request?.renewFrom
+                renewFrom: request?.renewFrom,
+                gateways: request.map { $0.reverse ?? [] }
             )
         } catch {
             // What the node that runs was started with is what the next start finds, too.
@@ -251,12 +269,14 @@ extension DeviceInstallation: SignaledDevice {
         }
         let enroll = SignalMessage.Enroll(id: order.id, node: try SignalMessage.NodeRequest(order))
         try check(enroll, against: present)
-        return try bringUp(
+        var ack = try bringUp(
             enroll.node.completed(by: present.remains(for: enroll, id: id).request),
             id: id,
             present,
             service: nil
         )
+        ack.allowedBefore = present.allowed
+        return ack
     }
 
     mutating func takeRevocations(_ lists: String) throws(SignalError) -> Bool {
@@ -268,6 +288,32 @@ extension DeviceInstallation: SignaledDevice {
         } catch {
             throw SignalError(.credential, error.message)
         }
+    }
+
+    func offer(for offer: SignalMessage.Offer) -> SignalMessage.Offer {
+        let listener = node.runningProcess == nil ? nil : node.listener
+        let text = (try? LocalFile.read(node.configuration)).map { String(decoding: $0, as: UTF8.self) }
+        let configured = text.map { NodeConfigurationFile.advertised(in: $0) } ?? []
+        let gateways = text.map { NodeConfigurationFile.gateways(in: $0) } ?? []
+        // Not in the order of who asks: all are told the same.
+        let own = listener.map { DeviceAddresses.reachable(listener: $0, connection: nil) } ?? []
+        let facts = SignalMessage.Offer(
+            id: try? identity(of: .renew).description,
+            alpn: ["h2"],
+            reverse: !gateways.isEmpty,
+            // Of what is not its own, such as a login, it does not speak.
+            transports: listener == nil ? [] : ["h2", "h2-over-ssh"],
+            candidates: listener == nil
+                ? []
+                : configured.map { .init(address: $0, source: "configured") }
+                    + own.map { .init(address: $0, source: "interface") },
+            gateways: gateways
+        )
+        return DeviceOffer(state: state, now: WallClock.system.seconds).answer(to: offer, saying: facts)
+    }
+
+    func note(_ outcome: SignalMessage.Outcome) {
+        DeviceOffer(state: state, now: WallClock.system.seconds).note(outcome)
     }
 
     func endpoints() -> SignalMessage.Endpoints {

@@ -33,14 +33,19 @@ struct DeviceNode {
     /// - Parameters:
     ///   - configurationChanged: a node that runs is to be replaced.
     ///   - service: a ``ServiceKind``, `auto`, or nil for what there is.
+    ///   - keepsService: `auto` leaves it without one where none was chosen.
     /// - Throws: when it does not come up. Then the release before it is in use, if there was one.
-    func bringUp(configurationChanged: Bool, service: String?) throws(NodeProcess.Failure) -> Report {
+    func bringUp(
+        configurationChanged: Bool,
+        service: String?,
+        keepsService: Bool = false
+    ) throws(NodeProcess.Failure) -> Report {
         let before = releases?.current
         do throws(NodeProcess.Failure) {
             try use(releases?.own)
             let report = try run(
                 configurationChanged,
-                ServiceChoice(service, recorded: installed.recordedKind),
+                ServiceChoice(service, recorded: installed.recordedKind, isKept: keepsService),
                 service
             )
             if let releases, let before, before != releases.own {
@@ -104,7 +109,7 @@ struct DeviceNode {
         case .firstOf(let kinds):
             return try run(configurationChanged, firstOf: kinds)
         case .noService:
-            return try runWithoutService(configurationChanged)
+            return try runWithoutService(configurationChanged, isChosen: true)
         case .unknown:
             let word = Printable.clean(order ?? "", limit: 40)
             throw NodeProcess.Failure(message: "this agent knows no service '\(word)'; upload a newer one")
@@ -146,9 +151,12 @@ struct DeviceNode {
         return report
     }
 
-    private func runWithoutService(_ configurationChanged: Bool) throws(NodeProcess.Failure) -> Report {
+    private func runWithoutService(
+        _ configurationChanged: Bool,
+        isChosen: Bool = false
+    ) throws(NodeProcess.Failure) -> Report {
         do throws(DeviceProgram.Failure) {
-            try installed.remove()
+            if isChosen { try installed.decline() } else { try installed.remove() }
         } catch {
             throw NodeProcess.Failure(message: error.message)
         }

@@ -19,7 +19,17 @@ enum NodeConfigurationFile {
             default: deny
 
             """
+        let advertised = node.advertise ?? []
+        if !advertised.isEmpty { text += "advertise: [\(advertised.map(quote).joined(separator: ", "))]\n" }
         if let source = node.renewFrom { text += "renewal: {from: \(quote(source))}\n" }
+        if let gateways = node.reverse, !gateways.isEmpty {
+            text += "reverse:\n"
+            for gateway in gateways {
+                let parts = gateway.split(separator: "=", maxSplits: 1).map(String.init)
+                let identity = parts.count > 1 ? ", identity: \(quote(parts[1]))" : ""
+                text += "- {gateway: \(quote(parts[0]))\(identity)}\n"
+            }
+        }
         let hosts = Set(node.allowHosts ?? []).sorted()
         if !hosts.isEmpty {
             text += "endpoints:\n"
@@ -46,6 +56,7 @@ enum NodeConfigurationFile {
         var ports: [UInt16] = []
         var hosts: [String] = []
         var renewFrom: String?
+        var gateways: [String] = []
         for line in text.split(separator: "\n") {
             if let bind = value(in: line, "- {name: hbone, bind: ", ", protocol: hbone}").flatMap(unquote),
                 let colon = bind.lastIndex(of: ":"), let port = UInt16(bind[bind.index(after: colon)...])
@@ -55,13 +66,50 @@ enum NodeConfigurationFile {
                 ports = list.split(separator: ",").compactMap { UInt16($0.filter { $0 != " " }) }
             } else if let source = value(in: line, "renewal: {from: ", "}") {
                 renewFrom = unquote(source)
+            } else if let gateway = value(in: line, "- {gateway: ", "}") {
+                let parts = gateway.split(separator: ", identity: ", maxSplits: 1).compactMap { unquote($0) }
+                gateways.append(parts.joined(separator: "="))
             } else if let host = value(in: line, "- {match: ", ", direct: true}").flatMap(unquote) {
                 hosts.append(host)
             }
         }
         guard var request else { return nil }
         (request.allowPorts, request.allowHosts, request.renewFrom) = (ports, hosts, renewFrom)
+        if !gateways.isEmpty { request.reverse = gateways }
+        let advertised = advertised(in: text)
+        request.advertise = advertised.isEmpty ? nil : advertised
         return request
+    }
+
+    /// Where a configuration says that its node is reached beside its own addresses, in whoever's hand, as long as it
+    /// is in one line.
+    static func advertised(in text: String) -> [String] {
+        for line in text.split(separator: "\n") {
+            guard let list = value(in: line, "advertise: [", "]") else { continue }
+            return list.split(separator: ",").compactMap { word in
+                unquote(word.drop { $0 == " " }) ?? (word.contains("\"") ? nil : word.filter { $0 != " " })
+            }
+        }
+        return []
+    }
+
+    /// The gateways that its node holds connections to, likewise.
+    static func gateways(in text: String) -> [SignalMessage.Gateway] {
+        var isInside = false
+        var found: [SignalMessage.Gateway] = []
+        for line in text.split(separator: "\n") {
+            if line.first?.isLetter == true { isInside = line.hasPrefix("reverse:") }
+            guard isInside, let address = quoted(after: "gateway: ", in: line) else { continue }
+            found.append(.init(address: address, id: quoted(after: "identity: ", in: line)))
+        }
+        return Array(found.prefix(8))
+    }
+
+    private static func quoted(after key: String, in line: Substring) -> String? {
+        guard let place = line.firstRange(of: key + "\"")?.upperBound,
+            let end = line[place...].firstIndex(of: "\"")
+        else { return nil }
+        return String(line[place..<end])
     }
 
     /// Members of its namespace, as a policy names them; nil: it has none.
@@ -112,7 +160,7 @@ enum NodeConfigurationFile {
 extension SignalMessage.NodeRequest {
     /// The node that the device has, but for what others may reach.
     init(_ change: SignalMessage.Access) throws(SignalError) {
-        self.init(allowHosts: [], deny: [], keeps: ["bind", "port", "renewFrom", "allow"])
+        self.init(allowHosts: [], deny: [], keeps: ["bind", "port", "renewFrom", "allow", "advertise"])
         for place in change.allow {
             if let port = try Self.port(place) {
                 allowPorts.append(port)
@@ -154,6 +202,7 @@ extension SignalMessage.NodeRequest {
                 case "bind": result.bind = present.bind
                 case "port": result.port = present.port
                 case "renewFrom": result.renewFrom = present.renewFrom
+                case "advertise": result.advertise = present.advertise
                 case "allow":
                     result.allowPorts += present.allowPorts
                     result.allowHosts = (allowHosts ?? []) + (present.allowHosts ?? [])
@@ -161,6 +210,8 @@ extension SignalMessage.NodeRequest {
                 }
             }
         }
+        if reverse == nil { result.reverse = present?.reverse }
+        if result.reverse?.isEmpty == true { result.reverse = nil }
         // Last: what it has, or the operator has named, is not asked after.
         if result.renewFrom == nil { result.renewFrom = offersRenewal.flatMap(reach) }
         let denied = Set(deny ?? [])
@@ -168,6 +219,16 @@ extension SignalMessage.NodeRequest {
         result.allowHosts = Set(result.allowHosts ?? []).subtracting(denied).sorted()
         (result.deny, result.keeps, result.offersRenewal) = (nil, nil, nil)
         return result
+    }
+
+    /// What is to be said where gateways are named, and others were before; nil: nothing.
+    func remark(onGatewaysOf present: SignalMessage.NodeRequest?) -> String? {
+        guard let reverse, !reverse.isEmpty else { return nil }
+        let gone = (present?.reverse ?? []).filter { !reverse.contains($0) }
+        guard !gone.isEmpty else { return nil }
+        return
+            "it holds no connection to \(gone.joined(separator: ", ")) any more: --reverse names all the gateways that it is to have, "
+            + "and may be repeated"
     }
 
     /// Ports, and then the others.

@@ -1,14 +1,17 @@
 import MeshIdentity
+import Platform
 import SSHSignal
 
 /// The node.yaml that is there when an order comes, and what of it stays. A value without I/O.
 struct PresentConfiguration {
     let file: [UInt8]
     private let path: String
-    /// nil for a file that no enrolment has written.
+    /// nil for a file that no enrolment has written, of a node that does not run.
     private let request: SignalMessage.NodeRequest?
     /// Whom it lets in, as a policy names them; nil where nothing tells.
     private let members: String?
+    /// The address that it was bound to; nil where nothing tells.
+    private let listener: String?
     /// It is not what this release, or one before, has written.
     let isChangedByHand: Bool
 
@@ -16,19 +19,27 @@ struct PresentConfiguration {
     ///   - path: For people.
     ///   - identity: The credential directory that it is to name.
     ///   - id: Of the certificate that is there; nil: there is none.
-    init(_ file: [UInt8], path: String, identity: String, id: SPIFFEID?) {
+    ///   - listener: Where its node says that it listens; nil: it does not.
+    init(_ file: [UInt8], path: String, identity: String, id: SPIFFEID?, listener: String? = nil) {
         let text = String(decoding: file, as: UTF8.self)
         let named = NodeConfigurationFile.members(in: text)
         self.file = file
         self.path = path
-        request = NodeConfigurationFile.request(in: text)
+        let written = NodeConfigurationFile.request(in: text)
+        // Whoever has written it in his own way has meant what it does.
+        let place = listener.flatMap(NumericAddress.split)
+        request = written ?? place.map { .init(bind: $0.address, port: $0.port) }
+        self.listener = place?.address ?? written?.bind
         // Other hosts without a port of the device need no policy: then it is about the certificate's namespace.
         members = named ?? id.flatMap { NodeConfigurationFile.members(of: $0) }
         isChangedByHand =
-            request.map {
+            written.map {
                 Array(NodeConfigurationFile.text(identity: identity, members: named, node: $0).utf8) != file
             } ?? true
     }
+
+    /// What others may reach; nil where it is not certain.
+    var allowed: [String]? { isChangedByHand ? nil : request?.allowed }
 
     /// Why an order is refused that is about what is reached and nothing else; nil when it is not.
     func refusal(of order: SignalMessage.Enroll) -> String? {
@@ -61,6 +72,20 @@ struct PresentConfiguration {
         }
         (rest.allowPorts, rest.allowHosts) = ([], nil)
         return (rest, warnings)
+    }
+
+    /// What its operator has to know where more machines can connect to it than could before; nil where not.
+    ///
+    /// - Parameter place: Where its node listens now, `address:port`.
+    func exposure(listening place: String) -> String? {
+        guard let listener, let before = IPAddress(listener),
+            let now = NumericAddress.split(place).flatMap({ IPAddress($0.address) }), now != before,
+            now.isUnspecified ? !before.isUnspecified : before.isLoopback && !now.isLoopback
+        else { return nil }
+        return """
+            the node listened on \(listener) only, and listens on \(place) now: more machines can connect to it. `--hbone-address \
+            \(listener)` takes that back
+            """
     }
 
     /// For people.

@@ -42,6 +42,7 @@ package struct NodeProcess {
         ProcessList.all.filter { process in
             let arguments = ProcessList.arguments(of: process)
             return arguments.contains("node") && arguments.contains("\(state)/node.yaml")
+                && ProcessList.sees(state, process)
         }
     }
 

@@ -35,12 +35,13 @@ package enum ProcessList {
         return String(decoding: target.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
-    /// The number in a process number file, if that process still is one whose arguments hold all of `words`: numbers
-    /// are used again.
+    /// The number in a process number file, if that process still is one whose arguments hold all of `words`, and that
+    /// sees the file's directory: numbers are used again.
     static func process(in file: String, with words: [String]) -> pid_t? {
         guard let text = text(file), let process = pid_t(text.prefix { $0.isNumber }), process > 1 else { return nil }
         let arguments = arguments(of: process)
-        return words.allSatisfy(arguments.contains) ? process : nil
+        guard words.allSatisfy(arguments.contains), sees(AtomicFile.split(file).directory, process) else { return nil }
+        return process
     }
 
     /// Ends a process that is no child: gently, then not.
@@ -56,7 +57,7 @@ package enum ProcessList {
         return false
     }
 
-    private static func text(_ path: String) -> String? {
+    static func text(_ path: String) -> String? {
         guard let bytes = try? LocalFile.read(path, limit: 64 << 10) else { return nil }
         return String(decoding: bytes, as: UTF8.self)
     }

@@ -21,7 +21,9 @@ struct CronService: DeviceService {
     }
 
     private static var runsDaemon: Bool {
-        ProcessList.all.contains { ["cron", "crond", "dcron", "fcron"].contains(ProcessList.name(of: $0) ?? "") }
+        ProcessList.all.contains {
+            ["cron", "crond", "dcron", "fcron"].contains(ProcessList.name(of: $0) ?? "") && ProcessList.sees("/", $0)
+        }
     }
 
     func install() throws(DeviceProgram.Failure) -> (changed: Bool, warnings: [String]) {

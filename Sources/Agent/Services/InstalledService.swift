@@ -15,10 +15,10 @@ struct InstalledService {
 
     let description: ServiceDescription
 
-    /// The kind and the name, a line each; absent for none.
+    /// The kind and the name, a line each; `none` where somebody has chosen that, absent where none could be had.
     private var recordFile: String { "\(description.state)/service" }
 
-    /// Which kind of service there is; nil for none.
+    /// Which kind of service there is; nil for none, `none` where that was chosen.
     var recordedKind: ServiceKind? {
         guard let bytes = try? LocalFile.read(recordFile, limit: 4096) else { return nil }
         return String(decoding: bytes, as: UTF8.self).split(separator: "\n").first.flatMap {
@@ -41,12 +41,22 @@ struct InstalledService {
         if let obstacle = service.obstacle { throw DeviceProgram.Failure(message: obstacle, isAbsence: true) }
         if let recordedKind, recordedKind != kind { try remove() }
         let (isChanged, warnings) = try service.install()
+        try record(kind)
+        return SetUp(service: service, isChanged: isChanged, warnings: warnings)
+    }
+
+    private func record(_ kind: ServiceKind) throws(DeviceProgram.Failure) {
         do {
             try AtomicFile.write(Array("\(kind.rawValue)\n\(description.name)\n".utf8), to: recordFile, mode: 0o600)
         } catch {
             throw DeviceProgram.Failure(message: error.message)
         }
-        return SetUp(service: service, isChanged: isChanged, warnings: warnings)
+    }
+
+    /// Takes away what there is, for one who has chosen to have none.
+    func decline() throws(DeviceProgram.Failure) {
+        try remove()
+        try record(.none)
     }
 
     /// Takes away what there is.

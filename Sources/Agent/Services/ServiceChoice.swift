@@ -15,10 +15,12 @@ enum ServiceChoice: Hashable {
 
     /// - Parameters:
     ///   - order: a ``ServiceKind``, `auto`, or nil.
-    ///   - recorded: what there is.
-    init(_ order: String?, recorded: ServiceKind?) {
+    ///   - recorded: what there is; `none` where that was chosen.
+    ///   - isKept: What was chosen before holds: nobody has said otherwise.
+    init(_ order: String?, recorded: ServiceKind?, isKept: Bool = false) {
         switch order {
         case nil: self = .present(recorded)
+        case ServiceKind.automatic where isKept && recorded == ServiceKind.none: self = .noService
         case ServiceKind.automatic:
             let first = [recorded].compactMap(\.self).filter { $0 != .none }
             self = .firstOf(first + ServiceKind.preferred.filter { $0 != recorded })

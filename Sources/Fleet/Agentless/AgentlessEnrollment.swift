@@ -51,8 +51,8 @@ package struct AgentlessEnrollment: Sendable {
         arguments: SSHArguments,
         on loop: EventLoop
     ) async throws(HostError) -> Outcome {
-        let (visit, hostKey) = try await options.visit(login, on: loop) { channel, attest in
-            try await enroll(over: channel, attest: attest)
+        let (visit, hostKey) = try await options.visit(login, on: loop) { channel, former, attest in
+            try await enroll(over: channel, former: former, attest: attest)
         }
         var record = Device(
             name: options.name,
@@ -84,18 +84,29 @@ package struct AgentlessEnrollment: Sendable {
 
     /// Everything after the login.
     ///
-    /// - Parameter attest: How its host key signs the request, where that is asked for.
-    func enroll(over channel: any RemoteChannel, attest: Certification.Attest? = nil) async throws -> Visit {
+    /// - Parameters:
+    ///   - former: Where this machine was installed before; refused where that is elsewhere and there still.
+    ///   - attest: How its host key signs the request, where that is asked for.
+    func enroll(
+        over channel: any RemoteChannel,
+        former: FormerPlace? = nil,
+        attest: Certification.Attest? = nil
+    ) async throws -> Visit {
         defer { channel.close() }
         let certification = options.certification(issuer, attest: attest)
         return try await channel.watched(for: certification) {
-            try await enroll(over: channel, certification)
+            try await enroll(over: channel, former, certification)
         }
     }
 
-    private func enroll(over channel: any RemoteChannel, _ certification: Certification) async throws -> Visit {
+    private func enroll(
+        over channel: any RemoteChannel,
+        _ former: FormerPlace?,
+        _ certification: Certification
+    ) async throws -> Visit {
         let shell = RemoteShell(channel, name: options.name)
         let (directory, skew) = try await options.timed("probe") { try await probe(shell) }
+        try await former?.check(against: directory, name: options.name, shell)
         let present = try await shell.presentIdentity(in: directory, occupied: options.occupied)
         _ = try await AgentInstaller(shell: shell, plan: InstallationPlan(root: directory)).lock()
         let setup = AgentlessScript.setup(directory: directory, version: AtomicFile.randomName())

@@ -45,7 +45,7 @@ struct AgentInstaller: Sendable {
             identity() { ls -ld "$root/state/identity/..data" "$root/..data" 2>/dev/null; }
             before=$(identity)
             # An owner before that is just leaving can take the new directory away before there is a name in it: once more then.
-            until mkdir "$lock" 2>/dev/null && why=$( { echo "$$ $boot $(date +%s)" >"$lock/owner"; } 2>&1 ); do
+            until why=$(mkdir "$lock" 2>&1) && why=$( { echo "$$ $boot $(date +%s)" >"$lock/owner"; } 2>&1 ); do
               # A directory without its owner's name may have been made just now, and an owner whose connection was cut may be
               # about to notice: both get some seconds.
               pid= ; theirs= ; since=
@@ -61,8 +61,15 @@ struct AgentInstaller: Sendable {
                 refuse "another bootstrap (process $pid on the device, since $(( ($(date +%s) - ${since:-0}) / 60 )) min) is installing there, or enrolling it; try again when it is done"
               fi
               # Only one of several gets to move it away.
-              mv "$lock" "$lock.stale.$$" 2>/dev/null && rm -rf "$lock.stale.$$" && echo "stale=1"
+              if [ -e "$lock" ]; then
+                why=$(mv "$lock" "$lock.stale.$$" 2>&1) && rm -rf "$lock.stale.$$" && echo "stale=1"
+              fi
               tries=$((tries+1))
+              [ $tries -lt 8 ] || case "$why" in
+                *"Read-only file system"*) refuse "$root is on a file system that cannot be written now: $why";;
+                *"No space left"*) refuse "there is no room in $root: $why";;
+              esac
+              [ $tries -lt 8 ] || [ -e "$lock" ] || refuse "$lock cannot be made: $why"
               [ $tries -lt 8 ] || refuse "$lock cannot be taken${why:+: $why}; remove it by hand"
             done
             if [ "$before" != "$(identity)" ]; then

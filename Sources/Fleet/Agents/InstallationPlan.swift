@@ -129,9 +129,11 @@ package struct InstallationPlan: Hashable, Sendable {
             if !base.isExecutable { return "\(base.path): programs cannot be run there (noexec?)\(reason)" }
             return "\(base.path): need \(megabytes(needed)), free \(megabytes(base.freeKilobytes ?? 0))"
         }
+        // A second one elsewhere is no remedy.
+        let installed = facts.bases.first { $0.current != nil }
         return """
             there is no place for the agent, for user \(facts.user): \(reasons.joined(separator: "; ")). Nothing was uploaded; \
-            make room, or name a directory with --base
+            make room\(installed.map { " in \(root($0)), where it is installed" } ?? ", or name a directory with --base")
             """
     }
 

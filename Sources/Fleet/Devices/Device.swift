@@ -15,7 +15,8 @@ package struct Device: Hashable, Sendable, Codable {
     package var hostKey: HostKeyRecord
     /// Its SPIFFE ID.
     @Recorded package var identity: SPIFFEID
-    /// Where its HBONE server can be reached, best first: numeric.
+    /// Where its HBONE server can be reached, best first: numeric, but for names that it was told to be
+    /// reached at (`--advertise`).
     @RecordedList package var hbone: [Authority]
     package var agent: Agent
     /// When its certificate ends, in seconds since 1970.
@@ -35,6 +36,12 @@ package struct Device: Hashable, Sendable, Codable {
     /// Ports and `host:port` that members of its namespace may reach, by its own word; nil: it did not say (it was
     /// enrolled by an earlier release, or has no agent).
     package var allowed: [String]?
+    /// Where its HBONE listener was bound when it was enrolled last, by its own word: `address:port`; nil: it did not
+    /// say, or has none.
+    package var listener: String?
+    /// Gateways through which it is reached, by its own word: `host:port`, or `host:port=SPIFFE-ID` for one that is not
+    /// of its namespace; nil: it did not say.
+    package var gateways: [String]?
     /// `host:port` of who renews its certificate over the mesh, by its own word; nil: nobody, as far as is known.
     package var renewFrom: String?
     /// The user has said that nobody is to renew it over the mesh (`--renew-from none`): no issuer is offered to it
@@ -51,6 +58,9 @@ package struct Device: Hashable, Sendable, Codable {
     /// When it was revoked, in seconds since 1970; nil: it is not.
     package var revokedAt: Int64?
     package var revocationReason: String?
+    /// When its present certificate was revoked, in seconds since 1970; nil: it is not. The device may be trusted: then
+    /// it needs another.
+    package var certificateRevokedAt: Int64?
 
     package enum KeyOrigin: String, Hashable, Sendable, Codable {
         /// On the device, by the agent.
@@ -161,6 +171,25 @@ extension Device {
         let list = allowed.isEmpty ? "nothing" : allowed.joined(separator: ", ")
         return
             "\(name) does not allow \(isItself ? "port \(words)" : words) (allowed: \(list)). Add it: bootstrap allow \(name) \(words)"
+    }
+
+    /// Where it lets others reach something else than is recorded, what, and what to do; nil where not, as far as is
+    /// known.
+    ///
+    /// - Parameter actual: What it allows, by its own word.
+    package func remark(allowing actual: [String]?) -> (difference: String, remedy: String)? {
+        guard let allowed, let actual, Set(allowed) != Set(actual) else { return nil }
+        func list(_ places: [String]) -> String { places.isEmpty ? "nothing" : places.joined(separator: ", ") }
+        let (more, less) = (actual.filter { !allowed.contains($0) }, allowed.filter { !actual.contains($0) })
+        var remedies: [String] = []
+        if !more.isEmpty {
+            let words = "\(name) \(more.joined(separator: " "))"
+            remedies.append("bootstrap deny \(words) closes it, bootstrap allow \(words) keeps it")
+        }
+        if !less.isEmpty { remedies.append("bootstrap allow \(name) \(less.joined(separator: " ")) opens it again") }
+        return (
+            "it allows \(list(actual)), and the ledger has \(list(allowed))", remedies.joined(separator: "; ")
+        )
     }
 
     /// What to do with it once it is enrolled: commands that work as they stand here, and what they are for.

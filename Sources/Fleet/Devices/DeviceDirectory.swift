@@ -111,6 +111,18 @@ package struct DeviceDirectory: Sendable {
         }
     }
 
+    /// Tries whether something can be recorded, before something is done elsewhere that is to be.
+    ///
+    /// - Parameter consequence: What it means that nothing can be, for people.
+    package func requireWritable(_ consequence: String) throws(HostError) {
+        do throws(LedgerError) {
+            try importFiles()
+            try ledger.checkWritable()
+        } catch {
+            throw HostError(.failed, "\(consequence), since it could not be recorded: \(error.message)")
+        }
+    }
+
     /// The device of a name as it is now, and what a conversation about it stands on.
     package func claim(_ name: String) throws(DeviceDirectoryError) -> (device: Device?, claim: DeviceClaim) {
         try Self.check(name: name)
@@ -228,7 +240,7 @@ package struct DeviceDirectory: Sendable {
                 do {
                     devices.append(try JSONText.decode(Device.self, from: bytes).forLedger)
                 } catch {
-                    throw LedgerError(.invalid, "\(file) is damaged; remove it and enroll the device again")
+                    throw LedgerError(.invalid, "\(file) is damaged: \(error); remove it and enroll the device again")
                 }
             }
             return devices
@@ -290,6 +302,7 @@ extension Device {
                 renewedAt: renewedAt,
                 revokedAt: revokedAt,
                 revocationReason: revocationReason,
+                certificateRevokedAt: certificateRevokedAt,
                 record: String(decoding: try JSONText.encode(self), as: UTF8.self)
             )
         }
@@ -309,7 +322,7 @@ extension Device {
         } catch {
             throw LedgerError(
                 .invalid,
-                "the record of \(device.name) in \(ledger) cannot be read (a later release may have written it): "
+                "the record of \(device.name) in \(ledger) cannot be read: \(error); a later release may have written it: "
                     + "use that release, or enroll the device again"
             )
         }
@@ -319,5 +332,6 @@ extension Device {
         renewedAt = device.renewedAt
         revokedAt = device.revokedAt
         revocationReason = device.revocationReason
+        certificateRevokedAt = device.certificateRevokedAt
     }
 }

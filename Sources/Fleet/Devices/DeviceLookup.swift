@@ -29,3 +29,15 @@ extension DeviceDirectory {
         return names.contains(text) ? nil : Spelling.nearest(to: text, among: names)
     }
 }
+
+extension Device {
+    /// That everybody refuses its present certificate, and what to do about it; nil where it is not revoked, and where
+    /// the device itself is.
+    package var certificateRefusal: (text: String, fix: String)? {
+        guard certificateRevokedAt != nil, revokedAt == nil else { return nil }
+        return (
+            "the certificate of \(name) (serial \(serial ?? "?")) is revoked, and everybody refuses it",
+            "bootstrap renew \(name)"
+        )
+    }
+}

@@ -35,6 +35,7 @@ extension DeviceChecks {
         }
         await sessions(client)
         if hasAgent { await forwarding(client) }
+        if hasAgent, let device { await gateways(of: device, client) }
         guard isTrusted else { return skip(["certificate"], because: "a device that is not revoked") }
         await certificate(client)
     }
@@ -184,6 +185,27 @@ extension DeviceChecks {
                             "bootstrap enroll \(device?.destination ?? destination) starts it; its log is \(device?.agent.state ?? "")/node.log"
                     )
                 )
+            }
+        }
+    }
+
+    /// Those that it is reached through, where it has any.
+    private func gateways(of device: Device, _ client: SSHClient) async {
+        // Why it cannot be read, the other checks say.
+        guard let reading = try? await DeviceReading.read(device, on: client) else { return }
+        for gateway in reading.gateways {
+            if let problem = gateway.problem(for: device.identity) {
+                report(.warning("gateway", problem.text, fix: problem.fix))
+            } else if gateway.state == .unknown {
+                report(
+                    .warning(
+                        "gateway",
+                        "the log of its node does not say whether it is reached through \(gateway.address)",
+                        fix: "see its log, \(device.agent.state)/node.log"
+                    )
+                )
+            } else {
+                report(.good("gateway", "reached through \(gateway.description)"))
             }
         }
     }

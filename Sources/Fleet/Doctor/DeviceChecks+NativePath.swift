@@ -52,27 +52,27 @@ extension DeviceChecks {
     }
 
     private func explain(_ error: StreamError, _ address: String) -> Finding {
+        let explanation = PathErrorExplanation(error, name: device?.name ?? destination)
         let fallback = "streams go over SSH until then"
         switch error.code {
         case .authentication:
             return .failure(
                 "path h2",
                 "\(address): \(error.message)",
-                fix:
-                    "bootstrap renew \(device?.name ?? destination) gives it a certificate of the present CA; never is another path taken instead",
-                .authenticationRefused
+                fix: "\(explanation.fix); never is another path taken instead",
+                explanation.reason
             )
         case .timedOut:
             return .warning(
                 "path h2",
                 "\(address): no answer (filtered): \(error.message)",
-                fix: "open that TCP port in the firewalls on the way; \(fallback)"
+                fix: "\(explanation.fix); \(fallback)"
             )
         case .refused:
             return .warning(
                 "path h2",
                 "\(address): nobody listens there",
-                fix: "start its node (bootstrap enroll), or open the firewall that refuses it; \(fallback)"
+                fix: "\(explanation.fix); \(fallback)"
             )
         default:
             return .warning("path h2", "\(address): \(error.message)", fix: fallback)

@@ -109,6 +109,10 @@ package struct DeviceChecks: Sendable {
             report(.failure("record", error.message, fix: nil))
             return true
         }
+        if let refusal = device.certificateRefusal {
+            report(.failure("record", refusal.text, fix: refusal.fix))
+            return true
+        }
         report(.good("record", "\(device.identity), enrolled \(Timestamp.text(device.enrolledAt))"))
         return true
     }

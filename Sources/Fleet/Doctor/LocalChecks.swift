@@ -21,8 +21,24 @@ package struct LocalChecks {
     }
 
     package func run() -> [Finding] {
-        [homeDirectory(), certificateAuthority(), revocations(), agentProgram(), keyAgent(), descriptors()]
-            .compactMap(\.self)
+        [
+            homeDirectory(), certificateAuthority(), revocations(), enrolments(), agentProgram(), keyAgent(),
+            descriptors(),
+        ]
+        .compactMap(\.self)
+    }
+
+    /// nil where none was cut.
+    private func enrolments() -> Finding? {
+        let ledger = Ledger("\(home)/ledger.sqlite")
+        guard access(ledger.path, F_OK) == 0, let remarks = try? UnfinishedEnrolments(in: ledger).remarks,
+            !remarks.isEmpty
+        else { return nil }
+        return .warning(
+            "enrolments",
+            remarks.joined(separator: "; "),
+            fix: "bootstrap enroll again, or bootstrap revoke NAME"
+        )
     }
 
     /// nil where there is nothing to compare.

@@ -57,8 +57,12 @@ package struct DeviceEnrollment: Sendable {
         arguments: SSHArguments,
         on loop: EventLoop
     ) async throws(HostError) -> Device {
-        let (visit, hostKey) = try await options.visit(login, on: loop) { channel, attest in
-            try await enroll(over: channel, attest: attest)
+        let (visit, hostKey) = try await options.visit(login, on: loop) { channel, former, attest in
+            do {
+                return try await enroll(over: channel, former: former, attest: attest)
+            } catch let error as SignalError where error.isFromPeer && error.code == .node && former == nil {
+                throw told(error, whatIsLeftAt: destination)
+            }
         }
         let (plan, outcome) = visit
         let (ack, certificate) = (outcome.ack, outcome.certificate)
@@ -77,30 +81,48 @@ package struct DeviceEnrollment: Sendable {
             roots: try? Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)
         )
         record.attestation = outcome.attestation
-        (record.allowed, record.renewFrom) = (ack.allowed, ack.renewFrom)
+        (record.allowed, record.renewFrom, record.listener) = (ack.allowed, ack.renewFrom, ack.listener)
+        record.gateways = ack.gateways
         return record
+    }
+
+    /// The node comes last: agent and credential are there, and there will be no record of them.
+    private func told(_ error: SignalError, whatIsLeftAt destination: String) -> SignalError {
+        let isUsual = installation.bases == Installation.defaultBases
+        let place = isUsual ? "" : installation.bases.first.map { " --base \(ShellScript.quote($0))" } ?? ""
+        var error = error
+        error.message += """
+            . Its agent and its certificate are there now, and no record here. Once the reason is gone, the same command goes on from \
+            there; `bootstrap unenroll \(destination)\(place)` takes away what is there
+            """
+        return error
     }
 
     /// Everything after the login, over a channel on which a shell was started.
     ///
-    /// - Parameter attest: How its host key signs the request, where that is asked for.
+    /// - Parameters:
+    ///   - former: Where this machine was installed before; refused where that is elsewhere and there still.
+    ///   - attest: How its host key signs the request, where that is asked for.
     func enroll(
         over channel: any RemoteChannel,
+        former: FormerPlace? = nil,
         attest: Certification.Attest? = nil
     ) async throws -> (InstallationPlan, EnrollmentConversation.Certified) {
         defer { channel.close() }
         let certification = options.certification(issuer, attest: attest)
         return try await channel.watched(for: certification) {
-            try await enroll(over: channel, certification)
+            try await enroll(over: channel, former, certification)
         }
     }
 
     private func enroll(
         over channel: any RemoteChannel,
+        _ former: FormerPlace?,
         _ certification: Certification
     ) async throws -> (InstallationPlan, EnrollmentConversation.Certified) {
         let shell = RemoteShell(channel, name: options.name)
         let plan = try await options.timed("probe") { try await probe(shell) }
+        try await former?.check(against: plan.root, name: options.name, shell)
         let credential = "\(plan.statePath)/identity"
         let present = try await shell.presentIdentity(in: credential, occupied: options.occupied)
         let warn: @Sendable (String) -> Void = { [options] in options.warn($0) }
@@ -137,6 +159,12 @@ package struct DeviceEnrollment: Sendable {
         let unchanged = ack.unchanged.map { Printable.clean($0, limit: 40) }
         let remark = unchanged.isEmpty ? "" : " (unchanged: \(unchanged.joined(separator: ", ")))"
         report(.step("node", "\(Printable.clean(ack.node, limit: 40)), listens on \(ack.listener)\(remark)", nil))
+        if let gateways = installation.node.reverse, !gateways.isEmpty {
+            let text =
+                "holds a connection to \(gateways.joined(separator: ", ")): reached there by an endpoint with 'reverse: true' "
+                + "(docs/configuration.md)"
+            report(.step("gateway", text, nil))
+        }
         if let service = ack.service {
             let place = service.place.map { ", \(Printable.clean($0, limit: 200))" } ?? ""
             let text =

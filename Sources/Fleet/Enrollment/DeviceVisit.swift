@@ -51,6 +51,7 @@ package struct DeviceVisit: Sendable {
         renewed.renewedAt = clock.seconds
         renewed.hbone = try Device.addresses(outcome.ack, name: record.name)
         renewed.lifetime = terms.span
+        if let allowed = outcome.ack.allowed { renewed.allowed = allowed }
         renewed.serial =
             try? Certificate.all(pem: Array(outcome.certificate.chain.utf8)).first?.serialNumber
         renewed.roots = try? Certificate.all(pem: Array(outcome.certificate.roots.utf8)).map(\.fingerprint)
@@ -67,13 +68,14 @@ package struct DeviceVisit: Sendable {
     ///   - deny: The same that they may reach no more.
     ///   - login: How to reach it.
     ///   - loop: Where the SSH session lives.
-    /// - Returns: What the device has become; nil where its agent is too old to change just that.
+    /// - Returns: What the device has become, and what others could reach before, as far as it is known; nil where its
+    ///   agent is too old to change just that.
     package func change(
         allow: [String],
         deny: [String],
         _ login: SSHLogin,
         on loop: EventLoop
-    ) async throws(HostError) -> Device? {
+    ) async throws(HostError) -> (device: Device, before: [String]?)? {
         let order = SignalMessage.Access(id: record.identity.description, allow: allow, deny: deny)
         // Nothing is signed; but a node is started.
         let ack = try await converse(login, nil, limits: .certifying, on: loop) {
@@ -91,7 +93,10 @@ package struct DeviceVisit: Sendable {
         var changed = record
         changed.hbone = try Device.addresses(ack, name: record.name)
         (changed.allowed, changed.renewFrom) = (ack.allowed, ack.renewFrom)
-        return changed
+        changed.gateways = ack.gateways ?? record.gateways
+        // The record may be behind; an older agent says at least where nothing was changed.
+        let isIdle = ack.unchanged.contains("configuration")
+        return (changed, ack.allowedBefore ?? (isIdle ? ack.allowed : record.allowed))
     }
 
     /// Gives the device the lists of what was revoked. It cuts what it has with those at once.

@@ -19,6 +19,8 @@ package struct EnrollmentOptions: Sendable {
     package var refusalOfKeys: @Sendable ([MachineKey]) -> HostError? = { _ in nil }
     /// Asked with the identity that the machine has already: why that must stay, or nil.
     package var occupied: @Sendable (PresentIdentity) -> HostError? = { _ in nil }
+    /// Where it was installed before; nil where nothing tells.
+    package var former: FormerPlace?
     /// Told which revocation lists the machine has, before it gets others.
     package var learn: (@Sendable ([UInt8]) -> Void)?
     package var report: @Sendable (EnrollmentProgress) -> Void
@@ -50,13 +52,14 @@ package struct EnrollmentOptions: Sendable {
         Certification(name: name, id: id, issuer: issuer, terms: terms, attest: terms.attests ? attest : nil)
     }
 
-    /// Logs in, and gives a channel on which a shell was started to `body`, with a way to have the host key sign.
+    /// Logs in, and gives a channel on which a shell was started to `body`, with where this very machine was installed
+    /// before, and a way to have the host key sign.
     ///
     /// - Returns: What it returns, and the host key that was proven.
     func visit<Outcome: Sendable>(
         _ login: SSHLogin,
         on loop: EventLoop,
-        _ body: (any RemoteChannel, @escaping Certification.Attest) async throws -> Outcome
+        _ body: (any RemoteChannel, FormerPlace?, @escaping Certification.Attest) async throws -> Outcome
     ) async throws(HostError) -> (outcome: Outcome, hostKey: MachineKey) {
         let start = ContinuousClock.now
         return try await login.visit(name, on: loop) { client in
@@ -64,8 +67,13 @@ package struct EnrollmentOptions: Sendable {
             if let refusal = refusal(client.hostKey) { throw refusal }
             let channel = try await SSHProcessChannel(client, command: RemoteShell.command)
             let attesting = HostKeyAttesting(name: name, client: client, report: report)
-            let outcome = try await body(channel) { [id] request in try await attesting(request, id.trustDomain) }
-            return (outcome, MachineKey(client.hostKey))
+            let key = MachineKey(client.hostKey)
+            // Another machine that takes a name over has nothing of what the one before has.
+            let former = former.flatMap { $0.hostKey == key ? $0 : nil }
+            let outcome = try await body(channel, former) { [id] request in
+                try await attesting(request, id.trustDomain)
+            }
+            return (outcome, key)
         }
     }
 

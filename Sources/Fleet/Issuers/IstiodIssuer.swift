@@ -55,7 +55,7 @@ package struct IstiodIssuer: CertificateIssuer {
             throw IdentityError(.refused, "\(name) gives certificates for SPIFFE IDs only: leave out --dns and --ip")
         }
         let token = try token()
-        let roots = try Certificate.all(pem: fileWork(AtomicFile.read(rootsFile)))
+        let roots = try Certificate.trusted(file: rootsFile)
         let client = GRPCClient(address, server: try ServerVerifier(name: serverName, roots: roots))
         let message = IstioCertificateService.Request(
             csr: String(decoding: request.pem, as: UTF8.self),

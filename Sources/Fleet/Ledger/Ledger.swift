@@ -52,6 +52,11 @@ package struct Ledger: Sendable {
         return try database.transaction { () throws(LedgerError) in try body(database) }
     }
 
+    /// Writes, whole: that a file can be opened, or a transaction begun, says nothing of a disk that is full.
+    func checkWritable() throws(LedgerError) {
+        try write { (database) throws(LedgerError) in try setValue("last trial", "\(clock.seconds)", in: database) }
+    }
+
     private func open() throws(LedgerError) -> SQLiteDatabase {
         do throws(FileError) {
             try AtomicFile.createDirectory(AtomicFile.split(path).directory, mode: 0o700)

@@ -69,12 +69,15 @@ extension Ledger {
             [.text(claim.name), .integer(clock.seconds)],
             in: database
         )
-        guard live.count >= claim.limit, let first = live.map(\.notAfter).min() else { return }
+        guard live.count >= claim.limit else { return }
+        // The device shows one of them.
+        let others = live.filter { $0.serial != claim.device?.serial }.sorted { $0.notAfter < $1.notAfter }
+        guard let first = others.first ?? live.first else { return }
         throw LedgerError(
             .limit,
             "\(live.count) certificates of it are valid already, and no more than \(claim.limit) may be: the device has asked for "
-                + "one after the other and kept none, or somebody renews it without end. The first of them ends \(describe(time: first)); "
-                + "`bootstrap revoke --serial` takes one back before"
+                + "one after the other and kept none, or somebody renews it without end. The first of them ends \(describe(time: first.notAfter)); "
+                + "`bootstrap revoke --serial \(first.serial)` takes it back before"
         )
     }
 

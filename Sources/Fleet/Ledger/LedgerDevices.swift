@@ -27,6 +27,9 @@ package struct LedgerDevice: Hashable, Sendable {
     /// Seconds since 1970; nil when it is not revoked.
     package var revokedAt: Int64?
     package var revocationReason: String?
+    /// When its present certificate was revoked, in seconds since 1970; nil when it is not. Read with the device: the
+    /// table of certificates has it.
+    package var certificateRevokedAt: Int64?
     /// All the rest, in JSON: how to log in, where it is reached, what it runs.
     package var record: String
 
@@ -44,6 +47,7 @@ package struct LedgerDevice: Hashable, Sendable {
         renewedAt: Int64? = nil,
         revokedAt: Int64? = nil,
         revocationReason: String? = nil,
+        certificateRevokedAt: Int64? = nil,
         record: String
     ) {
         self.name = name
@@ -59,6 +63,7 @@ package struct LedgerDevice: Hashable, Sendable {
         self.renewedAt = renewedAt
         self.revokedAt = revokedAt
         self.revocationReason = revocationReason
+        self.certificateRevokedAt = certificateRevokedAt
         self.record = record
     }
 }
@@ -67,6 +72,10 @@ extension Ledger {
     private static let deviceColumns = """
         name, identity, destination, host_key_algorithm, host_key, key_origin, agent, serial, not_after, enrolled_at, \
         renewed_at, revoked_at, revocation_reason, record
+        """
+    private static let certificateRevocation = """
+        (SELECT max(coalesce(changed_at, 0)) FROM certificates WHERE certificates.serial = devices.serial
+        AND state = 'revoked' AND (device = devices.name OR device IS NULL))
         """
 
     /// Every device, ordered by name.
@@ -100,7 +109,7 @@ extension Ledger {
         in database: borrowing SQLiteDatabase
     ) throws(LedgerError) -> [LedgerDevice] {
         try database.rows(
-            "SELECT \(Self.deviceColumns) FROM devices WHERE \(condition) ORDER BY name",
+            "SELECT \(Self.deviceColumns), \(Self.certificateRevocation) FROM devices WHERE \(condition) ORDER BY name",
             values
         ) { row in
             LedgerDevice(
@@ -117,6 +126,7 @@ extension Ledger {
                 renewedAt: row.integerIfAny(10),
                 revokedAt: row.integerIfAny(11),
                 revocationReason: row.textIfAny(12),
+                certificateRevokedAt: row.integerIfAny(14),
                 record: row.text(13)
             )
         }

@@ -76,7 +76,8 @@ extension Ledger {
             },
             uniquingKeysWith: { first, _ in first }
         )
-        let hasEnded = bound <= clock.seconds
+        // As the list itself: a clock that runs ahead has nothing taken back.
+        let hasEnded = bound <= clock.seconds - Self.keptAfterEnd
         guard list.serials.contains(where: { isUnknown($0, states, hasEnded) }) else { return [] }
         return list.entries.filter { isUnknown($0.serial, states, hasEnded) }
     }

@@ -7,14 +7,24 @@ package struct RevocationOrder: Sendable {
     package var devices: [String]
     /// Certificates by their serial numbers, in lower-case hexadecimal; zeros in front do not count.
     package var serials: [String]
+    /// Names or SPIFFE IDs of which no device is recorded, or none any more: with every certificate of theirs that is
+    /// valid.
+    package var unrecorded: [String]
     /// Why, for people.
     package var reason: String
     /// Which command does it.
     package var command: String
 
-    package init(devices: [String] = [], serials: [String] = [], reason: String, by command: String) {
+    package init(
+        devices: [String] = [],
+        serials: [String] = [],
+        unrecorded: [String] = [],
+        reason: String,
+        by command: String
+    ) {
         self.devices = devices
         self.serials = serials
+        self.unrecorded = unrecorded
         self.reason = reason
         self.command = command
     }
@@ -42,6 +52,12 @@ extension Ledger {
             let now = clock.seconds
             var certificates: [[LedgerCertificate]] = []
             for serial in order.serials { certificates.append(try find(serial, at: now, in: database)) }
+            var cut: Set<String> = []
+            for name in order.unrecorded {
+                let found = try find(unrecorded: name, at: now, in: database)
+                certificates.append(found)
+                cut.formUnion(found.compactMap(\.device))
+            }
             var done: [LedgerRevocation] = []
             for name in order.devices { done.append(try revokeDevice(name, order, at: now, in: database)) }
             for found in certificates {
@@ -60,7 +76,67 @@ extension Ledger {
                 }
                 done.append(revocation)
             }
+            // A conversation that has got one of them, and is not over, gets nothing more.
+            for name in cut {
+                try database.execute(
+                    "DELETE FROM last_issued WHERE device = ?1 AND ?1 NOT IN (SELECT name FROM devices)",
+                    [.text(name)]
+                )
+            }
             return done
+        }
+    }
+
+    /// - Returns: Those of a name without a record that have not ended; at least one.
+    private func find(
+        unrecorded name: String,
+        at now: Int64,
+        in database: borrowing SQLiteDatabase
+    ) throws(LedgerError) -> [LedgerCertificate] {
+        guard try devices(where: "name = ?1 OR identity = ?1", [.text(name)], in: database).isEmpty else {
+            throw LedgerError(.conflict, "'\(name)' was enrolled meanwhile; nothing was revoked: try again")
+        }
+        let found = try certificates(ofUnrecorded: name, at: now, in: database)
+        guard !found.isEmpty else {
+            throw LedgerError(
+                .invalid,
+                "'\(name)' is not enrolled, and no certificate of it is valid; nothing was revoked"
+            )
+        }
+        return found
+    }
+
+    private func certificates(
+        ofUnrecorded name: String,
+        at now: Int64,
+        in database: borrowing SQLiteDatabase
+    ) throws(LedgerError) -> [LedgerCertificate] {
+        try certificates(
+            where: "(device = ?1 OR identity = ?1) AND not_after > ?2",
+            [.text(name), .integer(now)],
+            in: database
+        )
+    }
+
+    /// Whether there are certificates that have not ended, of a name or a SPIFFE ID without a record: its device was
+    /// unenrolled, its enrolment was cut, or it was made by hand.
+    package func hasCertificates(ofUnrecorded name: String) throws(LedgerError) -> Bool {
+        try read { (database) throws(LedgerError) in
+            try !certificates(ofUnrecorded: name, at: clock.seconds, in: database).isEmpty
+        }
+    }
+
+    /// Those of enrolments that are under way or were cut: valid, and of no device.
+    package func unfinishedEnrolments() throws(LedgerError) -> [LedgerCertificate] {
+        try read { (database) throws(LedgerError) in
+            try certificates(
+                where: """
+                    state <> 'revoked' AND not_after > ? AND device IN (SELECT device FROM last_issued)
+                    AND device NOT IN (SELECT name FROM devices)
+                    """,
+                [.integer(clock.seconds)],
+                in: database
+            )
         }
     }
 
@@ -136,7 +212,11 @@ extension Ledger {
         }
     }
 
-    /// What belongs on an issuer's revocation list: a certificate that has ended is refused for that.
+    /// How long after its end a certificate belongs on the list, by this machine's clock, in seconds: where that runs
+    /// ahead, what has not ended is not accepted again for it.
+    package static let keptAfterEnd: Int64 = 30 * 24 * 60 * 60
+
+    /// What belongs on an issuer's revocation list: a certificate that has long ended is refused for that.
     ///
     /// - Parameters:
     ///   - issuer: The identifier of its key, in hexadecimal.

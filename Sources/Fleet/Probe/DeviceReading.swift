@@ -13,6 +13,12 @@ package struct DeviceReading: Sendable {
     package var release: String?
     /// The process of its node is there; nil without an agent.
     package var runsNode: Bool?
+    /// Why its node could not start again, for people; nil: it could, as far as is known.
+    package var fault: String?
+    /// What others may reach, as its configuration has it; nil where that is not one of an enrolment's.
+    package var allowed: [String]?
+    /// Those that it is reached through.
+    package var gateways: [DeviceGateway] = []
     package var skew: ClockSkew
 
     /// - Parameters:
@@ -38,6 +44,14 @@ package struct DeviceReading: Sendable {
         }
     }
 
+    /// What `node --check` says. One that does not know the question, or is not there, says nothing of the files.
+    private static func fault(_ status: String?, _ lines: [String]) -> String? {
+        guard status == "2", let first = lines.first, first.hasPrefix("error: "), !first.contains("Unknown option")
+        else { return nil }
+        let said = lines.prefix { !$0.hasPrefix("Usage:") }.joined(separator: "; ")
+        return Printable.clean(said.dropFirst(7), limit: 500)
+    }
+
     private static func hasAgent(_ record: Device) -> Bool { (record.keyOrigin ?? .device) == .device }
 
     static func script(_ record: Device) -> String {
@@ -52,6 +66,19 @@ package struct DeviceReading: Sendable {
             [ -f "$p" ] && read -r pid 2>/dev/null <"$p" && read -r stat 2>/dev/null <"/proc/$pid/stat"
             # One that has ended and that nobody has collected is still listed.
             case "$stat" in ''|*') Z '*|*') X '*) echo node=0;; *) echo node=1;; esac
+            y=\(ShellScript.quote("\(state)/node.yaml"))
+            if [ -f "$y" ]; then
+                said=$(\(ShellScript.quote("/\(root)/current/bootstrap")) node --check --config "$y" 2>&1 </dev/null)
+                echo "check=$?"
+                echo "$said" | head -n 8 | sed 's/^/check:/'
+                head -c 65536 "$y" | sed 's/^/yaml:/'
+            fi
+            if [ -f "$y" ] && grep -q '^ *reverse:' "$y" 2>/dev/null; then
+                l=\(ShellScript.quote("\(state)/node.log"))
+                for f in "$l.1" "$l"; do
+                    [ -f "$f" ] && grep -e 'through the gateway' -e 'no connection to the gateway' "$f" 2>/dev/null
+                done | tail -n 64 | sed 's/^/gateway:/'
+            fi
             """
         return """
             PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -76,6 +103,17 @@ package struct DeviceReading: Sendable {
         if Self.hasAgent(record) {
             release = values["release"].map { Printable.clean($0, limit: 100) }
             runsNode = values["node"] == "1"
+            func lines(_ mark: String) -> [String] {
+                output.lines.filter { $0.hasPrefix(mark) }.map { String($0.dropFirst(mark.count)) }
+            }
+            let configuration = lines("yaml:").joined(separator: "\n")
+            allowed = EnrolledConfiguration.allowed(in: configuration)
+            fault = Self.fault(values["check"], lines("check:"))
+            gateways = DeviceGateway.read(
+                configuration,
+                log: lines("gateway:"),
+                isRunning: runsNode == true
+            )
         }
         let file =
             Self.hasAgent(record)

@@ -62,13 +62,25 @@ enum RemovalScript {
 
     /// The supervisor first: it would start the node again. The arguments of a process are separated by NULs, which
     /// `read` leaves out.
+    ///
+    /// A container's are listed, too, and may have the same paths: theirs are other directories. Where the state is
+    /// gone, or nobody may look at what a process sees, one in a process namespace of its own is not ours.
     private static let processes = """
+        ours() {
+          if [ -e "$state" ] && [ -e "/proc/$1/root/" ]; then [ "/proc/$1/root$state" -ef "$state" ]; return; fi
+          [ ! -e "/proc/$1/root/" ] || [ "/proc/$1/root/" -ef / ] || return 1
+          while read -r key number more; do
+            case "$key" in NSpid:) [ -z "$more" ]; return;; esac
+          done <"/proc/$1/status"
+          true
+        }
         running() {
           for c in /proc/[0-9]*/cmdline; do
             line=; read -r line <"$c"
+            p=${c%/cmdline}
+            p=${p#/proc/}
             case "$line" in
-              *"$1$2") p=${c%/cmdline}; echo "${p#/proc/}";;
-              *"$1$2"--*) p=${c%/cmdline}; echo "${p#/proc/}";;
+              *"$1$2"|*"$1$2"--*) if ours "$p"; then echo "$p"; fi;;
             esac
           done 2>/dev/null
         }

@@ -91,6 +91,8 @@ package struct DeviceRenewal: Sendable {
                 settled.withLock { $0 = true }
                 return "a certificate that it had replaced was used elsewhere"
             }
+            let told = renewed.allowed
+            var isOurs = false
             renewed = try records.update(
                 device.name,
                 on: issuer.claim,
@@ -98,7 +100,13 @@ package struct DeviceRenewal: Sendable {
                 "renewed until \(until)",
                 revokingEarlier: reason
             ) { [renewed] in
+                // What somebody else has allowed or denied meanwhile is newer than what the device has said.
+                isOurs = $0.allowed == device.allowed
                 $0.takeCertificate(of: renewed)
+                if isOurs { $0.allowed = told }
+            }
+            if isOurs, let remark = device.remark(allowing: told) {
+                warn("\(device.name): \(remark.difference); that is recorded now. \(remark.remedy)")
             }
             if settled.withLock({ $0 }) {
                 warn("\(device.name): earlier certificates are revoked: one that it had replaced was used elsewhere")
@@ -152,6 +160,7 @@ package struct DeviceRenewal: Sendable {
             )
         }
         do throws(HostError) {
+            try records.requireWritable("its sshd was not changed")
             let run = SSHServerRun(authority: authority, certifiesHost: false, trustsUsers: false)
             let changed = try await run(
                 device,
@@ -203,6 +212,7 @@ extension Device {
     /// What a renewal has changed, and nothing else.
     mutating func takeCertificate(of renewed: Device) {
         serial = renewed.serial
+        certificateRevokedAt = nil
         notAfter = renewed.notAfter
         renewedAt = renewed.renewedAt
         lifetime = renewed.lifetime
@@ -213,11 +223,12 @@ extension Device {
     /// Whether `renew` looks after it by itself.
     package var isRenewable: Bool { revokedAt == nil }
 
-    /// Seconds until something of it is due: its certificate, or those of its SSH host keys.
+    /// Seconds until something of it is due: its certificate, or those of its SSH host keys. A certificate that is
+    /// revoked is due: everybody refuses it.
     ///
     /// - Parameter now: Seconds since 1970.
     package func renewalWait(at now: Int64) -> Int64 {
-        sshServer?.isDue(at: now) == true ? 0 : renewal.wait(at: now)
+        certificateRevokedAt != nil ? 0 : sshServer?.isDue(at: now) == true ? 0 : renewal.wait(at: now)
     }
 }
 

@@ -116,6 +116,8 @@ package struct RenewalService: Sendable {
         let serial = try Certificate.all(pem: Array(certificate.chain.utf8)).first?.serialNumber
         let roots = try Certificate.all(pem: Array(certificate.roots.utf8)).map(\.fingerprint)
         let until = describe(time: certificate.notAfter)
+        let known = device.allowed
+        var isOurs = false
         try records.update(
             name,
             on: recording.claim,
@@ -127,6 +129,12 @@ package struct RenewalService: Sendable {
             device.lifetime = terms.span
             device.serial = serial
             device.roots = roots
+            // What somebody has allowed or denied meanwhile is newer than what the device has said.
+            isOurs = device.allowed == known
+            if isOurs, let allowed = ack.allowed { device.allowed = allowed }
+        }
+        if isOurs, let remark = device.remark(allowing: ack.allowed) {
+            logger.warning("\(name): \(remark.difference); that is recorded now. \(remark.remedy)")
         }
         logger.notice("renewed", metadata: ["peer": "\(stream.peer)", "until": "\(until)"])
     }

@@ -12,6 +12,8 @@ package struct RevocationPublisher: Sendable {
     private let ledger: Ledger
     /// How long to wait for another process that writes a list.
     package var patience = Duration.seconds(10)
+    /// How many bytes the lists may have; another number is for tests.
+    var maximumLength = RevocationList.maximumLength
     /// Shared by all copies: of many devices that are renewed in one run, the list is read for the first.
     private let memory = Lock(Memory())
 
@@ -42,6 +44,10 @@ package struct RevocationPublisher: Sendable {
     /// Peers of ours go on with a list that is older; others, such as Envoy, refuse everybody then. Every renewal
     /// brings a new one.
     private static let validity: Int64 = 30 * 24 * 60 * 60
+
+    /// How long after its end a certificate stays on a list that would be too long with ``Ledger/keptAfterEnd``, in
+    /// seconds: an hour, for clocks that are behind.
+    private static let leastAfterEnd: Int64 = 60 * 60
 
     /// Writes a new list of everything that is revoked and has not ended.
     ///
@@ -213,15 +219,16 @@ package struct RevocationPublisher: Sendable {
         let present = try presentLists()
         _ = try takeOver(present.signed, from: path)
         do throws(IdentityError) {
-            var made: [RevocationList] = []
-            for authority in try authority.authorities() { made.append(try list(of: authority, after: present)) }
-            var lists = made.flatMap(\.pem)
-            // Whatever else is there stays: lists of roots whose keys are not here.
-            for other in present.all where !made.contains(where: { $0.issuer == other.issuer }) { lists += other.pem }
-            guard lists.count <= RevocationList.maximumLength else {
+            let authorities = try authority.authorities()
+            var lists = try lists(of: authorities, after: present, keeping: Ledger.keptAfterEnd)
+            // What has ended is the first to go.
+            if lists.count > maximumLength {
+                lists = try self.lists(of: authorities, after: present, keeping: Self.leastAfterEnd)
+            }
+            guard lists.count <= maximumLength else {
                 throw IdentityError(
                     .refused,
-                    "the revocation list would have \(lists.count) bytes, and nobody reads more than \(RevocationList.maximumLength): \(path) "
+                    "the revocation list would have \(lists.count) bytes, and nobody reads more than \(maximumLength): \(path) "
                         + "stays as it is. It gets shorter when certificates end; `bootstrap ca rotate` begins another list"
                 )
             }
@@ -232,18 +239,31 @@ package struct RevocationPublisher: Sendable {
         }
     }
 
+    /// - Parameter time: How long after its end a certificate stays on them, in seconds.
+    private func lists(
+        of authorities: [EmbeddedCA],
+        after present: PresentLists,
+        keeping time: Int64
+    ) throws(IdentityError) -> [UInt8] {
+        var made: [RevocationList] = []
+        for authority in authorities { made.append(try list(of: authority, after: present, keeping: time)) }
+        // Whatever else is there stays: lists of roots whose keys are not here.
+        let others = present.all.filter { other in !made.contains { $0.issuer == other.issuer } }
+        return (made + others).flatMap(\.pem)
+    }
+
     private func list(
         of authority: EmbeddedCA,
-        after present: PresentLists
+        after present: PresentLists,
+        keeping time: Int64
     ) throws(IdentityError) -> RevocationList {
-        let now = WallClock.system.seconds
+        let now = ledger.clock.seconds
         let issuer = authority.certificate.subjectKeyIdentifier ?? ""
         let revoked: [LedgerCertificate]
         let number: Int64
         let devices: [String: Bool]
         do throws(LedgerError) {
-            // An hour for clocks that are behind.
-            revoked = try ledger.revoked(by: issuer, endingAfter: now - 3600)
+            revoked = try ledger.revoked(by: issuer, endingAfter: now - time)
             devices = try ledger.deviceRevocations()
             // By the time: after a ledger was lost, devices have a list with a number that it does not know.
             number = try ledger.nextListNumber(of: issuer, atLeast: now)
@@ -265,7 +285,8 @@ package struct RevocationPublisher: Sendable {
                 return entry
             },
             number: number,
-            nextUpdate: max(now + Self.validity, longest + 24 * 60 * 60)
+            nextUpdate: max(now + Self.validity, longest + 24 * 60 * 60),
+            at: now
         )
     }
 

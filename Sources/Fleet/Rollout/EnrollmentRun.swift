@@ -18,11 +18,13 @@ package struct EnrollmentOrder: Sendable {
     /// What keeps the node running: a ``SSHSignal/ServiceKind``, or `auto`.
     /// nil leaves what is there.
     package var service: String?
-    /// Where the key is made when there is to be no agent; nil when there is.
+    /// Where the key is made when there is to be no agent; nil: as before, or on the device by an agent.
     package var keyOrigin: Device.KeyOrigin?
-    /// Without an agent: where the credential goes; `{name}` stands for the device's name.
+    /// Says of an agent how it is to be: one that is to be there, also where none was before.
+    package var namesAgent = false
+    /// Without an agent: where the credential goes; `{name}` stands for the device's name. nil: as before.
     package var credentialDirectory: String?
-    /// Without an agent: run there after each new certificate.
+    /// Without an agent: run there after each new certificate. nil: as before; empty: nothing.
     package var after: String?
     /// Which command it is, and what it does beside enrolling, for the ledger's events.
     package var command = "enroll"
@@ -144,8 +146,9 @@ package struct EnrollmentRun: Sendable {
         guard let known = try record(of: target), known.revokedAt == nil, known.destination == target.text else {
             return false
         }
-        return (order.keyOrigin ?? .device) == (known.keyOrigin ?? .device)
-            && (order.keyOrigin != nil || known.agent.sha256 == order.agent.sha256)
+        let keyOrigin = order.keyOrigin(for: known)
+        return (keyOrigin ?? .device) == (known.keyOrigin ?? .device)
+            && (keyOrigin != nil || known.agent.sha256 == order.agent.sha256)
             && known.renewal.wait(at: WallClock.system.seconds) > 0
             && (!terms.attests || known.attestation?.serial == known.serial)
             && (server?.isDone(known.sshServer) ?? true)
@@ -217,7 +220,7 @@ package struct EnrollmentRun: Sendable {
             }
             var record = outcome.record
             record.labels = target.labels ?? known?.labels
-            if order.keyOrigin == nil { record.declinesRenewal = order.declinesRenewal ?? known?.declinesRenewal }
+            if !record.isAgentless { record.declinesRenewal = order.declinesRenewal ?? known?.declinesRenewal }
             let event = order.event ?? record.enrolmentEvent
             // What the host key has signed once is evidence still, for the certificate that it names.
             if !terms.attests, record.attestation == nil, known?.hostKey == record.hostKey {
@@ -267,6 +270,7 @@ package struct EnrollmentRun: Sendable {
         on loop: EventLoop
     ) async throws(HostError) -> Device {
         do throws(HostError) {
+            try records.requireWritable("its sshd was not changed")
             let changed = try await server(
                 record,
                 try login(to: target),
@@ -289,11 +293,11 @@ package struct EnrollmentRun: Sendable {
         on loop: EventLoop
     ) async throws(HostError) -> (record: Device, afterFailure: String?) {
         let (login, arguments) = (try login(to: target), target.arguments(logins.arguments).withAbsolutePaths)
-        guard let keyOrigin = order.keyOrigin else {
-            var node = order.node
+        let known = try record(of: target)
+        guard let keyOrigin = order.keyOrigin(for: known) else {
+            var node = order.node.bound(as: known)
             if let ports = target.allowPorts { node.allowPorts = ports }
             node.deny = order.deny
-            let known = try record(of: target)
             if order.declinesRenewal ?? known?.declinesRenewal == true { node.offersRenewal = nil }
             // A device stays where it is: a second installation would leave the first one running.
             var bases = order.bases
@@ -312,8 +316,9 @@ package struct EnrollmentRun: Sendable {
         }
         let placement = AgentlessEnrollment.Placement(
             keyOrigin: keyOrigin,
-            directory: order.credentialDirectory.map { NameTemplate.expand($0, for: target.name) },
-            after: order.after
+            directory: order.credentialDirectory.map { NameTemplate.expand($0, for: target.name) }
+                ?? known.flatMap { $0.isAgentless ? $0.agent.state : nil },
+            after: (order.after ?? known?.after).flatMap { $0.isEmpty ? nil : $0 }
         )
         let enrollment = AgentlessEnrollment(options, placement, issuer: issuer)
         let outcome = try await enrollment.run(login, destination: target.text, arguments: arguments, on: loop)
@@ -353,18 +358,34 @@ package struct EnrollmentRun: Sendable {
         if let reservation = id.reservation {
             throw HostError(.usage, "\(target.name): \(reservation); choose another --name or --namespace")
         }
-        return EnrollmentOptions(name: target.name, id: id, terms: terms) { [report] in
+        var terms = terms
+        terms.lifetime = terms.lifetime ?? known?.lifetime.map { .seconds($0) }
+        var options = EnrollmentOptions(name: target.name, id: id, terms: terms) { [report] in
             report.progress($0, of: target.name)
         }
+        options.former = known.flatMap(FormerPlace.init)
+        return options
     }
 
     private func login(to target: EnrollmentTarget) throws(HostError) -> SSHLogin {
+        let arguments = target.arguments(logins.arguments)
+        // What was recorded before is warned of only, as ssh does.
+        if arguments != target.recorded {
+            for file in arguments.identityFiles where !"%$".contains(file.first ?? "%") {
+                guard let why = SSHClientConfiguration.inaccessibility(of: file) else { continue }
+                throw HostError(
+                    .usage,
+                    "\(target.name): the key \(file): \(why). It would be recorded for every later login: name the private key, "
+                        + "or the public half of one that an agent has; without -i the keys of ~/.ssh are tried"
+                )
+            }
+        }
         do throws(SSHConfigurationError) {
             var prompts = logins.prompts
             prompts.warn = { [report] in report.warning("\(target.name): \($0)") }
             var login = try SSHLogin(
                 to: target.destination,
-                arguments: target.arguments(logins.arguments),
+                arguments: arguments,
                 prompts: prompts
             )
             if target.recorded == nil {

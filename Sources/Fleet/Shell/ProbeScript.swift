@@ -100,6 +100,8 @@ enum ProbeScript {
                 why=$("$f" 2>&1)
                 if [ "$why" = ran ]; then say "base.$n.exec" 1; else say "base.$n.why" "$why"; fi
               else
+                # What some shells say of a file that was made, and took no byte.
+                case "$why" in ''|*"I/O error"*) [ ! -e "$f" ] || [ -s "$f" ] || why="No space left on device";; esac
                 say "base.$n.why" "$why"
               fi
               rm -f "$f" 2>/dev/null

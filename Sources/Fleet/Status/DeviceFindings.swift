@@ -31,13 +31,19 @@ package struct DeviceFindings: Sendable {
     /// What needs somebody, each with what to do; and what kind of failure it is.
     package func attention(at now: Int64) -> [(text: String, reason: HostError.Reason)] {
         var found: [(text: String, reason: HostError.Reason)] = []
-        if case .fails(let error) = ssh { found.append((error.message, error.reason)) }
+        if case .fails(let error) = ssh { found.append((error.message + remedy(of: error), error.reason)) }
         for alarm in alarms { found.append(("ALARM: \(alarm.text)", .failed)) }
         func add(_ text: String) { found.append(("\(device.name): \(text)", .failed)) }
         let renew = "bootstrap renew \(device.name)"
         let enroll = "bootstrap enroll \(device.destination) --name \(device.name)"
+        if let refusal = device.certificateRefusal { found.append(("\(refusal.text): \(refusal.fix)", .failed)) }
         if let reading {
-            if let problem = reading.problem { add("\(problem): \(enroll)") }
+            if let problem = reading.problem {
+                add("\(problem): \(enroll)")
+            } else if let fault = reading.fault {
+                add("its node cannot be started again: \(fault): \(enroll)")
+            }
+            if let remark = device.remark(allowing: reading.allowed) { add("\(remark.difference): \(remark.remedy)") }
             if let certificate = reading.certificate { check(certificate, now, renew, add) }
             if abs(reading.skew.milliseconds) > ClockSkew.consequenceThreshold {
                 add("\(reading.skew): set it, or have it set by time synchronisation")
@@ -47,6 +53,9 @@ package struct DeviceFindings: Sendable {
             }
             if reading.runsNode == false {
                 add("its node does not run (its log is \(device.agent.state)/node.log): \(enroll)")
+            }
+            for gateway in reading.gateways where reading.runsNode == true {
+                if let problem = gateway.problem(for: device.identity) { add("\(problem.text): \(problem.fix)") }
             }
         }
         switch mesh {
@@ -80,6 +89,12 @@ package struct DeviceFindings: Sendable {
         }
     }
 
+    /// What its own words do not say already.
+    private func remedy(of error: HostError) -> String {
+        guard error.reason == .unreachable else { return "" }
+        return "; is sshd running there (systemctl status ssh)? `bootstrap doctor \(device.name)` looks at each step"
+    }
+
     // MARK: For people
 
     /// Aligned columns, with a heading, and below what needs somebody.
@@ -92,6 +107,9 @@ package struct DeviceFindings: Sendable {
             ])
         }
         return TextTable.lines(rows, flexible: [5, 0])
+            + all.flatMap { findings in
+                (findings.reading?.gateways ?? []).map { "gateway: \(findings.device.name) through \($0.description)" }
+            }
             + all.flatMap { $0.attention(at: now).map { "attention: \($0.text)" } }
     }
 

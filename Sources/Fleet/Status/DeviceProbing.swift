@@ -47,7 +47,11 @@ package struct DeviceProbing: Sendable {
     private func visit(_ device: Device, on loop: EventLoop) async -> DeviceFindings {
         var findings = DeviceFindings(device: device)
         // Nobody is to have anything to do with it. It may have been revoked since the command began.
-        if let now = try? records.record(named: device.name) { findings.device.revokedAt = now.revokedAt }
+        if let now = try? records.record(named: device.name) {
+            (findings.device.revokedAt, findings.device.certificateRevokedAt) = (
+                now.revokedAt, now.certificateRevokedAt
+            )
+        }
         guard findings.device.revokedAt == nil else { return findings }
         if let refusal = (try? trust.refusal(ofDeviceNamed: device.name)) ?? nil {
             findings.ssh = .fails(refusal)

@@ -10,6 +10,8 @@ package struct DeviceStatus: Encodable {
         case expiring
         case expired
         case revoked
+        /// Only its certificate is: it is trusted, everybody refuses it until it has another, and may have that.
+        case certificateRevoked = "certificate revoked"
     }
 
     package var state: State
@@ -27,6 +29,8 @@ package struct DeviceStatus: Encodable {
         state =
             if record.revokedAt != nil {
                 .revoked
+            } else if record.certificateRevokedAt != nil {
+                .certificateRevoked
             } else if secondsLeft <= 0 {
                 .expired
             } else if secondsLeft < lifetime / 3 {
@@ -50,8 +54,12 @@ package struct DeviceStatus: Encodable {
         return TextTable.lines(rows, flexible: [4, 0]) + devices.flatMap(\.alarms).map { "ALARM: \($0.text)" }
     }
 
-    /// That nobody renews its certificate and it ends before long, or has ended; nil where it is renewed in time.
+    /// That its certificate is revoked, or that nobody renews it and it ends before long, or has ended; nil where it is
+    /// renewed in time.
     package var warning: String? {
+        if state == .certificateRevoked, let refusal = device.certificateRefusal {
+            return "\(refusal.text): \(refusal.fix)"
+        }
         guard state == .expiring || state == .expired else { return nil }
         let end =
             secondsLeft > 0
@@ -61,6 +69,7 @@ package struct DeviceStatus: Encodable {
 
     private var word: String {
         if !alarms.isEmpty { return "ALARM" }
+        if state == .certificateRevoked { return "CERT-REVOKED" }
         return state == .valid ? "valid" : state.rawValue.uppercased()
     }
 
@@ -78,6 +87,9 @@ package struct DeviceStatus: Encodable {
         for alarm in alarms { line("ALARM", alarm.text) }
         if let revokedAt = device.revokedAt {
             line("revoked", describe(time: revokedAt) + (device.revocationReason.map { ": \($0)" } ?? ""))
+        }
+        if state == .certificateRevoked, let time = device.certificateRevokedAt {
+            line("revoked", "\(describe(time: time)): its certificate, not the device: bootstrap renew \(device.name)")
         }
         line("certificate", "until \(describe(time: device.notAfter)), \(timeLeft)")
         if let serial = device.serial { line("serial", serial) }
@@ -115,6 +127,9 @@ package struct DeviceStatus: Encodable {
             )
         }
         line("hbone", device.hbone.isEmpty ? "-" : device.hbone.map(\.description).joined(separator: ", "))
+        if let gateways = device.gateways, !gateways.isEmpty {
+            line("gateways", gateways.map { $0.replacing("=", with: ", ") }.joined(separator: "; "))
+        }
         line("agent", "\(device.agent.path), sha256 \(device.agent.sha256.prefix(12))")
         line("state kept in", device.agent.state)
         return lines

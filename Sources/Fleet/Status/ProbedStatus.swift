@@ -27,6 +27,10 @@ package struct ProbedStatus: Encodable {
         package var mesh: Answer?
         package var certificate: ShownCertificate?
         package var agent: String?
+        /// What others may reach, as its configuration has it; absent where that cannot be told.
+        package var allowed: [String]?
+        /// Those that the device is reached through; absent for none.
+        package var gateways: [DeviceGateway]?
         package var clockSkewMilliseconds: Int64?
         package var attention: [String]
     }
@@ -63,6 +67,8 @@ package struct ProbedStatus: Encodable {
             )
         }
         probe.agent = findings.reading?.release
+        probe.allowed = findings.reading?.allowed
+        if let gateways = findings.reading?.gateways, !gateways.isEmpty { probe.gateways = gateways }
         probe.clockSkewMilliseconds = findings.reading?.skew.milliseconds
         self.probe = probe
     }

@@ -101,11 +101,12 @@ final class LiveCredential: Sendable {
         }
         guard isDue, case let origin = look(after: seen), origin != seen else { return version }
         do {
-            let read = try Self.read(source)
+            let (read, remark) = try Self.read(source).keepingRevocations(of: credential)
             let renewed = try Self.version(of: read, source, role, origin.revoked)
             state.withLock { ($0.version, $0.credential, $0.origin, $0.failed) = (renewed, read, origin, nil) }
             if origin.stamp != seen.stamp {
                 logger.notice("credential renewed", metadata: ["identity": "\(renewed.id)"])
+                if let remark { logger.warning("\(remark): what was revoked stays so until this process ends") }
             }
             return renewed
         } catch {

@@ -75,6 +75,7 @@ public final class HBONEListener: Sendable {
                         $0.accept(socket)
                     }
                 }
+                listener.shortage = DescriptorShortage { logger.warning("\($0)") }
                 return (LoopBound(listener, on: first), listener.localAddress)
             }
         } catch {

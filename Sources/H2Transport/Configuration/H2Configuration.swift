@@ -140,6 +140,21 @@ public struct H2Configuration: Hashable, Sendable {
     /// waits inside of it until it times out.
     public var assumedPeerStreams = 1
 
+    /// Which requests for tunnels that have no `traceparent` are sent one: the trace that this side records for them.
+    package enum TraceSending: String, CaseIterable, Hashable, Sendable {
+        /// Those to a peer that does not make the same one by itself.
+        case foreign
+        case always
+        case never
+    }
+
+    package var traces = TraceSending.never
+    /// A server tells its client that it makes a trace of the connection for streams that come without one.
+    package var makesTraces = false
+    /// Told to the peer for what runs inside of streams: so many bytes, taken on all of them together, are acknowledged
+    /// at once. 0: nothing is told.
+    package var acknowledges = 0
+
     /// The defaults.
     public init() {}
 

@@ -1,24 +1,31 @@
 package import MeshIdentity
 package import Platform
-import Streams
+package import Streams
 
-/// Makes gRPC calls to a server that is verified by its name: with one message each way, or with many from the server.
-/// Each call has a connection of its own: this is for the rare question to somebody else's service, not for streams.
+/// Makes gRPC calls to a server that is verified by its name, or that has a Unix socket of this machine: with one
+/// message each way, or with many from the server. Each call has a connection of its own: this is for the rare question
+/// to somebody else's service, not for streams.
 package struct GRPCClient: Sendable {
-    /// Where the server is. A name is resolved for each call.
-    package let address: Authority
-    /// Who it must be.
-    package let server: ServerVerifier
-    /// What is shown when it asks who calls; nil: nothing.
-    package let shown: ClientCertificate?
+    private enum Place: Sendable {
+        case network(Authority, ServerVerifier, ClientCertificate?)
+        /// Whoever may make a socket there is trusted: no TLS.
+        case unixSocket(SocketAddress)
+    }
+
+    private let place: Place
 
     private static let refusalTimeout = Duration.milliseconds(250)
 
+    /// - Parameters:
+    ///   - address: Where the server is. A name is resolved for each call.
+    ///   - server: Who it must be.
+    ///   - shown: What is shown when it asks who calls; nil: nothing.
     package init(_ address: Authority, server: ServerVerifier, showing shown: ClientCertificate? = nil) {
-        self.address = address
-        self.server = server
-        self.shown = shown
+        place = .network(address, server, shown)
     }
+
+    /// - Parameter socket: Of a server that speaks HTTP/2 there without TLS.
+    package init(unixSocket socket: SocketAddress) { place = .unixSocket(socket) }
 
     /// - Parameters:
     ///   - path: `/package.Service/Method`.
@@ -46,7 +53,10 @@ package struct GRPCClient: Sendable {
     /// - Parameters:
     ///   - path: `/package.Service/Method`.
     ///   - metadata: Names in lower case.
-    ///   - message: What is asked; nothing follows it, and the request has no end.
+    ///   - message: What is asked; nothing follows it.
+    ///   - endsRequest: Whether that is told. A method that takes one message may wait for the end of the request
+    ///     before it begins (grpc-java and tonic do); one that takes a stream of them may take the end for that of the
+    ///     call.
     ///   - limit: Of a message, in bytes.
     ///   - timeout: Until the first message.
     ///   - each: Given every message, in turn, on a thread of the call's: not for work that takes long.
@@ -55,11 +65,13 @@ package struct GRPCClient: Sendable {
         _ path: String,
         metadata: HeaderFields = [:],
         message: [UInt8],
+        endsRequest: Bool,
         limit: Int = 1 << 20,
         timeout: Duration,
         each: @escaping @Sendable ([UInt8]) -> Void
     ) async throws {
-        let call = Call(path: path, metadata: metadata, message: message, limit: limit, each: each)
+        var call = Call(path: path, metadata: metadata, message: message, limit: limit, each: each)
+        call.endsRequest = endsRequest
         do {
             _ = try await run(call, timeout)
         } catch {
@@ -78,14 +90,20 @@ package struct GRPCClient: Sendable {
         let path: String
         let metadata: HeaderFields
         let message: [UInt8]
+        var endsRequest = true
         let limit: Int
         let each: (@Sendable ([UInt8]) -> Void)?
     }
 
     private func run(_ call: Call, _ timeout: Duration) async throws -> [UInt8] {
         let deadline = ContinuousClock.now + timeout
-        let addresses = try await Resolver.resolve(host: address.host, port: address.port)
-        guard !addresses.isEmpty else { throw StreamError(.unreachable, "\(address) has no address") }
+        let addresses: [SocketAddress]
+        switch place {
+        case .network(let address, _, _):
+            addresses = try await Resolver.resolve(host: address.host, port: address.port)
+            guard !addresses.isEmpty else { throw StreamError(.unreachable, "\(address) has no address") }
+        case .unixSocket(let socket): addresses = [socket]
+        }
         let loop = try EventLoop(starting: "grpc")
         do {
             let answer = try await run(call, addresses, deadline, on: loop)
@@ -109,45 +127,50 @@ package struct GRPCClient: Sendable {
         let socket = try await Dialer.connect(to: .addresses(addresses), on: loop, options: limit) {
             LoopBound($0, on: loop)
         }
-        var options = TLSContext.Options(applicationProtocols: ["h2"])
-        options.handshakeTimeout = try left(until: deadline)
-        options.refusalTimeout = Self.refusalTimeout
-        let context = try TLSContext(server: server, key: shown?.key, chain: shown?.chain ?? [], options: options)
+        let handshake: Handshake?
+        switch place {
+        case .network(let address, let server, let shown):
+            var options = TLSContext.Options(applicationProtocols: ["h2"])
+            options.handshakeTimeout = try left(until: deadline)
+            options.refusalTimeout = Self.refusalTimeout
+            handshake = Handshake(
+                address: address,
+                server: server,
+                context: try TLSContext(server: server, key: shown?.key, chain: shown?.chain ?? [], options: options)
+            )
+        case .unixSocket: handshake = nil
+        }
         let running = Lock(Running())
         return try await withTaskCancellationHandler {
             try await withCheckedThrowingContinuation { continuation in
                 let isRunning = loop.submitIfRunning {
-                    let stream = socket.withValue {
-                        TLSStream(over: $0, context: context, expecting: .anyTrusted, serverName: sni)
+                    func ask(over stream: ByteStream) {
+                        let request = GRPCExchange.Request(
+                            path: call.path,
+                            scheme: handshake == nil ? "http" : "https",
+                            // gRPC's own name for whoever has a Unix socket.
+                            authority: handshake?.authority ?? "localhost",
+                            metadata: call.metadata,
+                            message: call.message,
+                            endsRequest: call.endsRequest,
+                            timeout: max(.milliseconds(1), deadline - .now),
+                            limit: call.limit,
+                            isLocal: handshake == nil,
+                            each: call.each
+                        )
+                        let exchange = GRPCExchange(over: stream, request) { continuation.resume(with: $0) }
+                        exchange.start()
+                        let isCancelled = running.withLock { running in
+                            running.exchange = LoopBound(exchange, on: loop)
+                            return running.isCancelled
+                        }
+                        if isCancelled { exchange.cancel() }
                     }
-                    stream.startHandshake { result in
+                    guard let handshake else { return ask(over: socket.withValue { $0 }) }
+                    handshake.start(over: socket.withValue { $0 }) { result in
                         switch result {
                         case .failure(let error): continuation.resume(throwing: error)
-                        case .success(let peer):
-                            guard peer.applicationProtocol == "h2" else {
-                                let error = StreamError(
-                                    .protocolViolation,
-                                    "\(address) does not speak HTTP/2 (ALPN h2)"
-                                )
-                                stream.reset(error)
-                                return continuation.resume(throwing: error)
-                            }
-                            let request = GRPCExchange.Request(
-                                path: call.path,
-                                authority: authority,
-                                metadata: call.metadata,
-                                message: call.message,
-                                timeout: max(.milliseconds(1), deadline - .now),
-                                limit: call.limit,
-                                each: call.each
-                            )
-                            let exchange = GRPCExchange(over: stream, request) { continuation.resume(with: $0) }
-                            exchange.start()
-                            let isCancelled = running.withLock { running in
-                                running.exchange = LoopBound(exchange, on: loop)
-                                return running.isCancelled
-                            }
-                            if isCancelled { exchange.cancel() }
+                        case .success(let stream): ask(over: stream)
                         }
                     }
                 }
@@ -165,12 +188,42 @@ package struct GRPCClient: Sendable {
 
     private func left(until deadline: ContinuousClock.Instant) throws(StreamError) -> Duration {
         let left = deadline - .now
-        guard left > .zero else { throw StreamError(.timedOut, "\(address) could not be asked in time") }
+        guard left > .zero else { throw StreamError(.timedOut, "\(name) could not be asked in time") }
         return left
     }
 
+    private var name: String {
+        switch place {
+        case .network(let address, _, _): address.description
+        case .unixSocket(let socket): socket.description
+        }
+    }
+}
+
+/// Makes sure who the server is.
+private struct Handshake: Sendable {
+    let address: Authority
+    let server: ServerVerifier
+    let context: TLSContext
+
+    func start(over socket: Socket, _ completion: @escaping (Result<TLSStream, StreamError>) -> Void) {
+        let stream = TLSStream(over: socket, context: context, expecting: .anyTrusted, serverName: sni)
+        stream.startHandshake { result in
+            switch result {
+            case .failure(let error): completion(.failure(error))
+            case .success(let peer):
+                guard peer.applicationProtocol == "h2" else {
+                    let error = StreamError(.protocolViolation, "\(address) does not speak HTTP/2 (ALPN h2)")
+                    stream.reset(error)
+                    return completion(.failure(error))
+                }
+                completion(.success(stream))
+            }
+        }
+    }
+
     /// By the name that it is verified for, wherever it is.
-    private var authority: String {
+    var authority: String {
         (try? Authority(host: server.name, port: address.port).description) ?? address.description
     }
 

@@ -9,15 +9,21 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
     struct Request {
         /// `/package.Service/Method`.
         var path: String
+        /// Of the connection: `http` is one without TLS.
+        var scheme = "https"
         /// Whom the request is for, `host:port`.
         var authority: String
         /// Names in lower case.
         var metadata: HeaderFields
         var message: [UInt8]
+        /// Whether the server is told that nothing follows the message.
+        var endsRequest = true
         /// From now on; the server is told.
         var timeout: Duration
         /// Of the answer's body, in bytes; of each message, where there may be many.
         var limit = 1 << 20
+        /// The server is on this machine.
+        var isLocal = false
         /// Given each message as it comes, on the loop. The call then goes on until somebody ends it, and ``timeout``
         /// is for the first message. nil: there is one, and it is the outcome.
         var each: (([UInt8]) -> Void)?
@@ -31,7 +37,7 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
                 fields.append("grpc-timeout", value)
             }
             for field in metadata { fields.append(field.name, field.value) }
-            return RequestHead("POST", scheme: "https", authority: authority, path: path, fields: fields)
+            return RequestHead("POST", scheme: scheme, authority: authority, path: path, fields: fields)
         }
     }
 
@@ -73,6 +79,11 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
         configuration.requestTimeout = request.timeout + .seconds(1)
         if request.each == nil {
             configuration.keepAlive.interval = request.timeout + .seconds(1)
+        } else if request.isLocal {
+            // No network can lose it. gRPC's servers take PINGs for a flood that come within 5 min, unless they were
+            // told otherwise.
+            configuration.keepAlive.interval = .seconds(600)
+            configuration.keepAlive.timeout = .seconds(20)
         } else {
             // A server that hangs is found by PINGs; gRPC's own take one that comes after 5 s for a flood.
             configuration.keepAlive.interval = .seconds(10)
@@ -107,8 +118,7 @@ final class GRPCExchange: StreamObserver, H2ConnectionDelegate {
             guard case .bytes(let count) = result else { return }
             bodySent += count
         }
-        // A server may take the end of the messages for the end of the call.
-        if request.each == nil { stream.finish() }
+        if request.endsRequest { stream.finish() }
     }
 
     private func receive() {

@@ -62,7 +62,7 @@ extension H2Connection {
         guard !isClosed, age.retire() else { return }
         timers.age?.cancel()
         drain(deadline: configuration.age.drainTimeout)
-        if !isServer && !isClosed { delegate?.connectionIsDraining(self) }
+        if (!isServer || isReversed) && !isClosed { delegate?.connectionIsDraining(self) }
     }
 
     /// Ends the connection: at once where there are streams, which fail; with a GOAWAY where there are none.

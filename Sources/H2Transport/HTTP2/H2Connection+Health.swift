@@ -82,8 +82,8 @@ extension H2Connection {
     var hasUnansweredRequests: Bool { streams.values.contains { $0.phase == .requested } }
 
     /// None of their bytes has been sent, so that they may be asked again elsewhere.
-    func giveUpRequests(_ reason: StreamError) {
-        for stream in Array(streams.values) where stream.phase == .requested {
+    package func giveUpRequests(_ reason: StreamError) {
+        for stream in streams.values where stream.phase == .requested {
             failRequest(stream, ConnectFailure(reason, isRetryable: true))
         }
     }

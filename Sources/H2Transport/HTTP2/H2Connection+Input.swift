@@ -94,7 +94,7 @@ extension H2Connection {
             } else {
                 isServer && category == NGHTTP2_HCAT_REQUEST
             }
-        batch.block = isWanted ? MessageHead() : nil
+        batch.block = isWanted ? MessageHead(after: lastRequest) : nil
     }
 
     func receivedHeader(name: UnsafeBufferPointer<UInt8>, value: UnsafeBufferPointer<UInt8>) {
@@ -156,7 +156,9 @@ extension H2Connection {
                 roundTrip.saw(EventLoop.monotonicTime() &- settingsSentAt)
             } else {
                 checkWindows()
-                if !isServer { events.record(.settings) }
+                if let makes = NGHTTP2Session.makesTraces(frame.pointee.settings) { peerMakesTraces = makes }
+                if let bytes = NGHTTP2Session.acknowledges(frame.pointee.settings) { peerAcknowledges = bytes }
+                if !isServer || isReversed { events.record(.settings) }
             }
         default: break
         }

@@ -134,7 +134,7 @@ extension H2Connection {
     }
 
     private var holders: some Sequence<H2Stream> {
-        (Array(streams.values) + Array(lingering.values)).lazy.filter { $0.usage.held > 0 }
+        (streams.values + Array(lingering.values)).lazy.filter { $0.usage.held > 0 }
     }
 
     /// Ends a stream for the good of the others; both sides learn it. Frees what the stream holds.

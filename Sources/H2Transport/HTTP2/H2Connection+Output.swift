@@ -11,11 +11,15 @@ extension H2Connection {
 
     /// `stream` has bytes or its end to send.
     func wantsToSend(_ stream: H2Stream) {
-        if stream.sending.isDeferred && !stream.sending.isScheduled {
-            stream.sending.isScheduled = true
-            schedule.appendIdle(stream)
-        }
+        schedule(stream)
         markDirty()
+    }
+
+    /// It is asked when the connection sends the next time.
+    func schedule(_ stream: H2Stream) {
+        guard stream.sending.isDeferred, !stream.sending.isScheduled else { return }
+        stream.sending.isScheduled = true
+        schedule.appendIdle(stream)
     }
 
     /// Stages frames and writes them below, a full staging buffer at a time, until there is nothing more or no room

@@ -13,7 +13,16 @@ extension H2Connection {
         _ request: ConnectRequest,
         completion: @escaping (Result<H2Stream, ConnectFailure>) -> Void
     ) -> H2Stream? {
-        open(RequestHead(request), as: .tunnel, ends: false, completion)
+        openStream(RequestHead(request), completion: completion)
+    }
+
+    /// The same, for the head of a request for a tunnel.
+    @discardableResult
+    func openStream(
+        _ head: RequestHead,
+        completion: @escaping (Result<H2Stream, ConnectFailure>) -> Void
+    ) -> H2Stream? {
+        open(head, as: .tunnel, ends: false, completion)
     }
 
     /// Client: asks for anything. The request's body is what is written to the stream from now on, up to its end.
@@ -49,12 +58,14 @@ extension H2Connection {
             let message = "\(peerDescription) allows no more than \(streams.count) streams on one connection"
             return refuse(ConnectFailure(StreamError(.limit, message), isRetryable: true))
         }
-        let block = HeaderBlock(head)
+        let id = session?.nextStreamID ?? 0
+        block.set(head)
+        if kind == .tunnel, let trace = traceToSend(with: id), head.fields["traceparent"] == nil { block.add(trace) }
         if let field = block.invalidField() {
             let message = "header field '\(Printable.escape(field))' has a name or a value that HTTP/2 does not allow"
             return refuse(ConnectFailure(StreamError(.badRequest, message)))
         }
-        let stream = H2Stream(id: session?.nextStreamID ?? 0, head, kind: kind, connection: self)
+        let stream = H2Stream(id: id, head, kind: kind, connection: self)
         if ends { stream.endsAtOnce() }
         if let error = session?.submitRequest(block, for: stream, ends: ends) {
             // Stream identifiers are used up after 2³⁰ requests (RFC 9113 §5.1.1): another connection has new ones.
@@ -82,7 +93,9 @@ extension H2Connection {
     /// Called by nghttp2.
     func receivedRequest(_ head: MessageHead, id: Int32, endsStream: Bool) {
         let kind: H2Stream.Kind = service == .tunnels ? .tunnel : .exchange
-        let stream = H2Stream(id: id, head.request, kind: kind, connection: self)
+        let request = head.request
+        if request.fields.isEmpty { lastRequest = request }
+        let stream = H2Stream(id: id, request, kind: kind, connection: self)
         stream.head = head
         streams[id] = stream
         session?.setUserData(stream)
@@ -222,7 +235,7 @@ extension H2Connection {
 
     func accept(_ stream: H2Stream, _ response: ConnectResponse) {
         guard !isClosed, session != nil else { return }
-        let block = HeaderBlock(response)
+        block.set(response)
         guard session?.submitResponse(block, openingBodyOf: stream) == true, block.invalidField() == nil else {
             return stream.reset(StreamError(.protocolViolation, "the answer has a header field that is not allowed"))
         }
@@ -238,7 +251,7 @@ extension H2Connection {
     /// - Returns: Whether the fields may be sent.
     func respond(to stream: H2Stream, _ response: ConnectResponse, ends: Bool) -> Bool {
         guard !isClosed, session != nil else { return true }
-        let block = HeaderBlock(response)
+        block.set(response)
         guard block.invalidField() == nil else { return false }
         if response.status < 200 {
             session?.submitInterim(block, on: stream.id)
@@ -265,7 +278,8 @@ extension H2Connection {
         if let challenge = rejection.challenge { headers["www-authenticate"] = challenge }
         let response = ConnectResponse(status: rejection.status, headers: headers)
         stream.response = response
-        if session?.submitResponse(HeaderBlock(response), ending: stream.id) != true {
+        block.set(response)
+        if session?.submitResponse(block, ending: stream.id) != true {
             submitReset(stream, .internalError)
         }
         markDirty()

@@ -11,7 +11,8 @@ package protocol H2ConnectionDelegate: AnyObject {
     func connection(_ connection: H2Connection, received exchange: H2Stream)
     /// The peer takes no more streams on this connection (GOAWAY); those that are open go on.
     func connectionIsDraining(_ connection: H2Connection)
-    /// A client may open more streams than before: one ended, or the peer raised its limit.
+    /// A client may open more streams than before: one ended, or the peer raised its limit. A server that has dialled:
+    /// the peer speaks HTTP/2.
     func connectionHasCapacity(_ connection: H2Connection)
     /// The connection has reached ``H2Configuration/Age/maximum``. By default it is retired at once; a client may first
     /// make the one that replaces it, and then call ``H2Connection/retire()``.
@@ -93,12 +94,14 @@ package final class H2Connection: StreamObserver, TurnTask {
     var drainDeadline = DrainDeadline()
 
     /// Every stream nghttp2 knows, by identifier.
-    var streams: [Int32: H2Stream] = [:]
+    var streams = StreamTable<H2Stream>()
     /// Streams that HTTP/2 is done with, and whose last bytes have not been read.
     var lingering: [ObjectIdentifier: H2Stream] = [:]
     /// Streams whose head has come. They are served before all other events, so that the owner of a stream is there
     /// before its bytes are delivered.
     var heads = EventQueue<H2Stream>()
+    /// What is being sent of a head.
+    var block = HeaderBlock()
     var events = EventQueue<Event>()
 
     var input = InputGate()
@@ -122,11 +125,18 @@ package final class H2Connection: StreamObserver, TurnTask {
     var stalls: StallWatch
     /// Requests whose destination is being dialled, those included that the client has given up meanwhile.
     var requests = PendingRequests<Authority, PendingConnect>()
+    /// This side is the server, and has dialled (ALPN `h2r`): the delegate is told of the connection's life as a
+    /// client's is, so that another one is dialled in time.
+    package var isReversed = false
+    /// What whoever accepted it knows of where it came in.
+    package var origin: (any AnyObject & Sendable)?
     /// How many requests in a row have shown no token that holds: counted by whoever asks for tokens.
     package var failedTokens = 0
     var allowance = StreamAllowance()
     /// Of the last request, as it was written and as it was read.
     var lastDestination: (text: String, destination: Authority)?
+    /// The last request without header fields, as most of a peer's are: the next one mostly asks for the same.
+    var lastRequest: RequestHead?
 
     var pings = PingQueue()
     var liveness: PeerLiveness
@@ -221,12 +231,36 @@ package final class H2Connection: StreamObserver, TurnTask {
     /// Why the connection ended; also nil when it ended cleanly.
     package var failure: StreamError? { life.failure }
 
+    /// What both ends name the traces of this connection's streams by; nil where the layer below has no TLS.
+    private(set) lazy var traceSeed = (lower as? TLSStream)?.engine.exported("EXPORTER-bootstrap-trace")
+
+    /// The peer makes the trace of a stream that comes without one by itself. Not known before its SETTINGS are there.
+    var peerMakesTraces = false
+
+    /// What the peer has said of ``H2Configuration/acknowledges``; 0: nothing.
+    package internal(set) var peerAcknowledges = 0
+    /// What the streams here have in common for whoever has given them more to do than HTTP/2 knows of.
+    package var companion: AnyObject?
+
+    /// What the next stream is sent, where it has none; nil: nothing.
+    func traceToSend(with stream: Int32) -> TraceParent? {
+        switch configuration.traces {
+        case .never: nil
+        case .foreign where peerMakesTraces: nil
+        case .foreign, .always: traceSeed.map { TraceParent(of: stream, on: $0) }
+        }
+    }
+
     /// Who the peer is, as its certificate says; nil where the layer below has no certificate.
     package var peer: SPIFFEID? { facts.identity }
     /// The certificate that the peer showed; nil where the layer below has none.
     package var peerCertificate: CertificateName? { facts.certificate }
     /// Where the peer is, where that is known.
     package var remoteAddress: SocketAddress? { facts.address }
+    /// Whether it has a socket of its own, and does not run inside of another stream.
+    package var isOverSocket: Bool { ((lower as? TLSStream)?.lower ?? lower) is Socket }
+    /// This side's address of the TCP connection below; nil where none is.
+    package var localAddress: SocketAddress? { ((lower as? TLSStream)?.lower as? Socket)?.localAddress }
     /// The connection that carries this one in one of its streams; nil where none does.
     package var carrier: H2Connection? { ((lower as? TLSStream)?.lower as? H2Stream)?.transport }
     package var peerDescription: String { peer?.description ?? lower.peerDescription }
@@ -337,7 +371,7 @@ package final class H2Connection: StreamObserver, TurnTask {
         batch = InputBatch()
         requests.removeWaiting()
         let streams = self.streams
-        self.streams = [:]
+        self.streams = StreamTable()
         lostStreams = streams.count
         deadlines.removeAll()
         unread.removeAll()

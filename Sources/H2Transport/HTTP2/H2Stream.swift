@@ -98,6 +98,10 @@ public final class H2Stream: ByteStream {
     /// Who is at the other end of the connection, as its certificate proved; nil without a verified identity.
     public var peer: SPIFFEID? { account.peer }
 
+    /// The trace of a stream that came with none: both ends make the same of their connection and the stream's number,
+    /// so that their records have it in common and nothing is sent for it. nil without TLS.
+    package var ownTrace: TraceParent? { account.traceSeed.map { TraceParent(of: id, on: $0) } }
+
     /// Both directions ended without loss on this side's account.
     var isOver: Bool {
         guard receiving.state != .open else { return false }
@@ -205,6 +209,24 @@ public final class H2Stream: ByteStream {
         sending.sourceMayRead = true
         if !sending.isHeld { connection?.wantsToSend(self) }
     }
+
+    /// As ``sourceBecameReadable()``, for what can wait: it goes with the next frames of the connection, or when
+    /// ``hurry()`` is called.
+    package func sourceMayBeRead() {
+        guard sending.source != nil, !sending.sourceMayRead else { return }
+        sending.sourceMayRead = true
+        if !sending.isHeld { connection?.schedule(self) }
+    }
+
+    /// What waits for other frames goes now.
+    package func hurry() { if !sending.isHeld { connection?.markDirty() } }
+
+    /// Said by the source from inside of its read: what it gives now is all there is, until it says otherwise.
+    package func sourceIsDry() { sending.sourceMayRead = false }
+
+    /// What the frame that is being filled stands in; nil: nothing is. For a source that keeps what it gives: the bytes
+    /// stay there for whoever shares the buffer.
+    package var stagingBuffer: Buffer? { connection?.output.buffer }
 
     public override func push(to sink: ByteStream, for pump: Pump) -> Bool {
         guard phase != .released, failure == nil else { return false }

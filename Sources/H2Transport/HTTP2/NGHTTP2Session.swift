@@ -48,7 +48,18 @@ struct NGHTTP2Session: ~Copyable {
             // RFC 9218 §2.1: no priority tree that a peer could make us maintain.
             entry(NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1),
         ]
+        if configuration.acknowledges > 0 {
+            entries.append(
+                nghttp2_settings_entry(
+                    settings_id: Self.acknowledges,
+                    value: UInt32(clamping: configuration.acknowledges)
+                )
+            )
+        }
         if isServer {
+            if configuration.makesTraces {
+                entries.append(nghttp2_settings_entry(settings_id: Self.makesTraces, value: 1))
+            }
             entries.append(entry(NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, configuration.limits.concurrentStreams))
         } else {
             entries.append(entry(NGHTTP2_SETTINGS_ENABLE_PUSH, 0))
@@ -57,6 +68,24 @@ struct NGHTTP2Session: ~Copyable {
         let result = nghttp2_submit_settings(pointer, Self.noFlags, entries, entries.count)
         precondition(result == 0, "nghttp2 refuses SETTINGS: \(Self.describe(result))")
         setConnectionWindow(configuration.windows.connection)
+    }
+
+    /// Settings of ours, of the range that is for experiments (RFC 9113 §11.3): others ignore them.
+    private static let makesTraces: Int32 = 0xf7ac
+    private static let acknowledges: Int32 = 0xf7ad
+
+    /// Whether a peer's SETTINGS say that it makes the trace of a stream by itself; nil: they do not say.
+    static func makesTraces(_ settings: nghttp2_settings) -> Bool? {
+        UnsafeBufferPointer(start: settings.iv, count: settings.niv).last { $0.settings_id == makesTraces }.map {
+            $0.value == 1
+        }
+    }
+
+    /// What a peer's SETTINGS say of ``H2Configuration/acknowledges``; nil: nothing.
+    static func acknowledges(_ settings: nghttp2_settings) -> Int? {
+        UnsafeBufferPointer(start: settings.iv, count: settings.niv).last { $0.settings_id == acknowledges }.map {
+            Int($0.value)
+        }
     }
 
     private func entry(_ id: nghttp2_settings_id, _ value: Int) -> nghttp2_settings_entry {

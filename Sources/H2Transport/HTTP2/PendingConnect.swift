@@ -22,8 +22,8 @@ public final class PendingConnect {
     /// pointless and harmless.
     public var cancelled: (() -> Void)?
     private var stream: H2Stream?
-    /// The connection whose limit of pending requests this one counts against.
-    private weak var counted: H2Connection?
+    /// The connection whose limit of pending requests this one counts against; nil once it does not any more.
+    private var counted: H2Connection?
     /// Others for the same destination come first; nobody knows of this one yet.
     var waits = false
 
@@ -55,6 +55,9 @@ public final class PendingConnect {
 
     /// The connection that the request came by; nil once that is over.
     package var transport: H2Connection? { stream?.connection }
+
+    /// The trace of the stream, where it came with none: see ``H2Stream/ownTrace``.
+    package var ownTrace: TraceParent? { stream?.ownTrace }
 
     /// Whether an answer is still awaited.
     public var isPending: Bool { stream != nil }

@@ -75,7 +75,9 @@ public struct ConnectFailure: Error, Hashable, Sendable, CustomStringConvertible
         default: code = .protocolViolation
         }
         var message = "\(peer) answered \(response.status) for \(Printable.escape(authority))"
-        if let detail = reason?.details ?? reason?.error { message += ": \(Printable.escape(detail))" }
+        if let detail = reason?.details ?? reason?.error {
+            message += ": \(Printable.escape(detail, limit: ProxyStatus.longestDetails))"
+        }
         if reason == nil && !body.isEmpty { message += ": \(Printable.escape(body))" }
         self.init(StreamError(code, message), response: response)
     }
@@ -131,6 +133,8 @@ public struct ConnectRejection: Hashable, Sendable {
 
 /// The one member of a `Proxy-Status` field that matters here: an error type of RFC 9209 §2.3 and free text.
 public struct ProxyStatus: Hashable, Sendable {
+    /// Of ``details``, in characters.
+    static let longestDetails = 256
     /// The error type, one of those in RFC 9209 §2.3, such as `connection_refused`; nil without one.
     public var error: String?
     /// For people. Sent in printable ASCII, at most 256 characters; everything else becomes `?`.
@@ -150,7 +154,7 @@ public struct ProxyStatus: Hashable, Sendable {
         if let error { value += "; error=\(error)" }
         if let details {
             // A structured-field string is printable ASCII with two escapes (RFC 8941 §3.3.3).
-            let text = details.unicodeScalars.prefix(256).map { scalar -> String in
+            let text = details.unicodeScalars.prefix(Self.longestDetails).map { scalar -> String in
                 switch scalar {
                 case "\"", "\\": "\\\(scalar)"
                 case " "..."~": String(scalar)

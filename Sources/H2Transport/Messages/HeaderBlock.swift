@@ -1,6 +1,7 @@
 import CNGHTTP2
 
-/// Header fields laid out for nghttp2, which copies them.
+/// Header fields laid out for nghttp2, which copies them. One is used again for each head of a connection: what it has
+/// grown to is kept.
 struct HeaderBlock {
     private struct Entry {
         var nameStart: Int
@@ -14,8 +15,17 @@ struct HeaderBlock {
     /// Pseudo-header fields come first; only this type adds them.
     private var pseudoFields = 0
 
-    init(_ head: RequestHead) {
-        makeRoom(for: head.fields, beside: 32 + head.authority.utf8.count + (head.path?.utf8.count ?? 0))
+    /// What is kept for the next head.
+    private static let (keptBytes, keptEntries) = (4096, 64)
+
+    /// None.
+    init() {}
+
+    /// Trailers.
+    init(_ fields: HeaderFields) { add(fields) }
+
+    mutating func set(_ head: RequestHead) {
+        clear()
         add(":method", head.method)
         if let scheme = head.scheme { add(":scheme", scheme) }
         if let path = head.path { add(":path", path) }
@@ -24,27 +34,22 @@ struct HeaderBlock {
         add(head.fields)
     }
 
-    init(_ response: ConnectResponse) {
-        makeRoom(for: response.headers, beside: 16)
-        add(":status", String(response.status))
+    mutating func set(_ response: ConnectResponse) {
+        clear()
+        add(":status", response.status == 200 ? "200" : String(response.status))
         pseudoFields = entries.count
         add(response.headers)
     }
 
-    /// Trailers.
-    init(_ fields: HeaderFields) {
-        makeRoom(for: fields, beside: 0)
-        add(fields)
-    }
+    mutating func add(_ trace: TraceParent) { add("traceparent", trace.description, NGHTTP2_NV_FLAG_NO_INDEX) }
 
-    /// Nothing has to grow afterwards.
-    ///
-    /// - Parameter pseudoFields: Their bytes, about.
-    private mutating func makeRoom(for fields: HeaderFields, beside pseudoFields: Int) {
-        var count = pseudoFields
-        for field in fields { count += field.name.utf8.count + field.value.utf8.count }
-        bytes.reserveCapacity(count)
-        entries.reserveCapacity(fields.count + 4)
+    private mutating func clear() {
+        if bytes.capacity > Self.keptBytes || entries.capacity > Self.keptEntries {
+            self = HeaderBlock()
+        } else {
+            bytes.removeAll(keepingCapacity: true)
+            entries.removeAll(keepingCapacity: true)
+        }
     }
 
     private mutating func add(_ fields: HeaderFields) {
@@ -62,9 +67,9 @@ struct HeaderBlock {
 
     private mutating func add(_ name: String, _ value: String, _ flags: nghttp2_nv_flag = NGHTTP2_NV_FLAG_NONE) {
         let start = bytes.count
-        bytes.append(contentsOf: name.utf8)
+        append(name)
         let middle = bytes.count
-        bytes.append(contentsOf: value.utf8)
+        append(value)
         entries.append(
             Entry(
                 nameStart: start,
@@ -73,6 +78,12 @@ struct HeaderBlock {
                 flags: UInt8(truncatingIfNeeded: flags.rawValue)
             )
         )
+    }
+
+    /// The bytes of a view are appended one by one, those of a buffer at once.
+    private mutating func append(_ text: String) {
+        var text = text
+        text.withUTF8 { bytes.append(contentsOf: $0) }
     }
 
     /// The first field whose name or value HTTP/2 does not allow (RFC 9113 §8.2.1); its name.

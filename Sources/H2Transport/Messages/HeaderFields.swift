@@ -35,8 +35,11 @@ public struct HeaderFields: Hashable, Sendable, ExpressibleByDictionaryLiteral, 
     public subscript(name: String) -> String? {
         get {
             var result: String?
-            for field in fields where field.name == name {
-                result = result.map { "\($0),\(field.value)" } ?? field.value
+            // Nearly all names have another length, which is known; texts are compared by a call.
+            let length = name.utf8.count
+            for index in fields.indices where fields[index].name.utf8.count == length && fields[index].name == name {
+                let value = fields[index].value
+                result = result.map { "\($0),\(value)" } ?? value
             }
             return result
         }

@@ -14,6 +14,10 @@ final class MessageHead {
     var isMalformed = false
     private var bytes = 0
     private var count = 0
+    /// A request that came before on the connection: what this one has the same, it has in common with it.
+    private let former: RequestHead?
+
+    init(after former: RequestHead? = nil) { self.former = former }
 
     func add(
         name: UnsafeBufferPointer<UInt8>,
@@ -27,28 +31,43 @@ final class MessageHead {
             return
         }
         let name = String(decoding: name, as: UTF8.self)
-        let value = Self.text(value)
         switch name {
-        case ":method": method = value
-        case ":authority": authority = value
-        case ":path": path = value
-        case ":status": status = Int(value) ?? 0
-        case ":scheme": scheme = value
+        case ":method": method = Self.text(value, as: former?.method)
+        case ":authority": authority = Self.text(value, as: former?.authority)
+        case ":path": path = Self.text(value)
+        case ":status": status = Int(Self.text(value)) ?? 0
+        case ":scheme": scheme = Self.text(value)
         case ":protocol": break
-        default: fields.append(name, value)
+        default: fields.append(name, Self.text(value))
         }
+    }
+
+    /// `former` where it is of these bytes.
+    private static func text(_ bytes: UnsafeBufferPointer<UInt8>, as former: String?) -> String {
+        guard var former, former.utf8.count == bytes.count, former.withUTF8({ $0.elementsEqual(bytes) }) else {
+            return text(bytes)
+        }
+        return former
     }
 
     /// Bytes that are not UTF-8 are taken for ISO 8859-1, which HTTP once had: nothing is lost of them.
     private static func text(_ bytes: UnsafeBufferPointer<UInt8>) -> String {
         // Nearly all of them; the way below asks the runtime for a generic type each time.
-        if bytes.allSatisfy({ $0 < 0x80 }) { return String(decoding: bytes, as: UTF8.self) }
+        // Without a way out in between, so that the compiler looks at sixteen bytes at once.
+        var all: UInt8 = 0
+        for byte in bytes { all |= byte }
+        if all < 0x80 { return String(decoding: bytes, as: UTF8.self) }
         if let text = String(validating: bytes, as: UTF8.self) { return text }
         return String(String.UnicodeScalarView(bytes.map { Unicode.Scalar($0) }))
     }
 
     /// What is asked for, where it is a request.
     var request: RequestHead {
-        RequestHead(method, scheme: scheme, authority: authority, path: path, fields: fields)
+        if let former, former.method == method, former.authority == authority, fields.isEmpty, former.fields.isEmpty,
+            former.scheme == scheme, former.path == path
+        {
+            return former
+        }
+        return RequestHead(method, scheme: scheme, authority: authority, path: path, fields: fields)
     }
 }

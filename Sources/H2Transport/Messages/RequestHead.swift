@@ -1,13 +1,14 @@
-/// The head of a request, whatever it asks for (RFC 9113 §8.3.1).
-package struct RequestHead: Hashable, Sendable {
+/// The head of a request, whatever it asks for (RFC 9113 §8.3.1). An object: it is handed around, and streams that ask
+/// for the same have it in common.
+package final class RequestHead: Sendable {
     /// `:method`.
-    package var method: String
+    package let method: String
     /// `:scheme` and `:path`; CONNECT has neither.
-    package var scheme: String?
-    package var path: String?
+    package let scheme: String?
+    package let path: String?
     /// `:authority`.
-    package var authority: String
-    package var fields: HeaderFields
+    package let authority: String
+    package let fields: HeaderFields
 
     package init(
         _ method: String,
@@ -24,14 +25,15 @@ package struct RequestHead: Hashable, Sendable {
     }
 
     /// A request for a tunnel.
-    init(_ request: ConnectRequest) {
-        method = request.method.description
-        authority = request.authority
-        fields = request.headers
-        if request.method == .post {
-            scheme = "https"
-            path = request.path
-        }
+    package convenience init(_ request: ConnectRequest) {
+        let isPost = request.method == .post
+        self.init(
+            isPost ? "POST" : "CONNECT",
+            scheme: isPost ? "https" : nil,
+            authority: request.authority,
+            path: isPost ? request.path : nil,
+            fields: request.headers
+        )
     }
 
     /// Whether this asks for a tunnel: by CONNECT, or by POST.

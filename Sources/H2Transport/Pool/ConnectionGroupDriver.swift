@@ -62,15 +62,18 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
 
     /// An object: the group and the connection hand it around.
     final class Opening {
-        let request: ConnectRequest
+        let head: RequestHead
         let completion: Completion
 
-        init(request: ConnectRequest, completion: @escaping Completion) {
-            self.request = request
+        init(_ head: RequestHead, completion: @escaping Completion) {
+            self.head = head
             self.completion = completion
         }
     }
 
+    /// Whether the peer has accepted this side elsewhere a moment ago, and is known to speak HTTP/2 as this side does:
+    /// requests go with the end of the handshake then, and nobody waits for a first PING or for SETTINGS.
+    package var knowsPeer: () -> Bool = { false }
     /// Told on the loop.
     package var onEvent: (Event) -> Void = { _ in }
     /// What is trusted now, where that has changed since connections were made: those to a peer whose certificate is
@@ -122,7 +125,12 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
 
     /// Opens a stream. `completion` is called once, on the loop and never from inside this call.
     package func open(_ request: ConnectRequest, completion: @escaping Completion) {
-        let opening = Opening(request: request, completion: completion)
+        open(RequestHead(request), completion: completion)
+    }
+
+    /// The same, for the head of a request for a tunnel.
+    package func open(_ head: RequestHead, completion: @escaping Completion) {
+        let opening = Opening(head, completion: completion)
         guard !isClosed else {
             return fail(opening, StreamError(.closed, "the connections to \(endpoint.key) were closed"))
         }
@@ -146,11 +154,25 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
         run()
     }
 
+    /// The way to the endpoint may be another now: whoever waits for a pause to end waits no more.
+    package func hurry() {
+        guard !isClosed else { return }
+        group.hurry()
+        run()
+    }
+
     /// `connection` owes an answer since `time`. It takes no new streams until one comes, and those that are open go
     /// on. Who waits for one of its answers is told at once, and may ask elsewhere.
-    package func doubt(_ connection: H2Connection, _ reason: StreamError, since time: UInt64) {
+    ///
+    /// - Parameter isWanted: Somebody wants another way at once, also where nobody waits for an answer here.
+    package func doubt(
+        _ connection: H2Connection,
+        _ reason: StreamError,
+        since time: UInt64,
+        isWanted: Bool = false
+    ) {
         connection.doubt(reason, since: time)
-        group.doubted(connection, isWanted: connection.hasUnansweredRequests)
+        group.doubted(connection, isWanted: isWanted || connection.hasUnansweredRequests)
         run()
         connection.giveUpRequests(reason)
     }
@@ -163,8 +185,8 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
         schedule()
     }
 
-    /// Closes idle connections, and lets the others end with their streams, until `deadline`.
-    func drain(deadline: Duration) {
+    /// Closes idle connections, and lets the others end with their streams, until `deadline`; nil: whenever that is.
+    package func drain(deadline: Duration?) {
         let waiting = stop()
         for connection in group.connections {
             if connection.streamCount == 0 { connection.close() } else { connection.drain(deadline: deadline) }
@@ -232,7 +254,7 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
     }
 
     private func start(_ item: ConnectionGroup<H2Connection, Opening>.Waiting, on connection: H2Connection) {
-        connection.openStream(item.request.request) { [self] result in
+        connection.openStream(item.request.head) { [self] result in
             guard case .failure(let failure) = result, failure.isRetryable,
                 // Whoever refuses is there: no other path would do better.
                 settings.repeatsRequests || failure.isRefusal,
@@ -245,11 +267,19 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
         }
     }
 
+    /// RFC 9113 §6.5.2: a peer should allow no fewer.
+    private static let streamsOfKnownPeer = 100
+
     private func dial() {
+        var configuration = settings.http2
+        let isKnown = knowsPeer()
+        if isKnown {
+            configuration.assumedPeerStreams = max(configuration.assumedPeerStreams, Self.streamsOfKnownPeer)
+        }
         let attempt = ConnectionDial(
             to: endpoint,
-            configuration: settings.http2,
-            firstAnswer: settings.firstAnswer,
+            configuration: configuration,
+            firstAnswer: isKnown ? nil : settings.firstAnswer,
             on: loop
         )
         self.attempt = attempt
@@ -314,7 +344,7 @@ package final class ConnectionGroupDriver: H2ConnectionDelegate {
     package func connectionHasCapacity(_ connection: H2Connection) {
         let comesUp = group.hasCapacity(connection, now: loop.now)
         if comesUp { onEvent(.up) }
-        run()
+        if group.mayHaveStep { run() }
     }
 
     package func connection(_ connection: H2Connection, closed reason: StreamError?) {

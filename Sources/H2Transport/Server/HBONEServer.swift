@@ -51,6 +51,10 @@ public final class HBONEServer {
     /// Of those, the ones because of ``Configuration/handshakesPerAddress``.
     package private(set) var refusedByAddress = 0
 
+    /// Takes over the connection of a client that asked for roles to be swapped (ALPN ``ReverseProtocol``): it serves,
+    /// and this side opens the streams. nil: nobody does.
+    package var onReverse: ((TLSStream) -> Void)?
+
     private let logger: Logger
     /// For what whoever can connect causes.
     private let peerLog: PeerLog
@@ -58,6 +62,8 @@ public final class HBONEServer {
     private var handshakes: [HandshakeSlots.ID: TLSStream] = [:]
     private var slots = HandshakeSlots()
     private var connections: [ObjectIdentifier: H2Connection] = [:]
+    /// Of those, the ones that this side has dialled: who is told of their lives.
+    private var dialled: [ObjectIdentifier: DialledHandler] = [:]
     private var isDraining = false
     private var isClosed = false
     private var drained: (() -> Void)?
@@ -106,7 +112,10 @@ public final class HBONEServer {
 
     /// Takes over a connection on which nothing has been read or written: a socket, or any stream that leads to a
     /// client.
-    public func accept(_ lower: ByteStream) {
+    public func accept(_ lower: ByteStream) { accept(lower, from: nil) }
+
+    /// - Parameter origin: For ``H2Connection/origin``.
+    package func accept(_ lower: ByteStream, from origin: (any AnyObject & Sendable)?) {
         guard !isClosed, configuration.handshakesInProgress > 0, connections.count < configuration.connections else {
             refusedConnections += 1
             return lower.reset(StreamError(.limit, "the server takes no more connections now"))
@@ -134,9 +143,13 @@ public final class HBONEServer {
             handshakes[id] = nil
             guard slots.leave(id) else { return }
             switch result {
-            case .success:
+            case .success(let peer):
                 configuration.http2.metrics.countHandshake(.server, nanoseconds: loop.now &- began)
-                serve(stream)
+                if peer.applicationProtocol == ReverseProtocol.name {
+                    reverse(stream)
+                } else {
+                    serve(stream, from: origin)
+                }
             case .failure(let error):
                 failedHandshakes += 1
                 configuration.http2.metrics.countHandshake(.server, failure: error)
@@ -166,11 +179,53 @@ public final class HBONEServer {
             refusedConnections += 1
             return lower.reset(StreamError(.limit, "the server takes no more connections now"))
         }
-        serve(lower)
+        serve(lower, from: nil)
     }
 
-    private func serve(_ stream: ByteStream) {
-        guard !isClosed else { return stream.reset(StreamError(.draining, "the server stops")) }
+    private func reverse(_ stream: TLSStream) {
+        if !isClosed, let onReverse {
+            onReverse(stream)
+        } else {
+            stream.reset(StreamError(.draining, "the server stops"))
+        }
+        checkDrained()
+    }
+
+    /// What becomes of a connection that this side has dialled.
+    package enum DialledEvent {
+        /// The peer speaks HTTP/2; told once or more often.
+        case settled
+        /// The peer opens no more streams, or must not: those that are open go on.
+        case draining
+        /// Another one should take its place, and this one then be retired.
+        case tooOld
+        /// nil: nothing was lost.
+        case closed(StreamError?)
+    }
+
+    package typealias DialledHandler = (H2Connection, DialledEvent) -> Void
+
+    /// Serves a peer that this side has dialled, because it cannot be dialled itself: after the TLS handshake (ALPN
+    /// ``ReverseProtocol``) the roles are swapped. The connection counts as any other.
+    ///
+    /// - Parameters:
+    ///   - stream: Its handshake is done, and nothing has been read or written.
+    ///   - handler: Told, on the loop, what becomes of it; perhaps of its end before this returns.
+    /// - Returns: nil where it has ended already.
+    package func serve(dialled stream: TLSStream, _ handler: @escaping DialledHandler) -> H2Connection? {
+        serve(stream, from: nil, handler)
+    }
+
+    @discardableResult
+    private func serve(
+        _ stream: ByteStream,
+        from origin: (any AnyObject & Sendable)?,
+        _ handler: DialledHandler? = nil
+    ) -> H2Connection? {
+        guard !isClosed else {
+            stream.reset(StreamError(.draining, "the server stops"))
+            return nil
+        }
         do throws(StreamError) {
             let connection = try H2Connection(
                 over: stream,
@@ -178,16 +233,23 @@ public final class HBONEServer {
                 configuration: configuration.http2,
                 delegate: self
             )
+            connection.origin = origin
             connections[ObjectIdentifier(connection)] = connection
+            if let handler {
+                connection.isReversed = true
+                dialled[ObjectIdentifier(connection)] = handler
+            }
             // Revoked while the handshake ran, which had the trust of its beginning.
-            if connection.end(ifRevokedIn: context.trust) { return }
+            if connection.end(ifRevokedIn: context.trust) { return nil }
             // Whoever came late is told to go elsewhere in order, not by a reset: what it asked for meanwhile is
             // served.
             if isDraining { connection.drain(deadline: nil) }
             logger.debug("connected", metadata: ["peer": "\(stream.peerDescription)"])
+            return connection
         } catch {
             stream.reset(error)
             checkDrained()
+            return nil
         }
     }
 
@@ -242,12 +304,31 @@ extension HBONEServer: H2ConnectionDelegate {
         onRequest(request)
     }
 
+    package func connectionHasCapacity(_ connection: H2Connection) { tell(connection, .settled) }
+
+    package func connectionIsDraining(_ connection: H2Connection) { tell(connection, .draining) }
+
+    package func connectionIsTooOld(_ connection: H2Connection) {
+        if dialled[ObjectIdentifier(connection)] == nil { connection.retire() } else { tell(connection, .tooOld) }
+    }
+
+    private func tell(_ connection: H2Connection, _ event: DialledEvent) {
+        dialled[ObjectIdentifier(connection)]?(connection, event)
+    }
+
     package func connection(_ connection: H2Connection, closed reason: StreamError?) {
         connections[ObjectIdentifier(connection)] = nil
+        dialled.removeValue(forKey: ObjectIdentifier(connection))?(connection, .closed(reason))
         logger.debug(
             "disconnected",
             metadata: ["peer": "\(connection.peerDescription)", "reason": "\(reason?.message ?? "clean")"]
         )
         checkDrained()
     }
+}
+
+/// Connections whose roles are swapped after the TLS handshake: the client of TLS is the server of HTTP/2. By its ALPN
+/// name both sides know that they mean it.
+package enum ReverseProtocol {
+    package static let name = "h2r"
 }

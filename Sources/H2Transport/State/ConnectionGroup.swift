@@ -148,6 +148,9 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
         if standing == .released { standing = .sought }
     }
 
+    /// The way to the peer may be another now: no pause is kept any more.
+    mutating func hurry() { backoff.hurry() }
+
     /// Returns whether the group comes up by it.
     mutating func dialed(_ connection: Connection, now: UInt64) -> Bool {
         defer { standing = .up }
@@ -276,6 +279,24 @@ struct ConnectionGroup<Connection: GroupedConnection, Request> {
         var requests: [Request] = []
         while let item = waiting.popFirst() { requests.append(item.request) }
         return requests
+    }
+
+    /// Whether ``next(now:)`` may have something to do, or ``nextDeadline(now:)`` something new to say: not where all
+    /// connections carry streams and nobody waits, as nearly always when one stream of many ends.
+    var mayHaveStep: Bool {
+        mutating get {
+            // It changes nothing: the whole group would be copied to be asked.
+            guard !isClosed, standing == .up, !wantsReplacement, !isDialing, waiting.isEmpty, failed.isEmpty else {
+                return true
+            }
+            for index in members.indices {
+                let connection = members[index].connection
+                guard members[index].age == .young, !members[index].isSpent, !members[index].isForsaken,
+                    !connection.isDraining, connection.doubt == nil, connection.isSettled, connection.streamCount > 0
+                else { return true }
+            }
+            return false
+        }
     }
 
     private func index(of connection: Connection) -> Int? {

@@ -34,6 +34,9 @@ package struct DialBackoff: Hashable {
         if end &- start >= Self.trust.nanoseconds { failures = 0 }
     }
 
+    /// What stood in the way may be gone: the next attempt may be made now.
+    mutating func hurry() { notBefore = 0 }
+
     private var pause: UInt64 {
         guard failures > 1 else { return 0 }
         let doubled = Self.firstPause.nanoseconds << UInt64(min(failures - 2, 16))

@@ -37,9 +37,10 @@ struct EventQueue<Event> {
     }
 
     mutating func finish() {
+        isBeingServed = false
+        guard !events.isEmpty else { return }
         next = 0
         events.removeAll(keepingCapacity: events.capacity <= 64)
-        isBeingServed = false
     }
 
     mutating func removeAll() {

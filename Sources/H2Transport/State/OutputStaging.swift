@@ -10,7 +10,8 @@ struct OutputStaging {
     private static var leastRoom: Int { 512 }
 
     private let pool: BufferPool
-    private var buffer: Buffer?
+    /// Whoever shares it keeps what is in it: what is staged is not written over before the buffer goes back.
+    private(set) var buffer: Buffer?
     /// The rest of a control frame that did not fit; nghttp2 keeps it until the next call of mem_send.
     private var unsentControl = UnsafeRawBufferPointer(start: nil, count: 0)
     /// A flush is due at the end of the loop's turn.
@@ -115,7 +116,7 @@ struct OutputStaging {
 
     private mutating func obtainBuffer() -> Buffer {
         if let buffer { return buffer }
-        let buffer = pool.take(.large)
+        let buffer = pool.takeToKeep()
         self.buffer = buffer
         return buffer
     }

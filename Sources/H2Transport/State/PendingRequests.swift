@@ -3,8 +3,10 @@
 struct PendingRequests<Destination: Hashable, Request: AnyObject> {
     /// Of all destinations, those that wait here included.
     private(set) var count = 0
-    /// Those that were handed on.
+    /// Those that were handed on, but for ``recent``.
     private var handed: [Destination: Int] = [:]
+    /// The destination of the last request, which most of the next ones are for: nothing is hashed for it.
+    private var recent: (destination: Destination, handed: Int)?
     private var waiting: [Destination: ContiguousArray<Request>] = [:]
     /// A place has become free, and somebody waits for it.
     private var ready: ContiguousArray<Destination> = []
@@ -12,28 +14,36 @@ struct PendingRequests<Destination: Hashable, Request: AnyObject> {
     /// Returns whether the request is to be handed on now; else ``next()`` brings it later.
     mutating func add(_ request: Request, to destination: Destination, limit: Int) -> Bool {
         count += 1
+        remember(destination)
+        let handed = recent?.handed ?? 0
         // Whoever waits comes first.
-        if !waiting.isEmpty, waiting[destination] != nil || handed[destination, default: 0] >= limit {
+        if handed >= limit || !waiting.isEmpty && waiting[destination] != nil {
             waiting[destination, default: []].append(request)
             return false
         }
-        let isOver = Self.take(&handed[destination, default: 0], limit: limit)
-        if isOver { waiting[destination] = [request] }
-        return !isOver
+        recent?.handed = handed + 1
+        return true
     }
 
-    /// Returns whether the limit is reached already.
-    private static func take(_ count: inout Int, limit: Int) -> Bool {
-        guard count < limit else { return true }
-        count += 1
-        return false
+    /// Makes `destination` the recent one.
+    private mutating func remember(_ destination: Destination) {
+        if let recent {
+            if recent.destination == destination { return }
+            if recent.handed > 0 { handed[recent.destination] = recent.handed }
+        }
+        recent = (destination, handed.removeValue(forKey: destination) ?? 0)
     }
 
     /// One that was handed on has its answer, or needs none any more. Returns whether another one takes its place.
     mutating func end(to destination: Destination) -> Bool {
-        guard let index = handed.index(forKey: destination) else { return false }
+        if let recent, recent.destination == destination {
+            guard recent.handed > 0 else { return false }
+            self.recent?.handed = recent.handed - 1
+        } else {
+            guard let index = handed.index(forKey: destination) else { return false }
+            if handed.values[index] > 1 { handed.values[index] -= 1 } else { handed.remove(at: index) }
+        }
         count -= 1
-        if handed.values[index] > 1 { handed.values[index] -= 1 } else { handed.remove(at: index) }
         guard !waiting.isEmpty, waiting[destination] != nil else { return false }
         ready.append(destination)
         return true
@@ -55,7 +65,8 @@ struct PendingRequests<Destination: Hashable, Request: AnyObject> {
             waiting[destination] = nil
             let request = queue.removeFirst()
             if !queue.isEmpty { waiting[destination] = queue }
-            handed[destination, default: 0] += 1
+            remember(destination)
+            recent?.handed += 1
             return request
         }
         return nil

@@ -44,7 +44,10 @@ struct RequestDeadlines {
 
     private mutating func forgetAnswered(_ isWaiting: (Int32) -> Bool) {
         while first < requests.count, !isWaiting(requests[first].id) { first += 1 }
-        if first == requests.count || first >= 1024 {
+        if first == requests.count {
+            requests.removeAll(keepingCapacity: requests.capacity <= 1024)
+            first = 0
+        } else if first >= 1024 {
             requests.removeFirst(first)
             first = 0
         }

@@ -48,7 +48,11 @@ struct TLSAlert: Hashable {
                 "\(refusal) (it is damaged or breaks a rule of X.509-SVID); issue it anew, with exactly one SPIFFE ID"
             )
         case 44:
-            return StreamError(.authentication, "\(refusal) (it was revoked); enrol this machine again")
+            return StreamError(
+                .authentication,
+                "\(refusal) (it was revoked); an operator gives this machine another: `bootstrap renew`, or, where the machine itself "
+                    + "was revoked and is trusted again, `bootstrap enroll --reinstate`"
+            )
         case 45:
             return StreamError(
                 .authentication,

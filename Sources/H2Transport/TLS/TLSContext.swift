@@ -203,10 +203,7 @@ public final class TLSContext: @unchecked Sendable {
         SSL_CTX_set_options(pointer, copenssl_SSL_options())
         copenssl_SSL_CTX_set_session_cache_mode(pointer, Int(SSL_SESS_CACHE_OFF))
         try require(SSL_CTX_set_num_tickets(pointer, 0), "no tickets")
-        copenssl_SSL_CTX_set_mode(
-            pointer,
-            SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS
-        )
+        copenssl_SSL_CTX_set_mode(pointer, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER)
         let verification =
             switch clients {
             case .required: SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT

@@ -42,7 +42,6 @@ final class TLSEngine {
     /// The peer sent the alert that ended the connection; otherwise one of ours is in ``output`` after a failure.
     private(set) var failedByAlert = false
     private var recordsUnderKey = 0
-    private var releasesBuffers = true
 
     init(
         context: TLSContext,
@@ -110,6 +109,31 @@ final class TLSEngine {
     func releaseInput() {
         if let input { pool.give(input) }
         input = nil
+    }
+
+    /// Sixteen bytes that both ends of this connection make the same of it, and nobody else (RFC 8446 §7.5). nil before
+    /// the handshake is done.
+    func exported(_ label: StaticString) -> (UInt64, UInt64)? {
+        TLSErrorQueue.clear()
+        var bytes: (UInt64, UInt64) = (0, 0)
+        let isDone = withUnsafeMutableBytes(of: &bytes) { bytes in
+            label.withUTF8Buffer { label in
+                label.withMemoryRebound(to: CChar.self) { label in
+                    SSL_export_keying_material(
+                        ssl,
+                        bytes.baseAddress?.assumingMemoryBound(to: UInt8.self),
+                        bytes.count,
+                        label.baseAddress,
+                        label.count,
+                        nil,
+                        0,
+                        0
+                    )
+                }
+            }
+        }
+        guard isDone == 1 else { return nil }
+        return (UInt64(bigEndian: bytes.0), UInt64(bigEndian: bytes.1))
     }
 
     // For `EngineBIO`, from inside OpenSSL.
@@ -205,9 +229,6 @@ final class TLSEngine {
 
     /// Decrypts at most one record into `buffer`, which is not empty.
     func read(into buffer: UnsafeMutableRawBufferPointer) -> Read {
-        // In bulk OpenSSL's record buffer is kept from record to record; with the last one it goes.
-        let release = (input?.readableBytes ?? 0) < 2 * Self.recordSize
-        if release != releasesBuffers { setReleasesBuffers(release) }
         TLSErrorQueue.clear()
         var count = 0
         let result = SSL_read_ex(ssl, buffer.baseAddress, buffer.count, &count)
@@ -289,23 +310,15 @@ final class TLSEngine {
         return drainErrors()
     }
 
-    /// Frees what OpenSSL keeps of the handshake's last record. Only where all input has been read.
-    func releaseIdleBuffers() {
-        guard needsInput else { return }
-        TLSErrorQueue.clear()
-        var byte: UInt8 = 0
-        var count = 0
-        _ = SSL_peek_ex(ssl, &byte, 1, &count)
-        TLSErrorQueue.clear()
-    }
-
-    private func setReleasesBuffers(_ release: Bool) {
-        releasesBuffers = release
-        if release {
-            copenssl_SSL_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS)
-        } else {
-            copenssl_SSL_clear_mode(ssl, SSL_MODE_RELEASE_BUFFERS)
-        }
+    /// Frees OpenSSL's record buffers, 34 KiB, which it makes again when it needs them. Each record could have its own
+    /// (SSL_MODE_RELEASE_BUFFERS), but with every block of that size malloc tidies up what it keeps at hand for small
+    /// ones.
+    ///
+    /// Not while a record is there in part: OpenSSL before 3.0.14 frees the header of one whose body has yet to come
+    /// (CVE-2024-4741).
+    func releaseRecordBuffers() {
+        guard needsInput, let state = SSL_rstate_string(ssl), strcmp(state, "RH") == 0 else { return }
+        _ = SSL_free_buffers(ssl)
     }
 
     private func drainErrors() -> StreamError {

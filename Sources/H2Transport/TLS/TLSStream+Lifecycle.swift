@@ -35,7 +35,7 @@ extension TLSStream {
             let peer = try engine.peer()
             self.peer = peer
             phase = .open
-            engine.releaseIdleBuffers()
+            engine.releaseRecordBuffers()
             answerHandshake(.success(peer))
         } catch {
             return die(error)
@@ -68,9 +68,32 @@ extension TLSStream {
         case .departing:
             lower.reset(StreamError(.timedOut, "\(peerDescription) did not take the last bytes in time"))
             release()
-        case .idle, .open, .over: break
+        case .open:
+            guard hasUsedBuffers else {
+                timer = nil
+                return engine.releaseRecordBuffers()
+            }
+            hasUsedBuffers = false
+            timer?.schedule(after: Self.bufferTime)
+        case .idle, .over: break
         }
     }
+
+    func startTimer(_ time: Duration) {
+        timer?.cancel()
+        let timer = LoopTimer(on: loop) { [weak self] in self?.timeLimitReached() }
+        timer.schedule(after: time)
+        self.timer = timer
+    }
+
+    /// OpenSSL's record buffers are about to be used.
+    func useBuffers() {
+        hasUsedBuffers = true
+        if timer == nil { startTimer(Self.bufferTime) }
+    }
+
+    /// How long they stay without a record.
+    private static var bufferTime: Duration { .seconds(1) }
 
     // MARK: Half-close
 
@@ -173,10 +196,7 @@ extension TLSStream {
         phase = .departing
         loop.departing += 1
         retained = self
-        let timer = LoopTimer(on: loop) { [weak self] in self?.timeLimitReached() }
-        timer.schedule(after: limit)
-        self.timer?.cancel()
-        self.timer = timer
+        startTimer(limit)
         continueDeparture()
     }
 

@@ -54,7 +54,11 @@ package final class TLSStream: ByteStream {
 
     var completion: ((Result<TLSPeer, StreamError>) -> Void)?
     var handshakeResult: Result<TLSPeer, StreamError>?
+    /// Limits the handshake, and the departure. In between it waits for a second without records, to take back the
+    /// buffers that OpenSSL has for them.
     var timer: LoopTimer?
+    /// There was a record since the timer was set.
+    var hasUsedBuffers = false
 
     /// What the lower stream said last; its observer call says when to try again.
     var canReadLower = true
@@ -165,9 +169,7 @@ package final class TLSStream: ByteStream {
         self.completion = completion
         retained = self
         lower.observer = self
-        let timer = LoopTimer(on: loop) { [weak self] in self?.timeLimitReached() }
-        timer.schedule(after: options.handshakeTimeout)
-        self.timer = timer
+        startTimer(options.handshakeTimeout)
         continueHandshake()
     }
 
@@ -192,6 +194,7 @@ package final class TLSStream: ByteStream {
                 case .failed: return failed(after: filled, lowerFailure())
                 }
             }
+            useBuffers()
             switch engine.read(into: UnsafeMutableRawBufferPointer(rebasing: buffer[filled...])) {
             case .bytes(let count): filled += count
             case .needsInput: break
@@ -260,6 +263,7 @@ package final class TLSStream: ByteStream {
         while accepted < offered {
             guard engine.output.isEmpty else { break }
             let length = min(offered - accepted, TLSEngine.batchSize)
+            useBuffers()
             do {
                 try engine.write(vectors, from: &position, length: length)
             } catch {

@@ -44,6 +44,7 @@ struct EtcdClient: Sendable {
                 // A member that is cut off from the others says so, and does not stay silent.
                 metadata: ["hasleader": "true"],
                 message: request.encoded,
+                endsRequest: false,
                 limit: Self.watchLimit,
                 timeout: Self.timeout
             ) { bytes in
@@ -116,9 +117,7 @@ struct EtcdClient: Sendable {
     private func client(_ place: Int) throws(DirectoryError) -> GRPCClient {
         do throws(IdentityError) {
             let member = settings.endpoints[place]
-            let roots = try Certificate.all(
-                pem: fileWork(AtomicFile.read("\(settings.credential)/root-cert.pem"))
-            )
+            let roots = try Certificate.trusted(file: "\(settings.credential)/root-cert.pem")
             return GRPCClient(
                 member,
                 server: try ServerVerifier(name: member.host, roots: roots),

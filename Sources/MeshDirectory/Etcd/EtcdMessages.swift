@@ -3,6 +3,14 @@ import Streams
 
 // The messages of etcd v3's gRPC interface that a directory needs (etcdserverpb, rpc.proto; mvccpb, kv.proto).
 
+/// The number of a revision, which has one after it.
+private func revisionNumber(_ number: UInt64) throws(StreamError) -> Int64 {
+    guard number < UInt64(Int64.max) else {
+        throw StreamError(.protocolViolation, "etcd says revision \(Int64(bitPattern: number))")
+    }
+    return Int64(number)
+}
+
 /// `mvccpb.KeyValue`.
 struct EtcdKeyValue: Hashable, Sendable {
     var key: [UInt8] = []
@@ -15,7 +23,7 @@ struct EtcdKeyValue: Hashable, Sendable {
         while let (field, value) = try reader.next() {
             switch (field, value) {
             case (1, .bytes(let bytes)): key = bytes
-            case (3, .varint(let number)): modRevision = Int64(bitPattern: number)
+            case (3, .varint(let number)): modRevision = try revisionNumber(number)
             case (5, .bytes(let bytes)): self.value = bytes
             default: break
             }
@@ -36,7 +44,7 @@ struct EtcdHeader: Hashable, Sendable {
         while let (field, value) = try reader.next() {
             switch (field, value) {
             case (1, .varint(let number)): cluster = number
-            case (3, .varint(let number)): revision = Int64(bitPattern: number)
+            case (3, .varint(let number)): revision = try revisionNumber(number)
             default: break
             }
         }
@@ -197,7 +205,7 @@ struct EtcdWatchResponse {
             case (1, .bytes(let bytes)): header = try EtcdHeader(decoding: bytes)
             case (3, .varint(let number)): isCreated = number != 0
             case (4, .varint(let number)): isCancelled = number != 0
-            case (5, .varint(let number)): compactRevision = Int64(bitPattern: number)
+            case (5, .varint(let number)): compactRevision = try revisionNumber(number)
             case (6, .bytes(let text)): reason = String(decoding: text, as: UTF8.self)
             case (11, .bytes(let bytes)):
                 try check(events.count)

@@ -81,7 +81,7 @@ package struct DirectoryManifest: Hashable, Sendable {
         guard lines.next() == Self.firstLine else {
             throw DirectoryError(
                 .unsigned,
-                "it is not signed: it does not begin with '\(Self.firstLine)'; `bootstrap mesh put` signs it"
+                "it is not signed: it does not begin with '\(Self.firstLine)'; `bootstrap mesh put --replace FILE` writes one that is"
             )
         }
         domain = try lines.value("domain")
@@ -141,7 +141,10 @@ package struct DirectoryManifest: Hashable, Sendable {
                 throw IdentityError(.refused, "its signature is wrong: it was changed after it was signed")
             }
         } catch {
-            throw DirectoryError(.unsigned, "\(error.message); `bootstrap mesh put` signs what is to hold")
+            throw DirectoryError(
+                .unsigned,
+                "\(error.message); `bootstrap mesh put --replace FILE` signs what is to hold"
+            )
         }
     }
 
@@ -212,6 +215,6 @@ private struct ManifestLines {
     }
 
     func damaged(_ why: String) -> DirectoryError {
-        DirectoryError(.damaged, "its head is damaged: \(why); `bootstrap mesh put` writes a new one")
+        DirectoryError(.damaged, "its head is damaged: \(why); `bootstrap mesh put --replace FILE` writes a new one")
     }
 }

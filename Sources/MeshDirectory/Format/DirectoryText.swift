@@ -53,8 +53,8 @@ package struct DirectoryText: Sendable {
         lines = []
         if let revocations, !revocations.isEmpty {
             lines.append("revocations: |  \(Self.remark)")
-            let pem = String(decoding: revocations, as: UTF8.self).split(separator: "\n")
-            lines += pem.map { "  \($0.filter { $0 != "\r" })" }
+            let pem = Self.lines(String(decoding: revocations, as: UTF8.self)).map { $0.filter { $0 != "\r" } }
+            lines += pem.filter { !$0.isEmpty }.map { "  \($0)" }
         }
         replace("revocations", with: lines)
         guard try Self.others(in: text) == before else {
@@ -80,15 +80,29 @@ package struct DirectoryText: Sendable {
         }
     }
 
-    /// Whether there is nothing but comments.
+    /// Whether there is nothing but comments. Lines end as YAML has it: what follows a comment must not be taken for
+    /// one.
     package static func isBlank(_ text: String) -> Bool {
-        text.split(separator: "\n").allSatisfy { line in
-            line.drop { $0 == " " || $0 == "\t" || $0 == "\r" }.first.map { $0 == "#" } ?? true
+        var isInComment = false
+        for scalar in text.unicodeScalars {
+            switch scalar {
+            case "\n", "\r", "\u{85}", "\u{2028}", "\u{2029}": isInComment = false
+            case _ where isInComment: continue
+            case "#": isInComment = true
+            case " ", "\t": continue
+            default: return false
+            }
         }
+        return true
+    }
+
+    /// A line that ends with CR LF has a CR at its end: one `Character` is both.
+    private static func lines(_ text: String) -> [String] {
+        text.unicodeScalars.split(separator: "\n", omittingEmptySubsequences: false).map { String($0) }
     }
 
     private mutating func replace(_ section: String, with new: [String]) {
-        var lines = text.split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
+        var lines = Self.lines(text)
         if lines.last == "" { lines.removeLast() }
         let isKey = { (line: String) in
             let word = line.prefix { $0.isASCII && $0.isLetter }

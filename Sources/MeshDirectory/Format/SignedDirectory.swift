@@ -53,7 +53,7 @@ package struct SignedDirectory: Hashable, Sendable {
             throw DirectoryError(
                 .unsigned,
                 "its content was changed after it was signed: it has \(content.count) bytes, and \(manifest.contentLength) were signed; "
-                    + "`bootstrap mesh put` signs what is to hold"
+                    + "`bootstrap mesh put --replace FILE` signs what is to hold"
             )
         }
         var place = 0
@@ -62,7 +62,7 @@ package struct SignedDirectory: Hashable, Sendable {
             guard hexadecimal(Digest.sha256(piece)) == part.hash else {
                 throw DirectoryError(
                     .unsigned,
-                    "its content was changed after it was signed; `bootstrap mesh put` signs what is to hold"
+                    "its content was changed after it was signed; `bootstrap mesh put --replace FILE` signs what is to hold"
                 )
             }
             place += part.length

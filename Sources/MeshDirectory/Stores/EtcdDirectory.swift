@@ -88,14 +88,13 @@ package struct EtcdDirectory: Sendable {
                     if isNews { await Self.tell(now, tell) }
                 }
                 snapshot = last
-                continue
             } catch {
                 guard !Task.isCancelled else { return }
                 // What goes wrong with what was read goes wrong again: everything is read anew.
                 if error.code != .unreachable { snapshot = nil }
                 await tell(.failed(error))
             }
-            // Many nodes lose the same member at once.
+            // Many nodes lose the same member at once; and one that cancels each watch is not asked without a pause.
             try? await Task.sleep(for: pause * Double.random(in: 0.5...1.5))
             pause = min(pause * 2, Self.longestPause)
         }

@@ -16,7 +16,7 @@ package struct ClientCertificate: Sendable {
             let (pem, mode) = try fileWork(AtomicFile.readWithMode(path))
             try CredentialFiles.requirePrivate(mode, path: path)
             key = try PrivateKey(pem: pem)
-            chain = try Certificate.all(pem: fileWork(AtomicFile.read("\(directory)/\(CredentialFiles.chain)")))
+            chain = try Certificate.all(file: "\(directory)/\(CredentialFiles.chain)")
             guard key.matches(chain[0]) else {
                 throw IdentityError(.keyMismatch, "key.pem is not the key of the first certificate in cert-chain.pem")
             }

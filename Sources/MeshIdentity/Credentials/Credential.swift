@@ -58,6 +58,30 @@ public struct Credential: Sendable {
 }
 
 extension Credential {
+    /// The same, read from files that have changed, for a process that has used others until now: what was revoked
+    /// there stays so, as with lists that are brought to a ``CredentialDirectory``.
+    ///
+    /// - Parameter former: What was in use; of another trust domain it says nothing.
+    /// - Returns: What to use, and what is to be said of the lists in the files; nil where they hold as they are.
+    package func keepingRevocations(of former: Credential) -> (credential: Credential, remark: String?) {
+        let (known, given) = (former.bundle.revocations.pem, bundle.revocations.pem)
+        guard !known.isEmpty, known != given, former.id.trustDomain == id.trustDomain else { return (self, nil) }
+        do throws(IdentityError) {
+            let update = try given.isEmpty ? nil : RevocationListUpdate(of: known, with: given, roots: bundle.roots)
+            let lists = update?.pem ?? known
+            guard lists != given else { return (self, update?.warning) }
+            let strict = try TrustBundle(trustDomain: id.trustDomain, roots: bundle.roots, revocationLists: lists)
+            let remark = update.map(\.warning) ?? "there is no revocation list any more"
+            return (
+                Credential(unverified: key, chain: chain, bundle: strict, claiming: id),
+                strict.revocations.isEmpty ? nil : remark
+            )
+        } catch {
+            // Of other roots, or too long for both: what the files say is good by itself.
+            return (self, nil)
+        }
+    }
+
     /// A credential that nobody has verified, with whatever ID it claims: for tests that show how peers refuse it.
     ///
     /// - Parameter chain: at least one certificate.

@@ -84,7 +84,7 @@ public struct CredentialDirectory: Sendable {
         let update = try RevocationListUpdate(
             of: files.revocationsPEM,
             with: lists,
-            roots: Certificate.all(pem: files.rootsPEM)
+            roots: Certificate.all(pem: files.rootsPEM, of: "\(path)/\(CredentialFiles.roots)")
         )
         guard files.revocationsPEM != update.pem else {
             if let remark = update.remark { throw IdentityError(.refused, remark) }
@@ -107,8 +107,8 @@ public struct CredentialDirectory: Sendable {
         return true
     }
 
-    /// What is to be said of lists that are to be put here: that newer ones are here, and stay; nil when there is
-    /// nothing.
+    /// What is to be said of lists that are to be put here: that newer ones are here, and stay, or that a clock is
+    /// wrong; nil when there is nothing.
     ///
     /// - Parameter lists: In PEM form.
     package func remark(on lists: [UInt8]) -> String? {
@@ -116,16 +116,27 @@ public struct CredentialDirectory: Sendable {
         guard let files = try? read(), files.revocationsPEM != lists,
             let roots = try? Certificate.all(pem: files.rootsPEM)
         else { return nil }
-        return try? RevocationListUpdate(of: files.revocationsPEM, with: lists, roots: roots).remark
+        return try? RevocationListUpdate(of: files.revocationsPEM, with: lists, roots: roots).warning
     }
 
-    func presentRoots() throws(IdentityError) -> [Certificate] { try Certificate.all(pem: read().rootsPEM) }
+    func presentRoots() throws(IdentityError) -> [Certificate] {
+        try Certificate.all(pem: read().rootsPEM, of: "\(path)/\(CredentialFiles.roots)")
+    }
 
     /// The revocation lists in use, in PEM form; nil without any.
     var presentRevocationLists: [UInt8]? { (try? read())?.revocationsPEM }
 
     private func read() throws(IdentityError) -> CredentialFiles {
-        try opened { directory throws(IdentityError) in try CredentialFiles(directory: directory, path: path) }
+        var files = try opened { directory throws(IdentityError) in
+            try CredentialFiles(directory: directory, path: path)
+        }
+        // The first list that somebody copies here lies beside `..data`: who puts it there wants it to hold.
+        if files.revocationsPEM == nil, usesVersions, case .other = link(CredentialFiles.revocations) {
+            files.revocationsPEM = try opened(path) { directory throws(IdentityError) in
+                try CredentialFiles.revocationLists(directory: directory, path: path)
+            }
+        }
+        return files
     }
 
     /// Key and chain, in PEM form.
@@ -135,8 +146,11 @@ public struct CredentialDirectory: Sendable {
         }
     }
 
-    private func opened<Result>(_ body: (Int32) throws(IdentityError) -> Result) throws(IdentityError) -> Result {
-        let source = usesVersions ? "\(path)/\(Self.dataLink)" : path
+    private func opened<Result>(
+        _ place: String? = nil,
+        _ body: (Int32) throws(IdentityError) -> Result
+    ) throws(IdentityError) -> Result {
+        let source = place ?? (usesVersions ? "\(path)/\(Self.dataLink)" : path)
         let directory = open(source, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard directory >= 0 else {
             if errno == ENOENT {

@@ -13,7 +13,7 @@ struct CredentialFiles {
     let keyPEM: [UInt8]
     let chainPEM: [UInt8]
     let rootsPEM: [UInt8]
-    let revocationsPEM: [UInt8]?
+    var revocationsPEM: [UInt8]?
 
     /// Reads them all from one directory.
     ///
@@ -23,12 +23,20 @@ struct CredentialFiles {
     init(directory: Int32, path: String) throws(IdentityError) {
         (keyPEM, chainPEM) = try Self.keyAndChain(directory: directory, path: path)
         rootsPEM = try Self.named(path) { () throws(IdentityError) in
-            try fileWork(AtomicFile.read(Self.roots, at: directory))
+            try trustFile(Self.roots, at: directory, named: "\(path)/\(Self.roots)")
         }
-        revocationsPEM = try Self.named(path) { () throws(IdentityError) in
+        revocationsPEM = try Self.revocationLists(directory: directory, path: path)
+    }
+
+    /// nil: there is no such file.
+    static func revocationLists(directory: Int32, path: String) throws(IdentityError) -> [UInt8]? {
+        try named(path) { () throws(IdentityError) in
             do throws(IdentityError) {
-                return try fileWork(
-                    AtomicFile.read(Self.revocations, at: directory, limit: RevocationList.maximumLength)
+                return try trustFile(
+                    revocations,
+                    at: directory,
+                    limit: RevocationList.maximumLength,
+                    named: "\(path)/\(revocations)"
                 )
             } catch {
                 guard error.code == .notFound else { throw error }
@@ -51,10 +59,14 @@ struct CredentialFiles {
 
     func credential(path: String, at now: Int64?) throws(IdentityError) -> Credential {
         try Self.named(path) { () throws(IdentityError) in
-            try Credential(
-                key: PrivateKey(pem: keyPEM),
-                chain: Certificate.all(pem: chainPEM),
-                roots: Certificate.all(pem: rootsPEM),
+            let key: PrivateKey
+            do throws(IdentityError) { key = try PrivateKey(pem: keyPEM) } catch {
+                throw IdentityError(error.code, "\(Self.key): \(error.message)")
+            }
+            return try Credential(
+                key: key,
+                chain: Certificate.all(pem: chainPEM, of: Self.chain),
+                roots: Certificate.all(pem: rootsPEM, of: Self.roots),
                 revocationLists: revocationsPEM,
                 at: now
             )

@@ -28,7 +28,10 @@ extension CredentialDirectory {
         try consistently { () throws(IdentityError) in
             let (key, chain) = try readServer()
             do throws(IdentityError) {
-                return try ServerCredential(key: PrivateKey(pem: key), chain: Certificate.all(pem: chain))
+                return try ServerCredential(
+                    key: PrivateKey(pem: key),
+                    chain: Certificate.all(pem: chain, of: CredentialFiles.chain)
+                )
             } catch {
                 throw IdentityError(error.code, "credential directory \(path): \(error.message)")
             }

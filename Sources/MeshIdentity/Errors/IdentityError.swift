@@ -1,3 +1,4 @@
+import Glibc
 package import Platform
 
 /// Why something about keys, certificates or their files failed, with a message that says how to fix it.
@@ -91,4 +92,30 @@ package func fileWork<Result: ~Copyable>(
     _ work: @autoclosure () throws(FileError) -> Result
 ) throws(IdentityError) -> Result {
     do throws(FileError) { return try work() } catch { throw IdentityError(error) }
+}
+
+/// A file that says who is trusted, such as roots or a list of what was revoked.
+///
+/// - Parameter name: For messages, where `path` is relative to a directory's descriptor.
+/// - Throws: ``IdentityError``; `permissions` where others than its owner may write it: they could add their own root.
+///   As OpenSSH reads `authorized_keys`.
+package func trustFile(
+    _ path: String,
+    at directory: Int32 = AT_FDCWD,
+    limit: Int = 1 << 20,
+    named name: String? = nil
+) throws(IdentityError) -> [UInt8] {
+    let (bytes, mode) = try fileWork(AtomicFile.readWithMode(path, at: directory, limit: limit))
+    try requireTrusted(mode, path: name ?? path)
+    return bytes
+}
+
+/// Refuses what says who is trusted, and can be changed by others.
+func requireTrusted(_ mode: UInt32, path: String) throws(IdentityError) {
+    guard mode & 0o022 != 0 else { return }
+    throw IdentityError(
+        .permissions,
+        "\(path) has permissions 0\(String(mode, radix: 8)): others can change who is trusted. "
+            + "Look at what is in it, and then: chmod go-w \(path)"
+    )
 }

@@ -48,7 +48,7 @@ package struct RootRotation: Sendable {
     /// What the old CA has signed for the new one's key; empty where no root is being replaced.
     func vouchers() throws(IdentityError) -> [Certificate] {
         do throws(IdentityError) {
-            return try Certificate.all(pem: fileWork(AtomicFile.read(vouchersFile)))
+            return try Certificate.trusted(file: vouchersFile)
         } catch {
             guard error.code == .notFound else { throw error }
             return []
@@ -96,6 +96,7 @@ package struct RootRotation: Sendable {
             unlink("\(directory)/next.making/\(name)")
         }
         rmdir("\(directory)/next.making")
+        EmbeddedCA.removeUnfinished(of: "\(directory)/next.making")
     }
 
     /// Has the new CA sign from now on. The old key stays, to revoke what it has signed.
@@ -167,5 +168,29 @@ extension EmbeddedCA {
             key: try PrivateKey(pem: fileWork(AtomicFile.read("\(place)/\(Self.keyFile)")), passphrase: passphrase),
             directory: directory
         )
+    }
+
+    /// Removes what makers of a CA that were killed have left beside its place: each has a key. To be called under the
+    /// lock of the directory above it.
+    static func removeUnfinished(of directory: String) {
+        let (parent, name) = AtomicFile.split(directory)
+        let prefix = ".\(name)."
+        // What `create` calls it, and hardly anybody else: no copy that somebody has put there by hand.
+        let isOurs = { (entry: String) in
+            let rest = entry.dropFirst(prefix.count).utf8
+            return entry.hasPrefix(prefix) && (12...16).contains(rest.count)
+                && rest.allSatisfy { (48...57).contains($0) || (97...102).contains($0) }
+        }
+        let files = [
+            keyFile, certificateFile, rootsFile, DirectorySigner.keyFile, DirectorySigner.certificateFile,
+        ]
+        for entry in CredentialDirectory.entries(of: parent) where isOurs(entry) {
+            let place = "\(parent)/\(entry)"
+            for file in CredentialDirectory.entries(of: place)
+            where files.contains(file) || files.contains(where: { file.hasPrefix(".\($0).") }) {
+                unlink("\(place)/\(file)")
+            }
+            rmdir(place)
+        }
     }
 }

@@ -49,6 +49,12 @@ public struct EmbeddedCA: CertificateIssuer {
         passphrase: Passphrase? = nil,
         lifetime: Duration = EmbeddedCA.defaultLifetime
     ) throws(IdentityError) -> EmbeddedCA {
+        let (parent, _) = AtomicFile.split(directory)
+        try fileWork(AtomicFile.createDirectory(parent, mode: 0o700))
+        // Nobody else makes a CA here meanwhile: what is there unfinished is what somebody has left who was killed.
+        let lock = try fileWork(FileLock(directory: parent, patience: .seconds(10)))
+        defer { withExtendedLifetime(lock) {} }
+        removeUnfinished(of: directory)
         let ca = try EmbeddedCA(trustDomain: trustDomain, lifetime: lifetime, now: WallClock.system.seconds)
         let signer = try ca.makeDirectorySigner()
         let files = [
@@ -147,7 +153,7 @@ public struct EmbeddedCA: CertificateIssuer {
         let path = "\(directory)/\(certificateFile)"
         let certificate: Certificate
         do throws(IdentityError) {
-            certificate = try Certificate(pem: fileWork(AtomicFile.read(path)))
+            certificate = try Certificate(pem: trustFile(path))
         } catch {
             guard error.code == .notFound else { throw IdentityError(error.code, "\(path): \(error.message)") }
             throw IdentityError(
@@ -161,7 +167,7 @@ public struct EmbeddedCA: CertificateIssuer {
         } catch {
             throw IdentityError(.invalidCertificate, "\(path): \(error.message)")
         }
-        let roots = try Certificate.all(pem: fileWork(AtomicFile.read("\(directory)/\(rootsFile)")))
+        let roots = try Certificate.trusted(file: "\(directory)/\(rootsFile)")
         return (certificate, try TrustBundle(trustDomain: trustDomain, roots: [certificate] + roots))
     }
 
@@ -326,15 +332,13 @@ public struct EmbeddedCA: CertificateIssuer {
     package static func signers(directory: String) throws(IdentityError) -> [Certificate] {
         let present = try readCertificates(directory: directory).certificate
         guard RootRotation(directory: directory).phase == .retiring else { return [present] }
-        return [present, try Certificate(pem: fileWork(AtomicFile.read("\(directory)/previous/\(certificateFile)")))]
+        return [present, try Certificate(pem: trustFile("\(directory)/previous/\(certificateFile)"))]
     }
 
     /// The lists in a CA's directory, in PEM form; nil as long as nothing was revoked.
     package static func revocationLists(directory: String) throws(IdentityError) -> [UInt8]? {
         do throws(IdentityError) {
-            return try fileWork(
-                AtomicFile.read("\(directory)/\(revocationsFile)", limit: RevocationList.maximumLength)
-            )
+            return try trustFile("\(directory)/\(revocationsFile)", limit: RevocationList.maximumLength)
         } catch {
             guard error.code == .notFound else { throw error }
             return nil

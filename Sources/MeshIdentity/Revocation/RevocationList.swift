@@ -70,6 +70,28 @@ public final class RevocationList: @unchecked Sendable {
 
     deinit { X509_CRL_free(pointer) }
 
+    /// - Parameter der: One list, and nothing behind it.
+    /// - Throws: `invalidCertificate`.
+    package convenience init(der: [UInt8]) throws(IdentityError) {
+        OpenSSLErrors.clear()
+        let parsed = der.withUnsafeBufferPointer { buffer -> OpaquePointer? in
+            var start = buffer.baseAddress
+            guard let pointer = d2i_X509_CRL(nil, &start, buffer.count) else { return nil }
+            guard start == buffer.baseAddress.map({ $0 + buffer.count }) else {
+                X509_CRL_free(pointer)
+                return nil
+            }
+            return pointer
+        }
+        guard let parsed else {
+            throw IdentityError(
+                .invalidCertificate,
+                "this is no revocation list in DER form (\(OpenSSLErrors.drain()))"
+            )
+        }
+        self.init(owning: parsed)
+    }
+
     /// All lists of a PEM text in its order; a damaged one is an error.
     public static func all(pem: [UInt8]) throws(IdentityError) -> [RevocationList] {
         OpenSSLErrors.clear()

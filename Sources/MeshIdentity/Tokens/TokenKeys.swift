@@ -179,6 +179,11 @@ package struct TokenKeys: Sendable {
                 throw TokenError(.keys, error.reason)
             }
             guard let bytes else { throw TokenError(.keys, "there is no such file") }
+            do throws(IdentityError) {
+                if let mode = LocalFile.mode(of: path) { try requireTrusted(mode, path: path) }
+            } catch {
+                throw TokenError(.keys, error.message)
+            }
             try self.init(parsing: bytes)
         } catch {
             throw TokenError(.keys, "\(path): \(error.message)")

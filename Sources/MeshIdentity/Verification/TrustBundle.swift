@@ -74,8 +74,8 @@ public struct TrustBundle: Sendable {
         for certificate in [leaf] + intermediates where revocations.contain(certificate.name) {
             throw SVIDError(
                 .revoked,
-                "the certificate of \(id) (serial \(certificate.serialNumber)) was revoked; an operator who trusts it again "
-                    + "enrolls it anew"
+                "the certificate of \(id) (serial \(certificate.serialNumber)) was revoked; an operator gives it another: "
+                    + "`bootstrap renew`, or, where the device itself was revoked and is trusted again, `bootstrap enroll --reinstate`"
             )
         }
         return id

@@ -27,6 +27,7 @@ package struct TrustBundleFile: Sendable {
             throw IdentityError(.file, "\(path): \(reason)")
         }
         guard let bytes else { throw IdentityError(.notFound, "\(path): there is no such file") }
+        if let mode = LocalFile.mode(of: path) { try requireTrusted(mode, path: path) }
         do throws(IdentityError) {
             try self.init(parsing: bytes, of: domain)
         } catch {

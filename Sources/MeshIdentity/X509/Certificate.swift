@@ -84,6 +84,34 @@ public final class Certificate: @unchecked Sendable {
         return certificates
     }
 
+    /// Certificates in DER form, one after the other and nothing between or behind them, as the SPIFFE Workload API has
+    /// them.
+    ///
+    /// - Parameter limit: More are an error.
+    /// - Throws: `invalidCertificate`; also when there is none.
+    package static func all(der: [UInt8], limit: Int) throws(IdentityError) -> [Certificate] {
+        OpenSSLErrors.clear()
+        guard !der.isEmpty else { throw IdentityError(.invalidCertificate, "there is no certificate") }
+        let certificates = der.withUnsafeBufferPointer { buffer -> [Certificate] in
+            var certificates: [Certificate] = []
+            var start = buffer.baseAddress
+            let end = buffer.baseAddress.map { $0 + buffer.count }
+            while let from = start, let end, from < end, certificates.count <= limit {
+                guard let pointer = d2i_X509(nil, &start, end - from) else { return [] }
+                certificates.append(Certificate(owning: pointer))
+            }
+            return certificates
+        }
+        let reason = OpenSSLErrors.drain()
+        guard !certificates.isEmpty else {
+            throw IdentityError(.invalidCertificate, "these are no certificates in DER form (\(reason))")
+        }
+        guard certificates.count <= limit else {
+            throw IdentityError(.invalidCertificate, "there are more than \(limit) certificates")
+        }
+        return certificates
+    }
+
     /// As it was signed.
     public var der: [UInt8] {
         var start: UnsafeMutablePointer<UInt8>?

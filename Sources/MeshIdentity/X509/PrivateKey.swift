@@ -49,6 +49,27 @@ public final class PrivateKey: @unchecked Sendable {
         }
     }
 
+    /// Reads a key in the DER form of PKCS#8, not encrypted, and nothing behind it.
+    ///
+    /// - Throws: `invalidKey` if this is no key, or one no mesh peer accepts.
+    package convenience init(pkcs8 der: [UInt8]) throws(IdentityError) {
+        OpenSSLErrors.clear()
+        let pointer = der.withUnsafeBufferPointer { buffer -> OpaquePointer? in
+            var start = buffer.baseAddress
+            guard let info = d2i_PKCS8_PRIV_KEY_INFO(nil, &start, buffer.count) else { return nil }
+            defer { PKCS8_PRIV_KEY_INFO_free(info) }
+            guard start == buffer.baseAddress.map({ $0 + buffer.count }) else { return nil }
+            return EVP_PKCS82PKEY(info)
+        }
+        // What OpenSSL says of it is not told: nothing of a key goes into a message.
+        OpenSSLErrors.clear()
+        guard let pointer else { throw IdentityError(.invalidKey, "this is no private key in the DER form of PKCS#8") }
+        self.init(owning: pointer)
+        if let weakness = PublicKeyRules.weakness(of: pointer) {
+            throw IdentityError(.invalidKey, "the private key \(weakness)")
+        }
+    }
+
     /// PKCS#8 in PEM, not encrypted: for a file that only its owner can read.
     public func pem() throws(IdentityError) -> [UInt8] {
         OpenSSLErrors.clear()

@@ -32,6 +32,24 @@ enum AdministrationPage {
         <p id="rate"></p></section>
         <section><h2>Streams <small id="total"></small></h2><div class="wide"><table id="streams"></table></div></section>
         <section><h2>Paths</h2><div class="wide"><table id="paths"></table></div></section>
+        <section><h2>Routes <small id="unmatched"></small></h2><div class="wide"><table id="routes"></table></div></section>
+        <section><h2>Policy</h2>
+        <form id="question" autocomplete="off">
+        <label>Who asks <input name="from" size="40" placeholder="local, anyone, ns/NAMESPACE/sa/NAME, or a SPIFFE ID"></label>
+        <label>or at listener <select name="listener"></select></label>
+        <label>for <input name="to" size="24" placeholder="HOST:PORT, or a URL"></label>
+        <label>over <select name="transport"></select></label>
+        <label>from address <input name="sourceIP" size="16" placeholder="127.0.0.1"></label>
+        <details><summary>A request of HTTP</summary>
+        <label>Method <input name="method" size="8" placeholder="GET"></label>
+        <label>Path <input name="path" size="24" placeholder="/v1/"></label>
+        <label>Token of <input name="requestPrincipal" size="32" placeholder="ISSUER/SUBJECT"></label>
+        </details>
+        <button id="ask">Explain</button>
+        </form>
+        <div class="wide" role="status"><table id="verdict"></table></div>
+        <h3>Rules</h3><div class="wide"><table id="rules"></table></div>
+        <h3>Last decisions</h3><div class="wide"><table id="decisions"></table></div></section>
         <section id="directories" hidden><h2>Directory</h2><p id="directory"></p></section>
         <section><h2>Certificates</h2><div class="wide"><table id="certificates"></table></div></section>
         <section><h2>Orders</h2>
@@ -58,6 +76,13 @@ enum AdministrationPage {
         polyline { fill: none; stroke: #27c; stroke-width: 1.5; vector-effect: non-scaling-stroke; }
         polyline.received { stroke: #c62; }
         .bad { color: #c22; font-weight: 600; }
+        .good { color: #282; font-weight: 600; }
+        h3 { font-size: .9rem; margin: 1rem 0 .3rem; }
+        form { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: baseline; }
+        details { flex-basis: 100%; }
+        details label { margin-right: 1rem; }
+        #verdict td:first-child { white-space: nowrap; width: 6rem; }
+        #verdict:not(:empty) { margin-top: .5rem; }
         pre { overflow-x: auto; background: #8881; padding: .5rem; }
 
         """
@@ -66,6 +91,7 @@ enum AdministrationPage {
         "use strict";
         const $ = (id) => document.getElementById(id);
         const samples = [];
+        let part = "";
 
         function element(name, text, className) {
           const node = document.createElement(name);
@@ -120,13 +146,15 @@ enum AdministrationPage {
             return line;
           }));
           const last = samples[samples.length - 1];
-          $("rate").textContent = "sent " + bytes(last[0]) + "/s, received " + bytes(last[1]) + "/s, at most " + bytes(top) + "/s";
+          $("rate").textContent = "sent " + bytes(last[0]) + "/s, received " + bytes(last[1]) + "/s, at most " + bytes(top) + "/s" + part;
         }
 
         async function streams() {
           const page = await (await get("/streams?limit=200")).json();
           $("total").textContent = page.total;
           const sum = (key) => page.streams.reduce((total, stream) => total + stream[key], 0);
+          const shown = page.streams.length;
+          part = page.total > shown ? " (" + shown + " of " + page.total + " streams)" : "";
           samples.push([sum("sentPerSecond"), sum("receivedPerSecond")]);
           if (samples.length > 61) samples.shift();
           draw();
@@ -142,14 +170,78 @@ enum AdministrationPage {
 
         async function paths() {
           const page = await (await get("/paths")).json();
-          fill($("paths"), ["peer", "path", "state", "identity", "round trip", "streams", "failure"],
+          const trip = (one) => [one.roundTripTime === undefined ? "" : (one.roundTripTime * 1000).toFixed(1) + " ms", "number"];
+          const reverse = (what) => (one) => [
+            what, one.from || one.gateway, one.state, [one.age === undefined ? "" : time(one.age), "number"], one.peer, trip(one),
+            [one.streams, "number"], "", "", [one.failure, "bad"],
+          ];
+          fill($("paths"), ["peer", "path", "state", "since", "identity", "round trip", "streams", "sent", "received", "why"],
             page.peers.flatMap((peer) => peer.paths.flatMap((path) => [[
-              peer.name, path.path, path.state, path.peer,
-              [path.roundTripTime === undefined ? "" : (path.roundTripTime * 1000).toFixed(1) + " ms", "number"],
-              [path.streams, "number"], [path.failure, "bad"],
+              peer.name, path.path, path.state, [path.age === undefined ? "" : time(path.age), "number"], path.peer, trip(path),
+              [path.streams, "number"], [bytes(path.sent), "number"], [bytes(path.received), "number"],
+              path.state === "inUse" ? path.why : [path.failure, "bad"],
             ]].concat((path.servers || []).map((server) => [
-              "", server.address, server.state, "", "", "", [server.failure, "bad"],
-            ])))));
+              "", server.address, server.state, "", "", "", "", "", "", [server.failure, "bad"],
+            ])))).concat(page.held.map(reverse("held here")), page.gateways.map(reverse("reached through"))));
+        }
+
+        async function routes() {
+          const page = await (await get("/routes?limit=200")).json();
+          const left = page.total - page.routes.length;
+          $("unmatched").textContent = (left > 0 ? page.routes.length + " of " + page.total + "; " : "") + "anything else: " + page.default;
+          fill($("routes"), ["destination", "goes", "as", "to whom", "written"], page.routes.map((route) => [
+            route.match,
+            route.kind === "mesh" ? route.ways.join(", then ") : "dialled from here" + (route.tls ? ", with TLS for " + route.tls : ""),
+            route.address, route.expects, route.place,
+          ]));
+        }
+
+        async function policy() {
+          const page = await (await get("/policy")).json();
+          const row = (name, action, rule, counts, place) =>
+            [name, action, rule, [counts.allowed, "number"], [counts.denied, "number"], place];
+          fill($("rules"), ["policy", "action", "rule", "allowed", "denied", "written"],
+            page.policies.flatMap((one) => one.rules.map((rule) =>
+              row(one.name, one.action + (one.dryRun ? ", dry run" : ""), rule.rule, rule, rule.place)))
+              .concat([row("none of them", "default", "", page.default, "")]));
+          fill($("decisions"), ["time", "", "source", "over", "destination", "listener", "because", "rule"],
+            page.decisions.map((one) => [
+              one.time, [one.allowed ? "allowed" : "denied", one.allowed ? "good" : "bad"],
+              one.source + " at " + one.address, one.over, one.destination, one.listener, one.reason, one.place,
+            ]));
+        }
+
+        function facts(table, rows) {
+          table.replaceChildren(...rows.map(([name, text, kind]) => {
+            const row = element("tr");
+            row.append(element("td", name), element("td", text, kind));
+            return row;
+          }));
+        }
+
+        async function explain(event) {
+          event.preventDefault();
+          const parts = [];
+          for (const [name, value] of new FormData($("question"))) {
+            if (value) parts.push(name + "=" + encodeURIComponent(value));
+          }
+          try {
+            const response = await fetch("/explain?" + parts.join("&"), { cache: "no-store" });
+            if (!response.ok) return facts($("verdict"), [["not asked", (await response.text()).trim(), "bad"]]);
+            const plan = await response.json();
+            facts($("verdict"), [
+              ["result", plan.allowed ? "allowed" : "denied", plan.allowed ? "good" : "bad"],
+              ["from", plan.from + " at " + plan.sourceIP + ", over " + plan.transport],
+              ["to", plan.to],
+            ].concat(
+              plan.method ? [["request", plan.method + " " + (plan.path || "") + (plan.requestPrincipal ? ", with a token of " + plan.requestPrincipal : "")]] : [],
+              [["policy", plan.policy.reason + (plan.policy.place ? " (" + plan.policy.place + ")" : "")]],
+              plan.policy.notes.map((note) => ["", note]),
+              [["route", plan.route.description]],
+            ));
+          } catch (error) {
+            facts($("verdict"), [["not asked", error.message, "bad"]]);
+          }
         }
 
         async function certificates() {
@@ -175,7 +267,7 @@ enum AdministrationPage {
 
         async function refresh() {
           try {
-            await Promise.all([streams(), paths(), certificates(), directory()]);
+            await Promise.all([streams(), paths(), routes(), policy(), certificates(), directory()]);
             const ready = await get("/readyz");
             $("state").textContent = (await ready.text()).trim();
             $("state").className = ready.ok ? "" : "bad";
@@ -196,7 +288,18 @@ enum AdministrationPage {
         }
         $("level").addEventListener("change", () => $("level").value && order("/loglevel?level=" + $("level").value));
         $("drain").addEventListener("click", () => confirm("End this node once its streams have ended?") && order("/drain"));
-        get("/config").then(async (response) => { $("config").textContent = await response.text(); }).catch(() => {});
+        function options(select, values) {
+          select.replaceChildren(...[""].concat(values).map((value) => element("option", value)));
+        }
+
+        options(document.querySelector("[name=transport]"), ["h2", "h2-reverse", "h2-via-gateway", "h2-over-ssh", "ssh"]);
+        options(document.querySelector("[name=listener]"), []);
+        $("question").addEventListener("submit", explain);
+        get("/config").then(async (response) => {
+          const text = await response.text();
+          $("config").textContent = text;
+          options(document.querySelector("[name=listener]"), JSON.parse(text).listeners.map((listener) => listener.name));
+        }).catch(() => {});
         refresh();
 
         """

@@ -16,6 +16,8 @@ struct OperationResponse: Hashable, Sendable {
     var body: [UInt8]
     /// What the resource can be asked, of a 405.
     var allow: String?
+    /// In seconds, of a 503 that will be over.
+    var retryAfter: Int?
     /// What a browser may load for it.
     var contentPolicy = "default-src 'none'; frame-ancestors 'none'"
 
@@ -72,7 +74,13 @@ struct OperationGate: Hashable, Sendable {
         if head.method == "POST", head.fields.first(Self.header) != "1" {
             return .failure(Refusal(403, "a POST needs the field '\(Self.header): 1', which no form can send"))
         }
-        return .success(Self.request(head))
+        guard let request = Self.request(head) else {
+            let reason =
+                "the query is not understood: at most \(Self.parameters) times NAME=VALUE, each name once, in UTF-8 that is "
+                + "percent-encoded, without control characters"
+            return .failure(Refusal(400, reason))
+        }
+        return .success(request)
     }
 
     struct Refusal: Error, Hashable, Sendable {
@@ -91,13 +99,47 @@ struct OperationGate: Hashable, Sendable {
         return !bind.isLoopback
     }
 
-    private static func request(_ head: HTTPRequestHead) -> OperationRequest {
+    /// More are nobody's question.
+    private static let parameters = 16
+
+    /// nil: its query could be read in two ways, or in none.
+    private static func request(_ head: HTTPRequestHead) -> OperationRequest? {
         let parts = head.target.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
         var request = OperationRequest(method: head.method == "HEAD" ? "GET" : head.method, path: String(parts[0]))
         for pair in (parts.count > 1 ? parts[1] : "").split(separator: "&") {
-            let words = pair.split(separator: "=", maxSplits: 1)
-            request.query[String(words[0])] = words.count > 1 ? String(words[1]) : ""
+            let words = pair.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            guard let name = decoded(words[0]), let value = words.count > 1 ? decoded(words[1]) : "",
+                request.query.updateValue(value, forKey: name) == nil, request.query.count <= parameters
+            else { return nil }
         }
         return request
+    }
+
+    /// A name or a value of a query (RFC 3986 §2.1, §3.4): a plus is a plus, and no form's space.
+    private static func decoded(_ text: Substring) -> String? {
+        var bytes: [UInt8] = []
+        var rest = text.utf8[...]
+        while let byte = rest.popFirst() {
+            guard byte == UInt8(ascii: "%") else {
+                bytes.append(byte)
+                continue
+            }
+            guard let high = rest.popFirst().flatMap(digit), let low = rest.popFirst().flatMap(digit) else {
+                return nil
+            }
+            bytes.append(high << 4 | low)
+        }
+        guard let text = String(validating: bytes, as: UTF8.self) else { return nil }
+        let isPlain = text.unicodeScalars.allSatisfy { $0.value >= 0x20 && !(0x7F..<0xA0).contains($0.value) }
+        return isPlain ? text : nil
+    }
+
+    private static func digit(_ byte: UInt8) -> UInt8? {
+        switch byte {
+        case UInt8(ascii: "0")...UInt8(ascii: "9"): byte - UInt8(ascii: "0")
+        case UInt8(ascii: "A")...UInt8(ascii: "F"): byte - UInt8(ascii: "A") + 10
+        case UInt8(ascii: "a")...UInt8(ascii: "f"): byte - UInt8(ascii: "a") + 10
+        default: nil
+        }
     }
 }

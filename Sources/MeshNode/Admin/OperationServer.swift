@@ -230,6 +230,7 @@ final class OperationConnection: StreamObserver {
         fields.append("content-type", response.type)
         fields.append("content-length", "\(response.body.count)")
         if let allow = response.allow { fields.append("allow", allow) }
+        if let time = response.retryAfter { fields.append("retry-after", "\(time)") }
         fields.append("cache-control", "no-store")
         fields.append("content-security-policy", response.contentPolicy)
         fields.append("cross-origin-resource-policy", "same-origin")

@@ -1,3 +1,4 @@
+import H2Transport
 import MeshPaths
 import Streams
 import YAML
@@ -8,7 +9,7 @@ struct ConnectionSettingsDecoder {
 
     private static let keys = [
         "keepAlive", "keepAliveTimeout", "connectTimeout", "handshakeTimeout", "requestTimeout", "idleTimeout",
-        "maximumAge", "drainTimeout", "perPeer", "resumable", "resumeTimeout",
+        "maximumAge", "drainTimeout", "perPeer", "resumable", "resumeTimeout", "standby", "multipath", "traceparent",
     ]
 
     func decode(_ node: YAMLNode) -> ConnectionSettings {
@@ -32,6 +33,8 @@ struct ConnectionSettingsDecoder {
         read("requestTimeout", \.requestTimeout)
         if let value = mapping.bool("resumable") { settings.resumable = value }
         read("resumeTimeout", \.resumeTimeout)
+        if let value = mapping.bool("standby") { settings.standby = value }
+        if let value = mapping.bool("multipath") { settings.multipath = value }
         readLimit("idleTimeout", \.idleTimeout)
         readLimit("maximumAge", \.maximumAge)
         readLimit("drainTimeout", \.drainTimeout)
@@ -42,6 +45,13 @@ struct ConnectionSettingsDecoder {
             return count
         }
         if let perPeer { settings.perPeer = perPeer }
+        let traceparent = mapping.value("traceparent") { text -> H2Configuration.TraceSending in
+            guard let sending = H2Configuration.TraceSending(rawValue: text) else {
+                throw StreamError(.badRequest, "'\(text.prefix(80))' is not foreign, always or never")
+            }
+            return sending
+        }
+        if let traceparent { settings.traceparent = traceparent }
         return settings
     }
 }

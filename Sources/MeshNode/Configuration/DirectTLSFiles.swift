@@ -30,7 +30,7 @@ struct DirectTLSFiles: Sendable {
         }
         self.roots = roots
         verifier = try Self.naming("'roots': \(roots)") { () throws(IdentityError) in
-            let certificates = try Certificate.all(pem: fileWork(AtomicFile.read(roots, limit: Self.rootsLimit)))
+            let certificates = try Certificate.all(pem: trustFile(roots, limit: Self.rootsLimit))
             return try ServerVerifier(name: "", roots: certificates)
         }
         shown = try tls.credential.map { directory throws(StreamError) in

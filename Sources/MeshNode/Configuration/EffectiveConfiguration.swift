@@ -17,7 +17,8 @@ struct EffectiveConfiguration {
     private static let connections: [Default] = [
         ("keepAlive", "10s"), ("keepAliveTimeout", "20s"), ("connectTimeout", "10s"), ("handshakeTimeout", "10s"),
         ("requestTimeout", "15s"), ("idleTimeout", "5m"), ("maximumAge", "1h"), ("drainTimeout", "none"),
-        ("perPeer", "16"), ("resumable", "true"), ("resumeTimeout", "60s"),
+        ("perPeer", "16"), ("resumable", "true"), ("resumeTimeout", "60s"), ("standby", "false"),
+        ("multipath", "false"), ("traceparent", "foreign"),
     ]
     private static let ssh: [Default] = [("sessions", "4"), ("engine", "auto")]
     private static let transparent: [Default] = [("mode", "redirect"), ("direction", "outbound")]
@@ -56,6 +57,9 @@ struct EffectiveConfiguration {
 
     private static func complete(_ root: YAMLNode) -> YAMLNode {
         var root = root
+        edit(&root, "identity") { identity in
+            if case .mapping = identity.content { add([("startTimeout", "30s")], to: &identity) }
+        }
         edit(&root, "listeners") { edit(each: &$0, completeListener) }
         edit(&root, "endpoints") { edit(each: &$0, completeEndpoint) }
         edit(&root, "policy") { edit(each: &$0) { add([("dryRun", "false")], to: &$0) } }
@@ -95,7 +99,7 @@ struct EffectiveConfiguration {
 
     private static func completeEndpoint(_ endpoint: inout YAMLNode) {
         if value(of: "direct", in: endpoint) == nil {
-            add([("path", "auto"), ("resumable", "false"), ("filter", "false")], to: &endpoint)
+            add([("path", "auto"), ("reverse", "false"), ("resumable", "false"), ("filter", "false")], to: &endpoint)
         }
         edit(&endpoint, "ssh") { add(ssh, to: &$0) }
     }

@@ -25,6 +25,8 @@ extension NodeConfiguration {
         /// Who the gateways are: each one of these, or in the order of several; empty: any of the node's own trust
         /// domain and namespace.
         package var viaIdentities: [SPIFFEID] = []
+        /// The peer holds connections to this node, which carry the streams.
+        package var reverse = false
         /// Egress: dialled without HBONE.
         package var direct: Bool
         /// TLS added to a ``direct`` connection.
@@ -113,14 +115,6 @@ extension NodeConfiguration {
     }
 }
 
-extension NodeConfiguration {
-    /// Whether a filter may see a stream of `plan` that came from one peer and goes on to another: neither of its ends
-    /// is here, and whoever runs the node has to say so.
-    func letsFiltersSee(_ plan: StreamPlan) -> Bool {
-        plan.route.endpoint.map { endpoints.indices.contains($0) && endpoints[$0].letsFiltersSee } ?? false
-    }
-}
-
 extension NodeConfiguration.Endpoint {
     /// What is read again when it has changed.
     var watchedFiles: [String] {
@@ -142,22 +136,25 @@ extension NodeConfiguration.Endpoint {
 
     /// The only destination that it is for, as the next node is asked for it; nil: there may be many.
     var single: Authority? {
-        if let address { return address }
+        if let address, !keepsPort { return address }
         guard case .exact(let host) = match.host, let port = match.port else { return nil }
-        return try? Authority(host: host, port: port)
+        return try? Authority(host: address?.host ?? host, port: port)
     }
 
-    /// The transports to this endpoint, best first: what ``path`` allows and ``hbone``, ``via`` and ``ssh`` make
-    /// possible. With ``via``, `h2` is what goes through the gateways.
+    /// The transports to this endpoint, best first: what ``path`` allows and ``hbone``, ``reverse``, ``via`` and
+    /// ``ssh`` make possible. With ``via``, `h2` is what goes through the gateways.
     ///
     /// Empty for a ``direct`` endpoint.
     package var transports: [Transport] {
         if direct { return [] }
-        let all = path.transports.map { $0 == .h2 && !via.isEmpty ? .h2ViaGateway : $0 }
+        let all = path.transports.flatMap { transport -> [Transport] in
+            guard transport == .h2 else { return [transport] }
+            return via.isEmpty ? [.h2] + (reverse ? [.h2Reverse] : []) : [.h2ViaGateway]
+        }
         return all.filter { transport in
             switch transport {
             case .h2: !hbone.isEmpty
-            case .h2ViaGateway: true
+            case .h2ViaGateway, .h2Reverse: true
             // Behind a proxy nobody says where the peer's own server listens.
             case .h2OverSSH: !hbone.isEmpty && ssh != nil && tunnel == nil
             case .ssh: ssh != nil

@@ -112,13 +112,39 @@ extension NodeConfiguration {
 
     /// Whether each bundle can be read.
     func validateTrustFiles(_ diagnostics: Diagnostics) {
-        let own = try? CredentialDirectory(identity).load().id.trustDomain
+        let own: TrustDomain? =
+            switch identity {
+            case .directory(let path): try? CredentialDirectory(path).load().id.trustDomain
+            case .workloadAPI(let settings): settings.spiffeID?.trustDomain
+            }
         for foreign in trust {
             do throws(IdentityError) {
                 _ = try foreign.load(own: own)
             } catch {
                 diagnostics.report(error.message, at: foreign.position)
             }
+        }
+        if let own, directory == nil { validatePeerTrust(own, diagnostics) }
+    }
+
+    /// Whoever is to be of a trust domain that nobody here vouches for is never believed: each stream would fail, and
+    /// what is held would be dialled again and again.
+    private func validatePeerTrust(_ own: TrustDomain, _ diagnostics: Diagnostics) {
+        let known = Set([own] + aliases + trust.map(\.domain))
+        func check(_ what: String, _ identities: [SPIFFEID], _ position: SourcePosition?) {
+            for identity in identities where !known.contains(identity.trustDomain) {
+                diagnostics.report(
+                    "\(what) is to be \(identity), and nobody here vouches for \(identity.trustDomain): this node's own "
+                        + "trust domain is \(own); correct the identity, or add {domain: \(identity.trustDomain), "
+                        + "bundle: FILE} to 'trust'",
+                    at: position
+                )
+            }
+        }
+        for element in reverse { check("'reverse': \(element.gateway)", element.identities, element.position) }
+        for endpoint in endpoints {
+            let who = endpoint.reverse ? "who holds connections here" : "its peer"
+            check("endpoint '\(endpoint.match)': \(who)", endpoint.identities, endpoint.position)
         }
     }
 }

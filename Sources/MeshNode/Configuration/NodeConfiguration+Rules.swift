@@ -64,6 +64,7 @@ extension NodeConfiguration.Endpoint {
                 case .h2:
                     (tunnel == nil ? "to " : "through the proxy at ")
                         + hbone.map(\.description).joined(separator: " or ")
+                case .h2Reverse: "over what \(identities.map(\.description).joined(separator: " or ")) holds"
                 case .h2ViaGateway: "through \(via.map(\.description).joined(separator: " and "))"
                 case .h2OverSSH, .ssh: "by \(ssh?.destination.description ?? "?")"
                 }
@@ -79,12 +80,15 @@ extension NodeConfiguration.Endpoint {
         let servers = hbone.count > 1 ? "several" : hbone.first?.description ?? ""
         // The SSH server leads to its own machine, by the port of the first.
         let port = ssh == nil ? 0 : hbone.first?.port ?? 0
-        var facts = [
-            "path \(path.rawValue)", "hbone \(servers) \(port)",
-            "identity \(identities.map(\.description).sorted())",
-            "via \(via) \(viaIdentities.map(\.description)) \(via.isEmpty ? "" : single?.description ?? "")",
-        ]
+        let names = identities.count > 1 ? identities.map(\.description).sorted() : identities.map(\.description)
+        var facts = ["path \(path.rawValue)", "hbone \(servers) \(port)", "identity \(names.joined(separator: " "))"]
+        if !via.isEmpty {
+            let gateways = via.map(\.description).joined(separator: " ")
+            let holders = viaIdentities.map(\.description).joined(separator: " ")
+            facts.append("via \(gateways), \(holders), \(single?.description ?? "")")
+        }
         facts += tunnelFacts
+        if reverse { facts.append("reverse") }
         if let ssh {
             facts += [
                 "ssh \(ssh.destination)", "identityFile \(ssh.identityFile ?? "")",

@@ -10,8 +10,7 @@ import YAML
 public struct NodeConfiguration: Hashable, Sendable {
     /// The file it came from, for messages.
     public var file: String
-    /// Path of the credential directory (`key.pem`, `cert-chain.pem`, `root-cert.pem`).
-    package var identity: String
+    package var identity: IdentitySource
     package var listeners: [Listener]
     /// First match wins.
     package var endpoints: [Endpoint]
@@ -23,6 +22,8 @@ public struct NodeConfiguration: Hashable, Sendable {
     package var trust: [ForeignTrust] = []
     /// Earlier names of the node's own trust domain, which rules may still have.
     package var aliases: [TrustDomain] = []
+    /// Where its HBONE listener is reached beside its own addresses: told to operators (`docs/protocol.md` 1.7).
+    package var advertise: [Authority] = []
     /// What the node says about itself.
     package var labels = Labels()
     /// Where the administration interface listens; `nil`: nowhere, or at ``adminSocket``.
@@ -33,6 +34,8 @@ public struct NodeConfiguration: Hashable, Sendable {
     package var metrics: BindAddress?
     /// Where each stream leaves a line; `nil`: nowhere.
     package var accessLog: AccessLogSettings?
+    /// Gateways that this node holds connections to, so that it can be reached through them.
+    package var reverse: [ReverseGateway] = []
     /// Who renews the node's certificate over the mesh; `nil`: nobody.
     package var renewal: RenewalSource?
     /// How long connections live, and what happens on them may take.
@@ -59,7 +62,7 @@ public struct NodeConfiguration: Hashable, Sendable {
     ) {
         self.renewal = renewal
         self.file = file
-        self.identity = identity
+        self.identity = .directory(identity)
         self.listeners = listeners
         self.endpoints = endpoints
         self.unmatched = unmatched
@@ -68,6 +71,18 @@ public struct NodeConfiguration: Hashable, Sendable {
         self.metrics = metrics
         self.accessLog = accessLog
         self.connections = connections
+    }
+
+    /// Where the node has its credential from.
+    package enum IdentitySource: Hashable, Sendable {
+        /// Path of the credential directory (`key.pem`, `cert-chain.pem`, `root-cert.pem`).
+        case directory(String)
+        /// An agent on this machine, which renews it, too.
+        case workloadAPI(WorkloadAPISettings)
+
+        package var directory: String? { if case .directory(let path) = self { path } else { nil } }
+
+        var workloadAPI: WorkloadAPISettings? { if case .workloadAPI(let settings) = self { settings } else { nil } }
     }
 
     /// One element of `listeners`.

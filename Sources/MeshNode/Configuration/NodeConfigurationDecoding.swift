@@ -12,7 +12,14 @@ extension NodeConfiguration {
     /// Reads and decodes the file at `path`. What it says is not checked against the machine or against itself:
     /// ``validate(checkingFiles:)`` does that.
     public static func load(_ path: String) throws(ConfigurationError) -> NodeConfiguration {
-        try parse(try readText(path), file: path)
+        let text = try readText(path)
+        // It says who is trusted, and where everything goes.
+        if let mode = LocalFile.mode(of: path), mode & 0o002 != 0 {
+            let message =
+                "can be changed by anybody on this machine. Look at what is in it, and then: chmod o-w \(path)"
+            throw ConfigurationError(issues: [.init(file: path, position: nil, message: message)])
+        }
+        return try parse(text, file: path)
     }
 
     /// Decodes the YAML `text`. `file` is named in errors, and relative paths in `text` are taken from its directory.
@@ -75,16 +82,18 @@ struct NodeConfigurationDecoder {
     func decode(_ root: YAMLNode) -> NodeConfiguration? {
         let keys = [
             "identity", "listeners", "endpoints", "default", "policy", "admin", "metrics", "accessLog", "renewal",
-            "connections", "aliases", "trust", "labels", "directory", EffectiveConfiguration.fromDirectory,
+            "connections", "aliases", "trust", "labels", "directory", "reverse", "advertise",
+            EffectiveConfiguration.fromDirectory,
         ]
-        let required = ["identity", "listeners"]
+        // Who is reached through gateways need not listen.
+        let required = ["identity"] + (ReverseDecoder.isIn(root) ? [] : ["listeners"])
         guard
             let mapping = MappingDecoder(root, what: "the configuration", keys: keys, required: required, diagnostics)
         else { return nil }
 
         var configuration = NodeConfiguration(
             file: diagnostics.file,
-            identity: mapping.string("identity").map(paths.resolve) ?? "",
+            identity: "",
             listeners: mapping["listeners"]?.list("'listeners'", diagnostics, listener) ?? [],
             endpoints: mapping["endpoints"]?.list("'endpoints'", diagnostics, endpoint) ?? [],
             unmatched: mapping.choice("default", of: MeshRules.Unmatched.self) ?? .deny,
@@ -98,9 +107,11 @@ struct NodeConfigurationDecoder {
             connections: mapping["connections"].map { ConnectionSettingsDecoder(diagnostics: diagnostics).decode($0) }
                 ?? .defaults
         )
+        if let identity = mapping["identity"].flatMap(identity) { configuration.identity = identity }
         if case .scalar(let text, _)? = mapping["admin"]?.content, text.contains("/") {
             configuration.adminSocket = paths.resolve(text)
         }
+        configuration.reverse = mapping["reverse"].map { ReverseDecoder(diagnostics: diagnostics).decode($0) } ?? []
         configuration.document = root
         let trust = ForeignTrustDecoder(diagnostics: diagnostics, resolve: paths.resolve)
         configuration.trust = mapping["trust"].map(trust.decode) ?? []
@@ -111,11 +122,40 @@ struct NodeConfigurationDecoder {
             mapping["aliases"]?.list("'aliases'", diagnostics) {
                 $0.parsed("'aliases'", diagnostics) { try TrustDomain($0) }
             } ?? []
+        configuration.advertise =
+            mapping["advertise"]?.list("'advertise'", diagnostics) {
+                $0.parsed("'advertise'", diagnostics) { try Authority(parsing: $0) }
+            } ?? []
         if let labels = mapping["labels"] {
             configuration.labels = NodeLabelsDecoder(diagnostics: diagnostics).decode(labels)
         }
         for key in keys where mapping[key] != nil { configuration.positions[key] = mapping.position(of: key) }
         return configuration
+    }
+
+    private func identity(_ node: YAMLNode) -> NodeConfiguration.IdentitySource? {
+        guard case .mapping = node.content else {
+            return node.string("'identity'", diagnostics).map { text in
+                // A path can hardly look like this.
+                if text.hasPrefix("unix:") {
+                    diagnostics.report(
+                        "'identity' is the path of a credential directory; for an agent's socket write "
+                            + "{workloadAPI: \"\(text.prefix(200))\"}",
+                        at: node.position
+                    )
+                }
+                return .directory(paths.resolve(text))
+            }
+        }
+        let keys = ["workloadAPI", "spiffeID", "startTimeout"]
+        guard let mapping = MappingDecoder(node, what: "'identity'", keys: keys, required: ["workloadAPI"], diagnostics)
+        else { return nil }
+        let id = mapping.value("spiffeID") { try SPIFFEID($0) }
+        let timeout = mapping.value("startTimeout") { try Duration(parsing: $0) }
+        guard let socket = mapping.value("workloadAPI", { try WorkloadAPISettings.socketPath($0) }) else { return nil }
+        var settings = WorkloadAPISettings(socket: socket, spiffeID: id)
+        if let timeout { settings.startTimeout = timeout }
+        return .workloadAPI(settings)
     }
 
     /// nil: it is the path of a socket.
@@ -239,7 +279,7 @@ struct NodeConfigurationDecoder {
     func endpoint(_ node: YAMLNode) -> NodeConfiguration.Endpoint? {
         let keys = [
             "match", "address", "hbone", "identity", "labels", "proxy", "token", "via", "viaIdentity", "direct", "tls",
-            "proxyProtocol", "ssh", "path", "resumable", "filter",
+            "proxyProtocol", "ssh", "path", "resumable", "filter", "reverse",
         ]
         guard let mapping = MappingDecoder(node, what: "an endpoint", keys: keys, required: ["match"], diagnostics)
         else {
@@ -250,13 +290,17 @@ struct NodeConfigurationDecoder {
         let direct = mapping.bool("direct")
         var endpoint = NodeConfiguration.Endpoint(
             match: match ?? EndpointMatch(host: .any, port: nil),
-            address: mapping.value("address") { try Authority(parsing: $0) },
+            address: nil,
             hbone: mapping["hbone"].map(servers) ?? [],
             identities: mapping["identity"].map { identities($0) } ?? [],
             direct: direct ?? false,
             path: path,
             position: node.position
         )
+        if let (address, keepsPort) = mapping.value("address", Self.address) {
+            (endpoint.address, endpoint.keepsPort) = (address, keepsPort)
+        }
+        endpoint.reverse = mapping.bool("reverse") ?? false
         endpoint.resumable = mapping.bool("resumable") ?? false
         tunnels.decode(mapping, into: &endpoint)
         if let via = mapping["via"] {
@@ -272,6 +316,12 @@ struct NodeConfigurationDecoder {
         if let ssh = mapping["ssh"] { endpoint.ssh = sshAccess(ssh) }
         if !mapping.hasUnknownKeys, direct != nil || mapping["direct"] == nil { checkCombination(endpoint, mapping) }
         return match == nil ? nil : endpoint
+    }
+
+    /// `host:port`, or `host:*` for the port that is asked for.
+    private static func address(_ text: String) throws -> (Authority, keepsPort: Bool) {
+        guard text.hasSuffix(":*") else { return (try Authority(parsing: text), false) }
+        return (try Authority(parsing: "\(text.dropLast())1"), true)
     }
 
     /// One, or several.
@@ -346,7 +396,9 @@ struct NodeConfigurationDecoder {
                     "'filter' is for streams that go on to a peer; what is dialled from here may be seen anyway"
                 )
             }
-            let others = ["hbone", "identity", "labels", "proxy", "token", "via", "viaIdentity", "ssh", "path"]
+            let others = [
+                "hbone", "identity", "labels", "proxy", "token", "via", "viaIdentity", "ssh", "path", "reverse",
+            ]
             for key in others where has(key) {
                 report(key, "'\(key)' means nothing with 'direct: true', which dials without HBONE: remove one")
             }
@@ -359,15 +411,17 @@ struct NodeConfigurationDecoder {
             )
         }
         if has("tls") { report("tls", "'tls' is for 'direct: true'; the mesh has its own TLS: remove one") }
-        if !has("hbone"), !has("via"), !has("ssh") {
+        if !has("hbone"), !has("via"), !has("ssh"), !endpoint.reverse {
             report(
                 "match",
-                "needs 'hbone' (where its HBONE server listens), 'via' (gateways on the way), 'ssh' or 'direct: true'"
+                "needs 'hbone' (where its HBONE server listens), 'via' (gateways on the way), 'ssh', 'reverse: true' or "
+                    + "'direct: true'"
             )
         }
+        ReverseDecoder(diagnostics: diagnostics).check(endpoint, mapping)
         tunnels.check(endpoint, mapping)
         GatewayCheck(diagnostics: diagnostics).check(endpoint, mapping)
-        if has("identity"), !has("hbone"), !has("via") {
+        if has("identity"), !has("hbone"), !has("via"), !endpoint.reverse {
             report(
                 "identity",
                 "'identity' is who the server of 'hbone' must be, and without it nobody is asked: remove it"

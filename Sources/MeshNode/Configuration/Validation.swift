@@ -40,12 +40,18 @@ extension NodeConfiguration {
         validatePolicy(diagnostics)
         validateIssuers(diagnostics)
         validateTrust(diagnostics)
+        if renewal != nil, identity.workloadAPI != nil {
+            diagnostics.report(
+                "'renewal' renews the files of a credential directory, and with 'workloadAPI' the agent renews: remove it",
+                at: positions["renewal"]
+            )
+        }
         if checkingFiles { validateFiles(diagnostics) }
         try diagnostics.throwIfAny()
     }
 
     private func validateListeners(_ diagnostics: Diagnostics) {
-        if listeners.isEmpty {
+        if listeners.isEmpty, reverse.isEmpty {
             diagnostics.report("needs at least one listener, or the node has nothing to do", at: positions["listeners"])
         }
         var names: [String: SourcePosition?] = [:]
@@ -237,7 +243,10 @@ extension NodeConfiguration {
         if let path = accessLog?.path, let problem = problemWriting(path) {
             diagnostics.report("'accessLog': \(path): \(problem)", at: positions["accessLog"])
         }
-        checkCredential(identity, key: "identity", at: positions["identity"], diagnostics)
+        // What an agent would say, it says to the process that it is about.
+        if let directory = identity.directory {
+            checkCredential(directory, key: "identity", at: positions["identity"], diagnostics)
+        }
         validateTrustFiles(diagnostics)
         for listener in listeners {
             checkServerCredentials(of: listener, diagnostics)

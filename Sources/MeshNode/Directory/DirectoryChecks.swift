@@ -13,7 +13,7 @@ extension NodeConfiguration {
         switch directory.place {
         case .file(let path):
             // An expired credential is renewed by the running node; its roots still hold.
-            guard let bundle = try? CredentialDirectory(identity).bundle() else { return }
+            guard let bundle = try? ownBundle() else { return }
             do throws(DirectoryError) {
                 guard let document = try FileDirectory(path).read() else {
                     throw DirectoryError(.missing, "there is no file \(path); `bootstrap mesh put` writes it")
@@ -25,7 +25,7 @@ extension NodeConfiguration {
         case .etcd(let etcd):
             do throws(IdentityError) {
                 _ = try ClientCertificate(directory: etcd.credential)
-                _ = try Certificate.all(pem: fileWork(AtomicFile.read("\(etcd.credential)/root-cert.pem")))
+                _ = try Certificate.trusted(file: "\(etcd.credential)/root-cert.pem")
             } catch {
                 problems.append("'credential': \(error.message)")
             }
@@ -42,6 +42,29 @@ extension NodeConfiguration {
     }
 }
 
+extension NodeConfiguration {
+    /// Whom the node trusts in its own trust domain, as far as its files say, for who is not that node.
+    package func ownBundle() throws(IdentityError) -> TrustBundle {
+        guard let directory = identity.directory else { throw Self.onlyForTheNode }
+        return try CredentialDirectory(directory).bundle()
+    }
+
+    /// Who the node is, as far as its files say.
+    package func ownIdentity() throws(IdentityError) -> SPIFFEID {
+        switch identity {
+        case .directory(let path): return try CredentialDirectory(path).load().id
+        case .workloadAPI(let settings):
+            guard let id = settings.spiffeID else { throw Self.onlyForTheNode }
+            return id
+        }
+    }
+
+    private static let onlyForTheNode = IdentityError(
+        .notFound,
+        "it comes from a Workload API, which tells the node's own process only, unless 'identity' has 'spiffeID'"
+    )
+}
+
 extension CredentialDirectory {
     /// Whom the credential's holder trusts, whether the credential itself is good or has expired.
     package func bundle() throws(IdentityError) -> TrustBundle {
@@ -49,8 +72,8 @@ extension CredentialDirectory {
             return try load().bundle
         } catch {
             guard error.code == .expired || error.code == .notYetValid else { throw error }
-            let chain = try Certificate.all(pem: fileWork(AtomicFile.read("\(path)/cert-chain.pem")))
-            let roots = try Certificate.all(pem: fileWork(AtomicFile.read("\(path)/root-cert.pem")))
+            let chain = try Certificate.all(file: "\(path)/cert-chain.pem")
+            let roots = try Certificate.trusted(file: "\(path)/root-cert.pem")
             let domain: TrustDomain
             do throws(SVIDError) {
                 domain = try chain[0].spiffeID().trustDomain

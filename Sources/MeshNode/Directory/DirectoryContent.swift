@@ -1,4 +1,4 @@
-import MeshDirectory
+package import MeshDirectory
 package import MeshIdentity
 package import MeshPolicy
 package import Platform
@@ -6,24 +6,33 @@ import Streams
 package import YAML
 
 /// What a directory adds to a node's own configuration, decoded. It holds whole or not at all.
+///
+/// Made after another one, it decodes the segments that are new (``MeshDirectory/DirectoryOutline``), and keeps the
+/// blocks that the others were decoded to.
 package struct DirectoryContent: Sendable {
-    /// In order; the node's own come before them.
-    package var endpoints: [NodeConfiguration.Endpoint] = []
+    let blocks: [DirectoryBlock]
+    /// Its endpoints, then its devices; the node's own come before them.
+    package let table: EndpointTable
     /// Their names begin with `directory/`: nobody takes them for the node's own.
-    package var policies: [AuthorizationPolicy] = []
+    package let policies: [AuthorizationPolicy]
     /// Of other trust domains.
-    package var bundles: [TrustBundle] = []
+    package let bundles: [TrustBundle]
     /// Of the own trust domain, in PEM form; nil: the directory says nothing.
     package var revocations: [UInt8]?
-    /// As it is written; nil: there is nothing.
-    package var document: YAMLNode?
+    /// As it is written.
+    let writtenRevocations: [UInt8]?
+    /// Endpoints that need more than a place in the table: a login, TLS of their own, connections that others hold.
+    let special: [NodeConfiguration.Endpoint]
+    /// How many segments were decoded, and were not there before.
+    package let newSegments: Int
+    /// Who may have signed ``revocations``.
+    private let roots: [Certificate]
+    private let trustDomain: TrustDomain
+    private let text: [UInt8]
 
     package static let mostEndpoints = 50_000
     package static let mostPolicies = 10_000
     package static let mostBundles = 256
-
-    /// Nothing.
-    package init() {}
 
     /// - Parameters:
     ///   - content: YAML (`docs/directory.md`).
@@ -38,199 +47,175 @@ package struct DirectoryContent: Sendable {
         guard let text = String(validating: content, as: UTF8.self) else {
             throw ConfigurationError(issues: [.init(file: file, position: nil, message: "is not UTF-8 text")])
         }
-        guard !DirectoryText.isBlank(text) else { return }
-        let root = try YAMLDocument.parse(text, file: file)
-        let diagnostics = Diagnostics(file: file)
-        DirectoryContentDecoder(diagnostics: diagnostics, bundle: bundle).decode(root, into: &self)
-        try diagnostics.throwIfAny()
-        document = root
+        var values = DirectoryBlock.Values()
+        if !DirectoryText.isBlank(text) {
+            let root = try YAMLDocument.parse(text, file: file)
+            let diagnostics = Diagnostics(file: file)
+            values = DirectoryContentDecoder(diagnostics: diagnostics, bundle: bundle).decode(root)
+            try diagnostics.throwIfAny()
+        }
+        self.init([DirectoryBlock(values)], text: content, bundle: bundle, newSegments: 1)
     }
-}
 
-private struct DirectoryContentDecoder {
-    let diagnostics: Diagnostics
-    let bundle: TrustBundle
-
-    func decode(_ root: YAMLNode, into content: inout DirectoryContent) {
-        let keys = ["endpoints", "policy", "bundles", "devices", "revocations"]
-        guard let mapping = MappingDecoder(root, what: "the directory", keys: keys, diagnostics) else { return }
-        let decoder = NodeConfigurationDecoder(diagnostics: diagnostics, paths: PathResolution(file: ""))
-        content.endpoints = mapping["endpoints"]?.list("'endpoints'", diagnostics) { endpoint($0, decoder) } ?? []
-        content.endpoints += mapping["devices"]?.list("'devices'", diagnostics, device) ?? []
-        checkMatches(content.endpoints)
-        content.policies = mapping["policy"].map(policies) ?? []
-        content.bundles = mapping["bundles"]?.list("'bundles'", diagnostics, foreignBundle) ?? []
-        content.revocations = mapping["revocations"].flatMap(revocations)
-        let counts = [
-            ("endpoints and devices", content.endpoints.count, DirectoryContent.mostEndpoints),
-            ("policies", content.policies.count, DirectoryContent.mostPolicies),
-            ("bundles", content.bundles.count, DirectoryContent.mostBundles),
-        ]
-        for (what, count, most) in counts where count > most {
-            diagnostics.report("has \(count) \(what); \(most) are allowed", at: root.position)
-        }
-        // Errors name the line; what holds is said to be the directory's.
-        for index in content.endpoints.indices {
-            content.endpoints[index].source = "directory"
-            content.endpoints[index].position = nil
-        }
-        for index in content.policies.indices {
-            content.policies[index].name = "directory/\(content.policies[index].name)"
-            content.policies[index].position = nil
+    /// - Parameters:
+    ///   - document: Verified.
+    ///   - file: What it is called in errors.
+    ///   - bundle: The roots of the own trust domain.
+    ///   - previous: What was decoded before; nil: nothing.
+    /// - Throws: Everything that is wrong with it.
+    package init(
+        _ document: SignedDirectory,
+        file: String,
+        bundle: TrustBundle,
+        after previous: DirectoryContent? = nil
+    ) throws(ConfigurationError) {
+        if let content = Self(inSegments: document, bundle: bundle, after: previous) {
+            self = content
+        } else {
+            // One that cannot be read in segments may be good all the same; for one that is not, errors name the lines.
+            try self.init(parsing: document.content, file: file, bundle: bundle)
         }
     }
 
-    private func endpoint(
-        _ node: YAMLNode,
-        _ decoder: NodeConfigurationDecoder
-    ) -> NodeConfiguration.Endpoint? {
-        guard let endpoint = decoder.endpoint(node) else { return nil }
-        // Each node has other files, and a directory must not make it read them.
-        let files = [
-            ("token", endpoint.token != nil), ("tls: {roots}", endpoint.tls?.roots != nil),
-            ("tls: {credential}", endpoint.tls?.credential != nil),
-            ("proxy: {roots}", endpoint.proxy?.roots != nil),
-            ("ssh: {identityFile}", endpoint.ssh?.identityFile != nil),
-            ("ssh: {knownHosts}", endpoint.ssh?.knownHosts != nil), ("ssh: {config}", endpoint.ssh?.config != nil),
-        ]
-        for (key, isThere) in files where isThere {
-            diagnostics.report(
-                "endpoint '\(endpoint.match)': '\(key)' names a file, and the directory is for every node: write this endpoint into the "
-                    + "configuration of the nodes that have the file",
-                at: node.position
-            )
-        }
-        for (key, isThere) in [("labels", endpoint.tunnel != nil), ("via", !endpoint.via.isEmpty)]
-        where isThere && !BuildFeatures.endpointKeys.contains(key) {
-            diagnostics.report(
-                "endpoint '\(endpoint.match)': '\(key)' is not available in this build",
-                at: node.position
-            )
-        }
-        if Set(endpoint.via).count != endpoint.via.count {
-            diagnostics.report(
-                "endpoint '\(endpoint.match)': a gateway of 'via' is there twice: that is a circle",
-                at: node.position
-            )
-        }
-        return endpoint
+    /// Whether both were checked with the same.
+    func hasSameRoots(as other: DirectoryContent?) -> Bool {
+        other?.roots == roots && other?.trustDomain == trustDomain
     }
 
-    /// `{name: dev7, identity: spiffe://…, hbone: [10.0.0.7:15008]}`: every port of it, by its name.
-    private func device(_ node: YAMLNode) -> NodeConfiguration.Endpoint? {
-        let keys = ["name", "identity", "hbone"]
-        guard let mapping = MappingDecoder(node, what: "a device", keys: keys, required: keys, diagnostics) else {
-            return nil
+    /// nil: something is wrong, or is written so that only the whole can be read.
+    private init?(inSegments document: SignedDirectory, bundle: TrustBundle, after previous: DirectoryContent?) {
+        // What a list of revocations was checked with, and devices.
+        let previous = previous?.roots == bundle.roots && previous?.trustDomain == bundle.trustDomain ? previous : nil
+        var known: [DirectoryOutline.Segment: DirectoryBlock] = [:]
+        for block in previous?.blocks ?? [] where block.segment != nil { known[block.segment!] = block }
+        guard let outline = DirectoryOutline(document, known: known.keys) else { return nil }
+        var blocks: [DirectoryBlock] = []
+        var newSegments = 0
+        for place in outline.places {
+            if let block = known[place.segment] {
+                blocks.append(block)
+                continue
+            }
+            newSegments += 1
+            let text = document.content[place.range]
+            guard let values = DirectoryContentDecoder.values(of: place.segment, text, bundle: bundle) else {
+                return nil
+            }
+            blocks.append(DirectoryBlock(values, of: place.segment))
         }
-        let name = mapping.value("name") { try Authority(host: $0, port: 1) }
-        let identity = mapping.value("identity") { try SPIFFEID($0) }
-        let hbone =
-            mapping["hbone"]?.list("'hbone'", diagnostics) { node in
-                node.parsed("'hbone'", diagnostics) { try Authority(parsing: $0) }
-            } ?? []
-        guard let name, let identity, !hbone.isEmpty else { return nil }
-        if identity.trustDomain != bundle.trustDomain {
-            diagnostics.report(
-                "device '\(name.host)': \(identity) is not of the trust domain \(bundle.trustDomain)",
-                at: mapping.position(of: "identity")
-            )
-        }
-        if DirectoryText.isOwnName(name) {
-            diagnostics.report(
-                "device '\(name.host)': every machine means itself by that name",
-                at: mapping.position(of: "name")
-            )
-        }
-        if hbone.count > DirectoryText.mostAddresses {
-            diagnostics.report(
-                "device '\(name.host)' has \(hbone.count) addresses; \(DirectoryText.mostAddresses) are allowed",
-                at: node.position
-            )
-        }
-        var unique: [Authority] = []
-        for server in hbone where !unique.contains(server) { unique.append(server) }
-        var endpoint = NodeConfiguration.Endpoint(
-            match: EndpointMatch(host: .exact(name.host), port: nil),
-            // Its own services, as `bootstrap connect` names them.
-            address: try? Authority(host: "localhost", port: 1),
-            hbone: unique,
-            identities: [identity],
-            position: node.position
-        )
-        endpoint.keepsPort = true
-        return endpoint
+        self.init(blocks, text: document.content, bundle: bundle, newSegments: newSegments, after: previous)
+        guard Self.mistakes(blocks, table: table, policies: policies, bundles: bundles).isEmpty else { return nil }
     }
 
-    private func checkMatches(_ endpoints: [NodeConfiguration.Endpoint]) {
-        var first: [EndpointMatch: SourcePosition?] = [:]
-        for endpoint in endpoints {
-            guard let earlier = first.updateValue(endpoint.position, forKey: endpoint.match) else { continue }
-            diagnostics.report(
-                "'\(endpoint.match)' is never used, since line \(earlier?.line ?? 0) has the same destination: remove one",
-                at: endpoint.position
-            )
+    private init(
+        _ blocks: [DirectoryBlock],
+        text: [UInt8],
+        bundle: TrustBundle,
+        newSegments: Int,
+        after previous: DirectoryContent? = nil
+    ) {
+        self.blocks = blocks
+        self.text = text
+        self.newSegments = newSegments
+        (roots, trustDomain) = (bundle.roots, bundle.trustDomain)
+        let tables = blocks.compactMap(\.endpoints) + blocks.compactMap(\.devices)
+        table = EndpointTable(tables, after: previous?.table ?? EndpointTable())
+        special = blocks.flatMap(\.special)
+        bundles = blocks.flatMap(\.bundles)
+        writtenRevocations = blocks.lazy.compactMap(\.revocations).first
+        revocations = writtenRevocations
+        // The same array, so that whoever has made something of it sees that it is.
+        let writers = blocks.filter { !$0.policies.isEmpty }
+        if let previous, previous.blocks.filter({ !$0.policies.isEmpty }).elementsEqual(writers, by: ===) {
+            policies = previous.policies
+        } else {
+            let policies = writers.flatMap(\.policies)
+            self.policies = previous.flatMap { $0.policies == policies ? $0.policies : nil } ?? policies
         }
     }
 
-    private func policies(_ node: YAMLNode) -> [AuthorizationPolicy] {
-        guard case .sequence = node.content else {
-            diagnostics.report("'policy' must be a list of policies: no file can be named here", at: node.position)
-            return []
+    /// What segments cannot know of each other.
+    private static func mistakes(
+        _ blocks: [DirectoryBlock],
+        table: EndpointTable,
+        policies: [AuthorizationPolicy],
+        bundles: [TrustBundle]
+    ) -> [String] {
+        var mistakes: [String] = []
+        if table.repeated != nil { mistakes.append("a destination is there twice") }
+        if Set(policies.map(\.name)).count != policies.count { mistakes.append("a policy is there twice") }
+        var elements: [String: Int] = [:]
+        for block in blocks {
+            for (section, count) in block.elements { elements[section, default: 0] += count }
         }
-        let policies = PolicyDecoder(diagnostics: diagnostics).policies(node)
-        for policy in policies {
-            for rule in policy.rules where rule.readsHTTP || rule.readsToken {
-                diagnostics.report(
-                    "policy '\(policy.name)': methods, paths and requestPrincipals are known to nodes that read requests only: write "
-                        + "this policy into their configurations",
-                    at: rule.position
-                )
+        if elements.values.contains(0) { mistakes.append("a list is empty") }
+        if table.count > mostEndpoints || policies.count > mostPolicies || bundles.count > mostBundles {
+            mistakes.append("there is too much")
+        }
+        return mistakes
+    }
+
+    package var endpointCount: Int { table.count }
+
+    /// Endpoints whose peer is of a trust domain that nobody vouches for in there: a node that has no `trust` of its
+    /// own for it never believes that peer. Told where the content is written.
+    ///
+    /// - Parameters:
+    ///   - content: What ``init(parsing:file:bundle:)`` takes.
+    ///   - file: What it is called.
+    ///   - bundle: The roots of the own trust domain.
+    package static func strangers(in content: [UInt8], file: String, bundle: TrustBundle) -> [String] {
+        guard let text = String(validating: content, as: UTF8.self), !DirectoryText.isBlank(text),
+            let root = try? YAMLDocument.parse(text, file: file)
+        else { return [] }
+        let own = bundle.trustDomain
+        let values = DirectoryContentDecoder(diagnostics: Diagnostics(file: file), bundle: bundle).decode(root)
+        let known = Set([own] + values.bundles.map(\.trustDomain))
+        return values.endpoints.flatMap { endpoint in
+            endpoint.identities.filter { !known.contains($0.trustDomain) }.map { identity in
+                "\(endpoint.position.map { "\(file):\($0)" } ?? file): endpoint '\(endpoint.match)': its peer is to be \(identity), and "
+                    + "nobody here vouches for \(identity.trustDomain): the mesh's own trust domain is \(own). Correct the identity, or "
+                    + "add \(identity.trustDomain) to 'bundles'; nodes that have it in 'trust' of their own reach it all the same"
             }
         }
-        return policies
     }
 
-    /// `{domain: partner.example, roots: PEM}`.
-    private func foreignBundle(_ node: YAMLNode) -> TrustBundle? {
-        let keys = ["domain", "roots"]
-        guard let mapping = MappingDecoder(node, what: "a bundle", keys: keys, required: keys, diagnostics),
-            let domain = mapping.value("domain", { try TrustDomain($0) }),
-            let roots = mapping["roots"].flatMap({ pem($0, "'roots'") })
-        else { return nil }
-        guard domain != bundle.trustDomain else {
-            diagnostics.report(
-                "'\(domain)' is the mesh's own trust domain, whose roots come with each credential: remove it",
-                at: mapping.position(of: "domain")
-            )
-            return nil
-        }
-        do throws(IdentityError) {
-            return try TrustBundle(trustDomain: domain, roots: Certificate.all(pem: roots))
-        } catch {
-            diagnostics.report("'roots' of \(domain): \(error.message)", at: mapping.position(of: "roots"))
-            return nil
-        }
+    /// In order; the node's own come before them. Put together for whoever asks.
+    package var endpoints: [NodeConfiguration.Endpoint] {
+        blocks.flatMap(\.writtenEndpoints) + blocks.flatMap(\.writtenDevices)
     }
 
-    private func revocations(_ node: YAMLNode) -> [UInt8]? {
-        guard let pem = pem(node, "'revocations'") else { return nil }
-        do throws(IdentityError) {
-            _ = try RevocationListUpdate(of: nil, with: pem, roots: bundle.roots)
-            return pem
-        } catch {
-            diagnostics.report("'revocations': \(error.message)", at: node.position)
-            return nil
-        }
+    /// What leads to `peer`; nil: nothing does.
+    func endpoint(to peer: PeerID) -> NodeConfiguration.Endpoint? {
+        table.endpoint(to: peer).flatMap { endpoint(number: $0.number) }
     }
 
-    private func pem(_ node: YAMLNode, _ what: String) -> [UInt8]? {
-        guard case .scalar(let text, _) = node.content, text.contains("-----BEGIN ") else {
-            diagnostics.report(
-                "\(what) must be PEM text: write it as a block, with '|' behind the key",
-                at: node.position
-            )
-            return nil
+    /// - Parameter number: Its place in ``endpoints``.
+    func endpoint(number: Int) -> NodeConfiguration.Endpoint? {
+        var rest = number
+        for block in blocks {
+            if rest < block.writtenEndpoints.count { return block.writtenEndpoints[rest] }
+            rest -= block.writtenEndpoints.count
         }
-        return Array(text.utf8)
+        for block in blocks {
+            guard let devices = block.devices?.endpoints else { continue }
+            if rest < devices.count { return DirectoryBlock.device(devices[rest]) }
+            rest -= devices.count
+        }
+        return nil
+    }
+
+    /// As it is written; nil: there is nothing. Read again for whoever asks, which is people.
+    package var document: YAMLNode? {
+        let text = String(decoding: text, as: UTF8.self)
+        return DirectoryText.isBlank(text) ? nil : try? YAMLDocument.parse(text, file: "the directory")
+    }
+
+    /// Whether the same are trusted by both, and the same certificates revoked.
+    static func haveSameTrust(_ left: DirectoryContent?, _ right: DirectoryContent?) -> Bool {
+        left?.revocations == right?.revocations
+            && (left?.bundles ?? []).elementsEqual(right?.bundles ?? []) {
+                $0.trustDomain == $1.trustDomain && $0.roots == $1.roots
+            }
     }
 }

@@ -30,12 +30,19 @@ package struct DirectoryInForce: Sendable {
         manifest = document.manifest
         self.source = source
         do throws(ConfigurationError) {
-            content = try DirectoryContent(parsing: document.content, file: source, bundle: bundle)
+            content = try DirectoryContent(document, file: source, bundle: bundle, after: previous?.content)
         } catch {
             throw DirectoryError(.damaged, "\(error)")
         }
         guard let former = previous?.content.revocations else { return }
         // What was revoked stays so, whatever a list leaves out.
+        guard
+            content.writtenRevocations != previous?.content.writtenRevocations
+                || !content.hasSameRoots(as: previous?.content)
+        else {
+            content.revocations = former
+            return
+        }
         let update = content.revocations.flatMap {
             try? RevocationListUpdate(of: former, with: $0, roots: bundle.roots)
         }
@@ -72,7 +79,14 @@ extension NodeConfiguration {
         guard let content = directory?.content else { return self }
         var all = self
         all.endpoints += content.endpoints
-        if !content.policies.isEmpty { all.policy = (policy ?? []) + content.policies }
+        return all.addingPolicies(of: directory)
+    }
+
+    /// The same, without its endpoints: those are many, and stay where they are.
+    func addingPolicies(of directory: DirectoryInForce?) -> NodeConfiguration {
+        guard let policies = directory?.content.policies, !policies.isEmpty else { return self }
+        var all = self
+        all.policy = (policy ?? []) + policies
         return all
     }
 

@@ -24,7 +24,7 @@ struct DirectoryStatus: Sendable {
                 json.key("age")
                 json.number(max(0, WallClock.system.seconds - directory.manifest.time))
                 json.key("endpoints")
-                json.number(directory.content.endpoints.count)
+                json.number(directory.content.endpointCount)
                 json.key("policies")
                 json.number(directory.content.policies.count)
                 json.key("bundles")

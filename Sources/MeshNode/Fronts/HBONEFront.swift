@@ -13,20 +13,32 @@ import Streams
 /// 200 is answered only when policy has passed and the backend is connected.
 final class HBONEFront {
     private let carrier: StreamCarrier
-    /// For the traces of requests that are in none.
+    /// For the traces of requests that are in none, and came without TLS.
     private var identifiers = IdentifierGenerator()
-    /// Where its streams come in.
-    var front: FrontName
-    /// The listener whose clients need not be members of the mesh; nil: only those come here.
-    private let gate: NodeConfiguration.Listener?
+    /// Where clients need not be members of the mesh; nil: only those come here.
+    private let gate: Gate?
+    /// Takes a connection to this very node that comes inside of a stream of a connection that this node holds.
+    var onNested: ((ByteStream) -> Void)?
     private var logger: Logger { carrier.logger }
     private var peerLog: PeerLog { carrier.peerLog }
     private var opener: StreamOpener { carrier.opener }
 
+    /// An object: to be asked whether it is there, a listener's settings would be copied for each stream.
+    private final class Gate {
+        let listener: NodeConfiguration.Listener
+
+        init(_ listener: NodeConfiguration.Listener) { self.listener = listener }
+    }
+
+    /// - Parameter gate: The listener, where its clients need not be members of the mesh.
     init(_ carrier: StreamCarrier, gate: NodeConfiguration.Listener? = nil) {
         self.carrier = carrier
-        self.gate = gate
-        front = carrier.front
+        self.gate = gate.map(Gate.init)
+    }
+
+    /// Where a stream comes in.
+    private func front(of pending: PendingConnect) -> FrontName {
+        pending.transport?.origin as? FrontName ?? carrier.front
     }
 
     /// Answers a request, now or later.
@@ -38,7 +50,7 @@ final class HBONEFront {
             let error = StreamError(.closed, "the connection ends: too many requests without a token that holds")
             return refuse(pending, request(pending, nil), GateRefusal(ConnectRejection(error), error))
         }
-        switch GateAdmission.details(of: pending, at: gate, carrier.snapshot) {
+        switch GateAdmission.details(of: pending, at: gate.listener, carrier.snapshot) {
         case .success(let details):
             connection?.failedTokens = 0
             handle(pending, details: details)
@@ -66,9 +78,14 @@ final class HBONEFront {
 
     private func handle(_ pending: PendingConnect, details: RequestDetails?) {
         let request = request(pending, details)
+        if let onNested, isForThisNode(pending, request) {
+            // As whoever connects to a listener: who that is, and what it may, is decided inside.
+            pending.accept().map(onNested)
+            return
+        }
         // Which way it goes says only whether its TLS ends here: with whom, that handshake says.
         if pending.request.tunnelDestination != nil, !isOnItsWay(request) {
-            return InnerTunnel.accept(pending, request, StreamCarrier(carrier, at: front))
+            return InnerTunnel.accept(pending, request, StreamCarrier(carrier, at: front(of: pending)))
         }
         if request.source == .unauthenticated, details?.principal == nil {
             let what = "neither a certificate of the mesh nor a token"
@@ -88,13 +105,35 @@ final class HBONEFront {
             var asked = pending.request
             // Who comes from outside of the mesh says nothing in its name.
             if request.source == .unauthenticated { (asked.baggage, asked.service) = (nil, nil) }
-            var headers = HopHeaders.next(asked, for: plan, &identifiers)
-            if let gate, carrier.snapshot.tokens[gate.name]?.forwardsToken == true {
+            let trace =
+                TraceParent(parsing: asked.traceparent) ?? pending.ownTrace ?? TraceParent(using: &identifiers)
+            var headers = HopHeaders.next(asked, for: plan, in: trace)
+            if let gate, carrier.snapshot.tokens[gate.listener.name]?.forwardsToken == true {
                 headers["authorization"] = pending.request.authorization
+            }
+            // Who holds the connection to this node is asked for what this node's client asks: a stream that outlives
+            // one connection on its way outlives the other one, too.
+            if Self.mayBeReverse(plan), Resumptions.isOffered(pending), resumptions != nil {
+                Resumptions.offer(in: &headers)
             }
             open(plan, for: pending, headers, failure: "next hop failed", to: route.authority)
         }
     }
+
+    /// Whether it asks, over a connection that this node holds, for the HBONE server that nobody can dial: for mutual
+    /// TLS with this node itself, through a gateway that sees ciphertext.
+    private func isForThisNode(_ pending: PendingConnect, _ request: StreamRequest) -> Bool {
+        guard request.transport == .h2Reverse, pending.request.tunnelDestination == nil,
+            request.destination.address?.isLoopback ?? (request.destination.host == "localhost")
+        else { return false }
+        let listeners = carrier.snapshot.configuration.listeners.filter { $0.protocol == .hbone }
+        guard !listeners.isEmpty else { return request.destination.port == Self.port }
+        // One that asks for more than a certificate of the mesh is dialled, as policy allows it, and asks itself.
+        return listeners.contains { $0.gateway == nil && $0.bind.port == request.destination.port }
+    }
+
+    /// Where HBONE servers listen by custom.
+    private static let port: UInt16 = 15008
 
     /// A stream that is there already goes on over this request: policy is asked about what it comes over now.
     private func resume(_ pending: PendingConnect, _ field: String, _ plan: StreamPlan, over transport: Transport) {
@@ -127,10 +166,17 @@ final class HBONEFront {
         pending.reject(refusal.rejection)
     }
 
-    private func begin(_ plan: StreamPlan, for pending: PendingConnect) -> StreamTicket? {
-        let ticket = carrier.records.begin(plan, at: front)
+    /// - Parameter headers: As they go on; nil: they do not.
+    private func begin(
+        _ plan: StreamPlan,
+        for pending: PendingConnect,
+        goingOnWith headers: HeaderFields? = nil
+    ) -> StreamTicket? {
+        let ticket = carrier.records.begin(plan, at: front(of: pending))
         guard let ticket else { return nil }
         ticket.client = pending.remoteAddress
+        ticket.trace =
+            TraceParent(parsing: headers?["traceparent"] ?? pending.request.traceparent) ?? pending.ownTrace
         ticket.metadata = StreamMetadata(pending.request)
         return ticket
     }
@@ -176,8 +222,7 @@ final class HBONEFront {
         failure: String,
         to target: Authority
     ) {
-        let ticket = begin(plan, for: pending)
-        if let ticket, let headers { ticket.metadata = StreamMetadata(pending.request, goingOnWith: headers) }
+        let ticket = begin(plan, for: pending, goingOnWith: headers)
         let cancel = opener.open(plan, headers: headers ?? [:]) { [self] result in
             switch result {
             case .success(var opened):
@@ -200,19 +245,29 @@ final class HBONEFront {
         }
     }
 
-    private func accept(_ pending: PendingConnect, _ request: StreamRequest, _ answer: HeaderFields) -> ByteStream? {
-        guard Resumptions.isOffered(pending), let resumptions else { return pending.accept(headers: answer) }
-        return resumptions.accept(pending, over: request.transport ?? .h2, headers: answer)
+    private static func mayBeReverse(_ plan: StreamPlan) -> Bool {
+        guard case .peer(_, let candidates) = plan.outcome else { return false }
+        return candidates.contains { $0.id.transport == .h2Reverse }
+    }
+
+    private func accept(_ pending: PendingConnect, _ opened: StreamOpener.Opened, _ plan: StreamPlan) -> ByteStream? {
+        let answer = answer(to: opened)
+        // What goes on over a connection that is held outlives it only where the device says so: else this node does
+        // not promise it either.
+        let isWhole = opened.currentPath?.transport != .h2Reverse || opened.lowest is ResumableStream
+        guard isWhole, Resumptions.isOffered(pending), let resumptions else { return pending.accept(headers: answer) }
+        return resumptions.accept(pending, over: plan.request.transport ?? .h2, headers: answer)
     }
 
     private func join(_ pending: PendingConnect, _ opened: StreamOpener.Opened, _ plan: StreamPlan) {
-        guard let stream = accept(pending, plan.request, answer(to: opened)) else { return opened.abandon() }
+        let front = front(of: pending)
+        guard let stream = accept(pending, opened, plan) else { return opened.abandon() }
         if let resumable = stream as? ResumableStream, let ticket = opened.ticket {
             resumable.onResumption = { ticket.resumed($0.history, over: nil) }
         }
-        let (logger, request) = (logger, plan.request)
-        let isTransit = opened.path != nil && !carrier.snapshot.configuration.letsFiltersSee(plan)
-        carrier.live.relay(stream, opened, for: request, at: front, isTransit: isTransit) { result in
+        let request = plan.request
+        let isTransit = opened.path != nil && !carrier.snapshot.letsFiltersSee(plan)
+        carrier.live.relay(stream, opened, for: request, at: front, isTransit: isTransit) { [self] result in
             logger.debug(
                 "stream ended",
                 metadata: [
@@ -226,8 +281,7 @@ final class HBONEFront {
     /// What the client is told of who is at the other end: by the next node, where there is one, else by this one.
     private func answer(to opened: StreamOpener.Opened) -> HeaderFields {
         guard opened.path != nil else { return carrier.snapshot.answer }
-        let response = (opened.stream as? H2Stream)?.response ?? (opened.stream as? ResumableStream)?.response
-        guard let response, let field = HopHeaders.baggage(response.headers) else { return [:] }
+        guard let response = opened.response, let field = HopHeaders.baggage(response.headers) else { return [:] }
         return ["baggage": field]
     }
 }

@@ -17,6 +17,8 @@ struct HTTPExchange {
     private let upgrade: String?
     /// What is set in each final response, in the place of what the server says.
     private let added: HTTPFields
+    /// Whether the client is one of the world, whose trailers say nothing that a gateway says itself.
+    private let dropsClaims: Bool
     private let limits: HTTPLimits
 
     /// What is to be sent next, either way.
@@ -61,6 +63,7 @@ struct HTTPExchange {
     ///   - next: What the server gets in its place, with the same content.
     ///   - upgrade: The protocol that both ask for.
     ///   - added: Set in each final response, in the place of what the server says.
+    ///   - dropsClaims: Trailers go on without what a gateway says itself, as `next` is to be made.
     init(
         _ request: HTTPRequestHead,
         as next: HTTPRequestHead,
@@ -68,7 +71,8 @@ struct HTTPExchange {
         to destination: Authority,
         isLast: Bool,
         limits: HTTPLimits,
-        adding added: HTTPFields = HTTPFields()
+        adding added: HTTPFields = HTTPFields(),
+        dropsClaims: Bool = false
     ) throws(HTTPError) {
         if let limit = limits.body, case .length(let count) = request.framing, count > limit {
             throw Self.tooMuch(limit)
@@ -79,6 +83,7 @@ struct HTTPExchange {
         self.limits = limits
         self.upgrade = upgrade
         self.added = added
+        self.dropsClaims = dropsClaims
         toServer = next.bytes
         requestBody = HTTPBodyReader(request.framing, limits: limits)
         isRequestRead = requestBody.isOver
@@ -104,7 +109,8 @@ struct HTTPExchange {
             to: destination,
             isLast: closesClient,
             limits: limits,
-            adding: added
+            adding: added,
+            dropsClaims: dropsClaims
         )
     }
 
@@ -156,7 +162,8 @@ struct HTTPExchange {
             index = range.upperBound
             if requestBody.isOver { isRequestRead = true }
         case .needsMore(let consumed): index = consumed
-        case .end(let next, let trailers):
+        case .end(let next, var trailers):
+            if dropsClaims { trailers.all.removeAll { IngressHeads.isClaim($0.name.lowercased()) } }
             if isChunked { toServer += HTTPChunk.end(trailers) }
             index = next
             isRequestRead = true

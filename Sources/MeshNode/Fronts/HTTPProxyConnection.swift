@@ -136,7 +136,7 @@ final class HTTPProxyConnection: HTTPConnection {
         // A page of the web that has given its own name this address must not read which services there are.
         let hasUsers = if case .everybody = carrier.access(to: listener) { false } else { true }
         guard let host, host.address != nil || host.host == "localhost" || hasUsers else { return .notHere }
-        let script = PACFile.script(proxy: host, endpoints: carrier.snapshot.configuration.endpoints.map(\.match))
+        let script = PACFile.script(proxy: host, endpoints: carrier.snapshot.rules.map(\.match))
         return HTTPProxyPage(status: 200, text: script, type: "application/x-ns-proxy-autoconfig")
     }
 

@@ -8,16 +8,11 @@ enum HopHeaders {
     /// How long a name may be that goes on as it came.
     private static let longestService = 260
 
-    /// - Parameter identifiers: For the trace of a request that is in none.
-    static func next(
-        _ request: ConnectRequest,
-        for plan: StreamPlan,
-        _ identifiers: inout IdentifierGenerator
-    ) -> HeaderFields {
+    /// - Parameter trace: What goes on as it came, or begins here: a node records no step of its own, and the next one
+    ///   would miss its parent.
+    static func next(_ request: ConnectRequest, for plan: StreamPlan, in trace: TraceParent) -> HeaderFields {
         var headers = HeaderFields()
         if let field = baggage(request.headers) { headers.append("baggage", field) }
-        // What is right goes on as it is: a node records no step of its own, and the next one would miss its parent.
-        let trace = TraceParent(parsing: request.traceparent) ?? TraceParent(using: &identifiers)
         headers.append("traceparent", trace.description)
         if let name = request.service, name.utf8.count <= longestService { headers.append("x-service", name) }
         // TLS inside, from end to end: only its own end may take this away, and change nothing of it.

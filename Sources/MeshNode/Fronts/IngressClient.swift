@@ -1,5 +1,4 @@
 import H2Transport
-import HTTP1
 import Logging
 import MeshIdentity
 import MeshPolicy
@@ -13,12 +12,12 @@ enum IngressClient {
     ///
     /// - Parameters:
     ///   - client: What its connection says: a socket, or TLS over one.
-    ///   - head: Of the request, with its path; nil where nobody reads requests.
+    ///   - head: Of the request, with its target as the server gets it; nil where nobody reads requests.
     ///   - principal: Whose token the request has, on a listener that asks for one.
     static func request(
         of client: PeerFacts,
         to destination: Authority,
-        head: (method: String, path: HTTPPath)? = nil,
+        head: (method: String, target: String)? = nil,
         principal: String? = nil
     ) -> StreamRequest {
         StreamRequest(
@@ -27,7 +26,7 @@ enum IngressClient {
             transport: nil,
             destination: destination,
             details: head.map {
-                RequestDetails(method: $0.method, path: $0.path.description, principal: principal)
+                RequestDetails(method: $0.method, target: $0.target, principal: principal)
             },
             now: WallClock.system.seconds
         )

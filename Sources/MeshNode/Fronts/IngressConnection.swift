@@ -91,7 +91,8 @@ final class IngressConnection: HTTPConnection {
                     to: passage.route.to,
                     isLast: carrier.isDraining,
                     limits: limits,
-                    adding: passage.added
+                    adding: passage.added,
+                    dropsClaims: true
                 )
                 gate.load.requests += 1
                 hasRequest = true

@@ -13,7 +13,6 @@ struct IngressGate {
     struct Passage {
         let route: NodeConfiguration.IngressRoute
         let method: String
-        let path: HTTPPath
         /// Whose token the request has, on a listener that asks for one.
         let principal: String?
         /// As the server gets it.
@@ -110,7 +109,6 @@ struct IngressGate {
             Passage(
                 route: route,
                 method: head.method,
-                path: target.path,
                 principal: principal,
                 head: next,
                 // No version of HTTP but 1.1 has it.
@@ -124,7 +122,8 @@ struct IngressGate {
         IngressClient.request(
             of: facts,
             to: passage.route.to,
-            head: (passage.method, passage.path),
+            // The path in the spelling that the server gets: what routes make of it, the server does not.
+            head: (passage.method, passage.head.target),
             principal: passage.principal
         )
     }

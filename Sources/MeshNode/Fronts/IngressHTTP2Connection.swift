@@ -86,6 +86,9 @@ final class IngressHTTP2Connection: H2ConnectionDelegate, DrainingConnection {
         _ carrier: StreamCarrier
     ) -> H2Configuration {
         var configuration = carrier.snapshot.configuration.connections.http2(for: .server)
+        // That is between nodes, and this is the world.
+        configuration.makesTraces = false
+        configuration.acknowledges = 0
         configuration.windows.stream = 256 << 10
         configuration.windows.largestStream = 4 << 20
         configuration.windows.connection = 1 << 20

@@ -34,8 +34,6 @@ final class StreamCarrier {
     let records: StreamRecords
     /// Where its streams come in.
     let front: FrontName
-    /// For the traces of streams that begin here.
-    private var identifiers = IdentifierGenerator()
 
     init(opener: StreamOpener, live: LiveStreams, records: StreamRecords, logger: Logger) {
         self.opener = opener
@@ -138,30 +136,30 @@ final class StreamCarrier {
         if let ticket, let client { ticket.client = Self.address(of: client) }
         var headers = headers
         if case .peer = plan.outcome {
-            // The stream begins here, and so does its trace, where this node has a record of the beginning: nobody
-            // could look up another one.
-            if let ticket {
-                let trace = TraceParent(using: &identifiers)
-                headers.append("traceparent", trace.description)
-                ticket.metadata = StreamMetadata(trace: trace)
+            if headers.isEmpty {
+                headers = snapshot.answer
+            } else if let baggage = snapshot.baggage {
+                headers.append("baggage", baggage)
             }
-            if let baggage = snapshot.baggage { headers.append("baggage", baggage) }
+        }
+        guard let ticket else {
+            return opener.open(plan, headers: headers) { [self] result in
+                if case .failure(let error) = result { report(error, to: plan.request.destination) }
+                completion(result)
+            }
         }
         let cancel = opener.open(plan, headers: headers) { [self] result in
-            var result = result
             switch result {
             case .success(var opened):
-                if let ticket {
-                    note(&opened, ticket)
-                    result = .success(opened)
-                }
+                note(&opened, ticket)
+                completion(.success(opened))
             case .failure(let error):
                 report(error, to: plan.request.destination)
-                ticket?.refuse(error)
+                ticket.refuse(error)
+                completion(.failure(error))
             }
-            completion(result)
         }
-        guard let ticket, !ticket.isOver else { return cancel }
+        if ticket.isOver { return cancel }
         return {
             cancel()
             ticket.giveUp()
@@ -170,15 +168,25 @@ final class StreamCarrier {
 
     /// The far end of the ticket's stream is there.
     func note(_ opened: inout StreamOpener.Opened, _ ticket: StreamTicket) {
-        let resumable = opened.stream as? ResumableStream
-        let next = opened.stream as? H2Stream
+        opened.ticket = ticket
         ticket.open(over: opened.currentPath, dialled: opened.dialled, peer: opened.peer)
-        if let answer = (next?.response ?? resumable?.response)?.headers["baggage"] { ticket.metadata?.answer = answer }
+        // What was dialled from here, as most of what comes to this node is, has none of that.
+        if opened.stream is Socket { return }
+        let resumable = opened.stream as? ResumableStream
+        // The node at its other end knows the same: no field has to say it.
+        if ticket.trace == nil {
+            ticket.trace =
+                (opened.stream as? H2Stream)?.ownTrace ?? resumable?.ownTrace ?? BridgedFacts(of: opened.stream)?.trace
+        }
+        if let answer = opened.response?.headers["baggage"] {
+            var metadata = ticket.metadata ?? StreamMetadata()
+            metadata.answer = answer
+            ticket.metadata = metadata
+        }
         resumable?.onResumption = { [logger] stream in
             ticket.resumed(stream.history, over: stream.path)
             Self.tell(stream, plan: ticket.plan, logger)
         }
-        opened.ticket = ticket
     }
 
     private static func tell(_ stream: ResumableStream, plan: StreamPlan, _ logger: Logger) {
@@ -200,6 +208,7 @@ final class StreamCarrier {
 
     /// With its port: of a connection, of what TLS in it carries, or of whoever asks a proxy.
     private static func address(of client: ByteStream) -> SocketAddress? {
+        if let socket = client as? Socket { return socket.peerAddress }
         if let exchanges = client as? HTTPServerStream { return exchanges.clientAddress }
         return PeerFacts(of: client).address
     }
@@ -248,7 +257,6 @@ final class StreamCarrier {
             opened.ticket?.refuse(reason)
             return client.reset(reason)
         }
-        let (logger, peerLog) = (logger, peerLog)
         if let ticket = opened.ticket, ticket.client == nil { ticket.client = Self.address(of: client) }
         live.relay(
             client,
@@ -258,7 +266,7 @@ final class StreamCarrier {
             for: request,
             at: front,
             use: use
-        ) { result in
+        ) { [self] result in
             guard let failure = result.failure else { return }
             let facts: Logger.Metadata = [
                 "to": "\(request.destination)", "sent": "\(result.bytesForward)",

@@ -50,6 +50,11 @@ struct MetricCatalog {
         ),
         gauge("bootstrap_clients_waiting", "Clients that have connected and not said yet what they want."),
         gauge(
+            "bootstrap_reverse_connections",
+            ["by"],
+            "Connections that peers hold to this node, and that this node holds to gateways."
+        ),
+        gauge(
             "bootstrap_paths_in_use",
             ["transport"],
             "Paths to peers that new streams take, one for each event loop."

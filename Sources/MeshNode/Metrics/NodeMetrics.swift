@@ -60,6 +60,8 @@ struct NodeMetrics: Sendable {
 
     private func writeNode(into text: inout PrometheusText) {
         text.add("bootstrap_clients_waiting", report.newcomers)
+        text.add("bootstrap_reverse_connections", [("by", "peer")], report.held.count { $0.isReady })
+        text.add("bootstrap_reverse_connections", [("by", "node")], report.gateways.count { $0.isHeld })
         var inUse: [Transport: Int] = [:]
         for path in report.peers.flatMap(\.paths) where path.state == .inUse {
             inUse[path.path.transport, default: 0] += 1

@@ -6,6 +6,8 @@ struct WorkerReport: Sendable {
     struct PeerReport: Sendable {
         let name: String
         let paths: [PathReport]
+        /// What streams have carried over each of them.
+        let traffic: [PathID: PathTraffic]
     }
 
     var fronts: [FrontStatistics] = []
@@ -13,6 +15,10 @@ struct WorkerReport: Sendable {
     var peers: [PeerReport] = []
     /// Clients that have not said yet what they want.
     var newcomers = 0
+    /// Connections that peers hold to this node.
+    var held: [HeldConnections.Report] = []
+    /// Gateways that this node is reached through.
+    var gateways: [GatewayDialer.Report] = []
 
     /// What all of them tell together; peers are one for each loop still.
     static func sum(_ reports: [WorkerReport]) -> WorkerReport {
@@ -27,6 +33,8 @@ struct WorkerReport: Sendable {
             sum.pathChanges.merge(report.pathChanges, uniquingKeysWith: &+)
             sum.peers += report.peers
             sum.newcomers += report.newcomers
+            sum.held += report.held
+            sum.gateways += report.gateways
         }
     }
 }

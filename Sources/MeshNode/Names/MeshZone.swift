@@ -4,7 +4,7 @@ import Platform
 /// What a `dns` listener answers by itself: names that lead to a peer of the mesh, and its addresses' names. Everything
 /// else is asked of others.
 struct MeshZone: Sendable {
-    let endpoints: [MeshPolicy.Endpoint]
+    let tables: [EndpointTable]
     let names: VirtualNames
     let settings: NodeConfiguration.NameSettings
 
@@ -45,11 +45,13 @@ struct MeshZone: Sendable {
         guard let host = try? Authority(host: name, port: 1), host.address == nil, host.host == name else {
             return false
         }
-        return endpoints.contains { endpoint in
-            guard endpoint.match.host != .any, case .peer = endpoint.way else { return false }
-            let port = endpoint.match.port ?? 1
-            guard let destination = try? Authority(host: name, port: port) else { return false }
-            return endpoint.match.matches(destination)
+        return tables.contains { table in
+            table.contains(for: name) { endpoint in
+                guard endpoint.match.host != .any, case .peer = endpoint.way else { return false }
+                let port = endpoint.match.port ?? 1
+                guard let destination = try? Authority(host: name, port: port) else { return false }
+                return endpoint.match.matches(destination)
+            }
         }
     }
 

@@ -54,7 +54,12 @@ package final class VirtualNames: Sendable {
             state.fixed = Set(names)
             state.idle = max(Self.shortestIdle, UInt64(lifetime))
             (state.idlePlaces, state.nextSearch) = ([], 0)
-            for name in names.sorted() { _ = Self.number(of: name, &state, now) }
+            // Of a directory that has changed, nearly all are known.
+            var unknown: [String] = []
+            for name in names {
+                if let number = state.numbers[name] { state.places[number]?.used = now } else { unknown.append(name) }
+            }
+            for name in unknown.sorted() { _ = Self.number(of: name, &state, now) }
         }
     }
 

@@ -31,7 +31,8 @@ extension Node {
     }
 
     private static let pages = [
-        "/streams", "/paths", "/certificates", "/config", "/directory", "/metrics", "/healthz", "/readyz",
+        "/streams", "/paths", "/certificates", "/config", "/directory", "/routes", "/policy", "/explain", "/metrics",
+        "/healthz", "/readyz",
     ]
     private static let orders = ["/loglevel", "/drain"]
 
@@ -52,6 +53,9 @@ extension Node {
         case "/paths": return await pathsPage()
         case "/certificates": return await certificatesPage()
         case "/directory": return directoryPage()
+        case "/routes": return await routesPage(request)
+        case "/policy": return await policyPage()
+        case "/explain": return await explainPage(request)
         default:
             guard let text = state.withLock({ $0.configuration.inEffect(beside: $0.directory) }) else {
                 return OperationResponse(404, "the configuration was made by a program, not by a file")
@@ -60,9 +64,9 @@ extension Node {
         }
     }
 
-    private static let json = "application/json"
+    static let json = "application/json"
 
-    private static func page(_ body: (inout JSONWriter) -> Void) -> OperationResponse {
+    static func page(_ body: (inout JSONWriter) -> Void) -> OperationResponse {
         var json = JSONWriter()
         json.object(body)
         json.endLine()
@@ -71,12 +75,17 @@ extension Node {
 
     // MARK: Pages
 
-    private func streamsPage(_ request: OperationRequest) async -> OperationResponse {
-        let text = request.query["limit"] ?? "1000"
+    /// How many there may be on a page; nil: what the query says is none.
+    static func limit(of request: OperationRequest) -> Int? {
         // A loop writes its streams in one go, and carries nothing meanwhile.
-        guard let limit = Int(text), (0...10_000).contains(limit) else {
-            return OperationResponse(400, "'limit' is not a number from 0 to 10000")
-        }
+        guard let limit = Int(request.query["limit"] ?? "1000"), (0...10_000).contains(limit) else { return nil }
+        return limit
+    }
+
+    static let noLimit = OperationResponse(400, "'limit' is not a number from 0 to 10000")
+
+    private func streamsPage(_ request: OperationRequest) async -> OperationResponse {
+        guard let limit = Self.limit(of: request) else { return Self.noLimit }
         var (total, streams): (Int, [[UInt8]]) = (0, [])
         for worker in state.withLock({ $0.workers }) {
             let room = limit - streams.count
@@ -108,58 +117,86 @@ extension Node {
                             json.number(loop)
                             json.key("paths")
                             json.array { json in
-                                for path in peer.paths { Self.write(path, into: &json) }
+                                for path in peer.paths {
+                                    path.write(carrying: peer.traffic[path.path] ?? PathTraffic(), into: &json)
+                                }
                             }
                         }
                     }
                 }
             }
+            json.key("held")
+            json.array { json in
+                for (loop, report) in reports.enumerated() {
+                    for held in report.held { Self.write(held, loop, into: &json) }
+                }
+            }
+            json.key("gateways")
+            json.array { json in
+                for (loop, report) in reports.enumerated() {
+                    for gateway in report.gateways { Self.write(gateway, loop, into: &json) }
+                }
+            }
         }
     }
 
-    private static func write(_ path: PathReport, into json: inout JSONWriter) {
+    /// A connection that a peer holds to this node.
+    private static func write(_ held: HeldConnections.Report, _ loop: Int, into json: inout JSONWriter) {
         json.object { json in
-            json.key("path")
-            json.string(path.path.description)
-            json.key("state")
-            json.string(path.state.rawValue)
-            json.key("streams")
-            json.number(path.streams)
-            if let time = path.roundTripTime {
-                json.key("roundTripTime")
-                json.seconds(nanoseconds: time.nanoseconds)
-            }
-            if let peer = path.peer {
+            json.key("peer")
+            json.string(held.identity.description)
+            json.key("from")
+            json.string(held.address)
+            let state = held.isReady ? "up" : "leaving"
+            writeConnection(state, held.streams, held.roundTripTime, held.age, loop, into: &json)
+        }
+    }
+
+    /// A gateway that this node holds a connection to.
+    private static func write(_ gateway: GatewayDialer.Report, _ loop: Int, into json: inout JSONWriter) {
+        json.object { json in
+            json.key("gateway")
+            json.string(gateway.gateway)
+            if let peer = gateway.peer {
                 json.key("peer")
                 json.string(peer.description)
             }
-            if let failure = path.failure {
+            let state = gateway.isHeld ? "up" : "waiting"
+            writeConnection(state, gateway.streams, gateway.roundTripTime, gateway.age, loop, into: &json)
+            if let failure = gateway.failure {
                 json.key("failure")
                 json.string(failure)
-            }
-            guard !path.servers.isEmpty else { return }
-            json.key("servers")
-            json.array { json in
-                for server in path.servers { write(server, into: &json) }
             }
         }
     }
 
-    private static func write(_ server: ServerReport, into json: inout JSONWriter) {
-        json.object { json in
-            json.key("address")
-            json.string(server.address.description)
-            json.key("state")
-            json.string(server.state.rawValue)
-            if let failure = server.failure {
-                json.key("failure")
-                json.string(failure)
-            }
+    /// What both ends of a reverse connection say of it.
+    private static func writeConnection(
+        _ state: String,
+        _ streams: Int,
+        _ roundTripTime: Duration?,
+        _ age: Duration?,
+        _ loop: Int,
+        into json: inout JSONWriter
+    ) {
+        json.key("loop")
+        json.number(loop)
+        json.key("state")
+        json.string(state)
+        json.key("streams")
+        json.number(streams)
+        if let roundTripTime {
+            json.key("roundTripTime")
+            json.seconds(nanoseconds: roundTripTime.nanoseconds)
+        }
+        if let age {
+            json.key("age")
+            json.seconds(nanoseconds: age.nanoseconds)
         }
     }
 
     private func certificatesPage() async -> OperationResponse {
-        guard let snapshot = await snapshot() else { return .stopping }
+        guard let snapshot = await snapshot() else { return unavailable }
         let credential = snapshot.credential
         func write(_ certificate: Certificate, into json: inout JSONWriter) {
             json.object { json in
@@ -206,6 +243,10 @@ extension Node {
             json.array { json in
                 write(credential.bundle, of: nil, into: &json)
                 for file in snapshot.foreign { write(file.bundle, of: file, into: &json) }
+                let known = Set(snapshot.foreign.map(\.bundle.trustDomain))
+                for bundle in snapshot.identity.federated where !known.contains(bundle.trustDomain) {
+                    write(bundle, of: nil, into: &json)
+                }
             }
         }
     }

@@ -13,9 +13,7 @@ extension Node {
             let settings = state.withLock { $0.configuration.directory }
             await withTaskGroup(of: Void.self) { group in
                 if let settings {
-                    group.addTask { [self] in
-                        await DirectoryStore(settings).follow { await take($0, from: settings) }
-                    }
+                    group.addTask { [self] in await follow(settings) }
                 }
                 group.addTask { [self] in
                     while state.withLock({ $0.configuration.directory }) == settings,
@@ -28,6 +26,20 @@ extension Node {
         }
     }
 
+    private func follow(_ settings: DirectorySettings) async {
+        let unsaved = UnsavedDirectory()
+        state.withLock { $0.unsavedDirectory = unsaved }
+        // Beside it: what holds waits for no disk, and of what comes meanwhile the last is enough.
+        async let saving: Void = {
+            while let document = await unsaved.next() { save(document, from: settings) }
+        }()
+        await DirectoryStore(settings).follow { await take($0, from: settings) }
+        unsaved.end()
+        await saving
+        state.withLock { if $0.unsavedDirectory === unsaved { $0.unsavedDirectory = nil } }
+        if let document = unsaved.close() { save(document, from: settings) }
+    }
+
     /// What is known when the node starts: nobody is waited for.
     func knownDirectory(of configuration: NodeConfiguration, _ credential: Credential) -> DirectoryInForce? {
         let known = configuration.knownDirectory(beside: configurationFile, bundle: credential.bundle) { problem in
@@ -37,7 +49,8 @@ extension Node {
         logger.notice(
             "the directory's last good state holds",
             metadata: [
-                "revision": "\(known.revision)", "endpoints": "\(known.content.endpoints.count)",
+                "from": "\(known.source)",
+                "revision": "\(known.revision)", "endpoints": "\(known.content.endpointCount)",
                 "policies": "\(known.content.policies.count)",
             ]
         )
@@ -75,7 +88,9 @@ extension Node {
                 state.refusedDirectory = nil
             }
             do {
-                try await take(document, from: settings)
+                let isNew = try await take(document, from: settings)
+                // A node may have started with it, and not have saved it yet.
+                if isNew || !isSaved(document, from: settings) { keep(document, from: settings) }
                 isRight(settings)
             } catch {
                 // What is not followed any more is nobody's problem.
@@ -93,7 +108,7 @@ extension Node {
         /// Its store has said something else meanwhile.
         @Sendable func isLatest(_ state: State) -> Bool { state.refusedDirectory?.0.manifest == document.manifest }
         do {
-            try await take(document, from: settings)
+            if try await take(document, from: settings) { keep(document, from: settings) }
             let isDone = state.withLock { state in
                 guard isLatest(state) else { return false }
                 state.refusedDirectory = nil
@@ -129,22 +144,23 @@ extension Node {
         if isNews { logger.error("\(problem)") }
     }
 
-    private func take(_ document: SignedDirectory, from settings: DirectorySettings) async throws {
-        guard document.manifest != state.withLock({ $0.directory?.manifest }) else { return }
+    /// Whether it holds now, and did not before.
+    private func take(_ document: SignedDirectory, from settings: DirectorySettings) async throws -> Bool {
+        guard document.manifest != state.withLock({ $0.directory?.manifest }) else { return false }
         let taken = Lock<DirectoryInForce?>(nil)
         try await inTurn { [self] in
             let next = try await use(document, from: settings)
             taken.withLock { $0 = next }
         }
-        guard let next = taken.withLock({ $0 }) else { return }
+        guard let next = taken.withLock({ $0 }) else { return false }
         logger.notice(
             "the directory has changed",
             metadata: [
-                "revision": "\(next.revision)", "endpoints": "\(next.content.endpoints.count)",
+                "revision": "\(next.revision)", "endpoints": "\(next.content.endpointCount)",
                 "policies": "\(next.content.policies.count)",
             ]
         )
-        save(document, from: settings)
+        return true
     }
 
     /// Has it hold for every stream from now on; those that are open are decided again. Verified in its turn: a reload
@@ -167,7 +183,7 @@ extension Node {
         let snapshot = try NodeSnapshot(
             configuration: present.own,
             directory: next,
-            credential: present.credential,
+            identity: present.identity,
             listenerAddresses: state.withLock { $0.addresses },
             serviceAddresses: await addresses(of: state.withLock { $0.services }),
             accessLog: present.accessLog,
@@ -181,6 +197,21 @@ extension Node {
         }
         try await hand(snapshot, to: workers)
         return next
+    }
+
+    /// Whether a start without the directory would find it.
+    private func isSaved(_ document: SignedDirectory, from settings: DirectorySettings) -> Bool {
+        let configuration = state.withLock { $0.configuration }
+        guard configuration.directory == settings,
+            let path = configuration.savedDirectory(beside: configurationFile)
+        else { return true }
+        return (try? FileDirectory(path).read())?.manifest == document.manifest
+    }
+
+    /// Has it saved soon.
+    private func keep(_ document: SignedDirectory, from settings: DirectorySettings) {
+        if let unsaved = state.withLock({ $0.unsavedDirectory }), unsaved.put(document) { return }
+        save(document, from: settings)
     }
 
     private func save(_ document: SignedDirectory, from settings: DirectorySettings) {

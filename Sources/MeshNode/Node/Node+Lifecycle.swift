@@ -17,12 +17,15 @@ extension Node {
             state.listeners = []
             state.takeover = nil
             state.heartbeat = nil
+            let network = state.network
+            state.network = nil
             let task = Task {
                 if let heartbeat { try? await heartbeat.loop.execute { heartbeat.withValue { $0.stop() } } }
                 if let keyRefresh { try? await keyRefresh.loop.execute { keyRefresh.withValue { $0.stop() } } }
                 await close(listeners)
                 if let takeover { try? await takeover.loop.execute { takeover.withValue { $0.close() } } }
                 await drain(workers)
+                if let network { try? await network.loop.execute { network.withValue { $0.close() } } }
                 await use(nil)
                 await stopServices()
                 await group.shutDown(timeToDepart: Self.timeToDepart)
@@ -54,16 +57,27 @@ extension Node {
         }
     }
 
-    /// Keeps the certificate fresh as the configuration's `renewal` says, until the task is cancelled.
-    public func keepCredentialFresh() async {
+    /// Keeps the certificate fresh as the configuration's `renewal` or `workloadAPI` says, until the task is cancelled.
+    public func keepCredentialFresh() async { await keepCredentialFresh { _ in } }
+
+    /// - Parameter opened: Told the listeners that a change of the configuration, read at the same time, has opened.
+    package func keepCredentialFresh(_ opened: @escaping @Sendable ([ReadyListener]) -> Void) async {
+        async let following: Void = followWorkloadAPI(opened)
+        await renewCredential()
+        await following
+    }
+
+    private func renewCredential() async {
         await MeshRenewal(logger: logger) { [self] in
             state.withLock { state in
-                guard let source = state.configuration.renewal else { return nil }
+                guard let source = state.configuration.renewal,
+                    let directory = state.configuration.identity.directory
+                else { return nil }
                 let bind = state.configuration.listeners.first { $0.protocol == .hbone }
                 let listener = bind.map { state.addresses[$0.name] ?? $0.bind }
                 return MeshRenewal.Settings(
                     source: source,
-                    directory: CredentialDirectory(state.configuration.identity),
+                    directory: CredentialDirectory(directory),
                     listener: listener?.description ?? "127.0.0.1:15008"
                 )
             }

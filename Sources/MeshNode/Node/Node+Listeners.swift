@@ -1,3 +1,4 @@
+import MeshPaths
 import Platform
 import Streams
 
@@ -68,6 +69,7 @@ extension Node {
         _ workers: [LoopBound<Worker>]
     ) async throws -> PreparedListeners {
         let wanted = configuration.sockets.map(\.withoutPosition)
+        let multipath = configuration.connections.multipath
         let changes = ListenerChanges(from: current.map { ($0.configuration, $0.address) }, to: wanted)
         var prepared = PreparedListeners(all: [])
         prepared.removed = changes.removed.map { current[$0] }
@@ -82,7 +84,7 @@ extension Node {
                 case .bound: old = nil
                 }
                 let socket = old == nil ? inherited.take(name: listener.name, bind: listener.bind.socketAddress) : nil
-                let bound = try await bind(listener, on: socket, insteadOf: old, besides: current, workers)
+                let bound = try await bind(listener, on: socket, insteadOf: old, besides: current, multipath, workers)
                 prepared.opening.append(bound)
                 prepared.all.append(bound)
                 if let old { prepared.replaced.append(old) }
@@ -100,11 +102,14 @@ extension Node {
         on inherited: ListeningSocket?,
         insteadOf old: NamedListener?,
         besides current: [NamedListener],
+        _ multipath: Bool,
         _ workers: [LoopBound<Worker>]
     ) async throws -> NamedListener {
         let (first, loops) = (group.loops[0], group.loops)
-        let (address, options) = (listener.bind.socketAddress, listener.socketOptions)
-        return try await first.execute {
+        let address = listener.bind.socketAddress
+        var options = listener.socketOptions
+        options.multipath = multipath && listener.protocol == .hbone
+        return try await first.execute { [options, shortage] in
             do {
                 let socket =
                     if let inherited {
@@ -128,6 +133,7 @@ extension Node {
                 ) { socket in
                     workers.first { $0.loop === socket.loop }?.withValue { $0.accept(socket, by: listener) }
                 }
+                bound.shortage = shortage
                 var named = NamedListener(
                     configuration: listener,
                     address: bound.localAddress,

@@ -208,6 +208,23 @@ extension Node {
     }
 }
 
+extension Node {
+    /// The administration is there before the node's event loops are, and for a moment after them.
+    var unavailable: OperationResponse {
+        let hasLoops = state.withLock { !$0.workers.isEmpty }
+        return hasLoops || isDraining ? .stopping : .starting
+    }
+}
+
 extension OperationResponse {
+    static var starting: OperationResponse {
+        var response = OperationResponse(
+            503,
+            "the node is starting, and decides nothing yet: ask again in a moment. Its log says what it waits for"
+        )
+        response.retryAfter = 1
+        return response
+    }
+
     static var stopping: OperationResponse { OperationResponse(503, "the node is gone") }
 }

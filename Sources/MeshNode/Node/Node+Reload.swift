@@ -1,6 +1,7 @@
 import Logging
 import MeshIdentity
 import MeshPaths
+import MeshPolicy
 import Platform
 import Streams
 
@@ -20,7 +21,7 @@ extension Node {
     }
 
     /// - Parameter isNeeded: Asked when its turn has come.
-    private func readInTurn(where isNeeded: @escaping @Sendable () -> Bool) async throws -> [ReadyListener] {
+    func readInTurn(where isNeeded: @escaping @Sendable () -> Bool) async throws -> [ReadyListener] {
         let listeners = Lock<[ReadyListener]>([])
         do {
             try await inTurn { [self] in
@@ -96,7 +97,8 @@ extension Node {
         // Those servers stay where they are until the restart: what is in effect is where they are.
         let configuration = written.withServices(of: old)
         guard !workers.isEmpty else { throw StreamError(.closed, "the node has not started") }
-        let credential = try CredentialDirectory(configuration.identity).load()
+        let identity = try await identity(for: configuration)
+        let credential = identity.credential
         let accessLog = try accessLog(for: configuration)
         let current = try state.withLock { try $0.beginReload() }
         defer { state.withLock { if $0.change == .reload { $0.change = nil } } }
@@ -116,7 +118,7 @@ extension Node {
             let snapshot = try NodeSnapshot(
                 configuration: configuration,
                 directory: directory(for: configuration, credential),
-                credential: credential,
+                identity: identity,
                 listenerAddresses: addresses,
                 serviceAddresses: await self.addresses(of: state.withLock { $0.services }),
                 accessLog: accessLog,
@@ -150,6 +152,7 @@ extension Node {
         await stop(unused)
         await use(accessLog)
         tellWhatNeedsRestart(old, written)
+        if !old.connections.multipath { warnOfPlainTCP(configuration) }
         for warning in configuration.warnings where !old.warnings.contains(warning) { logger.warning("\(warning)") }
         logger.notice(
             isSame ? "reloaded: nothing has changed" : "reloaded",
@@ -174,13 +177,14 @@ extension Node {
         guard !workers.isEmpty else { return }
         do {
             let present = try await self.snapshot(of: workers)
-            let credential = try CredentialDirectory(present.configuration.identity).load()
+            let identity = try await identity(for: present.configuration)
+            let credential = identity.credential
             // Another identity is another node: all of its configuration has to be read.
-            guard credential.id == present.credential.id, !credential.isSame(as: present.credential) else { return }
+            guard credential.id == present.credential.id, !identity.isSame(as: present.identity) else { return }
             let snapshot = try NodeSnapshot(
                 configuration: present.own,
                 directory: directory(for: present.own, credential),
-                credential: credential,
+                identity: identity,
                 listenerAddresses: state.withLock { $0.addresses },
                 serviceAddresses: await addresses(of: state.withLock { $0.services }),
                 accessLog: present.accessLog,
@@ -219,9 +223,8 @@ extension Node {
     /// Gives every loop what holds from now on.
     func hand(_ snapshot: NodeSnapshot, to workers: [LoopBound<Worker>]) async throws {
         if let listener = snapshot.configuration.listeners.first(where: { $0.protocol == .dns }) {
-            let endpoints = snapshot.configuration.endpoints.map(\.rule)
             let (blocks, lifetime) = (listener.names.blocks, listener.names.lifetime)
-            names.prepare(MeshZone.fixedNames(endpoints), in: blocks, lifetime: lifetime)
+            names.prepare(MeshZone.fixedNames(snapshot.rules), in: blocks, lifetime: lifetime)
         }
         for worker in workers {
             try await worker.loop.execute { worker.withValue { $0.take(snapshot) } }
@@ -238,7 +241,8 @@ extension Node {
             names.prefix(2).map { "\(directory)/\($0)" }
         }
         let tokens = configuration.listeners.flatMap { $0.tokens?.watchedFiles ?? [] }
-        let own = names.map { "\(configuration.identity)/\($0)" } + (file.map { [$0] } ?? [])
+        let credential = configuration.identity.directory.map { path in names.map { "\(path)/\($0)" } } ?? []
+        let own = credential + (file.map { [$0] } ?? [])
         let others = configuration.trust.map(\.bundle) + configuration.endpoints.flatMap(\.watchedFiles)
         return FileStamp(of: own + users + tokens + served + others)
     }
@@ -250,13 +254,6 @@ extension NodeConfiguration {
         (configuration.admin, configuration.adminSocket) = (other.admin, other.adminSocket)
         configuration.metrics = other.metrics
         return configuration
-    }
-}
-
-extension Credential {
-    /// Whether it shows, trusts and revokes the same.
-    fileprivate func isSame(as other: Credential) -> Bool {
-        chain == other.chain && bundle.roots == other.bundle.roots && bundle.revocations == other.bundle.revocations
     }
 }
 

@@ -41,6 +41,8 @@ public final class Node: Sendable {
         var drain: Task<Void, Never>?
         var takeover: LoopBound<TakeoverOffer>?
         var heartbeat: LoopBound<CaptureHeartbeat>?
+        /// nil: the kernel tells nothing.
+        var network: LoopBound<NetworkWatch>?
         /// Who fetches the keys of issuers; nil: no listener has needed any.
         var keyRefresh: LoopBound<KeyRefresh>?
         /// Those of all listeners that the node has had.
@@ -49,9 +51,15 @@ public final class Node: Sendable {
         /// Metrics and administration.
         var services: [Service] = []
         var control = NodeControl()
+        /// What an agent says who this node is.
+        var workload = WorkloadState()
+        /// What was read last where files say it: what was revoked there stays so.
+        var lastCredential: Credential?
         /// What the mesh's directory adds; nil: nothing.
         var directory: DirectoryInForce?
         var directoryStatus = DirectoryStatus()
+        /// What of it is to be saved; nil: nobody follows it.
+        var unsavedDirectory: UnsavedDirectory?
         /// What was read last of the directory, where nothing of it could be taken; nil: it was.
         var refusedDirectory: (SignedDirectory, DirectorySettings)?
     }
@@ -69,6 +77,10 @@ public final class Node: Sendable {
     /// The keys of issuers that are fetched.
     let keyRings = TokenKeyRings()
     let resumptions = ResumptionDirectory()
+    /// Connections that peers hold to this node, of all loops.
+    let held = HeldDirectory()
+    /// Of all listeners: it is said once.
+    let shortage: DescriptorShortage
     let state: Lock<State>
     /// The file to read again on a reload; nil when the configuration was made by a program.
     let configurationFile: String?
@@ -92,6 +104,7 @@ public final class Node: Sendable {
         group = EventLoopGroup(count: loops)
         transportMetrics = H2Metrics(factory: registry)
         self.logger = logger
+        shortage = DescriptorShortage { logger.warning("\($0)") }
         self.configurationFile = configurationFile
         state = Lock(State(configuration: configuration, stamp: Self.stamp(configuration, configurationFile)))
     }
@@ -100,11 +113,12 @@ public final class Node: Sendable {
     ///
     /// - Parameter inherited: Sockets that listen already. Each goes to the listener that it fits; the others are
     ///   closed.
-    /// - Throws: ``MeshIdentity/IdentityError`` for the credential, ``Streams/StreamError`` for a listener; nothing
-    ///   listens then.
+    /// - Throws: ``MeshIdentity/IdentityError`` for the credential, `CancellationError` where the wait for it was
+    ///   ended, ``Streams/StreamError`` for a listener; nothing listens then.
     public func start(adopting inherited: InheritedSockets = InheritedSockets()) async throws -> [ReadyListener] {
         let configuration = state.withLock { $0.configuration }
-        let credential = try CredentialDirectory(configuration.identity).load()
+        let identity = try await identity(for: configuration)
+        let credential = identity.credential
         let warn: @Sendable (String) -> Void = { [logger] in logger.warning("\($0)") }
         for warning in configuration.warnings { warn("\(warning)") }
         let directory = knownDirectory(of: configuration, credential)
@@ -112,7 +126,7 @@ public final class Node: Sendable {
         var snapshot = try NodeSnapshot(
             configuration: configuration,
             directory: directory,
-            credential: credential,
+            identity: identity,
             keyRings: keyRings,
             warn: warn
         )
@@ -121,7 +135,7 @@ public final class Node: Sendable {
         for (number, loop) in group.loops.enumerated() {
             let place = (number, group.loops.count)
             let (first, stripes, names, outages, logger) = (snapshot, stripes, names, outages, logger)
-            let (filter, resumptions) = (filter, resumptions)
+            let (filter, resumptions, held) = (filter, resumptions, held)
             workers.append(
                 try await loop.execute {
                     LoopBound(
@@ -132,6 +146,7 @@ public final class Node: Sendable {
                             resumptions: resumptions,
                             names: names,
                             outages: outages,
+                            held: held,
                             place: place,
                             filter: filter,
                             logger: logger
@@ -152,7 +167,7 @@ public final class Node: Sendable {
             snapshot = try NodeSnapshot(
                 configuration: configuration,
                 directory: directory,
-                credential: credential,
+                identity: identity,
                 listenerAddresses: prepared.addresses,
                 serviceAddresses: await addresses(of: services),
                 accessLog: accessLog,
@@ -175,15 +190,18 @@ public final class Node: Sendable {
                 metadata: ["address": "\(address)"]
             )
         }
+        let network = await watchNetwork(for: workers)
         state.withLock { state in
             state.workers = workers
             state.heartbeat = heartbeat
+            state.network = network
             state.captures = Self.captures(of: configuration)
             state.listeners = prepared.all
             state.addresses = prepared.addresses
             state.accessLog = accessLog
             state.services = services
         }
+        warnOfPlainTCP(configuration)
         logger.info(
             "started",
             metadata: [
@@ -194,6 +212,28 @@ public final class Node: Sendable {
     }
 
     // MARK: -
+
+    /// Where Multipath TCP was asked for, and there is none.
+    func warnOfPlainTCP(_ configuration: NodeConfiguration) {
+        guard configuration.connections.multipath, let reason = MultipathTCP.unavailability else { return }
+        logger.warning("'connections: multipath': \(reason)")
+    }
+
+    /// One for all loops.
+    private func watchNetwork(for workers: [LoopBound<Worker>]) async -> LoopBound<NetworkWatch>? {
+        let loop = group.loops[0]
+        do {
+            return try await loop.execute {
+                let watch = try NetworkWatch(on: loop) { change in
+                    for worker in workers { worker.loop.submit { worker.withValue { $0.networkChanged(change) } } }
+                }
+                return LoopBound(watch, on: loop)
+            }
+        } catch {
+            logger.info("changes of addresses are not noticed at once", metadata: ["reason": "\(error)"])
+            return nil
+        }
+    }
 
     /// Rules of capture may know the node's own connections by their mark.
     func mark(for configuration: NodeConfiguration) throws(StreamError) {

@@ -16,7 +16,10 @@ final class Worker {
     private let carrier: StreamCarrier
     /// The same for each listener that has accepted something.
     private var carriers: [FrontName: StreamCarrier] = [:]
-    private let inbound: HBONEFront
+    /// That of the listener which accepted last.
+    private var lastCarrier: StreamCarrier?
+    /// By listener.
+    private var frontNames: [String: FrontName] = [:]
     /// By listener.
     private var gates: [String: HBONEGate] = [:]
     /// Of listeners that are others by now.
@@ -24,11 +27,13 @@ final class Worker {
     private let server: HBONEServer
     private let stripes: StripeAcceptor
     private let resumptions: Resumptions
+    private let gateways: GatewayConnections
+    let held: HeldConnections
     private let allNames: VirtualNames
     /// The addresses of names; nil where no listener gives them out.
     private var names: VirtualNames?
     private let nameServer: NameServer
-    private var zone: [MeshPolicy.Endpoint] = []
+    private var zone: [EndpointTable] = []
     private let logger: Logger
     private var limit: LoopTimer?
     private var drainDeadline = UInt64.max
@@ -40,6 +45,7 @@ final class Worker {
     ///   - resumptions: Likewise.
     ///   - names: Likewise.
     ///   - outages: Likewise.
+    ///   - held: Likewise.
     ///   - place: Of the loop, among those of the node.
     ///   - filter: What the program wants to see of streams.
     ///   - logger: Told of streams and connections.
@@ -50,6 +56,7 @@ final class Worker {
         resumptions: ResumptionDirectory,
         names: VirtualNames,
         outages: ServerOutages,
+        held: HeldDirectory,
         place: (number: Int, count: Int) = (0, 1),
         filter: StreamFilterChoice? = nil,
         logger: Logger
@@ -70,10 +77,19 @@ final class Worker {
         )
         resumable.serve()
         self.resumptions = resumable
+        let connections = HeldConnections(
+            on: loop,
+            directory: held,
+            trust: snapshot.server.trust,
+            settings: snapshot.configuration.connections,
+            logger: logger
+        )
+        self.held = connections
         opener = StreamOpener(
             loop: loop,
             snapshot: snapshot,
             outages: outages,
+            held: connections,
             resumptions: resumable,
             logger: logger
         ) { change in
@@ -88,37 +104,50 @@ final class Worker {
         }
         carrier = StreamCarrier(opener: opener, live: live, records: records, logger: logger)
         let inbound = HBONEFront(carrier)
-        self.inbound = inbound
         let server = try HBONEServer(
             on: loop,
-            context: snapshot.server,
+            context: snapshot.inbound,
             configuration: Self.serverConfiguration(snapshot),
             logger: logger
         ) { pending in
             inbound.handle(pending)
         }
         self.server = server
+        server.onReverse = { connections.accept($0) }
+        inbound.onNested = { [weak server] in
+            if let server { server.accept($0) } else { $0.reset(.closed($0)) }
+        }
+        gateways = GatewayConnections(on: loop, place: place, server: server, logger: logger)
         (zone, self.names) = Self.naming(snapshot, names)
-        self.stripes = StripeAcceptor(on: loop, directory: stripes) { server.accept($0) }
+        self.stripes = StripeAcceptor(on: loop, directory: stripes) { server.accept($0, from: $1) }
         useRecords(snapshot)
     }
 
     private static func naming(
         _ snapshot: NodeSnapshot,
         _ names: VirtualNames
-    ) -> ([MeshPolicy.Endpoint], VirtualNames?) {
+    ) -> ([EndpointTable], VirtualNames?) {
         let isServed = snapshot.configuration.listeners.contains { $0.protocol == .dns }
         guard isServed else { return ([], nil) }
-        return (snapshot.configuration.endpoints.map(\.rule), names)
+        return (snapshot.tables, names)
     }
 
     /// What this loop has to tell.
     var report: WorkerReport {
-        WorkerReport(
+        live.eachRecorded { records.account($0, sent: $1, received: $2) }
+        return WorkerReport(
             fronts: live.adding(to: records.fronts),
             pathChanges: records.pathChanges,
-            peers: opener.reports.map { WorkerReport.PeerReport(name: $0.peer.name, paths: $0.paths) },
-            newcomers: carrier.newcomers.count
+            peers: opener.reports.map {
+                WorkerReport.PeerReport(
+                    name: $0.peer.name,
+                    paths: $0.paths,
+                    traffic: records.traffic[$0.peer] ?? [:]
+                )
+            },
+            newcomers: carrier.newcomers.count,
+            held: held.reports,
+            gateways: gateways.reports
         )
     }
 
@@ -133,6 +162,11 @@ final class Worker {
             streams.append(json.take())
         }
         return (live.count, streams)
+    }
+
+    func networkChanged(_ change: NetworkChange) {
+        opener.networkChanged(change)
+        gateways.networkChanged(change)
     }
 
     var credential: Credential { opener.snapshot.credential }
@@ -158,7 +192,7 @@ final class Worker {
         switch listener.protocol {
         case .hbone:
             socket.apply(.multiplexed(unacknowledgedLimit: .seconds(20)))
-            guard listener.gateway != nil else { return stripes.accept(socket) }
+            guard listener.gateway != nil else { return stripes.accept(socket, from: frontName(of: listener)) }
             gate(of: listener)?.accept(socket)
         case .tcp: TCPFront.accept(socket, by: listener, carrier)
         case .socks5: SOCKSFront.accept(socket, by: listener, carrier)
@@ -182,10 +216,16 @@ final class Worker {
     /// Where nobody wants to know of streams, it does not matter where they come in.
     private func carrier(of listener: NodeConfiguration.Listener) -> StreamCarrier {
         guard records.isOn || live.filters != nil, listener.protocol != .hbone else { return carrier }
-        let front = FrontName(listener.name, protocol: listener.protocol.rawValue)
-        if let carrier = carriers[front] { return carrier }
-        let carrier = StreamCarrier(carrier, at: front)
+        // Texts as short as most names are compared at once, and hashed at length.
+        if let last = lastCarrier, last.front.listener == listener.name,
+            last.front.protocol == listener.protocol.rawValue
+        {
+            return last
+        }
+        let front = frontName(of: listener)
+        let carrier = carriers[front] ?? StreamCarrier(carrier, at: front)
         carriers[front] = carrier
+        lastCarrier = carrier
         return carrier
     }
 
@@ -198,7 +238,7 @@ final class Worker {
         }
         guard let rules = snapshot.gateways[listener.name] else { return nil }
         do throws(StreamError) {
-            let front = FrontName(listener.name, protocol: listener.protocol.rawValue)
+            let front = frontName(of: listener)
             let gate = try HBONEGate(
                 listener,
                 rules: rules,
@@ -215,13 +255,18 @@ final class Worker {
 
     private func useRecords(_ snapshot: NodeSnapshot) {
         records.use(snapshot.accessLog, isCounting: snapshot.configuration.hasServices)
-        // A stream of HTTP/2 does not know which listener its connection came by.
-        let listeners = snapshot.configuration.listeners.filter { $0.protocol == .hbone }
-        inbound.front = FrontName(listeners.count == 1 ? listeners[0].name : "hbone", protocol: "hbone")
+    }
+
+    /// The same object for as long as the listener is what it is.
+    private func frontName(of listener: NodeConfiguration.Listener) -> FrontName {
+        if let known = frontNames[listener.name], known.protocol == listener.protocol.rawValue { return known }
+        let name = FrontName(listener.name, protocol: listener.protocol.rawValue)
+        frontNames[listener.name] = name
+        return name
     }
 
     private func zone(of listener: NodeConfiguration.Listener) -> MeshZone {
-        MeshZone(endpoints: zone, names: allNames, settings: listener.names)
+        MeshZone(tables: zone, names: allNames, settings: listener.names)
     }
 
     /// Answers questions that come as datagrams.
@@ -249,13 +294,21 @@ final class Worker {
 
     /// New streams are decided with `snapshot`; live ones are decided again.
     func take(_ snapshot: NodeSnapshot) {
-        let asksForTokens = Self.asksForTokens(snapshot, after: opener.snapshot)
+        let asking = Self.listenersAskingForTokens(snapshot, after: opener.snapshot)
         opener.snapshot = snapshot
         resumptions.timeout = snapshot.configuration.connections.resumeTimeout
         useRecords(snapshot)
         opener.forgetPeers()
+        if !snapshot.keepsPeers { records.forgetPeers { snapshot.leads(to: $0) } }
+        records.rulesChanged()
         (zone, names) = Self.naming(snapshot, allNames)
-        server.context = snapshot.server
+        server.context = snapshot.inbound
+        held.use(
+            identities: snapshot.holders,
+            trust: snapshot.server.trust,
+            settings: snapshot.configuration.connections
+        )
+        gateways.use(snapshot)
         formerGates.removeAll { $0.isUnused }
         let allGates = Array(gates.values) + formerGates
         for gate in allGates { gate.takeSnapshot() }
@@ -265,34 +318,46 @@ final class Worker {
         } catch {
             logger.error("the settings of connections stay as they were: \(error)")
         }
-        // Which listener they came by, nobody knows of those without a gate: whoever comes again is asked.
-        if asksForTokens { server.forEachConnection { $0.drain(deadline: nil) } }
+        // Whoever comes again is asked.
+        if !asking.isEmpty {
+            server.forEachConnection { connection in
+                guard let front = connection.origin as? FrontName, asking.contains(front.listener) else { return }
+                connection.drain(deadline: nil)
+            }
+        }
         let cut = live.recheck(with: snapshot.planner, trust: snapshot.server.trust)
         if cut > 0 { logger.notice("policy changed: \(cut) streams cut") }
         live.rulesChanged()
     }
 
-    /// Whether a listener asks for a token now that let members of the mesh in without one.
-    private static func asksForTokens(_ snapshot: NodeSnapshot, after previous: NodeSnapshot) -> Bool {
+    /// Listeners that ask for a token now, and let members of the mesh in without one before.
+    private static func listenersAskingForTokens(
+        _ snapshot: NodeSnapshot,
+        after previous: NodeSnapshot
+    ) -> Set<String> {
         let plain = previous.configuration.listeners.filter { $0.protocol == .hbone && $0.gateway == nil }
-        let names = Set(plain.map(\.name))
-        return snapshot.configuration.listeners.contains {
-            $0.protocol == .hbone && $0.tokens != nil && names.contains($0.name)
-        }
+        let asking = snapshot.configuration.listeners.filter { $0.protocol == .hbone && $0.tokens != nil }
+        return Set(plain.map(\.name)).intersection(asking.map(\.name))
     }
 
     /// Lets live streams end, for as long as they last unless ``limitDraining(to:)`` says otherwise. `completion` is
     /// called on the loop.
     func drain(completion: @escaping () -> Void) {
         live.startDraining()
+        gateways.stop()
+        held.drain()
         drain(gates.values + formerGates) { [self] in
             server.drain(deadline: nil) { [self] in
                 live.whenEmpty { [self] in
-                    carrier.servers.close()
-                    opener.shutDown()
-                    resumptions.shutDown()
-                    records.flush()
-                    completion()
+                    // Streams of other loops may go over connections of this one.
+                    held.whenEmpty { [self] in
+                        carrier.servers.close()
+                        opener.shutDown()
+                        held.shutDown()
+                        resumptions.shutDown()
+                        records.flush()
+                        completion()
+                    }
                 }
             }
         }
@@ -318,7 +383,7 @@ final class Worker {
         drainDeadline = time
         let timer =
             limit
-            ?? LoopTimer(on: loop) { [live, server, weak self] in
+            ?? LoopTimer(on: loop) { [live, server, held, weak self] in
                 live.cutAll(StreamError(.draining, "the node stopped before the stream ended"))
                 let gates = self.map { $0.gates.values + $0.formerGates } ?? []
                 // Peers are told of that first: they would ask for what they take for lost on the way.
@@ -329,6 +394,7 @@ final class Worker {
                 // A peer that does not read must not hold up the end.
                 LoopTimer(on: server.loop) {
                     server.abort()
+                    held.shutDown()
                     for gate in gates { gate.abort() }
                     server.loop.giveUpDepartures()
                 }.schedule(after: .seconds(1))

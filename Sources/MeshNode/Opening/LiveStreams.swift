@@ -121,8 +121,9 @@ final class LiveStreams {
             completion(result)
             tellIfEmpty()
         }
+        if place == entries.count { entries.append(nil) }
         // Where it came through was for opening it.
-        let entry = Entry(
+        entries[place] = Entry(
             relay: relay,
             request: request.withoutHops,
             path: opened.path,
@@ -133,7 +134,6 @@ final class LiveStreams {
             incoming: first as? ResumableStream,
             outgoing: opened.lowest as? ResumableStream
         )
-        if place < entries.count { entries[place] = entry } else { entries.append(entry) }
         count += 1
         relay.start(early: early)
     }

@@ -39,6 +39,7 @@ extension PeerAccess {
             name: endpoint.match.description,
             transports: endpoint.transports,
             hbone: endpoint.hbone,
+            holders: endpoint.identities,
             areServers: true,
             gateways: endpoint.via.enumerated().map { index, address in
                 Gateway(address, expecting: endpoint.gatewayPeer(index).expectation(own: own))

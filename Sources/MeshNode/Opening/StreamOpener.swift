@@ -29,7 +29,15 @@ final class StreamOpener {
         /// Who the far end of this very connection proved to be: another server of the destination may be somebody
         /// else. nil: nobody, as over SSH.
         var peer: SPIFFEID? {
-            (lowest as? ResumableStream)?.peer ?? (lowest as? H2Stream)?.peer ?? PeerFacts(of: lowest).identity
+            let lowest = lowest
+            if lowest is Socket { return nil }
+            return (lowest as? ResumableStream)?.peer ?? (lowest as? H2Stream)?.peer ?? BridgedFacts(of: lowest)?.peer
+                ?? PeerFacts(of: lowest).identity
+        }
+        /// What the next node has answered; nil where there is none.
+        var response: ConnectResponse? {
+            (stream as? H2Stream)?.response ?? (stream as? ResumableStream)?.response
+                ?? BridgedFacts(of: stream)?.response
         }
 
         /// The client has gone before it could be joined with its far end.
@@ -46,6 +54,8 @@ final class StreamOpener {
     private let logger: Logger
     private let peerLog: PeerLog
     private let outages: ServerOutages
+    /// The connections that peers hold to this node; nil: none can.
+    private let held: HeldConnections?
     /// What streams that outlive their path have in common; nil: there are none.
     let resumptions: Resumptions?
     /// Told of each change of a path to a peer; that one is unreachable or refused, once until a path works again. No
@@ -55,8 +65,9 @@ final class StreamOpener {
     var snapshot: NodeSnapshot {
         didSet {
             recent = []
-            for (id, paths) in peers {
-                if let access = snapshot.access[id] { paths.use(access) }
+            lastDialled = nil
+            for (id, paths) in peers where snapshot.hasNews(of: id, since: oldValue) {
+                if let access = snapshot.access(to: id) { paths.use(access) }
             }
             guard snapshot.client !== oldValue.client else { return }
             for peer in peers.values { peer.use(snapshot.client, settings: snapshot.configuration.connections) }
@@ -69,11 +80,15 @@ final class StreamOpener {
     private var lastPeer: (peer: Peer, paths: PeerPaths)?
     /// The plans of late, by ``place(of:)``; empty before the first.
     private var recent: ContiguousArray<StreamPlan?> = []
+    /// What was dialled last, and by which plan: it may be dialled again. It follows from the plan, as the plan follows
+    /// from the request, until a reload.
+    private var lastDialled: (plan: StreamPlan, address: IPAddress, port: UInt16)?
 
     init(
         loop: EventLoop,
         snapshot: NodeSnapshot,
         outages: ServerOutages = ServerOutages(),
+        held: HeldConnections? = nil,
         resumptions: Resumptions? = nil,
         logger: Logger,
         onPathChange: ((PathChange) -> Void)? = nil
@@ -83,6 +98,7 @@ final class StreamOpener {
         self.logger = logger
         peerLog = PeerLog(logger, on: loop)
         self.outages = outages
+        self.held = held
         self.resumptions = resumptions
         self.onPathChange = onPathChange
     }
@@ -152,40 +168,37 @@ final class StreamOpener {
         _ plan: StreamPlan,
         _ completion: @escaping (Result<Opened, StreamError>) -> Void
     ) -> Cancellation {
-        let before = snapshot
+        let opening = StreamOpening(by: self, plan, completion)
         guard let tls else {
-            let dialer = dialer(to: target, plan) { [self] result in
-                let result = result.map { Opened(stream: $0, path: nil, dialled: $0.peerAddress) }
-                completion(decidedAgain(result, of: plan, since: before))
-            }
+            let dialer = dialer(to: target, opening) { opening.dialled($0) }
             dialer.start()
             return { dialer.cancel() }
         }
-        guard let egress = before.egress[tls] else {
+        guard let egress = snapshot.egress[tls] else {
             // Between a plan of the old configuration and the snapshot of the new one lies a reload.
             completion(.failure(StreamError(.unreachable, "the endpoint for \(target) is gone")))
             return {}
         }
         let name = plan.serverName(tls, at: target)
         var securing: ByteStream?
-        var isCancelled = false
-        let dialer = dialer(to: target, plan) { [self] result in
+        let dialer = dialer(to: target, opening) { result in
             let socket: Socket
             switch result {
-            case .failure(let error): return completion(.failure(error))
+            case .failure(let error): return opening.fail(error)
             case .success(let connected): socket = connected
             }
             let dialled = socket.peerAddress
-            securing = egress.secure(socket, as: name) { [self] result in
+            securing = egress.secure(socket, as: name) { result in
                 securing = nil
-                guard !isCancelled else { return }
-                let result = result.map { Opened(stream: $0, path: nil, dialled: dialled) }
-                completion(decidedAgain(result, of: plan, since: before))
+                switch result {
+                case .success(let stream): opening.succeed(Opened(stream: stream, path: nil, dialled: dialled))
+                case .failure(let error): opening.fail(error)
+                }
             }
         }
         dialer.start()
         return {
-            isCancelled = true
+            opening.cancel()
             dialer.cancel()
             securing?.reset(StreamError(.closed, "the client gave up"))
         }
@@ -194,27 +207,43 @@ final class StreamOpener {
     /// Looks the name up once: what is checked is what is dialled.
     private func dialer(
         to target: Authority,
-        _ plan: StreamPlan,
+        _ opening: StreamOpening,
         _ completion: @escaping (Result<Socket, StreamError>) -> Void
     ) -> Dialer {
-        let planner = snapshot.planner
+        let plan = opening.plan
         var options = Dialer.Options(timeout: snapshot.configuration.connections.connectTimeout)
         options.socket.resetsUnlessEnded = true
         if target.address == nil, plan.request.source != .localUser {
             options.requester = plan.request.sourceDescription
         }
+        let port = target.port
         let dialer = Dialer(
             to: Self.places(of: target, plan),
             on: loop,
             options: options,
-            check: { planner.refusal(dialing: $0, port: target.port, for: plan.request, by: plan.route) },
+            check: { opening.refusal(dialing: $0, port: port) },
             completion: plan.route.announces == nil
                 ? completion : { completion($0.flatMap { Self.announce(plan, to: $0) }) }
         )
         if target.address == nil {
+            let planner = snapshot.planner
             dialer.judge = { planner.refusal(ofAnswer: $0, for: target.host, in: plan) }
         }
         return dialer
+    }
+
+    /// Why a plan that was made by `snapshot` must not dial `address`; nil if it may.
+    func refusal(
+        dialing address: IPAddress,
+        port: UInt16,
+        _ plan: StreamPlan,
+        by snapshot: NodeSnapshot
+    ) -> StreamError? {
+        if let last = lastDialled, last.plan === plan, last.address == address, last.port == port { return nil }
+        let planner = snapshot.planner
+        let refusal = planner.refusal(dialing: address, port: port, for: plan.request, by: plan.route)
+        if refusal == nil, snapshot === self.snapshot { lastDialled = (plan, address, port) }
+        return refusal
     }
 
     /// Says who asks, before anything else.
@@ -234,12 +263,14 @@ final class StreamOpener {
     /// `localhost` is both, and many programs take the first one that they find.
     private static func places(of target: Authority, _ plan: StreamPlan) -> Dialer.Destination {
         guard plan.route.isThisMachine else { return .authority(target) }
-        let loopback = [
-            SocketAddress(.loopbackIPv4, port: target.port), SocketAddress(.loopbackIPv6, port: target.port),
-        ]
-        guard let named = plan.route.ownAddress else { return .addresses(loopback) }
-        let own = SocketAddress(named, port: target.port)
-        return .addresses(named.isLoopback ? [own] : [own] + loopback)
+        var places: [SocketAddress] = []
+        if let named = plan.route.ownAddress {
+            places = [SocketAddress(named, port: target.port)]
+            if named.isLoopback { return .addresses(places) }
+        }
+        places.append(SocketAddress(.loopbackIPv4, port: target.port))
+        places.append(SocketAddress(.loopbackIPv6, port: target.port))
+        return .addresses(places)
     }
 
     private func open(
@@ -253,44 +284,31 @@ final class StreamOpener {
             completion(.failure(StreamError(.unreachable, "the endpoint for \(route.authority) is gone")))
             return {}
         }
-        let before = snapshot
-        var isCancelled = false
+        let opening = StreamOpening(by: self, plan, completion)
+        let hasInnerTunnel = headers["x-tun"] != nil
         paths.openStream(
             to: route.authority,
             headers: headers,
-            permits: { path in
-                // What ends at the peer's HBONE server: its TLS would be nothing to the service behind.
-                if path.transport == .ssh, headers["x-tun"] != nil {
-                    return StreamError(.unreachable, "a stream with x-tun does not go over the path ssh")
-                }
-                return plan.refusal(over: path)
-            },
-            completion: { [self] result in
-                guard !isCancelled else {
-                    if case .success(let opened) = result {
-                        opened.stream.reset(StreamError(.closed, "the client gave up"))
-                    }
-                    return
-                }
-                let result = result.map { Opened(stream: $0.stream, path: $0.path) }
-                completion(decidedAgain(result, of: plan, since: before))
-            }
+            permits: hasInnerTunnel
+                ? { opening.refusal(over: $0, hasInnerTunnel: true) }
+                : { opening.refusal(over: $0, hasInnerTunnel: false) },
+            completion: { opening.opened($0) }
         )
-        return { isCancelled = true }
+        return { opening.cancel() }
     }
 
     /// A reload decides about streams that are open, and does not know of those that are being opened: what was planned
     /// before it is decided once more.
-    private func decidedAgain(
-        _ result: Result<Opened, StreamError>,
+    func decidedAgain(
+        _ opened: Opened,
         of plan: StreamPlan,
         since before: NodeSnapshot
     ) -> Result<Opened, StreamError> {
-        guard snapshot !== before, case .success(let opened) = result else { return result }
+        if snapshot === before { return .success(opened) }
         let dialled = opened.dialled.flatMap { peer in peer.address.map { ($0, peer.port) } }
         let request = plan.request.at(WallClock.system.seconds)
         guard let refusal = snapshot.planner.refusal(of: request, over: opened.currentPath, dialled: dialled) else {
-            return result
+            return .success(opened)
         }
         peerLog.log(
             .notice,
@@ -313,7 +331,7 @@ final class StreamOpener {
 
     private func paths(to id: PeerID) -> PeerPaths? {
         if let paths = peers[id] { return paths }
-        guard let access = snapshot.access[id] else { return nil }
+        guard let access = snapshot.access(to: id) else { return nil }
         // While a peer cannot be had, each stream that asks for it is told so: only the first time it is a change.
         var failing: PathChangeKind?
         let paths = PeerPaths(
@@ -323,6 +341,7 @@ final class StreamOpener {
             on: loop,
             logger: logger,
             outages: outages,
+            held: held,
             resumptions: resumptions
         ) { [peerLog, onPathChange] change in
             peerLog.log(.notice, StreamOpener.kind(of: change), of: "\(id)", text: "\(id): \(change)")
@@ -357,10 +376,15 @@ final class StreamOpener {
     /// Drops the peers that no endpoint leads to after a reload, with their streams. A peer whose own element of the
     /// configuration says what it said before stays, wherever that stands now.
     func forgetPeers() {
-        for (id, peer) in peers where snapshot.access[id] == nil {
+        if snapshot.keepsPeers { return }
+        for (id, peer) in peers where !snapshot.leads(to: id) {
             peer.shutDown()
             peers[id] = nil
         }
+    }
+
+    func networkChanged(_ change: NetworkChange) {
+        for peer in Array(peers.values) { peer.networkChanged(change) }
     }
 
     func shutDown() {

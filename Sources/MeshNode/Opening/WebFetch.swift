@@ -1,11 +1,10 @@
 import H2Transport
-import HTTP1
 import Platform
 import Streams
 
 /// One GET of a document from an HTTPS server, bounded in size and in time. Keeps itself alive until it has called
 /// back; confined to its loop.
-final class WebFetch: StreamObserver {
+final class WebFetch {
     typealias Completion = (Result<[UInt8], StreamError>) -> Void
 
     private let authority: Authority
@@ -17,13 +16,8 @@ final class WebFetch: StreamObserver {
     private var timer: LoopTimer?
     private var dialer: Dialer?
     private var stream: TLSStream?
+    private var fetch: HTTPFetch?
     private var retained = Retained<WebFetch>()
-    private var request: ArraySlice<UInt8> = []
-    private var bytes: [UInt8] = []
-    private var place = 0
-    private var parser: HTTPHeadParser
-    private var body: HTTPBodyReader?
-    private var content: [UInt8] = []
 
     /// - Parameters:
     ///   - authority: Where, and whose certificate is expected.
@@ -36,9 +30,6 @@ final class WebFetch: StreamObserver {
         self.context = context
         self.limit = limit
         self.loop = loop
-        var limits = HTTPLimits()
-        limits.head = 16 << 10
-        parser = HTTPHeadParser(limits: limits)
     }
 
     /// `completion` is called once, on the loop.
@@ -66,82 +57,12 @@ final class WebFetch: StreamObserver {
         let stream = TLSStream(over: socket, context: context, verifying: authority.host)
         self.stream = stream
         let host = authority.port == 443 ? String(authority.description.dropLast(4)) : authority.description
-        request =
-            Array(
-                "GET \(target) HTTP/1.1\r\nhost: \(host)\r\naccept: application/json\r\nconnection: close\r\n\r\n".utf8
-            )[...]
         stream.startHandshake { [weak self] result in
             guard let self, completion != nil else { return }
             if case .failure(let error) = result { return end(.failure(error)) }
-            stream.observer = self
-            write()
-            read()
-        }
-    }
-
-    private func write() {
-        guard let stream, completion != nil, !request.isEmpty else { return }
-        switch request.withUnsafeBytes({ stream.write($0) }) {
-        case .bytes(let count): request = request.dropFirst(count)
-        case .wouldBlock: break
-        case .failed: end(.failure(stream.failure ?? .closed(stream)))
-        }
-    }
-
-    private func read() {
-        guard let stream else { return }
-        let buffer = loop.buffers.take(.medium)
-        defer { loop.buffers.give(buffer) }
-        while completion != nil {
-            switch stream.read(into: buffer.writable) {
-            case .bytes(let count):
-                bytes += UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(buffer.writable)[..<count])
-                parse()
-            case .wouldBlock: return
-            case .end:
-                guard body?.mayEndHere == true else {
-                    return end(.failure(StreamError(.truncated, "the answer ended before it was whole")))
-                }
-                return end(.success(content))
-            case .failed: return end(.failure(stream.failure ?? .closed(stream)))
-            }
-        }
-    }
-
-    private func parse() {
-        do throws(HTTPError) {
-            if body == nil {
-                guard let next = try parser.end(in: bytes, from: 0) else { return }
-                let head = try parser.response(bytes[..<next], to: "GET")
-                guard head.status == 200 else {
-                    return end(.failure(StreamError(.unreachable, "the answer is \(head.status), and not 200")))
-                }
-                place = next
-                body = HTTPBodyReader(head.framing)
-            }
-            while completion != nil, var reader = body {
-                let step = try reader.next(in: bytes, from: place)
-                body = reader
-                switch step {
-                case .content(let range):
-                    guard content.count + range.count <= limit else {
-                        return end(.failure(StreamError(.limit, "the document has more than \(limit >> 10) KiB")))
-                    }
-                    content += bytes[range]
-                    place = range.upperBound
-                case .needsMore(let consumed):
-                    bytes.removeFirst(consumed)
-                    place = 0
-                    return
-                case .end: return end(.success(content))
-                }
-                if place == bytes.count {
-                    bytes = []
-                    place = 0
-                }
-            }
-        } catch {
-            end(.failure(StreamError(.protocolViolation, "the answer is none of HTTP/1.1: \(error.message)")))
+            let fetch = HTTPFetch(over: stream, host: host, target: target, limit: limit)
+            self.fetch = fetch
+            fetch.start { [weak self] in self?.end($0) }
         }
     }
 
@@ -150,12 +71,9 @@ final class WebFetch: StreamObserver {
         self.completion = nil
         timer?.cancel()
         dialer?.cancel()
+        fetch?.cancel()
         stream?.reset(StreamError(.closed, "the fetch is over"))
         completion(result)
         retained.release()
     }
-
-    func streamReadable(_ stream: ByteStream) { read() }
-    func streamWritable(_ stream: ByteStream) { write() }
-    func streamFailed(_ stream: ByteStream) { end(.failure(stream.failure ?? .closed(stream))) }
 }

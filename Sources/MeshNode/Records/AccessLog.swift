@@ -58,6 +58,8 @@ private final class AccessLogWriter: Sendable {
         var bytes = 0
         /// Not told yet.
         var dropped = 0
+        /// That wait to be written.
+        var lines = 0
         var droppedInAll: UInt64 = 0
         var writtenInAll: UInt64 = 0
         var mustReopen = false
@@ -104,6 +106,7 @@ private final class AccessLogWriter: Sendable {
             }
             state.chunks.append(Chunk(bytes: bytes, lines: lines))
             state.bytes += bytes.count
+            state.lines += lines
             return (true, false)
         }
         if isTaken { return wake() }
@@ -124,6 +127,8 @@ private final class AccessLogWriter: Sendable {
     func close(patience: Duration) async {
         let timeout = Task { [self] in
             guard (try? await Task.sleep(for: patience)) != nil else { return }
+            let waiting = state.withLock { $0.isClosed ? 0 : $0.lines + $0.dropped }
+            if waiting > 0 { tellLoss(of: waiting) }
             tellWaiting()
         }
         await withCheckedContinuation { continuation in
@@ -181,8 +186,19 @@ private final class AccessLogWriter: Sendable {
             // Nobody says when there is room again.
             wait(milliseconds: isHeld ? 500 : -1)
         }
-        state.withLock { $0.isClosed = true }
+        let lost = state.withLock { state in
+            state.isClosed = true
+            return state.dropped
+        }
+        if lost > 0 { tellLoss(of: lost) }
         tellWaiting()
+    }
+
+    /// Nobody else will say so: the file has no room for it either.
+    private func tellLoss(of lines: Int) {
+        logger.error(
+            "the access log ends with \(lines) \(lines == 1 ? "line" : "lines") missing: \(settings) had no room for them until the node ended"
+        )
     }
 
     /// Until there is something to do.
@@ -193,8 +209,8 @@ private final class AccessLogWriter: Sendable {
         _ = Glibc.read(wakeup, &count, 8)
     }
 
-    /// Writes the queue. What a file has no room for stays in it; what another place does not take is lost: nobody
-    /// would take it later.
+    /// Writes the queue. What a file, or anything else that is full, has no room for stays in it; what another place
+    /// does not take is lost: nobody would take it later.
     ///
     /// - Returns: Whether something waits for room.
     private func write(
@@ -212,7 +228,7 @@ private final class AccessLogWriter: Sendable {
                 done += 1
                 continue
             }
-            let isHeld = keepsRest && file.isRegular
+            let isHeld = keepsRest && file.mayHaveRoomLater
             trouble.begin(isHeld ? "the access log waits for room" : "the access log loses lines", failure, logger)
             if isHeld {
                 queue[done] = outcome.rest
@@ -220,6 +236,7 @@ private final class AccessLogWriter: Sendable {
             }
             state.withLock { state in
                 state.bytes -= outcome.rest.bytes.count
+                state.lines -= outcome.rest.lines
                 state.dropped += outcome.rest.lines
                 state.droppedInAll += UInt64(outcome.rest.lines)
             }
@@ -248,6 +265,7 @@ private final class AccessLogWriter: Sendable {
         let (lines, bytes) = (written.lines, written.bytes)
         state.withLock { state in
             state.bytes -= bytes
+            state.lines -= lines
             state.writtenInAll += UInt64(lines)
         }
         guard bytes > 0 else { return (failure, chunk) }

@@ -7,31 +7,32 @@ import Streams
 final class AccessLogBuffer {
     let log: AccessLog
     private let loop: EventLoop
-    private var json = JSONWriter()
+    private var bytes = LineWriter()
     private var text = RecordText()
     private var lines = 0
     private var timer: LoopTimer?
     /// The second that ``clockText`` says.
     private var clockSecond: Int64 = .min
+    /// The beginning of a line, up to the fractions of the second.
     private var clockText: [UInt8] = []
 
     /// A line is seen this much later at most.
     private static let delay: Duration = .milliseconds(50)
-    private static let size = 16 << 10
+    /// For how long the texts of the last lines are kept.
+    private static let memory: Duration = .seconds(1)
+    private static let size = 32 << 10
 
     init(_ log: AccessLog, on loop: EventLoop) {
         self.log = log
         self.loop = loop
-        timer = LoopTimer(on: loop) { [weak self] in
-            self?.flush()
-            self?.text.forget()
-        }
+        timer = LoopTimer(on: loop) { [weak self] in self?.rest() }
     }
 
     func append(_ record: StreamRecord) {
-        write(record)
+        writeTime()
+        text.write(record, into: &bytes)
         lines += 1
-        if json.bytes.count >= Self.size { return flush() }
+        if bytes.count >= Self.size { return flush() }
         if lines == 1 { timer?.schedule(after: Self.delay) }
     }
 
@@ -40,64 +41,30 @@ final class AccessLogBuffer {
         guard lines > 0 else { return }
         let count = lines
         lines = 0
-        log.append(json.take(), lines: count)
-        json.reserve(Self.size + Self.size / 8)
+        log.append(bytes.take(), lines: count)
     }
 
-    // MARK: A line
-
-    private func write(_ record: StreamRecord) {
-        let ticket = record.ticket
-        json.object { json in
-            json.key("time")
-            json.raw(time())
-            text.write(ticket, into: &json)
-            json.key("sent")
-            json.number(record.sent)
-            json.key("received")
-            json.number(record.received)
-            if ticket.isOpen {
-                json.key("open")
-                json.seconds(nanoseconds: ticket.opened &- ticket.began)
-            }
-            json.key("duration")
-            json.seconds(nanoseconds: record.ended &- ticket.began)
-            switch record.outcome {
-            case .ended: json.member("outcome", "ended")
-            case .cut: json.member("outcome", "cut")
-            case .refused: json.member("outcome", "refused")
-            }
-            switch record.endedBy {
-            case .client: json.member("by", "client")
-            case .destination: json.member("by", "destination")
-            case .node: json.member("by", "node")
-            }
-            if let status = record.status {
-                json.key("status")
-                json.number(status)
-            }
-            if let failure = record.failure {
-                json.key("code")
-                json.string(failure.code.description)
-                json.key("reason")
-                json.string(failure.message)
-            }
+    /// The lines of late have waited long enough, or there were none.
+    private func rest() {
+        guard lines == 0 else {
+            flush()
+            timer?.schedule(after: Self.memory)
+            return
         }
-        json.endLine()
+        text.forget()
+        bytes.shrink()
     }
 
-    /// Quoted, with milliseconds; the part before them is made once a second.
-    private func time() -> [UInt8] {
+    /// With milliseconds; the part before them is made once a second.
+    private func writeTime() {
         let now = WallClock.system.milliseconds
         let second = now / 1000
         if second != clockSecond {
             clockSecond = second
-            clockText = Array("\"\(describe(time: second).dropLast()).000Z\"".utf8)
+            clockText = Array("{\"time\":\"\(describe(time: second).dropLast()).".utf8)
         }
-        let digits = clockText.count - 5
-        clockText[digits] = 0x30 + UInt8(truncatingIfNeeded: now / 100 % 10)
-        clockText[digits + 1] = 0x30 + UInt8(truncatingIfNeeded: now / 10 % 10)
-        clockText[digits + 2] = 0x30 + UInt8(truncatingIfNeeded: now % 10)
-        return clockText
+        bytes.append(clockText)
+        bytes.append(UInt64(truncatingIfNeeded: now - second * 1000), digits: 3)
+        bytes.append("Z\",\"id\":")
     }
 }

@@ -18,8 +18,12 @@ final class AccessLogFile {
     /// The last line was written in part.
     private var isTorn = false
 
-    /// Whether there may be room later for what does not fit now.
-    var isRegular: Bool { kind == S_IFREG }
+    /// Why the last write failed.
+    private var lastFailure: Int32 = 0
+    /// Whether there may be room later for what did not fit: a full disk says so, wherever it is, and a file in any
+    /// case.
+    var mayHaveRoomLater: Bool { isRegular || lastFailure == ENOSPC || lastFailure == EDQUOT }
+    private var isRegular: Bool { kind == S_IFREG }
     private var isPipe: Bool { kind == S_IFIFO }
 
     /// - Parameter descriptor: As ``open(_:)`` has returned it; owned.
@@ -97,13 +101,15 @@ final class AccessLogFile {
             case EAGAIN:
                 var poll = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
                 _ = Glibc.poll(&poll, 1, -1)
-            default: return -1
+            default:
+                lastFailure = errno
+                return -1
             }
         }
     }
 
     private func failure() -> StreamError {
-        .system(errno, "writing to \(path ?? "standard output")")
+        .system(lastFailure, "writing to \(path ?? "standard output")")
     }
 
     /// By memchr(3): one byte after the other would cost as much as writing the line has.

@@ -3,11 +3,11 @@ import Platform
 
 /// What came with a stream that says where it belongs, and what its answer said: for the access log and the page of
 /// live streams. Others have written all of it; nothing is decided by it.
-struct StreamMetadata {
+///
+/// Most peers say the same with each of their streams.
+struct StreamMetadata: Equatable {
     /// Of whoever asks.
     var baggage: String?
-    /// The one that goes on with the stream.
-    var trace: TraceParent?
     /// The network that whoever asks is in.
     var network: String?
     /// Of the answer.
@@ -17,22 +17,17 @@ struct StreamMetadata {
     /// Of what is written of each baggage, in bytes of keys and values; the rest is left out.
     private static let longest = 1024
 
-    /// - Parameters:
-    ///   - request: As it came.
-    ///   - headers: As they go on; nil: they do not.
-    init(_ request: ConnectRequest, goingOnWith headers: HeaderFields? = nil) {
+    /// Nothing.
+    init() {}
+
+    /// Of a request; nil: nothing came with it.
+    init?(_ request: ConnectRequest) {
         baggage = request.baggage
-        trace = TraceParent(parsing: headers?["traceparent"] ?? request.traceparent)
         if let name = request.headers["x-forwarded-network"], name.utf8.count <= Self.longestNetwork { network = name }
+        if baggage == nil, network == nil { return nil }
     }
 
-    init(trace: TraceParent?) { self.trace = trace }
-
     func write(into json: inout JSONWriter) {
-        if let trace {
-            json.key("traceparent")
-            json.string(trace.description)
-        }
         if let network {
             json.key("network")
             json.string(network)

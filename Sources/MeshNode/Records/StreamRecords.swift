@@ -1,3 +1,4 @@
+import MeshPaths
 import MeshPolicy
 import Platform
 import Streams
@@ -12,6 +13,10 @@ final class StreamRecords {
     /// What this loop's streams have come to, by where they came in: a handful.
     private(set) var fronts: [FrontStatistics] = []
     private(set) var pathChanges: [PathChangeKind: UInt64] = [:]
+    /// What has been carried to each peer over each of its paths, as far as it was looked at.
+    private(set) var traffic: [PeerID: [PathID: PathTraffic]] = [:]
+    /// What was decided last; empty where nobody may ask.
+    private(set) var decisions = DecisionLog()
     private var nextID: UInt64
     private let stride: UInt64
 
@@ -37,8 +42,12 @@ final class StreamRecords {
     }
 
     /// nil: nobody wants to know.
-    func begin(_ plan: StreamPlan, at front: FrontName) -> StreamTicket? {
+    ///
+    /// - Parameter front: Looked for only where somebody does.
+    func begin(_ plan: StreamPlan, at front: @autoclosure () -> FrontName) -> StreamTicket? {
         guard isOn else { return nil }
+        let front = front()
+        if isCounting { decisions.note(plan, at: front.listener) }
         let ticket = StreamTicket(id: nextID, front: front, plan: plan, records: self)
         nextID &+= stride
         return ticket
@@ -53,6 +62,7 @@ final class StreamRecords {
         let ticket = record.ticket
         let index = index(of: ticket.front)
         if ticket.isOpen {
+            account(ticket, sent: record.sent, received: record.received)
             fronts[index].end(
                 over: ticket.path?.transport,
                 record.failure?.code,
@@ -64,6 +74,22 @@ final class StreamRecords {
             fronts[index].refuse(failure.code)
         }
     }
+
+    /// A stream has carried so much since it was opened: what is new of it was carried by the path that it is on.
+    func account(_ ticket: StreamTicket, sent: UInt64, received: UInt64) {
+        guard isCounting, let path = ticket.pathNow, case .peer(let route, _) = ticket.plan.outcome else { return }
+        let before = ticket.accounted
+        ticket.accounted = PathTraffic(sent: sent, received: received)
+        traffic[route.peer.id, default: [:]][path, default: PathTraffic()].add(
+            sent: sent &- before.sent,
+            received: received &- before.received
+        )
+    }
+
+    func rulesChanged() { decisions.rulesChanged() }
+
+    /// Of peers that are no more, nothing is told.
+    func forgetPeers(but known: (PeerID) -> Bool) { traffic = traffic.filter { known($0.key) } }
 
     /// A client of TLS was none, or not let in.
     func handshakeFailed(_ code: StreamError.Code, at front: FrontName) {

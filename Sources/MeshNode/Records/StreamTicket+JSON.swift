@@ -1,3 +1,4 @@
+import H2Transport
 import MeshIdentity
 import MeshPaths
 import MeshPolicy
@@ -15,6 +16,10 @@ extension StreamTicket {
         writeClient(into: &json)
         writeDestination(into: &json)
         writeWay(into: &json)
+        if let trace {
+            json.key("traceparent")
+            json.string(trace.description)
+        }
         metadata?.write(into: &json)
         writeDecision(into: &json)
     }

@@ -1,3 +1,4 @@
+import H2Transport
 import MeshIdentity
 import MeshPaths
 import MeshPolicy
@@ -31,8 +32,12 @@ final class StreamTicket {
     private(set) var pathNow: PathID?
     /// Who the peer proved to be.
     private(set) var peer: SPIFFEID?
-    /// What came with it beside its bytes; nil: nothing did.
+    /// The trace that goes on with it; nil: none does.
+    var trace: TraceParent?
+    /// What else came with it beside its bytes; nil: nothing did.
     var metadata: StreamMetadata?
+    /// What of its bytes was put down to the path that carried them.
+    var accounted = PathTraffic()
     /// What had moved when somebody looked last: for rates.
     var looked: (at: UInt64, sent: UInt64, received: UInt64)
     /// nil once it was recorded.

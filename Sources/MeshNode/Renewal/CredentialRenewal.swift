@@ -142,6 +142,11 @@ private struct RenewedDevice: SignaledDevice {
 
     func endpoints() -> SignalMessage.Endpoints { .init(hbone: []) }
 
+    /// Whoever renews certificates need not know how this device is reached.
+    func offer(for offer: SignalMessage.Offer) -> SignalMessage.Offer { .init(id: id.description) }
+
+    func note(_ outcome: SignalMessage.Outcome) {}
+
     private func named<Result>(_ body: () throws(IdentityError) -> Result) throws(SignalError) -> Result {
         do throws(IdentityError) {
             return try body()

@@ -29,10 +29,23 @@ package struct Takeover: Sendable {
     /// Where a node with this runtime directory can be taken over.
     package static func path(in directory: String) -> String { "\(directory)/takeover.sock" }
 
-    /// Asks the node that runs with this runtime directory for its sockets; nil when none runs. Blocks.
+    /// Asks the node that runs with this runtime directory for its sockets; nil when none runs. Blocks: where another
+    /// process takes it over right now, or it has just done so itself, until that is done.
     ///
-    /// - Throws: ``Streams/StreamError``: `limit` when another process takes it over right now.
+    /// - Throws: ``Streams/StreamError``: `limit` when that takes too long.
     package static func begin(in directory: String) throws(StreamError) -> Takeover? {
+        let deadline = ContinuousClock.now + patience
+        while true {
+            do throws(StreamError) {
+                return try ask(in: directory)
+            } catch {
+                guard error.code == .limit, ContinuousClock.now < deadline else { throw error }
+                usleep(100_000)
+            }
+        }
+    }
+
+    private static func ask(in directory: String) throws(StreamError) -> Takeover? {
         guard let receiver = try ListeningSocketReceiver(path: path(in: directory), timeout: patience) else {
             return nil
         }

@@ -2,22 +2,19 @@ import Platform
 import Streams
 
 /// Dials the addresses of a peer's HBONE server until one answers: one after the other, a quarter of a second apart or
-/// at once when one fails (RFC 8305), and all of them again after a second. Confined to its event loop.
-///
-/// Again, because the kernel repeats a lost SYN after one second, three, seven: over a way that was down for two
-/// seconds an attempt that began before would answer after three, and over one that was down for ten after fifteen.
-/// What was dialled before goes on: a far server that takes seconds to answer is not left.
+/// at once when one fails (RFC 8305); what does not answer again each second. Confined to its event loop.
 final class DialList {
     private let loop: EventLoop
-    private let timeout: Duration
-    private let socket: SocketOptions
+    private let options: Dialer.Options
     /// How many there are.
-    private let count: Int
-    /// What is still to be dialled; whether a round begins with it.
-    private var rest: ArraySlice<(address: Authority, isAgain: Bool)>
-    /// When the first round's first attempt ends, and with it those that repeat it; on the loop's clock.
-    private let deadline: UInt64
+    private var count: Int
+    /// What is still to be dialled.
+    private var rest: ArraySlice<Authority>
     private let completion: (Result<ByteStream, StreamError>) -> Void
+    /// Why one of the addresses that a name leads to must not be dialled, or nil. Set before ``start()``.
+    var check: (Authority, IPAddress) -> StreamError? = { _, _ in nil }
+    /// Told of what became of each attempt, and how long it took. Set before ``start()``.
+    var onAttempt: (Authority, Duration, StreamError?) -> Void = { _, _, _ in }
     private var underWay: [Int: Dialer] = [:]
     private var started = 0
     private var errors: [StreamError] = []
@@ -26,29 +23,27 @@ final class DialList {
 
     /// RFC 8305 §5.
     private static let delay = Duration.milliseconds(250)
-    /// As long as the kernel waits before it repeats the first SYN.
-    private static let again = Duration.seconds(1)
-    private static let rounds = 4
 
-    /// - Parameter segmentLimit: As in ``Streams/SocketOptions``.
+    /// - Parameters:
+    ///   - segmentLimit: As in ``Streams/SocketOptions``.
+    ///   - multipath: The same.
     init(
         _ addresses: [Authority],
         on loop: EventLoop,
         timeout: Duration,
         segmentLimit: Int? = nil,
+        multipath: Bool = false,
         completion: @escaping (Result<ByteStream, StreamError>) -> Void
     ) {
-        let repeated = (0..<Self.rounds).flatMap { round in
-            addresses.indices.map { (address: addresses[$0], isAgain: round > 0 && $0 == addresses.startIndex) }
-        }
-        rest = repeated[...]
+        rest = addresses[...]
         count = addresses.count
-        deadline = loop.now &+ timeout.nanoseconds
         self.loop = loop
-        self.timeout = timeout
         var socket = SocketOptions.multiplexed(unacknowledgedLimit: .seconds(10))
         socket.segmentLimit = segmentLimit
-        self.socket = socket
+        socket.multipath = multipath
+        var options = Dialer.Options(timeout: timeout, socket: socket)
+        options.repeatDelay = Dialer.Options.pathRepeatDelay
+        self.options = options
         self.completion = completion
     }
 
@@ -60,19 +55,37 @@ final class DialList {
         startNext()
     }
 
+    /// The way to the addresses may be another now: they are dialled once more at once, beside what is under way.
+    func hurry() {
+        for dialer in underWay.values { dialer.hurry() }
+    }
+
+    /// There are more addresses: the first of them is dialled at once, beside what is under way.
+    func add(_ addresses: [Authority]) {
+        guard !isDone, timer != nil, !addresses.isEmpty else { return }
+        rest = (addresses + rest)[...]
+        count += addresses.count
+        startNext()
+    }
+
     private func startNext() {
-        guard !isDone, let (address, _) = rest.popFirst() else { return }
-        var options = Dialer.Options(timeout: timeout, socket: socket)
+        guard !isDone, let address = rest.popFirst() else { return }
         started += 1
-        if started > count {
-            guard loop.now < deadline else { return }
-            options.timeout = .nanoseconds(Int64(clamping: deadline &- loop.now))
+        let (number, began) = (started, loop.now)
+        let check = { [check] in check(address, $0) }
+        let dialer = Dialer(to: .authority(address), on: loop, options: options, check: check) { [self] result in
+            let time = Duration.nanoseconds(Int64(clamping: loop.now &- began))
+            if !isDone {
+                switch result {
+                case .success: onAttempt(address, time, nil)
+                case .failure(let error): onAttempt(address, time, error)
+                }
+            }
+            ended(number, result)
         }
-        let number = started
-        let dialer = Dialer(to: .authority(address), on: loop, options: options) { [self] in ended(number, $0) }
         underWay[number] = dialer
         dialer.start()
-        if let next = rest.first { timer?.schedule(after: next.isAgain ? Self.again : Self.delay) }
+        if !rest.isEmpty { timer?.schedule(after: Self.delay) }
     }
 
     private func ended(_ number: Int, _ result: Result<Socket, StreamError>) {
@@ -84,8 +97,7 @@ final class DialList {
         switch result {
         case .success(let socket): end(.success(socket))
         case .failure(let error):
-            if number <= count { errors.append(error) }
-            // One round tells what there is to tell: what is refused now is refused again.
+            errors.append(error)
             if started < count {
                 startNext()
             } else if underWay.isEmpty {

@@ -1,4 +1,5 @@
 import Logging
+package import MeshPolicy
 import Platform
 import SSHSignal
 package import Streams
@@ -7,23 +8,37 @@ extension PeerPaths {
     /// Carries an accepted connection to `destination` behind the peer. The connection is reset, and the reason logged,
     /// when there is no stream for it.
     package func carry(_ socket: Socket, to destination: ForwardDestination) {
-        let join = { [weak self] (result: Result<ByteStream, StreamError>) in
-            switch result {
-            case .success(let stream):
-                let relay = Relay(socket, stream)
-                relay.onFailure = { error in
-                    // Who hangs up knows it.
-                    if socket.failure == nil { self?.forwardFailed(.cut("\(destination)", error)) }
-                }
-                relay.start()
-            case .failure(let error):
-                self?.forwardFailed(.notOpened("\(destination)", error))
-                socket.reset(error)
-            }
+        carried += 1
+        let over = { [weak self] (_: RelayResult) -> Void in self?.carried -= 1 }
+        let cut = { [weak self] (error: StreamError) -> Void in
+            // Who hangs up knows it.
+            if socket.failure == nil { self?.forwardFailed(.cut("\(destination)", error)) }
+        }
+        let refuse = { [weak self] (error: StreamError) -> Void in
+            self?.carried -= 1
+            self?.forwardFailed(.notOpened("\(destination)", error))
+            socket.reset(error)
         }
         switch destination {
-        case .authority(let authority): openStream(to: authority) { join($0.map(\.stream)) }
-        case .unixSocket(let path): openUnixSocket(path, completion: join)
+        case .authority(let authority):
+            openStream(to: authority) { [weak self] result in
+                switch result {
+                case .success(let opened):
+                    guard let self else { return opened.stream.reset(StreamError(.closed, "shut down")) }
+                    join(socket, opened, onFailure: cut, completion: over)
+                case .failure(let error): refuse(error)
+                }
+            }
+        case .unixSocket(let path):
+            openUnixSocket(path) { result in
+                switch result {
+                case .success(let stream):
+                    let relay = Relay(socket, stream, completion: over)
+                    relay.onFailure = cut
+                    relay.start()
+                case .failure(let error): refuse(error)
+                }
+            }
         }
     }
 
@@ -52,16 +67,15 @@ extension PeerPaths {
         openStream(to: destination) { [weak self] result in
             switch result {
             case .success(let opened):
-                guard !isCancelled, let early = connection.succeed() else {
+                guard !isCancelled, let self, let early = connection.succeed() else {
                     return opened.stream.reset(StreamError(.closed, "the SOCKS client has gone"))
                 }
                 let client = connection.client
-                let relay = Relay(client, opened.stream)
-                relay.onFailure = { error in
+                let cut = { [weak self] (error: StreamError) -> Void in
                     // Who hangs up knows it.
                     if client.failure == nil { self?.forwardFailed(.cut("\(destination) (SOCKS)", error)) }
                 }
-                relay.start(early: early)
+                join(client, opened, early: early, onFailure: cut)
             case .failure(let error):
                 if !isCancelled { connection.refuse(error) }
             }
@@ -113,5 +127,38 @@ extension PeerPaths {
     package func cancel(_ forwarding: RemoteForwarding) {
         forwarding.cancel()
         drop(forwarding)
+    }
+}
+
+// MARK: What is carried
+
+extension PeerPaths {
+    /// What ``join(_:_:early:onFailure:completion:)`` has carried over each path.
+    package var traffic: [PathID: PathTraffic] { meter.traffic }
+
+    /// Joins a client of this side and a stream to the peer, and counts what goes over it.
+    ///
+    /// - Parameters:
+    ///   - client: Its first end.
+    ///   - opened: The other.
+    ///   - early: What has been read from the client already.
+    ///   - onFailure: Told why, before both are reset.
+    ///   - completion: Called once, after both were closed or reset.
+    package func join(
+        _ client: ByteStream,
+        _ opened: OpenedStream,
+        early: [UInt8] = [],
+        onFailure: ((StreamError) -> Void)? = nil,
+        completion: @escaping (RelayResult) -> Void = { _ in }
+    ) {
+        var id: ObjectIdentifier?
+        let relay = Relay(client, opened.stream) { [weak self] result in
+            if let id { self?.meter.ended(id) }
+            completion(result)
+        }
+        id = ObjectIdentifier(relay)
+        relay.onFailure = onFailure
+        meter.began(relay, opened)
+        relay.start(early: early)
     }
 }

@@ -28,6 +28,7 @@ package final class RemoteForwarding: SessionUser {
     /// The server has said yes once: a later no is about a session of ours that it does not know to be gone.
     private var hasListened = false
     private var isListening = false
+    private(set) var streamCount = 0
     /// What the far side chose, to ask for the same one again.
     private var port: UInt16
     /// Was asked to listen.
@@ -122,15 +123,18 @@ package final class RemoteForwarding: SessionUser {
 
     private func accepted(_ stream: ByteStream) {
         guard !isStopped else { return stream.reset(StreamError(.closed, "the forward was cancelled")) }
+        streamCount += 1
         let join = { [logger, forward] (result: Result<Socket, StreamError>) in
             switch result {
             case .success(let socket):
                 Relay(stream, socket) { result in
+                    self.streamCount -= 1
                     if let failure = result.failure {
                         logger.warning("stream to \(forward.destination) cut: \(failure)")
                     }
                 }.start()
             case .failure(let error):
+                self.streamCount -= 1
                 logger.warning("no connection to \(forward.destination) for \(stream.peerDescription): \(error)")
                 stream.reset(error)
             }

@@ -41,8 +41,6 @@ package final class SOCKSConnection: StreamObserver {
     private var timer: LoopTimer?
     private var retained = Retained<SOCKSConnection>()
 
-    /// For the client's part of the handshake.
-    private static let timeout: Duration = .seconds(15)
     /// What is read at once: nearly always the rest of the handshake, and little of what belongs to the stream.
     private static let piece = 512
 
@@ -55,13 +53,14 @@ package final class SOCKSConnection: StreamObserver {
         handshake = SOCKSHandshake(authenticates: handlers.check != nil)
     }
 
-    package func start() {
+    /// - Parameter timeout: For the client's part of the handshake.
+    package func start(timeout: Duration = .seconds(15)) {
         retained.hold(self)
         client.observer = self
         let timer = LoopTimer(on: client.loop) { [weak self] in
-            self?.drop(StreamError(.timedOut, "the SOCKS client did not say within \(Self.timeout) what it wants"))
+            self?.drop(StreamError(.timedOut, "the SOCKS client did not say within \(timeout) what it wants"))
         }
-        timer.schedule(after: Self.timeout)
+        timer.schedule(after: timeout)
         self.timer = timer
         perform(SOCKSHandshake.start)
         advance()

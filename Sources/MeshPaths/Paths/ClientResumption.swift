@@ -1,4 +1,5 @@
 import H2Transport
+import MeshIdentity
 import MeshPolicy
 import Platform
 import Streams
@@ -17,8 +18,10 @@ final class ClientResumption: ResumptionOwner {
     /// The server's word.
     private let ticket: String
     private let request: PeerPaths.Request
-    /// Of several servers, the one that has the stream.
-    private(set) var server: Authority?
+    /// Where the stream is.
+    private(set) var home: ResumptionPlace
+    /// The connection of the carrier was found not to answer, where that connection does not say so itself.
+    private var carrierDoubt = CarrierDoubt()
     private var generation: UInt64 = 0
     /// What the last request has said.
     private var asked: UInt64 = 0
@@ -26,25 +29,27 @@ final class ClientResumption: ResumptionOwner {
     private var reason = ""
     private var failures = 0
     private var retry: LoopTimer?
+    /// Among those of its peer; -1: it is none of them.
+    fileprivate var place = -1
 
     private static let firstPause: Duration = .milliseconds(20)
     private static let longestPause: Duration = .seconds(1)
 
     init(
         _ ticket: String,
-        over carrier: H2Stream,
-        at server: Authority?,
+        over carrier: any ResumableCarrier,
+        at place: ResumptionPlace,
         of request: PeerPaths.Request,
         _ paths: PeerPaths,
         path: PathID
     ) {
         self.ticket = ticket
-        self.server = server
+        self.home = place
         self.request = request
         self.paths = paths
         stream = ResumableStream(
             over: carrier,
-            to: request.authority.description,
+            to: request.authority,
             isClient: true,
             of: self,
             in: paths.resumptions
@@ -63,6 +68,15 @@ final class ClientResumption: ResumptionOwner {
         headers[ResumptionField.name] =
             ResumptionRequest(ticket, generation: generation, position: asked).field
         return headers
+    }
+
+    /// What carries it does not answer.
+    var isInDoubt: Bool { carrierDoubt.holds(heard: stream.heard) || stream.transportConnection?.doubt != nil }
+
+    /// Streams over that connection go on where somebody answers.
+    func doubt(because reason: String) {
+        carrierDoubt.begin(heard: stream.heard)
+        ask(because: reason)
     }
 
     /// Asks for the stream, unless that is under way.
@@ -91,10 +105,16 @@ final class ClientResumption: ResumptionOwner {
     }
 
     private func attach(_ opened: OpenedStream) {
-        guard !stream.isOver, let carrier = opened.stream as? H2Stream else {
+        guard !stream.isOver, let carrier = opened.stream.asCarrier else {
             return opened.stream.reset(StreamError(.closed, "the stream is over"))
         }
-        guard let field = carrier.response?.headers[ResumptionField.name],
+        // An endpoint may have several identities, and the bytes of one are nothing for another.
+        guard carrier.provenPeer == stream.peer else {
+            carrier.letGo(StreamError(.closed, "the stream is another identity's"))
+            let whose = stream.peer?.description ?? "a peer without a certificate"
+            return failed(StreamError(.unreachable, "\(carrier.peerDescription) is not \(whose), whose stream it is"))
+        }
+        guard let field = carrier.answer?.headers[ResumptionField.name],
             let position = Hexadecimal.number(Substring(field))
         else {
             carrier.letGo(StreamError(.closed, "the answer does not say where the stream goes on"))
@@ -110,6 +130,8 @@ final class ClientResumption: ResumptionOwner {
                 because: reason
             )
             failures = 0
+            carrierDoubt.end()
+            self.home.certificate = carrier.peerCertificate ?? self.home.certificate
         } catch {
             carrier.letGo(StreamError(.protocolViolation, "\(error)"))
             failed(StreamError(.protocolViolation, "\(carrier.peerDescription) \(error)"))
@@ -141,6 +163,14 @@ final class ClientResumption: ResumptionOwner {
         ask(because: reason)
     }
 
+    /// The network has changed: no pause is kept.
+    func hurry() {
+        guard retry?.isScheduled == true else { return }
+        failures = 0
+        retry?.cancel()
+        askAgain()
+    }
+
     /// The stream is reset, on both sides.
     func end(_ error: StreamError) { stream.lose(error) }
 
@@ -157,34 +187,54 @@ final class ClientResumption: ResumptionOwner {
 
     func resumableEnded(_ stream: ResumableStream) {
         retry?.cancel()
-        paths.resumable[ObjectIdentifier(stream)] = nil
+        guard place >= 0 else { return }
+        let last = paths.resumable.removeLast()
+        if last !== self {
+            paths.resumable[place] = last
+            last.place = place
+        }
+        place = -1
     }
 }
 
 extension PeerPaths {
     /// A stream that can go on elsewhere, where the far side has said so; nil: it cannot.
     func resumable(_ stream: ByteStream, over path: PathID, _ request: Request) -> ByteStream? {
-        guard request.resumption == nil, let carrier = stream as? H2Stream,
-            let field = carrier.response?.headers[ResumptionField.name], ResumptionTicket.isTicket(field)
+        guard request.resumption == nil, let carrier = stream.asCarrier,
+            let field = carrier.answer?.headers[ResumptionField.name], ResumptionTicket.isTicket(field)
         else { return nil }
-        let server = source(of: path)?.server(of: carrier.transport)
-        let resumption = ClientResumption(field, over: carrier, at: server, of: request, self, path: path)
-        resumable[ObjectIdentifier(resumption.stream)] = resumption
+        let place = ResumptionPlace(
+            server: usedSource(of: path)?.server(of: (carrier as? H2Stream)?.transport),
+            identity: carrier.provenPeer,
+            certificate: carrier.peerCertificate
+        )
+        let resumption = ClientResumption(field, over: carrier, at: place, of: request, self, path: path)
+        resumption.place = resumable.count
+        resumable.append(resumption)
         return resumption.stream
     }
 
     /// Another path carries new streams from now on, or the same one does again: those that can move along do.
     func moveStreams(to path: PathID, because reason: String) {
-        guard path.transport != .ssh else { return }
-        for resumption in Array(resumable.values) {
+        guard path.transport.resumesStreams else { return }
+        for resumption in Array(resumable) {
             let stream = resumption.stream!
-            if stream.isAttached, stream.path == path, stream.transportConnection?.doubt == nil { continue }
+            if stream.isAttached, stream.path == path, !resumption.isInDoubt { continue }
             resumption.ask(because: reason)
         }
     }
+
+    /// The same of a connection that the peer holds, on whichever event loop.
+    func moveStreams(fromHeld id: UInt64, because reason: String) {
+        for resumption in Array(resumable) {
+            guard let carrier = resumption.stream.carrier, held?.id(of: carrier) == id else { continue }
+            resumption.doubt(because: reason)
+        }
+    }
+
     /// A connection does not answer: its streams go on where somebody does, and stay where nobody does.
     func moveStreams(from connection: H2Connection, because reason: String) {
-        for resumption in Array(resumable.values) where resumption.stream.transportConnection === connection {
+        for resumption in Array(resumable) where resumption.stream.transportConnection === connection {
             resumption.ask(because: reason)
         }
     }

@@ -12,6 +12,8 @@ import Streams
 ///                                 destination where it leads, so that two of them may be two workloads
 /// ```
 ///
+/// Where the peer itself has named the gateway, there is one workload, its own HBONE server, for all destinations.
+///
 /// With several gateways each one is reached through those before it. A peer with one destination is up when its
 /// workload is; one with many when the last gateway is, and what becomes of a workload is that destination's affair.
 final class GatewaySource: PathSource {
@@ -38,6 +40,9 @@ final class GatewaySource: PathSource {
     private let expectation: PeerExpectation
     /// The only destination there is; nil: there may be many.
     private let single: Authority?
+    /// What the gateways are asked for, whatever a stream's destination is: they lead to the peer's HBONE server by its
+    /// own word, and what they answer is no answer of the peer's. nil: they are asked for the destination.
+    private let home: Authority?
     private let make: Maker
     private var context: TLSContext
     private var settings: ConnectionSettings
@@ -57,6 +62,8 @@ final class GatewaySource: PathSource {
     /// - Parameters:
     ///   - gateways: Nearest first; at least one.
     ///   - single: The only destination; nil: there may be many.
+    ///   - home: What the gateways call the peer's HBONE server, which is asked for all destinations then; nil: they
+    ///     are asked for these.
     ///   - expectation: Who the workload must be.
     ///   - marks: What is said to gateways and to workloads.
     ///   - dial: Connects to the first gateway.
@@ -67,6 +74,7 @@ final class GatewaySource: PathSource {
     init(
         through gateways: [Gateway],
         to single: Authority?,
+        home: Authority? = nil,
         expecting expectation: PeerExpectation,
         marks: GatewayMarks,
         over dial: @escaping TunnelSource.LowerDialer,
@@ -78,7 +86,8 @@ final class GatewaySource: PathSource {
     ) {
         precondition(!gateways.isEmpty, "a path through gateways needs one")
         self.gateways = gateways
-        self.single = single
+        self.single = home ?? single
+        self.home = home
         self.expectation = expectation
         self.marks = marks
         self.context = context
@@ -107,7 +116,7 @@ final class GatewaySource: PathSource {
             tunnel.source.onDraining = { [weak self] in self?.leave($0) }
             hops.append(tunnel)
         }
-        guard single == nil, let gateway = hops.last else { return }
+        guard self.single == nil, let gateway = hops.last else { return }
         gateway.events = PathEvents(
             up: { [weak self] in self?.events.up() },
             down: { [weak self] in self?.events.down($0, $1) },
@@ -158,7 +167,8 @@ final class GatewaySource: PathSource {
 
     // MARK: Workloads
 
-    private func workload(for authority: Authority) -> Workload? {
+    private func workload(for destination: Authority) -> Workload? {
+        let authority = home ?? destination
         if let last, last.authority == authority { return last.workload }
         guard let workload = workloads[authority] ?? makeWorkload(for: authority) else { return nil }
         last = (authority, workload)
@@ -182,7 +192,7 @@ final class GatewaySource: PathSource {
             down: { [weak self] error, wasUsed in
                 guard let self, isSingle else { return }
                 // The gateway is there, and its word is the answer to whoever asks: no other path is to get round it.
-                if Self.isAnswer(error) { events.up() } else { events.down(error, wasUsed) }
+                if home == nil, Self.isAnswer(error) { events.up() } else { events.down(error, wasUsed) }
             },
             rest: { [weak self] in if isSingle { self?.events.rest() } },
             idle: { [weak self, weak workload] in
@@ -228,6 +238,11 @@ final class GatewaySource: PathSource {
 
     func expect(_ headers: HeaderFields) { trail = headers }
 
+    func networkChanged(_ change: NetworkChange) {
+        for hop in hops { hop.source.networkChanged(change) }
+        for workload in workloads.values { workload.tunnel.source.networkChanged(change) }
+    }
+
     func establish() {
         parting?.cancel()
         if let single { workload(for: single)?.tunnel.establish() } else { hops.last?.establish() }
@@ -246,7 +261,7 @@ final class GatewaySource: PathSource {
         if tunnel.isUp { return tunnel.source.open(to: authority, headers: headers, completion: completion) }
         workload.trail = headers
         tunnel.open(to: authority, headers: headers) { [weak self] result in
-            guard let self, case .failure(.pathLost(let error?)) = result,
+            guard let self, home == nil, case .failure(.pathLost(let error?)) = result,
                 Self.isAnswer(error) || single == nil && hops.last?.isUp == true
             else { return completion(result) }
             completion(.failure(.refused(error)))
@@ -277,6 +292,18 @@ final class GatewaySource: PathSource {
         release()
         parting?.cancel()
         for hop in hops.reversed() { hop.reset() }
+    }
+
+    func distrust() -> Bool {
+        let keeping = workloads.filter { $0.value.tunnel.distrust() }
+        guard !keeping.isEmpty else {
+            reset()
+            return false
+        }
+        // The gateways carry what goes on.
+        workloads = keeping
+        last = nil
+        return true
     }
 
     private func part() {

@@ -1,7 +1,6 @@
 package import MeshIdentity
 package import MeshPolicy
 package import Platform
-import Streams
 
 /// How one way to a peer stands, for people.
 package struct PathReport: Hashable, Sendable {
@@ -25,8 +24,28 @@ package struct PathReport: Hashable, Sendable {
     package let roundTripTime: Duration?
     /// Open, or being opened.
     package let streams: Int
+    /// Whether its connection is of Multipath TCP; nil: nobody has asked for that, or there is none.
+    package let isMultipath: Bool?
+    /// For how long new streams have taken it, and why; nil where they do not.
+    package let age: Duration?
+    package let why: String?
     /// Where the path leads to several; empty where it does not.
     package let servers: [ServerReport]
+    /// Where the path was dialled, in the order in which it would be now; empty where there is one place at most.
+    package let addresses: [AddressReport]
+}
+
+/// What became of one address of a peer, for people.
+package struct AddressReport: Hashable, Sendable {
+    package let address: Authority
+    /// By the peer's word, over SSH.
+    package let isTold: Bool
+    /// TCP's handshake.
+    package let connectTime: Duration?
+    /// TCP's and TLS's, with the first answer.
+    package let handshake: Duration?
+    /// Why it does not answer, last.
+    package let failure: String?
 }
 
 /// How one of several servers of a peer stands, for people.
@@ -46,30 +65,4 @@ package struct ServerReport: Hashable, Sendable {
     package let state: State
     /// Why it does not work, last.
     package let failure: String?
-}
-
-extension PeerPaths {
-    /// Every way to the peer, the preferred one first.
-    package var report: [PathReport] {
-        candidates.map { candidate in
-            let state: PathReport.State =
-                switch candidate.state {
-                case _ where candidate.path == pathInUse: .inUse
-                case .idle: .idle
-                case .trying: .trying
-                case .up: .up
-                case .waiting: .waiting
-                }
-            let source = source(of: candidate.path)
-            return PathReport(
-                path: candidate.path,
-                state: state,
-                failure: candidate.lastError?.description,
-                peer: source?.peer,
-                roundTripTime: source?.roundTripTime,
-                streams: source?.streamCount ?? 0,
-                servers: source?.servers ?? []
-            )
-        }
-    }
 }

@@ -3,8 +3,8 @@ import Streams
 
 /// Chooses which path carries new streams to one peer. No I/O and no clock: events and times go in, actions come out.
 ///
-/// Candidates are ordered by preference (`h2`, `h2-over-ssh`, `ssh`; there may be several of one kind). Each goes
-/// through
+/// Candidates are ordered by preference (`h2`, `h2-over-ssh`, `ssh`; there may be several of one kind, and more may
+/// become known). Each goes through
 ///
 /// ```
 ///            connect            came up              stable for 2 s, or nothing better in use
@@ -89,6 +89,31 @@ struct PathSelector {
         self.timing = timing
     }
 
+    /// More ways have become known. Each is a candidate behind those of its kind and before those of a lesser one.
+    mutating func add(_ paths: [PathID]) {
+        for path in paths where index(of: path) == nil {
+            let rank = path.transport.rank
+            let place = candidates.firstIndex { $0.path.transport.rank > rank } ?? candidates.endIndex
+            candidates.insert(Candidate(path: path), at: place)
+        }
+    }
+
+    /// A way is none any more. One that is up stays for as long as it is.
+    ///
+    /// - Returns: Whether it is gone.
+    mutating func remove(_ path: PathID) -> Bool {
+        guard let index = index(of: path) else { return true }
+        guard candidates.count > 1, inUse != path, refusal?.path != path, !candidates[index].isUp else { return false }
+        candidates.remove(at: index)
+        return true
+    }
+
+    /// The path for a stream that goes on: the one in use; where that resumes none, the best of the others that are up.
+    var resuming: PathID? {
+        guard let inUse, !inUse.transport.resumesStreams else { return inUse }
+        return candidates.first { $0.isUp && $0.path.transport.resumesStreams }?.path ?? inUse
+    }
+
     /// A stream is wanted: makes sure that something is being tried.
     mutating func wanted(now: UInt64) -> [Action] {
         if let refusal { return retry(refusal, now: now) }
@@ -104,11 +129,24 @@ struct PathSelector {
         refusal = nil
         candidates[index].state = .up(since: now)
         candidates[index].lastError = nil
-        guard let current = inUse, let currentIndex = self.index(of: current) else {
-            return use(index, now: now)
-        }
-        // A worse path that comes up late is kept warm as the fallback; a better one waits for its proof.
-        return index < currentIndex && timing.stability == .zero ? use(index, now: now) : []
+        let actions: [Action] =
+            if let current = inUse, let currentIndex = self.index(of: current) {
+                // A worse path that comes up late is kept warm as the fallback; a better one waits for its proof.
+                index < currentIndex && timing.stability == .zero ? use(index, now: now) : []
+            } else {
+                use(index, now: now)
+            }
+        return actions + tryInside(of: path, now: now)
+    }
+
+    /// What goes through the session of a path that has come up had failed for want of it: its pause says nothing now.
+    private mutating func tryInside(of path: PathID, now: UInt64) -> [Action] {
+        guard path.transport == .ssh,
+            let index = candidates.firstIndex(where: { $0.path.transport == .h2OverSSH }),
+            case .waiting = candidates[index].state
+        else { return [] }
+        candidates[index].state = .trying(since: now)
+        return [.connect(candidates[index].path)]
     }
 
     /// A path could not be established, or was lost.
@@ -147,6 +185,26 @@ struct PathSelector {
         return actions
     }
 
+    /// The path in use has not answered yet: where it must be left, the best of those behind it that streams can go on
+    /// over is to be there. A pause is kept, and what is up or being tried is enough.
+    ///
+    /// - Parameter overSSH: What there is only with a login, or what there is without one.
+    mutating func suspected(_ path: PathID, overSSH: Bool = true, now: UInt64) -> [Action] {
+        guard refusal == nil, inUse == path, let index = index(of: path),
+            let next = candidates.indices[(index + 1)...].first(where: { index in
+                let transport = candidates[index].path.transport
+                return transport.resumesStreams && (transport == .h2OverSSH) == overSSH
+            })
+        else { return [] }
+        switch candidates[next].state {
+        case .up, .trying: return []
+        case .waiting(let until) where now < until: return []
+        case .idle, .waiting: break
+        }
+        candidates[next].state = .trying(since: now)
+        return [.connect(candidates[next].path)]
+    }
+
     /// The peer has let go of a path that nobody used. It is no failure, and no reason to move to another path; nor is
     /// it a reason to dial: the next stream does, when somebody wants one.
     mutating func rested(_ path: PathID, now: UInt64) -> [Action] {
@@ -173,6 +231,22 @@ struct PathSelector {
         resting = inUse ?? resting
         inUse = nil
         lost = nil
+    }
+
+    /// The network has changed: what failed before may work now, so that no pause is kept for what would be tried again
+    /// in any case. How often this happens is for the caller to limit.
+    ///
+    /// - Parameter isWanted: Somebody waits for a path, or has streams that do: where none is in use, the first one is
+    ///   tried at once.
+    mutating func networkChanged(isWanted: Bool, now: UInt64) -> [Action] {
+        guard refusal == nil else { return [] }
+        for index in candidates.indices {
+            candidates[index].failures = 0
+            if case .waiting = candidates[index].state { candidates[index].state = .waiting(until: now) }
+        }
+        if inUse != nil { return tick(now: now) }
+        guard isWanted, candidates.first?.isTrying == false else { return [] }
+        return tryNext(after: nil, now: now)
     }
 
     /// Time passed; call when ``nextDeadline`` is reached.
@@ -308,4 +382,17 @@ struct PathSelector {
 extension PathSelector.Candidate {
     var isTrying: Bool { if case .trying = state { true } else { false } }
     var isUp: Bool { if case .up = state { true } else { false } }
+}
+
+extension Transport {
+    /// The best has the least.
+    fileprivate var rank: Int { Self.allCases.firstIndex(of: self) ?? Self.allCases.count }
+
+    /// Streams that have lost their carrier go on over it (docs/protocol.md, 2.10).
+    var resumesStreams: Bool {
+        switch self {
+        case .h2, .h2Reverse, .h2ViaGateway, .h2OverSSH: true
+        case .ssh: false
+        }
+    }
 }

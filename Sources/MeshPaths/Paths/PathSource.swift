@@ -40,13 +40,16 @@ protocol PathSource: AnyObject {
         headers: HeaderFields,
         completion: @escaping (Result<ByteStream, PathFailure>) -> Void
     )
-    /// The same for a stream that goes on: at that server, which has it.
+    /// The same for a stream that goes on: where it is.
     func resume(
         to authority: Authority,
         headers: HeaderFields,
-        at server: Authority?,
+        at place: ResumptionPlace,
         completion: @escaping (Result<ByteStream, PathFailure>) -> Void
     )
+    /// Addresses or routes of this machine are others: connections are asked at once whether they still live, and no
+    /// attempt waits for a pause to end.
+    func networkChanged(_ change: NetworkChange)
     /// Which of several servers a connection leads to; nil where there is no choice.
     func server(of connection: H2Connection?) -> Authority?
     /// New connections show the credential of `context`; established ones keep theirs.
@@ -55,24 +58,51 @@ protocol PathSource: AnyObject {
     func release()
     /// Drops everything, open streams included; ``establish()`` begins anew.
     func reset()
+    /// The same, because the peer did not prove who it is; but streams go on over a connection whose certificates were
+    /// good when it was made, and have ended since: that says nothing of these streams.
+    ///
+    /// - Returns: Whether there are such streams.
+    func distrust() -> Bool
 }
 
 extension PathSource {
     var roundTripTime: Duration? { nil }
     var servers: [ServerReport] { [] }
     func expect(_ headers: HeaderFields) {}
+    func networkChanged(_ change: NetworkChange) {}
     func server(of connection: H2Connection?) -> Authority? { nil }
+
+    func distrust() -> Bool {
+        reset()
+        return false
+    }
 
     /// Where there is no choice, nobody knows whether this way leads to one of several servers of another one.
     func resume(
         to authority: Authority,
         headers: HeaderFields,
-        at server: Authority?,
+        at place: ResumptionPlace,
         completion: @escaping (Result<ByteStream, PathFailure>) -> Void
     ) {
-        guard let server else { return open(to: authority, headers: headers, completion: completion) }
+        guard place.server == nil else { return refuse(place, completion) }
+        open(to: authority, headers: headers, completion: completion)
+    }
+
+    /// The stream is at a server to which this path does not lead for certain.
+    func refuse(_ place: ResumptionPlace, _ completion: @escaping (Result<ByteStream, PathFailure>) -> Void) {
+        let server = place.server?.description ?? "that server"
         completion(.failure(.pathLost(StreamError(.unreachable, "this path does not lead to \(server) for certain"))))
     }
+}
+
+/// Where a stream is that goes on.
+struct ResumptionPlace {
+    /// Of several servers, the one that has it; nil where there is no choice.
+    var server: Authority?
+    /// Whose stream it is: nobody else is asked for it. nil: no certificate has said so.
+    var identity: SPIFFEID?
+    /// That the node at its other end showed last; nil: it is not known.
+    var certificate: CertificateName?
 }
 
 /// What a ``PathSource`` tells.
@@ -85,20 +115,4 @@ struct PathEvents {
     var rest: () -> Void = {}
     /// No stream has used it for the idle timeout.
     var idle: () -> Void = {}
-}
-
-/// Why a path did not open a stream.
-enum PathFailure: Error {
-    /// The far side's answer: another path would bring no other.
-    case refused(StreamError)
-    /// The path is down, or died under the request before any of the stream's bytes was sent: another one may ask
-    /// again.
-    case pathLost(StreamError?)
-
-    var error: StreamError? {
-        switch self {
-        case .refused(let error): error
-        case .pathLost(let error): error
-        }
-    }
 }

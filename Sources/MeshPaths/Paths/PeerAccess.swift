@@ -13,15 +13,21 @@ package struct PeerAccess: Sendable {
     package var expectation: PeerExpectation
     /// nil: there is no SSH login, and neither `h2-over-ssh` nor `ssh`.
     package var login: SSHLogin?
-    /// What to run on its machine to be joined to its HBONE server, where the SSH server does not forward; nil: there
-    /// is no agent.
-    package var relayCommand: String?
+    /// The agent's program on its machine, which joins a command with its HBONE server where the SSH server does not
+    /// forward; nil: there is no agent.
+    package var agent: String?
+    /// What to run on its machine to be told where it is reached (`bootstrap signal`); nil: nobody is there to ask.
+    package var signalCommand: String?
     /// SSH sessions with it at once, for each ``PeerPaths``; at least 1.
     package var sessions: Int
     /// The proxy that leads to it, where that is not trusted.
     package var proxy: ProxyAccess?
     /// What this side says on a way through gateways.
     package var marks = GatewayMarks()
+    /// How it is reached through gateways that it names itself; nil: through none.
+    package var gatewayTerms: GatewayTerms?
+    /// Those that it has named before.
+    package var gateways: [PeerOffer.Gateway] = []
     /// Streams to it outlive their path, where its node can do that and ``ConnectionSettings/resumable`` says so.
     package var resumable = true
 
@@ -32,7 +38,7 @@ package struct PeerAccess: Sendable {
         ways: [PathWay],
         expectation: PeerExpectation,
         login: SSHLogin?,
-        relayCommand: String? = nil,
+        agent: String? = nil,
         sessions: Int = Self.defaultSessions
     ) {
         precondition(!ways.isEmpty, "a peer needs at least one way")
@@ -40,7 +46,7 @@ package struct PeerAccess: Sendable {
         self.ways = ways
         self.expectation = expectation
         self.login = login
-        self.relayCommand = relayCommand
+        self.agent = agent
         self.sessions = sessions
     }
 
@@ -49,6 +55,7 @@ package struct PeerAccess: Sendable {
     /// - Parameters:
     ///   - transports: In order of preference; at least one.
     ///   - hbone: Where its HBONE server listens. Empty: nowhere.
+    ///   - holders: Who may hold connections to this node for `h2-reverse`.
     ///   - areServers: They are servers of their own, of which any will do; else one server's addresses, tried in
     ///     order.
     ///   - gateways: The way of `h2-via-gateway`, nearest first.
@@ -57,18 +64,20 @@ package struct PeerAccess: Sendable {
         name: String,
         transports: [Transport],
         hbone: [Authority],
+        holders: [SPIFFEID] = [],
         areServers: Bool = false,
         gateways: [Gateway] = [],
         single: Authority? = nil,
         expectation: PeerExpectation,
         login: SSHLogin?,
-        relayCommand: String? = nil,
+        agent: String? = nil,
         sessions: Int = Self.defaultSessions
     ) {
         let ways = transports.map { transport in
             let reach: PathWay.Reach =
                 switch transport {
                 case .h2ViaGateway: .gateways(gateways, to: single)
+                case .h2Reverse: .held(by: holders)
                 case .h2: areServers && hbone.count > 1 ? .servers(hbone) : .tunnel(to: hbone)
                 case .h2OverSSH: .tunnelOverSSH(port: hbone.first?.port ?? 15008)
                 case .ssh: .ssh
@@ -80,15 +89,21 @@ package struct PeerAccess: Sendable {
             ways: ways,
             expectation: expectation,
             login: login,
-            relayCommand: relayCommand,
+            agent: agent,
             sessions: sessions
         )
     }
 
-    /// The command for ``relayCommand`` where the agent's program is at `program`, and its node's HBONE server at
-    /// `port`.
-    package static func relayCommand(program: String, port: UInt16) -> String {
-        "\(ShellScript.quote(program)) relay 127.0.0.1:\(port)"
+    /// The command for ``signalCommand``, whatever the account's shell is.
+    ///
+    /// - Parameters:
+    ///   - programs: Where the agent may be: the first that is there.
+    ///   - state: Where its node's files are.
+    package static func signalCommand(programs: [String], state: String) -> String {
+        let quoted = programs.map(ShellScript.quote).joined(separator: " ")
+        let start = "exec \"$agent\" signal --state \(ShellScript.quote(state))"
+        let script = "for agent in \(quoted); do [ -x \"$agent\" ] && \(start); done"
+        return "exec sh -c \(ShellScript.quote(script))"
     }
 }
 
@@ -101,8 +116,12 @@ package struct PathWay: Hashable, Sendable {
         case servers([Authority])
         /// Through ``PeerAccess/proxy``, which sees nothing but ciphertext.
         case proxy
+        /// The same over a connection that one of these holds to this node.
+        case held(by: [SPIFFEID])
         /// The same inside of a stream through these gateways, nearest first, to the only destination, or to many.
         case gateways([Gateway], to: Authority?)
+        /// The same through a gateway that the peer has named, which calls the peer's HBONE server so.
+        case gateway(Gateway, to: Authority)
         /// The same through the peer's SSH server, to this port of its loopback address.
         case tunnelOverSSH(port: UInt16)
         /// A direct-tcpip channel of the peer's SSH server.
@@ -118,5 +137,5 @@ package struct PathWay: Hashable, Sendable {
     }
 
     /// Whether a mesh credential is shown on it.
-    var needsCredential: Bool { reach != .ssh }
+    var needsCredential: Bool { if case .held = reach { false } else { reach != .ssh } }
 }

@@ -5,12 +5,6 @@ package import Platform
 package import SSHSignal
 package import Streams
 
-/// A stream to a destination behind a peer, and what carries it.
-package struct OpenedStream {
-    package let stream: ByteStream
-    package let path: PathID
-}
-
 /// The ways to one peer, and the choice among them: keeps what `PathSelector` asks for connected, opens streams over
 /// the path in use, and moves to another when it dies. Confined to its event loop.
 ///
@@ -27,6 +21,8 @@ package final class PeerPaths {
         var resumption: ClientResumption?
         var attempts = 0
         var completion: ((Result<OpenedStream, StreamError>) -> Void)?
+        /// Who looks for a path, and which one was asked; nil before and after.
+        fileprivate var asked: (paths: PeerPaths, path: PathID)?
 
         init(
             authority: Authority,
@@ -43,7 +39,20 @@ package final class PeerPaths {
         func end(_ result: Result<OpenedStream, StreamError>) {
             guard let completion else { return }
             self.completion = nil
+            asked = nil
             completion(result)
+        }
+
+        /// What the path that was asked says.
+        fileprivate func answered(_ result: Result<ByteStream, PathFailure>) {
+            guard let (paths, path) = asked else { return }
+            switch result {
+            case .success(let stream):
+                let stream = paths.resumable(stream, over: path, self) ?? stream
+                end(.success(OpenedStream(stream: stream, path: path)))
+            case .failure(.refused(let error)): end(.failure(error))
+            case .failure(.pathLost(let error)): paths.again(self, error)
+            }
         }
     }
 
@@ -54,28 +63,62 @@ package final class PeerPaths {
     package var staysConnected = false
     let loop: EventLoop
     let logger: Logger
-    private let onChange: (PathChange) -> Void
+    let onChange: (PathChange) -> Void
     /// Why no stream to that destination may go over that path; nil if it may.
     private let permits: (Authority, PathID) -> StreamError?
-    private var settings: ConnectionSettings
+    private(set) var settings: ConnectionSettings
     private var selector: PathSelector
     private var waiting: [Request] = []
     /// How many may wait for a path, of one event loop. Peers can ask for streams without end while none comes up.
     private static let waitingLimit = 65_536
     private var sources: [PathID: any PathSource] = [:]
-    private let sessions: SessionPool?
-    private let outages: ServerOutages
+    /// The one that was asked for last: the name of a path is a text.
+    private var lastSource: (path: PathID, source: any PathSource)?
+    let sessions: SessionPool?
+    let outages: ServerOutages
+    let held: HeldConnections?
     private var timer: LoopTimer?
+    private var standbyTimer: LoopTimer?
     private var isShutDown = false
+    /// Accepted connections of this side that have a stream, also one over SSH beside the paths, or wait for it.
+    var carried = 0
+    let meter = ForwardMeter()
+    /// Whether the connection that was made last is of Multipath TCP; nil: that was not asked for.
+    var isMultipath: Bool?
+    /// Since when the path in use is, on the loop's clock, and why.
+    private(set) var use: (since: UInt64, reason: String)?
     /// What uses the peer's SSH sessions beside its paths, and keeps them.
     private var users: [any SessionUser] = []
+    /// Connections that are being made.
+    var dials: [WeakDial] = []
+    /// Of the peer's HBONE server; nil where path `h2` leads to none of its own.
+    var addresses: PeerAddresses?
+    /// Gateways that lead to it by its own word.
+    var offered = OfferedGateways()
+    /// Of path `h2-over-ssh`.
+    weak var channelDialer: ChannelDialer?
+    /// With the credential that is shown now.
+    private(set) var context: TLSContext?
+    /// Of ``addresses``, those that have taken a connection of which nothing is known yet, and since when each was
+    /// dialled.
+    var connected: [(address: Authority, since: UInt64)] = []
+    /// nil where nobody is there to ask.
+    private var negotiation: PathNegotiation?
+    /// Told, on the loop, what the peer has said of how it is reached.
+    package var onNegotiated: ((NegotiatedAddresses) -> Void)?
+    /// Told, on the loop, of an address that the peer has named and where it has proven who it is.
+    package var onProven: ((Authority) -> Void)?
+    /// The same of a gateway.
+    package var onProvenGateway: ((PeerOffer.Gateway) -> Void)?
     let resumptions: Resumptions
     private var isResumable: Bool
     /// Streams that can go on elsewhere.
-    var resumable: [ObjectIdentifier: ClientResumption] = [:]
+    var resumable: ContiguousArray<ClientResumption> = []
 
     /// A request is repeated this often when paths die under it; more would be a peer that accepts and dies in a loop.
     private static let attemptsPerRequest = 4
+    /// How often it is looked whether that which stands by is there.
+    private static let standbyPause: Duration = .seconds(15)
 
     /// - Parameters:
     ///   - access: The ways to the peer, and whom it must be.
@@ -84,6 +127,7 @@ package final class PeerPaths {
     ///   - loop: Where it lives.
     ///   - logger: Told of what each path does.
     ///   - outages: What all loops of a node have in common.
+    ///   - held: The connections that peers hold to this node; nil: none can.
     ///   - resumptions: What all peers of the loop have in common; nil: there are no others.
     ///   - permits: Says why a path may not carry a stream to a destination (policy), or nil; for every stream, beside
     ///     what is asked with it.
@@ -95,6 +139,7 @@ package final class PeerPaths {
         on loop: EventLoop,
         logger: Logger,
         outages: ServerOutages = ServerOutages(),
+        held: HeldConnections? = nil,
         resumptions: Resumptions? = nil,
         permits: @escaping (Authority, PathID) -> StreamError? = { _, _ in nil },
         onChange: @escaping (PathChange) -> Void
@@ -104,10 +149,12 @@ package final class PeerPaths {
             "only plain ssh needs no credential"
         )
         self.access = access
+        self.context = context
         self.settings = settings
         self.loop = loop
         self.logger = logger
         self.outages = outages
+        self.held = held
         isResumable = access.resumable
         self.resumptions =
             resumptions ?? Resumptions(on: loop, timeout: settings.resumeTimeout, logger: logger)
@@ -116,18 +163,48 @@ package final class PeerPaths {
         selector = PathSelector(paths: access.ways.map(\.id))
         sessions = access.login.map { SessionPool($0, limit: access.sessions, on: loop, logger: logger) }
         timer = LoopTimer(on: loop) { [weak self] in self?.tick() }
+        standbyTimer = LoopTimer(on: loop) { [weak self] in self?.standBy() }
+        for case .tunnel(let recorded) in access.ways.map(\.reach) { addresses = PeerAddresses(recorded) }
+        if let command = access.signalCommand, let sessions, addresses != nil {
+            negotiation = PathNegotiation(command, transports: access.ways.map(\.id.transport), of: self)
+            sessions.onOpen = { [weak self] session in
+                // What asked for the session comes first.
+                self?.loop.later { self?.negotiate(over: session, isNew: true) }
+            }
+        }
         sessions?.onSessionEnd = { [weak self] session, error in
             for user in self?.users ?? [] { user.sessionEnded(session, error) }
         }
-        for way in access.ways {
-            guard let source = makeSource(way, context) else { continue }
-            source.events = PathEvents(
-                up: { [weak self] in self?.cameUp(way.id) },
-                down: { [weak self] error, wasUsed in self?.wentDown(way.id, error, wasUsed: wasUsed) },
-                rest: { [weak self] in self?.rested(way.id) },
-                idle: { [weak self] in self?.releaseIfIdle() }
-            )
-            sources[way.id] = source
+        for way in access.ways { makeSource(way) }
+        takeRecordedGateways()
+    }
+
+    private func makeSource(_ way: PathWay) {
+        guard let source = makeSource(way, context) else { return }
+        source.events = PathEvents(
+            up: { [weak self] in self?.cameUp(way.id) },
+            down: { [weak self] error, wasUsed in self?.wentDown(way.id, error, wasUsed: wasUsed) },
+            rest: { [weak self] in self?.rested(way.id) },
+            idle: { [weak self] in self?.releaseIfIdle() }
+        )
+        sources[way.id] = source
+    }
+
+    /// Whether a way is the peer's own word.
+    func isOffered(_ path: PathID) -> Bool { !access.ways.contains { $0.id == path } }
+
+    /// More ways have become known.
+    func add(_ ways: [PathWay]) {
+        for way in ways where sources[way.id] == nil { makeSource(way) }
+        selector.add(ways.map(\.id))
+    }
+
+    /// These are none any more; one that is up, or has streams, stays for as long as it is.
+    func remove(_ paths: [PathID]) {
+        for path in paths {
+            guard sources[path]?.streamCount ?? 0 == 0, selector.remove(path) else { continue }
+            if lastSource?.path == path { lastSource = nil }
+            sources.removeValue(forKey: path)?.reset()
         }
     }
 
@@ -185,7 +262,14 @@ package final class PeerPaths {
             }
         }
         var headers = headers
-        if settings.resumable, isResumable { headers.append(ResumptionField.name, ResumptionField.offer) }
+        // A gateway that asks for its client has said so.
+        if settings.resumable, isResumable, headers[ResumptionField.name] == nil {
+            if headers.isEmpty {
+                headers = ResumptionField.offerAlone
+            } else {
+                headers.append(ResumptionField.name, ResumptionField.offer)
+            }
+        }
         let request = Request(authority: authority, headers: headers, permits: permits, completion: completion)
         guard !isShutDown else {
             return loop.later { request.end(.failure(StreamError(.closed, "\(self.access.name): shut down"))) }
@@ -197,7 +281,33 @@ package final class PeerPaths {
     package func use(_ context: TLSContext, settings: ConnectionSettings? = nil) {
         let settings = settings ?? self.settings
         self.settings = settings
+        self.context = context
         for source in sources.values { source.use(context, settings) }
+    }
+
+    /// Addresses or routes of this machine have changed: a path that is dead is left at once, one that was is tried.
+    package func networkChanged(_ change: NetworkChange) {
+        guard !isShutDown else { return }
+        dials.removeAll { $0.list == nil }
+        for dial in dials { dial.list?.hurry() }
+        for source in Array(sources.values) { source.networkChanged(change) }
+        sessions?.networkChanged()
+        perform(selector.networkChanged(isWanted: isUsed || staysConnected, now: loop.now))
+        for resumption in Array(resumable) { resumption.hurry() }
+    }
+
+    /// An SSH session that is open.
+    var openSession: (any SSHConnection)? { sessions?.leastLoaded }
+
+    private func negotiate(over session: any SSHConnection, isNew: Bool = false) {
+        guard !isShutDown, session.isOpen, pathInUse?.transport != .h2 else { return }
+        negotiation?.ask(over: session, isNew: isNew)
+    }
+
+    /// A better path may be there now.
+    func tryBetter() {
+        guard !isShutDown else { return }
+        perform(selector.networkChanged(isWanted: isUsed || staysConnected, now: loop.now))
     }
 
     /// Closes every path; streams that are open are reset.
@@ -205,8 +315,10 @@ package final class PeerPaths {
         guard !isShutDown else { return }
         isShutDown = true
         timer?.cancel()
+        standbyTimer?.cancel()
+        negotiation?.stop()
         let reason = StreamError(.closed, "\(access.name): shut down")
-        for resumption in Array(resumable.values) { resumption.end(StreamError(.reset, reason.message)) }
+        for resumption in Array(resumable) { resumption.end(StreamError(.reset, reason.message)) }
         for user in users { user.stop() }
         failWaiting(reason)
         let close = { [sources, sessions] in
@@ -224,7 +336,7 @@ package final class PeerPaths {
     // MARK: Requests
 
     func dispatch(_ request: Request) {
-        guard let path = selector.inUse else {
+        guard let path = request.resumption == nil ? selector.inUse : selector.resuming else {
             guard waiting.count < Self.waitingLimit else {
                 let full = StreamError(.limit, "\(access.name): \(Self.waitingLimit) streams wait for a path already")
                 return loop.later { request.end(.failure(full)) }
@@ -237,37 +349,33 @@ package final class PeerPaths {
         if let refusal = request.permits(path) ?? permits(request.authority, path) {
             return loop.later { request.end(.failure(refusal)) }
         }
-        guard let source = sources[path] else { return again(request, nil) }
-        let completion = { [weak self] (result: Result<ByteStream, PathFailure>) in
-            switch result {
-            case .success(let stream):
-                let stream = self?.resumable(stream, over: path, request) ?? stream
-                request.end(.success(OpenedStream(stream: stream, path: path)))
-            case .failure(.refused(let error)): request.end(.failure(error))
-            case .failure(.pathLost(let error)):
-                guard let self else {
-                    return request.end(.failure(error ?? StreamError(.closed, "the path is down")))
-                }
-                again(request, error)
-            }
-        }
+        guard let source = usedSource(of: path) else { return again(request, nil) }
+        request.asked = (self, path)
+        // It holds the request alone, and costs no memory of its own by that.
+        let completion = { (result: Result<ByteStream, PathFailure>) in request.answered(result) }
         guard let resumption = request.resumption else {
             return source.open(to: request.authority, headers: request.headers, completion: completion)
         }
-        guard path.transport != .ssh else {
-            return loop.later {
-                completion(.failure(.refused(StreamError(.unreachable, "plain SSH resumes no stream"))))
-            }
+        guard path.transport.resumesStreams else {
+            let error = StreamError(.unreachable, "\(path.transport) resumes no stream")
+            return loop.later { completion(.failure(.refused(error))) }
         }
         guard let headers = resumption.nextHeaders() else {
             let error = StreamError(.badRequest, "\(access.name) has given no ticket to resume the stream with")
             return loop.later { completion(.failure(.refused(error))) }
         }
-        source.resume(to: request.authority, headers: headers, at: resumption.server, completion: completion)
+        source.resume(to: request.authority, headers: headers, at: resumption.home, completion: completion)
+    }
+
+    func usedSource(of path: PathID) -> (any PathSource)? {
+        if let lastSource, lastSource.path == path { return lastSource.source }
+        guard let source = sources[path] else { return nil }
+        lastSource = (path, source)
+        return source
     }
 
     /// The path died under the request: wait for the next one.
-    private func again(_ request: Request, _ error: StreamError?) {
+    fileprivate func again(_ request: Request, _ error: StreamError?) {
         guard !isShutDown, request.attempts < Self.attemptsPerRequest else {
             let reason = error ?? StreamError(.unreachable, "\(access.name): no path")
             return loop.later { request.end(.failure(reason)) }
@@ -285,11 +393,55 @@ package final class PeerPaths {
 
     private func tick() { perform(selector.tick(now: loop.now)) }
 
-    private func cameUp(_ path: PathID) { perform(selector.cameUp(path, now: loop.now)) }
+    private func cameUp(_ path: PathID) {
+        proven(path)
+        perform(selector.cameUp(path, now: loop.now))
+        if path.transport == .h2OverSSH, let inUse = selector.inUse, inUse != path {
+            logger.debug("a path stands by", metadata: ["peer": "\(access.name)", "path": "\(path)"])
+        }
+        // Streams whose carrier is gone or does not answer, and that have none to expect of the path in use, wait for
+        // no proof that this one stays.
+        guard selector.resuming == path, selector.inUse != path else { return }
+        for resumption in Array(resumable) {
+            guard let stream = resumption.stream, !stream.isAttached || resumption.isInDoubt else { continue }
+            resumption.ask(because: "\(path) is there")
+        }
+    }
 
-    private func wentDown(_ path: PathID, _ error: StreamError, wasUsed: Bool) {
+    private func wentDown(_ path: PathID, _ cause: StreamError, wasUsed: Bool) {
+        let error = explained(cause, of: path)
         logger.debug("path down", metadata: ["peer": "\(access.name)", "path": "\(path)", "reason": "\(error)"])
         perform(selector.wentDown(path, error, isWanted: wasUsed || isUsed || staysConnected, now: loop.now))
+        // Whoever answered in its place is not dialled again: the others need not wait.
+        if error.code != cause.code { tryBetter() }
+        if path.transport == .h2, let session = openSession { negotiate(over: session) }
+    }
+
+    /// With ``ConnectionSettings/standby`` the way around `h2` is always made ready, or made again: whatever has ended
+    /// it, or kept it from being made, is looked for as long as `h2` is used.
+    private func standBy() {
+        guard settings.standby, !isShutDown, let path = pathInUse, path.transport == .h2 else { return }
+        standbyTimer?.schedule(after: Self.standbyPause)
+        loop.later { [weak self] in self?.suspected(path) }
+    }
+
+    /// It has accepted this side over some path, and has streams that go on: whatever proves the same of another way to
+    /// it need not be waited for.
+    var knowsPeer: Bool { !resumable.isEmpty }
+
+    /// The path in use has not answered yet. By the time that it is in doubt, the streams that can go on over SSH have
+    /// half of the way there behind them; as long as nobody has to be asked anything for it.
+    func suspected(_ path: PathID) {
+        guard !isShutDown, settings.standby || !resumable.isEmpty, selector.inUse == path else { return }
+        perform(selector.suspected(path, overSSH: false, now: loop.now))
+        guard access.ways.contains(where: { $0.id.transport == .h2OverSSH }) else { return }
+        if openSession == nil {
+            logger.debug("logs in ahead", metadata: ["peer": "\(access.name)", "path": "\(path)"])
+        }
+        sessions?.warm { [weak self] isThere in
+            guard let self, isThere, !isShutDown else { return }
+            perform(selector.suspected(path, now: loop.now))
+        }
     }
 
     /// The peer has let go of a path. Where nobody uses another one either, everything is let go, as after
@@ -303,8 +455,11 @@ package final class PeerPaths {
     /// Somebody waits for a stream, or has one.
     private var isUsed: Bool {
         !waiting.isEmpty || sources.values.contains { $0.streamCount > 0 }
-            || resumable.values.contains { !$0.stream.isAttached }
+            || resumable.contains { !$0.stream.isAttached }
     }
+
+    /// Whether a stream is open, or asked for, on a path or beside them.
+    package var hasStreams: Bool { isUsed || carried > 0 || users.contains { $0.streamCount > 0 } }
 
     private func perform(_ actions: [PathSelector.Action]) {
         guard !isShutDown else { return }
@@ -312,19 +467,24 @@ package final class PeerPaths {
             switch action {
             case .connect(let path): sources[path]?.establish()
             case .use(let path, let before, let reason):
+                use = (loop.now, reason)
                 onChange(.using(path, insteadOf: before, reason: reason, peer: sources[path]?.peer))
                 let requests = waiting
                 waiting = []
                 for request in requests { dispatch(request) }
                 moveStreams(to: path, because: reason)
+                negotiation?.pathChanged(to: path)
+                standBy()
             case .unreachable(let error):
                 onChange(.unreachable(error))
                 failWaiting(error)
             case .refused(let error):
                 onChange(.refused(error))
                 // Whatever else is up leads to the same peer.
-                for source in sources.values { source.reset() }
-                sessions?.disconnect()
+                var keeps = false
+                for source in sources.values where source.distrust() { keeps = true }
+                // What goes on may go through one of them.
+                if !keeps { sessions?.disconnect() }
                 failWaiting(error)
             }
         }
@@ -332,103 +492,6 @@ package final class PeerPaths {
             timer?.schedule(after: .nanoseconds(Int64(clamping: deadline &- min(deadline, loop.now))))
         } else {
             timer?.cancel()
-        }
-    }
-
-    /// The one place that knows which kinds of way there are.
-    private func makeSource(_ way: PathWay, _ context: TLSContext?) -> (any PathSource)? {
-        switch way.reach {
-        case .ssh: return sessions.map { SSHSource(over: $0) }
-        case .servers(let servers):
-            guard let context else { return nil }
-            let transport = way.id.transport
-            return ServersSource(
-                name: access.name,
-                to: servers,
-                on: loop,
-                logger: logger,
-                context: context,
-                settings: settings,
-                outages: outages
-            ) {
-                [weak self, loop, expectation = access.expectation] server, context, settings in
-                // Its paths are gone: nothing is dialled any more.
-                let gone: TunnelSource.LowerDialer = { $0(.failure(StreamError(.closed, "shut down"))) }
-                let source = TunnelSource(
-                    over: self?.dialer([server]) ?? gone,
-                    again: self?.dialer([server], segmentLimit: SocketOptions.smallSegment),
-                    as: transport,
-                    context: context,
-                    expecting: expectation,
-                    settings: settings,
-                    on: loop
-                )
-                self?.watch(source)
-                return source
-            }
-        case .proxy:
-            guard let context, let proxy = access.proxy else { return nil }
-            return ProxiedSource(
-                proxy,
-                over: dialer(proxy.addresses),
-                again: dialer(proxy.addresses, segmentLimit: SocketOptions.smallSegment),
-                context: context,
-                expecting: access.expectation,
-                settings: settings,
-                on: loop,
-                logger: logger
-            )
-        case .gateways(let gateways, let single):
-            guard let context else { return nil }
-            return makeGatewaySource(gateways, single, context)
-        case .tunnel, .tunnelOverSSH:
-            guard let context else { return nil }
-            let source = TunnelSource(
-                over: lowerDialer(way.reach),
-                again: smallerDialer(way.reach),
-                as: way.id.transport,
-                context: context,
-                expecting: access.expectation,
-                settings: settings,
-                on: loop
-            )
-            watch(source)
-            return source
-        }
-    }
-
-    private func watch(_ source: TunnelSource) {
-        source.onDoubt = { [weak self] in self?.moveStreams(from: $0, because: $1.message) }
-    }
-
-    private func makeGatewaySource(
-        _ gateways: [Gateway],
-        _ single: Authority?,
-        _ context: TLSContext
-    ) -> GatewaySource {
-        let first = [gateways[0].address]
-        return GatewaySource(
-            through: gateways,
-            to: single,
-            expecting: access.expectation,
-            marks: access.marks,
-            over: dialer(first),
-            again: dialer(first, segmentLimit: SocketOptions.smallSegment),
-            context: context,
-            settings: settings,
-            on: loop
-        ) { [weak self, loop] dial, dialAgain, expectation, context, settings in
-            let source = TunnelSource(
-                over: dial,
-                again: dialAgain,
-                as: .h2ViaGateway,
-                context: context,
-                expecting: expectation,
-                settings: settings,
-                on: loop
-            )
-            self?.watch(source)
-            return source
         }
     }
 
@@ -440,43 +503,8 @@ package final class PeerPaths {
             case .servers(let servers): (sources[way.id] as? ServersSource)?.use(servers)
             case .gateways: (sources[way.id] as? GatewaySource)?.use(access.marks)
             case .proxy: if let proxy = access.proxy { (sources[way.id] as? ProxiedSource)?.use(proxy) }
-            case .tunnel, .tunnelOverSSH, .ssh: break
+            case .tunnel, .tunnelOverSSH, .gateway, .held, .ssh: break
             }
-        }
-    }
-
-    private func dialer(_ addresses: [Authority], segmentLimit: Int? = nil) -> TunnelSource.LowerDialer {
-        { [weak self, loop, first = settings] completion in
-            let timeout = (self?.settings ?? first).connectTimeout
-            DialList(addresses, on: loop, timeout: timeout, segmentLimit: segmentLimit, completion: completion).start()
-        }
-    }
-
-    /// How large the packets of an SSH session are is not for what runs inside it to say.
-    private func smallerDialer(_ reach: PathWay.Reach) -> TunnelSource.LowerDialer? {
-        guard case .tunnel(let addresses) = reach else { return nil }
-        return dialer(addresses, segmentLimit: SocketOptions.smallSegment)
-    }
-
-    private func lowerDialer(_ reach: PathWay.Reach) -> TunnelSource.LowerDialer {
-        switch reach {
-        case .tunnel(let addresses): return dialer(addresses)
-        case .tunnelOverSSH(let port):
-            guard let sessions else { break }
-            let dialer = ChannelDialer(
-                to: port,
-                relayCommand: access.relayCommand,
-                over: sessions,
-                on: loop,
-                logger: logger
-            )
-            dialer.onRelay = { [weak self] reason in self?.onChange(.relaying(reason: reason)) }
-            sessions.onGrowth = { [weak dialer] in dialer?.widen() }
-            return { dialer.dial($0) }
-        case .ssh, .servers, .proxy, .gateways: break
-        }
-        return { [loop] completion in
-            loop.later { completion(.failure(StreamError(.unreachable, "there is no SSH login"))) }
         }
     }
 
@@ -513,4 +541,6 @@ protocol SessionUser: AnyObject {
     /// A session has ended by itself.
     func sessionEnded(_ session: any SSHConnection, _ error: StreamError)
     func stop()
+    /// What the far side has connected, and is open.
+    var streamCount: Int { get }
 }

@@ -56,7 +56,7 @@ final class ProxiedSource: PathSource {
             context: proxy.context,
             expecting: .anyTrusted,
             proxy: proxy.name,
-            settings: settings,
+            settings: Self.outer(settings),
             on: loop
         )
     }
@@ -64,14 +64,22 @@ final class ProxiedSource: PathSource {
     var streamCount: Int { max(opening, outer.streamCount) }
     var roundTripTime: Duration? { outer.roundTripTime }
 
+    func networkChanged(_ change: NetworkChange) { outer.networkChanged(change) }
     func establish() { outer.establish() }
     func release() { outer.release() }
     func reset() { outer.reset() }
 
+    /// Who is not trusted is told no more than what leads the stream.
+    private static func outer(_ settings: ConnectionSettings) -> ConnectionSettings {
+        var settings = settings
+        settings.traceparent = .never
+        return settings
+    }
+
     func use(_ context: TLSContext, _ settings: ConnectionSettings) {
         let before = self.context
         self.context = context
-        outer.use(proxy.context, settings)
+        outer.use(proxy.context, Self.outer(settings))
         guard !context.trust.hasSameObjections(as: before.trust) else { return }
         for stream in streams.compactMap(\.stream) {
             guard let peer = stream.peer, let identity = peer.identity, let certificate = peer.certificate,

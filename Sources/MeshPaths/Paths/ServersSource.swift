@@ -129,6 +129,12 @@ final class ServersSource: PathSource {
 
     var streamCount: Int { (Array(sources.values) + retired).reduce(waiting.count) { $0 + $1.streamCount } }
 
+    func networkChanged(_ change: NetworkChange) {
+        for source in Array(sources.values) + retired { source.networkChanged(change) }
+        guard isWanted else { return }
+        connect(choice.hurry(now: loop.now))
+    }
+
     // MARK: The path
 
     func establish() {
@@ -246,6 +252,13 @@ final class ServersSource: PathSource {
         retired = []
     }
 
+    func distrust() -> Bool {
+        leave()
+        var keeps = false
+        for source in Array(sources.values) + retired where source.distrust() { keeps = true }
+        return keeps
+    }
+
     private func leave() {
         isWanted = false
         isUp = false
@@ -268,9 +281,10 @@ final class ServersSource: PathSource {
     func resume(
         to authority: Authority,
         headers: HeaderFields,
-        at server: Authority?,
+        at place: ResumptionPlace,
         completion: @escaping (Result<ByteStream, PathFailure>) -> Void
     ) {
+        let server = place.server
         guard let server, let source = sources[server], choice.isConnected(server) else {
             let reason = StreamError(.unreachable, "\(server?.description ?? "the server") is not up")
             return loop.later { completion(.failure(.pathLost(reason))) }

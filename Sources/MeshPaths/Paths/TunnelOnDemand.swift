@@ -54,6 +54,14 @@ final class TunnelOnDemand {
         fail(StreamError(.closed, "the path was closed"))
     }
 
+    /// As of ``PathSource``.
+    func distrust() -> Bool {
+        isUp = false
+        let keeps = source.distrust()
+        fail(StreamError(.closed, "the path was closed"))
+        return keeps
+    }
+
     private func cameUp() {
         isUp = true
         events.up()

@@ -17,16 +17,25 @@ final class TunnelSource: PathSource {
 
     var events = PathEvents()
     private(set) var peer: SPIFFEID?
+    /// Whoever ended the last attempt had proved to be the peer by then: it is the peer that refuses this side, and not
+    /// somebody else that answers in its place.
+    private(set) var hadProved = false
+    /// Where the last connection leads, where that is known.
+    private(set) var remoteAddress: SocketAddress?
 
     private let dialLower: LowerDialer
     /// The same in small packets, where that is for this side to choose.
     private let dialAgain: LowerDialer?
     /// Goes with each request: tells the peer what carries it.
-    var mark: HeaderFields
+    var mark: HeaderFields { didSet { lastHead = nil } }
     /// Told of a connection that takes no more streams.
     var onDraining: ((H2Connection) -> Void)?
     /// Told of a connection that does not answer: streams that can go on elsewhere need not wait for it.
     var onDoubt: ((H2Connection, StreamError) -> Void)?
+    /// Told of a connection that has not answered yet, and is not in doubt: another way may be wanted soon.
+    var onSuspicion: (() -> Void)?
+    /// Whether the peer has accepted this side on another path, so that the first PING need not be waited for.
+    var knowsPeer: () -> Bool = { false }
     private let expectation: PeerExpectation
     /// The server is a proxy that is no member of a mesh, and must have this name; nil: it is the peer itself.
     private let proxy: String?
@@ -35,10 +44,14 @@ final class TunnelSource: PathSource {
     private var settings: ConnectionSettings
     /// Made when it is wanted first, and after ``reset()``.
     private var group: ConnectionGroupDriver?
+    /// Take no more streams, and have some that go on.
+    private var leaving: [ConnectionGroupDriver] = []
     /// Counts connections that were lost: tells whether a request failed because its connection did.
     private var losses = 0
-    private var lastAuthority: (authority: Authority, text: String)?
+    /// Of the last stream, with nothing but ``mark``.
+    private var lastHead: (authority: Authority, plain: RequestHead)?
     private var monitor: LoopTimer?
+    private var suspicion: LoopTimer?
     /// Outlives the group: a peer that ends what it takes is not to be dialled for each client that comes after the
     /// path was let go.
     private var backoff = DialBackoff()
@@ -49,14 +62,9 @@ final class TunnelSource: PathSource {
     /// How long a renewal may take that is under way when a machine wakes up. Then the old certificate is shown: the
     /// peer says that it has ended.
     private static let longestHold: Duration = .seconds(5)
-    /// How long a connection that owes bytes may be silent before it is asked: looked at that often, it is asked 0.3 to
-    /// 0.6 s after its last byte.
-    private static let silence: Duration = .milliseconds(300)
-    /// How long it may take to answer at least before it takes no new streams: together with the silence, a black hole
-    /// is left within 1.5 s.
-    private static let shortestAnswer: Duration = .milliseconds(800)
-    /// The most that is granted because an answer was slow before.
-    private static let longestAllowance: Duration = .seconds(4)
+    /// How long a connection that owes bytes may be silent before it is asked.
+    private static let silence: Duration = .milliseconds(200)
+    private static let shortestLook: Duration = .milliseconds(20)
     /// After a connection has fallen silent, those that follow it send small packets for so long: it may be the large
     /// ones that get lost, while handshakes and PINGs pass (RFC 2923 §2.1).
     private static let caution: Duration = .seconds(600)
@@ -82,12 +90,18 @@ final class TunnelSource: PathSource {
         self.settings = settings
         self.loop = loop
         monitor = LoopTimer(on: loop) { [weak self] in self?.checkSilence() }
+        suspicion = LoopTimer(on: loop) { [weak self] in self?.suspect() }
         holdTimer = LoopTimer(on: loop) { [weak self] in self?.dialHeld() }
     }
 
-    func has(_ connection: H2Connection) -> Bool { group?.connections.contains { $0 === connection } ?? false }
+    func has(_ connection: H2Connection) -> Bool {
+        groups.contains { $0.connections.contains { $0 === connection } }
+    }
 
-    var streamCount: Int { group?.streamCount ?? 0 }
+    /// All connections are of one of these.
+    private var groups: [ConnectionGroupDriver] { (group.map { [$0] } ?? []) + leaving }
+
+    var streamCount: Int { leaving.reduce(group?.streamCount ?? 0) { $0 + $1.streamCount } }
     var roundTripTime: Duration? { group?.connections.compactMap(\.shortestRoundTripTime).min() }
 
     // MARK: The path
@@ -109,6 +123,7 @@ final class TunnelSource: PathSource {
     private func makeGroup() -> ConnectionGroupDriver {
         let group = ConnectionGroupDriver(to: endpoint, settings: settings.group, backoff: backoff, on: loop)
         group.trust = context.trust
+        group.knowsPeer = { [weak self] in self?.knowsPeer() ?? false }
         group.onEvent = { [weak self] in self?.handle($0) }
         return group
     }
@@ -166,7 +181,9 @@ final class TunnelSource: PathSource {
 
     private func handle(_ event: ConnectionGroupDriver.Event) {
         switch event {
-        case .connected(let connection): peer = connection.peer
+        case .connected(let connection):
+            peer = connection.peer
+            remoteAddress = connection.remoteAddress
         case .disconnected(_, let reason):
             if reason != nil { losses += 1 }
             if reason?.code == .timedOut { beCautious() }
@@ -175,7 +192,9 @@ final class TunnelSource: PathSource {
         case .down(nil, _): events.rest()
         case .idle: events.idle()
         // Its handshake passed, and its first PING did not: the answer to the handshake may have been too large.
-        case .failed(let error, let hadBegun): if hadBegun, error.code == .timedOut { beCautious() }
+        case .failed(let error, let hadBegun):
+            hadProved = hadBegun
+            if hadBegun, error.code == .timedOut { beCautious() }
         case .draining(let connection): onDraining?(connection)
         case .unused: break
         }
@@ -187,21 +206,23 @@ final class TunnelSource: PathSource {
         self.context = context
         self.settings = settings
         dialHeld()
-        guard let group else { return }
-        group.use(endpoint, settings.group)
         // What the peer proved stays proved, unless it was revoked.
-        group.trust = context.trust
+        for group in groups { group.trust = context.trust }
+        group?.use(endpoint, settings.group)
     }
 
     /// What runs inside of a stream of `connection` takes no new streams.
     func retire(over connection: H2Connection) {
-        for inner in group?.connections ?? [] where inner.carrier === connection { inner.retire() }
+        for inner in groups.flatMap(\.connections) where inner.carrier === connection { inner.retire() }
     }
 
     func release() { reset() }
 
-    func reset() {
+    func reset() { reset(besides: []) }
+
+    private func reset(besides kept: [ConnectionGroupDriver]) {
         monitor?.cancel()
+        suspicion?.cancel()
         holdTimer?.cancel()
         // Before anybody is told: who is told may come back to this.
         let former = group
@@ -209,9 +230,30 @@ final class TunnelSource: PathSource {
         if let former { backoff = former.backoff }
         former?.onEvent = { _ in }
         former?.close(StreamError(.closed, "the path was closed"))
+        let left = leaving
+        leaving = kept
+        for group in left where !kept.contains(where: { $0 === group }) { group.close() }
         let waiting = held
         held = []
         for completion in waiting { completion(.failure(StreamError(.closed, "the path was closed"))) }
+    }
+
+    func distrust() -> Bool {
+        let now = WallClock.system.seconds
+        func isExcused(_ connection: H2Connection) -> Bool { (connection.certificatesExpireAt ?? .max) <= now }
+        if let group, group.connections.contains(where: { $0.streamCount > 0 && isExcused($0) }) {
+            // What is there otherwise has no such excuse.
+            for connection in group.connections where !isExcused(connection) { connection.close() }
+            leaving.append(group)
+            self.group = nil
+            backoff = group.backoff
+            group.onEvent = { [weak self, weak group] event in
+                if case .unused = event { self?.leaving.removeAll { $0 === group } }
+            }
+            group.drain(deadline: settings.drainTimeout)
+        }
+        reset(besides: leaving)
+        return leaving.contains { $0.streamCount > 0 }
     }
 
     // MARK: Streams
@@ -221,12 +263,28 @@ final class TunnelSource: PathSource {
         headers: HeaderFields,
         completion: @escaping (Result<ByteStream, PathFailure>) -> Void
     ) {
-        var headers = headers
-        for field in mark { headers.append(field.name, field.value) }
-        // Its text is made once: most streams to a peer go to one or two places behind it.
-        if lastAuthority?.authority != authority { lastAuthority = (authority, authority.description) }
-        let text = lastAuthority?.text ?? authority.description
-        open(ConnectRequest(authority: text, headers: headers)) { result, _ in completion(result) }
+        let before = losses
+        open(head(to: authority, headers)) { [self] result in
+            switch result {
+            case .success(let stream): completion(.success(stream))
+            case .failure(let failure): failed(failure, since: before) { error, _ in completion(.failure(error)) }
+            }
+        }
+    }
+
+    /// One serves all streams that ask for the same: most to a peer go to one or two places behind it.
+    private func head(to authority: Authority, _ headers: HeaderFields) -> RequestHead {
+        let plain: RequestHead
+        if let lastHead, lastHead.authority == authority {
+            plain = lastHead.plain
+        } else {
+            plain = RequestHead("CONNECT", authority: authority.description, fields: mark)
+            lastHead = (authority, plain)
+        }
+        guard !headers.isEmpty else { return plain }
+        var fields = headers
+        for field in mark { fields.append(field.name, field.value) }
+        return RequestHead("CONNECT", authority: plain.authority, fields: fields)
     }
 
     /// The same for a whole request.
@@ -236,32 +294,37 @@ final class TunnelSource: PathSource {
         _ request: ConnectRequest,
         completion: @escaping (Result<ByteStream, PathFailure>, ConnectResponse?) -> Void
     ) {
-        guard let group, group.isUp else {
-            return loop.later { completion(.failure(.pathLost(StreamError(.closed, "the path is down"))), nil) }
-        }
         let before = losses
-        group.open(request) { [self] result in
+        open(RequestHead(request)) { [self] result in
             switch result {
             case .success(let stream): completion(.success(stream), nil)
-            case .failure(let failure):
-                // Whether the connection died under the request is known once it has reported its end. Without an
-                // answer none of the stream's bytes has been sent, so that another path may ask again.
-                loop.later { [self] in
-                    let mayAskAgain = failure.isRetryable || failure.response == nil && losses != before
-                    completion(
-                        .failure(mayAskAgain ? .pathLost(failure.error) : .refused(failure.error)),
-                        failure.response
-                    )
-                }
+            case .failure(let failure): failed(failure, since: before) { completion(.failure($0), $1) }
             }
         }
+    }
+
+    private func open(_ head: RequestHead, _ completion: @escaping ConnectionGroupDriver.Completion) {
+        guard let group, group.isUp else {
+            let failure = ConnectFailure(StreamError(.closed, "the path is down"), isRetryable: true)
+            return loop.later { completion(.failure(failure)) }
+        }
+        group.open(head, completion: completion)
         if monitor?.isScheduled == false { monitor?.schedule(after: Self.silence) }
     }
 
-    /// How long an answer may take before the connection is in doubt. One long pause must not make the next black hole
-    /// go unnoticed for as long.
-    static func patience(_ roundTripTime: Duration?, slowestAnswer: Duration) -> Duration {
-        max(shortestAnswer, (roundTripTime ?? .zero) * 4, min(slowestAnswer * 2, longestAllowance))
+    /// Whether the connection died under the request is known once it has reported its end. Without an answer none of
+    /// the stream's bytes has been sent, so that another path may ask again.
+    ///
+    /// - Parameter before: How many connections were lost when it was sent.
+    private func failed(
+        _ failure: ConnectFailure,
+        since before: Int,
+        _ completion: @escaping (PathFailure, ConnectResponse?) -> Void
+    ) {
+        loop.later { [self] in
+            let mayAskAgain = failure.isRetryable || failure.response == nil && losses != before
+            completion(mayAskAgain ? .pathLost(failure.error) : .refused(failure.error), failure.response)
+        }
     }
 
     /// Runs while streams are open, or wait for a connection that is being made. Silence alone is no reason to ask: an
@@ -272,20 +335,57 @@ final class TunnelSource: PathSource {
     /// that TCP would have delivered. That a connection is dead, TCP says, or the keep-alive.
     private func checkSilence() {
         guard let group else { return }
+        var next = Self.silence.nanoseconds
         for connection in group.connections where !connection.isDraining && connection.streamCount > 0 {
-            guard connection.doubt == nil, !connection.isBeingProbed, connection.lastSent > connection.lastReceived,
-                loop.now &- connection.lastReceived >= Self.silence.nanoseconds
+            guard connection.doubt == nil, !connection.isBeingProbed, connection.lastSent > connection.lastReceived
             else { continue }
-            let timeout = Self.patience(connection.roundTripTime, slowestAnswer: connection.slowestAnswer)
-            let asked = loop.now
-            connection.probe(timeout: timeout) { [weak self, weak group] isAlive in
-                guard !isAlive else { return }
-                self?.beCautious()
-                let reason = StreamError(.timedOut, "no answer to PING within \(timeout)")
-                group?.doubt(connection, reason, since: asked)
-                self?.onDoubt?(connection, reason)
+            let silent = loop.now &- connection.lastReceived
+            if silent >= Self.silence.nanoseconds {
+                ask(connection, of: group)
+            } else {
+                next = min(next, max(Self.silence.nanoseconds &- silent, Self.shortestLook.nanoseconds))
             }
         }
-        if group.streamCount > 0 { monitor?.schedule(after: Self.silence) }
+        if group.streamCount > 0 { monitor?.schedule(after: .nanoseconds(Int64(next))) }
+    }
+
+    private func suspect() {
+        guard let group, group.isUp,
+            group.connections.contains(where: { $0.isBeingProbed && $0.doubt == nil && $0.streamCount > 0 })
+        else { return }
+        onSuspicion?()
+    }
+
+    /// Asks whether the connection still lives; one that does not answer in time is in doubt.
+    ///
+    /// - Parameter afterChange: The network has changed, and explains a silence: it is not the large packets that are
+    ///   lost, and streams that can go on elsewhere need not wait.
+    private func ask(_ connection: H2Connection, of group: ConnectionGroupDriver, afterChange: Bool = false) {
+        let timeout = AnswerTime.allowed(connection)
+        let asked = loop.now
+        if onSuspicion != nil { suspicion?.schedule(after: AnswerTime.unsuspicious(connection.roundTripTime)) }
+        connection.probe(timeout: timeout) { [weak self, weak group] isAlive in
+            guard !isAlive else { return }
+            if !afterChange { self?.beCautious() }
+            let reason = StreamError(.timedOut, "no answer to PING within \(timeout)")
+            group?.doubt(connection, reason, since: asked, isWanted: afterChange && connection.streamCount > 0)
+            self?.onDoubt?(connection, reason)
+        }
+    }
+
+    /// What is sent from an address that is gone reaches nobody: such a connection need not be asked. It is used again
+    /// when something comes on it after all, as with an address that came back.
+    func networkChanged(_ change: NetworkChange) {
+        guard let group else { return }
+        group.hurry()
+        for connection in group.connections where !connection.isDraining && connection.doubt == nil {
+            if let own = connection.localAddress?.address, change.gone.contains(own) {
+                let reason = StreamError(.timedOut, "this machine has the address \(own) no more")
+                group.doubt(connection, reason, since: loop.now, isWanted: connection.streamCount > 0)
+                onDoubt?(connection, reason)
+            } else if !connection.isBeingProbed {
+                ask(connection, of: group, afterChange: true)
+            }
+        }
     }
 }

@@ -1,13 +1,15 @@
 import CLinux
 import Streams
 
-/// A resumable stream as its carrier sees it: one end of the relay whose other end is the carrier. Made anew for each
-/// carrier, so that what an old one still says reaches nobody.
+/// A resumable stream as its carrier sees it: one end of what joins the two, the other end is the carrier. Made anew
+/// for each carrier, so that what an old one still says reaches nobody.
 final class CarrierPort: ByteStream {
     /// Until the carrier was left.
     private var stream: ResumableStream?
     /// A read found nothing.
     var readerWaits = false
+    /// The reader was told of something that goes with what else the connection sends.
+    var readerMayWait = false
     /// A write was refused.
     var writerWaits = false
 

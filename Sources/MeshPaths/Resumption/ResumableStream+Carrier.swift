@@ -1,4 +1,5 @@
 import CLinux
+import H2Transport
 import Streams
 
 // What goes over the carrier: frames out of what the owner gives, and what the owner gets out of frames.
@@ -7,12 +8,17 @@ extension ResumableStream {
     private static let shortest = 1024
     /// The source is not asked for less: frames would become small where the room grows by crumbs.
     private static let leastRoom = 16384
+    /// More than that is not copied to be kept.
+    private static let longestCopy = 8192
 
     /// How much may be kept now.
-    var roomToKeep: Int { min(state.room, memoryToKeep) }
-    private var memoryToKeep: Int { resumptions.directory.room(for: peer, holding: kept.count) }
+    var roomToKeep: Int { min(ownRoom, carried?.room(for: self) ?? .max) }
+    /// Likewise, whatever else the connection carries.
+    var ownRoom: Int { min(state.room, memoryToKeep) }
+    private var memoryToKeep: Int { resumptions.directory.room(in: share, holding: kept.count) }
 
     func noteShortage() {
+        if let carried, isWorthReading(ownRoom), !isWorthReading(roomToKeep) { return carried.wait(self) }
         isOutOfRoom = true
         // An acknowledgement gives room in the window, and nothing tells of memory.
         if memoryToKeep < state.room { resumptions.starve(self) }
@@ -23,20 +29,44 @@ extension ResumableStream {
         }
     }
 
+    private func isWorthReading(_ room: Int) -> Bool {
+        Self.isWorthReading(room, keeping: kept.count, window: state.window)
+    }
+
+    /// Whether the source is asked for as little as there is room for. All that a stream has left where the memory is
+    /// used up is worth it: less than what each may keep is not acknowledged soon.
+    static func isWorthReading(_ room: Int, keeping count: Int, window: Int) -> Bool {
+        room >= min(leastRoom, window) || room > 0 && room + count == ResumptionDirectory.least
+    }
+
+    /// Its turn for what the connection's streams keep together was used, or is over.
+    func cameForRoom() {
+        guard let carried, carried.came(self) else { return }
+        pending.release = true
+        schedule()
+    }
+
     /// Memory that is held counts for the whole node.
     func account() {
         if !kept.isEmpty, watchIndex < 0 { resumptions.watch(self) }
+        if kept.count >= CarriedStreams<ResumableStream>.smallest || carried != nil { carriedStreams()?.count(self) }
         let held = kept.capacity + inbound.capacity
         guard held != accounted else { return }
-        resumptions.directory.account(held - accounted, of: peer)
+        resumptions.directory.account(held - accounted, in: share)
         accounted = held
     }
 
     // MARK: Sending
 
+    /// The client says the last word, the acknowledgement of the server's end, and forgets the stream when both have
+    /// ended the carrier. So the server does not before it has heard that word: it could not ask for it.
+    private var mayEndCarrier: Bool { state.mayEndCarrier && (isClient || state.isEndAcknowledged) }
+
     /// Fills the carrier's buffer. Runs inside of HTTP/2's engine: calls nothing but reads of the source.
     func fill(_ space: UnsafeMutableRawBufferPointer) -> ReadResult {
         var count = 0
+        var isDry = false
+        port?.readerMayWait = false
         while count < space.count {
             let rest = UnsafeMutableRawBufferPointer(rebasing: space[count...])
             if !staged.isEmpty {
@@ -48,31 +78,62 @@ extension ResumableStream {
                 frameLeft -= copied
                 count += copied
             } else if state.isAcknowledgementDue || state.unsent > 0 && state.owesAcknowledgement {
-                staged.stage(.acknowledgement, state.announce())
+                count += write(.acknowledgement, announce(), to: rest)
             } else if state.unsent > 0 {
                 frameLeft = min(state.unsent, ResumptionFrame.longestData)
                 staged.stage(data: frameLeft)
             } else if state.owesEnd {
                 state.sendEnd()
-                staged.stage(.end, state.written)
+                count += write(.end, state.written, to: rest)
             } else if let source, sourceMayRead {
-                guard let read = self.read(source, into: rest) else { break }
+                guard let read = self.read(source, into: rest) else {
+                    isDry = true
+                    break
+                }
                 count += read
             } else {
+                isDry = true
                 break
             }
         }
         account()
-        if count > 0 { return .bytes(count) }
-        if state.mayEndCarrier { return .end }
+        cameForRoom()
+        if count > 0 {
+            // It would ask again.
+            if isDry, let direct, !mayEndCarrier {
+                port?.readerWaits = true
+                direct.sourceIsDry()
+            }
+            return .bytes(count)
+        }
+        if mayEndCarrier { return .end }
         port?.readerWaits = true
         return .wouldBlock
+    }
+
+    /// A frame of twelve bytes, in place where there is room. Returns how much of it is there.
+    private func write(
+        _ kind: ResumptionFrame.Kind,
+        _ position: UInt64,
+        to space: UnsafeMutableRawBufferPointer
+    ) -> Int {
+        guard space.count >= ResumptionFrame.controlSize else {
+            staged.stage(kind, position)
+            return 0
+        }
+        ResumptionFrame.write(kind, position, to: space)
+        return ResumptionFrame.controlSize
+    }
+
+    private func announce() -> UInt64 {
+        carried?.acknowledged(self)
+        return state.announce()
     }
 
     /// Reads what the source has. Returns what of it is in `space`, as a frame; nil: there is nothing now.
     private func read(_ source: ByteStream, into space: UnsafeMutableRawBufferPointer) -> Int? {
         let room = roomToKeep
-        guard room >= min(Self.leastRoom, state.window) else {
+        guard isWorthReading(room) else {
             noteShortage()
             return nil
         }
@@ -91,15 +152,24 @@ extension ResumableStream {
         let bytes = slice(UnsafeMutableRawBufferPointer(rebasing: space[header...]), room)
         guard let count = read(source.read(into: bytes)) else { return nil }
         guard count > 0 else { return 0 }
-        if acknowledges { ResumptionFrame.write(.acknowledgement, state.announce(), to: space) }
+        if acknowledges { ResumptionFrame.write(.acknowledgement, announce(), to: space) }
         ResumptionFrame.writeData(
             count,
             to: UnsafeMutableRawBufferPointer(rebasing: space[(header - ResumptionFrame.headerSize)...])
         )
-        kept.append(UnsafeRawBufferPointer(rebasing: bytes[..<count]))
+        keep(UnsafeRawBufferPointer(rebasing: bytes[..<count]))
         state.write(count)
         state.send(count)
         return header + count
+    }
+
+    /// Bytes that are about to be sent from where they are.
+    private func keep(_ bytes: UnsafeRawBufferPointer) {
+        // A buffer stays for as long as any byte in it is kept: where memory is short, bytes are copied.
+        guard bytes.count > Self.longestCopy, resumptions.directory.isRoomy, let buffer = direct?.stagingBuffer,
+            buffer.holds(bytes)
+        else { return kept.append(bytes) }
+        kept.append(bytes, in: buffer)
     }
 
     private func slice(_ space: UnsafeMutableRawBufferPointer, _ room: Int) -> UnsafeMutableRawBufferPointer {
@@ -131,20 +201,35 @@ extension ResumableStream {
 
     // MARK: Receiving
 
-    private var hasMemoryToTake: Bool { resumptions.directory.room(for: peer, holding: inbound.count) > 0 }
+    private static let longestTake = 256 << 10
+    private static let shortestTake = 4096
+
+    /// What waits here for its reader has left HTTP/2's accounts: it is bounded here.
+    private var hasMemoryToTake: Bool { roomToTake > 0 }
+    private var roomToTake: Int { resumptions.directory.room(in: share, holding: inbound.count) }
+    /// Of what the carrier brings at once: a reader who is there takes it, and one who is not leaves no more than that.
+    private var mostToTake: Int { min(Self.longestTake, max(Self.shortestTake, roomToTake)) }
 
     /// Takes what the carrier brings.
     func take(_ vectors: UnsafeBufferPointer<iovec>) -> WriteResult {
         // Bytes that nobody takes wait in the carrier, which counts them; but not where an acknowledgement may lie
         // behind them that this side needs to go on.
-        guard pending.violation == nil, inbound.isEmpty || isOutOfRoom && hasMemoryToTake else {
+        let mayTake = inbound.isEmpty ? !sinkIsFull || isOutOfRoom || hasMemoryToTake : isOutOfRoom && hasMemoryToTake
+        guard pending.violation == nil, mayTake else {
             port?.writerWaits = true
             return .wouldBlock
         }
-        var count = 0
-        for vector in vectors { count += vector.iov_len }
+        hear()
+        var offered = 0
+        for vector in vectors { offered += vector.iov_len }
+        let count = min(offered, mostToTake)
+        if count < offered {
+            port?.writerWaits = true
+            pending.drain = true
+            schedule()
+        }
         do throws(ResumptionViolation) {
-            try takeFrames(vectors)
+            try takeFrames(vectors, count)
         } catch {
             pending.violation = error
             schedule()
@@ -155,17 +240,21 @@ extension ResumableStream {
             schedule()
         }
         acknowledgeSoon()
+        carried?.release()
         return .bytes(count)
     }
 
-    /// Takes frames up to the first that is against the rules; what came before it has arrived.
-    private func takeFrames(_ vectors: UnsafeBufferPointer<iovec>) throws(ResumptionViolation) {
+    /// Takes frames out of the first `count` bytes, up to the first that is against the rules; what came before it has
+    /// arrived.
+    private func takeFrames(_ vectors: UnsafeBufferPointer<iovec>, _ count: Int) throws(ResumptionViolation) {
+        var left = count
         var violation: ResumptionViolation?
         withUnsafeTemporaryAllocation(of: iovec.self, capacity: 64) { pieces in
             var used = 0
             do throws(ResumptionViolation) {
-                for vector in vectors {
-                    var rest = UnsafeRawBufferPointer(start: vector.iov_base, count: vector.iov_len)
+                for vector in vectors where left > 0 {
+                    var rest = UnsafeRawBufferPointer(start: vector.iov_base, count: min(vector.iov_len, left))
+                    left -= rest.count
                     while !rest.isEmpty {
                         guard input.dataLeft > 0 else {
                             try takeHeader(&rest)
@@ -204,8 +293,10 @@ extension ResumableStream {
 
     private func acknowledged(_ position: UInt64) throws(ResumptionViolation) {
         let count = try state.acknowledge(position)
+        if mayEndCarrier { wakeCarrierReader() }
         guard count > 0 else { return }
         kept.consume(count)
+        carried?.moved(self)
         if isOutOfRoom { wakeWriters() }
     }
 
@@ -277,10 +368,18 @@ extension ResumableStream {
     }
 
     private func acknowledgeSoon() {
-        if state.isAcknowledgementDue {
-            wakeCarrierReader()
-        } else if state.owesAcknowledgement {
+        guard state.owesAcknowledgement else { return }
+        if !state.isAcknowledgementUrgent, state.owed >= CarriedStreams<ResumableStream>.smallest || carried != nil,
+            let carried = carriedStreams(), carried.owes(self, state.owed)
+        {
+            carried.acknowledgeAll()
+        }
+        if !state.isAcknowledgementDue {
             resumptions.owe(self)
+        } else if state.isAcknowledgementUrgent {
+            wakeCarrierReader()
+        } else {
+            wakeCarrierReaderInTime()
         }
     }
 
@@ -288,7 +387,7 @@ extension ResumableStream {
     func drain() {
         if isReleased { return discardInbound() }
         guard sink != nil else {
-            if port?.writerWaits == true, isOutOfRoom { wakeCarrierWriter() }
+            if port?.writerWaits == true, isOutOfRoom || inbound.isEmpty { wakeCarrierWriter() }
             if !inbound.isEmpty || state.isAtEnd && !state.isEndDelivered { wakeReader() }
             return
         }
@@ -329,43 +428,5 @@ extension ResumableStream {
         if state.isAtEnd { deliverEnd() }
         acknowledgeSoon()
         wakeCarrierWriter()
-    }
-}
-
-/// A header, or a frame of twelve bytes, that leaves in as many pieces as the carrier likes.
-struct StagedFrame {
-    private var first: UInt64 = 0
-    private var second: UInt32 = 0
-    private var next = 0
-    private var count = 0
-
-    var isEmpty: Bool { next == count }
-
-    mutating func stage(data length: Int) {
-        withBytes { ResumptionFrame.writeData(length, to: $0) }
-        (next, count) = (0, ResumptionFrame.headerSize)
-    }
-
-    mutating func stage(_ kind: ResumptionFrame.Kind, _ position: UInt64) {
-        withBytes { ResumptionFrame.write(kind, position, to: $0) }
-        (next, count) = (0, ResumptionFrame.controlSize)
-    }
-
-    mutating func read(into space: UnsafeMutableRawBufferPointer) -> Int {
-        let length = min(space.count, count - next)
-        let start = next
-        withBytes { space.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[start..<start + length])) }
-        next += length
-        return length
-    }
-
-    private mutating func withBytes(_ body: (UnsafeMutableRawBufferPointer) -> Void) {
-        withUnsafeTemporaryAllocation(byteCount: ResumptionFrame.controlSize, alignment: 8) { space in
-            space.storeBytes(of: first, as: UInt64.self)
-            space.storeBytes(of: second, toByteOffset: 8, as: UInt32.self)
-            body(space)
-            first = space.load(as: UInt64.self)
-            second = space.load(fromByteOffset: 8, as: UInt32.self)
-        }
     }
 }

@@ -2,6 +2,7 @@ package import CLinux
 package import H2Transport
 package import MeshIdentity
 package import MeshPolicy
+import Platform
 package import Streams
 
 /// Told what becomes of a resumable stream. Confined to the stream's loop.
@@ -16,14 +17,14 @@ protocol ResumptionOwner: AnyObject {
 /// below it one carrier after the other.
 ///
 /// ```
-///   client's socket ═ Relay ═ ResumableStream ── CarrierPort ═ Relay ═ H2Stream        one port for each carrier
+///   client's socket ═ Relay ═ ResumableStream ── CarrierPort ═ Splice ═ H2Stream       one port for each carrier
 ///                             │ state: numbers │
 ///                             └ kept: bytes    ┘
 /// ```
 ///
-/// Towards its owner it reads from a source and writes into a sink without a copy, as the carrier does; what is sent is
-/// copied once, to be kept until the other side has it. What arrives is copied only where nobody takes it. An idle
-/// stream keeps no bytes.
+/// Towards its owner it reads from a source and writes into a sink without a copy, as the carrier does. What is sent is
+/// kept until the other side has it: in the buffer that it was sent from where there is much of it, else as a copy.
+/// What arrives is copied only where nobody takes it. An idle stream keeps no bytes.
 package final class ResumableStream: ByteStream, TurnTask {
     /// How often, and why, it went on over something else.
     package struct History: Hashable, Sendable {
@@ -34,12 +35,12 @@ package final class ResumableStream: ByteStream, TurnTask {
     }
 
     let resumptions: Resumptions
-    private let isClient: Bool
+    let isClient: Bool
     /// Nil once the stream is over.
     var owner: (any ResumptionOwner)?
     var state = ResumptionState()
     /// Written, and not acknowledged.
-    var kept: ByteQueue
+    var kept: KeptBytes
     /// Arrived, and not taken.
     var inbound: ByteQueue
     var input = ResumptionFrameReader()
@@ -47,9 +48,18 @@ package final class ResumableStream: ByteStream, TurnTask {
     var staged = StagedFrame()
     /// Bytes of the frame whose header was sent.
     var frameLeft = 0
+    /// How often a carrier has brought anything: an acknowledgement is a sign of life like every other.
+    private(set) var heard: UInt64 = 0
 
     var port: CarrierPort?
     var carrier: ByteStream?
+    /// The carrier, where it is joined by ``splice``.
+    private(set) var direct: H2Stream?
+    /// What it has in common with the others of the carrier's connection, once it has moved much.
+    var carried: CarriedStreams<ResumableStream>?
+    var carriedPart = CarriedPart()
+    private var splice: Splice?
+    /// Joins a carrier that has no direct paths.
     private var carrierRelay: Relay?
 
     // The owner's side.
@@ -73,10 +83,12 @@ package final class ResumableStream: ByteStream, TurnTask {
     var isOutOfRoom = false
     /// Waits in the list of those that owe an acknowledgement.
     var isOwing = false
+    /// Waits in the list of those whose acknowledgement waits for other frames.
+    var isWaitingForFrames = false
     /// Waits until the node has memory for it.
     var isStarved = false
-    /// Its number at the server.
-    var id: UInt64 = 0
+    /// At a server: its number, and what proves a resumption; nil: this side is the client.
+    var ticket: ResumptionTicket?
     /// Why the last carrier was lost.
     private(set) var lastFailure: String?
     var accounted = 0
@@ -84,9 +96,11 @@ package final class ResumableStream: ByteStream, TurnTask {
     var watchIndex = -1
     var standstill = ResumptionStandstill()
 
+    /// Of the memory.
+    let share: ResumptionDirectory.Share
     /// Who is at the other end, as a certificate has proved.
     package let peer: SPIFFEID?
-    private let destination: String
+    let destination: Authority
     /// What carries it, where this side has chosen; nil: the other side has.
     package internal(set) var path: PathID?
     /// Likewise, of a stream that the other side has chosen the path of.
@@ -100,15 +114,20 @@ package final class ResumableStream: ByteStream, TurnTask {
         var sourceFailure = false
         var sinkFailure = false
         var drain = false
+        var release = false
         var violation: ResumptionViolation?
+        /// What waits at the carrier's port, or at this stream, is to be told.
+        var carrierReader = false
+        var carrierWriter = false
+        var writer = false
     }
 
     /// - Parameters:
     ///   - carrier: Freshly opened.
     ///   - isClient: This side opens carriers; the other side waits for them.
     init(
-        over carrier: H2Stream,
-        to destination: String,
+        over carrier: any ResumableCarrier,
+        to destination: Authority,
         isClient: Bool,
         of owner: any ResumptionOwner,
         in resumptions: Resumptions
@@ -117,12 +136,18 @@ package final class ResumableStream: ByteStream, TurnTask {
         self.resumptions = resumptions
         self.owner = owner
         self.destination = destination
-        peer = carrier.peer
-        kept = ByteQueue(pool: carrier.loop.buffers)
+        peer = carrier.provenPeer
+        share = resumptions.share(of: carrier.provenPeer)
+        kept = KeptBytes(pool: carrier.loop.buffers)
         inbound = ByteQueue(pool: carrier.loop.buffers)
         super.init(loop: carrier.loop)
         join(carrier)
     }
+
+    deinit { resumptions.directory.giveBack(share) }
+
+    /// Something has come.
+    func hear() { heard &+= 1 }
 
     package override var peerDescription: String {
         carrier?.peerDescription ?? "\(destination) through \(peer?.description ?? "a peer"), whose path is lost"
@@ -131,8 +156,13 @@ package final class ResumableStream: ByteStream, TurnTask {
     /// The connection that carries it; nil while there is none, or where it came by another loop.
     package var transportConnection: H2Connection? { (carrier as? H2Stream)?.transport }
 
+    /// Of the stream of HTTP/2 that carries it; nil while there is none, or where it came by another loop.
+    package var ownTrace: TraceParent? {
+        (carrier as? H2Stream)?.ownTrace ?? carrier.flatMap { BridgedFacts(of: $0)?.trace }
+    }
+
     /// What was answered to the request that carries it now.
-    package var response: ConnectResponse? { (carrier as? H2Stream)?.response }
+    package var response: ConnectResponse? { carrier?.asCarrier?.answer }
 
     var isAttached: Bool { port != nil }
     var isOver: Bool { owner == nil }
@@ -158,6 +188,7 @@ package final class ResumableStream: ByteStream, TurnTask {
         guard !state.hasFinished, !isReleased, failure == nil else { return refuseWrite() }
         var room = roomToKeep
         var accepted = 0
+        var isShort = false
         for vector in vectors {
             let length = min(vector.iov_len, room)
             if length > 0 {
@@ -168,11 +199,13 @@ package final class ResumableStream: ByteStream, TurnTask {
             room -= length
             guard length == vector.iov_len else {
                 writerWaits = true
-                noteShortage()
+                isShort = true
                 break
             }
         }
         account()
+        if isShort { noteShortage() }
+        cameForRoom()
         if accepted > 0 { wakeCarrierReader() }
         if accepted == 0, writerWaits { return .wouldBlock }
         return .bytes(accepted)
@@ -282,9 +315,25 @@ package final class ResumableStream: ByteStream, TurnTask {
 
     private func join(_ carrier: ByteStream) {
         let port = CarrierPort(of: self)
-        let relay = Relay(port, carrier)
         self.port = port
         self.carrier = carrier
+        if let stream = carrier as? H2Stream {
+            let splice = Splice(port, stream)
+            direct = stream
+            self.splice = splice
+            if splice.start() {
+                // Asked when there is something.
+                if source == nil, state.isSilent {
+                    port.readerWaits = true
+                    stream.sourceIsDry()
+                }
+                return
+            }
+            // It is over already: the relay finds out how.
+            direct = nil
+            self.splice = nil
+        }
+        let relay = Relay(port, carrier)
         carrierRelay = relay
         relay.start()
     }
@@ -292,30 +341,38 @@ package final class ResumableStream: ByteStream, TurnTask {
     /// - Parameter reason: A reset of the stream, which the other side sees as one; nil: the carrier only.
     func dropCarrier(_ reason: StreamError?) {
         guard let port else { return }
-        let (carrier, relay) = (carrier, carrierRelay)
+        let (carrier, splice, relay) = (carrier, splice, carrierRelay)
         leave(port)
         let moved = StreamError(.closed, "the stream goes on over another path")
-        if reason == nil { (carrier as? H2Stream)?.letGo(moved) }
+        if reason == nil { carrier?.asCarrier?.letGo(moved) }
+        splice?.cut(reason ?? moved)
         relay?.cut(reason ?? moved)
     }
 
     /// What was half sent or read on it is forgotten.
     private func leave(_ port: CarrierPort) {
         port.leave()
+        let wasInTurn = carriedPart.isWaiting
+        carried?.leave(self)
+        carried = nil
         self.port = nil
         carrier = nil
+        direct = nil
+        splice = nil
         carrierRelay = nil
         pending.violation = nil
         input = ResumptionFrameReader()
         staged = StagedFrame()
         frameLeft = 0
+        // Whoever wrote waited for a connection's streams that this one is no part of any more.
+        if wasInTurn { hasRoomAgain() }
     }
 
     /// The carrier failed, or has ended before both sides had said everything.
     func detached(_ port: CarrierPort, _ reason: StreamError) {
         guard self.port === port, let carrier else { return }
         leave(port)
-        if (carrier as? H2Stream)?.wasResetByPeer == true {
+        if carrier.asCarrier?.wasResetByPeer == true {
             return lose(StreamError(.reset, "the other side reset the stream: \(reason.message)"))
         }
         switch reason.code {
@@ -404,6 +461,8 @@ package final class ResumableStream: ByteStream, TurnTask {
         self.pending = Pending()
         if let violation = pending.violation, let port { violated(port, violation) }
         if pending.drain { drain() }
+        if pending.release { carried?.release() }
+        tell(pending)
         if pending.sourceEnd, let pump = sourcePump {
             sourcePump = nil
             pump.sourceEnded()
@@ -422,6 +481,22 @@ package final class ResumableStream: ByteStream, TurnTask {
         }
     }
 
+    /// A relay that is told may end this stream, or lose its carrier, while it is told.
+    private func tell(_ pending: Pending) {
+        if pending.carrierReader, let port, port.readerWaits {
+            port.readerWaits = false
+            if let direct { direct.sourceBecameReadable() } else { port.observer?.streamReadable(port) }
+        }
+        if pending.carrierWriter, let port, port.writerWaits {
+            port.writerWaits = false
+            if let direct { direct.sinkBecameWritable() } else { port.observer?.streamWritable(port) }
+        }
+        if pending.writer, writerWaits, !isReleased {
+            writerWaits = false
+            observer?.streamWritable(self)
+        }
+    }
+
     private func violated(_ port: CarrierPort, _ violation: ResumptionViolation) {
         let error = StreamError(.protocolViolation, "\(peerDescription) \(violation)")
         giveUp(port, "a carrier of a resumable stream broke the protocol", error)
@@ -437,26 +512,56 @@ package final class ResumableStream: ByteStream, TurnTask {
     /// The carrier is left, and the stream waits for another one.
     private func giveUp(_ port: CarrierPort, _ kind: String, _ error: StreamError) {
         resumptions.report(kind, of: self, error)
-        let (carrier, relay) = (carrier, carrierRelay)
+        let (carrier, splice, relay) = (carrier, splice, carrierRelay)
         detached(port, error)
-        (carrier as? H2Stream)?.letGo(error)
+        carrier?.asCarrier?.letGo(error)
+        splice?.cut(error)
         relay?.cut(error)
     }
 
     // MARK: Waking
+    //
+    // HTTP/2 notes what it is told and comes back for it. A relay acts at once, and this may be inside of its own write
+    // or read: it is told in the next turn.
 
     /// There is something to send.
     func wakeCarrierReader() {
+        guard let port else { return }
+        if port.readerWaits {
+            guard let direct else {
+                pending.carrierReader = true
+                return schedule()
+            }
+            port.readerWaits = false
+            direct.sourceBecameReadable()
+        } else if port.readerMayWait {
+            port.readerMayWait = false
+            direct?.hurry()
+        }
+    }
+
+    /// There is something to send that goes with what else the connection has to send, or by itself a little later.
+    func wakeCarrierReaderInTime() {
+        guard let direct else { return wakeCarrierReader() }
         guard let port, port.readerWaits else { return }
         port.readerWaits = false
-        port.observer?.streamReadable(port)
+        port.readerMayWait = true
+        direct.sourceMayBeRead()
+        resumptions.hurryLater(self, afterLong: state.owesLastWordOnly)
     }
+
+    /// Other frames have had their time.
+    func sendNow() { if port?.readerMayWait == true { wakeCarrierReader() } }
 
     /// What the carrier brings can be taken again.
     func wakeCarrierWriter() {
         guard let port, port.writerWaits else { return }
+        guard let direct else {
+            pending.carrierWriter = true
+            return schedule()
+        }
         port.writerWaits = false
-        port.observer?.streamWritable(port)
+        direct.sinkBecameWritable()
     }
 
     /// The reader of the owner's side, who has no sink.
@@ -468,11 +573,11 @@ package final class ResumableStream: ByteStream, TurnTask {
 
     /// Something may be kept again.
     func wakeWriters() {
-        guard roomToKeep > 0 else { return }
+        guard ownRoom > 0 else { return }
         isOutOfRoom = false
         wakeCarrierReader()
         guard writerWaits, !isReleased else { return }
-        writerWaits = false
-        observer?.streamWritable(self)
+        pending.writer = true
+        schedule()
     }
 }

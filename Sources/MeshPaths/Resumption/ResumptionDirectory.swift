@@ -1,5 +1,6 @@
 import MeshIdentity
 import Streams
+import Synchronization
 
 /// What the event loops of a process have in common that have resumable streams: where each stream is, and how much
 /// memory all of them hold.
@@ -7,21 +8,34 @@ import Streams
 /// A peer that acknowledges nothing holds memory for as long as it likes. So each may hold as much as is left, and no
 /// more: one alone at most half, two a third each, and whoever comes next finds something.
 package final class ResumptionDirectory: Sendable {
+    /// What the streams of one peer hold: each of them has it, and nobody looks for it with each frame.
+    final class Share: Sendable {
+        fileprivate let peer: SPIFFEID?
+        /// In bytes.
+        fileprivate let held = Atomic<Int>(0)
+        /// Who has it. The last one takes it out of the directory.
+        fileprivate let users = Atomic<Int>(0)
+
+        fileprivate init(of peer: SPIFFEID?) { self.peer = peer }
+
+        func isThat(of peer: SPIFFEID?) -> Bool { peer == self.peer }
+    }
+
     private struct State: Sendable {
         var loops: [UInt8: LoopBound<Resumptions>] = [:]
-        var held = 0
-        /// Of `held`, by peer; nothing of those that hold nothing.
-        var heldOf: [SPIFFEID?: Int] = [:]
+        var shares: [SPIFFEID?: Share] = [:]
         var detached: [String: Int] = [:]
         var detachedCount = 0
     }
 
     private let state = Lock(State())
+    /// By all peers, in bytes.
+    private let heldByAll = Atomic<Int>(0)
     private let memory: Int
     /// Streams without a carrier, of all peers together and of each.
     private let limits: (all: Int, each: Int)
     /// A stream may keep so much also where its peer's share is used up: it goes on, if slowly. That many bytes are
-    /// acknowledged at once.
+    /// acknowledged soon.
     static let least = Int(ResumptionState.acknowledgementStep)
 
     /// - Parameters:
@@ -45,33 +59,56 @@ package final class ResumptionDirectory: Sendable {
         state.withLock { $0.loops[UInt8(truncatingIfNeeded: id >> 56)] }
     }
 
-    /// How many more bytes a stream of `peer` may hold that holds `count` now.
+    /// The share of `peer`, until it is given back by ``giveBack(_:)``.
+    func share(of peer: SPIFFEID?) -> Share {
+        state.withLock { state in
+            let share = state.shares[peer] ?? Share(of: peer)
+            state.shares[peer] = share
+            share.users.wrappingAdd(1, ordering: .sequentiallyConsistent)
+            return share
+        }
+    }
+
+    /// One more user of a share that has one.
+    func again(_ share: Share) -> Share {
+        share.users.wrappingAdd(1, ordering: .sequentiallyConsistent)
+        return share
+    }
+
+    func giveBack(_ share: Share) {
+        guard share.users.wrappingSubtract(1, ordering: .sequentiallyConsistent).newValue == 0 else { return }
+        state.withLock { state in
+            // Somebody may have taken it since.
+            guard share.users.load(ordering: .sequentiallyConsistent) == 0 else { return }
+            if state.shares[share.peer] === share { state.shares[share.peer] = nil }
+        }
+    }
+
+    /// How many more bytes a stream may hold that holds `count` now.
     ///
     /// What each stream may hold at least ends where the peer's streams hold as much as is there for everybody: many
     /// small ones are no way around the share.
-    func room(for peer: SPIFFEID?, holding count: Int) -> Int {
-        state.withLock { state in
-            let own = state.heldOf[peer, default: 0]
-            return max(0, memory - state.held - own, own < memory ? Self.least - count : 0)
-        }
+    func room(in share: Share, holding count: Int) -> Int {
+        let own = share.held.load(ordering: .relaxed)
+        return max(0, memory - held - own, own < memory ? Self.least - count : 0)
     }
 
-    /// The share of `peer` is used up.
-    func isFull(for peer: SPIFFEID?) -> Bool {
-        state.withLock { $0.held + $0.heldOf[peer, default: 0] >= memory }
-    }
+    /// So much is free that nobody needs to save any.
+    var isRoomy: Bool { held < memory / 4 }
+
+    /// The share is used up.
+    func isFull(_ share: Share) -> Bool { held + share.held.load(ordering: .relaxed) >= memory }
 
     /// Memory that is held now, in bytes.
-    package var held: Int { state.withLock(\.held) }
+    package var held: Int { heldByAll.load(ordering: .relaxed) }
+    /// Peers that have a stream.
+    var peers: Int { state.withLock(\.shares.count) }
     /// Streams that wait to be resumed.
     package var detached: Int { state.withLock(\.detachedCount) }
 
-    func account(_ change: Int, of peer: SPIFFEID?) {
-        state.withLock { state in
-            state.held += change
-            let own = state.heldOf[peer, default: 0] + change
-            state.heldOf[peer] = own > 0 ? own : nil
-        }
+    func account(_ change: Int, in share: Share) {
+        heldByAll.wrappingAdd(change, ordering: .relaxed)
+        share.held.wrappingAdd(change, ordering: .relaxed)
     }
 
     /// Returns false where too many wait already.

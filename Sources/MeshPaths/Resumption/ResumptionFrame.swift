@@ -47,6 +47,24 @@ struct ResumptionFrameReader {
     mutating func read(
         _ bytes: inout UnsafeRawBufferPointer
     ) throws(ResumptionViolation) -> ResumptionFrame? {
+        // All of it is there, as nearly always.
+        if count == 0, bytes.count >= ResumptionFrame.headerSize {
+            let first = UInt32(bigEndian: bytes.loadUnaligned(as: UInt32.self))
+            if first >> 24 == ResumptionFrame.Kind.data.rawValue {
+                word = first
+                bytes = UnsafeRawBufferPointer(rebasing: bytes[ResumptionFrame.headerSize...])
+                return try checkHeader()
+            }
+            if bytes.count >= ResumptionFrame.controlSize, first & 0xFF_FFFF == 8,
+                let kind = ResumptionFrame.Kind(rawValue: UInt8(truncatingIfNeeded: first >> 24))
+            {
+                let position = UInt64(
+                    bigEndian: bytes.loadUnaligned(fromByteOffset: ResumptionFrame.headerSize, as: UInt64.self)
+                )
+                bytes = UnsafeRawBufferPointer(rebasing: bytes[ResumptionFrame.controlSize...])
+                return kind == .acknowledgement ? .acknowledgement(position) : .end(position)
+            }
+        }
         var used = 0
         defer { bytes = UnsafeRawBufferPointer(rebasing: bytes[used...]) }
         while count < ResumptionFrame.headerSize {
@@ -92,4 +110,42 @@ struct ResumptionFrameReader {
     }
 
     mutating func took(_ count: Int) { dataLeft -= count }
+}
+
+/// A header, or a frame of twelve bytes, that leaves in as many pieces as the carrier likes.
+struct StagedFrame {
+    private var first: UInt64 = 0
+    private var second: UInt32 = 0
+    private var next = 0
+    private var count = 0
+
+    var isEmpty: Bool { next == count }
+
+    mutating func stage(data length: Int) {
+        withBytes { ResumptionFrame.writeData(length, to: $0) }
+        (next, count) = (0, ResumptionFrame.headerSize)
+    }
+
+    mutating func stage(_ kind: ResumptionFrame.Kind, _ position: UInt64) {
+        withBytes { ResumptionFrame.write(kind, position, to: $0) }
+        (next, count) = (0, ResumptionFrame.controlSize)
+    }
+
+    mutating func read(into space: UnsafeMutableRawBufferPointer) -> Int {
+        let length = min(space.count, count - next)
+        let start = next
+        withBytes { space.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[start..<start + length])) }
+        next += length
+        return length
+    }
+
+    private mutating func withBytes(_ body: (UnsafeMutableRawBufferPointer) -> Void) {
+        withUnsafeTemporaryAllocation(byteCount: ResumptionFrame.controlSize, alignment: 8) { space in
+            space.storeBytes(of: first, as: UInt64.self)
+            space.storeBytes(of: second, toByteOffset: 8, as: UInt32.self)
+            body(space)
+            first = space.load(as: UInt64.self)
+            second = space.load(fromByteOffset: 8, as: UInt32.self)
+        }
+    }
 }

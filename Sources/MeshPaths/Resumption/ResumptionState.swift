@@ -27,8 +27,11 @@ struct ResumptionState {
     /// Bytes that one side may have sent, or be about to send, without an acknowledgement: what a round trip of 100 ms
     /// takes at a gigabit. On a short path the window of HTTP/2, which grows with the path only, allows less.
     static let defaultWindow = 16 << 20
-    /// After this many bytes the other side is told, whatever else there is to say.
+    /// After this many bytes the other side is told soon, whatever else there is to say.
     static let acknowledgementStep: UInt64 = 128 << 10
+    /// And after this many at once: it does not keep more for want of other frames that the acknowledgement can go
+    /// with.
+    static let urgentStep: UInt64 = 512 << 10
 
     /// Of both sides: the protocol has one number. Smaller where a test wants it used up.
     let window: Int
@@ -161,18 +164,30 @@ struct ResumptionState {
     /// Where the other side goes on: what is before it has arrived here.
     var position: UInt64 { arrived + (end == nil ? 0 : 1) }
 
-    private var deliveredPosition: UInt64 { delivered + (isEndDelivered ? 1 : 0) }
-    private var announceable: UInt64 { min(deliveredPosition, acknowledgementLimit, repeatedPosition) }
+    @inline(__always) private var deliveredPosition: UInt64 { delivered + (isEndDelivered ? 1 : 0) }
+    // Not called but put in place, as what follows: a call would be handed a copy of all the numbers.
+    @inline(__always) private var announceable: UInt64 {
+        min(deliveredPosition, acknowledgementLimit, repeatedPosition)
+    }
     /// What comes again is acknowledged when it has: until then, the other side has not sent it on this carrier.
-    private var repeatedPosition: UInt64 { repeated > 0 || repeatsEnd ? arrived - repeated : .max }
+    @inline(__always) private var repeatedPosition: UInt64 { repeated > 0 || repeatsEnd ? arrived - repeated : .max }
     /// There is something to acknowledge.
-    var owesAcknowledgement: Bool { announceable > announced || mustAnnounce }
-    /// It is not to wait for bytes that it can go with.
-    var isAcknowledgementDue: Bool {
+    @inline(__always) var owesAcknowledgement: Bool { announceable > announced || mustAnnounce }
+    /// So much was taken and not acknowledged, the end included.
+    @inline(__always) var owed: Int { Int(announceable > announced ? announceable - announced : 0) }
+    /// It is not to wait for bytes that it can go with. That of the other side's end is the last word where this side
+    /// has ended, too; before that it goes with this side's end, which follows at once as a rule.
+    @inline(__always) var isAcknowledgementDue: Bool {
         let announceable = announceable
         return mustAnnounce || announceable >= announced + Self.acknowledgementStep
-            || isEndDelivered && announceable > announced
+            || isEndDelivered && hasSentEnd && announceable > announced
     }
+
+    /// What is due is that of the end alone, which nobody waits for.
+    @inline(__always) var owesLastWordOnly: Bool { announceable < announced + Self.acknowledgementStep }
+
+    /// It does not wait for other streams' frames, either.
+    @inline(__always) var isAcknowledgementUrgent: Bool { mustAnnounce || announceable >= announced + Self.urgentStep }
 
     /// What is owed is not to wait any longer.
     mutating func hurryAcknowledgement() { mustAnnounce = true }
@@ -186,7 +201,11 @@ struct ResumptionState {
     // MARK: Carriers
 
     /// Everything that this side has to say was said on the carrier, and there will be no more.
-    var mayEndCarrier: Bool { hasSentEnd && isEndDelivered && !mustAnnounce && announced == deliveredPosition }
+    @inline(__always) var mayEndCarrier: Bool {
+        hasSentEnd && isEndDelivered && !mustAnnounce && announced == deliveredPosition
+    }
+    /// There is nothing to say on the carrier.
+    @inline(__always) var isSilent: Bool { unsent == 0 && !owesEnd && !isAcknowledgementDue && !mayEndCarrier }
     /// Both directions have ended, and both sides know.
     var isOver: Bool { isEndAcknowledged && isEndDelivered }
 

@@ -1,4 +1,3 @@
-import Glibc
 package import H2Transport
 package import Logging
 import MeshIdentity
@@ -9,14 +8,6 @@ package import Streams
 /// The resumable streams of one event loop: those that peers have opened, who may come back for them, and what is to be
 /// done for all of them by and by. Confined to its loop.
 package final class Resumptions {
-    /// A stream that a peer has opened.
-    private struct Held {
-        let stream: ResumableStream
-        let peer: SPIFFEID
-        let ticket: ResumptionTicket
-        let destination: Authority
-    }
-
     /// Why a stream is not resumed.
     package enum Refusal: Error, Hashable, Sendable {
         /// There is none that the peer might have; which of the reasons is for this side's log.
@@ -52,10 +43,20 @@ package final class Resumptions {
     private let log: PeerLog
     /// For how long a stream waits for a carrier.
     package var timeout: Duration
-    private var held: [UInt64: Held] = [:]
+    /// Streams that peers have opened, by their numbers.
+    private var held: [UInt64: ResumableStream] = [:]
     private var lastID: UInt64 = 0
-    private var randomBytes: ArraySlice<UInt8> = []
+    /// Those of ``nextRandomByte`` and behind it were not used.
+    private var randomBytes: [UInt8] = []
+    private var nextRandomByte = 0
+    /// Of the peer that had a stream last: it may have the next one.
+    private var lastShare: ResumptionDirectory.Share?
     private var owing: ContiguousArray<ResumableStream> = []
+    /// Those whose acknowledgements wait for other frames: not for long, where somebody may wait for them.
+    private var waitingForFrames: ContiguousArray<ResumableStream> = []
+    private var waitingAtEnd: ContiguousArray<ResumableStream> = []
+    private var frameTimer: LoopTimer?
+    private var endTimer: LoopTimer?
     private var starved: ContiguousArray<ResumableStream> = []
     /// Without a carrier, since when.
     private var waiting: [ObjectIdentifier: (stream: ResumableStream, since: UInt64)] = [:]
@@ -66,6 +67,11 @@ package final class Resumptions {
 
     /// How long an acknowledgement waits for bytes that it can go with.
     private static let pause: Duration = .milliseconds(100)
+    /// And how long one that is due, for frames of other streams: a record of its own costs both sides more than all
+    /// else that it needs.
+    private static let framePause: Duration = .milliseconds(4)
+    /// And that of the other side's end, the last word on a stream.
+    private static let endPause: Duration = .milliseconds(25)
     private static let limit = 1 << 20
 
     /// - Parameters:
@@ -88,7 +94,17 @@ package final class Resumptions {
         log = PeerLog(logger, on: loop)
         timer = LoopTimer(on: loop) { [weak self] in self?.tick() }
         watchTimer = LoopTimer(on: loop) { [weak self] in self?.look() }
+        frameTimer = LoopTimer(on: loop) { [weak self] in
+            guard let self else { return }
+            Self.send(&waitingForFrames)
+        }
+        endTimer = LoopTimer(on: loop) { [weak self] in
+            guard let self else { return }
+            Self.send(&waitingAtEnd)
+        }
     }
+
+    deinit { if let lastShare { directory.giveBack(lastShare) } }
 
     /// Streams that peers open are found by the other loops from now on.
     package func serve() { directory.enter(self, number: number) }
@@ -98,7 +114,12 @@ package final class Resumptions {
         directory.leave(number)
         timer?.cancel()
         watchTimer?.cancel()
+        frameTimer?.cancel()
+        endTimer?.cancel()
         for (stream, _) in Array(waiting.values) { stream.lose(StreamError(.reset, "the node has stopped")) }
+        // Each of them holds this, and no timer comes to let it go.
+        (owing, starved) = ([], [])
+        (waitingForFrames, waitingAtEnd) = ([], [])
     }
 
     // MARK: Streams that peers open
@@ -106,6 +127,11 @@ package final class Resumptions {
     /// Whether the client of `pending` can resume what it asks for.
     package static func isOffered(_ pending: PendingConnect) -> Bool {
         pending.peer != nil && pending.request.headers[ResumptionField.name] == ResumptionField.offer
+    }
+
+    /// Has a request say that this side can resume what it asks for.
+    package static func offer(in headers: inout HeaderFields) {
+        headers.append(ResumptionField.name, ResumptionField.offer)
     }
 
     /// What `pending` says of the stream that it is to resume; nil: it asks for a new one.
@@ -122,33 +148,50 @@ package final class Resumptions {
         over transport: Transport,
         headers: HeaderFields = [:]
     ) -> ByteStream? {
-        guard let peer = pending.peer, held.count < Self.limit else { return pending.accept(headers: headers) }
-        let ticket = ResumptionTicket(id: newID(), secret: newSecret())
+        guard pending.peer != nil, held.count < Self.limit else { return pending.accept(headers: headers) }
+        let ticket = newTicket()
         var headers = headers
         headers.append(ResumptionField.name, ticket.field)
         guard let carrier = pending.accept(headers: headers) else { return nil }
         let stream = ResumableStream(
             over: carrier,
-            to: pending.destination.description,
+            to: pending.destination,
             isClient: false,
             of: self,
             in: self
         )
-        stream.id = ticket.id
+        stream.ticket = ticket
         stream.transport = transport
-        held[ticket.id] = Held(stream: stream, peer: peer, ticket: ticket, destination: pending.destination)
+        held[ticket.id] = stream
         return stream
     }
 
-    private func newID() -> UInt64 {
+    private func newTicket() -> ResumptionTicket {
         lastID += 1
-        return UInt64(number) << 56 | lastID & (1 << 56 - 1)
+        if nextRandomByte == randomBytes.count {
+            randomBytes = Digest.randomBytes(64 * ResumptionTicket.secretSize)
+            nextRandomByte = 0
+        }
+        let start = nextRandomByte
+        nextRandomByte += ResumptionTicket.secretSize
+        return randomBytes.withUnsafeBytes { bytes in
+            ResumptionTicket(
+                id: UInt64(number) << 56 | lastID & (1 << 56 - 1),
+                secret: .init(
+                    high: bytes.loadUnaligned(fromByteOffset: start, as: UInt64.self),
+                    low: bytes.loadUnaligned(fromByteOffset: start + 8, as: UInt64.self)
+                )
+            )
+        }
     }
 
-    private func newSecret() -> [UInt8] {
-        if randomBytes.count < ResumptionTicket.secretSize { randomBytes = Digest.randomBytes(1024)[...] }
-        defer { randomBytes = randomBytes.dropFirst(ResumptionTicket.secretSize) }
-        return Array(randomBytes.prefix(ResumptionTicket.secretSize))
+    /// To be given back to the directory.
+    func share(of peer: SPIFFEID?) -> ResumptionDirectory.Share {
+        if let lastShare, lastShare.isThat(of: peer) { return directory.again(lastShare) }
+        let share = directory.share(of: peer)
+        if let lastShare { directory.giveBack(lastShare) }
+        lastShare = directory.again(share)
+        return share
     }
 
     /// Has a stream go on over another carrier, where `peer` proves that it may.
@@ -162,23 +205,25 @@ package final class Resumptions {
         over transport: Transport,
         _ carrier: (_ position: UInt64) -> ByteStream?
     ) throws(Refusal) {
-        guard let entry = held[request.id] else { throw .unknown("there is no stream \(request.id)") }
-        // Whoever is somebody else learns nothing, not even that there is a stream.
-        guard entry.peer == peer, request.isProved(by: entry.ticket) else {
-            throw .unknown(entry.peer == peer ? "the token is wrong" : "the stream is another identity's")
+        guard let stream = held[request.id], let ticket = stream.ticket else {
+            throw .unknown("there is no stream \(request.id)")
         }
-        guard entry.destination == destination else { throw .unknown("the stream leads to \(entry.destination)") }
+        // Whoever is somebody else learns nothing, not even that there is a stream.
+        guard let peer, stream.peer == peer, request.isProved(by: ticket) else {
+            throw .unknown(stream.peer == peer ? "the token is wrong" : "the stream is another identity's")
+        }
+        guard stream.destination == destination else { throw .unknown("the stream leads to \(stream.destination)") }
         do throws(ResumptionViolation) {
-            try entry.stream.state.check(generation: request.generation, position: request.position)
+            try stream.state.check(generation: request.generation, position: request.position)
         } catch {
-            throw request.generation <= entry.stream.state.generation
+            throw request.generation <= stream.state.generation
                 ? .replayed("\(error)") : .impossible("\(error)")
         }
-        guard let carrier = carrier(entry.stream.state.position) else { return }
+        guard let carrier = carrier(stream.state.position) else { return }
         do throws(ResumptionViolation) {
-            entry.stream.transport = transport
-            let reason = entry.stream.lastFailure ?? "the client has moved it"
-            try entry.stream.attach(
+            stream.transport = transport
+            let reason = stream.lastFailure ?? "the client has moved it"
+            try stream.attach(
                 carrier,
                 generation: request.generation,
                 position: request.position,
@@ -190,8 +235,7 @@ package final class Resumptions {
     }
 
     /// Answers a request to resume, which policy has allowed. The stream may be another loop's: then its bytes go
-    /// through a pair of sockets.
-    ///
+    /// over a bridge.
     package func resume(_ pending: PendingConnect, _ field: String, over transport: Transport) {
         guard let request = ResumptionRequest(field) else {
             return answer(pending, .impossible("the field makes no sense"))
@@ -228,26 +272,20 @@ package final class Resumptions {
         _ home: LoopBound<Resumptions>,
         _ transport: Transport
     ) {
-        let near: Socket
-        let descriptor: Int32
-        do throws(StreamError) {
-            (near, descriptor) = try Socket.pairWithDescriptor(on: loop)
-        } catch {
-            return answer(pending, .impossible("\(error)"))
-        }
+        let near = LoopBridge(on: loop, to: pending.destination.description)
+        let far = near.makeFarEnd(on: home.loop)
         let (peer, destination) = (pending.peer, pending.destination)
         let own = LoopBound((resumptions: self, pending: pending, near: near), on: loop)
         let isRunning = home.loop.submitIfRunning {
             let result: Result<UInt64, Refusal> = home.withValue { home in
-                home.resumeBridged(request, of: peer, to: destination, over: transport, descriptor)
+                home.resumeBridged(request, of: peer, to: destination, over: transport, far)
             }
             own.loop.submit {
-                own.withValue { $0.resumptions.bridged(result, $0.pending, $0.near, request, home) }
+                own.withValue { $0.resumptions.bridged(result, $0.pending, $0.near) }
             }
         }
         guard !isRunning else { return }
-        _ = Glibc.close(descriptor)
-        near.close()
+        near.reset(StreamError(.closed, "its event loop has shut down"))
         answer(pending, .unknown("its loop has shut down"))
     }
 
@@ -256,57 +294,32 @@ package final class Resumptions {
         of peer: SPIFFEID?,
         to destination: Authority,
         over transport: Transport,
-        _ descriptor: Int32
+        _ far: LoopBound<LoopBridge>
     ) -> Result<UInt64, Refusal> {
-        var result = Result<UInt64, Refusal>.failure(.impossible("there is no socket"))
-        var isTaken = false
+        var result = Result<UInt64, Refusal>.failure(.impossible("there is no bridge"))
         do throws(Refusal) {
             try resume(request, of: peer, to: destination, over: transport) { position in
-                isTaken = true
-                guard let socket = try? Socket(adopting: descriptor, on: loop) else { return nil }
                 result = .success(position)
-                return socket
+                return far.withValue { $0 }
             }
         } catch {
             result = .failure(error)
         }
-        if !isTaken { _ = Glibc.close(descriptor) }
         return result
     }
 
-    private func bridged(
-        _ result: Result<UInt64, Refusal>,
-        _ pending: PendingConnect,
-        _ near: Socket,
-        _ request: ResumptionRequest,
-        _ home: LoopBound<Resumptions>
-    ) {
+    private func bridged(_ result: Result<UInt64, Refusal>, _ pending: PendingConnect, _ near: LoopBridge) {
         switch result {
         case .failure(let refusal):
-            near.close()
+            near.reset(StreamError(.closed, "the stream is not resumed"))
             answer(pending, refusal)
         case .success(let position):
-            let gone = StreamError(.closed, "the client gave up")
             guard let carrier = pending.accept(headers: [ResumptionField.name: Hexadecimal.text(position)]) else {
-                near.reset(gone)
+                near.reset(StreamError(.closed, "the client gave up"))
                 return
             }
-            let relay = Relay(carrier, near) { _ in
-                guard carrier.wasResetByPeer else { return }
-                home.loop.submit { home.withValue { $0.wasReset(request.id, generation: request.generation) } }
-            }
-            // Its loop has let the carrier go, or the stream: what the client has not moved already, it asks for.
-            relay.onFailure = { error in
-                if near.failure != nil, !carrier.wasResetByPeer { carrier.letGo(error) }
-            }
-            relay.start()
+            near.join(carrier)
         }
-    }
-
-    /// The other side has reset a stream whose carrier another loop has.
-    private func wasReset(_ id: UInt64, generation: UInt64) {
-        guard let stream = held[id]?.stream, stream.state.generation == generation else { return }
-        stream.lose(StreamError(.reset, "the other side reset the stream"))
     }
 
     // MARK: What streams tell
@@ -344,6 +357,34 @@ package final class Resumptions {
         stream.isOwing = true
         owing.append(stream)
         wind()
+    }
+
+    /// An acknowledgement goes with what else its connection sends, and by itself where that is nothing.
+    ///
+    /// - Parameter afterLong: It is the last word.
+    func hurryLater(_ stream: ResumableStream, afterLong isLast: Bool) {
+        if isLast {
+            waitingAtEnd.append(stream)
+            if endTimer?.isScheduled == false { endTimer?.schedule(after: Self.endPause) }
+            return
+        }
+        guard !stream.isWaitingForFrames else { return }
+        stream.isWaitingForFrames = true
+        waitingForFrames.append(stream)
+        if frameTimer?.isScheduled == false { frameTimer?.schedule(after: Self.framePause) }
+    }
+
+    /// Nobody is added from inside.
+    private static func send(_ waiting: inout ContiguousArray<ResumableStream>) {
+        var streams: ContiguousArray<ResumableStream> = []
+        swap(&streams, &waiting)
+        for stream in streams {
+            stream.isWaitingForFrames = false
+            stream.sendNow()
+        }
+        guard streams.count <= 64 else { return }
+        streams.removeAll(keepingCapacity: true)
+        swap(&streams, &waiting)
     }
 
     // MARK: Memory
@@ -385,7 +426,7 @@ package final class Resumptions {
                 continue
             }
             let time = stream.standstill.time(of: stream.state, at: now)
-            guard time >= timeout.nanoseconds, directory.isFull(for: stream.peer) else { continue }
+            guard time >= timeout.nanoseconds, directory.isFull(stream.share) else { continue }
             stream.standsStill(for: timeout)
         }
         if !watched.isEmpty, watchTimer?.isScheduled == false {
@@ -411,7 +452,7 @@ package final class Resumptions {
         for stream in hungry where !stream.isOver {
             stream.isStarved = false
             // One peer's share may be used up while another's is not.
-            if stream.roomToKeep > 0 { stream.wakeWriters() } else { starve(stream) }
+            if stream.ownRoom > 0 { stream.wakeWriters() } else { starve(stream) }
         }
         let now = loop.now
         let late = waiting.values.filter { now &- $0.since >= timeout.nanoseconds }
@@ -427,5 +468,5 @@ package final class Resumptions {
 extension Resumptions: ResumptionOwner {
     func resumableDetached(_ stream: ResumableStream, _ reason: StreamError) {}
 
-    func resumableEnded(_ stream: ResumableStream) { held[stream.id] = nil }
+    func resumableEnded(_ stream: ResumableStream) { if let ticket = stream.ticket { held[ticket.id] = nil } }
 }

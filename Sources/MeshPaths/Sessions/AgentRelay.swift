@@ -1,4 +1,5 @@
 import Logging
+import Platform
 import SSHSignal
 import Streams
 
@@ -12,8 +13,9 @@ final class AgentRelay {
     /// Told once for each SSH connection that does not forward, with the reason.
     var onRelay: ((String) -> Void)?
 
-    private let port: UInt16
-    private let command: String?
+    /// The HBONE server's, on the peer's loopback address.
+    var port: UInt16
+    private let agent: String?
     private let loop: EventLoop
     private let logger: Logger
     /// The connection whose server has refused to forward: it is not asked again.
@@ -27,20 +29,24 @@ final class AgentRelay {
 
     /// - Parameters:
     ///   - port: The HBONE server's, on the peer's loopback address.
-    ///   - command: What to run on the peer's machine to be joined to that port; nil: there is no agent.
-    init(port: UInt16, command: String?, on loop: EventLoop, logger: Logger) {
+    ///   - agent: The program on the peer's machine that joins a command with that port; nil: there is none.
+    init(port: UInt16, agent: String?, on loop: EventLoop, logger: Logger) {
         self.port = port
-        self.command = command
+        self.agent = agent
         self.loop = loop
         self.logger = logger
     }
+
+    private var command: String? { agent.map { "\(ShellScript.quote($0)) relay 127.0.0.1:\(port)" } }
 
     func open(over connection: any SSHConnection, completion: @escaping Completion) {
         if let command, connection === withoutForwarding {
             return run(command, on: connection, attempt: 1, completion)
         }
         connection.openDirectTCPIP(host: "127.0.0.1", port: port) { [self] result in
-            guard let command, case .failure(let error) = result, error.code == .denied, connection.isOpen else {
+            guard let command = self.command, case .failure(let error) = result, error.code == .denied,
+                connection.isOpen
+            else {
                 return completion(result)
             }
             withoutForwarding = connection

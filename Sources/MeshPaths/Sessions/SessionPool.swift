@@ -15,6 +15,11 @@ final class SessionPool {
     var onEnd: ((StreamError) -> Void)?
     /// Told when any session has ended by itself, before ``onEnd``.
     var onSessionEnd: ((any SSHConnection, StreamError) -> Void)?
+    /// Told of each session that was opened where there was none.
+    var onOpen: ((any SSHConnection) -> Void)? {
+        get { first.onOpen }
+        set { first.onOpen = newValue }
+    }
     /// Told when there is another session beside the first.
     var onGrowth: (() -> Void)?
     /// Told what a stream has turned out to carry; see ``TrafficReporting``.
@@ -96,12 +101,28 @@ final class SessionPool {
         }
     }
 
+    /// Logs in for whoever may want a session soon, where nobody has to be asked anything. `completion` is called once
+    /// with whether there is a session, on the loop, and maybe from inside this call.
+    func warm(_ completion: @escaping (Bool) -> Void) {
+        guard leastLoaded == nil else { return completion(true) }
+        first.warm { [weak self] connection in
+            if let connection { self?.observe(connection) }
+            completion(connection != nil)
+        }
+    }
+
     /// Ends all sessions; the next ``connect(_:)`` opens another.
     func disconnect() {
         first.disconnect()
         bulk?.disconnect()
         for session in others { session.close() }
         others = []
+    }
+
+    /// The network has changed: those that libssh2 drives are asked at once whether their server is still there. The
+    /// `ssh` program has its own way to find out.
+    func networkChanged() {
+        for session in sessions { (session as? SSHSession)?.askForLife() }
     }
 
     func close() {

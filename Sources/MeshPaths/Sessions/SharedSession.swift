@@ -15,6 +15,8 @@ final class SharedSession {
 
     /// Told when an open session ends by itself.
     var onEnd: ((any SSHConnection, StreamError) -> Void)?
+    /// Told of each session that was opened.
+    var onOpen: ((any SSHConnection) -> Void)?
     /// Why the last login failed; tells a refused key from an unreachable server.
     private(set) var lastError: SSHError?
 
@@ -22,6 +24,11 @@ final class SharedSession {
     private let loop: EventLoop
     private var state = State.idle
     private var waiting: [Completion] = []
+    /// Told of a login that must not ask anybody anything.
+    private var warmed: ((any SSHConnection)?) -> Void = { _ in }
+    private var isQuiet = false
+    /// Such a login was refused: it would be again, and servers count that.
+    private var mayWarm = true
 
     init(_ login: SSHLogin, on loop: EventLoop) {
         self.login = login
@@ -39,8 +46,22 @@ final class SharedSession {
         if case .closed = state { return completion(.failure(StreamError(.closed, "the SSH session was shut down"))) }
         waiting.append(completion)
         if case .connecting = state { return }
+        begin(login)
+    }
+
+    /// Logs in where nobody has to be asked anything. `completion` is called once, on the loop, with the session, or
+    /// nil where there is none; and maybe from inside this call.
+    func warm(_ completion: @escaping ((any SSHConnection)?) -> Void) {
+        if let open { return completion(open) }
+        guard case .idle = state, mayWarm else { return completion(nil) }
+        isQuiet = true
+        warmed = completion
+        begin(login.withoutQuestions)
+    }
+
+    private func begin(_ login: SSHLogin) {
         state = .connecting
-        let (login, loop) = (login, loop)
+        let loop = loop
         let bound = LoopBound(self, on: loop)
         Task {
             let result: Result<SSHClient, SSHError>
@@ -72,13 +93,31 @@ final class SharedSession {
 
     private func opened(_ result: Result<SSHClient, SSHError>) {
         let isClosed = if case .closed = state { true } else { false }
+        let (wasQuiet, warmed) = (isQuiet, warmed)
+        isQuiet = false
+        self.warmed = { _ in }
+        if wasQuiet, case .failure(let error) = result {
+            mayWarm = error.code != .authenticationRefused && error.code != .hostKeyRefused
+            warmed(nil)
+            guard !isClosed else { return }
+            state = .idle
+            // Who has come meanwhile wants it also where somebody has to be asked.
+            if !waiting.isEmpty { begin(login) }
+            return
+        }
         switch result {
         case .success(let client):
             client.connection.withValue { session in
-                guard !isClosed else { return session.close() }
+                guard !isClosed else {
+                    warmed(nil)
+                    return session.close()
+                }
                 lastError = nil
+                mayWarm = true
                 state = .open(client, session)
                 session.onEnd = { [weak self] error in self?.ended(error) }
+                onOpen?(session)
+                warmed(session)
                 answer(.success(session))
             }
             // OpenSSH's server sets TCP_NODELAY with the first session channel only; without one, the end of a short

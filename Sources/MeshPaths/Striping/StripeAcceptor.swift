@@ -32,7 +32,7 @@ package final class StripeDirectory: Sendable {
 package final class StripeAcceptor {
     private let loop: EventLoop
     private let directory: StripeDirectory
-    private let serve: (ByteStream) -> Void
+    private let serve: (ByteStream, (any AnyObject & Sendable)?) -> Void
     private var waiting: [ObjectIdentifier: PrefaceReader] = [:]
     private var streams: [StripePreface: StripedStream] = [:]
 
@@ -43,23 +43,28 @@ package final class StripeAcceptor {
     /// - Parameters:
     ///   - loop: Where it lives.
     ///   - directory: What this loop has in common with the others.
-    ///   - serve: Told of each connection: one that is not striped with all of its bytes, and a striped stream once.
-    package init(on loop: EventLoop, directory: StripeDirectory, serve: @escaping (ByteStream) -> Void) {
+    ///   - serve: Told of each connection, and where it came in: one that is not striped with all of its bytes, and a
+    ///     striped stream once, by its first subflow.
+    package init(
+        on loop: EventLoop,
+        directory: StripeDirectory,
+        serve: @escaping (ByteStream, (any AnyObject & Sendable)?) -> Void
+    ) {
         self.loop = loop
         self.directory = directory
         self.serve = serve
     }
 
-    package func accept(_ socket: Socket) {
+    package func accept(_ socket: Socket, from origin: (any AnyObject & Sendable)? = nil) {
         guard socket.peerAddress?.address?.isLoopback == true, waiting.count < Self.undecided else {
-            return serve(socket)
+            return serve(socket, origin)
         }
         let reader = PrefaceReader(socket) { [weak self] reader, result in
             guard let self else { return socket.reset(.closed(socket)) }
             waiting[ObjectIdentifier(reader)] = nil
             switch result {
-            case .notStriped: serve(socket)
-            case .striped(let preface): join(socket, preface)
+            case .notStriped: serve(socket, origin)
+            case .striped(let preface): join(socket, preface, origin)
             case .broken: break
             }
         }
@@ -67,13 +72,13 @@ package final class StripeAcceptor {
         reader.start()
     }
 
-    private func join(_ socket: Socket, _ preface: StripePreface) {
+    private func join(_ socket: Socket, _ preface: StripePreface, _ origin: (any AnyObject & Sendable)?) {
         let owner = directory.claim(preface, for: LoopBound(self, on: loop))
-        if owner.loop === loop { return add(socket, preface) }
-        socket.move(to: owner.loop) { socket in owner.withValue { $0.add(socket, preface) } }
+        if owner.loop === loop { return add(socket, preface, origin) }
+        socket.move(to: owner.loop) { socket in owner.withValue { $0.add(socket, preface, origin) } }
     }
 
-    private func add(_ socket: Socket, _ preface: StripePreface) {
+    private func add(_ socket: Socket, _ preface: StripePreface, _ origin: (any AnyObject & Sendable)?) {
         socket.apply(.multiplexed())
         if let stream = streams[preface] { return stream.add(socket) }
         let stream = StripedStream(preface, over: socket, as: .server)
@@ -83,7 +88,7 @@ package final class StripeAcceptor {
             streams[preface] = nil
             directory.forget(preface)
         }
-        serve(stream)
+        serve(stream, origin)
     }
 }
 

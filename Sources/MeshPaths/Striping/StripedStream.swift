@@ -32,6 +32,8 @@ final class StripedStream: ByteStream {
     private var subflows: [Subflow] = []
     /// The client's first subflow has been answered.
     private var established: ((Result<Void, StreamError>) -> Void)?
+    /// It is read and written before that: the server is known to answer.
+    private var isTrusting = false
 
     private var nextReceived: UInt32 = 0
     /// The subflow whose frame is being read.
@@ -53,9 +55,12 @@ final class StripedStream: ByteStream {
 
     /// Client: waits for the server's answer on the first subflow. `completion` is called once, on the loop, never from
     /// inside this call; after a failure the stream is over.
-    func establish(_ completion: @escaping (Result<Void, StreamError>) -> Void) {
+    ///
+    /// - Parameter trusting: The stream is used meanwhile, and saves the round trip: the server is known to answer.
+    func establish(trusting: Bool = false, _ completion: @escaping (Result<Void, StreamError>) -> Void) {
         precondition(established == nil, "it is established once")
         established = completion
+        isTrusting = trusting
         loop.later { self.awaitAnswer() }
     }
 
@@ -64,11 +69,14 @@ final class StripedStream: ByteStream {
         switch first.advance() {
         case .failed(let error): broken(error)
         case .ended: broken(first.truncated)
-        case .frame, .nothing:
-            guard first.hasGreeted, let established else { return }
-            self.established = nil
-            established(.success(()))
+        case .frame, .nothing: noteAnswer()
         }
+    }
+
+    private func noteAnswer() {
+        guard let established, subflows.first?.hasGreeted == true else { return }
+        self.established = nil
+        established(.success(()))
     }
 
     override var peerDescription: String { peer }
@@ -97,6 +105,8 @@ final class StripedStream: ByteStream {
 
     override func read(into buffer: UnsafeMutableRawBufferPointer) -> ReadResult {
         guard failure == nil, !ends.isReleased else { return refuseRead() }
+        // The reader may be the first to see the answer.
+        if established != nil { loop.later { self.noteAnswer() } }
         var copied = 0
         while copied < buffer.count, ends.reading == .open, let subflow = frameInTurn() {
             if subflow.finishFrame() {
@@ -144,6 +154,7 @@ final class StripedStream: ByteStream {
             case .ended: continue
             case .failed(let error):
                 fail(error)
+                noteRefusal()
                 return nil
             }
         }
@@ -278,16 +289,24 @@ final class StripedStream: ByteStream {
         fail(error)
         let wasLingering = lingering.isHeld
         end { $0.reset(error) }
-        if let established {
+        let established = established
+        self.established = nil
+        established?(.failure(error))
+        if established == nil || isTrusting, !wasLingering { observer?.streamFailed(self) }
+    }
+
+    /// What the reader has run into while the answer was awaited: whoever awaits it is told outside of the read.
+    private func noteRefusal() {
+        guard established != nil else { return }
+        loop.later { [self] in
+            let established = established
             self.established = nil
-            established(.failure(error))
-        } else if !wasLingering {
-            observer?.streamFailed(self)
+            if let failure { established?(.failure(failure)) }
         }
     }
 
     private func notifyReadable() {
-        guard established == nil, ends.wakeReader() else { return }
+        guard established == nil || isTrusting, ends.wakeReader() else { return }
         observer?.streamReadable(self)
     }
 
@@ -303,7 +322,8 @@ extension StripedStream: StreamObserver {
     func streamReadable(_ stream: ByteStream) {
         guard let subflow = subflow(of: stream) else { return }
         subflow.becameReadable()
-        if established != nil { awaitAnswer() } else { notifyReadable() }
+        if established != nil { awaitAnswer() }
+        if established == nil || isTrusting { notifyReadable() }
     }
 
     func streamWritable(_ stream: ByteStream) {

@@ -11,19 +11,30 @@ final class ChannelDialer {
         set { relay.onRelay = newValue }
     }
 
+    /// The HBONE server's, on the peer's loopback address: for what is dialled from now on.
+    var port: UInt16 {
+        get { relay.port }
+        set { (relay.port, striping.port) = (newValue, newValue) }
+    }
+    /// Whether the peer is known to be a node of this kind, as its own word over another path shows.
+    var knowsPeer: () -> Bool {
+        get { striping.knowsPeer }
+        set { striping.knowsPeer = newValue }
+    }
+
     private let sessions: SessionPool
     private let relay: AgentRelay
     private let striping: Striping
 
     /// - Parameters:
     ///   - port: The HBONE server's, on the peer's loopback address.
-    ///   - relayCommand: What to run on the peer's machine to be joined to that port; nil: there is no agent.
+    ///   - agent: The program on the peer's machine that joins a command with that port; nil: there is none.
     ///   - sessions: Where channels are opened.
     ///   - loop: Where it lives.
     ///   - logger: Told of the agent's end, and of striping.
-    init(to port: UInt16, relayCommand: String?, over sessions: SessionPool, on loop: EventLoop, logger: Logger) {
+    init(to port: UInt16, agent: String?, over sessions: SessionPool, on loop: EventLoop, logger: Logger) {
         self.sessions = sessions
-        relay = AgentRelay(port: port, command: relayCommand, on: loop, logger: logger)
+        relay = AgentRelay(port: port, agent: agent, on: loop, logger: logger)
         striping = Striping(port: port, over: sessions, logger: logger)
     }
 

@@ -23,6 +23,12 @@ package struct ConnectionSettings: Hashable, Sendable {
     package var resumable = true
     /// How long such a stream waits for another connection before both ends are reset.
     package var resumeTimeout: Duration = .seconds(60)
+    /// The way around `h2` over SSH is kept ready, where nobody has to be asked anything for the login.
+    package var standby = false
+    /// HBONE connections are of Multipath TCP where both kernels have it.
+    package var multipath = false
+    /// Which streams that come without a `traceparent` are sent one.
+    package var traceparent = H2Configuration.TraceSending.foreign
     /// Connections to one peer and event loop, those aside that take no new streams; at least 1.
     package var perPeer = 16
     /// Where connections count; `nil`: where the process does.
@@ -31,6 +37,9 @@ package struct ConnectionSettings: Hashable, Sendable {
     package init() {}
 
     package static var defaults: ConnectionSettings { ConnectionSettings() }
+
+    /// What a receiver acknowledges at once, of all resumable streams of a connection together, in bytes.
+    static var promptStep: Int { 512 << 10 }
 }
 
 extension ConnectionSettings {
@@ -42,6 +51,8 @@ extension ConnectionSettings {
         configuration.requestTimeout = requestTimeout
         configuration.age.maximum = maximumAge
         configuration.age.drainTimeout = drainTimeout
+        (configuration.traces, configuration.makesTraces) = (traceparent, true)
+        configuration.acknowledges = Self.promptStep
         if let metrics { configuration.metrics = metrics }
         return configuration
     }

@@ -18,7 +18,14 @@ package enum TransportMark {
 
     /// What a request came over.
     package static func transport(of request: PendingConnect) -> Transport {
-        transport(request.request.headers, from: request.remoteAddress)
+        // Who has dialled, this side knows by itself.
+        if request.transport?.isReversed == true { return .h2Reverse }
+        let transport = transport(request.request.headers, from: request.remoteAddress)
+        // What comes inside of another stream has the address of whoever carries that.
+        guard transport == .h2OverSSH, request.remoteAddress != nil, request.transport?.isOverSocket == false else {
+            return transport
+        }
+        return .h2
     }
 
     static func transport(_ headers: HeaderFields, from remote: SocketAddress?) -> Transport {

@@ -19,9 +19,17 @@ package struct PolicyEngine: Sendable {
     /// As Istio has it: where there is an ALLOW policy, who matches none is denied.
     private let allowsByPolicyOnly: Bool
 
-    /// `own` is the identity of this node; without it (unknown yet) the default policy allows no peer anything.
-    package init(_ rules: MeshRules, own: SPIFFEID?) {
+    /// - Parameters:
+    ///   - own: The identity of this node; without it (unknown yet) the default policy allows no peer anything.
+    ///   - previous: Made of the same policies, for the same node: they are not filed again.
+    package init(_ rules: MeshRules, own: SPIFFEID?, withPoliciesOf previous: PolicyEngine? = nil) {
         self.own = own
+        (defaultPorts, defaultMatches) = Self.defaults(rules, own: own)
+        if let previous {
+            (deny, allow, logged) = (previous.deny, previous.allow, previous.logged)
+            (policyPorts, allowsByPolicyOnly) = (previous.policyPorts, previous.allowsByPolicyOnly)
+            return
+        }
         let policies =
             own.map { own in rules.policies.map { $0.naming("\(own.trustDomain)", insteadOf: rules.aliases) } }
             ?? rules.policies
@@ -37,17 +45,20 @@ package struct PolicyEngine: Sendable {
             }
         }
         self.policyPorts = policyPorts
+    }
 
-        var defaultPorts = PortSet()
-        for port in rules.forwards.map(\.port) { defaultPorts.insert(port...port) }
-        let named = rules.endpoints.filter { Self.isNamedHere($0, own: own) }
+    private static func defaults(_ rules: MeshRules, own: SPIFFEID?) -> (PortSet, [EndpointMatch]) {
+        var ports = PortSet()
+        for port in rules.forwards.map(\.port) { ports.insert(port...port) }
+        let named =
+            rules.endpoints.filter { isNamedHere($0, own: own) }
+            + rules.shared.services.filter { isNamedHere($0, own: own) }
         for endpoint in named {
-            for port in [endpoint.match.port, endpoint.address?.port].compactMap({ $0 }) {
-                defaultPorts.insert(port...port)
-            }
+            // The port of an address that keeps the destination's is none.
+            let behind = endpoint.keepsPort ? nil : endpoint.address?.port
+            for port in [endpoint.match.port, behind].compactMap({ $0 }) { ports.insert(port...port) }
         }
-        self.defaultPorts = defaultPorts
-        defaultMatches = named.map(\.match).filter { $0.port == nil }
+        return (ports, named.map(\.match).filter { $0.port == nil })
     }
 
     /// Whether the default lets peers reach what `endpoint` names.

@@ -109,10 +109,11 @@ package final class StreamPlan: Sendable {
 
     /// Why the stream must not go over `path`, one of its peer's; nil if it may.
     package func refusal(over path: PathID) -> StreamError? {
-        guard let way = ways.first(where: { $0.candidate.id == path }) else {
-            return StreamError(.denied, "the plan of the stream does not have the way \(path)")
+        // Not by a closure: a way is much to copy.
+        for index in ways.indices where ways[index].candidate.id == path {
+            return ways[index].decision.isAllowed ? nil : StreamError(.denied, ways[index].decision.reason)
         }
-        return way.decision.isAllowed ? nil : StreamError(.denied, way.decision.reason)
+        return StreamError(.denied, "the plan of the stream does not have the way \(path)")
     }
 }
 
@@ -121,7 +122,7 @@ extension StreamPlan: CustomStringConvertible {
     /// `FILE:LINE:COLUMN` of the rule that decided.
     package var rulePlace: String? {
         guard let rule = decision.rule else { return nil }
-        return rule.position.map { "\(rule.policy.importedFrom ?? source):\($0)" }
+        return rule.position.map { "\(rule.policy.importedFrom ?? source):\($0)" } ?? rule.policy.holder
     }
 
     /// What is done with the stream once it is allowed.

@@ -26,13 +26,15 @@ package final class StreamPlanner: Sendable {
     ///   - own: The identity of this node; without it (unknown yet) the default policy allows no peer anything.
     ///   - ownAddresses: The addresses of this machine; loopback is known without.
     ///   - ownNames: Normalised host names that mean this machine.
+    ///   - previous: Made of the same policies, for the same node: they are not filed again.
     package init(
         _ rules: MeshRules,
         own: SPIFFEID?,
         ownAddresses: Set<IPAddress>,
-        ownNames: Set<String> = ["localhost"]
+        ownNames: Set<String> = ["localhost"],
+        withPoliciesOf previous: StreamPlanner? = nil
     ) {
-        let policy = PolicyEngine(rules, own: own)
+        let policy = PolicyEngine(rules, own: own, withPoliciesOf: previous?.policy)
         self.policy = policy
         self.own = own
         source = rules.source

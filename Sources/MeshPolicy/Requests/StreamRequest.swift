@@ -102,10 +102,13 @@ package final class StreamRequest: Hashable, Sendable {
     }
 
     package static func == (left: StreamRequest, right: StreamRequest) -> Bool {
-        left === right
-            || left.source == right.source && left.sourceIP == right.sourceIP && left.transport == right.transport
-                && left.destination == right.destination && left.hops == right.hops && left.now == right.now
-                && left.details == right.details
+        left === right || left.now == right.now && left.isSame(as: right)
+    }
+
+    /// Whether the same is asked for, at whatever time.
+    package func isSame(as other: StreamRequest) -> Bool {
+        source == other.source && sourceIP == other.sourceIP && transport == other.transport
+            && destination == other.destination && hops == other.hops && details == other.details
     }
 
     package func hash(into hasher: inout Hasher) {

@@ -1,18 +1,18 @@
-import Platform
+package import Platform
 
 /// Which addresses a node must not be talked into dialling, in whatever spelling they come.
 ///
 /// A translator's or a tunnel's spelling of an address (``Platform/IPAddress/embeddedIPv4``) is that address. Loopback
 /// in it is the translator's own.
-enum AddressGuard {
+package enum AddressGuard {
     /// Why nothing can be reached there, whoever asks for it.
-    static func impossible(_ address: IPAddress) -> String? {
+    package static func impossible(_ address: IPAddress) -> String? {
         problem(address, impossible(plain:)) { impossible(plain: $0) }
     }
 
     /// Why nobody should be led there, unless the configuration names the very address: what listens there takes who
     /// reaches it for a part of the machine, or of its network.
-    static func restricted(_ address: IPAddress) -> String? {
+    package static func restricted(_ address: IPAddress) -> String? {
         problem(address, restricted(plain:)) { $0.isLoopback ? "loopback" : restricted(plain: $0) }
     }
 
@@ -23,6 +23,11 @@ enum AddressGuard {
                 || internalBlocks.contains { $0.contains(address) }
         }
         return isInternal(plain: address) || address.embeddedIPv4.contains(where: isInternal(plain:))
+    }
+
+    /// The block that `address` is in, of those that mean another network in each place; nil: it is in none.
+    package static func internalBlock(of address: IPAddress) -> CIDR? {
+        internalBlocks.first { $0.contains(address) }
     }
 
     private static func problem(

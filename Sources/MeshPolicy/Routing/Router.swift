@@ -19,7 +19,10 @@ package struct Router: Sendable {
         case remoteUser
     }
 
-    private let endpoints: EndpointIndex
+    /// Those of the node's own file, which win.
+    private let endpoints: EndpointTable
+    /// Those of a directory.
+    private let shared: EndpointTable
     private let unmatched: MeshRules.Unmatched
     private let policy: PolicyEngine
     private let ownAddresses: Set<IPAddress>
@@ -38,7 +41,8 @@ package struct Router: Sendable {
         ownAddresses: Set<IPAddress>,
         ownNames: Set<String> = ["localhost"]
     ) {
-        endpoints = EndpointIndex(rules.endpoints, ownNames: ownNames)
+        endpoints = EndpointTable([EndpointBlock(rules.endpoints, ownNames: ownNames)])
+        shared = rules.shared
         unmatched = rules.unmatched
         forwards = rules.forwards
         sockets = rules.sockets
@@ -48,13 +52,17 @@ package struct Router: Sendable {
     }
 
     package func route(_ destination: Authority, from origin: Origin) -> Route {
-        let index = endpoints.firstMatch(destination)
+        let found = endpoints.firstMatch(destination)
+        let match = found ?? shared.firstMatch(destination)
         if let address = destination.address,
-            let refusal = Self.refusal(of: address, isNamed: index.map { endpoints.named[$0].has(address) } ?? false)
+            let refusal = Self.refusal(of: address, isNamed: match?.named.has(address) ?? false)
         {
             return refused(refusal, "guard")
         }
-        if let index { return route(destination, by: index, from: origin) }
+        if let match {
+            let index = found == nil ? endpoints.count + match.number : match.number
+            return route(destination, by: match, index, from: origin)
+        }
         if origin == .peer, isOwn(destination) {
             return loopback(destination, why: .thisNode(host: destination.host), endpoint: nil)
         }
@@ -139,11 +147,16 @@ package struct Router: Sendable {
         return nil
     }
 
-    private func route(_ destination: Authority, by index: Int, from origin: Origin) -> Route {
-        let endpoint = endpoints.endpoints[index]
+    private func route(
+        _ destination: Authority,
+        by match: EndpointTable.Found,
+        _ index: Int,
+        from origin: Origin
+    ) -> Route {
+        let endpoint = match.endpoint
         let target = endpoint.target(for: destination)
-        let why = endpoints.descriptions[index]
-        let named = endpoints.named[index]
+        let why = match.description
+        let named = match.named
         if let address = target.address, let refusal = Self.refusal(of: address, isNamed: named.has(address)) {
             return refused("\(why): its address \(refusal)", why, endpoint: index)
         }
@@ -240,40 +253,5 @@ package struct Router: Sendable {
     private static func loopback(_ target: Authority, _ reason: String) -> String {
         "\(target) is loopback, which is dialled only where an endpoint or a 'forwardTo' names it [\(reason)]: add an "
             + "endpoint with 'address: \"\(target)\"' if it is meant"
-    }
-}
-
-/// Endpoints by the hosts they match: a table for the exact ones, a list for the patterns.
-private struct EndpointIndex: Sendable {
-    let endpoints: [Endpoint]
-    /// What people call each of them.
-    let descriptions: [String]
-    /// What each of them names.
-    let named: [NamedHost]
-    private var exact: [String: [Int]] = [:]
-    private var patterns: [Int] = []
-
-    init(_ endpoints: [Endpoint], ownNames: Set<String>) {
-        self.endpoints = endpoints
-        named = endpoints.map { NamedHost($0, ownNames: ownNames) }
-        descriptions = endpoints.map { endpoint in
-            "endpoint '\(endpoint.match)'"
-                + (endpoint.source.map { " (\($0))" } ?? endpoint.position.map { " (line \($0.line))" } ?? "")
-        }
-        for (index, endpoint) in endpoints.enumerated() {
-            if case .exact(let host) = endpoint.match.host {
-                exact[host, default: []].append(index)
-            } else {
-                patterns.append(index)
-            }
-        }
-    }
-
-    /// The first, in the order of the file, that matches.
-    func firstMatch(_ destination: Authority) -> Int? {
-        let byName = exact[destination.host]?.first { endpoints[$0].match.matches(destination) }
-        let byPattern = patterns.first { endpoints[$0].match.matches(destination) }
-        guard let byName, let byPattern else { return byName ?? byPattern }
-        return min(byName, byPattern)
     }
 }

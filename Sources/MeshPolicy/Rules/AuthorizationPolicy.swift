@@ -20,6 +20,8 @@ package struct AuthorizationPolicy: Hashable, Sendable {
     /// The file of Istio's that it comes from. Such a policy is about who comes to this node, and not about its local
     /// users; `cluster.local` is the node's own trust domain; and one that allows leaves nothing to the default.
     package var importedFrom: String?
+    /// Who has it, where that is no file: the mesh's directory, whose policies have names of their own.
+    package var holder: String? { name.hasPrefix("directory/") ? "directory" : nil }
 
     package init(
         name: String,

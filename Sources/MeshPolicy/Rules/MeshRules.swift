@@ -36,6 +36,8 @@ package struct MeshRules: Hashable, Sendable {
     package var aliases: [String]
     /// The first that matches says how.
     package var endpoints: [Endpoint]
+    /// Those of a directory, which come after them.
+    package var shared = EndpointTable()
     package var unmatched: Unmatched
     /// Where local listeners lead.
     package var forwards: [Authority]

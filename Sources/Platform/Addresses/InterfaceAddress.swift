@@ -6,6 +6,8 @@ package struct InterfaceAddress: Hashable, Sendable {
     package let address: IPAddress
     /// Whether other machines may reach the interface: it is up, and not the loopback.
     package let isOutward: Bool
+    /// Whether the interface has its carrier: a cable, a network that it is part of.
+    package let isRunning: Bool
 
     /// All of them, as they are now, in the system's order. Empty if it does not say.
     package static func all() -> [InterfaceAddress] {
@@ -32,7 +34,8 @@ package struct InterfaceAddress: Hashable, Sendable {
             guard let address = IPAddress(bytes: bytes) else { continue }
             let flags = Int32(bitPattern: entry.pointee.ifa_flags)
             let isOutward = flags & Int32(IFF_UP) != 0 && flags & Int32(IFF_LOOPBACK) == 0
-            addresses.append(InterfaceAddress(address: address, isOutward: isOutward))
+            let isRunning = flags & Int32(IFF_RUNNING) != 0
+            addresses.append(InterfaceAddress(address: address, isOutward: isOutward, isRunning: isRunning))
         }
         return addresses
     }

@@ -36,6 +36,13 @@ package enum LocalFile {
         return try contents(of: descriptor, limit: limit)
     }
 
+    /// The permission bits of a regular file; nil: there is none.
+    package static func mode(of path: String) -> UInt32? {
+        var status = stat()
+        guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { return nil }
+        return UInt32(status.st_mode) & 0o7777
+    }
+
     /// Opens what can be read without waiting for anybody: a named pipe, a socket or a terminal in the file's place
     /// must not hold the process. A device such as /dev/null is read as it is.
     ///

@@ -2,8 +2,8 @@ extension JSONText {
     /// - Parameters:
     ///   - bytes: The whole text; the caller bounds its size.
     ///   - depth: How deep arrays and objects may be in each other.
-    /// - Throws: `DecodingError`: without a coding path for what ``StrictJSON`` does not read, with one for a value
-    ///   that does not fit its place; what the value itself throws.
+    /// - Throws: ``UnreadableJSON``: without a place for what ``StrictJSON`` does not read, with one for a value that
+    ///   does not fit there; what the value itself throws.
     package static func decode<Value: Decodable>(
         _ type: Value.Type,
         from bytes: some Collection<UInt8>,
@@ -13,10 +13,48 @@ extension JSONText {
         do throws(StrictJSON.Unreadable) {
             json = try StrictJSON(parsing: bytes, depth: depth)
         } catch {
-            throw DecodingError.dataCorrupted(.init(codingPath: [], debugDescription: error.description))
+            throw UnreadableJSON(place: nil, problem: "is not valid JSON: \(error.description)")
         }
-        return try Value(from: TreeDecoder(json: json, codingPath: []))
+        do {
+            return try Value(from: TreeDecoder(json: json, codingPath: []))
+        } catch let error as DecodingError {
+            // Its own description is for programmers.
+            throw UnreadableJSON(error)
+        }
     }
+}
+
+/// What is wrong with a JSON text, and where in it, in words for people.
+package struct UnreadableJSON: Error, Hashable, Sendable, CustomStringConvertible {
+    /// `peers[0].path`; nil: all of it.
+    package let place: String?
+    /// Follows on the place: `is missing`.
+    package let problem: String
+
+    fileprivate init(place: String?, problem: String) { (self.place, self.problem) = (place, problem) }
+
+    fileprivate init(_ error: DecodingError) {
+        var path: [any CodingKey]
+        switch error {
+        case .keyNotFound(let key, let context): (path, problem) = (context.codingPath + [key], "is missing")
+        case .valueNotFound(_, let context): (path, problem) = (context.codingPath, "is null")
+        case .typeMismatch(_, let context), .dataCorrupted(let context):
+            (path, problem) = (context.codingPath, "is \(context.debugDescription)")
+        @unknown default: (path, problem) = ([], "cannot be read")
+        }
+        var text = ""
+        for key in path {
+            if let index = key.intValue {
+                text += "[\(index)]"
+            } else {
+                text += (text.isEmpty ? "" : ".") + key.stringValue
+            }
+        }
+        // It may be whatever somebody has sent.
+        place = text.isEmpty ? nil : Printable.clean(text, limit: 100)
+    }
+
+    package var description: String { "\(place.map { "'\($0)'" } ?? "it") \(problem)" }
 }
 
 private struct TreeDecoder: Decoder {

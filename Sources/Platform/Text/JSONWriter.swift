@@ -15,9 +15,6 @@ package struct JSONWriter: Sendable {
         needsComma = false
     }
 
-    /// Room for as many bytes.
-    package mutating func reserve(_ count: Int) { bytes.reserveCapacity(count) }
-
     /// The bytes, which are the caller's from now on.
     package mutating func take() -> [UInt8] {
         let taken = bytes
@@ -50,15 +47,6 @@ package struct JSONWriter: Sendable {
         needsComma = false
     }
 
-    /// A member whose name and value need no escapes.
-    package mutating func member(_ name: StaticString, _ value: StaticString) {
-        key(name)
-        bytes.append(UInt8(ascii: "\""))
-        bytes.append(contentsOf: UnsafeBufferPointer(start: value.utf8Start, count: value.utf8CodeUnitCount))
-        bytes.append(UInt8(ascii: "\""))
-        needsComma = true
-    }
-
     package mutating func key(_ name: String) {
         string(name)
         bytes.append(UInt8(ascii: ":"))
@@ -71,22 +59,12 @@ package struct JSONWriter: Sendable {
         needsComma = false
     }
 
-    /// Members of an object, to be written into many with ``members(_:)``.
+    /// Members of an object, each with a comma in front: to be put after others.
     package static func fragment(_ body: (inout JSONWriter) -> Void) -> [UInt8] {
         var json = JSONWriter()
         json.needsComma = true
         body(&json)
         return json.bytes
-    }
-
-    /// What ``fragment(_:)`` has made; not as the first of an object.
-    package mutating func members(_ fragment: [UInt8]) { bytes.append(contentsOf: fragment) }
-
-    /// A member that was begun elsewhere, up to a number at the end of its text; not as the first of an object.
-    package mutating func member(startedBy start: [UInt8], _ number: UInt16) {
-        bytes.append(contentsOf: start)
-        digits(UInt64(number), isNegative: false)
-        bytes.append(UInt8(ascii: "\""))
     }
 
     // MARK: Values

@@ -51,18 +51,18 @@ package enum Printable {
         return result
     }
 
-    /// `text` cut after 80 characters, with everything outside printable ASCII escaped: what a peer or a user wrote,
-    /// quoted in a message so that it can be seen as it was.
-    package static func escape(_ text: some StringProtocol) -> String {
+    /// `text` cut after `limit` characters, with everything outside printable ASCII escaped: what a peer or a user
+    /// wrote, quoted in a message so that it can be seen as it was.
+    package static func escape(_ text: some StringProtocol, limit: Int = 80) -> String {
         var result = ""
-        for scalar in text.unicodeScalars.prefix(80) {
+        for scalar in text.unicodeScalars.prefix(limit) {
             if (0x20...0x7e).contains(scalar.value) {
                 result.unicodeScalars.append(scalar)
             } else {
                 result += "\\u{\(String(scalar.value, radix: 16))}"
             }
         }
-        return text.unicodeScalars.count > 80 ? result + "…" : result
+        return text.unicodeScalars.count > limit ? result + "…" : result
     }
 
     /// JSON on one line whose strings have the same value, with JSON's escape by number (RFC 8259 §7) for what is not

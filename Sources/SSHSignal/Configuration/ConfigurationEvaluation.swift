@@ -48,6 +48,7 @@ struct ConfigurationEvaluation {
         var acceptedKeys: AlgorithmList?
         var controlPath: ConfigurationValue?
         var controlMaster: ControlMaster?
+        var controlPersist: ControlPersist?
         var exitOnForwardFailure: Bool?
         /// Keywords without a value here that had their first one.
         var seen: Set<String> = []

@@ -111,6 +111,12 @@ extension ConfigurationEvaluation {
                 throw SSHConfigurationError("ControlMaster is yes, no, auto, ask or autoask, not '\(value.text)'")
             }
             if first(options.controlMaster == nil) { options.controlMaster = master }
+        case "controlpersist":
+            let value = try single(line, at: place)
+            guard let persist = ControlPersist(value.text) else {
+                throw SSHConfigurationError("ControlPersist is yes, no or a time (30, 10m), not '\(value.text)'")
+            }
+            if first(options.controlPersist == nil) { options.controlPersist = persist }
         case "exitonforwardfailure":
             let value = try flag(line, at: place)
             if first(options.exitOnForwardFailure == nil) { options.exitOnForwardFailure = value }

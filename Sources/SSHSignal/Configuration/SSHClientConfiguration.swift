@@ -68,6 +68,7 @@ package struct SSHClientConfiguration: Hashable, Sendable {
     package var controlPathIsTyped: Bool
     /// nil: nothing was said.
     package var controlMaster: ControlMaster?
+    package var controlPersist: ControlPersist
     package var exitOnForwardFailure: Bool
 
     package typealias Note = ConfigurationNote
@@ -179,6 +180,7 @@ extension SSHClientConfiguration {
         }
         controlPathIsTyped = options.controlPath.map { $0.file == nil } ?? false
         controlMaster = options.controlMaster
+        controlPersist = options.controlPersist ?? .no
         exitOnForwardFailure = options.exitOnForwardFailure ?? false
     }
 
@@ -188,7 +190,7 @@ extension SSHClientConfiguration {
     }
 
     /// Why a file of `-i` cannot be looked at; nil: it can.
-    static func inaccessibility(of file: String, _ account: LocalAccount = .current()) -> String? {
+    package static func inaccessibility(of file: String, _ account: LocalAccount = .current()) -> String? {
         access(account.expandingHome(file) ?? file, F_OK) == 0 ? nil : String(cString: strerror(errno))
     }
 

@@ -16,11 +16,11 @@ public struct SSHError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let hostKeyRefused = Code(kind: .hostKeyRefused)
         /// No key was accepted, or the right one could not be used (a wrong passphrase, an agent that refuses).
         public static let authenticationRefused = Code(kind: .authenticationRefused)
-        /// No TCP connection: refused, unreachable, the name does not resolve.
+        /// No TCP connection (refused, unreachable, the name does not resolve), or no SSH server at its other end.
         public static let connectionFailed = Code(kind: .connectionFailed)
         /// No answer in time.
         public static let timedOut = Code(kind: .timedOut)
-        /// The server closed before its banner: MaxStartups or a penalty for this address. Retry later, with jitter.
+        /// The server closed before its version: MaxStartups or a penalty for this address. Retry later, with jitter.
         public static let busy = Code(kind: .busy)
         /// No common algorithm, or the key exchange failed.
         public static let negotiationFailed = Code(kind: .negotiationFailed)

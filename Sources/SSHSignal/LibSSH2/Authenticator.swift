@@ -21,6 +21,8 @@ final class Authenticator {
     private var interactive: KeyboardInteractive?
     /// What the server takes now.
     private var methods: [String] = []
+    /// The server has not been asked what it takes.
+    private var isAssuming = false
     private var exhausted: Set<String> = []
     private var steps = 0
     /// How often a person was asked for a password or the like.
@@ -44,6 +46,17 @@ final class Authenticator {
     func start() {
         session.startAuthenticationTimer()
         session.library.watchesAuthentication = true
+        if session.configuration.offersKeysAtOnce, preferences.methods.first == "publickey" {
+            isAssuming = true
+            methods = ["publickey"]
+            return next()
+        }
+        ask()
+    }
+
+    /// Asks the server what it takes.
+    private func ask() {
+        session.startAuthenticationTimer()
         let raw = session.library.raw
         let user = session.configuration.user
         let list = { [unowned self] () -> Int32 in
@@ -106,13 +119,16 @@ final class Authenticator {
             completion(nil)
         case .exhausted:
             exhausted.insert(method)
-            next()
+            guard isAssuming else { return next() }
+            isAssuming = false
+            ask()
         case .partial(let methods):
             steps += 1
             guard steps < Self.maximumSteps else {
                 record.notes.append("the server wanted more than \(Self.maximumSteps) steps")
                 return refuse()
             }
+            isAssuming = false
             self.methods = methods
             exhausted = []
             next()

@@ -68,6 +68,9 @@ struct DeadPeerDetection {
         return .wait(pauses.min().map { max($0 - silence, .milliseconds(10)) })
     }
 
+    /// Whether it has been asked, and may still answer.
+    var isAsked: Bool { question != nil }
+
     /// The server was asked; the timer has to fire after `timeout`.
     mutating func asked(at now: UInt64, timeout: Duration) { question = (now, timeout) }
 

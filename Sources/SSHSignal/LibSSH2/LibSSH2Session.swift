@@ -77,6 +77,10 @@ final class LibSSH2Session {
 
     var hasInbound: Bool { inbound != nil }
 
+    /// The first that came: what stands there in the place of a version says what listens.
+    private(set) var opening: [UInt8] = []
+    private static let openingSize = 256
+
     /// Reads at most 256 KiB from `source` for libssh2 to take. The earlier bytes must have been taken.
     func fill(from source: ByteStream) -> ReadResult {
         precondition(inbound == nil, "bytes are still waiting for libssh2")
@@ -85,6 +89,7 @@ final class LibSSH2Session {
         if case .bytes(let count) = result {
             buffer.writeIndex = count
             inbound = buffer
+            if opening.count < Self.openingSize { opening += buffer.readable.prefix(Self.openingSize - opening.count) }
         } else {
             pool.give(buffer)
         }

@@ -20,10 +20,11 @@ extension SSHClient {
         on loop: EventLoop,
         connectTimeout: Duration = .seconds(10)
     ) async throws(SSHError) -> SSHClient {
-        let options = Dialer.Options(
+        var options = Dialer.Options(
             timeout: connectTimeout,
             socket: .multiplexed(unacknowledgedLimit: deadPeerLimit)
         )
+        options.repeatDelay = Dialer.Options.pathRepeatDelay
         return try await connect(
             over: dial(.host(host, port: port), options, on: loop),
             configuration: configuration,
@@ -80,6 +81,7 @@ extension SSHClient {
         } catch {
             throw SSHError(error.code == .timedOut ? .timedOut : .connectionFailed, error.message)
         }
+        configuration.onStep?(.connected(host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"))
         return try await Self.establish(lower, configuration, hostKeyVerifier, loop, jump: self)
     }
 

@@ -26,16 +26,25 @@ extension SSHSession {
         }
     }
 
+    /// Has the server show now that it is there, whatever it has said before.
+    package func askForLife() {
+        guard let detection = deadPeer, !detection.isAsked else { return }
+        ask(timeout: configuration.keepAlive.whileWaiting?.timeout ?? configuration.keepAlive.timeout)
+    }
+
+    private func ask(timeout: Duration) {
+        // What has been asked already is as good a question, but may take the server long: it connects somewhere.
+        let isNew = startHousekeeping()
+        let roundTrip = Duration.nanoseconds(Int64(clamping: roundTripTime))
+        let patience = max(timeout, isNew ? roundTrip * 4 : configuration.requestTimeout)
+        deadPeer?.asked(at: loop.now, timeout: patience)
+        deadPeerTimer?.schedule(after: patience)
+    }
+
     private func deadPeerTimerFired() {
         switch deadPeer?.fired(at: loop.now, hasStreams: !channels.isEmpty) {
         case .wait(let pause): if let pause { deadPeerTimer?.schedule(after: pause) }
-        case .ask(let timeout):
-            // What has been asked already is as good a question, but may take the server long: it connects somewhere.
-            let isNew = startHousekeeping()
-            let roundTrip = Duration.nanoseconds(Int64(clamping: roundTripTime))
-            let patience = max(timeout, isNew ? roundTrip * 4 : configuration.requestTimeout)
-            deadPeer?.asked(at: loop.now, timeout: patience)
-            deadPeerTimer?.schedule(after: patience)
+        case .ask(let timeout): ask(timeout: timeout)
         case .lost(let silence, let timeout):
             end(
                 SSHError(

@@ -9,6 +9,7 @@ extension SSHSession {
         phaseTimer?.cancel()
         let timer = LoopTimer(on: loop) { [weak self] in
             guard let self else { return }
+            if let stranger { return end(stranger) }
             end(SSHError(.timedOut, "\(what) with \(lower.peerDescription) got no answer within \(timeout)"))
         }
         phaseTimer = timer
@@ -24,6 +25,7 @@ extension SSHSession {
 
     /// What happened to the connection, in words: the server's own where it said something.
     func connectionLost(_ cause: StreamError?) -> SSHError {
+        if let stranger { return stranger }
         if phase == .handshaking && library.serverVersion?.hasPrefix("SSH-") != true {
             // sshd answers "Exceeded MaxStartups" or "Not allowed at this time" where its banner would be.
             let said = library.serverVersion.map { "'\($0)'" } ?? cause?.message
@@ -39,11 +41,22 @@ extension SSHSession {
         return SSHError(.connectionLost, "the SSH connection with \(peerDescription) was lost: \(why)")
     }
 
+    /// What listens there has said something, and it is not SSH's.
+    private var stranger: SSHError? {
+        guard phase == .handshaking, let said = ServerOpening.stranger(in: library.opening) else { return nil }
+        return SSHError(
+            .connectionFailed,
+            "\(lower.peerDescription) does not speak SSH (it said: \(said)): another program listens on this port, "
+                + "or something on the way answers in its place. -p names sshd's port"
+        )
+    }
+
     var isCut: Bool { lowerEnded || library.disconnectMessage != nil }
 
     /// A fatal error of libssh2 in words.
     func error(_ code: Int32) -> SSHError {
         if isCut { return connectionLost(nil) }
+        if let stranger { return stranger }
         let text = library.lastErrorMessage
         return SSHError(.protocolViolation, "SSH with \(peerDescription): \(text) (libssh2 error \(code))")
     }

@@ -36,6 +36,7 @@ extension SSHSession {
         }
         stopPhaseTimer()
         hostKey = key
+        configuration.onStep?(.exchanged(serverVersion ?? "unknown server"))
         phase = .verifyingHostKey
         let verifier = verifier
         let loop = loop
@@ -81,6 +82,7 @@ extension SSHSession {
     private func hostKeyChecked(refusal: SSHError?) {
         guard phase == .verifyingHostKey else { return }
         if let refusal { return end(refusal) }
+        if let hostKey { configuration.onStep?(.verified(hostKey)) }
         phase = .authenticating
         let authenticator = Authenticator(self) { [unowned self] error in
             if let error { end(error) } else { opened() }
@@ -95,6 +97,7 @@ extension SSHSession {
         authenticator?.stop()
         authenticator = nil
         phase = .open
+        configuration.onStep?(.loggedIn)
         startDeadPeerDetection()
         guard let established else { return }
         self.established = nil

@@ -25,6 +25,9 @@ public struct SSHSessionConfiguration: Sendable {
     /// Told why a key that the server would take is not used; from the session's loop.
     package var warn: (@Sendable (String) -> Void)?
 
+    /// Told how far the session has come; from any thread.
+    package var onStep: (@Sendable (LoginStep) -> Void)?
+
     /// Asked for the passphrase of an encrypted key file, and only once the server has said that it would take the key.
     /// nil where nobody can be asked.
     public var passphrase: PassphrasePrompt?
@@ -35,6 +38,10 @@ public struct SSHSessionConfiguration: Sendable {
 
     /// Which ways to authenticate, in which order.
     public var authentication = AuthenticationPreferences()
+
+    /// Keys are offered without asking first what the server takes, where public keys are the first of the user's ways:
+    /// that is a round trip less. A server that takes none of them is asked after all.
+    package var offersKeysAtOnce = false
 
     /// From the first byte to the host key; the verifier's own time does not count.
     public var handshakeTimeout: Duration = .seconds(10)

@@ -22,7 +22,7 @@ extension SSHLogin {
             way += "/" + KnownHosts.name(host: hop.configuration.hostName, port: hop.configuration.port)
             let warning = { [prompts] (error: SSHError) in prompts.warn("\(error.message); trying again") }
             client = try await DialLimit.shared.runPatiently(to: way, retrying: warning) { () throws(SSHError) in
-                try await connect(hop, through: jump, objection, on: loop)
+                try await connect(hop, index, through: jump, objection, on: loop)
             }
         }
         guard let client else { throw SSHError(.connectionFailed, "there is no host to connect to") }
@@ -31,13 +31,14 @@ extension SSHLogin {
 
     private func connect(
         _ hop: Hop,
+        _ index: Int,
         through jump: SSHClient?,
         _ objection: (@Sendable (HostKey) -> String?)?,
         on loop: EventLoop
     ) async throws(SSHError) -> SSHClient {
         guard let pinned = hop.policy.pinned else {
             let verifier = HostKeyCheck(policy: hop.policy, objection: objection)
-            return try await connect(hop, through: jump, verifier, on: loop)
+            return try await connect(hop, index, through: jump, verifier, on: loop)
         }
         // A fingerprint does not tell its key's type: a server that shows another of its keys is asked for the next
         // one.
@@ -49,7 +50,7 @@ extension SSHLogin {
             let shown = Lock<HostKey?>(nil)
             let verifier = HostKeyCheck(policy: hop.policy, objection: objection, types: types, shown: shown)
             do throws(SSHError) {
-                return try await connect(hop, through: jump, verifier, on: loop)
+                return try await connect(hop, index, through: jump, verifier, on: loop)
             } catch {
                 // It has no key of the types that are left: the first one was the answer.
                 if let refusal, error.code == .negotiationFailed { throw refusal }
@@ -69,10 +70,12 @@ extension SSHLogin {
 
     private func connect(
         _ hop: Hop,
+        _ index: Int,
         through jump: SSHClient?,
         _ verifier: HostKeyCheck,
         on loop: EventLoop
     ) async throws(SSHError) -> SSHClient {
+        onProgress?(LoginProgress(.began(hop: index)))
         var configuration = sessionConfiguration(hop.configuration, isDestination: hop.isDestination)
         if let types = verifier.types { configuration.hostKeyAlgorithms = types }
         if let jump {
@@ -84,7 +87,7 @@ extension SSHLogin {
             )
         }
         return try await SSHClient.connect(
-            over: Self.dial(hop.configuration, on: loop),
+            over: dial(hop.configuration, on: loop),
             configuration: configuration,
             hostKeyVerifier: verifier,
             on: loop
@@ -92,7 +95,7 @@ extension SSHLogin {
     }
 
     /// Connects over TCP, to whichever of the host's addresses answers first (RFC 8305).
-    private static func dial(
+    private func dial(
         _ configuration: SSHClientConfiguration,
         on loop: EventLoop
     ) async throws(SSHError) -> LoopBound<ByteStream> {
@@ -101,6 +104,7 @@ extension SSHLogin {
             timeout: configuration.connectTimeout ?? .seconds(10),
             socket: SocketOptions(unacknowledgedLimit: SSHClient.deadPeerLimit)
         )
+        options.repeatDelay = Dialer.Options.pathRepeatDelay
         if let text = configuration.bindAddress {
             do {
                 options.locals = try await Resolver.resolve(host: text, port: 0)
@@ -112,13 +116,27 @@ extension SSHLogin {
             .unreachable,
             "'\(host)' has no address of the family \(family.rawValue) (AddressFamily)"
         )
-        return try await SSHClient.dial(.host(host, port: configuration.port), options, on: loop) { address in
+        let check: @Sendable (IPAddress) -> StreamError? = { address in
             switch family {
             case .any: nil
             case .inet: address.isIPv4 ? nil : otherFamily
             case .inet6: address.isIPv4 ? otherFamily : nil
             }
         }
+        guard let onProgress else {
+            return try await SSHClient.dial(.host(host, port: configuration.port), options, on: loop, check: check)
+        }
+        let addresses: [SocketAddress]
+        do {
+            addresses = try await Resolver.resolve(host: host, port: configuration.port)
+        } catch {
+            throw SSHError((error as? StreamError)?.code == .timedOut ? .timedOut : .connectionFailed, "\(error)")
+        }
+        onProgress(LoginProgress(.passed(.resolved(addresses.map(\.description)))))
+        let lower = try await SSHClient.dial(.addresses(addresses), options, on: loop, check: check)
+        let peer = try? await loop.execute { lower.withValue(\.peerDescription) }
+        onProgress(LoginProgress(.passed(.connected(peer ?? host))))
+        return lower
     }
 
     /// What the sessions on the way and the destination's are made with, for tests.
@@ -142,8 +160,10 @@ extension SSHLogin {
         session.acceptedKeys = configuration.acceptedKeys
         session.use(configuration)
         session.warn = { [prompts] in prompts.warnOnce($0) }
+        if let onProgress { session.onStep = { onProgress(LoginProgress(.passed($0))) } }
         if configuration.showsBanner { session.banner = prompts.banner(of: configuration.namedHost) }
         session.authentication = configuration.authentication
+        session.offersKeysAtOnce = offersKeysAtOnce
         if !configuration.authentication.isBatch {
             session.passphrase = prompts.passphrase
             if let ask = prompts.authentication {

@@ -5,6 +5,7 @@ import Streams
 /// The login with the user's own `ssh`, which reads the configuration itself.
 extension SSHLogin {
     func connectByOpenSSH(on loop: EventLoop) async throws(SSHError) -> SSHClient {
+        onProgress?(LoginProgress(.program("ssh")))
         let client = try await logInByOpenSSH(on: loop)
         guard let text = objection?(client.hostKey) else { return client }
         await client.close()

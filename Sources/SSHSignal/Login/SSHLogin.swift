@@ -87,6 +87,12 @@ public struct SSHLogin: Sendable {
     /// What was probably meant by the destination, where its name does not resolve; asked then, from any thread.
     package var suggestion: (@Sendable () -> String?)?
 
+    /// As of ``SSHSessionConfiguration/offersKeysAtOnce``.
+    private(set) var offersKeysAtOnce = false
+
+    /// Told how the login goes on; from any thread.
+    package var onProgress: (@Sendable (LoginProgress) -> Void)?
+
     /// Reads the configuration and the known_hosts files of the destination and of every jump host.
     ///
     /// - Throws: ``SSHConfigurationError`` naming file and line.
@@ -176,6 +182,8 @@ public struct SSHLogin: Sendable {
     /// question would be needed.
     package var withoutQuestions: SSHLogin {
         var login = self
+        // Where a key is not enough, the login fails in any case.
+        login.offersKeysAtOnce = true
         login.prompts = prompts.withoutQuestions
         for index in login.hops.indices { login.hops[index].policy = login.hops[index].policy.withoutQuestions }
         return login
@@ -208,6 +216,14 @@ public struct SSHLogin: Sendable {
 
     /// The hosts on the way and the destination, for tests.
     var hostNames: [String] { hops.map(\.configuration.hostName) }
+
+    /// Each host that is logged in to, nearest first: name or address, and port.
+    package var way: [String] {
+        hops.map { hop in
+            let (host, port) = (hop.configuration.hostName, hop.configuration.port)
+            return host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
+        }
+    }
 }
 
 extension Lock<Set<[String]>> {

@@ -51,6 +51,16 @@ package struct ClockSkew: Hashable, Sendable, CustomStringConvertible {
         return "\(description): \(consequence); set its clock (\(Self.fix))"
     }
 
+    /// The same where revocation lists are given out: they are made by the operator's clock, and leave out what has
+    /// ended by that.
+    package var warningOnLists: String? {
+        guard isWorthWarning else { return nil }
+        guard abs(milliseconds) > Self.consequenceThreshold else { return description }
+        return
+            "\(description): \(milliseconds < 0 ? "it refuses what the list has, and goes on refusing what was revoked before" : "it takes certificates for expired by so much too early"); "
+            + "set the clock that is wrong (\(Self.fix)), and where it is this machine's, run `bootstrap revoke` again then"
+    }
+
     private static let fix = "date -u -s, or time synchronisation"
 
     /// How far back NotBefore is to be set, in seconds, so that a certificate is valid at once by the device's clock:

@@ -19,6 +19,12 @@ package protocol SignaledDevice {
     mutating func changeAccess(_ order: SignalMessage.Access) throws(SignalError) -> SignalMessage.Acknowledgement
     /// Where the node can be reached.
     mutating func endpoints() -> SignalMessage.Endpoints
+    /// What this device can do, and where it is reached.
+    ///
+    /// - Parameter offer: The operator's; nothing of it is checked yet.
+    mutating func offer(for offer: SignalMessage.Offer) -> SignalMessage.Offer
+    /// Writes down what became of an offer, by the operator's word; nothing of it is checked yet.
+    mutating func note(_ outcome: SignalMessage.Outcome)
 }
 
 /// The device's end of a conversation without its channel: ``EnrollmentDevice`` decides, a ``SignaledDevice`` acts, the
@@ -82,6 +88,8 @@ package struct DeviceConversation<Device: SignaledDevice> {
             case .discardKey: device.discardKey()
             case .install(let certificate, let order):
                 answer(.installed(try device.install(certificate, for: order)))
+            case .makeOffer(let offer): answer(.offer(device.offer(for: offer)))
+            case .note(let outcome): device.note(outcome)
             case .reportEndpoints: answer(.endpoints(device.endpoints()))
             case .takeRevocations(let lists):
                 answer(.tookRevocations(changed: try device.takeRevocations(lists)))

@@ -3,6 +3,7 @@
 ///     started ─hello→ awaitingHello ─(hello)→ ready ─(enroll|renew) prepare→ preparing ─csr→ awaitingCertificate ─(certificate) install→ installing
 ///                                              ↑ ├(access) change→ changing ─ack→ ready
 ///                                              ↑ ├(revocations) take→ revoking ─revocations→ ready
+///                                              ↑ ├(offer) offer→ offering ─offer→ ready
 ///                                              ↑ └(endpoints) report→ reporting ─endpoints→ ready                                        │
 ///                                              └───────────────────────────────────ack──────────────────────────────────────────────────┘
 ///
@@ -31,6 +32,8 @@ package struct EnrollmentDevice: Sendable {
         case changedAccess(SignalMessage.Acknowledgement)
         /// Answer to ``Action/reportEndpoints``.
         case endpoints(SignalMessage.Endpoints)
+        /// Answer to ``Action/makeOffer(for:)``.
+        case offer(SignalMessage.Offer)
         /// Instead of an answer.
         case failed(SignalError)
         /// What arrived is no message.
@@ -50,6 +53,10 @@ package struct EnrollmentDevice: Sendable {
         /// Make the credential in use out of the key and this certificate, atomically, and have the node run with it.
         case install(SignalMessage.IssuedCertificate, for: Order)
         case reportEndpoints
+        /// Say what this device can do, and where it is reached, to who has said this.
+        case makeOffer(for: SignalMessage.Offer)
+        /// Write down what became of an offer. There is no answer.
+        case note(SignalMessage.Outcome)
         /// Refuse the certificates of these lists (PEM) from now on, and cut what is open with them.
         case takeRevocations(String)
         /// Change what others may reach, and have the node run with it.
@@ -66,6 +73,7 @@ package struct EnrollmentDevice: Sendable {
         case awaitingCertificate(Order)
         case installing(Order)
         case reporting
+        case offering
         case revoking
         case changing
         case over
@@ -79,6 +87,7 @@ package struct EnrollmentDevice: Sendable {
             case .awaitingCertificate: "its certificate was awaited"
             case .installing: "the certificate was being installed"
             case .reporting: "the endpoints were being listed"
+            case .offering: "the offer was being made"
             case .revoking: "the revocation lists were being stored"
             case .changing: "what others may reach was being changed"
             case .over: "the conversation was over"
@@ -121,6 +130,10 @@ package struct EnrollmentDevice: Sendable {
             if let end { return over([.close(end)]) }
             state = .ready
             return [.send(.endpoints(endpoints))]
+        case (.offer(let offer), .offering):
+            if let end { return over([.close(end)]) }
+            state = .ready
+            return [.send(.offer(offer))]
         case (.tookRevocations(let changed), .revoking):
             if let end { return over([.close(end)]) }
             state = .ready
@@ -129,12 +142,12 @@ package struct EnrollmentDevice: Sendable {
             if let end { return over([.close(end)]) }
             state = .ready
             return [.send(.ack(ack))]
-        case (.prepared, _), (.installed, _), (.endpoints, _), (.tookRevocations, _), (.changedAccess, _):
+        case (.prepared, _), (.installed, _), (.endpoints, _), (.offer, _), (.tookRevocations, _), (.changedAccess, _):
             return []
         case (.failed(let error), _), (.invalid(let error), _):
             return fail(error)
         case (.ended(let error), .preparing), (.ended(let error), .installing), (.ended(let error), .reporting),
-            (.ended(let error), .revoking), (.ended(let error), .changing):
+            (.ended(let error), .offering), (.ended(let error), .revoking), (.ended(let error), .changing):
             end = error ?? cut()
             return []
         case (.ended(nil), .ready):
@@ -180,6 +193,11 @@ package struct EnrollmentDevice: Sendable {
         case (.endpoints, .ready):
             state = .reporting
             return [.reportEndpoints]
+        case (.offer(let offer), .ready):
+            state = .offering
+            return [.makeOffer(for: offer)]
+        case (.outcome(let outcome), .ready):
+            return [.note(outcome)]
         case (.revocations(let revocations), .ready):
             guard let lists = revocations.lists else {
                 return fail(SignalError(.malformed, "the operator sent 'revocations' without lists"))
@@ -206,7 +224,7 @@ package struct EnrollmentDevice: Sendable {
     private func discard() -> [Action] {
         switch state {
         case .preparing, .awaitingCertificate: [.discardKey]
-        case .idle, .awaitingHello, .ready, .installing, .reporting, .revoking, .changing, .over: []
+        case .idle, .awaitingHello, .ready, .installing, .reporting, .offering, .revoking, .changing, .over: []
         }
     }
 

@@ -213,7 +213,9 @@ package struct EnrollmentOperator: Sendable {
         guard hello.capabilities.contains(question.type) else {
             return fail(SignalError(.version, "the device's agent cannot \(question.type); upload a newer one"))
         }
+        let skew = ClockSkew(device: hello.clock, operator: now)
         // However wrong its clock is, where no certificate is given out.
+        var actions: [Action] = []
         let awaiting: State? =
             switch purpose {
             case .revoke: .awaitingRevocations
@@ -222,10 +224,9 @@ package struct EnrollmentOperator: Sendable {
             }
         if let awaiting {
             state = awaiting
-            return [.send(SignalProtocol.hello(software: software, now: now)), .send(question)]
+            if case .revoke = purpose, let warning = skew.warningOnLists { actions.append(.warn(warning)) }
+            return actions + [.send(SignalProtocol.hello(software: software, now: now)), .send(question)]
         }
-        let skew = ClockSkew(device: hello.clock, operator: now)
-        var actions: [Action] = []
         if let refusal = skew.refusal(lifetime: validity.lifetime, isAccepted: validity.acceptsSkew) {
             return fail(refusal)
         }
@@ -247,8 +248,18 @@ package struct EnrollmentOperator: Sendable {
             return SignalError(.malformed, "the device names \(ack.hbone.count) addresses; 64 are allowed")
         }
         let allowed = (ack.allowed ?? []) + (ack.renewFrom.map { [$0] } ?? [])
-        guard allowed.count <= 1024, allowed.allSatisfy({ Printable.clean($0, limit: 300) == $0 }) else {
-            return SignalError(.malformed, "the device names destinations that are none")
+        for places in [allowed, ack.allowedBefore ?? []] {
+            guard places.count <= 1024, places.allSatisfy({ Printable.clean($0, limit: 300) == $0 }) else {
+                return SignalError(.malformed, "the device names destinations that are none")
+            }
+        }
+        let gateways = ack.gateways ?? []
+        guard gateways.count <= PeerOffer.mostGateways, gateways.allSatisfy({ PeerOffer.Gateway(recorded: $0) != nil })
+        else {
+            return SignalError(
+                .malformed,
+                "the device names gateways that are none, or more than \(PeerOffer.mostGateways)"
+            )
         }
         for address in ack.hbone + [ack.listener] where !NumericAddress.isValid(address) {
             return SignalError(

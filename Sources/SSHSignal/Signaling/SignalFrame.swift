@@ -36,28 +36,11 @@ package enum SignalFrame {
     static func decode(_ json: some Collection<UInt8>) throws(SignalError) -> SignalMessage {
         do {
             return try JSONText.decode(Envelope.self, from: json).message
-        } catch let error as DecodingError {
-            throw SignalError(.malformed, "malformed message: \(describe(error))")
+        } catch let error as UnreadableJSON {
+            let place = error.place.map { "'\($0)'" } ?? "the message"
+            throw SignalError(.malformed, "malformed message: \(place) \(error.problem)")
         } catch {
             throw SignalError(.malformed, "malformed message: not JSON")
-        }
-    }
-
-    private static func describe(_ error: DecodingError) -> String {
-        func place(_ context: DecodingError.Context, _ key: (any CodingKey)? = nil) -> String {
-            let path = (context.codingPath + (key.map { [$0] } ?? [])).map {
-                $0.intValue.map { "[\($0)]" } ?? $0.stringValue
-            }
-            return path.isEmpty ? "the message" : "'\(Printable.clean(path.joined(separator: "."), limit: 100))'"
-        }
-        switch error {
-        case .keyNotFound(let key, let context): return "\(place(context, key)) is missing"
-        case .valueNotFound(_, let context): return "\(place(context)) is null"
-        case .typeMismatch(_, let context): return "\(place(context)) is of the wrong type"
-        case .dataCorrupted(let context):
-            return context.codingPath.isEmpty
-                ? "not valid JSON" : "\(place(context)) has a value that does not fit, or is not possible"
-        @unknown default: return "not readable"
         }
     }
 
@@ -81,6 +64,8 @@ package enum SignalFrame {
             case "ack": message = .ack(try .init(from: decoder))
             case "endpoints": message = .endpoints(try .init(from: decoder))
             case "revocations": message = .revocations(try .init(from: decoder))
+            case "offer": message = .offer(try .init(from: decoder))
+            case "outcome": message = .outcome(try .init(from: decoder))
             case "probe": message = .probe(try .init(from: decoder))
             case "bye": message = .bye(try .init(from: decoder))
             case "error": message = .error(try .init(from: decoder))
@@ -101,6 +86,8 @@ package enum SignalFrame {
             case .ack(let payload): try payload.encode(to: encoder)
             case .endpoints(let payload): try payload.encode(to: encoder)
             case .revocations(let payload): try payload.encode(to: encoder)
+            case .offer(let payload): try payload.encode(to: encoder)
+            case .outcome(let payload): try payload.encode(to: encoder)
             case .probe(let payload): try payload.encode(to: encoder)
             case .bye(let payload): try payload.encode(to: encoder)
             case .error(let payload): try payload.encode(to: encoder)

@@ -19,6 +19,10 @@ package enum SignalMessage: Hashable, Sendable {
     case endpoints(Endpoints)
     /// Operator: these certificates are revoked. Device: I know.
     case revocations(Revocations)
+    /// Operator: this is what I can do, and you? Device: that, and there I am reached.
+    case offer(Offer)
+    /// Operator: what became of your offer. There is no answer.
+    case outcome(Outcome)
     /// Either: are you there? Answered by the same nonce and the answerer's clock.
     case probe(Probe)
     /// Either: nothing more to say.
@@ -38,7 +42,7 @@ package enum SignalMessage: Hashable, Sendable {
         /// Milliseconds since 1970 by the sender's clock, when it sent this.
         package var clock: Int64
         /// Words for what the sender can do beside the mandatory part: `enroll`, `renew`, `endpoints`, `probe`,
-        /// `revocations`, `access`.
+        /// `revocations`, `access`, `offer`.
         package var capabilities: [String]
 
         package init(version: Int, minimumVersion: Int, software: String, clock: Int64, capabilities: [String]) {
@@ -78,12 +82,18 @@ package enum SignalMessage: Hashable, Sendable {
         package var allowHosts: [String]?
         /// Ports and `host:port` that they may reach no more.
         package var deny: [String]?
-        /// What the operator has not named, and what stays as the device has it: `bind`, `port`, `renewFrom`, `allow`
-        /// (then what is allowed here is added). What the device has not, is as it stands here. Absent: nothing.
+        /// What the operator has not named, and what stays as the device has it: `bind`, `port`, `renewFrom`,
+        /// `advertise`, `service` (that there is none), `allow` (then what is allowed here is added). What the device
+        /// has not, is as it stands here. Absent: nothing.
         package var keeps: [String]?
         /// Who renews certificates, where ``renewFrom`` says nobody: taken by a device that can reach it. `*` for the
         /// host is whoever is logged in to the device.
         package var offersRenewal: String?
+        /// Gateways that the device is to be reached through: `host:port`, or `host:port=SPIFFE-ID` for one that is not
+        /// of the device's namespace. Absent: those that it has; empty: none.
+        package var reverse: [String]?
+        /// `host:port` where it is reached beside its own addresses: what forwards ports to it. Absent: nowhere.
+        package var advertise: [String]?
 
         package init(
             bind: String = "0.0.0.0",
@@ -93,8 +103,12 @@ package enum SignalMessage: Hashable, Sendable {
             allowHosts: [String]? = nil,
             deny: [String]? = nil,
             keeps: [String]? = nil,
-            offersRenewal: String? = nil
+            offersRenewal: String? = nil,
+            reverse: [String]? = nil,
+            advertise: [String]? = nil
         ) {
+            self.reverse = reverse
+            self.advertise = advertise
             self.offersRenewal = offersRenewal
             self.allowHosts = allowHosts
             self.deny = deny
@@ -185,8 +199,12 @@ package enum SignalMessage: Hashable, Sendable {
         /// Ports and `host:port` that members of its namespace may reach; absent: nothing was asked for, or the agent
         /// is older.
         package var allowed: [String]?
+        /// What they could reach before; absent: no change was asked for, or the agent is older.
+        package var allowedBefore: [String]?
         /// `host:port` of who renews its certificate over the mesh; absent: nobody.
         package var renewFrom: String?
+        /// Gateways through which it is reached, as ``NodeRequest/reverse``; absent: as ``allowed``.
+        package var gateways: [String]?
 
         package init(
             id: String,
@@ -197,8 +215,10 @@ package enum SignalMessage: Hashable, Sendable {
             service: Service? = nil,
             warnings: [String]? = nil,
             allowed: [String]? = nil,
-            renewFrom: String? = nil
+            renewFrom: String? = nil,
+            gateways: [String]? = nil
         ) {
+            self.gateways = gateways
             self.renewFrom = renewFrom
             self.allowed = allowed
             self.service = service
@@ -285,6 +305,8 @@ package enum SignalMessage: Hashable, Sendable {
         case .ack: "ack"
         case .endpoints: "endpoints"
         case .revocations: "revocations"
+        case .offer: "offer"
+        case .outcome: "outcome"
         case .probe: "probe"
         case .bye: "bye"
         case .error: "error"

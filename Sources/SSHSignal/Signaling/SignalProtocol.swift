@@ -4,7 +4,9 @@ import Platform
 enum SignalProtocol {
     static let version = 1
     static let minimumVersion = 1
-    static let capabilities = ["enroll", "renew", "endpoints", "probe", "revocations", "access"]
+    static let capabilities = ["enroll", "renew", "endpoints", "probe", "revocations", "access", offering]
+    /// Knows `offer` and `outcome`.
+    static let offering = "offer"
 
     static func hello(software: String, now: Int64) -> SignalMessage {
         .hello(

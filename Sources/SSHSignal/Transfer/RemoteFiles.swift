@@ -5,6 +5,15 @@ package enum RemoteFileKind: Hashable, Sendable {
     case file, directory, link
     /// A device, a pipe, a socket.
     case other
+
+    /// What is read to its end has to have one: a pipe waits for somebody who writes, and a device may never end.
+    func requireFile(_ path: String) throws(SSHError) {
+        switch self {
+        case .file: break
+        case .directory: throw SSHError(.transferFailed, "\(path) is a directory")
+        case .link, .other: throw SSHError(.transferFailed, "\(path) is not a regular file")
+        }
+    }
 }
 
 /// What a server says of a path, links followed.

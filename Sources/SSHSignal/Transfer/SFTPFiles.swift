@@ -279,7 +279,7 @@ struct SFTPFiles: RemoteFiles {
         guard let found = try await attributes(of: path) else {
             throw SSHError(.transferFailed, "cannot open \(path): no such file or directory")
         }
-        guard found.kind != .directory else { throw SSHError(.transferFailed, "\(path) is a directory") }
+        try found.kind.requireFile(path)
         let handle = try await handle("cannot open \(path)") { SFTPPacket.openForReading(id: $0, path: path) }
         let permissions = (found.mode ?? 0o644) & 0o777
         let size = found.size ?? 0

@@ -72,7 +72,9 @@ extension SSHClient {
     public func download(_ path: String, limit: Int = 1 << 20) async throws(SSHError) -> [UInt8] {
         let file = ShellFiles.quote(path)
         let result = try await ShellFiles.run(
-            "n=$(wc -c < \(file)) && echo $n && cat < \(file)",
+            // What is neither there nor a file says so itself.
+            "[ ! -e \(file) ] || [ -f \(file) ] || [ -d \(file) ] || { echo 'not a regular file' >&2; exit 1; }; "
+                + "n=$(wc -c < \(file)) && echo $n && cat < \(file)",
             on: self,
             outputLimit: limit + (64 << 10)
         )

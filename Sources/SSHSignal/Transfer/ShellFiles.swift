@@ -154,7 +154,7 @@ struct ShellFiles: RemoteFiles {
         guard let found = try await status(of: path) else {
             throw SSHError(.transferFailed, "reading \(path) failed: no such file or directory")
         }
-        guard found.kind != .directory else { throw SSHError(.transferFailed, "\(path) is a directory") }
+        try found.kind.requireFile(path)
         let made = try DownloadFile(target: target, permissions: found.permissions & 0o777)
         let file = LoopBound(made, on: client.loop)
         let fetched: Result<Void, SSHError> = await withTaskCancellationHandler {

@@ -1,9 +1,31 @@
 import CLinux
 
-/// Told how a ``Pump`` ended: one of the two, once.
+/// Told how a ``RelayPump`` ended: one of the two, once.
 protocol PumpOwner: AnyObject {
-    func pumpEnded(_ pump: Pump)
-    func pumpFailed(_ pump: Pump, _ error: StreamError)
+    func pumpEnded(_ pump: RelayPump)
+    func pumpFailed(_ pump: RelayPump, _ error: StreamError)
+}
+
+/// Told by the direct paths of streams (``ByteStream/push(to:for:)``, ``ByteStream/pull(from:for:)``) what they move.
+public class Pump {
+    final var isDone = false
+
+    /// Bytes the sink has accepted.
+    public final private(set) var bytesMoved: UInt64 = 0
+
+    init() {}
+
+    /// The sink accepted `count` more bytes.
+    public final func moved(_ count: Int) {
+        guard !isDone else { return }
+        bytesMoved &+= UInt64(count)
+    }
+
+    /// The source ended, all its bytes were accepted, and the sink was told to finish.
+    public func sourceEnded() { fatalError("\(type(of: self)) does not override sourceEnded()") }
+
+    /// This direction cannot go on.
+    public func failed(_ error: StreamError) { fatalError("\(type(of: self)) does not override failed(_:)") }
 }
 
 /// One direction of a relay: moves bytes from a source to a sink until the source ends or either fails.
@@ -11,7 +33,7 @@ protocol PumpOwner: AnyObject {
 /// Where the source or the sink has a direct path (``ByteStream/push(to:for:)``, ``ByteStream/pull(from:for:)``), that
 /// path moves the bytes. Otherwise the pump copies through a pooled buffer, which it keeps only while the sink refuses
 /// bytes.
-public final class Pump: TurnTask {
+final class RelayPump: Pump, TurnTask {
     private enum Path {
         case copy
         /// The source writes into the sink.
@@ -20,9 +42,12 @@ public final class Pump: TurnTask {
         case pull
     }
 
-    let source: ByteStream
-    let sink: ByteStream
-    private unowned let owner: any PumpOwner
+    // The relay has both streams, keeps itself until it is over, and has stopped its pumps by then; a pump that is done
+    // looks at none of the three. So nothing is counted here: streams keep their pumps, and counting is much of what a
+    // short stream costs.
+    unowned(unsafe) let source: ByteStream
+    unowned(unsafe) let sink: ByteStream
+    private unowned(unsafe) let owner: any PumpOwner
     private var path = Path.copy
     /// Bytes read from the source that the sink has not taken.
     private var pending: Buffer?
@@ -30,10 +55,6 @@ public final class Pump: TurnTask {
     /// ``pending`` was read before the pump began: until the sink has it, no direct path may overtake it.
     private var hasEarlyBytes = false
     private var isScheduled = false
-    private(set) var isDone = false
-
-    /// Bytes the sink has accepted.
-    public private(set) var bytesMoved: UInt64 = 0
 
     /// After this many bytes a pump lets the other streams of its loop have a turn.
     private static let bytesPerTurn = 1 << 20
@@ -91,21 +112,13 @@ public final class Pump: TurnTask {
 
     // MARK: Called by the direct paths
 
-    /// The sink accepted `count` more bytes.
-    public func moved(_ count: Int) {
-        guard !isDone else { return }
-        bytesMoved &+= UInt64(count)
-    }
-
-    /// The source ended, all its bytes were accepted, and the sink was told to finish.
-    public func sourceEnded() {
+    override func sourceEnded() {
         guard !isDone else { return }
         stop()
         owner.pumpEnded(self)
     }
 
-    /// This direction cannot go on.
-    public func failed(_ error: StreamError) {
+    override func failed(_ error: StreamError) {
         guard !isDone else { return }
         stop()
         owner.pumpFailed(self, error)
@@ -121,24 +134,34 @@ public final class Pump: TurnTask {
 
     // MARK: Copying
 
+    /// Writes what waits. Returns whether all of it has gone, and nothing has ended.
+    private func write(_ buffer: Buffer) -> Bool {
+        // Taken out: where the pump is stopped from inside of the write, the sink still reads from the buffer, and
+        // what comes back of it is no business of whoever has the buffer next.
+        pending = nil
+        let result = sink.write(buffer.readable)
+        if case .bytes(let count) = result {
+            buffer.readIndex += count
+            if !isDone { moved(count) }
+        }
+        guard !isDone, result != .failed, buffer.readableBytes > 0 else {
+            source.loop.buffers.give(buffer)
+            if !isDone, result == .failed { failed(sink.failure ?? .closed(sink)) }
+            return !isDone
+        }
+        pending = buffer
+        return false
+    }
+
     private func move() {
         guard !isScheduled else { return }
         var budget = Self.bytesPerTurn
         while !isDone {
             if let buffer = pending {
-                switch sink.write(buffer.readable) {
-                case .bytes(let count):
-                    buffer.readIndex += count
-                    moved(count)
-                    guard buffer.readableBytes == 0 else { return }
-                    pending = nil
-                    source.loop.buffers.give(buffer)
-                    if hasEarlyBytes {
-                        hasEarlyBytes = false
-                        return choosePath()
-                    }
-                case .wouldBlock: return
-                case .failed: return failed(sink.failure ?? .closed(sink))
+                guard write(buffer) else { return }
+                if hasEarlyBytes {
+                    hasEarlyBytes = false
+                    return choosePath()
                 }
             }
             guard budget > 0 else {

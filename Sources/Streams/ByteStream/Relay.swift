@@ -32,8 +32,8 @@ package enum RelayParty: UInt8, Hashable, Sendable {
 public final class Relay: StreamObserver, PumpOwner, TurnTask {
     private let first: ByteStream
     private let second: ByteStream
-    private var forward: Pump?
-    private var backward: Pump?
+    private var forward: RelayPump?
+    private var backward: RelayPump?
     private var completion: ((RelayResult) -> Void)?
     /// Set once both streams were closed or reset.
     private var result: RelayResult?
@@ -76,8 +76,8 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
         retained.hold(self)
         first.relay = self
         second.relay = self
-        let forward = Pump(from: first, to: second, for: self)
-        let backward = Pump(from: second, to: first, for: self)
+        let forward = RelayPump(from: first, to: second, for: self)
+        let backward = RelayPump(from: second, to: first, for: self)
         self.forward = forward
         self.backward = backward
         startIdleTimer()
@@ -116,12 +116,12 @@ public final class Relay: StreamObserver, PumpOwner, TurnTask {
 
     // MARK: Pumps
 
-    func pumpEnded(_ pump: Pump) {
+    func pumpEnded(_ pump: RelayPump) {
         blame(pump.source, isFailure: false)
         if forward?.isDone == true && backward?.isDone == true { end(failure: nil) }
     }
 
-    func pumpFailed(_ pump: Pump, _ error: StreamError) {
+    func pumpFailed(_ pump: RelayPump, _ error: StreamError) {
         // The sink's peer reads no more, by its own choice: what this side would still send has no reader, as after a
         // TCP close. That is the end of this direction; the other is not spoilt by it. A source that was closed before
         // its end is another matter: its bytes are lost.

@@ -5,7 +5,7 @@ import Glibc
 final class ConnectionAttempt: PollHandler, TurnTask {
     private let address: SocketAddress
     private let local: SocketAddress?
-    private let segmentLimit: Int?
+    private let options: SocketOptions
     private let loop: EventLoop
     private var completion: ((Result<Socket, StreamError>) -> Void)?
     private var descriptor: Int32 = -1
@@ -14,17 +14,17 @@ final class ConnectionAttempt: PollHandler, TurnTask {
 
     /// - Parameters:
     ///   - local: What the socket is bound to; nil leaves that to the system.
-    ///   - segmentLimit: As in ``SocketOptions``, of which the others are for a socket that is connected.
+    ///   - options: Those that are for a socket that is still to be connected; the others are its owner's to set.
     init(
         address: SocketAddress,
         from local: SocketAddress? = nil,
-        segmentLimit: Int? = nil,
+        options: SocketOptions = .defaults,
         loop: EventLoop,
         completion: @escaping (Result<Socket, StreamError>) -> Void
     ) {
         self.address = address
         self.local = local
-        self.segmentLimit = segmentLimit
+        self.options = options
         self.loop = loop
         self.completion = completion
     }
@@ -35,12 +35,12 @@ final class ConnectionAttempt: PollHandler, TurnTask {
     }
 
     func start(timeout: Duration) {
-        descriptor = Self.newSocket(for: address)
+        descriptor = Self.newSocket(for: address, multipath: options.multipath && options.segmentLimit == nil)
         guard descriptor >= 0 else { return deferFailure(.system(errno, "socket")) }
         if let local, local.withSockaddr({ bind(descriptor, $0, $1) }) != 0 {
             return deferFailure(.system(errno, "connecting from \(local)"))
         }
-        if let segmentLimit, !address.isUnix {
+        if let segmentLimit = options.segmentLimit, !address.isUnix {
             var bytes = Int32(clamping: segmentLimit)
             setsockopt(descriptor, Int32(IPPROTO_TCP), TCP_MAXSEG, &bytes, socklen_t(MemoryLayout<Int32>.size))
         }
@@ -51,7 +51,7 @@ final class ConnectionAttempt: PollHandler, TurnTask {
         default: return deferFailure(failure(number))
         }
         do {
-            try loop.register(descriptor, handler: self, edgeTriggered: true)
+            try loop.register(descriptor, handler: self, for: .bothWays)
         } catch {
             return deferFailure(error)
         }
@@ -62,9 +62,11 @@ final class ConnectionAttempt: PollHandler, TurnTask {
         timer.schedule(after: timeout)
     }
 
-    private static func newSocket(for address: SocketAddress) -> Int32 {
+    private static func newSocket(for address: SocketAddress, multipath: Bool = false) -> Int32 {
         let type = Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue)
-        let descriptor = socket(address.family, type, 0)
+        let descriptor =
+            multipath && !address.isUnix
+            ? MultipathTCP.newSocket(address.family, type) : socket(address.family, type, 0)
         if descriptor >= 0 { OutgoingMark.apply(to: descriptor) }
         return descriptor
     }

@@ -1,12 +1,20 @@
 /// The attempts to connect to a host that has several addresses, of which some may not answer (RFC 8305): one after the
 /// other, a quarter of a second apart, or at once when one fails; the first that is connected wins, the others are
 /// given up. Kept alive by its attempts and its timer until it is over.
+///
+/// With ``Dialer/Options/repeatDelay``, what stays unanswered is dialled again beside the first attempt, and again: the
+/// kernel repeats a lost SYN after one second, three, seven and fifteen, so that over a way that was down for ten
+/// seconds it would be connected after fifteen. The first attempt goes on: a far server that takes seconds to answer is
+/// not left.
 final class ConnectionRace {
     private var waiting: ArraySlice<SocketAddress>
     private let loop: EventLoop
     private let options: Dialer.Options
     private var completion: ((Result<Socket, StreamError>) -> Void)?
     private var underWay: [Int: ConnectionAttempt] = [:]
+    /// The newest repetition of each of those.
+    private var repeated: [Int: ConnectionAttempt] = [:]
+    private var dialled: [Int: SocketAddress] = [:]
     private var started = 0
     private var failures: [StreamError] = []
     private var timer: LoopTimer?
@@ -41,7 +49,9 @@ final class ConnectionRace {
 
     /// The completion is never called from inside this.
     func start() {
-        timer = LoopTimer(on: loop) { [self] in startNext() }
+        timer = LoopTimer(on: loop) { [self] in
+            if waiting.isEmpty { repeatAll() } else { startNext() }
+        }
         startNext()
     }
 
@@ -56,17 +66,71 @@ final class ConnectionRace {
         }
         started += 1
         let number = started
-        let segmentLimit = options.socket.segmentLimit
-        let attempt = ConnectionAttempt(address: address, from: local, segmentLimit: segmentLimit, loop: loop) {
-            [self] in ended(number, $0)
-        }
-        underWay[number] = attempt
+        dialled[number] = address
+        underWay[number] = attempt(address, options.socket) { [self] in ended(number, $0) }
+        scheduleNext()
+    }
+
+    private func attempt(
+        _ address: SocketAddress,
+        _ socket: SocketOptions,
+        _ completion: @escaping (Result<Socket, StreamError>) -> Void
+    ) -> ConnectionAttempt {
+        let local = options.locals.first { $0.isIPv6 == address.isIPv6 }
+        let attempt = ConnectionAttempt(
+            address: address,
+            from: local,
+            options: socket,
+            loop: loop,
+            completion: completion
+        )
         attempt.start(timeout: options.timeout)
-        if !waiting.isEmpty { timer?.schedule(after: options.attemptDelay) }
+        return attempt
+    }
+
+    private func scheduleNext() {
+        if !waiting.isEmpty {
+            timer?.schedule(after: options.attemptDelay)
+        } else if let delay = options.repeatDelay {
+            timer?.schedule(after: delay)
+        }
+    }
+
+    /// Repeats at once what would be repeated later.
+    func hurry() {
+        guard completion != nil, options.repeatDelay != nil else { return }
+        timer?.cancel()
+        repeatAll()
+        if !waiting.isEmpty { startNext() }
+    }
+
+    private func repeatAll() {
+        // On some ways an option that is not known there loses the packet: the first attempt has asked for it.
+        var socket = options.socket
+        socket.multipath = false
+        for number in underWay.keys {
+            guard let address = dialled[number] else { continue }
+            repeated[number]?.cancel()
+            repeated[number] = attempt(address, socket) { [self] in repetitionEnded(number, $0) }
+        }
+        scheduleNext()
+    }
+
+    private func repetitionEnded(_ number: Int, _ result: Result<Socket, StreamError>) {
+        repeated[number] = nil
+        switch result {
+        case .success: finish(result)
+        // What answers no is there. Whatever else goes wrong may go right the next time.
+        case .failure(let error) where error.code == .refused:
+            underWay[number]?.cancel()
+            ended(number, .failure(error))
+        case .failure: break
+        }
     }
 
     private func ended(_ number: Int, _ result: Result<Socket, StreamError>) {
         underWay[number] = nil
+        repeated.removeValue(forKey: number)?.cancel()
         switch result {
         case .success: finish(result)
         case .failure(let error):
@@ -86,6 +150,8 @@ final class ConnectionRace {
             let others = failures.filter { $0.message != cause.message }.map(\.message)
             let message = ([cause.message] + others).joined(separator: "; ")
             finish(.failure(StreamError(cause.code, message)))
+        } else {
+            scheduleNext()
         }
     }
 
@@ -101,7 +167,7 @@ final class ConnectionRace {
         completion = nil
         timer?.cancel()
         timer = nil
-        for attempt in underWay.values { attempt.cancel() }
-        underWay = [:]
+        for attempt in Array(underWay.values) + Array(repeated.values) { attempt.cancel() }
+        (underWay, repeated) = ([:], [:])
     }
 }

@@ -39,6 +39,10 @@ public final class Dialer: TurnTask {
         public var timeout: Duration = .seconds(10)
         /// Between two attempts, unless one fails sooner (RFC 8305 §5, Connection Attempt Delay).
         public var attemptDelay: Duration = .milliseconds(250)
+        /// What no address answers is dialled again after this time, and then each time after it, until it is timed
+        /// out; nil: as seldom as the kernel repeats a SYN. For what must be back soon after its way is, and not for
+        /// programs: one that is too busy to answer is helped by no further attempts.
+        package var repeatDelay: Duration?
         /// What to connect from, the first of the right family; empty leaves it to the system.
         public var locals: [SocketAddress] = []
         /// Of the connected socket.
@@ -56,6 +60,9 @@ public final class Dialer: TurnTask {
 
         /// What is used where nothing else is asked for.
         public static var defaults: Options { Options() }
+
+        /// For a way to a peer that is dialled while the network comes and goes.
+        package static let pathRepeatDelay = Duration.seconds(1)
 
         /// For a connection to a program, which takes an end for the whole.
         package static var program: Options {
@@ -129,6 +136,9 @@ public final class Dialer: TurnTask {
         closeDescriptor()
     }
 
+    /// The way may be another now: with ``Options/repeatDelay``, what has not been answered is dialled again at once.
+    package func hurry() { race?.hurry() }
+
     private func connect(to addresses: [SocketAddress]) {
         guard completion != nil else { return }
         var refusal: StreamError?
@@ -147,7 +157,7 @@ public final class Dialer: TurnTask {
             let error = refusal ?? StreamError(.unreachable, "\(destination) has no address")
             return loop.later { [self] in end(.failure(error)) }
         }
-        if options.locals.isEmpty, options.socket.segmentLimit == nil,
+        if options.locals.isEmpty, options.socket.segmentLimit == nil, !options.socket.multipath,
             let descriptor = ConnectionAttempt.connectAtOnce(to: allowed[0])
         {
             self.descriptor = descriptor

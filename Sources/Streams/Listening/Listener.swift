@@ -22,9 +22,13 @@ public final class Listener: PollHandler {
     private var shortLived = ShortLivedConnections()
     private let isOnOneOfTargets: Bool
     private let resetsUnlessEnded: Bool
+    /// Not every kernel has what is accepted inherit TCP_NODELAY then.
+    private let isMultipath: Bool
     private let accept: @Sendable (Socket) -> Void
     /// A spare descriptor, closed to accept and refuse one connection when the process has no descriptors left.
     private var reserve: Int32
+    /// Told when there are no descriptors left. Loop only.
+    package var shortage: DescriptorShortage?
 
     /// Starts listening. Loop only.
     ///
@@ -98,6 +102,7 @@ public final class Listener: PollHandler {
     ) throws(StreamError) {
         self.loop = loop
         resetsUnlessEnded = options.resetsUnlessEnded && !localAddress.isUnix
+        isMultipath = !localAddress.isUnix && MultipathTCP.isMultipath(descriptor)
         self.targets = targets.isEmpty ? [loop] : targets
         isOnOneOfTargets = self.targets.contains { $0 === loop }
         self.accept = accept
@@ -110,7 +115,7 @@ public final class Listener: PollHandler {
         reserve = Self.openReserve()
         guard !isPaused else { return }
         do {
-            try loop.register(descriptor, handler: self, edgeTriggered: false)
+            try loop.register(descriptor, handler: self, for: .level)
         } catch {
             closeDescriptors()
             throw error
@@ -222,7 +227,9 @@ public final class Listener: PollHandler {
             guard connection >= 0 else {
                 switch errno {
                 case EAGAIN: return
-                case EMFILE, ENFILE, ENOMEM, ENOBUFS: return pause()
+                case EMFILE, ENFILE, ENOMEM, ENOBUFS:
+                    shortage?.tell(errno)
+                    return pause()
                 default: continue  // the connection died in the queue (ECONNABORTED and network errors, accept(2))
                 }
             }
@@ -231,18 +238,24 @@ public final class Listener: PollHandler {
     }
 
     private func hand(_ connection: Int32, from peer: SocketAddress?) {
+        if isMultipath { Socket.set(connection, Int32(IPPROTO_TCP), TCP_NODELAY, 1) }
         let target = nextTarget()
-        let (accept, resetsUnlessEnded) = (accept, resetsUnlessEnded)
-        let take: @Sendable () -> Void = {
-            let socket = try? Socket(accepted: connection, from: peer, on: target, resetsUnlessEnded: resetsUnlessEnded)
-            if let socket { accept(socket) }
+        guard target !== loop else { return Self.take(connection, from: peer, on: loop, resetsUnlessEnded, accept) }
+        let isAccepted = target.submitIfRunning { [accept, resetsUnlessEnded] in
+            Self.take(connection, from: peer, on: target, resetsUnlessEnded, accept)
         }
-        if target === loop {
-            take()
-        } else {
-            let isAccepted = target.submitIfRunning(take)
-            if !isAccepted { _ = Glibc.close(connection) }
-        }
+        if !isAccepted { _ = Glibc.close(connection) }
+    }
+
+    private static func take(
+        _ connection: Int32,
+        from peer: SocketAddress?,
+        on loop: EventLoop,
+        _ resetsUnlessEnded: Bool,
+        _ accept: (Socket) -> Void
+    ) {
+        let socket = try? Socket(accepted: connection, from: peer, on: loop, resetsUnlessEnded: resetsUnlessEnded)
+        if let socket { accept(socket) }
     }
 
     private func nextTarget() -> EventLoop {
@@ -277,7 +290,7 @@ public final class Listener: PollHandler {
         guard descriptor >= 0 else { return }
         if reserve < 0 { reserve = Self.openReserve() }
         do {
-            try loop.register(descriptor, handler: self, edgeTriggered: false)
+            try loop.register(descriptor, handler: self, for: .level)
         } catch {
             resumeLater()
         }
@@ -292,7 +305,9 @@ public final class Listener: PollHandler {
         isShared: Bool = false
     ) throws(StreamError) -> Int32 {
         let type = Int32(SOCK_STREAM.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue)
-        let descriptor = socket(address.family, type, 0)
+        let descriptor =
+            options.multipath && !address.isUnix
+            ? MultipathTCP.newSocket(address.family, type) : socket(address.family, type, 0)
         guard descriptor >= 0 else { throw .system(errno, "socket") }
         do {
             try options.apply(to: descriptor, for: address)

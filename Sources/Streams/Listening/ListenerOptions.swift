@@ -12,6 +12,9 @@ public struct ListenerOptions: Hashable, Sendable {
     public var bindsFreely = false
     /// Whether a listener on `::` leaves IPv4 alone (IPV6_V6ONLY); nil: as net.ipv6.bindv6only has it.
     public var isIPv6Only: Bool?
+    /// Multipath TCP is spoken with those who ask for it, where this kernel does that (``MultipathTCP``). Settled when
+    /// the socket is made.
+    package var multipath = false
     /// What is accepted has ``SocketOptions/resetsUnlessEnded``.
     package var resetsUnlessEnded = false
     /// Of a Unix socket: the file's permissions, from its first moment on; nil: what the process's umask leaves.

@@ -27,7 +27,7 @@ package final class ChildWatch: PollHandler {
         self.loop = loop
         self.onEnd = onEnd
         descriptor = child.openDescriptor() ?? -1
-        if descriptor >= 0, (try? loop.register(descriptor, handler: self, edgeTriggered: false)) != nil { return }
+        if descriptor >= 0, (try? loop.register(descriptor, handler: self, for: .level)) != nil { return }
         let timer = LoopTimer(on: loop) { [self] in look() }
         self.timer = timer
         timer.schedule(after: Self.tick)

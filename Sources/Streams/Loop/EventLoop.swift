@@ -87,7 +87,7 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
         now = Self.monotonicTime()
         wakeup = try Wakeup()
         poller = try Poller()
-        try poller.add(wakeup.descriptor, handler: wakeup, edgeTriggered: false)
+        try poller.add(wakeup.descriptor, handler: wakeup, for: .level)
         let started = Started()
         let context = Unmanaged.passRetained(ThreadContext(loop: self, started: started))
         var thread = pthread_t()
@@ -181,9 +181,15 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
         endOfTurnTasks.append(task)
     }
 
-    func register(_ descriptor: Int32, handler: any PollHandler, edgeTriggered: Bool) throws(StreamError) {
+    func register(_ descriptor: Int32, handler: any PollHandler, for interest: PollInterest) throws(StreamError) {
         preconditionInLoop()
-        try poller.add(descriptor, handler: handler, edgeTriggered: edgeTriggered)
+        try poller.add(descriptor, handler: handler, for: interest)
+    }
+
+    /// The handler of a registered descriptor is told when there is room to write, as well.
+    func registerWritable(_ descriptor: Int32) {
+        preconditionInLoop()
+        poller.addWritable(descriptor)
     }
 
     /// How many sockets, listeners and connection attempts the loop watches, for tests and metrics.
@@ -332,10 +338,17 @@ public final class EventLoop: SerialExecutor, @unchecked Sendable {
     /// A flush may schedule the flush of the stream below it (HTTP/2 inside HTTP/2), hence the loop; its bound is the
     /// depth to which streams sensibly stack, and what is left over waits for the next turn.
     private func runEndOfTurnTasks() {
-        for _ in 0..<16 where !endOfTurnTasks.isEmpty {
-            swap(&endOfTurnTasks, &runningTasks)
-            for task in runningTasks { task.runTurn() }
-            runningTasks.removeAll(keepingCapacity: true)
+        var rounds = 0
+        while !endOfTurnTasks.isEmpty, rounds < 16 {
+            if endOfTurnTasks.count == 1 {
+                // As mostly, and without what a list costs.
+                endOfTurnTasks.removeLast().runTurn()
+            } else {
+                swap(&endOfTurnTasks, &runningTasks)
+                for task in runningTasks { task.runTurn() }
+                runningTasks.removeAll(keepingCapacity: true)
+            }
+            rounds += 1
         }
         if !endOfTurnTasks.isEmpty {
             turnTasks.append(contentsOf: endOfTurnTasks)

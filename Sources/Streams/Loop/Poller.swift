@@ -14,6 +14,25 @@ struct PollEvents: OptionSet {
     static let error = PollEvents(rawValue: clinux_EPOLLERR())
 }
 
+/// What a handler is told of its file descriptor.
+enum PollInterest {
+    /// That something can be read or accepted, in each turn as long as it can.
+    case level
+    /// That more can be read, once for each time that more has come (EPOLLET).
+    case arrivals
+    /// As ``arrivals``, and that there is room to write. It is said at once of a socket that is new: who writes before
+    /// it waits for room spares the loop a turn.
+    case bothWays
+
+    var events: UInt32 {
+        switch self {
+        case .level: clinux_EPOLLIN()
+        case .arrivals: clinux_EPOLLIN() | clinux_EPOLLRDHUP() | clinux_EPOLLET()
+        case .bothWays: clinux_EPOLLIN() | clinux_EPOLLOUT() | clinux_EPOLLRDHUP() | clinux_EPOLLET()
+        }
+    }
+}
+
 /// Told by the event loop when its file descriptor is ready.
 protocol PollHandler: AnyObject {
     func pollReady(_ events: PollEvents)
@@ -24,7 +43,7 @@ protocol PollHandler: AnyObject {
 /// The one place that knows how readiness is learnt from the kernel. epoll today; kqueue or io_uring would replace this
 /// type.
 ///
-/// Handlers are retained from ``add(_:handler:edgeTriggered:)`` to ``remove(_:)``. An event that was already fetched
+/// Handlers are retained from ``add(_:handler:for:)`` to ``remove(_:)``. An event that was already fetched
 /// for a descriptor closed meanwhile is recognised by its generation and dropped, also when the number was given out
 /// again.
 struct Poller: ~Copyable {
@@ -53,20 +72,26 @@ struct Poller: ~Copyable {
         _ = Glibc.close(epoll)
     }
 
-    mutating func add(_ descriptor: Int32, handler: any PollHandler, edgeTriggered: Bool) throws(StreamError) {
+    mutating func add(_ descriptor: Int32, handler: any PollHandler, for interest: PollInterest) throws(StreamError) {
         let index = Int(descriptor)
         while entries.count <= index { entries.append(Entry()) }
-        let interest =
-            edgeTriggered
-            ? clinux_EPOLLIN() | clinux_EPOLLOUT() | clinux_EPOLLRDHUP() | clinux_EPOLLET()
-            : clinux_EPOLLIN()
-        let data = UInt64(entries[index].generation) << 32 | UInt64(UInt32(descriptor))
-        var event = clinux_epoll_event(interest, data)
+        var event = clinux_epoll_event(interest.events, data(of: descriptor))
         guard epoll_ctl(epoll, EPOLL_CTL_ADD, descriptor, &event) == 0 else {
             throw StreamError(.system, "epoll_ctl: \(StreamError.describe(errno: errno))")
         }
         entries[index].handler = handler
         count += 1
+    }
+
+    /// Its handler hears from now on when there is room, too; at once where there is some already.
+    mutating func addWritable(_ descriptor: Int32) {
+        var event = clinux_epoll_event(PollInterest.bothWays.events, data(of: descriptor))
+        // Refused only for a descriptor that is not there.
+        _ = epoll_ctl(epoll, EPOLL_CTL_MOD, descriptor, &event)
+    }
+
+    private func data(of descriptor: Int32) -> UInt64 {
+        UInt64(entries[Int(descriptor)].generation) << 32 | UInt64(UInt32(descriptor))
     }
 
     /// What is reported from now on goes to `handler`; the registration stays as it is.

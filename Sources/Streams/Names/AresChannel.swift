@@ -93,7 +93,7 @@ final class AresChannel: PollHandler {
             },
             nil
         )
-        try loop.register(sockets.epoll, handler: self, edgeTriggered: false)
+        try loop.register(sockets.epoll, handler: self, for: .level)
         timer = LoopTimer(on: loop) { [unowned self] in process() }
     }
 

@@ -53,7 +53,7 @@ package final class DatagramSocket: PollHandler {
         }
         localAddress = Socket.address(of: descriptor, getsockname) ?? address
         do {
-            try loop.register(descriptor, handler: self, edgeTriggered: false)
+            try loop.register(descriptor, handler: self, for: .level)
         } catch {
             _ = Glibc.close(descriptor)
             throw error

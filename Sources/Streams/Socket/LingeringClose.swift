@@ -24,7 +24,7 @@ final class LingeringClose: PollHandler {
     }
 
     func start() {
-        guard (try? loop.register(descriptor, handler: self, edgeTriggered: false)) != nil else {
+        guard (try? loop.register(descriptor, handler: self, for: .level)) != nil else {
             _ = Glibc.close(descriptor)
             return
         }

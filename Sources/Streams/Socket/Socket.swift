@@ -3,9 +3,9 @@ import Glibc
 
 /// A connected TCP or Unix stream socket.
 ///
-/// Registered once with edge-triggered epoll; what is known of its readiness saves the system calls that would find
-/// nothing. No write waits for an acknowledgment (TCP_NODELAY). The loop retains a socket until it is closed or reset:
-/// whoever owns it must do either.
+/// Registered with edge-triggered epoll; what is known of its readiness saves the system calls that would find nothing.
+/// No write waits for an acknowledgment (TCP_NODELAY). The loop retains a socket until it is closed or reset: whoever
+/// owns it must do either.
 ///
 /// A Unix socket has no reset: the peer of one that was reset, or closed before it had ended, reads an end, unless it
 /// had sent bytes that were not read (unix(7)). Where an end must prove completeness, the bytes have to say so
@@ -22,6 +22,9 @@ public final class Socket: ByteStream, PollHandler {
     /// that mostly finds nothing. Nothing is tried while the reader or the writer waits.
     private var ends = StreamEnds()
     private var sawReadHangup = false
+    /// The loop says when there is room to write: from the first write on that found too little. Most streams are over
+    /// before one does, and each would be told of its empty buffer.
+    private var hearsOfRoom = false
     /// The stream has failed, and bytes that arrived before can still be read.
     private var hasUnread = false
     private var smallWrites = SmallWrites.leaveAtOnce
@@ -62,6 +65,7 @@ public final class Socket: ByteStream, PollHandler {
         if let reported {
             sawReadHangup = !reported.isDisjoint(with: [.readHangup, .hangup])
             if sawReadHangup || reported.contains(.readable) { _ = ends.wakeReader() }
+            hearsOfRoom = true
             loop.replaceHandler(of: descriptor, with: self)
         } else {
             try register()
@@ -91,7 +95,7 @@ public final class Socket: ByteStream, PollHandler {
 
     private func register() throws(StreamError) {
         do {
-            try loop.register(descriptor, handler: self, edgeTriggered: true)
+            try loop.register(descriptor, handler: self, for: .arrivals)
         } catch {
             _ = Glibc.close(descriptor)
             descriptor = -1
@@ -201,15 +205,26 @@ public final class Socket: ByteStream, PollHandler {
         if smallWrites == .firstOfAll { smallWrites = .wouldWait } else { letSmallWritesLeave() }
         while true {
             let count = send(vectors)
-            if count >= 0 { return ends.accept(count, of: offered) }
+            if count >= 0 {
+                if count < offered { hearOfRoom() }
+                return ends.accept(count, of: offered)
+            }
             switch errno {
             case EINTR: continue
-            case EAGAIN: return ends.blockWriter()
+            case EAGAIN:
+                hearOfRoom()
+                return ends.blockWriter()
             case let number:
                 broken(.system(number, "writing to \(peerDescription)"))
                 return .failed
             }
         }
+    }
+
+    private func hearOfRoom() {
+        guard !hearsOfRoom else { return }
+        hearsOfRoom = true
+        loop.registerWritable(descriptor)
     }
 
     private func letSmallWritesLeave() {

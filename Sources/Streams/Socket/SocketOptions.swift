@@ -20,6 +20,10 @@ public struct SocketOptions: Hashable, Sendable {
     /// is still to be connected. nil: as large as the way seems to allow.
     package var segmentLimit: Int?
 
+    /// The connection is one of Multipath TCP, where both kernels do that (``MultipathTCP``). Only for a socket that is
+    /// still to be connected; nothing with ``segmentLimit``, which is for a way that has failed.
+    package var multipath = false
+
     /// For a socket towards a program that takes an end for the whole: when this process dies, the kernel says reset,
     /// where it would say that all had been sent (SO_LINGER of zero seconds, socket(7)). Ended in order the socket
     /// closes as ever, with whatever is still to be sent.

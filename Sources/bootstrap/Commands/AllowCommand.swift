@@ -86,8 +86,10 @@ struct AccessChange: ParsableArguments {
             records: records,
             warn: { printWarning($0) }
         )
+        // Where the device cannot say it.
+        let recorded = try records.record(named: device.name)?.allowed
         let loop = EventLoop(name: access.command)
-        let changed: Device?
+        let changed: DeviceAccess.Outcome?
         do throws(HostError) {
             changed = try await access(device, on: loop)
         } catch {
@@ -95,7 +97,18 @@ struct AccessChange: ParsableArguments {
         }
         await loop.shutDown()
         if changed == nil { try await enroll(device, access, records) }
-        if let allowed = try (changed ?? records.record(named: device.name))?.allowed {
+        if let allowed = try (changed?.device ?? records.record(named: device.name))?.allowed {
+            if let before = changed == nil ? recorded : changed?.before {
+                let idle = words.filter { before.contains($0) == allows }
+                let what =
+                    allows
+                    ? "allowed \(idle.joined(separator: ", ")) already"
+                    : "did not allow \(idle.joined(separator: ", "))"
+                let isBehind = recorded.map { Set($0) != Set(before) } ?? false
+                let nothing = isBehind ? "that is recorded now" : "nothing was changed"
+                let rest = idle.count == words.count ? nothing : "the rest was changed"
+                if !idle.isEmpty { printDone("\(device.name)  \(what): \(rest)") }
+            }
             printDone("\(device.name)  allows \(allowed.isEmpty ? "nothing" : allowed.joined(separator: ", "))")
         }
     }
@@ -117,7 +130,7 @@ struct AccessChange: ParsableArguments {
             node: .init(
                 allowPorts: access.allow.compactMap { UInt16($0) },
                 allowHosts: access.allow.filter { UInt16($0) == nil },
-                keeps: ["bind", "port", "renewFrom", "allow"]
+                keeps: ["bind", "port", "renewFrom", "allow", "advertise"]
             ),
             agent: agent,
             service: nil

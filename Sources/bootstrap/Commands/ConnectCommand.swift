@@ -111,6 +111,12 @@ struct ConnectCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("auto, h2, h2-over-ssh or ssh.", valueName: "PATH"))
     var path: PathPreference = .automatic
 
+    @Flag(help: "Multipath TCP to the device's node, where both kernels do that.")
+    var multipath = false
+
+    @Flag(help: "Keep the way over SSH ready while h2 is used: streams go on sooner, for a session more there.")
+    var standby = false
+
     @OptionGroup var ssh: SSHOptionGroup
     @OptionGroup var authority: CAAccess
 
@@ -135,20 +141,31 @@ struct ConnectCommand: AsyncParsableCommand {
         guard !background || standardForward == nil else {
             throw ValidationError("-f has no standard input and output for -W")
         }
-        guard noCommand || background || isMaster || controlPath != nil || standardForward != nil || hasForwards else {
-            throw ValidationError(
-                "give at least one of -L [bind_address:]port:host:hostport, -R (the same, listening there), "
-                    + "-D [bind_address:]port and -W host:port"
-            )
-        }
+    }
+
+    /// Not in `validate()`, which is asked before options that do not exist are told: a misspelt one is not found out
+    /// by fixing something else.
+    private func checkPurpose() throws {
+        let hasForwards = !(forwards + remoteForwards + dynamicForwards).isEmpty
+        guard request == nil, !noCommand, !background, !isMaster, controlPath == nil, standardForward == nil,
+            !hasForwards
+        else { return }
+        throw fail(
+            "give at least one of -L [bind_address:]port:host:hostport, -R (the same, listening there), "
+                + "-D [bind_address:]port and -W host:port; 'bootstrap connect --help' shows them all",
+            .usage
+        )
     }
 
     func run() async throws {
+        try checkPurpose()
         if let logFile { try Self.log(to: logFile) }
         startLogging(.warning)
         raiseDescriptorLimit()
-        let forwards = try parseForwards()
-        let device = try findDevice()
+        // What keeps the paths for ControlPersist has nothing else to do: that is left to the process that has started
+        // it.
+        let forwards = try Background.isMaster ? Forwards() : parseForwards()
+        let device = try target.findDevice()
         let logins = try ssh.logins()
         let configuration = try logins.configuration(of: device, destination, controlPath: controlPath)
         let place = ControlPlace(configuration, isMaster: isMaster, isTyped: controlPath != nil)
@@ -159,25 +176,35 @@ struct ConnectCommand: AsyncParsableCommand {
             return try await ControlRequest(action: request, path: place.path, peer: peer, forwards: forwards).run()
         }
         guard !isMaster || place != nil else { throw fail("-M needs -S PATH, or a ControlPath", .usage) }
-        if let device { try check(device) }
+        if let device { try target.check(device) }
+        let persists = place?.listens == true && configuration.controlPersist.isOn
+        var hasStartedMaster = false
         while true {
-            if let place, place.joins {
+            if let place, place.joins || hasStartedMaster {
                 let joined = JoinedConnection(
                     place: place,
                     peer: peer,
                     preference: path,
                     forwards: forwards,
                     exitsOnForwardFailure: configuration.exitOnForwardFailure,
-                    leavesForwards: background,
+                    leavesForwards: background || Background.isMaster || (persists && forwards.areEmpty),
                     name: destination
                 )
                 switch try await joined.run() {
                 case .ended: return
+                case .noMaster where hasStartedMaster:
+                    throw fail("the process that was started for ControlPersist has ended: -E FILE keeps what it says")
                 case .noMaster: break
                 case .masterGone:
+                    hasStartedMaster = false
                     printNotice("the process whose paths were shared has ended: connecting anew")
                     continue
                 }
+            }
+            if persists, !background, !Background.isThisProcess {
+                try Background.start(asMaster: true)
+                hasStartedMaster = true
+                continue
             }
             if background, !Background.isThisProcess { return try Background.start() }
             guard let connection = try connection(to: device, forwards, configuration, place, peer, logins) else {
@@ -208,17 +235,20 @@ struct ConnectCommand: AsyncParsableCommand {
         if let device, let warning = certificate?.warning(device, at: WallClock.system.seconds) {
             printWarning(warning)
         }
-        let session = try device.map { try makeSession($0) }
+        let session = try device.map { try target.makeSession($0) }
         // Whoever is no device by this name may be one by another.
-        let watch = device == nil ? HostWatch(trust) : nil
+        let watch = device == nil ? HostWatch(target.trust) : nil
         let fallback = FallbackReason()
         let outage = Outage()
         let access = try makeAccess(device, watch, fallback, outage, logins)
         var sharing: Sharing?
         // What carries one stream ends with it, and nobody else's may end then.
-        if let place, place.listens, standardForward == nil || !forwards.list.isEmpty || noCommand {
+        let isShared = Background.isMaster || standardForward == nil || !forwards.list.isEmpty || noCommand
+        if let place, place.listens, isShared {
             do throws(StreamError) {
-                sharing = Sharing(socket: try place.listen(), peer: peer, preference: path)
+                // In the foreground it is somebody's, who ends it.
+                let limit = Background.isThisProcess ? configuration.controlPersist.limit : nil
+                sharing = Sharing(socket: try place.listen(), peer: peer, preference: path, idleLimit: limit)
             } catch  where error.code == .addressInUse && place.joins {
                 return nil
             } catch {
@@ -236,6 +266,8 @@ struct ConnectCommand: AsyncParsableCommand {
             fallback: fallback,
             outage: outage,
             sharing: sharing,
+            multipath: multipath,
+            standby: standby,
             exitsOnForwardFailure: configuration.exitOnForwardFailure
         )
     }
@@ -257,7 +289,7 @@ struct ConnectCommand: AsyncParsableCommand {
         }
         do throws(StreamError) {
             parsed.standard = try standardForward.map { text throws(StreamError) in
-                try StreamError.reading(Authority(parsing: Self.withoutBrackets(text)))
+                try StreamError.reading(PathTarget.standardTarget(text))
             }
         } catch {
             throw fail("-W: \(error.message)", .usage)
@@ -265,61 +297,7 @@ struct ConnectCommand: AsyncParsableCommand {
         return parsed
     }
 
-    /// `[name]:port`, as ssh writes it for any host, without the brackets that only an IPv6 address needs.
-    private static func withoutBrackets(_ text: String) -> String {
-        guard text.first == "[", let end = text.firstIndex(of: "]") else { return text }
-        let host = text[text.index(after: text.startIndex)..<end]
-        return host.contains(":") ? text : String(host + text[text.index(after: end)...])
-    }
-
-    private func findDevice() throws -> Device? {
-        let records = DeviceDirectory(Home.devices)
-        do throws(HostError) {
-            let needsDevice = path != .automatic && path != .ssh
-            return needsDevice ? try records.enrolled(destination) : try records.enrolledIfAny(destination)
-        } catch {
-            throw fail(
-                HostError(
-                    error.reason,
-                    path == .automatic ? error.message : "--path \(path.rawValue): \(error.message)"
-                )
-            )
-        }
-    }
-
-    private var trust: OperatorTrust {
-        OperatorTrust(records: DeviceDirectory(Home.devices), authority: authority.location.path)
-    }
-
-    /// Before anything is asked for.
-    private func check(_ device: Device) throws {
-        let refusal: HostError?
-        do throws(DeviceDirectoryError) {
-            refusal = try trust.refusal(of: device)
-        } catch {
-            throw fail(error.message)
-        }
-        if let refusal { throw fail(refusal) }
-    }
-
-    private func makeSession(_ device: Device) throws -> OperatorSession {
-        let authority = try authority.loadLive()
-        let identity: OperatorIdentity
-        do throws(SPIFFEIDError) {
-            identity = try OperatorIdentity(for: device, by: authority, records: DeviceDirectory(Home.devices))
-        } catch {
-            throw fail("the record of \(device.name) has no usable identity: \(error)")
-        }
-        do {
-            return try OperatorSession(of: identity)
-        } catch let error as HostError {
-            throw fail(error)
-        } catch let error as IdentityError {
-            throw fail(error)
-        } catch {
-            throw fail("\(error)")
-        }
-    }
+    private var target: PathTarget { PathTarget(destination: destination, path: path, authority: authority) }
 
     private func makeAccess(
         _ device: Device?,
@@ -328,41 +306,21 @@ struct ConnectCommand: AsyncParsableCommand {
         _ outage: Outage,
         _ logins: LoginOptions
     ) throws -> PeerAccess {
-        let logins = fallback.told(before: logins)
-        do {
-            var login = try logins.login(
-                to: try Destination(parsing: device?.destination ?? destination),
-                recorded: device?.ssh.arguments,
-                warn: { outage.warn($0) }
+        var access = try target.makeAccess(device, watch, fallback.told(before: logins)) { outage.warn($0) }
+        if let device {
+            guard !device.agent.path.isEmpty else { return access }
+            // The agent in use, which may be newer than the one that is recorded.
+            let current = AtomicFile.split(device.agent.state).directory + "/current/bootstrap"
+            access.signalCommand = PeerAccess.signalCommand(
+                programs: [current, device.agent.path],
+                state: device.agent.state
             )
-            if let watch { login.objection = { watch.objection(to: $0) } }
-            guard let device else {
-                let text =
-                    "'\(destination)' is not enrolled: plain SSH only, and no policy but the SSH server's. "
-                    + "`bootstrap enroll` adds the native path."
-                if standardForward == nil { printNotice(text) } else { printDetail(text) }
-                return PeerAccess(
-                    name: destination,
-                    transports: [.ssh],
-                    hbone: [],
-                    expectation: .identities([]),
-                    login: login
-                )
-            }
-            return PeerAccess(
-                name: device.name,
-                transports: path.transports,
-                hbone: device.hbone,
-                expectation: .identities([device.identity]),
-                login: login,
-                relayCommand: device.hbone.first.map {
-                    PeerAccess.relayCommand(program: device.agent.path, port: $0.port)
-                }
-            )
-        } catch {
-            throw fail("\(error)", .usage)
+        } else {
+            let text =
+                "'\(destination)' is not enrolled: plain SSH only, and no policy but the SSH server's. "
+                + "`bootstrap enroll` adds the native path."
+            if standardForward == nil { printNotice(text) } else { printDetail(text) }
         }
+        return access
     }
 }
-
-extension PathPreference: ExpressibleByArgument {}

@@ -67,6 +67,15 @@ struct EnrollCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
+            "Where the device is reached beside its own addresses: a port forward that leads to its HBONE listener. May be repeated; "
+                + "none: nowhere. (default: as before)",
+            valueName: "HOST:PORT"
+        )
+    )
+    var advertise: [String] = []
+
+    @Option(
+        help: ArgumentHelp(
             "A port on the device that others of its namespace may reach, beside those that they may already. May be repeated.",
             valueName: "PORT"
         )
@@ -92,6 +101,15 @@ struct EnrollCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
+            "Have the device be reached through the gateway there, to which it holds a connection. With '=' and a SPIFFE ID where the "
+                + "gateway is not of its namespace; none: through none any more. May be repeated. (default: as before)",
+            valueName: "HOST:PORT"
+        )
+    )
+    var reverse: [String] = []
+
+    @Option(
+        help: ArgumentHelp(
             "The program to upload. (default: the static build beside this one, or this one)",
             valueName: "PATH"
         )
@@ -100,7 +118,7 @@ struct EnrollCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Install below this directory. (default: the first usable of /opt, ~/.local/share, ~)",
+            "Install below this directory. (default: as before, or the first usable of /opt, ~/.local/share, ~)",
             valueName: "DIR"
         )
     )
@@ -148,6 +166,22 @@ struct EnrollCommand: AsyncParsableCommand {
         if let renewFrom, renewFrom != "none" {
             do { _ = try Authority(parsing: renewFrom) } catch { throw ValidationError("--renew-from: \(error)") }
         }
+        for gateway in reverse where gateway != "none" {
+            let parts = gateway.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+            do {
+                _ = try Authority(parsing: parts[0])
+                if parts.count > 1 { _ = try SPIFFEID(parts[1]) }
+            } catch {
+                throw ValidationError("--reverse: \(error)")
+            }
+        }
+        if reverse.count > 1, reverse.contains("none") {
+            throw ValidationError("--reverse: none and a gateway contradict each other")
+        }
+        for place in advertise where advertise != ["none"] {
+            do { _ = try Authority(parsing: place) } catch { throw ValidationError("--advertise: \(error)") }
+        }
+        guard advertise.count <= 8 else { throw ValidationError("--advertise: 8 places at most") }
         if let base, !base.hasPrefix("/"), base != "~", !base.hasPrefix("~/") {
             throw ValidationError("--base is absolute, or begins with ~/")
         }
@@ -162,7 +196,11 @@ struct EnrollCommand: AsyncParsableCommand {
             throw fail(error)
         }
         let (issuer, trustDomain) = try issuers.load(access)
-        let report = EnrollmentOutput(format: output, names: targets.map(\.name))
+        let report = EnrollmentOutput(
+            format: output,
+            names: targets.map(\.name),
+            isReverse: reverse.contains { $0 != "none" }
+        )
         var run = EnrollmentRun(
             try order(),
             server: try server.load(access),
@@ -202,12 +240,13 @@ struct EnrollCommand: AsyncParsableCommand {
             node: node(),
             bases: base.map { [$0] },
             agent: try agent(),
-            service: device.service,
+            service: device.service ?? ServiceKind.automatic,
             keyOrigin: device.keyOrigin,
             credentialDirectory: device.credentialDir,
             after: device.after
         )
         order.declinesRenewal = renewFrom.map { $0 == "none" }
+        order.namesAgent = base != nil || device.service != nil || agentBinary != nil
         return order
     }
 
@@ -224,6 +263,8 @@ struct EnrollCommand: AsyncParsableCommand {
         if hboneAddress == nil { keeps.append("bind") }
         if hbonePort == nil { keeps.append("port") }
         if renewFrom == nil { keeps.append("renewFrom") }
+        if advertise.isEmpty { keeps.append("advertise") }
+        if device.service == nil { keeps.append("service") }
         return .init(
             bind: hboneAddress ?? "0.0.0.0",
             port: hbonePort ?? 15008,
@@ -231,13 +272,15 @@ struct EnrollCommand: AsyncParsableCommand {
             renewFrom: renewFrom == "none" ? nil : renewFrom,
             allowHosts: allowHost.isEmpty ? nil : allowHost.map { (try? Authority(parsing: $0))?.description ?? $0 },
             keeps: keeps,
-            offersRenewal: renewFrom == nil ? Self.installedIssuer : nil
+            offersRenewal: renewFrom == nil ? Self.installedIssuer : nil,
+            reverse: reverse.isEmpty ? nil : reverse.filter { $0 != "none" },
+            advertise: advertise.isEmpty || advertise == ["none"] ? nil : advertise
         )
     }
 
     private func terms() -> IssuanceTerms {
         IssuanceTerms(
-            lifetime: issuance.ttl.duration,
+            lifetime: issuance.ttl?.duration,
             dnsNames: issuance.dns,
             ipAddresses: issuance.ip,
             acceptsSkew: clock.skewOk,

@@ -62,7 +62,10 @@ struct ExplainCommand: AsyncParsableCommand {
 
     /// A local user's stream has come over nothing yet: unless it is given, each way to its peer is decided for itself.
     @Option(
-        help: ArgumentHelp("What the stream comes over: h2, h2-over-ssh or ssh. (default: h2)", valueName: "TRANSPORT")
+        help: ArgumentHelp(
+            "What the stream comes over: h2, h2-reverse, h2-via-gateway, h2-over-ssh or ssh. (default: h2)",
+            valueName: "TRANSPORT"
+        )
     )
     var transport: String?
 
@@ -101,20 +104,20 @@ struct ExplainCommand: AsyncParsableCommand {
 
     @OptionGroup var messages: MessageOptions
 
+    private var question: PolicyQuestion {
+        let parts: [PolicyQuestion.Key: String?] = [
+            .from: from, .to: to, .listener: listener, .sourceIP: sourceIp, .transport: transport, .method: method,
+            .path: path, .requestPrincipal: requestPrincipal,
+        ]
+        return PolicyQuestion(parts.compactMapValues { $0 }, style: .options)
+    }
+
     func validate() throws {
-        guard (method == nil) == (path == nil), requestPrincipal == nil || path != nil else {
-            throw ValidationError(
-                "--method, --path and --request-principal are of one request: give --method and --path"
-            )
+        do throws(PolicyQuestion.Mistake) {
+            try question.check()
+        } catch {
+            throw ValidationError(error.description)
         }
-        if let listener {
-            guard from == nil else {
-                throw ValidationError("--listener \(listener) says who asks: leave --from away")
-            }
-            return
-        }
-        guard from != nil else { throw ValidationError("Missing expected argument '--from <ID>'") }
-        guard to != nil else { throw ValidationError("Missing expected argument '--to <HOST:PORT>'") }
     }
 
     func run() async throws {
@@ -126,7 +129,7 @@ struct ExplainCommand: AsyncParsableCommand {
         } catch {
             throw fail(error.description, .usage)
         }
-        if configuration.directory != nil, let bundle = try? CredentialDirectory(configuration.identity).bundle() {
+        if configuration.directory != nil, let bundle = try? configuration.ownBundle() {
             let known = configuration.knownDirectory(beside: config, bundle: bundle) { printWarning($0) }
             configuration = configuration.adding(known)
         }
@@ -136,10 +139,15 @@ struct ExplainCommand: AsyncParsableCommand {
             own: own,
             ownAddresses: Set(InterfaceAddress.all().map(\.address))
         )
-        let plan = planner.plan(try request(own: own, configuration))
+        let plan: StreamPlan
+        do throws(PolicyQuestion.Mistake) {
+            plan = planner.plan(try question.request(own: own, configuration))
+        } catch {
+            throw fail(error.description, error.isRefusal ? .denied : .usage)
+        }
         switch output {
         case .text: print(plan)
-        case .json: print(try Self.json(plan))
+        case .json: print(String(decoding: try JSONText.encode(PlanReport(plan), isIndented: true), as: UTF8.self))
         }
         if plan.isAllowed { return }
         if let problem, plan.decision.rule == nil {
@@ -149,174 +157,17 @@ struct ExplainCommand: AsyncParsableCommand {
     }
 
     private func ownIdentity(_ configuration: NodeConfiguration) throws -> (SPIFFEID?, problem: IdentityError?) {
-        if let node { return (try usage("--node \(node)") { try SPIFFEID(node) }, nil) }
+        if let node {
+            do throws(SPIFFEIDError) {
+                return (try SPIFFEID(node), nil)
+            } catch {
+                throw fail("--node \(node): \(error)", .usage)
+            }
+        }
         do throws(IdentityError) {
-            return (try CredentialDirectory(configuration.identity).load().id, nil)
+            return (try configuration.ownIdentity(), nil)
         } catch {
             return (nil, error)
         }
-    }
-
-    /// Who asks, and for what.
-    private func question(_ configuration: NodeConfiguration) throws -> (from: String, to: Authority) {
-        var from = from ?? "local"
-        var target: Authority?
-        if let listener {
-            guard let found = configuration.listeners.first(where: { $0.name == listener }) else {
-                let names = configuration.listeners.map(\.name).joined(separator: ", ")
-                throw fail("--listener \(listener): there is no such listener (there are: \(names))", .usage)
-            }
-            guard [.tcp, .socks5, .httpProxy, .sni].contains(found.protocol) || found.protocol.isIngress else {
-                throw fail(
-                    "--listener \(listener): who connects to \(found.protocol.rawValue) is told by --from; "
-                        + "instead of --listener, write --from SPIFFE-ID (or anyone, local) --to HOST:PORT",
-                    .usage
-                )
-            }
-            // As the fronts have it.
-            let isOpen = found.protocol == .sni && !found.bind.address.isLoopback
-            from = isOpen || found.protocol.isIngress ? "anyone" : "local"
-            target = found.forwardTo
-            if [.http, .https].contains(found.protocol) { return (from, try routed(by: found)) }
-        }
-        if let to {
-            let asked = try usage("--to \(to)") { try Authority(parsing: to) }
-            guard target == nil || target == asked else {
-                throw fail("--to \(to): listener \(listener ?? "") leads to \(target?.description ?? "") only", .usage)
-            }
-            target = asked
-        }
-        guard let target else {
-            throw fail("--listener \(listener ?? ""): say with --to where the stream goes", .usage)
-        }
-        return (from, target)
-    }
-
-    private func routed(by listener: NodeConfiguration.Listener) throws -> Authority {
-        guard let to else {
-            throw fail("--listener \(listener.name): say with --to which URL is asked for", .usage)
-        }
-        guard let target = try usage("--to \(to)", { try listener.destination(of: to) }) else {
-            throw fail("--to \(to): no route of listener \(listener.name) matches, and the answer is 404", .denied)
-        }
-        return target
-    }
-
-    private func request(own: SPIFFEID?, _ configuration: NodeConfiguration) throws -> StreamRequest {
-        let (from, to) = try question(configuration)
-        let name = transport ?? Transport.h2.rawValue
-        guard let transport = Transport(rawValue: name) else {
-            throw fail("--transport \(name): must be h2, h2-over-ssh or ssh", .usage)
-        }
-        guard let sourceIP = IPAddress(sourceIp ?? "127.0.0.1") else {
-            throw fail("--source-ip \(sourceIp ?? ""): is not an IP address", .usage)
-        }
-        let source = try source(from, own: own)
-        return StreamRequest(
-            source: source,
-            sourceIP: sourceIP,
-            transport: source == .localUser && self.transport == nil ? nil : transport,
-            destination: to,
-            details: method.flatMap { method in
-                // As where tokens are verified: without one in the question the request has none.
-                path.map {
-                    RequestDetails(method: method, target: $0, principal: requestPrincipal, isTokenRead: true)
-                }
-            },
-            now: WallClock.system.seconds
-        )
-    }
-
-    private func source(_ from: String, own: SPIFFEID?) throws -> StreamRequest.Source {
-        switch from {
-        case "local": return .localUser
-        case "anyone": return .unauthenticated
-        case let id where id.contains("://"): return .peer(try usage("--from \(id)") { try SPIFFEID(id) })
-        case let word where !word.contains("/"):
-            let hint = Spelling.nearest(to: word, among: ["local", "anyone"]).map { "; did you mean '\($0)'?" } ?? ""
-            throw fail(
-                "--from \(word): is no SPIFFE ID, no ns/NAMESPACE/sa/NAME, and not 'local' or 'anyone'\(hint)",
-                .usage
-            )
-        default:
-            guard let own else {
-                throw fail("--from \(from): the node's trust domain is not known; write the whole SPIFFE ID", .usage)
-            }
-            return .peer(try usage("--from \(from)") { try SPIFFEID("spiffe://\(own.trustDomain)/\(from)") })
-        }
-    }
-
-    private func usage<Value>(_ argument: String, _ parse: () throws -> Value) throws -> Value {
-        do {
-            return try parse()
-        } catch {
-            throw fail("\(argument): \(error)", .usage)
-        }
-    }
-
-    private static func json(_ plan: StreamPlan) throws -> String {
-        struct Report: Encodable {
-            var allowed: Bool
-            var from: String
-            var sourceIP: String
-            var transport: String
-            var to: String
-            /// Absent for a stream without HTTP.
-            var method: String?
-            var path: String?
-            var requestPrincipal: String?
-            var policy: Policy
-            var route: Path
-
-            struct Policy: Encodable {
-                var allowed: Bool
-                /// Absent when the default decided.
-                var name: String?
-                /// Counted from 1.
-                var rule: Int?
-                var place: String?
-                var reason: String
-                var notes: [String]
-            }
-
-            struct Path: Encodable {
-                var kind: String
-                var description: String
-                var authority: String?
-                var transports: [String]?
-                /// Of the peer; absent where none is known.
-                var servers: [String]?
-            }
-        }
-        let decision = plan.decision
-        var route = Report.Path(kind: "refused", description: plan.routeDescription)
-        switch plan.route.action {
-        case .refused: break
-        case .direct(let target, _): (route.kind, route.authority) = ("direct", target.description)
-        case .mesh(let mesh):
-            (route.kind, route.authority) = ("mesh", mesh.authority.description)
-            route.transports = plan.candidates.map(\.id.transport.rawValue)
-            if !mesh.peer.servers.isEmpty { route.servers = mesh.peer.servers.map(\.description) }
-        }
-        let report = Report(
-            allowed: plan.isAllowed,
-            from: plan.request.sourceDescription,
-            sourceIP: plan.request.sourceIP.description,
-            transport: plan.request.decidedTransport.rawValue,
-            to: plan.request.destination.description,
-            method: plan.request.details?.method,
-            path: plan.request.details?.path,
-            requestPrincipal: plan.request.details?.principal,
-            policy: .init(
-                allowed: decision.isAllowed,
-                name: decision.rule?.policy.name,
-                rule: decision.rule.map { $0.index + 1 },
-                place: plan.rulePlace,
-                reason: decision.reason,
-                notes: decision.notes
-            ),
-            route: route
-        )
-        return String(decoding: try JSONText.encode(report, isIndented: true), as: UTF8.self)
     }
 }

@@ -28,7 +28,7 @@ struct MeshCommand: AsyncParsableCommand {
 private func trustBundle(_ options: DirectoryOptions, ca: String) throws -> TrustBundle {
     do {
         if access("\(ca)/ca-cert.pem", F_OK) != 0, let config = options.config {
-            return try CredentialDirectory(NodeConfiguration.load(config).identity).bundle()
+            return try NodeConfiguration.load(config).ownBundle()
         }
         return try EmbeddedCA.directoryBundle(directory: ca)
     } catch let error as IdentityError {
@@ -68,20 +68,20 @@ struct MeshGet: AsyncParsableCommand {
     func run() async throws {
         let settings = try place.settings()
         let bundle = try trustBundle(place, ca: location.path)
+        let bytes: [UInt8]
         do throws(DirectoryError) {
             guard let document = try await DirectoryStore(settings).read() else {
                 throw DirectoryError(.missing, "there is nothing there yet; `bootstrap mesh put FILE` writes it")
             }
             let force = try DirectoryInForce(document, from: settings.description, bundle: bundle)
-            let bytes: [UInt8]
             switch output {
             case .text: bytes = document.file
             case .json: bytes = Self.json(force)
             }
-            guard writeStandardOutput(bytes) else { throw DirectoryError(.unreachable, "stdout cannot be written") }
         } catch {
             throw fail(error, settings)
         }
+        guard writeStandardOutput(bytes) else { throw fail("stdout cannot be written") }
     }
 
     private static func json(_ force: DirectoryInForce) -> [UInt8] {
@@ -118,6 +118,11 @@ struct MeshPut: AsyncParsableCommand {
     @Flag(help: "Take the place of whatever is there, also of what nobody has signed.")
     var replace = false
 
+    @Flag(
+        help: "Let go of the revocations that are there, where the file has none: nodes take those certificates again."
+    )
+    var dropRevocations = false
+
     @OptionGroup var messages: MessageOptions
     @OptionGroup var place: DirectoryOptions
     @OptionGroup var access: CAAccess
@@ -131,12 +136,14 @@ struct MeshPut: AsyncParsableCommand {
         } catch {
             throw fail(error)
         }
+        let wanted: DirectoryContent
         do throws(ConfigurationError) {
             // With the comment, so that lines are those of the file.
-            _ = try DirectoryContent(parsing: bytes, file: file, bundle: bundle)
+            wanted = try DirectoryContent(parsing: bytes, file: file, bundle: bundle)
         } catch {
             throw fail("\(error)\nnothing was written", .usage)
         }
+        for text in DirectoryContent.strangers(in: bytes, file: file, bundle: bundle) { printWarning(text) }
         let signer = try signer()
         do throws(DirectoryError) {
             let base = try Self.base(of: bytes)
@@ -145,6 +152,7 @@ struct MeshPut: AsyncParsableCommand {
             let memory = DirectoryMemory(of: settings, ca: access.location.path)
             let written = try last(memory, of: bundle.trustDomain)
             let (previous, present) = try await self.previous(store, base)
+            try checkRevocations(of: wanted, after: present, bundle, settings)
             // An earlier copy that somebody has put back is not to be signed as the newest.
             if !replace, let origin = present?.manifest ?? base {
                 do throws(DirectoryError) {
@@ -175,6 +183,26 @@ struct MeshPut: AsyncParsableCommand {
         } catch {
             throw fail(error, settings)
         }
+    }
+
+    /// A file that was written by hand says nothing of who was revoked, and hardly means that all of them are back.
+    private func checkRevocations(
+        of wanted: DirectoryContent,
+        after present: SignedDirectory?,
+        _ bundle: TrustBundle,
+        _ settings: DirectorySettings
+    ) throws(DirectoryError) {
+        guard !dropRevocations, wanted.revocations == nil, let present,
+            (try? present.manifest.verify(with: bundle)) != nil,
+            let former = try? DirectoryContent(present, file: settings.description, bundle: bundle),
+            former.revocations != nil
+        else { return }
+        throw DirectoryError(
+            .conflict,
+            "the directory has 'revocations' at revision \(present.revision), and the file has none: nodes that know of them from there "
+                + "take those certificates again once they are started anew. Copy that section from `bootstrap mesh get` into the file, or give "
+                + "--drop-revocations. Nothing was written"
+        )
     }
 
     private func contents() throws -> [UInt8] {

@@ -91,7 +91,7 @@ struct NodeCommand: AsyncParsableCommand {
         }
         if printConfig {
             let bundle = configuration.directory.flatMap { _ in
-                try? CredentialDirectory(configuration.identity).bundle()
+                try? configuration.ownBundle()
             }
             let directory = bundle.flatMap { bundle in
                 configuration.knownDirectory(beside: config, bundle: bundle) { printWarning($0) }

@@ -24,7 +24,10 @@ struct RenewCommand: AsyncParsableCommand {
 
     @OptionGroup var selection: FleetSelection
 
-    @Flag(help: "Those devices whose certificates are past half to two thirds of their time, or have expired.")
+    @Flag(
+        help:
+            "Those devices whose certificates are past half to two thirds of their time, have expired, or are revoked."
+    )
     var due = false
 
     @Flag(help: "Go on for ever: renew what is due, wait for what is due next.")
@@ -74,7 +77,7 @@ struct RenewCommand: AsyncParsableCommand {
         renewal.publisher = (issuer as? LiveCA).map { RevocationPublisher(authority: $0, ledger: records.ledger) }
         renewal.isByHand = !due && !watch
         renewal.reconcile()
-        if watch { return await keepWatching(renewal, report) }
+        if watch { return await keepWatching(renewal, issuer as? LiveCA, report) }
         let devices = try devices(in: records)
         guard !devices.isEmpty else {
             output.say(due ? "No certificate is due." : "No device is enrolled; `bootstrap enroll DEST` changes that.")
@@ -111,13 +114,21 @@ struct RenewCommand: AsyncParsableCommand {
     }
 
     /// Until somebody stops the command.
-    private func keepWatching(_ renewal: DeviceRenewal, _ report: HostReport) async {
-        let watch = RenewalWatch(renewal, parallel: selection.parallel, report: report)
+    private func keepWatching(_ renewal: DeviceRenewal, _ authority: LiveCA?, _ report: HostReport) async {
+        let records = renewal.records
+        let keeper = DirectoryKeeper(report: report) { try await DirectoryPublication.publish(records, authority) }
+        let watch = RenewalWatch(records, parallel: selection.parallel, report: report) {
+            (device, loop) async throws(HostError) in
+            let result = try await renewal.renew(device, on: loop)
+            keeper.changed()
+            return result
+        }
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
         printDone("watching \(Home.ledger)")
         await withTaskGroup(of: Void.self) { group in
             group.addTask { for await _ in signals { return } }
             group.addTask { await watch.run() }
+            group.addTask { await keeper.run() }
             if let publisher = renewal.publisher {
                 group.addTask { await publisher.keepReconciled(warn: report.warn) }
             }

@@ -17,6 +17,7 @@ struct RevokeCommand: AsyncParsableCommand {
             written there first, and nodes that follow it refuse the device within a second.
 
               bootstrap revoke dev7 --reason stolen
+              bootstrap revoke dev7                     the same where it was unenrolled, or its enrolment was cut
               bootstrap revoke --serial 6f3c…           a certificate that `ca issue` or `ca sign` made
               bootstrap revoke                          nothing new: brings the list to every device again
             """
@@ -66,9 +67,9 @@ struct RevokeCommand: AsyncParsableCommand {
     func run() async throws {
         let records = DeviceDirectory(Home.devices)
         let logins = try ssh.logins()
-        let devices = try FleetSelection.devices(destinations, all: false, in: records)
+        let (devices, unrecorded) = try find(in: records)
         let opened = try openAuthority()
-        let done = try mark(devices, in: records.ledger)
+        let done = try mark(devices, unrecorded, in: records.ledger)
         let authority: LiveCA
         switch opened {
         case .success(let opened): authority = opened
@@ -94,11 +95,30 @@ struct RevokeCommand: AsyncParsableCommand {
         }
     }
 
-    private func mark(_ devices: [Device], in ledger: Ledger) throws -> [LedgerRevocation] {
-        guard !devices.isEmpty || !serial.isEmpty else { return [] }
+    /// - Returns: the devices that were named, and the others whose certificates are valid: unenrolled, of an enrolment
+    ///   that was cut, or made by hand.
+    private func find(in records: DeviceDirectory) throws -> (devices: [Device], unrecorded: [String]) {
+        var (recorded, unrecorded) = ([String](), [String]())
+        do throws(HostError) {
+            for destination in destinations {
+                if try records.enrolledIfAny(destination) == nil, let name = try records.unrecorded(destination) {
+                    if !unrecorded.contains(name) { unrecorded.append(name) }
+                } else {
+                    recorded.append(destination)
+                }
+            }
+        } catch {
+            throw fail(error)
+        }
+        return (try FleetSelection.devices(recorded, all: false, in: records), unrecorded)
+    }
+
+    private func mark(_ devices: [Device], _ unrecorded: [String], in ledger: Ledger) throws -> [LedgerRevocation] {
+        guard !devices.isEmpty || !unrecorded.isEmpty || !serial.isEmpty else { return [] }
         let order = RevocationOrder(
             devices: devices.map(\.name),
             serials: serial.compactMap(SerialNumber.normalized),
+            unrecorded: unrecorded,
             reason: reason,
             by: "revoke"
         )
@@ -127,7 +147,13 @@ struct RevokeCommand: AsyncParsableCommand {
         }
         let before = revocation.before.isEmpty ? "" : ", and \(revocation.before.count) before"
         for certificate in revocation.revoked { output.tell(Revoked(certificate)) }
-        output.say("Revoked \(device.identity): \(counted(revocation.revoked.count, "certificate"))\(before)")
+        if revocation.revoked.isEmpty, !revocation.before.isEmpty {
+            output.say(
+                "\(device.identity) was revoked before, with \(counted(revocation.before.count, "certificate")); nothing new"
+            )
+        } else {
+            output.say("Revoked \(device.identity): \(counted(revocation.revoked.count, "certificate"))\(before)")
+        }
         if device.serial == nil, device.notAfter > WallClock.system.seconds {
             printWarning(
                 "\(device.name) was enrolled before there was a ledger: its certificate's number is not known, and it is "

@@ -1,8 +1,11 @@
 import ArgumentParser
 import Fleet
 import MeshIdentity
+import MeshNode
+import MeshPaths
 import Platform
 import SSHSignal
+import Streams
 
 struct StatusCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -17,8 +20,14 @@ struct StatusCommand: AsyncParsableCommand {
             certificate it really has and its node shows, which agent runs, how far its clock is off. What needs somebody is said \
             with what to do, and the exit code is not 0 then (6: what was wrong is that devices cannot be reached).
 
-            With --watch and -S, how the paths of a running `connect -S PATH` stand: which one carries streams since when and \
-            why, round trips, streams. On a terminal each second, elsewhere what has changed.
+            With --watch and --admin or --config, what a node does: its peers, over which path, since when and why, round trips, \
+            bytes a second each way, streams, and who has streams to it. With DEST the node is on that machine, and asked by SSH. \
+            On a terminal a table each second; elsewhere a line, or an object. A node that has gone is waited for. Ctrl-C ends it. \
+            With -S the same for the paths of a running `connect -S PATH`, and what it listens for.
+
+              bootstrap status --watch --config node.yaml
+              bootstrap status --watch --admin 127.0.0.1:15000 --json
+              bootstrap status gateway.lan --watch --admin /run/bootstrap/admin.sock
 
               bootstrap status --probe
               bootstrap status --probe dev7 --output json
@@ -33,8 +42,13 @@ struct StatusCommand: AsyncParsableCommand {
     @Argument(help: ArgumentHelp("A device's name, destination or SPIFFE ID.", valueName: "DEST"), completion: .devices)
     var destination: String?
 
-    @Option(help: ArgumentHelp("text, or json: an array of objects.", valueName: "FORMAT"))
+    @Option(
+        help: ArgumentHelp("text, or json: an array of objects; with --watch an object a second.", valueName: "FORMAT")
+    )
     var output = OutputFormat.text
+
+    @Flag(help: "The same as --output json.")
+    var json = false
 
     @Flag(help: "Visit the devices, and compare what they have with the ledger.")
     var probe = false
@@ -42,8 +56,24 @@ struct StatusCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("With --probe: how many devices at a time. (default: 16)", valueName: "N"))
     var parallel: Int?
 
-    @Flag(help: "Show how the paths of the `connect` that listens at -S stand, until it ends.")
+    @Flag(help: "Show how the paths of the `connect` that listens at -S, or those of a node, stand; until you stop it.")
     var watch = false
+
+    @Option(
+        help: ArgumentHelp(
+            "With --watch: where the administration of the node listens, ADDRESS:PORT or the path of its socket.",
+            valueName: "PLACE"
+        )
+    )
+    var admin: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "With --watch: the configuration of the node on this machine, which says the same.",
+            valueName: "FILE"
+        )
+    )
+    var config: String?
 
     @Option(
         name: [.customShort("S")],
@@ -58,9 +88,27 @@ struct StatusCommand: AsyncParsableCommand {
     @OptionGroup var ssh: SSHOptionGroup
 
     func validate() throws {
+        guard watch || (admin == nil && config == nil) else {
+            throw ValidationError("--admin and --config are for --watch")
+        }
+        if watch, admin != nil || config != nil {
+            guard !probe, parallel == nil, access.isEmpty, controlPath == nil, admin == nil || config == nil else {
+                throw ValidationError(
+                    "--watch with --admin or --config takes one of the two, and neither -S nor --probe"
+                )
+            }
+            guard destination == nil ? ssh.isEmpty : config == nil else {
+                throw ValidationError(
+                    "--config, and --admin without DEST, are for a node on this machine, which is not reached by SSH"
+                )
+            }
+            return
+        }
         if watch {
-            guard destination != nil, !probe, parallel == nil, access.isEmpty, output == .text else {
-                throw ValidationError("--watch needs DEST, and takes -S and the options of SSH only")
+            guard destination != nil, !probe, parallel == nil, access.isEmpty else {
+                throw ValidationError(
+                    "--watch needs --admin or --config for a node, or DEST and -S, with the options of SSH, for a connect"
+                )
             }
             return
         }
@@ -69,6 +117,50 @@ struct StatusCommand: AsyncParsableCommand {
             throw ValidationError("--parallel, and the options of SSH and of the CA, are for --probe")
         }
         guard (1...256).contains(parallel ?? 1) else { throw ValidationError("--parallel is from 1 to 256") }
+    }
+
+    private var format: OutputFormat { json ? .json : output }
+
+    private func watchNode() async throws {
+        let address = try administration()
+        let place: NodeWatch.Place
+        if let destination {
+            place = .there(address, try login(to: destination))
+        } else {
+            place = .here(address)
+        }
+        let name = "\(address)\(destination.map { " of \($0)" } ?? "")"
+        try await NodeWatch(place: place, name: name, isJSON: format == .json).run()
+    }
+
+    private func administration() throws -> SocketAddress {
+        do {
+            if let admin {
+                return try admin.contains("/") ? SocketAddress(unixPath: admin) : SocketAddress(parsing: admin)
+            }
+            let configuration = try NodeConfiguration.load(config ?? "")
+            if let path = configuration.adminSocket { return try SocketAddress(unixPath: path) }
+            if let bind = configuration.admin, bind.port != 0 { return bind.socketAddress }
+        } catch let error as StreamError {
+            throw fail("--admin: \(error.message)", .usage)
+        } catch let error as ConfigurationError {
+            throw fail(error.description, .usage)
+        }
+        throw fail(
+            "--config \(config ?? ""): it has no 'admin', or one with port 0: say with --admin where it is",
+            .usage
+        )
+    }
+
+    private func login(to destination: String) throws -> SSHLogin {
+        let whom = PathTarget(destination: destination, path: .ssh, authority: access)
+        let device = try whom.findDevice()
+        if let device { try whom.check(device) }
+        let watch = device == nil ? HostWatch(whom.trust) : nil
+        guard let login = try whom.makeAccess(device, watch, try ssh.logins(), warn: { printNotice($0) }).login else {
+            throw fail("\(destination): there is no SSH login", .usage)
+        }
+        return login
     }
 
     private func watch(_ destination: String) async throws {
@@ -83,20 +175,23 @@ struct StatusCommand: AsyncParsableCommand {
             throw fail("--watch needs -S PATH, or a ControlPath", .usage)
         }
         let peer = device?.name ?? ControlPlace.peer(configuration)
-        try await ControlRequest(action: .check, path: place.path, peer: peer, forwards: Forwards()).watch()
+        let watch = NodeWatch(place: .control(place.path, peer: peer), name: place.path, isJSON: format == .json)
+        try await watch.run()
     }
 
     func run() async throws {
+        if watch, admin != nil || config != nil { return try await watchNode() }
         if watch, let destination { return try await watch(destination) }
         let records = DeviceDirectory(Home.devices)
         do {
             let alarms = Dictionary(grouping: try records.ledger.alarms(), by: \.device)
             if probe { return try await visit(try devices(in: records), alarms) }
             compare(records.ledger)
+            for remark in try UnfinishedEnrolments(in: records.ledger).remarks { printWarning(remark) }
             let now = WallClock.system.seconds
             guard let destination else {
                 let devices = try records.all().map { DeviceStatus($0, alarms: alarms[$0.name] ?? [], at: now) }
-                switch output {
+                switch format {
                 case .json: printJSON(devices)
                 case .text where devices.isEmpty: printNothingEnrolled()
                 case .text: DeviceStatus.table(devices, at: now).forEach(printRow)
@@ -105,7 +200,7 @@ struct StatusCommand: AsyncParsableCommand {
             }
             let record = try device(destination, in: records)
             let status = DeviceStatus(record, alarms: alarms[record.name] ?? [], at: now)
-            switch output {
+            switch format {
             case .json: printJSON([status])
             case .text:
                 for line in status.details(at: now) { printLine(line) }
@@ -164,7 +259,7 @@ struct StatusCommand: AsyncParsableCommand {
         var found = await probing(devices)
         for index in found.indices { found[index].alarms = alarms[found[index].device.name] ?? [] }
         let now = WallClock.system.seconds
-        switch output {
+        switch format {
         case .json: printJSON(found.map { ProbedStatus($0, at: now) })
         case .text where found.isEmpty: printNothingEnrolled()
         case .text: DeviceFindings.table(found, at: now).forEach(printRow)
@@ -186,7 +281,7 @@ struct StatusCommand: AsyncParsableCommand {
 
     /// A row of a table; what needs somebody in colour.
     private func printRow(_ row: String) {
-        let marks = ["ALARM", "EXPIRED", "EXPIRING", "REVOKED", "ATTENTION", "attention:"]
+        let marks = ["ALARM", "EXPIRED", "EXPIRING", "REVOKED", "CERT-REVOKED", "ATTENTION", "attention:"]
         let words = row.split(separator: " ").prefix(2)
         let isBad = words.contains { word in marks.contains { word.hasPrefix($0) } }
         printLine(row, isBad ? Colour.failed : nil)

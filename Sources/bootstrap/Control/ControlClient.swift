@@ -49,7 +49,7 @@ struct ControlClient: Sendable {
         let connected: Result<LoopBound<ControlLines>, StreamError> = await withCheckedContinuation { continuation in
             loop.submit {
                 Dialer.connect(to: .address(address), on: loop) { result in
-                    let lines = result.map { ControlLines($0) }
+                    let lines = result.map { ControlLines($0, longestLine: ControlMessage.longestAnswer) }
                     if case .success(let lines) = lines { begin(lines, path, events.continuation) }
                     continuation.resume(returning: lines.map { LoopBound($0, on: loop) })
                 }
@@ -110,6 +110,8 @@ struct ControlClient: Sendable {
         var iterator = events.makeAsyncIterator()
         while let event = await iterator.next() {
             switch event {
+            case .end(let error?) where error.code == .protocolViolation:
+                throw ControlError.refused(error.message, .failed)
             case .end: throw ControlError.gone
             case .words(let answer) where answer.first == "ok": return Array(answer.dropFirst())
             case .words(let answer) where answer.first == "no": throw Self.refusal(answer)

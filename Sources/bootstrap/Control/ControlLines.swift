@@ -8,27 +8,51 @@ final class ControlLines: StreamObserver {
     var onLine: ((String) -> Void)?
     /// Told once when the other side has gone, or says what is no line; nil: it has ended.
     var onEnd: ((StreamError?) -> Void)?
+    private let longestLine: Int
     private var bytes: [UInt8] = []
+    /// So many of them have no end of a line.
+    private var scanned = 0
+    /// What the socket has not taken.
+    private var output: [UInt8] = []
     /// Before anything else was understood.
     private var isFirst = true
     private var isOver = false
     private var isReading = false
 
-    init(_ socket: Socket) { self.socket = socket }
+    /// - Parameter longestLine: What the other side says at most, in bytes. Whoever asks trusts whom he asks.
+    init(_ socket: Socket, longestLine: Int = ControlMessage.longestRequest) {
+        self.socket = socket
+        self.longestLine = longestLine
+    }
 
     func start() {
         socket.observer = self
         read()
     }
 
-    /// False where the other side reads nothing: the connection is over then.
+    /// False where the other side reads nothing, or is asked for too much: the connection is over then.
     @discardableResult
     func send(_ words: [String]) -> Bool {
         guard !isOver else { return false }
-        let line = Array(ControlMessage.line(words).utf8)
-        if line.withUnsafeBytes({ socket.write($0) }) == .bytes(line.count) { return true }
-        end(socket.failure ?? StreamError(.limit, "the other side of the control socket does not read"))
-        return false
+        output += ControlMessage.line(words).utf8
+        flush()
+        if !isOver, output.count > ControlMessage.longestAnswer {
+            end(StreamError(.limit, "the other side of the control socket does not read"))
+        }
+        return !isOver
+    }
+
+    /// Whether the socket has taken all that was sent.
+    var isFlushed: Bool { output.isEmpty }
+
+    private func flush() {
+        while !isOver, !output.isEmpty {
+            switch output.withUnsafeBytes({ socket.write($0) }) {
+            case .bytes(let count): output.removeFirst(count)
+            case .wouldBlock: return
+            case .failed: return end(socket.failure)
+            }
+        }
     }
 
     /// What comes from now on is no line.
@@ -50,7 +74,7 @@ final class ControlLines: StreamObserver {
     }
 
     func streamReadable(_ stream: ByteStream) { read() }
-    func streamWritable(_ stream: ByteStream) {}
+    func streamWritable(_ stream: ByteStream) { flush() }
     func streamFailed(_ stream: ByteStream) { end(stream.failure) }
 
     private func read() {
@@ -84,14 +108,16 @@ final class ControlLines: StreamObserver {
                 return false
             }
         }
-        guard let newline = bytes.firstIndex(of: UInt8(ascii: "\n")) else {
-            if bytes.count > ControlMessage.maximumLine {
+        guard let newline = bytes[scanned...].firstIndex(of: UInt8(ascii: "\n")) else {
+            scanned = bytes.count
+            if bytes.count > longestLine {
                 end(StreamError(.protocolViolation, "the other side of the control socket does not speak in lines"))
             }
             return false
         }
         let line = String(decoding: bytes[..<newline], as: UTF8.self)
         bytes.removeSubrange(...newline)
+        scanned = 0
         onLine?(line)
         return true
     }

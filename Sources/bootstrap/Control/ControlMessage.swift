@@ -7,6 +7,7 @@ import Platform
 ///   master → client   bootstrap-control  1  PID              the greeting, before anything is asked
 ///   client → master   open     PEER  PATH-PREFERENCE         once, first
 ///                     check | exit
+///                     paths                                  ok  JSON  LINES…: as GET /paths of a node, and what listens
 ///                     forward  L|R|D  TEXT  bound|kept        bound: until the client has gone
 ///                     cancel   L|R|D  TEXT
 ///                     stdio    HOST:PORT                     then frames (FramedStream) both ways
@@ -16,8 +17,10 @@ import Platform
 enum ControlMessage {
     static let greeting = "bootstrap-control"
     static let version = "1"
-    /// Longer than any line that makes sense.
-    static let maximumLine = 16 << 10
+    /// Bytes of a line: longer than any that a client has reason to say.
+    static let longestRequest = 16 << 10
+    /// Of one of a master: with each path and thousands of forwards.
+    static let longestAnswer = 4 << 20
 
     static func line(_ words: [String]) -> String {
         words.map { word in String(Printable.cleanText(word).map { $0.isNewline || $0 == "\t" ? " " : $0 }) }

@@ -18,7 +18,9 @@ final class ControlServer {
         /// Whom the paths lead to, and how they were chosen.
         let peer: String
         let preference: PathPreference
-        /// Told when somebody has asked the process to end.
+        /// After so long without use the process ends (`ControlPersist`); nil: it does not.
+        let idleLimit: Duration?
+        /// Told when somebody has asked the process to end, or nobody uses it any more.
         let end: () -> Void
         let latest = Latest()
     }
@@ -32,6 +34,7 @@ final class ControlServer {
     private let logger: Logger
     private var listener: Listener?
     private var sessions: [ObjectIdentifier: ControlSession] = [:]
+    private var idleness: Idleness?
 
     /// - Throws: ``StreamError``.
     init(
@@ -42,6 +45,18 @@ final class ControlServer {
     ) throws(StreamError) {
         self.shared = shared
         self.logger = logger
+        if let limit = shared.idleLimit {
+            idleness = Idleness(
+                limit: limit,
+                on: loop,
+                isUsed: { [weak self] in self?.isUsed ?? false },
+                end: { [logger, end = shared.end] in
+                    logger.debug("nobody has used the paths for \(limit)")
+                    end()
+                }
+            )
+            shared.forwards.onUse = { [weak self] in self?.idleness?.used() }
+        }
         let server = LoopBound(Weak(self), on: loop)
         listener = try Listener(adopting: socket, on: loop) { socket in
             server.withValue { server in
@@ -55,8 +70,16 @@ final class ControlServer {
         init(_ value: ControlServer) { self.value = value }
     }
 
+    private var isUsed: Bool { !sessions.isEmpty || shared.paths.hasStreams }
+
+    /// From now on the time counts in which nobody uses the paths.
+    ///
+    /// - Parameter firstUse: For so long at least it waits for somebody to use them at all.
+    func waitForUse(firstUse: Duration) { idleness?.begin(firstUse: firstUse) }
+
     /// The path is free from here on; what others have is cut by the paths.
     func close() {
+        idleness?.stop()
         listener?.close()
         listener = nil
         for session in sessions.values { session.close() }
@@ -76,7 +99,10 @@ final class ControlServer {
         }
         let session = ControlSession(socket, shared)
         sessions[ObjectIdentifier(session)] = session
-        session.onEnd = { [weak self] session in self?.sessions[ObjectIdentifier(session)] = nil }
+        session.onEnd = { [weak self] session in
+            self?.sessions[ObjectIdentifier(session)] = nil
+            self?.idleness?.used()
+        }
         session.start()
     }
 }
@@ -130,9 +156,11 @@ final class ControlSession {
             let latest = shared.latest.change.map { change in
                 "for \((shared.loop.now &- change.at) / 1_000_000_000) s: \(change.line)"
             }
-            let paths = shared.paths.report.map(\.line)
+            let paths = shared.paths.report.flatMap { [$0.line] + $0.addresses.map(\.line) }
             let first = shared.paths.pathInUse?.description ?? ""
-            lines.send(["ok", first] + (latest.map { [$0] } ?? []) + paths + shared.forwards.lines)
+            let end = shared.idleLimit.map { "ends once nobody has used it for \($0.components.seconds) s" }
+            lines.send(["ok", first] + [latest, end].compactMap { $0 } + paths + shared.forwards.lines)
+        case ("paths", 1): lines.send(["ok", pathsPage] + shared.forwards.lines)
         case ("exit", 1):
             lines.send(["ok"])
             shared.end()
@@ -141,6 +169,28 @@ final class ControlSession {
         case ("stdio", 2): carry(words[1])
         default: refuse("this release does not know '\(words.joined(separator: " "))'", .usage)
         }
+    }
+
+    /// As the administration of a node has it, with one peer.
+    private var pathsPage: String {
+        let traffic = shared.paths.traffic
+        var json = JSONWriter()
+        json.object { json in
+            json.key("peers")
+            json.array { json in
+                json.object { json in
+                    json.key("name")
+                    json.string(shared.peer)
+                    json.key("paths")
+                    json.array { json in
+                        for path in shared.paths.report {
+                            path.write(carrying: traffic[path.path] ?? PathTraffic(), isShort: true, into: &json)
+                        }
+                    }
+                }
+            }
+        }
+        return json.text
     }
 
     private func open(_ peer: String, _ preference: String) {
@@ -159,7 +209,13 @@ final class ControlSession {
         // What says how it went answers; the rest is said.
         var isAnswered = false
         do throws(StreamError) {
-            let id = try shared.forwards.open(try Forward(letter, text)) { [weak self] change in
+            let wanted = try Forward(letter, text)
+            // As ssh: what is there is not asked for twice. One that ends with its process is that process's own.
+            if !isBound, let line = shared.forwards.line(of: wanted) {
+                lines.send(["ok", line, "it is there already"])
+                return
+            }
+            let id = try shared.forwards.open(wanted) { [weak self] change in
                 switch change {
                 case .listening(let line, let note):
                     if isAnswered { self?.say(line) } else { self?.lines.send(["ok", line, note ?? ""]) }
@@ -200,10 +256,14 @@ final class ControlSession {
             switch result {
             case .success(let opened):
                 guard !isOver else { return opened.stream.reset(StreamError(.closed, "the client has gone")) }
-                guard lines.send(["ok", "\(opened.path)"]) else { return opened.stream.reset(.closedByOwner) }
+                guard lines.send(["ok", "\(opened.path)"]), lines.isFlushed else {
+                    opened.stream.reset(.closedByOwner)
+                    lines.close()
+                    return ended()
+                }
                 let early = lines.handOver()
                 let framed = FramedStream(lines.socket, early: early)
-                Relay(framed, opened.stream).start()
+                paths.join(framed, opened)
                 ended()
             case .failure(let error):
                 guard !isOver else { return }
@@ -221,10 +281,31 @@ extension PathReport {
             let tenths = Int64(roundTripTime / .microseconds(100))
             parts.append("RTT \(tenths / 10).\(tenths % 10) ms")
         }
+        if let isMultipath { parts.append(isMultipath ? "multipath TCP" : "plain TCP") }
         if state == .up || state == .inUse { parts.append("\(streams) \(streams == 1 ? "stream" : "streams")") }
         if let peer { parts.append("\(peer)") }
         if let failure, state != .inUse { parts.append(failure) }
         return "path \(path): \(parts.joined(separator: ", "))"
+    }
+}
+
+extension AddressReport {
+    /// For people.
+    var line: String {
+        var parts: [String] = []
+        if let handshake {
+            parts.append("handshake \(Self.milliseconds(handshake))")
+        } else if let connectTime {
+            parts.append("connected after \(Self.milliseconds(connectTime))")
+        }
+        if let failure { parts.append(failure) }
+        if parts.isEmpty { parts.append("not tried") }
+        return "  \(address)\(isTold ? ", by its own word" : ""): \(parts.joined(separator: ", "))"
+    }
+
+    private static func milliseconds(_ time: Duration) -> String {
+        let tenths = Int64(time / .microseconds(100))
+        return "\(tenths / 10).\(tenths % 10) ms"
     }
 }
 

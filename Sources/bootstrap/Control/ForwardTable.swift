@@ -21,6 +21,15 @@ enum Forward: Hashable, Sendable, CustomStringConvertible {
 
     var isRemote: Bool { if case .remote = self { true } else { false } }
 
+    /// A port 0 is another one each time.
+    var hasFixedPort: Bool {
+        switch self {
+        case .local(let forward): forward.bind.isUnix || forward.bind.port != 0
+        case .remote(let forward): forward.port != 0
+        case .dynamic(let forward): forward.bind.isUnix || forward.bind.port != 0
+        }
+    }
+
     var description: String {
         switch self {
         case .local(let forward): "-L \(forward)"
@@ -60,6 +69,8 @@ final class ForwardTable {
     private let name: String
     private var entries: [(id: Int, entry: Entry)] = []
     private var next = 0
+    /// Told of each connection that was accepted on this side.
+    var onUse: () -> Void = {}
 
     init(_ paths: PeerPaths, on loop: EventLoop, name: String) {
         self.paths = paths
@@ -77,13 +88,17 @@ final class ForwardTable {
         switch forward {
         case .local(let wanted):
             let paths = LoopBound(paths, on: loop)
-            let listener = try listen(on: wanted.bind) { socket in
+            let listener = try listen(on: wanted.bind) { [used = usage] socket in
+                used()
                 paths.withValue { $0.carry(socket, to: wanted.destination) }
             }
             add(id, forward, listener, "→ \(wanted.destination) on \(name)", onChange)
         case .dynamic(let wanted):
             let paths = LoopBound(paths, on: loop)
-            let listener = try listen(on: wanted.bind) { socket in paths.withValue { $0.serveSOCKS(socket) } }
+            let listener = try listen(on: wanted.bind) { [used = usage] socket in
+                used()
+                paths.withValue { $0.serveSOCKS(socket) }
+            }
             add(id, forward, listener, "→ SOCKS on \(name)", onChange)
         case .remote(let wanted):
             let forwarding = paths.forward(wanted) { [weak self] change in
@@ -92,6 +107,24 @@ final class ForwardTable {
             entries.append((id, Entry(forward: forward, listening: .there(forwarding), line: "", port: wanted.port)))
         }
         return id
+    }
+
+    /// Where such a forward listens already; nil: there is none, or each has a port of its own.
+    func line(of forward: Forward) -> String? {
+        guard forward.hasFixedPort, let entry = entries.first(where: { $0.entry.forward == forward })?.entry else {
+            return nil
+        }
+        return entry.line.isEmpty ? "\(forward): asked for" : entry.line
+    }
+
+    private var usage: @Sendable () -> Void {
+        let table = LoopBound(Weak(self), on: loop)
+        return { table.withValue { $0.value?.onUse() } }
+    }
+
+    private final class Weak {
+        weak var value: ForwardTable?
+        init(_ value: ForwardTable) { self.value = value }
     }
 
     private func listen(

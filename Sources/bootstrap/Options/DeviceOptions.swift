@@ -12,11 +12,11 @@ struct DeviceOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
             "What starts the node again after a crash or a reboot: auto (the first of the following that the device has), systemd, "
-                + "systemd-user, openrc, procd, cron (a background process and an @reboot line), or none.",
+                + "systemd-user, openrc, procd, cron (a background process and an @reboot line), or none. (default: as before, or auto)",
             valueName: "KIND"
         )
     )
-    var service = ServiceKind.automatic
+    var service: String?
 
     @Flag(
         help: ArgumentHelp(
@@ -35,8 +35,8 @@ struct DeviceOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "Without an agent: the directory for key, certificate and bundle; {name} stands for the device's name. (default: "
-                + "/etc/bootstrap/identity for root, else ~/.bootstrap/identity)",
+            "Without an agent: the directory for key, certificate and bundle; {name} stands for the device's name. (default: as "
+                + "before, or /etc/bootstrap/identity for root, else ~/.bootstrap/identity)",
             valueName: "DIR"
         )
     )
@@ -44,7 +44,8 @@ struct DeviceOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "Without an agent: a shell command that is run there after each new certificate, with the directory in $BOOTSTRAP_CREDENTIALS.",
+            "Without an agent: a shell command that is run there after each new certificate, with the directory in $BOOTSTRAP_CREDENTIALS; "
+                + "'' for none. (default: as before)",
             valueName: "COMMAND"
         )
     )
@@ -59,7 +60,7 @@ struct DeviceOptions: ParsableArguments {
     )
     var attest: AttestationArgument?
 
-    /// Where the key is made when there is to be no agent; nil when there is.
+    /// Where the key is made when there is to be no agent; nil: as before, or on the device by an agent.
     var keyOrigin: Device.KeyOrigin? { pushKey ? .pushed : agentless ? .openssl : nil }
 
     func validate() throws {
@@ -70,7 +71,7 @@ struct DeviceOptions: ParsableArguments {
             throw ValidationError("--credential-dir and --after are for --agentless and --push-key")
         }
         guard credentialDir?.hasPrefix("/") ?? true else { throw ValidationError("--credential-dir is absolute") }
-        guard service == ServiceKind.automatic || ServiceKind(rawValue: service) != nil else {
+        guard service.map({ $0 == ServiceKind.automatic || ServiceKind(rawValue: $0) != nil }) ?? true else {
             let kinds = ServiceKind.allCases.map(\.rawValue).joined(separator: ", ")
             throw ValidationError("--service is auto, \(kinds)")
         }

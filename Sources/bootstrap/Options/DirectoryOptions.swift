@@ -140,22 +140,32 @@ extension DirectoryPublication {
         _ report: HostReport
     ) async -> Bool {
         do {
-            guard let settings = try OperatorConfiguration.directory() else { return true }
-            let publication = DirectoryPublication(
-                settings,
-                records: records,
-                ca: ca ?? authority?.directory ?? Home.ca,
-                authority: authority
-            )
-            guard let revision = try await publication() else { return true }
-            report.say("\(settings) says so, from revision \(revision) on")
+            if let news = try await publish(records, authority, ca: ca) { report.say(news) }
             return true
         } catch {
+            let passes = (error as? DirectoryError).map { [.unreachable, .conflict].contains($0.code) } ?? false
             report.warn(
-                "the mesh's directory does not say so yet: \(error). The next enroll, renew, revoke or unenroll does it; "
-                    + "`bootstrap revoke`, without a name, does nothing else"
+                "the mesh's directory does not say so yet: \(error). \(passes ? "The" : "Once that is put right, the") next enroll, renew, "
+                    + "revoke or unenroll does it; `bootstrap revoke`, without a name, does nothing else"
             )
             return false
         }
+    }
+
+    /// - Returns: What was written, for people; nil: the directory says so already, or there is none.
+    static func publish(
+        _ records: DeviceDirectory,
+        _ authority: LiveCA?,
+        ca: String? = nil
+    ) async throws -> String? {
+        guard let settings = try OperatorConfiguration.directory() else { return nil }
+        let publication = DirectoryPublication(
+            settings,
+            records: records,
+            ca: ca ?? authority?.directory ?? Home.ca,
+            authority: authority
+        )
+        guard let revision = try await publication() else { return nil }
+        return "\(settings) says so, from revision \(revision) on"
     }
 }

@@ -54,8 +54,19 @@ struct IssuanceArguments: ParsableArguments {
     @Option(help: ArgumentHelp("An IP address, for the same clients. May be repeated.", valueName: "ADDRESS"))
     var ip: [String] = []
 
-    @Option(help: ArgumentHelp("How long it is valid: 90m, 24h, 7d.", valueName: "TIME"))
-    var ttl = DurationArgument(IssuanceOptions.defaultLifetime)
+    @Option(
+        help: ArgumentHelp(
+            "How long it is valid: 90m, 24h, 7d. (default: 24h; for `enroll` as before)",
+            valueName: "TIME"
+        )
+    )
+    var ttl: DurationArgument?
 
-    var options: IssuanceOptions { IssuanceOptions(lifetime: ttl.duration, dnsNames: dns, ipAddresses: ip) }
+    var options: IssuanceOptions {
+        IssuanceOptions(
+            lifetime: ttl?.duration ?? IssuanceOptions.defaultLifetime,
+            dnsNames: dns,
+            ipAddresses: ip
+        )
+    }
 }

@@ -8,7 +8,6 @@ import MeshPolicy
 import Platform
 import SSHSignal
 import Streams
-import UnixSignals
 
 /// What the command line asks for.
 struct Forwards: Sendable {
@@ -19,6 +18,7 @@ struct Forwards: Sendable {
     var standard: Authority?
 
     var remotes: Int { list.count { $0.isRemote } }
+    var areEmpty: Bool { list.isEmpty && standard == nil }
 }
 
 /// How other processes share the paths of this one.
@@ -27,6 +27,8 @@ struct Sharing: Sendable {
     /// Whom the paths lead to, in the words of ``ControlMessage``.
     let peer: String
     let preference: PathPreference
+    /// After so long without use the process ends; nil: when somebody says so.
+    let idleLimit: Duration?
 }
 
 /// A device, its forwards, and the paths between them, until somebody stops the command.
@@ -47,6 +49,8 @@ struct Connection: Sendable {
     let outage: Outage
     /// nil: nobody shares them.
     let sharing: Sharing?
+    let multipath: Bool
+    let standby: Bool
     /// What the far side does not want to listen for ends the command.
     let exitsOnForwardFailure: Bool
     private let readiness: Readiness
@@ -58,6 +62,8 @@ struct Connection: Sendable {
         let forwards: LoopBound<ForwardTable>
         let reconnection: LoopBound<Reconnection>
         var server: LoopBound<ControlServer>?
+        /// nil: the kernel tells nothing.
+        var network: LoopBound<NetworkWatch>?
     }
 
     init(
@@ -71,6 +77,8 @@ struct Connection: Sendable {
         fallback: FallbackReason,
         outage: Outage,
         sharing: Sharing?,
+        multipath: Bool,
+        standby: Bool,
         exitsOnForwardFailure: Bool
     ) {
         self.access = access
@@ -84,6 +92,8 @@ struct Connection: Sendable {
         self.fallback = fallback
         self.outage = outage
         self.sharing = sharing
+        self.multipath = multipath
+        self.standby = standby
         self.exitsOnForwardFailure = exitsOnForwardFailure
         readiness = Readiness(remotes: forwards.remotes)
     }
@@ -93,13 +103,15 @@ struct Connection: Sendable {
     private func report(_ line: String) {
         guard forwards.standard == nil else { return printDetail(line) }
         guard !Background.isDetached else { return printNotice(line) }
+        // Standard output is that of the process that waits, which tells of the path itself.
+        guard !Background.isMaster else { return printDetail(line) }
         if Verbosity.current >= .normal { printLine(line) }
     }
 
     func run() async throws {
+        if multipath, let reason = MultipathTCP.unavailability { printNotice("--multipath: \(reason)") }
         // Before anything listens: one that comes early ends the command as any other.
-        let stopSignals = trappable([.sigint, .sigterm, .sighup, .sigusr1, .sigusr2])
-        let signals = await UnixSignalsSequence(trapping: stopSignals)
+        let signals = await StopSignals.ofThisProcess.value
         let loop = EventLoop(name: "connect")
         let events = AsyncStream<PathChange>.makeStream()
         let requests = AsyncStream<Void>.makeStream()
@@ -129,6 +141,7 @@ struct Connection: Sendable {
             parts.forwards.withValue { $0.closeAll() }
             // Whatever ends the command: streams that are open are cut, and nobody takes their ends for clean.
             parts.paths.withValue { $0.shutDown() }
+            parts.network?.withValue { $0.close() }
             parts.server?.withValue { $0.close() }
         }
         // The far side is told of that in the turn after.
@@ -151,6 +164,8 @@ struct Connection: Sendable {
         // Whoever runs the command waits for streams: a login that asked for a passphrase must not have to ask again.
         var settings = ConnectionSettings.defaults
         settings.idleTimeout = nil
+        settings.multipath = multipath
+        settings.standby = standby
         let follower = Follower()
         let paths = PeerPaths(
             to: access,
@@ -166,6 +181,14 @@ struct Connection: Sendable {
             }
         )
         paths.remedy = { [device] in device?.remedy(forDenied: $0) }
+        paths.onNegotiated = { printDetail("\($0)") }
+        paths.onProven = { [device] address in
+            // Not on the loop: it waits for others who write there.
+            if let device { Task.detached { Self.remember(address, of: device) } }
+        }
+        paths.onProvenGateway = { [device] gateway in
+            if let device { Task.detached { Self.remember(gateway, of: device) } }
+        }
         paths.onForwardFailure = { [outage] in outage.failed($0) }
         // One stream is one attempt.
         paths.staysConnected = forwards.standard == nil
@@ -178,6 +201,13 @@ struct Connection: Sendable {
             forwards: LoopBound(table, on: loop),
             reconnection: LoopBound(reconnection, on: loop)
         )
+        do {
+            let watch = try NetworkWatch(on: loop) { [weak paths] in paths?.networkChanged($0) }
+            parts.network = LoopBound(watch, on: loop)
+        } catch {
+            let logger = Logger(label: "connect")
+            logger.info("changes of addresses are not noticed at once", metadata: ["reason": "\(error)"])
+        }
         if let sharing {
             let shared = ControlServer.Shared(
                 loop: loop,
@@ -185,6 +215,7 @@ struct Connection: Sendable {
                 forwards: table,
                 peer: sharing.peer,
                 preference: sharing.preference,
+                idleLimit: sharing.idleLimit,
                 end: { requests.yield() }
             )
             let server = try ControlServer(
@@ -198,6 +229,53 @@ struct Connection: Sendable {
         return parts
     }
 
+    /// The next connection knows where the device has proven who it is, beside what enrolment has said. What is on
+    /// record is dialled from everywhere, and published in a directory: a name that the device may lead elsewhere
+    /// later, or an address that is another machine's in the next network, is not.
+    private static func remember(_ address: Authority, of device: Device) {
+        guard let place = address.address, !device.hbone.contains(address) else { return }
+        let isKnown = device.hbone.contains { $0.address == place }
+        guard isKnown || !place.isLoopback && AddressGuard.internalBlock(of: place) == nil else { return }
+        do throws(DeviceDirectoryError) {
+            try DeviceDirectory(Home.devices).update(
+                device.name,
+                of: device.hostKey,
+                by: "connect",
+                "reached at \(address), by its own word"
+            ) { record in
+                guard record.identity == device.identity, record.hbone.count < 16, !record.hbone.contains(address)
+                else { return }
+                record.hbone.append(address)
+            }
+            printDetail("\(device.name) is recorded at \(address)")
+        } catch {
+            printDetail("\(device.name) is reached at \(address), which is not recorded: \(error.message)")
+        }
+    }
+
+    /// The next connection tries it from the beginning.
+    private static func remember(_ gateway: PeerOffer.Gateway, of device: Device) {
+        let text = gateway.description
+        guard device.gateways?.contains(text) != true else { return }
+        do throws(DeviceDirectoryError) {
+            try DeviceDirectory(Home.devices).update(
+                device.name,
+                of: device.hostKey,
+                by: "connect",
+                "reached through gateway \(gateway.address), by its own word"
+            ) { record in
+                var gateways = record.gateways ?? []
+                // The last word about one address holds.
+                gateways.removeAll { PeerOffer.Gateway(recorded: $0)?.address == gateway.address }
+                guard record.identity == device.identity, gateways.count < 8 else { return }
+                record.gateways = gateways + [text]
+            }
+            printDetail("\(device.name) is recorded to be reached through \(gateway.address)")
+        } catch {
+            printDetail("gateway \(gateway.address) of \(device.name) is not recorded: \(error.message)")
+        }
+    }
+
     /// What is told of the paths before it can be made.
     private final class Follower {
         weak var reconnection: Reconnection?
@@ -207,14 +285,12 @@ struct Connection: Sendable {
     private func work(
         _ parts: Parts,
         _ events: AsyncStream<PathChange>,
-        _ signals: UnixSignalsSequence,
+        _ signals: StopSignals,
         _ requests: AsyncStream<Void>,
         _ remote: AsyncStream<(Forward, ForwardTable.Change)>
     ) async throws {
         try await withThrowingTaskGroup(of: Void.self) { group in
-            group.addTask {
-                for await _ in signals { return }
-            }
+            group.addTask { await signals.wait() }
             if sharing != nil {
                 group.addTask {
                     for await _ in requests { return }
@@ -305,9 +381,7 @@ struct Connection: Sendable {
                 paths.openStream(to: destination) { result in
                     switch result {
                     case .success(let opened):
-                        let relay = Relay(standard.stream, opened.stream) { ends.continuation.yield($0.failure) }
-                        relay.onFailure = fail
-                        relay.start()
+                        paths.join(standard.stream, opened, onFailure: fail) { ends.continuation.yield($0.failure) }
                     case .failure(let error):
                         fail(error)
                         standard.stream.reset(error)
@@ -348,6 +422,17 @@ struct Connection: Sendable {
                 if !hasBeenUp || peer != nil, let own {
                     let other = peer?.description ?? "by SSH host key only"
                     if !hasBeenUp || path.transport == .h2 { report("identities: local \(own), peer \(other)") }
+                }
+                if !hasBeenUp, let server = parts.server {
+                    // Who has started this process for its paths comes by the socket, in its own time.
+                    let firstUse: Duration = Background.isMaster ? .seconds(30) : .zero
+                    parts.loop.submit { server.withValue { $0.waitForUse(firstUse: firstUse) } }
+                }
+                if path.transport == .h2, Verbosity.current > .normal {
+                    let addresses = try await parts.loop.execute {
+                        parts.paths.withValue { $0.report.flatMap(\.addresses).map(\.line) }
+                    }
+                    for line in addresses { printDetail(line) }
                 }
                 hasBeenUp = true
                 readiness.using(line)

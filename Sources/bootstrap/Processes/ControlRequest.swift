@@ -18,35 +18,6 @@ struct ControlRequest: Sendable {
     /// - Throws: the exit code; why was printed.
     func run() async throws { try await run("-O \(action.rawValue)") { try await ask(on: $0) } }
 
-    /// Shows what `check` says: on a terminal in place, each second, and elsewhere what has changed. Ends with the
-    /// other process.
-    ///
-    /// - Throws: the exit code; why was printed.
-    func watch() async throws {
-        try await run("--watch") { loop in
-            let client = try await open("--watch", on: loop)
-            let live = LiveLines(isEnabled: true, descriptor: STDOUT_FILENO)
-            var shown: [String] = []
-            while true {
-                let lines = Array(try await client.ask(["check"]).dropFirst())
-                if live.isEnabled {
-                    for (index, line) in lines.enumerated() { live.update("\(index + 1)", line) }
-                    for index in lines.count..<max(lines.count, shown.count) { live.end("\(index + 1)") }
-                } else if lines.map(Self.lasting) != shown.map(Self.lasting) {
-                    for line in lines { printLine(line) }
-                }
-                shown = lines
-                try await Task.sleep(for: .seconds(1))
-            }
-        }
-    }
-
-    /// A line without what changes all the time: how long ago, and the round trip.
-    private static func lasting(_ line: String) -> String {
-        if line.hasPrefix("for "), let colon = line.firstIndex(of: ":") { return String(line[colon...]) }
-        return line.split(separator: ", ").filter { !$0.hasPrefix("RTT ") }.joined(separator: ", ")
-    }
-
     private func run(_ option: String, _ body: (EventLoop) async throws -> Void) async throws {
         let loop = EventLoop(name: "control")
         let result: Result<Void, any Error>

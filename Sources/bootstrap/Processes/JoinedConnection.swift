@@ -3,7 +3,6 @@ import Glibc
 import MeshPaths
 import Platform
 import Streams
-import UnixSignals
 
 /// `connect` over the paths of a process that has them already.
 struct JoinedConnection: Sendable {
@@ -55,10 +54,7 @@ struct JoinedConnection: Sendable {
 
     private func join(on loop: EventLoop) async throws -> Outcome {
         guard let client = try await open(on: loop) else { return .noMaster }
-        let stopSignals = trappable([.sigint, .sigterm, .sighup, .sigusr1, .sigusr2])
-        let signals = await UnixSignalsSequence(trapping: stopSignals)
-        // Where the command goes on by itself it must not find them ignored.
-        defer { for stop in stopSignals { signal(stop.rawValue, SIG_DFL) } }
+        let signals = await StopSignals.ofThisProcess.value
         do {
             try await ask(client)
         } catch ControlError.gone {
@@ -71,7 +67,7 @@ struct JoinedConnection: Sendable {
         }
         return try await withThrowingTaskGroup(of: Outcome.self) { group in
             group.addTask {
-                for await _ in signals { break }
+                await signals.wait()
                 return .ended
             }
             group.addTask {

@@ -38,7 +38,19 @@ struct NodeService: Sendable {
             setLogLevel: { RunTimeLogLevel.set($0) },
             drain: { ends.continuation.yield(.asked($0)) }
         )
-        try await start()
+        // From now on, also while the node waits for an identity.
+        let stopping = Task {
+            for await _ in stops {
+                node.stopWaiting()
+                ends.continuation.yield(.signal)
+            }
+        }
+        do {
+            try await start()
+        } catch is CancellationError {
+            logger.notice("ended by a signal before there was an identity")
+            return stopping.cancel()
+        }
         let reloads = [
             Task {
                 for await _ in hangups {
@@ -59,11 +71,11 @@ struct NodeService: Sendable {
                     announceReady(await node.reloadIfChanged())
                 }
             },
-            Task { await node.keepCredentialFresh() },
+            Task { await node.keepCredentialFresh { announceReady($0) } },
             Task { await node.followDirectory() },
         ]
         let others = [
-            Task { for await _ in stops { ends.continuation.yield(.signal) } },
+            stopping,
             Task { await offerTakeover { ends.continuation.yield(.takenOver(by: $0)) } },
         ]
         let result: Result<Void, any Error>
@@ -137,6 +149,8 @@ struct NodeService: Sendable {
 
     /// Starts the node, with the sockets of the process that runs already, if there is one, and lets that one know.
     private func start() async throws {
+        // Before another process hands anything over, and waits.
+        try await node.waitForIdentity()
         var takeover: Takeover?
         if let runtimeDirectory {
             try Takeover.prepare(runtimeDirectory)

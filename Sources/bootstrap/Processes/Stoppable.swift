@@ -3,6 +3,21 @@ import Glibc
 import Synchronization
 import UnixSignals
 
+/// Runs work that goes on until somebody stops it by a signal, which is how it is meant to end: its task is cancelled.
+///
+/// - Throws: what `body` throws before that.
+func untilStopped(_ body: @escaping @Sendable () async throws -> Void) async throws {
+    let signals = await UnixSignalsSequence(trapping: trappable([.sigint, .sigterm, .sighup]))
+    try await withThrowingTaskGroup(of: Void.self) { group in
+        group.addTask {
+            for await _ in signals { return }
+        }
+        group.addTask { try await body() }
+        defer { group.cancelAll() }
+        try await group.next()
+    }
+}
+
 /// Runs work that has something to put in order when somebody stops it: its task is cancelled by the first signal, and
 /// the process ends with the second, or when the work takes too long.
 ///

@@ -22,8 +22,12 @@ final class EnrollmentOutput: EnrollmentReport {
     /// A line for each device that is under way.
     private let live: LiveLines
 
-    init(format: Format, names: [String]) {
+    /// Nobody can dial the devices: `connect` does not go where they are reached.
+    private let isReverse: Bool
+
+    init(format: Format, names: [String], isReverse: Bool = false) {
         self.format = format
+        self.isReverse = isReverse
         nameWidth = names.map(\.count).max() ?? 0
         showsBar = names.count == 1 && isatty(STDERR_FILENO) == 1
         live = LiveLines(isEnabled: names.count > 1)
@@ -119,8 +123,12 @@ final class EnrollmentOutput: EnrollmentReport {
         guard format == .text, let device = succeeded.withLock({ $0.first }) else {
             return
         }
+        let reach =
+            isReverse
+            ? [("bootstrap status --probe \(device.name)", "see whether its connection to the gateway is there")]
+            : device.advice
         let advice =
-            device.advice + [
+            reach + [
                 ("bootstrap renew --watch", "keep certificates fresh; bootstrap status says how long they last")
             ]
         let width = advice.map(\.command.count).max() ?? 0

@@ -37,6 +37,15 @@ final class LiveLines: Sendable {
         }
     }
 
+    /// These lines, and no others.
+    func show(_ lines: [String]) {
+        guard isEnabled else { return }
+        state.withLock { state in
+            state.active = lines.map { ("", $0) }
+            redraw(&state)
+        }
+    }
+
     func end(_ name: String) {
         guard isEnabled else { return }
         state.withLock { state in
@@ -91,7 +100,12 @@ final class LiveLines: Sendable {
         let shown = state.active.prefix(max(1, rows - 2))
         for line in shown {
             text +=
-                String(Printable.cleanLine("\(line.name)  \(line.text)".utf8, limit: columns).prefix(columns - 1))
+                String(
+                    Printable.cleanLine(
+                        (line.name.isEmpty ? line.text : "\(line.name)  \(line.text)").utf8,
+                        limit: columns
+                    ).prefix(columns - 1)
+                )
                 + "\n"
         }
         state.drawn = shown.count

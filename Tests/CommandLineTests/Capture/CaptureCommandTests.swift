@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// `bootstrap capture`: what it sets, what it leaves, and what it says.
-@Suite(.enabled(if: getuid() == 0, "it needs namespaces"), .timeLimit(.minutes(5)))
+@Suite(.enabled(if: getuid() == 0, "it needs namespaces"), .timeLimit(.minutes(10)))
 struct CaptureCommandTests {
     private let machine = CapturedMachine()
 

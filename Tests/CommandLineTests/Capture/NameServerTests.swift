@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// The `dns` listener: names of the mesh, everything else, and captured programs that use names.
-@Suite(.enabled(if: getuid() == 0, "it needs namespaces"), .timeLimit(.minutes(5)))
+@Suite(.enabled(if: getuid() == 0, "it needs namespaces"), .timeLimit(.minutes(10)))
 struct NameServerTests {
     private let machine = CapturedMachine()
 

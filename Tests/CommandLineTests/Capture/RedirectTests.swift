@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// Connections of programs that know of nothing, led to a node by rules that redirect them.
-@Suite(.enabled(if: getuid() == 0, "it needs namespaces"), .timeLimit(.minutes(5)))
+@Suite(.enabled(if: getuid() == 0, "it needs namespaces"), .timeLimit(.minutes(10)))
 struct RedirectTests {
     private let machine = CapturedMachine()
 

@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// Connections that are led to a node as they are: TPROXY, for what goes out and what comes in.
-@Suite(.enabled(if: getuid() == 0, "it needs namespaces"), .timeLimit(.minutes(5)))
+@Suite(.enabled(if: getuid() == 0, "it needs namespaces"), .timeLimit(.minutes(10)))
 struct TProxyTests {
     private let machine = CapturedMachine()
 

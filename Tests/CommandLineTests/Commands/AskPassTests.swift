@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// `SSH_ASKPASS` asks where there is no terminal, as for `ssh`.
-@Suite(.timeLimit(.minutes(2))) struct AskPassTests {
+@Suite(.timeLimit(.minutes(10))) struct AskPassTests {
     @Test func aProgramAsksForThePassphrase() async throws {
         let journey = try await Journey()
         let key = journey.directory.path("encrypted")

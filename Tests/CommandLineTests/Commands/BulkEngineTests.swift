@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// `connect --path ssh` and large transfers: by the `ssh` program where there is one, and intact in any case.
-@Suite(.timeLimit(.minutes(5))) struct BulkEngineTests {
+@Suite(.timeLimit(.minutes(10))) struct BulkEngineTests {
     private func exchange(_ port: UInt16) async throws {
         let sent = Pattern.bytes(6_000_000, seed: 4)
         let (received, ending) = try await TCPClient.exchange(port: port, sending: sent)
@@ -39,7 +39,7 @@ import Testing
         let backend = try EchoServer()
         let (process, port) = try await connect(journey, to: backend)
         // Until a busy machine has shown a round trip as short as loopback's.
-        try await eventually("the ssh program has logged in", within: .seconds(60)) {
+        try await eventually("the ssh program has logged in") {
             try await exchange(port)
             return logins(journey) == 2
         }

@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// `-L`, `-R`, `-D` and `-W` as somebody types them, to a real sshd, over plain SSH and to an enrolled device.
-@Suite(.timeLimit(.minutes(5))) struct ConnectForwardingTests {
+@Suite(.timeLimit(.minutes(10))) struct ConnectForwardingTests {
     private func exchange(_ port: UInt16, seed: UInt64) async throws {
         let sent = Pattern.bytes(300_000, seed: seed)
         let (received, ending) = try await TCPClient.exchange(port: port, sending: sent)
@@ -82,7 +82,7 @@ import Testing
         // The SSH connection is lost: the far side listens again once it is back, on the same port.
         let lines = output.lines.count - 1
         journey.sshd.killSessions()
-        try await eventually("the far side listens again", within: .seconds(60)) {
+        try await eventually("the far side listens again") {
             output.lines.dropFirst(lines).contains { $0.contains("listening localhost:\(far)") }
         }
         try await exchange(far, seed: 3)
@@ -121,7 +121,7 @@ import Testing
             try? connect.write(input)
             connect.closeInput()
         }
-        #expect(try await connect.exit(within: .seconds(60)) == .exited(0), "\(connect.standardError.text)")
+        #expect(try await connect.exit() == .exited(0), "\(connect.standardError.text)")
         // Nothing else is on standard output.
         #expect(try await connect.standardOutput.complete() == "\(Pattern.checksum(size, seed: 4)) \(size)\n")
         await journey.stop()

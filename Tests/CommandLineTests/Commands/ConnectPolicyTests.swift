@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// What a device allows is the same on every path.
-@Suite(.timeLimit(.minutes(5))) struct ConnectPolicyTests {
+@Suite(.timeLimit(.minutes(10))) struct ConnectPolicyTests {
     @Test(arguments: ["h2", "h2-over-ssh", "ssh"]) func thePolicyOfADeviceHoldsOnEveryPath(path: String) async throws {
         let journey = try await Journey()
         let (allowed, other) = (try EchoServer(), try EchoServer())

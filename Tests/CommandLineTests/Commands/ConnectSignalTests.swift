@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// How `connect` ends when it is told to.
-@Suite(.timeLimit(.minutes(3))) struct ConnectSignalTests {
+@Suite(.timeLimit(.minutes(10))) struct ConnectSignalTests {
     @Test(arguments: [SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2]) func aSignalEndsItInOrder(
         _ signal: Int32
     ) async throws {

@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// `copy` does with files what scp does, with SFTP on the far side and without.
-@Suite(.timeLimit(.minutes(5))) struct CopyTests {
+@Suite(.timeLimit(.minutes(10))) struct CopyTests {
     /// A machine, files of the operator in `here`, and a directory `there`.
     private func start(sftp: Bool) async throws -> Journey {
         let journey = try await Journey(sshd: try await OpenSSHServer(sftp: sftp))
@@ -157,6 +157,26 @@ import Testing
         let output = try await copy([nobody, remote("file", journey), here], journey, 6)
         #expect(output.standardError.contains("error: "), "\(output.standardError)")
         #expect(try journey.directory.read("here/file") == "content")
+        await journey.stop()
+    }
+
+    /// A pipe would be waited for, and some devices never end: they are named, and the others come.
+    @Test(arguments: [true, false]) func whatIsNoFileIsRefused(sftp: Bool) async throws {
+        let journey = try await start(sftp: sftp)
+        try journey.directory.makeDirectory("there/tree", permissions: 0o755)
+        try #require(mkfifo(journey.directory.path("there/tree/a-pipe"), 0o666) == 0)
+        symlink("a-pipe", journey.directory.path("there/tree/b-link"))
+        try journey.directory.write("there/tree/file", "content", permissions: 0o644)
+        let tree = try await copy(["-r", remote("tree", journey), journey.directory.path("here")], journey, 1)
+        for name in ["a-pipe", "b-link"] {
+            #expect(tree.standardError.contains("/tree/\(name) is not a regular file"), "\(tree.standardError)")
+            #expect(!FileManager.default.fileExists(atPath: journey.directory.path("here/tree/\(name)")))
+        }
+        #expect(try journey.directory.read("here/tree/file") == "content")
+        let target = journey.directory.path("here/zero")
+        let device = try await copy(["\(journey.destination):/dev/zero", target], journey, 1)
+        #expect(device.standardError.contains("/dev/zero is not a regular file"), "\(device.standardError)")
+        #expect(!FileManager.default.fileExists(atPath: target))
         await journey.stop()
     }
 

@@ -1,8 +1,9 @@
+import Foundation
 import TestPeers
 import Testing
 
 /// Commands that may have few files open.
-@Suite(.timeLimit(.minutes(5))) struct DescriptorLimitTests {
+@Suite(.timeLimit(.minutes(10))) struct DescriptorLimitTests {
     @Test("an error that says so, or success, and no crash")
     func few() async throws {
         let journey = try await Journey()
@@ -21,5 +22,37 @@ import Testing
             if limit == 8 { #expect(output.standardError.contains("ulimit -n")) }
         }
         await journey.stop()
+    }
+
+    /// Who waits sees nothing; whoever reads the log does.
+    @Test func aNodeWithoutDescriptorsSaysSo() async throws {
+        let directory = TemporaryDirectory()
+        let echo = try EchoServer()
+        let port = FreePort.next()
+        let configuration = try directory.write(
+            "node.yaml",
+            """
+            identity: \(TestCertificates.shared.path(.server))
+            listeners:
+            - {name: in, bind: "127.0.0.1:\(port)", protocol: tcp, forwardTo: "127.0.0.1:\(echo.port)"}
+            endpoints:
+            - {match: "127.0.0.1:*", direct: true}
+
+            """
+        )
+        let node = try ChildProcess(
+            "/bin/sh",
+            [
+                "-c", "ulimit -n 40; exec \"$@\"", "sh", TestTools.bootstrap, "node", "--loops", "1", "--config",
+                configuration,
+            ]
+        )
+        _ = try await node.standardOutput.line(containing: "ready ")
+        var connections: [TCPConversation] = []
+        for _ in 0..<60 { connections.append(try await TCPConversation(port: port)) }
+        let line = try await node.standardError.line(containing: "connections wait: ")
+        #expect(line.contains("as many files open as it may have (40)"), "\(line)")
+        withExtendedLifetime(connections) {}
+        node.signal(SIGKILL)
     }
 }

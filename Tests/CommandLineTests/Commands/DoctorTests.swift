@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// `doctor` names what is wrong and how to fix it: one test for each thing that goes wrong on the way to a device.
-@Suite(.timeLimit(.minutes(5))) struct DoctorTests {
+@Suite(.timeLimit(.minutes(10))) struct DoctorTests {
     /// A line of `--output json`.
     struct Finding: Decodable {
         var check: String

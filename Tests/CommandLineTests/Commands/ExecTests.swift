@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// `exec` and `copy` as people use `ssh` and `scp`.
-@Suite(.timeLimit(.minutes(5))) struct ExecTests {
+@Suite(.timeLimit(.minutes(10))) struct ExecTests {
     private func exec(
         _ journey: Journey,
         _ command: [String],
@@ -218,8 +218,10 @@ import Testing
         )
         #expect(proc.succeeded, "\(proc.standardError)")
         #expect(try journey.directory.read("here/mounts").contains(" / "))
+        try Data().write(to: URL(filePath: "\(home)/nothing"))
         let empty = try await journey.run(
-            ["copy", "\(journey.destination):/dev/null", journey.directory.path("here/empty")] + journey.sshOptions
+            ["copy", "\(journey.destination):\(home)/nothing", journey.directory.path("here/empty")]
+                + journey.sshOptions
         )
         #expect(empty.succeeded, "\(empty.standardError)")
         #expect(try journey.directory.read("here/empty").isEmpty)

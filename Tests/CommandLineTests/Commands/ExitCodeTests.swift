@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// Exit codes that scripts rely on, and errors that say what to do.
-@Suite(.timeLimit(.minutes(5))) struct ExitCodeTests {
+@Suite(.timeLimit(.minutes(10))) struct ExitCodeTests {
     @Test(arguments: [
         (["connect", "device1"], "-L"),
         (["connect", "device1", "-L", "nonsense"], "8080:localhost:80"),

@@ -24,6 +24,20 @@ import Testing
         await journey.stop()
     }
 
+    /// It would be recorded for every later login.
+    @Test func aMissingOneEnrolsNothing() async throws {
+        let journey = try await Journey()
+        try await journey.makeAuthority()
+        let refused = try await journey.enroll(allow: 1, extra: ["-i", "/nonexistent/id"])
+        #expect(refused.status == .exited(2), "\(refused)")
+        let text = "device1: the key /nonexistent/id: No such file or directory"
+        #expect(refused.standardError.contains(text), "\(refused.standardError)")
+        #expect(refused.standardError.contains("name the private key"), "\(refused.standardError)")
+        let status = try await journey.run(["status", "device1"])
+        #expect(status.status == .exited(2), "\(status)")
+        await journey.stop()
+    }
+
     @Test(arguments: ["libssh2", "openssh"]) func aMissingOneIsSaidOnce(engine: String) async throws {
         let journey = try await Journey()
         let output = try await journey.run(

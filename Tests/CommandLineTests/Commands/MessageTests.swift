@@ -6,7 +6,7 @@ import TestPeers
 import Testing
 
 /// What commands say, and what they keep to themselves.
-@Suite(.timeLimit(.minutes(5))) struct MessageTests {
+@Suite(.timeLimit(.minutes(10))) struct MessageTests {
     // MARK: The command line
 
     /// Errors have one style, also those of the command line; a command that was probably meant is named.
@@ -174,6 +174,7 @@ import Testing
         try await quiet(["copy", "/etc/passwd", "device1:\(journey.directory.path("copied"))"])
         try await quiet(["doctor"])
         try await quiet(["doctor", "device1"])
+        try await quiet(["trace", "device1"], says: true)
         try await quiet(["connect", "device1", "-W", "localhost:\(backend.port)"], says: true, input: "hello")
         let connect = try journey.start(["connect", "device1", "-q", "-L", "\(port):localhost:\(backend.port)"])
         try await eventually("it listens") {
@@ -316,6 +317,16 @@ import Testing
     // MARK: Completion
 
     /// bash completes file names where nothing better is known, and the names of devices.
+    /// Not hidden behind what else is missing.
+    @Test func aMisspeltOptionOfConnectIsNamed() async throws {
+        for option in ["--standbye", "-Z"] {
+            let output = try await ChildProcess.run(TestTools.bootstrap, ["connect", "a", option])
+            #expect(output.status == .exited(2) && output.standardError.contains("'\(option)'"), "\(output)")
+        }
+        let nothing = try await ChildProcess.run(TestTools.bootstrap, ["connect", "a"])
+        #expect(nothing.status == .exited(2) && nothing.standardError.contains("give at least one of -L"), "\(nothing)")
+    }
+
     @Test func completionKnowsFilesAndDevices() async throws {
         let journey = try await Journey()
         try await journey.makeAuthority()

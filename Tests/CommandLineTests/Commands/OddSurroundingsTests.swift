@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// Homes that cannot hold anything, and text that is meant for the terminal.
-@Suite(.timeLimit(.minutes(2))) struct OddSurroundingsTests {
+@Suite(.timeLimit(.minutes(10))) struct OddSurroundingsTests {
     private let directory = TemporaryDirectory()
 
     private func run(

@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// Output that cannot be written is an error, whatever the command.
-@Suite(.timeLimit(.minutes(5))) struct OutputTests {
+@Suite(.timeLimit(.minutes(10))) struct OutputTests {
     /// Runs the command with its standard output somewhere else.
     private func run(_ arguments: [String], _ journey: Journey, to place: String) async throws -> ChildProcess.Output {
         try await ChildProcess.run(

@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// A person at a terminal, which Python's pty plays, who does not answer.
-@Suite(.timeLimit(.minutes(5))) struct PromptTests {
+@Suite(.timeLimit(.minutes(10))) struct PromptTests {
     /// The options of a login whose key has a passphrase.
     private func protectedKey(_ journey: Journey) async throws -> [String] {
         let key = journey.directory.path("protected")

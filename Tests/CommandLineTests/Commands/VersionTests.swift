@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// What `--version` and a node's first line of log say of the cryptography that runs.
-@Suite(.timeLimit(.minutes(3))) struct VersionTests {
+@Suite(.timeLimit(.minutes(10))) struct VersionTests {
     private func version(_ environment: [String: String?] = [:]) async throws -> [Substring] {
         let clean: [String: String?] = [AESGCM.variable: nil, "OPENSSL_ia32cap": nil]
         let output = try await ChildProcess.run(
@@ -55,6 +55,6 @@ import Testing
         let first = try #require(node.standardError.text.split(separator: "\n").first)
         #expect(first.contains("starting"), "\(first)")
         #expect(first.contains("libcrypto=\(AESGCM.ofThisProcess.description)"), "\(first)")
-        #expect(await node.stop() == .exited(0))
+        #expect(await node.stop(grace: .seconds(60)) == .exited(0))
     }
 }

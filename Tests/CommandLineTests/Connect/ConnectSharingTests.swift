@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// `connect -S` and `-O`: several processes over the paths of one.
-@Suite(.timeLimit(.minutes(5))) struct ConnectSharingTests {
+@Suite(.timeLimit(.minutes(10))) struct ConnectSharingTests {
     private func exchange(_ port: UInt16, seed: UInt64) async throws {
         let sent = Pattern.bytes(300_000, seed: seed)
         let (received, ending) = try await TCPClient.exchange(port: port, sending: sent)
@@ -41,16 +41,21 @@ import Testing
             try? third.write(Pattern.bytes(size, seed: 4))
             third.closeInput()
         }
-        #expect(try await third.exit(within: .seconds(60)) == .exited(0), "\(third.standardError.text)")
+        #expect(try await third.exit() == .exited(0), "\(third.standardError.text)")
         #expect(try await third.standardOutput.complete() == "\(Pattern.checksum(size, seed: 4)) \(size)\n")
 
         // Nobody has logged in a second time.
+        try await journey.sshd.logged("Accepted publickey")
         #expect(journey.sshd.log.components(separatedBy: "Accepted publickey").count == 2)
 
         let added = try await journey.run(shared + ["-O", "forward", "-L", "\(kept):localhost:\(backend.port)"])
         #expect(added.succeeded, "\(added.standardError)")
         #expect(added.standardOutput.contains("listening 127.0.0.1:\(kept)"))
         try await exchange(kept, seed: 2)
+        // As ssh: what is there is not asked for twice, and is there.
+        let twice = try await journey.run(shared + ["-O", "forward", "-L", "\(kept):localhost:\(backend.port)"])
+        #expect(twice.succeeded, "\(twice.standardError)")
+        #expect(twice.standardOutput.contains("listening 127.0.0.1:\(kept)"), "\(twice)")
         let checked = try await journey.run(shared + ["-O", "check"])
         #expect(checked.succeeded, "\(checked.standardError)")
         #expect(checked.standardOutput.contains("Master running (pid=\(master.pid))"))
@@ -78,6 +83,22 @@ import Testing
         #expect(gone.status == .exited(1))
         #expect(gone.standardError.contains("no process listens on"))
         await journey.stop()
+    }
+
+    /// An answer has a line for each forward: more than a client may say.
+    @Test func aLongAnswerIsNoEnd() async throws {
+        let journey = try await Journey()
+        let socket = journey.directory.path("control")
+        let shared = ["connect", journey.destination, "-S", socket] + journey.sshOptions
+        let places = (0..<250).map { journey.directory.path("forward-\($0)-with-a-name-that-takes-its-room") }
+        let master = try journey.start(shared + places.flatMap { ["-L", "\($0):localhost:9"] })
+        for place in places { _ = try await master.standardOutput.line(containing: "listening unix:\(place)") }
+        let checked = try await journey.run(shared + ["-O", "check"])
+        #expect(checked.succeeded, "\(checked.standardError)")
+        #expect(checked.standardOutput.utf8.count > 16 << 10)
+        for place in places { #expect(checked.standardOutput.contains("listening unix:\(place)")) }
+        #expect(try await journey.run(shared + ["-O", "exit"]).succeeded)
+        _ = try await master.exit(within: .seconds(60))
     }
 
     /// A port of the far side is free again once its forward was cancelled, with either engine.
@@ -118,13 +139,16 @@ import Testing
         try await journey.makeAuthority()
         #expect(try await journey.enroll(allow: backend.port).succeeded)
         let socket = journey.directory.path("device1.sock")
-        let master = try journey.start(["connect", "device1", "-S", socket])
+        // The device's node speaks plain TCP, whatever is asked for.
+        let master = try journey.start(["connect", "device1", "--multipath", "-S", socket])
         _ = try await master.standardOutput.line(containing: "path h2")
         let allowed = try await journey.run(
             ["connect", "device1", "-S", socket, "-W", "localhost:\(backend.port)"],
             input: Array("hello".utf8)
         )
         #expect(allowed.succeeded && allowed.standardOutput == "hello", "\(allowed)")
+        let checked = try await journey.run(["connect", "device1", "-S", socket, "-O", "check"])
+        #expect(checked.standardOutput.contains("plain TCP"), "\(checked)")
         let refused = try await journey.run(["connect", "device1", "-S", socket, "-W", "localhost:1"], input: [])
         #expect(refused.status == .exited(5), "\(refused)")
         #expect(refused.standardOutput.isEmpty)
@@ -172,7 +196,9 @@ import Testing
         // It is the master now.
         let checked = try await journey.run(shared + ["-O", "check"])
         #expect(checked.standardOutput.contains("Master running (pid=\(second.pid))"), "\(checked)")
-        await second.stop()
+        // A signal ends it in order still, as before it went on by itself.
+        second.signal(SIGTERM)
+        #expect(try await second.exit() == .exited(0))
         await journey.stop()
     }
 
@@ -278,6 +304,7 @@ import Testing
             (["-M"], 2, "-M needs -S"), (["-O", "check"], 2, "-O check needs -S"),
             (["-O", "forward", "-S", "/x"], 2, "-L, -R and -D"), (["-O", "exit", "-S", "/x", "-f"], 2, "-f"),
             (["-f", "-W", "a:1"], 2, "-W"), (["-o", "ControlMaster=sometimes"], 2, "ControlMaster"),
+            (["-o", "ControlPersist=sometimes"], 2, "ControlPersist"),
         ] as [([String], Int32, String)] {
             let output = try await journey.run(connect + arguments)
             #expect(output.status == .exited(code), "\(arguments): \(output)")

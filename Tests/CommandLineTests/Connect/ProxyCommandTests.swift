@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// `ProxyCommand bootstrap connect -W %h:%p GATEWAY`, for the programs that people use it with.
-@Suite(.timeLimit(.minutes(5))) struct ProxyCommandTests {
+@Suite(.timeLimit(.minutes(10))) struct ProxyCommandTests {
     /// ssh, and what starts it, with the mesh as the way.
     private struct Way {
         let journey: Journey

@@ -7,7 +7,7 @@ import TestPeers
 import Testing
 
 /// What others may reach on a device, from its enrolment on.
-@Suite(.serialized, .timeLimit(.minutes(5))) struct AllowedPortsTests {
+@Suite(.serialized, .timeLimit(.minutes(10))) struct AllowedPortsTests {
     @Test func whatIsAllowedStaysUntilItIsDenied() async throws {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
@@ -60,6 +60,17 @@ import Testing
         #expect(deny.succeeded, "\(deny.standardError)")
         #expect(try allowed() == ["\(server.port)"])
         #expect(deny.standardOutput == "dev7  allows \(server.port)\n")
+        let idle = try await owner.run(["deny", "dev7", "81", other])
+        #expect(idle.succeeded, "\(idle.standardError)")
+        #expect(
+            idle.standardOutput
+                == "dev7  did not allow 81, \(other): nothing was changed\ndev7  allows \(server.port)\n"
+        )
+        let twice = try await owner.run(["allow", "dev7", "\(server.port)"])
+        #expect(
+            twice.standardOutput
+                == "dev7  allowed \(server.port) already: nothing was changed\ndev7  allows \(server.port)\n"
+        )
         // Nothing else has changed, and the history has what did.
         #expect(try owner.devices.record(named: "dev7")?.serial == serial)
         #expect(try owner.devices.ledger.certificates(of: "dev7").count == 2)

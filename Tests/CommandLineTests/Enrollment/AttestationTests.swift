@@ -4,7 +4,7 @@ import Testing
 
 /// `enroll --attest host-key`: the device's host key signs the certificate request, and what it signed can be verified
 /// later, by anybody.
-@Suite(.timeLimit(.minutes(5))) struct AttestationTests {
+@Suite(.timeLimit(.minutes(10))) struct AttestationTests {
     private struct Device: Decodable {
         struct Record: Decodable {
             struct Attestation: Decodable {

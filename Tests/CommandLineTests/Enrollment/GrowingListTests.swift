@@ -5,7 +5,7 @@ import TestPeers
 import Testing
 
 /// A revocation list of more than a mebibyte, from the CA to a device and back.
-@Suite(.timeLimit(.minutes(5))) struct GrowingListTests {
+@Suite(.timeLimit(.minutes(10))) struct GrowingListTests {
     @Test func aLongListIsDeliveredAndRead() async throws {
         let server = try await OpenSSHServer()
         let owner = try await Operator()

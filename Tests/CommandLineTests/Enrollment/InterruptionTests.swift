@@ -63,7 +63,7 @@ extension EnrollmentOverSSHTests {
                 return false
             }
             #expect(status == .signalled(SIGKILL))
-            try await eventually("the device's side has noticed", within: .seconds(60)) {
+            try await eventually("the device's side has noticed") {
                 server.sessionProcesses.isEmpty
             }
             return true

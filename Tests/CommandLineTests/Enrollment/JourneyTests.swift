@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// What the README promises, with the real binary and real servers.
-@Suite(.timeLimit(.minutes(5))) struct JourneyTests {
+@Suite(.timeLimit(.minutes(10))) struct JourneyTests {
     @Test func anSSHLoginBecomesAMeshTunnelThatFallsBackAndReturns() async throws {
         let journey = try await Journey()
         let backend = try EchoServer()
@@ -25,7 +25,7 @@ import Testing
         try await exchange(port, seed: 2)
         _ = try await connect.standardOutput.line(containing: "path h2 → ")
         kill(node, SIGCONT)
-        _ = try await connect.standardOutput.line(containing: "→ h2: h2 is back and stable", within: .seconds(60))
+        _ = try await connect.standardOutput.line(containing: "→ h2: h2 is back and stable")
         try await exchange(port, seed: 3)
 
         connect.signal(SIGTERM)
@@ -86,12 +86,12 @@ import Testing
         let journey = try await Journey()
         let backend = try EchoServer()
         try await journey.makeAuthority()
-        let enrolled = try await journey.enroll(allow: backend.port, extra: ["--ttl", "3s"])
+        let enrolled = try await journey.enroll(allow: backend.port, extra: ["--ttl", "20s"])
         #expect(enrolled.succeeded, "\(enrolled.standardError)")
         let status = try await journey.run(["status", "device1", "--output", "json"])
         let devices = try JSONSerialization.jsonObject(with: Data(status.standardOutput.utf8)) as? [[String: Any]]
         let notAfter = try #require((devices?.first?["device"] as? [String: Any])?["notAfter"] as? Double)
-        try await eventually("the certificate has expired", within: .seconds(20)) {
+        try await eventually("the certificate has expired") {
             Date().timeIntervalSince1970 > notAfter
         }
         let refused = try await journey.run(
@@ -112,6 +112,40 @@ import Testing
         _ = try await connect.standardOutput.line(containing: "path h2: ")
         try await exchange(port, seed: 4)
         await connect.stop()
+        await journey.stop()
+    }
+
+    /// Agent and certificate are there, and nobody has recorded them: what to do about them is said, and works.
+    @Test func whatANodeThatCannotStartLeavesBehindIsNamedAndRemoved() async throws {
+        let journey = try await Journey()
+        let taken = try EchoServer(port: journey.hbonePort)
+        try await journey.makeAuthority()
+        let enrolled = try await journey.enroll(allow: 1)
+        #expect(enrolled.status == .exited(1), "\(enrolled)")
+        let base = journey.directory.path("device")
+        let command = "bootstrap unenroll \(journey.destination) --base '\(base)'"
+        #expect(enrolled.standardError.contains("no record here"), "\(enrolled.standardError)")
+        #expect(enrolled.standardError.contains(command), "\(enrolled.standardError)")
+        func unenroll() async throws -> ChildProcess.Output {
+            try await journey.run(["unenroll", journey.destination, "--base", base] + journey.sshOptions)
+        }
+        let removed = try await unenroll()
+        #expect(removed.succeeded && removed.standardOutput.contains("removed"), "\(removed)")
+        let nothing = try await unenroll()
+        #expect(nothing.succeeded && nothing.standardOutput.contains("nothing of ours is there"), "\(nothing)")
+        withExtendedLifetime(taken) {}
+        await journey.stop()
+    }
+
+    /// The second time its name means nothing any more.
+    @Test func whoIsUnenrolledTwiceIsTold() async throws {
+        let journey = try await Journey()
+        try await journey.makeAuthority()
+        #expect(try await journey.enroll(allow: 1).succeeded)
+        #expect(try await journey.run(["unenroll", "device1"] + journey.sshOptions).succeeded)
+        let again = try await journey.run(["unenroll", "device1"] + journey.sshOptions)
+        #expect(again.status == .exited(6), "\(again)")
+        #expect(again.standardError.contains("'device1' is not enrolled (any more)"), "\(again.standardError)")
         await journey.stop()
     }
 

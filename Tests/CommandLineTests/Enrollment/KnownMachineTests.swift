@@ -6,7 +6,7 @@ import TestPeers
 import Testing
 
 /// One machine has one name, and the names of the mesh's own services are no device's.
-@Suite(.serialized, .timeLimit(.minutes(5))) struct KnownMachineTests {
+@Suite(.serialized, .timeLimit(.minutes(10))) struct KnownMachineTests {
     @Test func aSecondNameIsSaidAndRefused() async throws {
         let server = try await OpenSSHServer()
         let owner = try await Operator()

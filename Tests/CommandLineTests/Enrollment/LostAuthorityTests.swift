@@ -6,7 +6,7 @@ import TestPeers
 import Testing
 
 /// What docs/identity.md says of a CA's key, a ledger and a home that were lost, with its commands.
-@Suite(.serialized, .timeLimit(.minutes(5))) struct LostAuthorityTests {
+@Suite(.serialized, .timeLimit(.minutes(10))) struct LostAuthorityTests {
     private func lists(_ path: String) throws -> [RevocationList] { try RevocationList.all(pem: AtomicFile.read(path)) }
 
     private func listed(at device: Device) throws -> Set<String> {

@@ -30,7 +30,7 @@ extension EnrollmentOverSSHTests {
 
         // Nobody is there at first: it is tried again.
         let log = owner.state + "/node.log"
-        try await eventually("a first attempt has failed", within: .seconds(60)) {
+        try await eventually("a first attempt has failed") {
             try String(contentsOfFile: log, encoding: .utf8).contains("certificate not renewed")
         }
         let issuer = try ChildProcess(
@@ -39,7 +39,7 @@ extension EnrollmentOverSSHTests {
             environment: environment(owner)
         )
         _ = try await issuer.standardOutput.line(containing: "ready issuer 127.0.0.1:\(port)")
-        try await eventually("the device is renewed", within: .seconds(60)) {
+        try await eventually("the device is renewed") {
             try owner.devices.record(named: "dev7")?.serial != before.serial
         }
         let after = try #require(try owner.devices.record(named: "dev7"))
@@ -82,8 +82,8 @@ extension EnrollmentOverSSHTests {
             """
         )
         let stranger = try ChildProcess(TestTools.bootstrap, ["node", "--config", file])
-        _ = try await issuer.standardError.line(containing: "it is not in the ledger", within: .seconds(60))
-        _ = try await stranger.standardError.line(containing: "certificate not renewed", within: .seconds(60))
+        _ = try await issuer.standardError.line(containing: "it is not in the ledger")
+        _ = try await stranger.standardError.line(containing: "certificate not renewed")
         let known = try owner.devices.ledger.certificates().map(\.command).sorted()
         #expect(known == ["ca issue", "enroll"], "nothing was signed")
         await stranger.stop()

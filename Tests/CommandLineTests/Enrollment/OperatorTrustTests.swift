@@ -8,7 +8,7 @@ import TestPeers
 import Testing
 
 /// The operator refuses whom he has revoked, and his issuer does: new connections, and those that stand.
-@Suite(.serialized, .timeLimit(.minutes(5))) struct OperatorTrustTests {
+@Suite(.serialized, .timeLimit(.minutes(10))) struct OperatorTrustTests {
     private func start(_ owner: Operator, _ arguments: [String]) throws -> ChildProcess {
         try ChildProcess(
             TestTools.bootstrap,
@@ -119,7 +119,7 @@ import Testing
         let (process, conversation) = try await connect(devices, to: "b")
         _ = try owner.devices.ledger.revoke(RevocationOrder(serials: [serial], reason: "leaked", by: "revoke"))
         #expect(try await conversation.end(finishing: false).1 == .broken(ECONNRESET))
-        _ = try await process.standardError.line(containing: "was revoked", within: .seconds(60))
+        _ = try await process.standardError.line(containing: "was revoked")
         await process.stop()
         let again = try await owner.run(["connect", "b", "-W", "localhost:\(devices.backend.port)"])
         #expect(again.status == .exited(4) && again.standardError.contains("was revoked"), "\(again.standardError)")

@@ -4,7 +4,7 @@ import Testing
 
 /// The present operator and a device of the release before (0.1.0, commit 8b34092): it is renewed, upgraded and
 /// removed.
-@Suite(.timeLimit(.minutes(5))) struct PreviousReleaseTests {
+@Suite(.timeLimit(.minutes(10))) struct PreviousReleaseTests {
     /// A binary of that release, for the variant in which its agent and its node take part.
     private static let binary = ProcessInfo.processInfo.environment["BOOTSTRAP_PREVIOUS"]
     private static let release = "0.1.0-a61355dc0d18"

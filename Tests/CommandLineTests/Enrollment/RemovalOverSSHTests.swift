@@ -37,6 +37,28 @@ extension EnrollmentOverSSHTests {
         #expect(try owner.devices.all() == [])
     }
 
+    @Test func aMachineThatIsGoneCanBeForgotten() async throws {
+        let server = try await OpenSSHServer()
+        let owner = try await Operator()
+        defer { owner.stopNode() }
+        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
+        await server.stop()
+        let unreachable = try await owner.run(["unenroll", "dev7"])
+        #expect(unreachable.status == .exited(6), "\(unreachable.standardError)")
+        for part in [
+            "Nothing was changed. If the machine is gone for good, bootstrap unenroll dev7 --forget",
+            "stays there: service, node, credential and agent, and others take its certificate until ",
+            "bootstrap revoke dev7 ends that before",
+        ] {
+            #expect(unreachable.standardError.contains(part), "\(unreachable.standardError)")
+        }
+        #expect(try owner.devices.all().count == 1)
+        let forgotten = try await owner.run(["unenroll", "dev7", "--forget"])
+        #expect(forgotten.succeeded, "\(forgotten.standardError)")
+        #expect(try owner.devices.all() == [])
+    }
+
     @Test func overSSHWithTheLedger() async throws {
         let server = try await OpenSSHServer()
         let owner = try await Operator()

@@ -7,7 +7,7 @@ import TestPeers
 import Testing
 
 /// `revoke` where something is in its way, and what becomes of a revocation that was cut.
-@Suite(.serialized, .timeLimit(.minutes(5))) struct RevocationCommandTests {
+@Suite(.serialized, .timeLimit(.minutes(10))) struct RevocationCommandTests {
     private func issue(_ owner: Operator, _ name: String, _ more: [String] = []) async throws -> String {
         let out = owner.home.path("issued-\(name)")
         let made = try await owner.run(["ca", "issue", "--id", "ns/prod/sa/\(name)", "--out", out] + more)

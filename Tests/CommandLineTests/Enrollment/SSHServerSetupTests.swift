@@ -5,7 +5,7 @@ import Testing
 
 /// `enroll --ssh-host-cert` and `--ssh-user-ca`: a real sshd, its configuration changed, tested, reloaded, and
 /// confirmed by new connections.
-@Suite(.timeLimit(.minutes(5))) struct SSHServerSetupTests {
+@Suite(.timeLimit(.minutes(10))) struct SSHServerSetupTests {
     /// A home without an agent, which makes an enrolment short, at an sshd that includes a directory.
     private struct Setup {
         let journey: Journey

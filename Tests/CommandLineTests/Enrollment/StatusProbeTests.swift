@@ -131,6 +131,40 @@ extension EnrollmentOverSSHTests {
         )
     }
 
+    /// A node goes on with what it has read; the next start finds what is there.
+    @Test func theProbeFindsWhatKeepsANodeFromStartingAgain() async throws {
+        let server = try await OpenSSHServer()
+        let owner = try await Operator()
+        defer { owner.stopNode() }
+        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
+        for (name, mention) in [
+            ("identity/key.pem", "no private key"), ("identity/root-cert.pem", "no certificate"),
+            ("node.yaml", "must be a mapping"),
+        ] {
+            let path = "\(owner.state)/\(name)"
+            let content = try Data(contentsOf: URL(filePath: path))
+            func write(_ data: Data) throws {
+                // In its place: these are links.
+                let file = try FileHandle(forWritingTo: URL(filePath: path))
+                try file.truncate(atOffset: 0)
+                try file.write(contentsOf: data)
+                try file.close()
+            }
+            try write(name == "node.yaml" ? Data("garbage\n".utf8) : Data())
+            let probed = try await owner.run(["status", "--probe", "dev7"])
+            #expect(probed.status == .exited(1), "\(name): \(probed.standardOutput)")
+            let text = "attention: dev7: its node cannot be started again: "
+            #expect(
+                probed.standardOutput.contains(text) && probed.standardOutput.contains(mention),
+                "\(name): \(probed.standardOutput)"
+            )
+            try write(content)
+        }
+        let fine = try await owner.run(["status", "--probe", "dev7"])
+        #expect(fine.succeeded, "\(fine.standardOutput)")
+    }
+
     @Test func theProbeVisitsDevicesWithoutAnAgent() async throws {
         let server = try await OpenSSHServer()
         let owner = try await Operator()

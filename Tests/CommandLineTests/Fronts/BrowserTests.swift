@@ -6,7 +6,7 @@ import Testing
 @Suite(
     .enabled(if: TestTools.isInstalled("chromium"), "chromium is not installed"),
     .serialized,
-    .timeLimit(.minutes(5))
+    .timeLimit(.minutes(10))
 )
 struct BrowserTests {
     /// The site and its WebSockets, and the nodes that lead there.

@@ -4,7 +4,7 @@ import Testing
 
 /// Services that people run, behind every kind of front: a database whose client upgrades to TLS inside and whose
 /// server answers late, and SSH, whose server speaks first.
-@Suite(.timeLimit(.minutes(5))) struct ServicesTests {
+@Suite(.timeLimit(.minutes(10))) struct ServicesTests {
     /// The fronts on 127.0.0.1, and what leads a program that knows of none through them.
     private struct Fronts {
         let nodes: IngressNodes

@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// gRPC through a gateway: grpcio on both sides, and a route that says that the workload speaks HTTP/2.
-@Suite(.timeLimit(.minutes(5))) struct GRPCIngressTests {
+@Suite(.timeLimit(.minutes(10))) struct GRPCIngressTests {
     final class Setup: Sendable {
         let server: ChildProcess
         let nodes: IngressNodes

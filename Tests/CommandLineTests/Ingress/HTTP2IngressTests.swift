@@ -4,7 +4,7 @@ import Testing
 
 /// A gateway as clients of HTTP/2 meet it: curl, h2load, and frames written by hand, before a server of HTTP/1.1 that
 /// shows what it gets.
-@Suite(.timeLimit(.minutes(5))) struct HTTP2IngressTests {
+@Suite(.timeLimit(.minutes(10))) struct HTTP2IngressTests {
     private typealias Setup = HTTPIngressTests.Setup
 
     private static func client(_ setup: Setup, _ arguments: String...) throws -> [String] {

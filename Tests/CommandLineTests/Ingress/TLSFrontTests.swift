@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// TLS that ends at a node, for clients that are no members of the mesh and for those that are.
-@Suite(.timeLimit(.minutes(5))) struct TLSFrontTests {
+@Suite(.timeLimit(.minutes(10))) struct TLSFrontTests {
     private static func listener(_ more: String = "") -> String {
         """
         - name: in

@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// Whoever shows a token of the issuer's comes in, and nobody else: curl, raw requests and two node processes.
-@Suite(.timeLimit(.minutes(5))) struct TokenIngressTests {
+@Suite(.timeLimit(.minutes(10))) struct TokenIngressTests {
     private final class Setup: Sendable {
         let issuer: TokenIssuer
         let server: ChildProcess
@@ -18,8 +18,8 @@ import Testing
                 to: [{hosts: ["web.mesh"], ports: [80]}]
             """
 
-        init() async throws {
-            issuer = try await TokenIssuer()
+        init(_ signer: TokenIssuer.Signer = .cryptography) async throws {
+            issuer = try await TokenIssuer(signer)
             server = try ChildProcess(
                 TestTools.python,
                 [TestTools.repository + "/Tests/Peers/http1/backend.py"],
@@ -91,6 +91,21 @@ import Testing
         // The log says why, and never the token.
         _ = try await setup.nodes.ingress.standardError.line { $0.contains("the token has ended") }
         #expect(!setup.nodes.ingress.standardError.text.contains(token.prefix(40)))
+        await setup.stop()
+    }
+
+    /// Keys and tokens of a library that many issuers use.
+    @Test func whatPyJWTHasSignedIsTakenForWhatItIs() async throws {
+        let setup = try await Setup(.pyJWT)
+        for (name, status) in [
+            ("good-rsa", 200), ("good-ec", 200), ("good-ed", 200), ("good-one-audience", 200), ("good-begun", 200),
+            ("bad-audience", 401), ("bad-ended", 401), ("bad-no-end", 401), ("bad-not-begun", 401),
+            ("bad-issuer", 401), ("bad-none", 401), ("bad-unknown-kid", 401), ("bad-other-key", 401),
+            ("bad-rs512", 401), ("bad-hmac-of-key", 401),
+        ] {
+            let text = try await setup.get("web", setup.issuer.token(name))
+            #expect(text.hasPrefix("HTTP/1.1 \(status) "), "\(name): \(text)")
+        }
         await setup.stop()
     }
 

@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// The access log of `bootstrap node`.
-@Suite(.timeLimit(.minutes(3))) struct AccessLogCommandTests {
+@Suite(.timeLimit(.minutes(10))) struct AccessLogCommandTests {
     private static func configuration(log: String, backend: UInt16) -> String {
         """
         identity: \(TestCertificates.shared.path(.client))

@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// Metrics and administration of `bootstrap node`.
-@Suite(.timeLimit(.minutes(3))) struct AdministrationCommandTests {
+@Suite(.timeLimit(.minutes(10))) struct AdministrationCommandTests {
     private static func configuration(backend: UInt16, entry: UInt16 = 0, _ more: String) -> String {
         """
         identity: \(TestCertificates.shared.path(.client))

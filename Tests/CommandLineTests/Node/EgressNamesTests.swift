@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// What names resolve to, and what is dialled of it: in a network with a name server that answers as it likes.
-@Suite(.enabled(if: getuid() == 0, "it needs namespaces"), .timeLimit(.minutes(5)))
+@Suite(.enabled(if: getuid() == 0, "it needs namespaces"), .timeLimit(.minutes(10)))
 struct EgressNamesTests {
     private static let site = """
         import os, socket, struct, subprocess, threading

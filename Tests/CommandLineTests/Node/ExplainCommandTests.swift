@@ -155,7 +155,7 @@ import Testing
             (["--from", "local", "--to", "db.prod"], "--to db.prod: authority 'db.prod' has no port"),
             (
                 ["--from", "ns/ops", "--to", "a:1", "--transport", "tcp"],
-                "--transport tcp: must be h2, h2-over-ssh or ssh"
+                "--transport tcp: must be one of h2, "
             ),
             (["--from", "locl", "--to", "a:1"], "not 'local' or 'anyone'; did you mean 'local'?"),
             (["--from", "local", "--to", "a:1", "--source-ip", "127.1"], "--source-ip 127.1: is not an IP address"),

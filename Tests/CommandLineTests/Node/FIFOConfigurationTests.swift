@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// A named pipe in the place of the configuration: nobody writes to it, and the node must not wait for that.
-@Suite(.timeLimit(.minutes(3))) struct FIFOConfigurationTests {
+@Suite(.timeLimit(.minutes(10))) struct FIFOConfigurationTests {
     private let directory = TemporaryDirectory()
     private let message = "node.yaml: cannot be read: it is not a regular file"
 

@@ -73,7 +73,7 @@ import Testing
             (["--listener", "db", "--to", "a:1"], "listener db leads to web.mesh:80 only"),
             (["--listener", "socks"], "say with --to where the stream goes"),
             (["--listener", "socks", "--from", "local", "--to", "a:1"], "leave --from away"),
-            (["--to", "a:1"], "'--from <ID>'"),
+            (["--to", "a:1"], "--from is missing"),
         ] {
             let output = try await ChildProcess.run(TestTools.bootstrap, ["explain", "--config", file] + arguments)
             #expect(output.status == .exited(2))

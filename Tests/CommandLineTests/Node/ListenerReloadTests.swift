@@ -5,7 +5,7 @@ import TestPeers
 import Testing
 
 /// Listeners that come, go and change while the node runs: real processes, SIGHUP, real connections.
-@Suite(.timeLimit(.minutes(5))) struct ListenerReloadTests {
+@Suite(.timeLimit(.minutes(10))) struct ListenerReloadTests {
     /// A node that dials directly, and two services with answers of their own.
     private final class Bench: Sendable {
         let directory = TemporaryDirectory()
@@ -129,7 +129,7 @@ import Testing
             "ready b 127.0.0.1:\(third)",
         ]
         try await eventually("each is ready once") { bench.ready == expected }
-        #expect(await bench.node.stop() == .exited(0))
+        #expect(await bench.node.stop(grace: .seconds(60)) == .exited(0))
     }
 
     /// Connections are made all the time, and none is refused; nor is one to a gateway, whose listeners need more than
@@ -153,7 +153,7 @@ import Testing
             for _ in 0..<3 { group.addTask { await callers.call(port) } }
             func more() async throws {
                 let before = await callers.completed
-                try await eventually("calls go on", within: .seconds(60)) {
+                try await eventually("calls go on") {
                     let (completed, failures) = await (callers.completed, callers.failures)
                     return completed >= before + 10 || !failures.isEmpty
                 }
@@ -178,7 +178,7 @@ import Testing
         try await bench.reload(["{name: socks, bind: \"127.0.0.1:\(port)\", protocol: socks5}"])
         #expect(try await bench.port(of: "socks") == port)
         #expect(try await Self.method(port) == "0")
-        #expect(await bench.node.stop() == .exited(0))
+        #expect(await bench.node.stop(grace: .seconds(60)) == .exited(0))
     }
 
     /// A listener for all addresses in the place of one for loopback, and back: the kernel takes them for a conflict.
@@ -198,7 +198,7 @@ import Testing
             #expect(await !bench.isRefused(port))
             #expect(try await stream.echo([7]) == [7])
         }
-        #expect(await bench.node.stop() == .exited(0))
+        #expect(await bench.node.stop(grace: .seconds(60)) == .exited(0))
     }
 
     @Test func aListenerThatCannotBeHadChangesNothing() async throws {
@@ -241,7 +241,7 @@ import Testing
         try await bench.echoes(other)
         #expect(await bench.isRefused(gone))
         #expect(try await stream.echo([2]) == [2])
-        #expect(await bench.node.stop() == .exited(0))
+        #expect(await bench.node.stop(grace: .seconds(60)) == .exited(0))
     }
 
     @Test func manyReloadsCutNoStream() async throws {
@@ -272,7 +272,7 @@ import Testing
         #expect(bench.echo.accepted == 200)
         let descriptors = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(bench.node.pid)/fd").count
         #expect(descriptors < 480, "two for each stream, and no listeners of earlier rounds")
-        #expect(await bench.node.stop() == .exited(0))
+        #expect(await bench.node.stop(grace: .seconds(60)) == .exited(0))
     }
 
     @Test func aNodeThatDrainsOpensNothing() async throws {
@@ -308,7 +308,7 @@ import Testing
         #expect(try await old.exit() == .exited(0))
         try await bench.echoes(port)
         try await bench.echoes(other)
-        #expect(await bench.node.stop() == .exited(0))
+        #expect(await bench.node.stop(grace: .seconds(60)) == .exited(0))
     }
 
     /// Passwords are for whom the new file says, on connections that come.
@@ -326,7 +326,7 @@ import Testing
         #expect(try await Self.method(port) == "2")
         try await bench.reload([socks("")])
         #expect(try await Self.method(port) == "0")
-        #expect(await bench.node.stop() == .exited(0))
+        #expect(await bench.node.stop(grace: .seconds(60)) == .exited(0))
     }
 
     /// A name server that a reload adds answers, over both, and its names are known to the rest of the node.
@@ -357,7 +357,7 @@ import Testing
         #expect(await bench.isRefused(names))
         let expected = ["ready a 127.0.0.1:\(port)", "ready names 127.0.0.1:\(names)"]
         try await eventually("each is ready once") { bench.ready == expected }
-        #expect(await bench.node.stop() == .exited(0))
+        #expect(await bench.node.stop(grace: .seconds(60)) == .exited(0))
     }
 
     // MARK: -

@@ -3,7 +3,7 @@ import TestPeers
 import Testing
 
 /// Names on a machine whose name server never answers, in a network and with files of its own.
-@Suite(.enabled(if: getuid() == 0, "it needs namespaces"), .timeLimit(.minutes(5)))
+@Suite(.enabled(if: getuid() == 0, "it needs namespaces"), .timeLimit(.minutes(10)))
 struct NameResolutionTests {
     private let directory = TemporaryDirectory()
 

@@ -4,7 +4,7 @@ import TestPeers
 import Testing
 
 /// The end of a node process, and its replacement by another one: real processes, real signals.
-@Suite(.timeLimit(.minutes(5))) struct TakeoverTests {
+@Suite(.timeLimit(.minutes(10))) struct TakeoverTests {
     /// The configurations of a server and of a client node, each with a runtime directory.
     final class Bench: Sendable {
         let directory = TemporaryDirectory()
@@ -92,7 +92,7 @@ import Testing
             for index in 0..<4 { group.addTask { await callers.call(entry, seed: UInt64(index)) } }
             func more() async throws {
                 let before = await callers.completed
-                try await eventually("calls go on", within: .seconds(60)) {
+                try await eventually("calls go on") {
                     let (completed, failures) = await (callers.completed, callers.failures)
                     return completed >= before + 20 || !failures.isEmpty
                 }
@@ -225,7 +225,7 @@ import Testing
         #expect(received == [1, 2, 3])
         #expect(ending == .endOfStream)
         await client.stop()
-        #expect(await server.stop() == .exited(0))
+        #expect(await server.stop(grace: .seconds(60)) == .exited(0))
     }
 
     // MARK: Signals

@@ -19,7 +19,7 @@ struct Operator {
     }
 
     /// Runs `bootstrap` without a terminal, as a script would.
-    func run(_ arguments: [String], within limit: Duration = .seconds(120)) async throws -> ChildProcess.Output {
+    func run(_ arguments: [String], within limit: Duration = .seconds(240)) async throws -> ChildProcess.Output {
         try await ChildProcess.run(
             "setsid",
             ["--wait", TestTools.bootstrap] + arguments,

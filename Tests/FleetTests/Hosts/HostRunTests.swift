@@ -5,7 +5,7 @@ import Testing
 @testable import Fleet
 
 /// The one parallel loop over hosts.
-@Suite(.timeLimit(.minutes(1))) struct HostRunTests {
+@Suite(.timeLimit(.minutes(10))) struct HostRunTests {
     /// How many bodies run at a time, and how many have begun.
     private final class Count: Sendable {
         private let state = Mutex((running: 0, most: 0, begun: 0))

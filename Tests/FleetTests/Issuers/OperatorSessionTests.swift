@@ -8,7 +8,7 @@ import Testing
 @testable import MeshIdentity
 
 /// The operator's credential while a command runs.
-@Suite(.timeLimit(.minutes(1))) struct OperatorSessionTests {
+@Suite(.timeLimit(.minutes(10))) struct OperatorSessionTests {
     private let home = TemporaryDirectory()
 
     /// A look fails, and then the same files, as far as the kernel says, have a revocation.

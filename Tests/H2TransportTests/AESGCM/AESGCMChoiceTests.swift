@@ -6,7 +6,7 @@ import Testing
 @testable import H2Transport
 
 /// When ours runs, and for whom.
-@Suite(.timeLimit(.minutes(3))) struct AESGCMChoiceTests {
+@Suite(.timeLimit(.minutes(10))) struct AESGCMChoiceTests {
     private let old: UInt = 0x3000_0130
     private let new: UInt = 0x3010_0000
 

@@ -6,7 +6,7 @@ import Testing
 @testable import H2Transport
 
 /// As an OpenSSL cipher: whatever a program does with it, it answers as OpenSSL's own does.
-@Suite(.timeLimit(.minutes(3))) struct AESGCMProviderTests {
+@Suite(.timeLimit(.minutes(10))) struct AESGCMProviderTests {
     private let iv = [UInt8](20..<32)
     private func key(_ length: Int) -> [UInt8] { Array(40..<UInt8(40 + length)) }
 
@@ -219,6 +219,7 @@ import Testing
                     }
                     if !results[0] {
                         // OpenSSL's own goes on after a wrong tag; ours waits for the next IV.
+                        if iv.count != ivLength { iv = chance.bytes(ivLength) }
                         #expect(both.map { $0.start(key: nil, iv: iv, encrypts: encrypts) } == [true, true])
                     }
                 case 10:

@@ -6,7 +6,7 @@ import Testing
 @testable import H2Transport
 
 /// Against Python's `cryptography`, which brings an OpenSSL of its own, and against the OpenSSL of this process.
-@Suite(.timeLimit(.minutes(5))) struct AESGCMVectorTests {
+@Suite(.timeLimit(.minutes(10))) struct AESGCMVectorTests {
     /// Every byte and every length is another one; the same in the script below.
     private static func bytes(_ count: Int, _ start: Int = 0) -> [UInt8] {
         (start..<start + count).map { UInt8(truncatingIfNeeded: $0 &* 131 &+ ($0 >> 8) &* 7) }

@@ -6,7 +6,7 @@ import TestPeers
 import Testing
 
 /// What the listener asks before it answers, and how it stops.
-@Suite(.timeLimit(.minutes(3))) struct HBONEListenerTests {
+@Suite(.timeLimit(.minutes(10))) struct HBONEListenerTests {
     static func source(_ kind: TestCertificates.Kind) -> CredentialSource {
         .directory(TestCertificates.shared.path(kind))
     }

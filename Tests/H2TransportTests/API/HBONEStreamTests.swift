@@ -4,7 +4,7 @@ import TestPeers
 import Testing
 
 /// Streams of the public API from end to end: client, TLS, HTTP/2, listener, handler.
-@Suite(.timeLimit(.minutes(3))) struct HBONEStreamTests {
+@Suite(.timeLimit(.minutes(10))) struct HBONEStreamTests {
     @Test("bytes go both ways at once, complete and in order", arguments: [1, 2])
     func bothWays(loops: Int) async throws {
         let bytes = 5_000_000

@@ -9,7 +9,7 @@ import Testing
 @testable import H2Transport
 
 /// Who looks whether somebody was revoked, and how often it is said that this cannot be told.
-@Suite(.timeLimit(.minutes(2))) struct RevocationLookTests {
+@Suite(.timeLimit(.minutes(10))) struct RevocationLookTests {
     private enum Opening {
         @TaskLocal static var isUnderWay = false
     }

@@ -8,7 +8,7 @@ import Testing
 
 /// A connection that stands is cut when its peer's certificate is revoked, without another connection that comes or a
 /// stream that is opened.
-@Suite(.timeLimit(.minutes(3))) struct RevokedPeerTests {
+@Suite(.timeLimit(.minutes(10))) struct RevokedPeerTests {
     private let directory = TemporaryDirectory()
     private let ca: EmbeddedCA
 

@@ -5,7 +5,7 @@ import TestPeers
 import Testing
 
 /// Many requests at once, and some that nobody answers.
-@Suite(.timeLimit(.minutes(2))) struct BurstTests {
+@Suite(.timeLimit(.minutes(10))) struct BurstTests {
     private final class Held: @unchecked Sendable {
         // @unchecked Sendable: touched on the server's loop only.
         var requests: [PendingConnect] = []

@@ -94,11 +94,46 @@ import Testing
         #expect(trace.traceID == "0af7651916cd43dd8448eb211c80319c")
     }
 
+    /// Each place takes the digits of hexadecimal in lower case, and no other byte.
+    @Test func traceParentDigits() {
+        let field = Array("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".utf8)
+        let digits = Array("0123456789abcdef".utf8)
+        for place in Array(3..<35) + Array(36..<52) + [53, 54] {
+            for byte in 0...127 as ClosedRange<UInt8> {
+                var changed = field
+                changed[place] = byte
+                let text = String(decoding: changed, as: UTF8.self)
+                let trace = TraceParent(parsing: text)
+                #expect((trace != nil) == digits.contains(byte), "\(text.debugDescription)")
+                if let trace { #expect(trace.description == text) }
+            }
+            for text in ["\u{80}", "é", "\u{ff}"] {
+                var changed = field
+                changed.replaceSubrange(place...place, with: Array(text.utf8))
+                #expect(TraceParent(parsing: String(decoding: changed, as: UTF8.self)) == nil)
+            }
+        }
+        for first in digits.indices.dropFirst() {
+            let trace = TraceParent(
+                parsing: "00-" + String(repeating: "f", count: 32) + "-0\(String(first, radix: 16))00000000000000-a1"
+            )
+            #expect(trace?.high == .max && trace?.low == .max && trace?.parent == UInt64(first) << 56)
+            #expect(trace?.flags == 0xa1)
+        }
+    }
+
     @Test func aTraceBegins() throws {
         var identifiers = IdentifierGenerator()
         let traces = (0..<1000).map { _ in TraceParent(using: &identifiers) }
         #expect(Set(traces.map(\.traceID)).count == 1000)
         for trace in traces { #expect(TraceParent(parsing: trace.description) == trace) }
         #expect(TraceParent().description.hasSuffix("-00"))
+        // What both ends of a connection make of a stream's number.
+        let made = (0..<1000).map { TraceParent(of: 2 * $0 + 1, on: (7, .max - 100)) }
+        #expect(Set(made.map(\.traceID)).count == 1000 && Set(made.map(\.parent)).count == 1000)
+        #expect(
+            made[3] == TraceParent(of: 7, on: (7, .max - 100)) && made[3] != TraceParent(of: 7, on: (8, .max - 100))
+        )
+        for trace in made { #expect(TraceParent(parsing: trace.description) == trace) }
     }
 }

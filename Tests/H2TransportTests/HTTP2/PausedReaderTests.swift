@@ -5,7 +5,7 @@ import TestPeers
 import Testing
 
 /// Readers that take nothing for longer than ``H2Configuration/Limits/stallTimeout``.
-@Suite(.timeLimit(.minutes(2))) struct PausedReaderTests {
+@Suite(.timeLimit(.minutes(10))) struct PausedReaderTests {
     private static let bytes = 20_000_000
 
     /// A stream of a peer that has proved who it is, whose reader stops at once.

@@ -5,7 +5,7 @@ import Testing
 @testable import H2Transport
 
 /// Corners of RFC 9113: what a peer must not do, and what becomes of it.
-@Suite(.timeLimit(.minutes(2))) struct RuleTests {
+@Suite(.timeLimit(.minutes(10))) struct RuleTests {
     /// With a budget that no other test uses.
     private var configuration: H2Configuration {
         var configuration = H2Configuration.defaults

@@ -55,7 +55,7 @@ import Testing
                 $0.client?.send(bytes, seed: 1)
                 $0.server?.send(bytes + 7, seed: 2)
             }
-            try await ends.until("both directions end", within: .seconds(60)) {
+            try await ends.until("both directions end") {
                 $0.client?.readEnded == true && $0.server?.readEnded == true
             }
             let sums = try await ends { ($0.client?.takeChecksum() ?? "", $0.server?.takeChecksum() ?? "") }

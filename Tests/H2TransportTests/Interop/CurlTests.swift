@@ -6,7 +6,7 @@ import Testing
 
 /// libcurl (8.1 or newer) as a client that knows nothing of HBONE: our server is an HTTPS proxy over HTTP/2 to it,
 /// which asks for a client certificate.
-@Suite(.timeLimit(.minutes(2)))
+@Suite(.timeLimit(.minutes(10)))
 struct CurlTests {
     private static let bytes = 8_000_000
 

@@ -42,11 +42,32 @@ import Testing
             try await user { $0.open(sink.authority, method: method, keepsBytes: true) }
             try await user.until("the tunnel opens") { $0.streams.count == 1 || !$0.failures.isEmpty }
             try await user { $0.streams.first?.send(Self.bytes) }
-            try await user.until("the answer is read", within: .seconds(60)) { $0.streams.first?.readEnded == true }
+            try await user.until("the answer is read") { $0.streams.first?.readEnded == true }
             let text = try await user { $0.streams[0].text }
             #expect(text == "\(Pattern.checksum(Self.bytes)) \(Self.bytes)\n")
         }
         sink.close()
+    }
+
+    @Test("Envoy gets the trace that this side records: its SETTINGS do not say that it makes it")
+    func trace() async throws {
+        let echo = try EchoServer()
+        var configuration = H2ClientPool.Configuration.defaults
+        configuration.http2.traces = .foreign
+        try await withTerminator(pool: configuration) { user, _ in
+            for count in 1...2 {
+                try await user { $0.open(echo.authority) }
+                try await user.until("the tunnel opens") { $0.streams.count == count || !$0.failures.isEmpty }
+            }
+            let seen = try await user { user in
+                user.streams.compactMap { $0.stream as? H2Stream }.map {
+                    ($0.response?.headers["x-seen-traceparent"], $0.ownTrace?.description)
+                }
+            }
+            #expect(seen.count == 2)
+            for (seen, recorded) in seen { #expect(seen != nil && seen == recorded, "\(seen ?? "nothing")") }
+        }
+        echo.close()
     }
 
     @Test("down through Envoy, the server ends first: a clean end although Envoy resets what we might still send")
@@ -59,7 +80,7 @@ import Testing
         configuration.http2.limits.queuedBytes = 64 << 20
         try await withTerminator(pool: configuration) { user, _ in
             try await user { $0.open(source.authority) }
-            try await user.until("everything is read", within: .seconds(60)) { $0.streams.first?.readEnded == true }
+            try await user.until("everything is read") { $0.streams.first?.readEnded == true }
             let checksum = try await user { $0.streams[0].takeChecksum() }
             #expect(checksum == Pattern.checksum(Self.bytes))
         }
@@ -74,7 +95,7 @@ import Testing
         configuration.http2.windows.stream = 65535
         try await withTerminator(pool: configuration) { user, _ in
             try await user { $0.open(source.authority) }
-            try await user.until("the stream is over", within: .seconds(60)) { user in
+            try await user.until("the stream is over") { user in
                 user.streams.first.map { $0.readEnded || $0.failed } == true
             }
             let (count, failure) = try await user { ($0.streams[0].receivedCount, $0.streams[0].stream.failure?.code) }
@@ -127,7 +148,7 @@ import Testing
         let count = limit * 5 / 2
         try await withTerminator(streams: limit) { user, _ in
             try await user { user in for _ in 0..<count { user.open(echo.authority) } }
-            try await user.until("all tunnels open", within: .seconds(60)) {
+            try await user.until("all tunnels open") {
                 $0.streams.count == count || !$0.failures.isEmpty
             }
             let (connected, failures) = try await user { ($0.connected, $0.failures) }
@@ -174,7 +195,7 @@ import Testing
             try await user { $0.open(sink.authority, keepsBytes: true) }
             try await user.until("the second tunnel opens") { $0.streams.count == 2 }
             try await user { $0.streams[1].send(Self.bytes) }
-            try await user.until("the answer is read", within: .seconds(60)) { $0.streams[1].readEnded }
+            try await user.until("the answer is read") { $0.streams[1].readEnded }
             let (text, stalled) = try await user { ($0.streams[1].text, $0.streams[0].receivedCount) }
             #expect(text == "\(Pattern.checksum(Self.bytes)) \(Self.bytes)\n")
             #expect(stalled == 1000)
@@ -257,7 +278,7 @@ import Testing
                 try await application { try $0.connect(port, on: server.loop) }
                 try await application.until("Envoy accepts") { $0.ends.count == index + 1 }
                 try await application { $0.ends[index].send(Self.bytes) }
-                try await application.until("the answer is read", within: .seconds(60)) { $0.ends[index].readEnded }
+                try await application.until("the answer is read") { $0.ends[index].readEnded }
                 let text = try await application { $0.ends[index].text }
                 #expect(text == "\(Pattern.checksum(Self.bytes)) \(Self.bytes)\n")
             }
@@ -277,7 +298,7 @@ import Testing
         let source = try SourceServer(count: Self.bytes)
         try await withOriginator(to: source.authority) { server, application, connect, _ in
             try await application { try $0.connect(connect, on: server.loop) }
-            try await application.until("everything is read", within: .seconds(60)) { $0.ends.first?.readEnded == true }
+            try await application.until("everything is read") { $0.ends.first?.readEnded == true }
             let count = try await application { $0.ends[0].receivedCount }
             #expect(count == Self.bytes)
             try await application { $0.ends[0].send("late words", finish: true) }

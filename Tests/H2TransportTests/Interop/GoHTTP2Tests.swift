@@ -5,7 +5,7 @@ import TestPeers
 import Testing
 
 /// Go's `golang.org/x/net/http2` on Go's own TLS, as server of our client and as client of our server.
-@Suite(.timeLimit(.minutes(6)))
+@Suite(.timeLimit(.minutes(10)))
 struct GoHTTP2Tests {
     private static let bytes = 8_000_000
 

@@ -9,7 +9,7 @@ import Testing
 ///
 /// The load balancer changes nothing, half-close and resets included. The hop carries bytes and the client's end; for a
 /// server that ends first, and for a backend's reset, see the tests.
-@Suite(.timeLimit(.minutes(2)))
+@Suite(.timeLimit(.minutes(10)))
 struct HAProxyTests {
     private static let bytes = 8_000_000
 

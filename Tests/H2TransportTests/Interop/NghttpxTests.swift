@@ -9,7 +9,7 @@ import Testing
 ///
 /// It carries bytes, the server's end and the client's reset; the client's end it keeps to itself, so that nothing that
 /// waits for one works through it, and a backend's reset it passes on as an end.
-@Suite(.timeLimit(.minutes(2)))
+@Suite(.timeLimit(.minutes(10)))
 struct NghttpxTests {
     private static let bytes = 8_000_000
 

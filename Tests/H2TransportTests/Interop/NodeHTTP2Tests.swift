@@ -4,7 +4,7 @@ import TestPeers
 import Testing
 
 /// Node's `http2`, as server of our client and as client of our server.
-@Suite(.timeLimit(.minutes(3)))
+@Suite(.timeLimit(.minutes(10)))
 struct NodeHTTP2Tests {
     private static let bytes = 8_000_000
 

@@ -5,7 +5,7 @@ import Testing
 
 /// An emulation of Istio's ztunnel on python-h2: its settings, its answers and its habits, not its code. No ztunnel
 /// runs here.
-@Suite(.timeLimit(.minutes(3)))
+@Suite(.timeLimit(.minutes(10)))
 struct ZtunnelProfileTests {
     private static let bytes = 4_000_000
 

@@ -7,7 +7,7 @@ import Testing
 
 /// Nothing that the pool was asked for fails because a server goes away at a bad moment. The servers are python-h2
 /// processes that are moved by hand.
-@Suite(.timeLimit(.minutes(5))) struct GoAwayTests {
+@Suite(.timeLimit(.minutes(10))) struct GoAwayTests {
     @Test("a GOAWAY that refuses the request: it is repeated on a new connection")
     func refusedByGoAway() async throws {
         let metrics = TestMetrics()

@@ -9,7 +9,7 @@ import Testing
 @testable import H2Transport
 
 /// When the pool makes another connection, and when it lets one go.
-@Suite(.timeLimit(.minutes(5))) struct PoolTests {
+@Suite(.timeLimit(.minutes(10))) struct PoolTests {
     private func withMesh(
         server: HBONEServer.Configuration = .defaults,
         pool: H2ClientPool.Configuration = .defaults,

@@ -248,7 +248,7 @@ import Testing
     }
 
     /// Quadratic, this took minutes.
-    @Test("many who wait, and a connection that came to nothing: each is looked at once", .timeLimit(.minutes(2)))
+    @Test("many who wait, and a connection that came to nothing: each is looked at once", .timeLimit(.minutes(10)))
     func manyWaiting() async {
         // Not on a thread of the pool, which other tests need.
         let (failed, count) = await withCheckedContinuation { continuation in

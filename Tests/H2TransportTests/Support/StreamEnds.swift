@@ -166,7 +166,7 @@ struct OnLoop<Value> {
     /// Waits until `condition` holds on the loop.
     func until(
         _ what: String,
-        within limit: Duration = .seconds(20),
+        within limit: Duration = .seconds(90),
         _ condition: @escaping @Sendable (Value) -> Bool
     ) async throws {
         try await eventually(what, within: limit) { try await self(condition) }

@@ -173,6 +173,8 @@ func withAttackedClient(
         try await client.until("the other stream opens") { $0.uploader != nil && $0.upload != nil }
         try await client { $0.uploader?.send(half, seed: 1, finish: false) }
         try await client.until("its first bytes arrive") { $0.upload?.receivedCount == half }
+        // Until the server's SETTINGS have come, one stream is assumed: the next would be refused.
+        try await client.until("the server says how many streams it takes") { $0.connection.availableStreams > 1 }
 
         try await attack(client, peer)
 

@@ -5,7 +5,7 @@ import Testing
 @testable import MeshPaths
 
 /// What goes over the wire, against docs/vectors/resumption.txt and against whatever else may come.
-@Suite(.timeLimit(.minutes(5))) struct ResumptionWireTests {
+@Suite(.timeLimit(.minutes(10))) struct ResumptionWireTests {
     private static func vectors(_ kind: String) throws -> [[String]] {
         let file = URL(fileURLWithPath: #filePath)
             .appendingPathComponent("../../../../docs/vectors/resumption.txt")
@@ -86,7 +86,9 @@ import Testing
     @Test("tickets, tokens and requests are those of the vectors") func tickets() throws {
         let vector = try #require(try Self.vectors("ticket").first)
         let ticket = try #require(ResumptionTicket(vector[0]))
-        #expect(ticket.field == vector[0] && "\(ticket.id)" == vector[2] && ticket.secret == Self.bytes(vector[4]))
+        #expect(
+            ticket.field == vector[0] && "\(ticket.id)" == vector[2] && ticket.secret.bytes == Self.bytes(vector[4])
+        )
         for vector in try Self.vectors("resume") {
             let request = ResumptionRequest(
                 ticket,
@@ -95,7 +97,7 @@ import Testing
             )
             #expect(request.field == vector[2])
             #expect(ResumptionRequest(vector[2]) == request && request.isProved(by: ticket))
-            let other = ResumptionTicket(id: ticket.id, secret: ticket.secret.reversed())
+            let other = ResumptionTicket(id: ticket.id, secret: .init(high: ticket.secret.low, low: ticket.secret.high))
             #expect(!request.isProved(by: other))
         }
         // A token is good for its generation only.

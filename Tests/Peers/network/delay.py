@@ -1,6 +1,6 @@
 """A long link, in user space: relays TCP connections with a delay and a rate in each direction.
 
-    delay.py HOST:PORT [--round-trip MS] [--rate BYTES-PER-SECOND]
+    delay.py HOST:PORT [--bind ADDRESS] [--round-trip MS] [--rate BYTES-PER-SECOND]
 
 Prints the port that it listens on, and ends with its standard input. A stand-in for tc-netem, which not every kernel has: it
 delays bytes, not packets, so TCP itself sees no distance; what is above TCP does. Like a router, each direction has a queue of
@@ -84,13 +84,14 @@ class Direction:
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("target")
+    parser.add_argument("--bind", default="127.0.0.1")
     parser.add_argument("--round-trip", type=float, default=100, help="milliseconds")
     parser.add_argument("--rate", type=float, default=125e6, help="bytes per second, each way")
     arguments = parser.parse_args()
     host, _, port = arguments.target.rpartition(":")
     delay = arguments.round_trip / 2000
 
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server((arguments.bind, 0))
     print(listener.getsockname()[1], flush=True)
 
     def accept():

@@ -125,6 +125,7 @@ struct Home {
                     ControlPath none
                 Host dev
                     ControlMaster auto
+                    ControlPersist 1m30s
                     ControlPath ~/.ssh/cm-%r@%h:%p
                     ExitOnForwardFailure yes
                     User ada
@@ -135,7 +136,16 @@ struct Home {
         let dev = try home.resolve("dev")
         #expect(dev.controlPath == home.directory.path(".ssh/cm-ada@dev:22"))
         #expect(dev.controlMaster == .auto && dev.exitOnForwardFailure && !dev.controlPathIsTyped)
+        #expect(dev.controlPersist == .yes(.seconds(90)))
         #expect(try home.resolve("none").controlPath == nil)
+        #expect(try home.resolve("none").controlPersist == .no)
+        // Of ssh_config(5): 0 is as yes.
+        for (text, expected) in [("yes", .yes(nil)), ("0", .yes(nil)), ("no", .no), ("5", .yes(.seconds(5)))]
+            as [(String, ControlPersist)]
+        {
+            let typed = SSHArguments(options: ["ControlPersist=\(text)"])
+            #expect(try home.resolve("dev", typed).controlPersist == expected)
+        }
         // Most commands have no use for it.
         #expect(try home.resolve("strange").controlPath == nil)
         let typed = try home.resolve("dev", SSHArguments(options: ["ControlPath=/run/x", "ControlMaster autoask"]))

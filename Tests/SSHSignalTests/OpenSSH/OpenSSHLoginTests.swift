@@ -161,7 +161,7 @@ import Testing
         let client = try await login.connect(on: testLoops.next())
         #expect(client.hostKey.fingerprint == (try await server.hostKeyFingerprint()))
         #expect(try await client.run("echo there").text == "there\n")
-        #expect(jump.log.contains("Accepted publickey"))
+        try await jump.logged("Accepted publickey")
         let master = try await client.master()
         await client.close()
         try await eventually("nothing is left") { isGone(master) }

@@ -75,6 +75,7 @@ import Testing
         await second.close()
         // That key first, and no other one was refused on the way.
         let fingerprint = try await OpenSSHServer.fingerprint(key)
+        try await server.logged("Accepted publickey", count: 2)
         let taken = server.log.split(whereSeparator: \.isNewline).filter { $0.contains("Accepted publickey") }
         #expect(taken.count == 2 && taken.allSatisfy { $0.contains(fingerprint) }, "\(server.log)")
         await server.stop()

@@ -36,6 +36,11 @@ import Testing
             try call("takeRevocations \(lists)")
             return true
         }
+        mutating func offer(for offer: SignalMessage.Offer) -> SignalMessage.Offer {
+            calls.append("offer, known \(offer.known ?? 0)")
+            return .init(generation: 4, candidates: [.init(address: "10.0.0.7:15008")])
+        }
+        mutating func note(_ outcome: SignalMessage.Outcome) { calls.append("outcome \(outcome.reason)") }
         mutating func endpoints() -> SignalMessage.Endpoints {
             calls.append("endpoints")
             return .init(hbone: ["10.0.0.7:15008"])
@@ -75,6 +80,20 @@ import Testing
         conversation.received(.message(.bye(.init())))
         #expect(sent(&conversation) == ["closed: well"])
         #expect(conversation.device.calls == ["prepareKey", "install"])
+    }
+
+    @Test("an offer is answered by another one, and its outcome by nothing")
+    func anOffer() {
+        var conversation = conversation()
+        _ = sent(&conversation)
+        conversation.received(.message(.hello(Sample.hello)))
+        conversation.received(.message(.offer(.init(known: 3))))
+        #expect(sent(&conversation) == ["offer"])
+        conversation.received(.message(.outcome(.init(generation: 4, tried: [], chosen: "ssh", reason: "why"))))
+        #expect(sent(&conversation) == [])
+        conversation.received(.message(.bye(.init())))
+        #expect(sent(&conversation) == ["closed: well"])
+        #expect(conversation.device.calls == ["offer, known 3", "outcome why"])
     }
 
     @Test func aChangeOfAccess() {

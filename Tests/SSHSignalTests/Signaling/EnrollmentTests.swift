@@ -20,7 +20,7 @@ import Testing
             minimumVersion: 1,
             software: "test",
             clock: now,
-            capabilities: ["enroll", "renew", "endpoints", "probe", "revocations", "access"]
+            capabilities: ["enroll", "renew", "endpoints", "probe", "revocations", "access", "offer"]
         )
     )
 
@@ -76,11 +76,13 @@ import Testing
         _ = machine.handle(.started, now: Self.now)
         var hello = Sample.hello
         hello.clock = 0
-        #expect(
-            machine.handle(.message(.hello(hello)), now: Self.now) == [
-                .send(Self.hello), .send(.revocations(.init(lists: "lists"))),
-            ]
-        )
+        let actions = machine.handle(.message(.hello(hello)), now: Self.now)
+        guard case .warn(let warning) = actions.first else {
+            Issue.record("nothing is said of the clock: \(actions)")
+            return
+        }
+        #expect(warning.contains("behind") && warning.contains("run `bootstrap revoke` again"), "\(warning)")
+        #expect(actions.dropFirst() == [.send(Self.hello), .send(.revocations(.init(lists: "lists")))])
         #expect(
             machine.handle(.message(.revocations(.init(changed: true))), now: Self.now) == [
                 .send(.bye(.init())), .delivered(changed: true), .close,
@@ -238,6 +240,18 @@ import Testing
         #expect(failure(machine.handle(.message(.ack(ack)), now: Self.now))?.code == .malformed)
     }
 
+    @Test(arguments: [
+        ["gw"], ["gw:0"], ["gw:1=spiffe://demo.example/\u{1b}[2J"], [], ["gw:1"],
+        Array(repeating: "gw:1", count: 9), ["gw:1=" + String(repeating: "a", count: 2100)],
+    ])
+    func gatewaysAreOnesAndFew(gateways: [String]) {
+        var ack = Sample.ack
+        ack.gateways = gateways
+        var machine = machine(after: 4)
+        let error = failure(machine.handle(.message(.ack(ack)), now: Self.now))
+        #expect(error?.code == (gateways.isEmpty || gateways == ["gw:1"] ? nil : .malformed))
+    }
+
     @Test func clockSkew() {
         func handle(
             _ skew: Int64,
@@ -352,7 +366,7 @@ import Testing
                             minimumVersion: 1,
                             software: "test",
                             clock: now,
-                            capabilities: ["enroll", "renew", "endpoints", "probe", "revocations", "access"]
+                            capabilities: ["enroll", "renew", "endpoints", "probe", "revocations", "access", "offer"]
                         )
                     )
                 )

@@ -15,7 +15,7 @@ enum Sample {
         minimumVersion: 1,
         software: "bootstrap 0.1.0",
         clock: 1_000_000_000_000,
-        capabilities: ["enroll", "renew", "endpoints", "probe", "revocations", "access"]
+        capabilities: ["enroll", "renew", "endpoints", "probe", "revocations", "access", "offer"]
     )
     static let request = SignalMessage.SigningRequest(id: enroll.id, csr: "-----BEGIN CERTIFICATE REQUEST-----\n…")
     static let certificate = SignalMessage.IssuedCertificate(
@@ -153,10 +153,11 @@ enum Sample {
     }
 
     @Test(arguments: [
-        ("", "not valid JSON"), ("{", "not valid JSON"), ("nonsense", "not valid JSON"), ("[]", "type"),
-        ("\"hello\"", "type"), ("{}", "'type' is missing"),
-        (#"{"type":7}"#, "'type' is of the wrong type"), (#"{"type":null}"#, "'type' is null"),
-        (#"{"type":"csr"}"#, "is missing"), (#"{"type":"csr","id":"x","csr":7}"#, "'csr' is of the wrong type"),
+        ("", "not valid JSON"), ("{", "not valid JSON"), ("nonsense", "not valid JSON"),
+        ("[]", "the message is not an object"),
+        ("\"hello\"", "the message is not an object"), ("{}", "'type' is missing"),
+        (#"{"type":7}"#, "'type' is not a text"), (#"{"type":null}"#, "'type' is null"),
+        (#"{"type":"csr"}"#, "is missing"), (#"{"type":"csr","id":"x","csr":7}"#, "'csr' is not a text"),
         (#"{"type":"probe","nonce":"n","clock":1e99}"#, "does not fit"),
         (#"{"type":"probe","nonce":"n","clock":"1"}"#, "clock"),
         (#"{"type":"enroll","id":"x","node":{"bind":"","port":70000,"allowPorts":[]}}"#, "does not fit"),

@@ -19,7 +19,7 @@ public enum TCPClient {
         port: UInt16,
         sending bytes: [UInt8],
         staysOpen: Bool = false,
-        limit: Int = 30,
+        limit: Int = 120,
         progress: (@Sendable (Int) -> Void)? = nil
     ) async throws -> (received: [UInt8], Ending) {
         try await onThread {

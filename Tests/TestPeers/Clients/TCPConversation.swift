@@ -1,13 +1,13 @@
 import Foundation
 
-/// A TCP connection that a test keeps open and uses now and then. Each call blocks a thread of its own, for 30 s at
+/// A TCP connection that a test keeps open and uses now and then. Each call blocks a thread of its own, for 2 min at
 /// most.
 public final class TCPConversation: Sendable {
     private let descriptor: Int32
 
     /// Connects to 127.0.0.1:`port`.
     public init(port: UInt16) async throws {
-        descriptor = try await TCPClient.onThread { try TCPClient.connect(port, limit: 30) }
+        descriptor = try await TCPClient.onThread { try TCPClient.connect(port, limit: 120) }
     }
 
     deinit { close(descriptor) }

@@ -18,7 +18,7 @@ public final class IstiodServer: Sendable {
             [TestTools.repository + "/Tests/Peers/istiod/istiod.py", directory.path, mode],
             keepsInputOpen: true
         )
-        let ready = try await process.standardOutput.line(containing: "ready ", within: .seconds(60))
+        let ready = try await process.standardOutput.line(containing: "ready ")
         guard let port = UInt16(ready.split(separator: " ").last ?? "") else {
             throw DeadlineExceeded("istiod.py says '\(ready)'")
         }

@@ -100,7 +100,7 @@ public class LoopbackServer: @unchecked Sendable {
     public var transfers: [Transfer] { state.withLock { $0.transfers } }
 
     /// Waits until `count` connections have ended and returns what passed over them.
-    public func transfers(_ count: Int, within limit: Duration = .seconds(30)) async throws -> [Transfer] {
+    public func transfers(_ count: Int, within limit: Duration = .seconds(90)) async throws -> [Transfer] {
         try await eventually("\(count) connections ended at \(authority)", within: limit) {
             transfers.count >= count
         }

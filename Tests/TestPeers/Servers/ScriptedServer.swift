@@ -1,15 +1,18 @@
 import Foundation
 
-/// Says one thing, and another over and over, to whoever connects, and never listens.
+/// Says one thing, and another over and over or the end, to whoever connects, and never listens.
 public final class ScriptedServer: LoopbackServer, @unchecked Sendable {
-    // Sendable: both are set once.
+    // Sendable: all are set once.
     private let greeting: [UInt8]
     private let refrain: [UInt8]
+    private let ends: Bool
 
     /// - Parameters:
     ///   - greeting: said once.
     ///   - refrain: said until the connection ends; empty: silence.
-    public init(greeting: [UInt8], refrain: [UInt8]) throws {
+    ///   - ends: Whether it has said all with the greeting.
+    public init(greeting: [UInt8], refrain: [UInt8] = [], ends: Bool = false) throws {
+        self.ends = ends
         self.greeting = greeting
         self.refrain = refrain
         try super.init()
@@ -21,6 +24,7 @@ public final class ScriptedServer: LoopbackServer, @unchecked Sendable {
         while text.isEmpty || send(connection, text, text.count, Int32(MSG_NOSIGNAL)) == text.count {
             said += text.count
             guard !refrain.isEmpty else {
+                if ends { shutdown(connection, Int32(SHUT_WR)) }
                 return receiveAll(connection)
             }
             text = refrain

@@ -104,7 +104,7 @@ public final class ChildProcess: Sendable {
 
     /// Waits for its end.
     @discardableResult
-    public func exit(within limit: Duration = .seconds(30)) async throws -> ExitStatus {
+    public func exit(within limit: Duration = .seconds(120)) async throws -> ExitStatus {
         do {
             try await eventually("\(command) ends", within: limit) { !isRunning }
         } catch let error as DeadlineExceeded {
@@ -153,7 +153,7 @@ extension ChildProcess {
         input: [UInt8]? = nil,
         environment: [String: String?] = [:],
         directory: String? = nil,
-        within limit: Duration = .seconds(60)
+        within limit: Duration = .seconds(240)
     ) async throws -> Output {
         let child = try ChildProcess(
             command,

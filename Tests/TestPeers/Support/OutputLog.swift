@@ -54,7 +54,7 @@ public final class OutputLog: Sendable {
     @discardableResult
     public func line(
         _ what: String = "a line",
-        within limit: Duration = .seconds(20),
+        within limit: Duration = .seconds(90),
         where predicate: (String) -> Bool
     ) async throws -> String {
         var found: String?
@@ -78,12 +78,12 @@ public final class OutputLog: Sendable {
 
     /// Waits for a line that contains `text` and returns it.
     @discardableResult
-    public func line(containing text: String, within limit: Duration = .seconds(20)) async throws -> String {
+    public func line(containing text: String, within limit: Duration = .seconds(90)) async throws -> String {
         try await line("a line with '\(text)'", within: limit) { $0.contains(text) }
     }
 
     /// Waits for the end of the output and returns all of it.
-    public func complete(within limit: Duration = .seconds(20)) async throws -> String {
+    public func complete(within limit: Duration = .seconds(90)) async throws -> String {
         try await eventually("the output ends", within: limit) { isComplete }
         return text
     }

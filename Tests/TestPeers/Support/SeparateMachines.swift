@@ -50,7 +50,7 @@ public final class SeparateMachines: Sendable {
 
     /// Runs a program to its end; returns its output.
     @discardableResult
-    public func run(_ side: Side, _ command: [String], within limit: Duration = .seconds(90)) async throws -> String {
+    public func run(_ side: Side, _ command: [String], within limit: Duration = .seconds(240)) async throws -> String {
         let arguments = on(side) + command
         let result = try await ChildProcess.run(arguments[0], Array(arguments.dropFirst()), within: limit)
         guard result.succeeded else { throw DeadlineExceeded("\(command): \(result.standardError)") }

@@ -82,7 +82,7 @@ struct InteropPeer: Sendable {
     func event(
         _ name: String,
         _ stream: Int? = nil,
-        within limit: Duration = .seconds(60),
+        within limit: Duration = .seconds(90),
         where condition: (Event) -> Bool = { _ in true }
     ) async throws -> Event {
         var found: Event?

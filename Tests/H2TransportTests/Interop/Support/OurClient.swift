@@ -32,7 +32,7 @@ struct OurClient: Sendable {
             $0.open(authority, keepsBytes: true)
             return ($0.streams.count, $0.failures.count)
         }
-        try await user.until("the tunnel opens", within: .seconds(60)) {
+        try await user.until("the tunnel opens") {
             $0.streams.count > before || $0.failures.count > failures
         }
         let failure = try await user { $0.failures.dropFirst(failures).first }
@@ -46,12 +46,12 @@ struct OurClient: Sendable {
             $0.open(authority)
             return $0.failures.count
         }
-        try await user.until("the request fails", within: .seconds(60)) { $0.failures.count > before }
+        try await user.until("the request fails") { $0.failures.count > before }
         return try await user { $0.failures[before] }
     }
 
     func ended(_ stream: Int) async throws {
-        try await user.until("stream \(stream) ends", within: .seconds(60)) {
+        try await user.until("stream \(stream) ends") {
             $0.streams[stream].readEnded || $0.streams[stream].failed
         }
         let reason = try await user { $0.streams[stream].failed ? $0.streams[stream].stream.failure : nil }
@@ -154,7 +154,7 @@ struct OurClient: Sendable {
         // The peer's SETTINGS are here when one tunnel is open.
         _ = try await open(echo.authority)
         try await user { user in for _ in 1..<count { user.open(echo.authority) } }
-        try await user.until("all tunnels open", within: .seconds(60)) {
+        try await user.until("all tunnels open") {
             $0.streams.count == count || !$0.failures.isEmpty
         }
         let (connected, failures) = try await user { ($0.connected, $0.failures) }
@@ -163,12 +163,12 @@ struct OurClient: Sendable {
         try await user { user in
             for (index, end) in user.streams.enumerated() { end.send(10_000, seed: UInt64(index)) }
         }
-        try await user.until("all echoes are back", within: .seconds(60)) { $0.streams.allSatisfy(\.readEnded) }
+        try await user.until("all echoes are back") { $0.streams.allSatisfy(\.readEnded) }
         let checksums = try await user { $0.streams.map { $0.takeChecksum() } }
         #expect(checksums.indices.allSatisfy { checksums[$0] == Pattern.checksum(10_000, seed: UInt64($0)) })
 
         try await user { user in for _ in 0...count { user.open(echo.authority) } }
-        try await user.until("one more than the limit", within: .seconds(60)) {
+        try await user.until("one more than the limit") {
             $0.streams.count == 2 * count + 1 || !$0.failures.isEmpty
         }
         let second = try await user { ($0.connected, $0.failures) }

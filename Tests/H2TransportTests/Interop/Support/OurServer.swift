@@ -37,7 +37,7 @@ struct OurServer: Sendable {
         let (sink, echo) = (try SinkServer(), try EchoServer())
         try await open(1, sink.authority)
         try peer.send("send 1 \(bytes)", "end 1")
-        let transfer = try await sink.transfers(1, within: .seconds(60))[0]
+        let transfer = try await sink.transfers(1)[0]
         let up = try await peer.event("sent", 1)
         #expect(transfer.received == bytes)
         #expect(transfer.checksum == up.sha256)
@@ -113,15 +113,15 @@ struct OurServer: Sendable {
         let echo = try EchoServer()
         for stream in 1...count { try peer.send("open \(stream) \(echo.authority)") }
         for stream in 1...count { try peer.send("send \(stream) \(bytes)") }
-        try await eventually("all tunnels are open", within: .seconds(60)) {
+        try await eventually("all tunnels are open") {
             if let failed = peer.events.first(where: { $0.event == "reset" }) { throw DeadlineExceeded("\(failed)") }
             return echo.open == count
         }
         #expect(try await server { $0.server?.connectionCount } == 1)
         for stream in 1...count { try peer.send("end \(stream)") }
-        let transfers = try await echo.transfers(count, within: .seconds(60))
+        let transfers = try await echo.transfers(count)
         #expect(transfers.allSatisfy { $0.received == bytes && $0.ending == .endOfStream })
-        try await eventually("all echoes are back", within: .seconds(60)) {
+        try await eventually("all echoes are back") {
             peer.events.filter { $0.event == "ended" && $0.count == bytes }.count == count
         }
         #expect(peer.events.allSatisfy { $0.event != "reset" })
