@@ -357,6 +357,15 @@ import Testing
         let text = try #require(configuration.inEffect(beside: known))
         #expect(text.contains("\"fromDirectory\""))
         #expect(text.contains("mesh.yaml, revision 1\""))
+        // A node that has saved it changes nothing about that, before the file goes.
+        let saved = try #require(configuration.savedDirectory(beside: file))
+        try await eventually("the node has saved what holds") { access(saved, F_OK) == 0 }
+        func source() -> String? {
+            configuration.knownDirectory(beside: file, bundle: bundle) { Issue.record("\($0)") }?.source
+        }
+        #expect(source() == "the directory \(bench.directory.path("mesh.yaml"))")
+        try #require(unlink(bench.directory.path("mesh.yaml")) == 0)
+        #expect(source()?.hasSuffix("mesh.yaml, as it was saved in \(saved)") == true)
         #expect(text.contains("\"name\": \"dev7\""))
         // It is a configuration itself that means the same.
         let again = try NodeConfiguration.parse(text, file: file)

@@ -8,7 +8,7 @@ package struct DirectoryInForce: Sendable {
     package let manifest: DirectoryManifest
     package private(set) var content: DirectoryContent
     /// Where it comes from, for people.
-    package let source: String
+    package private(set) var source: String
 
     package var revision: Int64 { manifest.revision }
 
@@ -114,7 +114,10 @@ extension NodeConfiguration {
         var known: DirectoryInForce?
         func take(_ path: String, _ source: String) {
             do throws(DirectoryError) {
-                guard let document = try FileDirectory(path).read(), document.manifest != known?.manifest else {
+                guard let document = try FileDirectory(path).read() else { return }
+                // The directory's own file is named before the copy that a running node keeps of it.
+                guard document.manifest != known?.manifest else {
+                    known?.source = source
                     return
                 }
                 known = try DirectoryInForce(document, from: source, bundle: bundle, after: known)
