@@ -8,7 +8,7 @@ package struct DirectoryInForce: Sendable {
     package let manifest: DirectoryManifest
     package private(set) var content: DirectoryContent
     /// Where it comes from, for people.
-    package private(set) var source: String
+    package fileprivate(set) var source: String
 
     package var revision: Int64 { manifest.revision }
 
