@@ -257,7 +257,7 @@ struct BusyboxMachine {
         } else {
             try devices.remove(named: "router")
         }
-        try await outcome
+        await outcome
     }
 
     /// What the machine does not take does not count, as with an agent.

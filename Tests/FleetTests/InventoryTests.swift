@@ -1,4 +1,5 @@
 import Platform
+import SSHSignal
 import TestPeers
 import Testing
 import YAML

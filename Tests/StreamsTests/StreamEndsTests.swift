@@ -76,7 +76,9 @@ struct RetainedTests {
     }
 
     @Test func nobodyElseNeedsToHoldIt() {
-        weak var caller = Caller()
+        var made: Caller? = Caller()
+        weak let caller = made
+        made = nil
         #expect(caller?.retained.isHeld == true)
         caller?.retained.release()
         #expect(caller == nil)

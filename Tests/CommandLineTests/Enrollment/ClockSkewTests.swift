@@ -43,7 +43,7 @@ import Testing
         #expect(credential.notBefore < there && there < credential.notAfter)
         let earliest = now() - (seconds < 0 ? 3600 + 120 : 120) - 120
         #expect(credential.notBefore > earliest, "dated back further than it takes: \(now() - credential.notBefore) s")
-        let record = try #require(try owner.devices.record(named: "dev7"))
+        _ = try #require(try owner.devices.record(named: "dev7"))
         // Its node takes the operator's certificate, which is younger than its time.
         let probed = try await owner.run(["status", "--probe"])
         #expect(probed.standardOutput.contains("  h2  "), "\(probed.standardOutput)")

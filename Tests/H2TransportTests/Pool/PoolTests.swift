@@ -107,7 +107,7 @@ import Testing
             try await user { $0.open(echo.authority, keepsBytes: true) }
             try await user.until("the tunnel opens") { $0.streams.count == 1 }
             let expected = try await user.loop.execute {
-                let (ours, theirs) = (try TLSSide(credential: .client), try TLSSide(credential: .server))
+                let (ours, theirs) = (TLSSide(credential: .client), TLSSide(credential: .server))
                 return min(
                     try ours.context(.client).notAfter ?? 0,
                     try theirs.context(.server).notAfter ?? 0
