@@ -36,6 +36,21 @@ import Testing
         )
     }
 
+    /// Whoever can change it says who is let in.
+    @Test func keysThatOthersCanChangeAreRefused() async throws {
+        let directory = TemporaryDirectory()
+        let text = try String(contentsOfFile: try await Self.made.value.path("good.jwks"), encoding: .utf8)
+        let path = try directory.write("keys.jwks", text, permissions: 0o646)
+        let open = #expect(throws: TokenError.self) { try TokenKeys(loading: path) }
+        #expect(open?.message.contains("chmod go-w \(path)") == true, "\(open as Any)")
+        chmod(path, 0o644)
+        #expect(throws: Never.self) { try TokenKeys(loading: path) }
+        guard geteuid() == 0 else { return print("not tested, since only root can give files away: a stranger's keys") }
+        #expect(chown(path, 4711, 4711) == 0)
+        let stranger = #expect(throws: TokenError.self) { try TokenKeys(loading: path) }
+        #expect(stranger?.message.contains("\(path) belongs to user 4711") == true, "\(stranger as Any)")
+    }
+
     @Test func tokensHoldOrDoNot() async throws {
         let verifier = try await Self.verifier()
         var (good, bad) = (0, 0)
