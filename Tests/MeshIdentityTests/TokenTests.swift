@@ -64,6 +64,10 @@ import Testing
             } catch {
                 #expect(name.hasPrefix("bad-"), "\(name): \(error)")
                 #expect(error.challenge == "Bearer error=\"invalid_token\"")
+                if name == "bad-not-begun.jwt" {
+                    let times = "it holds from 2027-01-15T08:01:01Z on, and here it is 2027-01-15T08:00:00Z"
+                    #expect(error.message == "the token does not hold yet: \(times)")
+                }
                 bad += 1
             }
         }
@@ -106,6 +110,9 @@ import Testing
         for _ in 0..<2 {
             let error = #expect(throws: TokenError.self) { try verifier.principal(of: token) }
             #expect(error?.code == .time)
+            // A clock that is off shows itself by it.
+            let times = "it held until 2027-01-15T08:10:00Z, and here it is 2037-01-12T08:00:00Z"
+            #expect(error?.message == "the token has ended: \(times)", "\(error as Any)")
         }
         clock.withLock { $0 = Self.now }
         #expect(try verifier.principal(of: token) == "https://id.example/ann")

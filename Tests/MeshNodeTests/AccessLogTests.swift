@@ -343,6 +343,25 @@ import Testing
         #expect(numbers.count + Int(log.counts.dropped) == count)
     }
 
+    /// By whoever closes it, which does not wait for long; the write that held it up ends later. Nor does a reader that
+    /// goes end this process.
+    @Test func whatTheEndCostsIsToldOnce() async throws {
+        let files = TemporaryDirectory()
+        #expect(mkfifo(files.path("pipe"), 0o600) == 0)
+        let reader = open(files.path("pipe"), O_RDONLY | O_NONBLOCK | O_CLOEXEC)
+        let recorder = LogRecorder()
+        let log = try AccessLog(.init(path: files.path("pipe")), logger: recorder.logger)
+        Self.fill(files.path("pipe"))
+        for number in 0..<3 { log.append(Self.line(number), lines: 1) }
+        await log.close(patience: .milliseconds(1))
+        let told = "the access log ends with 3 lines missing"
+        #expect(recorder.lines.count { $0.contains(told) } == 1, "\(recorder.lines)")
+        close(reader)
+        await log.close(patience: .seconds(60))
+        #expect(log.counts == AccessLog.Counts(written: 0, dropped: 3))
+        #expect(recorder.lines.count { $0.contains(told) } == 1, "\(recorder.lines)")
+    }
+
     /// Who reads it may come later.
     @Test func aPipeWithoutAReaderIsOpened() async throws {
         let files = TemporaryDirectory()
