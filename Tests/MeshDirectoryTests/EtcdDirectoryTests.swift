@@ -234,6 +234,33 @@ import Testing
         await cluster.stop()
     }
 
+    /// Everything is read anew each time, and after pauses that grow. No bound from above: a busy machine takes longer.
+    @Test func aMemberThatCancelsEachWatchIsNotAskedWithoutAPause() async throws {
+        let files = try EtcdCluster(members: 0)
+        let member = try ChildProcess(
+            TestTools.python,
+            [TestTools.repository + "/Tests/Peers/grpc/etcd.py", files.credential]
+        )
+        let port = try await member.standardOutput.line { (UInt16($0) ?? 0) > 1023 }
+        let directory = EtcdDirectory(
+            EtcdSettings(
+                endpoints: [try EtcdSettings.endpoint("https://127.0.0.1:\(port)")],
+                prefix: "/mesh/mesh.example/",
+                credential: files.credential
+            )
+        )
+        let start = ContinuousClock.now
+        let follower = Follower(directory)
+        // 100, 200, 400 and 800 ms, each by half at the least.
+        try await eventually("it is asked for five watches") {
+            member.standardOutput.lines.count { $0 == "watch" } >= 5
+        }
+        #expect(ContinuousClock.now - start > .milliseconds(750))
+        #expect(follower.told.withLock { $0.allSatisfy { $0 == "missing" } && $0.count >= 5 })
+        await follower.stop()
+        await member.stop()
+    }
+
     @Test func nobodyIsAskedWithoutTheRightCertificates() async throws {
         let cluster = try EtcdCluster(members: 1)
         try await ready(try directory(in: cluster))

@@ -44,6 +44,16 @@ import Testing
         #expect(schedule.attemptFailed(at: 100_001, random: 0.5) == 150)
     }
 
+    /// A machine whose clock was ahead until somebody set it.
+    @Test func aClockThatIsSetBackEndsThePause() {
+        var schedule = RenewalSchedule(notBefore: 0, notAfter: 100_120, random: 0.5)
+        for _ in 0..<20 { _ = schedule.attemptFailed(at: 90_000, random: 0.5) }
+        #expect(schedule.wait(at: 90_000) == 150 && schedule.wait(at: 90_149) == 1)
+        #expect(schedule.wait(at: 90_150) == 0)
+        #expect(schedule.wait(at: 70_000) == 0, "it is due then, too")
+        #expect(schedule.wait(at: 1000) == schedule.renewAt - 1000)
+    }
+
     @Test func nonsenseDoesNotTrap() {
         let schedule = RenewalSchedule(notBefore: 100, notAfter: 50, random: 7)
         #expect(schedule.wait(at: 1000) == 0)

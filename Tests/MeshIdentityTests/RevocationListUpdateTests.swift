@@ -10,9 +10,11 @@ import Testing
     private let now = Int64(Date().timeIntervalSince1970)
     private let ca: EmbeddedCA
     private let next: EmbeddedCA
+    private let id: SPIFFEID
     private var roots: [Certificate] { ca.roots + next.roots }
 
     init() throws {
+        id = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/db")
         ca = try EmbeddedCA(trustDomain: TrustDomain("mesh.example"), now: now)
         next = try EmbeddedCA(trustDomain: TrustDomain("mesh.example"), now: now)
     }
@@ -21,6 +23,14 @@ import Testing
         let time = time ?? now
         let entries = serials.map { RevokedCertificate(serial: $0, revokedAt: time - 10) }
         return try ca.revocationList(of: entries, number: number, nextUpdate: time + 3600, at: time).pem
+    }
+
+    private func credential(in home: TemporaryDirectory) throws -> CredentialDirectory {
+        let directory = CredentialDirectory(home.path("identity"))
+        let key = try PrivateKey.generate()
+        let issued = try ca.issue(CertificateRequest.create(key: key, id: id), id: id)
+        try directory.write(Credential(key: key, chain: issued.chain, roots: issued.roots))
+        return directory
     }
 
     private func serials(_ pem: [UInt8]) throws -> Set<String> {
@@ -68,11 +78,7 @@ import Testing
     /// By way of the files of a credential: with a list alone, with a renewal, and by hand under a program that runs.
     @Test func whatWasRevokedStaysInACredentialDirectory() throws {
         let home = TemporaryDirectory()
-        let directory = CredentialDirectory(home.path("identity"))
-        let id = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/db")
-        let key = try PrivateKey.generate()
-        let issued = try ca.issue(CertificateRequest.create(key: key, id: id), id: id)
-        try directory.write(Credential(key: key, chain: issued.chain, roots: issued.roots))
+        let directory = try credential(in: home)
         let present = try list(["0a"], number: 7, by: ca)
         #expect(try directory.write(revocationLists: present))
         let running = try directory.load()
@@ -150,11 +156,7 @@ import Testing
     /// More than a mebibyte, by way of the files of a credential.
     @Test func aLongListIsWrittenAndRead() throws {
         let home = TemporaryDirectory()
-        let directory = CredentialDirectory(home.path("identity"))
-        let id = try SPIFFEID("spiffe://mesh.example/ns/prod/sa/db")
-        let key = try PrivateKey.generate()
-        let issued = try ca.issue(CertificateRequest.create(key: key, id: id), id: id)
-        try directory.write(Credential(key: key, chain: issued.chain, roots: issued.roots))
+        let directory = try credential(in: home)
         let serials = (0..<22_000).map { "4" + String(repeating: "0", count: 33) + String(100_000 + $0, radix: 16) }
         let long = try list(serials, number: 3, by: ca)
         #expect(long.count > 1 << 20)

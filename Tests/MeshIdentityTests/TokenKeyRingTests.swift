@@ -72,6 +72,22 @@ import Testing
         #expect(!TokenKeyRing(try Self.keys(issuer, only: ["ec"])).beginFetch(at: 9999))
     }
 
+    /// A machine whose clock was an hour ahead until somebody set it: the keys are looked for at once, and those that
+    /// had ended do not go on for that hour.
+    @Test func aClockThatIsSetBackPutsNothingOff() async throws {
+        let issuer = try await TokenIssuer()
+        for hasFailed in [false, true] {
+            let ring = TokenKeyRing()
+            ring.taken(try Self.keys(issuer, only: ["rsa"]), at: 4500)
+            ring.taken(try Self.keys(issuer, only: ["ec"]), at: 4600)
+            if hasFailed { ring.failed(at: 4610) }
+            #expect(!ring.beginFetch(at: 4609))
+            #expect(try Self.names(ring, at: 4610) == ["ec", "rsa"])
+            #expect(ring.beginFetch(at: 1000))
+            #expect(try Self.names(ring, at: 1000) == ["ec"])
+        }
+    }
+
     /// The same name for another key: the old one is gone.
     @Test func aNameStandsForOneKey() async throws {
         let (first, second) = (try await TokenIssuer(), try await TokenIssuer())

@@ -36,6 +36,21 @@ import Testing
         )
     }
 
+    /// Whoever can change it says who is let in.
+    @Test func keysThatOthersCanChangeAreRefused() async throws {
+        let directory = TemporaryDirectory()
+        let text = try String(contentsOfFile: try await Self.made.value.path("good.jwks"), encoding: .utf8)
+        let path = try directory.write("keys.jwks", text, permissions: 0o646)
+        let open = #expect(throws: TokenError.self) { try TokenKeys(loading: path) }
+        #expect(open?.message.contains("chmod go-w \(path)") == true, "\(open as Any)")
+        chmod(path, 0o644)
+        #expect(throws: Never.self) { try TokenKeys(loading: path) }
+        guard geteuid() == 0 else { return print("not tested, since only root can give files away: a stranger's keys") }
+        #expect(chown(path, 4711, 4711) == 0)
+        let stranger = #expect(throws: TokenError.self) { try TokenKeys(loading: path) }
+        #expect(stranger?.message.contains("\(path) belongs to user 4711") == true, "\(stranger as Any)")
+    }
+
     @Test func tokensHoldOrDoNot() async throws {
         let verifier = try await Self.verifier()
         var (good, bad) = (0, 0)
@@ -49,6 +64,10 @@ import Testing
             } catch {
                 #expect(name.hasPrefix("bad-"), "\(name): \(error)")
                 #expect(error.challenge == "Bearer error=\"invalid_token\"")
+                if name == "bad-not-begun.jwt" {
+                    let times = "it holds from 2027-01-15T08:01:01Z on, and here it is 2027-01-15T08:00:00Z"
+                    #expect(error.message == "the token does not hold yet: \(times)")
+                }
                 bad += 1
             }
         }
@@ -91,6 +110,9 @@ import Testing
         for _ in 0..<2 {
             let error = #expect(throws: TokenError.self) { try verifier.principal(of: token) }
             #expect(error?.code == .time)
+            // A clock that is off shows itself by it.
+            let times = "it held until 2027-01-15T08:10:00Z, and here it is 2037-01-12T08:00:00Z"
+            #expect(error?.message == "the token has ended: \(times)", "\(error as Any)")
         }
         clock.withLock { $0 = Self.now }
         #expect(try verifier.principal(of: token) == "https://id.example/ann")

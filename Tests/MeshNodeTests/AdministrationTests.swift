@@ -382,7 +382,7 @@ import Testing
         let loop = EventLoop(name: "test")
         let address = try SocketAddress(ip: "127.0.0.1", port: 0)
         for (text, line, timeout) in [
-            ("GET / HTTP/1.1\r\nHost:", "HTTP/1.1 408 Request Timeout\r\n", Duration.milliseconds(100)),
+            ("GET / HTTP/1.1\r\nHost:", "HTTP/1.1 408 Request Timeout\r\n", Duration.seconds(3)),
             (
                 "GET / HTTP/2.0\r\nHost: a\r\n\r\n", "HTTP/1.1 505 HTTP Version Not Supported\r\n",
                 Duration.seconds(600)

@@ -1,3 +1,4 @@
+import Glibc
 import Platform
 import Streams
 import TestPeers
@@ -201,6 +202,15 @@ import YAML
             try expectIssues(
                 text(open),
                 "f:2:13: listener 'a': 'users': \(open): others than its owner can write to it (mode \(name))",
+                checkingFiles: true
+            )
+        }
+        if geteuid() == 0 {
+            let stranger = try directory.write("stranger", "ann:\(hash)\n", permissions: 0o600)
+            #expect(chown(stranger, 4711, 4711) == 0)
+            try expectIssues(
+                text(stranger),
+                "f:2:13: listener 'a': 'users': \(stranger): belongs to user 4711",
                 checkingFiles: true
             )
         }

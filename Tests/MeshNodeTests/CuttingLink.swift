@@ -1,5 +1,6 @@
 import Foundation
 import Synchronization
+import TestPeers
 
 /// Passes connections on to a port of this machine, cuts all of them when it is told to or when so many bytes have
 /// passed, and refuses new ones for as long as it is closed.
@@ -22,12 +23,13 @@ final class CuttingLink: Sendable {
 
     /// - Parameters:
     ///   - host: The address to listen at, one of 127.0.0.0/8.
-    ///   - port: 0 for any free one.
-    init(to target: UInt16, host: String = "127.0.0.1", port: UInt16 = 0) throws {
+    ///   - port: nil for any free one: one that no connection of another test has by the time of ``reopen()``.
+    init(to target: UInt16, host: String = "127.0.0.1", port: UInt16? = nil) throws {
         self.target = target
         self.host = host
-        let (listener, bound) = try Self.listen(host, port)
-        self.port = bound
+        let port = port ?? FreePort.next()
+        let listener = try Self.listen(host, port)
+        self.port = port
         state.withLock { $0.listener = listener }
         serve(listener)
     }
@@ -68,7 +70,7 @@ final class CuttingLink: Sendable {
     }
 
     func reopen() throws {
-        let (listener, _) = try Self.listen(host, port)
+        let listener = try Self.listen(host, port)
         state.withLock { $0.listener = listener }
         serve(listener)
     }
@@ -95,7 +97,7 @@ final class CuttingLink: Sendable {
         Glibc.socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     }
 
-    private static func listen(_ host: String, _ port: UInt16) throws -> (Int32, UInt16) {
+    private static func listen(_ host: String, _ port: UInt16) throws -> Int32 {
         let listener = socket()
         var yes: Int32 = 1
         setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, socklen_t(MemoryLayout<Int32>.size))
@@ -103,14 +105,13 @@ final class CuttingLink: Sendable {
         guard with(&address, { bind(listener, $0, $1.pointee) }) == 0, Glibc.listen(listener, 1024) == 0 else {
             throw POSIXError(POSIXErrorCode(rawValue: errno) ?? .EIO)
         }
-        _ = with(&address) { getsockname(listener, $0, $1) }
-        return (listener, UInt16(bigEndian: address.sin_port))
+        return listener
     }
 
     private func serve(_ listener: Int32) {
         Thread { [weak self, target] in
             while true {
-                let near = accept(listener, nil, nil)
+                let near = CloseOnExec.accept(listener)
                 if near < 0 {
                     if errno == EINTR || errno == ECONNABORTED { continue }
                     break

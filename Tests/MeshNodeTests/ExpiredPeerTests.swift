@@ -65,7 +65,8 @@ import Testing
 
     @Test func streamsOutliveTheCertificateOfTheirPeer() async throws {
         let backend = try EchoServer()
-        let bench = try await Bench(to: backend.port, lasting: .seconds(15))
+        // Long enough for a slow machine to begin the stream before.
+        let bench = try await Bench(to: backend.port, lasting: .seconds(30))
         let stream = try await TCPConversation(port: bench.entry)
         #expect(try await stream.echo([1]) == [1])
         // The connection that is to take its place shows that it has ended.

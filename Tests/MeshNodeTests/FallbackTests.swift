@@ -88,7 +88,8 @@ import Testing
         try await bench.log.line(containing: "→ h2: h2 is back and stable", after: lines)
         let sessions = bench.sshd.sessionProcesses.count
         try await bench.exchange(3)
-        #expect(bench.sshd.sessionProcesses.count == sessions)
+        // None comes; one that nobody needs may go.
+        #expect(bench.sshd.sessionProcesses.count <= sessions)
         await server.stop()
         await bench.stop()
     }
@@ -131,7 +132,7 @@ import Testing
         let server = try await bench.startServer()
         let sent = Pattern.bytes(30_000_000, seed: 5)
         async let conversation = TCPClient.exchange(port: bench.entry, sending: sent)
-        try await eventually("the echo is connected") { bench.backend.open == 1 }
+        try await eventually("the echo is connected") { bench.backend.accepted == 1 }
         server.signal(SIGTERM)
         let (received, ending) = try await conversation
         #expect(ending == .endOfStream, "\(bench.log.lines.suffix(10))\n\(server.standardError.text)")

@@ -200,14 +200,18 @@ import Testing
     @Test func eventsAreNotHeldBack() async throws {
         let setup = try await Setup()
         let request = Array(Self.get("http://web.mesh/events").utf8)
+        let pieces = Lock(0)
         async let received = TCPClient.exchange(
             port: setup.proxy,
             sending: request,
             staysOpen: true,
-            progress: { [server = setup.server] _ in try? server.write("x") }
+            progress: { [server = setup.server] _ in
+                pieces.withLock { $0 += 1 }
+                try? server.write("x")
+            }
         )
-        // Each event lets the next one go; the server ends when the test does.
-        try await eventually("the stream is open") { await setup.nodes.near.liveStreams() >= 1 }
+        // Each event lets the next one go, behind the head, which lets the first; the server ends when the test does.
+        try await eventually("events come one by one") { pieces.withLock { $0 } >= 4 }
         await setup.stop()
         let text = String(decoding: try await received.received, as: UTF8.self)
         #expect(text.contains("data: 1\n\n"))
@@ -567,7 +571,7 @@ final class RawClient {
     private let descriptor: Int32
 
     init(port: UInt16) throws {
-        descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         var address = sockaddr_in()
         address.sin_family = sa_family_t(AF_INET)
         address.sin_port = port.bigEndian

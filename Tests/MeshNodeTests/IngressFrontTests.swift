@@ -135,4 +135,39 @@ import Testing
         await nodes.stop()
         await server.stop()
     }
+
+    /// Many may shake hands at once, and count only when that is done: the last place may be taken by then.
+    @Test func theLastPlaceIsTakenWhileAnotherShakesHands() async throws {
+        let server = try ChildProcess(
+            TestTools.python,
+            [TestTools.repository + "/Tests/Peers/http1/backend.py"],
+            keepsInputOpen: true
+        )
+        let backend = try #require(UInt16(try await server.standardOutput.line { (UInt16($0) ?? 0) > 1023 }))
+        let nodes = try await FrontNodes(
+            "- {name: web, bind: \"127.0.0.1:0\", protocol: https, routes: [{to: \"web.mesh:80\"}], limits: {connections: 1}}",
+            names: ["web.mesh:80": backend],
+            more: Self.policy("web.mesh")
+        )
+        let script = TestTools.repository + "/Tests/Peers/tls/late.py"
+        func arguments(_ way: String) throws -> [String] { [script, "\(try nodes.port("web"))", way, "get"] }
+        let late = try ChildProcess(TestTools.python, arguments("hold"), keepsInputOpen: true)
+        try await late.standardOutput.line { $0 == "held" }
+        let first = try ChildProcess(TestTools.python, arguments("go"), keepsInputOpen: true)
+        try await first.standardOutput.line { $0 == "HTTP/1.1 200 OK" }
+        late.closeInput()
+        try await late.standardOutput.line { $0.hasPrefix("ended") }
+        try await nodes.nearLog.line(containing: "too many connections")
+        #expect(first.isRunning)
+        // There is a place again.
+        first.closeInput()
+        _ = try await first.exit()
+        try await eventually("the next one is served") {
+            try await ChildProcess.run(TestTools.python, arguments("go"), input: []).standardOutput.hasPrefix(
+                "HTTP/1.1 200"
+            )
+        }
+        await nodes.stop()
+        await server.stop()
+    }
 }

@@ -21,8 +21,9 @@ import Testing
         #expect(Checksum.of(received) == Checksum.of(sent))
         try await pair.clientLog.line(containing: "striped")
         #expect(pair.server.stripes.count == 1)
-        // All of its channels lead to the HBONE server.
-        #expect(sshd.connections(to: pair.hbone) >= Striping.channelsPerSession)
+        try await eventually("all of its channels lead to the HBONE server") {
+            sshd.connections(to: pair.hbone) >= Striping.channelsPerSession
+        }
         await pair.stop()
         try await eventually("the striped stream has ended") { pair.server.stripes.count == 0 }
         await sshd.stop()

@@ -261,11 +261,12 @@ import Testing
             id: kind == "stranger" ? "spiffe://mesh.example/ns/gateways/sa/edge" : GatewayNodes.gatewayID
         )
         let client = try await client(bench, sshd, signaling: agent(offering: [gateway], bench.directory))
-        try await eventually("it has been tried, or declined") {
+        try await eventually("it has been tried, or declined, and there is another path") {
             try await bench.loop.execute {
                 client.withValue { client in
                     let offered = client.paths.offered
-                    return !offered.declined.isEmpty || offered.entries.contains { $0.failure != nil }
+                    return client.paths.pathInUse != nil
+                        && (!offered.declined.isEmpty || offered.entries.contains { $0.failure != nil })
                 }
             }
         }

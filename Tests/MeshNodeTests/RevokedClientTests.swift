@@ -66,51 +66,16 @@ import Testing
         func client(_ name: String, holds: Bool = false) throws -> ChildProcess {
             try ChildProcess(
                 TestTools.python,
-                ["-c", RevokedClientTests.client, "\(port)", directory.path(name), holds ? "hold" : "go"],
+                [
+                    TestTools.repository + "/Tests/Peers/tls/late.py", "\(port)", holds ? "hold" : "go", "ping",
+                    directory.path(name),
+                ],
                 keepsInputOpen: true
             )
         }
 
         func stop() async { await node.drain(deadline: .zero) }
     }
-
-    private static let client = """
-        import socket, ssl, sys
-        port, credential, holds = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "hold"
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        context.load_cert_chain(credential + "/cert-chain.pem", credential + "/key.pem")
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = context.wrap_bio(incoming, outgoing)
-        raw = socket.create_connection(("127.0.0.1", port), 600)
-        def run(action, flushes=True):
-            while True:
-                try:
-                    result = action()
-                except ssl.SSLWantReadError:
-                    raw.sendall(outgoing.read())
-                    data = raw.recv(65536)
-                    if data:
-                        incoming.write(data)
-                    else:
-                        incoming.write_eof()
-                    continue
-                if flushes:
-                    raw.sendall(outgoing.read())
-                return result
-        try:
-            run(tls.do_handshake, not holds)
-            if holds:
-                print("held", flush=True)
-                sys.stdin.read()
-            run(lambda: tls.write(b"ping"))
-            print("echoed" if run(lambda: tls.read(4)) == b"ping" else "lost", flush=True)
-            run(lambda: tls.read(1))
-            print("ended", flush=True)
-        except OSError as error:
-            print("ended", error, flush=True)
-        """
 
     /// The certificate is verified when the handshake is over, not when it began.
     @Test func aHandshakeThatIsHeldUpIsNoWayPastARevocation() async throws {

@@ -52,7 +52,14 @@ final class TunnelNodes: Sendable {
             }
         }
 
+        /// Those that were told of so far: that comes through a pipe, and may be on its way still.
         var requests: [[String: String]] { events.compactMap(\.request) }
+
+        /// Waits until there were so many requests.
+        func asked(_ count: Int = 1) async throws -> [[String: String]] {
+            try await eventually("\(count) requests") { requests.count >= count }
+            return requests
+        }
 
         func ended(_ count: Int = 1) async throws -> [Event] {
             try await eventually("\(count) streams are over") { events.count { $0.over != nil } >= count }

@@ -76,7 +76,7 @@ import Testing
             }
             try await group.waitForAll()
         }
-        #expect(nodes.proxy.requests.count == 24)
+        #expect(try await nodes.proxy.asked(24).count == 24)
         await nodes.stop()
     }
 
@@ -206,11 +206,11 @@ import Testing
         try nodes.directory.write("right", "beta-token")
         // It is asked for once, and the file has nothing else.
         #expect(try await exchange() == [])
-        #expect(nodes.proxy.requests.count == 2)
+        #expect(try await nodes.proxy.asked(2).count == 2)
         #expect(nodes.nearLog.lines.contains { $0.contains("has no other one yet") })
         try nodes.directory.write("token", "beta-token")
         #expect(try await exchange() == [1, 2, 3])
-        #expect(nodes.proxy.requests.last?["authorization"] == "Bearer beta-token")
+        #expect(try await nodes.proxy.asked(3).last?["authorization"] == "Bearer beta-token")
         #expect(!nodes.nearLog.lines.contains { $0.contains("alpha-token") || $0.contains("beta-token") })
         await nodes.stop()
     }
@@ -226,7 +226,7 @@ import Testing
         )
         #expect(try await TCPClient.exchange(port: nodes.entry, sending: [1, 2, 3]).received == [1, 2, 3])
         let token = "Bearer for-https://\(TunnelNodes.proxyName)-word"
-        #expect(nodes.proxy.requests.first?["authorization"] == token)
+        #expect(try await nodes.proxy.asked().first?["authorization"] == token)
         await nodes.stop()
 
         let failing = try await TunnelNodes(

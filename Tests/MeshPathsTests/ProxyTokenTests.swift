@@ -41,6 +41,15 @@ import Testing
         #expect(cache.token(at: 1096) == nil && cache.wantsAnother(at: 1096))
     }
 
+    /// A machine whose clock was ahead until somebody set it.
+    @Test func aClockThatIsSetBackPutsNothingOff() {
+        var cache = ProxyTokenCache()
+        cache.loaded("a", at: 5000)
+        #expect(!cache.wantsAnother(at: 5001) && cache.wantsAnother(at: 1000))
+        cache.failed(at: 5060)
+        #expect(!cache.wantsAnother(at: 5061) && cache.wantsAnother(at: 1000))
+    }
+
     @Test func aRefusedOneIsNotShownAgain() {
         var cache = ProxyTokenCache()
         cache.loaded("a", at: 1000)

@@ -82,10 +82,7 @@ import Testing
 
     /// Runs `body` while nothing happens on `loop`: its connections stand, and nobody answers.
     private func whileSilent(_ loop: EventLoop, _ body: () async throws -> Void) async throws {
-        var ends: [Int32] = [-1, -1]
-        let result = pipe(&ends)
-        try #require(result == 0)
-        let (reader, writer) = (ends[0], ends[1])
+        let (reader, writer) = try CloseOnExec.pipe()
         let isSilent = Lock(false)
         loop.submit {
             isSilent.withLock { $0 = true }

@@ -198,19 +198,23 @@ import Testing
     @Test func anEndWithoutTheLastFrameIsNoEnd() async throws {
         let outcome: StreamError? = try await onOneLoop { loop, completion in
             let ends = Ends(on: loop, capacities: [65536])
-            let party = Party(ends.server, send: 1, seed: 1) {}
-            party.start()
+            var party: Party?
+            party = Party(ends.server, send: 1, seed: 1) {
+                // Not from inside of a read.
+                loop.later {
+                    #expect(party?.received.count == 100)
+                    completion(party?.outcome ?? nil)
+                    party = nil
+                    ends.client.reset(StreamError(.closed, "done"))
+                    ends.server.reset(StreamError(.closed, "done"))
+                }
+            }
+            party?.start()
             ends.client.establish { _ in
                 let sent = [UInt8](repeating: 7, count: 100).withUnsafeBytes { ends.client.write($0) }
                 #expect(sent == .bytes(100))
                 // The subflow ends in order, the stream does not.
                 ends.lower[0].0.finish()
-                LoopTimer(on: loop) {
-                    #expect(party.received.count == 100)
-                    completion(party.outcome ?? nil)
-                    ends.client.reset(StreamError(.closed, "done"))
-                    ends.server.reset(StreamError(.closed, "done"))
-                }.schedule(after: .milliseconds(20))
             }
         }
         #expect(outcome?.code == .truncated)
@@ -293,13 +297,17 @@ import Testing
             let stream = StripedStream(StripePreface(), over: near, as: .server)
             let header: [UInt8] = [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]
             _ = header.withUnsafeBytes { far.write($0) }
-            let party = Party(stream, send: 1, seed: 1) {}
-            party.start()
-            LoopTimer(on: loop) {
-                completion(party.outcome ?? nil)
-                stream.reset(StreamError(.closed, "done"))
-                far.close()
-            }.schedule(after: .milliseconds(20))
+            var party: Party?
+            party = Party(stream, send: 1, seed: 1) {
+                // Not from inside of a read.
+                loop.later {
+                    completion(party?.outcome ?? nil)
+                    party = nil
+                    stream.reset(StreamError(.closed, "done"))
+                    far.close()
+                }
+            }
+            party?.start()
         }
         #expect(outcome?.code == .protocolViolation)
     }

@@ -1,3 +1,4 @@
+import Glibc
 import MeshIdentity
 import MeshNode
 import Platform
@@ -26,6 +27,15 @@ import YAML
             """
         )
         return (try NodeConfiguration.load(file), directory)
+    }
+
+    /// It says who is let in, as the node's own file does.
+    @Test func whatAnybodyCanChangeIsNoPolicy() throws {
+        let (_, directory) = try Self.configuration(Self.head + "spec: {action: ALLOW}")
+        let (node, policy) = (directory.path("node.yaml"), directory.path("istio.yaml"))
+        chmod(policy, 0o646)
+        let error = #expect(throws: ConfigurationError.self) { try NodeConfiguration.load(node) }
+        #expect(error.map { "\($0)".contains("chmod o-w \(policy)") } == true, "\(error as Any)")
     }
 
     private static func engine(_ policies: String) throws -> PolicyEngine {

@@ -57,9 +57,7 @@ import Testing
         let folder = #expect(throws: LocalFile.Failure.self) { try LocalFile.read(directory.path) }
         #expect(folder?.number == EISDIR)
         // What a shell makes of `<(command)`.
-        var ends: [Int32] = [-1, -1]
-        try #require(pipe(&ends) == 0)
-        let (reader, writer) = (ends[0], ends[1])
+        let (reader, writer) = try CloseOnExec.pipe()
         defer { close(reader) }
         #expect(write(writer, [UInt8](1...3), 3) == 3)
         close(writer)

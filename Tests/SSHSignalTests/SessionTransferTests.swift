@@ -164,15 +164,23 @@ import Testing
         for target in ["new", "old"] {
             if target == "old" { try server.directory.write("there/old", "as it was") }
             let (progress, begun) = AsyncStream<Void>.makeStream()
+            // Holds it in the middle: on a busy machine it could be over before this task goes on.
+            let isHeld = Mutex(false)
+            let cancelled = DispatchSemaphore(value: 0)
             let upload = Task {
                 try await files.send(
                     .bytes(Pattern.bytes(60_000_000)),
                     to: "\(there)/\(target)",
                     permissions: .ifNew(0o644)
-                ) { done, _ in if done > 1_000_000 { begun.yield() } }
+                ) { done, _ in
+                    guard done > 1_000_000, isHeld.withLock({ swap(&$0, true) }) else { return }
+                    begun.yield()
+                    cancelled.wait()
+                }
             }
             for await _ in progress { break }
             upload.cancel()
+            cancelled.signal()
             let error = await sshFailure { try await upload.value }
             #expect(error?.message == SSHError.interrupted.message, "\(error?.message ?? "")")
             let left = try FileManager.default.contentsOfDirectory(atPath: there)

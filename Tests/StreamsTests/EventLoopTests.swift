@@ -203,17 +203,18 @@ struct EventLoopTests {
 
     @Test("signals that interrupt system calls change nothing")
     func interruptedCalls() async throws {
-        // Without SA_RESTART, so that every blocking call of the loop is really interrupted.
+        // Without SA_RESTART, so that every blocking call of the loop is really interrupted. By a signal that no other
+        // test changes, and that ends no process.
         var action = sigaction()
         action.__sigaction_handler.sa_handler = { _ in }
-        sigaction(SIGUSR2, &action, nil)
+        sigaction(SIGURG, &action, nil)
         try await withLoop { loop in
             let thread = try await loop.execute { pthread_self() }
             let isOver = Flag()
             try await withThrowingTaskGroup(of: Void.self) { group in
                 group.addTask {
                     while !isOver.isSet {
-                        pthread_kill(thread, SIGUSR2)
+                        pthread_kill(thread, SIGURG)
                         try await Task.sleep(for: .microseconds(50))
                     }
                 }

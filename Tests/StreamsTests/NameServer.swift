@@ -43,7 +43,7 @@ final class NameServer: Sendable {
         }
         listen(tcp, 16)
         var ends: [Int32] = [-1, -1]
-        pipe(&ends)
+        clinux_pipe(&ends)
         self.port = port
         wake = ends[1]
         core = Core(udp: udp, tcp: tcp, wake: ends[0], script)
@@ -127,7 +127,7 @@ final class NameServer: Sendable {
         }
 
         private func answerConnection() {
-            let connection = accept(tcp, nil, nil)
+            let connection = acceptedDescriptor(tcp)
             defer { close(connection) }
             var bytes = [UInt8](repeating: 0, count: 1500)
             var count = 0

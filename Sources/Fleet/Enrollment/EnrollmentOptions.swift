@@ -1,7 +1,7 @@
 package import MeshIdentity
 package import Platform
 package import SSHSignal
-package import Streams
+import Streams
 
 /// What every enrolment has, with an agent and without: whom it gives which identity, on which terms, and who is asked
 /// on the way.

@@ -1,5 +1,3 @@
-import CLinux
-import Glibc
 import MeshIdentity
 import Platform
 package import SSHSignal
@@ -11,15 +9,8 @@ package struct PasswordFile: Sendable {
 
     /// - Throws: ``SSHConfigurationError`` where the file is missing, empty, or open to others.
     package init(_ path: String) throws(SSHConfigurationError) {
-        var status = stat()
-        guard stat(path, &status) == 0 else {
-            throw SSHConfigurationError(file: path, "cannot be read: \(String(cString: strerror(errno)))")
-        }
-        guard status.st_mode & 0o077 == 0, status.st_uid == getuid() || status.st_uid == 0 else {
-            throw SSHConfigurationError(file: path, "others can read the password in it (chmod 600 \(path))")
-        }
         do throws(IdentityError) {
-            password = try Passphrase(file: path)
+            password = try Passphrase(file: path, called: "password")
         } catch {
             throw SSHConfigurationError(file: path, error.message)
         }

@@ -82,11 +82,11 @@ package struct IstiodIssuer: CertificateIssuer {
     private var name: String { "the issuer istiod:\(address)" }
 
     private func token() throws(IdentityError) -> String {
-        let (bytes, mode) = try fileWork(AtomicFile.readWithMode(tokenFile, limit: Self.tokenLimit))
-        guard mode & 0o007 == 0 else {
+        let (bytes, access) = try fileWork(AtomicFile.readWithAccess(tokenFile, limit: Self.tokenLimit))
+        guard access.mode & 0o007 == 0 else {
             throw IdentityError(
                 .permissions,
-                "the token \(tokenFile) has permissions 0\(String(mode, radix: 8)): everybody can read or change it. Make it private "
+                "the token \(tokenFile) has permissions \(access.modeText): everybody can read or change it. Make it private "
                     + "with: chmod 600 \(tokenFile)"
             )
         }

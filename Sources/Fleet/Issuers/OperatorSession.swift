@@ -42,12 +42,11 @@ package struct OperatorSession: Sendable {
     ) async throws {
         var (current, seen, trust) = (first, stamp, context.trust)
         var schedule = RenewalSchedule(notBefore: current.notBefore, notAfter: current.notAfter)
-        var renewAt = schedule.renewAt
         var said: String?
         while true {
             try await Task.sleep(for: Self.interval)
             let time = WallClock.system.seconds
-            let isDue = time >= min(renewAt, current.notAfter)
+            let isDue = schedule.wait(at: time) == 0 || time >= current.notAfter
             let now = identity.stamp
             guard isDue || now != seen else { continue }
             do {
@@ -60,7 +59,6 @@ package struct OperatorSession: Sendable {
                 if isDue {
                     current = credential
                     schedule = RenewalSchedule(notBefore: current.notBefore, notAfter: current.notAfter)
-                    renewAt = schedule.renewAt
                 }
                 // Most of what is written to a ledger revokes nobody.
                 guard isDue || !context.trust.isSame(as: trust) else { continue }
@@ -73,7 +71,7 @@ package struct OperatorSession: Sendable {
                 var message = "what was revoked meanwhile cannot be looked up: \(error)"
                 if isDue {
                     message = "there is no new certificate for the operator yet: \(error)"
-                    renewAt = time + schedule.attemptFailed(at: time)
+                    _ = schedule.attemptFailed(at: time)
                 }
                 // The next look is in a second.
                 if message != said { warn(message) }

@@ -1,4 +1,4 @@
-package import MeshIdentity
+import MeshIdentity
 import Platform
 
 /// What somebody has to look at: a certificate that was shown for a renewal by somebody who is not, or not the only

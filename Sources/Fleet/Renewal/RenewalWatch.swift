@@ -96,10 +96,10 @@ struct RenewalTimetable: Sendable {
     private let parallel: Int
     /// Those that are being renewed.
     private(set) var underWay: Set<String> = []
-    /// Of devices whose last attempt failed: how often, and when to try again, in seconds since 1970.
-    private var failed: [String: (schedule: RenewalSchedule, next: Int64)] = [:]
-    /// Of devices that were renewed: when they may be again, in seconds since 1970.
-    private var renewed: [String: Int64] = [:]
+    /// Of devices whose last attempt failed: how often, and when to try again.
+    private var failed: [String: RenewalSchedule] = [:]
+    /// Of devices that were renewed: when they may be again.
+    private var renewed: [String: WallPause] = [:]
 
     /// How long to leave a device alone that was renewed, in seconds: whatever has it due again at once, such as an
     /// issuer whose certificates have hardly begun when they end, does not have it renewed without a pause.
@@ -116,8 +116,8 @@ struct RenewalTimetable: Sendable {
     mutating func look(at devices: [Device], now: Int64) -> (begun: [Device], wait: Int64?) {
         let waiting = devices.filter { $0.isRenewable && !underWay.contains($0.name) }.map {
             (device) -> (device: Device, wait: Int64) in
-            let next = max(failed[device.name]?.next ?? 0, renewed[device.name] ?? 0)
-            return (device: device, wait: max(device.renewalWait(at: now), next - now))
+            let pause = max(failed[device.name]?.pauseLeft(at: now) ?? 0, renewed[device.name]?.left(at: now) ?? 0)
+            return (device: device, wait: max(device.renewalWait(at: now), pause))
         }
         let due = waiting.filter { $0.wait <= 0 }.map(\.device)
         // Who ends first is renewed first, where there are more than places.
@@ -131,12 +131,9 @@ struct RenewalTimetable: Sendable {
         underWay.remove(device.name)
         guard hasFailed else {
             failed[device.name] = nil
-            renewed[device.name] = now + Self.pause
+            renewed[device.name] = WallPause(Self.pause, from: now)
             return nil
         }
-        var schedule = failed[device.name]?.schedule ?? device.renewal
-        let wait = schedule.attemptFailed(at: now)
-        failed[device.name] = (schedule, now + wait)
-        return wait
+        return failed[device.name, default: device.renewal].attemptFailed(at: now)
     }
 }

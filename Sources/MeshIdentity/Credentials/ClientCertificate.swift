@@ -13,8 +13,8 @@ package struct ClientCertificate: Sendable {
     package init(directory: String) throws(IdentityError) {
         do throws(IdentityError) {
             let path = "\(directory)/\(CredentialFiles.key)"
-            let (pem, mode) = try fileWork(AtomicFile.readWithMode(path))
-            try CredentialFiles.requirePrivate(mode, path: path)
+            let (pem, access) = try fileWork(AtomicFile.readWithAccess(path))
+            try CredentialFiles.requirePrivate(access, path: path)
             key = try PrivateKey(pem: pem)
             chain = try Certificate.all(file: "\(directory)/\(CredentialFiles.chain)")
             guard key.matches(chain[0]) else {

@@ -47,10 +47,10 @@ struct CredentialFiles {
 
     /// What a server needs that is verified by its name.
     static func keyAndChain(directory: Int32, path: String) throws(IdentityError) -> (key: [UInt8], chain: [UInt8]) {
-        let (key, mode) = try named(path) { () throws(IdentityError) in
-            try fileWork(AtomicFile.readWithMode(Self.key, at: directory))
+        let (key, access) = try named(path) { () throws(IdentityError) in
+            try fileWork(AtomicFile.readWithAccess(Self.key, at: directory))
         }
-        try requirePrivate(mode, path: "\(path)/\(Self.key)")
+        try requirePrivate(access, path: "\(path)/\(Self.key)")
         let chain = try named(path) { () throws(IdentityError) in
             try fileWork(AtomicFile.read(Self.chain, at: directory))
         }
@@ -73,12 +73,18 @@ struct CredentialFiles {
         }
     }
 
-    /// Refuses a private key that anybody but its owner can read.
-    static func requirePrivate(_ mode: UInt32, path: String) throws(IdentityError) {
-        guard mode & 0o077 == 0 else {
+    /// Refuses a private key that anybody but its owner can read, or that belongs to a stranger.
+    static func requirePrivate(_ access: FileAccess, path: String) throws(IdentityError) {
+        if let stranger = access.stranger(who: "can read or change it", path) {
             throw IdentityError(
                 .permissions,
-                "the private key \(path) has permissions 0\(String(mode, radix: 8)): others can read or change it. "
+                "the private key \(path) \(stranger); replace it if it is not that user's"
+            )
+        }
+        guard access.mode & 0o077 == 0 else {
+            throw IdentityError(
+                .permissions,
+                "the private key \(path) has permissions \(access.modeText): others can read or change it. "
                     + "Make it private with: chmod 600 \(path), and replace it if others may have read it"
             )
         }

@@ -111,14 +111,14 @@ extension CredentialDirectory {
         willTake(.adoptPlainFiles)
         let version = try createVersion()
         for name in CredentialFiles.all {
-            let (bytes, mode): ([UInt8], UInt32)
+            let (bytes, access): ([UInt8], FileAccess)
             do throws(IdentityError) {
-                (bytes, mode) = try fileWork(AtomicFile.readWithMode("\(path)/\(name)"))
+                (bytes, access) = try fileWork(AtomicFile.readWithAccess("\(path)/\(name)"))
             } catch {
                 guard error.code == .notFound else { throw error }
                 continue
             }
-            try fileWork(AtomicFile.create(bytes, at: "\(path)/\(version)/\(name)", mode: mode))
+            try fileWork(AtomicFile.create(bytes, at: "\(path)/\(version)/\(name)", mode: access.mode))
         }
         try fileWork(AtomicFile.synchronize(directory: "\(path)/\(version)"))
         willTake(.linkAdopted)

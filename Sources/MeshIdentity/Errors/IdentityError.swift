@@ -97,25 +97,29 @@ package func fileWork<Result: ~Copyable>(
 /// A file that says who is trusted, such as roots or a list of what was revoked.
 ///
 /// - Parameter name: For messages, where `path` is relative to a directory's descriptor.
-/// - Throws: ``IdentityError``; `permissions` where others than its owner may write it: they could add their own root.
-///   As OpenSSH reads `authorized_keys`.
+/// - Throws: ``IdentityError``; `permissions` where others than its owner may write it, or its owner is neither root
+///   nor the user of this process: they could add their own root. As OpenSSH reads `authorized_keys`.
 package func trustFile(
     _ path: String,
     at directory: Int32 = AT_FDCWD,
     limit: Int = 1 << 20,
     named name: String? = nil
 ) throws(IdentityError) -> [UInt8] {
-    let (bytes, mode) = try fileWork(AtomicFile.readWithMode(path, at: directory, limit: limit))
-    try requireTrusted(mode, path: name ?? path)
+    let (bytes, access) = try fileWork(AtomicFile.readWithAccess(path, at: directory, limit: limit))
+    try requireTrusted(access, path: name ?? path)
     return bytes
 }
 
 /// Refuses what says who is trusted, and can be changed by others.
-func requireTrusted(_ mode: UInt32, path: String) throws(IdentityError) {
-    guard mode & 0o022 != 0 else { return }
+func requireTrusted(_ access: FileAccess, path: String) throws(IdentityError) {
+    guard access.isRegular else { return }
+    if let stranger = access.stranger(who: "can change who is trusted", path) {
+        throw IdentityError(.permissions, "\(path) \(stranger)")
+    }
+    guard access.mode & 0o022 != 0 else { return }
     throw IdentityError(
         .permissions,
-        "\(path) has permissions 0\(String(mode, radix: 8)): others can change who is trusted. "
+        "\(path) has permissions \(access.modeText): others can change who is trusted. "
             + "Look at what is in it, and then: chmod go-w \(path)"
     )
 }

@@ -22,8 +22,8 @@ package struct DirectorySigner: Sendable {
     package static func load(directory: String, at now: Int64? = nil) throws(IdentityError) -> DirectorySigner? {
         let path = "\(directory)/\(keyFile)"
         guard access(path, F_OK) == 0 else { return nil }
-        let (pem, mode) = try fileWork(AtomicFile.readWithMode(path))
-        try CredentialFiles.requirePrivate(mode, path: path)
+        let (pem, access) = try fileWork(AtomicFile.readWithAccess(path))
+        try CredentialFiles.requirePrivate(access, path: path)
         let key = try PrivateKey(pem: pem)
         let certificate = try Certificate(pem: fileWork(AtomicFile.read("\(directory)/\(certificateFile)")))
         guard key.matches(certificate) else { return nil }

@@ -118,8 +118,8 @@ public struct EmbeddedCA: CertificateIssuer {
     public static func load(directory: String, passphrase: Passphrase? = nil) throws(IdentityError) -> EmbeddedCA {
         var (certificate, bundle) = try readCertificates(directory: directory)
         let path = "\(directory)/\(keyFile)"
-        let (keyPEM, mode) = try fileWork(AtomicFile.readWithMode(path))
-        try CredentialFiles.requirePrivate(mode, path: path)
+        let (keyPEM, access) = try fileWork(AtomicFile.readWithAccess(path))
+        try CredentialFiles.requirePrivate(access, path: path)
         let key: PrivateKey
         do throws(IdentityError) {
             key = try PrivateKey(pem: keyPEM, passphrase: passphrase)

@@ -10,6 +10,8 @@ package struct RenewalSchedule: Hashable, Sendable {
     package let notAfter: Int64
     /// Attempts that failed since then.
     package private(set) var failures = 0
+    /// After the last of these.
+    private var pause: WallPause?
 
     /// The longest wait between two attempts, in seconds: as ztunnel's.
     package static let longestBackoff: Int64 = 150
@@ -44,9 +46,16 @@ package struct RenewalSchedule: Hashable, Sendable {
         let wait = Int64((doubled * (0.8 + 0.4 * min(max(random, 0), 1))).rounded())
         let backoff = min(max(1, wait), Self.longestBackoff)
         let remaining = notAfter.subtractingSaturating(now)
-        return remaining > 1 ? min(backoff, remaining - 1) : backoff
+        let chosen = remaining > 1 ? min(backoff, remaining - 1) : backoff
+        pause = WallPause(chosen, from: now)
+        return chosen
     }
 
-    /// How many seconds to wait before the first attempt; zero if it is due.
-    package func wait(at now: Int64) -> Int64 { max(0, renewAt.subtractingSaturating(now)) }
+    /// How many seconds to wait before the next attempt; zero if it is due.
+    package func wait(at now: Int64) -> Int64 {
+        max(0, renewAt.subtractingSaturating(now), pauseLeft(at: now))
+    }
+
+    /// How much is left of the pause after a failure.
+    package func pauseLeft(at now: Int64) -> Int64 { pause?.left(at: now) ?? 0 }
 }

@@ -70,8 +70,8 @@ package struct SSHCertificateAuthority: Sendable {
         let path = "\(directory)/\(keyFile(kind))"
         let key: PrivateKey
         do throws(IdentityError) {
-            let (pem, mode) = try fileWork(AtomicFile.readWithMode(path))
-            try CredentialFiles.requirePrivate(mode, path: path)
+            let (pem, access) = try fileWork(AtomicFile.readWithAccess(path))
+            try CredentialFiles.requirePrivate(access, path: path)
             do throws(IdentityError) {
                 key = try PrivateKey(pem: pem, passphrase: passphrase)
             } catch {

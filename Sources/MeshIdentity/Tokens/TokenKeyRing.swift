@@ -12,7 +12,7 @@ import Synchronization
 package final class TokenKeyRing: Sendable {
     private struct Retired {
         let key: TokenKey
-        let until: Int64
+        let rest: WallPause
     }
 
     private struct State {
@@ -22,8 +22,8 @@ package final class TokenKeyRing: Sendable {
         var generation: UInt64 = 0
         /// When the keys were taken, in seconds since 1970; nil: there are none.
         var taken: Int64?
-        /// When they may be looked for next.
-        var next: Int64 = 0
+        /// Nobody looks for them before.
+        var pause: WallPause?
         var failures = 0
         var isFetching = false
         var misses = false
@@ -64,7 +64,7 @@ package final class TokenKeyRing: Sendable {
         let found: ([TokenKey], UInt64)? = state.withLock { state in
             guard let taken = state.taken, now < taken + Self.staleTime else { return nil }
             // Those that have ended do not come back.
-            state.retired.removeAll { now >= $0.until }
+            state.retired.removeAll { $0.rest.left(at: now) == 0 }
             return (state.keys + state.retired.map(\.key), state.generation << 16 | UInt64(state.retired.count))
         }
         guard let found else {
@@ -82,7 +82,7 @@ package final class TokenKeyRing: Sendable {
     package func beginFetch(at now: Int64) -> Bool {
         guard !isFixed else { return false }
         return state.withLock { state in
-            guard !state.isFetching, now >= state.next else { return false }
+            guard !state.isFetching, state.pause?.left(at: now) ?? 0 == 0 else { return false }
             let isStale = state.taken.map { now >= $0 + Self.freshTime || now < $0 } ?? true
             guard isStale || state.misses else { return false }
             state.isFetching = true
@@ -98,20 +98,21 @@ package final class TokenKeyRing: Sendable {
             let gone = before.filter { old in !keys.keys.contains { $0.id == old.id && $0.isSame(as: old) } }
             // One name stands for one key.
             let names = Set(keys.keys.compactMap(\.id))
-            let left =
-                state.retired.filter { now < $0.until } + gone.map { Retired(key: $0, until: now + Self.keptTime) }
+            let rest = WallPause(Self.keptTime, from: now)
+            let left = state.retired.filter { $0.rest.left(at: now) > 0 } + gone.map { Retired(key: $0, rest: rest) }
             state.retired = left.filter { $0.key.id.map { !names.contains($0) } ?? false }
             state.keys = keys.keys
             state.generation += 1
             state.taken = now
-            state.next = now + Self.pause
+            state.pause = WallPause(Self.pause, from: now)
             (state.failures, state.isFetching, state.misses) = (0, false, false)
         }
     }
 
     package func failed(at now: Int64) {
         state.withLock { state in
-            state.next = now + min(Self.pause << Int64(min(state.failures, 4)), Self.longestPause)
+            let seconds = min(Self.pause << Int64(min(state.failures, 4)), Self.longestPause)
+            state.pause = WallPause(seconds, from: now)
             state.failures += 1
             (state.isFetching, state.misses) = (false, false)
         }

@@ -172,19 +172,19 @@ package struct TokenKeys: Sendable {
     /// Reads a file.
     package init(loading path: String) throws(TokenError) {
         do throws(TokenError) {
-            let bytes: [UInt8]?
+            let file: (bytes: [UInt8], access: FileAccess)?
             do throws(LocalFile.Failure) {
-                bytes = try LocalFile.read(path, limit: Self.maximumSize, allowsPipe: false)
+                file = try LocalFile.readWithAccess(path, limit: Self.maximumSize, allowsPipe: false)
             } catch {
                 throw TokenError(.keys, error.reason)
             }
-            guard let bytes else { throw TokenError(.keys, "there is no such file") }
+            guard let file else { throw TokenError(.keys, "there is no such file") }
             do throws(IdentityError) {
-                if let mode = LocalFile.mode(of: path) { try requireTrusted(mode, path: path) }
+                try requireTrusted(file.access, path: path)
             } catch {
                 throw TokenError(.keys, error.message)
             }
-            try self.init(parsing: bytes)
+            try self.init(parsing: file.bytes)
         } catch {
             throw TokenError(.keys, "\(path): \(error.message)")
         }

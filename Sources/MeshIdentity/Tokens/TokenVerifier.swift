@@ -119,11 +119,22 @@ package final class TokenVerifier: Sendable {
 
     private func current(_ claims: TokenCache.Claims) throws(TokenError) -> String {
         let now = Double(clock.milliseconds) / 1000
-        guard now < claims.end + Self.leeway else { throw TokenError(.time, "the token has ended") }
+        guard now < claims.end + Self.leeway else {
+            throw TokenError(.time, "the token has ended: it held until \(Self.text(claims.end)), and \(hereItIs)")
+        }
         if let begin = claims.begin, now < begin - Self.leeway {
-            throw TokenError(.time, "the token does not hold yet")
+            let time = Self.text(begin)
+            throw TokenError(.time, "the token does not hold yet: it holds from \(time) on, and \(hereItIs)")
         }
         return claims.principal
+    }
+
+    /// A clock that is off shows itself by it: then every token is too late, or too early.
+    private var hereItIs: String { "here it is \(describe(time: clock.seconds))" }
+
+    /// Of any number: the claim is the issuer's.
+    private static func text(_ time: Double) -> String {
+        describe(time: Int64(max(0, min(time, 253_402_300_799))))
     }
 
     /// The key that the token names; where it names none, the only one of its kind.

@@ -18,18 +18,18 @@ package struct TrustBundleFile: Sendable {
     ///
     /// - Throws: ``IdentityError``, with the path in its text.
     package init(loading path: String, of domain: TrustDomain) throws(IdentityError) {
-        let bytes: [UInt8]?
+        let file: (bytes: [UInt8], access: FileAccess)?
         do throws(LocalFile.Failure) {
             // Read again with every reload: whatever somebody has put there must not hold the node.
-            bytes = try LocalFile.read(path, limit: Self.maximumSize, allowsPipe: false)
+            file = try LocalFile.readWithAccess(path, limit: Self.maximumSize, allowsPipe: false)
         } catch {
             let reason = error.number == EFBIG ? "it has more than \(Self.maximumSize >> 10) KiB" : error.reason
             throw IdentityError(.file, "\(path): \(reason)")
         }
-        guard let bytes else { throw IdentityError(.notFound, "\(path): there is no such file") }
-        if let mode = LocalFile.mode(of: path) { try requireTrusted(mode, path: path) }
+        guard let file else { throw IdentityError(.notFound, "\(path): there is no such file") }
+        try requireTrusted(file.access, path: path)
         do throws(IdentityError) {
-            try self.init(parsing: bytes, of: domain)
+            try self.init(parsing: file.bytes, of: domain)
         } catch {
             throw IdentityError(error.code, "\(path): \(error.message)")
         }

@@ -39,16 +39,21 @@ public final class Passphrase: @unchecked Sendable, Equatable, CustomStringConve
 }
 
 extension Passphrase {
-    /// The first line of a file that nobody but its owner can read.
-    package convenience init(file: String) throws(IdentityError) {
-        var (bytes, mode) = try fileWork(AtomicFile.readWithMode(file, limit: 4096))
+    /// The first line of a file that nobody but its owner can read: root, or the user of this process.
+    ///
+    /// - Parameter what: What it is called in errors.
+    package convenience init(file: String, called what: String = "passphrase") throws(IdentityError) {
+        var (bytes, access) = try fileWork(AtomicFile.readWithAccess(file, limit: 4096))
         defer { bytes.withUnsafeMutableBytes { OPENSSL_cleanse($0.baseAddress, $0.count) } }
-        guard mode & 0o077 == 0 else {
-            throw IdentityError(.permissions, "others can read the passphrase in \(file): chmod 600 \(file)")
+        if let stranger = access.stranger(who: "can read the \(what) in it", file) {
+            throw IdentityError(.permissions, "\(file) \(stranger)")
+        }
+        guard access.mode & 0o077 == 0 else {
+            throw IdentityError(.permissions, "others can read the \(what) in \(file): chmod 600 \(file)")
         }
         let line = bytes.prefix { $0 != UInt8(ascii: "\n") && $0 != UInt8(ascii: "\r") }
         guard !line.isEmpty else {
-            throw IdentityError(.wrongPassphrase, "the first line of \(file) is empty: it is the passphrase")
+            throw IdentityError(.wrongPassphrase, "the first line of \(file) is empty: it is the \(what)")
         }
         self.init(line)
     }

@@ -1,4 +1,4 @@
-package import Platform
+import Platform
 package import Streams
 
 /// Reads the administration of a node, wherever that is.

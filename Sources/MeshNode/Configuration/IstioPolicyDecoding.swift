@@ -19,7 +19,7 @@ struct IstioPolicyDecoder {
 
     /// The policies of a file, one a document.
     static func policies(in path: String) throws(ConfigurationError) -> [AuthorizationPolicy] {
-        try policies(in: try NodeConfiguration.readText(path), file: path)
+        try policies(in: try NodeConfiguration.readRules(path), file: path)
     }
 
     static func policies(in text: String, file: String) throws(ConfigurationError) -> [AuthorizationPolicy] {

@@ -12,14 +12,7 @@ extension NodeConfiguration {
     /// Reads and decodes the file at `path`. What it says is not checked against the machine or against itself:
     /// ``validate(checkingFiles:)`` does that.
     public static func load(_ path: String) throws(ConfigurationError) -> NodeConfiguration {
-        let text = try readText(path)
-        // It says who is trusted, and where everything goes.
-        if let mode = LocalFile.mode(of: path), mode & 0o002 != 0 {
-            let message =
-                "can be changed by anybody on this machine. Look at what is in it, and then: chmod o-w \(path)"
-            throw ConfigurationError(issues: [.init(file: path, position: nil, message: message)])
-        }
-        return try parse(text, file: path)
+        try parse(readRules(path), file: path)
     }
 
     /// Decodes the YAML `text`. `file` is named in errors, and relative paths in `text` are taken from its directory.
@@ -35,14 +28,27 @@ extension NodeConfiguration {
         return configuration
     }
 
-    static func readText(_ path: String) throws(ConfigurationError) -> String {
+    /// The text of a file that says who is trusted, who is let in, and where everything goes: one that belongs to a
+    /// stranger, or that anybody can change, is refused.
+    static func readRules(_ path: String) throws(ConfigurationError) -> String {
+        let (text, access) = try readText(path)
+        var objection = access.stranger(who: "can change who is trusted", path)
+        if access.isRegular, access.mode & 0o002 != 0 {
+            objection = "can be changed by anybody on this machine. Look at what is in it, and then: chmod o-w \(path)"
+        }
+        guard let objection else { return text }
+        throw ConfigurationError(issues: [.init(file: path, position: nil, message: objection)])
+    }
+
+    /// The text of a file, with who can change the very file that was read.
+    static func readText(_ path: String) throws(ConfigurationError) -> (text: String, access: FileAccess) {
         func failure(_ message: String) -> ConfigurationError {
             ConfigurationError(issues: [.init(file: path, position: nil, message: message)])
         }
-        let contents: [UInt8]?
+        let contents: (bytes: [UInt8], access: FileAccess)?
         do throws(LocalFile.Failure) {
             // It is read again on every reload: whatever somebody has put there must not hold the node.
-            contents = try LocalFile.read(path, limit: YAMLDocument.maximumBytes, allowsPipe: false)
+            contents = try LocalFile.readWithAccess(path, limit: YAMLDocument.maximumBytes, allowsPipe: false)
         } catch {
             throw failure(
                 error.number == EFBIG
@@ -50,11 +56,11 @@ extension NodeConfiguration {
                     : "cannot be read: \(error.reason)"
             )
         }
-        guard let bytes = contents else { throw failure("cannot be read: \(String(cString: strerror(ENOENT)))") }
-        guard let text = String(validating: bytes, as: UTF8.self) else {
+        guard let contents else { throw failure("cannot be read: \(String(cString: strerror(ENOENT)))") }
+        guard let text = String(validating: contents.bytes, as: UTF8.self) else {
             throw failure("is not UTF-8 text: save it as UTF-8")
         }
-        return text
+        return (text, contents.access)
     }
 }
 

@@ -1,4 +1,4 @@
-package import MeshIdentity
+import MeshIdentity
 import MeshPolicy
 import Streams
 

@@ -1,5 +1,3 @@
-import CLinux
-import Glibc
 import MeshIdentity
 import Platform
 
@@ -16,13 +14,15 @@ struct UserFile: Hashable, Sendable {
 
     /// - Throws: Everything that is wrong, each with its place.
     init(loading path: String) throws(ConfigurationError) {
-        let text = try NodeConfiguration.readText(path)
-        var status = stat()
+        let (text, access) = try NodeConfiguration.readText(path)
         // Whoever can write a line into it can come in.
-        if stat(path, &status) == 0, status.st_mode & 0o022 != 0 {
-            let mode = String(status.st_mode & 0o777, radix: 8)
-            let message = "others than its owner can write to it (mode \(mode)): chmod go-w \(path)"
-            throw ConfigurationError(issues: [.init(file: path, position: nil, message: message)])
+        var objection = access.stranger(who: "can let anybody in", path)
+        if access.isRegular, access.mode & 0o022 != 0 {
+            let mode = String(access.mode & 0o777, radix: 8)
+            objection = "others than its owner can write to it (mode \(mode)): chmod go-w \(path)"
+        }
+        if let objection {
+            throw ConfigurationError(issues: [.init(file: path, position: nil, message: objection)])
         }
         try self.init(parsing: text, file: path)
     }

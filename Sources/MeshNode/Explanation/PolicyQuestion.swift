@@ -1,6 +1,6 @@
 package import MeshIdentity
 package import MeshPolicy
-package import Platform
+import Platform
 import Streams
 
 /// What somebody asks policy: who wants to go where, over what. `bootstrap explain` and the administration of a node

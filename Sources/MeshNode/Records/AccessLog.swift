@@ -56,8 +56,10 @@ private final class AccessLogWriter: Sendable {
         var chunks: [Chunk] = []
         /// Of the chunks, and of those that are being written.
         var bytes = 0
-        /// Not told yet.
+        /// Not said in the file yet.
         var dropped = 0
+        /// The node's log has what the end of this one cost.
+        var isLossTold = false
         /// That wait to be written.
         var lines = 0
         var droppedInAll: UInt64 = 0
@@ -163,6 +165,11 @@ private final class AccessLogWriter: Sendable {
     // MARK: The thread
 
     private func run(_ file: AccessLogFile) {
+        // A pipe whose reader goes ends no program that a node is a part of.
+        var signals = sigset_t()
+        sigemptyset(&signals)
+        sigaddset(&signals, SIGPIPE)
+        pthread_sigmask(SIG_BLOCK, &signals, nil)
         var queue: [Chunk] = []
         var trouble = Trouble()
         while true {
@@ -196,6 +203,12 @@ private final class AccessLogWriter: Sendable {
 
     /// Nobody else will say so: the file has no room for it either.
     private func tellLoss(of lines: Int) {
+        let isTold = state.withLock { state in
+            defer { state.isLossTold = true }
+            return state.isLossTold
+        }
+        // A write that outlasts the patience of whoever closes may fail in the end.
+        guard !isTold else { return }
         logger.error(
             "the access log ends with \(lines) \(lines == 1 ? "line" : "lines") missing: \(settings) had no room for them until the node ended"
         )

@@ -53,10 +53,10 @@ package struct MeshRenewal: Sendable {
 
     /// Returns when the task is cancelled.
     package func run() async {
-        var schedule: RenewalSchedule?
+        // Of no certificate yet.
+        var schedule = RenewalSchedule(notBefore: 0, notAfter: 0)
         var serial = ""
         var isExpired = false
-        var nextAttempt: Int64 = 0
         while !Task.isCancelled {
             var sleep = Self.longestSleep
             guard let settings = settings() else {
@@ -68,10 +68,9 @@ package struct MeshRenewal: Sendable {
                 isExpired = false
                 if credential.leaf.serialNumber != serial {
                     serial = credential.leaf.serialNumber
-                    let fresh = RenewalSchedule(notBefore: credential.notBefore, notAfter: credential.notAfter)
-                    (schedule, nextAttempt) = (fresh, fresh.renewAt)
+                    schedule = RenewalSchedule(notBefore: credential.notBefore, notAfter: credential.notAfter)
                 }
-                if nextAttempt <= WallClock.system.seconds {
+                if schedule.wait(at: WallClock.system.seconds) == 0 {
                     do {
                         let renewed = try await renew(credential, settings)
                         logger.notice(
@@ -81,12 +80,11 @@ package struct MeshRenewal: Sendable {
                         continue
                     } catch {
                         guard !Task.isCancelled else { return }
-                        let wait = schedule?.attemptFailed(at: WallClock.system.seconds) ?? Self.longestSleep
-                        nextAttempt = WallClock.system.seconds + wait
+                        let wait = schedule.attemptFailed(at: WallClock.system.seconds)
                         logger.warning("certificate not renewed: \(error)", metadata: ["next attempt in s": "\(wait)"])
                     }
                 }
-                sleep = min(sleep, max(1, nextAttempt - WallClock.system.seconds))
+                sleep = min(sleep, max(1, schedule.wait(at: WallClock.system.seconds)))
             } catch {
                 // Said once. What is wrong with it is fixed by others: an operator over SSH.
                 if !isExpired { logger.error("the certificate cannot be renewed over the mesh: \(error)") }

@@ -14,15 +14,15 @@ struct ProxyTokenCache {
         let text: String
         /// When it ends, as it says itself; nil where nobody can tell.
         let end: Int64?
-        /// When another one is to be looked for.
-        let renewal: Int64
+        /// After this another one is to be looked for.
+        let use: WallPause
     }
 
     private(set) var held: Held?
     /// What the proxy did not take.
     private(set) var refused: String?
     /// Nobody looks before: what has failed fails again.
-    private var pause: Int64 = 0
+    private var pause: WallPause?
 
     /// A file may be replaced at any time: it is read again after this long at the latest, in seconds.
     static let longestUse: Int64 = 60
@@ -37,19 +37,19 @@ struct ProxyTokenCache {
     }
 
     func wantsAnother(at now: Int64) -> Bool {
-        guard now >= pause else { return token(at: now) == nil }
-        return held.map { now >= $0.renewal } ?? true
+        if let pause, pause.left(at: now) > 0 { return token(at: now) == nil }
+        return held.map { $0.use.left(at: now) == 0 } ?? true
     }
 
     mutating func loaded(_ text: String, at now: Int64) {
         let end = JSONWebToken.unverifiedEnd(of: text)
         // Four fifths of what is left; one whose end nobody knows is looked at again and again.
         let life = end.map { max(0, $0 - now) * 4 / 5 } ?? Self.longestUse
-        held = Held(text: text, end: end, renewal: now + min(life, Self.longestUse))
+        held = Held(text: text, end: end, use: WallPause(min(life, Self.longestUse), from: now))
         if text != refused { refused = nil }
     }
 
-    mutating func failed(at now: Int64) { pause = now + Self.pauseAfterFailure }
+    mutating func failed(at now: Int64) { pause = WallPause(Self.pauseAfterFailure, from: now) }
 
     mutating func refuse(_ text: String) { refused = text }
 }

@@ -59,24 +59,23 @@ package enum AtomicFile {
         at directory: Int32 = AT_FDCWD,
         limit: Int = 1 << 20
     ) throws(FileError) -> [UInt8] {
-        try readWithMode(path, at: directory, limit: limit).bytes
+        try readWithAccess(path, at: directory, limit: limit).bytes
     }
 
-    /// As `read`, with the permission bits of the very file that was read.
-    package static func readWithMode(
+    /// As `read`, with who can read and change the very file that was read.
+    package static func readWithAccess(
         _ path: String,
         at directory: Int32 = AT_FDCWD,
         limit: Int = 1 << 20
-    ) throws(FileError) -> (bytes: [UInt8], mode: UInt32) {
+    ) throws(FileError) -> (bytes: [UInt8], access: FileAccess) {
         // Non-blocking, so that a named pipe in the file's place cannot hold us.
         let file = openat(directory, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
         guard file >= 0 else { throw failure("read", path) }
         defer { close(file) }
-        var status = stat()
-        guard fstat(file, &status) == 0 else { throw failure("read", path) }
-        guard status.st_mode & S_IFMT == S_IFREG else { throw FileError(.file, "\(path) is not a regular file") }
+        guard let access = FileAccess(of: file) else { throw failure("read", path) }
+        guard access.isRegular else { throw FileError(.file, "\(path) is not a regular file") }
         do throws(LocalFile.Failure) {
-            return (try LocalFile.contents(of: file, limit: limit), UInt32(status.st_mode) & 0o7777)
+            return (try LocalFile.contents(of: file, limit: limit), access)
         } catch {
             guard error.number == EFBIG else { throw failure("read", path, errno: error.number) }
             throw FileError(.file, "\(path) is longer than \(limit) bytes")

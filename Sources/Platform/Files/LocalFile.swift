@@ -25,6 +25,15 @@ package enum LocalFile {
         limit: Int = sizeLimit,
         allowsPipe: Bool = true
     ) throws(Failure) -> [UInt8]? {
+        try readWithAccess(path, limit: limit, allowsPipe: allowsPipe)?.bytes
+    }
+
+    /// As ``read(_:limit:allowsPipe:)``, with who can change the very file that was read.
+    package static func readWithAccess(
+        _ path: String,
+        limit: Int = sizeLimit,
+        allowsPipe: Bool = true
+    ) throws(Failure) -> (bytes: [UInt8], access: FileAccess)? {
         let descriptor: Int32
         do throws(Failure) {
             descriptor = try openForReading(path, allowsPipe: allowsPipe)
@@ -33,14 +42,8 @@ package enum LocalFile {
             throw error
         }
         defer { close(descriptor) }
-        return try contents(of: descriptor, limit: limit)
-    }
-
-    /// The permission bits of a regular file; nil: there is none.
-    package static func mode(of path: String) -> UInt32? {
-        var status = stat()
-        guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { return nil }
-        return UInt32(status.st_mode) & 0o7777
+        guard let access = FileAccess(of: descriptor) else { throw Failure(number: errno) }
+        return (try contents(of: descriptor, limit: limit), access)
     }
 
     /// Opens what can be read without waiting for anybody: a named pipe, a socket or a terminal in the file's place

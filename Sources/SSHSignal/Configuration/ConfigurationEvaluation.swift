@@ -141,8 +141,7 @@ struct ConfigurationEvaluation {
             }
         } else {
             let file = account.home + "/.ssh/config"
-            try checkPermissions(file)
-            _ = try read(Place(file: file), active: true)
+            _ = try read(Place(file: file), active: true, checksAccess: true)
             _ = try read(Place(file: "/etc/ssh/ssh_config", isUserFile: false), active: true)
         }
     }
@@ -170,24 +169,28 @@ struct ConfigurationEvaluation {
     // MARK: Files
 
     /// False when there is no such file.
+    ///
+    /// - Parameter checksAccess: As `ssh`: a configuration that others can change decides whom we trust, so it is not
+    ///   used. One that is named on the command line is that user's affair.
     private mutating func read(
         _ place: Place,
         active: Bool,
-        neverActive: Bool = false
+        neverActive: Bool = false,
+        checksAccess: Bool = false
     ) throws(SSHConfigurationError) -> Bool {
         let path = place.file ?? ""
-        let contents: [UInt8]?
-        do {
-            contents = try LocalFile.read(path)
-        } catch  where error.number == EISDIR {
-            // `Include conf.d/*` may meet one, which has no lines.
-            contents = []
+        let file: (bytes: [UInt8], access: FileAccess)?
+        do throws(LocalFile.Failure) {
+            file = try LocalFile.readWithAccess(path)
         } catch {
+            // `Include conf.d/*` may meet a directory, which has no lines.
+            if error.number == EISDIR { return true }
             throw SSHConfigurationError(file: path, "cannot be read: \(error.reason)")
         }
-        guard let contents else { return false }
+        guard let file else { return false }
+        if checksAccess { try check(file.access, of: path) }
         var active = active
-        for (number, text) in LocalFile.lines(of: contents) {
+        for (number, text) in LocalFile.lines(of: file.bytes) {
             var place = place
             place.line = number
             do throws(SSHConfigurationError) {
@@ -202,11 +205,8 @@ struct ConfigurationEvaluation {
         return true
     }
 
-    /// As `ssh`: a configuration that others can change decides whom we trust, so it is not read.
-    private func checkPermissions(_ file: String) throws(SSHConfigurationError) {
-        var status = stat()
-        guard stat(file, &status) == 0 else { return }
-        guard status.st_uid == 0 || status.st_uid == account.userID, status.st_mode & 0o022 == 0 else {
+    private func check(_ access: FileAccess, of file: String) throws(SSHConfigurationError) {
+        guard access.owner == 0 || access.owner == account.userID, access.mode & 0o022 == 0 else {
             throw SSHConfigurationError(
                 file: file,
                 "bad owner or permissions: only its owner may write to it (chmod 600 \(file))"
@@ -244,9 +244,8 @@ struct ConfigurationEvaluation {
                     throw SSHConfigurationError("more than \(Self.maximumIncludes) files are included")
                 }
                 let inner = Place(file: file, isUserFile: place.isUserFile, depth: place.depth + 1)
-                try checkPermissions(file)
                 // Below a block that is not in effect, no line of the file can be, whatever its own Host lines say.
-                _ = try read(inner, active: active, neverActive: !active)
+                _ = try read(inner, active: active, neverActive: !active, checksAccess: true)
             }
         }
     }

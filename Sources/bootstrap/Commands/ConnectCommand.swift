@@ -3,7 +3,7 @@ import Fleet
 import Glibc
 import Logging
 import MeshIdentity
-package import MeshPaths
+import MeshPaths
 import MeshPolicy
 import Platform
 import SSHSignal

@@ -20,7 +20,9 @@ struct RedirectTests {
             case .user:
                 """
                 cp -r "\(TestCertificates.shared.path(.client))" "$W/own"
-                chown -R 4000 "$W"
+                # Not its configuration: root, who installs the rules, takes none that somebody else can change.
+                chown 4000 "$W"
+                chown -R 4000 "$W/own"
                 sed -i "s|^identity: .*|identity: $W/own|" "$W/node.yaml"
                 program=$BIN
                 as_user() { exec setpriv --reuid 4000 --clear-groups "$program" "$@"; }

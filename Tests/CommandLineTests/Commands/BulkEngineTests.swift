@@ -59,6 +59,7 @@ import Testing
         try journey.directory.makeDirectory("bin")
         let (process, port) = try await connect(journey, to: backend, path: journey.directory.path("bin"))
         for _ in 0..<3 { try await exchange(port) }
+        try await journey.sshd.logged("Accepted publickey")
         #expect(logins(journey) == 1)
         process.signal(SIGTERM)
         _ = try await process.exit()

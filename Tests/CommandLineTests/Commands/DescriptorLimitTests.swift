@@ -31,14 +31,7 @@ import Testing
         let port = FreePort.next()
         let configuration = try directory.write(
             "node.yaml",
-            """
-            identity: \(TestCertificates.shared.path(.server))
-            listeners:
-            - {name: in, bind: "127.0.0.1:\(port)", protocol: tcp, forwardTo: "127.0.0.1:\(echo.port)"}
-            endpoints:
-            - {match: "127.0.0.1:*", direct: true}
-
-            """
+            NodeFile.forwarding(identity: TestCertificates.shared.path(.server), bind: port, to: echo.port)
         )
         let node = try ChildProcess(
             "/bin/sh",

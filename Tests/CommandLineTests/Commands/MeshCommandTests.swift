@@ -24,6 +24,35 @@ import Testing
         text.split(separator: "\n").first { $0.hasPrefix("# revision: ") }.flatMap { Int64($0.dropFirst(12)) }
     }
 
+    /// Writes the first revision. Returns the file that has its content.
+    private func putFirst(_ owner: Operator, _ place: [String] = []) async throws -> String {
+        let first = try file(owner, "first.yaml", Self.content)
+        let put = try await owner.run(["mesh", "put", first] + place)
+        try #require(put.succeeded, "\(put.standardError)")
+        return first
+    }
+
+    /// A credential `id` for a gateway that is no device, in the operator's home.
+    private func issueGateway(_ owner: Operator) async throws {
+        let out = owner.home.path("id")
+        let issued = try await owner.run(["ca", "issue", "--id", "ns/default/sa/gateway", "--out", out])
+        try #require(issued.succeeded, "\(issued.standardError)")
+    }
+
+    private func start(_ configuration: String) throws -> ChildProcess {
+        try ChildProcess(TestTools.bootstrap, ["node", "--config", configuration])
+    }
+
+    private func port(of listener: String, _ node: ChildProcess) async throws -> UInt16 {
+        let line = try await node.standardOutput.line(containing: "ready \(listener) ")
+        return try #require(line.split(separator: ":").last.flatMap { UInt16($0) })
+    }
+
+    private func reaches(_ port: UInt16) async -> Bool {
+        guard let stream = try? await TCPConversation(port: port) else { return false }
+        return (try? await stream.echo(Array("ping".utf8))) == Array("ping".utf8)
+    }
+
     @Test func putChecksSignsAndCompares() async throws {
         let owner = try await Operator()
         let place = ["--directory", owner.home.path("mesh.yaml")]
@@ -31,9 +60,7 @@ import Testing
         #expect(nothing.status == .exited(1))
         #expect(nothing.standardError.contains("there is nothing there yet"))
 
-        let first = try file(owner, "first.yaml", Self.content)
-        let put = try await owner.run(["mesh", "put", first] + place)
-        try #require(put.succeeded, "\(put.standardError)")
+        let first = try await putFirst(owner, place)
         let got = try await owner.run(["mesh", "get"] + place)
         #expect(got.standardOutput.hasPrefix("# bootstrap mesh directory 1\n# domain: test.example\n"))
         #expect(got.standardOutput.hasSuffix(Self.content))
@@ -94,9 +121,7 @@ import Testing
         let owner = try await Operator()
         let path = owner.home.path("mesh.yaml")
         let place = ["--directory", path]
-        let first = try file(owner, "first.yaml", Self.content)
-        let put = try await owner.run(["mesh", "put", first] + place)
-        try #require(put.succeeded, "\(put.standardError)")
+        let first = try await putFirst(owner, place)
         let earlier = try owner.home.read("mesh.yaml")
         let changed = try file(owner, "changed.yaml", earlier + "- {match: \"more:1\", direct: true}\n")
         let second = try await owner.run(["mesh", "put", changed] + place)
@@ -133,9 +158,7 @@ import Testing
     @Test func aForgedRevisionIsNotContinued() async throws {
         let owner = try await Operator()
         let place = ["--directory", owner.home.path("mesh.yaml")]
-        let first = try file(owner, "first.yaml", Self.content)
-        let put = try await owner.run(["mesh", "put", first] + place)
-        try #require(put.succeeded, "\(put.standardError)")
+        let first = try await putFirst(owner, place)
         let signed = try owner.home.read("mesh.yaml")
         let last = try #require(revision(signed))
         for forged in [DirectoryManifest.maximumRevision - 1, Int64.max] {
@@ -153,9 +176,7 @@ import Testing
         let owner = try await Operator()
         let path = owner.home.path("mesh.yaml")
         let place = ["--directory", path]
-        let first = try file(owner, "first.yaml", Self.content)
-        let put = try await owner.run(["mesh", "put", first] + place)
-        try #require(put.succeeded, "\(put.standardError)")
+        let first = try await putFirst(owner, place)
         let signed = try owner.home.read("mesh.yaml")
         try owner.home.write("bootstrap/config.yaml", "directory: \(path)\n")
         for broken in [
@@ -209,9 +230,7 @@ import Testing
         let devices = try await TwoDevices()
         let owner = devices.owner
         try owner.home.write("bootstrap/config.yaml", "directory: {file: ../mesh.yaml}\n")
-        let first = try file(owner, "first.yaml", Self.content)
-        let put = try await owner.run(["mesh", "put", first])
-        try #require(put.succeeded, "\(put.standardError)")
+        let first = try await putFirst(owner)
         let watch = try ChildProcess(
             TestTools.bootstrap,
             ["mesh", "watch"],
@@ -220,14 +239,12 @@ import Testing
         _ = try await watch.standardOutput.line(containing: "+ - {match: \"db.prod:5432\"")
 
         // A gateway that knows the directory and nothing else.
-        let out = owner.home.path("gateway")
-        let issued = try await owner.run(["ca", "issue", "--id", "ns/default/sa/gateway", "--out", out])
-        try #require(issued.succeeded, "\(issued.standardError)")
+        try await issueGateway(owner)
         let configuration = try file(
             owner,
             "node.yaml",
             """
-            identity: gateway
+            identity: id
             listeners:
             - {name: a, bind: "127.0.0.1:0", protocol: tcp, forwardTo: "a:\(devices.backend.port)"}
             - {name: b, bind: "127.0.0.1:0", protocol: tcp, forwardTo: "b:\(devices.backend.port)"}
@@ -237,16 +254,8 @@ import Testing
         )
         let check = try await owner.run(["node", "--config", configuration, "--check"])
         #expect(check.succeeded, "\(check.standardError)")
-        let node = try ChildProcess(TestTools.bootstrap, ["node", "--config", configuration])
-        func port(_ name: String) async throws -> UInt16 {
-            let line = try await node.standardOutput.line(containing: "ready \(name) ")
-            return try #require(line.split(separator: ":").last.flatMap { UInt16($0) })
-        }
-        let (a, b) = (try await port("a"), try await port("b"))
-        func reaches(_ port: UInt16) async -> Bool {
-            guard let stream = try? await TCPConversation(port: port) else { return false }
-            return (try? await stream.echo(Array("ping".utf8))) == Array("ping".utf8)
-        }
+        let node = try start(configuration)
+        let (a, b) = (try await port(of: "a", node), try await port(of: "b", node))
         #expect(await !reaches(a))
         let renewed = try await owner.run(["renew", "--all"])
         #expect(renewed.succeeded, "\(renewed.standardError)")
@@ -300,10 +309,7 @@ import Testing
         try await eventually("it is written") {
             try await owner.run(["mesh", "put", first] + place).succeeded
         }
-        let issued = try await owner.run([
-            "ca", "issue", "--id", "ns/default/sa/gateway", "--out", owner.home.path("id"),
-        ])
-        try #require(issued.succeeded)
+        try await issueGateway(owner)
         let configuration = try file(
             owner,
             "node.yaml",
@@ -314,23 +320,15 @@ import Testing
             directory: {etcd: ["\(cluster.endpoints[0])"], prefix: /mesh/test.example/, credential: \(cluster.credential)}
             """
         )
-        func start() async throws -> (ChildProcess, UInt16) {
-            let node = try ChildProcess(TestTools.bootstrap, ["node", "--config", configuration])
-            let line = try await node.standardOutput.line(containing: "ready in ")
-            return (node, try #require(line.split(separator: ":").last.flatMap { UInt16($0) }))
-        }
-        func reaches(_ port: UInt16) async -> Bool {
-            guard let stream = try? await TCPConversation(port: port) else { return false }
-            return (try? await stream.echo(Array("ping".utf8))) == Array("ping".utf8)
-        }
-        let (node, port) = try await start()
-        try await eventually("it is reached") { await reaches(port) }
+        let node = try start(configuration)
+        let local = try await port(of: "in", node)
+        try await eventually("it is reached") { await reaches(local) }
         _ = try await owner.run(["mesh", "get", "--config", configuration])
 
         // Wiped: an alarm, and it goes on. The operator writes it again.
         try await cluster.wipe()
         _ = try await node.standardError.line(containing: "somebody has wiped it")
-        #expect(await reaches(port))
+        #expect(await reaches(local))
         try await eventually("it is written again") {
             try await owner.run(["mesh", "put", first] + place).succeeded
         }
@@ -339,8 +337,8 @@ import Testing
         // Away: a node that starts does not wait for it.
         await cluster.stop()
         await node.stop()
-        let (second, otherPort) = try await start()
-        #expect(await reaches(otherPort))
+        let second = try start(configuration)
+        #expect(try await reaches(port(of: "in", second)))
         _ = try await second.standardError.line(containing: "the directory's last good state holds")
         _ = try await second.standardError.line(containing: "etcd 127.0.0.1:")
         let away = try await owner.run(["mesh", "get"] + place)

@@ -13,10 +13,9 @@ import Testing
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         let backend = try EchoServer()
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         let enrolled = try await owner.enroll(
-            port: server.port,
-            key: server.userKey,
+            server,
             ["--name", "dev", "--allow-port", "\(backend.port)", "--advertise", "home.invalid:25008"]
         )
         try #require(enrolled.succeeded, "\(enrolled.standardError)")

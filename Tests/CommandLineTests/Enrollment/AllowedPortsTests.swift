@@ -12,11 +12,10 @@ import Testing
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         let destination = "\(OpenSSHServer.user)@127.0.0.1:\(server.port)"
         let first = try await owner.enroll(
-            port: server.port,
-            key: server.userKey,
+            server,
             ["--name", "dev7", "--allow-port", "80"]
         )
         #expect(first.succeeded, "\(first.standardError)")
@@ -98,21 +97,21 @@ import Testing
         let issuer = server
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         try owner.home.write("bootstrap/issuer.address", "*:\(issuer.port)\n")
-        let enrolled = try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"])
+        let enrolled = try await owner.enroll(server, ["--name", "dev7"])
         #expect(enrolled.succeeded, "\(enrolled.standardError)")
         #expect(try owner.devices.record(named: "dev7")?.renewFrom == "127.0.0.1:\(issuer.port)")
         let yaml = try String(contentsOfFile: owner.state + "/node.yaml", encoding: .utf8)
         #expect(yaml.contains("renewal: {from: \"127.0.0.1:\(issuer.port)\"}"), "\(yaml)")
         let none = ["--name", "dev7", "--renew-from", "none"]
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, none).succeeded)
+        #expect(try await owner.enroll(server, none).succeeded)
         #expect(try owner.devices.record(named: "dev7")?.renewFrom == nil)
         // That holds until somebody is named again.
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
+        #expect(try await owner.enroll(server, ["--name", "dev7"]).succeeded)
         #expect(try owner.devices.record(named: "dev7")?.renewFrom == nil)
         let named = ["--name", "dev7", "--renew-from", "127.0.0.1:\(issuer.port)"]
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, named).succeeded)
+        #expect(try await owner.enroll(server, named).succeeded)
         #expect(try owner.devices.record(named: "dev7")?.renewFrom == "127.0.0.1:\(issuer.port)")
 
         let fresh = try await owner.run(["connect", "dev7", "--path", "h2", "-W", "127.0.0.1:1"])
@@ -152,9 +151,9 @@ import Testing
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         for more in [[], ["--allow-host", "127.0.0.1:\(server.port)"], ["--allow-port", "\(server.port)"]] {
-            let enrolled = try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"] + more)
+            let enrolled = try await owner.enroll(server, ["--name", "dev7"] + more)
             #expect(enrolled.succeeded, "\(enrolled.standardError)")
             var reached = 0
             let commands = enrolled.standardOutput.split(separator: "\n").drop { !$0.hasPrefix("Next: ") }.map { line in
@@ -198,8 +197,8 @@ import Testing
     @Test func theServiceIsCheckedBeforeAnythingIsUploaded() async throws {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        let output = try await owner.enroll(port: server.port, key: server.userKey, ["--service", "procd"])
+        try owner.know(server)
+        let output = try await owner.enroll(server, ["--service", "procd"])
         #expect(output.status == .exited(1), "\(output.standardError)")
         #expect(output.standardError.contains("--service procd: procd does not run there"), "\(output.standardError)")
         #expect(!FileManager.default.fileExists(atPath: owner.base.path("bootstrap")))

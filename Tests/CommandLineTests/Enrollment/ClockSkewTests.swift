@@ -31,8 +31,8 @@ import Testing
         let owner = try await Operator()
         let server = try await server(seconds, home: owner.home)
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        let enrolled = try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"])
+        try owner.know(server)
+        let enrolled = try await owner.enroll(server, ["--name", "dev7"])
         #expect(enrolled.succeeded, "\(enrolled.standardOutput)\(enrolled.standardError)")
         let word = seconds < 0 ? "behind: its certificate is dated back by 1 h " : "ahead: it takes certificates"
         #expect(enrolled.standardError.contains("warning: dev7: device clock is"), "\(enrolled.standardError)")
@@ -62,8 +62,8 @@ import Testing
         let owner = try await Operator()
         let server = try await server(-36_000, home: owner.home)
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        let refused = try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"])
+        try owner.know(server)
+        let refused = try await owner.enroll(server, ["--name", "dev7"])
         #expect(refused.status == .exited(1))
         for part in [
             "device clock is", "behind, more than a quarter of the 1 d 0 h", "set the device's clock", "--skew-ok",
@@ -73,7 +73,7 @@ import Testing
         #expect(try FileManager.default.contentsOfDirectory(atPath: owner.base.path) == [])
         #expect(try owner.devices.ledger.certificates().isEmpty)
 
-        let accepted = try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7", "--skew-ok"])
+        let accepted = try await owner.enroll(server, ["--name", "dev7", "--skew-ok"])
         #expect(accepted.succeeded, "\(accepted.standardOutput)\(accepted.standardError)")
         #expect(try CredentialDirectory(owner.state + "/identity").load().notBefore < now() - 36_000)
         // So far nobody's certificate is dated back but its own: its node refuses the operator, who is told, and does
@@ -91,7 +91,7 @@ import Testing
     @Test func withoutAnAgent() async throws {
         let owner = try await Operator()
         let server = try await server(-7200, home: owner.home)
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         let directory = owner.base.path("mesh")
         let verify = "openssl verify -CAfile '\(directory)/root-cert.pem' '\(directory)/cert-chain.pem'"
         let enrolled = try await owner.run([
@@ -123,7 +123,7 @@ import Testing
         let owner = try await Operator()
         let server = try await server(-3600, home: owner.home)
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         let program = owner.home.path("sign")
         try await owner.home.writeProgram(
             "sign",
@@ -134,8 +134,7 @@ import Testing
             """
         )
         let refused = try await owner.enroll(
-            port: server.port,
-            key: server.userKey,
+            server,
             ["--name", "dev7", "--issuer", "exec:\(program)", "--trust-domain", "test.example"]
         )
         #expect(refused.status == .exited(1))

@@ -14,7 +14,7 @@ import Testing
     init() async throws {
         server = try await OpenSSHServer()
         owner = try await Operator()
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
     }
 
     private func enroll(_ arguments: [String]) async throws -> ChildProcess.Output {
@@ -27,7 +27,7 @@ import Testing
 
     @Test func anotherBaseIsRefusedWhileTheFirstOneIsInUse() async throws {
         defer { owner.stopNode() }
-        let first = try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"])
+        let first = try await owner.enroll(server, ["--name", "dev7"])
         #expect(first.succeeded, "\(first.standardError)")
         let record = try #require(try owner.devices.record(named: "dev7"))
         let other = TemporaryDirectory()
@@ -73,7 +73,7 @@ import Testing
 
     @Test func serviceAndLifetimeHold() async throws {
         defer { owner.stopNode() }
-        let first = try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7", "--ttl", "3h"])
+        let first = try await owner.enroll(server, ["--name", "dev7", "--ttl", "3h"])
         #expect(first.succeeded, "\(first.standardError)")
         #expect(try owner.devices.record(named: "dev7")?.lifetime == 3 * 3600)
 
@@ -88,7 +88,7 @@ import Testing
 
     @Test func whatListensFurtherIsSaid() async throws {
         defer { owner.stopNode() }
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
+        #expect(try await owner.enroll(server, ["--name", "dev7"]).succeeded)
         let same = try await enroll(["dev7"])
         #expect(same.succeeded && !same.standardError.contains("listens on"), "\(same.standardError)")
         let wider = try await enroll(["dev7", "--hbone-address", "0.0.0.0"])

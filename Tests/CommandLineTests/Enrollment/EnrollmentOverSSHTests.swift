@@ -17,10 +17,9 @@ import Testing
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         let first = try await owner.enroll(
-            port: server.port,
-            key: server.userKey,
+            server,
             ["--name", "dev7", "--allow-port", "22"]
         )
         #expect(first.succeeded, "\(first.standardOutput)\(first.standardError)")
@@ -49,8 +48,7 @@ import Testing
         // The second run changes the certificate and nothing else.
         let process = try String(contentsOfFile: owner.state + "/node.pid", encoding: .utf8)
         let second = try await owner.enroll(
-            port: server.port,
-            key: server.userKey,
+            server,
             ["--name", "dev7", "--allow-port", "22"]
         )
         #expect(second.succeeded, "\(second.standardError)")
@@ -87,7 +85,7 @@ import Testing
     @Test func hostKeyThatIsUnknownOrChanged() async throws {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
-        let unknown = try await owner.enroll(port: server.port, key: server.userKey)
+        let unknown = try await owner.enroll(server)
         #expect(unknown.status == .exited(3))
         #expect(unknown.standardError.contains("there is no terminal to ask on"))
         #expect(unknown.standardError.contains(try await server.hostKeyFingerprint()))
@@ -96,8 +94,7 @@ import Testing
         try owner.know(owner.home.path("other.pub"), port: server.port)
         for mode in ["accept-new", "no", "ask"] {
             let changed = try await owner.enroll(
-                port: server.port,
-                key: server.userKey,
+                server,
                 ["-o", "StrictHostKeyChecking=\(mode)"]
             )
             #expect(changed.status == .exited(3))
@@ -112,10 +109,10 @@ import Testing
     @Test func loginThatIsRefused() async throws {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         try await OpenSSHServer.makeKey("ed25519", owner.home.path("stranger"))
         #expect(try await owner.enroll(port: server.port, key: owner.home.path("stranger")).status == .exited(4))
-        let nobody = try await owner.enroll(port: server.port, key: server.userKey, user: "no-such-user")
+        let nobody = try await owner.enroll(server, user: "no-such-user")
         #expect(nobody.status == .exited(4))
         #expect(try await owner.enroll(port: FreePort.next(), key: server.userKey).status == .exited(6))
         #expect(try owner.devices.all() == [])
@@ -124,8 +121,8 @@ import Testing
     @Test func forcedCommandIsRecognised() async throws {
         let server = try await OpenSSHServer(configuration: ["ForceCommand echo 'only backups here'"])
         let owner = try await Operator()
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        let output = try await owner.enroll(port: server.port, key: server.userKey)
+        try owner.know(server)
+        let output = try await owner.enroll(server)
         #expect(output.status == .exited(1))
         #expect(output.standardError.contains("only backups here"), "\(output.standardError)")
         #expect(output.standardError.contains("ForceCommand"))
@@ -136,7 +133,7 @@ import Testing
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         let id = try SPIFFEID("spiffe://test.example/ns/default/sa/dev")
         let installation = DeviceEnrollment.Installation(
             node: .init(bind: "127.0.0.1", port: 0),
@@ -185,7 +182,7 @@ import Testing
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         let closed = FreePort.next()
         let inventory = try owner.home.write(
             "inventory",

@@ -10,8 +10,7 @@ import Testing
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
+        try await owner.enrolled(on: server)
         let ca = try EmbeddedCA.load(directory: owner.bootstrapHome + "/ca")
         let entries = (0..<22_000).map {
             RevokedCertificate(
@@ -49,7 +48,7 @@ import Testing
         )
         let removed = try await ChildProcess.run("rm", [owner.bootstrapHome + "/ledger.sqlite"])
         #expect(removed.succeeded)
-        let enrolled = try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"])
+        let enrolled = try await owner.enroll(server, ["--name", "dev7"])
         #expect(enrolled.succeeded, "\(enrolled.standardError)")
         #expect(enrolled.standardError.contains("with 22001 certificates"), "\(enrolled.standardError)")
         #expect(try present()?.serials.count == 22_001)

@@ -133,7 +133,7 @@ extension EnrollmentOverSSHTests {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         let arguments = enrollment(owner, server.port, server, base: owner.base.path)
         for round in 0..<3 {
             let outputs = try await withThrowingTaskGroup(of: ChildProcess.Output.self) { group in
@@ -157,7 +157,7 @@ extension EnrollmentOverSSHTests {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         let arguments = enrollment(owner, server.port, server, base: owner.base.path)
         let first = try await owner.run(arguments)
         try #require(first.succeeded, "\(first.standardError)")

@@ -12,7 +12,7 @@ extension EnrollmentOverSSHTests {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         let absent = FreePort.next()
         func inventory(_ second: UInt16) throws -> String {
             try owner.home.write(
@@ -55,7 +55,7 @@ extension EnrollmentOverSSHTests {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         let elsewhere = owner.home.path("elsewhere")
         let made = try await owner.run(["ca", "init", "--trust-domain", "other.example", "--ca", elsewhere])
         #expect(made.succeeded, "\(made.standardError)")
@@ -65,8 +65,7 @@ extension EnrollmentOverSSHTests {
             permissions: 0o755
         )
         let enrolled = try await owner.enroll(
-            port: server.port,
-            key: server.userKey,
+            server,
             ["--name", "dev7", "--issuer", "exec:\(program)", "--trust-domain", "other.example"]
         )
         #expect(enrolled.succeeded, "\(enrolled.standardError)")

@@ -23,9 +23,9 @@ extension EnrollmentOverSSHTests {
         let istiod = try await IstiodServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         let name = ["--name", "dev7"]
-        let enrolled = try await owner.enroll(port: server.port, key: server.userKey, name + flags(istiod))
+        let enrolled = try await owner.enroll(server, name + flags(istiod))
         #expect(enrolled.succeeded, "\(enrolled.standardOutput)\(enrolled.standardError)")
         let first = try CredentialDirectory(owner.state + "/identity").load()
         #expect(first.id.description == "spiffe://test.example/ns/default/sa/dev7")
@@ -56,8 +56,7 @@ extension EnrollmentOverSSHTests {
         try await refused("chmod 600", flags(istiod))
         try istiod.directory.write("token", "good-token\n", permissions: 0o600)
         let other = try await owner.enroll(
-            port: server.port,
-            key: server.userKey,
+            server,
             ["--name", "dev8", "--accept-known-machine"] + flags(istiod)
         )
         #expect(other.status == .exited(1))

@@ -11,12 +11,10 @@ import Testing
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
-        let before = try #require(try owner.devices.record(named: "dev7"))
+        let before = try await owner.enrolled(on: server)
         let credential = CredentialDirectory(owner.state + "/identity")
 
-        let second = try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev8"])
+        let second = try await owner.enroll(server, ["--name", "dev8"])
         #expect(second.status == .exited(3), "\(second.standardError)")
         for part in ["host key of dev7", before.hostKey.fingerprint, "--accept-known-machine"] {
             #expect(second.standardError.contains(part), "\(second.standardError)")
@@ -25,18 +23,17 @@ import Testing
         #expect(try owner.devices.ledger.certificates().count == 1, "nothing was signed")
         #expect(try credential.load().leaf.serialNumber == before.serial)
         // The same name again is what it always was.
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
+        #expect(try await owner.enroll(server, ["--name", "dev7"]).succeeded)
 
         let accepted = try await owner.enroll(
-            port: server.port,
-            key: server.userKey,
+            server,
             ["--name", "dev8", "--accept-known-machine"]
         )
         #expect(accepted.succeeded, "\(accepted.standardOutput)\(accepted.standardError)")
         #expect(accepted.standardError.contains("dev8: it has the host key of dev7"), "\(accepted.standardError)")
         #expect(accepted.standardError.contains("it was \(before.identity) until now"), "\(accepted.standardError)")
         #expect(try credential.load().id.serviceAccount == "dev8")
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev8"]).succeeded)
+        #expect(try await owner.enroll(server, ["--name", "dev8"]).succeeded)
     }
 
     /// A revoked machine does not come back as another.
@@ -44,11 +41,10 @@ import Testing
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
+        try await owner.enrolled(on: server)
         #expect(try await owner.run(["revoke", "dev7", "--reason", "stolen"]).succeeded)
         for flags in [[], ["--accept-known-machine"], ["--reinstate"]] {
-            let refused = try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev8"] + flags)
+            let refused = try await owner.enroll(server, ["--name", "dev8"] + flags)
             #expect(refused.status == .exited(5), "\(flags) \(refused.standardError)")
             #expect(refused.standardError.contains("stolen"), "\(refused.standardError)")
         }
@@ -64,7 +60,7 @@ import Testing
             try owner.know(server.directory.path("host_\(type).pub"), port: server.port)
         }
         func enroll(_ name: String, _ flags: [String] = []) async throws -> ChildProcess.Output {
-            try await owner.enroll(port: server.port, key: server.userKey, ["--name", name] + flags)
+            try await owner.enroll(server, ["--name", name] + flags)
         }
         let ecdsa = ["-o", "HostKeyAlgorithms=ecdsa-sha2-nistp256"]
         #expect(try await enroll("dev7", ["-o", "HostKeyAlgorithms=ssh-ed25519"]).succeeded)
@@ -126,15 +122,13 @@ import Testing
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
-        let record = try #require(try owner.devices.record(named: "dev7"))
+        let record = try await owner.enrolled(on: server)
         try owner.devices.remove(named: "dev7")
-        let second = try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev8"])
+        let second = try await owner.enroll(server, ["--name", "dev8"])
         #expect(second.status == .exited(5), "\(second.standardError)")
         #expect(second.standardError.contains("the machine is \(record.identity) already"), "\(second.standardError)")
         #expect(try CredentialDirectory(owner.state + "/identity").load().leaf.serialNumber == record.serial)
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
+        #expect(try await owner.enroll(server, ["--name", "dev7"]).succeeded)
 
         // Without an agent, too.
         let directory = owner.base.path("mesh")
@@ -155,7 +149,7 @@ import Testing
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         let inventory = try owner.home.write(
             "hosts.yaml",
             "- {host: 127.0.0.1, port: \(server.port), name: issuer, namespace: bootstrap}\n"
@@ -166,7 +160,7 @@ import Testing
             ["--name", "operator", "--push-key"],
             ["--name", "operator", "--issuer", "exec:/bin/false", "--trust-domain", "test.example"],
         ] {
-            let refused = try await owner.enroll(port: server.port, key: server.userKey, arguments)
+            let refused = try await owner.enroll(server, arguments)
             #expect(refused.status == .exited(2), "\(arguments) \(refused.standardError)")
             #expect(refused.standardError.contains("is reserved"), "\(refused.standardError)")
         }

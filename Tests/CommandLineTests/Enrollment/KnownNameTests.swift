@@ -12,7 +12,7 @@ extension EnrollmentOverSSHTests {
         let owner = try await Operator()
         defer { owner.stopNode() }
         for server in [first, second] {
-            try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+            try owner.know(server)
         }
         let enrolled = try await owner.enroll(port: first.port, key: first.userKey, ["--name", "dev7"])
         #expect(enrolled.succeeded, "\(enrolled.standardError)")

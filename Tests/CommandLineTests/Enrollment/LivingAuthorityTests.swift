@@ -77,7 +77,7 @@ extension EnrollmentOverSSHTests {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         let issuer = try ChildProcess(
             TestTools.bootstrap,
             ["ca", "serve", "--listen", "127.0.0.1:0"],
@@ -86,8 +86,7 @@ extension EnrollmentOverSSHTests {
         let ready = try await issuer.standardOutput.line(containing: "ready issuer")
         let address = try #require(ready.split(separator: " ").last.map(String.init))
         let enrolled = try await owner.enroll(
-            port: server.port,
-            key: server.userKey,
+            server,
             ["--name", "dev7", "--ttl", "30s", "--renew-from", address]
         )
         #expect(enrolled.succeeded, "\(enrolled.standardError)")
@@ -125,13 +124,7 @@ extension EnrollmentOverSSHTests {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        let enrolled = try await owner.enroll(
-            port: server.port,
-            key: server.userKey,
-            ["--name", "dev7", "--ttl", "6s"]
-        )
-        #expect(enrolled.succeeded, "\(enrolled.standardError)")
+        try await owner.enrolled(on: server, ["--ttl", "12s"])
         let watch = try ChildProcess(TestTools.bootstrap, ["renew", "--watch"], environment: environment(owner))
         _ = try await watch.standardOutput.line(containing: "dev7  renewed")
         #expect(try await owner.run(["ca", "rotate"]).succeeded)

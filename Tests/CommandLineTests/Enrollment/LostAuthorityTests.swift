@@ -10,7 +10,7 @@ import Testing
     private func lists(_ path: String) throws -> [RevocationList] { try RevocationList.all(pem: AtomicFile.read(path)) }
 
     private func listed(at device: Device) throws -> Set<String> {
-        try lists("\(device.agent.state)/identity/ca-crl.pem").reduce(into: []) { $0.formUnion($1.serials) }
+        try revokedSerials(at: "\(device.agent.state)/identity/ca-crl.pem")
     }
 
     /// Whether a node with the identity of one device reaches the other's service.

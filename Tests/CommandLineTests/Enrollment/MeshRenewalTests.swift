@@ -17,12 +17,11 @@ extension EnrollmentOverSSHTests {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         let port = FreePort.next()
         let enrolled = try await owner.enroll(
-            port: server.port,
-            key: server.userKey,
-            ["--name", "dev7", "--ttl", "20s", "--renew-from", "127.0.0.1:\(port)"]
+            server,
+            ["--name", "dev7", "--ttl", "40s", "--renew-from", "127.0.0.1:\(port)"]
         )
         #expect(enrolled.succeeded, "\(enrolled.standardError)")
         await server.stop()
@@ -58,8 +57,7 @@ extension EnrollmentOverSSHTests {
         let owner = try await Operator()
         let server = try await OpenSSHServer()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
+        try await owner.enrolled(on: server)
         let issuer = try ChildProcess(
             TestTools.bootstrap,
             ["ca", "serve", "--listen", "127.0.0.1:0"],
@@ -70,7 +68,7 @@ extension EnrollmentOverSSHTests {
         // A good certificate of the mesh that no device has.
         let out = owner.home.path("stranger")
         #expect(
-            try await owner.run(["ca", "issue", "--id", "ns/prod/sa/stranger", "--ttl", "4s", "--out", out]).succeeded
+            try await owner.run(["ca", "issue", "--id", "ns/prod/sa/stranger", "--ttl", "16s", "--out", out]).succeeded
         )
         let file = try owner.home.write(
             "stranger.yaml",

@@ -10,7 +10,7 @@ extension EnrollmentOverSSHTests {
     @Test func overSSHItIsRecordedRenewedAndRemoved() async throws {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         let destination = "\(OpenSSHServer.user)@127.0.0.1:\(server.port)"
         let (directory, note) = (owner.base.path("mesh"), owner.base.path("note"))
         let output = try await owner.run(
@@ -41,8 +41,7 @@ extension EnrollmentOverSSHTests {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
+        try await owner.enrolled(on: server)
         await server.stop()
         let unreachable = try await owner.run(["unenroll", "dev7"])
         #expect(unreachable.status == .exited(6), "\(unreachable.standardError)")
@@ -63,8 +62,7 @@ extension EnrollmentOverSSHTests {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
+        try await owner.enrolled(on: server)
         let output = try await owner.run(["unenroll", "dev7"])
         #expect(output.succeeded, "\(output.standardError)")
         #expect(output.standardOutput.contains("removed  \(owner.state)"), "\(output.standardOutput)")

@@ -27,10 +27,7 @@ extension EnrollmentOverSSHTests {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        let enrolled = try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"])
-        #expect(enrolled.succeeded, "\(enrolled.standardError)")
-        let before = try #require(try owner.devices.record(named: "dev7"))
+        let before = try await owner.enrolled(on: server)
         let process = try String(contentsOfFile: owner.state + "/node.pid", encoding: .utf8)
         let address = try #require(before.hbone.first).description
         #expect(try await shownSerial(address) == before.serial)
@@ -57,14 +54,7 @@ extension EnrollmentOverSSHTests {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        let enrolled = try await owner.enroll(
-            port: server.port,
-            key: server.userKey,
-            ["--name", "dev7", "--ttl", "2s"]
-        )
-        #expect(enrolled.succeeded, "\(enrolled.standardError)")
-        let before = try #require(try owner.devices.record(named: "dev7"))
+        let before = try await owner.enrolled(on: server, ["--ttl", "10s"])
         try await eventually("the certificate has expired") { Date().timeIntervalSince1970 > Double(before.notAfter) }
         #expect(try await owner.run(["status"]).standardOutput.contains("EXPIRED"))
         let renewed = try await owner.run(["renew", "--due", "--ttl", "1h"])
@@ -78,13 +68,7 @@ extension EnrollmentOverSSHTests {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        let enrolled = try await owner.enroll(
-            port: server.port,
-            key: server.userKey,
-            ["--name", "dev7", "--ttl", "6s"]
-        )
-        #expect(enrolled.succeeded, "\(enrolled.standardError)")
+        try await owner.enrolled(on: server, ["--ttl", "12s"])
         // The operator's configuration names a directory from now on, and nobody has written it.
         try owner.home.write("bootstrap/config.yaml", "directory: {file: ../mesh.yaml}\n")
         let watch = try ChildProcess(
@@ -126,8 +110,10 @@ extension EnrollmentOverSSHTests {
             let (received, ending) = try await TCPClient.exchange(port: port, sending: Array("hello".utf8))
             #expect(received.isEmpty && ending == .broken(ECONNRESET))
         }
-        let log = try String(contentsOfFile: devices.bases.b.path("bootstrap/state/node.log"), encoding: .utf8)
-        #expect(log.contains("reloaded"))
+        let log = devices.bases.b.path("bootstrap/state/node.log")
+        try await eventually("the node of b says so") {
+            try String(contentsOfFile: log, encoding: .utf8).contains("reloaded")
+        }
 
         let again = try await owner.run(["renew", "a"])
         #expect(again.status == .exited(5) && again.standardError.contains("--reinstate"), "\(again.standardError)")

@@ -18,8 +18,7 @@ import Testing
     private func listPath(_ owner: Operator) -> String { owner.bootstrapHome + "/ca/ca-crl.pem" }
 
     private func listed(_ owner: Operator) -> Set<String> {
-        guard let lists = try? RevocationList.all(pem: AtomicFile.read(listPath(owner))) else { return [] }
-        return lists.reduce(into: []) { $0.formUnion($1.serials) }
+        (try? revokedSerials(at: listPath(owner))) ?? []
     }
 
     private func isMarked(_ serial: String, _ owner: Operator) throws -> Bool {
@@ -169,8 +168,7 @@ import Testing
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
+        try await owner.enrolled(on: server)
         let (first, second) = (try await issue(owner, "a"), try await issue(owner, "b"))
         #expect(try await owner.run(["revoke", "--serial", first]).succeeded)
         let atTheDevice = owner.state + "/identity/ca-crl.pem"
@@ -251,12 +249,12 @@ import Testing
         let base = TemporaryDirectory()
         let state = base.path("bootstrap/state")
         defer { LocalDevice.stopNode(state: state) }
-        for owner in owners { try owner.know(server.directory.path("host_ed25519.pub"), port: server.port) }
+        for owner in owners { try owner.know(server) }
         let outcomes = try await withThrowingTaskGroup(of: (Int, ChildProcess.Output).self) { group in
             for (index, owner) in owners.enumerated() {
                 group.addTask {
                     let more = ["--name", "dev7", "--base", base.path]
-                    return (index, try await owner.enroll(port: server.port, key: server.userKey, more))
+                    return (index, try await owner.enroll(server, more))
                 }
             }
             return try await group.reduce(into: [Int: ChildProcess.Output]()) { $0[$1.0] = $1.1 }
@@ -271,11 +269,7 @@ import Testing
         #expect(try loser.devices.record(named: "dev7") == nil, "\(said)")
         #expect(outcomes[1 - winners[0]]?.standardError.contains("dev7: ") == true, "\(said)")
         // Nor later, without a word that it is meant.
-        let later = try await loser.enroll(
-            port: server.port,
-            key: server.userKey,
-            ["--name", "dev7", "--base", base.path]
-        )
+        let later = try await loser.enroll(server, ["--name", "dev7", "--base", base.path])
         #expect(later.status == .exited(5) && later.standardError.contains("already"), "\(later.standardError)")
         #expect(try CredentialDirectory(state + "/identity").load().leaf == credential.leaf)
     }

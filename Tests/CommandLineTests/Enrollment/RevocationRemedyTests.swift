@@ -8,10 +8,6 @@ import Testing
 
 /// A revocation that a wrong clock, a lost record or one certificate alone must not undo, prevent or hide.
 @Suite(.serialized, .timeLimit(.minutes(5))) struct RevocationRemedyTests {
-    private func listed(at path: String) throws -> Set<String> {
-        try RevocationList.all(pem: AtomicFile.read(path)).reduce(into: []) { $0.formUnion($1.serials) }
-    }
-
     /// The same operator, with a clock that runs ahead.
     private func run(_ owner: Operator, ahead seconds: Int, _ arguments: [String]) async throws -> ChildProcess.Output {
         let library = try #require(
@@ -45,13 +41,13 @@ import Testing
             #expect(told.succeeded, "\(told.standardOutput)\(told.standardError)")
             #expect(told.standardError.contains("warning: a: device clock is "), "\(told.standardError)")
             #expect(told.standardError.contains("where it is this machine's, run `bootstrap revoke` again then"))
-            #expect(try listed(at: list) == ownList)
-            for path in atDevices { #expect(try listed(at: path) == [serial], "\(seconds)") }
+            #expect(try revokedSerials(at: list) == ownList)
+            for path in atDevices { #expect(try revokedSerials(at: path) == [serial], "\(seconds)") }
         }
         // The clock is right again.
         let told = try await owner.run(["revoke"])
         #expect(told.succeeded && !told.standardError.contains("clock"), "\(told.standardError)")
-        #expect(try listed(at: list) == [serial])
+        #expect(try revokedSerials(at: list) == [serial])
         for path in atDevices {
             #expect(try AtomicFile.read(path) == AtomicFile.read(list), "one list, as the CA has it")
         }
@@ -61,9 +57,7 @@ import Testing
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
-        let record = try #require(try owner.devices.record(named: "dev7"))
+        let record = try await owner.enrolled(on: server)
         let serial = try #require(record.serial)
         let forgotten = try await owner.run(["unenroll", "dev7", "--forget"])
         #expect(forgotten.standardOutput.contains("serial \(serial)"), "\(forgotten.standardOutput)")
@@ -78,7 +72,7 @@ import Testing
             revoked.standardOutput.contains("Revoked \(record.identity), serial \(serial)"),
             "\(revoked.standardOutput)"
         )
-        #expect(try listed(at: list) == [serial])
+        #expect(try revokedSerials(at: list) == [serial])
         let again = try await owner.run(["revoke", "\(record.identity)"])
         #expect(again.succeeded && again.standardOutput.contains("was revoked"), "\(again.standardError)")
 
@@ -104,7 +98,7 @@ import Testing
             #expect(text.contains("dev8: its enrolment is under way or was cut") && text.contains(cut), "\(text)")
         }
         #expect(try await owner.run(["revoke", "dev8"]).succeeded)
-        #expect(try listed(at: list) == [serial, cut])
+        #expect(try revokedSerials(at: list) == [serial, cut])
         let status = try await owner.run(["status"])
         #expect(status.succeeded && !status.standardError.contains("dev8"), "\(status.standardError)")
     }

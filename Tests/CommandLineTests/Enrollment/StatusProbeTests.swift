@@ -99,9 +99,7 @@ extension EnrollmentOverSSHTests {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
-        var record = try #require(try owner.devices.record(named: "dev7"))
+        var record = try await owner.enrolled(on: server)
         let port = try #require(record.hbone.first?.port)
         // Where nobody listens.
         record.hbone = [try Authority(parsing: "127.0.0.2:\(port)")]
@@ -112,7 +110,7 @@ extension EnrollmentOverSSHTests {
         #expect(found.ok && found.path == "h2-over-ssh" && found.serial == record.serial)
         #expect(found.reason?.contains("127.0.0.2:\(port)") == true, "\(found.reason ?? "")")
 
-        #expect(try await owner.run(["renew", "dev7", "--ttl", "2s"]).succeeded)
+        #expect(try await owner.run(["renew", "dev7", "--ttl", "8s"]).succeeded)
         try await eventually("the certificate has ended") {
             try await owner.run(["status", "--probe"]).standardOutput.contains("dev7: its certificate ended ")
         }
@@ -136,8 +134,7 @@ extension EnrollmentOverSSHTests {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
         defer { owner.stopNode() }
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        #expect(try await owner.enroll(port: server.port, key: server.userKey, ["--name", "dev7"]).succeeded)
+        try await owner.enrolled(on: server)
         for (name, mention) in [
             ("identity/key.pem", "no private key"), ("identity/root-cert.pem", "no certificate"),
             ("node.yaml", "must be a mapping"),
@@ -168,7 +165,7 @@ extension EnrollmentOverSSHTests {
     @Test func theProbeVisitsDevicesWithoutAnAgent() async throws {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         let directory = owner.base.path("mesh")
         let enrolled = try await owner.run([
             "enroll", "\(OpenSSHServer.user)@127.0.0.1:\(server.port)", "-i", server.userKey, "-o",

@@ -11,10 +11,7 @@ import Testing
     private func enrolled() async throws -> (Operator, OpenSSHServer) {
         let server = try await OpenSSHServer()
         let owner = try await Operator()
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
-        let options = ["--name", "dev7", "--allow-port", "80"]
-        let output = try await owner.enroll(port: server.port, key: server.userKey, options)
-        try #require(output.succeeded, "\(output.standardError)")
+        try await owner.enrolled(on: server, ["--allow-port", "80"])
         return (owner, server)
     }
 

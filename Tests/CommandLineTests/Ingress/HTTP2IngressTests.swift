@@ -237,7 +237,7 @@ import Testing
 
     @Test func nobodyIsWaitedForForEver() async throws {
         let silent = try ScriptedServer(greeting: [], refrain: [])
-        let setup = try await Setup("timeouts: {head: 300ms, idle: 300ms, upstream: 300ms}", silent: silent.port)
+        let setup = try await Setup("timeouts: {head: 2s, idle: 2s, upstream: 2s}", silent: silent.port)
         #expect(try await Self.run(setup, "slow") == "closed")
         let url = "http://127.0.0.1:\(try setup.nodes.port("web"))"
         let late = try await setup.curl(

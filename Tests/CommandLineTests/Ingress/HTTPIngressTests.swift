@@ -254,7 +254,7 @@ import Testing
 
     @Test func nobodyIsWaitedForForEver() async throws {
         let silent = try ScriptedServer(greeting: [], refrain: [])
-        let setup = try await Setup("timeouts: {head: 300ms, idle: 300ms, upstream: 300ms}", silent: silent.port)
+        let setup = try await Setup("timeouts: {head: 2s, idle: 2s, upstream: 2s}", silent: silent.port)
         let (slow, ending) = try await setup.exchange("GET / HTTP/1.1\r\nHost: a.ex")
         #expect(slow.hasPrefix("HTTP/1.1 408 ") && ending == .endOfStream)
         let (nothing, end) = try await setup.exchange("")

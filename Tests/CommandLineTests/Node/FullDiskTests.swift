@@ -63,15 +63,12 @@ import Testing
         let port = FreePort.next()
         let configuration = try directory.write(
             "node.yaml",
-            """
-            identity: \(TestCertificates.shared.path(.server))
-            listeners:
-            - {name: in, bind: "127.0.0.1:\(port)", protocol: tcp, forwardTo: "127.0.0.1:\(echo.port)"}
-            endpoints:
-            - {match: "127.0.0.1:*", direct: true}
-            accessLog: {file: "\(disk)/access.log"}
-
-            """
+            NodeFile.forwarding(
+                identity: TestCertificates.shared.path(.server),
+                bind: port,
+                to: echo.port,
+                "accessLog: {file: \"\(disk)/access.log\"}"
+            )
         )
         let node = try ChildProcess(
             "unshare",

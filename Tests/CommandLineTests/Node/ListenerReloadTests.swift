@@ -208,15 +208,17 @@ import Testing
         try await bench.start()
         let stream = try await TCPConversation(port: port)
         let deny = "policy:\n- {name: no, action: DENY, rules: [{}]}"
+        let other = FreePort.next()
         let taken = try ChildProcess(
             TestTools.python,
             [
                 "-c",
-                "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); sys.stdin.read()",
+                "import socket, sys; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); print('has it', flush=True); sys.stdin.read()",
+                "\(other)",
             ],
             keepsInputOpen: true
         )
-        let other = try #require(UInt16(try await taken.standardOutput.line { !$0.isEmpty }))
+        _ = try await taken.standardOutput.line(containing: "has it")
         try await bench.reload(
             [bench.tcp("a", port, to: bench.other.port), bench.tcp("fine", fine), bench.tcp("new", other)],
             deny,

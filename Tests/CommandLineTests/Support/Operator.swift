@@ -51,6 +51,28 @@ struct Operator {
         )
     }
 
+    /// The host key of a server, as if somebody had checked it.
+    func know(_ server: OpenSSHServer) throws {
+        try know(server.directory.path("host_ed25519.pub"), port: server.port)
+    }
+
+    /// `enroll` of the machine that a server lets its user into.
+    func enroll(
+        _ server: OpenSSHServer,
+        _ more: [String] = [],
+        user: String = OpenSSHServer.user
+    ) async throws -> ChildProcess.Output {
+        try await enroll(port: server.port, key: server.userKey, more, user: user)
+    }
+
+    /// A device `dev7`, whose host key was not known before.
+    @discardableResult func enrolled(on server: OpenSSHServer, _ more: [String] = []) async throws -> Device {
+        try know(server)
+        let output = try await enroll(server, ["--name", "dev7"] + more)
+        try #require(output.succeeded, "\(output.standardOutput)\(output.standardError)")
+        return try #require(try devices.record(named: "dev7"))
+    }
+
     var devices: DeviceDirectory { DeviceDirectory(bootstrapHome + "/devices") }
     var state: String { base.path("bootstrap/state") }
 

@@ -20,11 +20,10 @@ final class TwoDevices {
         server = try await OpenSSHServer()
         owner = try await Operator()
         backend = try EchoServer()
-        try owner.know(server.directory.path("host_ed25519.pub"), port: server.port)
+        try owner.know(server)
         for (name, base) in [("a", bases.a), ("b", bases.b)] {
             let enrolled = try await owner.enroll(
-                port: server.port,
-                key: server.userKey,
+                server,
                 // One sshd for both.
                 ["--name", name, "--base", base.path, "--allow-port", "\(backend.port)", "--accept-known-machine"]
             )

@@ -72,6 +72,16 @@ import Testing
         #expect(timetable.look(at: due, now: 1003).begun.count == 1)
     }
 
+    /// What was tried, or done, by a clock that was a day ahead keeps nobody waiting for that day.
+    @Test(arguments: [true, false]) func aClockThatIsSetBackPutsNothingOff(_ hasFailed: Bool) throws {
+        var timetable = RenewalTimetable(parallel: 1)
+        let due = [try device("a", notAfter: 500)]
+        #expect(timetable.look(at: due, now: 100_000).begun.count == 1)
+        _ = timetable.ended(due[0], failed: hasFailed, now: 100_000)
+        #expect(timetable.look(at: due, now: 100_000).begun.isEmpty)
+        #expect(timetable.look(at: due, now: 13_600).begun.count == 1)
+    }
+
     /// 24 hours were asked for, and the issuer gave 8.
     @Test func aCertificateThatIsShorterThanWasAskedForIsNotDueAtOnce() throws {
         var device = try device("a", notAfter: 1_000_000_000)

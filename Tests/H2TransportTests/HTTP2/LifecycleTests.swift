@@ -43,7 +43,7 @@ import Testing
             }
             try await ours.until("the probe succeeds") { $0.log.isDraining }
             // A stopped process answers nothing.
-            peer.process.signal(SIGSTOP)
+            try await suspend(peer.process.pid)
             try await ours { side in
                 side.connection.probe(timeout: .milliseconds(50)) { side.log.isDraining = $0 }
             }

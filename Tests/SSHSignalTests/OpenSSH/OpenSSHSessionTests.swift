@@ -248,7 +248,7 @@ import Testing
 
     @Test func aServerThatFallsSilentIsNoticed() async throws {
         let server = try await OpenSSHServer()
-        let options = ["ServerAliveInterval=1", "ServerAliveCountMax=1"]
+        let options = ["ServerAliveInterval=1", "ServerAliveCountMax=3"]
         let client = try await files.login(to: server, options: options).connect(on: testLoops.next())
         let stopped = server.sessionProcesses
         for process in stopped { kill(process, SIGSTOP) }

@@ -1,3 +1,4 @@
+import CLinux
 import Foundation
 
 /// A blocking TCP client, on a thread of its own.

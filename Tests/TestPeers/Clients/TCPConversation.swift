@@ -1,3 +1,4 @@
+import CLinux
 import Foundation
 
 /// A TCP connection that a test keeps open and uses now and then. Each call blocks a thread of its own, for 2 min at

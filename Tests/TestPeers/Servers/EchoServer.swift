@@ -1,3 +1,4 @@
+import CLinux
 import Foundation
 
 /// Sends back what it receives; after the client's end of stream it ends its own side.

@@ -1,3 +1,4 @@
+import CLinux
 import Foundation
 import Streams
 
@@ -41,8 +42,9 @@ public class LoopbackServer: @unchecked Sendable {
     private let listener: Int32
     private let state = Lock(State())
 
-    /// - Parameter port: 0 for any free one.
-    public init(port wanted: UInt16 = 0) throws {
+    /// - Parameter port: 0 for any free one. Nobody else of this process has it before or after.
+    public init(port: UInt16 = 0) throws {
+        let wanted = port == 0 ? FreePort.next() : port
         let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         listener = descriptor
         var yes: Int32 = 1
@@ -53,17 +55,14 @@ public class LoopbackServer: @unchecked Sendable {
             Glibc.close(descriptor)
             throw failure
         }
-        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-        _ = withSocketAddress(&address) { pointer, _ in getsockname(descriptor, pointer, &length) }
-        port = UInt16(bigEndian: address.sin_port)
+        self.port = wanted
         let thread = Thread { [weak self] in
             while true {
-                let connection = accept(descriptor, nil, nil)
+                let connection = CloseOnExec.accept(descriptor)
                 if connection < 0 {
                     if errno == EINTR || errno == ECONNABORTED { continue }
                     break
                 }
-                _ = fcntl(connection, F_SETFD, FD_CLOEXEC)
                 guard let server = self else {
                     Glibc.close(connection)
                     break

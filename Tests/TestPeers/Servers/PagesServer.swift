@@ -1,3 +1,4 @@
+import CLinux
 import Foundation
 
 /// An HTTP server that answers what it was told to, and closes after each answer.

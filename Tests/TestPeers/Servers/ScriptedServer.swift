@@ -1,3 +1,4 @@
+import CLinux
 import Foundation
 
 /// Says one thing, and another over and over or the end, to whoever connects, and never listens.

@@ -19,4 +19,19 @@ public enum NodeFile {
             to: [{hosts: ["127.0.0.1"], ports: [\(ports.map(String.init).joined(separator: ", "))]}]
         """
     }
+
+    /// A node whose port leads to another port of this machine, without HBONE.
+    ///
+    /// - Parameters:
+    ///   - more: Further lines of the configuration.
+    public static func forwarding(identity: String, bind: UInt16, to port: UInt16, _ more: String = "") -> String {
+        """
+        identity: \(identity)
+        listeners:
+        - {name: in, bind: "127.0.0.1:\(bind)", protocol: tcp, forwardTo: "127.0.0.1:\(port)"}
+        endpoints:
+        - {match: "127.0.0.1:*", direct: true}
+        \(more)
+        """
+    }
 }

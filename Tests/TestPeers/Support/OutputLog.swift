@@ -1,3 +1,4 @@
+import CLinux
 import Foundation
 import Streams
 
@@ -6,6 +7,25 @@ public final class OutputLog: Sendable {
     private struct State {
         var bytes: [UInt8] = []
         var isComplete = false
+        /// The pipe, until its end.
+        var descriptor: Int32?
+
+        /// Takes what is in the pipe now, as much as a pipe may hold.
+        mutating func take() {
+            guard let descriptor, !isComplete else { return }
+            var chunk = [UInt8](repeating: 0, count: 64 << 10)
+            for _ in 0..<16 {
+                let count = Glibc.read(descriptor, &chunk, chunk.count)
+                if count > 0 {
+                    bytes.append(contentsOf: chunk[..<count])
+                } else if count == 0 || errno != EINTR && errno != EAGAIN {
+                    isComplete = true
+                    return
+                } else if errno == EAGAIN {
+                    return
+                }
+            }
+        }
     }
 
     private let state = Lock(State())
@@ -14,25 +34,30 @@ public final class OutputLog: Sendable {
 
     /// Starts a thread that reads `descriptor` to its end and closes it.
     func follow(_ descriptor: Int32) {
+        _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK)
+        state.withLock { $0.descriptor = descriptor }
         let thread = Thread { [self] in
-            var chunk = [UInt8](repeating: 0, count: 64 << 10)
-            while true {
-                let count = Glibc.read(descriptor, &chunk, chunk.count)
-                if count > 0 {
-                    state.withLock { $0.bytes.append(contentsOf: chunk[..<count]) }
-                } else if count == 0 || errno != EINTR {
-                    break
+            var isComplete = false
+            while !isComplete {
+                var events = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+                _ = poll(&events, 1, -1)
+                isComplete = state.withLock { state in
+                    state.take()
+                    if state.isComplete { state.descriptor = nil }
+                    return state.isComplete
                 }
             }
             close(descriptor)
-            state.withLock { $0.isComplete = true }
         }
         thread.start()
     }
 
-    /// Everything so far.
+    /// Everything that was written so far: whoever looks reads the pipe, and waits for no thread that does.
     public var bytes: [UInt8] {
-        state.withLock { $0.bytes }
+        state.withLock { state in
+            state.take()
+            return state.bytes
+        }
     }
 
     /// Everything so far, as text.
@@ -47,7 +72,10 @@ public final class OutputLog: Sendable {
 
     /// Whether the other end closed it.
     public var isComplete: Bool {
-        state.withLock { $0.isComplete }
+        state.withLock { state in
+            state.take()
+            return state.isComplete
+        }
     }
 
     /// Waits for the first line that satisfies `predicate` and returns it.

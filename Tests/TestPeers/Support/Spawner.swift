@@ -111,16 +111,9 @@ final class Spawner: Sendable {
         return Started(pid: pid, input: input?.writeEnd, output: output.readEnd, error: error.readEnd)
     }
 
-    /// Close-on-exec at both ends: no other child inherits them and holds the pipe open.
     private static func makePipe() throws -> (readEnd: Int32, writeEnd: Int32) {
-        var ends: [Int32] = [0, 0]
-        guard pipe(&ends) == 0 else {
-            throw POSIXError(POSIXErrorCode(rawValue: errno) ?? .EIO)
-        }
-        for end in ends {
-            _ = fcntl(end, F_SETFD, FD_CLOEXEC)
-        }
-        return (ends[0], ends[1])
+        let (reader, writer) = try CloseOnExec.pipe()
+        return (reader, writer)
     }
 }
 
