@@ -264,23 +264,6 @@ import Testing
         #expect(error?.message.contains("chmod go-w \(path)") == true, "\(String(describing: error))")
     }
 
-    /// Whoever owns it can change it, whatever its permissions are.
-    @Test(
-        .enabled(if: geteuid() == 0, "only root can give files away"),
-        arguments: ["key.pem", "root-cert.pem", "ca-crl.pem"]
-    )
-    func whatBelongsToAStrangerIsRefused(_ name: String) throws {
-        try writePlain()
-        if name == "ca-crl.pem" { _ = try directory.write("identity/ca-crl.pem", "no list") }
-        let path = "\(credentials.path)/\(name)"
-        #expect(chown(path, 4711, 4711) == 0)
-        let error = #expect(throws: IdentityError.self) { try credentials.load() }
-        #expect(error?.code == .permissions)
-        for part in ["\(path) belongs to user 4711", "the user of this process (0)", "chown 0 \(path)"] {
-            #expect(error?.message.contains(part) == true, "\(String(describing: error))")
-        }
-    }
-
     static let unusable: [(TestCertificates.Kind, IdentityError.Code)] = [
         (.expired, .expired), (.notYetValid, .notYetValid), (.rogue, .invalidCertificate), (.isCA, .invalidCertificate),
         (.noSAN, .invalidCertificate), (.missingIntermediate, .invalidCertificate), (.twoSANs, .invalidCertificate),

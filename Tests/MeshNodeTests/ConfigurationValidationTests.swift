@@ -205,15 +205,6 @@ import YAML
                 checkingFiles: true
             )
         }
-        if geteuid() == 0 {
-            let stranger = try directory.write("stranger", "ann:\(hash)\n", permissions: 0o600)
-            #expect(chown(stranger, 4711, 4711) == 0)
-            try expectIssues(
-                text(stranger),
-                "f:2:13: listener 'a': 'users': \(stranger): belongs to user 4711",
-                checkingFiles: true
-            )
-        }
         let missing = directory.path("none")
         try expectIssues(
             text(missing),

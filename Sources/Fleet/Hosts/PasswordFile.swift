@@ -10,7 +10,7 @@ package struct PasswordFile: Sendable {
     /// - Throws: ``SSHConfigurationError`` where the file is missing, empty, or open to others.
     package init(_ path: String) throws(SSHConfigurationError) {
         do throws(IdentityError) {
-            password = try Passphrase(file: path, called: "password")
+            password = try Passphrase(file: path, called: "password", isOwn: true)
         } catch {
             throw SSHConfigurationError(file: path, error.message)
         }

@@ -73,14 +73,8 @@ struct CredentialFiles {
         }
     }
 
-    /// Refuses a private key that anybody but its owner can read, or that belongs to a stranger.
+    /// Refuses a private key that anybody but its owner can read.
     static func requirePrivate(_ access: FileAccess, path: String) throws(IdentityError) {
-        if let stranger = access.stranger(who: "can read or change it", path) {
-            throw IdentityError(
-                .permissions,
-                "the private key \(path) \(stranger); replace it if it is not that user's"
-            )
-        }
         guard access.mode & 0o077 == 0 else {
             throw IdentityError(
                 .permissions,

@@ -39,13 +39,19 @@ public final class Passphrase: @unchecked Sendable, Equatable, CustomStringConve
 }
 
 extension Passphrase {
-    /// The first line of a file that nobody but its owner can read: root, or the user of this process.
+    /// The first line of a file that nobody but its owner can read.
     ///
-    /// - Parameter what: What it is called in errors.
-    package convenience init(file: String, called what: String = "passphrase") throws(IdentityError) {
+    /// - Parameters:
+    ///   - what: What it is called in errors.
+    ///   - isOwn: It must belong to root or the user of this process, too.
+    package convenience init(
+        file: String,
+        called what: String = "passphrase",
+        isOwn: Bool = false
+    ) throws(IdentityError) {
         var (bytes, access) = try fileWork(AtomicFile.readWithAccess(file, limit: 4096))
         defer { bytes.withUnsafeMutableBytes { OPENSSL_cleanse($0.baseAddress, $0.count) } }
-        if let stranger = access.stranger(who: "can read the \(what) in it", file) {
+        if isOwn, let stranger = access.stranger(who: "can read the \(what) in it", file) {
             throw IdentityError(.permissions, "\(file) \(stranger)")
         }
         guard access.mode & 0o077 == 0 else {

@@ -28,16 +28,13 @@ extension NodeConfiguration {
         return configuration
     }
 
-    /// The text of a file that says who is trusted, who is let in, and where everything goes: one that belongs to a
-    /// stranger, or that anybody can change, is refused.
+    /// The text of a file that says who is trusted, who is let in, and where everything goes: one that anybody
+    /// can change is refused.
     static func readRules(_ path: String) throws(ConfigurationError) -> String {
         let (text, access) = try readText(path)
-        var objection = access.stranger(who: "can change who is trusted", path)
-        if access.isRegular, access.mode & 0o002 != 0 {
-            objection = "can be changed by anybody on this machine. Look at what is in it, and then: chmod o-w \(path)"
-        }
-        guard let objection else { return text }
-        throw ConfigurationError(issues: [.init(file: path, position: nil, message: objection)])
+        guard access.isRegular, access.mode & 0o002 != 0 else { return text }
+        let message = "can be changed by anybody on this machine. Look at what is in it, and then: chmod o-w \(path)"
+        throw ConfigurationError(issues: [.init(file: path, position: nil, message: message)])
     }
 
     /// The text of a file, with who can change the very file that was read.

@@ -16,13 +16,10 @@ struct UserFile: Hashable, Sendable {
     init(loading path: String) throws(ConfigurationError) {
         let (text, access) = try NodeConfiguration.readText(path)
         // Whoever can write a line into it can come in.
-        var objection = access.stranger(who: "can let anybody in", path)
         if access.isRegular, access.mode & 0o022 != 0 {
             let mode = String(access.mode & 0o777, radix: 8)
-            objection = "others than its owner can write to it (mode \(mode)): chmod go-w \(path)"
-        }
-        if let objection {
-            throw ConfigurationError(issues: [.init(file: path, position: nil, message: objection)])
+            let message = "others than its owner can write to it (mode \(mode)): chmod go-w \(path)"
+            throw ConfigurationError(issues: [.init(file: path, position: nil, message: message)])
         }
         try self.init(parsing: text, file: path)
     }

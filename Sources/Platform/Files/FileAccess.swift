@@ -29,8 +29,9 @@ package struct FileAccess: Hashable, Sendable {
     /// The permissions in octal, as `chmod` has them.
     package var modeText: String { "0" + String(mode, radix: 8) }
 
-    /// What is to be said where the owner is a stranger: neither root nor the user that this process runs as, as
-    /// OpenSSH has it for its own files, nor who has become root by `sudo`. nil: it is none.
+    /// What is to be said where the owner is a stranger: neither root nor the user that this process runs as, nor who
+    /// has become root by `sudo`. nil: it is none. Of files that only a person uses: what is mounted into a container
+    /// belongs to a stranger mostly.
     ///
     /// - Parameters:
     ///   - harm: What that user can do by the file.
