@@ -210,6 +210,11 @@ extension Device {
         ]
     }
 
+    /// The port of its HBONE server on its own machine: a port forward that leads there may have another one.
+    package var hbonePort: UInt16 {
+        listener.flatMap { try? Authority(parsing: $0) }?.port ?? hbone.first?.port ?? 15008
+    }
+
     /// The directory that the agent was installed below; nil without an agent.
     package var base: String? {
         // BASE/bootstrap/state

@@ -126,10 +126,10 @@ final class HBONEFront {
         guard request.transport == .h2Reverse, pending.request.tunnelDestination == nil,
             request.destination.address?.isLoopback ?? (request.destination.host == "localhost")
         else { return false }
-        let listeners = carrier.snapshot.configuration.listeners.filter { $0.protocol == .hbone }
-        guard !listeners.isEmpty else { return request.destination.port == Self.port }
         // One that asks for more than a certificate of the mesh is dialled, as policy allows it, and asks itself.
-        return listeners.contains { $0.gateway == nil && $0.bind.port == request.destination.port }
+        if carrier.snapshot.meshPorts.contains(request.destination.port) { return true }
+        let listens = carrier.snapshot.configuration.listeners.contains { $0.protocol == .hbone }
+        return !listens && request.destination.port == Self.port
     }
 
     /// Where HBONE servers listen by custom.

@@ -108,8 +108,17 @@ struct ConnectCommand: AsyncParsableCommand {
     )
     var request: ControlRequest.Action?
 
-    @Option(help: ArgumentHelp("auto, h2, h2-over-ssh or ssh.", valueName: "PATH"))
+    @Option(help: ArgumentHelp("auto, h2, h2-via-gateway, h2-over-ssh or ssh.", valueName: "PATH"))
     var path: PathPreference = .automatic
+
+    @Option(
+        help: ArgumentHelp(
+            "Also through the gateway there, with mutual TLS to the device inside: after its addresses, and before SSH. With '=' and a "
+                + "SPIFFE ID where the gateway is not of the device's namespace. May be repeated.",
+            valueName: "HOST:PORT"
+        )
+    )
+    var gateway: [String] = []
 
     @Flag(help: "Multipath TCP to the device's node, where both kernels do that.")
     var multipath = false
@@ -297,7 +306,9 @@ struct ConnectCommand: AsyncParsableCommand {
         return parsed
     }
 
-    private var target: PathTarget { PathTarget(destination: destination, path: path, authority: authority) }
+    private var target: PathTarget {
+        PathTarget(destination: destination, path: path, authority: authority, gateways: gateway)
+    }
 
     private func makeAccess(
         _ device: Device?,
