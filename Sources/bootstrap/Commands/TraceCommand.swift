@@ -83,7 +83,10 @@ struct TraceCommand: AsyncParsableCommand {
     @OptionGroup var authority: CAAccess
 
     func validate() throws {
-        guard config == nil || (path == .automatic && gateway.isEmpty && target == nil && ssh.isEmpty && authority.isEmpty) else {
+        guard
+            config == nil
+                || (path == .automatic && gateway.isEmpty && target == nil && ssh.isEmpty && authority.isEmpty)
+        else {
             throw ValidationError(
                 "--config says itself which paths there are, and how: it goes without --path, --gateway, -W and those of SSH"
             )
@@ -173,7 +176,7 @@ struct TraceCommand: AsyncParsableCommand {
 extension Device {
     /// What a stream to it can lead to; nil where nothing is allowed, or known of it.
     fileprivate var firstAllowed: Authority? {
-        guard let place = allowed?.first else { return nil }
+        guard let place = reachable?.first else { return nil }
         return try? Authority(parsing: UInt16(place) == nil ? place : "localhost:\(place)")
     }
 }
