@@ -277,6 +277,8 @@ ALL = [
              prepare=only_gateways, in_ci=True),
     Scenario("two gateways, the one in use dropped", gateway_dropped, kind=NodeForward, options=("gateways.lab",),
              prepare=only_gateways),
+    Scenario("connect --gateway, twice: the one in use killed with -9", gateway_killed, prepare=only_gateways,
+             options=tuple(word for address in GATEWAYS.values() for word in ("--gateway", f"{address}:{HBONE_PORT}"))),
     Scenario("100 ms round trip, HBONE port dropped", dropped_on_the_long_way, prepare=long_way),
     Scenario("100 ms round trip, HBONE port dropped, --standby", dropped_standing_by, prepare=long_way, options=("--standby",)),
     Scenario("Multipath TCP, the operator's address gone", first_address_gone, prepare=multipath, restore=no_multipath,

@@ -179,12 +179,13 @@ listeners:
 - {{name: hbone, bind: "0.0.0.0:{HBONE_PORT}", protocol: hbone}}
 endpoints:
 - {{match: "{SERVICE}", address: "{DEVICE1}:{HBONE_PORT}", direct: true}}
+- {{match: "device1.{namespace}:*", address: "{DEVICE1}:{HBONE_PORT}", direct: true}}
 policy:
 - name: lab
   action: ALLOW
   rules:
   - from: [{{namespaces: ["{namespace}"]}}]
-    to: [{{ports: [{SERVICE_PORT}]}}]
+    to: [{{ports: [{SERVICE_PORT}, {HBONE_PORT}]}}]
 """)
         self.gateways[name] = machine.start(self.binary, "node", "--config", path, log="node.log")
         wait_until(lambda: f":{HBONE_PORT}" in machine.run("ss", "-Hltn"), f"{name} listens")

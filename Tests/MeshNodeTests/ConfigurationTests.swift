@@ -253,7 +253,7 @@ import YAML
         ),
         (
             "endpoints:\n- match: a\n  hbone: 'a:1'\n  path: h3\n",
-            "f:6:9: 'path' must be one of auto, h2, h2-over-ssh, ssh, not 'h3': did you mean 'h2'?"
+            "f:6:9: 'path' must be one of auto, h2, h2-via-gateway, h2-over-ssh, ssh, not 'h3': did you mean 'h2'?"
         ),
         ("endpoints:\n- match: a\n  hbone: 'a:1'\n  path: ssh\n", "f:6:9: endpoint 'a': 'path: ssh' needs 'ssh'"),
         (

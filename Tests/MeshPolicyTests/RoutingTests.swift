@@ -41,6 +41,7 @@ import Testing
         case .mesh(let mesh):
             "mesh \(mesh.authority) \(mesh.peer.candidates.map(\.id.transport.rawValue).joined(separator: ","))"
         case .direct(let target, let tls): "direct \(target)" + (tls.map { " tls \($0.serverName ?? "-")" } ?? "")
+        case .listen(let place): "listen \(place)"
         case .refused(let error): "refused: \(error.message)"
         }
     }

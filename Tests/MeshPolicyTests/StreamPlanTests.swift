@@ -76,6 +76,7 @@ import Testing
         case .refused(.policy(let decision)): "policy: \(decision.rule?.policy.name ?? "default")"
         case .refused(.route(let error)): "route: \(error.message)"
         case .dial(let target, _): "dial \(target)"
+        case .listen(let place): "listen \(place)"
         case .peer(let route, let candidates):
             "\(route.peer.id) \(route.authority) \(candidates.map(\.id.description).joined(separator: ","))"
         }

@@ -1,4 +1,5 @@
 package import MeshIdentity
+import MeshPolicy
 package import Platform
 package import SSHSignal
 
@@ -169,6 +170,11 @@ extension Device {
         let words = isItself ? "\(destination.port)" : destination.description
         guard !allowed.contains(words) else { return nil }
         let list = allowed.isEmpty ? "nothing" : allowed.joined(separator: ", ")
+        if host == PeerListening.host {
+            return
+                "\(name) does not allow others to listen on port \(destination.port) (allowed: \(list)). Add it: bootstrap allow "
+                + "\(name) --listen \(destination.port)"
+        }
         return
             "\(name) does not allow \(isItself ? "port \(words)" : words) (allowed: \(list)). Add it: bootstrap allow \(name) \(words)"
     }
@@ -192,10 +198,13 @@ extension Device {
         )
     }
 
+    /// Of what it allows, what streams lead to: not where it may be had to listen.
+    package var reachable: [String]? { allowed?.filter { !$0.hasPrefix("\(PeerListening.host):") } }
+
     /// What to do with it once it is enrolled: commands that work as they stand here, and what they are for.
     package var advice: [(command: String, what: String)] {
         guard (keyOrigin ?? .device) == .device else { return [] }
-        if let place = allowed?.first {
+        if let place = reachable?.first {
             let target = UInt16(place) == nil ? place : "localhost:\(place)"
             return [("bootstrap connect \(name) -L 8080:\(target)", "reach at port 8080 here what it allows")]
         }
@@ -208,6 +217,11 @@ extension Device {
             ),
             ("bootstrap connect \(name) -L 8080:localhost:\(port)", "then reach it at port 8080 here"),
         ]
+    }
+
+    /// The port of its HBONE server on its own machine: a port forward that leads there may have another one.
+    package var hbonePort: UInt16 {
+        listener.flatMap { try? Authority(parsing: $0) }?.port ?? hbone.first?.port ?? 15008
     }
 
     /// The directory that the agent was installed below; nil without an agent.

@@ -89,9 +89,9 @@ package struct TraceExplanation {
             guard let (step, failure) = trace.failure else { return nil }
             let reason = explain(step, failure).reason
             switch failure {
-            // A gateway that says no has decided.
-            case .stream(let error) where trace.isUp || error.code == .authentication || step.isAnswer(error):
-                return reason
+            case .stream where trace.isUp: return reason
+            case .stream(let error) where error.code == .authentication && trace.weight != .none: return reason
+            case .stream(let error) where step.isAnswer(error) && trace.weight == .answer: return reason
             // The other paths may do without.
             case .ssh where reason != .hostKeyRefused: if reason == .authenticationRefused { login = reason }
             case .ssh: return reason

@@ -431,7 +431,7 @@ struct NodeConfigurationDecoder {
             )
         }
         let needed: [PathPreference: [String]] = [
-            .h2: ["hbone"], .h2OverSSH: ["hbone", "ssh"], .ssh: ["ssh"],
+            .h2: ["hbone"], .h2ViaGateway: ["via"], .h2OverSSH: ["hbone", "ssh"], .ssh: ["ssh"],
         ]
         for key in needed[endpoint.path] ?? [] where !has(key) {
             if endpoint.path == .h2, has("via") { continue }

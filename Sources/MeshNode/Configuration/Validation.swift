@@ -141,6 +141,7 @@ extension NodeConfiguration {
             } else {
                 first[endpoint.match] = .some(endpoint.position)
             }
+            if let problem = endpoint.problemWithListening { report(problem) }
             if endpoint.tunnel != nil, !endpoint.via.isEmpty {
                 report("'via' and 'labels: {tun: …}' are two ways through others: remove one")
             }

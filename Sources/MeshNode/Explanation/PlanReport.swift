@@ -41,6 +41,7 @@ package struct PlanReport: Encodable {
         switch plan.route.action {
         case .refused: break
         case .direct(let target, _): (route.kind, route.authority) = ("direct", target.description)
+        case .listen(let place): (route.kind, route.authority) = ("listen", place.description)
         case .mesh(let mesh):
             (route.kind, route.authority) = ("mesh", mesh.authority.description)
             route.transports = plan.candidates.map(\.id.transport.rawValue)

@@ -100,6 +100,7 @@ final class HBONEFront {
         case .refused(let refusal):
             refuse(pending, refusal, plan)
         case .dial(let target, _): open(plan, for: pending, nil, failure: "backend failed", to: target)
+        case .listen(let place): listen(pending, plan, at: place)
         // This node is a hop on the way: the stream goes on over the paths of its endpoint.
         case .peer(let route, _):
             var asked = pending.request
@@ -126,10 +127,10 @@ final class HBONEFront {
         guard request.transport == .h2Reverse, pending.request.tunnelDestination == nil,
             request.destination.address?.isLoopback ?? (request.destination.host == "localhost")
         else { return false }
-        let listeners = carrier.snapshot.configuration.listeners.filter { $0.protocol == .hbone }
-        guard !listeners.isEmpty else { return request.destination.port == Self.port }
         // One that asks for more than a certificate of the mesh is dialled, as policy allows it, and asks itself.
-        return listeners.contains { $0.gateway == nil && $0.bind.port == request.destination.port }
+        if carrier.snapshot.meshPorts.contains(request.destination.port) { return true }
+        let listens = carrier.snapshot.configuration.listeners.contains { $0.protocol == .hbone }
+        return !listens && request.destination.port == Self.port
     }
 
     /// Where HBONE servers listen by custom.
@@ -208,6 +209,7 @@ final class HBONEFront {
         if case .policy(let decision) = refusal, let transport = decision.forbiddenTransport {
             details = "policy does not allow it over \(transport)"
         }
+        if plan.request.destination.host == PeerListening.host { details = PeerListening.refusal(details) }
         let rejection = ConnectRejection.denied(details)
         ticket?.refuse(refusal.error, status: rejection.status)
         pending.reject(rejection)
@@ -243,6 +245,66 @@ final class HBONEFront {
             cancel()
             ticket.giveUp()
         }
+    }
+
+    /// Listens for a peer, for as long as it keeps the stream that it asks by.
+    private func listen(_ pending: PendingConnect, _ plan: StreamPlan, at allowed: Authority) {
+        let ticket = begin(plan, for: pending)
+        do throws(StreamError) {
+            guard let peer = pending.peer else {
+                throw StreamError(.denied, "only members of the mesh have it listen")
+            }
+            let place = try PeerListener.place(pending.request.headers[PeerListening.field], within: allowed)
+            listen(pending, plan, at: place, for: peer, ticket, isAgain: false)
+        } catch {
+            refuseToListen(pending, error, ticket)
+        }
+    }
+
+    private func listen(
+        _ pending: PendingConnect,
+        _ plan: StreamPlan,
+        at place: SocketAddress,
+        for peer: SPIFFEID,
+        _ ticket: StreamTicket?,
+        isAgain: Bool
+    ) {
+        do throws(StreamError) {
+            let listener = try PeerListener(at: place, for: plan, of: peer, carrier)
+            let headers: HeaderFields = [PeerListening.field: listener.place]
+            let stream: ByteStream?
+            if Resumptions.isOffered(pending), let resumptions {
+                stream = resumptions.accept(pending, over: plan.request.transport ?? .h2, headers: headers)
+            } else {
+                stream = pending.accept(headers: headers)
+            }
+            guard let stream else {
+                ticket?.giveUp()
+                return listener.close()
+            }
+            try listener.serve(over: stream, ticket)
+        } catch {
+            guard error.code == .addressInUse, !isAgain else { return refuseToListen(pending, error, ticket) }
+            let next = { [self] (hasRoom: Bool) in
+                guard hasRoom else { return refuseToListen(pending, error, ticket) }
+                listen(pending, plan, at: place, for: peer, ticket, isAgain: true)
+            }
+            guard !PeerListener.makeRoom(at: place, for: peer, LoopBound(next, on: carrier.loop)) else { return }
+            refuseToListen(pending, error, ticket)
+        }
+    }
+
+    private func refuseToListen(_ pending: PendingConnect, _ error: StreamError, _ ticket: StreamTicket?) {
+        peerLog.log(
+            .notice,
+            "does not listen",
+            of: Self.name(of: pending),
+            ["reason": "\(error.message)", "to": "\(pending.destination)"]
+        )
+        var rejection = ConnectRejection(error)
+        rejection.reason?.details = PeerListening.refusal(error.message)
+        ticket?.refuse(error, status: rejection.status)
+        pending.reject(rejection)
     }
 
     private static func mayBeReverse(_ plan: StreamPlan) -> Bool {

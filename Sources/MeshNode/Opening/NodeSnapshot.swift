@@ -42,6 +42,9 @@ final class NodeSnapshot: Sendable {
     let tokens: [String: TokenCheck]
     /// Where streams leave their lines; nil: nowhere.
     let accessLog: AccessLog?
+    /// Where its HBONE servers listen that ask for a certificate of the mesh and nothing more: what the kernel has
+    /// chosen where the configuration has port 0.
+    let meshPorts: [UInt16]
     /// What the node says about itself; nil: nothing.
     let baggage: String?
     /// The same, for answers.
@@ -77,6 +80,8 @@ final class NodeSnapshot: Sendable {
         self.identity = identity
         let credential = identity.credential
         self.accessLog = accessLog
+        meshPorts = configuration.listeners.filter { $0.protocol == .hbone && $0.gateway == nil }
+            .map { (listenerAddresses[$0.name] ?? $0.bind).port }
         let baggage = configuration.labels.baggage.isEmpty ? nil : configuration.labels.baggage.description
         self.baggage = baggage
         answer = baggage.map { ["baggage": $0] } ?? [:]

@@ -159,6 +159,10 @@ final class StreamOpener {
             return {}
         case .dial(let target, let tls): return dial(target, tls, plan, completion)
         case .peer(let route, _): return open(route, plan, headers, completion)
+        case .listen:
+            let what = "a peer has this node listen by a CONNECT to \(plan.request.destination), and by nothing else"
+            completion(.failure(StreamError(.denied, what)))
+            return {}
         }
     }
 

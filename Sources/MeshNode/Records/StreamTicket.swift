@@ -107,6 +107,18 @@ final class StreamTicket {
         )
     }
 
+    /// What its client has let go of in order, or lost, and no relay has carried.
+    func end(sent: UInt64, received: UInt64, failure: StreamError?) {
+        finish(
+            failure == nil ? .ended : .cut,
+            sent: sent,
+            received: received,
+            failure: failure,
+            by: .client,
+            status: nil
+        )
+    }
+
     private func finish(
         _ outcome: StreamRecord.Outcome,
         sent: UInt64,

@@ -98,7 +98,8 @@ extension PeerPaths {
         }
     }
 
-    /// Has the peer's SSH server listen, and keeps it listening: when the SSH connection was lost, it is asked again.
+    /// Has the peer's node listen where it may, and else its SSH server, and keeps it listening: when the connection
+    /// was lost, it is asked again.
     ///
     /// - Parameter forward: Where the far side listens, and where its connections lead.
     /// - Parameter onChange: Told of each change, on the loop.
@@ -111,10 +112,16 @@ extension PeerPaths {
         let forwarding = RemoteForwarding(
             forward,
             on: loop,
+            settings: settings,
             logger: logger,
+            askNode: access.ways.contains(where: \.needsCredential)
+                ? { [weak self] host, port, completion in
+                    guard let self else { return completion(.failure(StreamError(.closed, "shut down"))) }
+                    askToListen(host: host, port: port, completion: completion)
+                } : nil,
             connect: { [weak self] completion in
                 guard let self else { return completion(.failure(StreamError(.closed, "shut down"))) }
-                withSession("the far side listens over SSH only", completion)
+                withSession("its SSH server cannot be asked to listen", completion)
             },
             onChange: onChange
         )

@@ -37,6 +37,25 @@ package struct GatewayTerms: Hashable, Sendable {
         guard id != peer else { throw AddressError("it has the identity of the peer itself") }
         return .identities([id])
     }
+
+    /// A way through each of `gateways`, each one once, by this side's own word: nothing guards their addresses, and
+    /// whoever proves to be somebody else there, or behind it, is refused on every path.
+    ///
+    /// - Throws: ``AddressError`` that names the gateway through which there is none.
+    package func ways(through gateways: [PeerOffer.Gateway]) throws(AddressError) -> [PathWay] {
+        var ways: [PathWay] = []
+        for gateway in gateways {
+            let path = OfferedGateways.path(through: gateway.address)
+            guard !ways.contains(where: { $0.id == path }) else { continue }
+            do throws(AddressError) {
+                let found = Gateway(gateway.address, expecting: try expectation(of: gateway))
+                ways.append(PathWay(path, .gateway(found, to: home)))
+            } catch {
+                throw AddressError("\(gateway.address): \(error.message)")
+            }
+        }
+        return ways
+    }
 }
 
 /// The gateways through which a peer says that it is reached: which of them are tried, and why others are not. A value
@@ -55,8 +74,10 @@ struct OfferedGateways {
         /// Why it did not lead to the peer, last.
         var failure: String?
 
-        var path: PathID { PathID(.h2ViaGateway, gateway.address.description) }
+        var path: PathID { OfferedGateways.path(through: gateway.address) }
     }
+
+    static func path(through address: Authority) -> PathID { PathID(.h2ViaGateway, address.description) }
 
     private(set) var entries: [Entry] = []
     /// Named by the peer, and not dialled; with why not.

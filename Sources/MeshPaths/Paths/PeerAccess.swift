@@ -94,6 +94,12 @@ package struct PeerAccess: Sendable {
         )
     }
 
+    /// Has `gateways` tried behind what leads to the peer directly, and before what goes over SSH.
+    package mutating func add(_ gateways: [PathWay]) {
+        let place = ways.lastIndex { $0.id.transport == .h2 || $0.id.transport == .h2ViaGateway }.map { $0 + 1 } ?? 0
+        ways.insert(contentsOf: gateways, at: place)
+    }
+
     /// The command for ``signalCommand``, whatever the account's shell is.
     ///
     /// - Parameters:
@@ -120,7 +126,7 @@ package struct PathWay: Hashable, Sendable {
         case held(by: [SPIFFEID])
         /// The same inside of a stream through these gateways, nearest first, to the only destination, or to many.
         case gateways([Gateway], to: Authority?)
-        /// The same through a gateway that the peer has named, which calls the peer's HBONE server so.
+        /// The same through a gateway that this side or the peer has named, which calls the peer's HBONE server so.
         case gateway(Gateway, to: Authority)
         /// The same through the peer's SSH server, to this port of its loopback address.
         case tunnelOverSSH(port: UInt16)

@@ -102,13 +102,15 @@ extension PeerPaths {
         takeGateways(access.gateways)
     }
 
-    private static var ownAddresses: [IPAddress] { InterfaceAddress.all().filter(\.isOutward).map(\.address) }
+    static var ownAddresses: [IPAddress] { InterfaceAddress.all().filter(\.isOutward).map(\.address) }
 
     /// The peer says that it is reached through these.
     ///
     /// - Returns: Whether some of them were not known.
     @discardableResult private func takeGateways(_ told: [PeerOffer.Gateway]) -> Bool {
         guard let terms = access.gatewayTerms, let addresses else { return false }
+        // One that this side has named itself is a way by its word.
+        let told = told.filter { isOffered(OfferedGateways.path(through: $0.address)) }
         let (new, gone) = offered.take(told, on: terms) { addresses.objection(to: $0) }
         remove(gone.map(\.path))
         add(new.map { PathWay($0.path, .gateway($0.gateway, to: terms.home)) })

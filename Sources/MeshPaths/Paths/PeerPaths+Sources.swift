@@ -60,7 +60,7 @@ extension PeerPaths {
             return makeGatewaySource(gateways, single, context)
         case .gateway(let gateway, let home):
             guard let context else { return nil }
-            return makeGatewaySource([gateway], nil, home: home, context)
+            return makeGatewaySource([gateway], nil, home: home, isTold: isOffered(way.id), context)
         case .tunnel, .tunnelOverSSH:
             guard let context else { return nil }
             let source = TunnelSource(
@@ -90,14 +90,15 @@ extension PeerPaths {
         source.onSuspicion = { [weak self] in self?.suspected(way.id) }
     }
 
+    /// - Parameter isTold: By the peer's word only.
     private func makeGatewaySource(
         _ gateways: [Gateway],
         _ single: Authority?,
         home: Authority? = nil,
+        isTold: Bool = false,
         _ context: TLSContext
     ) -> GatewaySource {
         let first = gateways[0].address
-        let isTold = home != nil
         return GatewaySource(
             through: gateways,
             to: single,

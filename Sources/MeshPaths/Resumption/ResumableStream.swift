@@ -164,7 +164,7 @@ package final class ResumableStream: ByteStream, TurnTask {
     /// What was answered to the request that carries it now.
     package var response: ConnectResponse? { carrier?.asCarrier?.answer }
 
-    var isAttached: Bool { port != nil }
+    package var isAttached: Bool { port != nil }
     var isOver: Bool { owner == nil }
 
     // MARK: ByteStream

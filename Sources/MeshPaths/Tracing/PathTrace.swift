@@ -69,7 +69,18 @@ package enum TraceFailure: Error, Hashable, Sendable, CustomStringConvertible {
 
 /// What became of one way to a peer, step by step.
 package struct PathTrace: Hashable, Sendable {
+    /// What a failure on the way says of the other ways.
+    package enum Weight: Hashable, Sendable {
+        /// A gateway that says no has decided, and so has whoever is somebody else.
+        case answer
+        /// A gateway that says no is none on the way to this peer; whoever is somebody else has decided.
+        case identity
+        /// It is a way by the peer's word only: nothing.
+        case none
+    }
+
     package let path: PathID
+    package internal(set) var weight = Weight.answer
     package internal(set) var steps: [TraceStep]
     private var next = 0
 

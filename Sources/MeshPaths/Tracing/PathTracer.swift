@@ -61,14 +61,16 @@ package struct PathTracer: Sendable {
     ///   - ended: Told of each path afterwards.
     package func run(began: (PathID) -> Void, ended: (PathTrace) -> Void) async {
         var login: TracedLogin?
-        for way in access.ways {
+        for way in ways {
             for (path, reach) in Self.single(way) {
                 began(path)
-                let trace: PathTrace
+                var trace: PathTrace
                 switch reach {
                 case .tunnel(let addresses), .servers(let addresses): trace = await native(path, addresses.first)
                 case .gateways(let gateways, let single): trace = await through(gateways, to: single, path)
-                case .gateway(let gateway, let home): trace = await through([gateway], to: home, path)
+                case .gateway(let gateway, let home):
+                    trace = await through([gateway], to: home, path)
+                    trace.weight = access.ways.contains { $0.id == path } ? .identity : .none
                 case .proxy: trace = await whole(PathWay(path, reach))
                 case .held: trace = Self.held(path)
                 case .tunnelOverSSH(let port): trace = await overSSH(path, port: port, &login)
@@ -78,6 +80,24 @@ package struct PathTracer: Sendable {
             }
         }
         await login?.client?.close()
+    }
+
+    /// Those of the peer, and through the gateways that it has named before: of these, the ones that would be dialled.
+    private var ways: [PathWay] {
+        guard let terms = access.gatewayTerms, !access.gateways.isEmpty else { return access.ways }
+        var recorded: [Authority] = []
+        for case .tunnel(let addresses) in access.ways.map(\.reach) { recorded += addresses }
+        var addresses = PeerAddresses(recorded)
+        addresses.own = PeerPaths.ownAddresses
+        var offered = OfferedGateways()
+        _ = offered.take(access.gateways, on: terms) { addresses.objection(to: $0) }
+        let known = access.ways.map(\.id)
+        var all = access
+        all.add(
+            offered.entries.filter { !known.contains($0.path) }
+                .map { PathWay($0.path, .gateway($0.gateway, to: terms.home)) }
+        )
+        return all.ways
     }
 
     /// Each address is a way of its own.

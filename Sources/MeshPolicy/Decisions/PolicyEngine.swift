@@ -53,12 +53,13 @@ package struct PolicyEngine: Sendable {
         let named =
             rules.endpoints.filter { isNamedHere($0, own: own) }
             + rules.shared.services.filter { isNamedHere($0, own: own) }
-        for endpoint in named {
+        // Who may have this node listen on a port may not reach what listens there for that.
+        for endpoint in named where !endpoint.isForListening {
             // The port of an address that keeps the destination's is none.
             let behind = endpoint.keepsPort ? nil : endpoint.address?.port
             for port in [endpoint.match.port, behind].compactMap({ $0 }) { ports.insert(port...port) }
         }
-        return (ports, named.map(\.match).filter { $0.port == nil })
+        return (ports, named.filter { $0.match.port == nil || $0.isForListening }.map(\.match))
     }
 
     /// Whether the default lets peers reach what `endpoint` names.

@@ -12,6 +12,8 @@ package final class StreamPlan: Sendable {
         /// Dialled from here. A name is resolved; each address, resolved or not, is put to
         /// ``StreamPlanner/refusal(dialing:port:for:)`` first.
         case dial(Authority, tls: DirectTLS?)
+        /// This node listens for the peer that asks: on the loopback addresses of this port, and on this address.
+        case listen(Authority)
         /// Through a peer, over one of these ways; never empty.
         case peer(MeshRoute, [PathCandidate])
     }
@@ -88,6 +90,7 @@ package final class StreamPlan: Sendable {
         switch route.action {
         case .refused(let error): return .refused(.route(error))
         case .direct(let target, let tls): return .dial(target, tls: tls)
+        case .listen(let place): return .listen(place)
         case .mesh(let mesh):
             if !candidates.isEmpty { return .peer(mesh, candidates) }
             guard let decision = ways.first?.decision else {
@@ -132,6 +135,9 @@ extension StreamPlan: CustomStringConvertible {
         case .direct(let target, let tls):
             let name = tls.map { " with TLS for \(serverName($0, at: target))" } ?? ""
             return "dial \(target)\(name) from here [\(route.reason)]"
+        case .listen(let place):
+            let beside = place.address?.isLoopback == true ? "" : ", or on \(place)"
+            return "listen on port \(place.port) of loopback\(beside) for whoever asks [\(route.reason)]"
         case .mesh(let mesh):
             let candidates = candidates
             if candidates.isEmpty { return "none: policy permits no transport of this endpoint [\(route.reason)]" }

@@ -9,6 +9,8 @@ package struct Route: Hashable, Sendable {
         /// Dialled from here without HBONE. A name must be resolved, and each address put to
         /// ``Router/refusal(dialing:port:from:)`` before it is dialled.
         case direct(Authority, tls: DirectTLS?)
+        /// This node listens for the peer that asks: on the loopback addresses of this port, and on this address.
+        case listen(Authority)
         /// Not at all; the code is `denied`, or `loop`. The message is for this side's log: it names keys of the
         /// configuration.
         case refused(StreamError)

@@ -52,6 +52,7 @@ package struct Router: Sendable {
     }
 
     package func route(_ destination: Authority, from origin: Origin) -> Route {
+        if destination.host == PeerListening.host { return listening(destination, from: origin) }
         let found = endpoints.firstMatch(destination)
         let match = found ?? shared.firstMatch(destination)
         if let address = destination.address,
@@ -175,6 +176,35 @@ package struct Router: Sendable {
             let route = MeshRoute(peer: peer, authority: target)
             return Route(action: .mesh(route), cause: .endpoint(why), endpoint: index)
         }
+    }
+
+    /// Only an endpoint of the node's own file, and none of a pattern, opens a port of its machine.
+    private func listening(_ destination: Authority, from origin: Origin) -> Route {
+        guard origin == .peer else {
+            return refused("a peer has this node listen by \(destination): it leads nowhere", "listening guard")
+        }
+        guard let match = endpoints.firstMatch(destination), match.endpoint.isForListening,
+            case .direct(nil) = match.endpoint.way
+        else {
+            return refused(
+                "no endpoint lets peers have this node listen on port \(destination.port): add '- {match: \"\(destination)\", "
+                    + "direct: true}' under 'endpoints'",
+                "no endpoint allows listening"
+            )
+        }
+        let address = match.endpoint.target(for: destination).address ?? .loopbackIPv4
+        if let what = sockets.first(where: { $0.port == destination.port })?.what {
+            return refused(
+                "port \(destination.port) is that of this node's own \(what)",
+                "loop guard",
+                endpoint: match.number
+            )
+        }
+        return Route(
+            action: .listen(Authority(address: address, port: destination.port)),
+            cause: .endpoint(match.description),
+            endpoint: match.number
+        )
     }
 
     private func loopback(_ target: Authority, why: Route.Cause, endpoint: Int?) -> Route {

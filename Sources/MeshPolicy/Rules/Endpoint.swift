@@ -38,6 +38,9 @@ package struct Endpoint: Hashable, Sendable {
 }
 
 extension Endpoint {
+    /// It allows peers to have this node listen, and leads nowhere.
+    var isForListening: Bool { match.host == .exact(PeerListening.host) }
+
     /// What is asked for in the place of `destination`.
     func target(for destination: Authority) -> Authority {
         guard let address else { return destination }

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Fleet
 import MeshIdentity
+import MeshPolicy
 import Platform
 import SSHSignal
 import Streams
@@ -15,6 +16,10 @@ struct AllowCommand: AsyncParsableCommand {
 
               bootstrap allow camera.lan 22 8080
               bootstrap allow gateway.lan 10.0.0.9:554
+
+            --listen lets them have the device's node listen on a port, by `connect -R` without SSH; on its loopback addresses only.
+
+              bootstrap allow camera.lan --listen 9000
             """
     )
 
@@ -45,7 +50,15 @@ struct AccessChange: ParsableArguments {
     var destination: String
 
     @Argument(help: ArgumentHelp("A port of the device, or HOST:PORT behind it.", valueName: "PORT"))
-    var places: [String]
+    var places: [String] = []
+
+    @Option(
+        help: ArgumentHelp(
+            "A port that `connect -R` may have the device's node listen on. May be repeated.",
+            valueName: "PORT"
+        )
+    )
+    var listen: [UInt16] = []
 
     @Option(
         help: ArgumentHelp(
@@ -62,8 +75,10 @@ struct AccessChange: ParsableArguments {
     @OptionGroup var ssh: SSHOptionGroup
 
     func validate() throws {
-        guard !places.isEmpty else { throw ValidationError("name at least one port") }
-        if places.contains(where: { UInt16($0) == 0 }) { throw ValidationError("'0' is no port: write 1 to 65535") }
+        guard !places.isEmpty || !listen.isEmpty else { throw ValidationError("name at least one port") }
+        if listen.contains(0) || places.contains(where: { UInt16($0) == 0 }) {
+            throw ValidationError("'0' is no port: write 1 to 65535")
+        }
         for place in places where UInt16(place) == nil {
             do { _ = try Authority(parsing: place) } catch {
                 throw ValidationError("'\(place)' is no port and no HOST:PORT")
@@ -78,7 +93,8 @@ struct AccessChange: ParsableArguments {
             throw fail("\(device.name) has no agent: what it lets through is up to the software there", .usage)
         }
         let hosts = places.filter { UInt16($0) == nil }.map { (try? Authority(parsing: $0))?.description ?? $0 }
-        let words = places.compactMap { UInt16($0) }.map(String.init) + hosts
+        let words =
+            places.compactMap { UInt16($0) }.map(String.init) + hosts + listen.map { "\(PeerListening.host):\($0)" }
         let access = DeviceAccess(
             allow: allows ? words : [],
             deny: allows ? [] : words,

@@ -22,13 +22,13 @@ struct ConnectCommand: AsyncParsableCommand {
               bootstrap connect device1 -L 5432:localhost:5432
               psql -h 127.0.0.1 -p 5432
 
-            -R and Unix sockets of the far side need SSH, which is connected for them beside the path in use. -D resolves names \
-            on the far side. -W makes one connection of standard input and output, for ssh's ProxyCommand and the like; each \
-            direction ends on its own.
+            -R has the device's node listen where that allows it (`bootstrap allow --listen`), and else its sshd. That one, and Unix \
+            sockets of the far side, need SSH, which is connected for them beside the path in use. -D resolves names on the far side. \
+            -W makes one connection of standard input and output, for ssh's ProxyCommand and the like; each direction ends on its own.
 
             The device decides by its own policy which ports may be reached: `bootstrap enroll --allow-port` names them. On path \
-            ssh, where its node takes no part, this command decides by the same. -R and Unix sockets of the far side are, like \
-            exec, what the login may do.
+            ssh, where its node takes no part, this command decides by the same. -R over SSH and Unix sockets of the far side are, \
+            like exec, what the login may do.
 
             -f goes to the background once a path works and everything listens; the exit code says whether it does. With -S \
             the first process shares its paths, and others with the same path use them, without a login of their own:
@@ -108,8 +108,17 @@ struct ConnectCommand: AsyncParsableCommand {
     )
     var request: ControlRequest.Action?
 
-    @Option(help: ArgumentHelp("auto, h2, h2-over-ssh or ssh.", valueName: "PATH"))
+    @Option(help: ArgumentHelp("auto, h2, h2-via-gateway, h2-over-ssh or ssh.", valueName: "PATH"))
     var path: PathPreference = .automatic
+
+    @Option(
+        help: ArgumentHelp(
+            "Also through the gateway there, with mutual TLS to the device inside: after its addresses, and before SSH. With '=' and a "
+                + "SPIFFE ID where the gateway is not of the device's namespace. May be repeated.",
+            valueName: "HOST:PORT"
+        )
+    )
+    var gateway: [String] = []
 
     @Flag(help: "Multipath TCP to the device's node, where both kernels do that.")
     var multipath = false
@@ -297,7 +306,9 @@ struct ConnectCommand: AsyncParsableCommand {
         return parsed
     }
 
-    private var target: PathTarget { PathTarget(destination: destination, path: path, authority: authority) }
+    private var target: PathTarget {
+        PathTarget(destination: destination, path: path, authority: authority, gateways: gateway)
+    }
 
     private func makeAccess(
         _ device: Device?,

@@ -42,8 +42,16 @@ struct TraceCommand: AsyncParsableCommand {
     )
     var destination: String
 
-    @Option(help: ArgumentHelp("auto (each one), h2, h2-over-ssh or ssh.", valueName: "PATH"))
+    @Option(help: ArgumentHelp("auto (each one), h2, h2-via-gateway, h2-over-ssh or ssh.", valueName: "PATH"))
     var path: PathPreference = .automatic
+
+    @Option(
+        help: ArgumentHelp(
+            "Also through the gateway there; with '=' and a SPIFFE ID where it is not of the device's namespace. May be repeated.",
+            valueName: "HOST:PORT"
+        )
+    )
+    var gateway: [String] = []
 
     @Option(
         name: [.customShort("W")],
@@ -75,9 +83,12 @@ struct TraceCommand: AsyncParsableCommand {
     @OptionGroup var authority: CAAccess
 
     func validate() throws {
-        guard config == nil || (path == .automatic && target == nil && ssh.isEmpty && authority.isEmpty) else {
+        guard
+            config == nil
+                || (path == .automatic && gateway.isEmpty && target == nil && ssh.isEmpty && authority.isEmpty)
+        else {
             throw ValidationError(
-                "--config says itself which paths there are, and how: it goes without --path, -W and those of SSH"
+                "--config says itself which paths there are, and how: it goes without --path, --gateway, -W and those of SSH"
             )
         }
     }
@@ -93,7 +104,7 @@ struct TraceCommand: AsyncParsableCommand {
 
     private func trace(on loop: EventLoop) async throws -> HostError.Reason? {
         if let config { return try await trace(by: config, on: loop) }
-        let whom = PathTarget(destination: destination, path: path, authority: authority)
+        let whom = PathTarget(destination: destination, path: path, authority: authority, gateways: gateway)
         let device = try whom.findDevice()
         if let device { try whom.check(device) }
         let target = try self.target.map { try parse($0, "-W") } ?? device?.firstAllowed
@@ -165,7 +176,7 @@ struct TraceCommand: AsyncParsableCommand {
 extension Device {
     /// What a stream to it can lead to; nil where nothing is allowed, or known of it.
     fileprivate var firstAllowed: Authority? {
-        guard let place = allowed?.first else { return nil }
+        guard let place = reachable?.first else { return nil }
         return try? Authority(parsing: UInt16(place) == nil ? place : "localhost:\(place)")
     }
 }

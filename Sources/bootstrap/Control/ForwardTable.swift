@@ -159,14 +159,14 @@ final class ForwardTable {
         // Told before `open` has noted it, or after it was cancelled.
         let index = entries.firstIndex { $0.id == id }
         switch change {
-        case .listening(let port):
+        case .listening(let port, let listener):
             let host = forward.bindHost.isEmpty ? "*" : forward.bindHost
             let line = "listening \(host):\(port) on \(name) → \(forward.destination)"
             if let index { (entries[index].entry.line, entries[index].entry.port) = (line, port) }
             let isLocal = ["localhost", "127.0.0.1", "::1"].contains(host)
             let note =
                 "Other machines reach that port only where GatewayPorts in the sshd_config of \(name) allows it."
-            onChange(.listening(line, note: isLocal ? nil : note))
+            onChange(.listening(line, note: isLocal || listener == .node ? nil : note))
         case .refused(let error):
             close(id)
             onChange(.refused(error))

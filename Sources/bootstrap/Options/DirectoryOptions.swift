@@ -5,6 +5,7 @@ import MeshDirectory
 import MeshIdentity
 import MeshNode
 import Platform
+import SSHSignal
 import YAML
 
 /// Where the mesh's directory is.
@@ -93,24 +94,56 @@ enum OperatorConfiguration {
         return try directory(inFile: path)
     }
 
-    /// - Parameter isNodes: It may be a node's configuration as well, whose other keys are none of ours.
-    static func directory(inFile file: String, isNodes: Bool = false) throws(ConfigurationError) -> DirectorySettings? {
+    /// Gateways through which all devices may be reached; none where there is no such file, or it names none.
+    static func gateways() throws(ConfigurationError) -> [PeerOffer.Gateway] {
+        guard access(path, F_OK) == 0 else { return [] }
+        let root = try Self.root(ofFile: path)
+        let diagnostics = Diagnostics(file: path)
+        let node = mapping(root, diagnostics)?["gateways"]
+        let gateways = node?.list("'gateways'", diagnostics) { gateway($0, diagnostics) } ?? []
+        try diagnostics.throwIfAny()
+        return gateways
+    }
+
+    private static func gateway(_ node: YAMLNode, _ diagnostics: Diagnostics) -> PeerOffer.Gateway? {
+        let what = "an element of 'gateways'"
+        guard
+            let mapping = MappingDecoder(
+                node,
+                what: what,
+                keys: ["gateway", "identity"],
+                required: ["gateway"],
+                diagnostics
+            ),
+            let address = mapping.value("gateway", { try Authority(parsing: $0) })
+        else { return nil }
+        let id = mapping.value("identity") { try SPIFFEID($0) }
+        return PeerOffer.Gateway(address: address, id: id?.description)
+    }
+
+    private static func mapping(_ root: YAMLNode, _ diagnostics: Diagnostics) -> MappingDecoder? {
+        MappingDecoder(root, what: "the operator's configuration", keys: ["directory", "gateways"], diagnostics)
+    }
+
+    private static func root(ofFile file: String) throws(ConfigurationError) -> YAMLNode {
         let bytes: [UInt8]
         do throws(FileError) {
             bytes = try AtomicFile.read(file, limit: YAMLDocument.maximumBytes)
         } catch {
             throw ConfigurationError(issues: [.init(file: file, position: nil, message: error.message)])
         }
-        let root = try YAMLDocument.parse(String(decoding: bytes, as: UTF8.self), file: file)
+        return try YAMLDocument.parse(String(decoding: bytes, as: UTF8.self), file: file)
+    }
+
+    /// - Parameter isNodes: It may be a node's configuration as well, whose other keys are none of ours.
+    static func directory(inFile file: String, isNodes: Bool = false) throws(ConfigurationError) -> DirectorySettings? {
+        let root = try Self.root(ofFile: file)
         let diagnostics = Diagnostics(file: file)
         var node: YAMLNode?
         if isNodes, case .mapping(let entries) = root.content {
             node = entries.first { $0.key == "directory" }?.value
         } else {
-            node =
-                MappingDecoder(root, what: "the operator's configuration", keys: ["directory"], diagnostics)?[
-                    "directory"
-                ]
+            node = mapping(root, diagnostics)?["directory"]
         }
         let directory = AtomicFile.split(file).directory
         let settings = node.flatMap {

@@ -12,6 +12,8 @@ struct PathTarget {
     let destination: String
     let path: PathPreference
     let authority: CAAccess
+    /// Of `--gateway`.
+    var gateways: [String] = []
 
     /// What `-W` names: also `[name]:port`, as ssh writes it for any host, with the brackets that only an IPv6 address
     /// needs.
@@ -27,13 +29,15 @@ struct PathTarget {
     func findDevice() throws -> Device? {
         let records = DeviceDirectory(Home.devices)
         do throws(HostError) {
-            let needsDevice = path != .automatic && path != .ssh
+            let needsDevice = path != .automatic && path != .ssh || !gateways.isEmpty
             return needsDevice ? try records.enrolled(destination) : try records.enrolledIfAny(destination)
         } catch {
             throw fail(
                 HostError(
                     error.reason,
-                    path == .automatic ? error.message : "--path \(path.rawValue): \(error.message)"
+                    path != .automatic
+                        ? "--path \(path.rawValue): \(error.message)"
+                        : gateways.isEmpty ? error.message : "--gateway: \(error.message)"
                 )
             )
         }
@@ -108,19 +112,87 @@ struct PathTarget {
                 login: login
             )
         }
+        let terms = GatewayTerms(of: device.identity, port: device.hbonePort)
+        let named = try namedGateways(device, terms)
+        let agent = device.agent.path.isEmpty ? nil : device.agent.path
+        let expectation = PeerExpectation.identities([device.identity])
+        guard path != .h2ViaGateway else {
+            return PeerAccess(
+                name: device.name,
+                ways: named,
+                expectation: expectation,
+                login: login,
+                agent: agent
+            )
+        }
         var access = PeerAccess(
             name: device.name,
             transports: path.transports,
             hbone: device.hbone,
-            expectation: .identities([device.identity]),
+            expectation: expectation,
             login: login,
-            agent: device.agent.path.isEmpty ? nil : device.agent.path
+            agent: agent
         )
+        access.add(named)
         if path == .automatic {
-            access.gatewayTerms = GatewayTerms(of: device.identity, port: device.hbone.first?.port ?? 15008)
+            access.gatewayTerms = terms
             access.gateways = (device.gateways ?? []).compactMap { PeerOffer.Gateway(recorded: $0) }
         }
         return access
+    }
+
+    /// The ways through gateways that the operator has named: on the command line, or for all devices.
+    ///
+    /// - Throws: the exit code; why was printed.
+    private func namedGateways(_ device: Device, _ terms: GatewayTerms?) throws -> [PathWay] {
+        guard path == .automatic || path == .h2ViaGateway else {
+            guard gateways.isEmpty else {
+                throw fail("--path \(path.rawValue) leaves --gateway out: remove one", .usage)
+            }
+            return []
+        }
+        let everywhere: [PeerOffer.Gateway]
+        do throws(ConfigurationError) {
+            everywhere = try OperatorConfiguration.gateways()
+        } catch {
+            throw fail("\(error)", .usage)
+        }
+        let named = try gateways.map(Self.gateway)
+        guard let terms else {
+            if named.isEmpty, path == .automatic { return [] }
+            throw fail(
+                "\(device.name) is \(device.identity), for which gateways have no name: they know /ns/NAMESPACE/sa/NAME only",
+                .usage
+            )
+        }
+        let ways: [PathWay]
+        do throws(AddressError) {
+            ways = try terms.ways(through: named)
+        } catch {
+            throw fail("--gateway \(error.message)", .usage)
+        }
+        // Those for all devices need not be for this one: it may be of another trust domain.
+        let others = everywhere.compactMap { try? terms.ways(through: [$0]) }.joined()
+        let all = ways + others.filter { way in !ways.contains { $0.id == way.id } }
+        guard !all.isEmpty || path == .automatic else {
+            throw fail(
+                "--path \(path.rawValue) needs --gateway HOST:PORT, or 'gateways' in \(OperatorConfiguration.path); those that "
+                    + "\(device.name) names itself are tried without --path",
+                .usage
+            )
+        }
+        return all
+    }
+
+    /// `HOST:PORT`, or `HOST:PORT=SPIFFE-ID`.
+    private static func gateway(_ text: String) throws -> PeerOffer.Gateway {
+        let parts = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+        do {
+            let id = try parts.count > 1 ? SPIFFEID(parts[1]).description : nil
+            return PeerOffer.Gateway(address: try Authority(parsing: parts[0]), id: id)
+        } catch {
+            throw fail("--gateway \(Printable.escape(text)): \(error): write HOST:PORT, or HOST:PORT=SPIFFE-ID", .usage)
+        }
     }
 }
 
