@@ -475,7 +475,11 @@ import Testing
     {
         let size = 20 << 20
         let source = try SourceServer(count: size)
-        let bench = try await Bench(to: source.port)
+        // Nor is anything let go of, however long the test takes.
+        let bench = try await Bench(
+            to: source.port,
+            serverSettings: "connections: {resumable: true, resumeTimeout: 1h}"
+        )
         let peer = HBONEPeer(
             try Authority(parsing: "127.0.0.1:\(bench.link.port)"),
             expecting: .identities([try SPIFFEID("spiffe://mesh.example/ns/prod/sa/server")])
@@ -483,14 +487,19 @@ import Testing
         let destination = try Authority(parsing: "127.0.0.1:\(source.port)")
         let greedy = try await Self.client(.server)
         try await withThrowingTaskGroup(of: Void.self) { group in
-            for _ in 0..<4 {
+            for number in 0..<4 {
                 group.addTask {
-                    try await greedy.withStream(
-                        to: destination,
-                        through: peer,
-                        headers: ["resumable": "1"]
-                    ) { stream in
-                        while try await stream.read() != nil {}
+                    do {
+                        try await greedy.withStream(
+                            to: destination,
+                            through: peer,
+                            headers: ["resumable": "1"]
+                        ) { stream in
+                            while try await stream.read() != nil {}
+                            if !Task.isCancelled { Issue.record("stream \(number) has ended") }
+                        }
+                    } catch {
+                        if !Task.isCancelled { Issue.record("stream \(number): \(error)") }
                     }
                 }
             }
