@@ -88,6 +88,7 @@ extension PeerPaths {
     private func watchForLogin(_ source: TunnelSource, _ way: PathWay) {
         guard sessions != nil || access.gatewayTerms != nil, way.id.transport == .h2 else { return }
         source.onSuspicion = { [weak self] in self?.suspected(way.id) }
+        source.preparation = { [weak self] in self?.preparation($0) ?? .zero }
     }
 
     private func makeGatewaySource(

@@ -34,6 +34,8 @@ final class TunnelSource: PathSource {
     var onDoubt: ((H2Connection, StreamError) -> Void)?
     /// Told of a connection that has not answered yet, and is not in doubt: another way may be wanted soon.
     var onSuspicion: (() -> Void)?
+    /// What the other way takes that ``onSuspicion`` asks for.
+    var preparation: (_ roundTripTime: Duration?) -> Duration = { _ in .zero }
     /// Whether the peer has accepted this side on another path, so that the first PING need not be waited for.
     var knowsPeer: () -> Bool = { false }
     private let expectation: PeerExpectation
@@ -363,7 +365,11 @@ final class TunnelSource: PathSource {
     private func ask(_ connection: H2Connection, of group: ConnectionGroupDriver, afterChange: Bool = false) {
         let timeout = AnswerTime.allowed(connection)
         let asked = loop.now
-        if onSuspicion != nil { suspicion?.schedule(after: AnswerTime.unsuspicious(connection.roundTripTime)) }
+        if onSuspicion != nil {
+            let roundTrip = connection.roundTripTime
+            let time = AnswerTime.unsuspicious(roundTrip, allowed: timeout, preparation: preparation(roundTrip))
+            suspicion?.schedule(after: time)
+        }
         connection.probe(timeout: timeout) { [weak self, weak group] isAlive in
             guard !isAlive else { return }
             if !afterChange { self?.beCautious() }
