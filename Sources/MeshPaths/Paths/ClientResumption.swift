@@ -81,7 +81,7 @@ final class ClientResumption: ResumptionOwner {
 
     /// Asks for the stream, unless that is under way.
     ///
-    /// - Parameter done: Told whether the stream goes on over another carrier; not called where it is asked for already.
+    /// - Parameter done: Told whether the stream goes on over another carrier; not called where it is asked for now.
     func ask(because reason: String, then done: ((Bool) -> Void)? = nil) {
         guard !isAsking, !stream.isOver else { return }
         self.reason = reason

@@ -25,8 +25,8 @@ final class LibSSH2Session {
     var outbound: ByteQueue
     /// Set while the owner is prepared for packets of any channel.
     var mayReceive = false
-    /// The keys were exchanged, and the server was asked for `ssh-userauth`: all that a handshake still waits for is its
-    /// answer.
+    /// The keys were exchanged, and the server was asked for `ssh-userauth`: all that a handshake still waits for is
+    /// the answer to that.
     var hasRequestedService: Bool { handshake == .serviceRequested }
     private var handshake = Handshake.running
     /// No more bytes will come in or leave; what libssh2 sends now is dropped.

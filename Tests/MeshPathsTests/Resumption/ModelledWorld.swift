@@ -25,8 +25,8 @@ final class ModelledWorld {
         }
 
         var description: String {
-            "\(streams) streams, \(resumptions) resumptions, \(shortages) shortages, \(turns) of them for the others of "
-                + "a connection, \(pauses) pauses"
+            "\(streams) streams, \(resumptions) resumptions, \(shortages) shortages, \(turns) of them for the others "
+                + "of a connection, \(pauses) pauses"
         }
     }
 

@@ -135,8 +135,8 @@ import Testing
         await loop.shutDown()
     }
 
-    /// Whoever opens streams and cuts their connections has so many of them wait, and no more: what comes then is reset,
-    /// what waits goes on waiting, and what has a carrier is not touched.
+    /// Whoever opens streams and cuts their connections has so many of them wait, and no more: what comes then is
+    /// reset, what waits goes on waiting, and what has a carrier is not touched.
     @Test("a peer that cuts streams without end has no more wait than its share") func flood() async throws {
         let loop = EventLoop(name: "test")
         let directory = ResumptionDirectory(detached: 100, detachedOfPeer: 3)
@@ -172,7 +172,9 @@ import Testing
                 }
             }
             try await eventually("\(range) have no carrier") {
-                try await loop.execute { streams.withValue { $0.value.all[range].allSatisfy { !$0.stream.isAttached } } }
+                try await loop.execute {
+                    streams.withValue { $0.value.all[range].allSatisfy { !$0.stream.isAttached } }
+                }
             }
         }
         try await cut(0..<3)
@@ -180,7 +182,9 @@ import Testing
         try await cut(3..<6)
         #expect(directory.detached == 3 && refusals.withLock { $0 } == 3)
         let states = try await loop.execute {
-            streams.withValue { $0.value.all.map { ($0.stream.isOver, $0.stream.failure != nil, $0.stream.isAttached) } }
+            streams.withValue {
+                $0.value.all.map { ($0.stream.isOver, $0.stream.failure != nil, $0.stream.isAttached) }
+            }
         }
         for (number, (isOver, hasFailed, isAttached)) in states.enumerated() {
             #expect(isOver == (3..<6).contains(number) && hasFailed == isOver, "\(number)")
