@@ -174,10 +174,17 @@ let package = Package(
             dependencies: ["MeshDirectory", "MeshIdentity", "Platform", "Streams", "TestPeers"],
             swiftSettings: settings
         ),
-        .testTarget(name: "MeshPathsTests", dependencies: ["MeshPaths", "TestPeers", log], swiftSettings: settings),
+        .testTarget(
+            name: "MeshPathsTests",
+            dependencies: ["MeshPaths", "SSHSignal", "TestPeers", "TestDevices", log],
+            swiftSettings: settings
+        ),
         .testTarget(
             name: "MeshNodeTests",
-            dependencies: ["MeshNode", "MeshDirectory", "MeshPaths", "MeshPolicy", "HTTP1", "YAML", "TestPeers", log],
+            dependencies: [
+                "MeshNode", "MeshDirectory", "MeshPaths", "MeshPolicy", "SSHSignal", "HTTP1", "YAML", "TestPeers",
+                "TestDevices", log,
+            ],
             swiftSettings: settings
         ),
         // Tests that run the `bootstrap` binary.

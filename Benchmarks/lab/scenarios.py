@@ -43,6 +43,11 @@ def refused(run):
     run.network.fault(f"{HBONE} reject with tcp reset", f"{HBONE_ANSWERS} reject with tcp reset")
 
 
+def dropped_after_handshake(run):
+    """TCP connects, and nothing else passes: what a proxy or a firewall does whose way onwards is gone."""
+    run.network.fault(f"{HBONE} tcp flags & syn == 0 drop", f"{HBONE_ANSWERS} tcp flags & syn == 0 drop")
+
+
 def dropped(run):
     run.network.fault(f"{HBONE} drop", f"{HBONE_ANSWERS} drop")
 
@@ -255,6 +260,7 @@ BULK_AND_KEYSTROKES = ({"count": 4, "bytes": 1 << 16, "pause": 0, "window": 1 <<
 ALL = [
     Scenario("HBONE port refused", refused, beside=for_a_while("TO reject with tcp reset", "FROM reject with tcp reset")),
     Scenario("HBONE port dropped", dropped, beside=for_a_while("TO drop", "FROM drop"), in_ci=True),
+    Scenario("HBONE port dropped, but for TCP's handshake", dropped_after_handshake),
     Scenario("HBONE port dropped one way, from the device", one_way, beside=for_a_while("FROM drop")),
     Scenario("packets above 600 bytes dropped, HBONE port", large_dropped,
              beside=for_a_while("TO meta length > 600 drop", "FROM meta length > 600 drop")),

@@ -12,6 +12,7 @@ final class CuttingLink: Sendable {
         /// Everything is cut whenever so many more have passed.
         var step = Int.max
         var cuts = 0
+        var accepted = 0
         /// What has come in before this is silent for good.
         var silent: Set<Int32> = []
     }
@@ -38,6 +39,10 @@ final class CuttingLink: Sendable {
 
     /// How often everything was cut.
     var cuts: Int { state.withLock { $0.cuts } }
+
+    /// Connections so far, and those that are open.
+    var accepted: Int { state.withLock { $0.accepted } }
+    var open: Int { state.withLock { $0.pairs.count } }
 
     func cut(every bytes: Int) { state.withLock { ($0.step, $0.passed) = (bytes, 0) } }
 
@@ -134,7 +139,10 @@ final class CuttingLink: Sendable {
     }
 
     private func start(_ near: Int32, _ far: Int32) {
-        state.withLock { $0.pairs[near] = far }
+        state.withLock {
+            $0.pairs[near] = far
+            $0.accepted += 1
+        }
         final class Counter: Sendable {
             let left = Atomic(2)
         }

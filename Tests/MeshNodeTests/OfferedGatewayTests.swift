@@ -5,6 +5,7 @@ import MeshIdentity
 import MeshPolicy
 import Platform
 import Streams
+import TestDevices
 import TestPeers
 import Testing
 
@@ -130,39 +131,10 @@ import Testing
         }
     }
 
-    private func login(_ sshd: OpenSSHServer, _ directory: TemporaryDirectory) throws -> SSHLogin {
-        let hosts = try directory.write(
-            "known_hosts",
-            "[127.0.0.1]:\(sshd.port) " + sshd.directory.read("host_ed25519.pub")
-        )
-        return try SSHLogin(
-            to: Destination(user: OpenSSHServer.user, host: "127.0.0.1", port: sshd.port),
-            arguments: SSHArguments(
-                configurationFile: "none",
-                options: ["UserKnownHostsFile=\(hosts)", "GlobalKnownHostsFile=none", "IdentityAgent=none"],
-                identityFiles: [sshd.userKey]
-            ),
-            prompts: SSHLogin.Prompts(warn: { _ in })
-        )
-    }
-
-    /// A program that says what an agent would say.
+    /// What the device says.
     private func agent(offering gateways: [SignalMessage.Gateway], _ directory: TemporaryDirectory) throws -> String {
-        let messages: [SignalMessage] = [
-            .hello(
-                .init(
-                    version: 1,
-                    minimumVersion: 1,
-                    software: "test",
-                    clock: 0,
-                    capabilities: SignalProtocol.capabilities
-                )
-            ),
-            .offer(.init(generation: 1, reverse: true, gateways: gateways)),
-        ]
-        let said = try messages.flatMap { try SignalFrame.encode($0) }
-        try Data(said).write(to: URL(filePath: directory.path("said")))
-        return "sh -c 'cat \(directory.path("said")); cat >/dev/null'"
+        let offer = SignalMessage.Offer(generation: 1, reverse: true, gateways: gateways)
+        return try SpokenAgent(saying: [SpokenAgent.hello(), .offer(offer)], in: directory).command
     }
 
     private func client(
@@ -171,7 +143,7 @@ import Testing
         signaling command: String?,
         recorded: [PeerOffer.Gateway] = []
     ) async throws -> LoopBound<Client> {
-        let login = try login(sshd, bench.directory)
+        let login = try sshd.login(in: bench.directory)
         return try await bench.loop.execute { [loop = bench.loop] in
             let client = try Client(login, signaling: command, recorded: recorded, on: loop)
             client.paths.start()

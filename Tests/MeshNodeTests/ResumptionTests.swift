@@ -213,6 +213,35 @@ import Testing
         await bench.stop()
     }
 
+    /// Which may be a reason to move for either side.
+    @Test("streams leave a connection that takes no more of them for the next one", arguments: ["client", "server"])
+    func leftBehind(_ place: String) async throws {
+        let backend = try EchoServer()
+        let settings = "connections: {resumable: true, maximumAge: 1s}"
+        let bench = try await Bench(
+            to: backend.port,
+            serverSettings: place == "server" ? settings : "connections: {resumable: true}",
+            clientSettings: place == "client" ? settings : "connections: {resumable: true}"
+        )
+        let streams = try await [
+            TCPConversation(port: bench.entry), TCPConversation(port: bench.entry), TCPConversation(port: bench.entry),
+        ]
+        for stream in streams { #expect(try await stream.echo([1]) == [1]) }
+        // Where they stayed, there would be no more than two: that which they are on, and an idle one.
+        try await eventually("five connections, one after the other") { bench.link.accepted >= 5 }
+        for (number, stream) in streams.enumerated() {
+            let bytes = Pattern.bytes(50_000, seed: UInt64(number))
+            #expect(try await stream.echo(bytes) == bytes, "stream \(number)")
+        }
+        try await eventually("the last one is left") { bench.link.open == 1 }
+        for stream in streams {
+            let (_, ending) = try await stream.end()
+            #expect(ending == .endOfStream)
+        }
+        #expect(backend.accepted == 3)
+        await bench.stop()
+    }
+
     @Test("a reset is a reset on the far side, also where it comes while there is no carrier") func resets()
         async throws
     {
@@ -477,7 +506,11 @@ import Testing
     {
         let size = 20 << 20
         let source = try SourceServer(count: size)
-        let bench = try await Bench(to: source.port)
+        // Nor is anything let go of, however long the test takes.
+        let bench = try await Bench(
+            to: source.port,
+            serverSettings: "connections: {resumable: true, resumeTimeout: 1h}"
+        )
         let peer = HBONEPeer(
             try Authority(parsing: "127.0.0.1:\(bench.link.port)"),
             expecting: .identities([try SPIFFEID("spiffe://mesh.example/ns/prod/sa/server")])
@@ -485,14 +518,19 @@ import Testing
         let destination = try Authority(parsing: "127.0.0.1:\(source.port)")
         let greedy = try await Self.client(.server)
         try await withThrowingTaskGroup(of: Void.self) { group in
-            for _ in 0..<4 {
+            for number in 0..<4 {
                 group.addTask {
-                    try await greedy.withStream(
-                        to: destination,
-                        through: peer,
-                        headers: ["resumable": "1"]
-                    ) { stream in
-                        while try await stream.read() != nil {}
+                    do {
+                        try await greedy.withStream(
+                            to: destination,
+                            through: peer,
+                            headers: ["resumable": "1"]
+                        ) { stream in
+                            while try await stream.read() != nil {}
+                            if !Task.isCancelled { Issue.record("stream \(number) has ended") }
+                        }
+                    } catch {
+                        if !Task.isCancelled { Issue.record("stream \(number): \(error)") }
                     }
                 }
             }

@@ -123,6 +123,38 @@ import Testing
         await nodes.stop()
     }
 
+    /// As after each renewal of its certificate.
+    @Test(arguments: [1, 4]) func streamsGoAlongWhenTheDeviceMakesAnotherConnection(loops: Int) async throws {
+        let backend = try EchoServer()
+        let nodes = try await ReverseNodes(
+            to: backend.port,
+            loops: loops,
+            device: "connections: {maximumAge: 1s}",
+            client: Self.asks,
+            links: 1,
+            gatewayEndpoint: ", resumable: true"
+        )
+        try await nodes.held()
+        var talks: [TCPConversation] = []
+        for number in 0..<6 {
+            let talk = try await TCPConversation(port: number % 2 == 0 ? nodes.entry : nodes.gatewayEntry)
+            #expect(try await talk.echo([7]) == [7])
+            talks.append(talk)
+        }
+        // The device dials again whether or not any stream moves. Where none does, what it has let go of stays.
+        let link = nodes.links[0]
+        try await eventually("five connections, one after the other") { link.accepted >= 5 }
+        try await eventually("the last one is left") { link.open == 1 }
+        for (number, talk) in talks.enumerated() {
+            let sent = Pattern.bytes(50_000, seed: UInt64(number))
+            #expect(try await talk.echo(sent) == sent, "stream \(number)")
+            let (rest, ending) = try await talk.end()
+            #expect(ending == .endOfStream && rest == 0)
+        }
+        #expect(backend.accepted == talks.count)
+        await nodes.stop()
+    }
+
     /// Nothing ends the connection within the time limit of this suite: only that it does not answer.
     @Test(arguments: [1, 4]) func streamsLeaveAConnectionThatHasFallenSilent(loops: Int) async throws {
         let backend = try EchoServer()

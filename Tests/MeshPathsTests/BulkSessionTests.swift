@@ -3,6 +3,7 @@ import H2Transport
 import Logging
 import Platform
 import Streams
+import TestDevices
 import TestPeers
 import Testing
 
@@ -90,19 +91,7 @@ import Testing
         sessions: Int = 4,
         longRoundTrip: Duration = .seconds(600)
     ) async throws -> LoopBound<Client> {
-        let hosts = try directory.write(
-            "known_hosts",
-            "[127.0.0.1]:\(server.port) " + server.directory.read("host_ed25519.pub")
-        )
-        let login = try SSHLogin(
-            to: Destination(user: OpenSSHServer.user, host: "127.0.0.1", port: server.port),
-            arguments: SSHArguments(
-                configurationFile: "none",
-                options: ["UserKnownHostsFile=\(hosts)", "GlobalKnownHostsFile=none", "IdentityAgent=none"],
-                identityFiles: [server.userKey]
-            ),
-            prompts: SSHLogin.Prompts(warn: { _ in })
-        )
+        let login = try server.login(in: directory)
         let client = try await loop.execute { [loop] in
             LoopBound(Client(login, sessions: sessions, longRoundTrip, on: loop), on: loop)
         }

@@ -3,6 +3,7 @@ import Logging
 import Platform
 import SSHSignal
 import Streams
+import TestDevices
 import TestPeers
 import Testing
 
@@ -79,20 +80,7 @@ import Testing
     @Test func aDestinationThatDoesNotAnswerHoldsUpNoOther() async throws {
         let server = try await OpenSSHServer()
         let silent = try SilentPort()
-        let hosts = try directory.write(
-            "known_hosts",
-            "[127.0.0.1]:\(server.port) " + server.directory.read("host_ed25519.pub")
-        )
-        let login = try SSHLogin(
-            to: Destination(user: OpenSSHServer.user, host: "127.0.0.1", port: server.port),
-            arguments: SSHArguments(
-                configurationFile: "none",
-                options: ["UserKnownHostsFile=\(hosts)", "GlobalKnownHostsFile=none", "IdentityAgent=none"],
-                identityFiles: [server.userKey],
-                engine: .libssh2
-            ),
-            prompts: SSHLogin.Prompts(warn: { _ in })
-        )
+        let login = try server.login(in: directory, engine: .libssh2)
         let loop = EventLoop(name: "test")
         let client = try await loop.execute { LoopBound(Client(login, on: loop), on: loop) }
         try await open(server.port, client).get()

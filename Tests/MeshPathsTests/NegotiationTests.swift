@@ -5,6 +5,7 @@ import MeshIdentity
 import MeshPolicy
 import Platform
 import Streams
+import TestDevices
 import TestPeers
 import Testing
 
@@ -56,51 +57,6 @@ import Testing
         }
     }
 
-    private func login(_ sshd: OpenSSHServer) throws -> SSHLogin {
-        let hosts = try directory.write(
-            "known_hosts",
-            "[127.0.0.1]:\(sshd.port) " + sshd.directory.read("host_ed25519.pub")
-        )
-        return try SSHLogin(
-            to: Destination(user: OpenSSHServer.user, host: "127.0.0.1", port: sshd.port),
-            arguments: SSHArguments(
-                configurationFile: "none",
-                options: ["UserKnownHostsFile=\(hosts)", "GlobalKnownHostsFile=none", "IdentityAgent=none"],
-                identityFiles: [sshd.userKey]
-            ),
-            prompts: SSHLogin.Prompts(warn: { _ in })
-        )
-    }
-
-    /// A program that says what an agent would say, and writes down what it is told: one file for each time it runs.
-    private func agent(saying messages: [SignalMessage]) throws -> String {
-        let said = try messages.flatMap { try SignalFrame.encode($0) }
-        try Data(said).write(to: URL(filePath: directory.path("said")))
-        try directory.makeDirectory("heard", permissions: 0o700)
-        let script = """
-            cat '\(directory.path("said"))'
-            cat > '\(directory.path("heard"))'/$$.part
-            mv '\(directory.path("heard"))'/$$.part '\(directory.path("heard"))'/$$
-
-            """
-        return "sh " + (try directory.write("agent.sh", script))
-    }
-
-    private func heard() throws -> [[SignalMessage]] {
-        let names = try FileManager.default.contentsOfDirectory(atPath: directory.path("heard"))
-        return try names.filter { !$0.hasSuffix(".part") }.map { name in
-            var decoder = SignalFrameDecoder()
-            decoder.append([UInt8](try Data(contentsOf: URL(filePath: directory.path("heard/\(name)")))))
-            var messages: [SignalMessage] = []
-            while let message = try decoder.next() { messages.append(message) }
-            return messages
-        }
-    }
-
-    private func hello(_ capabilities: [String] = SignalProtocol.capabilities) -> SignalMessage {
-        .hello(.init(version: 1, minimumVersion: 1, software: "test", clock: 0, capabilities: capabilities))
-    }
-
     /// - Parameter root: Who vouches for its clients.
     private func server(
         _ kind: TestCertificates.Kind,
@@ -117,7 +73,7 @@ import Testing
         _ command: String,
         transports: [Transport] = [.h2, .ssh]
     ) async throws -> LoopBound<Client> {
-        let login = try login(sshd)
+        let login = try sshd.login(in: directory)
         // Nothing listens there.
         let recorded = try Authority(parsing: "127.0.0.1:\(FreePort.next())")
         let client = try await loop.execute { [loop] in
@@ -151,7 +107,8 @@ import Testing
             generation: 3,
             candidates: [.init(address: "127.0.0.1:\(port)"), .init(address: "192.168.77.7:15008")]
         )
-        let client = try await client(sshd, agent(saying: [hello(), .offer(offer)]))
+        let agent = try SpokenAgent(saying: [SpokenAgent.hello(), .offer(offer)], in: directory)
+        let client = try await client(sshd, agent.command)
         try await eventually("path h2") {
             try await loop.execute { client.withValue { $0.paths.pathInUse?.transport == .h2 } }
         }
@@ -167,13 +124,13 @@ import Testing
 
         var outcomes: [SignalMessage.Outcome] = []
         try await eventually("the peer has been told") {
-            outcomes = try heard().joined().compactMap { if case .outcome(let outcome) = $0 { outcome } else { nil } }
+            outcomes = try agent.outcomes()
             return !outcomes.isEmpty
         }
         let outcome = try #require(outcomes.first)
         #expect(outcome.chosen == "h2" && outcome.generation == 3)
         #expect(outcome.tried.first { $0.address == "127.0.0.1:\(port)" }?.answered == true)
-        let offers = try heard().joined().compactMap { if case .offer(let offer) = $0 { offer } else { nil } }
+        let offers = try agent.heard().joined().compactMap { if case .offer(let offer) = $0 { offer } else { nil } }
         #expect(offers.first?.transports == ["h2", "ssh"])
         try await end(client, [server], sshd)
     }
@@ -190,11 +147,8 @@ import Testing
                 .init(address: "192.168.77.8:\(port)", source: "interface"),
             ]
         )
-        let client = try await client(
-            sshd,
-            agent(saying: [hello(), .offer(offer)]),
-            transports: [.h2, .h2OverSSH, .ssh]
-        )
+        let agent = try SpokenAgent(saying: [SpokenAgent.hello(), .offer(offer)], in: directory)
+        let client = try await client(sshd, agent.command, transports: [.h2, .h2OverSSH, .ssh])
         try await eventually("path h2-over-ssh") {
             try await loop.execute { client.withValue { $0.paths.pathInUse?.transport == .h2OverSSH } }
         }
@@ -211,7 +165,8 @@ import Testing
         let offer = SignalMessage.Offer(
             candidates: [.init(address: "127.0.0.1:\(first)"), .init(address: "127.0.0.1:\(port)")]
         )
-        let client = try await client(sshd, agent(saying: [hello(), .offer(offer)]))
+        let agent = try SpokenAgent(saying: [SpokenAgent.hello(), .offer(offer)], in: directory)
+        let client = try await client(sshd, agent.command)
         try await eventually("path h2") {
             try await loop.execute { client.withValue { $0.paths.pathInUse?.transport == .h2 } }
         }
@@ -223,7 +178,7 @@ import Testing
         #expect(!changes.contains { $0.contains("refused the peer") }, "\(changes)")
         var outcomes: [SignalMessage.Outcome] = []
         try await eventually("the peer has been told") {
-            outcomes = try heard().joined().compactMap { if case .outcome(let outcome) = $0 { outcome } else { nil } }
+            outcomes = try agent.outcomes()
             return !outcomes.isEmpty
         }
         // Nor does it learn of it.
@@ -237,7 +192,8 @@ import Testing
         let sshd = try await OpenSSHServer()
         let (server, port) = try await server(.server, trusting: "partner")
         let offer = SignalMessage.Offer(candidates: [.init(address: "127.0.0.1:\(port)")])
-        let client = try await client(sshd, agent(saying: [hello(), .offer(offer)]))
+        let agent = try SpokenAgent(saying: [SpokenAgent.hello(), .offer(offer)], in: directory)
+        let client = try await client(sshd, agent.command)
         try await eventually("the peer is refused") {
             try await loop.execute {
                 client.withValue { $0.changes.contains { $0.contains("refused our certificate") } }
@@ -256,24 +212,28 @@ import Testing
         let sshd = try await OpenSSHServer()
         let messages: [SignalMessage] =
             switch kind {
-            case "older": [hello(["enroll", "renew"])]
+            case "older": [SpokenAgent.hello(["enroll", "renew"])]
             case "hostile":
-                [hello(), .offer(.init(candidates: (0..<4096).map { .init(address: "192.0.2.1:\($0 + 1)") }))]
+                [
+                    SpokenAgent.hello(),
+                    .offer(.init(candidates: (0..<4096).map { .init(address: "192.0.2.1:\($0 + 1)") })),
+                ]
             default: []
             }
+        let agent = try SpokenAgent(saying: messages, in: directory)
         let command =
             switch kind {
             case "garbage": "echo 'Last login: today'; echo; exit 1"
             case "silence": "exit 0"
-            default: try agent(saying: messages)
+            default: agent.command
             }
         let client = try await client(sshd, command)
         try await eventually("path ssh") {
             try await loop.execute { client.withValue { $0.paths.pathInUse?.transport == .ssh } }
         }
         if kind == "older" || kind == "hostile" {
-            try await eventually("it was asked") { try !heard().isEmpty }
-            let types = try heard().first?.map(\.type)
+            try await eventually("it was asked") { try !agent.heard().isEmpty }
+            let types = try agent.heard().first?.map(\.type)
             #expect(types == (kind == "older" ? ["hello", "bye"] : ["hello", "offer", "error"]))
         }
         let (addresses, negotiated, inUse) = try await loop.execute {

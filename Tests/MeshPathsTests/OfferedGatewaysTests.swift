@@ -101,6 +101,25 @@ import Testing
         #expect(gateways.declined.map(\.address.host) == ["b.example.org"])
     }
 
+    /// It may be asked for as long as a session lasts.
+    @Test("a peer that names others without end is remembered the last of them")
+    func strangersAreBounded() throws {
+        var gateways = try take([])
+        let names = (0..<1000).map { "gw\($0).example.org:15008" }
+        for name in names {
+            let (new, _) = gateways.take(try told([name]), on: try terms(), objection: { _ in nil })
+            let path = try #require(new.first?.path, "it is tried: \(name)")
+            gateways.wasAnother(path, "its certificate names another")
+        }
+        #expect(gateways.strangers.count == StrangerAddresses.most)
+        func isDeclined(_ name: String) throws -> Bool {
+            _ = gateways.take(try told([name]), on: try terms(), objection: { _ in nil })
+            return gateways.entries.isEmpty
+        }
+        #expect(try isDeclined(names[999]) && isDeclined(names[1000 - StrangerAddresses.most]))
+        #expect(try !isDeclined(names[999 - StrangerAddresses.most]))
+    }
+
     @Test("what is on record reads back, and nothing else does", arguments: ["", "gw", "gw:0", "=x", "gw:1=\u{7}"])
     func records(_ garbage: String) throws {
         for text in ["gw.example.org:15008", "[2001:db8::7]:443=\(Self.edge)"] {

@@ -104,6 +104,33 @@ import Testing
         #expect(AnswerTime.allowed(.seconds(2), slowestAnswer: .seconds(60)) == .seconds(8))
     }
 
+    /// A login that nobody needs costs the machine more than the answer that it is late with.
+    @Test("the way around is begun as late as it may be, and never before the answer could be there")
+    func suspicion() {
+        func begin(_ roundTrip: Duration?, login: Duration?) -> Duration {
+            AnswerTime.unsuspicious(
+                roundTrip,
+                allowed: AnswerTime.allowed(roundTrip),
+                preparation: AnswerTime.preparation(roundTrip, login: login)
+            )
+        }
+        // Nearby: a login that takes 80 ms is begun when 600 have gone, one of which nothing is known after 300.
+        #expect(begin(.zero, login: .milliseconds(80)) == .milliseconds(600))
+        #expect(begin(nil, login: nil) == .milliseconds(300))
+        // With a session that is there, there is hardly anything to do.
+        #expect(begin(.zero, login: .zero) == .milliseconds(700))
+        // Far away: as soon as the answer is late.
+        #expect(begin(.milliseconds(100), login: nil) == .milliseconds(125))
+        #expect(begin(.milliseconds(100), login: .milliseconds(700)) == .milliseconds(125))
+        #expect(begin(.seconds(1), login: nil) == .milliseconds(1250))
+        #expect(begin(.zero, login: .seconds(20)) == .milliseconds(100), "somebody was asked for a password")
+        // One that was granted more time because it was slow before is not suspected any sooner than it must be.
+        let patient = AnswerTime.allowed(.zero, slowestAnswer: .seconds(1))
+        #expect(
+            AnswerTime.unsuspicious(.zero, allowed: patient, preparation: .milliseconds(500)) == .milliseconds(1500)
+        )
+    }
+
     @Test("a connection that was made while a request waited for it is asked, too, when it falls silent")
     func replacement() async throws {
         let (near, far) = (EventLoop(name: "near"), EventLoop(name: "far"))

@@ -115,6 +115,46 @@ import Testing
         #expect(nothing?.message.contains("publickey, password") == true, "\(nothing?.message ?? "")")
     }
 
+    /// Each answer on the way costs a round trip. This one is held back until the client has asked for more.
+    @Test("a login that asks nobody does not wait for the word that there is authentication", arguments: [true, false])
+    func keysAreOfferedBehindTheRequest(isDropbear: Bool) async throws {
+        let openSSH = isDropbear ? nil : try await OpenSSHServer()
+        let dropbear = isDropbear ? try await DropbearServer() : nil
+        let port = try #require(openSSH?.port ?? dropbear?.port)
+        let key = try #require(openSSH?.userKey ?? dropbear?.userKey)
+        let relay = try RelayServer(to: port)
+        // A request for a service has not even half as many bytes, whatever the cipher is.
+        relay.holdAnswers { asked in
+            let enciphered = Self.enciphered(in: asked)
+            return enciphered == 0 || enciphered > 120
+        }
+        var configuration = SSHSessionConfiguration(user: OpenSSHServer.user, credentials: [.keyFile(path: key)])
+        configuration.offersKeysAtOnce = true
+        let client = try await SSHClient.connect(
+            host: "127.0.0.1",
+            port: relay.port,
+            configuration: configuration,
+            hostKeyVerifier: AnyHostKey(),
+            on: testLoops.next()
+        )
+        #expect(try await client.run("echo here").text == "here\n")
+        await client.close()
+    }
+
+    /// How many bytes a client has sent behind its SSH_MSG_NEWKEYS.
+    private static func enciphered(in sent: [UInt8]) -> Int {
+        guard let end = sent.firstIndex(of: 10) else { return 0 }
+        var rest = sent[(end + 1)...]
+        while rest.count >= 6 {
+            let length = rest.prefix(4).reduce(0) { $0 << 8 | Int($1) } + 4
+            let type = rest[rest.startIndex + 5]
+            guard rest.count >= length else { return 0 }
+            rest = rest.dropFirst(length)
+            if type == 21 { return rest.count }
+        }
+        return 0
+    }
+
     @Test func aKeyThatTheServerRefusesNeedsNoPassphrase() async throws {
         let server = try await OpenSSHServer()
         let key = server.directory.path("stranger")

@@ -80,7 +80,9 @@ final class ClientResumption: ResumptionOwner {
     }
 
     /// Asks for the stream, unless that is under way.
-    func ask(because reason: String) {
+    ///
+    /// - Parameter done: Told whether the stream goes on over another carrier; not called where it is asked for now.
+    func ask(because reason: String, then done: ((Bool) -> Void)? = nil) {
         guard !isAsking, !stream.isOver else { return }
         self.reason = reason
         isAsking = true
@@ -91,7 +93,9 @@ final class ClientResumption: ResumptionOwner {
             permits: request.permits
         ) { [self] result in
             isAsking = false
+            let before = stream.history.count
             answered(result)
+            done?(stream.history.count > before)
         }
         asking.resumption = self
         paths.dispatch(asking)
@@ -222,14 +226,44 @@ extension PeerPaths {
             if stream.isAttached, stream.path == path, !resumption.isInDoubt { continue }
             resumption.ask(because: reason)
         }
+        moveStreamsLeftBehind()
     }
 
-    /// The same of a connection that the peer holds, on whichever event loop.
+    /// A connection that the peer holds, on whichever event loop, does not answer.
     func moveStreams(fromHeld id: UInt64, because reason: String) {
         for resumption in Array(resumable) {
             guard let carrier = resumption.stream.carrier, held?.id(of: carrier) == id else { continue }
             resumption.doubt(because: reason)
         }
+    }
+
+    /// Connections take no more streams, because of their age, a certificate that has ended, or what the peer has in
+    /// mind: streams that can go on over their successors do, so that none depends for weeks on what was proved long
+    /// ago. They lose nothing where that fails. One of each connection goes first: where another process has taken the
+    /// peer's place, which knows none of them, the others need not ask.
+    ///
+    /// - Parameter left: Which connection a stream is on that takes no more of them; nil: none such.
+    func moveStreamsLeftBehind(_ left: @escaping (ByteStream) -> AnyHashable? = PeerPaths.leftBehind) {
+        // Not while a connection tells of it.
+        loop.later { [weak self] in
+            guard let self else { return }
+            let reason = "the connection takes no more streams"
+            var asked: Set<AnyHashable> = []
+            for first in Array(resumable) {
+                guard let connection = first.stream.carrier.flatMap(left), asked.insert(connection).inserted
+                else { continue }
+                first.ask(because: reason) { [weak self] hasMoved in
+                    guard hasMoved, let self else { return }
+                    for resumption in Array(resumable)
+                    where resumption.stream.carrier.flatMap(left) == connection { resumption.ask(because: reason) }
+                }
+            }
+        }
+    }
+
+    static func leftBehind(_ carrier: ByteStream) -> AnyHashable? {
+        guard let connection = (carrier as? H2Stream)?.transport, connection.isDraining else { return nil }
+        return ObjectIdentifier(connection)
     }
 
     /// A connection does not answer: its streams go on where somebody does, and stay where nobody does.

@@ -11,6 +11,8 @@ final class HeldSource: PathSource, HeldWatcher {
     private(set) var peer: SPIFFEID?
     /// Told of a connection that does not answer: streams that can go on elsewhere need not wait for it.
     var onDoubt: ((_ connection: UInt64, _ reason: String) -> Void)?
+    /// Told of a connection that takes no more streams, where there is another one that they can go on over.
+    var onLeaving: ((_ connection: UInt64) -> Void)?
 
     private let connections: HeldConnections
     /// The peer is one of these.
@@ -62,6 +64,10 @@ final class HeldSource: PathSource, HeldWatcher {
 
     func heldDoubted(_ id: UInt64, of identity: SPIFFEID, _ reason: String) {
         if identities.contains(identity) { onDoubt?(id, reason) }
+    }
+
+    func heldLeft(_ id: UInt64, of identity: SPIFFEID) {
+        if identities.contains(identity), connections.has([identity]) { onLeaving?(id) }
     }
 
     func open(

@@ -83,7 +83,7 @@ struct OfferedGateways {
     /// Named by the peer, and not dialled; with why not.
     private(set) var declined: [(address: Authority, reason: String)] = []
     /// Where somebody else has answered.
-    private var strangers: Set<Authority> = []
+    private(set) var strangers = StrangerAddresses()
 
     /// The most that are paths at once: each is tried before SSH, and takes its head start.
     static let most = 4

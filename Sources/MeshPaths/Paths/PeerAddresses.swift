@@ -33,7 +33,7 @@ struct PeerAddresses {
     private(set) var declined: [(address: Authority, reason: String)] = []
     private let recorded: [Authority]
     /// Where somebody else has answered.
-    private var strangers: Set<Authority> = []
+    private(set) var strangers = StrangerAddresses()
     /// Of this machine.
     var own: [IPAddress] = []
 

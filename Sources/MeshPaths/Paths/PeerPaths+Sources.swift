@@ -15,6 +15,9 @@ extension PeerPaths {
             guard let held else { return nil }
             let source = HeldSource(held, from: identities)
             source.onDoubt = { [weak self] in self?.moveStreams(fromHeld: $0, because: $1) }
+            source.onLeaving = { [weak self] id in
+                self?.moveStreamsLeftBehind { self?.held?.id(of: $0) == id ? id : nil }
+            }
             return source
         case .servers(let servers):
             guard let context else { return nil }
@@ -82,12 +85,14 @@ extension PeerPaths {
 
     private func watch(_ source: TunnelSource) {
         source.onDoubt = { [weak self] in self?.moveStreams(from: $0, because: $1.message) }
+        source.onSuccession = { [weak self] in self?.moveStreamsLeftBehind() }
     }
 
     /// Where the way around a path goes over SSH, the login is what takes longest; a gateway takes some time, too.
     private func watchForLogin(_ source: TunnelSource, _ way: PathWay) {
         guard sessions != nil || access.gatewayTerms != nil, way.id.transport == .h2 else { return }
         source.onSuspicion = { [weak self] in self?.suspected(way.id) }
+        source.preparation = { [weak self] in self?.preparation($0) ?? .zero }
     }
 
     /// - Parameter isTold: By the peer's word only.

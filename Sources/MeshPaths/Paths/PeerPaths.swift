@@ -429,6 +429,12 @@ package final class PeerPaths {
     /// it need not be waited for.
     var knowsPeer: Bool { !resumable.isEmpty }
 
+    /// What the way around a path takes to be made.
+    func preparation(_ roundTripTime: Duration?) -> Duration {
+        let login: Duration? = sessions == nil || openSession != nil ? Duration.zero : sessions?.loginTime
+        return AnswerTime.preparation(roundTripTime, login: login)
+    }
+
     /// The path in use has not answered yet. By the time that it is in doubt, the streams that can go on over SSH have
     /// half of the way there behind them; as long as nobody has to be asked anything for it.
     func suspected(_ path: PathID) {

@@ -30,10 +30,15 @@ final class TunnelSource: PathSource {
     var mark: HeaderFields { didSet { lastHead = nil } }
     /// Told of a connection that takes no more streams.
     var onDraining: ((H2Connection) -> Void)?
+    /// Told when streams that are on a connection which takes no more of them can go on over another one that does. Not
+    /// before: who asks for a stream that goes on acknowledges little until there is an answer.
+    var onSuccession: (() -> Void)?
     /// Told of a connection that does not answer: streams that can go on elsewhere need not wait for it.
     var onDoubt: ((H2Connection, StreamError) -> Void)?
     /// Told of a connection that has not answered yet, and is not in doubt: another way may be wanted soon.
     var onSuspicion: (() -> Void)?
+    /// What the other way takes that ``onSuspicion`` asks for.
+    var preparation: (_ roundTripTime: Duration?) -> Duration = { _ in .zero }
     /// Whether the peer has accepted this side on another path, so that the first PING need not be waited for.
     var knowsPeer: () -> Bool = { false }
     private let expectation: PeerExpectation
@@ -184,6 +189,7 @@ final class TunnelSource: PathSource {
         case .connected(let connection):
             peer = connection.peer
             remoteAddress = connection.remoteAddress
+            tellSuccession()
         case .disconnected(_, let reason):
             if reason != nil { losses += 1 }
             if reason?.code == .timedOut { beCautious() }
@@ -195,9 +201,16 @@ final class TunnelSource: PathSource {
         case .failed(let error, let hadBegun):
             hadProved = hadBegun
             if hadBegun, error.code == .timedOut { beCautious() }
-        case .draining(let connection): onDraining?(connection)
+        case .draining(let connection):
+            onDraining?(connection)
+            tellSuccession()
         case .unused: break
         }
+    }
+
+    private func tellSuccession() {
+        guard let group, group.connections.contains(where: { !$0.isDraining && $0.doubt == nil }) else { return }
+        onSuccession?()
     }
 
     private func beCautious() { isCautiousUntil = loop.now &+ Self.caution.nanoseconds }
@@ -363,7 +376,11 @@ final class TunnelSource: PathSource {
     private func ask(_ connection: H2Connection, of group: ConnectionGroupDriver, afterChange: Bool = false) {
         let timeout = AnswerTime.allowed(connection)
         let asked = loop.now
-        if onSuspicion != nil { suspicion?.schedule(after: AnswerTime.unsuspicious(connection.roundTripTime)) }
+        if onSuspicion != nil {
+            let roundTrip = connection.roundTripTime
+            let time = AnswerTime.unsuspicious(roundTrip, allowed: timeout, preparation: preparation(roundTrip))
+            suspicion?.schedule(after: time)
+        }
         connection.probe(timeout: timeout) { [weak self, weak group] isAlive in
             guard !isAlive else { return }
             if !afterChange { self?.beCautious() }

@@ -74,7 +74,13 @@ final class CarriedStreams<Stream: CarriedStream> {
     /// How long nothing may be acknowledged of a stream, while others wait for room, until it does not count.
     private static var pause: Duration { .milliseconds(10) }
 
-    init(on loop: EventLoop) { self.loop = loop }
+    /// - Parameters:
+    ///   - loop: Of the connection.
+    ///   - limit: nil, but for tests: found out once there is enough to ask about.
+    init(on loop: EventLoop, limit: Int? = nil) {
+        self.loop = loop
+        self.limit = limit
+    }
 
     // MARK: Sending
 

@@ -30,6 +30,8 @@ final class SessionPool {
     let bulk: BulkSession?
     /// Why the last login failed; tells a refused key from an unreachable server.
     var lastError: SSHError? { first.lastError }
+    /// What the last login took; nil: there was none.
+    var loginTime: Duration? { first.loginTime }
 
     private let login: SSHLogin
     private let limit: Int

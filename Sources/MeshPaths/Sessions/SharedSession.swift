@@ -19,6 +19,10 @@ final class SharedSession {
     var onOpen: ((any SSHConnection) -> Void)?
     /// Why the last login failed; tells a refused key from an unreachable server.
     private(set) var lastError: SSHError?
+    /// What the last login took, with the time in which somebody was asked something.
+    private(set) var loginTime: Duration?
+    /// On the loop's clock.
+    private var began: UInt64 = 0
 
     private let login: SSHLogin
     private let loop: EventLoop
@@ -61,6 +65,7 @@ final class SharedSession {
 
     private func begin(_ login: SSHLogin) {
         state = .connecting
+        began = loop.now
         let loop = loop
         let bound = LoopBound(self, on: loop)
         Task {
@@ -113,6 +118,7 @@ final class SharedSession {
                     return session.close()
                 }
                 lastError = nil
+                loginTime = .nanoseconds(Int64(clamping: loop.now &- began))
                 mayWarm = true
                 state = .open(client, session)
                 session.onEnd = { [weak self] error in self?.ended(error) }

@@ -40,7 +40,7 @@ package final class GatewayDialer {
     private let serve: Serve
     private var context: TLSContext
     private var settings: ConnectionSettings
-    private var pause = RedialPause()
+    private var pause: RedialPause
     private var timer: LoopTimer?
     /// New streams come by it.
     private var current: H2Connection?
@@ -61,6 +61,7 @@ package final class GatewayDialer {
     ///   - expectation: Who it must be.
     ///   - context: The credential to show, with ALPN `h2r` alone.
     ///   - settings: Timeouts of the connection.
+    ///   - pause: Between attempts.
     ///   - loop: Where it lives.
     ///   - logger: Told what becomes of the connection.
     ///   - serve: Takes over what was dialled.
@@ -69,10 +70,12 @@ package final class GatewayDialer {
         expecting expectation: PeerExpectation,
         context: TLSContext,
         settings: ConnectionSettings,
+        pause: RedialPause = RedialPause(),
         on loop: EventLoop,
         logger: Logger,
         serve: @escaping Serve
     ) {
+        self.pause = pause
         self.address = address
         self.expectation = expectation
         self.context = context

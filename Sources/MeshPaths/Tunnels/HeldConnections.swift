@@ -355,6 +355,11 @@ package final class HeldConnections {
         for watcher in watchers { watcher.source?.heldDoubted(id, of: identity, reason) }
     }
 
+    /// The peer takes no more streams on a connection of `identity`, on some loop.
+    func left(_ id: UInt64, of identity: SPIFFEID) {
+        for watcher in watchers { watcher.source?.heldLeft(id, of: identity) }
+    }
+
     /// The connection that a stream of this loop goes over; nil: none that a peer holds.
     func id(of stream: ByteStream) -> UInt64? {
         guard let connection = (stream as? H2Stream)?.transport else { return BridgedFacts(of: stream)?.connection }
@@ -404,10 +409,15 @@ package final class HeldConnections {
 protocol HeldWatcher: AnyObject {
     func heldChanged(_ identity: SPIFFEID)
     func heldDoubted(_ id: UInt64, of identity: SPIFFEID, _ reason: String)
+    func heldLeft(_ id: UInt64, of identity: SPIFFEID)
 }
 
 extension HeldConnections: H2ConnectionDelegate {
-    package func connectionIsDraining(_ connection: H2Connection) { leave(connection) }
+    package func connectionIsDraining(_ connection: H2Connection) {
+        leave(connection)
+        guard let entry = held[ObjectIdentifier(connection)], connection.streamCount > 0 else { return }
+        directory.isLeft(entry.id, of: entry.identity)
+    }
 
     package func connection(_ connection: H2Connection, closed reason: StreamError?) {
         let key = ObjectIdentifier(connection)

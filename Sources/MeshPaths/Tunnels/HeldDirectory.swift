@@ -89,6 +89,13 @@ package final class HeldDirectory: Sendable {
         }
     }
 
+    /// Its peer lets go of it, and has made another one as a rule: streams that can go on there do.
+    func isLeft(_ id: UInt64, of identity: SPIFFEID) {
+        for connections in state.withLock(\.loops) {
+            connections.loop.submit { connections.withValue { $0.left(id, of: identity) } }
+        }
+    }
+
     private func change(_ identity: SPIFFEID, _ body: (inout [Place]) -> Bool) {
         let loops = state.withLock { state -> [LoopBound<HeldConnections>] in
             var places = state.places[identity] ?? []

@@ -16,7 +16,10 @@ package struct RedialPause: Hashable, Sendable {
     /// Attempts that came to nothing since a connection lasted.
     package private(set) var failures = 0
 
-    package init() {}
+    private let first: Duration
+
+    /// - Parameter first: After the first attempt that has come to nothing; the following ones are longer.
+    package init(first: Duration = Self.first) { self.first = first }
 
     /// The first ones that come back come at once, the last ones after this time.
     package static let spread: Duration = .seconds(3)
@@ -33,8 +36,8 @@ package struct RedialPause: Hashable, Sendable {
     /// - Parameter chance: From 0 up to 1, another one each time.
     package mutating func failed(_ chance: Double) -> Duration {
         failures += 1
-        let doubled = Self.first.nanoseconds << UInt64(min(failures - 1, 16))
-        let base = min(doubled, Self.longest.nanoseconds)
+        let doubled = first.nanoseconds << UInt64(min(failures - 1, 16))
+        let base = min(doubled, max(Self.longest, first).nanoseconds)
         return .nanoseconds(Int64(Double(base) * (0.5 + chance)))
     }
 

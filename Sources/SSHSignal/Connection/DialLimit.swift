@@ -9,7 +9,7 @@ final class DialLimit: Sendable {
     static let shared = DialLimit(perAddress: 8)
 
     /// The tries of one login, the first included.
-    static let tries = 5
+    static let tries = 6
 
     private struct Line {
         var underWay = 0
@@ -33,24 +33,25 @@ final class DialLimit: Sendable {
         return try await body()
     }
 
-    /// Repeats `body` while the server says that it is busy, with growing pauses: a second, two, four, eight, each ± 25
-    /// %, so that those who were refused together do not come back together. The place in the line is given up
-    /// meanwhile.
+    /// Repeats `body` while the server says that it is busy, with growing pauses: an eighth of a second, since a server
+    /// that is just being restarted looks the same, then one, two, four, eight, each ± 25 %, so that those who were
+    /// refused together do not come back together. The place in the line is given up meanwhile.
     func runPatiently<Success>(
         to address: String,
         pause: Duration = .seconds(1),
         retrying: (SSHError) -> Void,
         _ body: () async throws(SSHError) -> Success
     ) async throws(SSHError) -> Success {
-        var pause = pause
-        for _ in 1..<Self.tries {
+        var next = pause
+        for number in 1..<Self.tries {
             do throws(SSHError) {
                 return try await run(to: address, body)
             } catch {
                 guard error.code == .busy, !Task.isCancelled else { throw error }
                 retrying(error)
-                guard (try? await Task.sleep(for: pause * Double.random(in: 0.75...1.25))) != nil else { throw error }
-                pause *= 2
+                let time = number == 1 ? pause / 8 : next
+                if number > 1 { next *= 2 }
+                guard (try? await Task.sleep(for: time * Double.random(in: 0.75...1.25))) != nil else { throw error }
             }
         }
         return try await run(to: address, body)

@@ -25,6 +25,10 @@ final class LibSSH2Session {
     var outbound: ByteQueue
     /// Set while the owner is prepared for packets of any channel.
     var mayReceive = false
+    /// The keys were exchanged, and the server was asked for `ssh-userauth`: all that a handshake still waits for is
+    /// the answer to that.
+    var hasRequestedService: Bool { handshake == .serviceRequested }
+    private var handshake = Handshake.running
     /// No more bytes will come in or leave; what libssh2 sends now is dropped.
     private(set) var isDetached = false
     /// Set while the server's answers to authentication are of interest; see ``freed(_:)``.
@@ -120,6 +124,24 @@ final class LibSSH2Session {
 
     fileprivate func send(_ bytes: UnsafeRawBufferPointer) {
         if !isDetached { outbound.append(bytes) }
+        if handshake != .serviceRequested { handshake.sent(bytes) }
+    }
+
+    /// How far a handshake has come, by what libssh2 sends: it does not say so itself.
+    private enum Handshake {
+        case running
+        /// What follows is enciphered.
+        case newKeys
+        case serviceRequested
+
+        /// A packet each time, as libssh2 sends them: length, length of the padding, message number (RFC 4253 §6).
+        mutating func sent(_ bytes: UnsafeRawBufferPointer) {
+            switch self {
+            case .running: if bytes.count == 16, bytes[5] == 21 { self = .newKeys }
+            case .newKeys: self = .serviceRequested
+            case .serviceRequested: break
+            }
+        }
     }
 
     fileprivate func allocated(_ block: UnsafeMutableRawPointer, _ size: Int) {

@@ -22,11 +22,16 @@ extension SSHSession {
         }
         for method in [LIBSSH2_METHOD_MAC_CS, LIBSSH2_METHOD_MAC_SC] { library.prefer(method, configuration.macs) }
         startPhaseTimer(configuration.handshakeTimeout, "the SSH handshake")
-        let raw = library.raw
-        perform(
-            { libssh2_session_handshake(raw, LibSSH2Session.unusedDescriptor) },
-            then: { [unowned self] in handshakeEnded($0) }
-        )
+        let (raw, engine, isHasty) = (library.raw, library, configuration.offersKeysAtOnce)
+        let handshake = { () -> Int32 in
+            let result = libssh2_session_handshake(raw, LibSSH2Session.unusedDescriptor)
+            // All that is missing is the server's answer that it has `ssh-userauth`, as each one has. It takes a round
+            // trip, and what authentication asks for first may go behind the request for it. libssh2 keeps the answer
+            // with the packets that nobody has asked for.
+            guard isHasty, result == LIBSSH2_ERROR_EAGAIN, engine.hasRequestedService else { return result }
+            return 0
+        }
+        perform(handshake, then: { [unowned self] in handshakeEnded($0) })
     }
 
     private func handshakeEnded(_ result: Int32) {

@@ -39,8 +39,9 @@ public struct SSHSessionConfiguration: Sendable {
     /// Which ways to authenticate, in which order.
     public var authentication = AuthenticationPreferences()
 
-    /// Keys are offered without asking first what the server takes, where public keys are the first of the user's ways:
-    /// that is a round trip less. A server that takes none of them is asked after all.
+    /// Keys are offered without asking first what the server takes, where public keys are the first of the user's ways,
+    /// and without waiting for its word that it has authentication at all: that is two round trips less. A server that
+    /// takes none of them is asked after all.
     package var offersKeysAtOnce = false
 
     /// From the first byte to the host key; the verifier's own time does not count.

@@ -135,6 +135,94 @@ import Testing
         await loop.shutDown()
     }
 
+    /// Whoever opens streams and cuts their connections has so many of them wait, and no more: what comes then is
+    /// reset, what waits goes on waiting, and what has a carrier is not touched.
+    @Test("a peer that cuts streams without end has no more wait than its share") func flood() async throws {
+        let loop = EventLoop(name: "test")
+        let directory = ResumptionDirectory(detached: 100, detachedOfPeer: 3)
+        let refusals = Lock(0)
+        let destination = try Authority(parsing: "db.mesh:1")
+        struct Streams {
+            let resumptions: Resumptions
+            var all: [(far: LoopBound<LoopBridge>, stream: ResumableStream)] = []
+        }
+        let streams = try await loop.execute {
+            let logger = Logger(label: "test") { _ in Counter(words: "too many streams wait", count: refusals) }
+            var streams = Streams(resumptions: Resumptions(on: loop, directory: directory, logger: logger))
+            for _ in 0..<8 {
+                let near = LoopBridge(on: loop, to: "the carrier")
+                let far = near.makeFarEnd(on: loop)
+                let stream = ResumableStream(
+                    over: near,
+                    to: destination,
+                    isClient: false,
+                    of: streams.resumptions,
+                    in: streams.resumptions
+                )
+                streams.all.append((far, stream))
+            }
+            return LoopBound(Box(streams), on: loop)
+        }
+        func cut(_ range: Range<Int>) async throws {
+            try await loop.execute {
+                streams.withValue { box in
+                    for (far, _) in box.value.all[range] {
+                        far.withValue { $0.reset(StreamError(.truncated, "cut")) }
+                    }
+                }
+            }
+            try await eventually("\(range) have no carrier") {
+                try await loop.execute {
+                    streams.withValue { $0.value.all[range].allSatisfy { !$0.stream.isAttached } }
+                }
+            }
+        }
+        try await cut(0..<3)
+        #expect(directory.detached == 3 && refusals.withLock { $0 } == 0)
+        try await cut(3..<6)
+        #expect(directory.detached == 3 && refusals.withLock { $0 } == 3)
+        let states = try await loop.execute {
+            streams.withValue {
+                $0.value.all.map { ($0.stream.isOver, $0.stream.failure != nil, $0.stream.isAttached) }
+            }
+        }
+        for (number, (isOver, hasFailed, isAttached)) in states.enumerated() {
+            #expect(isOver == (3..<6).contains(number) && hasFailed == isOver, "\(number)")
+            #expect(isAttached == (number >= 6), "\(number)")
+        }
+        // One that goes on makes room for another one.
+        try await loop.execute {
+            try streams.withValue { box in
+                let carrier = LoopBridge(on: loop, to: "the next carrier")
+                box.value.all[0].far = carrier.makeFarEnd(on: loop)
+                try box.value.all[0].stream.attach(carrier, generation: 1, position: 0, because: "test")
+            }
+        }
+        #expect(directory.detached == 2)
+        try await cut(6..<7)
+        #expect(directory.detached == 3 && refusals.withLock { $0 } == 3)
+        try await loop.execute { streams.withValue { $0.value.resumptions.shutDown() } }
+        #expect(directory.detached == 0)
+        await loop.shutDown()
+    }
+
+    /// Counts lines with these words.
+    private struct Counter: LogHandler {
+        let words: String
+        let count: Lock<Int>
+        var metadata: Logger.Metadata = [:]
+        var logLevel = Logger.Level.warning
+
+        subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+            get { metadata[key] }
+            set { metadata[key] = newValue }
+        }
+
+        func log(event: LogEvent) {
+            if "\(event.message)".contains(words) { count.withLock { $0 += 1 } }
+        }
+    }
+
     private final class Box<Value> {
         var value: Value
         init(_ value: Value) { self.value = value }

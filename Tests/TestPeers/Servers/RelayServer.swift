@@ -12,6 +12,12 @@ public final class RelayServer: LoopbackServer, @unchecked Sendable {
     }
 
     private let recording = Lock<[UInt8]?>(nil)
+    private let gate = Lock<Gate?>(nil)
+
+    private struct Gate {
+        var asked: [UInt8] = []
+        let opens: @Sendable ([UInt8]) -> Bool
+    }
 
     private let target: UInt16
     private let watched = Lock(Watch())
@@ -36,6 +42,16 @@ public final class RelayServer: LoopbackServer, @unchecked Sendable {
     /// What has passed since ``record()``.
     public var recorded: [UInt8] { recording.withLock { $0 ?? [] } }
 
+    /// Answers pass only while `opens` says so of all that clients have sent from now on: who waits for an answer with
+    /// what would let it pass waits for ever.
+    public func holdAnswers(unless opens: @escaping @Sendable ([UInt8]) -> Bool) {
+        gate.withLock { $0 = Gate(opens: opens) }
+    }
+
+    private func waitForGate() {
+        while gate.withLock({ $0.map { !$0.opens($0.asked) } ?? false }) { usleep(2000) }
+    }
+
     override func serve(_ connection: Int32) -> Transfer {
         let other = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         defer { Glibc.close(other) }
@@ -45,19 +61,21 @@ public final class RelayServer: LoopbackServer, @unchecked Sendable {
         }
         let done = DispatchSemaphore(value: 0)
         Thread { [self] in
-            pass(from: other, to: connection)
+            pass(from: other, to: connection, isAnswer: true)
             done.signal()
         }.start()
-        pass(from: connection, to: other)
+        pass(from: connection, to: other, isAnswer: false)
         done.wait()
         return Transfer(received: 0, checksum: Checksum.of([]), ending: .endOfStream)
     }
 
-    private func pass(from source: Int32, to sink: Int32) {
+    private func pass(from source: Int32, to sink: Int32, isAnswer: Bool) {
         var buffer = [UInt8](repeating: 0, count: 64 << 10)
         while true {
             let count = recv(source, &buffer, buffer.count, 0)
             if count > 0 { recording.withLock { $0?.append(contentsOf: buffer[..<count]) } }
+            if count > 0, !isAnswer { gate.withLock { $0?.asked += buffer[..<count] } }
+            if isAnswer { waitForGate() }
             guard count > 0, allows(count), send(count, of: buffer, to: sink) else { break }
         }
         // A half-close would do for most; what is watched here are processes that die.

@@ -4,7 +4,7 @@ import Foundation
 ///
 /// `BOOTSTRAP_FUZZ_SEED` sets the seed; `BOOTSTRAP_FUZZ_SECONDS` goes on for so long instead of a fixed number of
 /// inputs.
-public struct Fuzzer {
+public struct Fuzzer: Sendable {
     public let seed: UInt64
     private let deadline: ContinuousClock.Instant?
     private var state: UInt64
