@@ -29,12 +29,12 @@ package struct HTTPFields: Hashable, Sendable {
 
     package func contains(_ name: String) -> Bool { all.contains { Self.isSame($0.name, name) } }
 
-    /// The elements of the comma-separated lists in every field `name`, in ASCII's lower case.
+    /// The elements of the comma-separated lists in every field `name`, in ASCII's lower case. A comma is a byte: with
+    /// a mark beside it, it is another character to Swift, but not to the next reader.
     package func list(_ name: String) -> [String] {
-        values(name).flatMap { value in
-            value.split(separator: ",").map { element in
-                let bytes = element.utf8.filter { $0 != 0x20 && $0 != 0x09 }
-                return String(decoding: bytes.map(Self.lowercased), as: UTF8.self)
+        all.filter { Self.isSame($0.name, name) }.flatMap { field in
+            field.value.split(separator: UInt8(ascii: ",")).map { element in
+                String(decoding: element.filter { $0 != 0x20 && $0 != 0x09 }.map(Self.lowercased), as: UTF8.self)
             }
         }
     }

@@ -36,6 +36,18 @@ import YAML
         #expect(try InventoryFile.targets(yaml).map(\.name) == ["two"])
     }
 
+    /// `ssh_config` has it in commands that a shell reads.
+    @Test(arguments: ["pi;touch x", "$(id)|x", "-oProxyCommand=x", "-\u{301}x", "a b", "pi\n", ""])
+    func anAccountIsCheckedAsInADestination(user: String) throws {
+        let text = user.replacing("\n", with: "\\n")
+        let directory = TemporaryDirectory()
+        for yaml in ["- {host: a, user: \"\(text)\"}", "defaults: {user: \"\(text)\"}\nhosts: [a]"] {
+            let file = try directory.write("hosts.yaml", yaml)
+            let error = #expect(throws: HostError.self) { try InventoryFile.targets(file) }
+            #expect(error?.message.contains("hosts.yaml:") == true, "\(error?.message ?? "")")
+        }
+    }
+
     @Test func whatHostsHaveInCommon() throws {
         let inventory = try Inventory.parse(
             """

@@ -105,6 +105,15 @@ import Testing
         #expect(try head(text)?.fields.list("connection") == ["close", "\u{212A}eep"])
     }
 
+    /// To Swift, a comma with a mark beside it is another character; a server splits at the byte.
+    @Test func listsAreSplitAtBytes() throws {
+        for value in ["a,\u{301}b", "a\u{600},b", "a,\u{200D},b"] {
+            let head = try #require(try head("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: \(value)\r\n\r\n"))
+            let bytes = value.utf8.split(separator: UInt8(ascii: ",")).map { Array($0) }
+            #expect(head.fields.list("upgrade").map { Array($0.utf8) } == bytes, "\(value)")
+        }
+    }
+
     @Test func limitsHoldBeforeTheHeadIsWhole() {
         func fails(_ text: String) -> Int? {
             var parser = HTTPHeadParser()

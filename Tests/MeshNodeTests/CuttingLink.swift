@@ -15,6 +15,8 @@ final class CuttingLink: Sendable {
         var accepted = 0
         /// What has come in before this is silent for good.
         var silent: Set<Int32> = []
+        /// The address that connections go on from.
+        var source = "127.0.0.1"
     }
 
     let host: String
@@ -43,6 +45,8 @@ final class CuttingLink: Sendable {
     /// Connections so far, and those that are open.
     var accepted: Int { state.withLock { $0.accepted } }
     var open: Int { state.withLock { $0.pairs.count } }
+    /// What comes in from now on goes on from `source`, one of 127.0.0.0/8.
+    func goOn(from source: String) { state.withLock { $0.source = source } }
 
     func cut(every bytes: Int) { state.withLock { ($0.step, $0.passed) = (bytes, 0) } }
 
@@ -126,8 +130,11 @@ final class CuttingLink: Sendable {
                     break
                 }
                 let far = Self.socket()
+                var source = Self.address(self.state.withLock { $0.source }, 0)
                 var address = Self.address("127.0.0.1", target)
-                guard Self.with(&address, { connect(far, $0, $1.pointee) }) == 0 else {
+                guard Self.with(&source, { bind(far, $0, $1.pointee) }) == 0,
+                    Self.with(&address, { connect(far, $0, $1.pointee) }) == 0
+                else {
                     Glibc.close(near)
                     Glibc.close(far)
                     continue

@@ -87,7 +87,7 @@ import Testing
             "X-Forwarded-Client-Cert", "Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X_Forwarded_For",
             "x-forwarded_host", "X-Forwarded-Anything", "Baggage", "X-Tun", "Proxy-Authorization", "Proxy-Status",
             "Proxy",
-            "X-Real-IP", "TE", "Keep-Alive", "HTTP2-Settings",
+            "X-Real-IP", "TE", "Keep-Alive", "HTTP2-Settings", "Transfer_Encoding", "Content_Length", "Keep_Alive",
         ].filter { $0 != "Proxy" }
         let fields = claims.map { "\($0): evil\r\n" }.joined() + "Connection: X-Mine\r\nX-Mine: evil\r\nX-Kept: 1\r\n"
         let (head, upgrade) = try Self.rewritten(fields + "traceparent: 00-1-2-01\r\n")
@@ -108,7 +108,8 @@ import Testing
 
     @Test(arguments: [
         ("websocket", "websocket"), ("SPDY/3.1", "spdy/3.1"), ("h2c", nil), ("websocket, h2c", nil), ("HTTP/2.0", nil),
-        ("TLS/1.0", nil),
+        ("TLS/1.0", nil), ("websocket\u{600},h2c", nil), ("websocket,\u{301}h2c", nil), ("websocket;h2c", nil),
+        ("h 2 c", nil), ("websocket h2c", nil), ("\"websocket\"", nil), ("webs\u{F6}cket", nil),
     ])
     func onlyOtherProtocolsAreUpgradedTo(name: String, expected: String?) throws {
         #expect(try Self.rewritten("Connection: keep-alive, Upgrade\r\nUpgrade: \(name)\r\n").1 == expected)

@@ -110,6 +110,27 @@ import Testing
         #expect(!zone.allows(Array(answer([192, 0, 2, 1]).dropLast())))
     }
 
+    /// A browser may connect to what an HTTPS record says, before it has any other address.
+    @Test func addressesOfServicesAreLookedAt() throws {
+        let zone = MeshZone(tables: [], names: VirtualNames(), settings: .init())
+        func answer(_ kind: UInt8, _ parameters: [UInt8]) -> [UInt8] {
+            var message = Self.message("a.test")
+            (message[2], message[7]) = (0x81, 1)
+            let data: [UInt8] = [0, 1, 0] + parameters
+            return message + [0xC0, 12, 0, kind, 0, 1, 0, 0, 0, 9, 0, UInt8(data.count)] + data
+        }
+        let mesh = try #require(IPAddress("fd6d:6573:6800::5")).bytes
+        let protocols: [UInt8] = [0, 1, 0, 3, 2, 0x68, 0x32]
+        for kind: UInt8 in [64, 65] {
+            #expect(zone.allows(answer(kind, [])))
+            #expect(zone.allows(answer(kind, protocols + [0, 4, 0, 4, 192, 0, 2, 1])))
+            #expect(!zone.allows(answer(kind, protocols + [0, 4, 0, 8, 192, 0, 2, 1, 198, 19, 0, 1])))
+            #expect(!zone.allows(answer(kind, [0, 6, 0, 16] + mesh)))
+            #expect(!zone.allows(answer(kind, [0, 6, 0, 15] + mesh.dropLast())))
+            #expect(!zone.allows(answer(kind, [0, 4, 0])))
+        }
+    }
+
     // MARK: Addresses
 
     @Test func anAddressIsMadeOfItsName() throws {

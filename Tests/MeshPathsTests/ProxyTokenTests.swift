@@ -29,6 +29,15 @@ import Testing
         #expect(!cache.wantsAnother(at: 2059) && cache.wantsAnother(at: 2060) && cache.token(at: 99_999) == "c")
     }
 
+    /// "Never" of some issuers: no number that is counted with may end the process.
+    @Test(arguments: [Int64.max - 1023, Int64.min, 4_000_000_000_000_000_000])
+    func oneThatNeverEndsIsLookedForAgain(end: Int64) {
+        var cache = ProxyTokenCache()
+        let token = Self.token("a", end: end)
+        cache.loaded(token, at: 1000)
+        #expect(cache.token(at: 1000) == token && !cache.wantsAnother(at: 1059) && cache.wantsAnother(at: 1060))
+    }
+
     @Test func oneThatCannotBeReplacedIsShownToItsEnd() {
         var cache = ProxyTokenCache()
         let token = Self.token("a", end: 1100)

@@ -128,8 +128,11 @@ import Testing
         }
     }
 
+    /// A mark behind an apostrophe, or one before it that belongs to what follows, makes another character of it for
+    /// Swift, not for a shell.
     @Test func shellWordsAreQuoted() async throws {
-        for word in ["plain", "it's", "", "a b$c`d\"e\\f!", "'''", "ü\n"] {
+        let hostile = ["a'\u{301}; echo x; '\u{301}b", "\u{600}'; echo x; \u{600}'", "'\u{200D}$(echo x)'\u{FE0F}"]
+        for word in ["plain", "it's", "", "a b$c`d\"e\\f!", "'''", "ü\n"] + hostile {
             let printed = try await ChildProcess.run("sh", ["-c", "printf %s \(ShellScript.quote(word))"])
             #expect(printed.standardOutput == word)
         }

@@ -184,7 +184,7 @@ package struct AgentlessEnrollment: Sendable {
         let directory =
             placement.directory
             ?? (facts.userID == 0 ? "/etc/bootstrap/identity" : "\(facts.home)/.bootstrap/identity")
-        guard directory.hasPrefix("/"), !directory.contains("?"), !directory.split(separator: "/").contains("..") else {
+        guard directory.hasPrefix("/"), !directory.contains("?"), !leadsUp(directory) else {
             throw failure(
                 "'\(Printable.clean(directory, limit: 120))' is no absolute path; give one with --credential-dir"
             )

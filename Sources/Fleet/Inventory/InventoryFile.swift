@@ -67,7 +67,14 @@ extension EnrollmentTarget {
         identityFile = host.identityFile
         jump = host.jump
         // What stands in the destination itself is nearer.
-        if destination.user == nil { destination.user = host.user }
+        if destination.user == nil, let user = host.user {
+            do throws(SSHConfigurationError) {
+                try Destination.check(user: user)
+            } catch {
+                throw HostError(.usage, "user \(error)")
+            }
+            destination.user = user
+        }
         if destination.port == nil { destination.port = host.port }
         text = destination.description
     }

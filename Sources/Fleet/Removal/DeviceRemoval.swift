@@ -95,7 +95,7 @@ package struct DeviceRemoval: Sendable {
         for line in output.lines where line.hasPrefix("root.") && line.hasSuffix("=1") {
             let root = String(line.dropFirst(5).dropLast(2))
             // The device's word: never a path that was not asked for.
-            guard root.hasSuffix("/bootstrap"), root.hasPrefix("/"), !root.split(separator: "/").contains(".."),
+            guard root.hasSuffix("/bootstrap"), root.hasPrefix("/"), !leadsUp(root),
                 !root.contains("?"), bases.contains(where: { isBelow(root, $0) })
             else { throw SignalError(.malformed, "\(name): '\(Printable.clean(root, limit: 120))' is no installation") }
             if !roots.contains(root) { roots.append(root) }

@@ -121,6 +121,6 @@ package struct DeviceFacts: Hashable, Sendable {
     /// Absolute, nothing that was replaced in cleaning, no way out of itself.
     private static func isPath(_ path: String) -> Bool {
         path.hasPrefix("/") && path.utf8.count < 1024 && !path.contains("?") && !path.contains("…")
-            && !path.split(separator: "/").contains("..")
+            && !leadsUp(path)
     }
 }

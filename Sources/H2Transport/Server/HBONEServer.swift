@@ -22,7 +22,8 @@ public final class HBONEServer {
         public var handshakesInProgress = 256
         /// The same for one IPv4 address or IPv6 /64: with one more its own oldest is closed.
         public var handshakesPerAddress = 64
-        /// Connections in all.
+        /// Connections in all. Shortly before there are so many, clients that have shown no certificate and have no
+        /// stream make room, the oldest first.
         public var connections = 10_000
 
         /// The defaults.
@@ -62,7 +63,10 @@ public final class HBONEServer {
     private var handshakes: [HandshakeSlots.ID: TLSStream] = [:]
     private var slots = HandshakeSlots()
     private var connections: [ObjectIdentifier: H2Connection] = [:]
-    /// Of those, the ones that this side has dialled: who is told of their lives.
+    /// Of those, the ones whose clients have proved nothing, the oldest first; some of them have gone.
+    private var strangers: ContiguousArray<ObjectIdentifier> = []
+    private var oldestStranger = 0
+    /// Of all, the ones that this side has dialled: who is told of their lives.
     private var dialled: [ObjectIdentifier: DialledHandler] = [:]
     private var isDraining = false
     private var isClosed = false
@@ -116,6 +120,7 @@ public final class HBONEServer {
 
     /// - Parameter origin: For ``H2Connection/origin``.
     package func accept(_ lower: ByteStream, from origin: (any AnyObject & Sendable)?) {
+        makeRoom()
         guard !isClosed, configuration.handshakesInProgress > 0, connections.count < configuration.connections else {
             refusedConnections += 1
             return lower.reset(StreamError(.limit, "the server takes no more connections now"))
@@ -175,11 +180,40 @@ public final class HBONEServer {
 
     /// Takes over a connection without TLS, from a proxy that ends it for its clients: who they are, nobody here knows.
     package func acceptClear(_ lower: ByteStream) {
+        makeRoom()
         guard !isClosed, connections.count < configuration.connections else {
             refusedConnections += 1
             return lower.reset(StreamError(.limit, "the server takes no more connections now"))
         }
         serve(lower, from: nil)
+    }
+
+    /// Whoever costs nothing but a place, and has not said who it is, must not keep others out: it may come again.
+    private func makeRoom() {
+        let reserve = min(configuration.handshakesInProgress, configuration.connections / 4)
+        guard connections.count >= configuration.connections - reserve else { return }
+        // Who has a stream is passed over, a few at a time.
+        for _ in 0..<min(16, strangers.count - oldestStranger) {
+            let id = strangers[oldestStranger]
+            oldestStranger += 1
+            guard let connection = connections[id], connection.peer == nil else { continue }
+            guard connection.streamCount == 0 else {
+                strangers.append(id)
+                continue
+            }
+            peerLog.log(.info, "has made room", of: connection.remoteAddress?.address.map { "\($0)" } ?? "a proxy")
+            connection.close()
+            break
+        }
+        forgetStrangers()
+    }
+
+    /// Of those that have gone nothing is kept for long.
+    private func forgetStrangers() {
+        guard strangers.count > 64 + 2 * connections.count || oldestStranger > 64 + connections.count else { return }
+        strangers.removeFirst(oldestStranger)
+        oldestStranger = 0
+        strangers.removeAll { connections[$0].map { $0.peer != nil } ?? true }
     }
 
     private func reverse(_ stream: TLSStream) {
@@ -235,6 +269,10 @@ public final class HBONEServer {
             )
             connection.origin = origin
             connections[ObjectIdentifier(connection)] = connection
+            if connection.peer == nil, handler == nil {
+                strangers.append(ObjectIdentifier(connection))
+                forgetStrangers()
+            }
             if let handler {
                 connection.isReversed = true
                 dialled[ObjectIdentifier(connection)] = handler

@@ -58,10 +58,11 @@ package struct JSONWebToken: Hashable, Sendable {
 
     // MARK: Believed by nobody, for those who show a token
 
-    /// When a token says that it ends, in seconds since 1970; nil where it does not, or is of another kind.
+    /// When a token says that it ends, in seconds since 1970; nil where it does not, or is of another kind. It can be
+    /// counted with: whatever is no time of this world says nothing.
     package static func unverifiedEnd(of text: String) -> Int64? {
         guard case .number(let end)? = unverifiedClaims(of: text)?["exp"] else { return nil }
-        return Int64(exactly: end.rounded(.down))
+        return end.magnitude < 1e12 ? Int64(end.rounded(.down)) : nil
     }
 
     /// Whom a token says that it is for; nil where it does not, or is of another kind.

@@ -94,7 +94,7 @@ final class HBONEFront {
         }
         let plan = opener.plan(request)
         if let field = Resumptions.field(in: pending) {
-            return resume(pending, field, plan, over: request.transport ?? .h2)
+            return resume(pending, field, plan)
         }
         switch plan.outcome {
         case .refused(let refusal):
@@ -136,11 +136,11 @@ final class HBONEFront {
     /// Where HBONE servers listen by custom.
     private static let port: UInt16 = 15008
 
-    /// A stream that is there already goes on over this request: policy is asked about what it comes over now.
-    private func resume(_ pending: PendingConnect, _ field: String, _ plan: StreamPlan, over transport: Transport) {
+    /// A stream that is there already goes on over this request: policy is asked about what it is now, and again later.
+    private func resume(_ pending: PendingConnect, _ field: String, _ plan: StreamPlan) {
         if case .refused(let refusal) = plan.outcome { return refuse(pending, refusal, plan) }
         guard let resumptions else { return pending.reject(Resumptions.Refusal.unknown("").rejection) }
-        resumptions.resume(pending, field, over: transport)
+        resumptions.resume(pending, field, plan.request)
     }
 
     /// nil: streams end with what carries them.
@@ -318,7 +318,7 @@ final class HBONEFront {
         // not promise it either.
         let isWhole = opened.currentPath?.transport != .h2Reverse || opened.lowest is ResumableStream
         guard isWhole, Resumptions.isOffered(pending), let resumptions else { return pending.accept(headers: answer) }
-        return resumptions.accept(pending, over: plan.request.transport ?? .h2, headers: answer)
+        return resumptions.accept(pending, headers: answer)
     }
 
     private func join(_ pending: PendingConnect, _ opened: StreamOpener.Opened, _ plan: StreamPlan) {

@@ -104,8 +104,9 @@ enum IngressHeads {
         fields.append("Host", host)
         fields.all += head.fields.all.filter { field in
             let name = field.name.lowercased()
-            return !named.contains(name) && !HTTPProxyHeads.hopByHop.contains(name) && !isClaim(name)
-                && name != "host" && name != "content-length"
+            let plain = hyphenated(name)
+            return !named.contains(name) && !HTTPProxyHeads.hopByHop.contains(plain) && !isClaim(name)
+                && plain != "host" && plain != "content-length"
         }
         if head.version == .http10 { fields.remove("expect") }
         switch head.framing {
@@ -137,11 +138,13 @@ enum IngressHeads {
 
     /// Servers behind CGI and its heirs do not tell `-` and `_` apart.
     static func isClaim(_ lowercased: String) -> Bool {
-        let name =
-            lowercased.utf8.contains(UInt8(ascii: "_"))
-            ? String(decoding: lowercased.utf8.map { $0 == UInt8(ascii: "_") ? UInt8(ascii: "-") : $0 }, as: UTF8.self)
-            : lowercased
+        let name = hyphenated(lowercased)
         return claims.contains(name) || claimPrefixes.contains { name.hasPrefix($0) }
+    }
+
+    private static func hyphenated(_ name: String) -> String {
+        guard name.utf8.contains(UInt8(ascii: "_")) else { return name }
+        return String(decoding: name.utf8.map { $0 == UInt8(ascii: "_") ? UInt8(ascii: "-") : $0 }, as: UTF8.self)
     }
 
     /// Any protocol that is no other version of HTTP: what `h2c` would make of the connection is a way of sending
@@ -149,7 +152,11 @@ enum IngressHeads {
     private static func upgrade(_ head: HTTPRequestHead) -> String? {
         guard head.version == .http11, head.framing == .none, head.fields.list("connection").contains("upgrade"),
             case let protocols = head.fields.list("upgrade"), protocols.count == 1, let name = protocols.first,
-            name != "h2c", !name.hasPrefix("http"), !name.hasPrefix("tls"), !name.isEmpty
+            name != "h2c", !name.hasPrefix("http"), !name.hasPrefix("tls"), !name.isEmpty,
+            // Whatever else stands there, the server may read in another way.
+            head.fields.values("upgrade").joined().utf8.allSatisfy({
+                HTTPHeadParser.isTokenByte($0) || $0 == UInt8(ascii: "/")
+            })
         else { return nil }
         return name
     }

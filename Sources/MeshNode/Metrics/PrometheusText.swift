@@ -78,11 +78,17 @@ struct PrometheusText {
         return "{" + labels.map { "\($0.name)=\"\(escapeLabel($0.value))\"" }.joined(separator: ",") + "}"
     }
 
-    private static func escapeLabel(_ text: String) -> String {
-        escapeHelp(text).replacing("\"", with: "\\\"")
-    }
+    private static func escapeLabel(_ text: String) -> String { escape(text, "\"\\\n") }
 
-    private static func escapeHelp(_ text: String) -> String {
-        text.replacing("\\", with: "\\\\").replacing("\n", with: "\\n")
+    private static func escapeHelp(_ text: String) -> String { escape(text, "\\\n") }
+
+    /// By scalars: with a mark behind it, a quote is another character to Swift, and the end of the label elsewhere.
+    private static func escape(_ text: String, _ special: String) -> String {
+        var result = ""
+        for scalar in text.unicodeScalars {
+            if special.unicodeScalars.contains(scalar) { result += "\\" }
+            if scalar == "\n" { result += "n" } else { result.unicodeScalars.append(scalar) }
+        }
+        return result
     }
 }

@@ -9,6 +9,9 @@ struct DNSQuestion: Hashable {
         static let ptr: UInt16 = 12
         static let aaaa: UInt16 = 28
         static let opt: UInt16 = 41
+        /// RFC 9460 §14.1.
+        static let svcb: UInt16 = 64
+        static let https: UInt16 = 65
         static let any: UInt16 = 255
     }
 
@@ -102,7 +105,8 @@ struct DNSQuestion: Hashable {
         }
     }
 
-    /// The addresses in an answer; nil where it cannot be read to its end.
+    /// The addresses in an answer, also those that a service is said to have (RFC 9460 §7.3); nil where it cannot be
+    /// read to its end.
     static func addresses(in answer: [UInt8]) -> [IPAddress]? {
         guard answer.count >= 12 else { return nil }
         func word(_ at: Int) -> Int { Int(answer[at]) << 8 | Int(answer[at + 1]) }
@@ -116,11 +120,34 @@ struct DNSQuestion: Hashable {
             guard let end = skipName(answer, place), end + 10 <= answer.count else { return nil }
             let next = end + 10 + word(end + 8)
             guard next <= answer.count else { return nil }
-            if word(end) == Kind.a || word(end) == Kind.aaaa, let address = IPAddress(bytes: answer[(end + 10)..<next])
-            {
-                addresses.append(address)
+            let data = answer[(end + 10)..<next]
+            switch UInt16(word(end)) {
+            case Kind.a, Kind.aaaa: if let address = IPAddress(bytes: data) { addresses.append(address) }
+            case Kind.svcb, Kind.https:
+                guard let hints = hints(in: Array(data)) else { return nil }
+                addresses += hints
+            default: break
             }
             place = next
+        }
+        return addresses
+    }
+
+    /// `ipv4hint` and `ipv6hint` of a service: a priority, a name, and parameters.
+    private static func hints(in data: [UInt8]) -> [IPAddress]? {
+        func word(_ at: Int) -> Int { Int(data[at]) << 8 | Int(data[at + 1]) }
+        guard data.count > 2, var place = skipName(data, 2), place <= data.count else { return nil }
+        var addresses: [IPAddress] = []
+        while place < data.count {
+            guard place + 4 <= data.count, place + 4 + word(place + 2) <= data.count else { return nil }
+            let (key, value) = (word(place), data[(place + 4)..<(place + 4 + word(place + 2))])
+            place = value.endIndex
+            guard key == 4 || key == 6 else { continue }
+            let size = key == 4 ? 4 : 16
+            guard value.count % size == 0 else { return nil }
+            for start in stride(from: value.startIndex, to: value.endIndex, by: size) {
+                if let address = IPAddress(bytes: value[start..<start + size]) { addresses.append(address) }
+            }
         }
         return addresses
     }

@@ -45,14 +45,11 @@ final class LiveStreams {
         let certificate: CertificateName?
         let use: StreamUse?
         let ticket: StreamTicket?
-        /// What it came over, and what it goes on over, may change while it is open.
+        /// Where it comes from, what it comes over, and what it goes on over, may change while it is open.
         let incoming: ResumableStream?
         let outgoing: ResumableStream?
 
-        var currentRequest: StreamRequest {
-            let request = use?.request ?? request
-            return incoming.map { request.over($0.transport) } ?? request
-        }
+        var currentRequest: StreamRequest { incoming?.movedBy ?? use?.request ?? request }
         var currentPath: PathID? { outgoing?.path ?? path }
     }
 

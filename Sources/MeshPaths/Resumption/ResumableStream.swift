@@ -103,8 +103,9 @@ package final class ResumableStream: ByteStream, TurnTask {
     let destination: Authority
     /// What carries it, where this side has chosen; nil: the other side has.
     package internal(set) var path: PathID?
-    /// Likewise, of a stream that the other side has chosen the path of.
-    package internal(set) var transport: Transport?
+    /// What has moved it last, of a stream that the other side has opened: from where, over what, with which token.
+    /// nil: it is where it was opened.
+    package internal(set) var movedBy: StreamRequest?
     package private(set) var history = History()
     /// Told, on the loop, of each resumption.
     package var onResumption: ((ResumableStream) -> Void)?

@@ -145,7 +145,6 @@ package final class Resumptions {
     /// - Parameter headers: Of the answer, beside what it says of the stream.
     package func accept(
         _ pending: PendingConnect,
-        over transport: Transport,
         headers: HeaderFields = [:]
     ) -> ByteStream? {
         guard pending.peer != nil, held.count < Self.limit else { return pending.accept(headers: headers) }
@@ -161,7 +160,6 @@ package final class Resumptions {
             in: self
         )
         stream.ticket = ticket
-        stream.transport = transport
         held[ticket.id] = stream
         return stream
     }
@@ -196,13 +194,14 @@ package final class Resumptions {
 
     /// Has a stream go on over another carrier, where `peer` proves that it may.
     ///
-    /// - Parameter carrier: Made only when everything is right; what it makes belongs to the stream.
+    /// - Parameters:
+    ///   - asked: What policy has allowed.
+    ///   - carrier: Made only when everything is right; what it makes belongs to the stream.
     /// - Returns: Where the client goes on.
     private func resume(
         _ request: ResumptionRequest,
         of peer: SPIFFEID?,
-        to destination: Authority,
-        over transport: Transport,
+        _ asked: StreamRequest,
         _ carrier: (_ position: UInt64) -> ByteStream?
     ) throws(Refusal) {
         guard let stream = held[request.id], let ticket = stream.ticket else {
@@ -212,7 +211,9 @@ package final class Resumptions {
         guard let peer, stream.peer == peer, request.isProved(by: ticket) else {
             throw .unknown(stream.peer == peer ? "the token is wrong" : "the stream is another identity's")
         }
-        guard stream.destination == destination else { throw .unknown("the stream leads to \(stream.destination)") }
+        guard stream.destination == asked.destination else {
+            throw .unknown("the stream leads to \(stream.destination)")
+        }
         do throws(ResumptionViolation) {
             try stream.state.check(generation: request.generation, position: request.position)
         } catch {
@@ -221,7 +222,7 @@ package final class Resumptions {
         }
         guard let carrier = carrier(stream.state.position) else { return }
         do throws(ResumptionViolation) {
-            stream.transport = transport
+            stream.movedBy = asked
             let reason = stream.lastFailure ?? "the client has moved it"
             try stream.attach(
                 carrier,
@@ -234,9 +235,11 @@ package final class Resumptions {
         }
     }
 
-    /// Answers a request to resume, which policy has allowed. The stream may be another loop's: then its bytes go
-    /// over a bridge.
-    package func resume(_ pending: PendingConnect, _ field: String, over transport: Transport) {
+    /// Answers a request to resume. The stream may be another loop's: then its bytes go over a bridge.
+    ///
+    /// - Parameter asked: What policy has allowed, and is asked about from now on.
+    package func resume(_ pending: PendingConnect, _ field: String, _ asked: StreamRequest) {
+        let asked = asked.withoutHops
         guard let request = ResumptionRequest(field) else {
             return answer(pending, .impossible("the field makes no sense"))
         }
@@ -245,7 +248,7 @@ package final class Resumptions {
         }
         guard home.loop !== loop else {
             do throws(Refusal) {
-                try resume(request, of: pending.peer, to: pending.destination, over: transport) { position in
+                try resume(request, of: pending.peer, asked) { position in
                     pending.accept(headers: [ResumptionField.name: Hexadecimal.text(position)])
                 }
             } catch {
@@ -253,7 +256,7 @@ package final class Resumptions {
             }
             return
         }
-        bridge(pending, request, home, transport)
+        bridge(pending, request, home, asked)
     }
 
     private func answer(_ pending: PendingConnect, _ refusal: Refusal) {
@@ -270,15 +273,15 @@ package final class Resumptions {
         _ pending: PendingConnect,
         _ request: ResumptionRequest,
         _ home: LoopBound<Resumptions>,
-        _ transport: Transport
+        _ asked: StreamRequest
     ) {
         let near = LoopBridge(on: loop, to: pending.destination.description)
         let far = near.makeFarEnd(on: home.loop)
-        let (peer, destination) = (pending.peer, pending.destination)
+        let peer = pending.peer
         let own = LoopBound((resumptions: self, pending: pending, near: near), on: loop)
         let isRunning = home.loop.submitIfRunning {
             let result: Result<UInt64, Refusal> = home.withValue { home in
-                home.resumeBridged(request, of: peer, to: destination, over: transport, far)
+                home.resumeBridged(request, of: peer, asked, far)
             }
             own.loop.submit {
                 own.withValue { $0.resumptions.bridged(result, $0.pending, $0.near) }
@@ -292,13 +295,12 @@ package final class Resumptions {
     private func resumeBridged(
         _ request: ResumptionRequest,
         of peer: SPIFFEID?,
-        to destination: Authority,
-        over transport: Transport,
+        _ asked: StreamRequest,
         _ far: LoopBound<LoopBridge>
     ) -> Result<UInt64, Refusal> {
         var result = Result<UInt64, Refusal>.failure(.impossible("there is no bridge"))
         do throws(Refusal) {
-            try resume(request, of: peer, to: destination, over: transport) { position in
+            try resume(request, of: peer, asked) { position in
                 result = .success(position)
                 return far.withValue { $0 }
             }

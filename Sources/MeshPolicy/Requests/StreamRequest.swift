@@ -74,20 +74,6 @@ package final class StreamRequest: Hashable, Sendable {
         )
     }
 
-    /// The same, once it has come over something else.
-    package func over(_ transport: Transport?) -> StreamRequest {
-        if transport == self.transport { return self }
-        return StreamRequest(
-            source: source,
-            sourceIP: sourceIP,
-            transport: transport,
-            destination: destination,
-            hops: hops,
-            details: details,
-            now: now
-        )
-    }
-
     /// The same, for another destination.
     func to(_ destination: Authority) -> StreamRequest {
         StreamRequest(

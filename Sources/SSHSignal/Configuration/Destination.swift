@@ -97,16 +97,21 @@ public struct Destination: Hashable, Sendable, CustomStringConvertible {
         return port
     }
 
+    /// Refuses what ``init(parsing:)`` refuses, of an account that stands by itself.
+    package static func check(user: String) throws(SSHConfigurationError) { try check(user: user, in: user) }
+
     private static func check(user: String, in text: String) throws(SSHConfigurationError) {
         guard !user.isEmpty else { throw SSHConfigurationError("'\(text)': there is no user before the '@'") }
-        guard !user.hasPrefix("-"), !user.hasSuffix("\\"), !containsUnsafe(user, "'`\";&<>|(){} ") else {
+        guard user.unicodeScalars.first != "-", user.unicodeScalars.last != "\\",
+            !containsUnsafe(user, "'`\";&<>|(){} ")
+        else {
             throw SSHConfigurationError("'\(text)': the user has a character that is not allowed")
         }
     }
 
     static func check(host: String, in text: String) throws(SSHConfigurationError) {
         guard !host.isEmpty else { throw SSHConfigurationError("'\(text)': there is no host") }
-        guard !host.hasPrefix("-"), !containsUnsafe(host, "'`\"$\\;&<>|(){}@/[]*?! ,#") else {
+        guard host.unicodeScalars.first != "-", !containsUnsafe(host, "'`\"$\\;&<>|(){}@/[]*?! ,#") else {
             throw SSHConfigurationError("'\(text)': the host has a character that is not allowed")
         }
     }

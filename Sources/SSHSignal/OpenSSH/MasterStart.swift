@@ -146,11 +146,11 @@ extension ControlDirectory {
 
     static func knownHostsCommand(writingTo file: String, pinned: String? = nil) -> String {
         var path = ""
-        for character in file {
-            switch character {
-            case "\"", "\\": path += "\\\(character)"
+        for scalar in file.unicodeScalars {
+            switch scalar {
+            case "\"", "\\": path += "\\\(scalar)"
             case "%": path += "%%"
-            default: path.append(character)
+            default: path.unicodeScalars.append(scalar)
             }
         }
         let record = "umask 077; echo \"$1 $2\" >>\"$0\""

@@ -198,7 +198,7 @@ struct ShellFiles: RemoteFiles {
     /// A name for the shell that no program takes for an option.
     static func quote(_ path: String) -> String { ShellScript.quote(plain(path)) }
 
-    private static func plain(_ path: String) -> String { path.hasPrefix("-") ? "./\(path)" : path }
+    private static func plain(_ path: String) -> String { path.utf8.first == UInt8(ascii: "-") ? "./\(path)" : path }
 
     /// Whatever the login shell is, sh runs it.
     private static func command(_ script: String) -> String { "exec sh -c \(ShellScript.quote(script))" }

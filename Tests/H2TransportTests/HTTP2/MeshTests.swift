@@ -262,4 +262,50 @@ import Testing
             try await server { $0.close() }
         }
     }
+
+    /// Bytes of a client that has proved nothing, perhaps with a request for `port`.
+    private static func beginning(asking port: UInt16? = nil) -> [UInt8] {
+        let hello = Array("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".utf8) + [0, 0, 0, 4, 0, 0, 0, 0, 0]
+        guard let port else { return hello }
+        let authority = Array("127.0.0.1:\(port)".utf8)
+        let block = [2, 7] + Array("CONNECT".utf8) + [1, UInt8(authority.count)] + authority
+        return hello + [0, 0, UInt8(block.count), 1, 4, 0, 0, 0, 1] + block
+    }
+
+    @Test("clients that have proved nothing and ask for nothing make room for others")
+    func idleStrangersMakeRoom() async throws {
+        var configuration = HBONEServer.Configuration.defaults
+        (configuration.connections, configuration.handshakesInProgress) = (8, 2)
+        try await withLoop { loop in
+            let server = try await OnLoop(loop) { [configuration] in
+                try RelayingServer(on: loop, configuration: configuration)
+            }
+            let port = try await server { $0.port }
+            var clients: [OnLoop<StreamEnd>] = []
+            for number in 0..<24 {
+                // The first has a stream.
+                let bytes = Self.beginning(asking: number == 0 ? port : nil)
+                let client = try await OnLoop(
+                    server {
+                        let (inside, outside) = try Socket.pair(on: loop)
+                        let end = StreamEnd(outside)
+                        $0.server?.acceptClear(inside)
+                        end.send(bytes)
+                        return LoopBound(end, on: loop)
+                    }
+                )
+                try await client.until("it is served") { $0.receivedCount > 0 }
+                if number == 0 { try await server.until("it has its stream") { !$0.requests.isEmpty } }
+                clients.append(client)
+            }
+            try await clients[1].until("the first that has nothing is told to go") { $0.readEnded || $0.failed }
+            let (count, refused) = try await server { ($0.server?.connectionCount ?? 0, $0.server?.refusedConnections) }
+            #expect(count <= 8 && refused == 0)
+            let busy = clients[0]
+            let isCut = try await busy { $0.readEnded || $0.failed }
+            #expect(!isCut, "who has a stream stays")
+            for client in clients { try await client { $0.stream.close() } }
+            try await server { $0.close() }
+        }
+    }
 }

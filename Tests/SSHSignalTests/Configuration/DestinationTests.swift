@@ -35,6 +35,7 @@ import Testing
         ("host:65536", "port"), ("host:+22", "port"), ("host:22x", "port"), ("[::1", "not closed"),
         ("[::1]22", "colon"),
         ("[host]:22", "IPv6"), ("-oProxyCommand=x", "not allowed"), ("-l@host", "not allowed"),
+        ("-\u{301}l@host", "not allowed"), ("-\u{301}host", "not allowed"),
         ("ho st", "not allowed"),
         ("host$(id)", "not allowed"), ("host\n", "not allowed"), ("a;b@host", "not allowed"),
         ("host/path", "not allowed"),
