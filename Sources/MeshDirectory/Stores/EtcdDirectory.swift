@@ -73,6 +73,7 @@ package struct EtcdDirectory: Sendable {
         var snapshot: EtcdSnapshot?
         var pause = Self.shortestPause
         while !Task.isCancelled {
+            let began = ContinuousClock.now
             do throws(DirectoryError) {
                 if snapshot == nil {
                     let read = try await self.snapshot()
@@ -81,11 +82,12 @@ package struct EtcdDirectory: Sendable {
                 }
                 guard let present = snapshot else { continue }
                 let last = try await watch(present) { now in
-                    pause = Self.shortestPause
                     // What was told is not told again, wherever the watch goes on.
                     let isNews = now.manifest != snapshot?.manifest
                     snapshot = now
-                    if isNews { await Self.tell(now, tell) }
+                    guard isNews else { return }
+                    pause = Self.shortestPause
+                    await Self.tell(now, tell)
                 }
                 snapshot = last
             } catch {
@@ -94,7 +96,8 @@ package struct EtcdDirectory: Sendable {
                 if error.code != .unreachable { snapshot = nil }
                 await tell(.failed(error))
             }
-            // Many nodes lose the same member at once; and one that cancels each watch is not asked without a pause.
+            // Many nodes lose the same member at once; and one that cancels each watch is asked less and less.
+            if ContinuousClock.now - began > Self.longestPause { pause = Self.shortestPause }
             try? await Task.sleep(for: pause * Double.random(in: 0.5...1.5))
             pause = min(pause * 2, Self.longestPause)
         }

@@ -274,7 +274,7 @@ final class HBONEFront {
             let headers: HeaderFields = [PeerListening.field: listener.place]
             let stream: ByteStream?
             if Resumptions.isOffered(pending), let resumptions {
-                stream = resumptions.accept(pending, over: plan.request.transport ?? .h2, headers: headers)
+                stream = resumptions.accept(pending, headers: headers)
             } else {
                 stream = pending.accept(headers: headers)
             }

@@ -209,8 +209,8 @@ extension PeerListener: DrainingConnection {
     }
 
     func rulesChanged() {
-        let transport = (stream as? ResumableStream)?.transport ?? plan.request.transport
-        let request = plan.request.over(transport).withoutHops.at(WallClock.system.seconds)
+        let asked = (stream as? ResumableStream)?.movedBy ?? plan.request
+        let request = asked.withoutHops.at(WallClock.system.seconds)
         let now = carrier.snapshot.planner.plan(request)
         if now.outcome == plan.outcome { return }
         var reason = "another address is allowed"
