@@ -81,9 +81,11 @@ final class ClientResumption: ResumptionOwner {
 
     /// Asks for the stream, unless that is under way.
     ///
-    /// - Parameter done: Told whether the stream goes on over another carrier; not called where it is asked for now.
-    func ask(because reason: String, then done: ((Bool) -> Void)? = nil) {
-        guard !isAsking, !stream.isOver else { return }
+    /// - Parameter done: Told whether the stream goes on over another carrier; not called where that is under way.
+    /// - Returns: false: it is under way, or the stream is over.
+    @discardableResult
+    func ask(because reason: String, then done: ((Bool) -> Void)? = nil) -> Bool {
+        guard !isAsking, !stream.isOver else { return false }
         self.reason = reason
         isAsking = true
         retry?.cancel()
@@ -95,10 +97,14 @@ final class ClientResumption: ResumptionOwner {
             isAsking = false
             let before = stream.history.count
             answered(result)
-            done?(stream.history.count > before)
+            let hasMoved = stream.history.count > before
+            done?(hasMoved)
+            // The peer may have let go of it meanwhile, when the stream was still elsewhere.
+            if hasMoved, paths.isOnLeftConnection(stream) { paths.moveStreamsLeftBehind() }
         }
         asking.resumption = self
         paths.dispatch(asking)
+        return true
     }
 
     private func answered(_ result: Result<OpenedStream, StreamError>) {
@@ -241,29 +247,38 @@ extension PeerPaths {
     /// mind: streams that can go on over their successors do, so that none depends for weeks on what was proved long
     /// ago. They lose nothing where that fails. One of each connection goes first: where another process has taken the
     /// peer's place, which knows none of them, the others need not ask.
-    ///
-    /// - Parameter left: Which connection a stream is on that takes no more of them; nil: none such.
-    func moveStreamsLeftBehind(_ left: @escaping (ByteStream) -> AnyHashable? = PeerPaths.leftBehind) {
+    func moveStreamsLeftBehind() {
         // Not while a connection tells of it.
         loop.later { [weak self] in
             guard let self else { return }
             let reason = "the connection takes no more streams"
             var asked: Set<AnyHashable> = []
             for first in Array(resumable) {
-                guard let connection = first.stream.carrier.flatMap(left), asked.insert(connection).inserted
-                else { continue }
-                first.ask(because: reason) { [weak self] hasMoved in
+                guard let connection = leftBehind(first.stream), !asked.contains(connection) else { continue }
+                // One that is asked for already speaks for nobody else.
+                let isFirst = first.ask(because: reason) { [weak self] hasMoved in
                     guard hasMoved, let self else { return }
-                    for resumption in Array(resumable)
-                    where resumption.stream.carrier.flatMap(left) == connection { resumption.ask(because: reason) }
+                    for resumption in Array(resumable) where leftBehind(resumption.stream) == connection {
+                        resumption.ask(because: reason)
+                    }
                 }
+                if isFirst { asked.insert(connection) }
             }
         }
     }
 
-    static func leftBehind(_ carrier: ByteStream) -> AnyHashable? {
-        guard let connection = (carrier as? H2Stream)?.transport, connection.isDraining else { return nil }
-        return ObjectIdentifier(connection)
+    /// Of a connection that the peer holds.
+    func isOnLeftConnection(_ stream: ResumableStream) -> Bool {
+        stream.carrier.flatMap { held?.leftConnection(of: $0) } != nil
+    }
+
+    /// The connection that carries `stream`, where that takes no more of them; nil: it does, or there is none.
+    private func leftBehind(_ stream: ResumableStream) -> AnyHashable? {
+        guard let carrier = stream.carrier else { return nil }
+        if let connection = (carrier as? H2Stream)?.transport, connection.isDraining {
+            return ObjectIdentifier(connection)
+        }
+        return held?.leftConnection(of: carrier)
     }
 
     /// A connection does not answer: its streams go on where somebody does, and stay where nobody does.

@@ -11,8 +11,9 @@ final class HeldSource: PathSource, HeldWatcher {
     private(set) var peer: SPIFFEID?
     /// Told of a connection that does not answer: streams that can go on elsewhere need not wait for it.
     var onDoubt: ((_ connection: UInt64, _ reason: String) -> Void)?
-    /// Told of a connection that takes no more streams, where there is another one that they can go on over.
-    var onLeaving: ((_ connection: UInt64) -> Void)?
+    /// Told when connections have come or gone and there is one that takes streams: those on others, which take none
+    /// any more, can go on over it.
+    var onSuccession: (() -> Void)?
 
     private let connections: HeldConnections
     /// The peer is one of these.
@@ -57,6 +58,7 @@ final class HeldSource: PathSource, HeldWatcher {
     func heldChanged(_ identity: SPIFFEID) {
         guard identities.contains(identity) else { return }
         let isHeld = connections.has(identities)
+        if isHeld { onSuccession?() }
         guard isHeld != isUp, !isEstablishing else { return }
         isUp = isHeld
         if isHeld { events.up() } else { events.down(nobody, opening > 0) }
@@ -64,10 +66,6 @@ final class HeldSource: PathSource, HeldWatcher {
 
     func heldDoubted(_ id: UInt64, of identity: SPIFFEID, _ reason: String) {
         if identities.contains(identity) { onDoubt?(id, reason) }
-    }
-
-    func heldLeft(_ id: UInt64, of identity: SPIFFEID) {
-        if identities.contains(identity), connections.has([identity]) { onLeaving?(id) }
     }
 
     func open(

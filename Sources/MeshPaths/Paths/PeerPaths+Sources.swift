@@ -15,9 +15,7 @@ extension PeerPaths {
             guard let held else { return nil }
             let source = HeldSource(held, from: identities)
             source.onDoubt = { [weak self] in self?.moveStreams(fromHeld: $0, because: $1) }
-            source.onLeaving = { [weak self] id in
-                self?.moveStreamsLeftBehind { self?.held?.id(of: $0) == id ? id : nil }
-            }
+            source.onSuccession = { [weak self] in self?.moveStreamsLeftBehind() }
             return source
         case .servers(let servers):
             guard let context else { return nil }

@@ -355,15 +355,21 @@ package final class HeldConnections {
         for watcher in watchers { watcher.source?.heldDoubted(id, of: identity, reason) }
     }
 
-    /// The peer takes no more streams on a connection of `identity`, on some loop.
-    func left(_ id: UInt64, of identity: SPIFFEID) {
-        for watcher in watchers { watcher.source?.heldLeft(id, of: identity) }
-    }
-
     /// The connection that a stream of this loop goes over; nil: none that a peer holds.
     func id(of stream: ByteStream) -> UInt64? {
         guard let connection = (stream as? H2Stream)?.transport else { return BridgedFacts(of: stream)?.connection }
         return held[ObjectIdentifier(connection)]?.id
+    }
+
+    /// The connection of such a stream, where it takes no more of them; nil: it does, or it is none of these.
+    func leftConnection(of stream: ByteStream) -> UInt64? {
+        if let connection = (stream as? H2Stream)?.transport {
+            guard let entry = held[ObjectIdentifier(connection)], entry.isLeaving else { return nil }
+            return entry.id
+        }
+        guard let facts = BridgedFacts(of: stream), let peer = facts.peer else { return nil }
+        let id = facts.connection
+        return directory.has(id, of: peer) ? nil : id
     }
 
     // MARK: The end
@@ -409,15 +415,10 @@ package final class HeldConnections {
 protocol HeldWatcher: AnyObject {
     func heldChanged(_ identity: SPIFFEID)
     func heldDoubted(_ id: UInt64, of identity: SPIFFEID, _ reason: String)
-    func heldLeft(_ id: UInt64, of identity: SPIFFEID)
 }
 
 extension HeldConnections: H2ConnectionDelegate {
-    package func connectionIsDraining(_ connection: H2Connection) {
-        leave(connection)
-        guard let entry = held[ObjectIdentifier(connection)], connection.streamCount > 0 else { return }
-        directory.isLeft(entry.id, of: entry.identity)
-    }
+    package func connectionIsDraining(_ connection: H2Connection) { leave(connection) }
 
     package func connection(_ connection: H2Connection, closed reason: StreamError?) {
         let key = ObjectIdentifier(connection)

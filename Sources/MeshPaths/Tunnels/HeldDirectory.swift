@@ -89,11 +89,9 @@ package final class HeldDirectory: Sendable {
         }
     }
 
-    /// Its peer lets go of it, and has made another one as a rule: streams that can go on there do.
-    func isLeft(_ id: UInt64, of identity: SPIFFEID) {
-        for connections in state.withLock(\.loops) {
-            connections.loop.submit { connections.withValue { $0.left(id, of: identity) } }
-        }
+    /// Whether it still takes streams, or is about to.
+    func has(_ id: UInt64, of identity: SPIFFEID) -> Bool {
+        state.withLock { $0.places[identity]?.contains { $0.id == id } ?? false }
     }
 
     private func change(_ identity: SPIFFEID, _ body: (inout [Place]) -> Bool) {
