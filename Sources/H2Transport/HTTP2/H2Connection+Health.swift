@@ -56,9 +56,15 @@ extension H2Connection {
     }
 
     func receivedPong(_ id: UInt64) {
-        // An answer that nobody asked for.
-        guard let entry = pings.take(id) else { return countControlFrame() }
-        entry.completion(.success(roundTrip.answered(after: EventLoop.monotonicTime() &- entry.sentAt)))
+        let now = EventLoop.monotonicTime()
+        if let entry = pings.take(id) {
+            entry.completion(.success(roundTrip.answered(after: now &- entry.sentAt)))
+        } else if let sentAt = pings.takeAnswered(id) {
+            roundTrip.saw(now &- sentAt)
+        } else {
+            // An answer that nobody asked for.
+            countControlFrame()
+        }
     }
 
     /// Bytes have arrived: everybody who only wanted to know that is told.

@@ -82,7 +82,7 @@ extension H2Connection {
             // The acknowledgment of SETTINGS includes the time that a new connection takes to settle: a PING knows
             // better.
             if roundTrip.startMeasuring() { ping { [weak self] _ in self?.roundTrip.endMeasuring() } }
-            guard roundTripTime != nil else { return 0 }
+            guard roundTrip.last != nil else { return 0 }
             counters.windowsGrown += 1
         }
         counters.largestWindow = max(counters.largestWindow, size)

@@ -265,9 +265,9 @@ package final class H2Connection: StreamObserver, TurnTask {
     package var carrier: H2Connection? { ((lower as? TLSStream)?.lower as? H2Stream)?.transport }
     package var peerDescription: String { peer?.description ?? lower.peerDescription }
 
-    /// Round-trip time of the last PING.
-    package var roundTripTime: Duration? { roundTrip.last }
-    /// The shortest that was seen, of PINGs and of SETTINGS; nil where none was.
+    /// Of the last PING that somebody waited for; before one, the shortest that was seen.
+    package var roundTripTime: Duration? { roundTrip.last ?? shortestRoundTripTime }
+    /// The shortest that was seen, of PINGs, probes and SETTINGS; nil where none was.
     package var shortestRoundTripTime: Duration? {
         roundTrip.smallest > 0 ? .nanoseconds(Int64(clamping: roundTrip.smallest)) : nil
     }

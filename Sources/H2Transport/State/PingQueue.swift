@@ -13,6 +13,9 @@ struct PingQueue {
 
     private var entries: ContiguousArray<Entry> = []
     private var lastID: UInt64 = 0
+    /// The last probe that another byte has answered: its own answer still comes, and measures the way. No more are
+    /// remembered, for a peer that answers none.
+    private var answered: (id: UInt64, sentAt: UInt64)?
 
     var isEmpty: Bool { entries.isEmpty }
     var hasProbe: Bool { entries.contains(where: \.acceptsAnyByte) }
@@ -35,7 +38,15 @@ struct PingQueue {
     /// Takes out an entry for which any byte is an answer.
     mutating func takeProbe() -> Entry? {
         guard let index = entries.firstIndex(where: \.acceptsAnyByte) else { return nil }
+        answered = (entries[index].id, entries[index].sentAt)
         return take(entries[index].id)
+    }
+
+    /// The answer to a probe that needed it no more: when it was sent, once.
+    mutating func takeAnswered(_ id: UInt64) -> UInt64? {
+        guard let answered, answered.id == id else { return nil }
+        self.answered = nil
+        return answered.sentAt
     }
 
     /// Takes out all entries.
