@@ -242,6 +242,41 @@ import Testing
         await bench.stop()
     }
 
+    /// A reload comes to one event loop after the other: what one has allowed may be decided already on that of the
+    /// stream, which decides about its streams once.
+    @Test("what another event loop allows is asked about again where the stream is") func reloadedBetween()
+        async throws
+    {
+        let backend = try EchoServer()
+        let bench = try await Bench(to: backend.port, loops: 2)
+        let conversation = try await TCPConversation(port: bench.entry)
+        #expect(try await conversation.echo([1]) == [1])
+        let workers = bench.server.state.withLock { $0.workers }
+        func object(_ reason: String?) async throws {
+            for worker in workers {
+                try await worker.loop.execute { worker.withValue { $0.resumptions.objection = { _ in reason } } }
+            }
+        }
+        try await object("another policy holds here")
+        @Sendable func wasRefused() -> Bool {
+            bench.serverLog.lines.contains { $0.contains("another policy holds here") }
+        }
+        // The next connection may be one of the same loop.
+        for _ in 0..<20 where !wasRefused() {
+            let before = bench.link.accepted
+            bench.link.cut()
+            try await eventually("it goes on, or is refused") {
+                bench.link.accepted > before && (wasRefused() || bench.detached == 0)
+            }
+        }
+        #expect(wasRefused())
+        try await object(nil)
+        #expect(try await conversation.echo([2]) == [2])
+        let (_, ending) = try await conversation.end()
+        #expect(ending == .endOfStream)
+        await bench.stop()
+    }
+
     @Test("a reset is a reset on the far side, also where it comes while there is no carrier") func resets()
         async throws
     {

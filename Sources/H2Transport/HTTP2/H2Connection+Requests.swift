@@ -84,7 +84,8 @@ extension H2Connection {
         guard stream.phase == .requested, let completion = stream.completion else { return }
         counters.requestsRefused += 1
         stream.completion = nil
-        stream.abandon(failure.error, .cancel)
+        // The peer may have answered meanwhile: a stream that was to go on is not to end by that.
+        stream.abandon(failure.error, stream.requestHead.resumesStream ? .streamClosed : .cancel)
         completion(.failure(failure))
     }
 

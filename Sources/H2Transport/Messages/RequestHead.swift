@@ -36,6 +36,9 @@ package final class RequestHead: Sendable {
         )
     }
 
+    /// Whether this asks for a stream that is there already: the field says which, and proves that the client may.
+    var resumesStream: Bool { (fields["resumable"]?.utf8.count ?? 0) > 1 }
+
     /// Whether this asks for a tunnel: by CONNECT, or by POST.
     var opensTunnel: Bool { method == "CONNECT" || method == "POST" }
 

@@ -26,7 +26,7 @@ final class Worker {
     private var formerGates: [HBONEGate] = []
     private let server: HBONEServer
     private let stripes: StripeAcceptor
-    private let resumptions: Resumptions
+    let resumptions: Resumptions
     private let gateways: GatewayConnections
     let held: HeldConnections
     private let allNames: VirtualNames
@@ -75,7 +75,6 @@ final class Worker {
             timeout: snapshot.configuration.connections.resumeTimeout,
             logger: logger
         )
-        resumable.serve()
         self.resumptions = resumable
         let connections = HeldConnections(
             on: loop,
@@ -102,6 +101,11 @@ final class Worker {
             case .relaying: break
             }
         }
+        resumable.objection = { [weak opener] asked in
+            guard case .refused(let refusal)? = opener?.snapshot.planner.plan(asked).outcome else { return nil }
+            return "\(refusal)"
+        }
+        resumable.serve()
         carrier = StreamCarrier(opener: opener, live: live, records: records, logger: logger)
         let inbound = HBONEFront(carrier)
         let server = try HBONEServer(

@@ -16,23 +16,24 @@ package final class Resumptions {
         case replayed(String)
         /// The position cannot be.
         case impossible(String)
+        /// Policy.
+        case denied(String)
 
         package var rejection: ConnectRejection {
             let (status, details) =
                 switch self {
+                case .denied: (403, "policy")
                 case .unknown: (404, "there is no such stream to resume")
                 case .replayed: (409, "the token was used")
                 case .impossible: (400, "the stream cannot go on from there")
                 }
-            return ConnectRejection(
-                status: status,
-                reason: ProxyStatus(error: "http_request_error", details: details)
-            )
+            let error = status == 403 ? "http_request_denied" : "http_request_error"
+            return ConnectRejection(status: status, reason: ProxyStatus(error: error, details: details))
         }
 
         package var reason: String {
             switch self {
-            case .unknown(let reason), .replayed(let reason), .impossible(let reason): reason
+            case .unknown(let reason), .replayed(let reason), .impossible(let reason), .denied(let reason): reason
             }
         }
     }
@@ -43,6 +44,9 @@ package final class Resumptions {
     private let log: PeerLog
     /// For how long a stream waits for a carrier.
     package var timeout: Duration
+    /// Why what another event loop has allowed is not allowed by what holds on this one: a reload comes to one after
+    /// the other. Set before ``serve()``.
+    package var objection: (StreamRequest) -> String? = { _ in nil }
     /// Streams that peers have opened, by their numbers.
     private var held: [UInt64: ResumableStream] = [:]
     private var lastID: UInt64 = 0
@@ -298,6 +302,8 @@ package final class Resumptions {
         _ asked: StreamRequest,
         _ far: LoopBound<LoopBridge>
     ) -> Result<UInt64, Refusal> {
+        // This loop may have decided anew about its streams already, and would not do so once more.
+        if let reason = objection(asked) { return .failure(.denied(reason)) }
         var result = Result<UInt64, Refusal>.failure(.impossible("there is no bridge"))
         do throws(Refusal) {
             try resume(request, of: peer, asked) { position in

@@ -23,6 +23,11 @@ final class DownloadFile {
     private var isPending = false
     /// A pipe or a terminal takes bytes in their order only: how many it has, and what came early.
     private var sequence: (written: UInt64, early: [UInt64: [UInt8]])?
+    /// Bytes that came early.
+    private var earlyBytes = 0
+
+    /// A server that leaves the first piece of a file out could have all the others kept.
+    private static let mostEarly = 64 << 20
 
     /// - Parameters:
     ///   - target: Where it is to be.
@@ -97,11 +102,17 @@ final class DownloadFile {
         try openTarget()
         guard sequence != nil else { return try writeAll(bytes, at: offset) }
         if sequence?.written != offset {
+            earlyBytes += bytes.count
+            guard earlyBytes <= Self.mostEarly else {
+                let place = "byte \(sequence?.written ?? 0)"
+                throw SSHError(.transferFailed, "\(target): the server sends what is behind \(place), and not that")
+            }
             sequence?.early[offset] = Array(bytes)
             return
         }
         try append(bytes)
         while let next = sequence?.written, let early = sequence?.early.removeValue(forKey: next) {
+            earlyBytes -= early.count
             let result = early.withUnsafeBytes { early in Result { () throws(SSHError) in try append(early) } }
             try result.get()
         }

@@ -39,12 +39,27 @@ struct SFTPFiles: RemoteFiles {
         }
     }
 
+    /// A directory is in memory as a whole, and the server says when it ends: with more bytes of names than this, it is
+    /// given up. A million names of usual lengths are fewer.
+    private static let longestListing = 64 << 20
+    /// What each name costs beside its bytes.
+    private static let nameCost = 40
+
     private func children(of directory: String, _ handle: [UInt8]) async throws(SSHError) -> [RemoteChild] {
         var found: [RemoteChild] = []
+        var size = 0
         while true {
             switch try await ask({ SFTPPacket.readDirectory(id: $0, handle: handle) }) {
+            // As OpenSSH has it: no more names are the end, too.
+            case .names(_, let names) where names.isEmpty: return found
             case .names(_, let names):
-                for name in names where name.name != "." && name.name != ".." {
+                for name in names {
+                    size += name.name.utf8.count + Self.nameCost
+                    guard size <= Self.longestListing else {
+                        let limit = "more than \(Self.longestListing >> 20) MiB"
+                        throw SSHError(.transferFailed, "\(directory): the server lists \(limit) of names, and goes on")
+                    }
+                    if name.name == "." || name.name == ".." { continue }
                     guard RemoteChild.isName(name.name) else { throw .unfitting }
                     var attributes = name.attributes
                     if attributes.kind == .link {

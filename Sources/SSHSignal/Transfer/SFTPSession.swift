@@ -31,20 +31,38 @@ final class SFTPSession: StreamObserver {
     private var answers = SFTPAnswers()
     /// Whether the server replaces files atomically when they are renamed.
     private(set) var canReplace = false
+    /// Runs while an answer is awaited.
+    private var silence: LoopTimer?
+    /// For the next answer, as long as nothing moves the other way either: a disk that has to wake up takes less.
+    private let patience: Duration
+
+    static let patience = Duration.seconds(120)
 
     var buffers: BufferPool { process.stream.loop.buffers }
 
-    private init(_ process: SSHProcess, _ opening: @escaping (Result<SFTPSession?, SSHError>) -> Void) {
+    private init(
+        _ process: SSHProcess,
+        _ patience: Duration,
+        _ opening: @escaping (Result<SFTPSession?, SSHError>) -> Void
+    ) {
         self.process = process
+        self.patience = patience
         self.opening = opening
         outgoing = ByteQueue(pool: process.stream.loop.buffers)
+        silence = LoopTimer(on: process.stream.loop) { [weak self] in self?.fellSilent() }
     }
 
     /// Starts the subsystem; nil where the server has none.
-    static func open(on connection: any SSHConnection, completion: @escaping (Result<SFTPSession?, SSHError>) -> Void) {
+    ///
+    /// - Parameter patience: For each answer.
+    static func open(
+        on connection: any SSHConnection,
+        patience: Duration = SFTPSession.patience,
+        completion: @escaping (Result<SFTPSession?, SSHError>) -> Void
+    ) {
         connection.startSubsystem("sftp") { result in
             switch result {
-            case .success(let process): SFTPSession(process, completion).begin()
+            case .success(let process): SFTPSession(process, patience, completion).begin()
             case .failure(let error) where error.code == .requestDenied: completion(.success(nil))
             case .failure(let error): completion(.failure(error))
             }
@@ -56,6 +74,7 @@ final class SFTPSession: StreamObserver {
         // Keeps this object alive; broken in stop().
         process.onExit = { self.exited($0) }
         SFTPPacket.initialise().withUnsafeBytes { outgoing.append($0) }
+        silence?.schedule(after: patience)
         write()
         read()
     }
@@ -67,6 +86,7 @@ final class SFTPSession: StreamObserver {
         guard !isClosed else { return exchange.ended(SSHError(.closed, "the SFTP session was closed")) }
         running = exchange
         firstID = nextID
+        silence?.schedule(after: patience)
         write()
     }
 
@@ -94,7 +114,9 @@ final class SFTPSession: StreamObserver {
                 }
             }
             switch outgoing.withVectors({ process.stream.write($0) }) {
-            case .bytes(let count): outgoing.consume(count)
+            case .bytes(let count):
+                outgoing.consume(count)
+                silence?.schedule(after: patience)
             case .wouldBlock: return
             // Why is read from the other direction.
             case .failed: return
@@ -144,6 +166,7 @@ final class SFTPSession: StreamObserver {
             return fail(.unfitting)
         }
         guard let running else { return }
+        silence?.schedule(after: patience)
         do throws(SSHError) {
             if try running.received(answer) { finish(nil) } else { write() }
         } catch {
@@ -156,7 +179,14 @@ final class SFTPSession: StreamObserver {
     private func opened(_ result: Result<SFTPSession?, SSHError>) {
         let completion = opening
         opening = nil
+        silence?.cancel()
         completion?(result)
+    }
+
+    /// It runs, and says nothing.
+    private func fellSilent() {
+        guard opening != nil || running != nil else { return }
+        fail(SSHError(.timedOut, "the SFTP server has answered nothing for \(patience)"))
     }
 
     private func unavailable() {
@@ -167,6 +197,7 @@ final class SFTPSession: StreamObserver {
     private func finish(_ error: SSHError?) {
         let exchange = running
         running = nil
+        silence?.cancel()
         exchange?.ended(error)
     }
 
@@ -201,6 +232,7 @@ final class SFTPSession: StreamObserver {
 
     private func stop() {
         isClosed = true
+        silence?.cancel()
         outgoing.removeAll()
         process.onExit = nil
         process.close()

@@ -76,7 +76,8 @@ extension SSHClient {
             "[ ! -e \(file) ] || [ -f \(file) ] || [ -d \(file) ] || { echo 'not a regular file' >&2; exit 1; }; "
                 + "n=$(wc -c < \(file)) && echo $n && cat < \(file)",
             on: self,
-            outputLimit: limit + (64 << 10)
+            outputLimit: limit + (64 << 10),
+            timeout: nil
         )
         try ShellFiles.check(result, "reading \(path)")
         let size = result.output.prefix { $0 != UInt8(ascii: "\n") }

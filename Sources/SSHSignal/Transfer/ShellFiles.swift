@@ -34,7 +34,7 @@ struct ShellFiles: RemoteFiles {
             for f in ./* ./.[!.]* ./..?*; do \(Self.describe); \
             [ $k = n ] || printf '%s %s %s\\0' $k "$1" "$f"; done
             """
-        let result = try await Self.run(script, on: client, outputLimit: 64 << 20)
+        let result = try await Self.run(script, on: client, outputLimit: 64 << 20, timeout: .seconds(600))
         try Self.check(result, "reading \(directory)")
         return try result.text.split(separator: "\0").map { record throws(SSHError) in
             let words = record.split(separator: " ", maxSplits: 2)
@@ -181,10 +181,12 @@ struct ShellFiles: RemoteFiles {
     static func run(
         _ script: String,
         on client: SSHClient,
-        outputLimit: Int = 64 << 10
+        outputLimit: Int = 64 << 10,
+        timeout: Duration? = SFTPSession.patience
     ) async throws(SSHError) -> SSHCommandResult {
         let mark = ShellMark()
-        var result = try await client.run(command("\(mark.command); \(script)"), outputLimit: outputLimit)
+        let line = command("\(mark.command); \(script)")
+        var result = try await client.run(line, outputLimit: outputLimit, timeout: timeout)
         result.output = mark.behind(result.output)
         return result
     }

@@ -103,6 +103,22 @@ import Testing
         }
     }
 
+    /// The server may have answered, and gone on with the stream over this request: what is given up is that, and not
+    /// the stream.
+    @Test(
+        "a request to resume a stream that is given up does not reset the stream",
+        arguments: [("1", 8), ("1.1.00112233445566778899aabbccddeeff.0", 5)]
+    )
+    func resumptionGivenUp(field: String, code: Int) async throws {
+        try await withClient { ours, peer in
+            try await ours { $0.open(headers: ["resumable": field]) }
+            try await peer.event("RequestReceived")
+            try await ours { $0.connection.giveUpRequests(StreamError(.timedOut, "no answer to PING")) }
+            try await ours.until("the request fails") { $0.failures.count == 1 }
+            #expect(try await peer.event("StreamReset")["error_code"] == code)
+        }
+    }
+
     @Test("the peer's stream limit is respected")
     func streamLimit() async throws {
         try await withClient(settings: ["MAX_CONCURRENT_STREAMS=2"]) { ours, peer in
