@@ -18,7 +18,7 @@ import Streams
 /// It ends with that stream, and when policy does not allow it any more.
 final class PeerListener {
     /// Where it listens.
-    let place: String
+    let place: Place
     private let carrier: StreamCarrier
     private let plan: StreamPlan
     private let peer: SPIFFEID
@@ -39,23 +39,34 @@ final class PeerListener {
     /// Ports of one event loop.
     private static let most = 256
 
-    /// Where the node is to listen.
-    ///
+    /// Where the node is to listen: what the peer has asked for, and what comes of it.
+    struct Place: CustomStringConvertible {
+        let interface: PeerListening.Interface
+        let address: SocketAddress
+
+        var description: String { address.description }
+    }
+
     /// - Parameters:
     ///   - wanted: What the request says of the addresses.
     ///   - allowed: By the endpoint that allows it.
     /// - Throws: ``StreamError`` that the peer is told of.
-    static func place(_ wanted: String?, within allowed: Authority) throws(StreamError) -> SocketAddress {
+    static func place(_ wanted: String?, within allowed: Authority) throws(StreamError) -> Place {
         guard let wanted, let interface = PeerListening.Interface(wanted) else {
             throw StreamError(.badRequest, "'\(PeerListening.field)' is localhost, * or an address")
         }
-        guard let address = interface.address(within: allowed.address ?? .loopbackIPv4) else {
+        guard let address = address(of: interface, within: allowed) else {
             throw StreamError(
                 .denied,
                 "not on \(wanted): 'address' of the endpoint for \(PeerListening.host) there says on what beside loopback"
             )
         }
-        return SocketAddress(address, port: allowed.port)
+        return Place(interface: interface, address: address)
+    }
+
+    /// nil: that is more than is allowed.
+    private static func address(of interface: PeerListening.Interface, within allowed: Authority) -> SocketAddress? {
+        interface.address(within: allowed.address ?? .loopbackIPv4).map { SocketAddress($0, port: allowed.port) }
     }
 
     /// Begins to listen; what comes waits for ``serve(over:_:)``.
@@ -63,7 +74,7 @@ final class PeerListener {
     /// - Parameter plan: Of the request.
     /// - Throws: ``StreamError`` that the peer is told of.
     init(
-        at address: SocketAddress,
+        at place: Place,
         for plan: StreamPlan,
         of peer: SPIFFEID,
         _ carrier: StreamCarrier
@@ -74,9 +85,9 @@ final class PeerListener {
         self.carrier = carrier
         self.plan = plan
         self.peer = peer
-        place = address.description
+        self.place = place
         let own = LoopBound(Weak(self), on: carrier.loop)
-        listener = try Listener(bind: address, on: carrier.loop, options: .programs) { socket in
+        listener = try Listener(bind: place.address, on: carrier.loop, options: .programs) { socket in
             own.withValue { own in
                 guard let listener = own.value else { return socket.reset(.closed(socket)) }
                 listener.accepted(socket)
@@ -104,7 +115,7 @@ final class PeerListener {
         ticket?.open(over: nil, dialled: nil, peer: nil)
         carrier.live.connections[ObjectIdentifier(self)] = self
         let own = LoopBound(self, on: carrier.loop)
-        Self.all.withLock { $0[place] = (peer, ObjectIdentifier(self), own) }
+        Self.all.withLock { $0[place.description] = (peer, ObjectIdentifier(self), own) }
         carrier.peerLog.log(.notice, "has this node listen", of: peer.description, ["on": "\(place)"])
     }
 
@@ -146,7 +157,7 @@ final class PeerListener {
         while connection.availableStreams > 0, let socket = waiting.popFirst() {
             let source = socket.peerAddress?.address ?? .loopbackIPv4
             let headers: HeaderFields = ["forwarded": HopTrail().field(from: source, through: plan.own)]
-            connection.openStream(ConnectRequest(authority: place, headers: headers)) { [self] result in
+            connection.openStream(ConnectRequest(authority: place.description, headers: headers)) { [self] result in
                 switch result {
                 case .success(let stream): join(socket, stream)
                 case .failure(let failure):
@@ -183,7 +194,7 @@ final class PeerListener {
         isOver = true
         close()
         carrier.live.connections[ObjectIdentifier(self)] = nil
-        Self.all.withLock { if $0[place]?.id == ObjectIdentifier(self) { $0[place] = nil } }
+        Self.all.withLock { if $0[place.description]?.id == ObjectIdentifier(self) { $0[place.description] = nil } }
         ticket?.end(sent: moved.back, received: moved.out, failure: reason)
         carrier.peerLog.log(
             .notice,
@@ -210,13 +221,24 @@ extension PeerListener: DrainingConnection {
 
     func rulesChanged() {
         let asked = (stream as? ResumableStream)?.movedBy ?? plan.request
-        let request = asked.withoutHops.at(WallClock.system.seconds)
-        let now = carrier.snapshot.planner.plan(request)
-        if now.outcome == plan.outcome { return }
-        var reason = "another address is allowed"
-        if case .refused(let refusal) = now.outcome { reason = refusal.description }
-        carrier.logger.notice("policy changed: \(place) is not listened on any more", metadata: ["reason": "\(reason)"])
+        let now = carrier.snapshot.planner.plan(asked.withoutHops.at(WallClock.system.seconds))
+        guard let objection = objection(now.outcome) else { return }
+        carrier.logger.notice(
+            "policy changed: \(place) is not listened on any more",
+            metadata: ["reason": "\(objection)"]
+        )
         cut(StreamError(.denied, "policy changed"))
+    }
+
+    /// Why it must not go on to listen where it does; nil: it may.
+    private func objection(_ outcome: StreamPlan.Outcome) -> String? {
+        switch outcome {
+        // That another address is allowed beside loopback is nothing to who listens there.
+        case .listen(let allowed):
+            Self.address(of: place.interface, within: allowed) == place.address ? nil : "another address is allowed"
+        case .refused(let refusal): refusal.description
+        case .dial, .peer: "no endpoint allows it"
+        }
     }
 
     func cut(_ reason: StreamError) {

@@ -75,6 +75,7 @@ final class Worker {
             timeout: snapshot.configuration.connections.resumeTimeout,
             logger: logger
         )
+        resumable.planner = snapshot.planner
         resumable.serve()
         self.resumptions = resumable
         let connections = HeldConnections(
@@ -297,6 +298,7 @@ final class Worker {
         let asking = Self.listenersAskingForTokens(snapshot, after: opener.snapshot)
         opener.snapshot = snapshot
         resumptions.timeout = snapshot.configuration.connections.resumeTimeout
+        resumptions.planner = snapshot.planner
         useRecords(snapshot)
         opener.forgetPeers()
         if !snapshot.keepsPeers { records.forgetPeers { snapshot.leads(to: $0) } }

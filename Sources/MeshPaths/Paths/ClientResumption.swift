@@ -124,6 +124,11 @@ final class ClientResumption: ResumptionOwner {
             let whose = stream.peer?.description ?? "a peer without a certificate"
             return failed(StreamError(.unreachable, "\(carrier.peerDescription) is not \(whose), whose stream it is"))
         }
+        // What holds may have changed while the answer was waited for, and has been judged by where the stream was.
+        if let refusal = paths.refusal(of: request, over: opened.path) {
+            carrier.letGo(refusal)
+            return failed(refusal)
+        }
         guard let field = carrier.answer?.headers[ResumptionField.name],
             let position = Hexadecimal.number(Substring(field))
         else {

@@ -16,13 +16,16 @@ package final class Resumptions {
         case replayed(String)
         /// The position cannot be.
         case impossible(String)
+        /// Policy of the stream's own event loop, which may have changed on the way there.
+        case denied(String)
 
         package var rejection: ConnectRejection {
+            if case .denied = self { return .denied("policy") }
             let (status, details) =
                 switch self {
                 case .unknown: (404, "there is no such stream to resume")
                 case .replayed: (409, "the token was used")
-                case .impossible: (400, "the stream cannot go on from there")
+                case .impossible, .denied: (400, "the stream cannot go on from there")
                 }
             return ConnectRejection(
                 status: status,
@@ -32,7 +35,7 @@ package final class Resumptions {
 
         package var reason: String {
             switch self {
-            case .unknown(let reason), .replayed(let reason), .impossible(let reason): reason
+            case .unknown(let reason), .replayed(let reason), .impossible(let reason), .denied(let reason): reason
             }
         }
     }
@@ -43,6 +46,8 @@ package final class Resumptions {
     private let log: PeerLog
     /// For how long a stream waits for a carrier.
     package var timeout: Duration
+    /// What holds now; nil: nothing is asked.
+    package var planner: StreamPlanner?
     /// Streams that peers have opened, by their numbers.
     private var held: [UInt64: ResumableStream] = [:]
     private var lastID: UInt64 = 0
@@ -299,6 +304,11 @@ package final class Resumptions {
         _ far: LoopBound<LoopBridge>
     ) -> Result<UInt64, Refusal> {
         var result = Result<UInt64, Refusal>.failure(.impossible("there is no bridge"))
+        // What was asked about on the other loop may have changed since, and this one has judged its streams by that
+        // already: by where they were.
+        if case .refused(let refusal) = planner?.plan(asked.at(WallClock.system.seconds)).outcome {
+            return .failure(.denied(refusal.description))
+        }
         do throws(Refusal) {
             try resume(request, of: peer, asked) { position in
                 result = .success(position)
