@@ -111,7 +111,26 @@ import Testing
         let refusal = try await answer
         #expect(refusal.response?.status == 403, "\(refusal)")
         try await reloaded
-        try await eventually("nobody listens") { try await bench.places().joined().isEmpty }
+        try await eventually("nobody listens") { bench.node.ports.count == 0 }
+        await bench.stop()
+    }
+
+    @Test("one that is gone makes room for the same identity, also where the address overlaps, and for no other")
+    func makesRoom() async throws {
+        let port = FreePort.next()
+        let bench = try await Bench(Self.allowing(port, at: "0.0.0.0"), loops: 2)
+        let gone = try await bench.connect()
+        #expect(try await gone.askToListen(port).failure == nil)
+        let other = try await bench.connect()
+        let inUse = try await other.askToListen(port)
+        #expect(inUse.response?.status == 503 && "\(inUse)".contains("another process does"), "\(inUse)")
+        try await gone.die()
+        try await eventually("it is gone") { bench.node.resumptions.detached == 1 }
+        let stranger = try await bench.connect(as: .server)
+        #expect(try await stranger.askToListen(port).response?.status == 503)
+        let answer = try await other.askToListen(port, on: "*")
+        #expect(answer.failure == nil && answer.response?.headers["x-listen"] == "0.0.0.0:\(port)", "\(answer)")
+        #expect(bench.node.ports.count == 1)
         await bench.stop()
     }
 
@@ -151,5 +170,34 @@ import Testing
         #expect(answer.response == nil && answer.failure?.isRefusal == true, "\(answer)")
         #expect(try await bench.places().joined().isEmpty)
         await bench.stop()
+    }
+
+    @Test("an identity has so many ports, on all of its connections together; those of one that is gone make room")
+    func limits() async throws {
+        let bench = try await Bench(Self.allowingAll(), loops: 2)
+        let peers = [try await bench.connect(), try await bench.connect()]
+        for number in 0..<64 { #expect(try await peers[number % 2].askToListen(FreePort.next()).failure == nil) }
+        let refusal = try await peers[1].askToListen(FreePort.next())
+        #expect(refusal.response?.status == 503 && "\(refusal)".contains("64 ports for this identity"), "\(refusal)")
+        #expect("\(refusal)".contains("end a `connect -R`"), "\(refusal)")
+        #expect(bench.log.lines.contains { $0.contains("does not listen") && $0.contains("64 ports") })
+        let other = try await bench.connect(as: .server)
+        #expect(try await other.askToListen(FreePort.next()).failure == nil)
+
+        // It lets go of one.
+        try await peers[1].loop.execute {
+            peers[1].withValue { $0.streams[0].reset(StreamError(.closed, "it is not needed any more")) }
+        }
+        try await eventually("its port is free") { bench.node.ports.count == 64 }
+        #expect(try await peers[1].askToListen(FreePort.next()).failure == nil)
+        #expect(try await peers[0].askToListen(FreePort.next()).response?.status == 503)
+
+        // One of its machines is gone, and has 32.
+        try await peers[0].die()
+        try await eventually("they wait for it") { bench.node.resumptions.detached == 32 }
+        #expect(try await peers[1].askToListen(FreePort.next()).failure == nil)
+        #expect(bench.node.resumptions.detached == 31 && bench.node.ports.count == 65)
+        await bench.stop()
+        #expect(bench.node.ports.count == 0)
     }
 }

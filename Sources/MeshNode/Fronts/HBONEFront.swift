@@ -279,12 +279,13 @@ final class HBONEFront {
             do throws(StreamError) {
                 try serve(pending, try PeerListener(at: place, for: plan, of: peer, carrier), ticket)
             } catch {
-                guard error.code == .addressInUse, !isAgain else { throw error }
+                guard error.code == .addressInUse || error.code == .limit, !isAgain else { throw error }
                 let next = { [self] (hasRoom: Bool) in
                     guard hasRoom else { return refuseToListen(pending, error, ticket) }
                     listenAgain(pending, plan.request, ticket)
                 }
-                guard PeerListener.makeRoom(at: place.address, for: peer, LoopBound(next, on: carrier.loop)) else {
+                let waiting = LoopBound(next, on: carrier.loop)
+                guard PeerListener.makeRoom(at: place.address, for: peer, among: carrier.ports, error, waiting) else {
                     throw error
                 }
             }

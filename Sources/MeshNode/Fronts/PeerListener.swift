@@ -30,14 +30,11 @@ final class PeerListener {
     private var ticket: StreamTicket?
     private var moved: (out: UInt64, back: UInt64) = (0, 0)
     private var isOver = false
+    /// Its number among the node's; nil: nothing is bound.
+    private var port: UInt64?
 
-    private typealias Known = (peer: SPIFFEID, id: ObjectIdentifier, listener: LoopBound<PeerListener>)
-    /// Those of this process, on all loops: a port is there once.
-    private static let all = Lock<[String: Known]>([:])
     /// Connections that may wait to be asked for.
     private static let mostWaiting = 256
-    /// Ports of one event loop.
-    private static let most = 256
 
     /// Where the node is to listen: what the peer has asked for, and what comes of it.
     struct Place: CustomStringConvertible {
@@ -79,19 +76,23 @@ final class PeerListener {
         of peer: SPIFFEID,
         _ carrier: StreamCarrier
     ) throws(StreamError) {
-        guard carrier.live.connections.values.count(where: { $0 is PeerListener }) < Self.most else {
-            throw StreamError(.limit, "the node listens on too many ports for its peers")
-        }
         self.carrier = carrier
         self.plan = plan
         self.peer = peer
         self.place = place
+        let port = try carrier.ports.take(place.address, for: peer)
+        self.port = port
         let own = LoopBound(Weak(self), on: carrier.loop)
-        listener = try Listener(bind: place.address, on: carrier.loop, options: .programs) { socket in
-            own.withValue { own in
-                guard let listener = own.value else { return socket.reset(.closed(socket)) }
-                listener.accepted(socket)
+        do throws(StreamError) {
+            listener = try Listener(bind: place.address, on: carrier.loop, options: .programs) { socket in
+                own.withValue { own in
+                    guard let listener = own.value else { return socket.reset(.closed(socket)) }
+                    listener.accepted(socket)
+                }
             }
+        } catch {
+            carrier.ports.release(port)
+            throw error
         }
     }
 
@@ -114,26 +115,46 @@ final class PeerListener {
         }
         ticket?.open(over: nil, dialled: nil, peer: nil)
         carrier.live.connections[ObjectIdentifier(self)] = self
-        let own = LoopBound(self, on: carrier.loop)
-        Self.all.withLock { $0[place.description] = (peer, ObjectIdentifier(self), own) }
+        if let port { carrier.ports.listens(LoopBound(self, on: carrier.loop), on: port) }
         carrier.peerLog.log(.notice, "has this node listen", of: peer.description, ["on": "\(place)"])
     }
 
-    /// Has one at `place` make room whose client is gone without a word: the same peer asks again, before the time is
-    /// over in which the client could have come back.
+    /// Has those of an identity make room for one more whose clients are gone without a word: it asks again, before the
+    /// time is over in which they could have come back.
     ///
-    /// - Parameter completion: Told whether it has; not at all where there is none.
-    /// - Returns: Whether there is one.
+    /// - Parameters:
+    ///   - reason: Why there is no room.
+    ///   - completion: Told whether there may be some now; not at all where nobody was asked.
+    /// - Returns: Whether there is one to ask.
     static func makeRoom(
         at place: SocketAddress,
         for peer: SPIFFEID,
+        among ports: PeerPorts,
+        _ reason: StreamError,
         _ completion: LoopBound<(Bool) -> Void>
     ) -> Bool {
-        guard let entry = all.withLock({ $0[place.description] }), entry.peer == peer else { return false }
-        return entry.listener.loop.submitIfRunning {
-            let hasLeft = entry.listener.withValue { $0.makeRoom() }
-            completion.loop.submit { completion.withValue { $0(hasLeft) } }
+        let listeners = ports.inTheWay(of: place, for: peer, reason)
+        guard !listeners.isEmpty else { return false }
+        makeRoom(listeners[...], isOneEnough: reason.code == .limit, hasRoom: false, completion)
+        return true
+    }
+
+    /// Asks one after the other, each on its own loop.
+    private static func makeRoom(
+        _ listeners: ArraySlice<LoopBound<PeerListener>>,
+        isOneEnough: Bool,
+        hasRoom: Bool,
+        _ completion: LoopBound<(Bool) -> Void>
+    ) {
+        guard let next = listeners.first, !(hasRoom && isOneEnough) else {
+            return completion.loop.submit { completion.withValue { $0(hasRoom) } }
         }
+        let rest = listeners.dropFirst()
+        let isRunning = next.loop.submitIfRunning {
+            let hasLeft = next.withValue { $0.makeRoom() }
+            makeRoom(rest, isOneEnough: isOneEnough, hasRoom: hasRoom || hasLeft, completion)
+        }
+        if !isRunning { makeRoom(rest, isOneEnough: isOneEnough, hasRoom: hasRoom, completion) }
     }
 
     private func makeRoom() -> Bool {
@@ -184,6 +205,8 @@ final class PeerListener {
     func close() {
         listener?.close()
         listener = nil
+        if let port { carrier.ports.release(port) }
+        port = nil
         let left = waiting
         waiting = []
         for socket in left { socket.reset(StreamError(.closed, "nobody listens any more")) }
@@ -194,7 +217,6 @@ final class PeerListener {
         isOver = true
         close()
         carrier.live.connections[ObjectIdentifier(self)] = nil
-        Self.all.withLock { if $0[place.description]?.id == ObjectIdentifier(self) { $0[place.description] = nil } }
         ticket?.end(sent: moved.back, received: moved.out, failure: reason)
         carrier.peerLog.log(
             .notice,

@@ -46,6 +46,7 @@ final class Worker {
     ///   - names: Likewise.
     ///   - outages: Likewise.
     ///   - held: Likewise.
+    ///   - ports: Likewise.
     ///   - place: Of the loop, among those of the node.
     ///   - filter: What the program wants to see of streams.
     ///   - logger: Told of streams and connections.
@@ -57,6 +58,7 @@ final class Worker {
         names: VirtualNames,
         outages: ServerOutages,
         held: HeldDirectory,
+        ports: PeerPorts,
         place: (number: Int, count: Int) = (0, 1),
         filter: StreamFilterChoice? = nil,
         logger: Logger
@@ -103,7 +105,7 @@ final class Worker {
             case .relaying: break
             }
         }
-        carrier = StreamCarrier(opener: opener, live: live, records: records, logger: logger)
+        carrier = StreamCarrier(opener: opener, live: live, ports: ports, records: records, logger: logger)
         let inbound = HBONEFront(carrier)
         let server = try HBONEServer(
             on: loop,
