@@ -110,7 +110,7 @@ final class Worker {
         let server = try HBONEServer(
             on: loop,
             context: snapshot.inbound,
-            configuration: Self.serverConfiguration(snapshot),
+            configuration: Self.serverConfiguration(snapshot, of: resumptions),
             logger: logger
         ) { pending in
             inbound.handle(pending)
@@ -177,9 +177,14 @@ final class Worker {
     /// What holds now.
     var snapshot: NodeSnapshot { opener.snapshot }
 
-    private static func serverConfiguration(_ snapshot: NodeSnapshot) -> HBONEServer.Configuration {
+    private static func serverConfiguration(
+        _ snapshot: NodeSnapshot,
+        of directory: ResumptionDirectory
+    ) -> HBONEServer.Configuration {
         var configuration = HBONEServer.Configuration.defaults
         configuration.http2 = snapshot.configuration.connections.http2(for: .server)
+        let isResumable = snapshot.configuration.connections.resumable
+        configuration.http2.process = isResumable ? directory.process : 0
         return configuration
     }
 
@@ -246,7 +251,7 @@ final class Worker {
                 listener,
                 rules: rules,
                 carrier: StreamCarrier(carrier, at: front),
-                configuration: Self.serverConfiguration(snapshot)
+                configuration: Self.serverConfiguration(snapshot, of: resumptions.directory)
             )
             gates[listener.name] = gate
             return gate
@@ -317,8 +322,9 @@ final class Worker {
         let allGates = Array(gates.values) + formerGates
         for gate in allGates { gate.takeSnapshot() }
         do {
-            try server.use(Self.serverConfiguration(snapshot))
-            for gate in allGates { try gate.use(Self.serverConfiguration(snapshot)) }
+            let configuration = Self.serverConfiguration(snapshot, of: resumptions.directory)
+            try server.use(configuration)
+            for gate in allGates { try gate.use(configuration) }
         } catch {
             logger.error("the settings of connections stay as they were: \(error)")
         }

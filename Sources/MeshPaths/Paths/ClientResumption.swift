@@ -147,6 +147,7 @@ final class ClientResumption: ResumptionOwner {
             failures = 0
             carrierDoubt.end()
             self.home.certificate = carrier.peerCertificate ?? self.home.certificate
+            if carrier.peerProcess != 0 { self.home.process = carrier.peerProcess }
         } catch {
             carrier.letGo(StreamError(.protocolViolation, "\(error)"))
             failed(StreamError(.protocolViolation, "\(carrier.peerDescription) \(error)"))
@@ -221,7 +222,8 @@ extension PeerPaths {
         let place = ResumptionPlace(
             server: usedSource(of: path)?.server(of: (carrier as? H2Stream)?.transport),
             identity: carrier.provenPeer,
-            certificate: carrier.peerCertificate
+            certificate: carrier.peerCertificate,
+            process: carrier.peerProcess
         )
         let resumption = ClientResumption(field, over: carrier, at: place, of: request, self, path: path)
         resumption.place = resumable.count
