@@ -83,8 +83,11 @@ final class PeerListener {
         let port = try carrier.ports.take(place.address, for: peer)
         self.port = port
         let own = LoopBound(Weak(self), on: carrier.loop)
+        var options = ListenerOptions.programs
+        // Every address is what was asked for, whatever the machine makes of `::`.
+        if let address = place.address.address, address.isUnspecified, !address.isIPv4 { options.isIPv6Only = false }
         do throws(StreamError) {
-            listener = try Listener(bind: place.address, on: carrier.loop, options: .programs) { socket in
+            listener = try Listener(bind: place.address, on: carrier.loop, options: options) { socket in
                 own.withValue { own in
                     guard let listener = own.value else { return socket.reset(.closed(socket)) }
                     listener.accepted(socket)
