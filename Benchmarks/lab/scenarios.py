@@ -144,7 +144,8 @@ def certificate_expired(run):
 
 
 def long_certificate(world):
-    world.operator.run(world.binary, "renew", "device1")
+    """A renewal keeps the lifetime there was, where none is given."""
+    world.operator.run(world.binary, "renew", "device1", "--ttl", "24h")
 
 
 def asleep(run):

@@ -207,6 +207,7 @@ import Testing
         try nodes.links[0].reopen()
         let (_, ending) = try await talk.end(finishing: false)
         #expect(ending == .broken(ECONNRESET))
+        #expect(!log.lines.contains { $0.contains("was not resumed") }, "another process need not be asked")
         await again.drain(deadline: .zero)
         await nodes.stop()
     }

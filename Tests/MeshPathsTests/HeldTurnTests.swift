@@ -76,4 +76,12 @@ import Testing
             #expect(Self.text(turn.failed(failure, on: 1, Self.other)) != nil)
         }
     }
+
+    @Test func anotherProcessThanTheStreamsIsKnownByItsNumber() {
+        let turn = HeldTurn(.resumed(Self.own, process: 7))
+        #expect(turn.isElsewhere(than: 8) && !turn.isElsewhere(than: 7))
+        // Who has not said it is asked.
+        #expect(!turn.isElsewhere(than: 0) && !HeldTurn(.resumed(Self.own)).isElsewhere(than: 8))
+        #expect(!HeldTurn(.new).isElsewhere(than: 8))
+    }
 }

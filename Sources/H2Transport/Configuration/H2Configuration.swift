@@ -154,6 +154,9 @@ public struct H2Configuration: Hashable, Sendable {
     /// Told to the peer for what runs inside of streams: so many bytes, taken on all of them together, are acknowledged
     /// at once. 0: nothing is told.
     package var acknowledges = 0
+    /// Told to its clients by a server: which process of its node it is, by a number that was chosen by chance. 0:
+    /// nothing is told.
+    package var process: UInt32 = 0
 
     /// The defaults.
     public init() {}

@@ -158,6 +158,7 @@ extension H2Connection {
                 checkWindows()
                 if let makes = NGHTTP2Session.makesTraces(frame.pointee.settings) { peerMakesTraces = makes }
                 if let bytes = NGHTTP2Session.acknowledges(frame.pointee.settings) { peerAcknowledges = bytes }
+                if let process = NGHTTP2Session.process(frame.pointee.settings) { peerProcess = process }
                 if !isServer || isReversed { events.record(.settings) }
             }
         default: break

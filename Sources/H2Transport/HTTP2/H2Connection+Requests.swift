@@ -168,7 +168,7 @@ extension H2Connection {
         }
         guard !stream.requestHead.contradictsHost, !head.isMalformed else { return brokeRule(stream) }
         if service == .exchanges {
-            guard let delegate else { return refuseUnseen(stream) }
+            guard let delegate else { return refuseBeyondLimit(stream) }
             stream.phase = .open
             counters.streamsOpened += 1
             return delegate.connection(self, received: stream)
@@ -187,7 +187,9 @@ extension H2Connection {
         } catch {
             return reject(stream, ConnectRejection(error))
         }
-        guard requests.count < configuration.limits.pendingRequests, let delegate else { return refuseUnseen(stream) }
+        guard requests.count < configuration.limits.pendingRequests, let delegate else {
+            return refuseBeyondLimit(stream)
+        }
         let pending = PendingConnect(request, stream: stream, destination: destination, peer: peer)
         stream.pending = pending
         guard requests.add(pending, to: destination, limit: configuration.limits.pendingPerDestination) else {
@@ -222,9 +224,13 @@ extension H2Connection {
         }
     }
 
-    /// The client may ask again, here or on another connection (RFC 9113 §8.7).
-    private func refuseUnseen(_ stream: H2Stream) {
+    private func refuseBeyondLimit(_ stream: H2Stream) {
         counters.requestsOverLimit += 1
+        refuseUnseen(stream)
+    }
+
+    /// The client may ask again, here or on another connection (RFC 9113 §8.7).
+    func refuseUnseen(_ stream: H2Stream) {
         counters.requestsRefused += 1
         stream.refuse()
         submitReset(stream, .refusedStream)

@@ -239,6 +239,8 @@ package final class H2Connection: StreamObserver, TurnTask {
 
     /// What the peer has said of ``H2Configuration/acknowledges``; 0: nothing.
     package internal(set) var peerAcknowledges = 0
+    /// What the peer has said of ``H2Configuration/process``; 0: nothing.
+    package internal(set) var peerProcess: UInt32 = 0
     /// What the streams here have in common for whoever has given them more to do than HTTP/2 knows of.
     package var companion: AnyObject?
 

@@ -60,6 +60,9 @@ struct NGHTTP2Session: ~Copyable {
             if configuration.makesTraces {
                 entries.append(nghttp2_settings_entry(settings_id: Self.makesTraces, value: 1))
             }
+            if configuration.process > 0 {
+                entries.append(nghttp2_settings_entry(settings_id: Self.process, value: configuration.process))
+            }
             entries.append(entry(NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, configuration.limits.concurrentStreams))
         } else {
             entries.append(entry(NGHTTP2_SETTINGS_ENABLE_PUSH, 0))
@@ -73,6 +76,7 @@ struct NGHTTP2Session: ~Copyable {
     /// Settings of ours, of the range that is for experiments (RFC 9113 §11.3): others ignore them.
     private static let makesTraces: Int32 = 0xf7ac
     private static let acknowledges: Int32 = 0xf7ad
+    private static let process: Int32 = 0xf7ae
 
     /// Whether a peer's SETTINGS say that it makes the trace of a stream by itself; nil: they do not say.
     static func makesTraces(_ settings: nghttp2_settings) -> Bool? {
@@ -86,6 +90,11 @@ struct NGHTTP2Session: ~Copyable {
         UnsafeBufferPointer(start: settings.iv, count: settings.niv).last { $0.settings_id == acknowledges }.map {
             Int($0.value)
         }
+    }
+
+    /// What a peer's SETTINGS say of ``H2Configuration/process``; nil: nothing.
+    static func process(_ settings: nghttp2_settings) -> UInt32? {
+        UnsafeBufferPointer(start: settings.iv, count: settings.niv).last { $0.settings_id == process }.map(\.value)
     }
 
     private func entry(_ id: nghttp2_settings_id, _ value: Int) -> nghttp2_settings_entry {

@@ -79,6 +79,14 @@ public final class PendingConnect {
         stream.connection?.reject(stream, rejection)
     }
 
+    /// Answers by REFUSED_STREAM: nobody has looked at the request, and the client may ask again, on another connection
+    /// (RFC 9113 §8.7).
+    package func refuseUnseen() {
+        uncount()
+        guard let stream = take() else { return }
+        stream.connection?.refuseUnseen(stream)
+    }
+
     /// The client gave up, or the connection is gone.
     func cancel() {
         guard take() != nil else { return }

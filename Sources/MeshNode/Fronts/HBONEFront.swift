@@ -183,7 +183,15 @@ final class HBONEFront {
     }
 
     private func refuse(_ pending: PendingConnect, _ refusal: StreamPlan.Refusal, _ plan: StreamPlan) {
-        let ticket = begin(plan, for: pending)
+        refuse(pending, refusal, plan, begin(plan, for: pending))
+    }
+
+    private func refuse(
+        _ pending: PendingConnect,
+        _ refusal: StreamPlan.Refusal,
+        _ plan: StreamPlan,
+        _ ticket: StreamTicket?
+    ) {
         guard refusal.error.code != .loop else {
             peerLog.log(
                 .warning,
@@ -225,11 +233,12 @@ final class HBONEFront {
         to target: Authority
     ) {
         let ticket = begin(plan, for: pending, goingOnWith: headers)
+        let before = carrier.snapshot
         let cancel = opener.open(plan, headers: headers ?? [:]) { [self] result in
             switch result {
             case .success(var opened):
                 if let ticket { carrier.note(&opened, ticket) }
-                join(pending, opened, plan)
+                join(pending, opened, plan, by: before)
             case .failure(let error):
                 peerLog.log(.info, failure, of: Self.name(of: pending), ["to": "\(target)", "reason": "\(error)"])
                 let rejection = ConnectRejection(error)
@@ -249,49 +258,74 @@ final class HBONEFront {
 
     /// Listens for a peer, for as long as it keeps the stream that it asks by.
     private func listen(_ pending: PendingConnect, _ plan: StreamPlan, at allowed: Authority) {
-        let ticket = begin(plan, for: pending)
-        do throws(StreamError) {
-            guard let peer = pending.peer else {
-                throw StreamError(.denied, "only members of the mesh have it listen")
-            }
-            let place = try PeerListener.place(pending.request.headers[PeerListening.field], within: allowed)
-            listen(pending, plan, at: place, for: peer, ticket, isAgain: false)
-        } catch {
-            refuseToListen(pending, error, ticket)
-        }
+        // What is listened on now would have to be let go at once: the client asks another process, or is told that
+        // there is none.
+        guard !carrier.isDraining else { return pending.refuseUnseen() }
+        listen(pending, plan, at: allowed, begin(plan, for: pending), isAgain: false)
     }
 
     private func listen(
         _ pending: PendingConnect,
         _ plan: StreamPlan,
-        at place: SocketAddress,
-        for peer: SPIFFEID,
+        at allowed: Authority,
         _ ticket: StreamTicket?,
         isAgain: Bool
     ) {
         do throws(StreamError) {
-            let listener = try PeerListener(at: place, for: plan, of: peer, carrier)
-            let headers: HeaderFields = [PeerListening.field: listener.place]
-            let stream: ByteStream?
-            if Resumptions.isOffered(pending), let resumptions {
-                stream = resumptions.accept(pending, headers: headers)
-            } else {
-                stream = pending.accept(headers: headers)
+            guard let peer = pending.peer else {
+                throw StreamError(.denied, "only members of the mesh have it listen")
             }
-            guard let stream else {
-                ticket?.giveUp()
-                return listener.close()
+            let place = try PeerListener.place(pending.request.headers[PeerListening.field], within: allowed)
+            do throws(StreamError) {
+                try serve(pending, try PeerListener(at: place, for: plan, of: peer, carrier), ticket)
+            } catch {
+                guard error.code == .addressInUse || error.code == .limit, !isAgain else { throw error }
+                let next = { [self] (hasRoom: Bool) in
+                    guard hasRoom else { return refuseToListen(pending, error, ticket) }
+                    listenAgain(pending, plan.request, ticket)
+                }
+                let waiting = LoopBound(next, on: carrier.loop)
+                guard PeerListener.makeRoom(at: place.address, for: peer, among: carrier.ports, error, waiting) else {
+                    throw error
+                }
             }
-            try listener.serve(over: stream, ticket)
         } catch {
-            guard error.code == .addressInUse, !isAgain else { return refuseToListen(pending, error, ticket) }
-            let next = { [self] (hasRoom: Bool) in
-                guard hasRoom else { return refuseToListen(pending, error, ticket) }
-                listen(pending, plan, at: place, for: peer, ticket, isAgain: true)
-            }
-            guard !PeerListener.makeRoom(at: place, for: peer, LoopBound(next, on: carrier.loop)) else { return }
             refuseToListen(pending, error, ticket)
         }
+    }
+
+    /// There is room now, after a wait: what was decided before it need not hold any more.
+    private func listenAgain(_ pending: PendingConnect, _ request: StreamRequest, _ ticket: StreamTicket?) {
+        guard !carrier.isDraining else {
+            ticket?.giveUp()
+            return pending.refuseUnseen()
+        }
+        let plan = opener.plan(request.at(WallClock.system.seconds))
+        switch plan.outcome {
+        case .listen(let allowed): listen(pending, plan, at: allowed, ticket, isAgain: true)
+        case .refused(let refusal): refuse(pending, refusal, plan, ticket)
+        case .dial, .peer:
+            refuseToListen(pending, StreamError(.denied, "the configuration has changed meanwhile"), ticket)
+        }
+    }
+
+    private func serve(
+        _ pending: PendingConnect,
+        _ listener: PeerListener,
+        _ ticket: StreamTicket?
+    ) throws(StreamError) {
+        let headers: HeaderFields = [PeerListening.field: listener.place.description]
+        let stream: ByteStream?
+        if Resumptions.isOffered(pending), let resumptions {
+            stream = resumptions.accept(pending, headers: headers)
+        } else {
+            stream = pending.accept(headers: headers)
+        }
+        guard let stream else {
+            ticket?.giveUp()
+            return listener.close()
+        }
+        try listener.serve(over: stream, ticket)
     }
 
     private func refuseToListen(_ pending: PendingConnect, _ error: StreamError, _ ticket: StreamTicket?) {
@@ -321,14 +355,20 @@ final class HBONEFront {
         return resumptions.accept(pending, headers: answer)
     }
 
-    private func join(_ pending: PendingConnect, _ opened: StreamOpener.Opened, _ plan: StreamPlan) {
+    /// - Parameter planner: Whose plan it is: what holds by now may number its endpoints in another way.
+    private func join(
+        _ pending: PendingConnect,
+        _ opened: StreamOpener.Opened,
+        _ plan: StreamPlan,
+        by planner: NodeSnapshot
+    ) {
         let front = front(of: pending)
         guard let stream = accept(pending, opened, plan) else { return opened.abandon() }
         if let resumable = stream as? ResumableStream, let ticket = opened.ticket {
             resumable.onResumption = { ticket.resumed($0.history, over: nil) }
         }
         let request = plan.request
-        let isTransit = opened.path != nil && !carrier.snapshot.letsFiltersSee(plan)
+        let isTransit = opened.path != nil && !planner.letsFiltersSee(plan)
         carrier.live.relay(stream, opened, for: request, at: front, isTransit: isTransit) { [self] result in
             logger.debug(
                 "stream ended",

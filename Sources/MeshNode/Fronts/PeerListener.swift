@@ -18,7 +18,7 @@ import Streams
 /// It ends with that stream, and when policy does not allow it any more.
 final class PeerListener {
     /// Where it listens.
-    let place: String
+    let place: Place
     private let carrier: StreamCarrier
     private let plan: StreamPlan
     private let peer: SPIFFEID
@@ -30,32 +30,40 @@ final class PeerListener {
     private var ticket: StreamTicket?
     private var moved: (out: UInt64, back: UInt64) = (0, 0)
     private var isOver = false
+    /// Its number among the node's; nil: nothing is bound.
+    private var port: UInt64?
 
-    private typealias Known = (peer: SPIFFEID, id: ObjectIdentifier, listener: LoopBound<PeerListener>)
-    /// Those of this process, on all loops: a port is there once.
-    private static let all = Lock<[String: Known]>([:])
     /// Connections that may wait to be asked for.
     private static let mostWaiting = 256
-    /// Ports of one event loop.
-    private static let most = 256
 
-    /// Where the node is to listen.
-    ///
+    /// Where the node is to listen: what the peer has asked for, and what comes of it.
+    struct Place: CustomStringConvertible {
+        let interface: PeerListening.Interface
+        let address: SocketAddress
+
+        var description: String { address.description }
+    }
+
     /// - Parameters:
     ///   - wanted: What the request says of the addresses.
     ///   - allowed: By the endpoint that allows it.
     /// - Throws: ``StreamError`` that the peer is told of.
-    static func place(_ wanted: String?, within allowed: Authority) throws(StreamError) -> SocketAddress {
+    static func place(_ wanted: String?, within allowed: Authority) throws(StreamError) -> Place {
         guard let wanted, let interface = PeerListening.Interface(wanted) else {
             throw StreamError(.badRequest, "'\(PeerListening.field)' is localhost, * or an address")
         }
-        guard let address = interface.address(within: allowed.address ?? .loopbackIPv4) else {
+        guard let address = address(of: interface, within: allowed) else {
             throw StreamError(
                 .denied,
                 "not on \(wanted): 'address' of the endpoint for \(PeerListening.host) there says on what beside loopback"
             )
         }
-        return SocketAddress(address, port: allowed.port)
+        return Place(interface: interface, address: address)
+    }
+
+    /// nil: that is more than is allowed.
+    private static func address(of interface: PeerListening.Interface, within allowed: Authority) -> SocketAddress? {
+        interface.address(within: allowed.address ?? .loopbackIPv4).map { SocketAddress($0, port: allowed.port) }
     }
 
     /// Begins to listen; what comes waits for ``serve(over:_:)``.
@@ -63,24 +71,31 @@ final class PeerListener {
     /// - Parameter plan: Of the request.
     /// - Throws: ``StreamError`` that the peer is told of.
     init(
-        at address: SocketAddress,
+        at place: Place,
         for plan: StreamPlan,
         of peer: SPIFFEID,
         _ carrier: StreamCarrier
     ) throws(StreamError) {
-        guard carrier.live.connections.values.count(where: { $0 is PeerListener }) < Self.most else {
-            throw StreamError(.limit, "the node listens on too many ports for its peers")
-        }
         self.carrier = carrier
         self.plan = plan
         self.peer = peer
-        place = address.description
+        self.place = place
+        let port = try carrier.ports.take(place.address, for: peer)
+        self.port = port
         let own = LoopBound(Weak(self), on: carrier.loop)
-        listener = try Listener(bind: address, on: carrier.loop, options: .programs) { socket in
-            own.withValue { own in
-                guard let listener = own.value else { return socket.reset(.closed(socket)) }
-                listener.accepted(socket)
+        var options = ListenerOptions.programs
+        // Every address is what was asked for, whatever the machine makes of `::`.
+        if let address = place.address.address, address.isUnspecified, !address.isIPv4 { options.isIPv6Only = false }
+        do throws(StreamError) {
+            listener = try Listener(bind: place.address, on: carrier.loop, options: options) { socket in
+                own.withValue { own in
+                    guard let listener = own.value else { return socket.reset(.closed(socket)) }
+                    listener.accepted(socket)
+                }
             }
+        } catch {
+            carrier.ports.release(port)
+            throw error
         }
     }
 
@@ -103,26 +118,46 @@ final class PeerListener {
         }
         ticket?.open(over: nil, dialled: nil, peer: nil)
         carrier.live.connections[ObjectIdentifier(self)] = self
-        let own = LoopBound(self, on: carrier.loop)
-        Self.all.withLock { $0[place] = (peer, ObjectIdentifier(self), own) }
+        if let port { carrier.ports.listens(LoopBound(self, on: carrier.loop), on: port) }
         carrier.peerLog.log(.notice, "has this node listen", of: peer.description, ["on": "\(place)"])
     }
 
-    /// Has one at `place` make room whose client is gone without a word: the same peer asks again, before the time is
-    /// over in which the client could have come back.
+    /// Has those of an identity make room for one more whose clients are gone without a word: it asks again, before the
+    /// time is over in which they could have come back.
     ///
-    /// - Parameter completion: Told whether it has; not at all where there is none.
-    /// - Returns: Whether there is one.
+    /// - Parameters:
+    ///   - reason: Why there is no room.
+    ///   - completion: Told whether there may be some now; not at all where nobody was asked.
+    /// - Returns: Whether there is one to ask.
     static func makeRoom(
         at place: SocketAddress,
         for peer: SPIFFEID,
+        among ports: PeerPorts,
+        _ reason: StreamError,
         _ completion: LoopBound<(Bool) -> Void>
     ) -> Bool {
-        guard let entry = all.withLock({ $0[place.description] }), entry.peer == peer else { return false }
-        return entry.listener.loop.submitIfRunning {
-            let hasLeft = entry.listener.withValue { $0.makeRoom() }
-            completion.loop.submit { completion.withValue { $0(hasLeft) } }
+        let listeners = ports.inTheWay(of: place, for: peer, reason)
+        guard !listeners.isEmpty else { return false }
+        makeRoom(listeners[...], isOneEnough: reason.code == .limit, hasRoom: false, completion)
+        return true
+    }
+
+    /// Asks one after the other, each on its own loop.
+    private static func makeRoom(
+        _ listeners: ArraySlice<LoopBound<PeerListener>>,
+        isOneEnough: Bool,
+        hasRoom: Bool,
+        _ completion: LoopBound<(Bool) -> Void>
+    ) {
+        guard let next = listeners.first, !(hasRoom && isOneEnough) else {
+            return completion.loop.submit { completion.withValue { $0(hasRoom) } }
         }
+        let rest = listeners.dropFirst()
+        let isRunning = next.loop.submitIfRunning {
+            let hasLeft = next.withValue { $0.makeRoom() }
+            makeRoom(rest, isOneEnough: isOneEnough, hasRoom: hasRoom || hasLeft, completion)
+        }
+        if !isRunning { makeRoom(rest, isOneEnough: isOneEnough, hasRoom: hasRoom, completion) }
     }
 
     private func makeRoom() -> Bool {
@@ -146,7 +181,7 @@ final class PeerListener {
         while connection.availableStreams > 0, let socket = waiting.popFirst() {
             let source = socket.peerAddress?.address ?? .loopbackIPv4
             let headers: HeaderFields = ["forwarded": HopTrail().field(from: source, through: plan.own)]
-            connection.openStream(ConnectRequest(authority: place, headers: headers)) { [self] result in
+            connection.openStream(ConnectRequest(authority: place.description, headers: headers)) { [self] result in
                 switch result {
                 case .success(let stream): join(socket, stream)
                 case .failure(let failure):
@@ -173,6 +208,8 @@ final class PeerListener {
     func close() {
         listener?.close()
         listener = nil
+        if let port { carrier.ports.release(port) }
+        port = nil
         let left = waiting
         waiting = []
         for socket in left { socket.reset(StreamError(.closed, "nobody listens any more")) }
@@ -183,7 +220,6 @@ final class PeerListener {
         isOver = true
         close()
         carrier.live.connections[ObjectIdentifier(self)] = nil
-        Self.all.withLock { if $0[place]?.id == ObjectIdentifier(self) { $0[place] = nil } }
         ticket?.end(sent: moved.back, received: moved.out, failure: reason)
         carrier.peerLog.log(
             .notice,
@@ -210,13 +246,24 @@ extension PeerListener: DrainingConnection {
 
     func rulesChanged() {
         let asked = (stream as? ResumableStream)?.movedBy ?? plan.request
-        let request = asked.withoutHops.at(WallClock.system.seconds)
-        let now = carrier.snapshot.planner.plan(request)
-        if now.outcome == plan.outcome { return }
-        var reason = "another address is allowed"
-        if case .refused(let refusal) = now.outcome { reason = refusal.description }
-        carrier.logger.notice("policy changed: \(place) is not listened on any more", metadata: ["reason": "\(reason)"])
+        let now = carrier.snapshot.planner.plan(asked.withoutHops.at(WallClock.system.seconds))
+        guard let objection = objection(now.outcome) else { return }
+        carrier.logger.notice(
+            "policy changed: \(place) is not listened on any more",
+            metadata: ["reason": "\(objection)"]
+        )
         cut(StreamError(.denied, "policy changed"))
+    }
+
+    /// Why it must not go on to listen where it does; nil: it may.
+    private func objection(_ outcome: StreamPlan.Outcome) -> String? {
+        switch outcome {
+        // That another address is allowed beside loopback is nothing to who listens there.
+        case .listen(let allowed):
+            Self.address(of: place.interface, within: allowed) == place.address ? nil : "another address is allowed"
+        case .refused(let refusal): refusal.description
+        case .dial, .peer: "no endpoint allows it"
+        }
     }
 
     func cut(_ reason: StreamError) {

@@ -30,14 +30,17 @@ final class StreamCarrier {
     let newcomers: Newcomers
     /// Sessions with workloads that speak HTTP/2.
     let servers: HTTP2Servers
+    /// Those on which the node listens for its peers, of all loops.
+    let ports: PeerPorts
     /// What is told of each stream.
     let records: StreamRecords
     /// Where its streams come in.
     let front: FrontName
 
-    init(opener: StreamOpener, live: LiveStreams, records: StreamRecords, logger: Logger) {
+    init(opener: StreamOpener, live: LiveStreams, ports: PeerPorts, records: StreamRecords, logger: Logger) {
         self.opener = opener
         self.live = live
+        self.ports = ports
         self.records = records
         self.logger = logger
         peerLog = PeerLog(logger, on: opener.loop)
@@ -50,6 +53,7 @@ final class StreamCarrier {
     init(_ other: StreamCarrier, at front: FrontName) {
         opener = other.opener
         live = other.live
+        ports = other.ports
         records = other.records
         logger = other.logger
         peerLog = other.peerLog

@@ -79,6 +79,8 @@ public final class Node: Sendable {
     let resumptions = ResumptionDirectory()
     /// Connections that peers hold to this node, of all loops.
     let held = HeldDirectory()
+    /// Those on which it listens for peers.
+    let ports = PeerPorts()
     /// Of all listeners: it is said once.
     let shortage: DescriptorShortage
     let state: Lock<State>
@@ -135,7 +137,7 @@ public final class Node: Sendable {
         for (number, loop) in group.loops.enumerated() {
             let place = (number, group.loops.count)
             let (first, stripes, names, outages, logger) = (snapshot, stripes, names, outages, logger)
-            let (filter, resumptions, held) = (filter, resumptions, held)
+            let (filter, resumptions, held, ports) = (filter, resumptions, held, ports)
             workers.append(
                 try await loop.execute {
                     LoopBound(
@@ -147,6 +149,7 @@ public final class Node: Sendable {
                             names: names,
                             outages: outages,
                             held: held,
+                            ports: ports,
                             place: place,
                             filter: filter,
                             logger: logger

@@ -46,6 +46,7 @@ final class Worker {
     ///   - names: Likewise.
     ///   - outages: Likewise.
     ///   - held: Likewise.
+    ///   - ports: Likewise.
     ///   - place: Of the loop, among those of the node.
     ///   - filter: What the program wants to see of streams.
     ///   - logger: Told of streams and connections.
@@ -57,6 +58,7 @@ final class Worker {
         names: VirtualNames,
         outages: ServerOutages,
         held: HeldDirectory,
+        ports: PeerPorts,
         place: (number: Int, count: Int) = (0, 1),
         filter: StreamFilterChoice? = nil,
         logger: Logger
@@ -75,6 +77,8 @@ final class Worker {
             timeout: snapshot.configuration.connections.resumeTimeout,
             logger: logger
         )
+        resumable.planner = snapshot.planner
+        resumable.serve()
         self.resumptions = resumable
         let connections = HeldConnections(
             on: loop,
@@ -101,17 +105,12 @@ final class Worker {
             case .relaying: break
             }
         }
-        resumable.objection = { [weak opener] asked in
-            guard case .refused(let refusal)? = opener?.snapshot.planner.plan(asked).outcome else { return nil }
-            return "\(refusal)"
-        }
-        resumable.serve()
-        carrier = StreamCarrier(opener: opener, live: live, records: records, logger: logger)
+        carrier = StreamCarrier(opener: opener, live: live, ports: ports, records: records, logger: logger)
         let inbound = HBONEFront(carrier)
         let server = try HBONEServer(
             on: loop,
             context: snapshot.inbound,
-            configuration: Self.serverConfiguration(snapshot),
+            configuration: Self.serverConfiguration(snapshot, of: resumptions),
             logger: logger
         ) { pending in
             inbound.handle(pending)
@@ -178,9 +177,14 @@ final class Worker {
     /// What holds now.
     var snapshot: NodeSnapshot { opener.snapshot }
 
-    private static func serverConfiguration(_ snapshot: NodeSnapshot) -> HBONEServer.Configuration {
+    private static func serverConfiguration(
+        _ snapshot: NodeSnapshot,
+        of directory: ResumptionDirectory
+    ) -> HBONEServer.Configuration {
         var configuration = HBONEServer.Configuration.defaults
         configuration.http2 = snapshot.configuration.connections.http2(for: .server)
+        let isResumable = snapshot.configuration.connections.resumable
+        configuration.http2.process = isResumable ? directory.process : 0
         return configuration
     }
 
@@ -247,7 +251,7 @@ final class Worker {
                 listener,
                 rules: rules,
                 carrier: StreamCarrier(carrier, at: front),
-                configuration: Self.serverConfiguration(snapshot)
+                configuration: Self.serverConfiguration(snapshot, of: resumptions.directory)
             )
             gates[listener.name] = gate
             return gate
@@ -301,6 +305,7 @@ final class Worker {
         let asking = Self.listenersAskingForTokens(snapshot, after: opener.snapshot)
         opener.snapshot = snapshot
         resumptions.timeout = snapshot.configuration.connections.resumeTimeout
+        resumptions.planner = snapshot.planner
         useRecords(snapshot)
         opener.forgetPeers()
         if !snapshot.keepsPeers { records.forgetPeers { snapshot.leads(to: $0) } }
@@ -317,8 +322,9 @@ final class Worker {
         let allGates = Array(gates.values) + formerGates
         for gate in allGates { gate.takeSnapshot() }
         do {
-            try server.use(Self.serverConfiguration(snapshot))
-            for gate in allGates { try gate.use(Self.serverConfiguration(snapshot)) }
+            let configuration = Self.serverConfiguration(snapshot, of: resumptions.directory)
+            try server.use(configuration)
+            for gate in allGates { try gate.use(configuration) }
         } catch {
             logger.error("the settings of connections stay as they were: \(error)")
         }

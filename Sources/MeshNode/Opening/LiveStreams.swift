@@ -118,6 +118,8 @@ final class LiveStreams {
             completion(result)
             tellIfEmpty()
         }
+        let incoming = first as? ResumableStream
+        if let incoming { opened.opening?.incoming = incoming }
         if place == entries.count { entries.append(nil) }
         // Where it came through was for opening it.
         entries[place] = Entry(
@@ -128,7 +130,7 @@ final class LiveStreams {
             certificate: certificate,
             use: use,
             ticket: ticket,
-            incoming: first as? ResumableStream,
+            incoming: incoming,
             outgoing: opened.lowest as? ResumableStream
         )
         count += 1

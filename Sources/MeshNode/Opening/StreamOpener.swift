@@ -21,6 +21,8 @@ final class StreamOpener {
         var ticket: StreamTicket?
         /// What is below ``stream``, where that is one request of several; nil: nothing.
         var carriedBy: ByteStream?
+        /// Of a stream that outlives its path; nil for the others.
+        var opening: StreamOpening?
 
         /// What leads to the far end.
         var lowest: ByteStream { carriedBy ?? stream }

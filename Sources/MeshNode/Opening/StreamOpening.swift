@@ -10,6 +10,8 @@ final class StreamOpening {
     let plan: StreamPlan
     /// What held when it was asked for.
     private let before: NodeSnapshot
+    /// What it is joined with, where that can come by another way than it did at first.
+    var incoming: ResumableStream?
     /// nil once it was called, or nobody waits any more.
     private var completion: ((Result<StreamOpener.Opened, StreamError>) -> Void)?
 
@@ -36,7 +38,10 @@ final class StreamOpening {
         if hasInnerTunnel, path.transport == .ssh {
             return StreamError(.unreachable, "a stream with x-tun does not go over the path ssh")
         }
-        return plan.refusal(over: path)
+        guard opener.snapshot !== before else { return plan.refusal(over: path) }
+        // A stream that goes on asks long after it was planned; so may one that has waited for a path.
+        let request = incoming?.movedBy ?? plan.request.withoutHops
+        return opener.snapshot.planner.refusal(of: request.at(WallClock.system.seconds), over: path)
     }
 
     /// Why `address` must not be dialled; nil if it may.
@@ -49,7 +54,12 @@ final class StreamOpening {
     /// A path to the peer gave it, or nothing.
     func opened(_ result: Result<OpenedStream, StreamError>) {
         switch result {
-        case .success(let opened): succeed(StreamOpener.Opened(stream: opened.stream, path: opened.path))
+        case .success(let opened):
+            // One that outlives its path asks again, for as long as it lasts.
+            let asksAgain = opened.stream is ResumableStream
+            succeed(
+                StreamOpener.Opened(stream: opened.stream, path: opened.path, opening: asksAgain ? self : nil)
+            )
         case .failure(let error): fail(error)
         }
     }

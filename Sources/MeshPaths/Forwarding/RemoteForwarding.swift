@@ -48,6 +48,8 @@ package final class RemoteForwarding: SessionUser {
     /// The far side has said yes once: a later no is about a connection of ours that it does not know to be gone.
     private var hasListened = false
     private var isListening = false
+    /// When it began last, on the loop's clock.
+    private var listeningSince: UInt64 = 0
     private var serverStreams = 0
     /// What the far side chose, to ask for the same one again.
     private var port: UInt16
@@ -57,6 +59,8 @@ package final class RemoteForwarding: SessionUser {
 
     private static let firstPause: Duration = .seconds(1)
     private static let longestPause: Duration = .seconds(30)
+    /// Who listens no longer than this is asked again after a pause, whatever is said at the end.
+    private static let trust: Duration = .seconds(1)
     /// Nothing tells when the far side lets go of the port.
     private static let longestPauseWhileRefused: Duration = .seconds(5)
 
@@ -144,7 +148,7 @@ package final class RemoteForwarding: SessionUser {
     private func askServer(after error: StreamError?) {
         guard !isStopped else { return }
         connect { [weak self] result in
-            guard let self else { return }
+            guard let self, !isStopped else { return }
             switch result {
             case .success(let session): listen(over: session, after: error)
             case .failure(let other):
@@ -219,6 +223,7 @@ package final class RemoteForwarding: SessionUser {
         self.port = port
         failures = 0
         hasListened = true
+        listeningSince = loop.now
         onChange(.listening(port, by: listener))
     }
 
@@ -230,7 +235,9 @@ package final class RemoteForwarding: SessionUser {
     private func lost(_ error: StreamError) {
         guard !isStopped else { return }
         let longest = error.code == .denied ? Self.longestPauseWhileRefused : Self.longestPause
-        let pause = min(Self.firstPause * (1 << min(failures, 5)), longest)
+        // Who says that it stops may have a successor, which is there already.
+        let isHandedOn = error.code == .draining && loop.now &- listeningSince >= Self.trust.nanoseconds
+        let pause = isHandedOn ? .zero : min(Self.firstPause * (1 << min(failures, 5)), longest)
         failures += 1
         retry?.schedule(after: pause)
         onChange(.lost(error))

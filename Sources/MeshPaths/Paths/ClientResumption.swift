@@ -124,6 +124,11 @@ final class ClientResumption: ResumptionOwner {
             let whose = stream.peer?.description ?? "a peer without a certificate"
             return failed(StreamError(.unreachable, "\(carrier.peerDescription) is not \(whose), whose stream it is"))
         }
+        // What holds may have changed while the answer was waited for, and has been judged by where the stream was.
+        if let refusal = paths.refusal(of: request, over: opened.path) {
+            carrier.letGo(refusal)
+            return failed(refusal)
+        }
         guard let field = carrier.answer?.headers[ResumptionField.name],
             let position = Hexadecimal.number(Substring(field))
         else {
@@ -142,6 +147,7 @@ final class ClientResumption: ResumptionOwner {
             failures = 0
             carrierDoubt.end()
             self.home.certificate = carrier.peerCertificate ?? self.home.certificate
+            if carrier.peerProcess != 0 { self.home.process = carrier.peerProcess }
         } catch {
             carrier.letGo(StreamError(.protocolViolation, "\(error)"))
             failed(StreamError(.protocolViolation, "\(carrier.peerDescription) \(error)"))
@@ -216,7 +222,8 @@ extension PeerPaths {
         let place = ResumptionPlace(
             server: usedSource(of: path)?.server(of: (carrier as? H2Stream)?.transport),
             identity: carrier.provenPeer,
-            certificate: carrier.peerCertificate
+            certificate: carrier.peerCertificate,
+            process: carrier.peerProcess
         )
         let resumption = ClientResumption(field, over: carrier, at: place, of: request, self, path: path)
         resumption.place = resumable.count

@@ -268,6 +268,10 @@ final class GatewaySource: PathSource {
         }
     }
 
+    func isElsewhere(_ place: ResumptionPlace, from authority: Authority) -> Bool {
+        workload(for: authority)?.tunnel.source.isElsewhere(place, from: authority) ?? false
+    }
+
     func use(_ context: TLSContext, _ settings: ConnectionSettings) {
         (self.context, self.settings) = (context, settings)
         for hop in hops { hop.source.use(context, settings) }

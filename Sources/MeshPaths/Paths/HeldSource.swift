@@ -85,7 +85,13 @@ final class HeldSource: PathSource, HeldWatcher {
     ) {
         guard place.server == nil else { return refuse(place, completion) }
         let owners = place.identity.map { [$0] } ?? identities
-        open(to: authority, of: owners, headers, HeldTurn(.resumed(place.certificate)), completion)
+        open(
+            to: authority,
+            of: owners,
+            headers,
+            HeldTurn(.resumed(place.certificate, process: place.process)),
+            completion
+        )
     }
 
     private func open(

@@ -47,6 +47,8 @@ protocol PathSource: AnyObject {
         at place: ResumptionPlace,
         completion: @escaping (Result<ByteStream, PathFailure>) -> Void
     )
+    /// Whether all that leads to `authority` now leads to another process than the one that has the stream at `place`.
+    func isElsewhere(_ place: ResumptionPlace, from authority: Authority) -> Bool
     /// Addresses or routes of this machine are others: connections are asked at once whether they still live, and no
     /// attempt waits for a pause to end.
     func networkChanged(_ change: NetworkChange)
@@ -69,6 +71,7 @@ extension PathSource {
     var roundTripTime: Duration? { nil }
     var servers: [ServerReport] { [] }
     func expect(_ headers: HeaderFields) {}
+    func isElsewhere(_ place: ResumptionPlace, from authority: Authority) -> Bool { false }
     func networkChanged(_ change: NetworkChange) {}
     func server(of connection: H2Connection?) -> Authority? { nil }
 
@@ -85,6 +88,7 @@ extension PathSource {
         completion: @escaping (Result<ByteStream, PathFailure>) -> Void
     ) {
         guard place.server == nil else { return refuse(place, completion) }
+        if isElsewhere(place, from: authority) { return completion(.failure(.refused(.streamIsElsewhere))) }
         open(to: authority, headers: headers, completion: completion)
     }
 
@@ -103,6 +107,20 @@ struct ResumptionPlace {
     var identity: SPIFFEID?
     /// That the node at its other end showed last; nil: it is not known.
     var certificate: CertificateName?
+    /// Which process of that node has it; 0: it has not said.
+    var process: UInt32 = 0
+
+    /// Whether a connection leads to a process that cannot have the stream.
+    ///
+    /// - Parameter other: What the connection's peer says of which process it is; 0: nothing.
+    func isElsewhere(than other: UInt32) -> Bool { process != 0 && other != 0 && process != other }
+}
+
+extension StreamError {
+    /// As a node says that is asked for a stream that it does not have.
+    static var streamIsElsewhere: StreamError {
+        StreamError(.badRequest, "another process has taken the node's place, which does not have the stream")
+    }
 }
 
 /// What a ``PathSource`` tells.

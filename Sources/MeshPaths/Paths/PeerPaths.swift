@@ -346,9 +346,7 @@ package final class PeerPaths {
             return perform(selector.wanted(now: loop.now))
         }
         request.attempts += 1
-        if let refusal = request.permits(path) ?? permits(request.authority, path) {
-            return loop.later { request.end(.failure(refusal)) }
-        }
+        if let refusal = refusal(of: request, over: path) { return loop.later { request.end(.failure(refusal)) } }
         guard let source = usedSource(of: path) else { return again(request, nil) }
         request.asked = (self, path)
         // It holds the request alone, and costs no memory of its own by that.
@@ -365,6 +363,11 @@ package final class PeerPaths {
             return loop.later { completion(.failure(.refused(error))) }
         }
         source.resume(to: request.authority, headers: headers, at: resumption.home, completion: completion)
+    }
+
+    /// Why no stream of `request` may go over `path`, by what holds now; nil if it may.
+    func refusal(of request: Request, over path: PathID) -> StreamError? {
+        request.permits(path) ?? permits(request.authority, path)
     }
 
     func usedSource(of path: PathID) -> (any PathSource)? {

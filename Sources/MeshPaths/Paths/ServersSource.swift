@@ -289,7 +289,9 @@ final class ServersSource: PathSource {
             let reason = StreamError(.unreachable, "\(server?.description ?? "the server") is not up")
             return loop.later { completion(.failure(.pathLost(reason))) }
         }
-        source.open(to: authority, headers: headers, completion: completion)
+        var place = place
+        place.server = nil
+        source.resume(to: authority, headers: headers, at: place, completion: completion)
     }
 
     func server(of connection: H2Connection?) -> Authority? {

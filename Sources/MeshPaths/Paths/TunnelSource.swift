@@ -285,6 +285,11 @@ final class TunnelSource: PathSource {
         }
     }
 
+    func isElsewhere(_ place: ResumptionPlace, from authority: Authority) -> Bool {
+        let usable = group?.connections.filter { !$0.isDraining && $0.doubt == nil } ?? []
+        return !usable.isEmpty && usable.allSatisfy { place.isElsewhere(than: $0.peerProcess) }
+    }
+
     /// One serves all streams that ask for the same: most to a peer go to one or two places behind it.
     private func head(to authority: Authority, _ headers: HeaderFields) -> RequestHead {
         let plain: RequestHead

@@ -11,6 +11,8 @@ protocol ResumableCarrier: ByteStream {
     var provenPeer: SPIFFEID? { get }
     /// That certificate.
     var peerCertificate: CertificateName? { get }
+    /// Which process of its node is at the other end; 0: it has not said.
+    var peerProcess: UInt32 { get }
     /// What was answered to the request for it.
     var answer: ConnectResponse? { get }
 
@@ -29,6 +31,7 @@ extension ByteStream {
 extension H2Stream: ResumableCarrier {
     var provenPeer: SPIFFEID? { peer }
     var peerCertificate: CertificateName? { transport?.peerCertificate }
+    var peerProcess: UInt32 { transport?.peerProcess ?? 0 }
     var answer: ConnectResponse? { response }
 }
 
@@ -39,6 +42,7 @@ extension LoopBridge: ResumableCarrier {
     var wasResetByPeer: Bool { farewell == .resetByPeer }
     var provenPeer: SPIFFEID? { known?.peer }
     var peerCertificate: CertificateName? { known?.certificate }
+    var peerProcess: UInt32 { known?.process ?? 0 }
     var answer: ConnectResponse? { known?.response }
 
     func letGo(_ reason: StreamError) { reset(reason, saying: .letGo) }

@@ -28,6 +28,9 @@ package final class ResumptionDirectory: Sendable {
         var detachedCount = 0
     }
 
+    /// Which process this is, among those that a node's clients meet one after the other: those of another one are not
+    /// found here, and need not ask. Never 0.
+    package let process = UInt32.random(in: 1...UInt32.max)
     private let state = Lock(State())
     /// By all peers, in bytes.
     private let heldByAll = Atomic<Int>(0)

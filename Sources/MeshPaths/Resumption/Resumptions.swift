@@ -16,19 +16,20 @@ package final class Resumptions {
         case replayed(String)
         /// The position cannot be.
         case impossible(String)
-        /// Policy.
+        /// Policy of the stream's own event loop, which may have changed on the way there.
         case denied(String)
 
         package var rejection: ConnectRejection {
-            let (status, details) =
-                switch self {
-                case .denied: (403, "policy")
-                case .unknown: (404, "there is no such stream to resume")
-                case .replayed: (409, "the token was used")
-                case .impossible: (400, "the stream cannot go on from there")
-                }
-            let error = status == 403 ? "http_request_denied" : "http_request_error"
-            return ConnectRejection(status: status, reason: ProxyStatus(error: error, details: details))
+            switch self {
+            case .unknown: Self.rejection(404, "there is no such stream to resume")
+            case .replayed: Self.rejection(409, "the token was used")
+            case .impossible: Self.rejection(400, "the stream cannot go on from there")
+            case .denied: .denied("policy")
+            }
+        }
+
+        private static func rejection(_ status: Int, _ details: String) -> ConnectRejection {
+            ConnectRejection(status: status, reason: ProxyStatus(error: "http_request_error", details: details))
         }
 
         package var reason: String {
@@ -44,9 +45,8 @@ package final class Resumptions {
     private let log: PeerLog
     /// For how long a stream waits for a carrier.
     package var timeout: Duration
-    /// Why what another event loop has allowed is not allowed by what holds on this one: a reload comes to one after
-    /// the other. Set before ``serve()``.
-    package var objection: (StreamRequest) -> String? = { _ in nil }
+    /// What holds now; nil: nothing is asked.
+    package var planner: StreamPlanner?
     /// Streams that peers have opened, by their numbers.
     private var held: [UInt64: ResumableStream] = [:]
     private var lastID: UInt64 = 0
@@ -302,9 +302,12 @@ package final class Resumptions {
         _ asked: StreamRequest,
         _ far: LoopBound<LoopBridge>
     ) -> Result<UInt64, Refusal> {
-        // This loop may have decided anew about its streams already, and would not do so once more.
-        if let reason = objection(asked) { return .failure(.denied(reason)) }
         var result = Result<UInt64, Refusal>.failure(.impossible("there is no bridge"))
+        // What was asked about on the other loop may have changed since, and this one has judged its streams by that
+        // already: by where they were.
+        if case .refused(let refusal) = planner?.plan(asked.at(WallClock.system.seconds)).outcome {
+            return .failure(.denied(refusal.description))
+        }
         do throws(Refusal) {
             try resume(request, of: peer, asked) { position in
                 result = .success(position)

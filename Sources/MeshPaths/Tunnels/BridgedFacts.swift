@@ -13,6 +13,8 @@ package struct BridgedFacts: Sendable {
     let connection: UInt64
     /// The certificate that the connection's peer has shown.
     let certificate: CertificateName?
+    /// What that has said of which process it is; 0: nothing.
+    let process: UInt32
 
     /// As ``H2Transport/H2Stream/ownTrace``.
     package let trace: TraceParent?
@@ -26,5 +28,6 @@ package struct BridgedFacts: Sendable {
     init(of stream: H2Stream, on connection: UInt64) {
         (peer, response, trace) = (stream.peer, stream.response, stream.ownTrace)
         (self.connection, certificate) = (connection, stream.transport?.peerCertificate)
+        process = stream.transport?.peerProcess ?? 0
     }
 }

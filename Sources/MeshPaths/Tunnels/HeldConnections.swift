@@ -168,7 +168,7 @@ package final class HeldConnections {
             of: entry.identity.description,
             ["from": "\(connection.remoteAddress?.description ?? "elsewhere")"]
         )
-        directory.isReady(entry.id, of: entry.identity)
+        directory.isReady(entry.id, of: entry.identity, process: connection.peerProcess)
     }
 
     private func makeRoom(_ id: UInt64) {
@@ -226,19 +226,23 @@ package final class HeldConnections {
             let failure = turn.exhausted(nobody())
             return loop.later { completion(.failure(failure)) }
         }
-        open(request, at: place) { [self] result in
+        let next = { [self] (failure: ConnectFailure) in
+            var turn = turn
+            switch turn.failed(failure, on: place.id, place.certificate) {
+            case .over(let reason): completion(.failure(reason))
+            // Not while a connection tells all of its streams that it is gone.
+            case .another:
+                loop.later { [self] in
+                    open(request, to: identities, turn, nobody: nobody(), completion: completion)
+                }
+            }
+        }
+        // As it would say itself.
+        if turn.isElsewhere(than: place.process) { return next(.streamIsElsewhere) }
+        open(request, at: place) { result in
             switch result {
             case .success(let stream): completion(.success(stream))
-            case .failure(let failure):
-                var turn = turn
-                switch turn.failed(failure, on: place.id, place.certificate) {
-                case .over(let reason): completion(.failure(reason))
-                // Not while a connection tells all of its streams that it is gone.
-                case .another:
-                    loop.later { [self] in
-                        open(request, to: identities, turn, nobody: nobody(), completion: completion)
-                    }
-                }
+            case .failure(let failure): next(failure)
             }
         }
     }
@@ -408,6 +412,13 @@ package final class HeldConnections {
                 age: .nanoseconds(Int64(clamping: loop.now &- min(entry.since, loop.now)))
             )
         }
+    }
+}
+
+extension ConnectFailure {
+    /// What a process answers that does not have a stream which is to go on.
+    fileprivate static var streamIsElsewhere: ConnectFailure {
+        ConnectFailure(.streamIsElsewhere, response: ConnectResponse(status: 404))
     }
 }
 

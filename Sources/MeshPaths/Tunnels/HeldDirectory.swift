@@ -15,6 +15,8 @@ package final class HeldDirectory: Sendable {
         var certificate: CertificateName?
         /// Its peer has shown that it speaks HTTP/2, and takes streams.
         var isReady = false
+        /// What its peer has said by then of which process it is; 0: nothing.
+        var process: UInt32 = 0
     }
 
     private struct State: Sendable {
@@ -65,10 +67,13 @@ package final class HeldDirectory: Sendable {
     }
 
     /// Streams may be opened on it from now on.
-    func isReady(_ id: UInt64, of identity: SPIFFEID) {
+    ///
+    /// - Parameter process: Which process its peer is; 0: it has not said.
+    func isReady(_ id: UInt64, of identity: SPIFFEID, process: UInt32 = 0) {
         change(identity) { places in
             guard let index = places.firstIndex(where: { $0.id == id }) else { return false }
             places[index].isReady = true
+            places[index].process = process
             return true
         }
     }

@@ -15,8 +15,9 @@ import Streams
 struct HeldTurn {
     enum Purpose: Equatable {
         case new
-        /// A stream that goes on, whose device has shown this certificate; nil: nobody knows.
-        case resumed(CertificateName?)
+        /// A stream that goes on, whose device has shown this certificate (nil: nobody knows), and is this process of
+        /// its node (0: it has not said).
+        case resumed(CertificateName?, process: UInt32 = 0)
     }
 
     enum Next {
@@ -35,7 +36,15 @@ struct HeldTurn {
     init(_ purpose: Purpose) { self.purpose = purpose }
 
     /// Whoever has shown it is asked first.
-    var certificate: CertificateName? { if case .resumed(let certificate) = purpose { certificate } else { nil } }
+    var certificate: CertificateName? { if case .resumed(let certificate, _) = purpose { certificate } else { nil } }
+
+    /// Whether a connection leads to a process that cannot have the stream, and need not be asked.
+    ///
+    /// - Parameter other: What its peer has said of which process it is; 0: nothing.
+    func isElsewhere(than other: UInt32) -> Bool {
+        guard case .resumed(_, let process) = purpose else { return false }
+        return process != 0 && other != 0 && process != other
+    }
 
     /// - Parameters:
     ///   - id: The connection that was asked.
@@ -48,7 +57,7 @@ struct HeldTurn {
             guard failure.isRetryable, asked.count < Self.attempts else { return .over(reason) }
             last = reason
             return .another
-        case .resumed(let own):
+        case .resumed(let own, _):
             if failure.isRetryable, failure.isRefusal {
                 last = last ?? reason
                 return .another

@@ -133,7 +133,7 @@ import Testing
         await bench.server.stop()
     }
 
-    @Test("through a gateway, without SSH: what is open goes on when the gateway has died and come back")
+    @Test("through a gateway, without SSH: what is open outlives the gateway, and a takeover of the device's node")
     func throughAGateway() async throws {
         let gatewayPort = FreePort.next()
         let gatewayID = "spiffe://test.example/ns/default/sa/gw"
@@ -144,8 +144,8 @@ import Testing
         try bench.owner.devices.update("dev", by: "test", "moved") { $0.hbone = [nowhere] }
         await bench.server.stop()
         let files = TemporaryDirectory()
-        let arguments = ["ca", "issue", "--id", "ns/default/sa/gw", "--out", files.path("gw")]
-        #expect(try await bench.owner.run(arguments).succeeded)
+        let issue = ["ca", "issue", "--id", "ns/default/sa/gw", "--out", files.path("gw")]
+        #expect(try await bench.owner.run(issue).succeeded)
         let file = try files.write(
             "gw.yaml",
             """
@@ -180,9 +180,24 @@ import Testing
         // It was never asked for again.
         let lines = connect.standardOutput.text.components(separatedBy: "listening localhost:\(bench.far)").count
         #expect(lines == 2, "\(connect.standardOutput.text)")
+
+        // Another process takes the place of the device's: it is asked, and what is open goes on through the former.
+        let open = try await TCPConversation(port: bench.far)
+        #expect(try await open.echo([1]) == [1])
+        let state = bench.owner.state
+        let arguments = ["node", "--config", "\(state)/node.yaml", "--runtime", "\(state)/run"]
+        let next = try ChildProcess(TestTools.bootstrap, arguments)
+        try await eventually("the next process listens") {
+            connect.standardOutput.text.components(separatedBy: "listening localhost:\(bench.far)").count == 3
+        }
+        try await bench.exchange(seed: 3)
+        #expect(try await open.echo([2]) == [2])
+        #expect(try await open.end().1 == .endOfStream)
+        #expect(!next.standardError.text.contains("was not resumed"), "\(next.standardError.text)")
         connect.signal(SIGTERM)
         #expect(try await connect.exit() == .exited(0))
         try await bench.nobodyListens()
+        await next.stop()
         await again.stop()
     }
 }
