@@ -150,7 +150,7 @@ final class ClientResumption: ResumptionOwner {
 
     private func failed(_ error: StreamError) {
         guard !stream.isOver else { return }
-        stream.askedInVain()
+        stream.askedInVain(error)
         // What still has a carrier goes on over that.
         guard !stream.isAttached else { return }
         switch error.code {
