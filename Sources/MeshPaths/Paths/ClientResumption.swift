@@ -208,6 +208,11 @@ final class ClientResumption: ResumptionOwner {
 }
 
 extension PeerPaths {
+    /// Streams that nothing carries now, and for how long at most they wait for something that does.
+    package var waitingStreams: (count: Int, atMost: Duration) {
+        (resumable.count { !$0.stream.isAttached }, resumptions.timeout)
+    }
+
     /// A stream that can go on elsewhere, where the far side has said so; nil: it cannot.
     func resumable(_ stream: ByteStream, over path: PathID, _ request: Request) -> ByteStream? {
         guard request.resumption == nil, let carrier = stream.asCarrier,
