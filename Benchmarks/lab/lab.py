@@ -171,7 +171,8 @@ def main():
     signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     wanted = [scenario for scenario in scenarios.ALL if chosen.only in scenario.name and (scenario.in_ci or not chosen.ci)]
     if not wanted:
-        sys.exit(f"lab: no scenario has '{chosen.only}' in its name: " + ", ".join(s.name for s in scenarios.ALL))
+        names = "".join(f"\n  {scenario.name}" for scenario in scenarios.ALL)
+        sys.exit(f"lab: no scenario has '{chosen.only}' in its name. There are:{names}")
     lab = None
     directory = tempfile.mkdtemp(prefix="lab-")
     try:

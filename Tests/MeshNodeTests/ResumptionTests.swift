@@ -362,6 +362,32 @@ import Testing
         await bench.stop()
     }
 
+    @Test("where policy forbids the other path, that is what the end of the stream says") func forbidden() async throws
+    {
+        let backend = try EchoServer()
+        let sshd = try await OpenSSHServer()
+        let files = TemporaryDirectory()
+        let log = files.path("access.log")
+        let bench = try await Bench(
+            to: backend.port,
+            linkHost: "127.0.0.9",
+            serverSettings: "    when: [{transport: [h2]}]",
+            clientSettings: "connections: {resumable: true, resumeTimeout: 2s}\naccessLog: {file: \(log)}",
+            endpoint: "  resumable: true\n\(try await sshd.endpointYAML())"
+        )
+        let conversation = try await TCPConversation(port: bench.entry)
+        _ = try await conversation.echo([1])
+        bench.link.close()
+        let (_, ending) = try await conversation.end(finishing: false)
+        #expect(ending == .broken(ECONNRESET))
+        try await eventually("it is in the access log") {
+            let text = (try? String(contentsOfFile: log, encoding: .utf8)) ?? ""
+            return text.contains("policy does not allow it over h2-over-ssh") && text.contains("denied")
+        }
+        await sshd.stop()
+        await bench.stop()
+    }
+
     /// The login takes longest, and is begun before the connection is given up.
     @Test("from a silent h2 to h2-over-ssh, whose login was begun ahead") func loggedInAhead() async throws {
         let backend = try EchoServer()

@@ -187,7 +187,9 @@ extension PathID {
         #expect(selector.nextDeadline == nil)
         #expect(selector.wanted(now: 2 * second) == [.connect(.h2)])
         #expect(
-            selector.cameUp(.h2, now: 3 * second) == [.use(.h2, instead: nil, reason: "no answer to PING")]
+            selector.cameUp(.h2, now: 3 * second) == [
+                .use(.h2, instead: nil, reason: "connected again (no answer to PING)")
+            ]
         )
     }
 

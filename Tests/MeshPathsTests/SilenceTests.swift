@@ -102,6 +102,9 @@ import Testing
         #expect(AnswerTime.allowed(.milliseconds(1), slowestAnswer: .milliseconds(1500)) == .seconds(3))
         #expect(AnswerTime.allowed(.milliseconds(1), slowestAnswer: .seconds(60)) == .seconds(4))
         #expect(AnswerTime.allowed(.seconds(2), slowestAnswer: .seconds(60)) == .seconds(8))
+        // It is in what people are told: "no answer to PING within 1.619 seconds".
+        #expect("\(AnswerTime.allowed(.nanoseconds(404_640_472)))" == "1.619 seconds")
+        #expect("\(AnswerTime.allowed(nil, slowestAnswer: .nanoseconds(809_280_943)))" == "1.619 seconds")
     }
 
     /// A login that nobody needs costs the machine more than the answer that it is late with.

@@ -1,34 +1,34 @@
-package import Glibc
+import Glibc
 import Platform
 import SSHSignal
 
 /// The processes of this machine, as /proc shows them.
 package enum ProcessList {
-    package static var all: [pid_t] {
+    package static var all: [Int32] {
         guard let directory = opendir("/proc") else { return [] }
         defer { closedir(directory) }
-        var found: [pid_t] = []
+        var found: [Int32] = []
         while let entry = readdir(directory) {
             let name = withUnsafePointer(to: &entry.pointee.d_name) {
                 $0.withMemoryRebound(to: CChar.self, capacity: Int(NAME_MAX) + 1) { String(cString: $0) }
             }
-            if let process = pid_t(name) { found.append(process) }
+            if let process = Int32(name) { found.append(process) }
         }
         return found
     }
 
     /// The first 15 characters of the program's name.
-    package static func name(of process: pid_t) -> String? {
+    package static func name(of process: Int32) -> String? {
         text("/proc/\(process)/comm").map { String($0.prefix { $0 != "\n" }) }
     }
 
     /// Empty for one that is gone, or was not collected yet.
-    package static func arguments(of process: pid_t) -> [String] {
+    package static func arguments(of process: Int32) -> [String] {
         text("/proc/\(process)/cmdline")?.split(separator: "\0").map(String.init) ?? []
     }
 
     /// The file it was started from; nil when that was replaced or removed since, or may not be seen.
-    package static func program(of process: pid_t) -> String? {
+    package static func program(of process: Int32) -> String? {
         var target = [CChar](repeating: 0, count: Int(PATH_MAX))
         let count = readlink("/proc/\(process)/exe", &target, target.count)
         guard count > 0 else { return nil }

@@ -1,4 +1,4 @@
-package import Glibc
+import Glibc
 import MeshIdentity
 import Platform
 import SSHSignal
@@ -42,7 +42,7 @@ package struct Supervisor {
     static func forgetFailure(state: String) { unlink(failureFile(state)) }
 
     /// The supervisor that runs.
-    package static func running(state: String) -> pid_t? {
+    package static func running(state: String) -> Int32? {
         ProcessList.process(in: processFile(state), with: ["supervise", state])
     }
 

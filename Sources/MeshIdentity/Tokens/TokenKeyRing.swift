@@ -1,4 +1,4 @@
-package import Platform
+import Platform
 import Synchronization
 
 /// The public keys of an issuer as they are now, and what becomes of them as time goes by: those of a file, which stay,

@@ -55,7 +55,8 @@ extension PeerPaths {
                     return connect(connection, to: destination)
                 },
                 failed: { [weak self] destination, error in
-                    self?.forwardFailed(.cut("\(destination?.description ?? "an unknown place") (SOCKS)", error))
+                    // There is no stream yet.
+                    self?.forwardFailed(.notOpened("\(destination?.description ?? "an unknown place") (SOCKS)", error))
                 }
             )
         ).start()

@@ -156,7 +156,7 @@ final class ClientResumption: ResumptionOwner {
 
     private func failed(_ error: StreamError) {
         guard !stream.isOver else { return }
-        stream.askedInVain()
+        stream.askedInVain(error)
         // What still has a carrier goes on over that.
         guard !stream.isAttached else { return }
         switch error.code {
@@ -214,6 +214,11 @@ final class ClientResumption: ResumptionOwner {
 }
 
 extension PeerPaths {
+    /// Streams that nothing carries now, and for how long at most they wait for something that does.
+    package var waitingStreams: (count: Int, atMost: Duration) {
+        (resumable.count { !$0.stream.isAttached }, resumptions.timeout)
+    }
+
     /// A stream that can go on elsewhere, where the far side has said so; nil: it cannot.
     func resumable(_ stream: ByteStream, over path: PathID, _ request: Request) -> ByteStream? {
         guard request.resumption == nil, let carrier = stream.asCarrier,

@@ -1,5 +1,5 @@
-package import MeshPolicy
-package import Streams
+import MeshPolicy
+import Streams
 
 /// What streams to a peer have carried over one path.
 package struct PathTraffic: Hashable, Sendable {

@@ -56,6 +56,17 @@ package struct GatewayTerms: Hashable, Sendable {
         }
         return ways
     }
+
+    /// A way through each gateway that the peer has named before: of these, the ones that would be dialled.
+    ///
+    /// - Parameter hbone: The recorded addresses of the peer.
+    package func ways(recorded: [PeerOffer.Gateway], of hbone: [Authority]) -> [PathWay] {
+        var addresses = PeerAddresses(hbone)
+        addresses.own = PeerPaths.ownAddresses
+        var offered = OfferedGateways()
+        _ = offered.take(recorded, on: self) { addresses.objection(to: $0) }
+        return offered.entries.map { PathWay($0.path, .gateway($0.gateway, to: home)) }
+    }
 }
 
 /// The gateways through which a peer says that it is reached: which of them are tried, and why others are not. A value

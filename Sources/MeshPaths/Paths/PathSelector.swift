@@ -330,7 +330,8 @@ struct PathSelector {
         let previous = inUse ?? lost?.0 ?? resting
         let reason: String
         if let lost {
-            reason = lost.1
+            // Alone, the reason for its loss would look like one of now.
+            reason = lost.0 == path ? "connected again (\(lost.1))" : lost.1
         } else if inUse == nil, let resting {
             reason = resting == path ? "connected again" : "\(resting) was let go, and has not answered yet"
         } else if previous == nil {

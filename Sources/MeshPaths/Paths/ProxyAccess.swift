@@ -1,5 +1,5 @@
 package import H2Transport
-package import MeshIdentity
+import MeshIdentity
 package import Platform
 
 /// A proxy or a load balancer of the web that leads to a peer, and is trusted with nothing: how it is reached, how it

@@ -1,7 +1,7 @@
 import Glibc
 import MeshIdentity
 import Platform
-package import Streams
+import Streams
 
 /// Where the tokens come from that a proxy asks for. What it says is a secret: never in arguments, in the environment,
 /// in a log or in an error.

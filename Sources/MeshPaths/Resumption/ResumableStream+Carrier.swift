@@ -355,9 +355,17 @@ extension ResumableStream {
 
     func ask() -> UInt64 { state.ask() }
 
-    func askedInVain() {
+    func askedInVain(_ error: StreamError) {
         state.askedInVain()
         acknowledgeSoon()
+        if noCarrier?.code != .denied { noCarrier = error }
+    }
+
+    /// It has waited in vain.
+    func giveUp(after timeout: Duration) {
+        let reason = "\(lastFailure ?? "the path was lost"); nothing else carried the stream within \(timeout)"
+        guard let noCarrier else { return lose(StreamError(.reset, reason)) }
+        lose(StreamError(noCarrier.code == .denied ? .denied : .reset, "\(reason): \(noCarrier.message)"))
     }
 
     /// It has waited long enough for bytes to go with.

@@ -91,6 +91,8 @@ package final class ResumableStream: ByteStream, TurnTask {
     var ticket: ResumptionTicket?
     /// Why the last carrier was lost.
     private(set) var lastFailure: String?
+    /// Why no other carrier was had since; a refusal by policy, which is what to look at, before all else.
+    var noCarrier: StreamError?
     var accounted = 0
     /// Its place among those that are looked at; -1: it has none.
     var watchIndex = -1
@@ -303,6 +305,7 @@ package final class ResumableStream: ByteStream, TurnTask {
         if let path { self.path = path }
         dropCarrier(nil)
         resumptions.attached(self)
+        noCarrier = nil
         history.count += 1
         history.lastReason = reason
         if let pendingReset {

@@ -467,11 +467,7 @@ package final class Resumptions {
         }
         let now = loop.now
         let late = waiting.values.filter { now &- $0.since >= timeout.nanoseconds }
-        for (stream, _) in late {
-            stream.lose(
-                StreamError(.reset, "\(stream.lastFailure ?? "the path was lost"), and nothing else for \(timeout)")
-            )
-        }
+        for (stream, _) in late { stream.giveUp(after: timeout) }
         if !starved.isEmpty || !waiting.isEmpty || !owing.isEmpty { wind() }
     }
 }

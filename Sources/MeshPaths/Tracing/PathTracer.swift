@@ -87,16 +87,9 @@ package struct PathTracer: Sendable {
         guard let terms = access.gatewayTerms, !access.gateways.isEmpty else { return access.ways }
         var recorded: [Authority] = []
         for case .tunnel(let addresses) in access.ways.map(\.reach) { recorded += addresses }
-        var addresses = PeerAddresses(recorded)
-        addresses.own = PeerPaths.ownAddresses
-        var offered = OfferedGateways()
-        _ = offered.take(access.gateways, on: terms) { addresses.objection(to: $0) }
         let known = access.ways.map(\.id)
         var all = access
-        all.add(
-            offered.entries.filter { !known.contains($0.path) }
-                .map { PathWay($0.path, .gateway($0.gateway, to: terms.home)) }
-        )
+        all.add(terms.ways(recorded: access.gateways, of: recorded).filter { !known.contains($0.id) })
         return all.ways
     }
 

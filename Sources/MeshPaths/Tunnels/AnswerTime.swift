@@ -1,4 +1,5 @@
 import H2Transport
+import Streams
 
 /// How long a connection may take to answer a PING before it is in doubt: what is measured says so.
 enum AnswerTime {
@@ -9,9 +10,10 @@ enum AnswerTime {
     /// Where nothing was measured yet, as right after the handshake: a satellite's way and back, three times.
     static let unmeasured: Duration = .seconds(2)
 
-    /// One long pause must not make the next black hole go unnoticed for as long.
+    /// One long pause must not make the next black hole go unnoticed for as long. In whole milliseconds, since people
+    /// are told it when nothing came.
     static func allowed(_ roundTripTime: Duration?, slowestAnswer: Duration = .zero) -> Duration {
-        max(shortest, (roundTripTime ?? .zero) * 4, min(slowestAnswer * 2, longestAllowance))
+        max(shortest, (roundTripTime ?? .zero) * 4, min(slowestAnswer * 2, longestAllowance)).wholeMilliseconds
     }
 
     /// How long it may take before another way is made ready, which costs nobody a stream where the answer comes after

@@ -210,12 +210,10 @@ package final class GatewayDialer {
         let time = pause.failed(Self.chance)
         logger.warning(
             "no connection to the gateway \(address)",
-            metadata: ["reason": "\(error.message)", "again in": "\(Self.text(time))"]
+            metadata: ["reason": "\(error.message)", "again in": "\(time.wholeMilliseconds)"]
         )
         schedule(time)
     }
-
-    private static func text(_ time: Duration) -> Duration { .milliseconds(Int64(time.nanoseconds / 1_000_000)) }
 
     // MARK: The connection
 
@@ -270,7 +268,7 @@ package final class GatewayDialer {
         let time = pause.lost(after: age, isOrderly: isOrderly, Self.chance)
         logger.notice(
             "not reachable through the gateway \(address) any more",
-            metadata: ["reason": "\(reason)", "again in": "\(Self.text(time))"]
+            metadata: ["reason": "\(reason)", "again in": "\(time.wholeMilliseconds)"]
         )
         schedule(time)
     }

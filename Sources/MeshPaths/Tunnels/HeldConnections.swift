@@ -1,7 +1,7 @@
 package import H2Transport
 package import Logging
 package import MeshIdentity
-package import Platform
+import Platform
 package import Streams
 
 /// The connections of one event loop that peers hold to this node because they cannot be dialled (ALPN `h2r`): each of

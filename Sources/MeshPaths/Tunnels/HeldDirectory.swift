@@ -1,4 +1,4 @@
-package import MeshIdentity
+import MeshIdentity
 import Streams
 
 /// The connections that peers hold to this node because they cannot be dialled, on whichever event loop each of them

@@ -49,41 +49,23 @@ package final class StreamRequest: Hashable, Sendable {
     }
 
     /// The same, asked at another time.
-    package func at(_ now: Int64) -> StreamRequest {
-        StreamRequest(
-            source: source,
-            sourceIP: sourceIP,
-            transport: transport,
-            destination: destination,
-            hops: hops,
-            details: details,
-            now: now
-        )
-    }
+    package func at(_ now: Int64) -> StreamRequest { copy(now: now) }
 
     /// The same, for as long as the stream is open: the nodes that it has come through were for opening it.
-    package var withoutHops: StreamRequest {
-        if hops.elements.isEmpty { return self }
-        return StreamRequest(
-            source: source,
-            sourceIP: sourceIP,
-            transport: transport,
-            destination: destination,
-            details: details,
-            now: now
-        )
-    }
+    package var withoutHops: StreamRequest { hops.elements.isEmpty ? self : copy(hops: HopTrail()) }
 
     /// The same, for another destination.
-    func to(_ destination: Authority) -> StreamRequest {
+    func to(_ destination: Authority) -> StreamRequest { copy(destination: destination) }
+
+    private func copy(destination: Authority? = nil, hops: HopTrail? = nil, now: Int64? = nil) -> StreamRequest {
         StreamRequest(
             source: source,
             sourceIP: sourceIP,
             transport: transport,
-            destination: destination,
-            hops: hops,
+            destination: destination ?? self.destination,
+            hops: hops ?? self.hops,
             details: details,
-            now: now
+            now: now ?? self.now
         )
     }
 

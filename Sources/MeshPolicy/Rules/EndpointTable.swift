@@ -1,4 +1,4 @@
-package import Platform
+import Platform
 
 /// Endpoints that stand one after the other, with what routing has made of them. An object: in a list that changes
 /// elsewhere, it stays, and nothing of it is made again.

@@ -49,7 +49,7 @@ extension SSHSession {
             end(
                 SSHError(
                     .connectionLost,
-                    "the SSH connection with \(peerDescription) is dead: nothing was received for \(silence), "
+                    "the SSH connection with \(peerDescription) is dead: nothing was received for \(silence.wholeMilliseconds), "
                         + "and a question was not answered within \(timeout)"
                 )
             )

@@ -1,4 +1,4 @@
-package import Streams
+import Streams
 
 /// What a path leads to.
 package enum RemoteFileKind: Hashable, Sendable {

@@ -91,24 +91,6 @@ package import CLinux
         return copied
     }
 
-    /// Copies bytes that stay in the queue, from `offset` on; `0...count`. Returns how many.
-    package func copy(from offset: Int, into destination: UnsafeMutableRawBufferPointer) -> Int {
-        guard let base = destination.baseAddress else { return 0 }
-        var skip = offset
-        var copied = 0
-        for buffer in buffers where copied < destination.count {
-            guard skip < buffer.readableBytes else {
-                skip -= buffer.readableBytes
-                continue
-            }
-            let length = min(buffer.readableBytes - skip, destination.count - copied)
-            (base + copied).copyMemory(from: buffer.base + buffer.readIndex + skip, byteCount: length)
-            copied += length
-            skip = 0
-        }
-        return copied
-    }
-
     /// Drops `length` bytes from the front; `0...count`.
     package mutating func consume(_ length: Int) {
         precondition(length >= 0 && length <= count, "consuming \(length) of \(count) bytes")

@@ -45,6 +45,9 @@ extension Duration {
         guard seconds < Int64.max / 2_000_000_000 else { return UInt64(Int64.max / 2) }
         return UInt64(seconds) * 1_000_000_000 + UInt64(attoseconds / 1_000_000_000)
     }
+
+    /// Up to whole milliseconds: what was measured has nine decimals otherwise, which are nothing for people.
+    package var wholeMilliseconds: Duration { .milliseconds(Int64((nanoseconds + 999_999) / 1_000_000)) }
 }
 
 /// A binary heap of timers that knows where each one is, so that rescheduling an idle timeout costs O(log n).

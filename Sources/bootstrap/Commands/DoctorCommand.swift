@@ -18,10 +18,6 @@ struct DoctorCommand: AsyncParsableCommand {
             """
     )
 
-    enum Format: String, ExpressibleByArgument, CaseIterable {
-        case text, json
-    }
-
     @Argument(help: ArgumentHelp("A device's name, or [user@]host[:port].", valueName: "DEST"), completion: .devices)
     var destination: String?
 
@@ -29,7 +25,7 @@ struct DoctorCommand: AsyncParsableCommand {
     var agentBinary: String?
 
     @Option(help: ArgumentHelp("text, or json: one object a check on stdout.", valueName: "FORMAT"))
-    var output = Format.text
+    var output = ResultFormat.text
 
     @OptionGroup var ssh: SSHOptionGroup
     @OptionGroup var authority: CAAccess
@@ -84,10 +80,10 @@ private final class DoctorReport: Sendable {
         var code: ExitCode?
     }
 
-    private let format: DoctorCommand.Format
+    private let format: ResultFormat
     private let state = Mutex(State())
 
-    init(_ format: DoctorCommand.Format) { self.format = format }
+    init(_ format: ResultFormat) { self.format = format }
 
     func add(_ finding: Finding) {
         state.withLock { state in

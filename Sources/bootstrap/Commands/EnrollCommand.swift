@@ -149,7 +149,7 @@ struct EnrollCommand: AsyncParsableCommand {
     @OptionGroup var ssh: SSHOptionGroup
 
     @Option(help: ArgumentHelp("text, or json: one object a device on stdout.", valueName: "FORMAT"))
-    var output = EnrollmentOutput.Format.text
+    var output = ResultFormat.text
 
     func validate() throws {
         guard !destinations.isEmpty || inventory != nil else {

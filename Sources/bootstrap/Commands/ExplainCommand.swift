@@ -23,11 +23,6 @@ struct ExplainCommand: AsyncParsableCommand {
             """
     )
 
-    enum OutputFormat: String, ExpressibleByArgument, CaseIterable {
-        case text
-        case json
-    }
-
     @Option(help: ArgumentHelp("The node's configuration.", valueName: "FILE"))
     var config: String
 
@@ -100,7 +95,7 @@ struct ExplainCommand: AsyncParsableCommand {
     var istio: String?
 
     @Option(help: "text or json.")
-    var output = OutputFormat.text
+    var output = ResultFormat.text
 
     @OptionGroup var messages: MessageOptions
 

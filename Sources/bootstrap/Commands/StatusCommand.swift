@@ -34,18 +34,13 @@ struct StatusCommand: AsyncParsableCommand {
             """
     )
 
-    enum OutputFormat: String, ExpressibleByArgument, CaseIterable {
-        case text
-        case json
-    }
-
     @Argument(help: ArgumentHelp("A device's name, destination or SPIFFE ID.", valueName: "DEST"), completion: .devices)
     var destination: String?
 
     @Option(
         help: ArgumentHelp("text, or json: an array of objects; with --watch an object a second.", valueName: "FORMAT")
     )
-    var output = OutputFormat.text
+    var output = ResultFormat.text
 
     @Flag(help: "The same as --output json.")
     var json = false
@@ -119,7 +114,7 @@ struct StatusCommand: AsyncParsableCommand {
         guard (1...256).contains(parallel ?? 1) else { throw ValidationError("--parallel is from 1 to 256") }
     }
 
-    private var format: OutputFormat { json ? .json : output }
+    private var format: ResultFormat { json ? .json : output }
 
     private func watchNode() async throws {
         let address = try administration()

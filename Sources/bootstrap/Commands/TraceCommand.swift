@@ -32,10 +32,6 @@ struct TraceCommand: AsyncParsableCommand {
             """
     )
 
-    enum Format: String, ExpressibleByArgument, CaseIterable {
-        case text, json
-    }
-
     @Argument(
         help: ArgumentHelp("A device's name, or [user@]host[:port]; with --config HOST:PORT.", valueName: "DEST"),
         completion: .devices
@@ -74,7 +70,7 @@ struct TraceCommand: AsyncParsableCommand {
     var timeout = DurationArgument(.seconds(10))
 
     @Option(help: ArgumentHelp("text, or json: one object.", valueName: "FORMAT"))
-    var output = Format.text
+    var output = ResultFormat.text
 
     @Flag(help: "The same as --output json.")
     var json = false

@@ -159,7 +159,11 @@ final class ControlSession {
             let paths = shared.paths.report.flatMap { [$0.line] + $0.addresses.map(\.line) }
             let first = shared.paths.pathInUse?.description ?? ""
             let end = shared.idleLimit.map { "ends once nobody has used it for \($0.components.seconds) s" }
-            lines.send(["ok", first] + [latest, end].compactMap { $0 } + paths + shared.forwards.lines)
+            let (count, time) = shared.paths.waitingStreams
+            let streams = count == 1 ? "1 stream waits" : "\(count) streams wait"
+            let waiting = count > 0 ? "\(streams) for a path to go on over, \(time.components.seconds) s at most" : nil
+            let state = [latest, end, waiting].compactMap { $0 }
+            lines.send(["ok", first] + state + paths + shared.forwards.lines)
         case ("paths", 1): lines.send(["ok", pathsPage] + shared.forwards.lines)
         case ("exit", 1):
             lines.send(["ok"])

@@ -136,12 +136,13 @@ struct PathTarget {
         access.add(named)
         if path == .automatic {
             access.gatewayTerms = terms
-            access.gateways = (device.gateways ?? []).compactMap { PeerOffer.Gateway(recorded: $0) }
+            access.gateways = device.recordedGateways
         }
         return access
     }
 
-    /// The ways through gateways that the operator has named: on the command line, or for all devices.
+    /// The ways through gateways that the operator has named: on the command line, or for all devices. Where nothing
+    /// else is tried, those that the device has named, too.
     ///
     /// - Throws: the exit code; why was printed.
     private func namedGateways(_ device: Device, _ terms: GatewayTerms?) throws -> [PathWay] {
@@ -173,11 +174,15 @@ struct PathTarget {
         }
         // Those for all devices need not be for this one: it may be of another trust domain.
         let others = everywhere.compactMap { try? terms.ways(through: [$0]) }.joined()
-        let all = ways + others.filter { way in !ways.contains { $0.id == way.id } }
-        guard !all.isEmpty || path == .automatic else {
+        var all = ways + others.filter { way in !ways.contains { $0.id == way.id } }
+        guard path == .h2ViaGateway else { return all }
+        // Where other paths are tried, those of the device come and go with what it says.
+        let recorded = terms.ways(recorded: device.recordedGateways, of: device.hbone)
+        all += recorded.filter { way in !all.contains { $0.id == way.id } }
+        guard !all.isEmpty else {
             throw fail(
-                "--path \(path.rawValue) needs --gateway HOST:PORT, or 'gateways' in \(OperatorConfiguration.path); those that "
-                    + "\(device.name) names itself are tried without --path",
+                "--path \(path.rawValue) needs a gateway, and \(device.name) has named none: give --gateway HOST:PORT, or "
+                    + "'gateways' in \(OperatorConfiguration.path)",
                 .usage
             )
         }
@@ -191,8 +196,15 @@ struct PathTarget {
             let id = try parts.count > 1 ? SPIFFEID(parts[1]).description : nil
             return PeerOffer.Gateway(address: try Authority(parsing: parts[0]), id: id)
         } catch {
-            throw fail("--gateway \(Printable.escape(text)): \(error): write HOST:PORT, or HOST:PORT=SPIFFE-ID", .usage)
+            throw fail("--gateway \(Printable.escape(text)): \(error) (HOST:PORT, or HOST:PORT=SPIFFE-ID)", .usage)
         }
+    }
+}
+
+extension Device {
+    /// Through which it says that it is reached.
+    fileprivate var recordedGateways: [PeerOffer.Gateway] {
+        (gateways ?? []).compactMap { PeerOffer.Gateway(recorded: $0) }
     }
 }
 

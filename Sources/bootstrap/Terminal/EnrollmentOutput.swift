@@ -8,12 +8,7 @@ import Synchronization
 /// What `enroll` shows: a line for each step, a progress bar while there is one device and a terminal, a result for
 /// each device.
 final class EnrollmentOutput: EnrollmentReport {
-    enum Format: String, ExpressibleByArgument, CaseIterable {
-        case text
-        case json
-    }
-
-    private let format: Format
+    private let format: ResultFormat
     private let nameWidth: Int
     private let showsBar: Bool
     /// The percentage that the bar shows; nil while there is no bar on the line.
@@ -25,7 +20,7 @@ final class EnrollmentOutput: EnrollmentReport {
     /// Nobody can dial the devices: `connect` does not go where they are reached.
     private let isReverse: Bool
 
-    init(format: Format, names: [String], isReverse: Bool = false) {
+    init(format: ResultFormat, names: [String], isReverse: Bool = false) {
         self.format = format
         self.isReverse = isReverse
         nameWidth = names.map(\.count).max() ?? 0

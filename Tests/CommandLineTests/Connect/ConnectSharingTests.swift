@@ -85,6 +85,29 @@ import Testing
         await journey.stop()
     }
 
+    /// New streams go on over SSH; those of a node that was killed wait, and that is to be seen.
+    @Test func streamsThatWaitAreShown() async throws {
+        let journey = try await Journey()
+        let backend = try EchoServer()
+        try await journey.makeAuthority()
+        let enrolled = try await journey.enroll(allow: backend.port)
+        #expect(enrolled.succeeded, "\(enrolled.standardError)")
+        let port = FreePort.next()
+        let shared = ["connect", "device1", "-S", journey.directory.path("control")]
+        let master = try journey.start(shared + ["-L", "\(port):localhost:\(backend.port)"])
+        _ = try await master.standardOutput.line(containing: "path h2: ")
+        let conversation = try await TCPConversation(port: port)
+        #expect(try await conversation.echo([1]) == [1])
+        func check() async throws -> String { try await journey.run(shared + ["-O", "check"]).standardOutput }
+        #expect(try await !check().contains("wait"))
+        kill(try #require(journey.node), SIGKILL)
+        try await eventually("the stream waits") {
+            try await check().contains("1 stream waits for a path to go on over, 60 s at most")
+        }
+        await master.stop()
+        await journey.stop()
+    }
+
     /// An answer has a line for each forward: more than a client may say.
     @Test func aLongAnswerIsNoEnd() async throws {
         let journey = try await Journey()

@@ -97,6 +97,8 @@ import Testing
         let here = "127.0.0.1:\(bench.gateway)"
         let nothing = try await bench.fails([])
         #expect(nothing.status == .exited(6), "\(nothing.standardError)")
+        let none = try await bench.fails(["--path", "h2-via-gateway"])
+        #expect(none.status == .exited(2) && none.standardError.contains("dev has named none"), "\(none.standardError)")
         try await bench.echoes(["--gateway", "\(here)=\(Self.gatewayID)"])
         // Without a name it is any of the device's namespace.
         try await bench.echoes(["--gateway", here, "--path", "h2-via-gateway"])
@@ -153,6 +155,11 @@ import Testing
         )
         _ = try await gateway.standardError.line(containing: "holds a connection to this node")
         try await bench.echoes([])
+        // Nothing but gateways: those that it has named are some.
+        try await bench.echoes(["--path", "h2-via-gateway"])
+        let traced = try await bench.owner.run(["trace", "dev", "--path", "h2-via-gateway"])
+        #expect(traced.succeeded, "\(traced.standardOutput)\(traced.standardError)")
+        #expect(traced.standardOutput.hasPrefix("path h2-via-gateway 127.0.0.1:\(bench.gateway)\n"))
         await gateway.stop()
     }
 

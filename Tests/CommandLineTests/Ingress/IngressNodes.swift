@@ -126,7 +126,8 @@ final class IngressNodes: Sendable {
         for name in names {
             do {
                 let line = try await process.standardOutput.line(containing: "ready \(name) ")
-                ports[name] = try #require(line.split(separator: ":").last.flatMap { UInt16($0) })
+                let port: UInt16 = try #require(UInt16(line.split(separator: ":").last ?? ""))
+                ports[name] = port
             } catch {
                 throw DeadlineExceeded("\(error); it said:\n\(process.standardError.text)")
             }

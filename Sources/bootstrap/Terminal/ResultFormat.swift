@@ -1,10 +1,10 @@
 import ArgumentParser
 import Fleet
 
-/// What a command that does something with several machines prints on stdout.
+/// What a command prints on stdout: a word for people, or something for programs.
 enum ResultFormat: String, ExpressibleByArgument, CaseIterable {
     case text
-    /// An object a line; what is for people goes to stderr.
+    /// As the command's help has it; what is for people goes to stderr.
     case json
 
     /// A line for people.
