@@ -213,6 +213,32 @@ import Testing
         await bench.stop()
     }
 
+    /// As where what a path goes through falls silent a moment after the path: the first attempt goes the same way.
+    @Test("streams leave a connection that has fallen silent also where no path answers at first") func blackHoleAlone()
+        async throws
+    {
+        let backend = try EchoServer()
+        let bench = try await Bench(
+            to: backend.port,
+            serverSettings: "connections: {resumable: true, keepAlive: 1h, keepAliveTimeout: 1h}",
+            clientSettings: "connections: {resumable: true, keepAlive: 1h, keepAliveTimeout: 1h}"
+        )
+        let stream = try await TCPConversation(port: bench.entry)
+        #expect(try await stream.echo([1]) == [1])
+        bench.link.closeListener()
+        bench.link.silence()
+        async let echoed = stream.echo([2])
+        try await bench.clientLog.line(containing: "unreachable on every path")
+        // Nobody else asks for a path meanwhile.
+        try bench.link.reopen()
+        #expect(try await echoed == [2])
+        // That comes after half a minute.
+        #expect(!bench.clientLog.lines.contains { $0.contains("given up") }, "the stream waited for its old connection")
+        let (_, ending) = try await stream.end()
+        #expect(ending == .endOfStream)
+        await bench.stop()
+    }
+
     /// Which may be a reason to move for either side.
     @Test("streams leave a connection that takes no more of them for the next one", arguments: ["client", "server"])
     func leftBehind(_ place: String) async throws {
@@ -239,41 +265,6 @@ import Testing
             #expect(ending == .endOfStream)
         }
         #expect(backend.accepted == 3)
-        await bench.stop()
-    }
-
-    /// A reload comes to one event loop after the other: what one has allowed may be decided already on that of the
-    /// stream, which decides about its streams once.
-    @Test("what another event loop allows is asked about again where the stream is") func reloadedBetween()
-        async throws
-    {
-        let backend = try EchoServer()
-        let bench = try await Bench(to: backend.port, loops: 2)
-        let conversation = try await TCPConversation(port: bench.entry)
-        #expect(try await conversation.echo([1]) == [1])
-        let workers = bench.server.state.withLock { $0.workers }
-        func object(_ reason: String?) async throws {
-            for worker in workers {
-                try await worker.loop.execute { worker.withValue { $0.resumptions.objection = { _ in reason } } }
-            }
-        }
-        try await object("another policy holds here")
-        @Sendable func wasRefused() -> Bool {
-            bench.serverLog.lines.contains { $0.contains("another policy holds here") }
-        }
-        // The next connection may be one of the same loop.
-        for _ in 0..<20 where !wasRefused() {
-            let before = bench.link.accepted
-            bench.link.cut()
-            try await eventually("it goes on, or is refused") {
-                bench.link.accepted > before && (wasRefused() || bench.detached == 0)
-            }
-        }
-        #expect(wasRefused())
-        try await object(nil)
-        #expect(try await conversation.echo([2]) == [2])
-        let (_, ending) = try await conversation.end()
-        #expect(ending == .endOfStream)
         await bench.stop()
     }
 

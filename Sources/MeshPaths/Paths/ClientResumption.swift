@@ -157,8 +157,12 @@ final class ClientResumption: ResumptionOwner {
     private func failed(_ error: StreamError) {
         guard !stream.isOver else { return }
         stream.askedInVain(error)
-        // What still has a carrier goes on over that.
-        guard !stream.isAttached else { return }
+        guard !stream.isAttached else {
+            // It goes on over the carrier it has. Where that does not answer, who has said nothing yet is asked again.
+            let isAnswered = error.code == .badRequest || error.code == .authentication
+            if isInDoubt, !isAnswered { askLater() }
+            return
+        }
         switch error.code {
         case .badRequest where asked == stream.state.position:
             return stream.lose(
@@ -167,6 +171,10 @@ final class ClientResumption: ResumptionOwner {
         case .authentication: return stream.lose(error)
         default: break
         }
+        askLater()
+    }
+
+    private func askLater() {
         failures += 1
         let pause = min(Self.longestPause, Self.firstPause * (1 << min(failures, 8)))
         let timer = retry ?? LoopTimer(on: stream.loop) { [weak self] in self?.askAgain() }
@@ -175,7 +183,7 @@ final class ClientResumption: ResumptionOwner {
     }
 
     private func askAgain() {
-        guard !stream.isAttached else { return }
+        guard !stream.isAttached || isInDoubt else { return }
         ask(because: reason)
     }
 
