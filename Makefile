@@ -21,7 +21,7 @@ TEST_WIDTH := --experimental-maximum-parallelization-width 4
 export PATH := $(CACHE)/venv/bin:$(PATH)
 export BOOTSTRAP_TESTS_CACHE := $(CACHE)
 
-.PHONY: help deps build static test test-sanitizers soak soak-sanitizers demo examples bench bench-fronts bench-fleet bench-directory lab lab-check instructions lint api-check api-update format docs clean
+.PHONY: help deps build static test test-sanitizers soak soak-sanitizers demo examples bench bench-fronts bench-fleet bench-directory bench-gateway-restart lab lab-check instructions lint api-check api-update format docs clean
 
 help: ## This list
 	@echo "make TARGET, where TARGET is one of"
@@ -78,6 +78,10 @@ bench-fronts: build ## Measure opens through each kind of listener, ingress besi
 bench-directory: build ## Measure how fast a change of the directory is in force on 50 nodes, with 100 and 10,000 devices; prints (SHORT=1: 10 nodes)
 	@scripts/install-dependencies.sh test
 	@scripts/measure-directory.py --binary $(BINARY) $(if $(SHORT),--nodes 10 --changes 5 --entries 100 1000)
+
+bench-gateway-restart: build ## Measure how 1,000 devices come back to a gateway that was restarted; prints (SHORT=1: 100 devices)
+	@scripts/install-dependencies.sh test
+	@scripts/measure-gateway-restart.py --binary $(BINARY) $(if $(SHORT),--devices 100)
 
 bench-fleet: build static ## Measure enrolment and commands on many machines against Ansible and parallel-ssh; writes docs/benchmarks.md
 	@scripts/install-dependencies.sh test fleet
