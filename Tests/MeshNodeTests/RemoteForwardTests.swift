@@ -134,6 +134,16 @@ import Testing
             #expect(ending == .endOfStream && Checksum.of(received) == Checksum.of(sent))
         }
 
+        /// `stream` and the port are as if nothing had happened, and nothing was told.
+        func expectUntouched(_ stream: TCPConversation) async throws {
+            let bytes = Pattern.bytes(300_000, seed: 1)
+            #expect(try await stream.echo(bytes) == bytes)
+            try await exchange(2)
+            let (rest, ending) = try await stream.end()
+            #expect(rest == 0 && ending == .endOfStream)
+            #expect(try await changes() == ["listening \(far) by node"])
+        }
+
         func stop() async throws {
             try await withClient { $0.stop() }
             await loop.shutDown()
@@ -157,12 +167,7 @@ import Testing
         try await eventually("the connection has been followed by others") {
             link.accepted >= (isResumable ? 4 : 2)
         }
-        let bytes = Pattern.bytes(300_000, seed: 1)
-        #expect(try await stream.echo(bytes) == bytes)
-        try await bench.exchange(2)
-        let (rest, ending) = try await stream.end()
-        #expect(rest == 0 && ending == .endOfStream)
-        #expect(try await bench.changes() == ["listening \(bench.far) by node"])
+        try await bench.expectUntouched(stream)
         try await bench.stop()
         await node.drain(deadline: .zero)
         link.close()
@@ -220,12 +225,7 @@ import Testing
         // At the end of one of the old ones the connection takes no more streams.
         try await eventually("the connection has been followed by another one") { link.accepted >= 2 }
         try await eventually("the first one is left") { link.open == 1 }
-        let bytes = Pattern.bytes(300_000, seed: 1)
-        #expect(try await stream.echo(bytes) == bytes)
-        try await bench.exchange(2)
-        let (rest, ending) = try await stream.end()
-        #expect(rest == 0 && ending == .endOfStream)
-        #expect(try await bench.changes() == ["listening \(bench.far) by node"])
+        try await bench.expectUntouched(stream)
         try await bench.stop()
         await node.drain(deadline: .zero)
         link.close()

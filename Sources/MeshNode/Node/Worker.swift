@@ -26,7 +26,7 @@ final class Worker {
     private var formerGates: [HBONEGate] = []
     private let server: HBONEServer
     private let stripes: StripeAcceptor
-    let resumptions: Resumptions
+    private let resumptions: Resumptions
     private let gateways: GatewayConnections
     let held: HeldConnections
     private let allNames: VirtualNames

@@ -269,7 +269,7 @@ final class GatewaySource: PathSource {
     }
 
     func isElsewhere(_ place: ResumptionPlace, from authority: Authority) -> Bool {
-        workload(for: authority)?.tunnel.source.isElsewhere(place, from: authority) ?? false
+        workloads[home ?? authority]?.tunnel.source.isElsewhere(place, from: authority) ?? false
     }
 
     func use(_ context: TLSContext, _ settings: ConnectionSettings) {

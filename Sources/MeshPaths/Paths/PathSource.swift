@@ -113,7 +113,7 @@ struct ResumptionPlace {
     /// Whether a connection leads to a process that cannot have the stream.
     ///
     /// - Parameter other: What the connection's peer says of which process it is; 0: nothing.
-    func isElsewhere(than other: UInt32) -> Bool { process != 0 && other != 0 && process != other }
+    func isElsewhere(than other: UInt32) -> Bool { NodeProcess.isAnother(other, than: process) }
 }
 
 extension StreamError {

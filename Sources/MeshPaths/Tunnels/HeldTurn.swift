@@ -43,7 +43,7 @@ struct HeldTurn {
     /// - Parameter other: What its peer has said of which process it is; 0: nothing.
     func isElsewhere(than other: UInt32) -> Bool {
         guard case .resumed(_, let process) = purpose else { return false }
-        return process != 0 && other != 0 && process != other
+        return NodeProcess.isAnother(other, than: process)
     }
 
     /// - Parameters:
